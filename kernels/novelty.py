@@ -1,0 +1,43 @@
+"""How much of each token was not there one picture (or window) before."""
+
+import torch
+from torch import Tensor
+
+
+def novelty(metric: Tensor, previous: Tensor) -> Tensor:
+    """One minus the cosine with the token before.
+
+    Args:
+        metric: (N, d) float.
+        previous: (N,) int32, the row of the token before (same place, one picture or window earlier), -1 = none.
+
+    Returns:
+        (N,) float32 in [0, 2]; 1 where there is none before, or where just one of the two is a zero vector;
+        0 where both are.
+
+    Raises:
+        ValueError: for other shapes or rows out of range.
+    """
+    if metric.dim() != 2:
+        raise ValueError(f"metric must be (N, d), got {tuple(metric.shape)}")
+    if previous.shape != metric.shape[:1] or previous.is_floating_point():
+        raise ValueError(
+            f"previous must be (N,) = ({len(metric)},) integers, got {tuple(previous.shape)} {previous.dtype}"
+        )
+    if len(previous) and not (-1 <= int(previous.min()) and int(previous.max()) < len(metric)):
+        raise ValueError(
+            f"previous must hold rows in [-1, {len(metric)}), got {int(previous.min())} to {int(previous.max())}"
+        )
+    return novelty_reference(metric, previous)
+
+
+def novelty_reference(metric: Tensor, previous: Tensor) -> Tensor:
+    """What `novelty` means, in plain torch. Also the path on CPU."""
+    metric = metric.float()
+    length = metric.norm(dim=1)
+    zero = length == 0
+    unit = metric / length.masked_fill(zero, 1)[:, None]
+    before = previous.clamp_min(0).long()
+    cosine = (unit * unit[before]).sum(1)
+    cosine = torch.where(zero & zero[before], torch.ones_like(cosine), cosine)
+    return torch.where(previous < 0, torch.ones_like(cosine), (1 - cosine).clamp(0, 2))

@@ -1,0 +1,303 @@
+"""The only knobs: frozen dataclasses that check themselves and round-trip to JSON and YAML. Unknown keys are refused."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MediaConfig:
+    """How a file is read.
+
+    Attributes:
+        rate_fps: pictures wanted a second.
+        size_px: pictures come as size_px x size_px.
+        fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the centre.
+        decode: "exact" gives the picture shown at each wanted instant; "nonref" and "keyframe" decode less and
+            give the true time of every picture they give.
+        rate_hz: samples of sound a second, mono.
+        pictures: read pictures.
+        sound: read sound.
+        max_pixels: a picture with more is refused.
+        threads: decoder threads; 0: all cores.
+    """
+
+    rate_fps: float = 1.0
+    size_px: int = 224
+    fit: Literal["squash", "crop"] = "squash"
+    decode: Literal["exact", "nonref", "keyframe"] = "exact"
+    rate_hz: int = 16000
+    pictures: bool = True
+    sound: bool = True
+    max_pixels: int = 50_000_000
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The picture tower: any transformers vision model.
+
+    Attributes:
+        base: folder, hub name, or path relative to the model's own folder ("./vision"); "" for no pictures.
+        layer: index into its hidden states (-2: the last but one layer, as LLaVA takes).
+        summary_layers: class tokens of so many last layers up to `layer` are kept for the global memory.
+        width: metric width; the metric is the mean over heads of this width.
+        block: pictures a run of the tower takes, always.
+        skip: mean absolute change of a picture (0 to 1) below which it reuses the features before; 0: never.
+        attention: transformers' attn_implementation.
+    """
+
+    base: str = ""
+    layer: int = -2
+    summary_layers: int = 0
+    width: int = 64
+    block: int = 8
+    skip: float = 0.0
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", "block")
+
+
+@dataclass(frozen=True)
+class SoundConfig:
+    """The sound tower: a Whisper encoder.
+
+    Attributes:
+        base: as in VisionConfig; "" for no sound.
+        layer: index into its hidden states.
+        pool: encoder positions that are averaged to one token.
+        width: metric width, as in VisionConfig.
+        summary: keep the mean over each block as a global token.
+        attention: transformers' attn_implementation.
+    """
+
+    base: str = ""
+    layer: int = -1
+    pool: int = 25
+    width: int = 64
+    summary: bool = False
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        _positive(self, "pool", "width")
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Where the film is cut.
+
+    Attributes:
+        cut: "fixed" lengths, or at "change" of the picture.
+        length_s: length of a fixed segment, and the longest where cut at changes.
+        shortest_s: the shortest segment where cut at changes.
+        change: mean novelty of a picture (0 to 2) that begins a new segment.
+    """
+
+    cut: Literal["fixed", "change"] = "fixed"
+    length_s: float = 10.0
+    shortest_s: float = 4.0
+    change: float = 0.3
+
+    def __post_init__(self) -> None:
+        _positive(self, "length_s", "shortest_s", "change")
+        if self.shortest_s > self.length_s:
+            raise ValueError(f"shortest_s must be <= length_s = {self.length_s}, got {self.shortest_s}")
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """How the tokens of a segment become fewer.
+
+    Attributes:
+        schedule: share of tokens that merge in a round, or pairs a round (published presets).
+        score: "ward" or "cosine".
+        order: "seat" or "reference" (ToMe's own).
+        layout: pictures lie "cell"-major (all times of a patch, then the next) or "frame"-major.
+        detail: a closed segment keeps at least so many tokens of a stream, after full rounds. Also "*" for the rest.
+    """
+
+    schedule: float | list[int] = 0.25
+    score: Literal["ward", "cosine"] = "ward"
+    order: Literal["seat", "reference"] = "seat"
+    layout: Literal["cell", "frame"] = "cell"
+    detail: dict[str, int] = field(default_factory=lambda: {"picture": 320, "*": 64})
+
+    def detail_of(self, stream: str) -> int:
+        """Tokens a closed segment keeps of `stream` at least."""
+        return self.detail.get(stream, self.detail.get("*", 64))
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Global tokens.
+
+    Attributes:
+        kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend over
+            the closed tokens.
+        slots: learned queries a stream has.
+    """
+
+    kind: Literal["none", "mean", "learned"] = "mean"
+    slots: int = 4
+
+    def __post_init__(self) -> None:
+        _positive(self, "slots")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How a budget is shared.
+
+    Attributes:
+        tokens: what a memory holds unless the user says otherwise.
+        share: "even" over time, or by "novelty".
+        split: relative share of each stream within a segment; "*" for the rest.
+        hold: tokens kept on the way are at most this many times the budget.
+    """
+
+    tokens: int = 4096
+    share: Literal["even", "novelty"] = "even"
+    split: dict[str, float] = field(default_factory=lambda: {"picture": 0.8, "*": 0.2})
+    hold: float = 4.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "tokens", "hold")
+
+    def split_of(self, stream: str) -> float:
+        """Relative share of `stream`."""
+        return self.split.get(stream, self.split.get("*", 0.2))
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """The language model.
+
+    Attributes:
+        base: as in VisionConfig.
+        mark_s: seconds that one time mark covers, where marks fit into an eighth of the budget; otherwise a multiple.
+        mark: text of a mark; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of seconds.
+        time: add to each token embeddings of its mark, first and last second and size.
+        max_offset_s: seconds after its mark that a token can tell apart.
+        system: system prompt for chat templates; "": none.
+        question: text of the user's turn; {question} is replaced. The film comes before it.
+        events: question that `events()` asks of each window; {start} and {end} in whole seconds.
+        events_window_s: length of such a window.
+        max_new_tokens: longest answer.
+        attention: transformers' attn_implementation.
+    """
+
+    base: str = ""
+    mark_s: float = 10.0
+    mark: str = "{clock}"
+    time: bool = True
+    max_offset_s: int = 64
+    system: str = ""
+    question: str = "{question}"
+    events: str = "What happens between {start} and {end} seconds? Give each event with its first and last second."
+    events_window_s: float = 30.0
+    max_new_tokens: int = 256
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        _positive(self, "mark_s", "max_offset_s", "events_window_s", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model."""
+
+    name: str = ""
+    media: MediaConfig = field(default_factory=MediaConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    host: HostConfig = field(default_factory=HostConfig)
+    format: int = 1
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
+    """A config dataclass of `kind` from plain values.
+
+    Raises:
+        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"unknown key {where + unknown[0]!r}; {kind.__name__} has {sorted(hints)}")
+    made = {k: _cast(hints[k], v, f"{where}{k}") for k, v in values.items()}
+    return kind(**made)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write `config` as JSON."""
+    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def load_config(kind: type[T], path: str | Path) -> T:
+    """Read a config of `kind` from a JSON or YAML file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config: no file {path}")
+    text = path.read_text()
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        values = yaml.safe_load(text)
+    else:
+        values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
+    return from_dict(kind, values)
+
+
+def _cast(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the type `hint` says, or ValueError."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_dict(typing.cast(type, hint), value, where=f"{name}.")
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _cast(option, value, name)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+    elif origin is list and isinstance(value, list | tuple):
+        return [_cast(typing.get_args(hint)[0], v, name) for v in value]
+    elif origin is dict and isinstance(value, dict):
+        of = typing.get_args(hint)[1]
+        return {str(k): _cast(of, v, f"{name}.{k}") for k, v in value.items()}
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif (
+        hint in (int, str, bool) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    ) or (hint is type(None) and value is None):
+        return value
+    raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")

@@ -1,0 +1,91 @@
+"""Cuts what arrives into the fixed blocks that towers run on, aligned to the stream's start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..types import Encoded, Frames, Sound
+
+
+@dataclass
+class Blocks:
+    """Gathers pictures or sound until a block is full, then encodes it; features don't depend on how input came.
+
+    A gap in the sound, or another picture step, ends the block before it.
+
+    Args:
+        encode: a block of at most `size` pictures or samples -> Encoded.
+        size: pictures (or samples) in a block.
+    """
+
+    encode: Callable[[Frames], Encoded] | Callable[[Sound], Encoded]
+    size: int
+    _parts: list[Frames | Sound] = field(default_factory=list)
+    _run_s: float = 0.0  # where the unbroken sound began, and the samples of it that were encoded: times of blocks
+    _run: int = 0  # are counted from there, so that they don't depend on the cuts to the last bit
+
+    def copy(self) -> "Blocks":
+        """An independent copy; tensors are shared, for nothing here writes into them."""
+        return Blocks(self.encode, self.size, list(self._parts), self._run_s, self._run)
+
+    @property
+    def num_pending(self) -> int:
+        """Pictures or samples that wait for their block."""
+        return sum(len(p) for p in self._parts)
+
+    def push(self, part: Frames | Sound) -> list[Encoded]:
+        """What is encoded now; `part` follows what was pushed before."""
+        out = []
+        if self._parts and not follows(self._parts[-1], part):
+            out += self.flush()
+            self._run = 0
+        if isinstance(part, Sound) and not self._parts and (self._run == 0 or not self._goes_on(part)):
+            self._run_s, self._run = part.start_s, 0
+        at = 0
+        while at < len(part):
+            take = min(self.size - self.num_pending, len(part) - at)
+            self._parts.append(cut(part, at, at + take))
+            at += take
+            if self.num_pending == self.size:
+                out += self.flush()
+        return out
+
+    def flush(self) -> list[Encoded]:
+        """What waits, encoded as a block that is not full."""
+        if not self._parts:
+            return []
+        block, self._parts = join(self._parts), []
+        if isinstance(block, Sound):
+            block = Sound(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
+            self._run += len(block)
+        return [self.encode(block)]  # type: ignore[arg-type]
+
+    def _goes_on(self, part: Sound) -> bool:
+        return abs(part.start_s - self._run_s - self._run / part.rate_hz) < 0.5 / part.rate_hz
+
+
+def follows(before: Frames | Sound, part: Frames | Sound) -> bool:
+    """Whether `part` goes on where `before` ends (sound: to half a sample), in the same step or rate."""
+    if isinstance(before, Sound) and isinstance(part, Sound):
+        return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
+    if isinstance(before, Frames) and isinstance(part, Frames):
+        return before.step_s == part.step_s and before.pixels.shape[1:] == part.pixels.shape[1:]
+    raise TypeError(f"one stream holds pictures or sound, not both: {type(before).__name__}, {type(part).__name__}")
+
+
+def cut(part: Frames | Sound, start: int, stop: int) -> Frames | Sound:
+    """Pictures or samples start to stop."""
+    if isinstance(part, Sound):
+        return Sound(part.samples[start:stop], part.start_s + start / part.rate_hz, part.rate_hz)
+    return Frames(part.pixels[start:stop], part.time_s[start:stop], part.step_s)
+
+
+def join(parts: list[Frames | Sound]) -> Frames | Sound:
+    """Parts of one stream, one after the other."""
+    first = parts[0]
+    if isinstance(first, Sound):
+        samples = torch.cat([p.samples for p in parts])  # type: ignore[union-attr]
+        return Sound(samples, first.start_s, first.rate_hz)
+    pixels = torch.cat([p.pixels for p in parts])  # type: ignore[union-attr]
+    return Frames(pixels, torch.cat([p.time_s for p in parts]), first.step_s)  # type: ignore[union-attr]

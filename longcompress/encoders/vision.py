@@ -1,0 +1,130 @@
+"""Pictures to tokens: any transformers vision tower (CLIP, SigLIP, DINOv2/v3, ViT, ConvNeXt, ...)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from ..config import VisionConfig
+from ..types import Encoded, Frames, Tokens
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+# the published numbers of each family, used where the folder brings no preprocessor_config.json
+NORMS = {
+    "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+    "siglip_vision_model": (HALF, HALF),
+    "siglip2_vision_model": (HALF, HALF),
+    "vit": (HALF, HALF),
+    "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
+    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
+    "convnext": (IMAGENET_MEAN, IMAGENET_STD),
+}
+
+
+class VisionEncoder(nn.Module):
+    """A vision tower whose chosen layer's patch tokens are the picture stream.
+
+    Args:
+        tower: a transformers vision model (not one with a text tower beside it).
+        config: which layer, block and metric.
+        size_px: side of the pictures it will be given.
+        mean: (3,) what is taken off each colour (0 to 1).
+        std: (3,) what each is divided by.
+    """
+
+    def __init__(
+        self,
+        tower: PreTrainedModel,
+        config: VisionConfig,
+        size_px: int,
+        mean: tuple[float, ...] = HALF,
+        std: tuple[float, ...] = HALF,
+    ) -> None:
+        super().__init__()
+        self.tower = tower.eval().requires_grad_(False)
+        self.config = config
+        self.size_px = size_px
+        self.norm = (mean, std)
+        with torch.no_grad():
+            probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=tower.device)
+            x, summary = self.features(probe)
+        self.cells, self.width = x.shape[1], x.shape[2]
+        self.num_summaries = 0 if summary is None else summary.shape[1]
+        if self.width % min(config.width, self.width):
+            raise ValueError(f"width of the metric must divide the tower's {self.width} channels, got {config.width}")
+
+    @classmethod
+    def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
+        """The tower in a folder or on the hub; of a model with several towers, its vision part."""
+        known = AutoConfig.from_pretrained(base)
+        norm = NORMS.get(getattr(known, "vision_config", known).model_type, (HALF, HALF))
+        file = Path(base) / "preprocessor_config.json"
+        if file.is_file():
+            given = json.loads(file.read_text())
+            norm = (tuple(given.get("image_mean", norm[0])), tuple(given.get("image_std", norm[1])))
+        model = AutoModel.from_pretrained(base, attn_implementation=config.attention, **kwargs)
+        return cls(getattr(model, "vision_model", model), config, size_px, *norm)
+
+    @torch.no_grad()
+    def encode(self, frames: Frames) -> Encoded:
+        """The tokens of a block of at most config.block pictures (T, H, W, 3); the tower always sees a full one."""
+        num = len(frames)
+        if not 0 < num <= self.config.block:
+            raise ValueError(f"frames must be 1 to block = {self.config.block} pictures, got {num}")
+        kept = [0]  # pictures that the tower looks at; the others take the features of the kept one before
+        use = torch.zeros(num, dtype=torch.int64)
+        for t in range(1, num):
+            if self.config.skip <= 0 or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.skip:
+                kept.append(t)
+            use[t] = len(kept) - 1
+        pixels = frames.pixels[kept]
+        room = self.config.block if self.config.skip <= 0 else 1 << (len(kept) - 1).bit_length()
+        pixels = torch.cat([pixels, pixels[-1:].expand(room - len(kept), -1, -1, -1)])
+        x, summary = self.features(pixels)
+        use = use.to(x.device)
+        x = x[use]
+        flat = x.reshape(num * self.cells, self.width)
+        start_s = frames.time_s.to(x.device).repeat_interleave(self.cells)
+        tokens = Tokens(flat, torch.ones(len(flat), device=x.device), start_s + frames.step_s / 2, start_s,
+                        start_s + frames.step_s)  # fmt: skip
+        return Encoded(tokens, self.metric(flat), None if summary is None else summary[use], self.cells)
+
+    def metric(self, x: Tensor) -> Tensor:
+        """(N, d) float32: mean over heads of x (N, C)."""
+        return x.float().view(len(x), -1, min(self.config.width, self.width)).mean(1)
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None).
+
+        Args:
+            pixels: (T, size_px, size_px, 3) uint8.
+        """
+        weight = next(self.tower.parameters())
+        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
+        states = self.tower(pixel_values=(x - mean) / std, output_hidden_states=True).hidden_states
+        chosen = states[self.config.layer]
+        num = self.config.summary_layers
+        if chosen.dim() == 4:  # convolutional: (T, C, h, w), no class token; the mean of the cells stands in
+            x = chosen.flatten(2).transpose(1, 2)
+            return x, (x.mean(1, keepdim=True) if num else None)
+        side = self.tower.config.patch_size
+        num_patches = (self.size_px // side) ** 2
+        first = chosen.shape[1] - num_patches  # class token, and registers where a tower has them
+        at = self.config.layer % len(states)
+        if not num:
+            return chosen[:, first:], None
+        if at + 1 < num:
+            raise ValueError(f"summary_layers must be <= {at + 1}, the states up to layer {at}, got {num}")
+        of = [s[:, 0] if first else s.mean(1) for s in states[at + 1 - num : at + 1]]
+        return chosen[:, first:], torch.stack(of, 1)
+
+    @staticmethod
+    def change(a: Tensor, b: Tensor) -> float:
+        """Mean absolute difference of two pictures (H, W, 3) uint8, 0 to 1."""
+        return float((a.float() - b.float()).abs().mean() / 255)

@@ -1,0 +1,254 @@
+"""Any causal language model of transformers reads a film: projectors, time, splice, loss, generation."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
+
+from ..config import HostConfig
+from .prompt import IGNORED, Example, Film, around, collate, encode, lay_out
+
+
+class TimeEmbedding(nn.Module):
+    """What is added to a film token: its mark, its first and last second after the mark, and log size.
+
+    Seconds are written with the language model's own embeddings of the numbers, turned by a gain each, so that they
+    can be copied into an answer; a table learns the rest.
+
+    Args:
+        width: D of the host.
+        max_offset_s: seconds that can be told apart.
+    """
+
+    def __init__(self, width: int, max_offset_s: int) -> None:
+        super().__init__()
+        signs = torch.randint(0, 2, (2, width)).float() * 2 - 1
+        self.gain = nn.Parameter(torch.cat([torch.ones(1, width), signs]))  # of mark, first, last
+        self.table = nn.Parameter(torch.zeros(2, max_offset_s, width))
+        self.size = nn.Parameter(torch.zeros(width))
+
+    def forward(self, mark: Tensor, numbers: Tensor, first_s: Tensor, last_s: Tensor, size: Tensor) -> Tensor:
+        """(N, D) from the marks' embeddings (N, D), those of the numbers (max_offset, D), seconds and sizes (N,)."""
+        most = self.table.shape[1] - 1
+        first, last = first_s.clamp(0, most).long(), last_s.clamp(0, most).long()
+        added = self.gain[0] * mark + self.gain[1] * numbers[first] + self.gain[2] * numbers[last]
+        return added + self.table[0, first] + self.table[1, last] + size.log2()[:, None] * self.size
+
+
+class CausalHost(nn.Module):
+    """A causal language model and what lets it read films.
+
+    Args:
+        lm: any AutoModelForCausalLM.
+        tokenizer: its own.
+        config: prompt, marks, time.
+        widths: stream name -> C of its tokens.
+    """
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: Any, config: HostConfig, widths: dict[str, int]) -> None:
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.config = config
+        self.names = tuple(sorted(widths))
+        width = lm.get_input_embeddings().weight.shape[1]
+        self.project = nn.ModuleDict({name: nn.Linear(widths[name], width) for name in self.names})
+        self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
+        if tokenizer.eos_token_id is None:
+            raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
+
+    @property
+    def context(self) -> int | None:
+        """Positions the language model was made for, or None where its config does not say."""
+        return getattr(self.lm.config, "max_position_embeddings", None)
+
+    def collate(self, examples: Sequence[Example], *, left: bool = False) -> dict[str, Tensor]:
+        """`prompt.collate` with this host's tokenizer and streams."""
+        return collate(examples, self.tokenizer, self.config, self.names, left=left)
+
+    def embed(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, L, D) input embeddings, film tokens in their places."""
+        table = self.lm.get_input_embeddings()
+        ids = batch["input_ids"]
+        out = table(ids.clamp_min(0))
+        for i, name in enumerate(self.names):
+            for place, rows in (
+                (-(2 * i + 1), self._rows(name, batch, table)),
+                (-(2 * i + 2), self._globals(name, batch)),
+            ):
+                where = ids == place
+                num = 0 if rows is None else len(rows)
+                if int(where.sum()) != num:
+                    raise ValueError(f"input_ids has {int(where.sum())} places for stream {name!r}, got {num} tokens")
+                if rows is not None:
+                    out = out.masked_scatter(where[..., None], rows.to(out.dtype))
+        return out
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        branch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **streams: Tensor,
+    ) -> dict[str, Tensor]:
+        """Logits, and the loss: mean over the learned tokens (or their sum over num_items_in_batch).
+
+        Args: what `collate` makes; all (B, L) int64 but the streams.
+
+        Returns:
+            {"logits": (B, L, V)} and, with labels, "loss" ().
+        """
+        x = self.embed({"input_ids": input_ids, **streams})
+        mask: Tensor = attention_mask
+        if branch is not None and int(branch.max()) > 1:
+            mask = branch_mask(branch, attention_mask, x.dtype)
+        logits = self.lm(
+            inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False
+        ).logits
+        out = {"logits": logits}
+        if labels is not None:
+            learned = labels[:, 1:] != IGNORED
+            total = nn.functional.cross_entropy(
+                logits[:, :-1][learned].float(), labels[:, 1:][learned], reduction="sum"
+            )
+            out["loss"] = total / (num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp_min(1))
+        return out
+
+    @torch.no_grad()
+    def prefill(self, film: Film) -> "Prefix":
+        """The cache of everything before a question, filled once."""
+        head, _ = around(self.tokenizer, self.config, "?")
+        batch = self._to_device(self.collate([Example(film, [("?", None)])]))
+        num = len(head) + len(lay_out(film, self.tokenizer, self.config, self.names).ids)
+        x = self.embed(batch)[:, :num]
+        cache = DynamicCache(config=self.lm.config)
+        if num:
+            self.lm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return Prefix(cache, num)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        prefix: "Prefix",
+        questions: Sequence[str],
+        *,
+        stream: Callable[[str], None] | None = None,
+        max_new_tokens: int | None = None,
+        **generate: Any,
+    ) -> list[str]:
+        """The text of an answer to each question about one film; greedy unless `generate` says otherwise."""
+        tails = [around(self.tokenizer, self.config, q)[1] for q in questions]
+        longest = max(map(len, tails))
+        fill = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        ids = torch.tensor([[fill] * (longest - len(t)) + t for t in tails], device=self.lm.device)
+        real = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tails], device=self.lm.device)
+        mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
+        cache = copy.deepcopy(prefix.cache)
+        if len(tails) > 1:
+            cache.batch_repeat_interleave(len(tails))
+        position = (prefix.length + real.cumsum(1) - 1).clamp_min(0)
+        return self._generate(stream, max_new_tokens, generate, input_ids=ids, attention_mask=mask,
+                              position_ids=position, past_key_values=cache)  # fmt: skip
+
+    @torch.no_grad()
+    def answer_each(
+        self, films: Sequence[Film], questions: Sequence[str], *, max_new_tokens: int | None = None, **generate: Any
+    ) -> list[str]:
+        """The text of an answer to a question about each film, all in one batch of unequal rows."""
+        if len(films) != len(questions):
+            raise ValueError(f"questions must be as many as films = {len(films)}, got {len(questions)}")
+        examples = [Example(f, [(q, None)]) for f, q in zip(films, questions, strict=True)]
+        batch = self._to_device(self.collate(examples, left=True))
+        return self._generate(None, max_new_tokens, generate, inputs_embeds=self.embed(batch),
+                              attention_mask=batch["attention_mask"])  # fmt: skip
+
+    def _generate(
+        self, stream: Callable[[str], None] | None, max_new_tokens: int | None, options: dict[str, Any], **inputs: Any
+    ) -> list[str]:
+        options = {"do_sample": False} | options
+        if stream is not None:
+            options["streamer"] = _Say(self.tokenizer, stream)
+        out = self.lm.generate(
+            **inputs, **options, max_new_tokens=max_new_tokens or self.config.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )  # fmt: skip
+        given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        texts = self.tokenizer.batch_decode(out[:, given:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
+        """(N, D) projected tokens of a stream with their time."""
+        x = batch.get(f"{name}_x")
+        if x is None:
+            return None
+        linear = self.project[name]
+        rows = linear(x.to(linear.weight.dtype))
+        if self.time is None:
+            return rows
+        mark_ids, offsets = batch["mark_ids"], batch[f"{name}_offsets"].long()
+        marks = _mean_of(table, mark_ids)  # (K, D)
+        of = torch.arange(len(marks), device=x.device).repeat_interleave(offsets.diff(), output_size=len(x))
+        start = batch["mark_s"][of]
+        first = (batch[f"{name}_start_s"] - start + 1e-6).floor()
+        last = (batch[f"{name}_end_s"] - start - 1e-6).ceil() - 1
+        return rows + self.time(marks[of], self._numbers(table), first, last, batch[f"{name}_size"])
+
+    def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
+        x = batch.get(f"{name}_globals")
+        linear = self.project[name]
+        return None if x is None else linear(x.to(linear.weight.dtype))
+
+    def _numbers(self, table: nn.Module) -> Tensor:
+        """(max_offset, D) mean embedding of the tokens that the tokenizer writes each number with."""
+        if not hasattr(self, "_number_ids"):
+            digits = [[i for i in encode(self.tokenizer, str(k)) if any(map(str.isdigit, self.tokenizer.decode([i])))]
+                      for k in range(self.config.max_offset_s)]  # fmt: skip
+            longest = max(map(len, digits))
+            self._number_ids = torch.tensor([d + [-1] * (longest - len(d)) for d in digits])
+        return _mean_of(table, self._number_ids.to(table.weight.device))
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v.to(self.lm.device) for k, v in batch.items()}
+
+
+class Prefix:
+    """A film's part of the prompt, already read: the cache, and how many positions it has."""
+
+    def __init__(self, cache: Cache, length: int) -> None:
+        self.cache = cache
+        self.length = length
+
+
+class _Say(TextStreamer):
+    """Hands text to a function as it is made."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.say(text)
+
+
+def _mean_of(table: nn.Module, ids: Tensor) -> Tensor:
+    """(K, D) mean embedding of each row of ids (K, k), entries below 0 left out."""
+    x = table(ids.clamp_min(0))
+    known = (ids >= 0).to(x.dtype)[..., None]
+    return (x * known).sum(1) / known.sum(1).clamp_min(1)
+
+
+def branch_mask(branch: Tensor, attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, L, L) additive mask: a token sees the film (branch 0) and its own branch, nothing later."""
+    length = branch.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    mine = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    seen = causal & mine & attention_mask.bool()[:, None, :]
+    seen = seen | torch.eye(length, dtype=torch.bool, device=branch.device)  # padding sees itself: no empty row
+    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,48 @@
+"""A tokenizer for small closed vocabularies, in which 187 is two tokens: its tens and its last digit."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
+SPACE = "\u2581"
+
+
+def word_tokenizer(
+    words: Iterable[str], firsts: Sequence[str], seconds: Sequence[str], *, num_tens: int
+) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that knows `words`, numbers below 10 * num_tens, and "first second" pairs as one token.
+
+    The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from marks that count
+    tens; "18:" is the tens alone, and is how a mark is written.
+
+    Args:
+        words: words; what they are written with is brought to lower case, punctuation is known anyway.
+        firsts: first words of pairs that are one token ("red").
+        seconds: second words of such pairs ("ball").
+        num_tens: numbers go to 10 * num_tens - 1.
+    """
+    pairs = [f"{a}_{b}" for a in firsts for b in seconds]
+    single = {w for word in words for w in word.lower().split()} - set(",.?!")
+    known = [PAD, END, UNKNOWN, *",.?!", *map(str, range(10)), SPACE]
+    known += [f"{SPACE}{t}" for t in range(1, num_tens)]
+    known += [SPACE + w for w in sorted({*single, *firsts, *seconds} | set(pairs))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(known))}, unk_token=UNKNOWN))
+    joint = Regex(f"(?<=\\b({'|'.join(firsts)})) (?=({'|'.join(seconds)})\\b)")
+    no_tens = Regex(r"(?<!\d)0:")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(joint, "_"), normalizers.Replace(no_tens, ":")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"[,.?!]"), "isolated"),
+            pre_tokenizers.Split(Regex(r"(?<=[\d\u2581])\d(?![\d:])"), "isolated"),
+            pre_tokenizers.Split(Regex(r"(?<=[\d\u2581]):"), "removed"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.Metaspace(replacement=SPACE), decoders.Replace("_", " ")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
+    )

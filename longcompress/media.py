@@ -1,0 +1,225 @@
+"""Path, URL, file object or arrays -> a bounded iterator of Frames and Sound with true times.
+
+**One pass.** The container is read once, in its own order; pictures and sound come in small chunks as they
+are decoded, so memory doesn't grow with the length. A thread decodes ahead by a few chunks.
+
+**Time.** Seconds from the start of the media: the earlier of the first picture and the first sample by the
+stamps in the file, also where only one of the two is wanted. A file whose pictures begin at 0.12 s and
+whose sound at 0 keeps its 0.12; one whose two tracks begin at 1.4 s is shifted to 0. Stamps are known to
+half a tick of the file's clock (1 ms at most).
+
+**Pictures** are wanted at k / rate_fps, k = 0, 1, ... `decode` says how they are had:
+
+- `exact`: for every wanted instant the picture *shown* then (the latest with a stamp <= it).
+  `Frames.time_s` is that instant: the picture is on screen then, and the grid is regular. The first picture
+  also stands for an instant less than a step before it; instants after the last picture's end are not
+  given. Where the wanted step is long against the file's own distance of key frames, groups of pictures
+  with no wanted instant are read, not decoded.
+- `nonref`: pictures that no other refers to are not decoded; at most one for each wanted instant, the
+  latest had until then, and `time_s` is its own stamp.
+- `keyframe`: likewise with key frames only. A fast preview.
+
+Pictures are scaled by the decoder's scaler and turned by the file's rotation flag. Interlaced pictures are
+taken as they are. Missing stamps are rebuilt, repeated ones left out, jumps of more than an hour ignored,
+with a warning.
+
+**Sound** is mono at `rate_hz`. `Sound.start_s` says where it begins; from there it is contiguous: gaps in
+the stamps over 50 ms are filled with silence, overlaps are cut, and a gap over a minute begins a new
+stretch with its own `start_s`.
+"""
+
+import queue
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import av
+import numpy as np
+import torch
+
+from .config import MediaConfig
+from .media_film import Film
+from .media_pictures import Pictures
+from .media_probe import MediaInfo, probe
+from .media_sound import SoundTrack
+from .types import Frames, Sound
+
+__all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "probe", "read"]
+
+Source = str | Path | BinaryIO | Frames | Sound | Iterable[Frames | Sound]
+_QUEUE_CHUNKS = 8
+_WAIT_S = 0.1
+_JOIN_S = 5.0
+
+
+def read(
+    source: Source,
+    config: MediaConfig | None = None,
+    *,
+    protocols: Sequence[str] = ("file",),
+    on_warning: Callable[[str], object] = warnings.warn,
+) -> "Reading":
+    """Frames and Sound of `source` in small chunks, in time order as near as the container gives them.
+
+    Args:
+        source: path, URL of an allowed protocol, binary file object, Frames, Sound or an iterable of them
+            (`arrays` makes one of arrays).
+        config: what is wanted; the defaults if None.
+        protocols: how bytes may be had: "file", "http", "https", "s3", "hf", ... (the latter through fsspec).
+        on_warning: told, in the caller's thread, what could not be read.
+
+    Returns:
+        An iterator; also a context. Closing it ends its thread and frees the file.
+
+    Raises:
+        ValueError: nothing can be read, with file, track, time and remedy; later failures while iterating.
+        FileNotFoundError, IsADirectoryError, PermissionError, OSError: the bytes can't be had.
+    """
+    config = config or MediaConfig()
+    if not (config.pictures or config.sound):
+        raise ValueError("MediaConfig: pictures and sound are both off, nothing is left to read")
+    if isinstance(source, Frames | Sound):
+        source = [source]
+    if isinstance(source, str | Path) or hasattr(source, "read"):
+        return _FileReading(Film.open(source, config, protocols), on_warning)
+    if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
+        return Reading(_from_values(source, config))
+    raise TypeError(
+        "source must be a path, a URL, a binary file object, Frames, Sound or an iterable of them, "
+        f"got {type(source).__name__}; wrap arrays with longcompress.media.arrays"
+    )
+
+
+def arrays(
+    pixels: Any = None, rate_fps: float = 1.0, samples: Any = None, rate_hz: int = 16000
+) -> list[Frames | Sound]:
+    """A source for `read` made of arrays: pictures and sound that both begin at 0.
+
+    Args:
+        pixels: (T, H, W, 3) uint8 RGB, numpy or torch; None for no pictures.
+        rate_fps: pictures a second.
+        samples: (n,) floats in [-1, 1], numpy or torch; None for no sound.
+        rate_hz: samples a second.
+    """
+    values: list[Frames | Sound] = []
+    if pixels is not None:
+        pixels = torch.as_tensor(pixels)
+        times = torch.arange(len(pixels), dtype=torch.float64) / rate_fps
+        values += [
+            Frames(p, t, 1.0 / rate_fps) for p, t in zip(pixels.split(16), times.split(16), strict=True)
+        ]
+    if samples is not None:
+        parts = torch.as_tensor(samples).float().split(rate_hz)
+        values += [Sound(part, float(second), rate_hz) for second, part in enumerate(parts)]
+    return sorted(values, key=lambda v: v.start_s if isinstance(v, Sound) else float(v.time_s[0]))
+
+
+class Reading(Iterator[Frames | Sound]):
+    """An iterator over Frames and Sound that can be closed."""
+
+    def __init__(self, items: Iterator[Frames | Sound]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frames | Sound:
+        return next(self._items)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees everything; further items are not given."""
+        self._items = iter(())
+
+
+class _FileReading(Reading):
+    """A file decoded in a thread of its own, a few chunks ahead."""
+
+    def __init__(self, film: Film, on_warning: Callable[[str], object]) -> None:
+        super().__init__(iter(()))
+        self._on_warning = on_warning
+        self._stop = film.handle.stop
+        self._queue: queue.Queue[Frames | Sound | str | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)
+        # The thread knows the film and the queue, not this object, so that dropping this object ends it.
+        self._thread = threading.Thread(
+            target=_pump, args=(film, self._queue), name="longcompress-media", daemon=True
+        )
+        self._thread.start()
+
+    def __next__(self) -> Frames | Sound:
+        while not self._stop.is_set():
+            try:
+                item = self._queue.get(timeout=_WAIT_S)  # a wait without end can't be interrupted everywhere
+            except queue.Empty:
+                continue
+            if isinstance(item, str):
+                self._on_warning(item)
+            elif isinstance(item, Frames | Sound):
+                return item
+            else:
+                self.close()
+                if item is not None:
+                    raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread, frees the file; further items are not given."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_S)
+
+
+def _pump(film: Film, out: "queue.Queue[Any]") -> None:
+    """Puts what `film` gives into `out`, last None or the error; ends soon after the film is told to stop."""
+
+    def put(item: Any) -> None:
+        while not film.handle.stop.is_set():
+            try:
+                return out.put(item, timeout=_WAIT_S)
+            except queue.Full:
+                continue
+
+    last: BaseException | None = None
+    try:
+        for item in film.items():
+            put(item)
+            if film.handle.stop.is_set():
+                break
+    except BaseException as error:  # raised again in the caller's thread
+        last = error
+    finally:
+        film.close()
+        put(last)
+
+
+def _from_values(values: Iterable[Any], config: MediaConfig) -> Iterator[Frames | Sound]:
+    """Frames and Sound at the wanted rate and size, as soon as they are complete: the source may be live."""
+    pictures, sound = Pictures(config, "pictures"), SoundTrack(config.rate_hz)
+    for value in values:
+        if isinstance(value, Frames):
+            if config.pictures:
+                for pixels, time in zip(value.pixels, value.time_s.tolist(), strict=True):
+                    frame = av.VideoFrame.from_ndarray(pixels.contiguous().numpy(), format="rgb24")
+                    yield from pictures.push(frame, time, value.step_s)
+                yield from pictures.flush()
+        elif isinstance(value, Sound):
+            if config.sound and len(value):
+                samples = av.AudioFrame.from_ndarray(value.samples.numpy()[None], format="flt", layout="mono")
+                samples.sample_rate = value.rate_hz
+                yield from sound.push(samples, value.start_s)
+        else:
+            raise TypeError(
+                f"source must give Frames or Sound, got {type(value).__name__}; wrap arrays with arrays()"
+            )
+    yield from pictures.finish()
+    yield from sound.finish()

@@ -1,0 +1,193 @@
+"""One pass over an opened file: its packets to its tracks, and the account of what was wrong with it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Discard
+
+from .config import MediaConfig
+from .media_open import Handle, open_container, open_handle
+from .media_pictures import Clock, Pictures, PictureTrack, too_large
+from .media_probe import average_rate, find_tracks, start_of
+from .media_sound import SoundTrack
+from .types import Frames, Sound
+
+_BAD_READS = 100
+_USUAL_STEP_S = 0.04
+_TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
+
+
+class Film:
+    """An opened file with its wanted tracks.
+
+    Raises:
+        ValueError: there is nothing to read in it, or its pictures are too large.
+    """
+
+    def __init__(self, handle: Handle, container: InputContainer, config: MediaConfig) -> None:
+        self.handle = handle
+        self.config = config
+        self.container = container
+        self.name = handle.name
+        self.picture: PictureTrack | None = None
+        self.sound: SoundTrack | None = None
+        self.num_bad_sound = 0
+        video, audio, trouble = find_tracks(container)
+        if (not config.pictures or video is None) and (not config.sound or audio is None):
+            raise ValueError(
+                f"{self.name}: nothing to read: {'; '.join(trouble) or 'the wanted track is switched off'}"
+            )
+        wanted = {"picture": config.pictures, "sound": config.sound}
+        self.trouble = [t for t in trouble if wanted[t.removeprefix("no ").split()[0]]]
+        starts = [s for s in (start_of(video), start_of(audio)) if s is not None]
+        self.origin_s = min(starts, default=0.0)
+        self.video = video if config.pictures else None
+        self.audio = audio if config.sound else None
+        if self.video is not None:
+            self._set_up_pictures(self.video)
+        if self.audio is not None:
+            self.sound = SoundTrack(config.rate_hz)
+        for stream in container.streams:
+            if stream not in (self.video, self.audio):
+                stream.discard = Discard.all
+
+    @classmethod
+    def open(cls, source: Any, config: MediaConfig, protocols: Sequence[str]) -> "Film":
+        """The film of a path, an allowed URL or a binary file object."""
+        handle = open_handle(source, protocols)
+        container = None
+        try:
+            container = open_container(handle, config.max_pixels)
+            return cls(handle, container, config)
+        except BaseException:
+            if container is not None:
+                container.close()
+            handle.close()
+            raise
+
+    def close(self) -> None:
+        """Frees the decoders and the file."""
+        self.container.close()
+        self.handle.close()
+
+    def items(self) -> Iterator[Frames | Sound | str]:
+        """Pictures and sound in the file's order; a text is a warning.
+
+        Raises:
+            OSError: the bytes stopped coming; what came before was given.
+            ValueError: nothing could be decoded at all.
+        """
+        for text in self.trouble:
+            yield f"{self.name}: {text}; the rest is read"
+        for packet in self._packets():
+            if self.picture is not None and packet.stream_index == self.picture.stream.index:
+                yield from self.picture.push(packet)
+            else:
+                yield from self._hear(packet)
+        if self.handle.stop.is_set():
+            return
+        if self.picture is not None:
+            yield from self.picture.finish()
+        if self.sound is not None:
+            yield from self._hear(None)
+            yield from self.sound.finish()
+        self.handle.raise_failure(
+            f"reading failed at {self._end_s():.1f} s; what came before was given, try again"
+        )
+        yield from self._complaints()
+
+    def _set_up_pictures(self, video: av.VideoStream) -> None:
+        config, where = self.config, f"{self.name}: picture track {video.index} ({video.codec_context.name})"
+        if video.width * video.height > config.max_pixels:
+            raise too_large(where, video.width, video.height, config.max_pixels)
+        context = video.codec_context
+        context.thread_count = config.threads
+        context.thread_type = "AUTO"
+        if config.decode != "exact":
+            context.skip_frame = "NONREF" if config.decode == "nonref" else "NONKEY"
+        rate = average_rate(video)
+        tick_s = float(video.time_base or 1e-6)
+        aspect = float(video.sample_aspect_ratio or 1)
+        pictures = Pictures(config, where, tolerance_s=min(tick_s / 2, 1e-3), pixel_aspect=aspect)
+        clock = Clock(tick_s, self.origin_s, 1.0 / rate if rate else _USUAL_STEP_S)
+        self.picture = PictureTrack(video, pictures, clock)
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """All packets of the wanted tracks; damaged stretches are stepped over."""
+        wanted = [s for s in (self.video, self.audio) if s is not None]
+        self.read_error = ""
+        for _ in range(_BAD_READS):
+            try:
+                for packet in self.container.demux(wanted):
+                    if self.handle.stop.is_set():
+                        return
+                    if packet.size:
+                        yield packet
+                return
+            except av.FFmpegError as error:
+                self.read_error = str(error)
+            if self.handle.failure is not None or self.handle.stop.is_set():
+                return
+
+    def _hear(self, packet: av.Packet | None) -> Iterator[Sound]:
+        if self.audio is None or self.sound is None:
+            return
+        try:
+            frames = self.audio.codec_context.decode(packet)
+        except av.FFmpegError:
+            self.num_bad_sound += 1
+            return
+        tick_s = float(self.audio.time_base or 1 / self.audio.sample_rate)
+        for frame in frames:
+            stamp = frame.pts
+            yield from self.sound.push(
+                frame, None if stamp is None else round(stamp * tick_s - self.origin_s, 9)
+            )
+
+    def _end_s(self) -> float:
+        ends = [0.0]
+        if self.picture is not None:
+            ends += [self.picture.end_s, self.picture.pictures.end_s]
+        if self.sound is not None:
+            ends += [self.sound.end_s]
+        return max(ends)
+
+    def _complaints(self) -> Iterator[str]:
+        """What was wrong, or the error if nothing was right."""
+        found = list(self._found())
+        picture, sound = self.picture, self.sound
+        if not (picture and picture.pictures.num_given) and not (sound and sound.num_given):
+            raise ValueError(
+                f"{self.name}: nothing could be decoded: {'; '.join(found) or 'there are no packets'}"
+            )
+        yield from (f"{self.name}: {text}" for text in found)
+
+    def _found(self) -> Iterator[str]:
+        picture, sound, end_s = self.picture, self.sound, self._end_s()
+        if self.read_error:
+            yield f"damaged at or before {end_s:.1f} s: {self.read_error}"
+        if picture is not None:
+            what = f"picture track {picture.stream.index}"
+            if not picture.pictures.num_given:
+                yield f"{what} gave no picture"
+            if picture.num_bad:
+                yield f"{what}: {picture.num_bad} packets were lost, first at {picture.first_bad_s:.1f} s"
+            if picture.num_inexact:
+                yield f"{what}: a key frame did not stand by itself; a picture before it may be missing"
+            if complaint := picture.clock.complaint():
+                yield f"{what}: {complaint}"
+        if sound is not None and self.audio is not None:
+            what = f"sound track {self.audio.index}"
+            if not sound.num_given:
+                yield f"{what} gave no sound"
+            if self.num_bad_sound:
+                yield f"{what}: {self.num_bad_sound} packets were lost"
+            if complaint := sound.complaint():
+                yield f"{what}: {complaint}"
+        header_s = (self.container.duration or 0) / 1e6
+        if _TRUSTED_LENGTHS & set(self.container.format.name.split(",")) and abs(header_s - end_s) > max(
+            1.0, 0.01 * header_s
+        ):
+            yield f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s"

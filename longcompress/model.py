@@ -1,0 +1,270 @@
+"""The parts joined: towers, compressor, host; saving, loading, LoRA."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .budget import Estimate, Shape, estimate
+from .compress import Compressor, GlobalMemory
+from .config import ModelConfig, load_config, to_dict
+from .encoders import SoundEncoder, VisionEncoder
+from .hosts import CausalHost
+from .hosts.prompt import encode, mark_text
+
+OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
+
+
+class LongCompress(nn.Module):
+    """A video language model that reads a fixed number of tokens.
+
+    Args:
+        config: all knobs.
+        vision: the picture tower, or None.
+        sound: the sound tower, or None.
+        host: the language model with its projectors.
+        compressor: None makes the one that config describes.
+        folder: where it was loaded from; bases that begin with "./" are relative to it.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vision: VisionEncoder | None,
+        sound: SoundEncoder | None,
+        host: CausalHost,
+        compressor: Compressor | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if vision is None and sound is None:
+            raise ValueError("vision or sound must be given: a model without towers sees and hears nothing")
+        self.config = config
+        self.vision, self.sound = vision, sound
+        self.compressor = compressor or make_compressor(config, vision, sound)
+        self.host = host
+        self.folder = folder
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams it takes in."""
+        return tuple(n for n, tower in (("picture", self.vision), ("sound", self.sound)) if tower is not None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its language model is."""
+        return next(self.host.parameters()).device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        quantization: Any = None,
+    ) -> Self:
+        """The model saved in a folder, or under a name on the hub.
+
+        Args:
+            name: folder with a config.json of this project, or a hub name.
+            device: where to put it; None: the GPU if there is one.
+            dtype: of towers and language model ("auto": as saved); None: float32 on CPU, bfloat16 on a GPU.
+            quantization: transformers' quantization_config for the language model.
+
+        Raises:
+            FileNotFoundError: if there is no such folder or no config.json in it.
+        """
+        folder = _folder_of(name)
+        config = load_config(ModelConfig, folder / "config.json")
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = getattr(torch, dtype)
+        kwargs = {"dtype": dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)}
+        vision = sound = None
+        if config.vision.base:
+            base = resolve(config.vision.base, folder)
+            vision = VisionEncoder.load(config.vision, base, config.media.size_px, **kwargs)
+        if config.sound.base:
+            sound = SoundEncoder.load(config.sound, resolve(config.sound.base, folder), **kwargs)
+        base = resolve(config.host.base, folder)
+        placed = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
+        lm = AutoModelForCausalLM.from_pretrained(
+            base, attn_implementation=config.host.attention, **kwargs, **placed
+        )
+        host = CausalHost(lm, AutoTokenizer.from_pretrained(base), config.host, _widths(vision, sound))
+        model = cls(config, vision, sound, host, folder=folder)
+        model.load_own(folder / "model.safetensors")
+        if (folder / "adapter").is_dir():
+            from peft import PeftModel
+
+            model.host.lm = PeftModel.from_pretrained(model.host.lm, folder / "adapter")
+        for part in (model.vision, model.sound, model.compressor, model.host.project, model.host.time):
+            if part is not None:
+                part.to(target)
+        if quantization is None:
+            model.host.lm.to(target)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:
+        """Write config.json, own parameters, LoRA adapter; with include_base also copies of towers and LM.
+
+        A base that is a path relative to the model's own folder ("./vision") is always copied.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = to_dict(self.config)
+        for part, name in (("vision", "vision"), ("sound", "sound"), ("host", "lm")):
+            base = values[part]["base"]
+            if base and (include_base or base.startswith("./")):
+                self._save_base(part, folder / name)
+                values[part]["base"] = f"./{name}"
+        own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
+        _atomically(folder / "model.safetensors", lambda p: save_file(own, p, metadata={"format": "pt"}))
+        if hasattr(self.host.lm, "peft_config"):
+            self.host.lm.save_pretrained(folder / "adapter")
+        _atomically(folder / "config.json", lambda p: Path(p).write_text(json.dumps(values, indent=2) + "\n"))
+
+    def push_to_hub(self, name: str, **kwargs: Any) -> str:
+        """Upload what `save_pretrained` writes to the hub under `name`; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            url = api.create_repo(name, exist_ok=True, private=kwargs.pop("private", None))
+            api.upload_folder(repo_id=name, folder_path=folder, **kwargs)
+        return str(url)
+
+    def load_own(self, path: str | Path) -> None:
+        """Load compressor, projectors and time from a safetensors file; every parameter must be there and fit."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
+        given = load_file(path)
+        want = {k for k in self.state_dict() if k.startswith(OWN)}
+        if set(given) != want:
+            raise ValueError(
+                f"{path} must hold exactly this model's own parameters; missing {sorted(want - set(given))}, "
+                f"unknown {sorted(set(given) - want)}"
+            )
+        self.load_state_dict(given, strict=False)
+
+    def add_lora(self, **options: Any) -> None:
+        """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
+        from peft import LoraConfig, get_peft_model
+
+        options = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"} | options
+        self.host.lm = get_peft_model(self.host.lm, LoraConfig(**options))
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        """Loss (with labels) and logits of a batch that `host.collate` made."""
+        out: dict[str, Tensor] = self.host(**batch)
+        return out
+
+    def estimate(self, duration_s: float, budget: int | None = None, *, pictures: bool = True, sound: bool = True
+                 ) -> Estimate:  # fmt: skip
+        """What a film of this length will come to; see `budget.estimate`."""
+        config = self.config
+        mark = len(encode(self.host.tokenizer, mark_text(config.host, duration_s)))
+        shape = Shape(
+            picture_cells=self.vision.cells if self.vision else 0,
+            picture_width=self.vision.width if self.vision else 0,
+            sound_rate=self.sound.rate_hz / self.sound.window if self.sound else 0.0,
+            sound_width=self.sound.width if self.sound else 0,
+            global_tokens=self.compressor.memory.num_tokens(),
+            mark_tokens=mark, context=self.host.context,
+        )  # fmt: skip
+        return estimate(
+            duration_s, budget=config.budget.tokens if budget is None else budget, config=config, shape=shape,
+            pictures=pictures and self.vision is not None, sound=sound and self.sound is not None,
+        )  # fmt: skip
+
+    def identity(self) -> str:
+        """A hash of what makes its tokens mean what they mean: towers and compressor, not projectors or LM.
+
+        Weights go in as bfloat16 and sampled, so that it is quick and the same in every dtype.
+        """
+        digest = hashlib.sha256()
+        config = self.config
+        used = {
+            "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px] if self.vision else None,
+            "sound": [config.sound.layer, config.sound.pool, config.sound.summary] if self.sound else None,
+            "memory": to_dict(config.memory),
+        }
+        digest.update(json.dumps(used, sort_keys=True).encode())
+        for part in (self.vision, self.sound, self.compressor):
+            for name, value in sorted((part.state_dict() if part is not None else {}).items()):
+                flat = value.detach().flatten()
+                at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
+                digest.update(f"{name}{tuple(value.shape)}".encode())
+                digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _save_base(self, part: str, folder: Path) -> None:
+        if part == "host":
+            lm = self.host.lm
+            base = lm.get_base_model() if hasattr(lm, "peft_config") else lm
+            if hasattr(lm, "peft_config"):
+                raise ValueError("include_base needs a language model without an adapter; merge it first")
+            base.save_pretrained(folder)
+            self.host.tokenizer.save_pretrained(folder)
+            return
+        encoder = self.vision if part == "vision" else self.sound
+        assert encoder is not None
+        encoder.tower.save_pretrained(folder)
+        if isinstance(encoder, SoundEncoder):
+            encoder.extractor.save_pretrained(folder)
+        else:
+            mean, std = encoder.norm
+            norm = {"image_mean": list(mean), "image_std": list(std)}
+            (folder / "preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
+
+
+def make_compressor(config: ModelConfig, vision: VisionEncoder | None, sound: SoundEncoder | None) -> Compressor:
+    """The compressor that `config` describes, for these towers."""
+    summaries = {n: t.num_summaries for n, t in (("picture", vision), ("sound", sound)) if t is not None}
+    memory = GlobalMemory(config.memory, _widths(vision, sound), summaries)
+    return Compressor(config.merge, config.budget, memory)
+
+
+def resolve(base: str, folder: Path | None) -> str:
+    """A base as transformers takes it: "./x" is looked for in `folder`, all else is left alone."""
+    if not base.startswith("./"):
+        return base
+    path = (folder or Path()) / base
+    if not path.is_dir():
+        raise FileNotFoundError(f"base {base!r}: no folder {path}; a saved model needs the towers and LM beside it")
+    return str(path)
+
+
+def _widths(vision: VisionEncoder | None, sound: SoundEncoder | None) -> dict[str, int]:
+    return {n: t.width for n, t in (("picture", vision), ("sound", sound)) if t is not None}
+
+
+def _folder_of(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    if isinstance(name, Path) or name.startswith((".", "/")) or name.count("/") != 1:
+        raise FileNotFoundError(f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))
+
+
+def _atomically(path: Path, write: Any) -> None:
+    """Write a file beside `path`, then put it in its place; nothing half-written stays."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(str(part))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+

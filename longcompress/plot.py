@@ -1,0 +1,306 @@
+"""Pictures of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
+
+import colorsys
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import media
+from .config import MediaConfig
+from .hosts.prompt import lay_out
+from .memory import VideoMemory
+from .types import Event, Frames, Tokens
+
+INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
+COLOURS = {"picture": "#2f6db3", "sound": "#e08a2c"}
+MORE_COLOURS = ("#4f9d69", "#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
+MOST_ROWS, MOST_LETTERS = 40, 56  # of a timeline
+MOST_BARS = 240  # of a token plot
+KEY_FRAME_PX = 448
+STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+
+
+def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
+    """The path of a picture with a row for each text and a bar for each time that it happens.
+
+    Args:
+        events: what happens; of more than 40 texts those that last longest, and the title says so.
+        duration_s: length of the film, > 0.
+        path: .png, .svg or .pdf.
+    """
+    if not duration_s > 0:
+        raise ValueError(f"duration_s must be > 0 seconds, got {duration_s}")
+    rows: dict[str, list[Event]] = {}
+    for event in sorted(events):
+        rows.setdefault(event.text or "(no text)", []).append(event)
+    by_length = sorted(rows, key=lambda text: -sum(e.end_s - e.start_s for e in rows[text]))
+    shown = set(by_length[:MOST_ROWS])
+    title = f"{_count(len(events), 'event')} in {_clock(duration_s)}"
+    title += f"; of {len(rows)} texts the {MOST_ROWS} that last longest" if len(rows) > MOST_ROWS else ""
+    rows = {text: found for text, found in rows.items() if text in shown}
+    figure = _figure(10, 1.5 + 0.32 * max(2, len(rows)))
+    axes = figure.add_subplot()
+    for row, found in enumerate(rows.values()):
+        least = duration_s / 400  # so that an instant can be seen
+        axes.broken_barh(
+            [(e.start_s, max(e.end_s - e.start_s, least)) for e in found], (row - 0.34, 0.68),
+            facecolors=BARS[row % 2], edgecolors="white", linewidth=0.6, zorder=2,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [_short(text) for text in rows])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)  # a dollar sign in a text is one
+    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    _time_axis(axes, duration_s)
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.set_title(title, loc="left")
+    if not rows:
+        axes.text(0.5, 0.5, "no events", transform=axes.transAxes, ha="center", va="center", color=INK)
+    return _save(figure, path)
+
+
+def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
+    """The path of a picture of how many tokens stand for each segment, stream on stream, with the time marks.
+
+    Args:
+        memory: any; its model says how long segments are and where marks stand, else no marks are drawn.
+        path: .png, .svg or .pdf.
+    """
+    duration_s = max(memory.duration_s, 1e-3)
+    model = memory.model
+    segment_s = model.config.segments.length_s if model is not None else _nice_step(duration_s / 60)
+    bar_s = segment_s * max(1, -(-duration_s // (segment_s * MOST_BARS)))
+    edges = np.arange(0, int(-(-duration_s // bar_s)) + 1) * bar_s
+    figure = _figure(10, 3.8)
+    axes = figure.add_subplot()
+    base = np.zeros(len(edges) - 1)
+    line = 0.6 if len(base) <= 120 else 0
+    for name, tokens in sorted(memory.streams.items()):
+        count = _histogram(tokens, edges)
+        label = f"{name}, {_count(len(tokens), 'token')}"
+        axes.bar(
+            edges[:-1], count, bar_s, base, align="edge", color=_stream_colour(name), edgecolor="white",
+            linewidth=line, label=label, zorder=2,
+        )  # fmt: skip
+        base += count
+    axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
+    if model is not None:
+        marks = lay_out(memory.film, model.host.tokenizer, model.host.config, model.host.names).mark_s
+        label = f"time marks, {len(marks)}"
+        axes.plot(
+            marks, np.zeros(len(marks)), "^", color=INK, markersize=4, clip_on=False, zorder=3, label=label
+        )
+    axes.set_ylabel(f"tokens per {bar_s:g} s")
+    _time_axis(axes, duration_s)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(
+        handles=[*reversed(axes.containers), *axes.lines], loc="upper left", bbox_to_anchor=(1.01, 1),
+        frameon=False, borderaxespad=0,
+    )  # fmt: skip
+    num_globals = sum(map(len, memory.globals.values()))
+    raw = round(sum(float(t.size.sum()) for t in memory.streams.values()))
+    more = f", {num_globals} of them for the whole film" if num_globals else ""
+    title = f"{_count(memory.num_tokens, 'token')} stand for {raw:,} in {_clock(duration_s)}{more}"
+    axes.set_title(title, loc="left")
+    return _save(figure, path)
+
+
+def plot_merged(
+    memory: VideoMemory,
+    source: Any,
+    path: str | Path,
+    num_frames: int = 6,
+    *,
+    protocols: Sequence[str] = ("file",),
+) -> Path:
+    """The path of a picture of key frames in which the patches of one token are outlined in one colour.
+
+    Args:
+        memory: of `source`, watched with keep_members=True.
+        source: the film, as `watch` took it.
+        path: .png, .svg or .pdf.
+        num_frames: key frames, spread evenly over the film.
+        protocols: as `watch` takes them.
+
+    Raises:
+        ValueError: if the memory doesn't say which patch went where, or the film is another one.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    members = memory.members.get("picture")
+    if members is None:
+        raise ValueError(
+            "memory doesn't say which patches became one token; watch the film with keep_members=True "
+            "(longcompress watch --keep-members)"
+        )
+    model = memory.model
+    if model is None or model.vision is None:
+        raise ValueError("memory has no model with a picture tower; use longcompress.open(path, model)")
+    side = round(model.vision.cells**0.5)
+    if side**2 != model.vision.cells:
+        raise ValueError(
+            f"the picture tower must have a square grid of patches, got {model.vision.cells} patches"
+        )
+    number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
+    num_frames = min(num_frames, len(number))
+    wanted = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
+    config = replace(model.config.media, size_px=KEY_FRAME_PX, sound=False)
+    frames = _key_frames(source, config, wanted, protocols)
+    columns = min(num_frames, 3)
+    rows = -(-num_frames // columns)
+    wide = _aspect(source, protocols) if config.fit == "squash" else 1.0
+    figure = _figure(3.3 * columns, 0.5 + (3.3 / wide + 0.3) * rows, layout="compressed")
+    for place, (index, (pixels, time_s)) in enumerate(zip(wanted, frames, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(pixels, extent=(0, side, side, 0), aspect=1 / wide, interpolation="antialiased")
+        _outline(axes, number[index])
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        here = len(np.unique(number[index]))
+        axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {side**2} patches", fontsize=9)
+    used = len(np.unique(number[wanted]))
+    title = f"{num_frames} of {_count(len(number), 'picture')}: patches outlined in one colour are one token"
+    figure.suptitle(
+        f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
+    )
+    return _save(figure, path)
+
+
+def _key_frames(
+    source: Any, config: MediaConfig, wanted: list[int], protocols: Sequence[str]
+) -> list[tuple[NDArray[np.uint8], float]]:
+    """Pixels (H, W, 3) and time of the wanted pictures, by their rising numbers."""
+    found: list[tuple[NDArray[np.uint8], float]] = []
+    first = 0
+    with media.read(source, config, protocols=protocols) as parts:
+        for part in parts:
+            assert isinstance(part, Frames)
+            here = [k - first for k in wanted if first <= k < first + len(part)]
+            found += [(part.pixels[k].numpy(), float(part.time_s[k])) for k in here]
+            first += len(part)
+            if len(found) == len(wanted):
+                return found
+    raise ValueError(
+        f"source must be the film of this memory, read at rate_fps = {config.rate_fps}: it has "
+        f"{first} pictures, number {wanted[-1]} is wanted"
+    )
+
+
+def _outline(axes: Any, number: NDArray[np.int32]) -> None:
+    """Tint and outline on a (side, side) grid the cells of each token, in the token's colour."""
+    from matplotlib.collections import LineCollection
+
+    side = len(number)
+    tint = np.array([[(*_colour(t), 0.16) for t in row] for row in number.tolist()])
+    axes.imshow(tint, extent=(0, side, side, 0), aspect=axes.get_aspect(), interpolation="nearest")
+    inset = 0.06
+    padded = np.pad(number, 1, constant_values=-1)
+    lines, colours = [], []
+    for (y, x), token in np.ndenumerate(number):
+        near = padded[y : y + 3, x : x + 3] == token  # itself in the middle
+        for dx, dy in ((1, 0), (0, 1), (-1, 0), (0, -1)):
+            if near[1 + dy, 1 + dx]:
+                continue
+            ends = []
+            for ax, ay in ((dy, dx), (-dy, -dx)):  # the line's two ways
+                beside = near[1 + ay, 1 + ax]
+                turns = beside and near[1 + ay + dy, 1 + ax + dx]
+                reach = 0.5 + inset if turns else 0.5 if beside else 0.5 - inset  # where the next line begins
+                out = 0.5 - inset
+                ends.append((x + 0.5 + out * dx + reach * ax, y + 0.5 + out * dy + reach * ay))
+            lines.append(ends)
+            colours.append(_colour(int(token)))
+    width = 1.6 if side <= 16 else 1.0
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, capstyle="projecting"))
+
+
+def _figure(width: float, height: float, layout: str = "constrained") -> Any:
+    """A figure of its own, in inches: no window, no global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "matplotlib>=3.8"') from error
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    """Write beside `path`, then put it in its place; nothing half-written stays."""
+    path = Path(path)
+    kinds = (".png", ".svg", ".pdf")
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"path must end in one of {', '.join(kinds)}, got {path.name!r}")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _time_axis(axes: Any, duration_s: float) -> None:
+    """The film's seconds from left to right, ticks at whole minutes or the like, and a light frame."""
+    step = _nice_step(duration_s / 8)
+    ticks = np.arange(0, duration_s + step * 0.01, step)
+    axes.set_xlim(0, duration_s)
+    axes.set_xticks(ticks, [_clock(t, hours=duration_s >= 3600) for t in ticks])
+    axes.set_xlabel("time in the film (h:mm:ss)" if duration_s >= 3600 else "time in the film (m:ss)")
+    axes.grid(axis="x", color=FAINT, linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(colors=INK)
+
+
+def _histogram(tokens: Tokens, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tokens between each two edges, by mean time."""
+    time_s = tokens.time_s.to("cpu", torch.float64).numpy().clip(edges[0], edges[-1])
+    return np.histogram(time_s, edges)[0].astype(np.float64)
+
+
+def _aspect(source: Any, protocols: Sequence[str]) -> float:
+    """Width over height of the film as it is shown; 1 for arrays."""
+    if not (isinstance(source, str | Path) or hasattr(source, "read")):
+        return 1.0
+    info = media.probe(source, protocols=protocols)
+    wide = info.width / info.height if info.width and info.height else 1.0
+    return 1 / wide if info.rotation_deg % 180 else wide
+
+
+def _nice_step(seconds: float) -> float:
+    """The least step of a clock that is at least so long; days beyond."""
+    return float(next((s for s in STEPS_S if s >= seconds), 86400 * -(-seconds // 86400)))
+
+
+def _colour(number: int) -> tuple[float, float, float]:
+    """RGB of a number; near numbers are told apart."""
+    hue = number * 0.61803398875 % 1
+    return colorsys.hls_to_rgb(hue, (0.45, 0.58, 0.52)[number % 3], (0.62, 0.72, 0.9)[number // 3 % 3])
+
+
+def _stream_colour(name: str) -> str:
+    return COLOURS.get(name) or MORE_COLOURS[sum(name.encode()) % len(MORE_COLOURS)]
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+
+
+def _count(num: int, what: str) -> str:
+    return f"{num:,} {what}{'' if num == 1 else 's'}"
+
+
+def _clock(seconds: float, hours: bool = False) -> str:
+    """m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    if hours or minutes >= 60:
+        return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}"

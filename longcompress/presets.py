@@ -1,0 +1,102 @@
+"""Named configurations as functions, and `load`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from .config import (
+    BudgetConfig,
+    HostConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    SoundConfig,
+    VisionConfig,
+)
+from .encoders import SoundEncoder, VisionEncoder
+from .hosts import CausalHost
+from .hosts.words import word_tokenizer
+from .model import LongCompress
+from .quiz import VOCABULARY
+from .scenes import COLOURS, SHAPES
+
+TINY = Path(__file__).parent / "weights" / "tiny"
+
+
+def tiny() -> ModelConfig:
+    """The embedded model: 16 picture tokens a second, one of sound, a small Llama; it knows the world of `scenes`.
+
+    Raw it has 170 tokens every 10 s; a tenth of that (14 of pictures, 3 of sound) is what it was trained around.
+    """
+    return ModelConfig(
+        name="tiny",
+        media=MediaConfig(size_px=64),
+        vision=VisionConfig(base="./vision", layer=-1, summary_layers=1, attention="eager"),
+        sound=SoundConfig(base="./sound", pool=20, summary=True),
+        segments=SegmentConfig(length_s=10.0),
+        merge=MergeConfig(detail={"picture": 160, "*": 10}),
+        memory=MemoryConfig(kind="mean"),
+        budget=BudgetConfig(tokens=1024, split={"picture": 14.0, "*": 3.0}),
+        host=HostConfig(
+            base="./lm", mark_s=10.0, mark="{tens}:", max_offset_s=16, question="{question} answer",
+            events="What happens between {start} and {end}?", events_window_s=30.0, max_new_tokens=160,
+        ),
+    )  # fmt: skip
+
+
+def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
+    """An untrained `tiny`: ConvNeXt and Whisper towers and a Llama, small and random."""
+    torch.manual_seed(seed)
+    config = tiny()
+    tower = ConvNextModel(
+        ConvNextConfig(
+            patch_size=4, num_stages=3, hidden_sizes=[40, 80, 128], depths=[1, 1, 2], image_size=64,
+            layer_scale_init_value=1.0,
+        )
+    )  # fmt: skip
+    extractor = WhisperFeatureExtractor(feature_size=64, hop_length=400, chunk_length=10, n_fft=800)
+    ears = WhisperEncoder(
+        WhisperConfig(
+            vocab_size=8, num_mel_bins=64, d_model=64, encoder_layers=2, encoder_attention_heads=2,
+            encoder_ffn_dim=256, max_source_positions=200, decoder_layers=1, decoder_attention_heads=2,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, architectures=["WhisperEncoder"],
+        )
+    )  # fmt: skip
+    tokenizer = word_tokenizer([*VOCABULARY, "answer"], COLOURS, SHAPES, num_tens=1080)
+    lm = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+            num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        )
+    )  # fmt: skip
+    vision = VisionEncoder(tower, config.vision, config.media.size_px)
+    sound = SoundEncoder(ears, extractor, config.sound)
+    host = CausalHost(lm, tokenizer, config.host, {"picture": vision.width, "sound": sound.width})
+    return LongCompress(config, vision, sound, host)
+
+
+PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY}
+
+
+def load(name: str | Path, **options: Any) -> LongCompress:
+    """A model by preset, folder or hub name; options are those of `LongCompress.from_pretrained`."""
+    if str(name) in PRESETS:
+        return LongCompress.from_pretrained(PRESETS[str(name)](), **options)
+    if not Path(name).exists() and "/" not in str(name):
+        raise ValueError(f"name must be one of {sorted(PRESETS)}, a folder, or a hub name owner/model, got {name!r}")
+    return LongCompress.from_pretrained(name, **options)

@@ -1,0 +1,301 @@
+"""Push pictures, sound and text as they come; ask at any moment; bounded for ever. A file is a session fed by `media`."""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import media
+from .compress import Hold
+from .encoders import Blocks
+from .memory import VideoMemory
+from .model import LongCompress
+from .segments import Segmenter
+from .types import Answer, Encoded, Frames, Segment, Sound
+
+PATIENCE_S = 120.0  # a stream that lags behind another by more is taken to be silent until then
+
+
+@dataclass(frozen=True)
+class SegmentClosed:
+    """A stretch of film went into memory: tokens that came in, tokens held in all after it."""
+
+    index: int
+    start_s: float
+    end_s: float
+    tokens_in: int
+    tokens_held: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Input that could not be used: what, from where on, why."""
+
+    what: str
+    time_s: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer to pushed text: what had been seen by then, the question, the answer."""
+
+    time_s: float
+    question: str
+    answer: Answer
+
+
+Happened = SegmentClosed | Dropped | Reply
+
+
+class Session:
+    """A model that watches.
+
+    Args:
+        model: what watches and answers.
+        budget: tokens of the memory at any moment; None: as the model's config says.
+        streams: those that will come, of "picture" and "sound"; None: all that the model takes in.
+        keep_members: remember which raw token went where, for pictures of it; this grows with the film.
+    """
+
+    def __init__(
+        self,
+        model: LongCompress,
+        budget: int | None = None,
+        *,
+        streams: Sequence[str] | None = None,
+        keep_members: bool = False,
+    ) -> None:
+        self.model = model
+        self.budget = model.config.budget.tokens if budget is None else budget
+        self.keep_members = keep_members
+        wanted = model.streams if streams is None else tuple(streams)
+        unknown = sorted(set(wanted) - set(model.streams))
+        if unknown or not wanted:
+            raise ValueError(f"streams must be some of {model.streams}, which the model takes in, got {wanted}")
+        model.compressor.check(self.budget, list(wanted))
+        self._blocks: dict[str, Blocks] = {}
+        for name in wanted:
+            tower = model.vision if name == "picture" else model.sound
+            assert tower is not None
+            size = model.config.vision.block if name == "picture" else model.sound.block  # type: ignore[union-attr]
+            self._blocks[name] = Blocks(tower.encode, size)
+        self._segmenter = Segmenter(model.config.segments, wanted)
+        self._hold = Hold()
+        self._end_s: dict[str, float] = {}
+        self._raw = 0
+        self._encode_s = self._merge_s = 0.0
+        self._skipped = 0
+        self._closed = False
+
+    def push(self, part: Frames | Sound) -> list[Happened]:
+        """Take in pictures or sound that follow what came before of their kind; parts of any length."""
+        if self._closed:
+            raise ValueError("session is closed; make a new one")
+        name = "picture" if isinstance(part, Frames) else "sound"
+        if name not in self._blocks or not len(part):
+            return []
+        end_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s
+        begin_s = float(part.time_s[0]) if isinstance(part, Frames) else part.start_s
+        late_s = self._end_s.get(name, 0.0) - begin_s
+        if late_s > 1e-3 + (part.step_s if isinstance(part, Frames) else 0.0):
+            return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
+        self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
+        if isinstance(part, Frames):
+            part = Frames(media.fit(part.pixels, self.model.config.media), part.time_s, part.step_s)
+        out: list[Happened] = []
+        for encoded in self._encode(name, part):
+            out += self._close(self._segmenter.push(name, encoded))
+        for other in self._blocks:
+            silent_s = end_s - PATIENCE_S
+            if other != name and self._end_s.get(other, 0.0) < silent_s:
+                self._end_s[other] = silent_s
+                out += self._close(self._segmenter.advance(other, silent_s))
+        return out
+
+    def push_frame(self, image: Any, t: float | None = None) -> list[Happened]:
+        """Take in one picture, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after the last."""
+        step_s = 1 / self.model.config.media.rate_fps
+        time_s = self._end_s.get("picture", 0.0) if t is None else t
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+        return self.push(Frames(pixels[None], torch.tensor([time_s], dtype=torch.float64), step_s))
+
+    def push_audio(self, pcm: Any, sample_rate: int, t0: float | None = None) -> list[Happened]:
+        """Take in mono samples (n,), float in [-1, 1] or int16; t0: seconds of the first, None: right after the last."""
+        samples = pcm if isinstance(pcm, Tensor) else torch.from_numpy(np.asarray(pcm))
+        if samples.dtype == torch.int16:
+            samples = samples.float() / 32768
+        start_s = self._end_s.get("sound", 0.0) if t0 is None else t0
+        return self.push(Sound(samples.float(), start_s, sample_rate))
+
+    def push_text(
+        self, text: str, t: float | None = None, role: str = "user", reply: Literal["must", "may", "no"] = "must"
+    ) -> list[Happened]:
+        """A user's turn. "must" answers now from what was seen; "may" and "no" answer nothing (no head decides yet)."""
+        if role != "user":
+            raise ValueError(f"role must be 'user', got {role!r}")
+        now_s = max(self._end_s.values(), default=0.0) if t is None else t
+        return [Reply(now_s, text, self.ask(text))] if reply == "must" else []
+
+    def advance(self, t: float) -> list[Happened]:
+        """Nothing older than t seconds will come of any stream."""
+        out: list[Happened] = []
+        for name in self._blocks:
+            if self._end_s.get(name, 0.0) < t:
+                for encoded in self._timed(self._blocks[name].flush):
+                    out += self._close(self._segmenter.push(name, encoded))
+                self._end_s[name] = t
+                out += self._close(self._segmenter.advance(name, t))
+        return out
+
+    def flush(self) -> list[Happened]:
+        """Encode and close all that waits, as at the end of the film."""
+        out: list[Happened] = []
+        for name, blocks in self._blocks.items():
+            for encoded in self._timed(blocks.flush):
+                out += self._close(self._segmenter.push(name, encoded))
+        for segment_list in (self._segmenter.flush(),):
+            out += self._close(segment_list)
+        return out
+
+    def close(self) -> list[Happened]:
+        """`flush`, and take in nothing more."""
+        out = self.flush()
+        self._closed = True
+        return out
+
+    def run(self, source: Iterable[Frames | Sound]) -> Iterator[Happened]:
+        """Take in all that `source` gives, then flush; yields what happens as it happens."""
+        for part in source:
+            yield from self.push(part)
+        yield from self.flush()
+
+    def memory(self, budget: int | None = None) -> VideoMemory:
+        """What was seen until now, as min(budget, held) tokens; changes nothing here."""
+        seen = self
+        if any(b.num_pending for b in self._blocks.values()) or not self._closed:
+            seen = copy.copy(self)
+            seen._blocks = {n: b.copy() for n, b in self._blocks.items()}
+            seen._segmenter, seen._hold = self._segmenter.copy(), self._hold.copy()
+            seen.flush()
+        budget = self.budget if budget is None else budget
+        streams, globals_, members = self.model.compressor.settle(seen._hold, budget)
+        return VideoMemory(
+            streams, globals_, max(self._end_s.values(), default=0.0), budget, {}, self.model.identity(), members,
+            self.model,
+        )  # fmt: skip
+
+    def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
+        """The answer to a question about what was seen until now; what waits for its block counts."""
+        return self.memory(budget).ask(question, **options)
+
+    def stats(self) -> dict[str, float]:
+        """Sizes and times: seconds seen, raw tokens, tokens and groups held, bytes held, seconds spent."""
+        held = [g for p in self._hold.pieces for g in p.groups.values()]
+        return {
+            "seen_s": max(self._end_s.values(), default=0.0),
+            "raw_tokens": self._raw,
+            "held_tokens": self._hold.num_tokens(),
+            "held_groups": self._hold.num_groups(),
+            "held_bytes": sum(g.tokens.x.nbytes + g.metric.nbytes + 28 * len(g) for g in held),
+            "pending": sum(b.num_pending for b in self._blocks.values()),
+            "encode_s": self._encode_s,
+            "merge_s": self._merge_s,
+        }
+
+    def _encode(self, name: str, part: Frames | Sound) -> list[Encoded]:
+        return self._timed(lambda: self._blocks[name].push(part))
+
+    def _timed(self, work: Any) -> Any:
+        begin = time.perf_counter()
+        out = work()
+        self._encode_s += time.perf_counter() - begin
+        return out
+
+    def _close(self, segments: list[Segment]) -> list[Happened]:
+        out: list[Happened] = []
+        begin = time.perf_counter()
+        for segment in segments:
+            raw = self.model.compressor.close(self._hold, segment, self.budget, keep_members=self.keep_members)
+            self._raw += raw
+            out.append(
+                SegmentClosed(segment.index, segment.start_s, segment.end_s, raw, self._hold.num_tokens())
+            )
+        self._merge_s += time.perf_counter() - begin
+        return out
+
+
+def watch(
+    model: LongCompress,
+    source: Any,
+    budget: int | None = None,
+    *,
+    progress: bool = True,
+    protocols: Sequence[str] = ("file",),
+    keep_members: bool = False,
+) -> VideoMemory | list[VideoMemory]:
+    """Decode, encode and compress a film once; a list of films gives a list of memories.
+
+    Args:
+        model: what watches.
+        source: path, URL, file object, arrays (`media.arrays`), or a list of these.
+        budget: tokens the memory will have (or all there are, if the film has fewer); None: the model's default.
+        progress: show a bar with rate and time left.
+        protocols: where files may come from; ("file", "http", "https") to allow the web.
+        keep_members: remember which raw token went where; needed to plot merged patches.
+    """
+    if isinstance(source, list | tuple):
+        options: dict[str, Any] = {"progress": progress, "protocols": protocols, "keep_members": keep_members}
+        return [watch(model, one, budget, **options) for one in source]  # type: ignore[misc]
+    info = media.probe(source, protocols=protocols)
+    has = {"picture": info.has_pictures, "sound": info.has_sound}
+    streams = [n for n in model.streams if has[n]]
+    if not streams:
+        raise ValueError(
+            f"source {info.name} has none of the streams {model.streams} that model {model.config.name!r} takes in"
+        )
+    session = Session(model, budget, streams=streams, keep_members=keep_members)
+    config = model.config.media
+    with media.read(source, config, protocols=protocols) as parts:
+        bar = _bar(parts, info.duration_s, info.name) if progress else parts
+        for part in bar:
+            session.push(part)
+    session.close()
+    memory = session.memory()
+    memory.source = _source_of(source)
+    memory.stats = session.stats()
+    return memory
+
+
+def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:
+    """The same parts, with a progress bar in seconds of film."""
+    from tqdm import tqdm
+
+    seen_s = 0.0
+    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of film [{elapsed}<{remaining}, {rate_fmt}]"
+    with tqdm(total=duration_s, desc=Path(name).name, unit="s", bar_format=shape if duration_s else None) as bar:
+        for part in parts:
+            yield part
+            now_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s
+            if now_s > seen_s:
+                if bar.total is not None and now_s > bar.total:
+                    bar.total = now_s
+                bar.update(now_s - seen_s)
+                seen_s = now_s
+
+
+def _source_of(source: Any) -> dict[str, Any]:
+    """Base name, size and hash of a local file; the name alone of anything else."""
+    if not isinstance(source, str | Path) or not Path(source).is_file():
+        return {"name": str(source).rsplit("/", 1)[-1] if isinstance(source, str | Path) else "pushed"}
+    import hashlib
+
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": Path(source).name, "num_bytes": Path(source).stat().st_size, "sha256": digest}

@@ -1,0 +1,268 @@
+"""The values that flow between stages. Times are float64 seconds from the start of the media, intervals half-open."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures as the decoder gives them, in time order.
+
+    Attributes:
+        pixels: (T, H, W, 3) uint8 RGB.
+        time_s: (T,) float64, the true time of each picture, rising.
+        step_s: seconds from one wanted picture to the next, > 0; picture t stands for `[time_s, time_s + step_s)`.
+    """
+
+    pixels: Tensor
+    time_s: Tensor
+    step_s: float
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.pixels.shape)
+        _need(len(shape) == 4 and shape[3] == 3, f"Frames.pixels must be (T, H, W, 3), got {shape}")
+        _need(self.pixels.dtype == torch.uint8, f"Frames.pixels must be uint8, got {self.pixels.dtype}")
+        _need(
+            self.time_s.shape == self.pixels.shape[:1] and self.time_s.dtype == torch.float64,
+            f"Frames.time_s must be (T,) = ({shape[0]},) float64, got {tuple(self.time_s.shape)} {self.time_s.dtype}",
+        )
+        _need(self.step_s > 0, f"Frames.step_s must be > 0 seconds, got {self.step_s}")
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stretch of mono sound.
+
+    Attributes:
+        samples: (n,) float32 in [-1, 1].
+        start_s: time of the first sample.
+        rate_hz: samples a second, > 0.
+    """
+
+    samples: Tensor
+    start_s: float
+    rate_hz: int = 16000
+
+    def __post_init__(self) -> None:
+        _need(self.samples.dim() == 1, f"Sound.samples must be (n,), got {tuple(self.samples.shape)}")
+        _need(self.samples.dtype == torch.float32, f"Sound.samples must be float32, got {self.samples.dtype}")
+        _need(self.rate_hz > 0, f"Sound.rate_hz must be > 0, got {self.rate_hz}")
+
+    def __len__(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def end_s(self) -> float:
+        """Time just after the last sample."""
+        return self.start_s + len(self) / self.rate_hz
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one stream, each with what it stands for.
+
+    Attributes:
+        x: (N, C) features, any float dtype.
+        size: (N,) float32, how many raw tokens each one stands for, > 0.
+        time_s: (N,) float64, their mean time.
+        start_s: (N,) float64.
+        end_s: (N,) float64, > start_s.
+    """
+
+    x: Tensor
+    size: Tensor
+    time_s: Tensor
+    start_s: Tensor
+    end_s: Tensor
+
+    def __post_init__(self) -> None:
+        _need(self.x.dim() == 2, f"Tokens.x must be (N, C), got {tuple(self.x.shape)}")
+        want = self.x.shape[:1]
+        for name in ("size", "time_s", "start_s", "end_s"):
+            got = getattr(self, name).shape
+            _need(got == want, f"Tokens.{name} must be (N,) = {tuple(want)} like x, got {tuple(got)}")
+        _need(self.size.dtype == torch.float32, f"Tokens.size must be float32, got {self.size.dtype}")
+        for name in ("time_s", "start_s", "end_s"):
+            got = getattr(self, name).dtype
+            _need(got == torch.float64, f"Tokens.{name} must be float64, got {got}")
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def take(self, index: Tensor | slice) -> Self:
+        """The tokens at `index` (n,) int64, bool (N,) or a slice, in that order."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same tokens on `device`, x in `dtype`; sizes and times keep their own dtypes."""
+        moved = {f.name: getattr(self, f.name).to(device=device) for f in fields(self)}
+        moved["x"] = moved["x"].to(dtype=dtype)
+        return type(self)(**moved)
+
+    @classmethod
+    def join(cls, parts: Iterable["Tokens"]) -> "Tokens":
+        """One after the other; at least one part is needed (its width and device are the result's)."""
+        parts = list(parts)
+        _need(bool(parts), "Tokens.join needs at least one part, got none; make an empty one with Tokens.empty")
+        return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
+
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Tokens":
+        """No tokens, `width` channels wide."""
+        time = torch.zeros(0, dtype=torch.float64, device=device)
+        return cls(torch.zeros(0, width, device=device, dtype=dtype), time.float(), time, time, time)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of a stretch of one stream.
+
+    Attributes:
+        tokens: N = T * cells tokens, those of one picture (or window) side by side, times rising.
+        metric: (N, d) float32, a linear map of tokens.x on which merging is decided.
+        summary: (T, E, C) class tokens of the last layers, or None.
+        cells: tokens a picture (or window) has.
+    """
+
+    tokens: Tokens
+    metric: Tensor
+    summary: Tensor | None = None
+    cells: int = 1
+
+    def __post_init__(self) -> None:
+        n = len(self.tokens)
+        _need(
+            self.metric.dim() == 2 and self.metric.shape[0] == n and self.metric.dtype == torch.float32,
+            f"Encoded.metric must be (N, d) float32 with N = {n} like tokens, "
+            f"got {tuple(self.metric.shape)} {self.metric.dtype}",
+        )
+        _need(
+            self.cells >= 1 and n % self.cells == 0, f"Encoded.cells must divide N = {n} tokens, got {self.cells}"
+        )
+        if self.summary is not None:
+            _need(
+                self.summary.dim() == 3 and self.summary.shape[0] == n // self.cells,
+                f"Encoded.summary must be (T, E, C) with T = {n // self.cells}, got {tuple(self.summary.shape)}",
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, start: int, stop: int) -> "Encoded":
+        """Pictures (or windows) `start` to `stop`, with all their tokens."""
+        part = slice(start * self.cells, stop * self.cells)
+        summary = None if self.summary is None else self.summary[start:stop]
+        return Encoded(self.tokens.take(part), self.metric[part], summary, self.cells)
+
+    @classmethod
+    def join(cls, parts: Iterable["Encoded"]) -> "Encoded":
+        """One after the other; all parts must have the same cells, and all or none a summary."""
+        parts = list(parts)
+        _need(bool(parts), "Encoded.join needs at least one part, got none")
+        _need(len({p.cells for p in parts}) == 1, f"Encoded.join: cells differ: {sorted({p.cells for p in parts})}")
+        summaries = [p.summary for p in parts if p.summary is not None]
+        return cls(
+            Tokens.join(p.tokens for p in parts),
+            torch.cat([p.metric for p in parts]),
+            torch.cat(summaries) if len(summaries) == len(parts) else None,
+            parts[0].cells,
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A closed stretch of film with what every stream has in it; streams with nothing in it are left out.
+
+    Attributes:
+        index: 0, 1, 2, ... in time order.
+        start_s: where it begins.
+        end_s: where it ends, > start_s.
+        streams: stream name ("picture", "sound", ...) -> what its encoder made, in time order.
+    """
+
+    index: int
+    start_s: float
+    end_s: float
+    streams: Mapping[str, Encoded] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _need(self.end_s > self.start_s, f"Segment.end_s must be > start_s = {self.start_s}, got {self.end_s}")
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """Something that happens.
+
+    Attributes:
+        start_s: where it begins, in seconds.
+        end_s: where it ends (half-open), >= start_s.
+        text: what happens.
+    """
+
+    start_s: float
+    end_s: float
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        _need(self.end_s >= self.start_s, f"Event.end_s must be >= start_s = {self.start_s}, got {self.end_s}")
+
+    def __str__(self) -> str:
+        return f"{_clock(self.start_s)} - {_clock(self.end_s)}  {self.text}".rstrip()
+
+
+@dataclass(frozen=True)
+class Cite:
+    """A token that an answer rests on: `stream`, its `index` in that stream, and the seconds it stands for."""
+
+    stream: str
+    index: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: as generated, special tokens left out.
+        events: the stretches of time that the text names, in its order.
+        cites: the tokens that overlap those events; empty where no time is named.
+    """
+
+    text: str
+    events: tuple[Event, ...] = ()
+    cites: tuple[Cite, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON line."""
+        return {
+            "text": self.text,
+            "events": [{"start_s": e.start_s, "end_s": e.end_s, "text": e.text} for e in self.events],
+            "cites": [
+                {"stream": c.stream, "index": c.index, "start_s": c.start_s, "end_s": c.end_s} for c in self.cites
+            ],
+        }
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds * 10), 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest / 10:04.1f}"
+
+

@@ -1,0 +1,41 @@
+from setuptools import find_packages, setup
+
+plot = ["matplotlib>=3.8"]
+web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
+train = ["tensorboard>=2.15"]
+dev = [
+    "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
+    "types-PyYAML", "types-tqdm",
+]  # fmt: skip
+
+setup(
+    name="longcompress",
+    version="0.1.0",
+    description="Hours of video with sound as a fixed, declared number of tokens that a language model reads",
+    long_description=open("README.md", encoding="utf8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["longcompress", "longcompress.*"]),
+    package_data={
+        "longcompress": ["py.typed", "weights/*/*", "weights/*/*/*"],
+        "longcompress.train": ["recipes/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.8",
+        "transformers>=5.18,<6",
+        "peft>=0.18",
+        "accelerate>=1.10",
+        "tokenizers>=0.22",
+        "av>=14",
+        "numpy>=1.26",
+        "safetensors>=0.5",
+        "huggingface_hub>=1.0",
+        "jsonargparse[signatures]>=4.35",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+        "rich>=13",
+    ],
+    extras_require={"plot": plot, "web": web, "train": train, "dev": [*dev, *plot, *web, *train]},
+    entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},
+)

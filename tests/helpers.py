@@ -1,0 +1,141 @@
+"""What several tests share: closeness by RMS ratio, packs of segments, and a merge written step by step."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def assert_close(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, rel: float) -> None:
+    """Fails unless RMS(got - want) <= rel * RMS(want), with equal shapes and no value that is not finite."""
+    a, b = _wide(got), _wide(want)
+    assert a.shape == b.shape, f"{name}: shape {a.shape}, want {b.shape}"
+    assert np.isfinite(a).all(), f"{name}: not finite at {np.argwhere(~np.isfinite(a))[:4].tolist()}"
+    error = np.sqrt(np.mean((a - b) ** 2)) if a.size else 0.0
+    scale = np.sqrt(np.mean(b**2)) if b.size else 0.0
+    assert error <= rel * scale, (
+        f"{name}: RMS of the error {error:.3e} over RMS {scale:.3e} is above {rel:.0e}"
+    )
+
+
+def assert_within(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, most: float) -> None:
+    """Fails unless no value of got is further than `most` from want."""
+    a, b = _wide(got), _wide(want)
+    assert a.shape == b.shape, f"{name}: shape {a.shape}, want {b.shape}"
+    error = np.abs(a - b).max(initial=0.0)
+    assert error <= most, f"{name}: greatest difference {error:.3e} is above {most:.0e}"  # false for NaN too
+
+
+def offsets_of(lengths: Sequence[int]) -> Tensor:
+    """(S + 1,) int32: where each of S segments of these lengths begins."""
+    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64)], dtype=torch.int32)
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers, the same on every run."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def drifting_patches(num_frames: int, num_patches: int, width: int, seed: int, still: float = 1e-4) -> Tensor:
+    """(num_frames * num_patches, width) float64, frame by frame: patches that drift, a third by `still`."""
+    rng = np.random.default_rng(seed)
+    frame = rng.standard_normal((num_patches, width))
+    speed = rng.choice([still, 0.05, 0.3], size=(num_patches, 1))
+    frames = []
+    for _ in range(num_frames):
+        frames.append(frame)
+        frame = frame + speed * rng.standard_normal(frame.shape)
+    return torch.from_numpy(np.concatenate(frames))
+
+
+class Merged(NamedTuple):
+    """What `merge_step_by_step` is left with: N tokens in, M groups out."""
+
+    x: np.ndarray  # (M, C) float64 means
+    size: np.ndarray  # (M,) float64 summed weight
+    group: np.ndarray  # (N,) int64 group of each token
+
+
+def mean_over_heads(num_heads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The metric of LongVLM: (n, C) features to (n, C / num_heads)."""
+    return lambda x: x.reshape(len(x), num_heads, -1).mean(axis=1)
+
+
+def merge_step_by_step(
+    x: np.ndarray,
+    *,
+    keep: int = 1,
+    weight: np.ndarray | None = None,
+    schedule: float | Sequence[int] = 0.25,
+    score: str = "ward",
+    order: str = "seat",
+    metric_of: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> Merged:
+    """One segment merged round by round on the wide features x (N, C), in float64 and plain loops.
+
+    Every round takes the metric of the features as they then are. The merge ends where a list of pairs does.
+    """
+    rows = [np.asarray(row, np.float64) for row in x]
+    size = [1.0] * len(rows) if weight is None else [float(w) for w in weight]
+    members = [[i] for i in range(len(rows))]
+    done = 0
+    while len(rows) > keep:
+        n = len(rows)
+        if isinstance(schedule, float):
+            wanted = int(schedule * n)
+        elif done < len(schedule):
+            wanted = schedule[done]
+        else:
+            break
+        pairs = min(max(1, wanted), n // 2, n - keep)
+        metric = metric_of(np.stack(rows))
+        best, partner = {}, {}
+        for i in range(0, n, 2):
+            if n == 1:
+                break
+            scores = _scores(metric, np.array(size), i, score)
+            first = int(np.argmax(scores))  # numpy gives the first of equals
+            best[i], partner[i] = scores[first], 2 * first + 1
+        falling = sorted(best, key=lambda i: (-best[i], i))
+        joins: dict[int, list[int]] = {j: [] for j in range(1, n, 2)}
+        for i in sorted(falling[:pairs]):
+            joins[partner[i]].append(i)
+        alone = falling[pairs:]
+        seats = [*alone, *joins] if order == "reference" else sorted([*alone, *joins])
+        parts = [[i, *joins.get(i, [])] for i in seats]
+        rows = [_mean([rows[i] for i in part], [size[i] for i in part]) for part in parts]
+        size = [sum(size[i] for i in part) for part in parts]
+        members = [[token for i in part for token in members[i]] for part in parts]
+        done += 1
+    group = np.full(len(x), -1)
+    for number, tokens in enumerate(members):
+        group[tokens] = number
+    wide = np.stack(rows) if rows else np.zeros((0, np.asarray(x).shape[1]))
+    return Merged(wide, np.array(size), group)
+
+
+def _scores(metric: np.ndarray, size: np.ndarray, i: int, score: str) -> np.ndarray:
+    """(floor(n / 2),) scores of seat i against each odd seat."""
+    one, odd = metric[i], metric[1::2]
+    if score == "ward":  # a weight of 0 loses nothing by a merge
+        near, far = size[i], size[1::2]
+        both = near + far
+        return -np.where(both > 0, near * far / np.where(both > 0, both, 1), 0) * ((odd - one) ** 2).sum(
+            axis=1
+        )
+    lengths = np.sqrt((one**2).sum()) * np.sqrt((odd**2).sum(axis=1))
+    return np.where(lengths > 0, (odd * one).sum(axis=1) / np.where(lengths > 0, lengths, 1), -1.0)
+
+
+def _mean(rows: list[np.ndarray], sizes: list[float]) -> np.ndarray:
+    """Mean by weight: of one row the row itself, of several rows that weigh nothing zero."""
+    if len(rows) == 1:
+        return rows[0]
+    total = sum(row * size for row, size in zip(rows, sizes, strict=True))
+    return total / sum(sizes) if sum(sizes) > 0 else np.zeros_like(rows[0])
+
+
+def _wide(x: Tensor | np.ndarray) -> np.ndarray:
+    return x.detach().double().numpy() if isinstance(x, Tensor) else np.asarray(x, np.float64)

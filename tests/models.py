@@ -1,0 +1,113 @@
+"""Small random models of real classes, for tests."""
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from longcompress.config import (
+    BudgetConfig,
+    HostConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    SoundConfig,
+    VisionConfig,
+)
+from longcompress.encoders import SoundEncoder, VisionEncoder
+from longcompress.hosts import CausalHost
+from longcompress.hosts.words import word_tokenizer
+from longcompress.model import LongCompress
+from longcompress.types import Tokens
+
+WORDS = "when does the what is happens between and appear seen to from answer nothing".split()
+WIDTHS = {"picture": 32, "sound": 16}
+
+
+def tokenizer():
+    """A small word tokenizer."""
+    return word_tokenizer(WORDS, ["red", "blue"], ["ball", "box"], num_tens=60)
+
+
+def language_model(kind: str = "llama", vocabulary: int | None = None) -> PreTrainedModel:
+    """A random causal language model, 32 wide."""
+    torch.manual_seed(7)
+    shape = {
+        "vocab_size": vocabulary or len(tokenizer()), "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
+    }  # fmt: skip
+    model = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}[kind]
+    return model[0](model[1](**shape)).eval()
+
+
+def host(kind: str = "llama", **options) -> CausalHost:
+    """A host of that language model with time embeddings that say something."""
+    torch.manual_seed(5)
+    config = HostConfig(mark="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options)
+    made = CausalHost(language_model(kind), tokenizer(), config, WIDTHS).eval()
+    if made.time is not None:
+        torch.nn.init.normal_(made.time.table, std=0.1)
+        torch.nn.init.normal_(made.time.size, std=0.1)
+    return made
+
+
+def tokens(num: int, width: int, seed: int, duration_s: float = 60.0) -> Tokens:
+    """Random tokens by time."""
+    draw = torch.Generator().manual_seed(seed)
+    time_s = (torch.rand(num, generator=draw, dtype=torch.float64) * (duration_s - 1)).sort().values
+    start_s = time_s.floor()
+    size = torch.randint(1, 9, (num,), generator=draw).float()
+    return Tokens(torch.randn(num, width, generator=draw), size, time_s, start_s, start_s + 1)
+
+
+def model(**changes) -> LongCompress:
+    """A whole random model: CLIP tower of 2 x 2 patches, Whisper encoder of 1 s windows, Llama."""
+    torch.manual_seed(11)
+    config = ModelConfig(
+        name="test",
+        media=MediaConfig(size_px=16),
+        vision=VisionConfig(base="./vision", layer=-2, summary_layers=2, width=8, block=4),
+        sound=SoundConfig(base="./sound", pool=5, width=8, summary=True),
+        segments=SegmentConfig(length_s=5.0),
+        merge=MergeConfig(detail={"picture": 12, "*": 5}),
+        memory=MemoryConfig(kind="mean"),
+        budget=BudgetConfig(tokens=64),
+        host=HostConfig(
+            base="./lm", mark_s=5.0, mark="{start}", question="{question} answer", max_offset_s=16, max_new_tokens=6,
+            events="what happens between {start} and {end}",
+        ),
+    )  # fmt: skip
+    config = ModelConfig(**{**config.__dict__, **changes})
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=16,
+            patch_size=8,
+        )
+    )  # fmt: skip
+    sound = WhisperEncoder(
+        WhisperConfig(
+            vocab_size=8, num_mel_bins=16, d_model=16, encoder_layers=1, encoder_attention_heads=2,
+            encoder_ffn_dim=32, max_source_positions=20, decoder_layers=1, decoder_attention_heads=2,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+            architectures=["WhisperEncoder"],
+        )
+    )  # fmt: skip
+    extractor = WhisperFeatureExtractor(feature_size=16, hop_length=1600, chunk_length=4, n_fft=1600)
+    eyes = VisionEncoder(vision, config.vision, 16)
+    ears = SoundEncoder(sound, extractor, config.sound)
+    reader = CausalHost(
+        language_model(), tokenizer(), config.host, {"picture": eyes.width, "sound": ears.width}
+    )
+    return LongCompress(config, eyes, ears, reader).eval()

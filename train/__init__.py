@@ -1,0 +1,1 @@
+"""Training: the recipes of this project run on transformers' Trainer."""

@@ -1,0 +1,167 @@
+"""Films for training the tiny model: clips drawn and encoded once, spliced into films as they are needed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from ..compress import Compressor, Hold, Mean, Piece
+from ..config import MergeConfig
+from ..encoders import Blocks
+from ..hosts import Example, Film
+from ..model import LongCompress
+from ..quiz import ask
+from ..scenes import Happening, frames, make_scene, sound
+from ..segments import Segmenter
+from ..types import Frames, Sound, Tokens
+from .towers import DRAWN_PX, half
+
+ENDLESS = 1 << 40  # tokens; a bank's holds are never brought down
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A short film as a hold: pieces, the sums its global tokens are made of, what happens in it."""
+
+    pieces: list[Piece]
+    memory: dict[str, Mean]
+    happenings: tuple[Happening, ...]
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What films of a stage of training are like.
+
+    Attributes:
+        steps: optimizer steps of the stage.
+        films: films a step.
+        clips: clips a film has, drawn from these.
+        questions: questions about each film.
+        shares: tokens kept, as a share of the raw ones, drawn from these.
+        kinds: weight of each kind of question; empty: all alike.
+    """
+
+    steps: int
+    films: int
+    clips: tuple[int, ...]
+    questions: int
+    shares: tuple[float, ...]
+    kinds: dict[str, float]
+
+
+def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s: float) -> Clip:
+    """Draw a scene, encode it as `watch` would (but for the codec), and close its segments."""
+    scene = make_scene(seed, duration_s)
+    time_s = np.arange(0, duration_s, 1 / model.config.media.rate_fps)
+    pixels = half(frames(scene, time_s, size_px=DRAWN_PX))
+    assert model.vision is not None and model.sound is not None
+    parts = {
+        "picture": (model.vision, Frames(pixels, torch.from_numpy(time_s), 1 / model.config.media.rate_fps)),
+        "sound": (model.sound, Sound(torch.from_numpy(sound(scene, 0.0, duration_s)), 0.0)),
+    }
+    hold, segmenter = Hold(), Segmenter(model.config.segments, model.streams)
+    for name, (tower, part) in parts.items():
+        blocks = Blocks(tower.encode, tower.config.block if name == "picture" else tower.block)  # type: ignore
+        for encoded in blocks.push(part) + blocks.flush():
+            for segment in segmenter.push(name, encoded):
+                compressor.close(hold, segment, ENDLESS)
+        for segment in segmenter.finish(name):
+            compressor.close(hold, segment, ENDLESS)
+    memory = {k: v for k, v in hold.memory.items() if isinstance(v, Mean)}
+    return Clip(hold.pieces, memory, scene.happenings, duration_s)
+
+
+def make_bank(
+    model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int]
+) -> list[Clip]:
+    """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets settle the same)."""
+    merge: MergeConfig = replace(model.config.merge, detail=detail)
+    compressor = Compressor(merge, model.config.budget, model.compressor.memory)
+    return [make_clip(model, compressor, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]
+
+
+def splice(clips: Sequence[Clip], offset_s: float) -> tuple[Hold, list[Happening], float]:
+    """(hold, what happens, duration) of clips one after the other; times of the hold start at offset_s."""
+    hold, happenings, at = Hold(), [], 0.0
+    for clip in clips:
+        hold.pieces += [_shift(p, at + offset_s) for p in clip.pieces]
+        for name, mean in clip.memory.items():
+            before = hold.memory.get(name)
+            if isinstance(before, Mean):
+                mean = Mean(before.total + mean.total, before.count + mean.count)
+            hold.memory[name] = mean
+        happenings += [replace(h, start_s=h.start_s + at, end_s=h.end_s + at) for h in clip.happenings]
+        at += clip.duration_s
+    return hold, happenings, at
+
+
+def _shift(piece: Piece, by_s: float) -> Piece:
+    def moved(t: Tokens) -> Tokens:
+        return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
+
+    groups = {n: replace(g, tokens=moved(g.tokens)) for n, g in piece.groups.items()}
+    return replace(piece, start_s=piece.start_s + by_s, end_s=piece.end_s + by_s, groups=groups)
+
+
+class Films(IterableDataset[list[Example]]):
+    """Endless batches of spliced films with questions, stage after stage (the last one goes on).
+
+    Args:
+        bank: clips.
+        compressor: settles the budgets.
+        mixes: the stages.
+        seed: of everything drawn.
+        raw_a_second: raw tokens a second of film has, which shares are counted from.
+        offset_tens: films begin at a random time below ten times this (half of them at 0).
+    """
+
+    def __init__(
+        self, bank: list[Clip], compressor: Compressor, mixes: Sequence[Mix], seed: int, raw_a_second: float,
+        offset_tens: int,
+    ) -> None:  # fmt: skip
+        self.bank, self.compressor, self.mixes, self.seed = bank, compressor, list(mixes), seed
+        self.raw_a_second, self.offset_tens = raw_a_second, offset_tens
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        torch.set_num_threads(1)
+        number = first
+        while True:
+            yield self.batch(number)
+            number += step
+
+    def batch(self, number: int) -> list[Example]:
+        """The films of step `number`; a pure function of it and the seed."""
+        left = number
+        for mix in self.mixes:
+            if left < mix.steps:
+                break
+            left -= mix.steps
+        random = np.random.default_rng([self.seed, number])
+        num_clips, share = int(random.choice(mix.clips)), float(random.choice(mix.shares))
+        return [self._film(mix, num_clips, share, random) for _ in range(mix.films)]
+
+    def _film(self, mix: Mix, num_clips: int, share: float, random: np.random.Generator) -> Example:
+        clips = [self.bank[i] for i in random.integers(len(self.bank), size=num_clips)]
+        length = sum(c.duration_s for c in clips)
+        room = max(1, self.offset_tens - int(length // 10) - 1)
+        offset = 10 * int(random.integers(room)) if random.random() < 0.5 else 0
+        hold, happenings, duration_s = splice(clips, float(offset))
+        return self.example(hold, happenings, duration_s, share, mix.questions, mix.kinds, random, offset)
+
+    def example(
+        self, hold: Hold, happenings: list[Happening], duration_s: float, share: float, num: int,
+        kinds: dict[str, float], random: np.random.Generator, offset_s: int = 0,
+    ) -> Example:  # fmt: skip
+        """One film settled to `share` of its raw tokens, with questions and answers."""
+        budget = max(8, round(share * self.raw_a_second * duration_s))
+        streams, globals_, _ = self.compressor.settle(hold, budget)
+        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        asked = ask(happenings, duration_s, num=num, generator=random, offset_s=offset_s, **options)
+        return Example(Film(streams, globals_, budget), [(q.text, q.answer) for q in asked])

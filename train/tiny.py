@@ -1,0 +1,149 @@
+"""Remake the embedded model: towers, clips, language model. `longcompress train tiny --out FOLDER`."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..compress import Compressor
+from ..config import load_config
+from ..hosts.prompt import encode
+from ..model import LongCompress
+from ..presets import new_tiny
+from ..scenes import OBJECTS, SOUNDS
+from .bank import Clip, Films, Mix, make_bank
+from .trainer import run
+from .towers import Drawn, PictureTask, SoundTask, TowerConfig, score
+
+RECIPE = Path(__file__).parent / "recipes" / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """All of it.
+
+    Attributes:
+        seed: of weights and films; films of training have scene numbers that evaluation never uses.
+        width, layers: of the language model.
+        picture, sound: training of the towers.
+        clips: clips in the bank.
+        clip_s: length of each.
+        detail: tokens a segment of the bank keeps at least, per stream.
+        mixes: stages of the language model's training, one after the other.
+        lr: highest learning rate of the language model.
+        warmup: steps to it.
+        decay: share of the steps, at the end, in which it falls to a tenth.
+        offset_tens: marks that are trained.
+        threads: torch threads of the training process.
+    """
+
+    seed: int = 0
+    width: int = 128
+    layers: int = 4
+    picture: TowerConfig = field(default_factory=lambda: TowerConfig(3000, 64, 2e-3))
+    sound: TowerConfig = field(default_factory=lambda: TowerConfig(300, 16, 2e-3))
+    clips: int = 1500
+    clip_s: float = 60.0
+    detail: dict[str, int] = field(default_factory=lambda: {"picture": 48, "*": 10})
+    mixes: list[Mix] = field(default_factory=list)
+    lr: float = 2e-3
+    warmup: int = 60
+    decay: float = 0.4
+    offset_tens: int = 1080
+    threads: int = 1
+
+
+def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str = "towers") -> Path:
+    """Train the embedded model from nothing (or from a saved stage) and save it in `out`.
+
+    Args:
+        out: folder; stages are kept in it, so that an interrupted run goes on with start="bank" or "lm".
+        recipe: None: train/recipes/tiny.yaml.
+        start: "towers", "bank" or "lm".
+    """
+    out = Path(out)
+    recipe = recipe or load_config(TinyRecipe, RECIPE)
+    torch.set_num_threads(recipe.threads)
+    begin = time.perf_counter()
+    if start == "towers":
+        model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+        heads = train_towers(model, recipe, out)
+        model.save_pretrained(out / "towers")
+        torch.save({k: v.state_dict() for k, v in heads.items()}, out / "towers" / "heads.pt")
+    if start in ("towers", "bank"):
+        trained = LongCompress.from_pretrained(out / "towers", device="cpu")
+        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
+        torch.save(make_bank(trained, seeds, recipe.clip_s, recipe.detail), out / "bank.pt")
+    trained = LongCompress.from_pretrained(out / "towers", device="cpu")
+    model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+    model.vision, model.sound = trained.vision, trained.sound
+    bank: list[Clip] = torch.load(out / "bank.pt", weights_only=False)
+    heads = torch.load(out / "towers" / "heads.pt")
+    align(model, bank, heads)
+    train_lm(model, bank, recipe, out)
+    model.eval().save_pretrained(out / "model", include_base=True)
+    report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}
+    (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    return out / "model"
+
+
+def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
+    """Both towers on drawn scenes; returns their linear heads."""
+    assert model.vision is not None and model.sound is not None
+    tasks: dict[str, PictureTask | SoundTask] = {"picture": PictureTask(model.vision), "sound": SoundTask(model.sound)}
+    for kind, task in tasks.items():
+        config: TowerConfig = getattr(recipe, kind)
+        task.requires_grad_(True)
+        data = Drawn(kind, recipe.seed + 500, config.seconds)
+        run(task, data, None, steps=config.steps, batch=config.batch, lr=config.lr, warmup=30, decay=0.5,
+            out=out / kind, workers=1, seed=recipe.seed)  # fmt: skip
+        fresh = iter(DataLoader(Drawn(kind, recipe.seed + 900, config.seconds), batch_size=64))
+        print(f"{kind} tower, share right on unseen scenes: {score(task, fresh, 20)}", flush=True)
+        task.requires_grad_(False).eval()
+    return {kind: task.head for kind, task in tasks.items()}
+
+
+@torch.no_grad()
+def align(model: LongCompress, bank: list[Clip], heads: dict[str, dict[str, Tensor]], num_clips: int = 100) -> None:
+    """Start the projectors where a token's features give the embedding of what the tower's head sees in it."""
+    table = model.host.lm.get_input_embeddings().weight
+    names = {"picture": OBJECTS, "sound": SOUNDS}
+    for stream, known in names.items():
+        x = torch.cat([p.groups[stream].tokens.x for c in bank[:num_clips] for p in c.pieces]).float()
+        logits = x @ heads[stream]["weight"].t() + heads[stream]["bias"]
+        words = torch.stack([table[encode(model.host.tokenizer, n)].mean(0) for n in known])
+        if stream == "picture":  # the last class is the background
+            target = logits.softmax(-1)[:, :-1] @ words
+        else:
+            target = logits.sigmoid() @ words
+        ones = torch.ones(len(x), 1)
+        fit = torch.linalg.lstsq(torch.cat([x, ones], 1), target).solution
+        linear: Any = model.host.project[stream]
+        linear.weight.copy_(fit[:-1].t())
+        linear.bias.copy_(fit[-1])
+    for layer in model.host.lm.model.layers:  # begin as a matcher: alike attends to alike and hands itself on
+        attention = layer.self_attn
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        attention.o_proj.weight.copy_(attention.v_proj.weight.t())
+
+
+def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Path) -> None:
+    """The language model and its projectors on spliced films."""
+    model.requires_grad_(False)
+    model.host.requires_grad_(True)
+    detail = replace(model.config.merge, detail=recipe.detail)
+    compressor = Compressor(detail, model.config.budget, model.compressor.memory)
+    raw = 16 * model.config.media.rate_fps + 1
+    films = Films(bank, compressor, recipe.mixes, recipe.seed, raw, recipe.offset_tens)
+    steps = sum(m.steps for m in recipe.mixes)
+
+    def collate(items: list[Any]) -> dict[str, Tensor]:
+        return model.host.collate(items[0])
+
+    run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup, decay=recipe.decay,
+        out=out / "lm", workers=1, seed=recipe.seed, bf16=True, save_every=1000)  # fmt: skip
