@@ -55,8 +55,9 @@ def attend(
     want = (len(at) - 1, len(query), x.shape[1])
     if state is None:
         state = start_state(*want, device=x.device)
-    elif tuple(state.acc.shape) != want:
-        raise ValueError(f"state must be for (S, E, C) = {want}, got {tuple(state.acc.shape)}")
+    elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
+        got = [tuple(part.shape) for part in state]
+        raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
     return attend_reference(query, x, at, bias, state)
 
 

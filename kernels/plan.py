@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._dispatch import check_offsets
+from ._means import means_of, shares_of
 
 Schedule = float | Sequence[int]
 Score = Literal["ward", "cosine"]
@@ -46,13 +47,14 @@ def plan(
     A round over n tokens matches even seats against odd ones and merges the best
     r = min(max(1, floor(schedule * n)), floor(n / 2), n - keep) pairs; a merged group keeps its odd token's seat.
     Stopping after a full round (one that `keep` did not shorten) and planning on from the group means and masses
-    gives the plan of going through. Ties go to the lowest seat. Nothing here has a gradient.
+    gives the plan of going through (after several rounds at once the means may differ in the last bit, and then a
+    tie may fall otherwise). Ties go to the lowest seat. Nothing here has a gradient.
 
     Args:
         metric: (N, d) float, a linear map of the features; float64 is worked in float64, all else in float32.
         offsets: (S + 1,) int32, where each segment's tokens begin.
         keep: groups a segment may have at most, >= 1: one number or (S,).
-        weight: (N,) how many raw tokens each one stands for, >= 0; None: one each.
+        weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector); None: 1.
         schedule: share of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one repeats).
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
         order: "seat", or "reference": between rounds and in the result, tokens left alone by falling score, then
@@ -101,7 +103,11 @@ def plan_reference(
     device = metric.device
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     num = metric.shape[0]
-    weight = torch.ones(num, device=device) if weight is None else weight.detach().float()
+    if weight is None:
+        weight = torch.ones(num, device=device)
+    else:
+        weight = weight.detach().float()
+        metric = metric.masked_fill((weight == 0)[:, None], 0)  # what counts for nothing is nowhere, before and after
     lengths = [b - a for a, b in zip(at, at[1:], strict=False)]
     kept = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
     starts = [0]
@@ -172,19 +178,13 @@ def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order)
 
 
 def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
-    """Means (S, left, d) and masses (S, left) after a round; a token that nothing joined keeps its bits."""
-    num_segments, n, d = x.shape
+    """Means (S, left, d) and masses (S, left) after a round, by the arithmetic of `pool`."""
+    num_segments, _, d = x.shape
     flat = (target + left * torch.arange(num_segments, device=w.device)[:, None]).reshape(-1)
-    size = num_segments * left
-    members = torch.zeros(size, dtype=torch.int64, device=w.device).index_add_(0, flat, torch.ones_like(flat))
-    mass = w.new_zeros(size).index_add_(0, flat, w.reshape(-1))
-    joined = members[flat] > 1
-    joins = flat[joined]
-    share = torch.where(mass > 0, 1 / mass, torch.zeros_like(mass))[joins] * w.reshape(-1)[joined]
-    out = x.new_zeros(size, d)
-    out[flat[~joined]] = x.reshape(-1, d)[~joined]
-    out.index_add_(0, joins, x.reshape(-1, d)[joined] * share[:, None])
-    return out.view(num_segments, left, d), mass.view(num_segments, left)
+    mass = w.new_zeros(num_segments * left).index_add_(0, flat, w.reshape(-1))
+    share = shares_of(flat, w.reshape(-1), mass, x.dtype)
+    means = means_of(x.reshape(-1, d), flat, share, num_segments * left)
+    return means.view(num_segments, left, d), mass.view(num_segments, left)
 
 
 def _best(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ def _over_weights(dots: Tensor, w: Tensor, spare: Tensor | None) -> Tensor:
     near, far = inverse[:, 0::2, None], inverse[:, None, 1::2]
     if spare is None:
         return dots / (near + far)
-    if bool((w == w[:, :1]).all()):  # one large segment of equal weights: the order of its scores is the same
+    if bool((w == w[:, :1]).all() and w[0, 0] > 0):  # one large segment of equal weights: its order is the same
         return dots
     return torch.div(dots, torch.add(near[0], far[0], out=spare[: dots.shape[1]])[None], out=dots)
 
@@ -259,8 +259,10 @@ def _keep_of(keep: int | Tensor, num_segments: int) -> list[int]:
                 f"got {tuple(keep.shape)} {keep.dtype}"
             )
         kept: list[int] = keep.tolist()
-    else:
+    elif isinstance(keep, int) and not isinstance(keep, bool):
         kept = [keep] * num_segments
+    else:
+        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {keep!r}")
     if any(k < 1 for k in kept):
         raise ValueError(f"keep must be >= 1 for every segment, got {min(kept)}")
     return kept
@@ -277,7 +279,7 @@ def _check(
     if isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
             raise ValueError(f"schedule must be a share in (0, 0.5] or a list of pairs a round, got {schedule}")
-    elif not len(schedule) or any(r < 1 for r in schedule):
+    elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
     for name, value, known in (
         ("score", score, ("ward", "cosine")),

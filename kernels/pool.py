@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._means import means_of, shares_of
 from .plan import Plan
 
 
@@ -20,7 +21,9 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
     Raises:
         ValueError: if the plan is for another number of tokens.
     """
-    if x.dim() != 2 or plan.group.shape != x.shape[:1]:
+    if x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
+    if plan.group.shape != x.shape[:1]:
         raise ValueError(f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}")
     return pool_reference(x, plan)
 
@@ -33,14 +36,16 @@ def pool_reference(x: Tensor, plan: Plan) -> Tensor:
 
 def unpool(y: Tensor, plan: Plan) -> Tensor:
     """(N, C): each token's group's row of y (M, C). The inverse of `pool` wherever a group's tokens were equal."""
-    if y.shape[:1] != plan.mass.shape:
-        raise ValueError(f"plan makes {plan.mass.shape[0]} groups, y has {len(y)}: (M, C) = {tuple(y.shape)}")
+    if y.dim() != 2 or y.shape[:1] != plan.mass.shape:
+        raise ValueError(f"y must be (M, C), M = {plan.mass.shape[0]} groups of the plan, got {tuple(y.shape)}")
     return y.index_select(0, plan.group.long())
 
 
 def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """((M,), (M,)): the least of low (N,) and the greatest of high (N,) over the tokens of each group."""
     group, num = plan.group.long(), len(plan.mass)
+    if low.shape != group.shape or high.shape != group.shape or not low.is_floating_point():
+        raise ValueError(f"low and high must be (N,) = ({len(group)},) float, got {low.shape} and {high.shape}")
     least = low.new_full((num,), float("inf")).scatter_reduce_(0, group, low, "amin")
     most = high.new_full((num,), float("-inf")).scatter_reduce_(0, group, high, "amax")
     return least, most
@@ -51,19 +56,10 @@ class _Pool(torch.autograd.Function):
     def forward(ctx, x, group, weight, mass):  # type: ignore[no-untyped-def]
         wide = torch.promote_types(x.dtype, torch.float32)
         index = group.long()
-        total = mass.to(wide)
-        share = torch.where(total > 0, 1 / total, torch.zeros_like(total))[index] * weight.to(wide)
-        share = torch.where(weight == mass[index], torch.ones_like(share), share)  # alone: the token as it is
-        share = torch.where(mass[index] > 0, share, torch.zeros_like(share))
+        share = shares_of(index, weight, mass, wide)
         ctx.save_for_backward(index, share)
         ctx.dtype = x.dtype
-        by_group = index.argsort(stable=True)
-        count = torch.bincount(index, minlength=len(mass))
-        first = count.cumsum(0) - count
-        out = torch.nn.functional.embedding_bag(
-            by_group, x.to(wide), first, mode="sum", per_sample_weights=share[by_group]
-        )
-        return out.to(x.dtype)
+        return means_of(x.to(wide), index, share, len(mass)).to(x.dtype)
 
     @staticmethod
     @once_differentiable

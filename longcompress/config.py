@@ -285,6 +285,8 @@ def _cast(hint: Any, value: Any, name: str) -> Any:
             return value
     elif origin is list and isinstance(value, list | tuple):
         return [_cast(typing.get_args(hint)[0], v, name) for v in value]
+    elif origin is tuple and isinstance(value, list | tuple):  # tuple[T, ...]
+        return tuple(_cast(typing.get_args(hint)[0], v, name) for v in value)
     elif origin is dict and isinstance(value, dict):
         of = typing.get_args(hint)[1]
         return {str(k): _cast(of, v, f"{name}.{k}") for k, v in value.items()}

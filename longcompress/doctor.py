@@ -57,7 +57,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Everything that was looked at, needed things first."""
-    checks = [_python(), *(_package(name, spec, None) for name, spec in NEEDED.items())]
+    checks: list[Check | None] = [_python(), *(_package(name, spec, None) for name, spec in NEEDED.items())]
     checks += [_decoder(), _film(), _gpu(), _triton(), _vision_trap(), _embedded()]
     for extra, packages in EXTRAS.items():
         checks += [_package(name, spec, extra) for name, spec in packages.items()]

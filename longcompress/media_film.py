@@ -126,6 +126,8 @@ class Film:
                     if packet.size:
                         yield packet
                 return
+            except IndexError:  # PyAV (18.1) at the end of a file in which further tracks turned up
+                return
             except av.FFmpegError as error:
                 self.read_error = str(error)
             if self.handle.failure is not None or self.handle.stop.is_set():
@@ -142,9 +144,8 @@ class Film:
         tick_s = float(self.audio.time_base or 1 / self.audio.sample_rate)
         for frame in frames:
             stamp = frame.pts
-            yield from self.sound.push(
-                frame, None if stamp is None else round(stamp * tick_s - self.origin_s, 9)
-            )
+            time_s = None if stamp is None else round(stamp * tick_s - self.origin_s, 9)
+            yield from self.sound.push(frame, time_s)
 
     def _end_s(self) -> float:
         ends = [0.0]
@@ -174,6 +175,8 @@ class Film:
                 yield f"{what} gave no picture"
             if picture.num_bad:
                 yield f"{what}: {picture.num_bad} packets were lost, first at {picture.first_bad_s:.1f} s"
+            if picture.pictures.num_bad:
+                yield f"{what}: {picture.pictures.num_bad} pictures could not be scaled"
             if picture.num_inexact:
                 yield f"{what}: a key frame did not stand by itself; a picture before it may be missing"
             if complaint := picture.clock.complaint():
@@ -182,8 +185,8 @@ class Film:
             what = f"sound track {self.audio.index}"
             if not sound.num_given:
                 yield f"{what} gave no sound"
-            if self.num_bad_sound:
-                yield f"{what}: {self.num_bad_sound} packets were lost"
+            if num_bad := self.num_bad_sound + sound.num_bad:
+                yield f"{what}: {num_bad} packets were lost"
             if complaint := sound.complaint():
                 yield f"{what}: {complaint}"
         header_s = (self.container.duration or 0) / 1e6

@@ -88,7 +88,7 @@ class Pictures:
         self.tolerance_s = tolerance_s
         self.step_s = 1.0 / config.rate_fps
         self.end_s = 0.0
-        self.num_given = 0
+        self.num_given = self.num_bad = 0
         self._index = 0
         self._shown: tuple[av.VideoFrame, float] | None = None
         self._scaled: np.ndarray | None = None
@@ -143,7 +143,11 @@ class Pictures:
             if time_s <= self._given_s:
                 continue
             if self._scaled is None:
-                self._scaled = self._scale(frame)
+                try:
+                    self._scaled = self._scale(frame)
+                except av.FFmpegError:
+                    self.num_bad += 1
+                    continue
             self._given_s = time_s
             self.num_given += 1
             self._pixels.append(self._scaled)

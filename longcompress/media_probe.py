@@ -161,7 +161,7 @@ def _scan(container: InputContainer, info: MediaInfo) -> MediaInfo:
             if packet.stream is video and packet.is_keyframe:
                 gap = gap if key is None else max(gap or 0.0, time - key)
                 key = time
-    except av.FFmpegError:
+    except (av.FFmpegError, IndexError):  # IndexError: PyAV (18.1), where further tracks turned up
         pass  # a damaged end: what was read counts
     if key is not None:
         gap = max(gap or 0.0, end - key)

@@ -11,6 +11,7 @@ from .types import Sound
 _JUMP_S = 3600.0  # a larger step in the time stamps is a lying stamp
 _BACK_S = 1.0  # a step back up to this is a repeat, a larger one a restart
 _GAP_S = 0.05  # sound that is off by less is contiguous
+_LEAST_HZ = 1000  # a lower rate is a damaged header, and would make hours of a packet
 _FILL_S = 60.0  # a longer gap in the sound starts a new stretch
 
 
@@ -21,7 +22,7 @@ class SoundTrack:
         self.rate_hz = rate_hz
         self.end_s = 0.0
         self.num_given = 0
-        self.num_filled = self.num_cut = self.num_lying = 0
+        self.num_filled = self.num_cut = self.num_lying = self.num_bad = 0
         self._resampler: av.AudioResampler | None = None
         self._shape: tuple[str, str, int] | None = None
         self._anchor_s: float | None = None
@@ -35,6 +36,9 @@ class SoundTrack:
     def push(self, frame: av.AudioFrame, time_s: float | None) -> Iterator[Sound]:
         """What the sound that begins at `time_s` (None: right after the last) completes."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if frame.sample_rate < _LEAST_HZ:
+            self.num_bad += 1
+            return
         if self._anchor_s is None:
             first_s = time_s if time_s is not None and abs(time_s) <= _JUMP_S else 0.0
             self.num_lying += time_s is not None and time_s != first_s
@@ -52,10 +56,9 @@ class SoundTrack:
         if self._resampler is None:
             self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
             self._shape = shape
-        self._fed += frame.samples
         frame.pts = None
-        for part in self._resampler.resample(frame):
-            self._add(part)
+        if self._resample(frame):
+            self._fed += frame.samples
         yield from self._give()
 
     def complaint(self) -> str | None:
@@ -86,21 +89,33 @@ class SoundTrack:
             yield from self._give(everything=True)
             self._start_s, self._written = time_s, 0
         elif gap > 0:
-            self.num_filled += 1
+            self.num_filled += gap > _GAP_S * self.rate_hz
             self._parts.append(np.zeros(gap, np.float32))
             self._num_parts += gap
             yield from self._give()
         elif gap < 0:
-            self.num_cut += 1
+            self.num_cut += -gap > _GAP_S * self.rate_hz
             self._skip = -gap
         self._anchor_s, self._fed = time_s, 0
 
     def _drain(self) -> None:
         if self._resampler is not None:
-            for part in self._resampler.resample(None):
-                if part is not None:
-                    self._add(part)
+            self._resample(None)
             self._resampler = None
+
+    def _resample(self, frame: av.AudioFrame | None) -> bool:
+        """Adds what the resampler makes of a frame (None: of what it still holds), False where it can't."""
+        assert self._resampler is not None
+        try:
+            parts = self._resampler.resample(frame)
+        except av.FFmpegError:
+            self.num_bad += 1
+            self._resampler = None
+            return False
+        for part in parts:
+            if part is not None:
+                self._add(part)
+        return True
 
     def _add(self, part: av.AudioFrame) -> None:
         samples = part.to_ndarray().reshape(-1)  # (n,)

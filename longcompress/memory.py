@@ -37,6 +37,7 @@ class VideoMemory:
         identity: of the towers and compressor that made it.
         members: stream -> (n_raw,) int32 token of each raw one, by picture and cell; empty unless asked for.
         model: what answers.
+        stats: what watching took, where it was watched in this process.
     """
 
     streams: dict[str, Tokens]
@@ -47,6 +48,7 @@ class VideoMemory:
     identity: str = ""
     members: dict[str, Tensor] = field(default_factory=dict)
     model: LongCompress | None = field(default=None, repr=False)
+    stats: dict[str, float] = field(default_factory=dict, repr=False)
     _prefix: Prefix | None = field(default=None, repr=False)
 
     @property

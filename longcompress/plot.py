@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def _outline(axes: Any, number: NDArray[np.int32]) -> None:
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, capstyle="projecting"))
 
 
-def _figure(width: float, height: float, layout: str = "constrained") -> Any:
+def _figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Any:
     """A figure of its own, in inches: no window, no global state."""
     try:
         from matplotlib.figure import Figure
@@ -249,7 +249,7 @@ def _time_axis(axes: Any, duration_s: float) -> None:
     step = _nice_step(duration_s / 8)
     ticks = np.arange(0, duration_s + step * 0.01, step)
     axes.set_xlim(0, duration_s)
-    axes.set_xticks(ticks, [_clock(t, hours=duration_s >= 3600) for t in ticks])
+    axes.set_xticks(ticks, [_clock(float(t), hours=duration_s >= 3600) for t in ticks])
     axes.set_xlabel("time in the film (h:mm:ss)" if duration_s >= 3600 else "time in the film (m:ss)")
     axes.grid(axis="x", color=FAINT, linewidth=0.8, zorder=0)
     axes.set_axisbelow(True)
@@ -259,7 +259,7 @@ def _time_axis(axes: Any, duration_s: float) -> None:
     axes.tick_params(colors=INK)
 
 
-def _histogram(tokens: Tokens, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _histogram(tokens: Tokens, edges: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Tokens between each two edges, by mean time."""
     time_s = tokens.time_s.to("cpu", torch.float64).numpy().clip(edges[0], edges[-1])
     return np.histogram(time_s, edges)[0].astype(np.float64)

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import media
 from .compress import Hold
+from .config import MediaConfig
 from .encoders import Blocks
 from .memory import VideoMemory
 from .model import LongCompress
@@ -91,7 +92,6 @@ class Session:
         self._end_s: dict[str, float] = {}
         self._raw = 0
         self._encode_s = self._merge_s = 0.0
-        self._skipped = 0
         self._closed = False
 
     def push(self, part: Frames | Sound) -> list[Happened]:
@@ -108,7 +108,7 @@ class Session:
             return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
         self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
         if isinstance(part, Frames):
-            part = Frames(media.fit(part.pixels, self.model.config.media), part.time_s, part.step_s)
+            part = Frames(_fit(part.pixels, self.model.config.media), part.time_s, part.step_s)
         out: list[Happened] = []
         for encoded in self._encode(name, part):
             out += self._close(self._segmenter.push(name, encoded))
@@ -160,9 +160,7 @@ class Session:
         for name, blocks in self._blocks.items():
             for encoded in self._timed(blocks.flush):
                 out += self._close(self._segmenter.push(name, encoded))
-        for segment_list in (self._segmenter.flush(),):
-            out += self._close(segment_list)
-        return out
+        return out + self._close(self._segmenter.flush())
 
     def close(self) -> list[Happened]:
         """`flush`, and take in nothing more."""
@@ -239,38 +237,78 @@ def watch(
     progress: bool = True,
     protocols: Sequence[str] = ("file",),
     keep_members: bool = False,
-) -> VideoMemory | list[VideoMemory]:
-    """Decode, encode and compress a film once; a list of films gives a list of memories.
+) -> Any:
+    """Decode, encode and compress a film once, in bounded memory.
 
     Args:
         model: what watches.
-        source: path, URL, file object, arrays (`media.arrays`), or a list of these.
+        source: path, URL, file object, arrays (`media.arrays`), or a list of paths and such: a list of films.
         budget: tokens the memory will have (or all there are, if the film has fewer); None: the model's default.
         progress: show a bar with rate and time left.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
-        keep_members: remember which raw token went where; needed to plot merged patches.
+        keep_members: remember which raw token went where; needed to plot merged patches. This grows with the film.
+
+    Returns:
+        VideoMemory, or a list of them for a list of films.
+
+    Raises:
+        ValueError, FileNotFoundError: what can't be read, a budget too small.
     """
-    if isinstance(source, list | tuple):
-        options: dict[str, Any] = {"progress": progress, "protocols": protocols, "keep_members": keep_members}
-        return [watch(model, one, budget, **options) for one in source]  # type: ignore[misc]
-    info = media.probe(source, protocols=protocols)
-    has = {"picture": info.has_pictures, "sound": info.has_sound}
-    streams = [n for n in model.streams if has[n]]
-    if not streams:
-        raise ValueError(
-            f"source {info.name} has none of the streams {model.streams} that model {model.config.name!r} takes in"
-        )
+    if isinstance(source, list | tuple) and not any(isinstance(s, Frames | Sound) for s in source):
+        return [
+            watch(model, one, budget, progress=progress, protocols=protocols, keep_members=keep_members)
+            for one in source
+        ]
+    streams, duration_s, name = _expect(model, source, protocols)
     session = Session(model, budget, streams=streams, keep_members=keep_members)
-    config = model.config.media
+    config = replace(
+        model.config.media, pictures="picture" in streams, sound="sound" in streams,
+    )  # fmt: skip
     with media.read(source, config, protocols=protocols) as parts:
-        bar = _bar(parts, info.duration_s, info.name) if progress else parts
-        for part in bar:
+        for part in _bar(parts, duration_s, name) if progress else parts:
             session.push(part)
     session.close()
+    if not session.stats()["raw_tokens"]:
+        raise ValueError(f"source {name} gave neither a picture nor a sample that could be read")
     memory = session.memory()
     memory.source = _source_of(source)
     memory.stats = session.stats()
     return memory
+
+
+def _expect(model: LongCompress, source: Any, protocols: Sequence[str]) -> tuple[list[str], float | None, str]:
+    """(streams that will come, length as far as it is known, name) of a source."""
+    if isinstance(source, str | Path) or hasattr(source, "read"):
+        info = media.probe(source, protocols=protocols)
+        if hasattr(source, "seek"):
+            source.seek(0)
+        has = {"picture": info.has_pictures, "sound": info.has_sound}
+        streams = [n for n in model.streams if has[n]]
+        if not streams:
+            raise ValueError(
+                f"source {info.name} has none of the streams {model.streams} that this model takes in; "
+                f"pictures: {info.has_pictures}, sound: {info.has_sound}"
+            )
+        return streams, info.duration_s, info.name
+    kinds = {Frames: "picture", Sound: "sound"}
+    if isinstance(source, list | tuple):
+        given = {kinds[type(s)] for s in source if type(s) in kinds}
+        return [n for n in model.streams if n in given], None, "arrays"
+    return list(model.streams), None, "live source"
+
+
+def _fit(pixels: Tensor, config: MediaConfig) -> Tensor:
+    """(T, size_px, size_px, 3) uint8: pushed pictures as the model wants them."""
+    size = config.size_px
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    x = pixels.permute(0, 3, 1, 2).float()
+    if config.fit == "crop":
+        side = min(x.shape[2:])
+        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+        x = x[:, :, top : top + side, left : left + side]
+    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:

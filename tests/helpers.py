@@ -77,8 +77,8 @@ def merge_step_by_step(
 
     Every round takes the metric of the features as they then are. The merge ends where a list of pairs does.
     """
-    rows = [np.asarray(row, np.float64) for row in x]
-    size = [1.0] * len(rows) if weight is None else [float(w) for w in weight]
+    size = [1.0] * len(x) if weight is None else [float(w) for w in weight]
+    rows = [np.asarray(row, np.float64) * (w > 0) for row, w in zip(x, size, strict=True)]
     members = [[i] for i in range(len(rows))]
     done = 0
     while len(rows) > keep:
@@ -130,8 +130,8 @@ def _scores(metric: np.ndarray, size: np.ndarray, i: int, score: str) -> np.ndar
 
 
 def _mean(rows: list[np.ndarray], sizes: list[float]) -> np.ndarray:
-    """Mean by weight: of one row the row itself, of several rows that weigh nothing zero."""
-    if len(rows) == 1:
+    """Mean by weight: of one row the row itself, of rows that weigh nothing zero."""
+    if len(rows) == 1 and sizes[0] > 0:
         return rows[0]
     total = sum(row * size for row, size in zip(rows, sizes, strict=True))
     return total / sum(sizes) if sum(sizes) > 0 else np.zeros_like(rows[0])

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # or an operation with its Triton half) may import each other, but not in a circle at import time.
 FLOORS = {
     "kernels/_dispatch.py": 0,
+    "kernels/_means.py": 0,
     "kernels/plan*.py": 0,
     "kernels/pool*.py": 0,
     "kernels/attend*.py": 0,
@@ -39,12 +40,13 @@ FLOORS = {
     "longcompress/presets.py": 4,
     "longcompress/memory.py": 5,
     "longcompress/session.py": 5,
-    "longcompress/__init__.py": 6,
     "longcompress/plot.py": 6,
+    "longcompress/__init__.py": 6,
     "longcompress/demo.py": 6,
     "train/*": 6,
     "eval/*": 6,
     "longcompress/doctor.py": 6,
+    "longcompress/cli_*.py": 7,
     "longcompress/cli.py": 7,
     "longcompress/__main__.py": 7,
 }
@@ -69,11 +71,11 @@ HOMES = {
     "webdataset": ("train/shards.py",),
     "xformers": ("longcompress/encoders/*", "longcompress/hosts/*"),
     "matplotlib": ("longcompress/plot.py",),
-    "jsonargparse": ("longcompress/cli.py", "longcompress/config.py", "train/*", "eval/*"),
+    "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),
     "safetensors": ("longcompress/memory.py", "longcompress/model.py", "train/*"),
-    "rich": ("longcompress/cli.py", "eval/*"),
+    "rich": ("longcompress/cli*.py", "eval/*"),
     "PIL": ("longcompress/scenes.py", "longcompress/plot.py"),
 }
 EVERYWHERE = {"torch", "numpy", "einops", "tqdm"}

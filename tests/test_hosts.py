@@ -18,7 +18,7 @@ def film(seed: int, pictures: int = 20, sounds: int = 6, budget: int = 400) -> F
 
 def test_a_film_is_marks_and_tokens_in_time_order():
     reader, seen = host(), film(0)
-    layout = lay_out(seen, reader.tokenizer, reader.config, reader.names)
+    layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
     assert layout.ids[:2] == [-2, -2]  # global tokens first
     assert sum(i == -1 for i in layout.ids) == 20 and sum(i == -3 for i in layout.ids) == 6
     marks = [i for i in layout.ids if i >= 0]
@@ -35,7 +35,7 @@ def test_a_film_is_marks_and_tokens_in_time_order():
 def test_marks_take_at_most_an_eighth_of_the_budget():
     reader = host()
     long = Film({"picture": tokens(300, 32, 3, duration_s=590.0)}, {}, 64)
-    layout = lay_out(long, reader.tokenizer, reader.config, reader.names)
+    layout = lay_out(long, reader.tokenizer, reader.settings, reader.names)
     assert sum(i >= 0 for i in layout.ids) <= 64 // 8
     assert len(set(layout.mark_s.diff().tolist())) == 1
 
@@ -48,7 +48,7 @@ def test_embeddings_are_projections_with_time_in_their_places(kind):
     table = reader.lm.get_input_embeddings()
     ids = batch["input_ids"][0]
     assert torch.equal(x[ids >= 0], table(ids[ids >= 0]))
-    layout = lay_out(seen, reader.tokenizer, reader.config, reader.names)
+    layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
     sound = layout.streams["sound"]
     mark_s = (sound.start_s / 10).floor() * 10
     mark = torch.stack([table(torch.tensor(encode(reader.tokenizer, f"{int(m) // 10}:"))).mean(0) for m in mark_s])

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, normal, offsets_of
 from torch import Tensor
 
 from longcompress.kernels import State, attend, start_state
+
+from helpers import assert_close, normal, offsets_of
 
 
 def dense(query: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -193,7 +194,7 @@ BAD = {
     "bias": ({"bias": torch.zeros(6, 1)}, r"bias must be \(N,\) = \(6,\) like x, got \(6, 1\)"),
     "state": (
         {"state": start_state(2, 2, 3)},
-        r"state must be for \(S, E, C\) = \(1, 2, 3\), got \(2, 2, 3\)",
+        r"state must be for \(S, E, C\) = \(1, 2, 3\), got max, sum, acc of .*\(2, 2, 3\)",
     ),
     "offsets-float": ({"offsets": torch.tensor([0.0, 6.0])}, r"offsets must be \(S \+ 1,\) integers"),
     "offsets-short": ({"offsets": offsets_of([5])}, r"offsets must rise from 0 to N = 6, got \[0, 5\]"),

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import assert_within, normal
 
 from longcompress.kernels import novelty
+
+from helpers import assert_within, normal
 
 
 def before(*rows: int) -> torch.Tensor:

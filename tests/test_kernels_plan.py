@@ -5,6 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+from longcompress.kernels import Plan, after_rounds, plan, pool
+
 from helpers import (
     assert_within,
     drifting_patches,
@@ -13,9 +17,6 @@ from helpers import (
     normal,
     offsets_of,
 )
-from torch import Tensor
-
-from longcompress.kernels import Plan, after_rounds, plan, pool
 
 SCORES = ("ward", "cosine")
 ORDERS = ("seat", "reference")

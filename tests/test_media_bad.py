@@ -216,9 +216,10 @@ def test_damage_in_the_middle_is_stepped_over(folder, suffix):
     data[len(data) * 4 // 10 : len(data) * 4 // 10 + len(noise)] = noise
     path = folder / f"damaged.{suffix}"
     path.write_bytes(data)
-    _, times, sounds, _ = gather(path)
+    _, times, sounds, warned = gather(path)
     assert times[0] == 0 and times[-1] >= 1 and len(times) >= 2
     assert sum(map(len, sounds)) > 16000
+    assert any("packets were lost" in text or "gaps (silence)" in text for text in warned), warned
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -410,6 +411,11 @@ def test_overlaps_in_the_sound_are_cut():
     assert (samples[15900] - 0.1, samples[16100] - 0.2, samples[-1] - 0.3) == pytest.approx(
         (0, 0, 0), abs=1e-6
     )
+
+
+def test_sound_of_a_rate_that_makes_no_sense_is_left_out():
+    good, bad = Sound(torch.zeros(16000), 0.0), Sound(torch.zeros(100), 0.0, 5)
+    assert [item.end_s for item in read([bad, good])] == [1.0]
 
 
 def test_a_long_gap_begins_a_new_stretch(folder):

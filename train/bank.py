@@ -163,5 +163,6 @@ class Films(IterableDataset[list[Example]]):
         budget = max(8, round(share * self.raw_a_second * duration_s))
         streams, globals_, _ = self.compressor.settle(hold, budget)
         options: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        options["paraphrase"] = bool(random.random() < 0.5)
         asked = ask(happenings, duration_s, num=num, generator=random, offset_s=offset_s, **options)
         return Example(Film(streams, globals_, budget), [(q.text, q.answer) for q in asked])

@@ -26,7 +26,7 @@ def run(
         warmup_steps=warmup, weight_decay=0.01, max_grad_norm=1.0, use_cpu=True, bf16=bf16, logging_steps=25,
         save_strategy="steps" if save_every else "no", save_steps=save_every or 1, save_total_limit=1, report_to=[], dataloader_num_workers=workers,
         dataloader_prefetch_factor=4 if workers else None, remove_unused_columns=False, seed=seed,
-        label_names=["labels"], adam_beta2=0.98,
+        label_names=["labels"], adam_beta2=0.98, accelerator_config={"dispatch_batches": False},
     )  # fmt: skip
     trainer = Trainer(model=module, args=args, train_dataset=data, data_collator=collate)
     trainer.train()

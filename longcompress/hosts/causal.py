@@ -44,7 +44,7 @@ class CausalHost(nn.Module):
     Args:
         lm: any AutoModelForCausalLM.
         tokenizer: its own.
-        config: prompt, marks, time.
+        config: prompt, marks, time; kept as `settings`, for `config` is the language model's, as Trainer expects.
         widths: stream name -> C of its tokens.
     """
 
@@ -52,7 +52,7 @@ class CausalHost(nn.Module):
         super().__init__()
         self.lm = lm
         self.tokenizer = tokenizer
-        self.config = config
+        self.settings = config
         self.names = tuple(sorted(widths))
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({name: nn.Linear(widths[name], width) for name in self.names})
@@ -61,13 +61,18 @@ class CausalHost(nn.Module):
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
     @property
+    def config(self) -> Any:
+        """The language model's own config."""
+        return self.lm.config
+
+    @property
     def context(self) -> int | None:
         """Positions the language model was made for, or None where its config does not say."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
     def collate(self, examples: Sequence[Example], *, left: bool = False) -> dict[str, Tensor]:
         """`prompt.collate` with this host's tokenizer and streams."""
-        return collate(examples, self.tokenizer, self.config, self.names, left=left)
+        return collate(examples, self.tokenizer, self.settings, self.names, left=left)
 
     def embed(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, L, D) input embeddings, film tokens in their places."""
@@ -107,7 +112,9 @@ class CausalHost(nn.Module):
         x = self.embed({"input_ids": input_ids, **streams})
         mask: Tensor = attention_mask
         if branch is not None and int(branch.max()) > 1:
-            mask = branch_mask(branch, attention_mask, x.dtype)
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            mask = branch_mask(branch, attention_mask, dtype)
         logits = self.lm(
             inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False
         ).logits
@@ -123,9 +130,9 @@ class CausalHost(nn.Module):
     @torch.no_grad()
     def prefill(self, film: Film) -> "Prefix":
         """The cache of everything before a question, filled once."""
-        head, _ = around(self.tokenizer, self.config, "?")
+        head, _ = around(self.tokenizer, self.settings, "?")
         batch = self._to_device(self.collate([Example(film, [("?", None)])]))
-        num = len(head) + len(lay_out(film, self.tokenizer, self.config, self.names).ids)
+        num = len(head) + len(lay_out(film, self.tokenizer, self.settings, self.names).ids)
         x = self.embed(batch)[:, :num]
         cache = DynamicCache(config=self.lm.config)
         if num:
@@ -143,7 +150,7 @@ class CausalHost(nn.Module):
         **generate: Any,
     ) -> list[str]:
         """The text of an answer to each question about one film; greedy unless `generate` says otherwise."""
-        tails = [around(self.tokenizer, self.config, q)[1] for q in questions]
+        tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
         longest = max(map(len, tails))
         fill = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         ids = torch.tensor([[fill] * (longest - len(t)) + t for t in tails], device=self.lm.device)
@@ -175,7 +182,7 @@ class CausalHost(nn.Module):
         if stream is not None:
             options["streamer"] = _Say(self.tokenizer, stream)
         out = self.lm.generate(
-            **inputs, **options, max_new_tokens=max_new_tokens or self.config.max_new_tokens,
+            **inputs, **options, max_new_tokens=max_new_tokens or self.settings.max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )  # fmt: skip
@@ -209,7 +216,7 @@ class CausalHost(nn.Module):
         """(max_offset, D) mean embedding of the tokens that the tokenizer writes each number with."""
         if not hasattr(self, "_number_ids"):
             digits = [[i for i in encode(self.tokenizer, str(k)) if any(map(str.isdigit, self.tokenizer.decode([i])))]
-                      for k in range(self.config.max_offset_s)]  # fmt: skip
+                      for k in range(self.settings.max_offset_s)]  # fmt: skip
             longest = max(map(len, digits))
             self._number_ids = torch.tensor([d + [-1] * (longest - len(d)) for d in digits])
         return _mean_of(table, self._number_ids.to(table.weight.device))

@@ -1,0 +1,370 @@
+"""The command `longcompress`: each function of COMMANDS is one command, its arguments are the flags.
+
+Exit codes: 0 done; 1 `doctor` found something wrong; 2 a wrong argument; 3 what was to be read could not be;
+4 what was to be written could not be; 130 interrupted. Nothing half-written is left behind.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal
+
+from .cli_films import (
+    Common,
+    Failed,
+    bars,
+    check_writable,
+    folder_of,
+    is_memory,
+    load_model,
+    probe_film,
+    remember,
+    targets_of,
+    watch_film,
+    writing,
+)
+from .cli_parser import parse
+from .cli_show import cited, clock, print_table, report_of, sentence, size_text, whether_it_fits
+from .config import MediaConfig, MergeConfig, SegmentConfig
+
+SECTIONS = {"media": MediaConfig, "segments": SegmentConfig, "merge": MergeConfig}
+FIXED = ("media.size_px", "media.rate_hz", "media.pictures", "media.sound")  # the towers settle these
+KINDS = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".csv": "csv", ".edl": "edl", ".txt": "chapters"}
+
+
+def info(file: str, common: Common, *, json: bool = False) -> None:
+    """What a film's header says and what watching it would come to, before anything is decoded.
+
+    Args:
+        file: a film.
+        json: one JSON object instead of a table.
+    """
+    film = probe_film(file, common)
+    model = load_model(common)
+    if film.duration_s is None:
+        raise Failed(3, f"{file}: its length is not known, so nothing can be estimated; watch it")
+    expected = model.estimate(
+        film.duration_s, common.budget, pictures=film.has_pictures, sound=film.has_sound
+    )
+    if json:
+        print(dumps({"film": asdict(film), "estimate": asdict(expected)}))
+        return
+    picture = f"{film.width} x {film.height}, {film.picture_codec}, {film.rate_fps or 0:.3g} a second"
+    sound = f"{film.rate_hz} Hz, {film.channels} channels, {film.sound_codec}"
+    rows = [
+        ("length", clock(film.duration_s)), ("pictures", picture if film.has_pictures else "none"),
+        ("sound", sound if film.has_sound else "none"), ("", ""),
+        ("pictures looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
+        ("tokens before merging", f"{expected.raw_tokens:,}"),
+        ("tokens", f"{expected.tokens:,}"), ("  of pictures", f"{expected.picture_tokens:,}"),
+        ("  of sound", f"{expected.sound_tokens:,}"), ("  of the whole film", f"{expected.global_tokens:,}"),
+        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("memory file", size_text(expected.memory_bytes)),
+        ("held on the way", f"{expected.held_tokens:,} tokens at most"),
+        ("fits the language model", whether_it_fits(expected, model.config.host.max_new_tokens)),
+    ]  # fmt: skip
+    print_table(Path(file).name, rows)
+
+
+def watch(
+    files: list[str], common: Common, *, out: str, keep_members: bool = False, json: bool = False
+) -> int:
+    """Decode, encode and compress films once, each to a memory file (.lcm).
+
+    Args:
+        files: one film or several.
+        out: the memory file, or a folder; for several films a folder.
+        keep_members: remember which patch went where, for `plot`; the file grows with the film.
+        json: a JSON line for each film.
+    """
+    targets = targets_of(files, Path(out))
+    failures: list[Failed] = []
+    model = None
+    for file, target in zip(files, targets, strict=True):
+        try:
+            film = probe_film(file, common)
+            model = model or load_model(common)
+            begin = time.perf_counter()
+            memory = watch_film(model, file, film, common, keep_members=keep_members)
+            wall_s = time.perf_counter() - begin
+            with writing(target):
+                memory.save(target)
+        except Failed as error:
+            if len(files) == 1 or error.code != 3:
+                raise
+            failures.append(error)
+            _complain("error", error)
+            continue
+        report = report_of(memory, file, target, wall_s)
+        print(dumps(report) if json else sentence(report), flush=True)
+    if failures:
+        _complain("error", f"{len(failures)} of {len(files)} films could not be read")
+    return failures[0].code if failures else 0
+
+
+def ask(
+    source: str,
+    questions: list[str],
+    common: Common,
+    *,
+    max_new_tokens: int | None = None,
+    json: bool = False,
+) -> None:
+    """Answer questions about a film or a memory file.
+
+    Args:
+        source: a film, which is watched first, or a memory file (.lcm).
+        questions: one or more, in quotes.
+        max_new_tokens: longest answer; the model's own number if not given.
+        json: a JSON line for each answer.
+    """
+    if not all(q.strip() for q in questions):
+        raise ValueError("questions must not be empty; ask something, e.g. 'What happens first?'")
+    memory = remember(source, common)
+    for question in questions:
+        if json:
+            answer = memory.ask(question, max_new_tokens=max_new_tokens)
+            print(dumps({"question": question, **answer.to_json()}), flush=True)
+            continue
+        if len(questions) > 1:
+            print(f"> {question}", flush=True)
+        answer = memory.ask(question, stream=_stream, max_new_tokens=max_new_tokens)
+        print()
+        for event in answer.events:
+            print(f"  {event}")
+        for start_s, end_s, names in cited(answer.cites):
+            print(f"  rests on {clock(start_s)} - {clock(end_s)}: {names}")
+
+
+def events(
+    source: str,
+    common: Common,
+    *,
+    format: Literal["jsonl", "srt", "vtt", "csv", "edl", "chapters"] | None = None,
+    out: str | None = None,
+    window_s: float | None = None,
+    json: bool = False,
+) -> None:
+    """List what happens in a film or a memory file, with seconds.
+
+    Args:
+        source: a film, which is watched first, or a memory file (.lcm).
+        format: how; by the name of --out if not given, else jsonl.
+        out: the file; printed if not given.
+        window_s: seconds that are asked about at once; the model's own number if not given.
+        json: JSON lines; with --out one JSON object that says what was written.
+    """
+    from .events import write_events
+
+    kind = format or (KINDS.get(Path(out).suffix.lower()) if out else "jsonl")
+    if kind is None:
+        raise ValueError(f"--format is needed for --out {out}; names that end in {', '.join(KINDS)} say it")
+    if json and not out and kind != "jsonl":
+        raise ValueError(f"--json prints jsonl, got --format {kind}; leave one of them out, or give --out")
+    if window_s is not None and not window_s > 0:
+        raise ValueError(f"--window-s must be > 0 seconds, got {window_s}")
+    if out:
+        if Path(out).resolve() == Path(source).resolve():
+            raise ValueError(f"--out must be another file than the source, got {out}")
+        check_writable(Path(out))
+    memory = remember(source, common)
+    found = memory.events(window_s=window_s, progress=bars())
+    title = Path(memory.source.get("name", source)).stem
+    with writing(out or "standard output"):
+        write_events(found, out or sys.stdout, kind, title=title)
+    if out:
+        report = {"out": out, "format": kind, "events": len(found)}
+        print(dumps(report) if json else f"{out}: {len(found)} events")
+
+
+def plot(
+    source: str,
+    common: Common,
+    *,
+    out: str,
+    format: Literal["png", "svg", "pdf"] = "png",
+    film: str | None = None,
+    json: bool = False,
+) -> None:
+    """Draw a film's events, tokens and merged patches.
+
+    Args:
+        source: a film, which is watched first, or a memory file (.lcm).
+        out: the folder for the pictures.
+        format: of the pictures.
+        film: the film of a memory file that was watched with --keep-members, to draw merged patches.
+        json: one JSON list of the paths.
+    """
+    from . import plot as draw
+
+    folder = folder_of(out)
+    if film:
+        probe_film(film, common)
+    memory = remember(source, common, keep_members=True)
+    stem = folder / Path(source).stem
+    paths = [Path(f"{stem}.tokens.{format}")]
+    with writing(folder):
+        draw.plot_tokens(memory, paths[0])
+        if film or (not is_memory(source) and "picture" in memory.members):
+            path = Path(f"{stem}.merged.{format}")
+            paths.append(draw.plot_merged(memory, film or source, path, protocols=common.allowed))
+        found = memory.events(progress=bars())
+        path = Path(f"{stem}.timeline.{format}")
+        paths.append(draw.plot_timeline(found, max(memory.duration_s, 1e-3), path))
+    print(dumps([str(p) for p in paths]) if json else "\n".join(map(str, paths)))
+
+
+def scenes(
+    *,
+    out: str,
+    seconds: float = 120.0,
+    num: int = 3,
+    seed: int = 0,
+    size: int = 128,
+    fps: float = 8.0,
+    json: bool = False,
+) -> None:
+    """Make sample films with sound, and beside each a file of what truly happens in it.
+
+    Args:
+        out: the folder for them.
+        seconds: length of each.
+        num: how many.
+        seed: of the first; the others follow.
+        size: pixels a side, even.
+        fps: pictures a second.
+        json: a JSON line for each film.
+    """
+    from .scenes import make_scene, write_film
+
+    for name, value in (("num", num), ("seconds", seconds), ("size", size), ("fps", fps)):
+        if not value > 0:
+            raise ValueError(f"--{name} must be > 0, got {value}")
+    folder = folder_of(out)
+    for one in range(seed, seed + num):
+        scene = make_scene(one, seconds)
+        with writing(folder):
+            path = folder / f"scene_{one:04d}.mp4"
+            write_film(scene, path, size_px=size, rate_fps=fps, progress=bars())
+        truth = path.with_suffix(".truth.json")
+        report = {"film": str(path), "truth": str(truth), "seed": one, "events": len(scene.happenings)}
+        line = f"{path}: {report['events']} events, told in {truth.name}"
+        print(dumps(report) if json else line, flush=True)
+
+
+def doctor(*, json: bool = False) -> int:
+    """Look at what this machine has of what longcompress uses, and name the commands that bring the rest.
+
+    Args:
+        json: one JSON object instead of a table.
+    """
+    from .doctor import examine
+
+    checks = examine()
+    wrong = [c for c in checks if c.status == "wrong"]
+    if json:
+        print(dumps({"ok": not wrong, "checks": [asdict(c) for c in checks]}))
+    else:
+        rows = [(c.status, c.name, c.found + (f"\n-> {c.remedy}" if c.remedy else "")) for c in checks]
+        print_table("longcompress doctor", rows)
+    return 1 if wrong else 0
+
+
+def train(
+    name: Literal["tiny"],
+    *,
+    out: str,
+    start: Literal["towers", "bank", "lm"] = "towers",
+    recipe: Any = None,
+    json: bool = False,
+) -> None:
+    """Train the embedded model anew; hours on a CPU.
+
+    Args:
+        name: which.
+        out: the folder for it; stages are kept there.
+        start: the stage to go on with, of a run that was interrupted.
+        recipe: a YAML or JSON file; single fields as --recipe.FIELD.
+        json: one JSON object with the model's folder.
+    """
+    from .train.tiny import train_tiny
+
+    folder = train_tiny(folder_of(out), recipe, start=start)
+    print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
+
+
+def bench(what: Literal["media", "merge"], rest: list[str]) -> None:
+    """Measure speed: of reading films, or of merging. `longcompress bench media --help` lists further flags.
+
+    Args:
+        what: which.
+        rest: flags of that benchmark.
+    """
+    module = import_module(f"longcompress.eval.bench_{what}")
+    before, sys.argv = sys.argv, [f"longcompress bench {what}", *rest]
+    try:
+        module.main()
+    finally:
+        sys.argv = before
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "info": info, "watch": watch, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
+    "doctor": doctor, "train": train, "bench": bench,
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. `argv` without the program's name; None: the process's own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _complain("warning", message)
+            code = _run(words)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        _complain("interrupted", "nothing half-written was left")
+        return 130
+    except BrokenPipeError:  # whoever read our output had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Failed, ValueError, ImportError, OSError) as error:
+        if debug:
+            raise
+        _complain("error", error)
+        return error.code if isinstance(error, Failed) else 3 if isinstance(error, OSError) else 2
+
+
+def _run(words: list[str]) -> int:
+    words = words or ["--help"]
+    if words[:1] == ["bench"] and len(words) > 2:  # what follows is the benchmark's own
+        words, rest = words[:2], words[2:]
+    else:
+        rest = []
+    recipe = None
+    if words[:1] == ["train"]:
+        from .config import load_config
+        from .train.tiny import RECIPE, TinyRecipe
+
+        recipe = load_config(TinyRecipe, RECIPE)
+    name, arguments = parse(words, COMMANDS, common=Common, sections=SECTIONS, fixed=FIXED, recipe=recipe)
+    if name == "bench":
+        arguments["rest"] = rest
+    return COMMANDS[name](**arguments) or 0
+
+
+def _stream(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _complain(kind: str, what: object) -> None:
+    print(f"longcompress: {kind}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)
