@@ -3,17 +3,61 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
+WEIGHTS = "trained.safetensors"
+
+
+class PartTrainer(Trainer):
+    """A Trainer that saves and loads only what is trained; parameters that share memory are saved once."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        module = self.accelerator.unwrap_model(self.model)
+        trained = {n: p.detach().contiguous() for n, p in module.named_parameters() if p.requires_grad}
+        save_file(trained, folder / WEIGHTS)  # named_parameters gives shared ones once
+        torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(model or self.model, Path(resume_from_checkpoint))
+
+
+def load_trained(module: nn.Module, folder: Path) -> None:
+    """Load what `PartTrainer` saved; every trained parameter must be there, and no other."""
+    given = load_file(folder / WEIGHTS)
+    want = {n for n, p in module.named_parameters() if p.requires_grad}
+    if set(given) != want:
+        raise ValueError(
+            f"{folder / WEIGHTS} must hold the parameters that are trained; missing {sorted(want - set(given))[:3]}, "
+            f"unknown {sorted(set(given) - want)[:3]}"
+        )
+    module.load_state_dict(given, strict=False)
+
 
 def run(
     module: nn.Module, data: Dataset[Any], collate: Any, *, steps: int, batch: int, lr: float, warmup: int,
-    decay: float, out: Path, workers: int, seed: int,
-    bf16: bool = False, save_every: int = 0,
+    decay: float, out: Path, workers: int, seed: int, bf16: bool = False, save_every: int = 0,
 ) -> None:  # fmt: skip
-    """transformers' Trainer over an endless data set, on the CPU in bfloat16 autocast."""
+    """Train the parameters of `module` that require a gradient on an endless data set, on the CPU.
+
+    Args:
+        module: takes a batch as keywords, returns {"loss": ...}.
+        data: iterable.
+        collate: makes a batch of a list of its items; None: the default.
+        steps: optimizer steps.
+        batch: items a step.
+        lr: highest learning rate, reached after `warmup` steps, falling over the last share `decay` of the steps.
+        out: folder for checkpoints.
+        workers: loader processes.
+        seed: of what the Trainer draws.
+        bf16: autocast.
+        save_every: steps between checkpoints; 0: none.
+    """
     falling = int(decay * steps)
     args = TrainingArguments(
         output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr,
@@ -23,10 +67,11 @@ def run(
             "num_stable_steps": max(0, steps - falling - warmup),
             "min_lr_ratio": 0.02,
         },
-        warmup_steps=warmup, weight_decay=0.01, max_grad_norm=1.0, use_cpu=True, bf16=bf16, logging_steps=25,
-        save_strategy="steps" if save_every else "no", save_steps=save_every or 1, save_total_limit=1, report_to=[], dataloader_num_workers=workers,
+        warmup_steps=warmup, weight_decay=0.01, max_grad_norm=1.0, adam_beta2=0.98, use_cpu=True, bf16=bf16,
+        logging_steps=25, save_strategy="steps" if save_every else "no", save_steps=save_every or 1,
+        save_total_limit=1, report_to=[], dataloader_num_workers=workers,
         dataloader_prefetch_factor=4 if workers else None, remove_unused_columns=False, seed=seed,
-        label_names=["labels"], adam_beta2=0.98, accelerator_config={"dispatch_batches": False},
+        label_names=["labels"],
+        accelerator_config={"dispatch_batches": False},  # batches are whole as they come
     )  # fmt: skip
-    trainer = Trainer(model=module, args=args, train_dataset=data, data_collator=collate)
-    trainer.train()
+    PartTrainer(model=module, args=args, train_dataset=data, data_collator=collate).train()

@@ -1,0 +1,155 @@
+"""How well a model answers about drawn films nobody has seen: R@1 of "when", right answers of all other kinds.
+
+`longcompress bench quiz`, or `python -m longcompress.eval.quiz --model tiny --films 100 --minutes 2 --share 0.1`.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..memory import VideoMemory
+from ..model import LongCompress
+from ..quiz import KINDS, ask, grade
+from ..scenes import Scene, frames, make_scene, sound, write_film
+from ..session import Session, watch
+from ..types import Frames, Sound
+
+FIRST_SEED = 10_000_000  # films of evaluation; training stays below
+QUESTIONS = 6  # of each kind, about each film
+PART_S = 60.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came out for one kind of question.
+
+    Attributes:
+        kind: of question.
+        num: questions.
+        score: share that is right (spans: IoU >= 0.5; names and numbers: exactly; lists: mean F1).
+        low, high: 95 % interval of the score, films drawn anew (bootstrap).
+        majority: share the commonest answer alone would have right.
+        unparsed: answers that no span could be read from.
+    """
+
+    kind: str
+    num: int
+    score: float
+    low: float
+    high: float
+    majority: float
+    unparsed: int
+
+
+def evaluate(
+    model: LongCompress, *, films: int, minutes: float, share: float, codec: bool = False,
+    kinds: Sequence[str] = KINDS, progress: bool = True, first_seed: int = FIRST_SEED,
+) -> list[Score]:  # fmt: skip
+    """Scores by kind over unseen films.
+
+    Args:
+        model: what is tried.
+        films: how many.
+        minutes: length of each.
+        share: tokens kept, as a share of the raw ones.
+        codec: write each film as H.264/AAC and watch the file, instead of pushing what is drawn.
+        kinds: of questions.
+        progress: show a bar.
+        first_seed: of the films.
+    """
+    from tqdm import tqdm
+
+    got: list[tuple[int, str, dict[str, Any], str]] = []
+    for number in tqdm(range(films), desc="films", unit="film", disable=not progress):
+        scene = make_scene(first_seed + number, 60 * minutes)
+        budget = round(share * raw_tokens(model, scene.duration_s))
+        memory = from_file(model, scene, budget) if codec else from_scene(model, scene, budget)
+        random = np.random.default_rng([7, number])
+        asked = [
+            q for kind in kinds
+            for q in ask(scene.happenings, scene.duration_s, num=QUESTIONS, generator=random, kinds={kind: 1.0})
+        ]  # fmt: skip
+        for at in range(0, len(asked), 16):
+            part = asked[at : at + 16]
+            for question, answer in zip(part, memory.ask_all([q.text for q in part]), strict=True):
+                got.append((number, question.kind, grade(question, answer.text), question.answer))
+    return [score_of(kind, [g for g in got if g[1] == kind]) for kind in kinds]
+
+
+def score_of(kind: str, got: list[tuple[int, str, dict[str, Any], str]]) -> Score:
+    """The score of one kind, with its bootstrap interval over films."""
+    spans = kind.startswith("when") or kind == "binding"
+    values = [float(g["score"] >= 0.5) if spans else float(g["score"]) for _, _, g, _ in got]
+    if not values:
+        return Score(kind, 0, 0.0, 0.0, 0.0, 0.0, 0)
+    by_film: dict[int, list[float]] = {}
+    for (number, *_), value in zip(got, values, strict=True):
+        by_film.setdefault(number, []).append(value)
+    sums = np.array([[sum(v), len(v)] for v in by_film.values()])
+    draws = np.random.default_rng(0).integers(len(sums), size=(1000, len(sums)))
+    again = sums[draws].sum(1)
+    low, high = np.quantile(again[:, 0] / again[:, 1], [0.025, 0.975])
+    answers = [answer for *_, answer in got]
+    majority = 0.0 if spans else max(answers.count(a) for a in set(answers)) / len(answers)
+    unparsed = sum(not g["parsed"] for _, _, g, _ in got)
+    return Score(kind, len(values), float(np.mean(values)), float(low), float(high), majority, unparsed)
+
+
+def raw_tokens(model: LongCompress, duration_s: float) -> int:
+    """Tokens of so many seconds before any merging."""
+    return model.estimate(duration_s, 1 << 40).raw_tokens
+
+
+def from_scene(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
+    """The memory of a scene, pushed as it is drawn, no codec between."""
+    session = Session(model, budget)
+    for part in parts_of(scene, model.config.media.rate_fps):
+        session.push(part)
+    session.close()
+    return session.memory()
+
+
+def from_file(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
+    """The memory of a scene's H.264/AAC file."""
+    with tempfile.TemporaryDirectory() as folder:
+        memory: VideoMemory = watch(model, write_film(scene, Path(folder) / "film.mp4"), budget, progress=False)
+    return memory
+
+
+def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
+    """Pictures and sound of a scene, a minute at a time."""
+    start_s = 0.0
+    while start_s < scene.duration_s:
+        end_s = min(start_s + PART_S, scene.duration_s)
+        time_s = np.arange(start_s, end_s, 1 / rate_fps)
+        yield Frames(torch.from_numpy(frames(scene, time_s)), torch.from_numpy(time_s), 1 / rate_fps)
+        yield Sound(torch.from_numpy(sound(scene, start_s, end_s)), start_s)
+        start_s = end_s
+
+
+def main(
+    model: str = "tiny", films: int = 100, minutes: float = 2.0, share: float = 0.1, codec: bool = False,
+    out: str = "",
+) -> None:  # fmt: skip
+    """Print (and with --out append as JSON lines) the scores of `model`; see `evaluate`."""
+    from ..presets import load
+
+    loaded = load(model)
+    for score in evaluate(loaded, films=films, minutes=minutes, share=share, codec=codec):
+        row = asdict(score) | {"model": model, "films": films, "minutes": minutes, "share": share, "codec": codec}
+        print(json.dumps(row), flush=True)
+        if out:
+            with open(out, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

@@ -1,0 +1,313 @@
+"""A session fed in pieces is a film watched in one go; memory is bounded; times are true; files are safe."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from models import model as make_model
+
+import longcompress as lc
+from longcompress.media import arrays
+from longcompress.memory import VideoMemory
+from longcompress.scenes import frames, make_scene, sound, write_film
+from longcompress.session import Dropped, Reply, SegmentClosed, Session, watch
+from longcompress.types import Frames, Sound
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def film(seconds: float, seed: int = 0) -> tuple[Frames, Sound]:
+    scene = make_scene(seed, seconds)
+    time_s = np.arange(0, seconds, 1.0)
+    pixels = frames(scene, time_s, size_px=16)
+    return (
+        Frames(torch.from_numpy(pixels), torch.from_numpy(time_s), 1.0),
+        Sound(torch.from_numpy(sound(scene, 0.0, seconds)), 0.0),
+    )
+
+
+def in_pieces(picture: Frames, heard: Sound, seed: int) -> list[Frames | Sound]:
+    """Random pieces of both, each in its order, in time order as a live source would give them."""
+    draw = random.Random(seed)
+    cuts = [0, *sorted(draw.sample(range(1, len(picture)), min(9, len(picture) - 1))), len(picture)]
+    parts: list[tuple[float, Frames | Sound]] = [
+        (float(picture.time_s[a]), Frames(picture.pixels[a:b], picture.time_s[a:b], 1.0))
+        for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    cuts = [0, *sorted(draw.sample(range(1, len(heard)), 15)), len(heard)]
+    parts += [
+        (a / 16000, Sound(heard.samples[a:b], a / 16000)) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    return [part for _, part in sorted(parts, key=lambda p: p[0])]
+
+
+def same(a: VideoMemory, b: VideoMemory) -> bool:
+    fields = ("x", "size", "time_s", "start_s", "end_s")
+    return (
+        a.streams.keys() == b.streams.keys()
+        and all(torch.equal(getattr(a.streams[n], f), getattr(b.streams[n], f)) for n in a.streams for f in fields)
+        and all(torch.equal(a.globals[n], b.globals[n]) for n in a.globals)
+    )
+
+
+@pytest.mark.parametrize("seconds", [3.0, 33.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_pieces_give_the_memory_of_the_whole(model, seconds, seed):
+    picture, heard = film(seconds)
+    whole = Session(model, 40)
+    for part in (picture, heard):
+        whole.push(part)
+    whole.close()
+    pieces = Session(model, 40)
+    for part in in_pieces(picture, heard, seed):
+        pieces.push(part)
+    pieces.close()
+    for budget in (6, 40, 1000):
+        assert same(whole.memory(budget), pieces.memory(budget))
+
+
+def test_asking_in_the_middle_changes_nothing_later(model):
+    picture, heard = film(23.0)
+    asked, quiet = Session(model, 40), Session(model, 40)
+    for part in in_pieces(picture, heard, 4):
+        asked.push(part)
+        quiet.push(part)
+        asked.ask("what is seen")
+    asked.close()
+    quiet.close()
+    assert same(asked.memory(), quiet.memory())
+
+
+def test_a_memory_in_the_middle_is_that_of_the_film_until_then(model):
+    picture, heard = film(30.0)
+    until = Session(model, 40)
+    until.push(Frames(picture.pixels[:17], picture.time_s[:17], 1.0))
+    until.push(Sound(heard.samples[: 17 * 16000], 0.0))
+    middle = until.memory()
+    until.close()
+    assert same(middle, until.memory())
+    assert middle.duration_s == 17.0
+
+
+def test_a_file_and_its_arrays_are_watched_alike(model, tmp_path):
+    picture, heard = film(12.0)
+    from_arrays = watch(model, arrays(picture.pixels, 1.0, heard.samples), 30, progress=False)
+    pushed = Session(model, 30)
+    pushed.push(picture)
+    pushed.push(heard)
+    pushed.close()
+    assert from_arrays.num_tokens == pushed.memory().num_tokens == 30
+    path = write_film(make_scene(0, 12.0), tmp_path / "film.mp4", size_px=32)
+    memory = watch(model, path, 30, progress=False)
+    assert memory.num_tokens == 30 and memory.source["name"] == "film.mp4"
+    assert set(memory.streams) == {"picture", "sound"}
+    assert abs(memory.duration_s - 12.0) < 0.2
+    both = watch(model, [path, path], 30, progress=False)
+    assert same(both[0], memory) and same(both[1], memory)
+
+
+def test_ten_hours_hold_memory_tokens_and_time_flat(model):
+    session = Session(model, 24, streams=["picture"])
+    picture = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
+    draw = torch.Generator().manual_seed(0)
+    sizes = []
+    with torch.no_grad():
+        for minute in range(600):
+            if minute % 10 == 0:
+                picture = torch.randint(0, 255, picture.shape, dtype=torch.uint8, generator=draw)
+            session.push(Frames(picture, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
+            stats = session.stats()
+            sizes.append((stats["held_tokens"], stats["held_groups"], stats["held_bytes"], stats["encode_s"], stats["merge_s"]))
+    held = np.array(sizes)
+    assert held[:, 0].max() <= 4 * 24 and held[:, 1].max() <= 12
+    assert held[300:, 2].max() <= 1.1 * held[20:300, 2].max()
+    early, late = held[150, 3:] - held[50, 3:], held[599, 3:] - held[499, 3:]
+    assert (late < 2 * early + 0.5).all()
+    session.close()
+    assert session.memory().num_tokens == 24
+
+
+def test_what_happens_is_told(model):
+    picture, heard = film(12.0)
+    session = Session(model, 40)
+    told = session.push(picture) + session.push(heard) + session.close()
+    closed = [t for t in told if isinstance(t, SegmentClosed)]
+    assert [(c.start_s, c.end_s) for c in closed] == [(0.0, 5.0), (5.0, 10.0), (10.0, 12.0)]
+    assert sum(c.tokens_in for c in closed) == session.stats()["raw_tokens"] == 12 * 4 + 12
+
+
+def test_single_frames_and_samples_can_be_pushed(model):
+    session = Session(model, 40)
+    for k in range(7):
+        session.push_frame(np.full((40, 30, 3), 9 * k, dtype=np.uint8), float(k))
+        session.push_audio(np.zeros(16000, dtype=np.int16), 16000)
+    assert isinstance(session.push_text("what is seen")[0], Reply)
+    assert session.push_text("what is seen", reply="no") == []
+    late = session.push_frame(np.zeros((16, 16, 3), dtype=np.uint8), 2.0)
+    assert isinstance(late[0], Dropped) and "late" in late[0].reason
+    session.advance(20.0)
+    assert session.stats()["pending"] == 0
+    assert session.memory().duration_s == 20.0
+
+
+def test_a_silent_film_and_sound_alone_are_watched(model):
+    picture, heard = film(8.0)
+    silent = watch(model, arrays(picture.pixels, 1.0), 16, progress=False)
+    assert set(silent.streams) == {"picture"} and silent.num_tokens == 16
+    alone = watch(model, arrays(samples=heard.samples), 8, progress=False)
+    assert set(alone.streams) == {"sound"} and alone.num_tokens == 8
+    assert silent.ask("what is seen").text == silent.ask("what is seen").text
+
+
+def test_a_memory_file_gives_the_same_answers(model, tmp_path):
+    picture, heard = film(15.0)
+    memory = watch(model, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
+    path = memory.save(tmp_path / "film.lcm")
+    again = lc.open(path, model)
+    assert same(memory, again) and again.num_tokens == 40 == again.budget
+    assert again.ask("what is seen") == memory.ask("what is seen")
+    assert [p.name for p in tmp_path.iterdir()] == ["film.lcm"]
+
+
+def test_saving_and_loading_a_model_keeps_its_logits(model, tmp_path):
+    picture, heard = film(15.0)
+    model.save_pretrained(tmp_path / "saved", include_base=True)
+    loaded = lc.load(tmp_path / "saved", device="cpu")
+    assert loaded.identity() == model.identity()
+    first = watch(model, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
+    second = watch(loaded, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
+    assert same(first, second)
+    from longcompress.hosts import Example
+
+    turns = [("what is seen", "the red ball"), ("when does the blue box appear", "3 to 11")]
+    with torch.no_grad():
+        a = model(**model.host.collate([Example(first.film, turns)]))
+        b = loaded(**loaded.host.collate([Example(second.film, turns)]))
+    assert torch.equal(a["logits"], b["logits"]) and torch.equal(a["loss"], b["loss"])
+
+
+def test_lora_is_saved_and_loaded(tmp_path):
+    made = make_model()
+    made.save_pretrained(tmp_path / "base", include_base=True)
+    loaded = lc.load(tmp_path / "base", device="cpu")
+    loaded.add_lora(r=2)
+    for name, value in loaded.host.lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.1)
+    picture, heard = film(6.0)
+    memory = watch(loaded, arrays(picture.pixels, 1.0, heard.samples), 20, progress=False)
+    from longcompress.hosts import Example
+
+    batch = loaded.host.collate([Example(memory.film, [("what is seen", "the red ball")])])
+    with torch.no_grad():
+        want = loaded.eval()(**batch)["logits"]
+        plain = made(**batch)["logits"]
+    assert float((want - plain).abs().max()) > 1e-3
+    loaded.host.lm.save_pretrained(tmp_path / "base" / "adapter")
+    again = lc.load(tmp_path / "base", device="cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch)["logits"], want)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    picture, heard = film(6.0)
+    memory = watch(model, arrays(picture.pixels, 1.0, heard.samples), 20, progress=False)
+    return memory.save(tmp_path / "film.lcm")
+
+
+def test_a_cut_memory_file_is_refused(model, saved):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole memory file"):
+        lc.open(saved, model)
+
+
+def test_an_altered_memory_file_is_refused(model, saved):
+    data = bytearray(saved.read_bytes())
+    data[-3] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(ValueError, match="was altered"):
+        lc.open(saved, model)
+
+
+def test_a_memory_of_other_towers_is_refused(saved):
+    torch.manual_seed(3)
+    other = make_model()
+    with torch.no_grad():
+        next(other.vision.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="other towers"):
+        lc.open(saved, other)
+
+
+def test_a_newer_memory_file_is_refused(model, saved):
+    head = int.from_bytes(saved.read_bytes()[:8], "little")
+    data = saved.read_bytes()
+    values = json.loads(data[8 : 8 + head])
+    own = json.loads(values["__metadata__"]["longcompress"])
+    values["__metadata__"]["longcompress"] = json.dumps(own | {"format": 99})
+    new = json.dumps(values).encode()
+    saved.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + head :])
+    with pytest.raises(ValueError, match="format 99, this version reads up to 1"):
+        lc.open(saved, model)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: Session(m, 0), "budget must be a whole number of tokens >= 1"),
+        (lambda m: Session(m, 3), "budget must be at least 5"),
+        (lambda m: Session(m, streams=["smell"]), "streams must be some of"),
+        (lambda m: lc.load("nothing"), "name must be one of"),
+        (lambda m: Session(m).push_text("hm", role="dog"), "role must be 'user'"),
+    ],
+)
+def test_errors_say_what_is_wrong(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_a_closed_session_takes_nothing_more(model):
+    session = Session(model, 40)
+    session.close()
+    with pytest.raises(ValueError, match="session is closed"):
+        session.push(film(3.0)[0])
+
+
+def test_an_interrupted_watch_leaves_nothing_and_can_be_run_again(model, tmp_path, monkeypatch):
+    path = write_film(make_scene(0, 12.0), tmp_path / "film.mp4", size_px=32)
+    original, calls = Session.push, []
+
+    def push(self, part):
+        calls.append(part)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, part)
+
+    monkeypatch.setattr(Session, "push", push)
+    with pytest.raises(KeyboardInterrupt):
+        watch(model, path, 20, progress=False)
+    monkeypatch.undo()
+    import threading
+
+    assert not [t for t in threading.enumerate() if t.name == "longcompress-media"]
+    assert watch(model, path, 20, progress=False).num_tokens == 20
+
+
+def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch):
+    picture, _ = film(6.0)
+    memory = watch(model, arrays(picture.pixels, 1.0), 16, progress=False)
+    from safetensors import SafetensorError
+
+    def full(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("longcompress.memory.save_file", full)
+    with pytest.raises(OSError, match="could not be written"):
+        memory.save(tmp_path / "film.lcm")
+    assert list(tmp_path.iterdir()) == []
