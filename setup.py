@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 plot = ["matplotlib>=3.8"]
@@ -5,14 +7,14 @@ web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
 dev = [
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
-    "types-PyYAML", "types-tqdm",
+    "types-PyYAML", "types-tqdm", "onnx>=1.16",
 ]  # fmt: skip
 
 setup(
     name="longcompress",
     version="0.1.0",
     description="Hours of video with sound as a fixed, declared number of tokens that a language model reads",
-    long_description=open("README.md", encoding="utf8").read(),
+    long_description=Path("README.md").read_text(encoding="utf8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -1,6 +1,8 @@
-"""How well a model answers about drawn films nobody has seen: R@1 of "when", right answers of all other kinds.
+"""How well a model answers about drawn films nobody has seen: R@1 of "when", right answers of all other
+kinds.
 
-`longcompress bench quiz`, or `python -m longcompress.eval.quiz --model tiny --films 100 --minutes 2 --share 0.1`.
+`longcompress bench quiz`, or `python -m longcompress.eval.quiz --model tiny --films 100 --minutes 2 --share
+0.1`.
 """
 
 import json
@@ -72,9 +74,12 @@ def evaluate(
         memory = from_file(model, scene, budget) if codec else from_scene(model, scene, budget)
         random = np.random.default_rng([7, number])
         asked = [
-            q for kind in kinds
-            for q in ask(scene.happenings, scene.duration_s, num=QUESTIONS, generator=random, kinds={kind: 1.0})
-        ]  # fmt: skip
+            question
+            for kind in kinds
+            for question in ask(
+                scene.happenings, scene.duration_s, num=QUESTIONS, generator=random, kinds={kind: 1.0}
+            )
+        ]
         for at in range(0, len(asked), 16):
             part = asked[at : at + 16]
             for question, answer in zip(part, memory.ask_all([q.text for q in part]), strict=True):
@@ -118,7 +123,9 @@ def from_scene(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
 def from_file(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
     """The memory of a scene's H.264/AAC file."""
     with tempfile.TemporaryDirectory() as folder:
-        memory: VideoMemory = watch(model, write_film(scene, Path(folder) / "film.mp4"), budget, progress=False)
+        memory: VideoMemory = watch(
+            model, write_film(scene, Path(folder) / "film.mp4"), budget, progress=False
+        )
     return memory
 
 
@@ -142,7 +149,13 @@ def main(
 
     loaded = load(model)
     for score in evaluate(loaded, films=films, minutes=minutes, share=share, codec=codec):
-        row = asdict(score) | {"model": model, "films": films, "minutes": minutes, "share": share, "codec": codec}
+        row = asdict(score) | {
+            "model": model,
+            "films": films,
+            "minutes": minutes,
+            "share": share,
+            "codec": codec,
+        }
         print(json.dumps(row), flush=True)
         if out:
             with open(out, "a") as file:

@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ def check_offsets(offsets: Tensor, num_tokens: int) -> list[int]:
     if offsets.dim() != 1 or len(offsets) < 1 or offsets.is_floating_point():
         raise ValueError(f"offsets must be (S + 1,) integers, got {tuple(offsets.shape)} {offsets.dtype}")
     at: list[int] = offsets.tolist()
-    if at[0] != 0 or at[-1] != num_tokens or any(a > b for a, b in zip(at, at[1:], strict=False)):
-        raise ValueError(f"offsets must rise from 0 to N = {num_tokens}, got {at if len(at) < 9 else at[:4] + at[-4:]}")
+    if at[0] != 0 or at[-1] != num_tokens or any(a > b for a, b in pairwise(at)):
+        raise ValueError(
+            f"offsets must rise from 0 to N = {num_tokens}, got {at if len(at) < 9 else at[:4] + at[-4:]}"
+        )
     return at

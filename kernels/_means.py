@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def shares_of(group: Tensor, weight: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N,) what each token is multiplied by in its group's mean: exactly 1 if it is all of it, 0 without weight.
+    """(N,) what each token is multiplied by in its group's mean: exactly 1 if it is all of it, 0 without
+    weight.
 
     Args:
         group: (N,) int64.

@@ -1,5 +1,6 @@
 """A few queries read a stream of tokens chunk by chunk, with a running softmax."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,10 @@ class State(NamedTuple):
     def read(self) -> Tensor:
         """(S, E, C) float32: what each query sees; zero where nothing was read."""
         seen = self.sum > 0
-        return torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))[..., None] * self.acc
+        return (
+            torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))[..., None]
+            * self.acc
+        )
 
 
 def start_state(num_streams: int, num_queries: int, width: int, device: torch.device | str = "cpu") -> State:
@@ -48,7 +52,9 @@ def attend(
         ValueError: for shapes other than these.
     """
     if query.dim() != 2 or x.dim() != 2 or query.shape[1] != x.shape[1]:
-        raise ValueError(f"query (E, C) and x (N, C) must share C, got {tuple(query.shape)} and {tuple(x.shape)}")
+        raise ValueError(
+            f"query (E, C) and x (N, C) must share C, got {tuple(query.shape)} and {tuple(x.shape)}"
+        )
     if bias is not None and bias.shape != x.shape[:1]:
         raise ValueError(f"bias must be (N,) = ({len(x)},) like x, got {tuple(bias.shape)}")
     at = check_offsets(offsets, len(x))
@@ -64,7 +70,7 @@ def attend(
 def attend_reference(query: Tensor, x: Tensor, at: list[int], bias: Tensor | None, state: State) -> State:
     """What `attend` means, in plain torch, a segment at a time. Also the path on CPU."""
     parts = []
-    for s, (a, b) in enumerate(zip(at, at[1:], strict=False)):
+    for s, (a, b) in enumerate(pairwise(at)):
         old = State(*(part[s] for part in state))
         if a == b:
             parts.append(old)

@@ -9,7 +9,8 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
 
     Args:
         metric: (N, d) float.
-        previous: (N,) int32, the row of the token before (same place, one picture or window earlier), -1 = none.
+        previous: (N,) int32, the row of the token before (same place, one picture or window earlier), -1 =
+            none.
 
     Returns:
         (N,) float32 in [0, 2]; 1 where there is none before, or where just one of the two is a zero vector;
@@ -24,9 +25,10 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
         raise ValueError(
             f"previous must be (N,) = ({len(metric)},) integers, got {tuple(previous.shape)} {previous.dtype}"
         )
-    if len(previous) and not (-1 <= int(previous.min()) and int(previous.max()) < len(metric)):
+    if len(previous) and not (int(previous.min()) >= -1 and int(previous.max()) < len(metric)):
         raise ValueError(
-            f"previous must hold rows in [-1, {len(metric)}), got {int(previous.min())} to {int(previous.max())}"
+            f"previous must hold rows in [-1, {len(metric)}), "
+            f"got {int(previous.min())} to {int(previous.max())}"
         )
     return novelty_reference(metric, previous)
 

@@ -1,10 +1,12 @@
 """Which tokens become one: rounds of bipartite soft matching on a small metric, composed into one map.
 
-The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461) as LongVLM (ECCV 2024, arXiv 2404.03384)
+The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461) as LongVLM (ECCV 2024, arXiv
+2404.03384)
 uses it per segment; the Ward score, gentle rounds and seat order are this project's.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +19,9 @@ Schedule = float | Sequence[int]
 Score = Literal["ward", "cosine"]
 Order = Literal["seat", "reference"]
 
-LOOP_FROM = 256  # tokens; from here a segment's similarities fill the cache, so one buffer serves all segments
+LOOP_FROM = (
+    256  # tokens; from here a segment's similarities fill the cache, so one buffer serves all segments
+)
 LEAST_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores held at once for a batch of small segments
 
@@ -45,21 +49,28 @@ def plan(
     """Which tokens of each segment become one, so that exactly min(keep, n) groups are left.
 
     A round over n tokens matches even seats against odd ones and merges the best
-    r = min(max(1, floor(schedule * n)), floor(n / 2), n - keep) pairs; a merged group keeps its odd token's seat.
-    Stopping after a full round (one that `keep` did not shorten) and planning on from the group means and masses
-    gives the plan of going through (after several rounds at once the means may differ in the last bit, and then a
+    r = min(max(1, floor(schedule * n)), floor(n / 2), n - keep) pairs; a merged group keeps its odd token's
+    seat.
+    Stopping after a full round (one that `keep` did not shorten) and planning on from the group means and
+    masses
+    gives the plan of going through (after several rounds at once the means may differ in the last bit, and
+    then a
     tie may fall otherwise). Ties go to the lowest seat. Nothing here has a gradient.
 
     Args:
         metric: (N, d) float, a linear map of the features; float64 is worked in float64, all else in float32.
         offsets: (S + 1,) int32, where each segment's tokens begin.
         keep: groups a segment may have at most, >= 1: one number or (S,).
-        weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector); None: 1.
-        schedule: share of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one repeats).
+        weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector);
+            None: 1.
+        schedule: share of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
+            repeats).
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
-        order: "seat", or "reference": between rounds and in the result, tokens left alone by falling score, then
+        order: "seat", or "reference": between rounds and in the result, tokens left alone by falling score,
+            then
             the odd ones (the order of ToMe and LongVLM).
-        precision: "exact" decides in float32; "fast" allows kernels to decide in bfloat16 (the torch path is exact).
+        precision: "exact" decides in float32; "fast" allows kernels to decide in bfloat16 (the torch path is
+            exact).
 
     Returns:
         Plan whose groups of a segment come in seat order (or `order="reference"`).
@@ -72,7 +83,9 @@ def plan(
     return plan_reference(metric, at, kept, weight, schedule, score, order)
 
 
-def after_rounds(num_tokens: int, schedule: float, *, rounds: int | None = None, least: int = 1) -> tuple[int, int]:
+def after_rounds(
+    num_tokens: int, schedule: float, *, rounds: int | None = None, least: int = 1
+) -> tuple[int, int]:
     """(tokens left, rounds run) after full rounds over num_tokens, as long as `least` are left.
 
     Args:
@@ -107,8 +120,10 @@ def plan_reference(
         weight = torch.ones(num, device=device)
     else:
         weight = weight.detach().float()
-        metric = metric.masked_fill((weight == 0)[:, None], 0)  # what counts for nothing is nowhere, before and after
-    lengths = [b - a for a, b in zip(at, at[1:], strict=False)]
+        metric = metric.masked_fill(
+            (weight == 0)[:, None], 0
+        )  # what counts for nothing is nowhere, before and after
+    lengths = [b - a for a, b in pairwise(at)]
     kept = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
     starts = [0]
     for m in kept:
@@ -156,7 +171,8 @@ def _rounds(x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Sc
 
 
 def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
-    """(S, n) int64 where each seat's token is after the best `pairs` (S,) even seats joined their partners."""
+    """(S, n) int64 where each seat's token is after the best `pairs` (S,) even seats joined their
+    partners."""
     num_segments, num_even = best.shape
     falling = best.sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(falling).scatter_(
@@ -211,12 +227,15 @@ def _best(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 
 def _over_weights(dots: Tensor, w: Tensor, spare: Tensor | None) -> Tensor:
-    """Ward's scores (S, even, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a merge cost nothing."""
+    """Ward's scores (S, even, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a merge cost
+    nothing."""
     inverse = 1 / w
     near, far = inverse[:, 0::2, None], inverse[:, None, 1::2]
     if spare is None:
         return dots / (near + far)
-    if bool((w == w[:, :1]).all() and w[0, 0] > 0):  # one large segment of equal weights: its order is the same
+    if bool(
+        (w == w[:, :1]).all() and w[0, 0] > 0
+    ):  # one large segment of equal weights: its order is the same
         return dots
     return torch.div(dots, torch.add(near[0], far[0], out=spare[: dots.shape[1]])[None], out=dots)
 
@@ -242,7 +261,9 @@ def _sides(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
-    wanted = int(schedule * n) if isinstance(schedule, float | int) else schedule[min(done, len(schedule) - 1)]
+    wanted = (
+        int(schedule * n) if isinstance(schedule, float | int) else schedule[min(done, len(schedule) - 1)]
+    )
     return min(max(1, wanted), n // 2)
 
 
@@ -269,7 +290,13 @@ def _keep_of(keep: int | Tensor, num_segments: int) -> list[int]:
 
 
 def _check(
-    metric: Tensor, offsets: Tensor, weight: Tensor | None, schedule: Schedule, score: str, order: str, precision: str
+    metric: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    schedule: Schedule,
+    score: str,
+    order: str,
+    precision: str,
 ) -> list[int]:
     if metric.dim() != 2 or not metric.is_floating_point():
         raise ValueError(f"metric must be (N, d) float, got {tuple(metric.shape)} {metric.dtype}")
@@ -278,7 +305,9 @@ def _check(
         raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")
     if isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
-            raise ValueError(f"schedule must be a share in (0, 0.5] or a list of pairs a round, got {schedule}")
+            raise ValueError(
+                f"schedule must be a share in (0, 0.5] or a list of pairs a round, got {schedule}"
+            )
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
     for name, value, known in (
@@ -295,5 +324,7 @@ def _check(
         row = int((~fine).nonzero()[0, 0])
         segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
         what = "metric must be finite and weight finite and >= 0"
-        raise ValueError(f"{what}, but token {row} (segment {segment}) is not; check the encoder's output there")
+        raise ValueError(
+            f"{what}, but token {row} (segment {segment}) is not; check the encoder's output there"
+        )
     return at

@@ -24,7 +24,9 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
     if plan.group.shape != x.shape[:1]:
-        raise ValueError(f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}")
+        raise ValueError(
+            f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}"
+        )
     return pool_reference(x, plan)
 
 
@@ -35,9 +37,12 @@ def pool_reference(x: Tensor, plan: Plan) -> Tensor:
 
 
 def unpool(y: Tensor, plan: Plan) -> Tensor:
-    """(N, C): each token's group's row of y (M, C). The inverse of `pool` wherever a group's tokens were equal."""
+    """(N, C): each token's group's row of y (M, C). The inverse of `pool` wherever a group's tokens were
+    equal."""
     if y.dim() != 2 or y.shape[:1] != plan.mass.shape:
-        raise ValueError(f"y must be (M, C), M = {plan.mass.shape[0]} groups of the plan, got {tuple(y.shape)}")
+        raise ValueError(
+            f"y must be (M, C), M = {plan.mass.shape[0]} groups of the plan, got {tuple(y.shape)}"
+        )
     return y.index_select(0, plan.group.long())
 
 
@@ -45,7 +50,9 @@ def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """((M,), (M,)): the least of low (N,) and the greatest of high (N,) over the tokens of each group."""
     group, num = plan.group.long(), len(plan.mass)
     if low.shape != group.shape or high.shape != group.shape or not low.is_floating_point():
-        raise ValueError(f"low and high must be (N,) = ({len(group)},) float, got {low.shape} and {high.shape}")
+        raise ValueError(
+            f"low and high must be (N,) = ({len(group)},) float, got {low.shape} and {high.shape}"
+        )
     least = low.new_full((num,), float("inf")).scatter_reduce_(0, group, low, "amin")
     most = high.new_full((num,), float("-inf")).scatter_reduce_(0, group, high, "amax")
     return least, most

@@ -54,14 +54,17 @@ def open(path: "str | Path", model: "LongCompress") -> "VideoMemory":
 
 
 def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> Any:
-    """What watching a film (path, or its length in seconds) will come to, before decoding; see budget.Estimate."""
+    """What watching a film (path, or its length in seconds) will come to, before decoding; see
+    budget.Estimate."""
     if isinstance(source, int | float):
         return model.estimate(float(source), budget)
     from .media import probe
 
     info = probe(source)
     if info.duration_s is None:
-        raise ValueError(f"source {info.name} does not say how long it is; give its length in seconds instead")
+        raise ValueError(
+            f"source {info.name} does not say how long it is; give its length in seconds instead"
+        )
     return model.estimate(info.duration_s, budget, pictures=info.has_pictures, sound=info.has_sound)
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .config import ModelConfig
+from .config import MergeConfig, ModelConfig
+from .kernels import after_rounds
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Estimate:
         windows: sound tokens before merging.
         segments: stretches that are merged on their own.
         raw_tokens: tokens of all streams before merging.
-        tokens: what the memory will hold: min(budget, raw tokens), and of it
+        tokens: what the memory will hold: min(budget, what closed segments keep), and of it
         picture_tokens, sound_tokens, global_tokens: so many each (even shares).
         marks: time marks in the prompt; they take text tokens of their own.
         seconds_a_mark: seconds one mark covers.
@@ -48,7 +49,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Shape:
-    """What an estimate needs to know of the model: tokens a picture, sound tokens a second, widths, global tokens."""
+    """What an estimate needs to know of the model: tokens a picture, sound tokens a second, widths, global
+    tokens."""
 
     picture_cells: int
     picture_width: int
@@ -60,7 +62,13 @@ class Shape:
 
 
 def estimate(
-    duration_s: float, *, budget: int, config: ModelConfig, shape: Shape, pictures: bool = True, sound: bool = True
+    duration_s: float,
+    *,
+    budget: int,
+    config: ModelConfig,
+    shape: Shape,
+    pictures: bool = True,
+    sound: bool = True,
 ) -> Estimate:
     """What watching `duration_s` seconds with this budget will come to.
 
@@ -73,11 +81,13 @@ def estimate(
     windows = math.ceil(duration_s * shape.sound_rate - 1e-9) if sound else 0
     raw = {"picture": frames * shape.picture_cells, "sound": windows}
     raw = {k: v for k, v in raw.items() if v}
+    rate = {"picture": config.media.rate_fps * shape.picture_cells, "sound": shape.sound_rate}
+    most = [_closed(raw[k], rate[k] * config.segments.length_s, config.merge, k) for k in raw]
     num_globals = shape.global_tokens if raw else 0
     check_budget(budget, num_globals + len(raw))
-    room = min(budget - num_globals, sum(raw.values()))
+    room = min(budget - num_globals, sum(most))
     weights = [config.budget.split_of(k) for k in raw]
-    parts = dict(zip(raw, shares(weights, room, most=list(raw.values())), strict=True))
+    parts = dict(zip(raw, shares(weights, room, most=most), strict=True))
     length = config.segments.length_s
     seconds = mark_seconds(duration_s, config.host.mark_s, budget, shape.mark_tokens)
     marks = math.ceil(duration_s / seconds) if duration_s else 0
@@ -94,8 +104,21 @@ def estimate(
     )  # fmt: skip
 
 
+def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int:
+    """Tokens of a stream that closed segments keep, `in_segment` raw ones in each."""
+    full, detail = max(1, round(in_segment)), merge.detail_of(stream)
+
+    def kept(num: int) -> int:
+        if isinstance(merge.schedule, float):
+            return after_rounds(num, merge.schedule, least=detail)[0]
+        return min(num, detail)
+
+    return raw // full * kept(full) + kept(raw % full)
+
+
 def mark_seconds(duration_s: float, mark_s: float, budget: int, mark_tokens: int = 1) -> float:
-    """Seconds one mark covers: mark_s, or the least multiple with which all marks take <= budget / 8 text tokens."""
+    """Seconds one mark covers: mark_s, or the least multiple with which all marks take <= budget / 8 text
+    tokens."""
     room = max(1, budget // (8 * max(1, mark_tokens)))
     return mark_s * max(1, math.ceil(math.ceil(duration_s / mark_s - 1e-9) / room))
 
@@ -111,9 +134,7 @@ def check_budget(budget: int, least: int) -> None:
         )
 
 
-def shares(
-    weights: Sequence[float], total: int, *, most: Sequence[int], least: int = 1
-) -> list[int]:
+def shares(weights: Sequence[float], total: int, *, most: Sequence[int], least: int = 1) -> list[int]:
     """`total` dealt out in proportion to `weights` by largest remainder.
 
     Args:
@@ -133,7 +154,9 @@ def shares(
         raise ValueError(f"most must have {num} entries like weights, got {len(most)}")
     floor = [min(least, m) for m in most]
     if total < sum(floor):
-        raise ValueError(f"total must be at least {sum(floor)} to give each of {num} parts {least}, got {total}")
+        raise ValueError(
+            f"total must be at least {sum(floor)} to give each of {num} parts {least}, got {total}"
+        )
     total = min(total, sum(most))
     w = list(weights) if sum(weights) > 0 else [1.0] * num
     fixed: dict[int, int] = {}

@@ -4,11 +4,14 @@ Exit codes: 0 done; 1 `doctor` found something wrong; 2 a wrong argument; 3 what
 4 what was to be written could not be; 130 interrupted. Nothing half-written is left behind.
 """
 
+import errno
+import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib import import_module
 from json import dumps
@@ -30,11 +33,12 @@ from .cli_films import (
     writing,
 )
 from .cli_parser import parse
-from .cli_show import cited, clock, print_table, report_of, sentence, size_text, whether_it_fits
+from .cli_show import cited, clock, print_table, report_of, rows_of, sentence
 from .config import MediaConfig, MergeConfig, SegmentConfig
 
 SECTIONS = {"media": MediaConfig, "segments": SegmentConfig, "merge": MergeConfig}
 FIXED = ("media.size_px", "media.rate_hz", "media.pictures", "media.sound")  # the towers settle these
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
 KINDS = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".csv": "csv", ".edl": "edl", ".txt": "chapters"}
 
 
@@ -55,21 +59,7 @@ def info(file: str, common: Common, *, json: bool = False) -> None:
     if json:
         print(dumps({"film": asdict(film), "estimate": asdict(expected)}))
         return
-    picture = f"{film.width} x {film.height}, {film.picture_codec}, {film.rate_fps or 0:.3g} a second"
-    sound = f"{film.rate_hz} Hz, {film.channels} channels, {film.sound_codec}"
-    rows = [
-        ("length", clock(film.duration_s)), ("pictures", picture if film.has_pictures else "none"),
-        ("sound", sound if film.has_sound else "none"), ("", ""),
-        ("pictures looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
-        ("tokens before merging", f"{expected.raw_tokens:,}"),
-        ("tokens", f"{expected.tokens:,}"), ("  of pictures", f"{expected.picture_tokens:,}"),
-        ("  of sound", f"{expected.sound_tokens:,}"), ("  of the whole film", f"{expected.global_tokens:,}"),
-        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
-        ("memory file", size_text(expected.memory_bytes)),
-        ("held on the way", f"{expected.held_tokens:,} tokens at most"),
-        ("fits the language model", whether_it_fits(expected, model.config.host.max_new_tokens)),
-    ]  # fmt: skip
-    print_table(Path(file).name, rows)
+    print_table(Path(file).name, rows_of(film, expected, model.config.host.max_new_tokens))
 
 
 def watch(
@@ -160,7 +150,7 @@ def events(
         window_s: seconds that are asked about at once; the model's own number if not given.
         json: JSON lines; with --out one JSON object that says what was written.
     """
-    from .events import write_events
+    from .event_files import write_events
 
     kind = format or (KINDS.get(Path(out).suffix.lower()) if out else "jsonl")
     if kind is None:
@@ -258,6 +248,34 @@ def scenes(
         print(dumps(report) if json else line, flush=True)
 
 
+def demo(
+    *,
+    out: str,
+    minutes: float = 10.0,
+    seed: int = 20_000_000,
+    budget: int = 1024,
+    model: str = "tiny",
+    json: bool = False,
+) -> None:
+    """Draw a film, watch it, ask it, and show each answer beside the truth.
+
+    Args:
+        out: the folder for the film, its memory, subtitles and pictures.
+        minutes: length of the film.
+        seed: of the film; the embedded model's training never saw numbers from 20 million on.
+        budget: tokens of the memory.
+        model: a preset (tiny), a folder, or a hub name owner/model.
+        json: one JSON object instead of tables.
+    """
+    from .demo import demo as run
+
+    folder = folder_of(out)
+    with redirect_stdout(sys.stderr if json else sys.stdout), writing(folder):
+        report = run(folder, minutes=minutes, seed=seed, budget=budget, model=model)
+    if json:
+        print(dumps(report))
+
+
 def doctor(*, json: bool = False) -> int:
     """Look at what this machine has of what longcompress uses, and name the commands that bring the rest.
 
@@ -316,7 +334,7 @@ def bench(what: Literal["media", "merge"], rest: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "info": info, "watch": watch, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
-    "doctor": doctor, "train": train, "bench": bench,
+    "demo": demo, "doctor": doctor, "train": train, "bench": bench,
 }  # fmt: skip
 
 
@@ -341,10 +359,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         _complain("error", error)
-        return error.code if isinstance(error, Failed) else 3 if isinstance(error, OSError) else 2
+        if isinstance(error, Failed):
+            return error.code
+        if isinstance(error, OSError):
+            return 4 if error.errno in FULL else 3
+        return 2
 
 
 def _run(words: list[str]) -> int:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if not bars():  # read when transformers is imported: its bars go by it too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     words = words or ["--help"]
     if words[:1] == ["bench"] and len(words) > 2:  # what follows is the benchmark's own
         words, rest = words[:2], words[2:]

@@ -1,6 +1,5 @@
 """What the commands share: the flags of a model, films watched or remembered, and whose fault an error is."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -70,7 +69,6 @@ def probe_film(file: str, common: Common) -> "MediaInfo":
 
 def load_model(common: Common) -> "LongCompress":
     """The model, with what the flags change."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     from .compress import Compressor
     from .presets import load
 

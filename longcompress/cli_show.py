@@ -9,7 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from .budget import Estimate
+    from .media import MediaInfo
     from .memory import VideoMemory
+
+
+def rows_of(film: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple[str, str]]:
+    """What a header says and an estimate expects; `answer` tokens are left for the answer."""
+    picture = f"{film.width} x {film.height}, {film.picture_codec}, {film.rate_fps or 0:.3g} a second"
+    sound = f"{film.rate_hz} Hz, {film.channels} channels, {film.sound_codec}"
+    return [
+        ("length", clock(film.duration_s)), ("pictures", picture if film.has_pictures else "none"),
+        ("sound", sound if film.has_sound else "none"), ("", ""),
+        ("pictures looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
+        ("tokens before merging", f"{expected.raw_tokens:,}"),
+        ("tokens", f"{expected.tokens:,}"), ("  of pictures", f"{expected.picture_tokens:,}"),
+        ("  of sound", f"{expected.sound_tokens:,}"), ("  of the whole film", f"{expected.global_tokens:,}"),
+        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("memory file", size_text(expected.memory_bytes)),
+        ("held on the way", f"{expected.held_tokens:,} tokens at most"),
+        ("fits the language model", _whether_it_fits(expected, answer)),
+    ]  # fmt: skip
 
 
 def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> dict[str, Any]:
@@ -52,7 +72,7 @@ def cited(cites: Sequence[Any]) -> list[tuple[float, float, str]]:
     return [(s, e, ", ".join(f"{num} {name}" for name, num in sorted(n.items()))) for s, e, n in found]
 
 
-def whether_it_fits(expected: Any, answer: int) -> str:
+def _whether_it_fits(expected: "Estimate", answer: int) -> str:
     """Whether the prompt of an Estimate fits, and a budget that leaves room for the answer."""
     if expected.context is None:
         return "not known"
@@ -68,7 +88,10 @@ def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
     table = Table(title=Text(title), title_justify="left", show_header=False)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table)
+    print(drawn.get(), end="")  # rich would end the process where a pipe is closed
 
 
 def clock(seconds: float) -> str:

@@ -1,7 +1,9 @@
 """Segments become a bounded hold, and a hold becomes exactly as many tokens as the user declared.
 
-*Close* merges a segment as far as the configured detail allows, *hold* keeps all of them within a bound, *settle*
-deals a budget out and merges down to it. Only settling depends on a budget asked for; it changes nothing held.
+*Close* merges a segment as far as the configured detail allows, *hold* keeps all of them within a bound,
+*settle*
+deals a budget out and merges down to it. Only settling depends on a budget asked for; it changes nothing
+held.
 """
 
 from dataclasses import dataclass, field, replace
@@ -94,7 +96,12 @@ class Hold:
     def copy(self) -> "Hold":
         """An independent copy that shares tensors."""
         return Hold(
-            list(self.pieces), self.span, dict(self.levels), dict(self.last), dict(self.seen), dict(self.memory)
+            list(self.pieces),
+            self.span,
+            dict(self.levels),
+            dict(self.last),
+            dict(self.seen),
+            dict(self.memory),
         )
 
     def num_tokens(self, stream: str | None = None) -> int:
@@ -120,7 +127,8 @@ class Mean:
 
 @dataclass(frozen=True)
 class LocalMerge:
-    """Bipartite merging of the tokens of segments, stream by stream (LongVLM's local part, with this project's defaults).
+    """Bipartite merging of the tokens of segments, stream by stream (LongVLM's local part, with this
+    project's defaults).
 
     Source: LongVLM, arXiv 2404.03384, section 3.2; ToMe, arXiv 2210.09461.
     """
@@ -134,7 +142,10 @@ class LocalMerge:
         index = (index.t() if self.config.layout == "cell" else index).reshape(-1)
         member = origin = None
         if keep_members:
-            member, origin = torch.arange(len(index), dtype=torch.int32, device=index.device), first * cells + index
+            member, origin = (
+                torch.arange(len(index), dtype=torch.int32, device=index.device),
+                first * cells + index,
+            )
         return Group(encoded.tokens.take(index), encoded.metric[index], member, origin)
 
     def merge(self, groups: list[Group], keep: list[int], schedule: float | list[int]) -> list[Group]:
@@ -168,7 +179,8 @@ def pool_tokens(tokens: Tokens, made: Plan) -> Tokens:
 
 
 class GlobalMemory(nn.Module):
-    """Tokens that stand for the whole film: a running mean of summaries, or learned queries over closed tokens.
+    """Tokens that stand for the whole film: a running mean of summaries, or learned queries over closed
+    tokens.
 
     Source of the mean: LongVLM, arXiv 2404.03384 (class tokens of the last layers, averaged over frames).
 
@@ -192,11 +204,15 @@ class GlobalMemory(nn.Module):
         slots = self.summaries | dict.fromkeys(self.query, self.config.slots)
         return sum(n for name, n in slots.items() if streams is None or name in streams)
 
-    def update(self, memory: dict[str, "State | Mean"], stream: str, tokens: Tokens, summary: Tensor | None) -> None:
+    def update(
+        self, memory: dict[str, "State | Mean"], stream: str, tokens: Tokens, summary: Tensor | None
+    ) -> None:
         """Take a closed segment of `stream` into `memory`: its tokens (n, C) and its summary (T, E, C)."""
         if stream in self.summaries:
             if summary is None:
-                raise ValueError(f"stream {stream!r} needs a summary for its global tokens, its encoder gave none")
+                raise ValueError(
+                    f"stream {stream!r} needs a summary for its global tokens, its encoder gave none"
+                )
             total, num = summary.double().sum(0), len(summary)
             before = memory.get(stream)
             if isinstance(before, Mean):
@@ -206,7 +222,7 @@ class GlobalMemory(nn.Module):
             query = self.query[stream]
             state = memory.get(stream)
             if not isinstance(state, State):
-                state = start_state(1, *query.shape, device=tokens.x.device)
+                state = start_state(1, query.shape[0], query.shape[1], device=tokens.x.device)
             offsets = torch.tensor([0, len(tokens)], dtype=torch.int32, device=tokens.x.device)
             memory[stream] = attend(query, tokens.x, offsets, bias=tokens.size.log(), state=state)
 
@@ -268,7 +284,9 @@ class Compressor(nn.Module):
         return raw
 
     @torch.no_grad()
-    def settle(self, hold: Hold, budget: int) -> tuple[dict[str, Tokens], dict[str, Tensor], dict[str, Tensor]]:
+    def settle(
+        self, hold: Hold, budget: int
+    ) -> tuple[dict[str, Tokens], dict[str, Tensor], dict[str, Tensor]]:
         """Exactly min(budget, held) tokens, global ones included; `hold` stays as it is.
 
         Returns:
@@ -286,7 +304,9 @@ class Compressor(nn.Module):
         while sum(len(p.groups) for p in pieces) > room:
             pieces = join_pairs(pieces)
         weights, most, places = self._claims(pieces)
-        given = dict(zip(places, shares(weights, max(room, len(most)), most=most), strict=True)) if most else {}
+        given = (
+            dict(zip(places, shares(weights, max(room, len(most)), most=most), strict=True)) if most else {}
+        )
         streams, members = {}, {}
         for name in names:
             at = [i for i, p in enumerate(pieces) if name in p.groups]
@@ -345,7 +365,9 @@ class Compressor(nn.Module):
             hold.pieces, hold.span = join_pairs(hold.pieces), 2 * hold.span
         bound = self.shares.hold * budget
         while hold.num_tokens() > bound:
-            names = [n for n in hold.streams() if hold.num_tokens(n) > sum(n in p.groups for p in hold.pieces)]
+            names = [
+                n for n in hold.streams() if hold.num_tokens(n) > sum(n in p.groups for p in hold.pieces)
+            ]
             if not names:  # nothing is left but one token a group
                 return
             split = {n: self.shares.split_of(n) for n in hold.streams()}

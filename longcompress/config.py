@@ -1,4 +1,5 @@
-"""The only knobs: frozen dataclasses that check themselves and round-trip to JSON and YAML. Unknown keys are refused."""
+"""The only knobs: frozen dataclasses that check themselves and round-trip to JSON and YAML. Unknown keys are
+refused."""
 
 import dataclasses
 import json
@@ -18,8 +19,10 @@ class MediaConfig:
     Attributes:
         rate_fps: pictures wanted a second.
         size_px: pictures come as size_px x size_px.
-        fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the centre.
-        decode: "exact" gives the picture shown at each wanted instant; "nonref" and "keyframe" decode less and
+        fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the
+            centre.
+        decode: "exact" gives the picture shown at each wanted instant; "nonref" and "keyframe" decode less
+            and
             give the true time of every picture they give.
         rate_hz: samples of sound a second, mono.
         pictures: read pictures.
@@ -123,7 +126,8 @@ class MergeConfig:
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
         layout: pictures lie "cell"-major (all times of a patch, then the next) or "frame"-major.
-        detail: a closed segment keeps at least so many tokens of a stream, after full rounds. Also "*" for the rest.
+        detail: a closed segment keeps at least so many tokens of a stream, after full rounds. Also "*" for
+            the rest.
     """
 
     schedule: float | list[int] = 0.25
@@ -142,7 +146,8 @@ class MemoryConfig:
     """Global tokens.
 
     Attributes:
-        kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend over
+        kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend
+            over
             the closed tokens.
         slots: learned queries a stream has.
     """
@@ -184,8 +189,10 @@ class HostConfig:
 
     Attributes:
         base: as in VisionConfig.
-        mark_s: seconds that one time mark covers, where marks fit into an eighth of the budget; otherwise a multiple.
-        mark: text of a mark; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of seconds.
+        mark_s: seconds that one time mark covers, where marks fit into an eighth of the budget; otherwise a
+            multiple.
+        mark: text of a mark; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
+            seconds.
         time: add to each token embeddings of its mark, first and last second and size.
         max_offset_s: seconds after its mark that a token can tell apart.
         system: system prompt for chat templates; "": none.
@@ -203,7 +210,9 @@ class HostConfig:
     max_offset_s: int = 64
     system: str = ""
     question: str = "{question}"
-    events: str = "What happens between {start} and {end} seconds? Give each event with its first and last second."
+    events: str = (
+        "What happens between {start} and {end} seconds? Give each event with its first and last second."
+    )
     events_window_s: float = 30.0
     max_new_tokens: int = 256
     attention: str = "sdpa"

@@ -1,4 +1,5 @@
-"""The main job on the embedded model: a film is drawn, watched, asked, and each answer stands beside the truth."""
+"""The main job on the embedded model: a film is drawn, watched, asked, and each answer stands beside the
+truth."""
 
 import time
 from collections.abc import Iterator

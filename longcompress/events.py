@@ -35,5 +35,6 @@ def join_events(events: Iterable[Event], gap_s: float) -> list[Event]:
 
 def to_text(events: Iterable[Event]) -> str:
     return ", ".join(
-        f"{e.text} {math.floor(e.start_s)} to {max(math.floor(e.start_s), math.ceil(e.end_s) - 1)}".strip() for e in events
+        f"{e.text} {math.floor(e.start_s)} to {max(math.floor(e.start_s), math.ceil(e.end_s) - 1)}".strip()
+        for e in events
     )

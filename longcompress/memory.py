@@ -64,10 +64,15 @@ class VideoMemory:
         return Film(streams, {n: g.to(device) for n, g in self.globals.items()}, self.budget)
 
     def ask(
-        self, question: str, *, stream: Callable[[str], None] | None = None, max_new_tokens: int | None = None,
+        self,
+        question: str,
+        *,
+        stream: Callable[[str], None] | None = None,
+        max_new_tokens: int | None = None,
         **generate: Any,
-    ) -> Answer:  # fmt: skip
-        """The answer to a question about the film. The film is read once; further questions cost only themselves.
+    ) -> Answer:
+        """The answer to a question about the film. The film is read once; further questions cost only
+        themselves.
 
         Args:
             question: not empty.
@@ -86,7 +91,8 @@ class VideoMemory:
         return [self._answer(t) for t in self._model().host.answer(self._read(), questions, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
-        """What happens, in time order: every window is asked about, events cut by window borders are joined."""
+        """What happens, in time order: every window is asked about, events cut by window borders are
+        joined."""
         config = self._model().config.host
         window_s = window_s or config.events_window_s
         starts = [float(s) for s in _steps(self.duration_s, window_s)]
@@ -118,7 +124,9 @@ class VideoMemory:
             save_file(tensors, part, metadata={"longcompress": json.dumps(header, sort_keys=True)})
             os.replace(part, path)
         except SafetensorError as error:
-            raise OSError(f"path {path}: the memory could not be written: {error}; is the disk full?") from error
+            raise OSError(
+                f"path {path}: the memory could not be written: {error}; is the disk full?"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
         return path
@@ -141,13 +149,18 @@ class VideoMemory:
         except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
         if not isinstance(header, dict):
-            raise ValueError(f"path {path} is a safetensors file but not a memory file; make one with `watch`")
+            raise ValueError(
+                f"path {path} is a safetensors file but not a memory file; make one with `watch`"
+            )
         if header["format"] > FORMAT:
             raise ValueError(
-                f"path {path} has format {header['format']}, this version reads up to {FORMAT}; upgrade longcompress"
+                f"path {path} has format {header['format']}, this version reads up to {FORMAT}; "
+                f"upgrade longcompress"
             )
         if header["sha256"] != _hash(tensors):
-            raise ValueError(f"path {path} was altered: its sha256 is not the one in its header; make it anew")
+            raise ValueError(
+                f"path {path} was altered: its sha256 is not the one in its header; make it anew"
+            )
         if model is not None and header["identity"] != model.identity():
             raise ValueError(
                 f"path {path} was made by other towers than model {model.config.name!r} has; "
@@ -184,7 +197,8 @@ class VideoMemory:
             for event in events:
                 hit |= (tokens.start_s < event.end_s).cpu() & (tokens.end_s > event.start_s).cpu()
             cites += [
-                Cite(name, i, float(tokens.start_s[i]), float(tokens.end_s[i])) for i in hit.nonzero()[:, 0].tolist()
+                Cite(name, i, float(tokens.start_s[i]), float(tokens.end_s[i]))
+                for i in hit.nonzero()[:, 0].tolist()
             ]
         return Answer(text, events, tuple(cites))
 

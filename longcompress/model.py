@@ -94,7 +94,9 @@ class LongCompress(nn.Module):
         if config.sound.base:
             sound = SoundEncoder.load(config.sound, resolve(config.sound.base, folder), **kwargs)
         base = resolve(config.host.base, folder)
-        placed = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
+        placed = (
+            {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
+        )
         lm = AutoModelForCausalLM.from_pretrained(
             base, attn_implementation=config.host.attention, **kwargs, **placed
         )
@@ -145,7 +147,8 @@ class LongCompress(nn.Module):
         return str(url)
 
     def load_own(self, path: str | Path) -> None:
-        """Load compressor, projectors and time from a safetensors file; every parameter must be there and fit."""
+        """Load compressor, projectors and time from a safetensors file; every parameter must be there and
+        fit."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
         given = load_file(path)
@@ -169,8 +172,9 @@ class LongCompress(nn.Module):
         out: dict[str, Tensor] = self.host(**batch)
         return out
 
-    def estimate(self, duration_s: float, budget: int | None = None, *, pictures: bool = True, sound: bool = True
-                 ) -> Estimate:  # fmt: skip
+    def estimate(
+        self, duration_s: float, budget: int | None = None, *, pictures: bool = True, sound: bool = True
+    ) -> Estimate:
         """What a film of this length will come to; see `budget.estimate`."""
         config = self.config
         mark = len(encode(self.host.tokenizer, mark_text(config.host, duration_s)))
@@ -195,7 +199,9 @@ class LongCompress(nn.Module):
         digest = hashlib.sha256()
         config = self.config
         used = {
-            "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px] if self.vision else None,
+            "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px]
+            if self.vision
+            else None,
             "sound": [config.sound.layer, config.sound.pool, config.sound.summary] if self.sound else None,
             "memory": to_dict(config.memory),
         }
@@ -228,7 +234,9 @@ class LongCompress(nn.Module):
             (folder / "preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
 
 
-def make_compressor(config: ModelConfig, vision: VisionEncoder | None, sound: SoundEncoder | None) -> Compressor:
+def make_compressor(
+    config: ModelConfig, vision: VisionEncoder | None, sound: SoundEncoder | None
+) -> Compressor:
     """The compressor that `config` describes, for these towers."""
     summaries = {n: t.num_summaries for n, t in (("picture", vision), ("sound", sound)) if t is not None}
     memory = GlobalMemory(config.memory, _widths(vision, sound), summaries)
@@ -241,7 +249,9 @@ def resolve(base: str, folder: Path | None) -> str:
         return base
     path = (folder or Path()) / base
     if not path.is_dir():
-        raise FileNotFoundError(f"base {base!r}: no folder {path}; a saved model needs the towers and LM beside it")
+        raise FileNotFoundError(
+            f"base {base!r}: no folder {path}; a saved model needs the towers and LM beside it"
+        )
     return str(path)
 
 
@@ -253,7 +263,9 @@ def _folder_of(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if isinstance(name, Path) or name.startswith((".", "/")) or name.count("/") != 1:
-        raise FileNotFoundError(f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model")
+        raise FileNotFoundError(
+            f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model"
+        )
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name))
@@ -267,4 +279,3 @@ def _atomically(path: Path, write: Any) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-

@@ -37,9 +37,11 @@ TINY = Path(__file__).parent / "weights" / "tiny"
 
 
 def tiny() -> ModelConfig:
-    """The embedded model: 16 picture tokens a second, one of sound, a small Llama; it knows the world of `scenes`.
+    """The embedded model: 16 picture tokens a second, one of sound, a small Llama; it knows the world of
+    `scenes`.
 
-    Raw it has 170 tokens every 10 s; a tenth of that (14 of pictures, 3 of sound) is what it was trained around.
+    Raw it has 170 tokens every 10 s; a tenth of that (14 of pictures, 3 of sound) is what it was trained
+    around.
     """
     return ModelConfig(
         name="tiny",
@@ -72,13 +74,15 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
         WhisperConfig(
             vocab_size=8, num_mel_bins=64, d_model=64, encoder_layers=2, encoder_attention_heads=2,
             encoder_ffn_dim=256, max_source_positions=200, decoder_layers=1, decoder_attention_heads=2,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, architectures=["WhisperEncoder"],
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+            architectures=["WhisperEncoder"],
         )
     )  # fmt: skip
     tokenizer = word_tokenizer([*VOCABULARY, "answer"], COLOURS, SHAPES, num_tens=1080)
     lm = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+            num_hidden_layers=layers,
             num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=True,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
@@ -98,5 +102,7 @@ def load(name: str | Path, **options: Any) -> LongCompress:
     if str(name) in PRESETS:
         return LongCompress.from_pretrained(PRESETS[str(name)](), **options)
     if not Path(name).exists() and "/" not in str(name):
-        raise ValueError(f"name must be one of {sorted(PRESETS)}, a folder, or a hub name owner/model, got {name!r}")
+        raise ValueError(
+            f"name must be one of {sorted(PRESETS)}, a folder, or a hub name owner/model, got {name!r}"
+        )
     return LongCompress.from_pretrained(name, **options)

@@ -17,7 +17,8 @@ NEVER = float("inf")
 class Segmenter:
     """Cuts streams into segments: push what the encoders made, take the segments that are closed.
 
-    A segment is closed once every stream in `streams` has gone past its end. A token belongs to the segment in which
+    A segment is closed once every stream in `streams` has gone past its end. A token belongs to the segment
+    in which
     it starts. State is bounded by the longest segment and by how far one stream runs ahead of another.
 
     Args:
@@ -50,7 +51,8 @@ class Segmenter:
         seen = self._seen_s.get(stream, -NEVER)
         if float(start_s[0]) < seen:
             raise ValueError(
-                f"encoded of stream {stream!r} must follow {seen:.3f} s, got a start of {float(start_s[0]):.3f} s"
+                f"encoded of stream {stream!r} must follow {seen:.3f} s, "
+                f"got a start of {float(start_s[0]):.3f} s"
             )
         if stream == "picture" and self.config.cut == "change":
             self._find_cuts(encoded)
@@ -100,7 +102,9 @@ class Segmenter:
         longest = self._start_s + self.config.length_s
         end_s = longest
         if self.config.cut == "change":
-            end_s = next((c for c in self._cuts if c >= self._start_s + self.config.shortest_s - 1e-9), longest)
+            end_s = next(
+                (c for c in self._cuts if c >= self._start_s + self.config.shortest_s - 1e-9), longest
+            )
             end_s = min(end_s, longest)
         if watermark == NEVER and not any(self._starts_from(n, end_s) for n in self.streams):
             return NEVER if any(self._open.get(n) for n in self.streams) else None

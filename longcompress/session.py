@@ -1,4 +1,5 @@
-"""Push pictures, sound and text as they come; ask at any moment; bounded for ever. A file is a session fed by `media`."""
+"""Push pictures, sound and text as they come; ask at any moment; bounded for ever. A file is a session fed by
+`media`."""
 
 import copy
 import time
@@ -79,14 +80,15 @@ class Session:
         wanted = model.streams if streams is None else tuple(streams)
         unknown = sorted(set(wanted) - set(model.streams))
         if unknown or not wanted:
-            raise ValueError(f"streams must be some of {model.streams}, which the model takes in, got {wanted}")
+            raise ValueError(
+                f"streams must be some of {model.streams}, which the model takes in, got {wanted}"
+            )
         model.compressor.check(self.budget, list(wanted))
         self._blocks: dict[str, Blocks] = {}
         for name in wanted:
             tower = model.vision if name == "picture" else model.sound
             assert tower is not None
-            size = model.config.vision.block if name == "picture" else model.sound.block  # type: ignore[union-attr]
-            self._blocks[name] = Blocks(tower.encode, size)
+            self._blocks[name] = Blocks(tower.encode, tower.block)
         self._segmenter = Segmenter(model.config.segments, wanted)
         self._hold = Hold()
         self._end_s: dict[str, float] = {}
@@ -120,14 +122,16 @@ class Session:
         return out
 
     def push_frame(self, image: Any, t: float | None = None) -> list[Happened]:
-        """Take in one picture, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after the last."""
+        """Take in one picture, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after
+        the last."""
         step_s = 1 / self.model.config.media.rate_fps
         time_s = self._end_s.get("picture", 0.0) if t is None else t
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
         return self.push(Frames(pixels[None], torch.tensor([time_s], dtype=torch.float64), step_s))
 
     def push_audio(self, pcm: Any, sample_rate: int, t0: float | None = None) -> list[Happened]:
-        """Take in mono samples (n,), float in [-1, 1] or int16; t0: seconds of the first, None: right after the last."""
+        """Take in mono samples (n,), float in [-1, 1] or int16; t0: seconds of the first, None: right after
+        the last."""
         samples = pcm if isinstance(pcm, Tensor) else torch.from_numpy(np.asarray(pcm))
         if samples.dtype == torch.int16:
             samples = samples.float() / 32768
@@ -135,9 +139,14 @@ class Session:
         return self.push(Sound(samples.float(), start_s, sample_rate))
 
     def push_text(
-        self, text: str, t: float | None = None, role: str = "user", reply: Literal["must", "may", "no"] = "must"
+        self,
+        text: str,
+        t: float | None = None,
+        role: str = "user",
+        reply: Literal["must", "may", "no"] = "must",
     ) -> list[Happened]:
-        """A user's turn. "must" answers now from what was seen; "may" and "no" answer nothing (no head decides yet)."""
+        """A user's turn. "must" answers now from what was seen; "may" and "no" answer nothing (no head
+        decides yet)."""
         if role != "user":
             raise ValueError(f"role must be 'user', got {role!r}")
         now_s = max(self._end_s.values(), default=0.0) if t is None else t
@@ -185,9 +194,14 @@ class Session:
         budget = self.budget if budget is None else budget
         streams, globals_, members = self.model.compressor.settle(seen._hold, budget)
         return VideoMemory(
-            streams, globals_, max(self._end_s.values(), default=0.0), budget, {}, self.model.identity(), members,
-            self.model,
-        )  # fmt: skip
+            streams,
+            globals_,
+            max(self._end_s.values(), default=0.0),
+            budget,
+            identity=self.model.identity(),
+            members=members,
+            model=self.model,
+        )
 
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
         """The answer to a question about what was seen until now; what waits for its block counts."""
@@ -220,7 +234,9 @@ class Session:
         out: list[Happened] = []
         begin = time.perf_counter()
         for segment in segments:
-            raw = self.model.compressor.close(self._hold, segment, self.budget, keep_members=self.keep_members)
+            raw = self.model.compressor.close(
+                self._hold, segment, self.budget, keep_members=self.keep_members
+            )
             self._raw += raw
             out.append(
                 SegmentClosed(segment.index, segment.start_s, segment.end_s, raw, self._hold.num_tokens())
@@ -243,10 +259,12 @@ def watch(
     Args:
         model: what watches.
         source: path, URL, file object, arrays (`media.arrays`), or a list of paths and such: a list of films.
-        budget: tokens the memory will have (or all there are, if the film has fewer); None: the model's default.
+        budget: tokens the memory will have (or all there are, if the film has fewer); None: the model's
+            default.
         progress: show a bar with rate and time left.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
-        keep_members: remember which raw token went where; needed to plot merged patches. This grows with the film.
+        keep_members: remember which raw token went where; needed to plot merged patches. This grows with the
+            film.
 
     Returns:
         VideoMemory, or a list of them for a list of films.
@@ -276,7 +294,9 @@ def watch(
     return memory
 
 
-def _expect(model: LongCompress, source: Any, protocols: Sequence[str]) -> tuple[list[str], float | None, str]:
+def _expect(
+    model: LongCompress, source: Any, protocols: Sequence[str]
+) -> tuple[list[str], float | None, str]:
     """(streams that will come, length as far as it is known, name) of a source."""
     if isinstance(source, str | Path) or hasattr(source, "read"):
         info = media.probe(source, protocols=protocols)
@@ -317,7 +337,9 @@ def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -
 
     seen_s = 0.0
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of film [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(total=duration_s, desc=Path(name).name, unit="s", bar_format=shape if duration_s else None) as bar:
+    with tqdm(
+        total=duration_s, desc=Path(name).name, unit="s", bar_format=shape if duration_s else None
+    ) as bar:
         for part in parts:
             yield part
             now_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s

@@ -1,4 +1,5 @@
-"""The values that flow between stages. Times are float64 seconds from the start of the media, intervals half-open."""
+"""The values that flow between stages. Times are float64 seconds from the start of the media, intervals
+half-open."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,8 @@ class Frames:
     Attributes:
         pixels: (T, H, W, 3) uint8 RGB.
         time_s: (T,) float64, the true time of each picture, rising.
-        step_s: seconds from one wanted picture to the next, > 0; picture t stands for `[time_s, time_s + step_s)`.
+        step_s: seconds from one wanted picture to the next, > 0; picture t stands for `[time_s, time_s +
+            step_s)`.
     """
 
     pixels: Tensor
@@ -33,7 +35,8 @@ class Frames:
         _need(self.pixels.dtype == torch.uint8, f"Frames.pixels must be uint8, got {self.pixels.dtype}")
         _need(
             self.time_s.shape == self.pixels.shape[:1] and self.time_s.dtype == torch.float64,
-            f"Frames.time_s must be (T,) = ({shape[0]},) float64, got {tuple(self.time_s.shape)} {self.time_s.dtype}",
+            f"Frames.time_s must be (T,) = ({shape[0]},) float64, "
+            f"got {tuple(self.time_s.shape)} {self.time_s.dtype}",
         )
         _need(self.step_s > 0, f"Frames.step_s must be > 0 seconds, got {self.step_s}")
 
@@ -115,11 +118,15 @@ class Tokens:
     def join(cls, parts: Iterable["Tokens"]) -> "Tokens":
         """One after the other; at least one part is needed (its width and device are the result's)."""
         parts = list(parts)
-        _need(bool(parts), "Tokens.join needs at least one part, got none; make an empty one with Tokens.empty")
+        _need(
+            bool(parts), "Tokens.join needs at least one part, got none; make an empty one with Tokens.empty"
+        )
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
     @classmethod
-    def empty(cls, width: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Tokens":
+    def empty(
+        cls, width: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Tokens":
         """No tokens, `width` channels wide."""
         time = torch.zeros(0, dtype=torch.float64, device=device)
         return cls(torch.zeros(0, width, device=device, dtype=dtype), time.float(), time, time, time)
@@ -149,12 +156,13 @@ class Encoded:
             f"got {tuple(self.metric.shape)} {self.metric.dtype}",
         )
         _need(
-            self.cells >= 1 and n % self.cells == 0, f"Encoded.cells must divide N = {n} tokens, got {self.cells}"
+            self.cells >= 1 and n % self.cells == 0,
+            f"Encoded.cells must divide N = {n} tokens, got {self.cells}",
         )
         if self.summary is not None:
             _need(
                 self.summary.dim() == 3 and self.summary.shape[0] == n // self.cells,
-                f"Encoded.summary must be (T, E, C) with T = {n // self.cells}, got {tuple(self.summary.shape)}",
+                f"Encoded.summary must be (T, E, C), T = {n // self.cells}, got {tuple(self.summary.shape)}",
             )
 
     def __len__(self) -> int:
@@ -171,7 +179,10 @@ class Encoded:
         """One after the other; all parts must have the same cells, and all or none a summary."""
         parts = list(parts)
         _need(bool(parts), "Encoded.join needs at least one part, got none")
-        _need(len({p.cells for p in parts}) == 1, f"Encoded.join: cells differ: {sorted({p.cells for p in parts})}")
+        _need(
+            len({p.cells for p in parts}) == 1,
+            f"Encoded.join: cells differ: {sorted({p.cells for p in parts})}",
+        )
         summaries = [p.summary for p in parts if p.summary is not None]
         return cls(
             Tokens.join(p.tokens for p in parts),
@@ -198,7 +209,9 @@ class Segment:
     streams: Mapping[str, Encoded] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _need(self.end_s > self.start_s, f"Segment.end_s must be > start_s = {self.start_s}, got {self.end_s}")
+        _need(
+            self.end_s > self.start_s, f"Segment.end_s must be > start_s = {self.start_s}, got {self.end_s}"
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -216,7 +229,9 @@ class Event:
     text: str = ""
 
     def __post_init__(self) -> None:
-        _need(self.end_s >= self.start_s, f"Event.end_s must be >= start_s = {self.start_s}, got {self.end_s}")
+        _need(
+            self.end_s >= self.start_s, f"Event.end_s must be >= start_s = {self.start_s}, got {self.end_s}"
+        )
 
     def __str__(self) -> str:
         return f"{_clock(self.start_s)} - {_clock(self.end_s)}  {self.text}".rstrip()
@@ -224,7 +239,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Cite:
-    """A token that an answer rests on: `stream`, its `index` in that stream, and the seconds it stands for."""
+    """A token that an answer rests on: `stream`, its `index` in that stream, and the seconds it stands
+    for."""
 
     stream: str
     index: int
@@ -255,7 +271,8 @@ class Answer:
             "text": self.text,
             "events": [{"start_s": e.start_s, "end_s": e.end_s, "text": e.text} for e in self.events],
             "cites": [
-                {"stream": c.stream, "index": c.index, "start_s": c.start_s, "end_s": c.end_s} for c in self.cites
+                {"stream": c.stream, "index": c.index, "start_s": c.start_s, "end_s": c.end_s}
+                for c in self.cites
             ],
         }
 
@@ -264,5 +281,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds * 10), 600)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest / 10:04.1f}"
-
-

@@ -31,7 +31,22 @@ from longcompress.hosts.words import word_tokenizer
 from longcompress.model import LongCompress
 from longcompress.types import Tokens
 
-WORDS = "when does the what is happens between and appear seen to from answer nothing".split()
+WORDS = [
+    "when",
+    "does",
+    "the",
+    "what",
+    "is",
+    "happens",
+    "between",
+    "and",
+    "appear",
+    "seen",
+    "to",
+    "from",
+    "answer",
+    "nothing",
+]
 WIDTHS = {"picture": 32, "sound": 16}
 
 
@@ -45,7 +60,8 @@ def language_model(kind: str = "llama", vocabulary: int | None = None) -> PreTra
     torch.manual_seed(7)
     shape = {
         "vocab_size": vocabulary or len(tokenizer()), "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
     }  # fmt: skip
     model = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}[kind]
@@ -55,7 +71,9 @@ def language_model(kind: str = "llama", vocabulary: int | None = None) -> PreTra
 def host(kind: str = "llama", **options) -> CausalHost:
     """A host of that language model with time embeddings that say something."""
     torch.manual_seed(5)
-    config = HostConfig(mark="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options)
+    config = HostConfig(
+        mark="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
+    )
     made = CausalHost(language_model(kind), tokenizer(), config, WIDTHS).eval()
     if made.time is not None:
         torch.nn.init.normal_(made.time.table, std=0.1)
@@ -85,8 +103,8 @@ def model(**changes) -> LongCompress:
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=64),
         host=HostConfig(
-            base="./lm", mark_s=5.0, mark="{start}", question="{question} answer", max_offset_s=16, max_new_tokens=6,
-            events="what happens between {start} and {end}",
+            base="./lm", mark_s=5.0, mark="{start}", question="{question} answer", max_offset_s=16,
+            max_new_tokens=6, events="what happens between {start} and {end}",
         ),
     )  # fmt: skip
     config = ModelConfig(**{**config.__dict__, **changes})

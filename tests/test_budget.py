@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.budget import Shape, check_budget, estimate, mark_seconds, shares
-from longcompress.config import ModelConfig
+from longcompress.config import MergeConfig, ModelConfig
 
+SHAPE = Shape(4, 8, 1.0, 8, 0)
 parts = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=1, max_size=30)
 
 
@@ -45,8 +46,8 @@ def test_equal_remainders_go_to_the_lower_index():
         (lambda: shares([1], 1, most=[3, 3]), "most must have 1 entries"),
         (lambda: check_budget(True, 1), "whole number of tokens"),
         (lambda: check_budget(2, 5), "at least 5"),
-        (lambda: estimate(-1.0, budget=9, config=ModelConfig(), shape=Shape(4, 8, 1.0, 8, 0)), "duration_s must be"),
-        (lambda: estimate(float("inf"), budget=9, config=ModelConfig(), shape=Shape(4, 8, 1.0, 8, 0)), "duration_s"),
+        (lambda: estimate(-1.0, budget=9, config=ModelConfig(), shape=SHAPE), "duration_s must be"),
+        (lambda: estimate(float("inf"), budget=9, config=ModelConfig(), shape=SHAPE), "duration_s must be"),
     ],
 )  # fmt: skip
 def test_errors_say_what_is_wrong(call, message):
@@ -62,8 +63,20 @@ def test_marks_take_at_most_an_eighth(duration_s, budget):
     assert -(-duration_s // seconds) * 2 <= max(2, budget / 8)
 
 
+def test_an_estimate_knows_what_closed_segments_keep():
+    # 10 s of 16 cells: 160 tokens, brought to 120, 90, 68, 51 by quarters while 48 are left; sound stays
+    config = ModelConfig(merge=MergeConfig(detail={"picture": 48, "*": 10}))
+    shape = Shape(picture_cells=16, picture_width=128, sound_rate=1.0, sound_width=64, global_tokens=2)
+    got = estimate(105.0, budget=100_000, config=config, shape=shape)
+    assert got.raw_tokens == 105 * 17
+    assert got.picture_tokens == 10 * 51 + 60  # five seconds more: 80, then 60
+    assert got.sound_tokens == 105 and got.tokens == 510 + 60 + 105 + 2
+
+
 def test_an_estimate_adds_up():
-    shape = Shape(picture_cells=16, picture_width=128, sound_rate=1.0, sound_width=64, global_tokens=2, context=4096)
+    shape = Shape(
+        picture_cells=16, picture_width=128, sound_rate=1.0, sound_width=64, global_tokens=2, context=4096
+    )
     got = estimate(600.0, budget=1000, config=ModelConfig(), shape=shape)
     assert got.frames == 600 and got.windows == 600 and got.segments == 60
     assert got.tokens == 1000 == got.picture_tokens + got.sound_tokens + got.global_tokens

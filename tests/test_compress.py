@@ -4,12 +4,13 @@ import random
 
 import pytest
 import torch
-from models import tokens
 
 from longcompress.compress import Compressor, GlobalMemory, Hold
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
 from longcompress.segments import Segmenter
 from longcompress.types import Encoded, Segment, Tokens
+
+from models import tokens
 
 CELLS, WIDTHS = 4, {"picture": 16, "sound": 8}
 
@@ -33,7 +34,9 @@ def compressor(kind: str = "mean", **options) -> Compressor:
     return Compressor(merge, budget, memory)
 
 
-def watched(made: Compressor, steps: int, budget: int, cuts: list[int] = (), *, members: bool = False) -> Hold:
+def watched(
+    made: Compressor, steps: int, budget: int, cuts: list[int] = (), *, members: bool = False
+) -> Hold:
     parts = {name: stream(name, steps) for name in WIDTHS}
     hold, segmenter, at = Hold(), Segmenter(SegmentConfig()), 0
     for cut in [*cuts, steps]:
@@ -82,7 +85,9 @@ def test_mass_and_time_are_kept(share):
         assert bool((held.start_s <= held.time_s).all() and (held.time_s <= held.end_s).all())
         assert float(held.start_s.min()) == 0.0 and float(held.end_s.max()) == 300.0
         raw = stream(name, 300).tokens.x.double()
-        torch.testing.assert_close((held.x.double() * held.size[:, None]).sum(0), raw.sum(0), rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(
+            (held.x.double() * held.size[:, None]).sum(0), raw.sum(0), rtol=1e-4, atol=1e-2
+        )
 
 
 @pytest.mark.parametrize("kind", ["mean", "learned"])
@@ -156,10 +161,18 @@ def test_novelty_buys_tokens_where_something_happens():
     hold, segments = Hold(), []
     for k in range(4):
         part = stream("picture", 10, seed=k).rows(0, 10)
-        moved = Tokens(part.tokens.x, part.tokens.size, *(t + 10 * k for t in (part.tokens.time_s, part.tokens.start_s, part.tokens.end_s)))
+        moved = Tokens(
+            part.tokens.x,
+            part.tokens.size,
+            *(t + 10 * k for t in (part.tokens.time_s, part.tokens.start_s, part.tokens.end_s)),
+        )
         still = k != 2
-        metric = torch.randn(40, 8, generator=torch.Generator().manual_seed(9)) if not still else torch.ones(40, 8)
-        segments.append(Segment(k, 10.0 * k, 10.0 * k + 10, {"picture": Encoded(moved, metric, part.summary, CELLS)}))
+        metric = (
+            torch.randn(40, 8, generator=torch.Generator().manual_seed(9)) if not still else torch.ones(40, 8)
+        )
+        segments.append(
+            Segment(k, 10.0 * k, 10.0 * k + 10, {"picture": Encoded(moved, metric, part.summary, CELLS)})
+        )
     for segment in segments:
         made.close(hold, segment, 1000)
     streams, _, _ = made.settle(hold, 30)
@@ -167,7 +180,9 @@ def test_novelty_buys_tokens_where_something_happens():
     assert int(counts.argmax()) == 2 and int(counts[1]) < int(counts[2])
 
 
-@pytest.mark.parametrize(("budget", "message"), [(0, "budget must be a whole number"), (3, "at least 4"), (2.5, "whole number")])
+@pytest.mark.parametrize(
+    ("budget", "message"), [(0, "budget must be a whole number"), (3, "at least 4"), (2.5, "whole number")]
+)
 def test_a_budget_too_small_is_an_error(budget, message):
     made = compressor("mean")
     with pytest.raises(ValueError, match=message):

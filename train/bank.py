@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..compress import Compressor, Hold, Mean, Piece
 from ..config import MergeConfig
-from ..encoders import Blocks
+from ..encoders import Blocks, SoundEncoder, VisionEncoder
 from ..hosts import Example, Film
 from ..model import LongCompress
 from ..quiz import ask
@@ -60,13 +60,13 @@ def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s
     time_s = np.arange(0, duration_s, 1 / model.config.media.rate_fps)
     pixels = half(frames(scene, time_s, size_px=DRAWN_PX))
     assert model.vision is not None and model.sound is not None
-    parts = {
+    parts: dict[str, tuple[VisionEncoder | SoundEncoder, Frames | Sound]] = {
         "picture": (model.vision, Frames(pixels, torch.from_numpy(time_s), 1 / model.config.media.rate_fps)),
         "sound": (model.sound, Sound(torch.from_numpy(sound(scene, 0.0, duration_s)), 0.0)),
     }
     hold, segmenter = Hold(), Segmenter(model.config.segments, model.streams)
     for name, (tower, part) in parts.items():
-        blocks = Blocks(tower.encode, tower.config.block if name == "picture" else tower.block)  # type: ignore
+        blocks = Blocks(tower.encode, tower.block)
         for encoded in blocks.push(part) + blocks.flush():
             for segment in segmenter.push(name, encoded):
                 compressor.close(hold, segment, ENDLESS)
@@ -79,7 +79,8 @@ def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s
 def make_bank(
     model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int]
 ) -> list[Clip]:
-    """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets settle the same)."""
+    """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets settle the
+    same)."""
     merge: MergeConfig = replace(model.config.merge, detail=detail)
     compressor = Compressor(merge, model.config.budget, model.compressor.memory)
     return [make_clip(model, compressor, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]

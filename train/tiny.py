@@ -17,8 +17,8 @@ from ..model import LongCompress
 from ..presets import new_tiny
 from ..scenes import OBJECTS, SOUNDS
 from .bank import Clip, Films, Mix, make_bank
-from .trainer import run
 from .towers import Drawn, PictureTask, SoundTask, TowerConfig, score
+from .trainer import run
 
 RECIPE = Path(__file__).parent / "recipes" / "tiny.yaml"
 
@@ -95,7 +95,10 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
 def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
     """Both towers on drawn scenes; returns their linear heads."""
     assert model.vision is not None and model.sound is not None
-    tasks: dict[str, PictureTask | SoundTask] = {"picture": PictureTask(model.vision), "sound": SoundTask(model.sound)}
+    tasks: dict[str, PictureTask | SoundTask] = {
+        "picture": PictureTask(model.vision),
+        "sound": SoundTask(model.sound),
+    }
     for kind, task in tasks.items():
         config: TowerConfig = getattr(recipe, kind)
         task.requires_grad_(True)
@@ -109,18 +112,20 @@ def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str
 
 
 @torch.no_grad()
-def align(model: LongCompress, bank: list[Clip], heads: dict[str, dict[str, Tensor]], num_clips: int = 100) -> None:
-    """Start the projectors where a token's features give the embedding of what the tower's head sees in it."""
+def align(
+    model: LongCompress, bank: list[Clip], heads: dict[str, dict[str, Tensor]], num_clips: int = 100
+) -> None:
+    """Start the projectors where a token's features give the embedding of what the tower's head sees in
+    it."""
     table = model.host.lm.get_input_embeddings().weight
     names = {"picture": OBJECTS, "sound": SOUNDS}
     for stream, known in names.items():
         x = torch.cat([p.groups[stream].tokens.x for c in bank[:num_clips] for p in c.pieces]).float()
         logits = x @ heads[stream]["weight"].t() + heads[stream]["bias"]
         words = torch.stack([table[encode(model.host.tokenizer, n)].mean(0) for n in known])
-        if stream == "picture":  # the last class is the background
-            target = logits.softmax(-1)[:, :-1] @ words
-        else:
-            target = logits.sigmoid() @ words
+        # the last class of pictures is the background
+        seen = logits.softmax(-1)[:, :-1] if stream == "picture" else logits.sigmoid()
+        target = seen @ words
         ones = torch.ones(len(x), 1)
         fit = torch.linalg.lstsq(torch.cat([x, ones], 1), target).solution
         linear: Any = model.host.project[stream]
@@ -145,5 +150,6 @@ def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Pat
     def collate(items: list[Any]) -> dict[str, Tensor]:
         return model.host.collate(items[0])
 
-    run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup, decay=recipe.decay,
-        out=out / "lm", workers=1, seed=recipe.seed, bf16=True, save_every=500)  # fmt: skip
+    run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
+        decay=recipe.decay, out=out / "lm", workers=1, seed=recipe.seed,
+        bf16=True, save_every=500)  # fmt: skip

@@ -47,7 +47,8 @@ class PictureTask(nn.Module):
 
 
 class SoundTask(nn.Module):
-    """Which sounds each window has: the sound tower and a linear head, (B, W, sounds) binary cross-entropy."""
+    """Which sounds each window has: the sound tower and a linear head, (B, W, sounds) binary
+    cross-entropy."""
 
     def __init__(self, encoder: SoundEncoder) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Drawn(IterableDataset[dict[str, Any]]):
             yield {"pixels": pixels[t], "labels": torch.from_numpy(labels[t])}
 
     def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
-        for start_s in np.arange(0, self.seconds - self.block_s + 1e-6, self.block_s):
+        for start_s in np.arange(0, self.seconds - self.block_s + 1e-6, self.block_s).tolist():
             at = start_s + np.arange(int(self.block_s))
             yield {
                 "samples": torch.from_numpy(sound(scene, start_s, start_s + self.block_s)),
@@ -109,7 +110,8 @@ def half(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 @torch.no_grad()
 def score(task: PictureTask | SoundTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
-    """Share of object cells, background cells (or sounding and silent windows) that are right, over num batches."""
+    """Share of object cells, background cells (or sounding and silent windows) that are right, over num
+    batches."""
     task.eval()
     right, total = torch.zeros(2), torch.zeros(2)
     for _ in range(num):

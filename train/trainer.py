@@ -33,8 +33,8 @@ def load_trained(module: nn.Module, folder: Path) -> None:
     want = {n for n, p in module.named_parameters() if p.requires_grad}
     if set(given) != want:
         raise ValueError(
-            f"{folder / WEIGHTS} must hold the parameters that are trained; missing {sorted(want - set(given))[:3]}, "
-            f"unknown {sorted(set(given) - want)[:3]}"
+            f"{folder / WEIGHTS} must hold the parameters that are trained; "
+            f"missing {sorted(want - set(given))[:3]}, unknown {sorted(set(given) - want)[:3]}"
         )
     module.load_state_dict(given, strict=False)
 
@@ -51,7 +51,8 @@ def run(
         collate: makes a batch of a list of its items; None: the default.
         steps: optimizer steps.
         batch: items a step.
-        lr: highest learning rate, reached after `warmup` steps, falling over the last share `decay` of the steps.
+        lr: highest learning rate, reached after `warmup` steps, falling over the last share `decay` of the
+            steps.
         out: folder for checkpoints.
         workers: loader processes.
         seed: of what the Trainer draws.

@@ -10,7 +10,8 @@ from ..types import Encoded, Frames, Sound
 
 @dataclass
 class Blocks:
-    """Gathers pictures or sound until a block is full, then encodes it; features don't depend on how input came.
+    """Gathers pictures or sound until a block is full, then encodes it; features don't depend on how input
+    came.
 
     A gap in the sound, or another picture step, ends the block before it.
 
@@ -22,7 +23,9 @@ class Blocks:
     encode: Callable[[Frames], Encoded] | Callable[[Sound], Encoded]
     size: int
     _parts: list[Frames | Sound] = field(default_factory=list)
-    _run_s: float = 0.0  # where the unbroken sound began, and the samples of it that were encoded: times of blocks
+    _run_s: float = (
+        0.0  # where the unbroken sound began, and the samples of it that were encoded: times of blocks
+    )
     _run: int = 0  # are counted from there, so that they don't depend on the cuts to the last bit
 
     def copy(self) -> "Blocks":
@@ -71,7 +74,9 @@ def follows(before: Frames | Sound, part: Frames | Sound) -> bool:
         return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
     if isinstance(before, Frames) and isinstance(part, Frames):
         return before.step_s == part.step_s and before.pixels.shape[1:] == part.pixels.shape[1:]
-    raise TypeError(f"one stream holds pictures or sound, not both: {type(before).__name__}, {type(part).__name__}")
+    raise TypeError(
+        f"one stream holds pictures or sound, not both: {type(before).__name__}, {type(part).__name__}"
+    )
 
 
 def cut(part: Frames | Sound, start: int, stop: int) -> Frames | Sound:

@@ -10,6 +10,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..config import SoundConfig
 from ..types import Encoded, Sound, Tokens
+from .vision import whole
 
 
 class SoundEncoder(nn.Module):
@@ -21,7 +22,9 @@ class SoundEncoder(nn.Module):
         config: layer, pooling, metric.
     """
 
-    def __init__(self, tower: WhisperEncoder, extractor: WhisperFeatureExtractor, config: SoundConfig) -> None:
+    def __init__(
+        self, tower: WhisperEncoder, extractor: WhisperFeatureExtractor, config: SoundConfig
+    ) -> None:
         super().__init__()
         self.tower = tower.eval().requires_grad_(False)
         self.extractor = extractor
@@ -33,12 +36,16 @@ class SoundEncoder(nn.Module):
         if 2 * positions != extractor.nb_max_frames:
             raise ValueError(
                 f"extractor must make 2 x {positions} mel frames a block like the encoder wants, "
-                f"got {extractor.nb_max_frames}; use the preprocessor_config.json that belongs to these weights"
+                f"got {extractor.nb_max_frames}; use the preprocessor_config.json of these weights"
             )
         if positions % config.pool:
-            raise ValueError(f"pool must divide the encoder's {positions} positions a block, got {config.pool}")
+            raise ValueError(
+                f"pool must divide the encoder's {positions} positions a block, got {config.pool}"
+            )
         if self.width % min(config.width, self.width):
-            raise ValueError(f"width of the metric must divide the encoder's {self.width}, got {config.width}")
+            raise ValueError(
+                f"width of the metric must divide the encoder's {self.width}, got {config.width}"
+            )
         self.window = self.block // (positions // config.pool)  # samples a token stands for
         self.num_summaries = int(config.summary)
 
@@ -47,14 +54,15 @@ class SoundEncoder(nn.Module):
         """The encoder of the Whisper model (or the Whisper encoder alone) in a folder or on the hub."""
         extractor = WhisperFeatureExtractor.from_pretrained(base)
         alone = "WhisperEncoder" in (AutoConfig.from_pretrained(base).architectures or ())
-        kwargs["attn_implementation"] = config.attention
-        if alone:
-            return cls(WhisperEncoder.from_pretrained(base, **kwargs), extractor, config)
-        return cls(WhisperModel.from_pretrained(base, **kwargs).encoder, extractor, config)
+        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
+        model, found = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
+        whole(base, found)
+        return cls(model if alone else model.encoder, extractor, config)
 
     @torch.no_grad()
     def encode(self, sound: Sound) -> Encoded:
-        """The tokens of at most one block of sound; the encoder always sees a full one, silence behind the end."""
+        """The tokens of at most one block of sound; the encoder always sees a full one, silence behind the
+        end."""
         num = len(sound)
         if sound.rate_hz != self.rate_hz:
             raise ValueError(f"sound must come at {self.rate_hz} samples a second, got {sound.rate_hz}")

@@ -26,6 +26,15 @@ NORMS = {
 }
 
 
+def whole(base: str | Path, found: dict[str, Any]) -> None:
+    """ValueError if a tower was loaded with parameters missing: they would be random numbers."""
+    missing = sorted(map(str, found["missing_keys"]))
+    if missing:
+        raise ValueError(
+            f"base {str(base)!r} lacks {len(missing)} of the tower's parameters, such as {missing[:3]}"
+        )
+
+
 class VisionEncoder(nn.Module):
     """A vision tower whose chosen layer's patch tokens are the picture stream.
 
@@ -49,6 +58,7 @@ class VisionEncoder(nn.Module):
         self.tower = tower.eval().requires_grad_(False)
         self.config = config
         self.size_px = size_px
+        self.block = config.block
         self.norm = (mean, std)
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=tower.device)
@@ -56,7 +66,9 @@ class VisionEncoder(nn.Module):
         self.cells, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
         if self.width % min(config.width, self.width):
-            raise ValueError(f"width of the metric must divide the tower's {self.width} channels, got {config.width}")
+            raise ValueError(
+                f"width of the metric must divide the tower's {self.width} channels, got {config.width}"
+            )
 
     @classmethod
     def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
@@ -67,19 +79,25 @@ class VisionEncoder(nn.Module):
         if file.is_file():
             given = json.loads(file.read_text())
             norm = (tuple(given.get("image_mean", norm[0])), tuple(given.get("image_std", norm[1])))
-        model = AutoModel.from_pretrained(base, attn_implementation=config.attention, **kwargs)
+        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
+        model, found = AutoModel.from_pretrained(base, **kwargs)
+        whole(base, found)
         return cls(getattr(model, "vision_model", model), config, size_px, *norm)
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of a block of at most config.block pictures (T, H, W, 3); the tower always sees a full one."""
+        """The tokens of a block of at most config.block pictures (T, H, W, 3); the tower always sees a full
+        one."""
         num = len(frames)
         if not 0 < num <= self.config.block:
             raise ValueError(f"frames must be 1 to block = {self.config.block} pictures, got {num}")
         kept = [0]  # pictures that the tower looks at; the others take the features of the kept one before
         use = torch.zeros(num, dtype=torch.int64)
         for t in range(1, num):
-            if self.config.skip <= 0 or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.skip:
+            if (
+                self.config.skip <= 0
+                or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.skip
+            ):
                 kept.append(t)
             use[t] = len(kept) - 1
         pixels = frames.pixels[kept]

@@ -15,7 +15,8 @@ from .prompt import IGNORED, Example, Film, around, collate, encode, lay_out
 class TimeEmbedding(nn.Module):
     """What is added to a film token: its mark, its first and last second after the mark, and log size.
 
-    Seconds are written with the language model's own embeddings of the numbers, turned by a gain each, so that they
+    Seconds are written with the language model's own embeddings of the numbers, turned by a gain each, so
+    that they
     can be copied into an answer; a table learns the rest.
 
     Args:
@@ -31,7 +32,8 @@ class TimeEmbedding(nn.Module):
         self.size = nn.Parameter(torch.zeros(width))
 
     def forward(self, mark: Tensor, numbers: Tensor, first_s: Tensor, last_s: Tensor, size: Tensor) -> Tensor:
-        """(N, D) from the marks' embeddings (N, D), those of the numbers (max_offset, D), seconds and sizes (N,)."""
+        """(N, D) from the marks' embeddings (N, D), those of the numbers (max_offset, D), seconds and sizes
+        (N,)."""
         most = self.table.shape[1] - 1
         first, last = first_s.clamp(0, most).long(), last_s.clamp(0, most).long()
         added = self.gain[0] * mark + self.gain[1] * numbers[first] + self.gain[2] * numbers[last]
@@ -44,11 +46,14 @@ class CausalHost(nn.Module):
     Args:
         lm: any AutoModelForCausalLM.
         tokenizer: its own.
-        config: prompt, marks, time; kept as `settings`, for `config` is the language model's, as Trainer expects.
+        config: prompt, marks, time; kept as `settings`, for `config` is the language model's, as Trainer
+            expects.
         widths: stream name -> C of its tokens.
     """
 
-    def __init__(self, lm: PreTrainedModel, tokenizer: Any, config: HostConfig, widths: dict[str, int]) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, tokenizer: Any, config: HostConfig, widths: dict[str, int]
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.tokenizer = tokenizer
@@ -87,7 +92,9 @@ class CausalHost(nn.Module):
                 where = ids == place
                 num = 0 if rows is None else len(rows)
                 if int(where.sum()) != num:
-                    raise ValueError(f"input_ids has {int(where.sum())} places for stream {name!r}, got {num} tokens")
+                    raise ValueError(
+                        f"input_ids has {int(where.sum())} places for stream {name!r}, got {num} tokens"
+                    )
                 if rows is not None:
                     out = out.masked_scatter(where[..., None], rows.to(out.dtype))
         return out
@@ -124,7 +131,9 @@ class CausalHost(nn.Module):
             total = nn.functional.cross_entropy(
                 logits[:, :-1][learned].float(), labels[:, 1:][learned], reduction="sum"
             )
-            out["loss"] = total / (num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp_min(1))
+            out["loss"] = total / (
+                num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp_min(1)
+            )
         return out
 
     @torch.no_grad()
@@ -152,7 +161,11 @@ class CausalHost(nn.Module):
         """The text of an answer to each question about one film; greedy unless `generate` says otherwise."""
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
         longest = max(map(len, tails))
-        fill = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        fill = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
         ids = torch.tensor([[fill] * (longest - len(t)) + t for t in tails], device=self.lm.device)
         real = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tails], device=self.lm.device)
         mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
@@ -165,7 +178,12 @@ class CausalHost(nn.Module):
 
     @torch.no_grad()
     def answer_each(
-        self, films: Sequence[Film], questions: Sequence[str], *, max_new_tokens: int | None = None, **generate: Any
+        self,
+        films: Sequence[Film],
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        **generate: Any,
     ) -> list[str]:
         """The text of an answer to a question about each film, all in one batch of unequal rows."""
         if len(films) != len(questions):
@@ -176,7 +194,11 @@ class CausalHost(nn.Module):
                               attention_mask=batch["attention_mask"])  # fmt: skip
 
     def _generate(
-        self, stream: Callable[[str], None] | None, max_new_tokens: int | None, options: dict[str, Any], **inputs: Any
+        self,
+        stream: Callable[[str], None] | None,
+        max_new_tokens: int | None,
+        options: dict[str, Any],
+        **inputs: Any,
     ) -> list[str]:
         options = {"do_sample": False} | options
         if stream is not None:
@@ -195,8 +217,7 @@ class CausalHost(nn.Module):
         x = batch.get(f"{name}_x")
         if x is None:
             return None
-        linear = self.project[name]
-        rows = linear(x.to(linear.weight.dtype))
+        rows = self._project(name, x)
         if self.time is None:
             return rows
         mark_ids, offsets = batch["mark_ids"], batch[f"{name}_offsets"].long()
@@ -209,17 +230,22 @@ class CausalHost(nn.Module):
 
     def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
         x = batch.get(f"{name}_globals")
+        return None if x is None else self._project(name, x)
+
+    def _project(self, name: str, x: Tensor) -> Tensor:
         linear = self.project[name]
-        return None if x is None else linear(x.to(linear.weight.dtype))
+        assert isinstance(linear, nn.Linear)
+        return linear(x.to(linear.weight.dtype))
 
     def _numbers(self, table: nn.Module) -> Tensor:
         """(max_offset, D) mean embedding of the tokens that the tokenizer writes each number with."""
         if not hasattr(self, "_number_ids"):
-            digits = [[i for i in encode(self.tokenizer, str(k)) if any(map(str.isdigit, self.tokenizer.decode([i])))]
-                      for k in range(self.settings.max_offset_s)]  # fmt: skip
+            decode = self.tokenizer.decode
+            written = [encode(self.tokenizer, str(k)) for k in range(self.settings.max_offset_s)]
+            digits = [[i for i in ids if any(map(str.isdigit, decode([i])))] for ids in written]
             longest = max(map(len, digits))
             self._number_ids = torch.tensor([d + [-1] * (longest - len(d)) for d in digits])
-        return _mean_of(table, self._number_ids.to(table.weight.device))
+        return _mean_of(table, self._number_ids.to(self.lm.device))
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v.to(self.lm.device) for k, v in batch.items()}
@@ -257,5 +283,9 @@ def branch_mask(branch: Tensor, attention_mask: Tensor, dtype: torch.dtype) -> T
     causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
     mine = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     seen = causal & mine & attention_mask.bool()[:, None, :]
-    seen = seen | torch.eye(length, dtype=torch.bool, device=branch.device)  # padding sees itself: no empty row
-    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    seen = seen | torch.eye(
+        length, dtype=torch.bool, device=branch.device
+    )  # padding sees itself: no empty row
+    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )[:, None]

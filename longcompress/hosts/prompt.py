@@ -1,4 +1,5 @@
-"""The text around a film and the order of its tokens: mark, tokens, mark, tokens, ... in time order, as one batch."""
+"""The text around a film and the order of its tokens: mark, tokens, mark, tokens, ... in time order, as one
+batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def around(tokenizer: Any, config: HostConfig, question: str) -> tuple[list[int]
 
 
 def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]) -> Layout:
-    """The film's tokens in the order of the prompt: global ones first, then mark by mark, stream beside stream."""
+    """The film's tokens in the order of the prompt: global ones first, then mark by mark, stream beside
+    stream."""
     unknown = sorted(set(film.streams) - set(names))
     if unknown:
         raise ValueError(f"film has stream {unknown[0]!r}, this model reads {tuple(names)}")
@@ -129,11 +131,17 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
 
 
 def collate(
-    examples: Sequence[Example], tokenizer: Any, config: HostConfig, names: Sequence[str], *, left: bool = False
+    examples: Sequence[Example],
+    tokenizer: Any,
+    config: HostConfig,
+    names: Sequence[str],
+    *,
+    left: bool = False,
 ) -> dict[str, Tensor]:
     """One batch of unequal films and questions as a flat dict of tensors.
 
-    Several turns of one example lie behind one another after the film; `branch` keeps them from seeing each other.
+    Several turns of one example lie behind one another after the film; `branch` keeps them from seeing each
+    other.
 
     Args:
         examples: B of them.
@@ -143,8 +151,10 @@ def collate(
         left: pad on the left (generation of several rows); turns must then be one each.
 
     Returns:
-        input_ids, attention_mask, position_ids, branch (0 = film), labels: (B, L) int64, input_ids negative where
-        film tokens go; mark_ids (K, k), mark_s (K,); and for each stream NAME: NAME_x (N, C), NAME_size, NAME_start_s,
+        input_ids, attention_mask, position_ids, branch (0 = film), labels: (B, L) int64, input_ids negative
+        where
+        film tokens go; mark_ids (K, k), mark_s (K,); and for each stream NAME: NAME_x (N, C), NAME_size,
+        NAME_start_s,
         NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C). K counts the marks of all films.
 
     Raises:
@@ -198,7 +208,9 @@ def _row(example: Example, layout: Layout, tokenizer: Any, config: HostConfig) -
 def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[str]) -> dict[str, Tensor]:
     """The packed tokens of all films, and their marks."""
     longest = max(layout.mark_ids.shape[1] for layout in layouts)
-    marks = [torch.nn.functional.pad(m, (0, longest - m.shape[1]), value=-1) for m in (y.mark_ids for y in layouts)]
+    marks = [
+        torch.nn.functional.pad(m, (0, longest - m.shape[1]), value=-1) for m in (y.mark_ids for y in layouts)
+    ]
     batch = {"mark_ids": torch.cat(marks), "mark_s": torch.cat([y.mark_s for y in layouts])}
     for name in names:
         parts = [y.streams[name] for y in layouts if name in y.streams]

@@ -1,0 +1,191 @@
+"""What each way of merging keeps at equal tokens: `python -m longcompress.eval.merge_quality`.
+
+Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (cell-major, frame-major), with
+k-means and
+average pooling beside them. Two figures: the share of the features' variance that is lost when every token is
+replaced
+by its group's mean, and (on drawn films) how many of the objects in a segment a linear reader still finds.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels import Plan, plan, pool, unpool
+
+WAYS = [
+    (layout, score, share)
+    for layout in ("frame", "cell")
+    for score in ("cosine", "ward")
+    for share in (0.5, 0.25, 0.125)
+]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pictures of a film through a tower.
+
+    Attributes:
+        x: (T, P, C) float32 features less their mean over the film.
+        metric: (T, P, d) float32.
+        segment: pictures a segment has.
+    """
+
+    x: Tensor
+    metric: Tensor
+    segment: int
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.x) // self.segment
+
+
+def packed(x: Tensor, segment: int, layout: str) -> Tensor:
+    """(S * n, C) the tokens of whole segments, pictures laid out frame- or cell-major."""
+    whole = x[: len(x) // segment * segment].unflatten(0, (-1, segment))  # (S, T, P, C)
+    return (whole.transpose(1, 2) if layout == "cell" else whole).flatten(0, 2)
+
+
+def merged(film: Features, keep: int, layout: str, score: str, share: float) -> tuple[Plan, float]:
+    """(plan, seconds it took) of every whole segment of a film."""
+    metric = packed(film.metric, film.segment, layout)
+    num = len(metric) // film.num_segments
+    offsets = torch.arange(film.num_segments + 1, dtype=torch.int32) * num
+    begin = time.perf_counter()
+    made = plan(metric, offsets, keep, schedule=share, score=score, order="seat")  # type: ignore[arg-type]
+    return made, time.perf_counter() - begin
+
+
+def lost(x: Tensor, group: Tensor, num: int) -> float:
+    """Share of the variance of x (N, C) that is lost when tokens are replaced by their group's mean."""
+    ones = torch.ones(len(x))
+    made = Plan(group.int(), ones, torch.bincount(group, minlength=num).float(), torch.tensor([0, num]).int())
+    left = x - unpool(pool(x, made), made)
+    return float(left.square().sum() / x.square().sum())
+
+
+def k_means(film: Features, keep: int, rounds: int = 25) -> Tensor:
+    """(N,) groups of whole segments by k-means on the metric, seeded by evenly spaced tokens."""
+    metric = packed(film.metric, film.segment, "cell")
+    num = len(metric) // film.num_segments
+    groups = []
+    for s in range(film.num_segments):
+        x = metric[s * num : (s + 1) * num]
+        draw = torch.Generator().manual_seed(0)
+        centre = x[torch.randperm(num, generator=draw)[:keep]]
+        for _ in range(rounds):
+            nearest = torch.cdist(x, centre).argmin(1)
+            count = torch.bincount(nearest, minlength=keep)[:, None]
+            mean = torch.zeros_like(centre).index_add(0, nearest, x) / count.clamp_min(1)
+            centre = torch.where(count > 0, mean, centre)
+        groups.append(torch.cdist(x, centre).argmin(1) + s * keep)
+    return torch.cat(groups)
+
+
+def average_pooling(film: Features, side: int) -> Tensor:
+    """(N,) groups (frame-major) that average each picture to side x side cells."""
+    num_pictures, cells = film.num_segments * film.segment, film.x.shape[1]
+    edge = round(cells**0.5)
+    row = (torch.arange(edge) * side) // edge
+    cell = (row[:, None] * side + row[None, :]).reshape(-1)
+    return (torch.arange(num_pictures)[:, None] * side * side + cell).reshape(-1)
+
+
+def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, Any]]:
+    """One row for every way and number of tokens a segment keeps."""
+    cells = packed(film.x, film.segment, "cell")
+    for keep in keeps:
+        for layout, score, share in WAYS:
+            made, seconds = merged(film, keep, layout, score, share)
+            x = packed(film.x, film.segment, layout)
+            yield {
+                "film": name, "keep": keep, "way": f"{layout}-major, {score}, {share:g}",
+                "lost": lost(x, made.group.long(), len(made.mass)), "ms": 1e3 * seconds / film.num_segments,
+            }  # fmt: skip
+        begin = time.perf_counter()
+        group = k_means(film, keep)
+        seconds = time.perf_counter() - begin
+        yield {
+            "film": name, "keep": keep, "way": "k-means, 25 rounds",
+            "lost": lost(cells, group, keep * film.num_segments), "ms": 1e3 * seconds / film.num_segments,
+        }  # fmt: skip
+        edge = round(film.x.shape[1] ** 0.5)
+        fits = [k for k in range(1, edge + 1) if k * k * film.segment >= keep]
+        side = fits[0] if fits else edge
+        frames = packed(film.x, film.segment, "frame")
+        group = average_pooling(film, side)
+        yield {
+            "film": name, "keep": side * side * film.segment, "way": f"average pooling, {side} x {side}",
+            "lost": lost(frames, group, int(group.max()) + 1), "ms": 0.0,
+        }  # fmt: skip
+
+
+def drawn_film(model: Any, seed: int, seconds: int) -> Features:
+    """Features of a drawn film through a model's own picture tower."""
+    from ..scenes import frames, make_scene
+    from ..session import _fit
+
+    scene = make_scene(seed, float(seconds))
+    pixels = torch.from_numpy(frames(scene, np.arange(0.0, seconds)))
+    return features_of(model, _fit(pixels, model.config.media))
+
+
+def file_film(model: Any, path: str | Path) -> Features:
+    """Features of a film file through a model's own picture tower."""
+    from dataclasses import replace
+
+    from ..media import read
+    from ..types import Frames
+
+    with read(path, replace(model.config.media, sound=False)) as parts:
+        return features_of(model, torch.cat([p.pixels for p in parts if isinstance(p, Frames)]))
+
+
+def features_of(model: Any, pixels: Tensor, segment: int = 10) -> Features:
+    """Features of pictures (T, H, W, 3) through a model's picture tower, less their mean."""
+    tower = model.vision if hasattr(model, "vision") else model
+    with torch.no_grad():
+        x = torch.cat([tower.features(part)[0].float() for part in pixels.split(8)])
+    x = x - x.mean((0, 1))
+    metric = tower.metric(x.flatten(0, 1)).view(*x.shape[:2], -1)
+    return Features(x, metric, segment)
+
+
+def main(
+    model: str = "tiny", films: list[str] | None = None, seconds: int = 120, drawn: int = 3, out: str = ""
+) -> None:
+    """Print (and with --out write as JSON lines) what each way of merging loses.
+
+    Args:
+        model: whose picture tower.
+        films: files; none: only drawn ones.
+        seconds: length of the drawn films.
+        drawn: how many.
+        out: JSON lines go here too.
+    """
+    from ..presets import load
+
+    loaded = load(model, device="cpu")
+    rows: list[dict[str, Any]] = []
+    for k in range(drawn):
+        rows += compare(f"drawn {k}", drawn_film(loaded, 10_000_000 + k, seconds), [8, 14, 40])
+    for path in films or []:
+        rows += compare(Path(path).name, file_film(loaded, path), [30, 80, 160, 320])
+    for row in rows:
+        what = f"{row['film']:12s} {row['keep']:5d}  {row['way']:30s}"
+        print(f"{what} lost {row['lost']:.3f}  {row['ms']:8.1f} ms")
+    if out:
+        Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)
