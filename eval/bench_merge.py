@@ -19,7 +19,7 @@ PUBLISHED = [1280, 640, 320, 160, 80, 40, 10]  # LongVLM: 2560 -> 30
 HEADS = 16
 
 
-def main(
+def measure(
     segments: int = 10, threads: int = 2, repeat: int = 7, json_lines: bool = False
 ) -> list[dict[str, Any]]:
     """Time it.
@@ -34,7 +34,7 @@ def main(
     torch.manual_seed(0)
     x = torch.randn(segments, 2560, 1024)
     check(x[:1].double())
-    rows = []
+    rows: list[dict[str, Any]] = []
     published = {"schedule": PUBLISHED, "score": "cosine", "order": "reference"}
     for name, work in (
         ("step by step, cosine, halves (published)", lambda: step_by_step(x, PUBLISHED)),
@@ -107,7 +107,12 @@ def timed(work: Callable[[], Any], repeat: int) -> tuple[float, float, float]:
     return took[0], took[len(took) // 2], took[-1]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`measure` with the flags of the command line."""
     from jsonargparse import auto_cli
 
-    auto_cli(main)
+    auto_cli(measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -139,6 +139,7 @@ def events(
     format: Literal["jsonl", "srt", "vtt", "csv", "edl", "chapters"] | None = None,
     out: str | None = None,
     window_s: float | None = None,
+    timecode_fps: float | None = None,
     json: bool = False,
 ) -> None:
     """List what happens in a film or a memory file, with seconds.
@@ -148,6 +149,7 @@ def events(
         format: how; by the name of --out if not given, else jsonl.
         out: the file; printed if not given.
         window_s: seconds that are asked about at once; the model's own number if not given.
+        timecode_fps: pictures a second that edl counts in; the film's own if not given, 25 for a memory file.
         json: JSON lines; with --out one JSON object that says what was written.
     """
     from .event_files import write_events
@@ -157,8 +159,9 @@ def events(
         raise ValueError(f"--format is needed for --out {out}; names that end in {', '.join(KINDS)} say it")
     if json and not out and kind != "jsonl":
         raise ValueError(f"--json prints jsonl, got --format {kind}; leave one of them out, or give --out")
-    if window_s is not None and not window_s > 0:
-        raise ValueError(f"--window-s must be > 0 seconds, got {window_s}")
+    for name, value in (("window-s", window_s), ("timecode-fps", timecode_fps)):
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be > 0, got {value}")
     if out:
         if Path(out).resolve() == Path(source).resolve():
             raise ValueError(f"--out must be another file than the source, got {out}")
@@ -166,8 +169,10 @@ def events(
     memory = remember(source, common)
     found = memory.events(window_s=window_s, progress=bars())
     title = Path(memory.source.get("name", source)).stem
+    if kind == "edl" and timecode_fps is None and not is_memory(source):
+        timecode_fps = probe_film(source, common).rate_fps
     with writing(out or "standard output"):
-        write_events(found, out or sys.stdout, kind, title=title)
+        write_events(found, out or sys.stdout, kind, rate_fps=timecode_fps or 25.0, title=title)
     if out:
         report = {"out": out, "format": kind, "events": len(found)}
         print(dumps(report) if json else f"{out}: {len(found)} events")
@@ -317,8 +322,8 @@ def train(
     print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
 
 
-def bench(what: Literal["media", "merge"], rest: list[str]) -> None:
-    """Measure speed: of reading films, or of merging. `longcompress bench media --help` lists further flags.
+def bench(what: Literal["media", "merge", "quality", "quiz"], rest: list[str]) -> None:
+    """Measure reading films, merging (speed, quality) or answers; `longcompress bench media --help` has more.
 
     Args:
         what: which.

@@ -19,7 +19,7 @@ def rows_of(film: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple[
     picture = f"{film.width} x {film.height}, {film.picture_codec}, {film.rate_fps or 0:.3g} a second"
     sound = f"{film.rate_hz} Hz, {film.channels} channels, {film.sound_codec}"
     return [
-        ("length", clock(film.duration_s)), ("pictures", picture if film.has_pictures else "none"),
+        ("length", clock(expected.duration_s)), ("pictures", picture if film.has_pictures else "none"),
         ("sound", sound if film.has_sound else "none"), ("", ""),
         ("pictures looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
         ("tokens before merging", f"{expected.raw_tokens:,}"),

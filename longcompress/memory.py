@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class VideoMemory:
         window_s = window_s or config.events_window_s
         starts = [float(s) for s in _steps(self.duration_s, window_s)]
         found: list[Event] = []
-        batches: Iterator[list[float]] = (
+        batches: Iterable[list[float]] = (
             starts[i : i + WINDOWS_AT_ONCE] for i in range(0, len(starts), WINDOWS_AT_ONCE)
         )
         if progress:

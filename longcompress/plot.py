@@ -151,7 +151,7 @@ def plot_merged(
     wanted = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
     config = replace(model.config.media, size_px=KEY_FRAME_PX, sound=False)
     frames = _key_frames(source, config, wanted, protocols)
-    columns = min(num_frames, 3)
+    columns = 2 if num_frames == 4 else min(num_frames, 3)
     rows = -(-num_frames // columns)
     wide = _aspect(source, protocols) if config.fit == "squash" else 1.0
     figure = _figure(3.3 * columns, 0.5 + (3.3 / wide + 0.3) * rows, layout="compressed")

@@ -84,7 +84,7 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
             vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
             num_hidden_layers=layers,
             num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6}, initializer_range=0.08,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         )
     )  # fmt: skip

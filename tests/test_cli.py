@@ -220,6 +220,15 @@ class TestEvents:
         assert json.loads(out) == {"out": f"{tmp_path}/a.srt", "format": "srt", "events": 2}
         assert "00:00:01,000 --> 00:00:04,000" in (tmp_path / "a.srt").read_text()
 
+    def test_an_edl_counts_in_the_pictures_of_the_film(self, run):
+        def times(*words):
+            return run("events", *words, "--format", "edl")[1]
+
+        film = times("HERE/film.mp4", "--budget", "30")
+        memory = times("HERE/film.lcm", "--timecode-fps", "4")
+        assert film.splitlines()[1:] == memory.splitlines()[1:]
+        assert times("HERE/film.lcm") == times("HERE/film.lcm", "--timecode-fps", "25")
+
     def test_words_that_contradict(self, run, here, tmp_path):
         for words, want in (
             (["--format", "srt", "--json"], "--json prints jsonl, got --format srt"),

@@ -75,7 +75,7 @@ HOMES = {
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),
     "safetensors": ("longcompress/memory.py", "longcompress/model.py", "train/*"),
-    "rich": ("longcompress/cli*.py", "eval/*"),
+    "rich": ("longcompress/cli*.py", "longcompress/demo.py", "eval/*"),
     "PIL": ("longcompress/scenes.py", "longcompress/plot.py"),
 }
 EVERYWHERE = {"torch", "numpy", "einops", "tqdm"}

@@ -152,4 +152,4 @@ def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Pat
 
     run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, out=out / "lm", workers=1, seed=recipe.seed,
-        bf16=True, save_every=500)  # fmt: skip
+        bf16=True, save_every=250)  # fmt: skip

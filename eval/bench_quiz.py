@@ -1,8 +1,7 @@
 """How well a model answers about drawn films nobody has seen: R@1 of "when", right answers of all other
 kinds.
 
-`longcompress bench quiz`, or `python -m longcompress.eval.quiz --model tiny --films 100 --minutes 2 --share
-0.1`.
+`longcompress bench quiz --films 100 --minutes 2 --share 0.1`
 """
 
 import json
@@ -140,7 +139,7 @@ def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
         start_s = end_s
 
 
-def main(
+def measure(
     model: str = "tiny", films: int = 100, minutes: float = 2.0, share: float = 0.1, codec: bool = False,
     out: str = "",
 ) -> None:  # fmt: skip
@@ -162,7 +161,12 @@ def main(
                 file.write(json.dumps(row) + "\n")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`measure` with the flags of the command line."""
     from jsonargparse import auto_cli
 
-    auto_cli(main)
+    auto_cli(measure)
+
+
+if __name__ == "__main__":
+    main()

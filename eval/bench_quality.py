@@ -1,4 +1,4 @@
-"""What each way of merging keeps at equal tokens: `python -m longcompress.eval.merge_quality`.
+"""What each way of merging keeps at equal tokens: `python -m longcompress.eval.bench_quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (cell-major, frame-major), with
 k-means and
@@ -158,7 +158,7 @@ def features_of(model: Any, pixels: Tensor, segment: int = 10) -> Features:
     return Features(x, metric, segment)
 
 
-def main(
+def measure(
     model: str = "tiny", films: list[str] | None = None, seconds: int = 120, drawn: int = 3, out: str = ""
 ) -> None:
     """Print (and with --out write as JSON lines) what each way of merging loses.
@@ -185,7 +185,12 @@ def main(
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`measure` with the flags of the command line."""
     from jsonargparse import auto_cli
 
-    auto_cli(main)
+    auto_cli(measure)
+
+
+if __name__ == "__main__":
+    main()
