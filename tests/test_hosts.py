@@ -179,6 +179,7 @@ def test_a_chat_template_goes_around_the_film():
     [
         (lambda h: h.collate([Example(film(1), [("  ", None)])]), "question must not be empty"),
         (lambda h: h.collate([]), "examples must hold at least one film"),
+        (lambda h: h.collate([Example(film(1), [])]), "turns must hold at least one question"),
         (
             lambda h: h.collate([Example(film(1), [("what", None), ("when", None)])], left=True),
             "turns must be one",

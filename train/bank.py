@@ -15,7 +15,7 @@ from ..encoders import Blocks, SoundEncoder, VisionEncoder
 from ..hosts import Example, Film
 from ..model import LongCompress
 from ..quiz import ask
-from ..scenes import Happening, frames, make_scene, sound
+from ..scenes import Happening, clip_happenings, frames, make_scene, sound
 from ..segments import Segmenter
 from ..types import Frames, Sound, Tokens
 from .towers import DRAWN_PX, half
@@ -40,7 +40,7 @@ class Mix:
     Attributes:
         steps: optimizer steps of the stage.
         films: films a step.
-        clips: clips a film has, drawn from these.
+        clips: clips a film has, drawn from these; below 1: that share of one clip's segments, cut out anywhere.
         questions: questions about each film.
         shares: tokens kept, as a share of the raw ones, drawn from these.
         kinds: weight of each kind of question; empty: all alike.
@@ -48,7 +48,7 @@ class Mix:
 
     steps: int
     films: int
-    clips: tuple[int, ...]
+    clips: tuple[float, ...]
     questions: int
     shares: tuple[float, ...]
     kinds: dict[str, float]
@@ -101,6 +101,16 @@ def splice(clips: Sequence[Clip], offset_s: float) -> tuple[Hold, list[Happening
     return hold, happenings, at
 
 
+def cut(clip: Clip, share: float, random: np.random.Generator) -> Clip:
+    """`share` of a clip's segments, from a random one on; its global tokens stay those of the whole clip."""
+    num = max(1, round(share * len(clip.pieces)))
+    first = int(random.integers(len(clip.pieces) - num + 1))
+    kept = clip.pieces[first : first + num]
+    start_s, end_s = kept[0].start_s, kept[-1].end_s
+    inside = clip_happenings(clip.happenings, start_s, end_s)
+    return Clip([_shift(p, -start_s) for p in kept], clip.memory, inside, end_s - start_s)
+
+
 def _shift(piece: Piece, by_s: float) -> Piece:
     def moved(t: Tokens) -> Tokens:
         return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
@@ -145,11 +155,17 @@ class Films(IterableDataset[list[Example]]):
                 break
             left -= mix.steps
         random = np.random.default_rng([self.seed, number])
-        num_clips, share = int(random.choice(mix.clips)), float(random.choice(mix.shares))
-        return [self._film(mix, num_clips, share, random) for _ in range(mix.films)]
+        num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
+        films: list[Example] = []
+        while len(films) < mix.films:  # a film may have no question of the kinds asked for
+            film = self._film(mix, num_clips, share, random)
+            films += [film] if film.turns else []
+        return films
 
-    def _film(self, mix: Mix, num_clips: int, share: float, random: np.random.Generator) -> Example:
-        clips = [self.bank[i] for i in random.integers(len(self.bank), size=num_clips)]
+    def _film(self, mix: Mix, num_clips: float, share: float, random: np.random.Generator) -> Example:
+        clips = [self.bank[i] for i in random.integers(len(self.bank), size=max(1, int(num_clips)))]
+        if num_clips < 1:
+            clips = [cut(clips[0], num_clips, random)]
         length = sum(c.duration_s for c in clips)
         room = max(1, self.offset_tens - int(length // 10) - 1)
         offset = 10 * int(random.integers(room)) if random.random() < 0.5 else 0

@@ -165,6 +165,8 @@ def collate(
     rows = []
     layouts = []
     for example in examples:
+        if not example.turns:
+            raise ValueError("turns must hold at least one question a film, got none")
         if left and len(example.turns) != 1:
             raise ValueError(f"turns must be one a film when padding on the left, got {len(example.turns)}")
         layout = lay_out(example.film, tokenizer, config, names)
