@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import MediaConfig, VisionConfig
 from ..kernels import Plan, plan, pool, unpool
 
 WAYS = [
@@ -137,15 +138,15 @@ def drawn_film(model: Any, seed: int, seconds: int) -> Features:
     return features_of(model, _fit(pixels, model.config.media))
 
 
-def file_film(model: Any, path: str | Path) -> Features:
-    """Features of a film file through a model's own picture tower."""
-    from dataclasses import replace
-
+def file_film(model: Any, path: str | Path, seconds: int) -> Features:
+    """Features of a film file through a model's own picture tower, or through a tower alone."""
     from ..media import read
     from ..types import Frames
 
-    with read(path, replace(model.config.media, sound=False)) as parts:
-        return features_of(model, torch.cat([p.pixels for p in parts if isinstance(p, Frames)]))
+    size_px = (model.vision if hasattr(model, "vision") else model).size_px
+    with read(path, MediaConfig(size_px=size_px, sound=False)) as parts:
+        pixels = torch.cat([p.pixels for p in parts if isinstance(p, Frames)])
+    return features_of(model, pixels[:seconds])
 
 
 def features_of(model: Any, pixels: Tensor, segment: int = 10) -> Features:
@@ -159,30 +160,44 @@ def features_of(model: Any, pixels: Tensor, segment: int = 10) -> Features:
 
 
 def measure(
-    model: str = "tiny", films: list[str] | None = None, seconds: int = 120, drawn: int = 3, out: str = ""
-) -> None:
+    model: str = "tiny", tower: str = "", layer: int = -3, size_px: int = 224, films: list[str] | None = None,
+    seconds: int = 120, drawn: int = 3, keep: list[int] | None = None, out: str = "",
+) -> None:  # fmt: skip
     """Print (and with --out write as JSON lines) what each way of merging loses.
 
     Args:
-        model: whose picture tower.
-        films: files; none: only drawn ones.
-        seconds: length of the drawn films.
-        drawn: how many.
+        model: whose picture tower, if no tower is named.
+        tower: folder of a transformers vision tower.
+        layer: which of its hidden states.
+        size_px: side of the pictures it sees.
+        films: files to try.
+        seconds: at most so much of each film.
+        drawn: drawn films to try (with a model).
+        keep: tokens kept of 10 s; none: 8, 14 and 40 for drawn films, 30, 80, 160 and 320 for files.
         out: JSON lines go here too.
     """
+    from ..encoders import VisionEncoder
     from ..presets import load
 
-    loaded = load(model, device="cpu")
+    given: Any = (
+        VisionEncoder.load(VisionConfig(layer=layer), tower, size_px) if tower else load(model, device="cpu")
+    )
     rows: list[dict[str, Any]] = []
-    for k in range(drawn):
-        rows += compare(f"drawn {k}", drawn_film(loaded, 10_000_000 + k, seconds), [8, 14, 40])
+    for k in range(0 if tower else drawn):
+        rows += shown(compare(f"drawn {k}", drawn_film(given, 10_000_000 + k, seconds), keep or [8, 14, 40]))
     for path in films or []:
-        rows += compare(Path(path).name, file_film(loaded, path), [30, 80, 160, 320])
-    for row in rows:
-        what = f"{row['film']:12s} {row['keep']:5d}  {row['way']:30s}"
-        print(f"{what} lost {row['lost']:.3f}  {row['ms']:8.1f} ms")
+        film = file_film(given, path, seconds)
+        rows += shown(compare(Path(path).name, film, keep or [30, 80, 160, 320]))
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def shown(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows, each printed as it comes."""
+    for row in rows:
+        what = f"{row['film']:12s} {row['keep']:5d}  {row['way']:30s}"
+        print(f"{what} lost {row['lost']:.3f}  {row['ms']:8.1f} ms", flush=True)
+        yield row
 
 
 def main() -> None:

@@ -193,6 +193,7 @@ class HostConfig:
             multiple.
         mark: text of a mark; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
+        projector: "linear" (LLaVA, LongVLM), or "mlp": linear, GELU, linear (LLaVA-1.5).
         time: add to each token embeddings of its mark, first and last second and size.
         max_offset_s: seconds after its mark that a token can tell apart.
         system: system prompt for chat templates; "": none.
@@ -206,6 +207,7 @@ class HostConfig:
     base: str = ""
     mark_s: float = 10.0
     mark: str = "{clock}"
+    projector: Literal["linear", "mlp"] = "linear"
     time: bool = True
     max_offset_s: int = 64
     system: str = ""

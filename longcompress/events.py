@@ -19,9 +19,8 @@ _HOURS, _MINUTES, _SECONDS = (
 )
 _THEN = r"(?:,? ?(?:and )?)"
 _UNITS = rf"(?:(?:{_HOURS}{_THEN})?(?:{_MINUTES}{_THEN})?{_SECONDS}|(?:{_HOURS}{_THEN})?{_MINUTES}|{_HOURS})"
-_STOP = (
-    r"(?!\w|[.:/][0-9]|%| ?[ap]\.?m\b)"  # not the middle of a longer number, a word, a share, a time of day
-)
+# Not the middle of a longer number or a word, no share, no time of day.
+_STOP = r"(?!\w|[.:/][0-9]|%| ?[ap]\.?m\b)"
 _CLOCK = (
     r"(?:[0-9]+:[0-5]?[0-9]|[0-9]+):[0-5][0-9](?:\.[0-9]+|,[0-9]{1,3})?"
     rf"(?: ?(?:h|min(?:ute)?s?|s|sec(?:ond)?s?)\b)?{_STOP}"
@@ -59,8 +58,8 @@ _IN_SECONDS = _grammar(
     (_CLOCK, _PLAIN),
     _TO,
     (
-        rf"(?:\bat |@) ?{_NEAR}({_CLOCK}|{_UNITS}{_STOP}|second {_NUMBER}{_STOP}|{_NUMBER}{_STOP}{_END_OF_WORDS})"
-        r"(?: mark\b)?",
+        rf"(?:\bat |@) ?{_NEAR}({_CLOCK}|{_UNITS}{_STOP}|second {_NUMBER}{_STOP}"
+        rf"|{_NUMBER}{_STOP}{_END_OF_WORDS})(?: mark\b)?",
         rf"{_EDGE}({_CLOCK})",
         rf"^[\[(]?({_UNITS}{_STOP})(?= ?(?:[-:)\]\u2013\u2014]|\.?$))",
     ),
@@ -104,8 +103,8 @@ def parse_spans(
     """The stretches of time that a text names, in its order, each with the words that belong to it.
 
     Reads "187 to 192", "from 12.5 s to 15 s", "12:31-12:38", "between 3 and 7 seconds", "starts at 3 s and
-    ends at 7 s", "1 min 5 s to 2 min", "at 45 s" (one second), lists of such with the words before or after the
-    times, and JSON with start and end. A time without words of its own has its neighbour's.
+    ends at 7 s", "1 min 5 s to 2 min", "at 45 s" (one second), lists of such with the words before or after
+    the times, and JSON with start and end. A time without words of its own has its neighbour's.
 
     Args:
         text: what a model answered.
@@ -228,6 +227,10 @@ def _walk(value: Any, name: str, rule: _Rule) -> Iterator[Event]:
             return
         named = [key for key in value if key in _SPAN] or [key for key in value if key not in _TEXT]
         for key in named:
+            one = _json_time(value[key]) if key in _SPAN else None
+            if one is not None and (span := _span(one, None, rule)) is not None:
+                yield Event(*span, name)
+                continue
             yield from _walk(value[key], name if key in _SPAN + _WRAP else key, rule)
 
 

@@ -54,6 +54,7 @@ def tiny() -> ModelConfig:
         budget=BudgetConfig(tokens=1024, split={"picture": 14.0, "*": 3.0}),
         host=HostConfig(
             base="./lm", mark_s=10.0, mark="{tens}:", max_offset_s=16, question="{question} answer",
+            projector="mlp",
             events="What happens between {start} and {end}?", events_window_s=30.0, max_new_tokens=160,
         ),
     )  # fmt: skip
@@ -83,11 +84,16 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
             num_hidden_layers=layers,
-            num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=True,
+            num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6}, initializer_range=0.08,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         )
     )  # fmt: skip
+    with (
+        torch.no_grad()
+    ):  # words far apart against what an optimizer step moves; the head begins by copying them
+        torch.nn.init.normal_(lm.get_input_embeddings().weight, std=0.5)
+        lm.get_output_embeddings().weight.copy_(0.1 * lm.get_input_embeddings().weight)
     vision = VisionEncoder(tower, config.vision, config.media.size_px)
     sound = SoundEncoder(ears, extractor, config.sound)
     host = CausalHost(lm, tokenizer, config.host, {"picture": vision.width, "sound": sound.width})

@@ -40,7 +40,8 @@ class Mix:
     Attributes:
         steps: optimizer steps of the stage.
         films: films a step.
-        clips: clips a film has, drawn from these; below 1: that share of one clip's segments, cut out anywhere.
+        clips: clips a film has, drawn from these; below 1: that share of one clip's segments, cut out
+            anywhere.
         questions: questions about each film.
         shares: tokens kept, as a share of the raw ones, drawn from these.
         kinds: weight of each kind of question; empty: all alike.

@@ -84,7 +84,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
     model.vision, model.sound = trained.vision, trained.sound
     bank: list[Clip] = torch.load(out / "bank.pt", weights_only=False)
     heads = torch.load(out / "towers" / "heads.pt")
-    align(model, bank, heads)
+    print(f"variance of the words that the projectors begin with: {align(model, bank, heads)}", flush=True)
     train_lm(model, bank, recipe, out)
     model.eval().save_pretrained(out / "model", include_base=True)
     report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}
@@ -114,27 +114,44 @@ def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str
 @torch.no_grad()
 def align(
     model: LongCompress, bank: list[Clip], heads: dict[str, dict[str, Tensor]], num_clips: int = 100
-) -> None:
-    """Start the projectors where a token's features give the embedding of what the tower's head sees in
-    it."""
+) -> dict[str, float]:
+    """Start the projectors where a token gives the embeddings of what the tower's head sees in it.
+
+    The first layer has a unit for each thing the head knows, on where its logit stands out; the second is the
+    least squares map from these units to the embeddings of the words. Returns the variance it explains.
+    """
     table = model.host.lm.get_input_embeddings().weight
-    names = {"picture": OBJECTS, "sound": SOUNDS}
-    for stream, known in names.items():
+    explained = {}
+    for stream, known in {"picture": OBJECTS, "sound": SOUNDS}.items():
         x = torch.cat([p.groups[stream].tokens.x for c in bank[:num_clips] for p in c.pieces]).float()
-        logits = x @ heads[stream]["weight"].t() + heads[stream]["bias"]
-        words = torch.stack([table[encode(model.host.tokenizer, n)].mean(0) for n in known])
-        # the last class of pictures is the background
-        seen = logits.softmax(-1)[:, :-1] if stream == "picture" else logits.sigmoid()
-        target = seen @ words
-        ones = torch.ones(len(x), 1)
-        fit = torch.linalg.lstsq(torch.cat([x, ones], 1), target).solution
-        linear: Any = model.host.project[stream]
-        linear.weight.copy_(fit[:-1].t())
-        linear.bias.copy_(fit[-1])
+        weight, bias = heads[stream]["weight"], heads[stream]["bias"]
+        if stream == "picture":  # logits of a softmax count against their mean; the last class is background
+            weight, bias = weight - weight.mean(0), bias - bias.mean()
+        weight, bias = weight[: len(known)], bias[: len(known)]
+        logits = x @ weight.t() + bias
+        there = logits.amax(1) > (logits.amax(1).max() / 2 if stream == "picture" else 0)
+        unit = logits.amax(1)[there].median()  # of what stands out
+        layers = model.host.project[stream]
+        assert isinstance(layers, nn.Sequential)
+        first, second = layers[0], layers[2]
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        first.weight[: len(known)] = 4 * weight / unit
+        first.bias[: len(known)] = 4 * bias / unit - (2 if stream == "picture" else 0)
+        words = 2 * torch.stack([table[encode(model.host.tokenizer, n)].mean(0) for n in known])
+        target = (logits / unit * 2 - (1 if stream == "picture" else 0)).clamp(0, 1) @ words
+        hidden = torch.nn.functional.gelu(first(x))
+        hidden = torch.cat([hidden[:, : len(known)], torch.ones(len(x), 1)], 1)
+        fit = torch.linalg.lstsq(hidden, target).solution
+        second.weight[:, : len(known)] = fit[:-1].t()
+        second.weight[:, len(known) :] *= 0.1
+        second.bias.copy_(fit[-1])
+        left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
+        explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
     for layer in model.host.lm.model.layers:  # begin as a matcher: alike attends to alike and hands itself on
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
+    return explained
 
 
 def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Path) -> None:

@@ -12,6 +12,13 @@ from ..config import HostConfig
 from .prompt import IGNORED, Example, Film, around, collate, encode, lay_out
 
 
+def projector(kind: str, width: int, host_width: int) -> nn.Module:
+    """(N, C) -> (N, D) between a stream and the language model; see HostConfig.projector."""
+    if kind == "linear":
+        return nn.Linear(width, host_width)
+    return nn.Sequential(nn.Linear(width, host_width), nn.GELU(), nn.Linear(host_width, host_width))
+
+
 class TimeEmbedding(nn.Module):
     """What is added to a film token: its mark, its first and last second after the mark, and log size.
 
@@ -60,7 +67,7 @@ class CausalHost(nn.Module):
         self.settings = config
         self.names = tuple(sorted(widths))
         width = lm.get_input_embeddings().weight.shape[1]
-        self.project = nn.ModuleDict({name: nn.Linear(widths[name], width) for name in self.names})
+        self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
@@ -233,9 +240,7 @@ class CausalHost(nn.Module):
         return None if x is None else self._project(name, x)
 
     def _project(self, name: str, x: Tensor) -> Tensor:
-        linear = self.project[name]
-        assert isinstance(linear, nn.Linear)
-        return linear(x.to(linear.weight.dtype))
+        return self.project[name](x.to(next(self.project[name].parameters()).dtype))
 
     def _numbers(self, table: nn.Module) -> Tensor:
         """(max_offset, D) mean embedding of the tokens that the tokenizer writes each number with."""
