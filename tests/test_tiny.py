@@ -1,0 +1,128 @@
+"""The embedded model and the recipe that makes it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import longcompress as lc
+from longcompress.config import load_config
+from longcompress.eval.bench_quiz import from_file, from_scene, parts_of
+from longcompress.presets import TINY, new_tiny
+from longcompress.quiz import KINDS, ask
+from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, write_film
+from longcompress.train.bank import Films, Mix, make_bank, splice
+from longcompress.train.tiny import RECIPE, TinyRecipe, align
+from longcompress.train.trainer import load_trained, run
+from longcompress.types import Frames
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lc.load("tiny", device="cpu")
+
+
+def test_the_weights_fit_into_the_package():
+    assert sum(p.stat().st_size for p in TINY.rglob("*") if p.is_file()) < 20_000_000
+
+
+def test_the_tokenizer_knows_its_world_and_gives_every_answer_back(tiny):
+    tokenizer = tiny.host.tokenizer
+    for name in OBJECTS + SOUNDS:
+        assert len(tokenizer(name, add_special_tokens=False)["input_ids"]) == 1
+    scene = make_scene(77, 300.0)
+    asked = ask(
+        scene.happenings, 300.0, num=60, generator=np.random.default_rng(0), kinds=KINDS, paraphrase=True
+    )
+    assert len(asked) > 30
+    for question in asked:
+        ids = tokenizer(f"{question.text} {question.answer}", add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        answer = tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(answer).strip() == question.answer
+
+
+def test_the_codec_changes_little_of_what_the_towers_see(tiny, tmp_path):
+    scene = make_scene(10_000_123, 40.0)
+    drawn = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
+    film = write_film(scene, tmp_path / "film.mp4")
+    from longcompress.media import read
+    from longcompress.session import _fit
+
+    with read(film, replace(tiny.config.media, sound=False)) as parts:
+        decoded = torch.cat([p.pixels for p in parts if isinstance(p, Frames)])
+    with torch.no_grad():
+        a = tiny.vision.features(_fit(drawn.pixels, tiny.config.media))[0]
+        b = tiny.vision.features(decoded)[0]
+    assert a.shape == b.shape
+    same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)
+    assert float(same.median()) > 0.9
+    memories = from_scene(tiny, scene, 60), from_file(tiny, scene, 60)
+    assert memories[0].num_tokens == memories[1].num_tokens == 60
+
+
+def test_it_answers_with_times_and_cites_tokens(tiny):
+    scene = make_scene(10_000_321, 60.0)
+    memory = from_scene(tiny, scene, 104)
+    name = next(h.name for h in scene.happenings if h.kind == "picture")
+    answer = memory.ask(f"When does the {name} appear?")
+    assert len(answer.events) == 1 and 0 <= answer.events[0].start_s < 60
+    assert answer.cites and all(c.end_s > answer.events[0].start_s for c in answer.cites)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """An untrained tiny with a bank of two clips."""
+    model = new_tiny(3)
+    return model, make_bank(model, [5, 6], 60.0, {"picture": 48, "*": 10})
+
+
+def test_a_spliced_film_is_the_clips_one_after_the_other(small):
+    model, bank = small
+    hold, happenings, duration_s = splice([bank[0], bank[1]], 120.0)
+    assert duration_s == 120.0 and hold.pieces[0].start_s == 120.0 and hold.pieces[-1].end_s == 240.0
+    assert len(happenings) == len(bank[0].happenings) + len(bank[1].happenings)
+    streams, globals_, _ = model.compressor.settle(hold, 100)
+    assert sum(map(len, streams.values())) + sum(map(len, globals_.values())) == 100
+    assert float(streams["picture"].size.sum()) == 120 * 16
+
+
+def test_batches_are_a_function_of_the_step(small):
+    model, bank = small
+    mix = Mix(5, 2, (0.34, 1.0), 3, (0.1, 0.2), {"when_picture": 1.0})
+    films = Films(bank, model.compressor, [mix], 0, 17.0, 100)
+    first, again, other = films.batch(3), films.batch(3), films.batch(4)
+    assert [e.turns for e in first] == [e.turns for e in again] != [e.turns for e in other]
+    assert torch.equal(first[0].film.streams["picture"].x, again[0].film.streams["picture"].x)
+
+
+def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path):
+    model, bank = small
+    heads = {
+        "picture": {"weight": torch.randn(len(COLOURS) * len(SHAPES) + 1, 128), "bias": torch.zeros(37)},
+        "sound": {"weight": torch.randn(len(SOUNDS), 64), "bias": torch.zeros(10)},
+    }
+    align(model, bank, heads)
+    model.requires_grad_(False)
+    model.host.requires_grad_(True)
+    mix = Mix(4, 2, (0.34,), 3, (0.1,), {"when_picture": 1.0, "when_sound": 1.0})
+    films = Films(bank, model.compressor, [mix], 0, 17.0, 100)
+    before = {n: p.detach().clone() for n, p in model.host.named_parameters()}
+    run(
+        model.host, films, lambda items: model.host.collate(items[0]), steps=4, batch=1, lr=1e-3, warmup=1,
+        decay=0.5, out=tmp_path, workers=0, seed=0, save_every=4,
+    )  # fmt: skip
+    after = {n: p.detach().clone() for n, p in model.host.named_parameters()}
+    assert any(not torch.equal(before[n], after[n]) for n in before)
+    with torch.no_grad():
+        for parameter in model.host.parameters():
+            parameter.zero_()
+    load_trained(model.host, tmp_path / "checkpoint-4")
+    assert all(torch.equal(p, after[n]) for n, p in model.host.named_parameters())
+
+
+def test_the_recipe_file_is_whole():
+    recipe = load_config(TinyRecipe, RECIPE)
+    assert sum(m.steps for m in recipe.mixes) > 1000 and Path(RECIPE).suffix == ".yaml"
