@@ -35,7 +35,7 @@ EXTRAS = {
 }
 PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3")
-CUDA_TORCH = "pip install --force-reinstall --index-url https://pypi.org/simple torch"
+CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linux is a CUDA one
 
 
 @dataclass(frozen=True)
