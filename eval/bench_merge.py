@@ -1,8 +1,7 @@
 """`plan` + `pool` against the published step-by-step merge, in one run: `longcompress bench merge`.
 
-10 segments of 2,560 x 1,024 float32 to 30 each, metric included on both sides. Before anything is timed the
-composed
-form must equal the step-by-step one in float64.
+10 segments of 2,560 x 1,024 float32 to 30 each, metric included on both sides. Before anything is timed
+the composed form must equal the step-by-step one in float64.
 """
 
 import json

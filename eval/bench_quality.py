@@ -1,10 +1,9 @@
 """What each way of merging keeps at equal tokens: `python -m longcompress.eval.bench_quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (cell-major, frame-major), with
-k-means and
-average pooling beside them. Two figures: the share of the features' variance that is lost when every token is
-replaced
-by its group's mean, and (on drawn films) how many of the objects in a segment a linear reader still finds.
+k-means and average pooling beside them. The figure is the share of the features' variance that is lost when
+every
+token is replaced by its group's mean.
 """
 
 import json
@@ -73,7 +72,7 @@ def lost(x: Tensor, group: Tensor, num: int) -> float:
 
 
 def k_means(film: Features, keep: int, rounds: int = 25) -> Tensor:
-    """(N,) groups of whole segments by k-means on the metric, seeded by evenly spaced tokens."""
+    """(N,) groups of whole segments by k-means on the metric, seeded by tokens drawn at random."""
     metric = packed(film.metric, film.segment, "cell")
     num = len(metric) // film.num_segments
     groups = []
@@ -131,11 +130,11 @@ def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, A
 def drawn_film(model: Any, seed: int, seconds: int) -> Features:
     """Features of a drawn film through a model's own picture tower."""
     from ..scenes import frames, make_scene
-    from ..session import _fit
+    from ..session import fit_pixels
 
     scene = make_scene(seed, float(seconds))
     pixels = torch.from_numpy(frames(scene, np.arange(0.0, seconds)))
-    return features_of(model, _fit(pixels, model.config.media))
+    return features_of(model, fit_pixels(pixels, model.config.media))
 
 
 def file_film(model: Any, path: str | Path, seconds: int) -> Features:

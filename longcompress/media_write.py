@@ -1,6 +1,5 @@
 """Writes a film from what its pictures and its sound are at any time: for synthetic films."""
 
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from math import ceil
@@ -10,6 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
+
+from .files import replacing
 
 # Containers that keep the instant 0 of pictures and sound; .avi, .ts and .mpg were seen to shift one or both.
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
@@ -38,33 +39,27 @@ def write(
         raise ValueError(f"path must end in one of {', '.join(_SUFFIXES)}, got {path.name!r}")
     if size_px % 2:
         raise ValueError(f"size_px must be even for H.264, got {size_px}; take {size_px + 1}")
-    rate, part = Fraction(rate_fps).limit_denominator(1001), path.with_name(f"{path.stem}.part{path.suffix}")
+    rate = Fraction(rate_fps).limit_denominator(1001)
     last = max(1, ceil(round(duration_s * rate, 6)))
-    try:
-        with av.open(str(part), "w") as film:
-            video = film.add_stream(
-                "libx264", rate=rate, options={"preset": "veryfast", "crf": "20", "bf": "0"}
-            )
-            video.width = video.height = size_px
-            video.pix_fmt, video.gop_size = "yuv420p", max(1, round(2 * rate))
-            video.codec_context.thread_count = 1
-            audio = film.add_stream("aac", rate=rate_hz, layout="mono")
-            for second in tqdm(range(ceil(duration_s)), disable=not progress, unit="s", desc=path.name):
-                numbers = range(ceil(second * rate), min(ceil((second + 1) * rate), last))
-                shown = pictures(np.array([float(k / rate) for k in numbers]))
-                for number, picture in zip(numbers, shown, strict=True):
-                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                    frame.pts, frame.time_base = number, 1 / rate
-                    film.mux(video.encode(frame))
-                wave = samples(second, min(second + 1, duration_s))
-                if len(wave):
-                    piece = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
-                    piece.sample_rate, piece.pts = rate_hz, second * rate_hz
-                    piece.time_base = Fraction(1, rate_hz)
-                    film.mux(audio.encode(piece))
-            film.mux(video.encode())
-            film.mux(audio.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, av.open(str(part), "w") as film:
+        video = film.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20", "bf": "0"})
+        video.width = video.height = size_px
+        video.pix_fmt, video.gop_size = "yuv420p", max(1, round(2 * rate))
+        video.codec_context.thread_count = 1
+        audio = film.add_stream("aac", rate=rate_hz, layout="mono")
+        for second in tqdm(range(ceil(duration_s)), disable=not progress, unit="s", desc=path.name):
+            numbers = range(ceil(second * rate), min(ceil((second + 1) * rate), last))
+            shown = pictures(np.array([float(k / rate) for k in numbers]))
+            for number, picture in zip(numbers, shown, strict=True):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, 1 / rate
+                film.mux(video.encode(frame))
+            wave = samples(second, min(second + 1, duration_s))
+            if len(wave):
+                piece = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+                piece.sample_rate, piece.pts = rate_hz, second * rate_hz
+                piece.time_base = Fraction(1, rate_hz)
+                film.mux(audio.encode(piece))
+        film.mux(video.encode())
+        film.mux(audio.encode())
     return path

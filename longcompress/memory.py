@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .events import join_events, parse_spans
+from .files import replacing
 from .hosts import Film
 from .hosts.causal import Prefix
 from .model import LongCompress
@@ -119,16 +119,13 @@ class VideoMemory:
             "duration_s": self.duration_s, "identity": self.identity,
             "streams": sorted(self.streams), "globals": sorted(self.globals), "members": sorted(self.members),
         }  # fmt: skip
-        part = path.with_name(f".{path.name}.part")
         try:
-            save_file(tensors, part, metadata={"longcompress": json.dumps(header, sort_keys=True)})
-            os.replace(part, path)
+            with replacing(path) as part:
+                save_file(tensors, part, metadata={"longcompress": json.dumps(header, sort_keys=True)})
         except SafetensorError as error:
             raise OSError(
                 f"path {path}: the memory could not be written: {error}; is the disk full?"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from .budget import Estimate, Shape, estimate
 from .compress import Compressor, GlobalMemory
 from .config import ModelConfig, load_config, to_dict
 from .encoders import SoundEncoder, VisionEncoder
+from .files import replacing
 from .hosts import CausalHost
 from .hosts.prompt import encode, mark_text
 
@@ -122,16 +122,18 @@ class LongCompress(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = to_dict(self.config)
-        for part, name in (("vision", "vision"), ("sound", "sound"), ("host", "lm")):
-            base = values[part]["base"]
+        for kind, name in (("vision", "vision"), ("sound", "sound"), ("host", "lm")):
+            base = values[kind]["base"]
             if base and (include_base or base.startswith("./")):
-                self._save_base(part, folder / name)
-                values[part]["base"] = f"./{name}"
+                self._save_base(kind, folder / name)
+                values[kind]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
-        _atomically(folder / "model.safetensors", lambda p: save_file(own, p, metadata={"format": "pt"}))
+        with replacing(folder / "model.safetensors") as part:
+            save_file(own, part, metadata={"format": "pt"})
         if hasattr(self.host.lm, "peft_config"):
             self.host.lm.save_pretrained(folder / "adapter")
-        _atomically(folder / "config.json", lambda p: Path(p).write_text(json.dumps(values, indent=2) + "\n"))
+        with replacing(folder / "config.json") as part:
+            part.write_text(json.dumps(values, indent=2) + "\n")
 
     def push_to_hub(self, name: str, **kwargs: Any) -> str:
         """Upload what `save_pretrained` writes to the hub under `name`; returns its address."""
@@ -269,13 +271,3 @@ def _folder_of(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name))
-
-
-def _atomically(path: Path, write: Any) -> None:
-    """Write a file beside `path`, then put it in its place; nothing half-written stays."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(str(part))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

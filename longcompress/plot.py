@@ -1,7 +1,6 @@
 """Pictures of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
 
 import colorsys
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import media
 from .config import MediaConfig
+from .files import replacing
 from .hosts.prompt import lay_out
 from .memory import VideoMemory
 from .types import Event, Frames, Tokens
@@ -235,12 +235,8 @@ def _save(figure: Any, path: str | Path) -> Path:
     kinds = (".png", ".svg", ".pdf")
     if path.suffix.lower() not in kinds:
         raise ValueError(f"path must end in one of {', '.join(kinds)}, got {path.name!r}")
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

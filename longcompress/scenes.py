@@ -5,7 +5,6 @@ T picture times, A sound windows, n samples; seconds from the start of the film,
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import pi
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import media_write
 from . import scenes_paint as paint
+from .files import replacing
 
 SHAPES = ("ball", "box", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -250,9 +250,8 @@ def write_film(
         rate_hz=rate_hz,
         progress=progress,
     )
-    part = path.with_suffix(".truth.json.part")
-    part.write_text(json.dumps({"version": VERSION, **asdict(scene)}, indent=1))
-    os.replace(part, path.with_suffix(".truth.json"))
+    with replacing(path.with_suffix(".truth.json")) as part:
+        part.write_text(json.dumps({"version": VERSION, **asdict(scene)}, indent=1))
     return path
 
 

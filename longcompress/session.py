@@ -110,10 +110,8 @@ class Session:
             return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
         self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
         if isinstance(part, Frames):
-            part = Frames(_fit(part.pixels, self.model.config.media), part.time_s, part.step_s)
-        out: list[Happened] = []
-        for encoded in self._encode(name, part):
-            out += self._close(self._segmenter.push(name, encoded))
+            part = Frames(fit_pixels(part.pixels, self.model.config.media), part.time_s, part.step_s)
+        out = self._take(name, self._timed(lambda: self._blocks[name].push(part)))
         for other in self._blocks:
             silent_s = end_s - PATIENCE_S
             if other != name and self._end_s.get(other, 0.0) < silent_s:
@@ -157,8 +155,7 @@ class Session:
         out: list[Happened] = []
         for name in self._blocks:
             if self._end_s.get(name, 0.0) < t:
-                for encoded in self._timed(self._blocks[name].flush):
-                    out += self._close(self._segmenter.push(name, encoded))
+                out += self._take(name, self._timed(self._blocks[name].flush))
                 self._end_s[name] = t
                 out += self._close(self._segmenter.advance(name, t))
         return out
@@ -167,8 +164,7 @@ class Session:
         """Encode and close all that waits, as at the end of the film."""
         out: list[Happened] = []
         for name, blocks in self._blocks.items():
-            for encoded in self._timed(blocks.flush):
-                out += self._close(self._segmenter.push(name, encoded))
+            out += self._take(name, self._timed(blocks.flush))
         return out + self._close(self._segmenter.flush())
 
     def close(self) -> list[Happened]:
@@ -186,7 +182,7 @@ class Session:
     def memory(self, budget: int | None = None) -> VideoMemory:
         """What was seen until now, as min(budget, held) tokens; changes nothing here."""
         seen = self
-        if any(b.num_pending for b in self._blocks.values()) or not self._closed:
+        if not self._closed:
             seen = copy.copy(self)
             seen._blocks = {n: b.copy() for n, b in self._blocks.items()}
             seen._segmenter, seen._hold = self._segmenter.copy(), self._hold.copy()
@@ -221,8 +217,9 @@ class Session:
             "merge_s": self._merge_s,
         }
 
-    def _encode(self, name: str, part: Frames | Sound) -> list[Encoded]:
-        return self._timed(lambda: self._blocks[name].push(part))
+    def _take(self, name: str, encoded: list[Encoded]) -> list[Happened]:
+        """Hand what was encoded on; close the segments that are complete."""
+        return [told for part in encoded for told in self._close(self._segmenter.push(name, part))]
 
     def _timed(self, work: Any) -> Any:
         begin = time.perf_counter()
@@ -317,7 +314,7 @@ def _expect(
     return list(model.streams), None, "live source"
 
 
-def _fit(pixels: Tensor, config: MediaConfig) -> Tensor:
+def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
     """(T, size_px, size_px, 3) uint8: pushed pictures as the model wants them."""
     size = config.size_px
     if pixels.shape[1:3] == (size, size):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress import plot, scenes
+from longcompress import files, plot, scenes
 from longcompress.session import watch
 from longcompress.types import Event
 
@@ -140,7 +140,7 @@ def test_a_failed_picture_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plot.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         plot.plot_timeline(EVENTS, 10.0, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

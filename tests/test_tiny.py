@@ -49,12 +49,12 @@ def test_the_codec_changes_little_of_what_the_towers_see(tiny, tmp_path):
     drawn = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
     film = write_film(scene, tmp_path / "film.mp4")
     from longcompress.media import read
-    from longcompress.session import _fit
+    from longcompress.session import fit_pixels
 
     with read(film, replace(tiny.config.media, sound=False)) as parts:
         decoded = torch.cat([p.pixels for p in parts if isinstance(p, Frames)])
     with torch.no_grad():
-        a = tiny.vision.features(_fit(drawn.pixels, tiny.config.media))[0]
+        a = tiny.vision.features(fit_pixels(drawn.pixels, tiny.config.media))[0]
         b = tiny.vision.features(decoded)[0]
     assert a.shape == b.shape
     same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)

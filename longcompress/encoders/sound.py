@@ -10,7 +10,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..config import SoundConfig
 from ..types import Encoded, Sound, Tokens
-from .vision import whole
+from .features import check_whole, check_width, head_mean
 
 
 class SoundEncoder(nn.Module):
@@ -42,10 +42,7 @@ class SoundEncoder(nn.Module):
             raise ValueError(
                 f"pool must divide the encoder's {positions} positions a block, got {config.pool}"
             )
-        if self.width % min(config.width, self.width):
-            raise ValueError(
-                f"width of the metric must divide the encoder's {self.width}, got {config.width}"
-            )
+        check_width(config.width, self.width)
         self.window = self.block // (positions // config.pool)  # samples a token stands for
         self.num_summaries = int(config.summary)
 
@@ -56,7 +53,7 @@ class SoundEncoder(nn.Module):
         alone = "WhisperEncoder" in (AutoConfig.from_pretrained(base).architectures or ())
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         model, found = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
-        whole(base, found)
+        check_whole(base, found)
         return cls(model if alone else model.encoder, extractor, config)
 
     @torch.no_grad()
@@ -80,7 +77,7 @@ class SoundEncoder(nn.Module):
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
-        return x.float().view(len(x), -1, min(self.config.width, self.width)).mean(1)
+        return head_mean(x, self.config.width)
 
     def features(self, samples: Tensor) -> Tensor:
         """(B, positions / pool, C) tokens of B blocks of samples (B, n <= block) float32."""

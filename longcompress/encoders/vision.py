@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..config import VisionConfig
 from ..types import Encoded, Frames, Tokens
+from .features import check_whole, check_width, head_mean
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,15 +25,6 @@ NORMS = {
     "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
     "convnext": (IMAGENET_MEAN, IMAGENET_STD),
 }
-
-
-def whole(base: str | Path, found: dict[str, Any]) -> None:
-    """ValueError if a tower was loaded with parameters missing: they would be random numbers."""
-    missing = sorted(map(str, found["missing_keys"]))
-    if missing:
-        raise ValueError(
-            f"base {str(base)!r} lacks {len(missing)} of the tower's parameters, such as {missing[:3]}"
-        )
 
 
 class VisionEncoder(nn.Module):
@@ -65,10 +57,7 @@ class VisionEncoder(nn.Module):
             x, summary = self.features(probe)
         self.cells, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
-        if self.width % min(config.width, self.width):
-            raise ValueError(
-                f"width of the metric must divide the tower's {self.width} channels, got {config.width}"
-            )
+        check_width(config.width, self.width)
 
     @classmethod
     def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
@@ -81,7 +70,7 @@ class VisionEncoder(nn.Module):
             norm = (tuple(given.get("image_mean", norm[0])), tuple(given.get("image_std", norm[1])))
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         model, found = AutoModel.from_pretrained(base, **kwargs)
-        whole(base, found)
+        check_whole(base, found)
         return cls(getattr(model, "vision_model", model), config, size_px, *norm)
 
     @torch.no_grad()
@@ -114,7 +103,7 @@ class VisionEncoder(nn.Module):
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
-        return x.float().view(len(x), -1, min(self.config.width, self.width)).mean(1)
+        return head_mean(x, self.config.width)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None).

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import HostConfig
-from .prompt import IGNORED, Example, Film, around, collate, encode, lay_out
+from .prompt import IGNORED, Example, Film, around, collate, encode
 
 
 def projector(kind: str, width: int, host_width: int) -> nn.Module:
@@ -146,9 +146,8 @@ class CausalHost(nn.Module):
     @torch.no_grad()
     def prefill(self, film: Film) -> "Prefix":
         """The cache of everything before a question, filled once."""
-        head, _ = around(self.tokenizer, self.settings, "?")
         batch = self._to_device(self.collate([Example(film, [("?", None)])]))
-        num = len(head) + len(lay_out(film, self.tokenizer, self.settings, self.names).ids)
+        num = int((batch["branch"] == 0).sum())
         x = self.embed(batch)[:, :num]
         cache = DynamicCache(config=self.lm.config)
         if num:
