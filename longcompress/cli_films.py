@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +69,6 @@ def probe_film(file: str, common: Common) -> "MediaInfo":
 
 def load_model(common: Common) -> "LongCompress":
     """The model, with what the flags change."""
-    from .compress import Compressor
     from .presets import load
 
     try:
@@ -84,10 +83,7 @@ def load_model(common: Common) -> "LongCompress":
             changes.setdefault("media", {})[flag] = getattr(common, flag)
     if common.budget_share is not None:
         changes["budget"] = {"share": common.budget_share}
-    if changes:
-        changed = {name: replace(getattr(model.config, name), **values) for name, values in changes.items()}
-        model.config = replace(model.config, **changed)
-        model.compressor = Compressor(model.config.merge, model.config.budget, model.compressor.memory)
+    model.change(changes)
     return model
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,12 +14,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .budget import Estimate, Shape, estimate
 from .compress import Compressor, GlobalMemory
-from .config import ModelConfig, load_config, to_dict
+from .config import (
+    BudgetConfig,
+    MediaConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    load_config,
+    to_dict,
+)
 from .encoders import SoundEncoder, VisionEncoder
 from .files import replacing
 from .hosts import CausalHost
 from .hosts.prompt import encode, mark_text
 
+CHANGEABLE = {
+    name: tuple(f.name for f in fields(kind) if f.name not in fixed)
+    for name, kind, fixed in (
+        ("media", MediaConfig, ("size_px", "rate_hz")),
+        ("segments", SegmentConfig, ()),
+        ("merge", MergeConfig, ()),
+        ("budget", BudgetConfig, ()),
+    )
+}
+"""Sections and fields of the config that `LongCompress.change` takes."""
 OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
 
 
@@ -161,6 +181,24 @@ class LongCompress(nn.Module):
                 f"unknown {sorted(set(given) - want)}"
             )
         self.load_state_dict(given, strict=False)
+
+    def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Other knobs from now on: section of the config -> changed fields, as {"media": {"rate_fps": 2}}.
+
+        Weights stay, so only what the towers and the global tokens don't depend on can change.
+
+        Raises:
+            ValueError: for a section or field that can't be changed, or is not there.
+        """
+        for section, values in changes.items():
+            if section not in CHANGEABLE or set(values) - set(CHANGEABLE[section]):
+                raise ValueError(
+                    f"changes must be fields of {dict(CHANGEABLE)}, got {section!r}: {sorted(values)}"
+                )
+        sections = {name: replace(getattr(self.config, name), **values) for name, values in changes.items()}
+        self.config = replace(self.config, **sections)
+        memory = self.compressor.memory
+        self.compressor = Compressor(self.config.merge, self.config.budget, memory)
 
     def add_lora(self, **options: Any) -> None:
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""

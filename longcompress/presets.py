@@ -8,8 +8,8 @@ import torch
 from transformers import (
     ConvNextConfig,
     ConvNextModel,
-    LlamaConfig,
-    LlamaForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -61,7 +61,7 @@ def tiny() -> ModelConfig:
 
 
 def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
-    """An untrained `tiny`: ConvNeXt and Whisper towers and a Llama, small and random."""
+    """An untrained `tiny`: ConvNeXt and Whisper towers and a language model, small and random."""
     torch.manual_seed(seed)
     config = tiny()
     tower = ConvNextModel(
@@ -80,11 +80,13 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
         )
     )  # fmt: skip
     tokenizer = word_tokenizer([*VOCABULARY, "answer"], COLOURS, SHAPES, num_tens=1080)
-    lm = LlamaForCausalLM(
-        LlamaConfig(
+    heads = width // 64
+    lm = SmolLM3ForCausalLM(  # a Llama in which every other layer has no rotary positions: it finds a thing
+        SmolLM3Config(  # as well far away as near
             vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 32, max_position_embeddings=16384, tie_word_embeddings=False,
+            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+            no_rope_layers=[i % 2 for i in range(layers)],
+            max_position_embeddings=16384, tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6}, initializer_range=0.08,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         )
@@ -97,6 +99,9 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
     vision = VisionEncoder(tower, config.vision, config.media.size_px)
     sound = SoundEncoder(ears, extractor, config.sound)
     host = CausalHost(lm, tokenizer, config.host, {"picture": vision.width, "sound": sound.width})
+    assert host.time is not None
+    with torch.no_grad():  # so that a token is first of all what it shows: words find it from the start
+        host.time.gain.mul_(0.4)
     return LongCompress(config, vision, sound, host)
 
 

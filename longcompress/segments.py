@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from .kernels import novelty
 from .types import Encoded, Segment
 
 NEVER = float("inf")
+_STATE = ("open", "seen_s", "cuts", "start_s", "index", "last")
 
 
 @dataclass
@@ -41,6 +43,15 @@ class Segmenter:
             self.config, self.streams, {k: list(v) for k, v in self._open.items()}, dict(self._seen_s),
             list(self._cuts), self._start_s, self._index, self._last,
         )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """All but the configuration, for `set_state`."""
+        return {name: getattr(self, f"_{name}") for name in _STATE}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name in _STATE:
+            setattr(self, f"_{name}", state[name])
 
     def push(self, stream: str, encoded: Encoded) -> list[Segment]:
         """The segments that are closed now. `encoded` must follow what was pushed for that stream before."""

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from . import media
-from .compress import Hold
 from .config import MediaConfig
 from .encoders import Blocks
+from .hold import KINDS, Hold
 from .memory import VideoMemory
 from .model import LongCompress
+from .pack import pack, unpack
 from .segments import Segmenter
 from .types import Answer, Encoded, Frames, Segment, Sound
 
+SNAPSHOT = 1  # format of snapshots
 PATIENCE_S = 120.0  # a stream that lags behind another by more is taken to be silent until then
 
 
@@ -105,6 +107,11 @@ class Session:
             return []
         end_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s
         begin_s = float(part.time_s[0]) if isinstance(part, Frames) else part.start_s
+        if isinstance(part, Sound) and self.model.sound and part.rate_hz != self.model.sound.rate_hz:
+            raise ValueError(
+                f"sound must come at {self.model.sound.rate_hz} samples a second, got {part.rate_hz}; "
+                f"resample it, or read the source with longcompress.media.read, which does"
+            )
         late_s = self._end_s.get(name, 0.0) - begin_s
         if late_s > 1e-3 + (part.step_s if isinstance(part, Frames) else 0.0):
             return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
@@ -217,6 +224,44 @@ class Session:
             "merge_s": self._merge_s,
         }
 
+    def snapshot(self) -> bytes:
+        """All there is to go on from here, bit for bit, in another process; bounded, like the session."""
+        state = {
+            "format": SNAPSHOT, "identity": self.model.identity(), "budget": self.budget,
+            "streams": list(self._blocks), "keep_members": self.keep_members, "closed": self._closed,
+            "blocks": {n: b.state() for n, b in self._blocks.items()}, "segmenter": self._segmenter.state(),
+            "hold": self._hold, "end_s": self._end_s, "raw": self._raw,
+        }  # fmt: skip
+        return pack(state, (*KINDS, Frames, Sound, Encoded))
+
+    @classmethod
+    def restore(cls, model: LongCompress, data: bytes) -> "Session":
+        """The session that `snapshot` was taken of.
+
+        Raises:
+            ValueError: if data is cut, of a newer format, or from a model with other towers than `model`.
+        """
+        state = unpack(data, (*KINDS, Frames, Sound, Encoded), model.device)
+        if not isinstance(state, dict) or "format" not in state:
+            raise ValueError("data is no snapshot of a session; take one with Session.snapshot")
+        if state["format"] > SNAPSHOT:
+            raise ValueError(
+                f"data has format {state['format']}, this version reads up to {SNAPSHOT}; "
+                f"upgrade longcompress"
+            )
+        if state["identity"] != model.identity():
+            raise ValueError(
+                f"data was made by other towers than model {model.config.name!r} has; "
+                f"restore it with the model that made it"
+            )
+        session = cls(model, state["budget"], streams=state["streams"], keep_members=state["keep_members"])
+        for name, blocks in session._blocks.items():
+            blocks.set_state(state["blocks"][name])
+        session._segmenter.set_state(state["segmenter"])
+        session._hold, session._end_s, session._raw = state["hold"], state["end_s"], state["raw"]
+        session._closed = state["closed"]
+        return session
+
     def _take(self, name: str, encoded: list[Encoded]) -> list[Happened]:
         """Hand what was encoded on; close the segments that are complete."""
         return [told for part in encoded for told in self._close(self._segmenter.push(name, part))]
@@ -276,9 +321,8 @@ def watch(
         ]
     streams, duration_s, name = _expect(model, source, protocols)
     session = Session(model, budget, streams=streams, keep_members=keep_members)
-    config = replace(
-        model.config.media, pictures="picture" in streams, sound="sound" in streams,
-    )  # fmt: skip
+    wanted = {"pictures": "picture" in model.streams, "sound": "sound" in model.streams}
+    config = replace(model.config.media, **wanted)  # a track that is wanted and not there is warned of
     with media.read(source, config, protocols=protocols) as parts:
         for part in _bar(parts, duration_s, name) if progress else parts:
             session.push(part)

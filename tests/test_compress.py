@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from longcompress.compress import Compressor, GlobalMemory, Hold
+from longcompress.compress import Compressor, GlobalMemory
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
+from longcompress.hold import Hold
 from longcompress.segments import Segmenter
 from longcompress.types import Encoded, Segment, Tokens
 

@@ -13,9 +13,9 @@ from longcompress.eval.bench_quiz import from_file, from_scene, parts_of
 from longcompress.presets import TINY, new_tiny
 from longcompress.quiz import KINDS, ask
 from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, write_film
-from longcompress.train.bank import Films, Mix, make_bank, splice
+from longcompress.train.bank import Films, Mix, load_bank, make_bank, save_bank, splice
 from longcompress.train.tiny import RECIPE, TinyRecipe, align
-from longcompress.train.trainer import load_trained, run
+from longcompress.train.trainer import load_trained, run, with_muon
 from longcompress.types import Frames
 
 
@@ -89,30 +89,70 @@ def test_a_spliced_film_is_the_clips_one_after_the_other(small):
     assert float(streams["picture"].size.sum()) == 120 * 16
 
 
+def test_a_bank_is_saved_whole(small, tmp_path):
+    model, bank = small
+    save_bank(bank, tmp_path / "bank.safetensors")
+    mix = Mix(5, 2, (1.0, 2.0), 3, (0.1,), {"when_picture": 1.0}, offset_tens=1000)
+    one, other = (
+        Films(b, model.compressor, [mix], 0, 17.0).batch(1)
+        for b in (bank, load_bank(tmp_path / "bank.safetensors"))
+    )
+    assert [e.turns for e in one] == [e.turns for e in other]
+    for name in ("picture", "sound"):
+        assert torch.equal(one[0].film.streams[name].x, other[0].film.streams[name].x)
+
+
+def test_longer_films_come_fewer(small):
+    model, bank = small
+    mix = Mix(5, 8, (1.0, 4.0), 3, (0.1,), {"when_picture": 1.0})
+    films = Films(bank, model.compressor, [mix], 0, 17.0)
+    seen = {len(films.batch(n)) for n in range(6)}
+    assert seen == {8, 4}
+
+
+def test_joined_optimizers_step_save_and_load_as_one():
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
+    joined = with_muon(layers, 0.1)
+    assert [len(g["params"]) for g in joined.param_groups] == [1, 1]
+    schedule = torch.optim.lr_scheduler.LambdaLR(joined, lambda step: 0.5**step)
+    before = [p.detach().clone() for p in layers.parameters()]
+    for p in layers.parameters():
+        p.grad = torch.ones_like(p)
+    joined.step()
+    schedule.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, layers.parameters(), strict=True))
+    assert [g["lr"] for o in joined.parts for g in o.param_groups] == [0.05, 0.05]
+    again = with_muon(layers, 0.1)
+    again.load_state_dict(joined.state_dict())
+    assert [g["lr"] for g in again.param_groups] == [0.05, 0.05]
+
+
 def test_batches_are_a_function_of_the_step(small):
     model, bank = small
     mix = Mix(5, 2, (0.34, 1.0), 3, (0.1, 0.2), {"when_picture": 1.0})
-    films = Films(bank, model.compressor, [mix], 0, 17.0, 100)
+    films = Films(bank, model.compressor, [mix], 0, 17.0)
     first, again, other = films.batch(3), films.batch(3), films.batch(4)
     assert [e.turns for e in first] == [e.turns for e in again] != [e.turns for e in other]
     assert torch.equal(first[0].film.streams["picture"].x, again[0].film.streams["picture"].x)
 
 
-def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path):
+@pytest.mark.parametrize("muon", [True, False])
+def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon):
     model, bank = small
     heads = {
-        "picture": {"weight": torch.randn(len(COLOURS) * len(SHAPES) + 1, 128), "bias": torch.zeros(37)},
-        "sound": {"weight": torch.randn(len(SOUNDS), 64), "bias": torch.zeros(10)},
-    }
+        "picture.weight": torch.randn(len(COLOURS) * len(SHAPES) + 1, 128), "picture.bias": torch.zeros(37),
+        "sound.weight": torch.randn(len(SOUNDS), 64), "sound.bias": torch.zeros(10),
+    }  # fmt: skip
     align(model, bank, heads)
     model.requires_grad_(False)
     model.host.requires_grad_(True)
     mix = Mix(4, 2, (0.34,), 3, (0.1,), {"when_picture": 1.0, "when_sound": 1.0})
-    films = Films(bank, model.compressor, [mix], 0, 17.0, 100)
+    films = Films(bank, model.compressor, [mix], 0, 17.0)
     before = {n: p.detach().clone() for n, p in model.host.named_parameters()}
     run(
         model.host, films, lambda items: model.host.collate(items[0]), steps=4, batch=1, lr=1e-3, warmup=1,
-        decay=0.5, out=tmp_path, workers=0, seed=0, save_every=4,
+        decay=0.5, out=tmp_path, workers=0, seed=0, save_every=4, muon=muon,
     )  # fmt: skip
     after = {n: p.detach().clone() for n, p in model.host.named_parameters()}
     assert any(not torch.equal(before[n], after[n]) for n in before)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from ..compress import Compressor, Hold, Mean, Piece
+from ..compress import Compressor
 from ..config import MergeConfig
 from ..encoders import Blocks, SoundEncoder, VisionEncoder
+from ..files import replacing
+from ..hold import KINDS, Hold, Mean, Piece
 from ..hosts import Example, Film
 from ..model import LongCompress
+from ..pack import pack, unpack
 from ..quiz import ask
 from ..scenes import Happening, clip_happenings, frames, make_scene, sound
 from ..segments import Segmenter
@@ -21,6 +25,7 @@ from ..types import Frames, Sound, Tokens
 from .towers import DRAWN_PX, half
 
 ENDLESS = 1 << 40  # tokens; a bank's holds are never brought down
+NEAR_TENS = 60  # marks that are learned first: all of three hours at once keep a model from learning any
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,15 @@ class Mix:
 
     Attributes:
         steps: optimizer steps of the stage.
-        films: films a step.
+        films: films a step, of those of the shortest length; longer ones are fewer by the root of their
+            length, so that steps take time alike.
         clips: clips a film has, drawn from these; below 1: that share of one clip's segments, cut out
             anywhere.
         questions: questions about each film.
         shares: tokens kept, as a share of the raw ones, drawn from these.
         kinds: weight of each kind of question; empty: all alike.
+        offset_tens: a quarter of the films begin below this many tens of seconds, a quarter below
+            NEAR_TENS of them, the rest at 0.
     """
 
     steps: int
@@ -53,6 +61,22 @@ class Mix:
     questions: int
     shares: tuple[float, ...]
     kinds: dict[str, float]
+    offset_tens: int = NEAR_TENS
+
+
+BANK_KINDS = (*KINDS, Clip, Happening)
+
+
+def save_bank(bank: list[Clip], path: Path) -> None:
+    """Write a bank as safetensors."""
+    with replacing(path) as part:
+        part.write_bytes(pack(bank, BANK_KINDS))
+
+
+def load_bank(path: Path) -> list[Clip]:
+    """What `save_bank` wrote."""
+    bank: list[Clip] = unpack(path.read_bytes(), BANK_KINDS)
+    return bank
 
 
 def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s: float) -> Clip:
@@ -129,15 +153,13 @@ class Films(IterableDataset[list[Example]]):
         mixes: the stages.
         seed: of everything drawn.
         raw_a_second: raw tokens a second of film has, which shares are counted from.
-        offset_tens: films begin at a random time below ten times this (half of them at 0).
     """
 
     def __init__(
-        self, bank: list[Clip], compressor: Compressor, mixes: Sequence[Mix], seed: int, raw_a_second: float,
-        offset_tens: int,
-    ) -> None:  # fmt: skip
+        self, bank: list[Clip], compressor: Compressor, mixes: Sequence[Mix], seed: int, raw_a_second: float
+    ) -> None:
         self.bank, self.compressor, self.mixes, self.seed = bank, compressor, list(mixes), seed
-        self.raw_a_second, self.offset_tens = raw_a_second, offset_tens
+        self.raw_a_second = raw_a_second
 
     def __iter__(self) -> Iterator[list[Example]]:
         worker = get_worker_info()
@@ -157,8 +179,9 @@ class Films(IterableDataset[list[Example]]):
             left -= mix.steps
         random = np.random.default_rng([self.seed, number])
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
+        wanted = max(1, round(mix.films * (min(mix.clips) / num_clips) ** 0.5))
         films: list[Example] = []
-        while len(films) < mix.films:  # a film may have no question of the kinds asked for
+        while len(films) < wanted:  # a film may have no question of the kinds asked for
             film = self._film(mix, num_clips, share, random)
             films += [film] if film.turns else []
         return films
@@ -168,8 +191,8 @@ class Films(IterableDataset[list[Example]]):
         if num_clips < 1:
             clips = [cut(clips[0], num_clips, random)]
         length = sum(c.duration_s for c in clips)
-        room = max(1, self.offset_tens - int(length // 10) - 1)
-        offset = 10 * int(random.integers(room)) if random.random() < 0.5 else 0
+        tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
+        offset = 10 * int(random.integers(max(1, tens - int(length // 10) - 1)))
         hold, happenings, duration_s = splice(clips, float(offset))
         return self.example(hold, happenings, duration_s, share, mix.questions, mix.kinds, random, offset)
 

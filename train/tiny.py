@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from ..hosts.prompt import encode
 from ..model import LongCompress
 from ..presets import new_tiny
 from ..scenes import OBJECTS, SOUNDS
-from .bank import Clip, Films, Mix, make_bank
+from .bank import Clip, Films, Mix, load_bank, make_bank, save_bank
 from .towers import Drawn, PictureTask, SoundTask, TowerConfig, score
 from .trainer import run
 
@@ -38,7 +39,6 @@ class TinyRecipe:
         lr: highest learning rate of the language model.
         warmup: steps to it.
         decay: share of the steps, at the end, in which it falls to a tenth.
-        offset_tens: marks that are trained.
         threads: torch threads of the training process.
     """
 
@@ -54,7 +54,6 @@ class TinyRecipe:
     lr: float = 2e-3
     warmup: int = 60
     decay: float = 0.4
-    offset_tens: int = 1080
     threads: int = 1
 
 
@@ -74,16 +73,16 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         heads = train_towers(model, recipe, out)
         model.save_pretrained(out / "towers")
-        torch.save({k: v.state_dict() for k, v in heads.items()}, out / "towers" / "heads.pt")
+        flat = {f"{k}.{n}": v for k, head in heads.items() for n, v in head.state_dict().items()}
+        save_file(flat, out / "towers" / "heads.safetensors")
     if start in ("towers", "bank"):
         trained = LongCompress.from_pretrained(out / "towers", device="cpu")
         seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
-        torch.save(make_bank(trained, seeds, recipe.clip_s, recipe.detail), out / "bank.pt")
+        save_bank(make_bank(trained, seeds, recipe.clip_s, recipe.detail), out / "bank.safetensors")
     trained = LongCompress.from_pretrained(out / "towers", device="cpu")
     model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
     model.vision, model.sound = trained.vision, trained.sound
-    bank: list[Clip] = torch.load(out / "bank.pt", weights_only=False)
-    heads = torch.load(out / "towers" / "heads.pt")
+    bank, heads = load_bank(out / "bank.safetensors"), load_file(out / "towers" / "heads.safetensors")
     print(f"variance of the words that the projectors begin with: {align(model, bank, heads)}", flush=True)
     train_lm(model, bank, recipe, out)
     model.eval().save_pretrained(out / "model", include_base=True)
@@ -113,7 +112,7 @@ def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str
 
 @torch.no_grad()
 def align(
-    model: LongCompress, bank: list[Clip], heads: dict[str, dict[str, Tensor]], num_clips: int = 100
+    model: LongCompress, bank: list[Clip], heads: dict[str, Tensor], num_clips: int = 100
 ) -> dict[str, float]:
     """Start the projectors where a token gives the embeddings of what the tower's head sees in it.
 
@@ -124,7 +123,7 @@ def align(
     explained = {}
     for stream, known in {"picture": OBJECTS, "sound": SOUNDS}.items():
         x = torch.cat([p.groups[stream].tokens.x for c in bank[:num_clips] for p in c.pieces]).float()
-        weight, bias = heads[stream]["weight"], heads[stream]["bias"]
+        weight, bias = heads[f"{stream}.weight"], heads[f"{stream}.bias"]
         if stream == "picture":  # logits of a softmax count against their mean; the last class is background
             weight, bias = weight - weight.mean(0), bias - bias.mean()
         weight, bias = weight[: len(known)], bias[: len(known)]
@@ -158,10 +157,13 @@ def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Pat
     """The language model and its projectors on spliced films."""
     model.requires_grad_(False)
     model.host.requires_grad_(True)
+    model.host.project.requires_grad_(
+        False
+    )  # they drift off the words faster than anything learns to use them
     detail = replace(model.config.merge, detail=recipe.detail)
     compressor = Compressor(detail, model.config.budget, model.compressor.memory)
     raw = 16 * model.config.media.rate_fps + 1
-    films = Films(bank, compressor, recipe.mixes, recipe.seed, raw, recipe.offset_tens)
+    films = Films(bank, compressor, recipe.mixes, recipe.seed, raw)
     steps = sum(m.steps for m in recipe.mixes)
 
     def collate(items: list[Any]) -> dict[str, Tensor]:
@@ -169,4 +171,4 @@ def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Pat
 
     run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, out=out / "lm", workers=1, seed=recipe.seed,
-        bf16=True, save_every=250)  # fmt: skip
+        bf16=True, save_every=250, muon=True)  # fmt: skip

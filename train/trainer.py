@@ -1,5 +1,6 @@
 """transformers' Trainer, set up for this project's recipes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,48 @@ def load_trained(module: nn.Module, folder: Path) -> None:
     module.load_state_dict(given, strict=False)
 
 
+class Joined(torch.optim.Optimizer):
+    """Several optimizers as one, each with its own parameters; a scheduler scales all their rates."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([p for o in parts for g in o.param_groups for p in g["params"]], {})
+        self.parts = list(parts)
+        self.param_groups = [g for o in parts for g in o.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [g for o in self.parts for g in o.param_groups]
+
+
+def with_muon(module: nn.Module, lr: float) -> Joined:
+    """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
+    for all else that is trained."""
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in named if p.dim() == 2 and ".layers." in n]
+    rest = [p for n, p in named if not (p.dim() == 2 and ".layers." in n)]
+    return Joined(
+        [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+    )
+
+
 def run(
     module: nn.Module, data: Dataset[Any], collate: Any, *, steps: int, batch: int, lr: float, warmup: int,
     decay: float, out: Path, workers: int, seed: int, bf16: bool = False, save_every: int = 0,
+    muon: bool = False,
 ) -> None:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set, on the CPU.
 
@@ -58,6 +98,7 @@ def run(
         seed: of what the Trainer draws.
         bf16: autocast.
         save_every: steps between checkpoints; 0: none.
+        muon: Muon for the matrices of the layers; else AdamW for all.
     """
     falling = int(decay * steps)
     args = TrainingArguments(
@@ -75,4 +116,7 @@ def run(
         label_names=["labels"],
         accelerator_config={"dispatch_batches": False},  # batches are whole as they come
     )  # fmt: skip
-    PartTrainer(model=module, args=args, train_dataset=data, data_collator=collate).train()
+    PartTrainer(
+        model=module, args=args, train_dataset=data, data_collator=collate,
+        optimizers=(with_muon(module, lr) if muon else None, None),
+    ).train()  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -31,6 +32,14 @@ class Blocks:
     def copy(self) -> "Blocks":
         """An independent copy; tensors are shared, for nothing here writes into them."""
         return Blocks(self.encode, self.size, list(self._parts), self._run_s, self._run)
+
+    def state(self) -> dict[str, Any]:
+        """All but the encoder, for `set_state`."""
+        return {"parts": list(self._parts), "run_s": self._run_s, "run": self._run}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._parts, self._run_s, self._run = list(state["parts"]), state["run_s"], state["run"]
 
     @property
     def num_pending(self) -> int:

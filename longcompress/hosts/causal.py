@@ -22,9 +22,8 @@ def projector(kind: str, width: int, host_width: int) -> nn.Module:
 class TimeEmbedding(nn.Module):
     """What is added to a film token: its mark, its first and last second after the mark, and log size.
 
-    Seconds are written with the language model's own embeddings of the numbers, turned by a gain each, so
-    that they
-    can be copied into an answer; a table learns the rest.
+    Seconds are written with the language model's own embeddings of the numbers, so that they can be copied
+    into an answer; those of the last second with random signs, to be told apart. A table learns the rest.
 
     Args:
         width: D of the host.
@@ -33,8 +32,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, max_offset_s: int) -> None:
         super().__init__()
-        signs = torch.randint(0, 2, (2, width)).float() * 2 - 1
-        self.gain = nn.Parameter(torch.cat([torch.ones(1, width), signs]))  # of mark, first, last
+        signs = torch.randint(0, 2, (1, width)).float() * 2 - 1
+        self.gain = nn.Parameter(torch.cat([torch.ones(2, width), signs]))  # of mark, first, last
         self.table = nn.Parameter(torch.zeros(2, max_offset_s, width))
         self.size = nn.Parameter(torch.zeros(width))
 

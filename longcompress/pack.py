@@ -1,0 +1,78 @@
+"""Dataclasses, tensors and plain values as safetensors bytes, and back bit for bit; never pickle."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+PLAN = "structure"  # the tensor that holds the JSON of everything but tensors
+
+
+def pack(value: Any, kinds: Sequence[type]) -> bytes:
+    """`value` as bytes.
+
+    Args:
+        value: None, bool, int, float, str, tensor, list, tuple (named ones too), dict with str keys, or a
+            dataclass or named tuple of `kinds`, nested as one likes. Tensors may be on any device.
+        kinds: the classes that may occur.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    plan = json.dumps(_down(value, tuple(kinds), tensors))
+    tensors[PLAN] = torch.frombuffer(bytearray(plan.encode()), dtype=torch.uint8)
+    return save(tensors)
+
+
+def unpack(data: bytes, kinds: Sequence[type], device: torch.device | str = "cpu") -> Any:
+    """What `pack` was given, tensors on `device`.
+
+    Raises:
+        ValueError: if `data` is cut, altered in its structure, or holds a class that is not of `kinds`.
+    """
+    try:
+        tensors = load(data)
+        plan = json.loads(tensors.pop(PLAN).numpy().tobytes())
+        return _up(plan, {kind.__name__: kind for kind in kinds}, tensors, torch.device(device))
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"data is not what pack wrote, or was cut ({error}); make it anew") from error
+
+
+def _down(value: Any, kinds: tuple[type, ...], tensors: dict[str, Tensor]) -> Any:
+    """A JSON value; tensors go to `tensors` and leave their number."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()  # saved memory is never shared
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, kinds):
+        named = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else None
+        items = value._asdict() if named is None else named  # type: ignore[attr-defined]
+        return {"class": type(value).__name__, "of": {k: _down(v, kinds, tensors) for k, v in items.items()}}
+    if isinstance(value, list):
+        return [_down(v, kinds, tensors) for v in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_down(v, kinds, tensors) for v in value]}
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {"dict": {k: _down(v, kinds, tensors) for k, v in value.items()}}
+    raise TypeError(f"value must be made of tensors, plain values and {kinds}, got {type(value)}")
+
+
+def _up(plan: Any, kinds: dict[str, type], tensors: dict[str, Tensor], device: torch.device) -> Any:
+    if isinstance(plan, list):
+        return [_up(p, kinds, tensors, device) for p in plan]
+    if not isinstance(plan, dict):
+        return plan
+    if "tensor" in plan:
+        return tensors[plan["tensor"]].to(device)
+    if "class" in plan:
+        return kinds[plan["class"]](**{k: _up(v, kinds, tensors, device) for k, v in plan["of"].items()})
+    if "tuple" in plan:
+        return tuple(_up(p, kinds, tensors, device) for p in plan["tuple"])
+    return {k: _up(v, kinds, tensors, device) for k, v in plan["dict"].items()}
