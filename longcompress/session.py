@@ -321,8 +321,8 @@ def watch(
         ]
     streams, duration_s, name = _expect(model, source, protocols)
     session = Session(model, budget, streams=streams, keep_members=keep_members)
-    wanted = {"pictures": "picture" in model.streams, "sound": "sound" in model.streams}
-    config = replace(model.config.media, **wanted)  # a track that is wanted and not there is warned of
+    # a track that the model takes in and the film hasn't is warned of
+    config = replace(model.config.media, pictures="picture" in model.streams, sound="sound" in model.streams)
     with media.read(source, config, protocols=protocols) as parts:
         for part in _bar(parts, duration_s, name) if progress else parts:
             session.push(part)

@@ -67,12 +67,14 @@ class Joined(torch.optim.Optimizer):
 def with_muon(module: nn.Module, lr: float) -> Joined:
     """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
     for all else that is trained."""
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in named if p.dim() == 2 and ".layers." in n]
-    rest = [p for n, p in named if not (p.dim() == 2 and ".layers." in n)]
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    matrices = [n for n, p in trained.items() if p.dim() == 2 and "layers" in n.split(".")]
+    rest = [p for n, p in trained.items() if n not in matrices]
     return Joined(
         [
-            torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                [trained[n] for n in matrices], lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
             torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
         ]
     )
