@@ -129,8 +129,8 @@ def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, A
 
 def drawn_film(model: Any, seed: int, seconds: int) -> Features:
     """Features of a drawn film through a model's own picture tower."""
+    from ..media import fit_pixels
     from ..scenes import frames, make_scene
-    from ..session import fit_pixels
 
     scene = make_scene(seed, float(seconds))
     pixels = torch.from_numpy(frames(scene, np.arange(0.0, seconds)))

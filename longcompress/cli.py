@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import import_module
 from json import dumps
 from pathlib import Path
@@ -34,10 +34,13 @@ from .cli_films import (
 )
 from .cli_parser import parse
 from .cli_show import cited, clock, print_table, report_of, rows_of, sentence
-from .config import MediaConfig, MergeConfig, SegmentConfig
+from .config import MediaConfig, MergeConfig, SegmentConfig, VisionConfig
 
-SECTIONS = {"media": MediaConfig, "segments": SegmentConfig, "merge": MergeConfig}
-FIXED = ("media.size_px", "media.rate_hz", "media.pictures", "media.sound")  # the towers settle these
+SECTIONS = {"media": MediaConfig, "vision": VisionConfig, "segments": SegmentConfig, "merge": MergeConfig}
+FIXED = (  # the towers settle these
+    *("media.size_px", "media.rate_hz", "media.pictures", "media.sound"),
+    *(f"vision.{f.name}" for f in fields(VisionConfig) if f.name != "skip"),
+)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
 KINDS = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".csv": "csv", ".edl": "edl", ".txt": "chapters"}
 

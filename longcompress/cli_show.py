@@ -41,6 +41,7 @@ def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> 
         "global_tokens": sum(map(len, memory.globals.values())), "raw_tokens": int(stats["raw_tokens"]),
         "seen_s": stats["seen_s"], "num_bytes": target.stat().st_size, "wall_s": wall_s,
         "encode_s": stats["encode_s"], "merge_s": stats["merge_s"],
+        "reused_pictures": int(stats["reused_pictures"]),
         "read_s": max(0.0, wall_s - stats["encode_s"] - stats["merge_s"]),
     }  # fmt: skip
 
@@ -49,13 +50,14 @@ def sentence(report: dict[str, Any]) -> str:
     """The same in a line for people."""
     parts = [f"{num:,} {name}" for name, num in report["streams"].items()]
     parts += [f"{report['global_tokens']:,} for all of it"] if report["global_tokens"] else []
+    again = f", {report['reused_pictures']:,} pictures hardly new" if report["reused_pictures"] else ""
     wall_s = report["wall_s"]
     speed = f"{report['seen_s'] / wall_s:.0f} times as fast as it plays" if wall_s else ""
     return (
         f"{report['out']}: {report['tokens']:,} tokens ({', '.join(parts)}) of {report['raw_tokens']:,}, "
-        f"{clock(report['seen_s'])} of film, {size_text(report['num_bytes'])}; {wall_s:.1f} s, {speed}: "
-        f"towers {report['encode_s']:.1f}, merging {report['merge_s']:.1f}, reading and the rest "
-        f"{report['read_s']:.1f}"
+        f"{clock(report['seen_s'])} of film{again}, {size_text(report['num_bytes'])}; "
+        f"{wall_s:.1f} s, {speed}: towers {report['encode_s']:.1f}, merging {report['merge_s']:.1f}, "
+        f"reading and the rest {report['read_s']:.1f}"
     )
 
 

@@ -55,7 +55,8 @@ class VisionConfig:
         summary_layers: class tokens of so many last layers up to `layer` are kept for the global memory.
         width: metric width; the metric is the mean over heads of this width.
         block: pictures a run of the tower takes, always.
-        skip: mean absolute change of a picture (0 to 1) below which it reuses the features before; 0: never.
+        skip: mean absolute change of a picture (0 to 1) below which it takes the features of the one before,
+            within a block; 0: never. Sessions count these pictures (`stats`).
         attention: transformers' attn_implementation.
     """
 

@@ -38,6 +38,7 @@ from typing import Any, BinaryIO, Self
 import av
 import numpy as np
 import torch
+from torch import Tensor
 
 from .config import MediaConfig
 from .media_film import Film
@@ -46,7 +47,7 @@ from .media_probe import MediaInfo, probe
 from .media_sound import SoundTrack
 from .types import Frames, Sound
 
-__all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "probe", "read"]
+__all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
 
 Source = str | Path | BinaryIO | Frames | Sound | Iterable[Frames | Sound]
 _QUEUE_CHUNKS = 8
@@ -90,6 +91,20 @@ def read(
         "source must be a path, a URL, a binary file object, Frames, Sound or an iterable of them, "
         f"got {type(source).__name__}; wrap arrays with longcompress.media.arrays"
     )
+
+
+def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
+    """(T, size_px, size_px, 3) uint8: pushed pictures as the model wants them."""
+    size = config.size_px
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    x = pixels.permute(0, 3, 1, 2).float()
+    if config.fit == "crop":
+        side = min(x.shape[2:])
+        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+        x = x[:, :, top : top + side, left : left + side]
+    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def arrays(

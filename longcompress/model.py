@@ -36,7 +36,7 @@ CHANGEABLE = {
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
     )
-}
+} | {"vision": ("skip",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
 OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
 
@@ -197,6 +197,8 @@ class LongCompress(nn.Module):
                 )
         sections = {name: replace(getattr(self.config, name), **values) for name, values in changes.items()}
         self.config = replace(self.config, **sections)
+        if self.vision is not None:
+            self.vision.config = self.config.vision
         memory = self.compressor.memory
         self.compressor = Compressor(self.config.merge, self.config.budget, memory)
 

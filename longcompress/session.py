@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from . import media
-from .config import MediaConfig
 from .encoders import Blocks
 from .hold import KINDS, Hold
 from .memory import VideoMemory
@@ -94,7 +93,7 @@ class Session:
         self._segmenter = Segmenter(model.config.segments, wanted)
         self._hold = Hold()
         self._end_s: dict[str, float] = {}
-        self._raw = 0
+        self._raw = self._reused = 0
         self._encode_s = self._merge_s = 0.0
         self._closed = False
 
@@ -117,7 +116,7 @@ class Session:
             return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
         self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
         if isinstance(part, Frames):
-            part = Frames(fit_pixels(part.pixels, self.model.config.media), part.time_s, part.step_s)
+            part = Frames(media.fit_pixels(part.pixels, self.model.config.media), part.time_s, part.step_s)
         out = self._take(name, self._timed(lambda: self._blocks[name].push(part)))
         for other in self._blocks:
             silent_s = end_s - PATIENCE_S
@@ -211,11 +210,13 @@ class Session:
         return self.memory(budget).ask(question, **options)
 
     def stats(self) -> dict[str, float]:
-        """Sizes and times: seconds seen, raw tokens, tokens and groups held, bytes held, seconds spent."""
+        """Sizes and times: seconds seen, raw tokens, pictures the tower was spared (VisionConfig.skip),
+        tokens and groups held, bytes held, seconds spent."""
         held = [g for p in self._hold.pieces for g in p.groups.values()]
         return {
             "seen_s": max(self._end_s.values(), default=0.0),
             "raw_tokens": self._raw,
+            "reused_pictures": self._reused,
             "held_tokens": self._hold.num_tokens(),
             "held_groups": self._hold.num_groups(),
             "held_bytes": sum(g.tokens.x.nbytes + g.metric.nbytes + 28 * len(g) for g in held),
@@ -230,7 +231,7 @@ class Session:
             "format": SNAPSHOT, "identity": self.model.identity(), "budget": self.budget,
             "streams": list(self._blocks), "keep_members": self.keep_members, "closed": self._closed,
             "blocks": {n: b.state() for n, b in self._blocks.items()}, "segmenter": self._segmenter.state(),
-            "hold": self._hold, "end_s": self._end_s, "raw": self._raw,
+            "hold": self._hold, "end_s": self._end_s, "raw": self._raw, "reused": self._reused,
         }  # fmt: skip
         return pack(state, (*KINDS, Frames, Sound, Encoded))
 
@@ -259,11 +260,12 @@ class Session:
             blocks.set_state(state["blocks"][name])
         session._segmenter.set_state(state["segmenter"])
         session._hold, session._end_s, session._raw = state["hold"], state["end_s"], state["raw"]
-        session._closed = state["closed"]
+        session._reused, session._closed = state["reused"], state["closed"]
         return session
 
     def _take(self, name: str, encoded: list[Encoded]) -> list[Happened]:
         """Hand what was encoded on; close the segments that are complete."""
+        self._reused += sum(part.reused for part in encoded)
         return [told for part in encoded for told in self._close(self._segmenter.push(name, part))]
 
     def _timed(self, work: Any) -> Any:
@@ -356,20 +358,6 @@ def _expect(
         given = {kinds[type(s)] for s in source if type(s) in kinds}
         return [n for n in model.streams if n in given], None, "arrays"
     return list(model.streams), None, "live source"
-
-
-def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
-    """(T, size_px, size_px, 3) uint8: pushed pictures as the model wants them."""
-    size = config.size_px
-    if pixels.shape[1:3] == (size, size):
-        return pixels
-    x = pixels.permute(0, 3, 1, 2).float()
-    if config.fit == "crop":
-        side = min(x.shape[2:])
-        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-        x = x[:, :, top : top + side, left : left + side]
-    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
-    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:

@@ -141,12 +141,15 @@ class Encoded:
         metric: (N, d) float32, a linear map of tokens.x on which merging is decided.
         summary: (T, E, C) class tokens of the last layers, or None.
         cells: tokens a picture (or window) has.
+        reused: pictures that took the features of the one before instead of the tower's (VisionConfig.skip);
+            said once, of the block as it leaves the encoder.
     """
 
     tokens: Tokens
     metric: Tensor
     summary: Tensor | None = None
     cells: int = 1
+    reused: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.tokens)

@@ -321,3 +321,35 @@ def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch)
     with pytest.raises(OSError, match="could not be written"):
         memory.save(tmp_path / "film.lcm")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_that_hardly_change_spare_the_tower_and_are_counted():
+    model = make_model()
+    still = torch.full((20, 16, 16, 3), 90, dtype=torch.uint8)
+    still[9:] += 1  # less than the limit
+    still[15:] = 200  # block of 4: 12..15
+    frames_ = Frames(still, torch.arange(20, dtype=torch.float64), 1.0)
+    plain, spared = Session(model, 40, streams=["picture"]), []
+    plain.push(frames_)
+    model.change({"vision": {"skip": 0.02}})
+    for cut in (20, 7, 1):
+        session = Session(model, 40, streams=["picture"])
+        for at in range(0, 20, cut):
+            session.push(Frames(still[at : at + cut], frames_.time_s[at : at + cut], 1.0))
+        session.close()
+        spared.append(session)
+    plain.close()
+    assert plain.stats()["reused_pictures"] == 0
+    # one look a block, but two where it changes in its middle
+    assert [s.stats()["reused_pictures"] for s in spared] == [20 - 6] * 3
+    assert all(same(spared[0].memory(), s.memory()) for s in spared)
+    assert spared[0].memory().num_tokens == plain.memory().num_tokens
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sound": {"pool": 1}}, {"media": {"size_px": 3}}, {"media": {"colour": 3}}, {"vision": {"block": 1}}],
+)
+def test_what_the_towers_settle_cannot_be_changed(changes):
+    with pytest.raises(ValueError, match="changes must be fields of"):
+        make_model().change(changes)

@@ -48,8 +48,7 @@ def test_the_codec_changes_little_of_what_the_towers_see(tiny, tmp_path):
     scene = make_scene(10_000_123, 40.0)
     drawn = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
     film = write_film(scene, tmp_path / "film.mp4")
-    from longcompress.media import read
-    from longcompress.session import fit_pixels
+    from longcompress.media import fit_pixels, read
 
     with read(film, replace(tiny.config.media, sound=False)) as parts:
         decoded = torch.cat([p.pixels for p in parts if isinstance(p, Frames)])

@@ -99,7 +99,8 @@ class VisionEncoder(nn.Module):
         start_s = frames.time_s.to(x.device).repeat_interleave(self.cells)
         tokens = Tokens(flat, torch.ones(len(flat), device=x.device), start_s + frames.step_s / 2, start_s,
                         start_s + frames.step_s)  # fmt: skip
-        return Encoded(tokens, self.metric(flat), None if summary is None else summary[use], self.cells)
+        summary = None if summary is None else summary[use]
+        return Encoded(tokens, self.metric(flat), summary, self.cells, num - len(kept))
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
