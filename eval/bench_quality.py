@@ -2,23 +2,26 @@
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (cell-major, frame-major), with
 k-means and average pooling beside them. The figure is the share of the features' variance that is lost when
-every
-token is replaced by its group's mean.
+every token is replaced by its group's mean; for drawn films also how often a rule still reads right, from the
+merged tokens alone, when an object is seen.
 """
 
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config import MediaConfig, VisionConfig
 from ..kernels import Plan, plan, pool, unpool
+from ..quiz import seconds as clock_of
+from ..scenes import OBJECTS
 
 WAYS = [
     (layout, score, share)
@@ -36,15 +39,68 @@ class Features:
         x: (T, P, C) float32 features less their mean over the film.
         metric: (T, P, d) float32.
         segment: pictures a segment has.
+        mean: (C,) what was taken off the features.
+        rule: reads what is seen when off merged tokens, where that is known.
     """
 
     x: Tensor
     metric: Tensor
     segment: int
+    mean: Tensor
+    rule: "Rule | None" = None
 
     @property
     def num_segments(self) -> int:
         return len(self.x) // self.segment
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A linear reader of merged tokens, and what it should find.
+
+    Attributes:
+        weight: (K + 1, C) the tower's own head: a logit for each of OBJECTS and one for none.
+        bias: (K + 1,) its bias.
+        mean: (C,) what was taken off the features.
+        seen: (name, first second, last second) of the objects that are seen once.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    seen: list[tuple[str, int, int]]
+
+    def share_right(self, x: Tensor, second: Tensor, group: Tensor) -> float:
+        """Share of `seen` that is found with an IoU of 0.5 or more.
+
+        The span of an object is that of the heaviest unbroken run of groups that the head gives its name.
+
+        Args:
+            x: (N, C) tokens less their mean.
+            second: (N,) int64 the second of each.
+            group: (N,) int64 which group it is in.
+        """
+        num = int(group.max()) + 1
+        mass = torch.bincount(group, minlength=num).float()
+        mean = torch.zeros(num, x.shape[1]).index_add(0, group, x) / mass.clamp_min(1)[:, None]
+        first = torch.full((num,), 1 << 30).scatter_reduce(0, group, second, "amin")
+        last = torch.full((num,), -1).scatter_reduce(0, group, second, "amax")
+        name = ((mean + self.mean) @ self.weight.t() + self.bias).argmax(1)
+        right = 0
+        for text, begin, end in self.seen:
+            hit = ((name == OBJECTS.index(text)) & (mass > 0)).nonzero()[:, 0]
+            runs: list[tuple[float, int, int]] = []
+            for g in hit[first[hit].argsort()].tolist():
+                heavy, a, b = mass[g].item(), int(first[g]), int(last[g])
+                if runs and a <= runs[-1][2] + 1:
+                    heavy, a, b = heavy + runs[-1][0], runs[-1][1], max(b, runs[-1][2])
+                    runs.pop()
+                runs.append((heavy, a, b))
+            if runs:
+                _, a, b = max(runs)
+                common = max(0, min(b, end) - max(a, begin) + 1)
+                right += common / (max(b, end) - min(a, begin) + 1) >= 0.5
+        return right / max(1, len(self.seen))
 
 
 def packed(x: Tensor, segment: int, layout: str) -> Tensor:
@@ -108,6 +164,7 @@ def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, A
             yield {
                 "film": name, "keep": keep, "way": f"{layout}-major, {score}, {share:g}",
                 "lost": lost(x, made.group.long(), len(made.mass)), "ms": 1e3 * seconds / film.num_segments,
+                **read_right(film, made.group.long(), layout),
             }  # fmt: skip
         begin = time.perf_counter()
         group = k_means(film, keep)
@@ -115,6 +172,7 @@ def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, A
         yield {
             "film": name, "keep": keep, "way": "k-means, 25 rounds",
             "lost": lost(cells, group, keep * film.num_segments), "ms": 1e3 * seconds / film.num_segments,
+            **read_right(film, group, "cell"),
         }  # fmt: skip
         edge = round(film.x.shape[1] ** 0.5)
         fits = [k for k in range(1, edge + 1) if k * k * film.segment >= keep]
@@ -123,18 +181,37 @@ def compare(name: str, film: Features, keeps: list[int]) -> Iterator[dict[str, A
         group = average_pooling(film, side)
         yield {
             "film": name, "keep": side * side * film.segment, "way": f"average pooling, {side} x {side}",
-            "lost": lost(frames, group, int(group.max()) + 1), "ms": 0.0,
+            "lost": lost(frames, group, int(group.max()) + 1), "ms": 0.0, **read_right(film, group, "frame"),
         }  # fmt: skip
 
 
+def read_right(film: Features, group: Tensor, layout: str) -> dict[str, float]:
+    """{"read": share that the rule reads right}, or nothing without a rule."""
+    if film.rule is None:
+        return {}
+    steps, cells = film.x.shape[:2]
+    second = torch.arange(steps)[:, None, None].expand(-1, cells, 1)
+    second = packed(second, film.segment, layout)[:, 0]
+    return {"read": film.rule.share_right(packed(film.x, film.segment, layout), second, group)}
+
+
 def drawn_film(model: Any, seed: int, seconds: int) -> Features:
-    """Features of a drawn film through a model's own picture tower."""
+    """Features of a drawn film through a model's own picture tower, with a rule if its folder has heads."""
     from ..media import fit_pixels
     from ..scenes import frames, make_scene
 
     scene = make_scene(seed, float(seconds))
     pixels = torch.from_numpy(frames(scene, np.arange(0.0, seconds)))
-    return features_of(model, fit_pixels(pixels, model.config.media))
+    film = features_of(model, fit_pixels(pixels, model.config.media))
+    path = (model.folder or Path()) / "heads.safetensors"
+    if not path.is_file():
+        return film
+    heads = load_file(path)
+    shown = [h for h in scene.happenings if h.kind == "picture"]
+    names = [h.name for h in shown]
+    once = [(h.name, *clock_of(h)) for h in shown if names.count(h.name) == 1]
+    rule = Rule(heads["picture.weight"], heads["picture.bias"], film.mean, once)
+    return replace(film, rule=rule)
 
 
 def file_film(model: Any, path: str | Path, seconds: int) -> Features:
@@ -153,9 +230,10 @@ def features_of(model: Any, pixels: Tensor, segment: int = 10) -> Features:
     tower = model.vision if hasattr(model, "vision") else model
     with torch.no_grad():
         x = torch.cat([tower.features(part)[0].float() for part in pixels.split(8)])
-    x = x - x.mean((0, 1))
+    mean = x.mean((0, 1))
+    x = x - mean
     metric = tower.metric(x.flatten(0, 1)).view(*x.shape[:2], -1)
-    return Features(x, metric, segment)
+    return Features(x, metric, segment, mean)
 
 
 def measure(
@@ -194,8 +272,9 @@ def measure(
 def shown(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same rows, each printed as it comes."""
     for row in rows:
+        read = f"  read {row['read']:.2f}" if "read" in row else ""
         what = f"{row['film']:12s} {row['keep']:5d}  {row['way']:30s}"
-        print(f"{what} lost {row['lost']:.3f}  {row['ms']:8.1f} ms", flush=True)
+        print(f"{what} lost {row['lost']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
         yield row
 
 

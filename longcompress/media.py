@@ -132,10 +132,20 @@ def arrays(
 
 
 class Reading(Iterator[Frames | Sound]):
-    """An iterator over Frames and Sound that can be closed."""
+    """An iterator over Frames and Sound that can be closed.
 
-    def __init__(self, items: Iterator[Frames | Sound]) -> None:
+    Attributes:
+        name: of the file; "arrays" for values.
+        streams: what will come, of "picture" and "sound"; None where that isn't known.
+        duration_s: what the file says of its length, true or not; None where it says nothing.
+    """
+
+    def __init__(
+        self, items: Iterator[Frames | Sound], name: str = "arrays", streams: tuple[str, ...] | None = None,
+        duration_s: float | None = None,
+    ) -> None:  # fmt: skip
         self._items = items
+        self.name, self.streams, self.duration_s = name, streams, duration_s
 
     def __iter__(self) -> Self:
         return self
@@ -161,7 +171,9 @@ class _FileReading(Reading):
     """A file decoded in a thread of its own, a few chunks ahead."""
 
     def __init__(self, film: Film, on_warning: Callable[[str], object]) -> None:
-        super().__init__(iter(()))
+        tracks = {"picture": film.video, "sound": film.audio}
+        streams = tuple(name for name, track in tracks.items() if track is not None)
+        super().__init__(iter(()), film.name, streams, film.duration_s)
         self._on_warning = on_warning
         self._stop = film.handle.stop
         self._queue: queue.Queue[Frames | Sound | str | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)

@@ -67,6 +67,11 @@ class Film:
             handle.close()
             raise
 
+    @property
+    def duration_s(self) -> float | None:
+        """What the header says, true or not."""
+        return None if self.container.duration is None else self.container.duration / 1e6
+
     def close(self) -> None:
         """Frees the decoders and the file."""
         self.container.close()

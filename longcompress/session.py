@@ -321,43 +321,27 @@ def watch(
             watch(model, one, budget, progress=progress, protocols=protocols, keep_members=keep_members)
             for one in source
         ]
-    streams, duration_s, name = _expect(model, source, protocols)
-    session = Session(model, budget, streams=streams, keep_members=keep_members)
     # a track that the model takes in and the film hasn't is warned of
     config = replace(model.config.media, pictures="picture" in model.streams, sound="sound" in model.streams)
     with media.read(source, config, protocols=protocols) as parts:
-        for part in _bar(parts, duration_s, name) if progress else parts:
+        session = Session(model, budget, streams=_streams_of(source, parts, model), keep_members=keep_members)
+        for part in _bar(parts, parts.duration_s, parts.name) if progress else parts:
             session.push(part)
     session.close()
     if not session.stats()["raw_tokens"]:
-        raise ValueError(f"source {name} gave neither a picture nor a sample that could be read")
+        raise ValueError(f"source {parts.name} gave neither a picture nor a sample that could be read")
     memory = session.memory()
     memory.source = _source_of(source)
     memory.stats = session.stats()
     return memory
 
 
-def _expect(
-    model: LongCompress, source: Any, protocols: Sequence[str]
-) -> tuple[list[str], float | None, str]:
-    """(streams that will come, length as far as it is known, name) of a source."""
-    if isinstance(source, str | Path) or hasattr(source, "read"):
-        info = media.probe(source, protocols=protocols)
-        if hasattr(source, "seek"):
-            source.seek(0)
-        has = {"picture": info.has_pictures, "sound": info.has_sound}
-        streams = [n for n in model.streams if has[n]]
-        if not streams:
-            raise ValueError(
-                f"source {info.name} has none of the streams {model.streams} that this model takes in; "
-                f"pictures: {info.has_pictures}, sound: {info.has_sound}"
-            )
-        return streams, info.duration_s, info.name
-    kinds = {Frames: "picture", Sound: "sound"}
-    if isinstance(source, list | tuple):
-        given = {kinds[type(s)] for s in source if type(s) in kinds}
-        return [n for n in model.streams if n in given], None, "arrays"
-    return list(model.streams), None, "live source"
+def _streams_of(source: Any, parts: media.Reading, model: LongCompress) -> list[str]:
+    """Streams of the model that will come, as far as it is known."""
+    come = parts.streams
+    if come is None and isinstance(source, list | tuple):
+        come = tuple("picture" if isinstance(s, Frames) else "sound" for s in source)
+    return [name for name in model.streams if come is None or name in come]
 
 
 def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:

@@ -86,6 +86,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
     print(f"variance of the words that the projectors begin with: {align(model, bank, heads)}", flush=True)
     train_lm(model, bank, recipe, out)
     model.eval().save_pretrained(out / "model", include_base=True)
+    save_file(heads, out / "model" / "heads.safetensors")  # bench quality reads merged tokens with them
     report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}
     (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return out / "model"
