@@ -1,29 +1,31 @@
 """How well a model answers about drawn films nobody has seen: R@1 of "when", right answers of all other
 kinds.
 
-`longcompress bench quiz --films 100 --minutes 2 --share 0.1`
+`longcompress bench quiz --films 100 --minutes 2 --shares '[0.05, 0.1, 0.3]'`
 """
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from ..media import read
 from ..memory import VideoMemory
 from ..model import LongCompress
 from ..quiz import KINDS, ask, grade
 from ..scenes import Scene, frames, make_scene, sound, write_film
-from ..session import Session, watch
+from ..session import Session
 from ..types import Frames, Sound
 
 FIRST_SEED = 10_000_000  # films of evaluation; training stays below
 QUESTIONS = 6  # of each kind, about each film
 PART_S = 60.0
+PUBLISHED = {"layout": "frame", "score": "cosine", "schedule": 0.5}  # the merging of LongVLM
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,17 @@ class Score:
 
 
 def evaluate(
-    model: LongCompress, *, films: int, minutes: float, share: float, codec: bool = False,
+    model: LongCompress, *, films: int, minutes: float, shares: Sequence[float], codec: bool = False,
     kinds: Sequence[str] = KINDS, progress: bool = True, first_seed: int = FIRST_SEED,
-) -> list[Score]:  # fmt: skip
-    """Scores by kind over unseen films.
+) -> dict[float, list[Score]]:  # fmt: skip
+    """Share of the tokens -> scores by kind over unseen films; each film is watched once, for the largest
+    share, and settled for the others.
 
     Args:
         model: what is tried.
         films: how many.
         minutes: length of each.
-        share: tokens kept, as a share of the raw ones.
+        shares: tokens kept, as shares of the raw ones.
         codec: write each film as H.264/AAC and watch the file, instead of pushing what is drawn.
         kinds: of questions.
         progress: show a bar.
@@ -66,11 +69,12 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    got: list[tuple[int, str, dict[str, Any], str]] = []
+    got: dict[float, list[tuple[int, str, dict[str, Any], str]]] = {share: [] for share in shares}
     for number in tqdm(range(films), desc="films", unit="film", disable=not progress):
         scene = make_scene(first_seed + number, 60 * minutes)
-        budget = round(share * raw_tokens(model, scene.duration_s))
-        memory = from_file(model, scene, budget) if codec else from_scene(model, scene, budget)
+        budgets = [round(share * raw_tokens(model, scene.duration_s)) for share in shares]
+        made = from_file if codec else from_scene
+        memories = dict(zip(shares, made(model, scene, budgets), strict=True))
         random = np.random.default_rng([7, number])
         asked = [
             question
@@ -79,11 +83,12 @@ def evaluate(
                 scene.happenings, scene.duration_s, num=QUESTIONS, generator=random, kinds={kind: 1.0}
             )
         ]
-        for at in range(0, len(asked), 16):
-            part = asked[at : at + 16]
-            for question, answer in zip(part, memory.ask_all([q.text for q in part]), strict=True):
-                got.append((number, question.kind, grade(question, answer.text), question.answer))
-    return [score_of(kind, [g for g in got if g[1] == kind]) for kind in kinds]
+        for share, memory in memories.items():
+            for at in range(0, len(asked), 16):
+                part = asked[at : at + 16]
+                for question, answer in zip(part, memory.ask_all([q.text for q in part]), strict=True):
+                    got[share].append((number, question.kind, grade(question, answer.text), question.answer))
+    return {share: [score_of(k, [g for g in of if g[1] == k]) for k in kinds] for share, of in got.items()}
 
 
 def score_of(kind: str, got: list[tuple[int, str, dict[str, Any], str]]) -> Score:
@@ -110,22 +115,27 @@ def raw_tokens(model: LongCompress, duration_s: float) -> int:
     return model.estimate(duration_s, 1 << 40).raw_tokens
 
 
-def from_scene(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
-    """The memory of a scene, pushed as it is drawn, no codec between."""
-    session = Session(model, budget)
-    for part in parts_of(scene, model.config.media.rate_fps):
+def from_scene(model: LongCompress, scene: Scene, budgets: Sequence[int]) -> list[VideoMemory]:
+    """The memories of a scene, pushed as it is drawn, no codec between."""
+    return _watched(model, parts_of(scene, model.config.media.rate_fps), budgets)
+
+
+def from_file(model: LongCompress, scene: Scene, budgets: Sequence[int]) -> list[VideoMemory]:
+    """The memories of a scene's H.264/AAC file."""
+    with tempfile.TemporaryDirectory() as folder:
+        film = write_film(scene, Path(folder) / "film.mp4")
+        with read(film, model.config.media) as parts:
+            return _watched(model, parts, budgets)
+
+
+def _watched(
+    model: LongCompress, parts: Iterable[Frames | Sound], budgets: Sequence[int]
+) -> list[VideoMemory]:
+    session = Session(model, max(budgets))
+    for part in parts:
         session.push(part)
     session.close()
-    return session.memory()
-
-
-def from_file(model: LongCompress, scene: Scene, budget: int) -> VideoMemory:
-    """The memory of a scene's H.264/AAC file."""
-    with tempfile.TemporaryDirectory() as folder:
-        memory: VideoMemory = watch(
-            model, write_film(scene, Path(folder) / "film.mp4"), budget, progress=False
-        )
-    return memory
+    return [session.memory(budget) for budget in budgets]
 
 
 def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
@@ -140,25 +150,37 @@ def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
 
 
 def measure(
-    model: str = "tiny", films: int = 100, minutes: float = 2.0, share: float = 0.1, codec: bool = False,
+    model: str = "tiny", films: int = 100, minutes: float = 2.0, shares: list[float] | None = None,
+    codec: bool = False, merging: Literal["default", "published"] = "default", kinds: list[str] | None = None,
     out: str = "",
 ) -> None:  # fmt: skip
-    """Print (and with --out append as JSON lines) the scores of `model`; see `evaluate`."""
+    """Print (and with --out append as JSON lines) the scores of `model`; see `evaluate`.
+
+    Args:
+        model: preset, folder or hub name.
+        films: how many.
+        minutes: length of each.
+        shares: of the tokens kept; none: a tenth.
+        codec: write each film as H.264/AAC and watch the file.
+        merging: the model's own way, or LongVLM's (frame-major, cosine, halves) at the same tokens.
+        kinds: of questions; none: all.
+        out: JSON lines are added to this file.
+    """
     from ..presets import load
 
     loaded = load(model)
-    for score in evaluate(loaded, films=films, minutes=minutes, share=share, codec=codec):
-        row = asdict(score) | {
-            "model": model,
-            "films": films,
-            "minutes": minutes,
-            "share": share,
-            "codec": codec,
-        }
-        print(json.dumps(row), flush=True)
-        if out:
-            with open(out, "a") as file:
-                file.write(json.dumps(row) + "\n")
+    if merging == "published":
+        loaded.change({"merge": PUBLISHED})
+    for share, scores in evaluate(
+        loaded, films=films, minutes=minutes, shares=shares or [0.1], codec=codec, kinds=kinds or KINDS
+    ).items():
+        of = {"model": model, "films": films, "minutes": minutes, "share": share}
+        for score in scores:
+            row = asdict(score) | of | {"codec": codec, "merging": merging}
+            print(json.dumps(row), flush=True)
+            if out:
+                with open(out, "a") as file:
+                    file.write(json.dumps(row) + "\n")
 
 
 def main() -> None:

@@ -58,13 +58,13 @@ def test_the_codec_changes_little_of_what_the_towers_see(tiny, tmp_path):
     assert a.shape == b.shape
     same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)
     assert float(same.median()) > 0.9
-    memories = from_scene(tiny, scene, 60), from_file(tiny, scene, 60)
+    memories = *from_scene(tiny, scene, [60]), *from_file(tiny, scene, [60])
     assert memories[0].num_tokens == memories[1].num_tokens == 60
 
 
 def test_it_answers_with_times_and_cites_tokens(tiny):
     scene = make_scene(10_000_321, 60.0)
-    memory = from_scene(tiny, scene, 104)
+    memory = from_scene(tiny, scene, [104])[0]
     name = next(h.name for h in scene.happenings if h.kind == "picture")
     answer = memory.ask(f"When does the {name} appear?")
     assert len(answer.events) == 1 and 0 <= answer.events[0].start_s < 60
