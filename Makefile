@@ -18,6 +18,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile
+	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 plot = ["matplotlib>=3.8"]
+triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
 dev = [
@@ -24,7 +25,7 @@ setup(
         "longcompress.train": ["recipes/*.yaml"],
     },
     install_requires=[
-        "torch>=2.8",
+        "torch>=2.9",
         "transformers>=5.18,<6",
         "peft>=0.18",
         "accelerate>=1.10",
@@ -38,6 +39,12 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
     ],
-    extras_require={"plot": plot, "web": web, "train": train, "dev": [*dev, *plot, *web, *train]},
+    extras_require={
+        "plot": plot,
+        "web": web,
+        "train": train,
+        "triton": triton,
+        "dev": [*dev, *plot, *web, *train, *triton],
+    },
     entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},
 )

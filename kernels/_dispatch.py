@@ -1,19 +1,27 @@
 """The one rule that says which code runs an operation: Triton or the torch reference."""
 
 import os
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
-TRITON_OPS: frozenset[str] = frozenset()  # operations that have a `*_triton.py` beside them; none yet
+TRITON_OPS = frozenset({"novelty", "pool"})  # operations that have a `*_triton.py` beside them
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def use_triton(op: str, x: Tensor) -> bool:
     """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter."""
-    if op not in TRITON_OPS or find_spec("triton") is None:
+    if op not in TRITON_OPS or x.dtype not in TRITON_DTYPES or not _has_triton():
         return False
     return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def check_offsets(offsets: Tensor, num_tokens: int) -> list[int]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ._dispatch import use_triton
+
 
 def novelty(metric: Tensor, previous: Tensor) -> Tensor:
     """One minus the cosine with the token before.
@@ -30,6 +32,10 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
             f"previous must hold rows in [-1, {len(metric)}), "
             f"got {int(previous.min())} to {int(previous.max())}"
         )
+    if use_triton("novelty", metric):
+        from .novelty_triton import novelty_triton
+
+        return novelty_triton(metric, previous)
     return novelty_reference(metric, previous)
 
 

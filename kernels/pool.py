@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._dispatch import use_triton
 from ._means import means_of, shares_of
 from .plan import Plan
 
@@ -27,12 +28,13 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
         raise ValueError(
             f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}"
         )
-    return pool_reference(x, plan)
+    pooled: Tensor = _Pool.apply(x, plan.group, plan.weight, plan.mass, use_triton("pool", x))
+    return pooled
 
 
 def pool_reference(x: Tensor, plan: Plan) -> Tensor:
     """What `pool` means, in plain torch: one gather-and-sum pass over x. Also the path on CPU."""
-    pooled: Tensor = _Pool.apply(x, plan.group, plan.weight, plan.mass)
+    pooled: Tensor = _Pool.apply(x, plan.group, plan.weight, plan.mass, False)
     return pooled
 
 
@@ -60,16 +62,26 @@ def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, group, weight, mass):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, group, weight, mass, fused):  # type: ignore[no-untyped-def]
         wide = torch.promote_types(x.dtype, torch.float32)
         index = group.long()
         share = shares_of(index, weight, mass, wide)
         ctx.save_for_backward(index, share)
-        ctx.dtype = x.dtype
+        ctx.dtype, ctx.fused = x.dtype, fused
+        if fused:
+            from .pool_triton import means
+
+            return means(x, index, share, len(mass))
         return means_of(x.to(wide), index, share, len(mass)).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # type: ignore[no-untyped-def]
         index, share = ctx.saved_tensors
-        return (dy.to(share.dtype)[index] * share[:, None]).to(ctx.dtype), None, None, None
+        if ctx.fused:
+            from .pool_triton import spread
+
+            dx = spread(dy, index, share)
+        else:
+            dx = (dy.to(share.dtype)[index] * share[:, None]).to(ctx.dtype)
+        return dx, None, None, None, None

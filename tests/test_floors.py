@@ -77,7 +77,9 @@ HOMES = {
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),
-    "safetensors": ("longcompress/pack.py", "longcompress/memory.py", "longcompress/model.py", "train/*"),
+    "safetensors": (
+        "longcompress/pack.py", "longcompress/memory.py", "longcompress/model.py", "train/*", "eval/*",
+    ),  # fmt: skip
     "rich": ("longcompress/cli*.py", "longcompress/demo.py", "eval/*"),
     "PIL": ("longcompress/scenes.py", "longcompress/plot.py"),
 }

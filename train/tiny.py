@@ -155,12 +155,14 @@ def align(
 
 
 def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Path) -> None:
-    """The language model and its projectors on spliced films."""
+    """The language model on spliced films.
+
+    The projectors stay as `align` made them: trained along, they leave the words before these have learned to
+    find what they name.
+    """
     model.requires_grad_(False)
     model.host.requires_grad_(True)
-    model.host.project.requires_grad_(
-        False
-    )  # they drift off the words faster than anything learns to use them
+    model.host.project.requires_grad_(False)
     detail = replace(model.config.merge, detail=recipe.detail)
     compressor = Compressor(detail, model.config.budget, model.compressor.memory)
     raw = 16 * model.config.media.rate_fps + 1

@@ -1,0 +1,127 @@
+"""`pool` through its Triton kernels, against plain float64 loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from longcompress.kernels import Plan, plan, pool, pool_reference
+from longcompress.kernels.pool_triton import means, spread
+
+from helpers import assert_close, drifting_patches, normal, offsets_of
+
+SIZES = [
+    (1, 1, 1),
+    (63, 8, 40),
+    (100, 130, 33),
+    (517, 5, 257),
+    (40, 40, 3),
+    (0, 3, 5),
+    (9, 0, 4),
+    (300, 2, 300),
+]
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3, torch.float16: 1e-3}
+
+
+def fenced(x: torch.Tensor) -> torch.Tensor:
+    """The same values in memory that has NaN before and behind them."""
+    whole = torch.full((x.numel() + 512,), float("nan"), dtype=x.dtype)
+    whole[256 : 256 + x.numel()] = x.flatten()
+    return whole[256 : 256 + x.numel()].view(x.shape)
+
+
+def scattered(n: int, m: int, seed: int) -> Plan:
+    """n tokens in any of m groups; some groups are empty, some weights 0."""
+    rng = np.random.default_rng(seed)
+    group = torch.from_numpy(rng.integers(0, max(m, 1), n).astype(np.int32))
+    weight = torch.from_numpy(rng.integers(0, 4, n).astype(np.float32))
+    mass = torch.zeros(max(m, 1)).index_add_(0, group.long(), weight)
+    return Plan(group, weight, mass, offsets_of([max(m, 1)]))
+
+
+def oracle(x: torch.Tensor, how: Plan) -> np.ndarray:
+    total = np.zeros((len(how.mass), x.shape[1]))
+    for i, g in enumerate(how.group.tolist()):
+        total[g] += float(how.weight[i]) * x[i].double().numpy()
+    mass = how.mass.double().numpy()[:, None]
+    return np.divide(total, mass, out=np.zeros_like(total), where=mass > 0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_means_are_those_of_plain_loops(sizes, dtype, dispatched):
+    n, m, width = sizes
+    x, how = fenced(normal(n, width, seed=1, dtype=dtype)), scattered(n, m, 2)
+    got = pool(x, how)
+    assert dispatched == [("pool", True)] and got.dtype == dtype
+    assert_close("means", got.double(), oracle(x, how), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_the_gradient_is_the_adjoint(dtype):
+    x = normal(83, 70, seed=3, dtype=dtype).requires_grad_()
+    how = scattered(83, 11, 4)
+    dy = normal(11, 70, seed=5, dtype=dtype)
+    pool(x, how).backward(dy)
+    group = how.group.long()
+    share = torch.where(how.mass[group] > 0, how.weight / how.mass[group], torch.zeros(83))
+    assert_close("dx", x.grad.double(), (dy.double()[group] * share.double()[:, None]), TOLERANCE[dtype])
+
+
+def test_a_real_plan_of_ragged_segments_gives_the_reference():
+    metric = drifting_patches(6, 16, 8, seed=0).float()
+    offsets = offsets_of([40, 0, 1, 55])
+    how = plan(metric, offsets, torch.tensor([7, 3, 2, 55]))
+    x = normal(96, 48, seed=7)
+    assert_close("pooled", pool(x, how), pool_reference(x, how), 1e-6)
+
+
+def test_a_segment_alone_and_in_a_pack_agree_to_the_bit_and_so_do_two_runs():
+    x = normal(120, 33, seed=8)
+    metric = x[:, :8].contiguous()
+    packed = plan(metric, offsets_of([50, 70]), 6)
+    alone = plan(metric[50:], offsets_of([70]), 6)
+    whole = pool(x, packed)
+    assert torch.equal(whole[6:], pool(x[50:], alone))
+    assert torch.equal(whole, pool(x, packed))
+
+
+def test_tokens_without_weight_may_hold_anything():
+    x = normal(10, 5, seed=9)
+    x[3] = float("nan")
+    weight = torch.ones(10)
+    weight[3] = 0
+    group = torch.zeros(10, dtype=torch.int32)
+    how = Plan(group, weight, torch.tensor([9.0]), offsets_of([1]))
+    kept = [i for i in range(10) if i != 3]
+    assert_close("mean", pool(x, how), x[kept].double().mean(0, keepdim=True), 1e-6)
+
+
+def test_rows_that_do_not_lie_side_by_side():
+    x = normal(40, 60, seed=10)
+    how = scattered(40, 5, 11)
+    assert torch.equal(pool(x.t().contiguous().t(), how), pool(x, how))
+    assert torch.equal(pool(torch.cat([x, x], 1)[:, :60], how), pool(x, how))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("sizes", [(50, 9, 70), (0, 4, 8), (1, 1, 1)], ids=str)
+def test_the_operators_are_registered_well(sizes, dtype):
+    n, m, width = sizes
+    x = normal(n, width, seed=12, dtype=dtype)
+    group, share = torch.arange(n) % m, torch.rand(n)
+    torch.library.opcheck(torch.ops.longcompress_pool.means.default, (x, group, share, m))
+    torch.library.opcheck(
+        torch.ops.longcompress_pool.spread.default, (x[:m], group % max(len(x[:m]), 1), share)
+    )
+
+
+def test_it_compiles_whole_for_any_size():
+    torch._dynamo.reset()
+
+    def step(x, group, share):
+        return spread(means(x * 2, group, share, 7), group, share).sum(1)
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (20, 31):
+        x, group, share = normal(n, 12, seed=n), torch.arange(n) % 7, torch.rand(n)
+        assert torch.equal(compiled(x, group, share), step(x, group, share))

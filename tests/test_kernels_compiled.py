@@ -1,0 +1,85 @@
+"""Every Triton kernel is compiled ahead of time for A100 and H100/H200; no GPU is needed for that.
+
+What the compiler reports is gated: nothing spilled, shared memory within the chip's, reads of 16 bytes.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    raise pytest.UsageError("kernels can't be compiled in a process whose TRITON_INTERPRET is 1")
+
+triton = pytest.importorskip("triton", reason="Triton has no wheel for this system")
+from longcompress.kernels import novelty_triton, pool_triton  # noqa: E402
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024}
+POINTERS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
+
+
+def means_of(kind: str, channels: int) -> tuple:
+    signature = {
+        "x": POINTERS[kind],
+        "order": "*i64",
+        "first": "*i64",
+        "share": "*fp32",
+        "out": POINTERS[kind],
+    }
+    constants = {"C": channels, "ROWS": pool_triton.ROWS, "CHANNELS": pool_triton.CHANNELS}
+    return pool_triton.means_kernel, signature, constants
+
+
+def spread_of(kind: str, channels: int) -> tuple:
+    signature = {"y": POINTERS[kind], "group": "*i64", "share": "*fp32", "out": POINTERS[kind], "num": "i32"}
+    constants = {"C": channels, "ROWS": pool_triton.ROWS, "CHANNELS": pool_triton.CHANNELS}
+    return pool_triton.spread_kernel, signature, constants
+
+
+def novelty_of(kind: str, width: int) -> tuple:
+    signature = {"metric": POINTERS[kind], "previous": "*i32", "out": "*fp32", "num": "i32"}
+    constants = {"D": width, "WIDE": width, "ROWS": novelty_triton.ROWS}
+    return novelty_triton.novelty_kernel, signature, constants
+
+
+VARIANTS = [
+    (of, kind, wide)
+    for of, wides in ((means_of, (384, 1024)), (spread_of, (384, 1024)), (novelty_of, (64,)))
+    for kind in POINTERS
+    for wide in wides
+]
+
+
+def compiled(of, kind: str, wide: int, chip: int, folder: Path) -> dict:
+    """Registers, bytes of stack, bytes of shared memory and the assembly of a variant."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, signature, constants = of(kind, wide)
+    names = list(kernel.arg_names)
+    attrs = {(names.index(n),): [["tt.divisibility", 16]] for n, t in signature.items() if t.startswith("*")}
+    whole = {n: signature.get(n, "constexpr") for n in names}
+    constexprs = {(names.index(n),): v for n, v in constants.items()}
+    source = ASTSource(kernel, whole, constexprs, attrs)
+    made = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": 4})
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(made.asm["cubin"])
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    usage = subprocess.run(
+        [tools / "cuobjdump", "-res-usage", cubin], check=True, capture_output=True, text=True
+    ).stdout
+    found = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    assert {"REG", "STACK", "LOCAL"} <= set(found), usage
+    return found | {"shared": made.metadata.shared, "ptx": made.asm["ptx"]}
+
+
+@pytest.mark.parametrize("chip", SHARED)
+@pytest.mark.parametrize(("of", "kind", "wide"), VARIANTS, ids=lambda v: getattr(v, "__name__", str(v)))
+def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(of, kind, wide, chip, tmp_path):
+    got = compiled(of, kind, wide, chip, tmp_path)
+    assert got["STACK"] == got["LOCAL"] == 0, {k: v for k, v in got.items() if k != "ptx"}
+    assert got["REG"] <= 128 and got["shared"] <= SHARED[chip]
+    wide_loads = re.findall(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", got["ptx"])
+    assert wide_loads, sorted(set(re.findall(r"ld\.global[\w.:]*", got["ptx"])))
