@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset({"novelty", "pool"})  # operations that have a `*_triton.py` beside them
+TRITON_OPS = frozenset({"attend", "novelty", "pool"})  # operations that have a `*_triton.py` beside them
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._dispatch import check_offsets
+from ._dispatch import check_offsets, use_triton
 
 
 class State(NamedTuple):
@@ -64,6 +64,10 @@ def attend(
     elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
         got = [tuple(part.shape) for part in state]
         raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
+    if use_triton("attend", x):
+        from .attend_triton import attend_triton
+
+        return State(*attend_triton(query, x, offsets, bias, state))
     return attend_reference(query, x, at, bias, state)
 
 

@@ -78,8 +78,12 @@ HOMES = {
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),
     "safetensors": (
-        "longcompress/pack.py", "longcompress/memory.py", "longcompress/model.py", "train/*", "eval/*",
-    ),  # fmt: skip
+        "longcompress/pack.py",
+        "longcompress/memory.py",
+        "longcompress/model.py",
+        "train/*",
+        "eval/*",
+    ),
     "rich": ("longcompress/cli*.py", "longcompress/demo.py", "eval/*"),
     "PIL": ("longcompress/scenes.py", "longcompress/plot.py"),
 }

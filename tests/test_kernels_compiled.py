@@ -1,6 +1,7 @@
 """Every Triton kernel is compiled ahead of time for A100 and H100/H200; no GPU is needed for that.
 
-What the compiler reports is gated: nothing spilled, shared memory within the chip's, reads of 16 bytes.
+What the compiler reports is gated: nothing spilled, shared memory within the chip's, reads of 16
+bytes, products on tensor cores.
 """
 
 import os
@@ -14,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     raise pytest.UsageError("kernels can't be compiled in a process whose TRITON_INTERPRET is 1")
 
 triton = pytest.importorskip("triton", reason="Triton has no wheel for this system")
-from longcompress.kernels import novelty_triton, pool_triton  # noqa: E402
+from longcompress.kernels import attend_triton, novelty_triton, pool_triton  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 POINTERS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
@@ -44,9 +45,43 @@ def novelty_of(kind: str, width: int) -> tuple:
     return novelty_triton.novelty_kernel, signature, constants
 
 
+def scores_of(kind: str, channels: int) -> tuple:
+    signature = {"query": "*fp32", "x": POINTERS[kind], "bias": "*fp32", "scores": "*fp32", "num": "i32"}
+    return attend_triton.scores_kernel, signature, attend_constants(channels) | {"BIASED": True}
+
+
+def read_of(kind: str, channels: int) -> tuple:
+    state = ("old_max", "old_sum", "old_acc", "new_max", "new_sum", "new_acc")
+    signature = {"x": POINTERS[kind], "scores": "*fp32", "offsets": "*i32"} | dict.fromkeys(state, "*fp32")
+    return attend_triton.read_kernel, signature, attend_constants(channels)
+
+
+def score_grad_of(kind: str, channels: int) -> tuple:
+    signature = {"x": POINTERS[kind], "scores": "*fp32", "offsets": "*i32", "dtotal": "*fp32"}
+    signature |= {"dacc": "*fp32", "dm": "*fp32", "top": "*fp32", "first": "*i64", "dscore": "*fp32"}
+    return attend_triton.score_grad_kernel, signature, attend_constants(channels)
+
+
+def token_grad_of(kind: str, channels: int) -> tuple:
+    signature = {"query": "*fp32", "x": POINTERS[kind], "scores": "*fp32", "offsets": "*i32"}
+    signature |= {"dacc": "*fp32", "top": "*fp32", "dscore": "*fp32", "dx": POINTERS[kind], "dquery": "*fp32"}
+    return attend_triton.token_grad_kernel, signature, attend_constants(channels)
+
+
+def attend_constants(channels: int) -> dict:
+    sizes = {"ROWS": attend_triton.ROWS, "CHANNELS": attend_triton.CHANNELS}
+    return {"E": 16, "QUERIES": 16, "C": channels} | sizes
+
+
+ATTEND = (scores_of, read_of, score_grad_of, token_grad_of)
 VARIANTS = [
     (of, kind, wide)
-    for of, wides in ((means_of, (384, 1024)), (spread_of, (384, 1024)), (novelty_of, (64,)))
+    for of, wides in (
+        *((of, (1024,)) for of in ATTEND),
+        (means_of, (384, 1024)),
+        (spread_of, (384, 1024)),
+        (novelty_of, (64,)),
+    )
     for kind in POINTERS
     for wide in wides
 ]
@@ -80,6 +115,7 @@ def compiled(of, kind: str, wide: int, chip: int, folder: Path) -> dict:
 def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(of, kind, wide, chip, tmp_path):
     got = compiled(of, kind, wide, chip, tmp_path)
     assert got["STACK"] == got["LOCAL"] == 0, {k: v for k, v in got.items() if k != "ptx"}
-    assert got["REG"] <= 128 and got["shared"] <= SHARED[chip]
+    assert got["REG"] <= (200 if of in ATTEND else 128) and got["shared"] <= SHARED[chip]
+    assert bool(re.search(r"\bw?gmma|\bmma\.sync", got["ptx"])) == (of in ATTEND)  # products on tensor cores
     wide_loads = re.findall(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", got["ptx"])
     assert wide_loads, sorted(set(re.findall(r"ld\.global[\w.:]*", got["ptx"])))
