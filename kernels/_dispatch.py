@@ -8,7 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset({"attend", "novelty", "pool"})  # operations that have a `*_triton.py` beside them
+TRITON_OPS = frozenset(
+    {"attend", "novelty", "plan", "pool"}
+)  # operations that have a `*_triton.py` beside them
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

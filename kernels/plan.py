@@ -5,19 +5,20 @@ The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461) as Long
 uses it per segment; the Ward score, gentle rounds and seat order are this project's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._dispatch import check_offsets
+from ._dispatch import check_offsets, use_triton
 from ._means import means_of, shares_of
 
 Schedule = float | Sequence[int]
 Score = Literal["ward", "cosine"]
 Order = Literal["seat", "reference"]
+Best = Callable[[Tensor, Tensor, Score], tuple[Tensor, Tensor]]
 
 LOOP_FROM = (
     256  # tokens; from here a segment's similarities fill the cache, so one buffer serves all segments
@@ -80,6 +81,10 @@ def plan(
     """
     at = _check(metric, offsets, weight, schedule, score, order, precision)
     kept = _keep_of(keep, len(at) - 1)
+    if use_triton("plan", metric):
+        from .plan_triton import best_triton
+
+        return plan_reference(metric, at, kept, weight, schedule, score, order, best_triton)
     return plan_reference(metric, at, kept, weight, schedule, score, order)
 
 
@@ -111,8 +116,12 @@ def plan_reference(
     schedule: Schedule,
     score: Score,
     order: Order,
+    best: "Best | None" = None,
 ) -> Plan:
-    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
+    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU.
+
+    Args: checked ones of `plan`, and `best`, what finds partners; None: `best_partner`.
+    """
     device = metric.device
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     num = metric.shape[0]
@@ -134,7 +143,13 @@ def plan_reference(
         segments = [s for s, length in enumerate(lengths) if length == n]
         rows = _rows([at[s] for s in segments], n, device)
         local = _rounds(
-            metric[rows], weight[rows].to(metric.dtype), [kept[s] for s in segments], schedule, score, order
+            metric[rows],
+            weight[rows].to(metric.dtype),
+            [kept[s] for s in segments],
+            schedule,
+            score,
+            order,
+            best or best_partner,
         )
         first = torch.tensor([starts[s] for s in segments], device=device)
         group[rows] = local + first[:, None]
@@ -144,7 +159,9 @@ def plan_reference(
     return Plan(group.int(), weight, mass.float(), out)
 
 
-def _rounds(x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order) -> Tensor:
+def _rounds(
+    x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order, find: Best
+) -> Tensor:
     """(S, n) int64: the group of each token within its segment, for S segments of n tokens."""
     num_segments, num = w.shape
     group = torch.arange(num, device=w.device).expand(num_segments, num).clone()
@@ -159,7 +176,7 @@ def _rounds(x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Sc
         n = x.shape[1]
         full = _num_pairs(n, schedule, done)
         pairs = torch.tensor([min(full, n - keep[s]) for s in active.tolist()], device=w.device)
-        best, partner = _best(x, w, score)
+        best, partner = find(x, w, score)
         target = _targets(best, partner, pairs, n, order)  # (S, n) position after the round
         where = active.to(w.device)
         group[where] = target.gather(1, group[where])
@@ -203,7 +220,7 @@ def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Ten
     return means.view(num_segments, left, d), mass.view(num_segments, left)
 
 
-def _best(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """(S, ceil(n/2)) best score of each even seat and the odd seat's number that gives it, lowest on ties."""
     even, odd = _sides(x, score)
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2

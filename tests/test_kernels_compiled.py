@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     raise pytest.UsageError("kernels can't be compiled in a process whose TRITON_INTERPRET is 1")
 
 triton = pytest.importorskip("triton", reason="Triton has no wheel for this system")
-from longcompress.kernels import attend_triton, novelty_triton, pool_triton  # noqa: E402
+from longcompress.kernels import attend_triton, novelty_triton, plan_triton, pool_triton  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 POINTERS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
@@ -73,18 +73,32 @@ def attend_constants(channels: int) -> dict:
     return {"E": 16, "QUERIES": 16, "C": channels} | sizes
 
 
-ATTEND = (scores_of, read_of, score_grad_of, token_grad_of)
+def ward_of(kind: str, width: int, ward: bool = True) -> tuple:
+    pointers = {"x": "*fp32", "square": "*fp32", "inverse": "*fp32", "best": "*fp32", "partner": "*i64"}
+    sizes = {"EVENS": plan_triton.EVENS, "ODDS": plan_triton.ODDS}
+    return (
+        plan_triton.match_kernel,
+        pointers | {"n": "i32"},
+        {"D": width, "WIDE": width, "WARD": ward} | sizes,
+    )
+
+
+def cosine_of(kind: str, width: int) -> tuple:
+    return ward_of(kind, width, ward=False)
+
+
+TENSOR_CORES = (scores_of, read_of, score_grad_of, token_grad_of, ward_of, cosine_of)
 VARIANTS = [
     (of, kind, wide)
     for of, wides in (
-        *((of, (1024,)) for of in ATTEND),
+        *((of, (1024,)) for of in TENSOR_CORES[:4]),
         (means_of, (384, 1024)),
         (spread_of, (384, 1024)),
         (novelty_of, (64,)),
     )
     for kind in POINTERS
     for wide in wides
-]
+] + [(of, "fp32", 64) for of in (ward_of, cosine_of)]
 
 
 def compiled(of, kind: str, wide: int, chip: int, folder: Path) -> dict:
@@ -97,8 +111,9 @@ def compiled(of, kind: str, wide: int, chip: int, folder: Path) -> dict:
     attrs = {(names.index(n),): [["tt.divisibility", 16]] for n, t in signature.items() if t.startswith("*")}
     whole = {n: signature.get(n, "constexpr") for n in names}
     constexprs = {(names.index(n),): v for n, v in constants.items()}
+    warps = plan_triton.WARPS if kernel is plan_triton.match_kernel else 4
     source = ASTSource(kernel, whole, constexprs, attrs)
-    made = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": 4})
+    made = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps})
     cubin = folder / "kernel.cubin"
     cubin.write_bytes(made.asm["cubin"])
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -115,7 +130,9 @@ def compiled(of, kind: str, wide: int, chip: int, folder: Path) -> dict:
 def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(of, kind, wide, chip, tmp_path):
     got = compiled(of, kind, wide, chip, tmp_path)
     assert got["STACK"] == got["LOCAL"] == 0, {k: v for k, v in got.items() if k != "ptx"}
-    assert got["REG"] <= (200 if of in ATTEND else 128) and got["shared"] <= SHARED[chip]
-    assert bool(re.search(r"\bw?gmma|\bmma\.sync", got["ptx"])) == (of in ATTEND)  # products on tensor cores
+    assert got["REG"] <= (200 if of in TENSOR_CORES else 128) and got["shared"] <= SHARED[chip]
+    assert bool(re.search(r"\bw?gmma|\bmma\.sync", got["ptx"])) == (
+        of in TENSOR_CORES
+    )  # products on tensor cores
     wide_loads = re.findall(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", got["ptx"])
     assert wide_loads, sorted(set(re.findall(r"ld\.global[\w.:]*", got["ptx"])))

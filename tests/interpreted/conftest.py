@@ -50,6 +50,6 @@ def dispatched(monkeypatch):
         used.append((op, answer))
         return answer
 
-    for module in ("attend", "novelty", "pool"):
+    for module in ("attend", "novelty", "plan", "pool"):
         monkeypatch.setattr(sys.modules[f"longcompress.kernels.{module}"], "use_triton", use_triton)
     return used
