@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 plot = ["matplotlib>=3.8"]
+flash = ["flash-attn>=2.8; platform_system == 'Linux'"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
@@ -44,6 +45,7 @@ setup(
         "web": web,
         "train": train,
         "triton": triton,
+        "flash": flash,
         "dev": [*dev, *plot, *web, *train, *triton],
     },
     entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},

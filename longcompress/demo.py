@@ -16,8 +16,8 @@ from .quiz import Question, ask, grade
 from .scenes import make_scene, write_film
 from .session import watch
 
-# what is asked: two that only the sound answers, two that only the pictures do, one that needs both
-KINDS = ("when_sound", "when_sound", "when_picture", "when_picture", "binding")
+# what is asked: two that only the sound answers, one that only the pictures do, two that need both
+KINDS = ("when_sound", "when_sound", "when_picture", "binding", "first_after")
 
 
 def demo(

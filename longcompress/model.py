@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,11 @@ CHANGEABLE = {
     )
 } | {"vision": ("skip",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
+ATTENTION = {
+    "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
+}  # fmt: skip
+"""Values of an `attention` field, and the package that each needs besides torch."""
 OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
 
 
@@ -103,6 +109,7 @@ class LongCompress(nn.Module):
         """
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
+        check_attention(config)
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
@@ -283,6 +290,26 @@ def make_compressor(
     summaries = {n: t.num_summaries for n, t in (("picture", vision), ("sound", sound)) if t is not None}
     memory = GlobalMemory(config.memory, _widths(vision, sound), summaries)
     return Compressor(config.merge, config.budget, memory)
+
+
+def check_attention(config: ModelConfig) -> None:
+    """ValueError where a section of the config names an attention that is unknown or not installed.
+
+    Names with a slash are kernels of the hub, which transformers fetches; they are left to it.
+    """
+    for section in ("vision", "sound", "host"):
+        part = getattr(config, section)
+        name = part.attention
+        if not part.base or "/" in name:
+            continue
+        if name not in ATTENTION:
+            raise ValueError(f"{section}.attention must be one of {sorted(ATTENTION)}, got {name!r}")
+        package = ATTENTION[name]
+        if package and find_spec(package.split(".")[0]) is None:
+            raise ValueError(
+                f"{section}.attention {name!r} needs the package {package}, which is not installed; install "
+                f'it (pip install -e ".[flash]" on a machine with a GPU and its compiler), or use "sdpa"'
+            )
 
 
 def resolve(base: str, folder: Path | None) -> str:

@@ -353,3 +353,35 @@ def test_pictures_that_hardly_change_spare_the_tower_and_are_counted():
 def test_what_the_towers_settle_cannot_be_changed(changes):
     with pytest.raises(ValueError, match="changes must be fields of"):
         make_model().change(changes)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        ("host", "flash_attention_2", "host.attention 'flash_attention_2' needs the package flash_attn"),
+        ("vision", "fast", "vision.attention must be one of"),
+    ],
+)
+def test_an_attention_that_is_not_there_is_told_at_load(model, tmp_path, section, name, message):
+    model.save_pretrained(tmp_path, include_base=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values[section]["attention"] = name
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        lc.load(tmp_path, device="cpu")
+
+
+def test_eager_and_sdpa_attention_agree(model, tmp_path):
+    model.save_pretrained(tmp_path, include_base=True)
+    memories = []
+    for name in ("eager", "sdpa"):
+        values = json.loads((tmp_path / "config.json").read_text())
+        values["host"]["attention"] = values["vision"]["attention"] = name
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        loaded = lc.load(tmp_path, device="cpu")
+        assert loaded.host.lm.config._attn_implementation == name
+        session = Session(loaded, 40)
+        session.push(film(9.0)[0])
+        session.close()
+        memories.append(session.memory())
+    assert torch.allclose(memories[0].streams["picture"].x, memories[1].streams["picture"].x, atol=1e-5)

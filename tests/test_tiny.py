@@ -9,7 +9,7 @@ import torch
 
 import longcompress as lc
 from longcompress.config import load_config
-from longcompress.eval.bench_quiz import from_file, from_scene, parts_of
+from longcompress.eval.bench_quiz import evaluate, from_file, from_scene, parts_of
 from longcompress.presets import TINY, new_tiny
 from longcompress.quiz import KINDS, ask
 from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, write_film
@@ -69,6 +69,16 @@ def test_it_answers_with_times_and_cites_tokens(tiny):
     answer = memory.ask(f"When does the {name} appear?")
     assert len(answer.events) == 1 and 0 <= answer.events[0].start_s < 60
     assert answer.cites and all(c.end_s > answer.events[0].start_s for c in answer.cites)
+
+
+def test_it_is_right_about_films_nobody_trained_on(tiny):
+    scores = evaluate(tiny, films=4, minutes=1.5, shares=[0.1, 0.2], progress=False, first_seed=11_000_000)
+    for share in (0.1, 0.2):
+        right = {s.kind: s.score for s in scores[share]}
+        assert right["when_picture"] >= 0.85 and right["when_sound"] >= 0.75 and right["binding"] >= 0.6, (
+            right
+        )
+        assert all(s.score > s.majority for s in scores[share]), scores[share]
 
 
 @pytest.fixture(scope="module")
