@@ -14,7 +14,7 @@ from typing import Literal
 
 # as in setup.py; a test compares them
 NEEDED = {
-    "torch": ">=2.8",
+    "torch": ">=2.9",
     "transformers": ">=5.18,<6",
     "peft": ">=0.18",
     "accelerate": ">=1.10",
