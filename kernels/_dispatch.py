@@ -21,6 +21,11 @@ def use_triton(op: str, x: Tensor) -> bool:
     return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def can_wait(x: Tensor) -> bool:
+    """Whether values on x's device may be looked at now: not while a graph is captured there."""
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
@@ -30,6 +35,10 @@ def check_offsets(offsets: Tensor, num_tokens: int) -> list[int]:
     """offsets (S + 1,) as a list, or ValueError: it must rise from 0 to num_tokens."""
     if offsets.dim() != 1 or len(offsets) < 1 or offsets.is_floating_point():
         raise ValueError(f"offsets must be (S + 1,) integers, got {tuple(offsets.shape)} {offsets.dtype}")
+    if not can_wait(offsets):
+        raise ValueError(
+            "offsets must be on the CPU while a CUDA graph is captured: they decide what is launched"
+        )
     at: list[int] = offsets.tolist()
     if at[0] != 0 or at[-1] != num_tokens or any(a > b for a, b in pairwise(at)):
         raise ValueError(

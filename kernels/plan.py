@@ -5,20 +5,20 @@ The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461) as Long
 uses it per segment; the Ward score, gentle rounds and seat order are this project's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._dispatch import check_offsets, use_triton
+from ._dispatch import can_wait, check_offsets, use_triton
 from ._means import means_of, shares_of
 
 Schedule = float | Sequence[int]
 Score = Literal["ward", "cosine"]
 Order = Literal["seat", "reference"]
-Best = Callable[[Tensor, Tensor, Score], tuple[Tensor, Tensor]]
+Precision = Literal["exact", "fast"]
 
 LOOP_FROM = (
     256  # tokens; from here a segment's similarities fill the cache, so one buffer serves all segments
@@ -45,7 +45,7 @@ def plan(
     schedule: Schedule = 0.25,
     score: Score = "ward",
     order: Order = "seat",
-    precision: Literal["exact", "fast"] = "exact",
+    precision: Precision = "exact",
 ) -> Plan:
     """Which tokens of each segment become one, so that exactly min(keep, n) groups are left.
 
@@ -70,22 +70,66 @@ def plan(
         order: "seat", or "reference": between rounds and in the result, tokens left alone by falling score,
             then
             the odd ones (the order of ToMe and LongVLM).
-        precision: "exact" decides in float32; "fast" allows kernels to decide in bfloat16 (the torch path is
-            exact).
+        precision: "exact" decides in float32; "fast" lets the Triton kernels take scores from bfloat16
+            products, whose partners may be worse by 4e-3 of |a||b| (the torch path stays exact).
 
     Returns:
         Plan whose groups of a segment come in seat order (or `order="reference"`).
 
+    On a GPU with `offsets` on the CPU only the check that all values are finite waits for the device. While a
+    CUDA graph is captured nothing waits: `offsets` must be on the CPU, the same lengths must have been
+    planned before, and a token that isn't finite joins whichever token the comparisons leave it.
+
     Raises:
-        ValueError: for shapes and ranges other than these, or a value that is not finite (with its segment).
+        ValueError: for shapes and ranges other than these, tensors on several devices, or a value that is not
+            finite (with its segment).
     """
+    if torch.compiler.is_compiling():
+        return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
     at = _check(metric, offsets, weight, schedule, score, order, precision)
     kept = _keep_of(keep, len(at) - 1)
-    if use_triton("plan", metric):
-        from .plan_triton import best_triton
+    if not isinstance(schedule, float | int):
+        schedule = tuple(schedule)
+    if not use_triton("plan", metric):
+        _refuse(torch.isfinite(metric).all(dim=1), weight, at)
+        return plan_reference(metric, at, kept, weight, schedule, score, order)
+    from .plan_triton import measure, plan_triton
 
-        return plan_reference(metric, at, kept, weight, schedule, score, order, best_triton)
-    return plan_reference(metric, at, kept, weight, schedule, score, order)
+    metric = metric.detach().float().contiguous()
+    if weight is None:
+        weight = torch.ones(len(metric), device=metric.device)
+    weight = weight.detach().float().contiguous()
+    measured = measure(metric, weight, score == "ward")
+    if can_wait(metric):
+        _refuse(torch.isfinite(measured[0]), weight, at)
+    group, mass, starts = plan_triton(
+        metric, at, kept, weight, measured, schedule,
+        ward=score == "ward", reference=order == "reference", fast=precision == "fast",
+    )  # fmt: skip
+    return Plan(group, weight, mass, starts)
+
+
+def _plan_in_graph(
+    metric: Tensor,
+    offsets: Tensor,
+    keep: int | Tensor,
+    weight: Tensor | None,
+    schedule: Schedule,
+    score: Score,
+    order: Order,
+    precision: str,
+) -> Plan:
+    """`plan` where torch traces: as one operator, whose checks run when it runs."""
+    from . import plan_op  # noqa: F401  (registers it)
+
+    if not isinstance(keep, Tensor):
+        keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
+    share, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
+    return Plan(
+        *torch.ops.longcompress_plan.plan(
+            metric.detach(), offsets, keep, weight, share, pairs, score, order, precision
+        )
+    )
 
 
 def after_rounds(
@@ -116,11 +160,10 @@ def plan_reference(
     schedule: Schedule,
     score: Score,
     order: Order,
-    best: "Best | None" = None,
 ) -> Plan:
     """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU.
 
-    Args: checked ones of `plan`, and `best`, what finds partners; None: `best_partner`.
+    Args: checked ones of `plan`.
     """
     device = metric.device
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
@@ -149,7 +192,6 @@ def plan_reference(
             schedule,
             score,
             order,
-            best or best_partner,
         )
         first = torch.tensor([starts[s] for s in segments], device=device)
         group[rows] = local + first[:, None]
@@ -159,9 +201,7 @@ def plan_reference(
     return Plan(group.int(), weight, mass.float(), out)
 
 
-def _rounds(
-    x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order, find: Best
-) -> Tensor:
+def _rounds(x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order) -> Tensor:
     """(S, n) int64: the group of each token within its segment, for S segments of n tokens."""
     num_segments, num = w.shape
     group = torch.arange(num, device=w.device).expand(num_segments, num).clone()
@@ -176,7 +216,7 @@ def _rounds(
         n = x.shape[1]
         full = _num_pairs(n, schedule, done)
         pairs = torch.tensor([min(full, n - keep[s]) for s in active.tolist()], device=w.device)
-        best, partner = find(x, w, score)
+        best, partner = best_partner(x, w, score)
         target = _targets(best, partner, pairs, n, order)  # (S, n) position after the round
         where = active.to(w.device)
         group[where] = target.gather(1, group[where])
@@ -334,14 +374,16 @@ def _check(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {known}, got {value!r}")
-    fine = torch.isfinite(metric).all(dim=1)
+    return at
+
+
+def _refuse(fine: Tensor, weight: Tensor | None, at: list[int]) -> None:
+    """ValueError that names the first token whose metric isn't `fine` (N,) or whose weight can't be one."""
     if weight is not None:
         fine = fine & torch.isfinite(weight) & (weight >= 0)
-    if not bool(fine.all()):
-        row = int((~fine).nonzero()[0, 0])
-        segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
-        what = "metric must be finite and weight finite and >= 0"
-        raise ValueError(
-            f"{what}, but token {row} (segment {segment}) is not; check the encoder's output there"
-        )
-    return at
+    if bool(fine.all()):
+        return
+    row = int((~fine).nonzero()[0, 0])
+    segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
+    what = "metric must be finite and weight finite and >= 0"
+    raise ValueError(f"{what}, but token {row} (segment {segment}) is not; check the encoder's output there")

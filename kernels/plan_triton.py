@@ -1,95 +1,140 @@
-"""The best partner of every even seat as a Triton kernel, without the matrix of scores."""
+"""`plan` on the GPU: lengths decide every launch on the host, values are looked at by kernels alone."""
+
+from itertools import pairwise
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-EVENS, ODDS = 64, 32  # rows and columns of a tile of scores; 64 x 64 spills on an A100
-WARPS = 4
-LIBRARY = torch.library.Library("longcompress_plan", "DEF")
+from .plan_layout import layout_of
+from .plan_tiles import match_kernel, merge_kernel, place_kernel, rank_kernel, squares_kernel, tail_kernel
+
+EVENS = 64  # rows of a tile of scores
+ODDS, FEW_ODDS = 32, 16  # columns of it; the few where more would spill: an A100, and a tail
+SEATS, KEYS = 64, 16  # rows and columns of a tile of comparisons
+GROUPS = 16  # groups merged at once
+TOKENS = 1024  # raw tokens whose map is composed at once
+ROWS = 64  # rows whose squares are summed at once
+TAIL = 256  # tokens; a segment of no more goes through its remaining rounds in one program
+DEEP, SLICE = 64, 32  # channels of a metric that stay in registers; a deeper one is read in slices
+NARROW = 90_000  # tokens of a segment whose keys fit 32 bits
+WARPS, TAIL_WARPS = 4, 8
 
 
-@triton.jit
-def match_kernel(
-    x, square, inverse, best, partner, n, D: tl.constexpr, WIDE: tl.constexpr, WARD: tl.constexpr,
-    EVENS: tl.constexpr, ODDS: tl.constexpr,
-):  # fmt: skip
-    """best[s, i] = the greatest score of seat 2 i with any odd seat of its segment, partner[s, i] the lowest
-    odd seat that gives it; the odd seats go by in tiles."""
-    segment = tl.program_id(1).to(tl.int64)
-    even = tl.program_id(0) * EVENS + tl.arange(0, EVENS)
-    column = tl.arange(0, WIDE)
-    inside = column < D
-    num_even = (n + 1) // 2
-    num_odd = n // 2
-    live = even < num_even
-    row = segment * n + 2 * even
-    a = tl.load(x + row[:, None] * D + column[None, :], mask=live[:, None] & inside[None, :], other=0.0)
-    square_a = tl.load(square + row, mask=live, other=0.0)
-    inverse_a = tl.load(inverse + row, mask=live, other=1.0)
-    top = tl.full([EVENS], float("-inf"), tl.float32)
-    at = tl.zeros([EVENS], tl.int32)
-    for first in range(0, num_odd, ODDS):
-        odd = first + tl.arange(0, ODDS)
-        there = odd < num_odd
-        other = segment * n + 2 * odd + 1
-        b = tl.load(
-            x + other[None, :] * D + column[:, None], mask=there[None, :] & inside[:, None], other=0.0
-        )
-        square_b = tl.load(square + other, mask=there, other=0.0)
-        inverse_b = tl.load(inverse + other, mask=there, other=1.0)
-        score = tl.dot(a, b, input_precision="tf32x3")
-        if WARD:
-            score = (2 * score - square_a[:, None] - square_b[None, :]) / (
-                inverse_a[:, None] + inverse_b[None, :]
-            )
-        else:
-            score = tl.where((square_a == 0)[:, None] | (square_b == 0)[None, :], -1.0, score)
-        score = tl.where(there[None, :], score, float("-inf"))
-        value, index = tl.max(score, axis=1, return_indices=True)
-        better = value > top  # not >=: ties go to the lowest seat
-        at = tl.where(better, first + index, at)
-        top = tl.where(better, value, top)
-    tl.store(best + segment * num_even + even, top, mask=live)
-    tl.store(partner + segment * num_even + even, at, mask=live)
-
-
-def best_triton(x: Tensor, w: Tensor, score: str) -> tuple[Tensor, Tensor]:
-    """(S, ceil(n / 2)) best score of each even seat, and int64 the odd seat's number that gives it.
+def plan_triton(
+    metric: Tensor,
+    at: list[int],
+    keep: list[int],
+    weight: Tensor,
+    measured: tuple[Tensor, Tensor],
+    schedule: float | tuple[int, ...],
+    *,
+    ward: bool,
+    reference: bool,
+    fast: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(group (N,) int32, mass (M,) float32, offsets (S + 1,) int32) of `plan`; nothing waits for the GPU.
 
     Args:
-        x: (S, n, d) float32, n >= 2.
-        w: (S, n) float32 weights, >= 0; for "ward".
-        score: "ward" or "cosine".
+        metric: (N, d) float32, contiguous.
+        at: where each segment's tokens begin, and N.
+        keep: groups of each at most.
+        weight: (N,) float32.
+        measured: `measure` of them, with this score.
+        schedule: of `plan`.
+        ward: that score, else cosine.
+        reference: that order, else seats.
+        fast: scores from bfloat16.
+
+    Raises:
+        ValueError: for lengths not planned before while a CUDA graph is captured.
     """
-    found: tuple[Tensor, Tensor] = torch.ops.longcompress_plan.match(x, w, score == "ward")
-    return found
-
-
-def _match(x: Tensor, w: Tensor, ward: bool) -> tuple[Tensor, Tensor]:
-    segments, n, width = x.shape
-    square = (x * x).sum(-1)
-    if not ward:
-        length = square.sqrt()
-        x = x / torch.where(length == 0, torch.ones_like(length), length)[..., None]
-    best = x.new_empty((segments, (n + 1) // 2))
-    partner = x.new_empty((segments, (n + 1) // 2), dtype=torch.int64)
-    if best.numel():
-        wide = max(16, triton.next_power_of_2(width))
-        match_kernel[(triton.cdiv((n + 1) // 2, EVENS), segments)](
-            x.contiguous(), square, (1 / w).contiguous(), best, partner, n, D=width, WIDE=wide, WARD=ward,
-            EVENS=EVENS, ODDS=ODDS, num_warps=WARPS,
+    lengths = tuple(b - a for a, b in pairwise(at))
+    try:
+        layout = layout_of(lengths, tuple(keep), schedule, TAIL, metric.device)
+    except RuntimeError as error:
+        if not (metric.is_cuda and torch.cuda.is_current_stream_capturing()):
+            raise
+        raise ValueError(
+            "plan: these lengths were not planned before; plan them once before capturing a CUDA graph"
+        ) from error
+    num, width = metric.shape
+    whole = dict(_depth(width), D=width, WARD=ward, FAST=0 if not fast else 2 if metric.is_cuda else 1)
+    odds = FEW_ODDS if metric.is_cuda and torch.cuda.get_device_capability(metric.device)[0] < 9 else ODDS
+    wide_keys = layout.longest > NARROW
+    no_key = (1 << 63) - 1 if wide_keys else (1 << 31) - 1
+    group, mass = layout.local.clone(), metric.new_empty((layout.num_groups,))
+    mass[layout.still_groups] = weight[layout.still]
+    if not layout.rounds and not len(layout.tails):
+        return group, mass, layout.starts.clone()
+    scratch = max(num, *layout.half_rows, layout.tail_rows)
+    best = metric.new_empty((scratch,))
+    key = metric.new_empty((scratch,), dtype=torch.int64 if wide_keys else torch.int32)
+    partner, rank, order, target, first = (metric.new_empty((scratch,), dtype=torch.int32) for _ in range(5))
+    halves = [_state(metric, rows) for rows in layout.half_rows]
+    tails = _state(metric, layout.tail_rows)
+    tiles = {"SEATS": SEATS, "KEYS": KEYS}
+    now: tuple[Tensor, ...] = (metric, *measured, weight)
+    for k, a_round in enumerate(layout.rounds):
+        rows = layout.rows[a_round.first :]
+        blocks = triton.cdiv((a_round.most + 1) // 2, EVENS)
+        match_kernel[(blocks * a_round.num,)](
+            *now[:3], best, partner, key, rows, blocks, EVENS=EVENS, ODDS=odds, num_warps=WARPS, **whole
+        )
+        blocks = triton.cdiv((a_round.most + 1) // 2, SEATS)
+        if a_round.ranked:
+            rank_kernel[(blocks * a_round.num,)](
+                best, key, rank, rows, blocks, NO_KEY=no_key, num_warps=WARPS, **tiles
+            )
+        place_kernel[(blocks * a_round.num,)](
+            partner, key, rank, order, target, first, rows, blocks, NO_KEY=no_key, RANKED=a_round.ranked,
+            REFERENCE=reference, num_warps=WARPS, **tiles,
         )  # fmt: skip
-    return best, partner
+        blocks = triton.cdiv(a_round.most, GROUPS)
+        merge_kernel[(blocks * a_round.num,)](
+            now[0], now[3], order, target, first, *halves[k % 2], *tails, mass, group, rows, blocks, D=width,
+            SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=WARPS,
+        )  # fmt: skip
+        now = halves[k % 2]
+    scratches = (best, partner, key, rank, order, target, first)
+    of_metric, of_rounds = layout.tails.split(
+        (layout.num_raw_tails, len(layout.tails) - layout.num_raw_tails)
+    )
+    for some, state in ((of_metric, (metric, *measured, weight)), (of_rounds, tails)):
+        if len(some):
+            tail_kernel[(len(some),)](
+                *state, *tails, *scratches, mass, group, some, layout.steps, NO_KEY=no_key,
+                REFERENCE=reference, EVENS=EVENS, ODDS=FEW_ODDS, GROUPS=GROUPS, TOKENS=TOKENS,
+                num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
+            )  # fmt: skip
+    return group, mass, layout.starts.clone()
 
 
-LIBRARY.define("match(Tensor x, Tensor w, bool ward) -> (Tensor, Tensor)")
-for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
-    LIBRARY.impl("match", _match, _device)
+def measure(metric: Tensor, weight: Tensor, ward: bool) -> tuple[Tensor, Tensor]:
+    """((N,) |metric|^2, (N,) scale): what a score needs of each token beside its metric, float32.
+
+    A token of weight 0 is a zero vector; where the metric isn't finite, neither is its square.
+
+    Args:
+        metric: (N, d) float32, contiguous.
+        weight: (N,) float32.
+        ward: whether the scale is 1 / weight, else 1 / length.
+    """
+    num, width = metric.shape
+    square, scale = metric.new_empty((num,)), metric.new_empty((num,))
+    if num:
+        squares_kernel[(triton.cdiv(num, ROWS),)](
+            metric, weight, square, scale, num, D=width, SLICE=_depth(width)["SLICE"], WARD=ward, ROWS=ROWS,
+            num_warps=WARPS,
+        )  # fmt: skip
+    return square, scale
 
 
-@torch.library.register_fake("longcompress_plan::match", lib=LIBRARY)
-def _match_fake(x: Tensor, w: Tensor, ward: bool) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], (x.shape[1] + 1) // 2)
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+def _depth(width: int) -> dict[str, int]:
+    wide = max(16, triton.next_power_of_2(width))
+    return {"WIDE": wide, "SLICE": wide if wide <= DEEP else SLICE}
+
+
+def _state(metric: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Metric, squares, scales and weights of so many tokens."""
+    return metric.new_empty((rows, metric.shape[1])), *(metric.new_empty((rows,)) for _ in range(3))

@@ -28,13 +28,13 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
         raise ValueError(
             f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}"
         )
-    pooled: Tensor = _Pool.apply(x, plan.group, plan.weight, plan.mass, use_triton("pool", x))
+    pooled: Tensor = _Pool.apply(x, *plan, use_triton("pool", x))
     return pooled
 
 
 def pool_reference(x: Tensor, plan: Plan) -> Tensor:
     """What `pool` means, in plain torch: one gather-and-sum pass over x. Also the path on CPU."""
-    pooled: Tensor = _Pool.apply(x, plan.group, plan.weight, plan.mass, False)
+    pooled: Tensor = _Pool.apply(x, *plan, False)
     return pooled
 
 
@@ -62,7 +62,7 @@ def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, group, weight, mass, fused):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, group, weight, mass, starts, fused):  # type: ignore[no-untyped-def]
         wide = torch.promote_types(x.dtype, torch.float32)
         index = group.long()
         share = shares_of(index, weight, mass, wide)
@@ -71,7 +71,7 @@ class _Pool(torch.autograd.Function):
         if fused:
             from .pool_triton import means
 
-            return means(x, index, share, len(mass))
+            return means(x, index, share, len(mass), starts)
         return means_of(x.to(wide), index, share, len(mass)).to(x.dtype)
 
     @staticmethod
@@ -84,4 +84,4 @@ class _Pool(torch.autograd.Function):
             dx = spread(dy, index, share)
         else:
             dx = (dy.to(share.dtype)[index] * share[:, None]).to(ctx.dtype)
-        return dx, None, None, None, None
+        return dx, None, None, None, None, None

@@ -34,8 +34,17 @@ def offsets_of(lengths: Sequence[int]) -> Tensor:
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal numbers, the same on every run."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    """Standard normal numbers, the same on every run and device."""
+    numbers = torch.randn(
+        *shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+    )
+    return numbers.to(torch.get_default_device(), dtype)
+
+
+def integers(low: int, high: int, *shape: int, seed: int) -> Tensor:
+    """int64 numbers in [low, high), the same on every run and device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(low, high, shape, generator=generator, device="cpu").to(torch.get_default_device())
 
 
 def drifting_patches(num_frames: int, num_patches: int, width: int, seed: int, still: float = 1e-4) -> Tensor:
@@ -47,7 +56,7 @@ def drifting_patches(num_frames: int, num_patches: int, width: int, seed: int, s
     for _ in range(num_frames):
         frames.append(frame)
         frame = frame + speed * rng.standard_normal(frame.shape)
-    return torch.from_numpy(np.concatenate(frames))
+    return torch.from_numpy(np.concatenate(frames)).to(torch.get_default_device())
 
 
 class Merged(NamedTuple):
@@ -138,4 +147,4 @@ def _mean(rows: list[np.ndarray], sizes: list[float]) -> np.ndarray:
 
 
 def _wide(x: Tensor | np.ndarray) -> np.ndarray:
-    return x.detach().double().numpy() if isinstance(x, Tensor) else np.asarray(x, np.float64)
+    return x.detach().double().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x, np.float64)

@@ -16,8 +16,19 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pytest_configure(config):
+    if DEVICE == "cpu" and os.environ.get("LONGCOMPRESS_REQUIRE_GPU") == "1":
+        raise pytest.UsageError("LONGCOMPRESS_REQUIRE_GPU is 1, and torch sees no GPU")
     if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError("these tests need TRITON_INTERPRET=1 set before Python starts, or a GPU")
+
+
+@pytest.fixture(autouse=True)
+def on_the_device():
+    """Tensors are made where kernels run."""
+    before = torch.get_default_device()
+    torch.set_default_device(DEVICE)
+    yield
+    torch.set_default_device(before)
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +36,8 @@ def poisoned(monkeypatch):
     """new_empty gives NaN (or -1 for integers) with canaries behind; they must be there after the test."""
     original, made = torch.Tensor.new_empty, []
 
-    def new_empty(self, size, **options):
-        out = original(self, size, **options)
+    def new_empty(self, *size, **options):
+        out = original(self, *size, **options)
         if out.is_meta or isinstance(out, torch._subclasses.FakeTensor):
             return out
         whole = original(self, (out.numel() + 64,), **options)

@@ -1,0 +1,183 @@
+"""What the compiler says of every Triton kernel, for chips that aren't there: `longcompress bench compile`.
+
+Registers, stack (spills), shared memory, reads of 16 bytes and tensor cores of each variant that is
+launched, for sm_80 (A100) and sm_90 (H100, H200).
+"""
+
+import csv
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CHIPS = {80: 163 * 1024, 90: 227 * 1024}
+"""Compute capability -> bytes of shared memory a program may have."""
+
+KINDS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
+INTEGERS = (
+    "partner", "rank", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key", "offsets",
+    "previous", "tokens", "groups",
+)  # fmt: skip
+NUMBERS = ("blocks", "num")
+
+
+class Variant(NamedTuple):
+    """A kernel as it is launched: which pointers have the features' type, and what is constant."""
+
+    kernel: Any
+    kind: str
+    features: tuple[str, ...]
+    wide_integers: tuple[str, ...]
+    constants: dict[str, Any]
+    warps: int
+    tensor_cores: bool
+
+    @property
+    def name(self) -> str:
+        """Kernel, type of the features and the constants that tell variants apart."""
+        told = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS")
+        words = [f"{k}={int(v)}" for k, v in self.constants.items() if k in told]
+        return f"{self.kernel.__name__.removesuffix('_kernel')} {self.kind} {' '.join(words)}"
+
+
+def variants(chip: int) -> Iterator[Variant]:
+    """All kernels in the forms that are launched on `chip`, at the widths of the towers in use."""
+    from ..kernels import attend_triton, novelty_triton, pool_triton
+
+    attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
+        "CHANNELS": attend_triton.CHANNELS
+    }
+    pool: dict[str, Any] = {"ROWS": pool_triton.ROWS, "CHANNELS": pool_triton.CHANNELS}
+    for kind in KINDS:
+        for width in (384, 1024):
+            wide = {"C": width} | pool
+            yield Variant(pool_triton.means_kernel, kind, ("x", "out"), ("order", "first"), wide, 4, False)
+            yield Variant(pool_triton.spread_kernel, kind, ("y", "out"), ("group",), wide, 4, False)
+            lanes, channels = pool_triton.HOT_SPLIT if kind == "bf16" else pool_triton.HOT_WHOLE
+            product = {"C": width, "SPLIT": kind == "bf16", "TOKENS": lanes, "CHANNELS": channels}
+            product |= {"GROUPS": pool_triton.HOT_GROUPS}
+            warps = pool_triton.HOT_WARPS
+            yield Variant(pool_triton.product_kernel, kind, ("x", "out"), ("group",), product, warps, True)
+        narrow = {"C": 64, "WIDE": 64, "GROUPS": pool_triton.NARROW_GROUPS}
+        yield Variant(pool_triton.narrow_kernel, kind, ("x", "out"), ("order", "first"), narrow, 4, False)
+        yield Variant(
+            novelty_triton.novelty_kernel, kind, ("metric",), (),
+            {"D": 64, "WIDE": 64, "ROWS": novelty_triton.ROWS}, 4, False,
+        )  # fmt: skip
+        wide = {"C": 1024} | attend
+        yield Variant(attend_triton.scores_kernel, kind, ("x",), (), wide | {"BIASED": True}, 4, True)
+        yield Variant(attend_triton.read_kernel, kind, ("x",), (), wide, 4, True)
+        yield Variant(attend_triton.score_grad_kernel, kind, ("x",), ("first",), wide, 4, True)
+        yield Variant(attend_triton.token_grad_kernel, kind, ("x", "dx"), (), wide, 4, True)
+    yield from _plan_variants(chip)
+
+
+def _plan_variants(chip: int) -> Iterator[Variant]:
+    from ..kernels import plan_tiles, plan_triton
+
+    keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
+    odds = plan_triton.ODDS if chip >= 90 else plan_triton.FEW_ODDS
+    warps = plan_triton.WARPS
+    yield Variant(plan_tiles.rank_kernel, "fp32", (), (), keys, warps, False)
+    for ranked in (True, False):
+        for reference in (True, False):
+            how = keys | {"RANKED": ranked, "REFERENCE": reference}
+            yield Variant(plan_tiles.place_kernel, "fp32", (), (), how, warps, False)
+    for width in (32, 64, 1024):
+        deep = {"D": width, "WIDE": width, "SLICE": width if width <= plan_triton.DEEP else plan_triton.SLICE}
+        for ward in (True, False):
+            of = deep | {"WARD": ward}
+            rest = {"GROUPS": plan_triton.GROUPS, "TOKENS": plan_triton.TOKENS}
+            yield Variant(
+                plan_tiles.squares_kernel, "fp32", (), (), of | {"ROWS": plan_triton.ROWS}, warps, False
+            )
+            yield Variant(plan_tiles.merge_kernel, "fp32", (), (), of | rest, warps, False)
+            for fast in (0, 2):
+                tile = of | {"FAST": fast, "EVENS": plan_triton.EVENS}
+                yield Variant(plan_tiles.match_kernel, "fp32", (), (), tile | {"ODDS": odds}, warps, True)
+            few = of | {"FAST": 0, "EVENS": plan_triton.EVENS, "ODDS": plan_triton.FEW_ODDS}
+            for reference in (True, False):
+                whole = few | keys | rest | {"REFERENCE": reference}
+                yield Variant(plan_tiles.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True)
+
+
+def compiled(variant: Variant, chip: int) -> dict[str, Any]:
+    """REG, STACK, LOCAL and shared bytes, and whether it reads 16 bytes at a time and uses tensor cores."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, names = variant.kernel, list(variant.kernel.arg_names)
+    types = {}
+    for name in names:
+        if name in variant.constants:
+            types[name] = "constexpr"
+        elif name in NUMBERS:
+            types[name] = "i32"
+        elif name in variant.wide_integers:
+            types[name] = "*i64"
+        elif name in variant.features:
+            types[name] = KINDS[variant.kind]
+        else:
+            types[name] = "*i32" if name in INTEGERS else "*fp32"
+    constants = {(names.index(n),): v for n, v in variant.constants.items() if n in names}
+    attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")}
+    source = ASTSource(kernel, types, constants, attrs)
+    made = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": variant.warps})
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(made.asm["cubin"])
+        usage = subprocess.run(
+            [tools / "cuobjdump", "-res-usage", cubin], check=True, capture_output=True, text=True
+        ).stdout
+    found: dict[str, Any] = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    if len(found) != 3:
+        raise ValueError(
+            f"{variant.name}: cuobjdump said nothing of registers, stack and local memory: {usage!r}"
+        )
+    ptx = made.asm["ptx"]
+    wide = re.search(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", ptx)
+    cores = re.search(r"\bw?gmma|\bmma\.sync", ptx)
+    return found | {"shared": made.metadata.shared, "wide_reads": bool(wide), "tensor_cores": bool(cores)}
+
+
+def measure(out: str | None = None) -> list[dict[str, Any]]:
+    """Compile all variants.
+
+    Args:
+        out: a CSV file to write as well.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
+    rows = []
+    for chip in CHIPS:
+        for variant in variants(chip):
+            got = compiled(variant, chip)
+            rows.append({"kernel": variant.name, "chip": f"sm_{chip}", "warps": variant.warps, **got})
+            print(
+                f"{rows[-1]['kernel']:48s} sm_{chip}  {got['REG']:3d} registers  {got['STACK']:3d} B stack  "
+                f"{got['shared']:6d} B shared{'  16-byte reads' if got['wide_reads'] else ''}"
+                f"{'  tensor cores' if got['tensor_cores'] else ''}",
+                flush=True,
+            )
+    if out is not None:
+        with open(out, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return rows
+
+
+def main() -> None:
+    """`measure` with the flags of the command line."""
+    from jsonargparse import auto_cli
+
+    auto_cli(measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""The Triton kernels of `plan`: a round in four steps, for all segments at once or in one program a segment.
+
+A round over n tokens, even and odd seats:
+- *match*: each even seat's best odd seat, the odd ones going by in tiles; its key is (partner, seat).
+- *rank*: how many even seats score better (on a tie the lower one); those from the r-th on lose their key.
+- *place*: where a seat's token goes, and where the seat stands among all, ordered by that. Both follow from
+  counting smaller keys, so nothing is sorted and nothing needs an atomic.
+- *merge*: means of the placed seats, in seat order; the map from raw tokens is composed along.
+"""
+
+import triton
+import triton.language as tl
+
+COLUMNS = tl.constexpr(8)  # of the rows that say what a round does to a segment: see plan_layout
+
+
+@triton.jit
+def shown(scale, WARD: tl.constexpr):
+    """Which tokens count for something, by what `scale_of` says of them."""
+    return scale < float("inf") if WARD else scale > 0
+
+
+@triton.jit
+def scale_of(square, weight, WARD: tl.constexpr):
+    """What a score needs of a token beside its metric and the square of that: 1 / weight, or 1 / length."""
+    if WARD:
+        scale = tl.where(weight > 0, 1.0 / tl.where(weight > 0, weight, 1.0), float("inf"))
+    else:
+        scale = tl.where(square > 0, 1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
+    return scale
+
+
+@triton.jit
+def match_tile(
+    x, square, scale, best, partner, key, base, n, tile, D: tl.constexpr,
+    WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr,
+    ODDS: tl.constexpr,
+):  # fmt: skip
+    """best, partner and key of EVENS even seats; rows of weight 0 count as zero vectors."""
+    num_even = (n + 1) // 2
+    num_odd = n // 2
+    even = tile * EVENS + tl.arange(0, EVENS)
+    live = even < num_even
+    row = base + 2 * even
+    square_a = tl.load(square + row, mask=live, other=0.0)
+    scale_a = tl.load(scale + row, mask=live, other=1.0)
+    column = tl.arange(0, SLICE)
+    filled = live & shown(scale_a, WARD)
+    if WIDE == SLICE:
+        a = tl.load(
+            x + row[:, None] * D + column[None, :], mask=filled[:, None] & (column < D)[None, :], other=0.0
+        )
+        if not WARD:
+            a = a * scale_a[:, None]
+    top = tl.full([EVENS], float("-inf"), tl.float32)
+    at = tl.zeros([EVENS], tl.int32)
+    for first in range(0, num_odd, ODDS):
+        odd = first + tl.arange(0, ODDS)
+        there = odd < num_odd
+        other = base + 2 * odd + 1
+        square_b = tl.load(square + other, mask=there, other=0.0)
+        scale_b = tl.load(scale + other, mask=there, other=1.0)
+        seen = there & shown(scale_b, WARD)
+        if WIDE == SLICE:
+            b = tl.load(
+                x + other[None, :] * D + column[:, None],
+                mask=seen[None, :] & (column < D)[:, None],
+                other=0.0,
+            )
+            if FAST == 2:
+                dots = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+            elif FAST == 1:  # the interpreter can't multiply bfloat16
+                dots = tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
+            else:
+                dots = tl.dot(a, b, input_precision="tf32x3")
+        else:
+            dots = tl.zeros([EVENS, ODDS], tl.float32)
+            for slice in range(0, D, SLICE):
+                inside = slice + column < D
+                a = tl.load(
+                    x + row[:, None] * D + (slice + column)[None, :],
+                    mask=filled[:, None] & inside[None, :], other=0.0,
+                )  # fmt: skip
+                b = tl.load(
+                    x + other[None, :] * D + (slice + column)[:, None],
+                    mask=seen[None, :] & inside[:, None], other=0.0,
+                )  # fmt: skip
+                if not WARD:
+                    a = a * scale_a[:, None]
+                if FAST == 2:
+                    dots += tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+                elif FAST == 1:
+                    dots += tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
+                else:
+                    dots += tl.dot(a, b, input_precision="tf32x3")
+        if WARD:
+            score = (2 * dots - square_a[:, None] - square_b[None, :]) / (scale_a[:, None] + scale_b[None, :])
+            score = tl.where(there[None, :], score, float("-inf"))
+        else:
+            level = tl.where(there, tl.where(scale_b == 0, -1.0, 0.0), float("-inf"))
+            score = dots * scale_b[None, :] + level[None, :]
+        value, index = tl.max(score, axis=1, return_indices=True)
+        better = value > top  # not >=: ties go to the lowest seat
+        at = tl.where(better, first + index, at)
+        top = tl.where(better, value, top)
+    if not WARD:  # a zero vector is as far from all
+        top = tl.where(scale_a == 0, -1.0, top)
+        at = tl.where(scale_a == 0, 0, at)
+    tl.store(best + base + even, top, mask=live)
+    tl.store(partner + base + even, at, mask=live)
+    wide_at = at.to(key.dtype.element_ty)
+    tl.store(key + base + even, wide_at * num_even + even, mask=live)
+
+
+@triton.jit
+def rank_tile(
+    best, key, rank, base, n, pairs, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr
+):  # fmt: skip
+    """rank of SEATS even seats by falling score; those from the `pairs`-th on get NO_KEY."""
+    num_even = (n + 1) // 2
+    even = tile * SEATS + tl.arange(0, SEATS)
+    live = even < num_even
+    mine = tl.load(best + base + even, mask=live, other=0.0)
+    above = tl.zeros([SEATS, KEYS], tl.int32)
+    for first in range(0, num_even, KEYS):
+        other = first + tl.arange(0, KEYS)
+        theirs = tl.load(best + base + other, mask=other < num_even, other=float("-inf"))
+        before = (theirs[None, :] > mine[:, None]) | (
+            (theirs[None, :] == mine[:, None]) & (other[None, :] < even[:, None])
+        )
+        above += before.to(tl.int32)
+    above = tl.sum(above, axis=1)
+    tl.store(rank + base + even, above, mask=live)
+    tl.store(key + base + even, tl.full([SEATS], NO_KEY, key.dtype.element_ty), mask=live & (above >= pairs))
+
+
+@triton.jit
+def place_tile(
+    partner, key, rank, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
+    RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """target (where a seat's token goes), order (seats by that) and first_slot (where each goal's seats are
+    first), of SEATS even seats and the odd seats after them."""
+    num_even = (n + 1) // 2
+    num_odd = n // 2
+    seat = tile * SEATS + tl.arange(0, SEATS)
+    even = seat < num_even
+    odd = seat < num_odd
+    wide = seat.to(key.dtype.element_ty)
+    join = tl.load(partner + base + seat, mask=even, other=0)
+    mine = tl.load(key + base + seat, mask=even, other=NO_KEY)
+    joins = even & (mine < NO_KEY)
+    asked = tl.where(joins, mine, wide * num_even)  # a seat alone comes after all that join lower odd seats
+    own = wide * num_even
+    below = tl.zeros([SEATS, KEYS], tl.int32)  # keys less than the even seat's
+    below_odd = tl.zeros([SEATS, KEYS], tl.int32)  # keys that join lower odd seats
+    upto_odd = tl.zeros([SEATS, KEYS], tl.int32)  # and those that join this one from a lower seat
+    gone = tl.zeros([SEATS, KEYS], tl.int32)  # even seats up to this one that join
+    gone_join = tl.zeros([SEATS, KEYS], tl.int32)  # even seats up to the partner that join
+    for first in range(0, num_even, KEYS):
+        number = first + tl.arange(0, KEYS)
+        others = tl.load(key + base + number, mask=number < num_even, other=NO_KEY)
+        below += (others[None, :] < asked[:, None]).to(tl.int32)
+        below_odd += (others[None, :] < own[:, None]).to(tl.int32)
+        upto_odd += (others[None, :] <= (own + wide)[:, None]).to(tl.int32)
+        if RANKED and not REFERENCE:
+            there = (others < NO_KEY)[None, :]
+            gone += (there & (number[None, :] <= seat[:, None])).to(tl.int32)
+            gone_join += (there & (number[None, :] <= join[:, None])).to(tl.int32)
+    below = tl.sum(below, axis=1)
+    below_odd = tl.sum(below_odd, axis=1)
+    upto_odd = tl.sum(upto_odd, axis=1)
+    if REFERENCE:  # those left alone by falling score, then the odd seats
+        left = num_even - pairs
+        place = tl.load(rank + base + seat, mask=even, other=0) if RANKED else seat
+        goal_odd = left + seat
+        goal_even = tl.where(joins, left + join, place - pairs)
+        slot_even = tl.where(joins, left + join + below + (join < seat).to(tl.int32), goal_even)
+        slot_odd = left + seat + upto_odd
+        first_odd = left + seat + below_odd
+    else:
+        gone = tl.sum(gone, axis=1) if RANKED else seat + 1  # without ranks all have gone
+        gone_join = tl.sum(gone_join, axis=1) if RANKED else join + 1
+        goal_odd = 2 * seat + 1 - gone
+        goal_even = tl.where(joins, 2 * join + 1 - gone_join, 2 * seat - gone)
+        slot_even = goal_even + below + tl.where(joins, (join < seat).to(tl.int32), 0)
+        slot_odd = goal_odd + upto_odd
+        first_odd = goal_odd + below_odd
+    tl.store(target + base + 2 * seat, goal_even, mask=even)
+    tl.store(target + base + 2 * seat + 1, goal_odd, mask=odd)
+    tl.store(order + base + slot_even, 2 * seat, mask=even)
+    tl.store(order + base + slot_odd, 2 * seat + 1, mask=odd)
+    tl.store(first_slot + base + goal_even, slot_even, mask=even & (mine >= NO_KEY))
+    tl.store(first_slot + base + goal_odd, first_odd, mask=odd)
+
+
+@triton.jit
+def merge_tile(
+    x, weight, order, first_slot, out_x, out_square, out_scale, out_weight, mass, base, n, pairs, out, final,
+    tile, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """State of GROUPS groups, to row `out` on unless that is < 0; masses to mass[final] on unless that is."""
+    left = n - pairs
+    group = tile * GROUPS + tl.arange(0, GROUPS)
+    live = group < left
+    begin = tl.load(first_slot + base + group, mask=live, other=0)
+    end = tl.load(first_slot + base + group + 1, mask=group + 1 < left, other=n)
+    num = tl.where(live, end - begin, 0)
+    most = tl.max(num, axis=0)
+    total = tl.zeros([GROUPS], tl.float32)
+    for j in range(0, most):
+        seat = tl.load(order + base + begin + j, mask=j < num, other=0)
+        total += tl.load(weight + base + seat, mask=j < num, other=0.0)
+    if final >= 0:
+        tl.store(mass + final + group, total, mask=live)
+    if out >= 0:
+        inverse = tl.where(total > 0, tl.div_rn(1.0, tl.where(total > 0, total, 1.0)), 0.0)
+        square = tl.zeros([GROUPS], tl.float32)
+        column = tl.arange(0, SLICE)
+        for slice in range(0, D, SLICE):
+            inside = slice + column < D
+            acc = tl.zeros([GROUPS, SLICE], tl.float32)
+            for j in range(0, most):
+                seat = tl.load(order + base + begin + j, mask=j < num, other=0)
+                part = tl.load(weight + base + seat, mask=j < num, other=0.0)
+                share = tl.where((part == total) & (part > 0), 1.0, inverse * part)
+                rows = tl.load(
+                    x + (base + seat)[:, None] * D + (slice + column)[None, :],
+                    mask=((j < num) & (part > 0))[:, None] & inside[None, :], other=0.0,
+                )  # fmt: skip
+                acc += share[:, None] * rows
+            square += tl.sum(acc * acc, axis=1)
+            tl.store(
+                out_x + (out + group)[:, None] * D + (slice + column)[None, :], acc,
+                mask=live[:, None] & inside[None, :],
+            )  # fmt: skip
+        tl.store(out_square + out + group, square, mask=live)
+        tl.store(out_scale + out + group, scale_of(square, total, WARD), mask=live)
+        tl.store(out_weight + out + group, total, mask=live)
+
+
+@triton.jit
+def compose_tile(group, target, base, raw_at, raw_tokens, final, first, TOKENS: tl.constexpr):
+    """Raw tokens `first` on of a segment follow their group to its goal; in the last round to its number."""
+    token = first + tl.arange(0, TOKENS)
+    live = token < raw_tokens
+    before = tl.load(group + raw_at + token, mask=live, other=0)
+    goal = tl.load(target + base + before, mask=live, other=0) + tl.maximum(final, 0)
+    tl.store(group + raw_at + token, goal, mask=live)
+
+
+@triton.jit(do_not_specialize=["num"])
+def squares_kernel(
+    x, weight, square, scale, num, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """square[i] = |x[i]|^2, 0 where the weight is 0, and the scale."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = row < num
+    mass = tl.load(weight + row, mask=live, other=0.0)
+    filled = live & (mass > 0)
+    column = tl.arange(0, SLICE)
+    total = tl.zeros([ROWS], tl.float32)
+    for slice in range(0, D, SLICE):
+        value = tl.load(
+            x + row[:, None] * D + (slice + column)[None, :],
+            mask=filled[:, None] & (slice + column < D)[None, :], other=0.0,
+        )  # fmt: skip
+        total += tl.sum(value * value, axis=1)
+    tl.store(square + row, total, mask=live)
+    tl.store(scale + row, scale_of(total, mass, WARD), mask=live)
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def match_kernel(
+    x, square, scale, best, partner, key, rows, blocks, D: tl.constexpr, WIDE: tl.constexpr,
+    SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr, ODDS: tl.constexpr,
+):  # fmt: skip
+    """`match_tile` of every segment of a round; a segment's programs lie side by side."""
+    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
+    tile = tl.program_id(0) % blocks
+    base = tl.load(row).to(tl.int64)
+    n = tl.load(row + 1)
+    if tile * EVENS < (n + 1) // 2:
+        match_tile(
+            x, square, scale, best, partner, key, base, n, tile, D, WIDE, SLICE, WARD, FAST, EVENS, ODDS
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def rank_kernel(
+    best, key, rank, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr,
+    KEYS: tl.constexpr,
+):  # fmt: skip
+    """`rank_tile` of every segment of a round."""
+    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
+    tile = tl.program_id(0) % blocks
+    base = tl.load(row).to(tl.int64)
+    n = tl.load(row + 1)
+    pairs = tl.load(row + 2)
+    if tile * SEATS < (n + 1) // 2:
+        rank_tile(best, key, rank, base, n, pairs, tile, NO_KEY, SEATS, KEYS)
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def place_kernel(
+    partner, key, rank, order, target, first_slot, rows, blocks, NO_KEY: tl.constexpr,
+    RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """`place_tile` of every segment of a round."""
+    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
+    tile = tl.program_id(0) % blocks
+    base = tl.load(row).to(tl.int64)
+    n = tl.load(row + 1)
+    pairs = tl.load(row + 2)
+    if tile * SEATS < (n + 1) // 2:
+        place_tile(
+            partner, key, rank, order, target, first_slot, base, n, pairs, tile, NO_KEY, RANKED, REFERENCE,
+            SEATS, KEYS,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def merge_kernel(
+    x, weight, order, target, first_slot, half_x, half_square, half_scale, half_weight, tail_x,
+    tail_square, tail_scale, tail_weight, mass, group, rows, blocks, D: tl.constexpr, SLICE: tl.constexpr,
+    WARD: tl.constexpr, GROUPS: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """`merge_tile` of every segment of a round, and the map of its raw tokens, dealt out to its programs."""
+    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
+    tile = tl.program_id(0) % blocks
+    base = tl.load(row).to(tl.int64)
+    n = tl.load(row + 1)
+    pairs = tl.load(row + 2)
+    out = tl.load(row + 3).to(tl.int64)
+    raw_at = tl.load(row + 4).to(tl.int64)
+    raw_tokens = tl.load(row + 5)
+    final = tl.load(row + 6)
+    if tile * GROUPS < n - pairs:
+        if out < -1:
+            merge_tile(
+                x, weight, order, first_slot, tail_x, tail_square, tail_scale, tail_weight, mass, base, n,
+                pairs, -2 - out, final, tile, D, SLICE, WARD, GROUPS,
+            )  # fmt: skip
+        else:
+            merge_tile(
+                x, weight, order, first_slot, half_x, half_square, half_scale, half_weight, mass, base, n,
+                pairs, out, final, tile, D, SLICE, WARD, GROUPS,
+            )  # fmt: skip
+    for first in range(tile * TOKENS, raw_tokens, blocks * TOKENS):
+        compose_tile(group, target, base, raw_at, raw_tokens, final, first, TOKENS)
+
+
+@triton.jit
+def tail_kernel(
+    x, square, scale, weight, tail_x, tail_square, tail_scale, tail_weight, best, partner, key, rank, order,
+    target, first_slot, mass, group, tails, steps, NO_KEY: tl.constexpr, REFERENCE: tl.constexpr,
+    D: tl.constexpr, WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr,
+    EVENS: tl.constexpr, ODDS: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr, GROUPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+):  # fmt: skip
+    """All remaining rounds of a segment; between them its tokens lie in the halves of its room in turn.
+
+    The scratch arrays (best to first_slot) are those of the tails' buffer: row `room` on is this segment's.
+    """
+    row = tails + tl.program_id(0).to(tl.int64) * COLUMNS
+    base = tl.load(row).to(tl.int64)
+    begin = tl.load(row + 1)
+    end = tl.load(row + 2)
+    room = tl.load(row + 3).to(tl.int64)
+    raw_at = tl.load(row + 4).to(tl.int64)
+    raw_tokens = tl.load(row + 5)
+    start = tl.load(row + 6)
+    half = tl.load(steps + 2 * begin)
+    from_x = x + base * D
+    from_square = square + base
+    from_scale = scale + base
+    from_weight = weight + base
+    best += room
+    partner += room
+    key += room
+    rank += room
+    order += room
+    target += room
+    first_slot += room
+    out = room
+    for step in range(begin, end):
+        n = tl.load(steps + 2 * step)
+        pairs = tl.load(steps + 2 * step + 1)
+        final = tl.where(step == end - 1, start, -1)
+        goes = tl.where(step == end - 1, -1, out)
+        num_even = (n + 1) // 2
+        for tile in range(0, tl.cdiv(num_even, EVENS)):
+            match_tile(
+                from_x, from_square, from_scale, best, partner, key, 0, n, tile, D, WIDE, SLICE, WARD, FAST,
+                EVENS, ODDS,
+            )  # fmt: skip
+        tl.debug_barrier()
+        for tile in range(0, tl.cdiv(num_even, SEATS)):
+            rank_tile(best, key, rank, 0, n, pairs, tile, NO_KEY, SEATS, KEYS)
+        tl.debug_barrier()
+        for tile in range(0, tl.cdiv(num_even, SEATS)):
+            place_tile(
+                partner, key, rank, order, target, first_slot, 0, n, pairs, tile, NO_KEY, True, REFERENCE,
+                SEATS, KEYS,
+            )  # fmt: skip
+        tl.debug_barrier()
+        for tile in range(0, tl.cdiv(n - pairs, GROUPS)):
+            merge_tile(
+                from_x, from_weight, order, first_slot, tail_x, tail_square, tail_scale, tail_weight, mass, 0,
+                n, pairs, goes, final, tile, D, SLICE, WARD, GROUPS,
+            )  # fmt: skip
+        for first in range(0, raw_tokens, TOKENS):
+            compose_tile(group, target, 0, raw_at, raw_tokens, final, first, TOKENS)
+        tl.debug_barrier()
+        from_x = tail_x + out * D
+        from_square = tail_square + out
+        from_scale = tail_scale + out
+        from_weight = tail_weight + out
+        out = 2 * room + half - out  # the other half
