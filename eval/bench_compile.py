@@ -91,16 +91,17 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
         for ward in (True, False):
             of = deep | {"WARD": ward}
             rest = {"GROUPS": plan_triton.GROUPS, "TOKENS": plan_triton.TOKENS}
+            last = rest | {"GROUPS": plan_triton.TAIL_GROUPS}
             yield Variant(
                 plan_tiles.squares_kernel, "fp32", (), (), of | {"ROWS": plan_triton.ROWS}, warps, False
             )
-            yield Variant(plan_tiles.merge_kernel, "fp32", (), (), of | rest, warps, False)
+            yield Variant(plan_tiles.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False)
             for fast in (0, 2):
                 tile = of | {"FAST": fast, "EVENS": plan_triton.EVENS}
                 yield Variant(plan_tiles.match_kernel, "fp32", (), (), tile | {"ODDS": odds}, warps, True)
             few = of | {"FAST": 0, "EVENS": plan_triton.EVENS, "ODDS": plan_triton.FEW_ODDS}
             for reference in (True, False):
-                whole = few | keys | rest | {"REFERENCE": reference}
+                whole = few | keys | last | {"REFERENCE": reference}
                 yield Variant(plan_tiles.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True)
 
 

@@ -12,13 +12,13 @@ from .plan_tiles import match_kernel, merge_kernel, place_kernel, rank_kernel, s
 EVENS = 64  # rows of a tile of scores
 ODDS, FEW_ODDS = 32, 16  # columns of it; the few where more would spill: an A100, and a tail
 SEATS, KEYS = 64, 16  # rows and columns of a tile of comparisons
-GROUPS = 16  # groups merged at once
+GROUPS, TAIL_GROUPS = 8, 16  # groups merged at once
 TOKENS = 1024  # raw tokens whose map is composed at once
 ROWS = 64  # rows whose squares are summed at once
 TAIL = 256  # tokens; a segment of no more goes through its remaining rounds in one program
 DEEP, SLICE = 64, 32  # channels of a metric that stay in registers; a deeper one is read in slices
 NARROW = 90_000  # tokens of a segment whose keys fit 32 bits
-WARPS, TAIL_WARPS = 4, 8
+WARPS, MERGE_WARPS, TAIL_WARPS = 4, 2, 8
 
 
 def plan_triton(
@@ -93,7 +93,7 @@ def plan_triton(
         blocks = triton.cdiv(a_round.most, GROUPS)
         merge_kernel[(blocks * a_round.num,)](
             now[0], now[3], order, target, first, *halves[k % 2], *tails, mass, group, rows, blocks, D=width,
-            SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=WARPS,
+            SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=MERGE_WARPS,
         )  # fmt: skip
         now = halves[k % 2]
     scratches = (best, partner, key, rank, order, target, first)
@@ -104,7 +104,7 @@ def plan_triton(
         if len(some):
             tail_kernel[(len(some),)](
                 *state, *tails, *scratches, mass, group, some, layout.steps, NO_KEY=no_key,
-                REFERENCE=reference, EVENS=EVENS, ODDS=FEW_ODDS, GROUPS=GROUPS, TOKENS=TOKENS,
+                REFERENCE=reference, EVENS=EVENS, ODDS=FEW_ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
                 num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
             )  # fmt: skip
     return group, mass, layout.starts.clone()
