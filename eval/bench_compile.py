@@ -76,16 +76,16 @@ def variants(chip: int) -> Iterator[Variant]:
 
 
 def _plan_variants(chip: int) -> Iterator[Variant]:
-    from ..kernels import plan_tiles, plan_triton
+    from ..kernels import plan_tiles_triton, plan_triton
 
     keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
     odds = plan_triton.ODDS if chip >= 90 else plan_triton.FEW_ODDS
     warps = plan_triton.WARPS
-    yield Variant(plan_tiles.rank_kernel, "fp32", (), (), keys, warps, False)
+    yield Variant(plan_tiles_triton.rank_kernel, "fp32", (), (), keys, warps, False)
     for ranked in (True, False):
         for reference in (True, False):
             how = keys | {"RANKED": ranked, "REFERENCE": reference}
-            yield Variant(plan_tiles.place_kernel, "fp32", (), (), how, warps, False)
+            yield Variant(plan_tiles_triton.place_kernel, "fp32", (), (), how, warps, False)
     for width in (32, 64, 1024):
         deep = {"D": width, "WIDE": width, "SLICE": width if width <= plan_triton.DEEP else plan_triton.SLICE}
         for ward in (True, False):
@@ -93,16 +93,28 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
             rest = {"GROUPS": plan_triton.GROUPS, "TOKENS": plan_triton.TOKENS}
             last = rest | {"GROUPS": plan_triton.TAIL_GROUPS}
             yield Variant(
-                plan_tiles.squares_kernel, "fp32", (), (), of | {"ROWS": plan_triton.ROWS}, warps, False
+                plan_tiles_triton.squares_kernel,
+                "fp32",
+                (),
+                (),
+                of | {"ROWS": plan_triton.ROWS},
+                warps,
+                False,
             )
-            yield Variant(plan_tiles.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False)
+            yield Variant(
+                plan_tiles_triton.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False
+            )
             for fast in (0, 2):
                 tile = of | {"FAST": fast, "EVENS": plan_triton.EVENS}
-                yield Variant(plan_tiles.match_kernel, "fp32", (), (), tile | {"ODDS": odds}, warps, True)
+                yield Variant(
+                    plan_tiles_triton.match_kernel, "fp32", (), (), tile | {"ODDS": odds}, warps, True
+                )
             few = of | {"FAST": 0, "EVENS": plan_triton.EVENS, "ODDS": plan_triton.FEW_ODDS}
             for reference in (True, False):
                 whole = few | keys | last | {"REFERENCE": reference}
-                yield Variant(plan_tiles.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True)
+                yield Variant(
+                    plan_tiles_triton.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True
+                )
 
 
 def compiled(variant: Variant, chip: int) -> dict[str, Any]:

@@ -7,7 +7,14 @@ import triton
 from torch import Tensor
 
 from .plan_layout import layout_of
-from .plan_tiles import match_kernel, merge_kernel, place_kernel, rank_kernel, squares_kernel, tail_kernel
+from .plan_tiles_triton import (
+    match_kernel,
+    merge_kernel,
+    place_kernel,
+    rank_kernel,
+    squares_kernel,
+    tail_kernel,
+)
 
 EVENS = 64  # rows of a tile of scores
 ODDS, FEW_ODDS = 32, 16  # columns of it; the few where more would spill: an A100, and a tail

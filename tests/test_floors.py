@@ -70,7 +70,7 @@ HOMES = {
     "av": ("longcompress/media*.py", "longcompress/scenes.py"),
     "fsspec": ("longcompress/media*.py", "train/*"),
     "aiohttp": ("longcompress/media*.py",),
-    "triton": ("kernels/*_triton.py",),
+    "triton": ("kernels/*_triton.py", "eval/bench_compile.py"),
     "webdataset": ("train/shards.py",),
     "xformers": ("longcompress/encoders/*", "longcompress/hosts/*"),
     "matplotlib": ("longcompress/plot.py",),

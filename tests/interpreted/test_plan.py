@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 
-from longcompress.kernels import plan, plan_layout, plan_reference, plan_tiles, plan_triton, pool
+from longcompress.kernels import plan, plan_layout, plan_reference, plan_tiles_triton, plan_triton, pool
 
 from helpers import drifting_patches, integers, normal, offsets_of
 
@@ -24,7 +24,7 @@ def matched(x, w, score, fast=0, width=None):
     partner, key = (flat.new_empty((len(flat),), dtype=torch.int32) for _ in range(2))
     wide = max(16, triton.next_power_of_2(d))
     blocks = triton.cdiv((n + 1) // 2, 64)
-    plan_tiles.match_kernel[(segments * blocks,)](
+    plan_tiles_triton.match_kernel[(segments * blocks,)](
         flat, *measured, best, partner, key, layout.rows, blocks, D=d, WIDE=wide, SLICE=width or wide,
         WARD=score == "ward", FAST=fast, EVENS=64, ODDS=32, num_warps=4,
     )  # fmt: skip
