@@ -18,6 +18,7 @@ if __name__ == "kernels":
         _spec.loader.exec_module(_module)
 else:
     from .attend import State, attend, attend_reference, start_state
+    from .metric import head_mean, head_mean_reference
     from .novelty import novelty, novelty_reference
     from .plan import Plan, after_rounds, plan, plan_reference
     from .pool import extremes, pool, pool_reference, unpool
@@ -29,6 +30,8 @@ else:
         "attend",
         "attend_reference",
         "extremes",
+        "head_mean",
+        "head_mean_reference",
         "novelty",
         "novelty_reference",
         "plan",

@@ -1,34 +1,43 @@
 """The one rule that says which code runs an operation: Triton or the torch reference."""
 
 import os
-from functools import cache
+import sys
 from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset(
-    {"attend", "novelty", "plan", "pool"}
-)  # operations that have a `*_triton.py` beside them
+TRITON_OPS = frozenset({"attend", "metric", "novelty", "plan", "pool"})  # have a `*_triton.py` beside them
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+NARROW = 128  # channels; rows of no more are pooled token by token, in float64 too
 
 
 def use_triton(op: str, x: Tensor) -> bool:
     """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter."""
-    if op not in TRITON_OPS or x.dtype not in TRITON_DTYPES or not _has_triton():
+    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         return False
-    return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if op not in TRITON_OPS:
+        return False
+    precise = x.dtype == torch.float64 and op == "pool" and x.shape[1] <= NARROW  # times
+    if x.dtype not in TRITON_DTYPES and not precise:
+        return False
+    return "triton" in sys.modules or find_spec("triton") is not None
 
 
 def can_wait(x: Tensor) -> bool:
-    """Whether values on x's device may be looked at now: not while a graph is captured there."""
+    """Whether x's values may be looked at now: not while a graph is compiled, or captured on its device."""
+    if torch.compiler.is_compiling():
+        return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def one_device(**tensors: Tensor | None) -> None:
+    """ValueError unless all tensors given are on one device."""
+    devices = {name: t.device for name, t in tensors.items() if t is not None}
+    if len(set(devices.values())) > 1:
+        told = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"{' and '.join(devices)} must be on one device, got {told}")
 
 
 def check_offsets(offsets: Tensor, num_tokens: int) -> list[int]:

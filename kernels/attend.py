@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._dispatch import check_offsets, use_triton
+from ._dispatch import can_wait, check_offsets, one_device, use_triton
 
 
 class State(NamedTuple):
@@ -48,8 +48,11 @@ def attend(
     Returns:
         State, float32, with gradients to query, x, bias and state.
 
+    Where a graph is compiled, or captured on a GPU, the values of `offsets` are taken on trust, and for
+    capture they must be on the device.
+
     Raises:
-        ValueError: for shapes other than these.
+        ValueError: for shapes other than these, or tensors on several devices (offsets may be anywhere).
     """
     if query.dim() != 2 or x.dim() != 2 or query.shape[1] != x.shape[1]:
         raise ValueError(
@@ -57,17 +60,19 @@ def attend(
         )
     if bias is not None and bias.shape != x.shape[:1]:
         raise ValueError(f"bias must be (N,) = ({len(x)},) like x, got {tuple(bias.shape)}")
-    at = check_offsets(offsets, len(x))
-    want = (len(at) - 1, len(query), x.shape[1])
+    one_device(query=query, x=x, bias=bias, **({} if state is None else state._asdict()))
+    fused = use_triton("attend", x)
+    at = None if fused and not can_wait(x) else check_offsets(offsets, len(x))
+    want = (offsets.shape[0] - 1, len(query), x.shape[1])
     if state is None:
         state = start_state(*want, device=x.device)
     elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
         got = [tuple(part.shape) for part in state]
         raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
-    if use_triton("attend", x):
+    if at is None or fused:
         from .attend_triton import attend_triton
 
-        return State(*attend_triton(query, x, offsets, bias, state))
+        return State(*attend_triton(query, x, offsets.to(x.device), bias, state))
     return attend_reference(query, x, at, bias, state)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._dispatch import use_triton
+from ._dispatch import can_wait, one_device, use_triton
 
 
 def novelty(metric: Tensor, previous: Tensor) -> Tensor:
@@ -19,7 +19,8 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
         0 where both are.
 
     Raises:
-        ValueError: for other shapes or rows out of range.
+        ValueError: for other shapes, two devices, or rows out of range (where a graph is compiled or captured
+            they aren't looked at, and the kernel reads row 0 for them).
     """
     if metric.dim() != 2:
         raise ValueError(f"metric must be (N, d), got {tuple(metric.shape)}")
@@ -27,7 +28,12 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
         raise ValueError(
             f"previous must be (N,) = ({len(metric)},) integers, got {tuple(previous.shape)} {previous.dtype}"
         )
-    if len(previous) and not (int(previous.min()) >= -1 and int(previous.max()) < len(metric)):
+    one_device(metric=metric, previous=previous)
+    if (
+        can_wait(metric)
+        and len(previous)
+        and not (int(previous.min()) >= -1 and int(previous.max()) < len(metric))
+    ):
         raise ValueError(
             f"previous must hold rows in [-1, {len(metric)}), "
             f"got {int(previous.min())} to {int(previous.max())}"

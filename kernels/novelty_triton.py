@@ -20,7 +20,7 @@ def novelty_kernel(
     both = live[:, None] & (column < D)[None, :]
     before = tl.load(previous + row, mask=live, other=-1).to(tl.int64)
     a = tl.load(metric + row[:, None] * D + column[None, :], mask=both, other=0.0).to(tl.float32)
-    at = tl.maximum(before, 0)
+    at = tl.where(before < num, tl.maximum(before, 0), 0)  # never outside, whatever was not checked
     b = tl.load(metric + at[:, None] * D + column[None, :], mask=both, other=0.0).to(tl.float32)
     length_a = tl.sqrt(tl.sum(a * a, axis=1))
     length_b = tl.sqrt(tl.sum(b * b, axis=1))

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._dispatch import can_wait, check_offsets, use_triton
+from ._dispatch import can_wait, check_offsets, one_device, use_triton
 from ._means import means_of, shares_of
 
 Schedule = float | Sequence[int]
@@ -357,6 +357,7 @@ def _check(
 ) -> list[int]:
     if metric.dim() != 2 or not metric.is_floating_point():
         raise ValueError(f"metric must be (N, d) float, got {tuple(metric.shape)} {metric.dtype}")
+    one_device(metric=metric, weight=weight)
     at = check_offsets(offsets, metric.shape[0])
     if weight is not None and weight.shape != metric.shape[:1]:
         raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._dispatch import use_triton
+from ._dispatch import one_device, use_triton
 from ._means import means_of, shares_of
 from .plan import Plan
 
@@ -20,7 +20,7 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
         (M, C) means in x.dtype, summed in float32 or better; zero where only weight 0 arrived.
 
     Raises:
-        ValueError: if the plan is for another number of tokens.
+        ValueError: if the plan is for another number of tokens, or on another device.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
@@ -28,6 +28,7 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
         raise ValueError(
             f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}"
         )
+    one_device(x=x, **plan._asdict())
     pooled: Tensor = _Pool.apply(x, *plan, use_triton("pool", x))
     return pooled
 

@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._dispatch import NARROW
+
 ROWS = 8  # rows of a group that are loaded at once
 CHANNELS = 256  # channels of a program
-NARROW = 128  # channels; rows of no more are summed token by token
 NARROW_GROUPS = 32  # groups of a program then
 FEW = 64  # groups a segment, on average, up to which the product is used
 HOT_GROUPS, HOT_WARPS = 32, 8  # of the product's tile
@@ -49,13 +50,14 @@ def means_kernel(
 def narrow_kernel(
     x, order, first, share, out, num, C: tl.constexpr, WIDE: tl.constexpr, GROUPS: tl.constexpr
 ):  # fmt: skip
-    """As `means_kernel`, GROUPS groups a program and a row of each at a time, as `merge_tile` sums."""
+    """As `means_kernel`, GROUPS groups a program and a row of each at a time, as `merge_tile` sums, in share's
+    type."""
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     live = group < num
     column = tl.arange(0, WIDE)
     begin = tl.load(first + group, mask=live, other=0)
     count = tl.load(first + group + 1, mask=live, other=0) - begin
-    acc = tl.zeros([GROUPS, WIDE], tl.float32)
+    acc = tl.zeros([GROUPS, WIDE], share.dtype.element_ty)
     for j in range(0, tl.max(count, axis=0)):
         there = live & (j < count)
         row = tl.load(order + begin + j, mask=there, other=0).to(tl.int64)
@@ -64,7 +66,7 @@ def narrow_kernel(
             x + row[:, None] * C + column[None, :],
             mask=(part != 0)[:, None] & (column < C)[None, :],
             other=0.0,
-        ).to(tl.float32)
+        ).to(share.dtype.element_ty)
         acc += part[:, None] * rows
     tl.store(out + group[:, None] * C + column[None, :], acc, mask=live[:, None] & (column < C)[None, :])
 
@@ -129,7 +131,7 @@ def spread_kernel(
     of = tl.load(group + row, mask=live, other=0).to(tl.int64)
     part = tl.load(share + row, mask=live, other=0.0)
     value = tl.load(y + of[:, None] * C + channel[None, :], mask=both, other=0.0)
-    tl.store(out + row[:, None] * C + channel[None, :], value.to(tl.float32) * part[:, None], mask=both)
+    tl.store(out + row[:, None] * C + channel[None, :], value.to(part.dtype) * part[:, None], mask=both)
 
 
 def means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None = None) -> Tensor:
@@ -203,8 +205,8 @@ def _spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
 
 
 def _kernel_dtype(x: Tensor) -> torch.dtype:
-    """What the kernel writes: on the CPU float32, for the interpreter cuts bfloat16 off, it doesn't round."""
-    return x.dtype if x.is_cuda else torch.float32
+    """What the kernel writes: no half on the CPU, for the interpreter cuts bfloat16 off, it doesn't round."""
+    return x.dtype if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
 
 
 LIBRARY.define("means(Tensor x, Tensor group, Tensor share, SymInt num, Tensor? starts) -> Tensor")

@@ -7,6 +7,7 @@ held.
 """
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,13 @@ class LocalMerge:
             return list(groups)
         sizes = torch.tensor([0, *(len(g) for g in groups)]).cumsum(0).int()
         tokens, metric = Tokens.join(g.tokens for g in groups), torch.cat([g.metric for g in groups])
-        device = metric.device
-        made = plan(
-            metric, sizes.to(device), torch.tensor(keep, device=device), weight=tokens.size,
-            schedule=schedule, score=self.config.score, order=self.config.order,
+        made = plan(  # lengths stay on the CPU: they decide what is launched
+            metric, sizes, torch.tensor(keep), weight=tokens.size, schedule=schedule,
+            score=self.config.score, order=self.config.order,
         )  # fmt: skip
         tokens, metric = pool_tokens(tokens, made), pool(metric, made)
-        ends, starts = made.offsets.tolist(), sizes.tolist()
+        starts = sizes.tolist()
+        ends = [0, *accumulate(min(k, len(g)) for g, k in zip(groups, keep, strict=True))]
         out = []
         for i, group in enumerate(groups):
             part = slice(ends[i], ends[i + 1])

@@ -32,11 +32,17 @@ def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(variant, chip):
 def test_every_kernel_is_among_them():
     import triton
 
-    from longcompress.kernels import attend_triton, novelty_triton, plan_tiles_triton, pool_triton
+    from longcompress.kernels import (
+        attend_triton,
+        metric_triton,
+        novelty_triton,
+        plan_tiles_triton,
+        pool_triton,
+    )
 
     there = {
         value
-        for module in (attend_triton, novelty_triton, plan_tiles_triton, pool_triton)
+        for module in (attend_triton, metric_triton, novelty_triton, plan_tiles_triton, pool_triton)
         for name, value in vars(module).items()
         if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
     }

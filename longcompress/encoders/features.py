@@ -1,14 +1,7 @@
-"""What both towers do alike: the metric of their features, and a check that they were loaded whole."""
+"""What both towers check alike: the width of their metric, and that they were loaded whole."""
 
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
-
-
-def head_mean(x: Tensor, width: int) -> Tensor:
-    """(N, d) float32 metric: mean over heads, `width` wide (or all of it), of features x (N, C)."""
-    return x.float().view(len(x), -1, min(width, x.shape[1])).mean(1)
 
 
 def check_width(width: int, channels: int) -> None:

@@ -9,8 +9,9 @@ from transformers import AutoConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..config import SoundConfig
+from ..kernels import head_mean
 from ..types import Encoded, Sound, Tokens
-from .features import check_whole, check_width, head_mean
+from .features import check_whole, check_width
 
 
 class SoundEncoder(nn.Module):

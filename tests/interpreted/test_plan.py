@@ -202,6 +202,25 @@ def test_the_operator_is_registered_well():
         )
 
 
+def test_every_public_operation_compiles_whole():
+    torch._dynamo.reset()
+    from longcompress.kernels import attend, head_mean, novelty
+
+    def step(x, query, previous, offsets):
+        new = novelty(head_mean(x, 4), previous)
+        state = attend(query, x, offsets, bias=new)
+        return state.read().sum() + state.max.sum(), new
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (24, 37):
+        x, query = normal(n, 12, seed=n).requires_grad_(), normal(3, 12, seed=1)
+        previous, offsets = torch.arange(n, dtype=torch.int32) - 1, offsets_of([n - 9, 9])
+        wanted, got = step(x, query, previous, offsets), compiled(x, query, previous, offsets)
+        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+        grads = [torch.autograd.grad(out[0], x)[0] for out in (wanted, got)]
+        assert torch.equal(*grads)
+
+
 def test_planning_and_pooling_compile_whole_for_any_size():
     torch._dynamo.reset()
 

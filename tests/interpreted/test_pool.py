@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress.kernels import Plan, plan, pool, pool_reference
+from longcompress.kernels import Plan, plan, pool, pool_reference, pool_triton
 from longcompress.kernels.pool_triton import means, spread
 
 from helpers import assert_close, drifting_patches, normal, offsets_of
@@ -73,6 +73,29 @@ def test_a_real_plan_of_ragged_segments_gives_the_reference():
     how = plan(metric, offsets, torch.tensor([7, 3, 2, 55]))
     x = normal(96, 48, seed=7)
     assert_close("pooled", pool(x, how), pool_reference(x, how), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_few_wide_groups_of_ragged_segments_are_a_product(dtype, monkeypatch):
+    monkeypatch.setattr(pool_triton, "means_kernel", None)  # must not be needed
+    lengths, width = [70, 0, 33, 1, 90], 150
+    x, metric = normal(sum(lengths), width, seed=20, dtype=dtype), normal(sum(lengths), 8, seed=21)
+    weight = torch.tensor(np.random.default_rng(3).integers(0, 5, sum(lengths)).astype(np.float32))
+    how = plan(metric, offsets_of(lengths), torch.tensor([40, 2, 33, 1, 7]), weight=weight)
+    got = pool(x, how)
+    assert got.dtype == dtype
+    assert_close("means", got.double(), oracle(x, how), TOLERANCE[dtype])
+    assert torch.equal(got, pool(x, how))
+
+
+def test_times_are_pooled_in_float64(dispatched):
+    x, how = normal(100, 1, seed=22, dtype=torch.float64) * 1e5, scattered(100, 9, 5)
+    got = pool(x, how)
+    assert dispatched == [("pool", True)] and got.dtype == torch.float64
+    assert_close("times", got, oracle(x, how), 1e-14)
+    x.requires_grad_()
+    pool(x, how).sum().backward()
+    assert_close("sum", x.grad.sum(), (how.mass > 0).double().sum(), 1e-14)
 
 
 def test_a_segment_alone_and_in_a_pack_agree_to_the_bit_and_so_do_two_runs():
