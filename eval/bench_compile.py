@@ -45,7 +45,7 @@ class Variant(NamedTuple):
 
 def variants(chip: int) -> Iterator[Variant]:
     """All kernels in the forms that are launched on `chip`, at the widths of the towers in use."""
-    from ..kernels import attend_triton, novelty_triton, pool_triton
+    from ..kernels import attend_triton, metric_triton, novelty_triton, pool_triton
 
     attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
         "CHANNELS": attend_triton.CHANNELS
@@ -60,6 +60,8 @@ def variants(chip: int) -> Iterator[Variant]:
             product = {"C": width, "SPLIT": kind == "bf16", "TOKENS": lanes, "CHANNELS": channels}
             product |= {"GROUPS": pool_triton.HOT_GROUPS}
             warps = pool_triton.HOT_WARPS
+            mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": metric_triton.ROWS}
+            yield Variant(metric_triton.head_mean_kernel, kind, ("x",), (), mean, 4, False)
             yield Variant(pool_triton.product_kernel, kind, ("x", "out"), ("group",), product, warps, True)
         narrow = {"C": 64, "WIDE": 64, "GROUPS": pool_triton.NARROW_GROUPS}
         yield Variant(pool_triton.narrow_kernel, kind, ("x", "out"), ("order", "first"), narrow, 4, False)

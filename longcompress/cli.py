@@ -325,7 +325,7 @@ def train(
     print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
 
 
-def bench(what: Literal["compile", "media", "memory", "merge", "quality", "quiz"], rest: list[str]) -> None:
+def bench(what: Literal["compile", "kernels", "media", "memory", "merge", "quality", "quiz"], rest: list[str]) -> None:
     """Measure reading films, memory, merging or answers; `longcompress bench media --help` has more.
 
     Args:

@@ -1,4 +1,4 @@
-"""Tensors on several devices are refused by name, before anything runs; the meta device stands in for a GPU."""
+"""Tensors on several devices are refused by name before anything runs; meta stands in for a GPU."""
 
 import pytest
 import torch

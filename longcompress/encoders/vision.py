@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..config import VisionConfig
+from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .features import check_whole, check_width, head_mean
+from .features import check_whole, check_width
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
