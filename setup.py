@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 plot = ["matplotlib>=3.8"]
 flash = ["flash-attn>=2.8; platform_system == 'Linux'"]
+xformers = ["xformers>=0.0.33; platform_system == 'Linux' and platform_machine == 'x86_64'"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
@@ -46,7 +47,8 @@ setup(
         "train": train,
         "triton": triton,
         "flash": flash,
-        "dev": [*dev, *plot, *web, *train, *triton],
+        "xformers": xformers,
+        "dev": [*dev, *plot, *web, *train, *triton, *xformers],
     },
     entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},
 )

@@ -1,12 +1,14 @@
 """A few queries read a stream of tokens chunk by chunk, with a running softmax."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._dispatch import can_wait, check_offsets, one_device, use_triton
+
+Backend = Literal["auto", "xformers"]
 
 
 class State(NamedTuple):
@@ -32,7 +34,13 @@ def start_state(num_streams: int, num_queries: int, width: int, device: torch.de
 
 
 def attend(
-    query: Tensor, x: Tensor, offsets: Tensor, *, bias: Tensor | None = None, state: State | None = None
+    query: Tensor,
+    x: Tensor,
+    offsets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    state: State | None = None,
+    backend: Backend = "auto",
 ) -> State:
     """The state after E queries read each segment's tokens; keys and values are x itself.
 
@@ -44,6 +52,8 @@ def attend(
         offsets: (S + 1,) int32, where each segment begins.
         bias: (N,) added to the scores (log size for merged tokens); None: zero.
         state: what was read before, for each of the S segments; None: nothing.
+        backend: "auto" is Triton on a GPU and torch elsewhere; "xformers" its block-diagonal attention, which
+            has no gradient.
 
     Returns:
         State, float32, with gradients to query, x, bias and state.
@@ -60,6 +70,8 @@ def attend(
         )
     if bias is not None and bias.shape != x.shape[:1]:
         raise ValueError(f"bias must be (N,) = ({len(x)},) like x, got {tuple(bias.shape)}")
+    if backend not in ("auto", "xformers"):
+        raise ValueError(f"backend must be 'auto' or 'xformers', got {backend!r}")
     one_device(query=query, x=x, bias=bias, **({} if state is None else state._asdict()))
     fused = use_triton("attend", x)
     at = None if fused and not can_wait(x) else check_offsets(offsets, len(x))
@@ -69,6 +81,10 @@ def attend(
     elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
         got = [tuple(part.shape) for part in state]
         raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
+    if backend == "xformers":
+        from .attend_xformers import attend_xformers
+
+        return State(*attend_xformers(query, x, at or check_offsets(offsets, len(x)), bias, state))
     if at is None or fused:
         from .attend_triton import attend_triton
 

@@ -57,7 +57,9 @@ class VisionConfig:
         block: pictures a run of the tower takes, always.
         skip: mean absolute change of a picture (0 to 1) below which it takes the features of the one before,
             within a block; 0: never. Sessions count these pictures (`stats`).
-        attention: transformers' attn_implementation.
+        merge_per_layer: pairs of patches that become one in every layer of a CLIP, SigLIP, DINOv2 or ViT tower
+            (ToMe), which makes it faster and its features less exact; each patch takes its group's. 0: none.
+        attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
     """
 
     base: str = ""
@@ -66,10 +68,13 @@ class VisionConfig:
     width: int = 64
     block: int = 8
     skip: float = 0.0
+    merge_per_layer: int = 0
     attention: str = "sdpa"
 
     def __post_init__(self) -> None:
         _positive(self, "width", "block")
+        if self.merge_per_layer < 0:
+            raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
 
 
 @dataclass(frozen=True)

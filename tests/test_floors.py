@@ -73,7 +73,7 @@ HOMES = {
     "aiohttp": ("longcompress/media*.py",),
     "triton": ("kernels/*_triton.py", "eval/bench_compile.py"),
     "webdataset": ("train/shards.py",),
-    "xformers": ("longcompress/encoders/*", "longcompress/hosts/*"),
+    "xformers": ("kernels/attend_xformers.py",),
     "matplotlib": ("longcompress/plot.py",),
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py",),

@@ -1,6 +1,7 @@
 """Pictures to tokens: any transformers vision tower (CLIP, SigLIP, DINOv2/v3, ViT, ConvNeXt, ...)."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..config import VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
 from .features import check_whole, check_width
+from .tower_merge import check_tower, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -55,6 +57,9 @@ class VisionEncoder(nn.Module):
         self.norm = (mean, std)
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=tower.device)
+            if config.merge_per_layer:
+                at = range(tower.config.num_hidden_layers + 1)[config.layer]
+                check_tower(tower, self.normal(probe), self.num_patches(), at)
             x, summary = self.features(probe)
         self.cells, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
@@ -113,25 +118,39 @@ class VisionEncoder(nn.Module):
         Args:
             pixels: (T, size_px, size_px, 3) uint8.
         """
-        weight = next(self.tower.parameters())
-        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
-        states = self.tower(pixel_values=(x - mean) / std, output_hidden_states=True).hidden_states
-        chosen = states[self.config.layer]
+        x = self.normal(pixels)
         num = self.config.summary_layers
+        states: Sequence[Tensor] | Mapping[int, Tensor]
+        if self.config.merge_per_layer:
+            at = range(self.tower.config.num_hidden_layers + 1)[self.config.layer]
+            wanted = range(max(0, min(at, at + 1 - num)), at + 1)
+            states = merged_states(self.tower, x, self.config.merge_per_layer, self.num_patches(), wanted)
+        else:
+            states = self.tower(pixel_values=x, output_hidden_states=True).hidden_states
+            at = range(len(states))[self.config.layer]
+        chosen = states[at]
         if chosen.dim() == 4:  # convolutional: (T, C, h, w), no class token; the mean of the cells stands in
             x = chosen.flatten(2).transpose(1, 2)
             return x, (x.mean(1, keepdim=True) if num else None)
-        side = self.tower.config.patch_size
-        num_patches = (self.size_px // side) ** 2
-        first = chosen.shape[1] - num_patches  # class token, and registers where a tower has them
-        at = self.config.layer % len(states)
+        first = chosen.shape[1] - self.num_patches()  # class token, and registers where a tower has them
         if not num:
             return chosen[:, first:], None
         if at + 1 < num:
             raise ValueError(f"summary_layers must be <= {at + 1}, the states up to layer {at}, got {num}")
-        of = [s[:, 0] if first else s.mean(1) for s in states[at + 1 - num : at + 1]]
+        of = [states[k][:, 0] if first else states[k].mean(1) for k in range(at + 1 - num, at + 1)]
         return chosen[:, first:], torch.stack(of, 1)
+
+    def normal(self, pixels: Tensor) -> Tensor:
+        """(T, 3, size_px, size_px) in the tower's dtype, as it takes them, of pixels (T, size_px, size_px, 3)."""
+        weight = next(self.tower.parameters())
+        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
+        return (x - mean) / std
+
+    def num_patches(self) -> int:
+        """Patches of a picture, of a tower that cuts it into patches."""
+        side: int = self.tower.config.patch_size
+        return (self.size_px // side) ** 2
 
     @staticmethod
     def change(a: Tensor, b: Tensor) -> float:
