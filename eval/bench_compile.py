@@ -81,7 +81,6 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
     from ..kernels import plan_tiles_triton, plan_triton
 
     keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
-    odds = plan_triton.ODDS if chip >= 90 else plan_triton.FEW_ODDS
     warps = plan_triton.WARPS
     yield Variant(plan_tiles_triton.rank_kernel, "fp32", (), (), keys, warps, False)
     for ranked in (True, False):
@@ -107,11 +106,10 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
                 plan_tiles_triton.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False
             )
             for fast in (0, 2):
-                tile = of | {"FAST": fast, "EVENS": plan_triton.EVENS}
-                yield Variant(
-                    plan_tiles_triton.match_kernel, "fp32", (), (), tile | {"ODDS": odds}, warps, True
-                )
-            few = of | {"FAST": 0, "EVENS": plan_triton.EVENS, "ODDS": plan_triton.FEW_ODDS}
+                tile = plan_triton.tile_of(width, chip // 10)
+                how = of | {"FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
+                yield Variant(plan_tiles_triton.match_kernel, "fp32", (), (), how, tile["num_warps"], True)
+            few = of | {"FAST": 0, "EVENS": plan_triton.FEW_EVENS, "ODDS": plan_triton.FEW_ODDS}
             for reference in (True, False):
                 whole = few | keys | last | {"REFERENCE": reference}
                 yield Variant(

@@ -16,7 +16,7 @@ from .plan_tiles_triton import (
     tail_kernel,
 )
 
-EVENS = 64  # rows of a tile of scores
+EVENS, FEW_EVENS = 128, 64  # rows of a tile of scores; the few for a deep metric and in a tail
 ODDS, FEW_ODDS = 32, 16  # columns of it; the few where more would spill: an A100, and a tail
 SEATS, KEYS = 64, 16  # rows and columns of a tile of comparisons
 GROUPS, TAIL_GROUPS = 8, 16  # groups merged at once
@@ -67,7 +67,8 @@ def plan_triton(
         ) from error
     num, width = metric.shape
     whole = dict(_depth(width), D=width, WARD=ward, FAST=0 if not fast else 2 if metric.is_cuda else 1)
-    odds = FEW_ODDS if metric.is_cuda and torch.cuda.get_device_capability(metric.device)[0] < 9 else ODDS
+    capability = torch.cuda.get_device_capability(metric.device)[0] if metric.is_cuda else 9
+    tile = tile_of(width, capability)
     wide_keys = layout.longest > NARROW
     no_key = (1 << 63) - 1 if wide_keys else (1 << 31) - 1
     group, mass = layout.local.clone(), metric.new_empty((layout.num_groups,))
@@ -84,10 +85,8 @@ def plan_triton(
     now: tuple[Tensor, ...] = (metric, *measured, weight)
     for k, a_round in enumerate(layout.rounds):
         rows = layout.rows[a_round.first :]
-        blocks = triton.cdiv((a_round.most + 1) // 2, EVENS)
-        match_kernel[(blocks * a_round.num,)](
-            *now[:3], best, partner, key, rows, blocks, EVENS=EVENS, ODDS=odds, num_warps=WARPS, **whole
-        )
+        blocks = triton.cdiv((a_round.most + 1) // 2, tile["EVENS"])
+        match_kernel[(blocks * a_round.num,)](*now[:3], best, partner, key, rows, blocks, **tile, **whole)
         blocks = triton.cdiv((a_round.most + 1) // 2, SEATS)
         if a_round.ranked:
             rank_kernel[(blocks * a_round.num,)](
@@ -111,7 +110,7 @@ def plan_triton(
         if len(some):
             tail_kernel[(len(some),)](
                 *state, *tails, *scratches, mass, group, some, layout.steps, NO_KEY=no_key,
-                REFERENCE=reference, EVENS=EVENS, ODDS=FEW_ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
+                REFERENCE=reference, EVENS=FEW_EVENS, ODDS=FEW_ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
                 num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
             )  # fmt: skip
     return group, mass, layout.starts.clone()
@@ -135,6 +134,16 @@ def measure(metric: Tensor, weight: Tensor, ward: bool) -> tuple[Tensor, Tensor]
             num_warps=WARPS,
         )  # fmt: skip
     return square, scale
+
+
+def tile_of(width: int, capability: int) -> dict[str, int]:
+    """Rows and columns of a tile of scores and the warps that share it, for metrics (N, width) on a chip."""
+    deep = width > DEEP
+    return {
+        "EVENS": FEW_EVENS if deep else EVENS,
+        "ODDS": ODDS if capability >= 9 else FEW_ODDS,
+        "num_warps": 4 if deep else 8,
+    }
 
 
 def _depth(width: int) -> dict[str, int]:

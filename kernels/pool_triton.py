@@ -50,7 +50,7 @@ def means_kernel(
 def narrow_kernel(
     x, order, first, share, out, num, C: tl.constexpr, WIDE: tl.constexpr, GROUPS: tl.constexpr
 ):  # fmt: skip
-    """As `means_kernel`, GROUPS groups a program, a row of each at a time as in `merge_tile`, in share's type."""
+    """`means_kernel` for many groups a program, a row of each at a time as in `plan`, in share's dtype."""
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     live = group < num
     column = tl.arange(0, WIDE)

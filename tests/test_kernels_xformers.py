@@ -1,4 +1,4 @@
-"""`attend` through xformers. Its operators need a GPU; plain softmax under its own mask stands in for them."""
+"""`attend` through xformers. Its operators need a GPU; softmax under its own mask stands in for them."""
 
 import pytest
 import torch

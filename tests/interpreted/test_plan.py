@@ -23,10 +23,11 @@ def matched(x, w, score, fast=0, width=None):
     best = flat.new_empty((len(flat),))
     partner, key = (flat.new_empty((len(flat),), dtype=torch.int32) for _ in range(2))
     wide = max(16, triton.next_power_of_2(d))
-    blocks = triton.cdiv((n + 1) // 2, 64)
+    tile = plan_triton.tile_of(d, 9)
+    blocks = triton.cdiv((n + 1) // 2, tile["EVENS"])
     plan_tiles_triton.match_kernel[(segments * blocks,)](
         flat, *measured, best, partner, key, layout.rows, blocks, D=d, WIDE=wide, SLICE=width or wide,
-        WARD=score == "ward", FAST=fast, EVENS=64, ODDS=32, num_warps=4,
+        WARD=score == "ward", FAST=fast, **tile,
     )  # fmt: skip
     even = (n + 1) // 2
     return best.view(segments, n)[:, :even], partner.view(segments, n)[:, :even].long()
@@ -46,7 +47,7 @@ def scores64(x: torch.Tensor, w: torch.Tensor, score: str) -> torch.Tensor:
 @pytest.mark.parametrize("score", ["ward", "cosine"])
 @pytest.mark.parametrize(
     ("segments", "n", "d", "width"),
-    [(1, 2, 4, None), (3, 7, 5, None), (2, 150, 64, None), (1, 129, 24, None), (1, 70, 200, 64)],
+    [(1, 2, 4, None), (3, 7, 5, None), (2, 150, 64, None), (1, 300, 24, None), (1, 70, 200, 32)],
 )
 def test_no_partner_is_worse_than_the_best(segments, n, d, width, score):
     x = drifting_patches(segments, n, d, seed=n).float().view(segments, n, d)
