@@ -18,8 +18,8 @@ CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 
 KINDS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
 INTEGERS = (
-    "partner", "rank", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key", "offsets",
-    "previous", "tokens", "groups",
+    "partner", "rank", "gone", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key",
+    "offsets", "previous", "tokens", "groups",
 )  # fmt: skip
 NUMBERS = ("blocks", "num")
 
@@ -43,8 +43,8 @@ class Variant(NamedTuple):
         return f"{self.kernel.__name__.removesuffix('_kernel')} {self.kind} {' '.join(words)}"
 
 
-def variants(chip: int) -> Iterator[Variant]:
-    """All kernels in the forms that are launched on `chip`, at the widths of the towers in use."""
+def variants() -> Iterator[Variant]:
+    """All kernels in the forms that are launched, at the widths of the towers in use."""
     from ..kernels import attend_triton, metric_triton, novelty_triton, pool_triton
 
     attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
@@ -74,19 +74,20 @@ def variants(chip: int) -> Iterator[Variant]:
         yield Variant(attend_triton.read_kernel, kind, ("x",), (), wide, 4, True)
         yield Variant(attend_triton.score_grad_kernel, kind, ("x",), ("first",), wide, 4, True)
         yield Variant(attend_triton.token_grad_kernel, kind, ("x", "dx"), (), wide, 4, True)
-    yield from _plan_variants(chip)
+    yield from _plan_variants()
 
 
-def _plan_variants(chip: int) -> Iterator[Variant]:
-    from ..kernels import plan_tiles_triton, plan_triton
+def _plan_variants() -> Iterator[Variant]:
+    from ..kernels import plan_rounds_triton, plan_triton
 
     keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
     warps = plan_triton.WARPS
-    yield Variant(plan_tiles_triton.rank_kernel, "fp32", (), (), keys, warps, False)
+    yield Variant(plan_rounds_triton.rank_kernel, "fp32", (), (), keys, warps, False)
+    yield Variant(plan_rounds_triton.gone_kernel, "fp32", (), (), keys, 1, False)
     for ranked in (True, False):
         for reference in (True, False):
             how = keys | {"RANKED": ranked, "REFERENCE": reference}
-            yield Variant(plan_tiles_triton.place_kernel, "fp32", (), (), how, warps, False)
+            yield Variant(plan_rounds_triton.place_kernel, "fp32", (), (), how, warps, False)
     for width in (32, 64, 1024):
         deep = {"D": width, "WIDE": width, "SLICE": width if width <= plan_triton.DEEP else plan_triton.SLICE}
         for ward in (True, False):
@@ -94,7 +95,7 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
             rest = {"GROUPS": plan_triton.GROUPS, "TOKENS": plan_triton.TOKENS}
             last = rest | {"GROUPS": plan_triton.TAIL_GROUPS}
             yield Variant(
-                plan_tiles_triton.squares_kernel,
+                plan_rounds_triton.squares_kernel,
                 "fp32",
                 (),
                 (),
@@ -103,17 +104,17 @@ def _plan_variants(chip: int) -> Iterator[Variant]:
                 False,
             )
             yield Variant(
-                plan_tiles_triton.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False
+                plan_rounds_triton.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False
             )
             for fast in (0, 2):
-                tile = plan_triton.tile_of(width, chip // 10)
+                tile = plan_triton.tile_of(width)
                 how = of | {"FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
-                yield Variant(plan_tiles_triton.match_kernel, "fp32", (), (), how, tile["num_warps"], True)
-            few = of | {"FAST": 0, "EVENS": plan_triton.FEW_EVENS, "ODDS": plan_triton.FEW_ODDS}
+                yield Variant(plan_rounds_triton.match_kernel, "fp32", (), (), how, tile["num_warps"], True)
+            few = of | {"FAST": 0, "EVENS": plan_triton.FEW_EVENS, "ODDS": plan_triton.ODDS}
             for reference in (True, False):
                 whole = few | keys | last | {"REFERENCE": reference}
                 yield Variant(
-                    plan_tiles_triton.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True
+                    plan_rounds_triton.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True
                 )
 
 
@@ -168,7 +169,7 @@ def measure(out: str | None = None) -> list[dict[str, Any]]:
         raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
     rows = []
     for chip in CHIPS:
-        for variant in variants(chip):
+        for variant in variants():
             got = compiled(variant, chip)
             rows.append({"kernel": variant.name, "chip": f"sm_{chip}", "warps": variant.warps, **got})
             print(

@@ -1,4 +1,4 @@
-"""The Triton kernels of `plan`: a round in four steps, for all segments at once or in one program a segment.
+"""The steps of a round of `plan` in Triton, each for a tile of a segment; `plan_rounds_triton` runs them.
 
 A round over n tokens, even and odd seats:
 - *match*: each even seat's best odd seat, the odd ones going by in tiles; its key is (partner, seat).
@@ -10,8 +10,6 @@ A round over n tokens, even and odd seats:
 
 import triton
 import triton.language as tl
-
-COLUMNS = tl.constexpr(8)  # of the rows that say what a round does to a segment: see plan_layout
 
 
 @triton.jit
@@ -31,6 +29,37 @@ def scale_of(square, weight, WARD: tl.constexpr):
 
 
 @triton.jit
+def octave(square, UP: tl.constexpr):
+    """The power of two at or below a length, from its square; or one over it. 1 for a zero vector."""
+    k = ((square.to(tl.int32, bitcast=True) >> 23) - 127) >> 1
+    k = tl.where(square > 0, tl.maximum(k, -63), 0)
+    bits = (127 + k) << 23 if UP else (127 - k) << 23
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def products(a, b, FAST: tl.constexpr):
+    """a @ b of float32 rows and columns whose lengths are about 1.
+
+    Exact: each factor as two float16 of 11 bits, three products on the tensor cores; half the work of three
+    in tf32, and as near to float32. FAST: 2 bfloat16; 1 the same for the interpreter, which has none.
+    """
+    if FAST == 2:
+        dots = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+    elif FAST == 1:
+        dots = tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
+    else:
+        a_high = a.to(tl.float16)
+        b_high = b.to(tl.float16)
+        a_low = (a - a_high.to(tl.float32)).to(tl.float16)
+        b_low = (b - b_high.to(tl.float32)).to(tl.float16)
+        dots = tl.dot(a_low, b_high)
+        dots = tl.dot(a_high, b_low, dots)
+        dots = tl.dot(a_high, b_high, dots)
+    return dots
+
+
+@triton.jit
 def match_tile(
     x, square, scale, best, partner, key, base, n, tile, D: tl.constexpr,
     WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr,
@@ -46,12 +75,12 @@ def match_tile(
     scale_a = tl.load(scale + row, mask=live, other=1.0)
     column = tl.arange(0, SLICE)
     filled = live & shown(scale_a, WARD)
+    lift_a = octave(square_a, False) if WARD else scale_a  # to lengths of about 1; or of 1
     if WIDE == SLICE:
         a = tl.load(
             x + row[:, None] * D + column[None, :], mask=filled[:, None] & (column < D)[None, :], other=0.0
         )
-        if not WARD:
-            a = a * scale_a[:, None]
+        a = a * lift_a[:, None]
     top = tl.full([EVENS], float("-inf"), tl.float32)
     at = tl.zeros([EVENS], tl.int32)
     for first in range(0, num_odd, ODDS):
@@ -61,18 +90,14 @@ def match_tile(
         square_b = tl.load(square + other, mask=there, other=0.0)
         scale_b = tl.load(scale + other, mask=there, other=1.0)
         seen = there & shown(scale_b, WARD)
+        lift_b = octave(square_b, False)
+        lower_b = octave(square_b, True)
         if WIDE == SLICE:
             b = tl.load(
                 x + other[None, :] * D + column[:, None],
-                mask=seen[None, :] & (column < D)[:, None],
-                other=0.0,
-            )
-            if FAST == 2:
-                dots = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-            elif FAST == 1:  # the interpreter can't multiply bfloat16
-                dots = tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
-            else:
-                dots = tl.dot(a, b, input_precision="tf32x3")
+                mask=seen[None, :] & (column < D)[:, None], other=0.0,
+            )  # fmt: skip
+            dots = products(a, b * lift_b[None, :], FAST)
         else:
             dots = tl.zeros([EVENS, ODDS], tl.float32)
             for slice in range(0, D, SLICE):
@@ -85,20 +110,15 @@ def match_tile(
                     x + other[None, :] * D + (slice + column)[:, None],
                     mask=seen[None, :] & inside[:, None], other=0.0,
                 )  # fmt: skip
-                if not WARD:
-                    a = a * scale_a[:, None]
-                if FAST == 2:
-                    dots += tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-                elif FAST == 1:
-                    dots += tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
-                else:
-                    dots += tl.dot(a, b, input_precision="tf32x3")
+                dots += products(a * lift_a[:, None], b * lift_b[None, :], FAST)
         if WARD:
-            score = (2 * dots - square_a[:, None] - square_b[None, :]) / (scale_a[:, None] + scale_b[None, :])
+            twice = 2 * octave(square_a, True)
+            score = dots * lower_b[None, :] * twice[:, None] - square_a[:, None] - square_b[None, :]
+            score = score / (scale_a[:, None] + scale_b[None, :])
             score = tl.where(there[None, :], score, float("-inf"))
         else:
             level = tl.where(there, tl.where(scale_b == 0, -1.0, 0.0), float("-inf"))
-            score = dots * scale_b[None, :] + level[None, :]
+            score = dots * (lower_b * scale_b)[None, :] + level[None, :]
         value, index = tl.max(score, axis=1, return_indices=True)
         better = value > top  # not >=: ties go to the lowest seat
         at = tl.where(better, first + index, at)
@@ -135,8 +155,22 @@ def rank_tile(
 
 
 @triton.jit
+def gone_tile(key, gone, base, n, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
+    """gone[e] = even seats up to e that have a key, of SEATS even seats."""
+    num_even = (n + 1) // 2
+    lane = tl.arange(0, SEATS)
+    before = tl.zeros([SEATS], tl.int32)
+    for first in range(0, tile * SEATS, SEATS):
+        before += (tl.load(key + base + first + lane) < NO_KEY).to(tl.int32)
+    seat = tile * SEATS + lane
+    live = seat < num_even
+    mine = (tl.load(key + base + seat, mask=live, other=NO_KEY) < NO_KEY).to(tl.int32)
+    tl.store(gone + base + seat, tl.sum(before, axis=0) + tl.cumsum(mine, axis=0), mask=live)
+
+
+@triton.jit
 def place_tile(
-    partner, key, rank, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
+    partner, key, rank, gone, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
     RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """target (where a seat's token goes), order (seats by that) and first_slot (where each goal's seats are
@@ -155,18 +189,12 @@ def place_tile(
     below = tl.zeros([SEATS, KEYS], tl.int32)  # keys less than the even seat's
     below_odd = tl.zeros([SEATS, KEYS], tl.int32)  # keys that join lower odd seats
     upto_odd = tl.zeros([SEATS, KEYS], tl.int32)  # and those that join this one from a lower seat
-    gone = tl.zeros([SEATS, KEYS], tl.int32)  # even seats up to this one that join
-    gone_join = tl.zeros([SEATS, KEYS], tl.int32)  # even seats up to the partner that join
     for first in range(0, num_even, KEYS):
         number = first + tl.arange(0, KEYS)
         others = tl.load(key + base + number, mask=number < num_even, other=NO_KEY)
         below += (others[None, :] < asked[:, None]).to(tl.int32)
         below_odd += (others[None, :] < own[:, None]).to(tl.int32)
         upto_odd += (others[None, :] <= (own + wide)[:, None]).to(tl.int32)
-        if RANKED and not REFERENCE:
-            there = (others < NO_KEY)[None, :]
-            gone += (there & (number[None, :] <= seat[:, None])).to(tl.int32)
-            gone_join += (there & (number[None, :] <= join[:, None])).to(tl.int32)
     below = tl.sum(below, axis=1)
     below_odd = tl.sum(below_odd, axis=1)
     upto_odd = tl.sum(upto_odd, axis=1)
@@ -179,10 +207,14 @@ def place_tile(
         slot_odd = left + seat + upto_odd
         first_odd = left + seat + below_odd
     else:
-        gone = tl.sum(gone, axis=1) if RANKED else seat + 1  # without ranks all have gone
-        gone_join = tl.sum(gone_join, axis=1) if RANKED else join + 1
-        goal_odd = 2 * seat + 1 - gone
-        goal_even = tl.where(joins, 2 * join + 1 - gone_join, 2 * seat - gone)
+        if RANKED:
+            gone_here = tl.load(gone + base + seat, mask=even, other=0)
+            gone_join = tl.load(gone + base + join, mask=joins, other=0)
+        else:  # all have gone
+            gone_here = seat + 1
+            gone_join = join + 1
+        goal_odd = 2 * seat + 1 - gone_here
+        goal_even = tl.where(joins, 2 * join + 1 - gone_join, 2 * seat - gone_here)
         slot_even = goal_even + below + tl.where(joins, (join < seat).to(tl.int32), 0)
         slot_odd = goal_odd + upto_odd
         first_odd = goal_odd + below_odd
@@ -247,174 +279,3 @@ def compose_tile(group, target, base, raw_at, raw_tokens, final, first, TOKENS: 
     before = tl.load(group + raw_at + token, mask=live, other=0)
     goal = tl.load(target + base + before, mask=live, other=0) + tl.maximum(final, 0)
     tl.store(group + raw_at + token, goal, mask=live)
-
-
-@triton.jit(do_not_specialize=["num"])
-def squares_kernel(
-    x, weight, square, scale, num, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr,
-    ROWS: tl.constexpr,
-):  # fmt: skip
-    """square[i] = |x[i]|^2, 0 where the weight is 0, and the scale."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    live = row < num
-    mass = tl.load(weight + row, mask=live, other=0.0)
-    filled = live & (mass > 0)
-    column = tl.arange(0, SLICE)
-    total = tl.zeros([ROWS], tl.float32)
-    for slice in range(0, D, SLICE):
-        value = tl.load(
-            x + row[:, None] * D + (slice + column)[None, :],
-            mask=filled[:, None] & (slice + column < D)[None, :], other=0.0,
-        )  # fmt: skip
-        total += tl.sum(value * value, axis=1)
-    tl.store(square + row, total, mask=live)
-    tl.store(scale + row, scale_of(total, mass, WARD), mask=live)
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def match_kernel(
-    x, square, scale, best, partner, key, rows, blocks, D: tl.constexpr, WIDE: tl.constexpr,
-    SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr, ODDS: tl.constexpr,
-):  # fmt: skip
-    """`match_tile` of every segment of a round; a segment's programs lie side by side."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
-    if tile * EVENS < (n + 1) // 2:
-        match_tile(
-            x, square, scale, best, partner, key, base, n, tile, D, WIDE, SLICE, WARD, FAST, EVENS, ODDS
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def rank_kernel(
-    best, key, rank, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr,
-    KEYS: tl.constexpr,
-):  # fmt: skip
-    """`rank_tile` of every segment of a round."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
-    pairs = tl.load(row + 2)
-    if tile * SEATS < (n + 1) // 2:
-        rank_tile(best, key, rank, base, n, pairs, tile, NO_KEY, SEATS, KEYS)
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def place_kernel(
-    partner, key, rank, order, target, first_slot, rows, blocks, NO_KEY: tl.constexpr,
-    RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
-):  # fmt: skip
-    """`place_tile` of every segment of a round."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
-    pairs = tl.load(row + 2)
-    if tile * SEATS < (n + 1) // 2:
-        place_tile(
-            partner, key, rank, order, target, first_slot, base, n, pairs, tile, NO_KEY, RANKED, REFERENCE,
-            SEATS, KEYS,
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def merge_kernel(
-    x, weight, order, target, first_slot, half_x, half_square, half_scale, half_weight, tail_x,
-    tail_square, tail_scale, tail_weight, mass, group, rows, blocks, D: tl.constexpr, SLICE: tl.constexpr,
-    WARD: tl.constexpr, GROUPS: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
-    """`merge_tile` of every segment of a round, and the map of its raw tokens, dealt out to its programs."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
-    pairs = tl.load(row + 2)
-    out = tl.load(row + 3).to(tl.int64)
-    raw_at = tl.load(row + 4).to(tl.int64)
-    raw_tokens = tl.load(row + 5)
-    final = tl.load(row + 6)
-    if tile * GROUPS < n - pairs:
-        if out < -1:
-            merge_tile(
-                x, weight, order, first_slot, tail_x, tail_square, tail_scale, tail_weight, mass, base, n,
-                pairs, -2 - out, final, tile, D, SLICE, WARD, GROUPS,
-            )  # fmt: skip
-        else:
-            merge_tile(
-                x, weight, order, first_slot, half_x, half_square, half_scale, half_weight, mass, base, n,
-                pairs, out, final, tile, D, SLICE, WARD, GROUPS,
-            )  # fmt: skip
-    for first in range(tile * TOKENS, raw_tokens, blocks * TOKENS):
-        compose_tile(group, target, base, raw_at, raw_tokens, final, first, TOKENS)
-
-
-@triton.jit
-def tail_kernel(
-    x, square, scale, weight, tail_x, tail_square, tail_scale, tail_weight, best, partner, key, rank, order,
-    target, first_slot, mass, group, tails, steps, NO_KEY: tl.constexpr, REFERENCE: tl.constexpr,
-    D: tl.constexpr, WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr,
-    EVENS: tl.constexpr, ODDS: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr, GROUPS: tl.constexpr,
-    TOKENS: tl.constexpr,
-):  # fmt: skip
-    """All remaining rounds of a segment; between them its tokens lie in the halves of its room in turn.
-
-    The scratch arrays (best to first_slot) are those of the tails' buffer: row `room` on is this segment's.
-    """
-    row = tails + tl.program_id(0).to(tl.int64) * COLUMNS
-    base = tl.load(row).to(tl.int64)
-    begin = tl.load(row + 1)
-    end = tl.load(row + 2)
-    room = tl.load(row + 3).to(tl.int64)
-    raw_at = tl.load(row + 4).to(tl.int64)
-    raw_tokens = tl.load(row + 5)
-    start = tl.load(row + 6)
-    half = tl.load(steps + 2 * begin)
-    from_x = x + base * D
-    from_square = square + base
-    from_scale = scale + base
-    from_weight = weight + base
-    best += room
-    partner += room
-    key += room
-    rank += room
-    order += room
-    target += room
-    first_slot += room
-    out = room
-    for step in range(begin, end):
-        n = tl.load(steps + 2 * step)
-        pairs = tl.load(steps + 2 * step + 1)
-        final = tl.where(step == end - 1, start, -1)
-        goes = tl.where(step == end - 1, -1, out)
-        num_even = (n + 1) // 2
-        for tile in range(0, tl.cdiv(num_even, EVENS)):
-            match_tile(
-                from_x, from_square, from_scale, best, partner, key, 0, n, tile, D, WIDE, SLICE, WARD, FAST,
-                EVENS, ODDS,
-            )  # fmt: skip
-        tl.debug_barrier()
-        for tile in range(0, tl.cdiv(num_even, SEATS)):
-            rank_tile(best, key, rank, 0, n, pairs, tile, NO_KEY, SEATS, KEYS)
-        tl.debug_barrier()
-        for tile in range(0, tl.cdiv(num_even, SEATS)):
-            place_tile(
-                partner, key, rank, order, target, first_slot, 0, n, pairs, tile, NO_KEY, True, REFERENCE,
-                SEATS, KEYS,
-            )  # fmt: skip
-        tl.debug_barrier()
-        for tile in range(0, tl.cdiv(n - pairs, GROUPS)):
-            merge_tile(
-                from_x, from_weight, order, first_slot, tail_x, tail_square, tail_scale, tail_weight, mass, 0,
-                n, pairs, goes, final, tile, D, SLICE, WARD, GROUPS,
-            )  # fmt: skip
-        for first in range(0, raw_tokens, TOKENS):
-            compose_tile(group, target, 0, raw_at, raw_tokens, final, first, TOKENS)
-        tl.debug_barrier()
-        from_x = tail_x + out * D
-        from_square = tail_square + out
-        from_scale = tail_scale + out
-        from_weight = tail_weight + out
-        out = 2 * room + half - out  # the other half

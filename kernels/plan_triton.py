@@ -7,7 +7,8 @@ import triton
 from torch import Tensor
 
 from .plan_layout import layout_of
-from .plan_tiles_triton import (
+from .plan_rounds_triton import (
+    gone_kernel,
     match_kernel,
     merge_kernel,
     place_kernel,
@@ -17,7 +18,7 @@ from .plan_tiles_triton import (
 )
 
 EVENS, FEW_EVENS = 128, 64  # rows of a tile of scores; the few for a deep metric and in a tail
-ODDS, FEW_ODDS = 32, 16  # columns of it; the few where more would spill: an A100, and a tail
+ODDS = 32  # columns of it
 SEATS, KEYS = 64, 16  # rows and columns of a tile of comparisons
 GROUPS, TAIL_GROUPS = 8, 16  # groups merged at once
 TOKENS = 1024  # raw tokens whose map is composed at once
@@ -67,8 +68,7 @@ def plan_triton(
         ) from error
     num, width = metric.shape
     whole = dict(_depth(width), D=width, WARD=ward, FAST=0 if not fast else 2 if metric.is_cuda else 1)
-    capability = torch.cuda.get_device_capability(metric.device)[0] if metric.is_cuda else 9
-    tile = tile_of(width, capability)
+    tile = tile_of(width)
     wide_keys = layout.longest > NARROW
     no_key = (1 << 63) - 1 if wide_keys else (1 << 31) - 1
     group, mass = layout.local.clone(), metric.new_empty((layout.num_groups,))
@@ -78,7 +78,9 @@ def plan_triton(
     scratch = max(num, *layout.half_rows, layout.tail_rows)
     best = metric.new_empty((scratch,))
     key = metric.new_empty((scratch,), dtype=torch.int64 if wide_keys else torch.int32)
-    partner, rank, order, target, first = (metric.new_empty((scratch,), dtype=torch.int32) for _ in range(5))
+    partner, rank, gone, order, target, first = (
+        metric.new_empty((scratch,), dtype=torch.int32) for _ in range(6)
+    )
     halves = [_state(metric, rows) for rows in layout.half_rows]
     tails = _state(metric, layout.tail_rows)
     tiles = {"SEATS": SEATS, "KEYS": KEYS}
@@ -92,9 +94,12 @@ def plan_triton(
             rank_kernel[(blocks * a_round.num,)](
                 best, key, rank, rows, blocks, NO_KEY=no_key, num_warps=WARPS, **tiles
             )
+            gone_kernel[(blocks * a_round.num,)](
+                key, gone, rows, blocks, NO_KEY=no_key, SEATS=SEATS, num_warps=1
+            )
         place_kernel[(blocks * a_round.num,)](
-            partner, key, rank, order, target, first, rows, blocks, NO_KEY=no_key, RANKED=a_round.ranked,
-            REFERENCE=reference, num_warps=WARPS, **tiles,
+            partner, key, rank, gone, order, target, first, rows, blocks, NO_KEY=no_key,
+            RANKED=a_round.ranked, REFERENCE=reference, num_warps=WARPS, **tiles,
         )  # fmt: skip
         blocks = triton.cdiv(a_round.most, GROUPS)
         merge_kernel[(blocks * a_round.num,)](
@@ -102,7 +107,7 @@ def plan_triton(
             SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=MERGE_WARPS,
         )  # fmt: skip
         now = halves[k % 2]
-    scratches = (best, partner, key, rank, order, target, first)
+    scratches = (best, partner, key, rank, gone, order, target, first)
     of_metric, of_rounds = layout.tails.split(
         (layout.num_raw_tails, len(layout.tails) - layout.num_raw_tails)
     )
@@ -110,7 +115,7 @@ def plan_triton(
         if len(some):
             tail_kernel[(len(some),)](
                 *state, *tails, *scratches, mass, group, some, layout.steps, NO_KEY=no_key,
-                REFERENCE=reference, EVENS=FEW_EVENS, ODDS=FEW_ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
+                REFERENCE=reference, EVENS=FEW_EVENS, ODDS=ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
                 num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
             )  # fmt: skip
     return group, mass, layout.starts.clone()
@@ -136,14 +141,10 @@ def measure(metric: Tensor, weight: Tensor, ward: bool) -> tuple[Tensor, Tensor]
     return square, scale
 
 
-def tile_of(width: int, capability: int) -> dict[str, int]:
-    """Rows and columns of a tile of scores and the warps that share it, for metrics (N, width) on a chip."""
+def tile_of(width: int) -> dict[str, int]:
+    """Rows and columns of a tile of scores and the warps that share it, for metrics (N, width)."""
     deep = width > DEEP
-    return {
-        "EVENS": FEW_EVENS if deep else EVENS,
-        "ODDS": ODDS if capability >= 9 else FEW_ODDS,
-        "num_warps": 4 if deep else 8,
-    }
+    return {"EVENS": FEW_EVENS if deep else EVENS, "ODDS": ODDS, "num_warps": 4 if deep else 8}
 
 
 def _depth(width: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs that are captured and replayed, refusals while capturing, sizes past 2^31."""
+"""What only a GPU can show: captured graphs, refusals while capturing, sizes past 2^31."""
 
 import pytest
 import torch

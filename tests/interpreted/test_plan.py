@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 
-from longcompress.kernels import plan, plan_layout, plan_reference, plan_tiles_triton, plan_triton, pool
+from longcompress.kernels import plan, plan_layout, plan_reference, plan_rounds_triton, plan_triton, pool
 
 from helpers import drifting_patches, integers, normal, offsets_of
 
@@ -23,9 +23,9 @@ def matched(x, w, score, fast=0, width=None):
     best = flat.new_empty((len(flat),))
     partner, key = (flat.new_empty((len(flat),), dtype=torch.int32) for _ in range(2))
     wide = max(16, triton.next_power_of_2(d))
-    tile = plan_triton.tile_of(d, 9)
+    tile = plan_triton.tile_of(d)
     blocks = triton.cdiv((n + 1) // 2, tile["EVENS"])
-    plan_tiles_triton.match_kernel[(segments * blocks,)](
+    plan_rounds_triton.match_kernel[(segments * blocks,)](
         flat, *measured, best, partner, key, layout.rows, blocks, D=d, WIDE=wide, SLICE=width or wide,
         WARD=score == "ward", FAST=fast, **tile,
     )  # fmt: skip
