@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-gpu lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile
 	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/test_kernels_attend.py tests/test_kernels_novelty.py
+
+# Needs a GPU and an environment of one's own (PyTorch for CUDA, pip install -e ".[dev]"): kernels run compiled there.
+test-gpu:
+	LONGCOMPRESS_REQUIRE_GPU=1 $(PYTHON) -m pytest -q tests/interpreted
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ Registers, stack (spills), shared memory, reads of 16 bytes and tensor cores of 
 launched, for sm_80 (A100) and sm_90 (H100, H200).
 """
 
-import csv
 import os
 import re
 import subprocess
@@ -12,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .bench_rows import Row, save
 
 CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory a program may have."""
@@ -159,11 +160,11 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     return found | {"shared": made.metadata.shared, "wide_reads": bool(wide), "tensor_cores": bool(cores)}
 
 
-def measure(out: str | None = None) -> list[dict[str, Any]]:
+def measure(out: str | None = None) -> list[Row]:
     """Compile all variants.
 
     Args:
-        out: a CSV file to write as well.
+        out: CSV file to keep the figures in.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
@@ -171,18 +172,19 @@ def measure(out: str | None = None) -> list[dict[str, Any]]:
     for chip in CHIPS:
         for variant in variants():
             got = compiled(variant, chip)
-            rows.append({"kernel": variant.name, "chip": f"sm_{chip}", "warps": variant.warps, **got})
+            told = {"warps": variant.warps, "stack_bytes": got["STACK"], "shared_bytes": got["shared"]}
+            told |= {"wide_reads": got["wide_reads"], "tensor_cores": got["tensor_cores"]}
+            value = float(got["REG"])
+            what = ("compile", variant.name, "triton", f"sm_{chip}", "registers", "registers")
+            rows.append(Row(*what, "warps", variant.warps, value, value, value, 1, told))
             print(
-                f"{rows[-1]['kernel']:48s} sm_{chip}  {got['REG']:3d} registers  {got['STACK']:3d} B stack  "
+                f"{variant.name:48s} sm_{chip}  {got['REG']:3d} registers  {got['STACK']:3d} B stack  "
                 f"{got['shared']:6d} B shared{'  16-byte reads' if got['wide_reads'] else ''}"
                 f"{'  tensor cores' if got['tensor_cores'] else ''}",
                 flush=True,
             )
     if out is not None:
-        with open(out, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        save(out, rows, "cpu")
     return rows
 
 

@@ -21,7 +21,7 @@ class Row:
     """One figure.
 
     Attributes:
-        suite: "kernels", "pipeline" or "concurrency".
+        suite: "kernels", "compile", "pipeline", "concurrency", ...
         what: the operation or stage.
         provider: which code did it ("triton", "torch", "step by step", ...).
         mode: "forward", "backward", "cold", "warm", ...
