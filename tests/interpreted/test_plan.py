@@ -65,6 +65,27 @@ def test_no_partner_is_worse_than_the_best(segments, n, d, width, score):
 
 
 @pytest.mark.parametrize("score", ["ward", "cosine"])
+def test_round_by_round_from_the_kernels_own_state_the_best_pairs_merge(score):
+    x, w = drifting_patches(2, 60, 16, seed=21).float(), torch.ones(120)
+    for _ in range(5):
+        n = len(x)
+        pairs = n // 4
+        made = plan(x, offsets_of([n]), n - pairs, weight=w, score=score)
+        want = scores64(x, w, score)
+        scale = 1.0 if score == "cosine" else float(want.abs().max())
+        # even seats in a group with an odd one have merged with it: with as good a partner as there is
+        same = made.group[0::2, None] == made.group[None, 1::2]
+        merged = same.any(1)
+        assert int(merged.sum()) == pairs
+        best = want.max(1).values
+        chosen = want.masked_fill(~same, -torch.inf).max(1).values
+        assert float((best - chosen)[merged].max()) <= 1e-6 * scale
+        # and they are those with the best scores
+        assert float(best[~merged].max()) - float(best[merged].min()) <= 1e-6 * scale
+        x, w = pool(x, made), made.mass
+
+
+@pytest.mark.parametrize("score", ["ward", "cosine"])
 def test_fast_partners_are_nearly_as_good(score):
     x = drifting_patches(1, 120, 64, seed=1).float().view(1, 120, 64)
     w = torch.ones(1, 120)
