@@ -325,8 +325,14 @@ def train(
     print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
 
 
-def bench(what: Literal["compile", "kernels", "media", "memory", "merge", "quality", "quiz"], rest: list[str]) -> None:
-    """Measure reading films, memory, merging or answers; `longcompress bench media --help` has more.
+def bench(
+    what: Literal[
+        "compile", "concurrency", "kernels", "media", "memory", "merge",
+        "pipeline", "plot", "quality", "quiz", "table", "tower"
+    ],
+    rest: list[str],
+) -> None:  # fmt: skip
+    """Measure speed, memory, merging or answers, or show figures; `longcompress bench media --help` has more.
 
     Args:
         what: which.

@@ -57,8 +57,8 @@ class VisionConfig:
         block: pictures a run of the tower takes, always.
         skip: mean absolute change of a picture (0 to 1) below which it takes the features of the one before,
             within a block; 0: never. Sessions count these pictures (`stats`).
-        merge_per_layer: pairs of patches that become one in every layer of a CLIP, SigLIP, DINOv2 or ViT tower
-            (ToMe), which makes it faster and its features less exact; each patch takes its group's. 0: none.
+        merge_per_layer: pairs of patches that become one in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or
+            ViT tower: faster, and features less exact, since each patch gets its group's; 0: none.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
     """
 

@@ -247,13 +247,15 @@ class LongCompress(nn.Module):
         """
         digest = hashlib.sha256()
         config = self.config
-        used = {
+        used: dict[str, Any] = {
             "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px]
             if self.vision
             else None,
             "sound": [config.sound.layer, config.sound.pool, config.sound.summary] if self.sound else None,
             "memory": to_dict(config.memory),
         }
+        if config.vision.merge_per_layer and used["vision"]:
+            used["merge_per_layer"] = config.vision.merge_per_layer  # not named at 0, as older memories don't
         digest.update(json.dumps(used, sort_keys=True).encode())
         for part in (self.vision, self.sound, self.compressor):
             for name, value in sorted((part.state_dict() if part is not None else {}).items()):

@@ -58,8 +58,7 @@ class VisionEncoder(nn.Module):
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=tower.device)
             if config.merge_per_layer:
-                at = range(tower.config.num_hidden_layers + 1)[config.layer]
-                check_tower(tower, self.normal(probe), self.num_patches(), at)
+                check_tower(tower, self.normal(probe), config.layer)
             x, summary = self.features(probe)
         self.cells, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
@@ -123,8 +122,8 @@ class VisionEncoder(nn.Module):
         states: Sequence[Tensor] | Mapping[int, Tensor]
         if self.config.merge_per_layer:
             at = range(self.tower.config.num_hidden_layers + 1)[self.config.layer]
-            wanted = range(max(0, min(at, at + 1 - num)), at + 1)
-            states = merged_states(self.tower, x, self.config.merge_per_layer, self.num_patches(), wanted)
+            wanted = range(max(0, at + 1 - max(1, num)), at + 1)
+            states = merged_states(self.tower, x, self.config.merge_per_layer, wanted)
         else:
             states = self.tower(pixel_values=x, output_hidden_states=True).hidden_states
             at = range(len(states))[self.config.layer]
@@ -132,7 +131,9 @@ class VisionEncoder(nn.Module):
         if chosen.dim() == 4:  # convolutional: (T, C, h, w), no class token; the mean of the cells stands in
             x = chosen.flatten(2).transpose(1, 2)
             return x, (x.mean(1, keepdim=True) if num else None)
-        first = chosen.shape[1] - self.num_patches()  # class token, and registers where a tower has them
+        side = self.tower.config.patch_size
+        num_patches = (self.size_px // side) ** 2
+        first = chosen.shape[1] - num_patches  # class token, and registers where a tower has them
         if not num:
             return chosen[:, first:], None
         if at + 1 < num:
@@ -141,16 +142,11 @@ class VisionEncoder(nn.Module):
         return chosen[:, first:], torch.stack(of, 1)
 
     def normal(self, pixels: Tensor) -> Tensor:
-        """(T, 3, size_px, size_px) in the tower's dtype, as it takes them, of pixels (T, size_px, size_px, 3)."""
+        """(T, 3, H, W) in the tower's dtype, as it takes them, of pixels (T, H, W, 3) uint8."""
         weight = next(self.tower.parameters())
         x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
         return (x - mean) / std
-
-    def num_patches(self) -> int:
-        """Patches of a picture, of a tower that cuts it into patches."""
-        side: int = self.tower.config.patch_size
-        return (self.size_px // side) ** 2
 
     @staticmethod
     def change(a: Tensor, b: Tensor) -> float:
