@@ -74,7 +74,7 @@ HOMES = {
     "triton": ("kernels/*_triton.py", "eval/bench_compile.py"),
     "webdataset": ("train/shards.py",),
     "xformers": ("kernels/attend_xformers.py",),
-    "matplotlib": ("longcompress/plot.py",),
+    "matplotlib": ("longcompress/plot.py", "eval/bench_plot.py"),
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),

@@ -465,6 +465,8 @@ def test_a_saved_model_merges_when_it_is_loaded(tmp_path):
     made.save_pretrained(tmp_path / "model", include_base=True)
     loaded = LongCompress.from_pretrained(tmp_path / "model", device="cpu")
     assert loaded.config.vision.merge_per_layer == 1
+    plain = replace(vision, merge_per_layer=0)  # other features: memories of one don't pass for the other's
+    assert loaded.identity() == made.identity() != models.model(vision=plain).identity()
     pixels = pictures()[:, :16, :16]
     want, got = made.vision.features(pixels)[0], loaded.vision.features(pixels)[0]
     assert_within("features", got, want, 1e-5)
