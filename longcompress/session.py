@@ -205,6 +205,11 @@ class Session:
             model=self.model,
         )
 
+    def held(self) -> Hold:
+        """All that is kept of what was closed until now, to settle any budget from; a copy that shares
+        tensors."""
+        return self._hold.copy()
+
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
         """The answer to a question about what was seen until now; what waits for its block counts."""
         return self.memory(budget).ask(question, **options)
@@ -321,19 +326,36 @@ def watch(
             watch(model, one, budget, progress=progress, protocols=protocols, keep_members=keep_members)
             for one in source
         ]
+    session, name = watched(
+        model, source, budget, progress=progress, protocols=protocols, keep_members=keep_members
+    )
+    if not session.stats()["raw_tokens"]:
+        raise ValueError(f"source {name} gave neither a picture nor a sample that could be read")
+    memory = session.memory()
+    memory.source = source_of(source)
+    memory.stats = session.stats()
+    return memory
+
+
+def watched(
+    model: LongCompress,
+    source: Any,
+    budget: int | None = None,
+    *,
+    progress: bool = True,
+    protocols: Sequence[str] = ("file",),
+    keep_members: bool = False,
+) -> tuple[Session, str]:
+    """(a closed session that took in all of one film, the film's name); arguments as for `watch`."""
     # a track that the model takes in and the film hasn't is warned of
     config = replace(model.config.media, pictures="picture" in model.streams, sound="sound" in model.streams)
     with media.read(source, config, protocols=protocols) as parts:
         session = Session(model, budget, streams=_streams_of(source, parts, model), keep_members=keep_members)
         for part in _bar(parts, parts.duration_s, parts.name) if progress else parts:
             session.push(part)
+        name = parts.name
     session.close()
-    if not session.stats()["raw_tokens"]:
-        raise ValueError(f"source {parts.name} gave neither a picture nor a sample that could be read")
-    memory = session.memory()
-    memory.source = _source_of(source)
-    memory.stats = session.stats()
-    return memory
+    return session, name
 
 
 def _streams_of(source: Any, parts: media.Reading, model: LongCompress) -> list[str]:
@@ -363,7 +385,7 @@ def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -
                 seen_s = now_s
 
 
-def _source_of(source: Any) -> dict[str, Any]:
+def source_of(source: Any) -> dict[str, Any]:
     """Base name, size and hash of a local file; the name alone of anything else."""
     if not isinstance(source, str | Path) or not Path(source).is_file():
         return {"name": str(source).rsplit("/", 1)[-1] if isinstance(source, str | Path) else "pushed"}

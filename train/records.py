@@ -1,0 +1,218 @@
+"""A video and what is said of it: the one shape that all of training reads.
+
+A JSON line of ours, `video` relative to the file it stands in, times in seconds from the start of the video:
+
+    {"key": "v_001", "video": "v_001.mp4", "duration_s": 120.0,
+     "events": [{"start_s": 3.0, "end_s": 9.5, "text": "A dog runs in."}],
+     "dialogues": [[{"role": "user", "text": "..."}, {"role": "assistant", "text": "..."}]],
+     "captions": ["A dog in a park."], "source": "mine"}
+
+`key` may be left out (the video's name serves), and so may all that is said. A folder of videos is read as
+one record each, with NAME.json beside it, if there is one, holding the rest.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mp3", ".m4a", ".wav", ".flac", ".ogg")
+ROLES = ("user", "assistant")
+SLACK_S = 1.0  # annotations may pass the end by so much: annotators round
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens in [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Something the user or the assistant says."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A video and what is said of it.
+
+    Attributes:
+        key: its name in shards; letters, digits, `_` and `-`.
+        video: where it lies.
+        duration_s: its length where it is known.
+        events: in order of their start.
+        dialogues: each a list of turns, the user's first.
+        captions: of the whole video.
+        source: which data set it is of.
+    """
+
+    key: str
+    video: str
+    duration_s: float | None = None
+    events: tuple[Event, ...] = ()
+    dialogues: tuple[tuple[Turn, ...], ...] = ()
+    captions: tuple[str, ...] = ()
+    source: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object of the shape above."""
+        return asdict(self)
+
+
+def slug(name: str) -> str:
+    """A key from a name: all but letters, digits, `_` and `-` becomes `_` (a dot would end it in a tar)."""
+    made = re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
+    if not made:
+        raise ValueError(f"key must have a letter or a digit, got {name!r}")
+    return made
+
+
+def read_records(source: str | Path) -> list[Record]:
+    """The records of a folder of videos or a JSONL file, by key.
+
+    Raises:
+        ValueError: for a line that is no record, with its number; two records of one key; nothing at all.
+        FileNotFoundError: there is no such file or folder.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = [_of_video(path) for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEOS]
+    elif source.is_file():
+        found = list(_of_lines(source))
+    else:
+        raise FileNotFoundError(f"no folder of videos and no JSONL file {source}")
+    if not found:
+        raise ValueError(f"{source}: no video in it; videos end in {', '.join(VIDEOS)}")
+    keys = [record.key for record in found]
+    twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    if twice:
+        raise ValueError(
+            f"{source}: key {twice[0]!r} stands for {keys.count(twice[0])} records; give each its own"
+        )
+    return sorted(found, key=lambda record: record.key)
+
+
+def parse_record(given: Any, folder: Path, where: str) -> Record:
+    """A record from a JSON value.
+
+    Args:
+        given: the value.
+        folder: what its `video` is relative to.
+        where: what errors call it.
+
+    Raises:
+        ValueError: for anything of another shape.
+    """
+    if not isinstance(given, dict) or not isinstance(given.get("video"), str):
+        raise ValueError(f'{where}: a record must be an object with "video", got {str(given)[:80]}')
+    unknown = sorted(set(given) - set(Record.__dataclass_fields__))
+    if unknown:
+        raise ValueError(
+            f"{where}: {unknown[0]!r} is no field of a record; {', '.join(Record.__dataclass_fields__)} are"
+        )
+    video = given["video"]
+    if "://" not in video and not Path(video).is_absolute():
+        video = str(folder / video)
+    duration_s = given.get("duration_s")
+    try:
+        return Record(
+            slug(str(given.get("key") or Path(given["video"]).stem)),
+            video,
+            None if duration_s is None else float(duration_s),
+            tuple(
+                sorted(
+                    (
+                        Event(float(e["start_s"]), float(e["end_s"]), str(e["text"]))
+                        for e in given.get("events", ())
+                    ),
+                    key=lambda e: (e.start_s, e.end_s),
+                )
+            ),
+            tuple(tuple(_turn(t) for t in d) for d in given.get("dialogues", ())),
+            tuple(map(str, given.get("captions", ()))),
+            str(given.get("source", "")),
+            dict(given.get("meta", {})),
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{where}: {error!r} in its events, dialogues or captions") from error
+
+
+def complaints(record: Record, duration_s: float | None = None) -> list[str]:
+    """What is wrong with what is said of a video, each in a line; empty where all is well.
+
+    Args:
+        record: of the video.
+        duration_s: its true length where it is known; None: as the record says.
+    """
+    end_s = record.duration_s if duration_s is None else duration_s
+    found = []
+    for i, event in enumerate(record.events):
+        where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
+        if not event.text.strip():
+            found.append(f"{where} has no text")
+        if event.end_s <= event.start_s:
+            found.append(
+                f"{where} ends before it starts" if event.end_s < event.start_s else f"{where} lasts no time"
+            )
+        if event.start_s < 0 or (end_s is not None and event.end_s > end_s + SLACK_S):
+            found.append(
+                f"{where} is outside the video of {end_s:g} s" if end_s is not None else f"{where} is outside"
+            )
+    for i, dialogue in enumerate(record.dialogues):
+        if (
+            not dialogue
+            or any(turn.role != ROLES[j % 2] for j, turn in enumerate(dialogue))
+            or len(dialogue) % 2
+        ):
+            found.append(f"dialogues[{i}] must be turns of user and assistant in turn, the user's first")
+        elif any(not turn.text.strip() for turn in dialogue):
+            found.append(f"dialogues[{i}] has a turn without text")
+    return found
+
+
+def overlapping(events: Sequence[Event]) -> int:
+    """Events that begin before one that came earlier has ended."""
+    until, num = float("-inf"), 0
+    for event in events:
+        num += event.start_s < until
+        until = max(until, event.end_s)
+    return num
+
+
+def _turn(given: Any) -> Turn:
+    if given["role"] not in ROLES:
+        raise ValueError(f"role must be one of {ROLES}, got {given['role']!r}")
+    return Turn(given["role"], str(given["text"]))
+
+
+def _of_video(path: Path) -> Record:
+    beside = path.with_suffix(".json")
+    given: dict[str, Any] = {}
+    if beside.is_file():
+        try:
+            given = json.loads(beside.read_text(encoding="utf8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{beside} is no JSON: {error}") from error
+    return parse_record({"key": path.stem} | given | {"video": path.name}, path.parent, str(beside))
+
+
+def _of_lines(path: Path) -> Iterator[Record]:
+    with open(path, encoding="utf8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                given = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is no JSON: {error}") from error
+            yield parse_record(given, path.parent, where)

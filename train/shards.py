@@ -1,0 +1,261 @@
+"""Videos become shards: a restartable unit of work a video, then a packing that only sorted keys decide."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from .. import media
+from ..files import replacing
+from ..model import LongCompress
+from ..session import watched
+from .index import Index, load_index, make_index
+from .records import Record, complaints
+from .samples import JSON, hold_of, members_of
+from .tars import members_in, read_members, sha256_of, write_tar
+
+Kind = Literal["features", "media"]
+ENDLESS = 1 << 40  # tokens; a shard's hold is never brought below the detail asked for
+PARTS = "parts"
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a video.
+
+    Attributes:
+        key: of its record.
+        status: "made", "there" (it had been made before) or "failed".
+        reason: why it failed.
+    """
+
+    key: str
+    status: Literal["made", "there", "failed"]
+    reason: str = ""
+
+
+def make(
+    records: Sequence[Record],
+    out: str | Path,
+    model: LongCompress | None,
+    *,
+    kind: Kind = "features",
+    share: tuple[int, int] = (0, 1),
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    progress: bool = True,
+) -> list[Made]:
+    """Make the parts of some videos; those that are there already are left alone.
+
+    Args:
+        records: of all videos.
+        out: folder; parts lie in its folder `parts`.
+        model: whose towers and merging make features; not needed for media.
+        kind: "features", or "media" for the files' own bytes.
+        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs.
+        on_error: "quarantine" notes a video that can't be used and goes on; "stop" raises.
+        progress: show a bar.
+
+    Raises:
+        ValueError: share is none, there is no model for features, or somebody else makes the same share here.
+    """
+    number, of = share
+    if not 0 <= number < of:
+        raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
+    if kind == "features" and model is None:
+        raise ValueError("kind 'features' needs a model")
+    folder = Path(out) / PARTS
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = sorted(records, key=lambda r: r.key)[number::of]
+    done = []
+    with _alone(folder / f".lock-{number}-of-{of}"):
+        for record in tqdm(mine, desc="videos", unit="video", disable=not progress):
+            done.append(make_part(record, folder, model, kind))
+            if done[-1].status == "failed" and on_error == "stop":
+                raise ValueError(f"{record.video}: {done[-1].reason}")
+    return done
+
+
+def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Made:
+    """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
+    path, failed = folder / f"{record.key}.tar", folder / f"{record.key}.failed.json"
+    if path.is_file():
+        return Made(record.key, "there")
+    try:
+        members = _features(record, model) if kind == "features" and model else _media(record)
+    except (OSError, ValueError) as error:
+        with replacing(failed) as part:
+            part.write_text(
+                json.dumps({"key": record.key, "video": record.video, "reason": str(error)}) + "\n"
+            )
+        return Made(record.key, "failed", str(error))
+    write_tar(path, [(record.key, members)])
+    failed.unlink(missing_ok=True)
+    return Made(record.key, "made")
+
+
+def pack(
+    out: str | Path, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
+) -> Index:
+    """Pack the parts of all records into shards and index them; a pure function of the parts.
+
+    Args:
+        out: folder of the parts; shards and the index come beside them.
+        records: all of them: each must have been made or have failed.
+        shard_bytes: a shard is closed before a sample that would take it above this.
+        progress: show a bar.
+
+    Raises:
+        ValueError: a record was neither made nor failed, or none was made.
+    """
+    out = Path(out)
+    keys = sorted(record.key for record in records)
+    failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
+    made = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
+    missing = sorted(set(keys) - set(made) - set(failed))
+    if missing:
+        raise ValueError(
+            f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
+        )
+    if not made:
+        raise ValueError(f"{out}: none of {len(keys)} videos could be used; {MANIFEST} says why")
+    parts = [out / PARTS / f"{key}.tar" for key in made]
+    _write_shards(out, parts, shard_bytes, progress)
+    _write_manifest(out, made, failed)
+    return make_index(out, progress=progress)
+
+
+def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: bool = True) -> Index:
+    """The samples of indexed shards in shards of another size, by key."""
+    index, out = load_index(source), Path(out)
+    if out.resolve() == index.folder.resolve():
+        raise ValueError(f"out must be another folder than {source}")
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = sorted(range(len(index)), key=lambda i: index.entries[i].key)
+    sizes = [sum(m.num_bytes for m in index.entries[i].members.values()) for i in numbers]
+    for number, chunk in enumerate(_chunks(sizes, shard_bytes)):
+        samples = ((index.entries[numbers[i]].key, index.read(numbers[i])) for i in chunk)
+        write_tar(out / f"shard-{number:06d}.tar", samples)
+    return make_index(out, progress=progress)
+
+
+def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
+    """What is wrong with indexed shards, each in a line: hashes, members, features that don't read."""
+    index, found = load_index(folder), []
+    for number, shard in enumerate(tqdm(index.shards, desc="verify", unit="shard", disable=not progress)):
+        path = index.folder / shard.name
+        if not path.is_file():
+            found.append(f"{path} is missing")
+            continue
+        with open(path, "rb") as file:
+            if sha256_of(path) != shard.sha256:
+                found.append(f"{path} was altered: its hash is not the index's")
+            try:
+                there = members_in(file, str(path))
+            except ValueError as error:
+                found.append(str(error))
+                continue
+        for i, entry in enumerate(index.entries):
+            if entry.shard != number:
+                continue
+            if there.get(entry.key) != entry.members:
+                found.append(f"{path}: sample {entry.key!r} is not where the index says")
+            elif entry.tokens:
+                try:
+                    hold_of(index.read(i), f"{path}: sample {entry.key!r}")
+                except ValueError as error:
+                    found.append(str(error))
+    return found
+
+
+def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
+    session, name = watched(model, record.video, ENDLESS, progress=False)
+    seen = session.stats()
+    if not seen["raw_tokens"]:
+        raise ValueError(f"{name} gave neither a picture nor a sample that could be read")
+    record = replace(record, duration_s=seen["seen_s"])
+    if wrong := complaints(record):
+        raise ValueError("; ".join(wrong))
+    told = record.to_json() | {"video": _source(record.video)}
+    return members_of(session.held(), model, told, seen["seen_s"])
+
+
+def _media(record: Record) -> dict[str, bytes]:
+    info = media.probe(record.video)
+    if not (info.has_pictures or info.has_sound):
+        raise ValueError(f"{record.video}: there is no picture and no sound track in it that can be decoded")
+    record = replace(record, duration_s=info.duration_s or record.duration_s)
+    if wrong := complaints(record):
+        raise ValueError("; ".join(wrong))
+    path = Path(record.video)
+    told = record.to_json() | {"video": _source(record.video)}
+    suffix = path.suffix.lower().lstrip(".") or "bin"
+    return {JSON: json.dumps(told, sort_keys=True).encode(), suffix: path.read_bytes()}
+
+
+def _source(video: str) -> dict[str, object]:
+    """Base name, size and hash: no path of a machine goes into a shard."""
+    path = Path(video)
+    if not path.is_file():
+        return {"name": video.rsplit("/", 1)[-1]}
+    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _write_shards(out: Path, parts: Sequence[Path], shard_bytes: int, progress: bool) -> None:
+    sizes = [path.stat().st_size for path in parts]
+    chunks = list(_chunks(sizes, shard_bytes))
+
+    def samples(chunk: Sequence[int]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        for i in chunk:
+            with open(parts[i], "rb") as file:
+                for key, members in members_in(file, str(parts[i])).items():
+                    yield key, read_members(file, members)
+
+    wanted = {f"shard-{number:06d}.tar" for number in range(len(chunks))}
+    for number, chunk in enumerate(tqdm(chunks, desc="shards", unit="shard", disable=not progress)):
+        write_tar(out / f"shard-{number:06d}.tar", samples(chunk))
+    for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
+        if old.name not in wanted:
+            old.unlink()
+
+
+def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Numbers of neighbours whose sizes come to at most `most`; one alone may pass it."""
+    chunk: list[int] = []
+    total = 0
+    for i, size in enumerate(sizes):
+        if chunk and total + size > most:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(i)
+        total += size
+    if chunk:
+        yield chunk
+
+
+def _write_manifest(out: Path, made: Sequence[str], failed: Sequence[str]) -> None:
+    """A line a video, by key: made, or failed and why."""
+    lines = [{"key": key, "status": "made"} for key in made]
+    for key in failed:
+        lines.append(json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"})
+    lines.sort(key=lambda line: line["key"])
+    with replacing(out / MANIFEST) as part:
+        part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """ValueError if another process has this lock; it is let go when a process ends, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"{path.parent}: another process makes this share here; wait for it, or give --shard i/N"
+            ) from None
+        yield
