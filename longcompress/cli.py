@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 `doctor` found something wrong; 2 a wrong argument; 3 what
 import errno
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -331,24 +332,43 @@ def bench(
         "pipeline", "plot", "quality", "quiz", "table", "tower"
     ],
     rest: list[str],
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Measure speed, memory, merging or answers, or show figures; `longcompress bench media --help` has more.
 
     Args:
         what: which.
         rest: flags of that benchmark.
     """
-    module = import_module(f"longcompress.eval.bench_{what}")
-    before, sys.argv = sys.argv, [f"longcompress bench {what}", *rest]
+    return _hand_over(f"bench {what}", import_module(f"longcompress.eval.bench_{what}").main, rest)
+
+
+def shards(what: Literal["make", "index", "verify", "info", "repack"], rest: list[str]) -> int:
+    """Encode videos once for training, or look into shards; `longcompress shards make --help` has more.
+
+    Args:
+        what: which.
+        rest: its arguments.
+    """
+    from .cli_shards import main as hand
+
+    return _hand_over("shards", hand, [what, *rest])
+
+
+def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
+    """Run a command that reads its own flags."""
+    spelled = [re.sub(r"^--[\w-]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in rest]
+    before, sys.argv = sys.argv, [f"longcompress {name}", *spelled]
     try:
-        module.main()
+        return command() or 0
+    except SystemExit as error:  # it has said what is wrong
+        return error.code if isinstance(error.code, int) else 2
     finally:
         sys.argv = before
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "info": info, "watch": watch, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
-    "demo": demo, "doctor": doctor, "train": train, "bench": bench,
+    "demo": demo, "doctor": doctor, "train": train, "shards": shards, "bench": bench,
 }  # fmt: skip
 
 
@@ -385,7 +405,7 @@ def _run(words: list[str]) -> int:
     if not bars():  # read when transformers is imported: its bars go by it too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     words = words or ["--help"]
-    if words[:1] == ["bench"] and len(words) > 2:  # what follows is the benchmark's own
+    if words[:1] in (["bench"], ["shards"]) and len(words) > 2:  # what follows is the benchmark's own
         words, rest = words[:2], words[2:]
     else:
         rest = []
@@ -396,7 +416,7 @@ def _run(words: list[str]) -> int:
 
         recipe = load_config(TinyRecipe, RECIPE)
     name, arguments = parse(words, COMMANDS, common=Common, sections=SECTIONS, fixed=FIXED, recipe=recipe)
-    if name == "bench":
+    if name in ("bench", "shards"):
         arguments["rest"] = rest
     return COMMANDS[name](**arguments) or 0
 

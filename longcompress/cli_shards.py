@@ -1,0 +1,134 @@
+"""`longcompress shards`: videos to shards that training reads many times, and what is in shards."""
+
+import json
+import sys
+from typing import Literal
+
+from jsonargparse import auto_cli
+
+from .cli_films import bars, folder_of, reading
+
+
+def make(
+    source: str,
+    *,
+    out: str,
+    model: str = "tiny",
+    kind: Literal["features", "media"] = "features",
+    detail: dict[str, int] | None = None,
+    shard: str = "0/1",
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    shard_mb: int = 1024,
+    device: str | None = None,
+) -> int:
+    """Encode videos once. Run again it goes on; run for the last time without --shard it packs all parts.
+
+    Args:
+        source: folder of videos (NAME.json beside NAME.mp4 says what is in it) or JSONL file of records.
+        out: folder of the shards.
+        model: preset, folder or hub name, whose towers make the features.
+        kind: "features", or "media" for the files' own bytes.
+        detail: tokens a segment keeps at least, by stream, '{"picture": 342, "*": 25}'; else the model's.
+        shard: i/N: every N-th video from the i-th on, for arrays of jobs.
+        on_error: "quarantine" lists videos that can't be used and goes on; "stop" ends at the first.
+        shard_mb: a shard is closed before it passes this.
+        device: of the model; a GPU if there is one.
+    """
+    from .presets import load
+    from .train import shards
+    from .train.records import read_records
+
+    try:
+        number, of = (int(part) for part in shard.split("/"))
+    except ValueError:
+        raise ValueError(f"--shard must be i/N such as 0/8, got {shard!r}") from None
+    with reading():
+        records = read_records(source)
+    folder = folder_of(out)
+    loaded = None
+    if kind == "features":
+        loaded = load(model, device=device)
+        if detail is not None:
+            loaded.change({"merge": {"detail": detail}})
+    done = shards.make(
+        records, folder, loaded, kind=kind, share=(number, of), on_error=on_error, progress=bars()
+    )
+    counts = {status: sum(one.status == status for one in done) for status in ("made", "there", "failed")}
+    print(f"{folder}: {counts['made']} made, {counts['there']} there already, {counts['failed']} failed")
+    for one in done:
+        if one.status == "failed":
+            print(f"longcompress: error: {one.key}: {one.reason}", file=sys.stderr)
+    if of == 1:
+        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+        print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards")
+    return 3 if counts["failed"] else 0
+
+
+def index(folder: str) -> None:
+    """Read through the tars of a folder and index them.
+
+    Args:
+        folder: of tars.
+    """
+    from .train.index import make_index
+
+    with reading():
+        made = make_index(folder, progress=bars())
+    print(f"{folder}: {len(made)} samples in {len(made.shards)} shards")
+
+
+def verify(folder: str) -> int:
+    """Check hashes, members and features against the index; exit code 1 where something is wrong.
+
+    Args:
+        folder: of indexed shards.
+    """
+    from .train.shards import verify as wrong_in
+
+    with reading():
+        found = wrong_in(folder, progress=bars())
+    for line in found:
+        print(line)
+    print(f"{folder}: {len(found)} things wrong" if found else f"{folder}: all as it was indexed")
+    return 1 if found else 0
+
+
+def info(folder: str) -> None:
+    """What indexed shards hold, as one JSON object.
+
+    Args:
+        folder: of indexed shards.
+    """
+    from .train.index import load_index
+
+    with reading():
+        found = load_index(folder)
+    streams = sorted({name for entry in found.entries for name in entry.tokens})
+    told = {
+        "samples": len(found), "shards": len(found.shards),
+        "num_bytes": sum(shard.num_bytes for shard in found.shards),
+        "hours": round(sum(entry.duration_s for entry in found.entries) / 3600, 3),
+        "tokens": {name: sum(entry.tokens.get(name, 0) for entry in found.entries) for name in streams},
+        "features": found.features,
+    }  # fmt: skip
+    print(json.dumps(told))
+
+
+def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
+    """The same samples in shards of another size.
+
+    Args:
+        folder: of indexed shards.
+        out: another folder.
+        shard_mb: a shard is closed before it passes this.
+    """
+    from .train.shards import repack as pack_again
+
+    with reading():
+        made = pack_again(folder, out, shard_bytes=shard_mb << 20, progress=bars())
+    print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
+
+
+def main() -> int:
+    """One of them with the flags of the command line; the exit code."""
+    return auto_cli([make, index, verify, info, repack]) or 0

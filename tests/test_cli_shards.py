@@ -1,0 +1,60 @@
+"""`longcompress shards`, as a person types it."""
+
+import json
+
+import films
+import pytest
+
+from longcompress.cli import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two films and what `make` made of them and of a file that is none, in two shares."""
+    where = tmp_path_factory.mktemp("made")
+    (where / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        films.write(where / "in" / name, films.Film())
+    words = ["shards", "make", str(where / "in"), "--out", str(where / "out"), "--detail", '{"*": 9}']
+    codes = [main([*words, "--shard", f"{i}/2"]) for i in range(2)]
+    (where / "in" / "c.mp4").write_bytes(b"none")
+    return where, [*codes, main(words)]
+
+
+def test_shares_then_all_then_the_exit_code_of_a_bad_film(made, capsys):
+    where, codes = made
+    assert codes == [0, 0, 3]
+    assert main(["shards", "info", str(where / "out")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["samples"], told["shards"], told["features"]["merge"]["detail"]) == (2, 1, {"*": 9})
+    manifest = (where / "out" / "manifest.jsonl").read_text()
+    assert '"key": "c"' in manifest and '"status": "failed"' in manifest
+
+
+def test_verify_says_what_is_wrong(made, capsys):
+    where, _ = made
+    assert main(["shards", "verify", str(where / "out")]) == 0
+    assert "all as it was indexed" in capsys.readouterr().out
+    assert main(["shards", "repack", str(where / "out"), "--out", str(where / "new"), "--shard-mb", "1"]) == 0
+    path = where / "new" / "shard-000000.tar"
+    path.write_bytes(path.read_bytes()[:-2048])
+    assert main(["shards", "verify", str(where / "new")]) == 1
+    assert "shard-000000.tar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["make", "nowhere", "--out", "OUT"], 3, "no folder of videos"),
+        (["make", "IN"], 2, "out"),
+        (["make", "IN", "--out", "OUT", "--shard", "3"], 2, "--shard must be i/N"),
+        (["make", "IN", "--out", "OUT", "--shard", "2/2"], 2, "share must be i/N"),
+        (["info", "nowhere"], 3, "no index"),
+        (["index", "IN"], 3, "no tar in it"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(made, tmp_path, capsys, words, code, said):
+    where, _ = made
+    swap = {"IN": str(where / "in"), "OUT": str(tmp_path / "out")}
+    assert main(["shards", *(swap.get(word, word) for word in words)]) == code
+    assert said in capsys.readouterr().err.splitlines()[-1]
