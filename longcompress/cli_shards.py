@@ -6,7 +6,7 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from .cli_films import bars, folder_of, reading
+from .cli_films import bars, folder_of, reading, writing
 
 
 def make(
@@ -129,6 +129,36 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
     print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
 
 
+def convert(
+    source: str,
+    *,
+    shape: Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"],
+    videos: str,
+    out: str,
+) -> None:
+    """Annotations as other projects publish them, as records that `make` reads.
+
+    Args:
+        source: JSON file.
+        shape: "events" (LongVALE, ActivityNet Captions), "dialogues" (VTimeLLM, LongVALE), "qa"
+            (VideoInstruct) or one of MMDuetIT's.
+        videos: folder that the videos lie in.
+        out: JSONL file to write.
+    """
+    from .train.convert import convert as converted
+    from .train.convert import save_records
+
+    with reading():
+        records, missing = converted(source, shape, videos)
+        if not records:
+            raise ValueError(f"{source}: none of {len(missing)} videos lies in {videos}")
+    with writing(out):
+        save_records(records, out)
+    print(f"{out}: {len(records)} records, {len(missing)} videos are not in {videos}")
+    for name in missing[:10]:
+        print(f"longcompress: warning: no video {name}", file=sys.stderr)
+
+
 def main() -> int:
     """One of them with the flags of the command line; the exit code."""
-    return auto_cli([make, index, verify, info, repack]) or 0
+    return auto_cli([make, index, verify, info, repack, convert]) or 0

@@ -58,3 +58,20 @@ def test_what_is_wrong_is_said_in_a_line(made, tmp_path, capsys, words, code, sa
     swap = {"IN": str(where / "in"), "OUT": str(tmp_path / "out")}
     assert main(["shards", *(swap.get(word, word) for word in words)]) == code
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_convert_then_make(made, tmp_path, capsys):
+    where, _ = made
+    given = {name: {"duration": 4.0, "timestamps": [[1, 2]], "sentences": ["beep"]} for name in ("a", "gone")}
+    (tmp_path / "in.json").write_text(json.dumps(given))
+    words = ["--shape", "events", "--videos", str(where / "in"), "--out", str(tmp_path / "r.jsonl")]
+    assert main(["shards", "convert", str(tmp_path / "in.json"), *words]) == 0
+    out, err = capsys.readouterr()
+    assert "1 records, 1 videos are not in" in out and "no video gone" in err
+    assert (
+        main(["shards", "make", str(tmp_path / "r.jsonl"), "--out", str(tmp_path / "s"), "--kind", "media"])
+        == 0
+    )
+    (tmp_path / "in.json").write_text("{}")
+    assert main(["shards", "convert", str(tmp_path / "in.json"), *words]) == 3
+    assert "none of 0 videos" in capsys.readouterr().err

@@ -307,6 +307,12 @@ class TestBad:
             shards.pack(tmp_path, [record], progress=False)
         assert overlapping([Event(0, 5, "a"), Event(1, 2, "b"), Event(4, 6, "c"), Event(6, 7, "d")]) == 2
 
+    def test_a_part_of_a_video_is_not_taken_for_the_whole(self, model, folder, tmp_path):
+        record = Record("a", str(folder / "a.mp4"), meta={"split": [1.0, 3.0]})
+        for kind in ("features", "media"):
+            (one,) = shards.make([record], tmp_path, model, kind=kind, progress=False)
+            assert one.status == "failed" and "of its part [1.0, 3.0] only" in one.reason
+
     def test_records_that_are_none(self, tmp_path):
         path = tmp_path / "list.jsonl"
         for text, match in (

@@ -174,6 +174,7 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
 
 
 def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
+    _refuse_cut(record)
     session, name = watched(model, record.video, ENDLESS, progress=False)
     seen = session.stats()
     if not seen["raw_tokens"]:
@@ -185,7 +186,15 @@ def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
     return members_of(session.held(), model, told, seen["seen_s"])
 
 
+def _refuse_cut(record: Record) -> None:
+    if split := record.meta.get("split"):
+        raise ValueError(
+            f"{record.video}: the record is of its part {split} only; cut it out and name that file"
+        )
+
+
 def _media(record: Record) -> dict[str, bytes]:
+    _refuse_cut(record)
     info = media.probe(record.video)
     if not (info.has_pictures or info.has_sound):
         raise ValueError(f"{record.video}: there is no picture and no sound track in it that can be decoded")
