@@ -9,8 +9,8 @@
 | mmduet-magqa | MMDuetIT | [{video_uid, conversation: [{role, time, content, timespan}]}] |
 | mmduet-grounding | MMDuetIT | [{video_uid, query, timestamps: [[s, e]]}] |
 
-Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds, so they
-can be written as seconds or as hundredths when they are read. Several entries of one video become one
+Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds: they
+can be written as seconds or as hundredths when read. Several entries of one video become one
 record, but for cut-outs (`split`), which are videos of their own.
 """
 

@@ -1,6 +1,7 @@
 """Questions and answers made of a record: grounding, dense and segment captions, choices, its own dialogues.
 
-The tasks are VTimeLLM's (arXiv 2311.18445) and LongVALE's (arXiv 2411.19772); the wording is ours. Times are written as whole seconds or, as those two do, as hundredths of the video, 00 to 99.
+The tasks are VTimeLLM's (arXiv 2311.18445) and LongVALE's (arXiv 2411.19772); the wording is ours. Times are
+written as whole seconds or, as those two do, as hundredths of the video, 00 to 99.
 """
 
 import re
