@@ -1,0 +1,151 @@
+"""Shards to examples: the same for any ranks and workers; what is bad is named."""
+
+import json
+from dataclasses import replace
+from itertools import islice
+
+import films
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from longcompress.config import SegmentConfig
+from longcompress.train import shards
+from longcompress.train.data import Asking, Bad, ShardData, counted
+from longcompress.train.index import load_index
+from longcompress.train.order import Mixture
+from longcompress.train.records import read_records
+from longcompress.train.tars import write_tar
+
+import models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.model()
+
+
+@pytest.fixture(scope="module")
+def index(model, tmp_path_factory):
+    """Four films with events each, as features."""
+    where = tmp_path_factory.mktemp("data")
+    (where / "in").mkdir()
+    for i in range(4):
+        seconds = 5 + i
+        films.write(
+            where / "in" / f"v{i}.mp4", films.Film(stamps=range(0, 1000 * seconds, 40), sound_s=seconds)
+        )
+        events = [
+            {"start_s": s, "end_s": s + 1.5, "text": f"red ball {i} {s}"} for s in range(0, seconds - 2, 2)
+        ]
+        (where / "in" / f"v{i}.json").write_text(json.dumps({"events": events}))
+    records = read_records(where / "in")
+    shards.make(records, where / "out", model, progress=False)
+    return shards.pack(where / "out", records, shard_bytes=60_000, progress=False)
+
+
+def data(index, model, **options):
+    given = {"seed": 3, "tokens": 60, "budgets": (8, 20), "least": 2} | options
+    asking = given.pop("asking", Asking())
+    return ShardData(Mixture([index]), model, asking, **given)
+
+
+def content(loaded):
+    """Everything of it that can be compared."""
+    films_of = [
+        (e.turns, e.film.budget, {n: t.x.sum().item() for n, t in sorted(e.film.streams.items())})
+        for e in loaded.examples
+    ]
+    return loaded.number, list(zip(loaded.keys, films_of, strict=True))
+
+
+def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
+    want = [content(x) for x in islice(data(index, model), 12)]
+    for workers in (1, 2):
+        loader = DataLoader(data(index, model), batch_size=None, num_workers=workers)
+        assert [content(x) for x in islice(loader, 12)] == want
+
+
+def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(index, model):
+    alone = [content(x) for x in islice(data(index, model), 8)]
+    for start, world in ((0, 2), (3, 2)):
+        parts = [
+            list(islice(data(index, model, rank=r, world=world, start=start), 8 - start))
+            for r in range(world)
+        ]
+        for at, batch in enumerate(zip(*parts, strict=True)):
+            number, wanted = alone[start + at]
+            assert {x.number for x in batch} == {number}
+            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(wanted, key=str)
+
+
+def test_examples_are_learned_from(index, model):
+    loaded = next(iter(data(index, model)))
+    assert not loaded.bad and len(loaded.examples) == len(loaded.keys) >= 2
+    for example in loaded.examples:
+        kept = sum(map(len, example.film.streams.values())) + sum(map(len, example.film.globals.values()))
+        assert kept <= example.film.budget and example.turns and all(a for _, a in example.turns)
+    batch = model.host.collate(loaded.examples)
+    loss = model(**batch)["loss"]
+    assert bool(torch.isfinite(loss))
+
+
+def test_a_stream_is_dropped_as_often_as_told(index, model):
+    for drop, want in ((0.0, {2}), (1.0, {1})):
+        loaded = list(islice(data(index, model, asking=Asking(drop=drop)), 4))
+        assert {len(e.film.streams) for x in loaded for e in x.examples} == want
+
+
+def test_texts_are_shortened_by_whole_events_and_counted(index, model):
+    short = Asking(kinds={"dense": 1.0}, text_tokens=30)
+    loaded = list(islice(data(index, model, asking=short), 4))
+    assert sum(x.dropped for x in loaded) > 0
+    answers = [a for x in loaded for e in x.examples for _, a in e.turns]
+    assert all(line.startswith("From ") for a in answers for line in a.split("\n"))
+
+
+@pytest.fixture
+def broken(index, tmp_path):
+    """The same shards, one sample of which has lost a member, and one its shard."""
+    samples = [(e.key, dict(index.read(i))) for i, e in enumerate(index.entries)]
+    for n, (key, members) in enumerate(samples):
+        write_tar(tmp_path / f"shard-{n:06d}.tar", [(key, members)])
+    from longcompress.train.index import make_index
+
+    made = make_index(tmp_path, progress=False)
+    entries = list(made.entries)
+    entries[1] = replace(
+        entries[1], members={k: m for k, m in entries[1].members.items() if "sound" not in k}
+    )
+    (tmp_path / "shard-000002.tar").unlink()
+    return replace(made, entries=tuple(entries))
+
+
+def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):
+    loaded = list(islice(data(broken, model), 10))
+    bad = {b.key: b.reason for x in loaded for b in x.bad}
+    assert set(bad) == {"v1", "v2"}
+    assert "member sound.safetensors is missing" in bad["v1"] and "shard-000002.tar" in bad["v2"]
+    assert {k for x in loaded for k in x.keys} == {"v0", "v3"}
+    with pytest.raises((ValueError, FileNotFoundError)):
+        list(islice(data(broken, model, on_error="stop"), 10))
+    assert counted([Bad("a", "x"), Bad("b", "x"), Bad("c", "y")]) == "2 x x; 1 x y"
+
+
+def test_a_film_that_nothing_can_be_asked_about_is_bad(index, model):
+    loaded = next(iter(data(index, model, asking=Asking(kinds={"conversation": 1.0}))))
+    assert not loaded.examples and "nothing of the kinds conversation" in loaded.bad[0].reason
+
+
+def test_other_features_than_the_models_are_refused_at_once(index, model):
+    other = models.model(segments=SegmentConfig(length_s=7.0))
+    with pytest.raises(ValueError, match="cut into segments"):
+        data(index, other)
+    with pytest.raises(ValueError, match="holds media, not features"):
+        data(replace(index, features={}), model)
+    with pytest.raises(ValueError, match="least >= world"):
+        data(index, model, world=3)
+
+
+def test_the_index_reads_back(index):
+    assert load_index(index.folder) == index

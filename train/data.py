@@ -1,0 +1,172 @@
+"""Shards become examples: read by ranges, settled to the batch's budget, asked about; bad ones are named."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..hosts import Example, Film
+from ..hosts.prompt import encode
+from ..model import LongCompress
+from .order import Batch, Mixture, batches
+from .records import parse_record
+from .samples import JSON, check_model, features_of, hold_of
+from .turns import Kind, Times, shortened, turns_of
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked about the films of a stage.
+
+    Attributes:
+        kinds: weight of each kind of question; a film that has none of the kind drawn is asked another.
+        times: how answers' times are written.
+        most: questions about a film at most.
+        text_tokens: tokens of a film's questions and answers at most.
+        drop: share of films that lose one of their streams (where they have several).
+    """
+
+    kinds: Mapping[Kind, float] = field(
+        default_factory=lambda: {"grounding": 1.0, "segment": 1.0, "dense": 0.5}
+    )
+    times: Times = "seconds"
+    most: int = 8
+    text_tokens: int = 512
+    drop: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that could not be used: which, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A rank's part of a batch.
+
+    Attributes:
+        number: of the batch.
+        examples: its films with questions.
+        keys: of the films.
+        bad: samples that could not be used.
+        dropped: turns and events that texts were shortened by.
+    """
+
+    number: int
+    examples: list[Example]
+    keys: list[str]
+    bad: list[Bad]
+    dropped: int
+
+
+class ShardData(IterableDataset[Loaded]):
+    """A rank's parts of the batches, one after the other; workers take turns.
+
+    Args:
+        mixture: where samples come from.
+        model: settles them; its towers must be the ones that made the features, its segments the same.
+        asking: what is asked.
+        seed, tokens, budgets, least, start: of `batches`.
+        rank, world: which part.
+        on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
+
+    Raises:
+        ValueError: features of other towers or segments than the model's.
+    """
+
+    def __init__(
+        self, mixture: Mixture, model: LongCompress, asking: Asking, *, seed: int, tokens: int,
+        budgets: Sequence[int], least: int = 1, start: int = 0, rank: int = 0, world: int = 1,
+        on_error: Literal["quarantine", "stop"] = "quarantine",
+    ) -> None:  # fmt: skip
+        self.mixture, self.asking, self.on_error = mixture, asking, on_error
+        self.compressor, self.tokenizer = model.compressor, model.host.tokenizer
+        self.seed, self.tokens, self.budgets, self.least = seed, tokens, tuple(budgets), least
+        self.start, self.rank, self.world = start, rank, world
+        if not 0 <= rank < world or least < world:
+            raise ValueError(f"rank must be in [0, {world}) and least >= world, got {rank} and {least}")
+        for index in mixture.indexes:
+            if not index.features:
+                raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
+            check_model(index.features, model, str(index.folder))
+
+    def __iter__(self) -> Iterator[Loaded]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        torch.set_num_threads(1)
+        plan = batches(
+            self.mixture, seed=self.seed, tokens=self.tokens, budgets=self.budgets, least=self.least,
+            start=self.start,
+        )  # fmt: skip
+        for place, batch in enumerate(plan):
+            if place % step == first:
+                yield self.load(batch)
+
+    def load(self, batch: Batch) -> Loaded:
+        """This rank's part of a batch; a pure function of it."""
+        examples, keys, bad, dropped = [], [], [], 0
+        for which, number in batch.of_rank(self.rank, self.world):
+            index = self.mixture.indexes[which]
+            entry = index.entries[number]
+            draw = np.random.default_rng([self.seed, batch.number, which, number])
+            try:
+                members = index.read(number)
+                example, gone = self.example(
+                    members, f"{index.folder}: sample {entry.key!r}", batch.budget, draw
+                )
+            except (ValueError, OSError) as error:
+                if self.on_error == "stop":
+                    raise
+                bad.append(Bad(entry.key, str(error)))
+                continue
+            examples.append(example)
+            keys.append(entry.key)
+            dropped += gone
+        return Loaded(batch.number, examples, keys, bad, dropped)
+
+    def example(
+        self, members: Mapping[str, bytes], where: str, budget: int, draw: np.random.Generator
+    ) -> tuple[Example, int]:
+        """(a film settled to `budget` with questions, turns and events its text was shortened by).
+
+        Raises:
+            ValueError: it can't be read, or nothing can be asked about it.
+        """
+        told = features_of(members, where)
+        hold = hold_of(members, where)
+        names = hold.streams()
+        if len(names) > 1 and draw.random() < self.asking.drop:
+            gone = names[int(draw.integers(len(names)))]
+            for piece in hold.pieces:
+                piece.groups.pop(gone, None)
+            hold.memory.pop(gone, None)
+        streams, globals_, _ = self.compressor.settle(hold, budget)
+        given: dict[str, Any] = json.loads(members[JSON])
+        fields = {k: v for k, v in given.items() if k != "features"} | {"video": given["key"]}
+        record = parse_record(fields, Path(), where)
+        kinds = [k for k, weight in self.asking.kinds.items() if weight > 0]
+        weights = np.array([self.asking.kinds[k] for k in kinds], float)
+        for at in draw.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
+            turns = turns_of(
+                record, kinds[at], draw, duration_s=told["duration_s"], times=self.asking.times,
+                most=self.asking.most,
+            )  # fmt: skip
+            if turns:
+                kept = shortened(turns, lambda t: len(encode(self.tokenizer, t)), self.asking.text_tokens)
+                return Example(Film(streams, globals_, budget), kept.turns), kept.dropped
+        raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
+
+
+def counted(bad: Sequence[Bad]) -> str:
+    """A line that names bad samples and how often each reason came."""
+    reasons = Counter(one.reason for one in bad)
+    return "; ".join(f"{num} x {reason}" for reason, num in reasons.most_common())
