@@ -268,10 +268,12 @@ class LongCompress(nn.Module):
     def _save_base(self, part: str, folder: Path) -> None:
         if part == "host":
             lm = self.host.lm
-            base = lm.get_base_model() if hasattr(lm, "peft_config") else lm
-            if hasattr(lm, "peft_config"):
-                raise ValueError("include_base needs a language model without an adapter; merge it first")
-            base.save_pretrained(folder)
+            if hasattr(lm, "peft_config"):  # what the adapter sits on, under its own names
+                base = lm.get_base_model()
+                state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items()}
+                base.save_pretrained(folder, state_dict={k: v for k, v in state.items() if "lora_" not in k})
+            else:
+                lm.save_pretrained(folder)
             self.host.tokenizer.save_pretrained(folder)
             return
         encoder = self.vision if part == "vision" else self.sound

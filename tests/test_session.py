@@ -219,9 +219,13 @@ def test_lora_is_saved_and_loaded(tmp_path):
         plain = made(**batch)["logits"]
     assert float((want - plain).abs().max()) > 1e-3
     loaded.host.lm.save_pretrained(tmp_path / "base" / "adapter")
-    again = lc.load(tmp_path / "base", device="cpu")
-    with torch.no_grad():
-        torch.testing.assert_close(again(**batch)["logits"], want)
+    loaded.save_pretrained(
+        tmp_path / "whole"
+    )  # its base lies in its own folder, and is copied without adapter
+    for folder in ("base", "whole"):
+        again = lc.load(tmp_path / folder, device="cpu")
+        with torch.no_grad():
+            torch.testing.assert_close(again(**batch)["logits"], want)
 
 
 @pytest.fixture

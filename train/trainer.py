@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 WEIGHTS = "trained.safetensors"
 
@@ -38,6 +38,24 @@ def load_trained(module: nn.Module, folder: Path) -> None:
             f"missing {sorted(want - set(given))[:3]}, unknown {sorted(set(given) - want)[:3]}"
         )
     module.load_state_dict(given, strict=False)
+
+
+class AllLearn(TrainerCallback):
+    """Stops a training in whose first step a parameter that is to be trained got no gradient."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.looked = module, False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Looks once."""
+        if self.looked:
+            return
+        self.looked = True
+        idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            raise ValueError(
+                f"{len(idle)} parameters that are to be trained got no gradient, such as {idle[0]!r}"
+            )
 
 
 class Joined(torch.optim.Optimizer):
@@ -83,7 +101,7 @@ def with_muon(module: nn.Module, lr: float) -> Joined:
 def run(
     module: nn.Module, data: Dataset[Any], collate: Any, *, steps: int, batch: int, lr: float, warmup: int,
     decay: float, out: Path, workers: int, seed: int, bf16: bool = False, save_every: int = 0,
-    muon: bool = False,
+    muon: bool = False, resume: str | None = None,
 ) -> None:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set, on the CPU.
 
@@ -101,6 +119,10 @@ def run(
         bf16: autocast.
         save_every: steps between checkpoints; 0: none.
         muon: Muon for the matrices of the layers; else AdamW for all.
+        resume: a checkpoint to go on from; `data` must begin where it stopped.
+
+    Raises:
+        ValueError: a parameter that is to be trained got no gradient in the first step.
     """
     falling = int(decay * steps)
     args = TrainingArguments(
@@ -117,8 +139,9 @@ def run(
         dataloader_prefetch_factor=4 if workers else None, remove_unused_columns=False, seed=seed,
         label_names=["labels"],
         accelerator_config={"dispatch_batches": False},  # batches are whole as they come
+        ignore_data_skip=True,
     )  # fmt: skip
     PartTrainer(
         model=module, args=args, train_dataset=data, data_collator=collate,
-        optimizers=(with_muon(module, lr) if muon else None, None),
-    ).train()  # fmt: skip
+        optimizers=(with_muon(module, lr) if muon else None, None), callbacks=[AllLearn(module)],
+    ).train(resume_from_checkpoint=resume)  # fmt: skip
