@@ -304,25 +304,33 @@ def doctor(*, json: bool = False) -> int:
 
 
 def train(
-    name: Literal["tiny"],
+    name: Literal["tiny", "stage"],
     *,
     out: str,
     start: Literal["towers", "bank", "lm"] = "towers",
+    resume: bool = False,
     recipe: Any = None,
     json: bool = False,
 ) -> None:
-    """Train the embedded model anew; hours on a CPU.
+    """Train a model's projectors and LoRA from shards ("stage"), or the embedded model anew ("tiny", hours).
 
     Args:
         name: which.
         out: the folder for it; stages are kept there.
-        start: the stage to go on with, of a run that was interrupted.
+        start: of tiny, the stage to go on with after an interruption.
+        resume: of a stage, go on from the last checkpoint in --out.
         recipe: a YAML or JSON file; single fields as --recipe.FIELD.
         json: one JSON object with the model's folder.
     """
-    from .train.tiny import train_tiny
+    if name == "tiny":
+        from .train.tiny import train_tiny
 
-    folder = train_tiny(folder_of(out), recipe, start=start)
+        folder = train_tiny(folder_of(out), recipe, start=start)
+    else:
+        from .presets import load
+        from .train.stages import train_stage
+
+        folder = train_stage(load(recipe.model, device="cpu"), recipe, folder_of(out), resume=resume)
     print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
 
 
@@ -409,8 +417,12 @@ def _run(words: list[str]) -> int:
         words, rest = words[:2], words[2:]
     else:
         rest = []
-    recipe = None
-    if words[:1] == ["train"]:
+    recipe: Any = None
+    if words[:2] == ["train", "stage"]:
+        from .train.stages import StageRecipe
+
+        recipe = StageRecipe()
+    elif words[:1] == ["train"]:
         from .config import load_config
         from .train.tiny import RECIPE, TinyRecipe
 

@@ -288,6 +288,8 @@ def load_config(kind: type[T], path: str | Path) -> T:
 
 def _cast(hint: Any, value: Any, name: str) -> Any:
     """`value` as the type `hint` says, or ValueError."""
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_dict(typing.cast(type, hint), value, where=f"{name}.")

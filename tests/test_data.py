@@ -143,6 +143,9 @@ def test_other_features_than_the_models_are_refused_at_once(index, model):
         data(index, other)
     with pytest.raises(ValueError, match="holds media, not features"):
         data(replace(index, features={}), model)
+    for kinds in ({"other": 1.0}, {}, {"dense": 0.0}):
+        with pytest.raises(ValueError, match="kinds must give a weight > 0 to some of grounding"):
+            Asking(kinds=kinds)
     with pytest.raises(ValueError, match="least >= world"):
         data(index, model, world=3)
 

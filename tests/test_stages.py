@@ -89,7 +89,7 @@ def test_parts_that_are_not_there(recipe):
     with pytest.raises(ValueError, match="train must be some of projectors, time, lora"):
         replace(recipe, train=["head"])
     with pytest.raises(ValueError, match="must name at least one folder"):
-        replace(recipe, shards=[])
+        train_stage(models.model(), replace(recipe, shards=[]), "never")
     with pytest.raises(ValueError, match="comes without an adapter"):
         prepare(models.model(), replace(recipe, merge_lora=True))
     model = models.model()
@@ -124,3 +124,33 @@ def test_a_part_without_a_gradient_stops_the_training(recipe, tmp_path):
     model.host.project["spare"] = torch.nn.Linear(3, 3)
     with pytest.raises(ValueError, match=r"got no gradient, such as 'project\.spare"):
         train_stage(model, recipe, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["align", "boundary", "instruct"])
+def test_the_recipes_that_come_with_it_load(name):
+    from pathlib import Path
+
+    from longcompress.config import load_config
+    from longcompress.train import stages
+
+    recipe = load_config(StageRecipe, Path(stages.__file__).parent / "recipes" / f"{name}.yaml")
+    assert recipe.steps >= 1000 and ("lora" in recipe.train) == (name != "align")
+    assert recipe.merge_lora == (name == "instruct")
+
+
+def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
+    from longcompress.cli import main
+
+    models.model().save_pretrained(tmp_path / "base", include_base=True)
+    (tmp_path / "r.yaml").write_text(
+        "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\ntokens: 20\nworkers: 0\n"
+    )
+    words = ["train", "stage", "--out", str(tmp_path / "run"), "--recipe", str(tmp_path / "r.yaml")]
+    words += [f"--recipe.shards={json.dumps([str(folder)])}", "--recipe.model", str(tmp_path / "base")]
+    assert main([*words, "--recipe.steps", "4", "--recipe.save_every", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "trained: projectors" in out and "run/model" in out
+    assert main([*words, "--recipe.steps", "6", "--recipe.save_every", "2", "--resume"]) == 0
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-6"
+    assert main(["train", "stage", "--out", str(tmp_path / "none")]) == 2
+    assert "shards must name at least one folder" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -32,13 +32,18 @@ class Asking:
         drop: share of films that lose one of their streams (where they have several).
     """
 
-    kinds: Mapping[Kind, float] = field(
-        default_factory=lambda: {"grounding": 1.0, "segment": 1.0, "dense": 0.5}
-    )
+    kinds: dict[str, float] = field(default_factory=lambda: {"grounding": 1.0, "segment": 1.0, "dense": 0.5})
     times: Times = "seconds"
     most: int = 8
     text_tokens: int = 512
     drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.kinds) - set(get_args(Kind)))
+        if unknown or not any(weight > 0 for weight in self.kinds.values()):
+            raise ValueError(
+                f"kinds must give a weight > 0 to some of {', '.join(get_args(Kind))}, got {self.kinds}"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class ShardData(IterableDataset[Loaded]):
         weights = np.array([self.asking.kinds[k] for k in kinds], float)
         for at in draw.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
             turns = turns_of(
-                record, kinds[at], draw, duration_s=told["duration_s"], times=self.asking.times,
+                record, cast(Kind, kinds[at]), draw, duration_s=told["duration_s"], times=self.asking.times,
                 most=self.asking.most,
             )  # fmt: skip
             if turns:

@@ -78,8 +78,6 @@ class StageRecipe:
             raise ValueError(f"train must be some of {', '.join(PARTS)}, got {self.train}")
         if self.on_error not in ("quarantine", "stop"):
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
-        if not self.shards:
-            raise ValueError("shards must name at least one folder of indexed feature shards")
 
 
 def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, resume: bool = False) -> Path:
@@ -95,6 +93,8 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         ValueError: resume without a checkpoint; a part that isn't there; a parameter to be trained without
             a gradient.
     """
+    if not recipe.shards:
+        raise ValueError("shards must name at least one folder of indexed feature shards")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
