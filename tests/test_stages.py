@@ -1,6 +1,8 @@
 """Training from shards: what is told is trained, the loss falls, a resumed run is the uninterrupted one."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import films
@@ -81,6 +83,28 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
         train_stage(stopped, recipe, tmp_path / "part")
     assert last_checkpoint(tmp_path / "part").name == "checkpoint-4"
     train_stage(models.model(), recipe, tmp_path / "part", resume=True)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_sigterm_saves_the_step_and_a_resumed_run_is_the_uninterrupted_one(recipe, tmp_path, capsys):
+    recipe = replace(recipe, save_every=0, workers=1)
+    train_stage(models.model(), replace(recipe, save_every=6), tmp_path / "whole")
+    told, steps = models.model(), []
+
+    def terminate(*_):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told.host.register_forward_pre_hook(terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(told, recipe, tmp_path / "part")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert last_checkpoint(tmp_path / "part").name == "checkpoint-3"
+    assert "go on with --resume" in capsys.readouterr().out
+    train_stage(models.model(), replace(recipe, save_every=6), tmp_path / "part", resume=True)
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
     assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
 

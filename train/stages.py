@@ -90,6 +90,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         resume: go on from the last checkpoint in `out`.
 
     Raises:
+        KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
         ValueError: resume without a checkpoint; a part that isn't there; a parameter to be trained without
             a gradient.
     """
@@ -124,9 +125,14 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
             )
         return model.host.collate(loaded.examples)
 
-    run(model.host, data, collate, steps=recipe.steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
+    whole = run(
+        model.host, data, collate, steps=recipe.steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, out=out, workers=recipe.workers, seed=recipe.seed, bf16=recipe.bf16,
-        save_every=recipe.save_every, resume=str(last) if start else None)  # fmt: skip
+        save_every=recipe.save_every, resume=str(last) if start else None,
+    )  # fmt: skip
+    if not whole:
+        print(f"{out}: told to stop; go on with --resume from {last_checkpoint(out)}", flush=True)
+        raise KeyboardInterrupt
     model.eval().save_pretrained(out / "model")
     return out / "model"
 

@@ -1,5 +1,7 @@
 """transformers' Trainer, set up for this project's recipes."""
 
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,32 @@ class AllLearn(TrainerCallback):
             )
 
 
+class StopsWhenTold(TrainerCallback):
+    """On SIGTERM the step that runs is finished, a checkpoint saved, and training ends."""
+
+    def __init__(self) -> None:
+        self.told = False
+        self.before: Any = None
+
+    def listen(self) -> None:
+        """From now on; only the main thread of a process can."""
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self._tell)
+
+    def leave(self) -> None:
+        """As it was before."""
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ends the training if that was asked for."""
+        if self.told:
+            control.should_save = control.should_training_stop = True
+
+    def _tell(self, *_: object) -> None:
+        self.told = True
+
+
 class Joined(torch.optim.Optimizer):
     """Several optimizers as one, each with its own parameters; a scheduler scales all their rates."""
 
@@ -102,8 +130,10 @@ def run(
     module: nn.Module, data: Dataset[Any], collate: Any, *, steps: int, batch: int, lr: float, warmup: int,
     decay: float, out: Path, workers: int, seed: int, bf16: bool = False, save_every: int = 0,
     muon: bool = False, resume: str | None = None,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set, on the CPU.
+
+    Returns False if SIGTERM ended it early, with a checkpoint of the last step.
 
     Args:
         module: takes a batch as keywords, returns {"loss": ...}.
@@ -141,7 +171,14 @@ def run(
         accelerator_config={"dispatch_batches": False},  # batches are whole as they come
         ignore_data_skip=True,
     )  # fmt: skip
-    PartTrainer(
+    stops = StopsWhenTold()
+    trainer = PartTrainer(
         model=module, args=args, train_dataset=data, data_collator=collate,
-        optimizers=(with_muon(module, lr) if muon else None, None), callbacks=[AllLearn(module)],
-    ).train(resume_from_checkpoint=resume)  # fmt: skip
+        optimizers=(with_muon(module, lr) if muon else None, None), callbacks=[AllLearn(module), stops],
+    )  # fmt: skip
+    stops.listen()
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    finally:
+        stops.leave()
+    return not stops.told
