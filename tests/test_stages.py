@@ -3,13 +3,17 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import films
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from longcompress.config import save_config
 from longcompress.train import shards
 from longcompress.train.data import Asking
 from longcompress.train.records import read_records
@@ -107,6 +111,31 @@ def test_sigterm_saves_the_step_and_a_resumed_run_is_the_uninterrupted_one(recip
     train_stage(models.model(), replace(recipe, save_every=6), tmp_path / "part", resume=True)
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
     assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+import models
+from longcompress.config import load_config
+from longcompress.train.stages import StageRecipe, train_stage
+train_stage(models.model(), load_config(StageRecipe, sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
+    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    save_config(recipe, tmp_path / "recipe.json")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    given = [str(tmp_path / "script.py"), str(tmp_path / "recipe.json")]
+    alone = [sys.executable, *given, str(tmp_path / "one"), str(Path(__file__).parent)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for words in (alone, [*torchrun, *given, str(tmp_path / "two"), str(Path(__file__).parent)]):
+        subprocess.run(words, check=True, capture_output=True, timeout=100)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 20 and one[-1] != one[0]
+    assert one == pytest.approx(two, abs=1e-4)
 
 
 def test_parts_that_are_not_there(recipe):

@@ -18,7 +18,7 @@ from ..model import LongCompress
 from .data import Asking, Loaded, ShardData
 from .index import load_index
 from .order import Mixture
-from .trainer import run
+from .trainer import place, run
 
 PARTS = ("projectors", "time", "lora")
 BAD = "bad_samples.jsonl"
@@ -35,7 +35,7 @@ class StageRecipe:
         asking: what is asked.
         budgets: tokens of a film, one drawn for each step.
         tokens: film tokens of a step at most, of all ranks together.
-        least: films of a step at least.
+        least: films of a step at least; of several processes as many as there are.
         train: parts that learn, of projectors, time, lora.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
@@ -44,6 +44,7 @@ class StageRecipe:
         warmup: steps to it.
         decay: share of the steps, at the end, over which it falls.
         save_every: steps between checkpoints; 0: none.
+        log_every: steps between lines of the log.
         seed: of all that is drawn.
         workers: loader processes.
         on_error: "quarantine" lists bad samples in bad_samples.jsonl and goes on, "stop" ends at the first.
@@ -66,6 +67,7 @@ class StageRecipe:
     warmup: int = 10
     decay: float = 0.4
     save_every: int = 0
+    log_every: int = 25
     seed: int = 0
     workers: int = 1
     on_error: str = "quarantine"
@@ -107,9 +109,11 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     if resume and last is None:
         raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
     start = int(last.name.rpartition("-")[2]) if resume and last is not None else 0
+    rank, world = place()
     data = ShardData(
         mixture, model, recipe.asking, seed=recipe.seed, tokens=recipe.tokens, budgets=recipe.budgets,
-        least=recipe.least, start=start, on_error="stop" if recipe.on_error == "stop" else "quarantine",
+        least=max(recipe.least, world), start=start, rank=rank, world=world,
+        on_error="stop" if recipe.on_error == "stop" else "quarantine",
     )  # fmt: skip
 
     def collate(items: Sequence[Loaded]) -> dict[str, Tensor]:
@@ -128,12 +132,13 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     whole = run(
         model.host, data, collate, steps=recipe.steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, out=out, workers=recipe.workers, seed=recipe.seed, bf16=recipe.bf16,
-        save_every=recipe.save_every, resume=str(last) if start else None,
+        save_every=recipe.save_every, resume=str(last) if start else None, log_every=recipe.log_every,
     )  # fmt: skip
     if not whole:
         print(f"{out}: told to stop; go on with --resume from {last_checkpoint(out)}", flush=True)
         raise KeyboardInterrupt
-    model.eval().save_pretrained(out / "model")
+    if rank == 0:
+        model.eval().save_pretrained(out / "model")
     return out / "model"
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 WEIGHTS = "trained.safetensors"
@@ -17,6 +18,16 @@ WEIGHTS = "trained.safetensors"
 
 class PartTrainer(Trainer):
     """A Trainer that saves and loads only what is trained; parameters that share memory are saved once."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Of several processes each reads its own part, as the data set deals it; nobody deals it again."""
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset, batch_size=self.args.per_device_train_batch_size,
+            collate_fn=self.data_collator, num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )  # fmt: skip
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -126,10 +137,16 @@ def with_muon(module: nn.Module, lr: float) -> Joined:
     )
 
 
+def place() -> tuple[int, int]:
+    """(rank, world) of this process among those that train together, as torchrun says."""
+    state = PartialState(cpu=True)
+    return state.process_index, state.num_processes
+
+
 def run(
     module: nn.Module, data: Dataset[Any], collate: Any, *, steps: int, batch: int, lr: float, warmup: int,
     decay: float, out: Path, workers: int, seed: int, bf16: bool = False, save_every: int = 0,
-    muon: bool = False, resume: str | None = None,
+    muon: bool = False, resume: str | None = None, log_every: int = 25,
 ) -> bool:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set, on the CPU.
 
@@ -150,6 +167,7 @@ def run(
         save_every: steps between checkpoints; 0: none.
         muon: Muon for the matrices of the layers; else AdamW for all.
         resume: a checkpoint to go on from; `data` must begin where it stopped.
+        log_every: steps between lines of the log.
 
     Raises:
         ValueError: a parameter that is to be trained got no gradient in the first step.
@@ -164,7 +182,7 @@ def run(
             "min_lr_ratio": 0.02,
         },
         warmup_steps=warmup, weight_decay=0.01, max_grad_norm=1.0, adam_beta2=0.98, use_cpu=True, bf16=bf16,
-        logging_steps=25, save_strategy="steps" if save_every else "no", save_steps=save_every or 1,
+        logging_steps=log_every, save_strategy="steps" if save_every else "no", save_steps=save_every or 1,
         save_total_limit=1, report_to=[], dataloader_num_workers=workers,
         dataloader_prefetch_factor=4 if workers else None, remove_unused_columns=False, seed=seed,
         label_names=["labels"],
