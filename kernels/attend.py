@@ -73,8 +73,8 @@ def attend(
     if backend not in ("auto", "xformers"):
         raise ValueError(f"backend must be 'auto' or 'xformers', got {backend!r}")
     one_device(query=query, x=x, bias=bias, **({} if state is None else state._asdict()))
-    fused = use_triton("attend", x)
-    at = None if fused and not can_wait(x) else check_offsets(offsets, len(x))
+    fused = backend == "auto" and use_triton("attend", x)
+    at = [] if fused and not can_wait(x) else check_offsets(offsets, len(x))  # the kernels don't need it
     want = (offsets.shape[0] - 1, len(query), x.shape[1])
     if state is None:
         state = start_state(*want, device=x.device)
@@ -84,8 +84,8 @@ def attend(
     if backend == "xformers":
         from .attend_xformers import attend_xformers
 
-        return State(*attend_xformers(query, x, at or check_offsets(offsets, len(x)), bias, state))
-    if at is None or fused:
+        return State(*attend_xformers(query, x, at, bias, state))
+    if fused:
         from .attend_triton import attend_triton
 
         return State(*attend_triton(query, x, offsets.to(x.device), bias, state))

@@ -182,8 +182,7 @@ def _forward(
     segments, queries = old_max.shape
     x, query = x.contiguous(), query.contiguous()
     scores = x.new_empty((num, queries), dtype=torch.float32)
-    wide = max(16, triton.next_power_of_2(max(1, queries)))
-    kinds = {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
+    kinds = _sizes(queries, width)
     if scores.numel():
         scores_kernel[(triton.cdiv(num, ROWS),)](
             query, x, x if bias is None else bias.contiguous(), scores, num, BIASED=bias is not None, **kinds
@@ -204,8 +203,7 @@ def _backward(
     segments, queries = top.shape
     x, query, dacc, offsets = x.contiguous(), query.contiguous(), dacc.contiguous(), offsets.contiguous()
     dtotal, dm = dtotal.contiguous(), dm.contiguous()
-    wide = max(16, triton.next_power_of_2(max(1, queries)))
-    kinds = {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
+    kinds = _sizes(queries, width)
     dscore = x.new_empty((num, queries), dtype=torch.float32)
     dx = x.new_empty((num, width), dtype=x.dtype if x.is_cuda else torch.float32)
     dquery = x.new_empty((segments, queries, width), dtype=torch.float32)
@@ -215,6 +213,12 @@ def _backward(
         grid = (segments, triton.cdiv(width, CHANNELS))
         token_grad_kernel[grid](query, x, scores, offsets, dacc, top, dscore, dx, dquery, **kinds)
     return dx.to(x.dtype), dscore, dquery.sum(0)
+
+
+def _sizes(queries: int, width: int) -> dict[str, int]:
+    """What all kernels are compiled for."""
+    wide = max(16, triton.next_power_of_2(max(1, queries)))
+    return {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
 
 
 LIBRARY.define(

@@ -16,6 +16,13 @@ from .plan_tiles_triton import (
 COLUMNS = tl.constexpr(8)  # of the rows that say what a round does to a segment: see plan_layout
 
 
+@triton.jit
+def segment_of(rows, blocks):
+    """(its row, the tile, where its tokens begin, how many) of a program; a segment's lie side by side."""
+    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
+    return row, tl.program_id(0) % blocks, tl.load(row).to(tl.int64), tl.load(row + 1)
+
+
 @triton.jit(do_not_specialize=["num"])
 def squares_kernel(
     x, weight, square, scale, num, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr,
@@ -44,10 +51,7 @@ def match_kernel(
     SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr, ODDS: tl.constexpr,
 ):  # fmt: skip
     """`match_tile` of every segment of a round; a segment's programs lie side by side."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
+    _, tile, base, n = segment_of(rows, blocks)
     if tile * EVENS < (n + 1) // 2:
         match_tile(
             x, square, scale, best, partner, key, base, n, tile, D, WIDE, SLICE, WARD, FAST, EVENS, ODDS
@@ -60,10 +64,7 @@ def rank_kernel(
     KEYS: tl.constexpr,
 ):  # fmt: skip
     """`rank_tile` of every segment of a round."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
+    row, tile, base, n = segment_of(rows, blocks)
     pairs = tl.load(row + 2)
     if tile * SEATS < (n + 1) // 2:
         rank_tile(best, key, rank, base, n, pairs, tile, NO_KEY, SEATS, KEYS)
@@ -72,10 +73,7 @@ def rank_kernel(
 @triton.jit(do_not_specialize=["blocks"])
 def gone_kernel(key, gone, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
     """`gone_tile` of every segment of a round."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
+    _, tile, base, n = segment_of(rows, blocks)
     if tile * SEATS < (n + 1) // 2:
         gone_tile(key, gone, base, n, tile, NO_KEY, SEATS)
 
@@ -86,10 +84,7 @@ def place_kernel(
     RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """`place_tile` of every segment of a round."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
+    row, tile, base, n = segment_of(rows, blocks)
     pairs = tl.load(row + 2)
     if tile * SEATS < (n + 1) // 2:
         place_tile(
@@ -105,10 +100,7 @@ def merge_kernel(
     WARD: tl.constexpr, GROUPS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """`merge_tile` of every segment of a round, and the map of its raw tokens, dealt out to its programs."""
-    row = rows + (tl.program_id(0) // blocks).to(tl.int64) * COLUMNS
-    tile = tl.program_id(0) % blocks
-    base = tl.load(row).to(tl.int64)
-    n = tl.load(row + 1)
+    row, tile, base, n = segment_of(rows, blocks)
     pairs = tl.load(row + 2)
     out = tl.load(row + 3).to(tl.int64)
     raw_at = tl.load(row + 4).to(tl.int64)

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -125,7 +125,16 @@ def pack(
     if not made:
         raise ValueError(f"{out}: none of {len(keys)} videos could be used; {MANIFEST} says why")
     parts = [out / PARTS / f"{key}.tar" for key in made]
-    _write_shards(out, parts, shard_bytes, progress)
+
+    def sample(i: int) -> tuple[str, dict[str, bytes]]:
+        with open(parts[i], "rb") as file:
+            ((key, members),) = members_in(file, str(parts[i])).items()
+            return key, read_members(file, members)
+
+    written = _write_shards(out, [part.stat().st_size for part in parts], sample, shard_bytes, progress)
+    for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
+        if old.name not in written:
+            old.unlink()
     _write_manifest(out, made, failed)
     return make_index(out, progress=progress)
 
@@ -138,9 +147,11 @@ def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: b
     out.mkdir(parents=True, exist_ok=True)
     numbers = sorted(range(len(index)), key=lambda i: index.entries[i].key)
     sizes = [sum(m.num_bytes for m in index.entries[i].members.values()) for i in numbers]
-    for number, chunk in enumerate(_chunks(sizes, shard_bytes)):
-        samples = ((index.entries[numbers[i]].key, index.read(numbers[i])) for i in chunk)
-        write_tar(out / f"shard-{number:06d}.tar", samples)
+
+    def sample(i: int) -> tuple[str, dict[str, bytes]]:
+        return index.entries[numbers[i]].key, index.read(numbers[i])
+
+    _write_shards(out, sizes, sample, shard_bytes, progress)
     return make_index(out, progress=progress)
 
 
@@ -215,22 +226,15 @@ def _source(video: str) -> dict[str, object]:
     return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _write_shards(out: Path, parts: Sequence[Path], shard_bytes: int, progress: bool) -> None:
-    sizes = [path.stat().st_size for path in parts]
-    chunks = list(_chunks(sizes, shard_bytes))
-
-    def samples(chunk: Sequence[int]) -> Iterator[tuple[str, dict[str, bytes]]]:
-        for i in chunk:
-            with open(parts[i], "rb") as file:
-                for key, members in members_in(file, str(parts[i])).items():
-                    yield key, read_members(file, members)
-
-    wanted = {f"shard-{number:06d}.tar" for number in range(len(chunks))}
-    for number, chunk in enumerate(tqdm(chunks, desc="shards", unit="shard", disable=not progress)):
-        write_tar(out / f"shard-{number:06d}.tar", samples(chunk))
-    for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
-        if old.name not in wanted:
-            old.unlink()
+def _write_shards(
+    out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], most: int,
+    progress: bool,
+) -> set[str]:  # fmt: skip
+    """Write samples (key, members) 0, 1, ... of these sizes to shards; their names."""
+    chunks = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(_chunks(sizes, most))}
+    for name, chunk in tqdm(chunks.items(), desc="shards", unit="shard", disable=not progress):
+        write_tar(out / name, (sample(i) for i in chunk))
+    return set(chunks)
 
 
 def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
