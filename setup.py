@@ -11,6 +11,7 @@ train = ["tensorboard>=2.15"]
 dev = [
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
+    "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
 ]  # fmt: skip
 
 setup(
