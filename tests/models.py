@@ -26,7 +26,7 @@ from longcompress.config import (
     VisionConfig,
 )
 from longcompress.encoders import SoundEncoder, VisionEncoder
-from longcompress.hosts import CausalHost
+from longcompress.hosts import CausalHost, Film
 from longcompress.hosts.words import word_tokenizer
 from longcompress.model import LongCompress
 from longcompress.types import Tokens
@@ -88,6 +88,13 @@ def tokens(num: int, width: int, seed: int, duration_s: float = 60.0) -> Tokens:
     start_s = time_s.floor()
     size = torch.randint(1, 9, (num,), generator=draw).float()
     return Tokens(torch.randn(num, width, generator=draw), size, time_s, start_s, start_s + 1)
+
+
+def film(seed: int, pictures: int = 20, sounds: int = 6, budget: int = 400) -> Film:
+    """Random tokens of both streams with two global ones."""
+    streams = {"picture": tokens(pictures, 32, seed), "sound": tokens(sounds, 16, seed + 1)}
+    globals_ = {"picture": torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))}
+    return Film(streams, globals_, budget)
 
 
 def model(**changes) -> LongCompress:

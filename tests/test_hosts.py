@@ -6,15 +6,9 @@ import torch
 from longcompress.hosts import Example, Film
 from longcompress.hosts.prompt import IGNORED, encode, lay_out
 
-from models import host, tokens
+from models import film, host, tokens
 
 KINDS = ("llama", "qwen2")
-
-
-def film(seed: int, pictures: int = 20, sounds: int = 6, budget: int = 400) -> Film:
-    streams = {"picture": tokens(pictures, 32, seed), "sound": tokens(sounds, 16, seed + 1)}
-    globals_ = {"picture": torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))}
-    return Film(streams, globals_, budget)
 
 
 def test_a_film_is_marks_and_tokens_in_time_order():

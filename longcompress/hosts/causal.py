@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import HostConfig
-from .prompt import IGNORED, Example, Film, around, collate, encode
+from .batch import collate
+from .packing import branch_mask, check_apart, packed_logits, takes_lengths
+from .prompt import IGNORED, Example, Film, around, encode
 
 
 def projector(kind: str, width: int, host_width: int) -> nn.Module:
@@ -68,6 +70,7 @@ class CausalHost(nn.Module):
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
+        self._apart = False  # known to keep samples of a row apart
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
@@ -81,9 +84,11 @@ class CausalHost(nn.Module):
         """Positions the language model was made for, or None where its config does not say."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
-    def collate(self, examples: Sequence[Example], *, left: bool = False) -> dict[str, Tensor]:
-        """`prompt.collate` with this host's tokenizer and streams."""
-        return collate(examples, self.tokenizer, self.settings, self.names, left=left)
+    def collate(
+        self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
+    ) -> dict[str, Tensor]:
+        """`batch.collate` with this host's tokenizer and streams."""
+        return collate(examples, self.tokenizer, self.settings, self.names, left=left, row_tokens=row_tokens)
 
     def embed(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, L, D) input embeddings, film tokens in their places."""
@@ -112,31 +117,31 @@ class CausalHost(nn.Module):
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
         branch: Tensor | None = None,
+        sample: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        kept: Tensor | None = None,
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """Logits, and the loss: mean over the learned tokens (or their sum over num_items_in_batch).
 
-        Args: what `collate` makes; all (B, L) int64 but the streams.
+        Args: what `collate` makes; all (B, L) int64 but the streams. kept (K,) int64 are the places whose
+        logits are wanted, None for all; with labels, all that say a learned token must be among them.
 
         Returns:
-            {"logits": (B, L, V)} and, with labels, "loss" ().
+            {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
+
+        Raises:
+            ValueError: the language model can't keep branches, or samples of a row, apart.
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        mask: Tensor = attention_mask
-        if branch is not None and int(branch.max()) > 1:
-            kind = x.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-            mask = branch_mask(branch, attention_mask, dtype)
-        logits = self.lm(
-            inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False
-        ).logits
+        logits = self._logits(x, attention_mask, position_ids, branch, sample, kept)
         out = {"logits": logits}
         if labels is not None:
-            learned = labels[:, 1:] != IGNORED
-            total = nn.functional.cross_entropy(
-                logits[:, :-1][learned].float(), labels[:, 1:][learned], reduction="sum"
-            )
+            said, wanted = logits[:, :-1], labels[:, 1:]
+            if kept is not None:
+                said, wanted = logits, wanted[:, kept]
+            learned = wanted != IGNORED
+            total = nn.functional.cross_entropy(said[learned].float(), wanted[learned], reduction="sum")
             out["loss"] = total / (
                 num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp_min(1)
             )
@@ -217,6 +222,33 @@ class CausalHost(nn.Module):
         texts = self.tokenizer.batch_decode(out[:, given:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def _logits(
+        self, x: Tensor, attention_mask: Tensor, position_ids: Tensor | None, branch: Tensor | None,
+        sample: Tensor | None, kept: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(B, L, V), or (B, K, V) of the places kept, of embeddings in which each token sees what it may."""
+        mask = attention_mask
+        if branch is not None and int(branch.max()) > 1:
+            if takes_lengths(self.lm):
+                raise ValueError(
+                    "several questions about a film need a mask that flash attention doesn't take; ask one a "
+                    'film (asking.most=1), or set host.attention to "sdpa"'
+                )
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            mask = branch_mask(branch, attention_mask, dtype, sample)
+        elif sample is not None and position_ids is not None:
+            if not self._apart:
+                check_apart(self.lm, x)
+                self._apart = True
+            packed = packed_logits(self.lm, x, position_ids)
+            return packed if kept is None else packed[:, kept]
+        logits: Tensor = self.lm(
+            inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
+            logits_to_keep=0 if kept is None else kept,
+        ).logits  # fmt: skip
+        return logits
+
     def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
         """(N, D) projected tokens of a stream with their time."""
         x = batch.get(f"{name}_x")
@@ -278,17 +310,3 @@ def _mean_of(table: nn.Module, ids: Tensor) -> Tensor:
     x = table(ids.clamp_min(0))
     known = (ids >= 0).to(x.dtype)[..., None]
     return (x * known).sum(1) / known.sum(1).clamp_min(1)
-
-
-def branch_mask(branch: Tensor, attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, L, L) additive mask: a token sees the film (branch 0) and its own branch, nothing later."""
-    length = branch.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
-    mine = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    seen = causal & mine & attention_mask.bool()[:, None, :]
-    seen = seen | torch.eye(
-        length, dtype=torch.bool, device=branch.device
-    )  # padding sees itself: no empty row
-    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(
-        ~seen, torch.finfo(dtype).min
-    )[:, None]

@@ -1,5 +1,4 @@
-"""The text around a film and the order of its tokens: mark, tokens, mark, tokens, ... in time order, as one
-batch."""
+"""The text around a film and the order of its tokens: mark, tokens, mark, tokens, ... in time order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ..types import Tokens
 
 IGNORED = -100
 FILM = "\ufffcfilm\ufffc"  # stands for the film while a chat template is applied
+ANSWER = "\ufffcanswer {}\ufffc"  # and for an answer
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ class Example:
 
     Attributes:
         film: what they are about.
-        turns: (question, answer or None); they don't see one another.
+        turns: (question, answer or None).
+        dialogue: they follow one another in one conversation; else each sees the film only, as if asked
+            alone.
     """
 
     film: Film
     turns: Sequence[tuple[str, str | None]]
+    dialogue: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,76 @@ def mark_text(config: HostConfig, start_s: float) -> str:
 
 def around(tokenizer: Any, config: HostConfig, question: str) -> tuple[list[int], list[int]]:
     """(ids before the film, ids between the film and the answer)."""
-    if not question.strip():
+    head, (tail,) = conversation(tokenizer, config, [question])
+    return head, tail
+
+
+def conversation(
+    tokenizer: Any, config: HostConfig, questions: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """(ids before the film, ids before each answer) of questions that follow one another about one film.
+
+    The text is the tokenizer's own template, applied to the whole, and lies in pieces: before the film,
+    from it to the first answer, from the end token of an answer to the next answer. Without a template it
+    is `HostConfig.question` over and over.
+
+    Raises:
+        ValueError: for an empty question, or a template that drops, moves or rewrites turns.
+    """
+    if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty; ask something, e.g. 'What happens first?'")
-    said = config.question.format(question=question)
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "system", "content": config.system}] if config.system else []
-        messages.append({"role": "user", "content": FILM + said})
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        head, found, tail = text.partition(FILM)
-        if not found:
-            raise ValueError("the tokenizer's chat_template drops the user's content; set another one")
-        return encode(tokenizer, head), encode(tokenizer, tail)
-    head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    return head + (encode(tokenizer, config.system) if config.system else []), encode(tokenizer, said)
+    said = [config.question.format(question=question) for question in questions]
+    if not getattr(tokenizer, "chat_template", None):
+        head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        head += encode(tokenizer, config.system) if config.system else []
+        return head, [encode(tokenizer, text) for text in said]
+    before, first, *later = _pieces(_rendered(tokenizer, config, said), said)
+    if later and [before, first] != _pieces(_rendered(tokenizer, config, said[:1]), said[:1]):
+        raise ValueError(
+            "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone: it "
+            "would be learned as it is never asked; set another template, or leave the system text empty"
+        )
+    return encode(tokenizer, before), [encode(tokenizer, first), *(_after_end(tokenizer, x) for x in later)]
+
+
+def _rendered(tokenizer: Any, config: HostConfig, said: Sequence[str]) -> str:
+    """The template's text up to where the last answer begins."""
+    messages = [{"role": "system", "content": config.system}] if config.system else []
+    for number, text in enumerate(said):
+        if number:
+            messages.append({"role": "assistant", "content": ANSWER.format(number)})
+        messages.append({"role": "user", "content": text if number else FILM + text})
+    whole: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return whole
+
+
+def _pieces(whole: str, said: Sequence[str]) -> list[str]:
+    """The text before the film, and before each answer."""
+    pieces, rest = [], whole
+    for number in range(len(said)):
+        place = ANSWER.format(number) if number else FILM
+        piece, found, rest = rest.partition(place)
+        if not found or whole.count(place) > 1:
+            what = f"answer {number} of a dialogue" if number else "the user's content"
+            raise ValueError(f"the tokenizer's chat template drops, moves or repeats {what}; set another one")
+        pieces.append(piece)
+    pieces.append(rest)
+    for number, text in enumerate(said):
+        if len(said) > 1 and text.strip() not in pieces[number + 1]:
+            raise ValueError(
+                "the tokenizer's chat template drops, moves or rewrites "
+                f"question {number + 1} of a dialogue; set another one"
+            )
+    return pieces
+
+
+def _after_end(tokenizer: Any, piece: str) -> list[int]:
+    """Ids of what follows an answer, less the end token that the template writes there: an answer has one."""
+    end = tokenizer.eos_token
+    if not piece.lstrip().startswith(end):
+        return encode(tokenizer, piece)
+    ids = encode(tokenizer, piece.lstrip())  # with it, for what comes first can be written otherwise
+    return ids[1:] if ids[0] == tokenizer.eos_token_id else encode(tokenizer, piece.lstrip()[len(end) :])
 
 
 def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]) -> Layout:
@@ -128,105 +188,3 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
     longest = max(len(t) for t in texts)
     mark_ids = torch.tensor([t + [-1] * (longest - len(t)) for t in texts])
     return Layout(ids, streams, offsets, mark_ids, marks.double() * step)
-
-
-def collate(
-    examples: Sequence[Example],
-    tokenizer: Any,
-    config: HostConfig,
-    names: Sequence[str],
-    *,
-    left: bool = False,
-) -> dict[str, Tensor]:
-    """One batch of unequal films and questions as a flat dict of tensors.
-
-    Several turns of one example lie behind one another after the film; `branch` keeps them from seeing each
-    other.
-
-    Args:
-        examples: B of them.
-        tokenizer: the host's.
-        config: the host's.
-        names: streams in the host's order.
-        left: pad on the left (generation of several rows); turns must then be one each.
-
-    Returns:
-        input_ids, attention_mask, position_ids, branch (0 = film), labels: (B, L) int64, input_ids negative
-        where
-        film tokens go; mark_ids (K, k), mark_s (K,); and for each stream NAME: NAME_x (N, C), NAME_size,
-        NAME_start_s,
-        NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C). K counts the marks of all films.
-
-    Raises:
-        ValueError: for an empty batch or question, or several turns with `left`.
-    """
-    if not examples:
-        raise ValueError("examples must hold at least one film, got none")
-    rows = []
-    layouts = []
-    for example in examples:
-        if not example.turns:
-            raise ValueError("turns must hold at least one question a film, got none")
-        if left and len(example.turns) != 1:
-            raise ValueError(f"turns must be one a film when padding on the left, got {len(example.turns)}")
-        layout = lay_out(example.film, tokenizer, config, names)
-        layouts.append(layout)
-        rows.append(_row(example, layout, tokenizer, config))
-    length = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED}
-    batch = {}
-    for key in rows[0]:
-        padded = []
-        for row in rows:
-            pad = [fill.get(key, 0)] * (length - len(row[key]))
-            padded.append(pad + row[key] if left else row[key] + pad)
-        batch[key] = torch.tensor(padded)
-    return batch | _tokens(examples, layouts, names)
-
-
-def _row(example: Example, layout: Layout, tokenizer: Any, config: HostConfig) -> dict[str, list[int]]:
-    """Ids, labels, positions and branches of one example; labels come from token spans, never from text."""
-    ids: list[int] = []
-    labels: list[int] = []
-    position: list[int] = []
-    branch: list[int] = []
-    for turn, (question, answer) in enumerate(example.turns):
-        head, tail = around(tokenizer, config, question)
-        if turn == 0:
-            ids = head + layout.ids
-            labels, position, branch = [IGNORED] * len(ids), list(range(len(ids))), [0] * len(ids)
-            film = len(ids)
-        learned = [] if answer is None else [*encode(tokenizer, answer), tokenizer.eos_token_id]
-        ids += tail + learned
-        labels += [IGNORED] * len(tail) + learned
-        position += range(film, film + len(tail) + len(learned))
-        branch += [turn + 1] * (len(tail) + len(learned))
-    return {
-        "input_ids": ids, "labels": labels, "position_ids": position, "branch": branch,
-        "attention_mask": [1] * len(ids),
-    }  # fmt: skip
-
-
-def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[str]) -> dict[str, Tensor]:
-    """The packed tokens of all films, and their marks."""
-    longest = max(layout.mark_ids.shape[1] for layout in layouts)
-    marks = [
-        torch.nn.functional.pad(m, (0, longest - m.shape[1]), value=-1) for m in (y.mark_ids for y in layouts)
-    ]
-    batch = {"mark_ids": torch.cat(marks), "mark_s": torch.cat([y.mark_s for y in layouts])}
-    for name in names:
-        parts = [y.streams[name] for y in layouts if name in y.streams]
-        if parts:
-            tokens = Tokens.join(parts)
-            batch |= {f"{name}_{f}": getattr(tokens, f) for f in ("x", "size", "start_s", "end_s")}
-            offsets, first = [torch.zeros(1, dtype=torch.int32)], 0
-            for y in layouts:
-                count = len(y.mark_s)
-                own = y.offsets[name][1:] if name in y.streams else torch.zeros(count, dtype=torch.int32)
-                offsets.append(own + first)
-                first += len(y.streams[name]) if name in y.streams else 0
-            batch[f"{name}_offsets"] = torch.cat(offsets)
-        made = [e.film.globals[name] for e in examples if len(e.film.globals.get(name, ()))]
-        if made:
-            batch[f"{name}_globals"] = torch.cat(made)
-    return batch
