@@ -79,6 +79,7 @@ HOMES = {
     "yaml": ("longcompress/config.py",),
     "ray": ("train/*",),
     "safetensors": (
+        "longcompress/encoders/beats.py",
         "longcompress/pack.py",
         "longcompress/memory.py",
         "longcompress/model.py",

@@ -1,0 +1,295 @@
+"""BEATs: a window of sound as tokens that tell what is heard, and its released weights.
+
+Own code in plain torch after the paper (Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers",
+arXiv 2212.09058); its files are public (MIT) and the user's to fetch. Patches of 16 frames x 16 bands of the
+filter bank (`beats_bank`) become tokens, a convolution tells them where they are, and transformer layers do
+the rest. Letters: A windows of sound, L frames of 10 ms, P patches, C channels.
+"""
+
+import json
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..config import from_dict
+from ..files import replacing
+from .beats_layers import BeatsConfig, BeatsLayer, distance_buckets
+from .fbank import BANDS
+
+KIND = "beats"  # model_type in the config.json of a folder that `save_pretrained` writes
+CLASSES = 527  # of the classifier that fine-tuned files bring
+LISTED = 12  # names that an error lists
+WHERE = (
+    "released files are listed at github.com/microsoft/unilm (beats); BEATs_iter3_plus_AS20K.pt also lies in "
+    "checkpoints/ of LongVALE's data set on Hugging Face"
+)
+BROKEN = (  # what torch.load raises over bytes that are no whole file of plain tensors
+    RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, AttributeError,
+    struct.error, pickle.UnpicklingError,
+)  # fmt: skip
+MODULES = {"layer_norm": "patch_norm", "post_extract_proj": "widen", "encoder.layer_norm": "norm"}
+LAYER_MODULES = {
+    "self_attn.q_proj": "attention.query",
+    "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value",
+    "self_attn.out_proj": "attention.out",
+    "self_attn.grep_linear": "attention.gate",
+    "self_attn_layer_norm": "attention_norm",
+    "fc1": "enter",
+    "fc2": "leave",
+    "final_layer_norm": "norm",
+}
+"""Modules with weight and bias, of the whole and of layer i (`encoder.layers.i.`): released name -> ours."""
+POSITION = (
+    "encoder.pos_conv.0"  # its weight is released in two factors: direction `weight_v`, length `weight_g`
+)
+TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"  # one tensor, listed by every layer
+
+
+class Beats(nn.Module):
+    """The encoder, without the classifier that some released files have on top.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        self.config = config
+        side, width, kernel = config.patch_size, config.width, config.position_kernel
+        self.patch = nn.Conv2d(1, config.patch_width, side, side, bias=False)
+        self.patch_norm = nn.LayerNorm(config.patch_width)
+        self.widen = nn.Linear(config.patch_width, width)
+        self.position = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=config.position_groups)
+        self.norm = nn.LayerNorm(width)
+        self.distances = nn.Embedding(config.buckets, config.heads)
+        self.layers = nn.ModuleList(BeatsLayer(config) for _ in range(config.layers))
+
+    def num_patches(self, num_frames: int) -> int:
+        """Tokens of a window of so many frames; frames behind the last whole patch don't count."""
+        return (num_frames // self.config.patch_size) * (BANDS // self.config.patch_size)
+
+    def patch_padding(self, padding: Tensor) -> Tensor:
+        """(A, P) bool, True at the tokens that have a frame of padding (A, L) bool in them."""
+        side = self.config.patch_size
+        columns = padding[:, : padding.shape[1] // side * side].unflatten(1, (-1, side)).any(2)
+        return columns.repeat_interleave(BANDS // side, 1)
+
+    def forward(self, bank: Tensor, padding: Tensor | None = None) -> Tensor:
+        """(A, P, C) tokens in the dtype of the weights, by time and within it from low bands to high.
+
+        A window padded and masked gives what it gives alone; its tokens that hold padding are zero. The
+        released code masks two frames a token in their order, which follows neither time nor bands.
+
+        Args:
+            bank: (A, L, 128) float, from `beats_bank`; at least one patch long.
+            padding: (A, L) bool, True at frames that aren't sound; None: all are.
+        """
+        self._check(bank, padding)
+        weight = self.patch.weight
+        x = self.patch(bank.to(weight.device, weight.dtype)[:, None]).flatten(2).transpose(1, 2)
+        x = self.widen(self.patch_norm(x))  # (A, P, C)
+        dead = None if padding is None else self.patch_padding(padding.to(weight.device))
+        if dead is not None:
+            x = x.masked_fill(dead[..., None], 0)
+        near = self.position(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+        x = self.norm(x + functional.gelu(near))
+        bias = self.distances(distance_buckets(x.shape[1], self.config, x.device)).permute(2, 0, 1)
+        for layer in self.layers:
+            x = layer(x, bias, dead)
+        return x if dead is None else x.masked_fill(dead[..., None], 0)
+
+    def _check(self, bank: Tensor, padding: Tensor | None) -> None:
+        side = self.config.patch_size
+        if bank.dim() != 3 or bank.shape[2] != BANDS or not bank.is_floating_point():
+            raise ValueError(
+                f"bank must be (A, L, {BANDS}) float, got {tuple(bank.shape)} {bank.dtype}; make it of "
+                "samples with beats_bank"
+            )
+        if bank.shape[1] < side:
+            raise ValueError(
+                f"bank must have at least {side} frames, one patch, got {bank.shape[1]}; pad shorter sound "
+                "and say so in padding"
+            )
+        if padding is not None and (padding.shape != bank.shape[:2] or padding.dtype != torch.bool):
+            raise ValueError(
+                f"padding must be (A, L) = {tuple(bank.shape[:2])} bool like bank, got "
+                f"{tuple(padding.shape)} {padding.dtype}"
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, for `from_pretrained`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "model.safetensors") as part:
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, part, {"format": "pt"})
+        with replacing(folder / "config.json") as part:
+            part.write_text(json.dumps({"model_type": KIND} | asdict(self.config), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, base: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32
+    ) -> Self:
+        """The encoder in a folder that `save_pretrained` wrote, or in a released .pt file.
+
+        Args:
+            base: folder or file, on this machine.
+            dtype: of its parameters; "auto": as they are saved.
+
+        Raises:
+            FileNotFoundError: neither is there.
+            ValueError: it isn't BEATs, is cut off, or lacks a parameter or has one too many, by name. Nothing
+                that a file's pickle asks for is run.
+        """
+        if isinstance(dtype, str) and dtype != "auto":
+            raise ValueError(f'dtype must be a torch.dtype or "auto", got {dtype!r}')
+        path = Path(base)
+        if path.is_dir():
+            config, state = read_folder(path)
+        elif path.is_file():
+            config, state = read_released(path)
+        else:
+            raise FileNotFoundError(f"base {str(base)!r}: no such folder or file; {WHERE}")
+        to = state["patch.weight"].dtype if dtype == "auto" else dtype
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict({k: v.to(to) for k, v in state.items()}, assign=True)
+        return model.eval()
+
+
+def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
+    """What `Beats.save_pretrained` wrote: the sizes, and our parameters by name, as they are saved."""
+    config_path, path = folder / "config.json", folder / "model.safetensors"
+    for file in (config_path, path):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"base: no file {file}; a folder of BEATs has {config_path.name} and {path.name}, else give "
+                "the released .pt file itself"
+            )
+    try:
+        values = json.loads(config_path.read_text(encoding="utf8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"base: {config_path} is no JSON: {error}") from error
+    kind = values.pop("model_type", None) if isinstance(values, dict) else None
+    if kind != KIND:
+        raise ValueError(f"base: {config_path} must be of model_type {KIND!r}, got {kind!r}")
+    try:
+        config = from_dict(BeatsConfig, values)
+    except ValueError as error:
+        raise ValueError(f"base: {config_path}: {error}") from error
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"base: {path} is cut off or no safetensors file ({error}); save it anew") from error
+    check_entries(path, state, own_shapes(config))
+    return config, state
+
+
+def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
+    """A released file: its sizes, and its parameters under our names, dtypes as in the file."""
+    given = read_plain(path)
+    if not isinstance(given, dict) or not all(isinstance(given.get(k), dict) for k in ("cfg", "model")):
+        found = sorted(map(str, given))[:LISTED] if isinstance(given, dict) else type(given).__name__
+        raise ValueError(
+            f"base: {path} must hold dicts 'cfg' and 'model' as BEATs' files do, got {found}; {WHERE}"
+        )
+    cfg, state = given["cfg"], given["model"]
+    try:
+        config = BeatsConfig.from_released(cfg)
+    except ValueError as error:
+        raise ValueError(f"base: {path}: {error}") from error
+    classes = cfg.get("predictor_class", CLASSES) if cfg.get("finetuned_model") else 0
+    check_entries(path, state, released_shapes(config, classes))
+    own = {ours: state[theirs] for theirs, ours in released_names(config).items()}
+    table = own["distances.weight"] = state[TABLE.format(0)]
+    for i in range(config.layers):
+        if not torch.equal(state[TABLE.format(i)], table):
+            raise ValueError(
+                f"base: {path}: {TABLE.format(i)} must be the same as layer 0's, got other values"
+            )
+    length, direction = state[f"{POSITION}.weight_g"], state[f"{POSITION}.weight_v"]
+    wide = direction.double()
+    fused = length * wide / wide.square().sum((0, 1), keepdim=True).sqrt()
+    own["position.weight"] = fused.to(direction.dtype)
+    return config, own
+
+
+def read_plain(path: Path) -> Any:
+    """A file of tensors and plain values, as torch.save writes it; ValueError for all else."""
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except BROKEN as error:
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            size_mb = path.stat().st_size / 1e6
+            if asked:
+                raise ValueError(
+                    f"base: {path} must hold tensors and plain values only, but its pickle asks for "
+                    f"{asked[1]}; nothing of it was run. {WHERE}"
+                ) from error
+            raise ValueError(
+                f"base: {path} ({size_mb:.1f} MB) is cut off or not what torch.save writes; fetch it again "
+                f"(a BEATs file has about 361 MB); {WHERE}"
+            ) from error
+
+
+def released_names(config: BeatsConfig) -> dict[str, str]:
+    """Entries of a released file that are our parameters as they are: released name -> ours."""
+    names = {"patch_embedding.weight": "patch.weight", f"{POSITION}.bias": "position.bias"}
+    modules = dict(MODULES)
+    for i in range(config.layers):
+        modules |= {
+            f"encoder.layers.{i}.{theirs}": f"layers.{i}.{ours}" for theirs, ours in LAYER_MODULES.items()
+        }
+        names[f"encoder.layers.{i}.self_attn.grep_a"] = f"layers.{i}.attention.gate_scale"
+    for theirs, ours in modules.items():
+        names |= {f"{theirs}.{leaf}": f"{ours}.{leaf}" for leaf in ("weight", "bias")}
+    return names
+
+
+def own_shapes(config: BeatsConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of our parameters by name."""
+    with torch.device("meta"):
+        return {k: tuple(v.shape) for k, v in Beats(config).state_dict().items()}
+
+
+def released_shapes(config: BeatsConfig, classes: int = 0) -> dict[str, tuple[int, ...]]:
+    """Shapes of a released file's entries by name: 250 with the released sizes, 252 with a classifier."""
+    own = own_shapes(config)
+    shapes = {theirs: own[ours] for theirs, ours in released_names(config).items()}
+    shapes |= {TABLE.format(i): own["distances.weight"] for i in range(config.layers)}
+    shapes[f"{POSITION}.weight_v"] = own["position.weight"]
+    shapes[f"{POSITION}.weight_g"] = (1, 1, config.position_kernel)
+    if classes:
+        shapes |= {"predictor.weight": (classes, config.width), "predictor.bias": (classes,)}
+    return shapes
+
+
+def check_entries(path: Path, given: Mapping[str, Any], want: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless `given` has exactly the wanted entries, float tensors of these shapes."""
+    missing, extra = sorted(set(want) - set(given)), sorted(set(map(str, given)) - set(want))
+    if missing or extra:
+        raise ValueError(
+            f"base: {path} must have the {len(want)} entries of BEATs; missing {len(missing)}: "
+            f"{listed(missing)}; unknown {len(extra)}: {listed(extra)}"
+        )
+    for name, shape in want.items():
+        value = given[name]
+        if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
+            got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"base: {path}: {name} must be {shape} float, got {got}")
+
+
+def listed(names: list[str]) -> str:
+    """Names for an error, the first of many."""
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "") or "none"
