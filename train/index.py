@@ -2,9 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..files import replacing
 from .samples import JSON
+from .store import Remote, place_of
 from .tars import Member, members_in, read_members, sha256_of
 
 INDEX = "index.json"
@@ -57,13 +58,13 @@ class Index:
     """All samples of a data set.
 
     Attributes:
-        folder: where its shards lie.
+        folder: where its shards lie; a `Remote` for a URL.
         shards: tars.
         entries: samples, shard after shard.
         features: what all of them were made with: identity of the towers and segments; empty for media.
     """
 
-    folder: Path
+    folder: Path | Remote
     shards: tuple[Shard, ...]
     entries: tuple[Entry, ...]
     features: dict[str, Any]
@@ -75,25 +76,25 @@ class Index:
         """(len,) int64 numbers of samples in the order of an epoch."""
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-    def at(self, seed: int, position: int) -> int:
-        """The sample at a position of the endless sequence: epoch position // len, place position % len."""
-        epoch, place = divmod(position, len(self))
-        return int(self.order(seed, epoch)[place])
-
     def read(self, number: int) -> dict[str, bytes]:
-        """Member name -> bytes of a sample, by ranged reads.
+        """Member name -> bytes of a sample, by ranged reads; what `Remote` raises comes with the shard's URL.
 
         Raises:
-            ValueError: the shard ends before the sample does: it isn't the one that was indexed.
+            ValueError: the shard ends before the sample does, or isn't the one that was indexed.
             FileNotFoundError: the shard is gone.
         """
         entry = self.entries[number]
-        path = self.folder / self.shards[entry.shard].name
-        with open(path, "rb") as file:
-            found = read_members(file, entry.members)
-        for name, data in found.items():
-            if len(data) != entry.members[name].num_bytes:
-                raise ValueError(f"{path} was cut: sample {entry.key!r} is not whole; get the shard again")
+        shard = self.shards[entry.shard]
+        if isinstance(self.folder, Remote):
+            name = self.folder.of(shard.name)
+            found = self.folder.members(entry.members, **asdict(shard))
+        else:
+            name = str(self.folder / shard.name)
+            with open(name, "rb") as file:
+                found = read_members(file, entry.members)
+        for member, data in found.items():
+            if len(data) != entry.members[member].num_bytes:
+                raise ValueError(f"{name} was cut: sample {entry.key!r} is not whole; get the shard again")
         return found
 
     def save(self) -> Path:
@@ -108,24 +109,42 @@ class Index:
                 for e in self.entries
             ],
         }  # fmt: skip
+        if isinstance(self.folder, Remote):
+            raise ValueError(f"{self.folder}: an index is saved in a folder, not below a URL; upload it")
         path = self.folder / INDEX
         with replacing(path) as part:
             part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
         return path
 
 
-def load_index(folder: str | Path) -> Index:
-    """The index in a folder.
+def load_index(
+    folder: str | Path, cache: str | Path | None = None, *, tries: int = 5, wait_s: float = 0.5
+) -> Index:
+    """The index in a folder, or below a URL that fsspec reads (http, https, s3, hf, ...).
+
+    Args:
+        folder: of shards, or its URL.
+        cache: folder on this machine that shards of a URL are kept in, each fetched whole once and checked
+            then; None: samples are asked for by their ranges, unchecked. Shards of a folder are never copied.
+        tries: how often a read below a URL is tried.
+        wait_s: time before the second try; doubled before each further one.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is none, or of a newer format.
+        OSError: the server failed at every try.
+        ImportError: a package that reads such URLs is missing.
     """
-    path = Path(folder) / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(f"no index {path}; make one with `longcompress shards index {folder}`")
+    where = place_of(folder, cache, tries, wait_s)
+    path = where.of(INDEX) if isinstance(where, Remote) else where / INDEX
     try:
-        told = json.loads(path.read_text(encoding="utf8"))
+        text = where.whole(INDEX) if isinstance(where, Remote) else Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no index {path}; make one with `longcompress shards index FOLDER`"
+        ) from error
+    try:
+        told = json.loads(text)
         if told["format"] > FORMAT:
             raise ValueError(
                 f"{path} has format {told['format']}, this version reads up to {FORMAT}; upgrade"
@@ -141,9 +160,11 @@ def load_index(folder: str | Path) -> Index:
             )
             for e in told["samples"]
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); make it anew") from error
-    return Index(path.parent, shards, entries, told["features"])
+    for shard in shards:
+        _check_name(shard, str(path))
+    return Index(where, shards, entries, told["features"])
 
 
 def make_index(folder: str | Path, *, progress: bool = True) -> Index:
@@ -183,13 +204,13 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
     return index
 
 
-def deal(
-    order: Sequence[int] | np.ndarray, rank: int, world: int, start: int = 0
-) -> Iterator[tuple[int, int]]:
-    """(position, sample) of a rank: every world-th of one global sequence, from a global position on."""
-    for position in range(start, len(order)):
-        if position % world == rank:
-            yield position, int(order[position])
+def _check_name(shard: Shard, where: str) -> None:
+    """An index may be a stranger's: its shards must lie beside it, and a hash names a file in a cache."""
+    pure = PurePosixPath(shard.name)
+    if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
+        raise ValueError(f"{where}: shard {shard.name!r} must be a file beside the index")
+    if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"{where}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
 
 
 def _told(file: BinaryIO, members: dict[str, Member], where: str) -> dict[str, Any]:

@@ -64,21 +64,26 @@ def make(
     Raises:
         ValueError: share is none, there is no model for features, or somebody else makes the same share here.
     """
-    number, of = share
-    if not 0 <= number < of:
-        raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
+    mine = mine_of(records, share)
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
     folder = Path(out) / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    mine = sorted(records, key=lambda r: r.key)[number::of]
     done = []
-    with _alone(folder / f".lock-{number}-of-{of}"):
+    with alone(folder, share):
         for record in tqdm(mine, desc="videos", unit="video", disable=not progress):
             done.append(make_part(record, folder, model, kind))
             if done[-1].status == "failed" and on_error == "stop":
                 raise ValueError(f"{record.video}: {done[-1].reason}")
     return done
+
+
+def mine_of(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
+    """Every N-th record by key from the i-th on, of share (i, N)."""
+    number, of = share
+    if not 0 <= number < of:
+        raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
+    return sorted(records, key=lambda r: r.key)[number::of]
 
 
 def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Made:
@@ -97,6 +102,19 @@ def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Ki
     write_tar(path, [(record.key, members)])
     failed.unlink(missing_ok=True)
     return Made(record.key, "made")
+
+
+@contextlib.contextmanager
+def alone(folder: Path, share: tuple[int, int]) -> Iterator[None]:
+    """ValueError if another process makes this share; let go when a process ends, however it ends."""
+    with open(folder / f".lock-{share[0]}-of-{share[1]}", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"{folder}: another process makes this share here; wait for it, or give --shard i/N"
+            ) from None
+        yield
 
 
 def pack(
@@ -142,7 +160,7 @@ def pack(
 def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: bool = True) -> Index:
     """The samples of indexed shards in shards of another size, by key."""
     index, out = load_index(source), Path(out)
-    if out.resolve() == index.folder.resolve():
+    if isinstance(index.folder, Path) and out.resolve() == index.folder.resolve():
         raise ValueError(f"out must be another folder than {source}")
     out.mkdir(parents=True, exist_ok=True)
     numbers = sorted(range(len(index)), key=lambda i: index.entries[i].key)
@@ -158,6 +176,10 @@ def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: b
 def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
     """What is wrong with indexed shards, each in a line: hashes, members, features that don't read."""
     index, found = load_index(folder), []
+    if not isinstance(index.folder, Path):
+        raise ValueError(
+            f"verify reads a folder, got {folder}; a cache checks shards of a URL on fetching them"
+        )
     for number, shard in enumerate(tqdm(index.shards, desc="verify", unit="shard", disable=not progress)):
         path = index.folder / shard.name
         if not path.is_file():
@@ -259,16 +281,3 @@ def _write_manifest(out: Path, made: Sequence[str], failed: Sequence[str]) -> No
     lines.sort(key=lambda line: line["key"])
     with replacing(out / MANIFEST) as part:
         part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """ValueError if another process has this lock; it is let go when a process ends, however it ends."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{path.parent}: another process makes this share here; wait for it, or give --shard i/N"
-            ) from None
-        yield
