@@ -28,6 +28,7 @@ the stamps over 50 ms are filled with silence, overlaps are cut, and a gap over 
 stretch with its own `start_s`.
 """
 
+import math
 import queue
 import threading
 import warnings
@@ -59,6 +60,7 @@ def read(
     source: Source,
     config: MediaConfig | None = None,
     *,
+    part: tuple[float, float] | None = None,
     protocols: Sequence[str] = ("file",),
     on_warning: Callable[[str], object] = warnings.warn,
 ) -> "Reading":
@@ -68,6 +70,9 @@ def read(
         source: path, URL of an allowed protocol, binary file object, Frames, Sound or an iterable of them
             (`arrays` makes one of arrays).
         config: what is wanted; the defaults if None.
+        part: [start_s, end_s) of the media to read, as if it were all there is: times, and the instants of
+            wanted pictures, begin at 0 of it. The file is read from its beginning, of its pictures only what
+            is needed decoded, and no further than to the part's end.
         protocols: how bytes may be had: "file", "http", "https", "s3", "hf", ... (the latter through fsspec).
         on_warning: told, in the caller's thread, what could not be read.
 
@@ -81,12 +86,14 @@ def read(
     config = config or MediaConfig()
     if not (config.pictures or config.sound):
         raise ValueError("MediaConfig: pictures and sound are both off, nothing is left to read")
+    if part is not None and not 0 <= part[0] < part[1] < math.inf:
+        raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Sound):
         source = [source]
     if isinstance(source, str | Path) or hasattr(source, "read"):
-        return _FileReading(Film.open(source, config, protocols), on_warning)
+        return _FileReading(Film.open(source, config, protocols, part), on_warning)
     if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
-        return Reading(_from_values(source, config))
+        return Reading(_from_values(source, config, part or (0.0, math.inf)))
     raise TypeError(
         "source must be a path, a URL, a binary file object, Frames, Sound or an iterable of them, "
         f"got {type(source).__name__}; wrap arrays with longcompress.media.arrays"
@@ -229,21 +236,25 @@ def _pump(film: Film, out: "queue.Queue[Any]") -> None:
         put(last)
 
 
-def _from_values(values: Iterable[Any], config: MediaConfig) -> Iterator[Frames | Sound]:
+def _from_values(
+    values: Iterable[Any], config: MediaConfig, part: tuple[float, float]
+) -> Iterator[Frames | Sound]:
     """Frames and Sound at the wanted rate and size, as soon as they are complete: the source may be live."""
-    pictures, sound = Pictures(config, "pictures"), SoundTrack(config.rate_hz)
+    start_s, length_s = part[0], part[1] - part[0]
+    pictures = Pictures(config, "pictures", length_s=length_s)
+    sound = SoundTrack(config.rate_hz, begin_s=-start_s, length_s=length_s)
     for value in values:
         if isinstance(value, Frames):
             if config.pictures:
                 for pixels, time in zip(value.pixels, value.time_s.tolist(), strict=True):
                     frame = av.VideoFrame.from_ndarray(pixels.contiguous().numpy(), format="rgb24")
-                    yield from pictures.push(frame, time, value.step_s)
+                    yield from pictures.push(frame, time - start_s, value.step_s)
                 yield from pictures.flush()
         elif isinstance(value, Sound):
             if config.sound and len(value):
                 samples = av.AudioFrame.from_ndarray(value.samples.numpy()[None], format="flt", layout="mono")
                 samples.sample_rate = value.rate_hz
-                yield from sound.push(samples, value.start_s)
+                yield from sound.push(samples, value.start_s - start_s)
         else:
             raise TypeError(
                 f"source must give Frames or Sound, got {type(value).__name__}; wrap arrays with arrays()"

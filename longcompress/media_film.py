@@ -1,5 +1,6 @@
 """One pass over an opened file: its packets to its tracks, and the account of what was wrong with it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,14 +21,20 @@ _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "a
 
 
 class Film:
-    """An opened file with its wanted tracks.
+    """An opened file with its wanted tracks, or a part of it with times from that part's start on.
 
     Raises:
         ValueError: there is nothing to read in it, or its pictures are too large.
     """
 
-    def __init__(self, handle: Handle, container: InputContainer, config: MediaConfig) -> None:
+    def __init__(
+        self, handle: Handle, container: InputContainer, config: MediaConfig,
+        part: tuple[float, float] | None = None,
+    ) -> None:  # fmt: skip
         self.handle = handle
+        self.part = part
+        self.start_s, end_s = part or (0.0, math.inf)
+        self.length_s = end_s - self.start_s
         self.config = config
         self.container = container
         self.name = handle.name
@@ -42,25 +49,28 @@ class Film:
         wanted = {"picture": config.pictures, "sound": config.sound}
         self.trouble = [t for t in trouble if wanted[t.removeprefix("no ").split()[0]]]
         starts = [s for s in (start_of(video), start_of(audio)) if s is not None]
-        self.origin_s = min(starts, default=0.0)
+        self.origin_s = min(starts, default=0.0) + self.start_s
         self.video = video if config.pictures else None
         self.audio = audio if config.sound else None
         if self.video is not None:
             self._set_up_pictures(self.video)
         if self.audio is not None:
-            self.sound = SoundTrack(config.rate_hz)
+            self.sound = SoundTrack(config.rate_hz, begin_s=-self.start_s, length_s=self.length_s)
         for stream in container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all
 
     @classmethod
-    def open(cls, source: Any, config: MediaConfig, protocols: Sequence[str]) -> "Film":
+    def open(
+        cls, source: Any, config: MediaConfig, protocols: Sequence[str],
+        part: tuple[float, float] | None = None,
+    ) -> "Film":  # fmt: skip
         """The film of a path, an allowed URL or a binary file object."""
         handle = open_handle(source, protocols)
         container = None
         try:
             container = open_container(handle, config.max_pixels)
-            return cls(handle, container, config)
+            return cls(handle, container, config, part)
         except BaseException:
             if container is not None:
                 container.close()
@@ -70,7 +80,9 @@ class Film:
     @property
     def duration_s(self) -> float | None:
         """What the header says, true or not."""
-        return None if self.container.duration is None else self.container.duration / 1e6
+        if self.container.duration is None:
+            return None
+        return max(0.0, min(self.container.duration / 1e6 - self.start_s, self.length_s))
 
     def close(self) -> None:
         """Frees the decoders and the file."""
@@ -91,6 +103,8 @@ class Film:
                 yield from self.picture.push(packet)
             else:
                 yield from self._hear(packet)
+            if self.part and self._done():
+                break
         if self.handle.stop.is_set():
             return
         if self.picture is not None:
@@ -115,8 +129,12 @@ class Film:
         rate = average_rate(video)
         tick_s = float(video.time_base or 1e-6)
         aspect = float(video.sample_aspect_ratio or 1)
-        pictures = Pictures(config, where, tolerance_s=min(tick_s / 2, 1e-3), pixel_aspect=aspect)
-        clock = Clock(tick_s, self.origin_s, 1.0 / rate if rate else _USUAL_STEP_S)
+        tolerance_s = min(tick_s / 2, 1e-3)
+        pictures = Pictures(
+            config, where, tolerance_s=tolerance_s, pixel_aspect=aspect, length_s=self.length_s
+        )
+        step_s = 1.0 / rate if rate else _USUAL_STEP_S
+        clock = Clock(tick_s, self.origin_s, step_s, begin_s=-self.start_s)
         self.picture = PictureTrack(video, pictures, clock)
 
     def _packets(self) -> Iterator[av.Packet]:
@@ -152,19 +170,31 @@ class Film:
             time_s = None if stamp is None else round(stamp * tick_s - self.origin_s, 9)
             yield from self.sound.push(frame, time_s)
 
+    def _done(self) -> bool:
+        """Whether all that is wanted was given."""
+        pictures = self.picture is None or self.picture.pictures.done
+        return pictures and (self.sound is None or self.sound.done)
+
     def _end_s(self) -> float:
-        ends = [0.0]
+        """Seconds of the media until which it was read."""
+        ends = [-self.start_s]
         if self.picture is not None:
-            ends += [self.picture.end_s, self.picture.pictures.end_s]
+            pictures = self.picture.pictures
+            ends += [self.picture.end_s, pictures.end_s if pictures.num_given else self.picture.end_s]
         if self.sound is not None:
-            ends += [self.sound.end_s]
-        return max(ends)
+            ends += [self.sound.end_s if self.sound.num_given else self.sound.reached_s]
+        return self.start_s + max(ends)
 
     def _complaints(self) -> Iterator[str]:
         """What was wrong, or the error if nothing was right."""
         found = list(self._found())
         picture, sound = self.picture, self.sound
         if not (picture and picture.pictures.num_given) and not (sound and sound.num_given):
+            if self.part and self._end_s() > 0:
+                raise ValueError(
+                    f"{self.name}: there is nothing in its part from {self.part[0]:g} to {self.part[1]:g} s; "
+                    f"the media ends at {self._end_s():.1f} s"
+                )
             raise ValueError(
                 f"{self.name}: nothing could be decoded: {'; '.join(found) or 'there are no packets'}"
             )
@@ -179,7 +209,8 @@ class Film:
             if not picture.pictures.num_given:
                 yield f"{what} gave no picture"
             if picture.num_bad:
-                yield f"{what}: {picture.num_bad} packets were lost, first at {picture.first_bad_s:.1f} s"
+                at_s = self.start_s + (picture.first_bad_s or 0.0)
+                yield f"{what}: {picture.num_bad} packets were lost, first at {at_s:.1f} s"
             if picture.pictures.num_bad:
                 yield f"{what}: {picture.pictures.num_bad} pictures could not be scaled"
             if picture.num_inexact:
@@ -195,7 +226,9 @@ class Film:
             if complaint := sound.complaint():
                 yield f"{what}: {complaint}"
         header_s = (self.container.duration or 0) / 1e6
-        if _TRUSTED_LENGTHS & set(self.container.format.name.split(",")) and abs(header_s - end_s) > max(
-            1.0, 0.01 * header_s
+        if (
+            self.part is None
+            and _TRUSTED_LENGTHS & set(self.container.format.name.split(","))
+            and abs(header_s - end_s) > max(1.0, 0.01 * header_s)
         ):
             yield f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s"

@@ -24,15 +24,16 @@ _FLATTEST = 8.0  # a picture this much longer than wide is cut before it is scal
 
 
 class Clock:
-    """Rising times from the stamps of one track, in seconds from the start of the media.
+    """Rising times from the stamps of one track, in seconds from `origin_s`; the media begins at `begin_s`.
 
     Missing stamps follow the one before; jumps of more than an hour, and restarts, are ignored and counted.
     """
 
-    def __init__(self, time_base: float, origin_s: float, step_s: float) -> None:
+    def __init__(self, time_base: float, origin_s: float, step_s: float, begin_s: float = 0.0) -> None:
         self.time_base = time_base
         self.origin_s = origin_s
         self.step_s = step_s
+        self.begin_s = begin_s
         self.last_s: float | None = None
         self.num_missing = self.num_repeated = self.num_lying = 0
 
@@ -47,9 +48,9 @@ class Clock:
             self.num_missing += 1
             time = self.seconds(dts)
         if self.last_s is None:
-            if time is None or abs(time) > _JUMP_S:
+            if time is None or abs(time - self.begin_s) > _JUMP_S:
                 self.num_lying += time is not None
-                time = 0.0
+                time = self.begin_s
         else:
             time = self.last_s + self.step_s if time is None else time
             delta = time - self.last_s
@@ -77,15 +78,17 @@ class Clock:
 
 
 class Pictures:
-    """Chooses the pictures shown at the wanted instants, scales them and gives them in chunks."""
+    """Chooses the pictures of the wanted instants in [0, length_s), scales them, gives them in chunks."""
 
     def __init__(
-        self, config: MediaConfig, name: str, *, tolerance_s: float = 1e-6, pixel_aspect: float = 1.0
-    ) -> None:
+        self, config: MediaConfig, name: str, *, tolerance_s: float = 1e-6, pixel_aspect: float = 1.0,
+        length_s: float = math.inf,
+    ) -> None:  # fmt: skip
         self.config = config
         self.name = name
         self.pixel_aspect = pixel_aspect
         self.tolerance_s = tolerance_s
+        self.last_s = length_s - tolerance_s
         self.step_s = 1.0 / config.rate_fps
         self.end_s = 0.0
         self.num_given = self.num_bad = 0
@@ -102,6 +105,11 @@ class Pictures:
     def next_s(self) -> float:
         """The first wanted instant whose picture is not known yet."""
         return self._index / self.config.rate_fps
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is wanted was given or chosen."""
+        return self.next_s >= self.last_s
 
     def push(self, frame: av.VideoFrame, time_s: float, duration_s: float) -> Iterator[Frames]:
         """What the picture that begins at `time_s` completes."""
@@ -137,8 +145,8 @@ class Pictures:
     def _give_until(self, limit_s: float) -> Iterator[Frames]:
         assert self._shown is not None
         frame, shown_s = self._shown
-        while self.next_s < limit_s:
-            time_s = self.next_s if self.config.decode == "exact" else shown_s
+        while self.next_s < min(limit_s, self.last_s):
+            time_s = self.next_s if self.config.decode == "exact" else max(shown_s, 0.0)
             self._index += 1
             if time_s <= self._given_s:
                 continue
@@ -182,8 +190,7 @@ class PictureTrack:
         self.clock = clock
         self.num_bad = 0
         self.first_bad_s: float | None = None
-        self.end_s = 0.0
-        self.last_packet_s = 0.0
+        self.end_s = self.last_packet_s = clock.begin_s
         self.num_inexact = 0
         self._held: list[av.Packet] = []
         self._ahead: deque[av.Packet] = deque()
@@ -242,8 +249,13 @@ class PictureTrack:
             self._restart_s = time
 
     def _pays(self) -> bool:
-        """Only where the wanted step is long against the file's own distance of key frames."""
-        return self._only_keys or (self._gap_s is not None and self.pictures.step_s >= self._gap_s / 2)
+        """Only where the wanted step, or the way to the first picture of a part, is long against the file's
+        own distance of key frames."""
+        if self._only_keys or self._gap_s is None or self._key_s is None:
+            return self._only_keys
+        return (
+            self.pictures.step_s >= self._gap_s / 2 or self.pictures.next_s - self._key_s >= 2 * self._gap_s
+        )
 
     def _release(self) -> Iterator[Frames]:
         if self._restart_s is not None:
@@ -296,7 +308,7 @@ class PictureTrack:
         """Whether a wanted instant falls between two stamps."""
         rate, slack_s = self.pictures.config.rate_fps, self.pictures.tolerance_s + 1e-6
         start_s, end_s = (stamp * self.clock.time_base - self.clock.origin_s for stamp in (pts, after))
-        return math.ceil((start_s - slack_s) * rate) <= math.floor((end_s + slack_s) * rate)
+        return math.ceil(max(0.0, start_s - slack_s) * rate) <= math.floor((end_s + slack_s) * rate)
 
     def _decode(self, packet: av.Packet | None) -> Iterator[Frames]:
         try:

@@ -1,5 +1,6 @@
 """A sound track: decoded sound in, mono samples of one rate out, each at its true time."""
 
+import math
 from collections.abc import Iterator
 
 import av
@@ -16,10 +17,12 @@ _FILL_S = 60.0  # a longer gap in the sound starts a new stretch
 
 
 class SoundTrack:
-    """Mono samples of one rate, one second a chunk, from decoded sound at its true times."""
+    """Mono samples of one rate in [0, length_s), a second a chunk, from decoded sound at its true times; the
+    media begins at `begin_s`."""
 
-    def __init__(self, rate_hz: int) -> None:
+    def __init__(self, rate_hz: int, *, begin_s: float = 0.0, length_s: float = math.inf) -> None:
         self.rate_hz = rate_hz
+        self.begin_s, self.length_s = begin_s, length_s
         self.end_s = 0.0
         self.num_given = 0
         self.num_filled = self.num_cut = self.num_lying = self.num_bad = 0
@@ -40,7 +43,8 @@ class SoundTrack:
             self.num_bad += 1
             return
         if self._anchor_s is None:
-            first_s = time_s if time_s is not None and abs(time_s) <= _JUMP_S else 0.0
+            known = time_s is not None and abs(time_s - self.begin_s) <= _JUMP_S
+            first_s = time_s if time_s is not None and known else self.begin_s
             self.num_lying += time_s is not None and time_s != first_s
             self._start_s = max(0.0, first_s)
             self._skip = round(max(0.0, -first_s) * self.rate_hz)
@@ -60,6 +64,18 @@ class SoundTrack:
         if self._resample(frame):
             self._fed += frame.samples
         yield from self._give()
+
+    @property
+    def reached_s(self) -> float:
+        """Where the sound that came ends, given or not."""
+        if self._anchor_s is None or self._shape is None:
+            return self.begin_s
+        return self._anchor_s + self._fed / self._shape[2]
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is wanted was given or waits to be given."""
+        return self._room() == 0
 
     def complaint(self) -> str | None:
         """What was wrong with the stamps."""
@@ -85,17 +101,18 @@ class SoundTrack:
         yield from self._give()
         at_s = self._start_s + (self._written + self._num_parts) / self.rate_hz
         gap = round((time_s - at_s) * self.rate_hz)
+        skips, self._skip = self._skip > 0, max(0, -gap)
         if gap > _FILL_S * self.rate_hz:
             yield from self._give(everything=True)
             self._start_s, self._written = time_s, 0
         elif gap > 0:
             self.num_filled += gap > _GAP_S * self.rate_hz
-            self._parts.append(np.zeros(gap, np.float32))
-            self._num_parts += gap
+            silence = int(min(gap, self._room()))
+            self._parts.append(np.zeros(silence, np.float32))
+            self._num_parts += silence
             yield from self._give()
-        elif gap < 0:
+        elif gap < 0 and not skips:  # else it is before 0
             self.num_cut += -gap > _GAP_S * self.rate_hz
-            self._skip = -gap
         self._anchor_s, self._fed = time_s, 0
 
     def _drain(self) -> None:
@@ -123,8 +140,16 @@ class SoundTrack:
             cut = min(self._skip, len(samples))
             samples = samples[cut:]
             self._skip -= cut
+        samples = samples[: int(min(self._room(), len(samples)))]
         self._parts.append(samples)
         self._num_parts += len(samples)
+
+    def _room(self) -> float:
+        """Samples that are still wanted."""
+        if math.isinf(self.length_s):
+            return math.inf
+        wanted = round((self.length_s - self._start_s) * self.rate_hz)
+        return max(0, wanted - self._written - self._num_parts)
 
     def _give(self, *, everything: bool = False) -> Iterator[Sound]:
         if self._num_parts < self.rate_hz and not (everything and self._num_parts):

@@ -342,17 +342,19 @@ def watched(
     source: Any,
     budget: int | None = None,
     *,
+    part: tuple[float, float] | None = None,
     progress: bool = True,
     protocols: Sequence[str] = ("file",),
     keep_members: bool = False,
 ) -> tuple[Session, str]:
-    """(a closed session that took in all of one film, the film's name); arguments as for `watch`."""
+    """(a closed session that took in all of one film, or a part of it as if that were all, the film's name);
+    arguments as for `watch` and `media.read`."""
     # a track that the model takes in and the film hasn't is warned of
     config = replace(model.config.media, pictures="picture" in model.streams, sound="sound" in model.streams)
-    with media.read(source, config, protocols=protocols) as parts:
+    with media.read(source, config, part=part, protocols=protocols) as parts:
         session = Session(model, budget, streams=_streams_of(source, parts, model), keep_members=keep_members)
-        for part in _bar(parts, parts.duration_s, parts.name) if progress else parts:
-            session.push(part)
+        for one in _bar(parts, parts.duration_s, parts.name) if progress else parts:
+            session.push(one)
         name = parts.name
     session.close()
     return session, name

@@ -48,7 +48,9 @@ def test_dialogues_of_one_video_join_and_their_times_stay_apart(tmp_path, videos
     assert whole.dialogues[0] == (Turn("user", "When?"), Turn("assistant", "From <t0> to <t1>."))
     assert whole.dialogues[1] == (Turn("user", "And from <t2> to <t3>?"), Turn("assistant", "<t4> it is."))
     assert whole.meta == {"token": {"<t0>": 5.0, "<t1>": 11.2, "<t2>": 1.0, "<t3>": 2.0, "<t4>": 9.0}}
-    assert cut.meta == {"token": {"<t0>": 3.0}, "split": [12.0, 62.5]}
+    assert cut.meta == {"token": {"<t0>": 3.0}, "split": [12.0, 62.5]} and cut.part == (12.0, 62.5)
+    with pytest.raises(ValueError, match=r"entry 0 is not of shape 'dialogues': .*split must be"):
+        records_of(tmp_path, videos, "dialogues", [entry("?", "!", {}, split=[9.0, 3.0])])
 
 
 def test_questions_and_answers(tmp_path, videos):

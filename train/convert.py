@@ -11,7 +11,8 @@
 
 Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds: they
 can be written as seconds or as hundredths when read. Several entries of one video become one
-record, but for cut-outs (`split`), which are videos of their own.
+record, but for cut-outs (`split`), which are videos of their own: their times are given from the start of
+the cut and stay so (`records.py`).
 """
 
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import replacing
-from .records import VIDEOS, Event, Record, Turn, slug
+from .records import VIDEOS, Event, Record, Turn, part_key, part_of
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
@@ -60,8 +61,7 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         if video not in there:
             missing.add(video)
             continue
-        split = part.get("meta", {}).get("split")
-        key = slug(video) + (f"_{_stamp(split[0])}_{_stamp(split[1])}" if split else "")
+        key = part_key(video, part.get("meta", {}).get("split"))
         record = Record(key, there[video], source=shape, **part)
         before = merged.get(key)
         merged[key] = record if before is None else _joined(before, record, where)
@@ -111,7 +111,7 @@ def _of_dialogues(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any
         kept["token"] = {str(k): float(v) for k, v in meta["token"].items()}
         turns, kept["token"] = _renamed(turns, kept["token"], 0)
     if meta.get("split"):
-        kept["split"] = [float(t) for t in meta["split"]]
+        kept["split"] = list(part_of(meta["split"]))
     duration_s = meta.get("duration")
     return str(one["id"]), {
         "duration_s": None if duration_s is None else float(duration_s), "dialogues": (turns,), "meta": kept
@@ -205,7 +205,3 @@ def _clean(text: str) -> str:
 
 def _sorted(events: list[Event]) -> tuple[Event, ...]:
     return tuple(sorted(events, key=lambda e: (e.start_s, e.end_s)))
-
-
-def _stamp(seconds: float) -> str:
-    return f"{float(seconds):g}".replace(".", "p").replace("-", "m")

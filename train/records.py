@@ -9,10 +9,20 @@ A JSON line of ours, `video` relative to the file it stands in, times in seconds
 
 `key` may be left out (the video's name serves), and so may all that is said. A folder of videos is read as
 one record each, with NAME.json beside it, if there is one, holding the rest.
+
+A record with `"meta": {"split": [12.0, 62.5]}` is of that part of its video only, as VTimeLLM cuts its clips:
+all its times (events, `duration_s`, and `meta["token"]`, the seconds that symbols in dialogues stand for)
+begin at 0 of the part. Its key, if left out, is the video's name with the part's seconds, so that several
+parts of a video and the whole can be in one file.
+
+Events may overlap. Reading warns of those once, and `shards make` writes their number into the sample's
+`meta["overlapping"]`.
 """
 
 import json
+import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +62,7 @@ class Record:
         dialogues: each a list of turns, the user's first.
         captions: of the whole video.
         source: which data set it is of.
+        meta: what else is known; `split` and `token` as above.
     """
 
     key: str
@@ -67,6 +78,16 @@ class Record:
         """As a JSON object of the shape above."""
         return asdict(self)
 
+    @property
+    def part(self) -> tuple[float, float] | None:
+        """The part of the video that it is of; None: the whole.
+
+        Raises:
+            ValueError: `split` is none.
+        """
+        split = self.meta.get("split")
+        return part_of(split) if split else None
+
 
 def slug(name: str) -> str:
     """A key from a name: all but letters, digits, `_` and `-` becomes `_` (a dot would end it in a tar)."""
@@ -74,6 +95,27 @@ def slug(name: str) -> str:
     if not made:
         raise ValueError(f"key must have a letter or a digit, got {name!r}")
     return made
+
+
+def part_of(split: Any) -> tuple[float, float]:
+    """(start_s, end_s) of a `split`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        start_s, end_s = map(float, split)
+    except (TypeError, ValueError):
+        start_s = end_s = math.nan
+    if not 0 <= start_s < end_s < math.inf:
+        raise ValueError(f"split must be [start_s, end_s] with 0 <= start_s < end_s, got {split!r}")
+    return start_s, end_s
+
+
+def part_key(video: str, part: tuple[float, float] | None) -> str:
+    """The key of a video by its name, or of a part of it."""
+    stamps = [f"{seconds:.3f}".rstrip("0").rstrip(".").replace(".", "p") for seconds in part or ()]
+    return "_".join([slug(video), *stamps])
 
 
 def read_records(source: str | Path) -> list[Record]:
@@ -97,6 +139,12 @@ def read_records(source: str | Path) -> list[Record]:
     if twice:
         raise ValueError(
             f"{source}: key {twice[0]!r} stands for {keys.count(twice[0])} records; give each its own"
+        )
+    if overlaps := [num for record in found if (num := overlapping(record.events))]:
+        warnings.warn(
+            f"{source}: {sum(overlaps)} events of {len(overlaps)} records begin before one ahead of them has "
+            "ended; they are kept",
+            stacklevel=2,
         )
     return sorted(found, key=lambda record: record.key)
 
@@ -124,8 +172,10 @@ def parse_record(given: Any, folder: Path, where: str) -> Record:
         video = str(folder / video)
     duration_s = given.get("duration_s")
     try:
+        meta = dict(given.get("meta", {}))
+        part = part_of(meta["split"]) if meta.get("split") else None
         return Record(
-            slug(str(given.get("key") or Path(given["video"]).stem)),
+            slug(str(given["key"])) if given.get("key") else part_key(Path(given["video"]).stem, part),
             video,
             None if duration_s is None else float(duration_s),
             tuple(
@@ -140,10 +190,10 @@ def parse_record(given: Any, folder: Path, where: str) -> Record:
             tuple(tuple(_turn(t) for t in d) for d in given.get("dialogues", ())),
             tuple(map(str, given.get("captions", ()))),
             str(given.get("source", "")),
-            dict(given.get("meta", {})),
+            meta,
         )
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{where}: {error!r} in its events, dialogues or captions") from error
+        raise ValueError(f"{where}: {error!r} in its events, dialogues, captions or meta") from error
 
 
 def complaints(record: Record, duration_s: float | None = None) -> list[str]:

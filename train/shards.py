@@ -15,7 +15,7 @@ from ..files import replacing
 from ..model import LongCompress
 from ..session import watched
 from .index import Index, load_index, make_index
-from .records import Record, complaints
+from .records import SLACK_S, Record, complaints, overlapping
 from .samples import JSON, hold_of, members_of
 from .tars import members_in, read_members, sha256_of, write_tar
 
@@ -207,31 +207,53 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
 
 
 def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
-    _refuse_cut(record)
-    session, name = watched(model, record.video, ENDLESS, progress=False)
+    """A video, or the part of it that its record is of: the file is then read from its beginning on and what
+    lies before dropped, so every part of a long film costs its reading up to there."""
+    session, name = watched(model, record.video, ENDLESS, part=record.part, progress=False)
     seen = session.stats()
     if not seen["raw_tokens"]:
         raise ValueError(f"{name} gave neither a picture nor a sample that could be read")
-    record = replace(record, duration_s=seen["seen_s"])
+    duration_s = _length_of(record, seen["seen_s"])
+    record = _with_overlaps(replace(record, duration_s=duration_s))
     if wrong := complaints(record):
         raise ValueError("; ".join(wrong))
     told = record.to_json() | {"video": _source(record.video)}
-    return members_of(session.held(), model, told, seen["seen_s"])
+    return members_of(session.held(), model, told, duration_s)
 
 
-def _refuse_cut(record: Record) -> None:
-    if split := record.meta.get("split"):
+def _length_of(record: Record, seen_s: float) -> float:
+    """Seconds of what was watched.
+
+    Raises:
+        ValueError: the record is of a part that goes on after the video's end.
+    """
+    if record.part is None:
+        return seen_s
+    start_s, end_s = record.part
+    if start_s + seen_s < end_s - SLACK_S:
         raise ValueError(
-            f"{record.video}: the record is of its part {split} only; cut it out and name that file"
+            f"{record.video}: its part from {start_s:g} to {end_s:g} s goes on after its end at about "
+            f"{start_s + seen_s:.1f} s"
         )
+    return min(seen_s, end_s - start_s)
+
+
+def _with_overlaps(record: Record) -> Record:
+    """The record with the number of its overlapping events, if there are any."""
+    num = overlapping(record.events)
+    return replace(record, meta=record.meta | {"overlapping": num}) if num else record
 
 
 def _media(record: Record) -> dict[str, bytes]:
-    _refuse_cut(record)
+    if record.part:
+        raise ValueError(
+            f"{record.video}: the record is of its part {list(record.part)} only, whose bytes can't be had "
+            "without encoding it anew; make features, or cut it out and name that file"
+        )
     info = media.probe(record.video)
     if not (info.has_pictures or info.has_sound):
         raise ValueError(f"{record.video}: there is no picture and no sound track in it that can be decoded")
-    record = replace(record, duration_s=info.duration_s or record.duration_s)
+    record = _with_overlaps(replace(record, duration_s=info.duration_s or record.duration_s))
     if wrong := complaints(record):
         raise ValueError("; ".join(wrong))
     path = Path(record.video)
