@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..hosts import Example, Film
 from ..hosts.prompt import encode
 from ..model import LongCompress
+from .fitting import Room
 from .order import Batch, Mixture, batches
 from .records import parse_record
 from .samples import JSON, check_model, features_of, hold_of
@@ -95,6 +96,7 @@ class ShardData(IterableDataset[Loaded]):
     ) -> None:  # fmt: skip
         self.mixture, self.asking, self.on_error = mixture, asking, on_error
         self.compressor, self.tokenizer = model.compressor, model.host.tokenizer
+        self.room = Room.of(model.host)
         self.seed, self.tokens, self.budgets, self.least = seed, tokens, tuple(budgets), least
         self.start, self.rank, self.world = start, rank, world
         if not 0 <= rank < world or least < world:
@@ -144,7 +146,7 @@ class ShardData(IterableDataset[Loaded]):
         """(a film settled to `budget` with questions, turns and events its text was shortened by).
 
         Raises:
-            ValueError: it can't be read, or nothing can be asked about it.
+            ValueError: it can't be read, nothing can be asked about it, or it is longer than the context.
         """
         told = features_of(members, where)
         hold = hold_of(members, where)
@@ -167,7 +169,10 @@ class ShardData(IterableDataset[Loaded]):
             )  # fmt: skip
             if turns:
                 kept = shortened(turns, lambda t: len(encode(self.tokenizer, t)), self.asking.text_tokens)
-                return Example(Film(streams, globals_, budget), kept.turns), kept.dropped
+                dialogue = kinds[at] == "conversation"
+                whole = Example(Film(streams, globals_, budget), kept.turns, dialogue)
+                example, lost = self.room.fitted(whole, where)
+                return example, kept.dropped + lost
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
 
 

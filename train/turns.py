@@ -121,22 +121,25 @@ def shortened(turns: Turns, num_tokens: Callable[[str], int], most: int) -> Shor
     Raises:
         ValueError: not even one question with one line of its answer fits.
     """
+    return shortened_by(turns, lambda some: sum(num_tokens(q) + num_tokens(a) for q, a in some), most)
+
+
+def shortened_by(turns: Turns, size: Callable[[Turns], int], most: int) -> Shortened:
+    """`shortened`, where the size of turns is more than their texts'."""
     kept, dropped = list(turns), 0
-    while len(kept) > 1 and _tokens(kept, num_tokens) > most:
+    while len(kept) > 1 and size(kept) > most:
         kept.pop()
         dropped += 1
-    if not kept or _tokens(kept, num_tokens) <= most:
+    if not kept or size(kept) <= most:
         return Shortened(kept, dropped)
     question, answer = kept[0]
     lines = answer.split("\n")
-    while len(lines) > 1 and _tokens([(question, "\n".join(lines))], num_tokens) > most:
+    while len(lines) > 1 and size([(question, "\n".join(lines))]) > most:
         lines.pop()
         dropped += 1
     kept = [(question, "\n".join(lines))]
-    if _tokens(kept, num_tokens) > most:
-        raise ValueError(
-            f"a question of {_tokens(kept, num_tokens)} tokens doesn't fit into {most}: {question[:60]!r}"
-        )
+    if size(kept) > most:
+        raise ValueError(f"a question of {size(kept)} tokens doesn't fit into {most}: {question[:60]!r}")
     return Shortened(kept, dropped)
 
 
@@ -200,7 +203,3 @@ def _dialogue(record: Record, number: int, at: Clock) -> Turns:
 
 def _one(wordings: Sequence[str], generator: np.random.Generator) -> str:
     return wordings[int(generator.integers(len(wordings)))]
-
-
-def _tokens(turns: Turns, num_tokens: Callable[[str], int]) -> int:
-    return sum(num_tokens(q) + num_tokens(a) for q, a in turns)
