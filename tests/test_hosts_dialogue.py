@@ -97,6 +97,17 @@ def test_turns_see_those_before_and_nothing_else_is_special(template):
         assert not torch.allclose(reader(**other)["logits"][0, -1], got[0, -1], atol=1e-4)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_spaces_that_a_template_writes_around_answers_are_not_learned(number):
+    plain, spaced = (
+        "{% for m in messages %}{{ 'when' if m.role == 'user' else 'answer' }}"
+        + f"{{{{ {content} if m.role == 'assistant' else m.content }}}}<end>{{% endfor %}}"
+        + "{% if add_generation_prompt %}answer{% endif %}"
+        for content in ("m.content", "'  ' + m.content + ' '")
+    )
+    assert ids_of(reader_with(spaced), TURNS[:number]) == ids_of(reader_with(plain), TURNS[:number])
+
+
 def test_the_last_answer_may_be_left_to_generate():
     reader = reader_with(ENDS["end"] + PROMPT)
     asked = [*TURNS[:2], ("when", None)]

@@ -91,8 +91,9 @@ def conversation(
     """(ids before the film, ids before each answer) of questions that follow one another about one film.
 
     The text is the tokenizer's own template, applied to the whole, and lies in pieces: before the film,
-    from it to the first answer, from the end token of an answer to the next answer. Without a template it
-    is `HostConfig.question` over and over.
+    from it to the first answer, from the end token of an answer to the next answer. Spaces that it writes
+    around an answer (Llama 2, Mistral) are left out, or are those it asks for an answer with: answers are
+    learned as they are made. Without a template it is `HostConfig.question` over and over.
 
     Raises:
         ValueError: for an empty question, or a template that drops, moves or rewrites turns.
@@ -105,11 +106,15 @@ def conversation(
         head += encode(tokenizer, config.system) if config.system else []
         return head, [encode(tokenizer, text) for text in said]
     before, first, *later = _pieces(_rendered(tokenizer, config, said), said)
-    if later and [before, first] != _pieces(_rendered(tokenizer, config, said[:1]), said[:1]):
-        raise ValueError(
-            "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone: it "
-            "would be learned as it is never asked; set another template, or leave the system text empty"
-        )
+    if later:
+        opening, asked = _pieces(_rendered(tokenizer, config, said[:1]), said[:1])
+        spaces = asked[len(asked.rstrip()) :]
+        first, *later = [piece.rstrip() + spaces for piece in (first, *later)]
+        if [before, first] != [opening, asked]:
+            raise ValueError(
+                "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone, so "
+                "it would be learned as it is never asked; set another one, or leave the system text empty"
+            )
     return encode(tokenizer, before), [encode(tokenizer, first), *(_after_end(tokenizer, x) for x in later)]
 
 
