@@ -8,6 +8,8 @@ xformers = ["xformers>=0.0.33; platform_system == 'Linux' and platform_machine =
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
+ray = ["ray[data]>=2.40"]
+bench = ["webdataset>=1.0"]
 dev = [
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
@@ -46,10 +48,12 @@ setup(
         "plot": plot,
         "web": web,
         "train": train,
+        "ray": ray,
+        "bench": bench,
         "triton": triton,
         "flash": flash,
         "xformers": xformers,
-        "dev": [*dev, *plot, *web, *train, *triton, *xformers],
+        "dev": [*dev, *plot, *web, *train, *ray, *bench, *triton, *xformers],
     },
     entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},
 )

@@ -350,7 +350,9 @@ def bench(
     return _hand_over(f"bench {what}", import_module(f"longcompress.eval.bench_{what}").main, rest)
 
 
-def shards(what: Literal["make", "index", "verify", "info", "repack", "convert"], rest: list[str]) -> int:
+def shards(
+    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert"], rest: list[str]
+) -> int:
     """Encode videos once for training, or look into shards; `longcompress shards make --help` has more.
 
     Args:

@@ -2,11 +2,15 @@
 
 import json
 import sys
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import auto_cli
 
 from .cli_films import bars, folder_of, reading, writing
+
+if TYPE_CHECKING:
+    from .model import LongCompress
 
 
 def make(
@@ -20,6 +24,9 @@ def make(
     on_error: Literal["quarantine", "stop"] = "quarantine",
     shard_mb: int = 1024,
     device: str | None = None,
+    engine: Literal["here", "ray"] = "here",
+    workers: int = 1,
+    gpus_per_worker: float = 0,
 ) -> int:
     """Encode videos once. Run again it goes on; run for the last time without --shard it packs all parts.
 
@@ -33,8 +40,10 @@ def make(
         on_error: "quarantine" lists videos that can't be used and goes on; "stop" ends at the first.
         shard_mb: a shard is closed before it passes this.
         device: of the model; a GPU if there is one.
+        engine: one video after the other here, or actors of Ray (RAY_ADDRESS names a cluster).
+        workers: actors, for engine ray.
+        gpus_per_worker: of each actor; may be a fraction.
     """
-    from .presets import load
     from .train import shards
     from .train.records import read_records
 
@@ -45,14 +54,16 @@ def make(
     with reading():
         records = read_records(source)
     folder = folder_of(out)
-    loaded = None
-    if kind == "features":
-        loaded = load(model, device=device)
-        if detail is not None:
-            loaded.change({"merge": {"detail": detail}})
-    done = shards.make(
-        records, folder, loaded, kind=kind, share=(number, of), on_error=on_error, progress=bars()
-    )
+    how: dict[str, Any] = {"kind": kind, "share": (number, of), "on_error": on_error, "progress": bars()}
+    if engine == "ray":
+        from .train.shards_ray import make as make_by_ray
+
+        how |= {"detail": detail, "device": device, "workers": workers, "gpus_per_worker": gpus_per_worker}
+        done = make_by_ray(records, folder, model, **how)
+    else:
+        done = shards.make(
+            records, folder, _loaded(model, device, detail) if kind == "features" else None, **how
+        )
     counts = {status: sum(one.status == status for one in done) for status in ("made", "there", "failed")}
     print(f"{folder}: {counts['made']} made, {counts['there']} there already, {counts['failed']} failed")
     for one in done:
@@ -62,6 +73,15 @@ def make(
         packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
         print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards")
     return 3 if counts["failed"] else 0
+
+
+def _loaded(name: str, device: str | None, detail: dict[str, int] | None) -> "LongCompress":
+    from .presets import load
+
+    model = load(name, device=device)
+    if detail is not None:
+        model.change({"merge": {"detail": detail}})
+    return model
 
 
 def index(folder: str) -> None:
@@ -129,6 +149,46 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
     print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
 
 
+def bench(
+    folder: str,
+    *,
+    model: str | None = None,
+    samples: int | None = None,
+    repeat: int = 0,
+    workers: int = 2,
+    rounds: int = 5,
+    budget: int = 256,
+    out: str | None = None,
+) -> None:
+    """Speed of reading beside a plain webdataset loader's, in one run, and memory along an epoch.
+
+    Args:
+        folder: of indexed shards.
+        model: preset, folder or hub name that made the features: settled examples are measured too.
+        samples: of a run, by taking the stored ones again and again; without it, as many as are stored.
+        repeat: samples, likewise, of the epoch that memory is measured along; 0: it isn't.
+        workers: loader processes of each loader.
+        rounds: runs of each loader; they take turns.
+        budget: tokens that films are settled to.
+        out: JSON file to write the figures to.
+    """
+    from .train.bench_read import bench as measured
+    from .train.bench_read import table
+    from .train.index import load_index
+
+    with reading():
+        found = load_index(folder)
+    loaded = None if model is None else _loaded(model, "cpu", None)
+    told = measured(
+        found, loaded, samples=samples or len(found), workers=workers, rounds=rounds, budget=budget,
+        repeat=repeat,
+    )  # fmt: skip
+    print("\n".join(table(told)))
+    if out is not None:
+        with writing(out):
+            Path(out).write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
+
+
 def convert(
     source: str,
     *,
@@ -161,4 +221,4 @@ def convert(
 
 def main() -> int:
     """One of them with the flags of the command line; the exit code."""
-    return auto_cli([make, index, verify, info, repack, convert]) or 0
+    return auto_cli([make, index, verify, info, repack, bench, convert]) or 0

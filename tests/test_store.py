@@ -6,22 +6,29 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 
+import films
 import fsspec
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from longcompress.train import shards
+from longcompress.train.data import Asking, ShardData
 from longcompress.train.index import load_index, make_index
+from longcompress.train.order import Mixture
+from longcompress.train.records import read_records
 from longcompress.train.store import Remote
 from longcompress.train.tars import write_tar
+
+import models
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,7 +67,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path):
+def serving():
+    """folder -> (server, URL); servers end with the test."""
+    running = []
+
+    def serve(folder):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.folder, server.asked, server.spoil = folder, [], lambda name: None
+        running.append((server, threading.Thread(target=server.serve_forever)))
+        running[-1][1].start()
+        return server, f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def served(tmp_path, serving):
     """(server, URL, index) of nine samples in three shards."""
     folder = tmp_path / "served"
     folder.mkdir()
@@ -75,14 +101,7 @@ def served(tmp_path):
         ]
         write_tar(folder / f"shard-{shard:06d}.tar", samples)
     index = make_index(folder, progress=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.folder, server.asked, server.spoil = folder, [], lambda name: None
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server, f"http://127.0.0.1:{server.server_port}", index
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return *serving(folder), index
 
 
 load = partial(load_index, wait_s=0.01)
@@ -193,17 +212,15 @@ class Samples:
         return self.index.read(number)
 
 
-SCRIPT = (
-    "import sys\n"
-    "from longcompress.train.index import load_index\n"
-    "index = load_index(sys.argv[1], sys.argv[2], wait_s=0.01)\n"
-    "sys.stdout.buffer.write(index.read(0)['mp4'])\n"
-)
+def reader(url, cache, out):
+    """A process that reads the first sample through a cache, and writes it to `out`."""
+    running = get_context("fork").Process(target=_read_first, args=(url, cache, out))
+    running.start()
+    return running
 
 
-def reader(url, cache):
-    """A process that reads the first sample through a cache."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, url, str(cache)], stdout=subprocess.PIPE)
+def _read_first(url, cache, out):
+    out.write_bytes(load(url, cache).read(0)["mp4"])
 
 
 class TestCache:
@@ -252,26 +269,29 @@ class TestCache:
         server, url, index = served
         server.spoil = lambda name: "slow" if name.endswith(".tar") else None
         with ThreadPoolExecutor(4) as pool:
-            running = [reader(url, tmp_path) for _ in range(2)]
-            local = list(pool.map(lambda _: load(url, tmp_path).read(0)["mp4"], range(4)))
-        outs = [one.communicate(timeout=60)[0] for one in running]
+            running = [reader(url, tmp_path / "cache", tmp_path / f"out{i}") for i in range(2)]
+            local = list(pool.map(lambda _: load(url, tmp_path / "cache").read(0)["mp4"], range(4)))
+        for one in running:
+            one.join()
+        outs = [(tmp_path / f"out{i}").read_bytes() for i in range(2)]
         assert outs == [index.read(0)["mp4"]] * 2 and local == [index.read(0)["mp4"]] * 4
         assert [name for name, _ in server.asked].count("shard-000000.tar") == 1
 
     def test_a_process_killed_while_it_fetches_leaves_a_cache_that_works(self, served, tmp_path):
         server, url, index = served
         server.spoil = lambda name: "slow" if name.endswith(".tar") else None
-        running = reader(url, tmp_path)
+        cache = tmp_path / "cache"
+        running = reader(url, cache, tmp_path / "out")
         until = time.monotonic() + 60
-        while not any(p.stat().st_size for p in tmp_path.glob(".*.part.tar")) and time.monotonic() < until:
-            assert running.poll() is None
+        while not any(p.stat().st_size for p in cache.glob(".*.part.tar")) and time.monotonic() < until:
+            assert running.is_alive()
             time.sleep(0.01)
         os.kill(running.pid, signal.SIGKILL)
-        running.communicate()
-        assert list(tmp_path.glob(".*.part.tar")) and not list(tmp_path.glob("[!.]*.tar"))
+        running.join()
+        assert list(cache.glob(".*.part.tar")) and not list(cache.glob("[!.]*.tar"))
         server.spoil = lambda name: None
-        assert load(url, tmp_path).read(0) == index.read(0)
-        assert not list(tmp_path.glob(".*.part.tar"))
+        assert load(url, cache).read(0) == index.read(0)
+        assert not list(cache.glob(".*.part.tar"))
 
 
 class TestRefused:
@@ -313,3 +333,26 @@ class TestRefused:
 
 def test_remote_names_files():
     assert Remote("http://x/y/").of("z") == Remote("http://x/y").of("z") == "http://x/y/z"
+
+
+def test_a_server_that_dies_while_a_stage_trains_makes_bad_samples_that_name_the_shard(tmp_path, serving):
+    """Or ends it, where the user said so."""
+    model = models.model()
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        films.write(tmp_path / "in" / f"{name}.mp4", films.Film())
+        told = {"events": [{"start_s": 1, "end_s": 2, "text": "red ball"}]}
+        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(told))
+    records = read_records(tmp_path / "in")
+    shards.make(records, tmp_path / "out", model, progress=False)
+    shards.pack(tmp_path / "out", records, shard_bytes=1, progress=False)
+    server, url = serving(tmp_path / "out")
+    for cache in (None, tmp_path / "cache"):
+        server.spoil = lambda name: 503 if name == "shard-000001.tar" else None
+        mixture = Mixture([load(url, cache, tries=2)])
+        options = {"seed": 1, "tokens": 40, "budgets": (20,), "least": 2}
+        loaded = next(iter(ShardData(mixture, model, Asking(), **options)))
+        assert loaded.keys == ["a"] and [bad.key for bad in loaded.bad] == ["b"]
+        assert "shard-000001.tar couldn't be read in 2 tries" in loaded.bad[0].reason
+        with pytest.raises(OSError, match=r"shard-000001.tar couldn't be read in 2 tries"):
+            next(iter(ShardData(mixture, model, Asking(), **options, on_error="stop")))
