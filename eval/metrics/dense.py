@@ -1,0 +1,196 @@
+"""Dense captions by the protocol of ActivityNet Captions: found at four temporal IoU, then told."""
+
+import random
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from .bleu import bleu
+from .captions import Meteor, WhichMeteor, meteor
+from .cider import Documents, cider, documents
+from .intervals import FloatArray, as_spans, mean, tiou_matrix
+from .rouge import rouge_l
+from .soda import Captioned
+from .words import ascii_only, words
+
+Annotator = Mapping[Any, Sequence[Captioned]]
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+TEXT_METRICS = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+_EPSILON = 1e-8  # the evaluators divide by the union and this: an IoU of just 0.5 is no match at 0.5
+_MATCHES_NOTHING = "qzxjkvbqwzxj"
+
+
+def dense_captions(
+    gold: Sequence[Annotator],
+    predicted: Annotator,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    which_meteor: WhichMeteor = "auto",
+    max_predictions: int = 1000,
+    compat: Literal["paper"] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Dense-caption scores at each threshold, and their means over thresholds.
+
+    At a threshold t, each pair of a predicted and a gold event with IoU >= t is an item, of one annotator's
+    events after another's; a predicted event in no pair is an item with a word that matches nothing. The
+    items of a video are scored like a corpus of captions, videos are averaged. Localisation precision is
+    the share of a video's predicted events with an IoU > t to any gold event, recall the share of gold events
+    with one to any predicted event; of several annotators each takes the best; F1@t is of their means
+    over videos. IoU has 1e-8 added to the union, as in the official evaluator, so that >= and > are the same
+    for round numbers.
+
+    CIDEr's document frequencies are of all gold captions. In the official evaluator they are of the items of
+    one video, by which a video with one item always has CIDEr 0.
+
+    Args:
+        gold: (start_s, end_s, text) of the events of each video, a mapping for each annotator.
+        predicted: the same of what was predicted, the most certain first.
+        thresholds: the t.
+        which_meteor: as of `captions.meteor`.
+        max_predictions: predicted events of a video beyond so many are not looked at.
+        compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: CIDEr's document
+            frequencies of one video, random letters as the word that matches nothing, characters beyond ASCII
+            read as spaces, videos without an entry left out (those with an empty list score 0). The
+            original (densevid_eval) scores those 0: give it an empty list for each.
+        seed: of the random letters.
+
+    Returns:
+        CIDEr, METEOR, ROUGE-L, BLEU-1 .. 4, precision, recall, F1, each also as NAME@t (None of no videos);
+        meteor (its name); num (videos), num_missing, num_empty, num_unknown, num_over (predictions not looked
+        at).
+    """
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    if isinstance(gold, Mapping):
+        raise ValueError("gold must be a sequence of mappings, one an annotator; got a mapping; give [gold]")
+    videos = list(dict.fromkeys(key for annotator in gold for key in annotator))
+    scored = [key for key in videos if compat is None or key in predicted]
+    used = meteor(which_meteor)
+    each = dense_of_each(
+        [_of(annotator, scored, compat) for annotator in gold],
+        {key: some[:max_predictions] for key, some in _of(predicted, scored, compat).items()},
+        thresholds=thresholds,
+        used_meteor=used,
+        frequencies="video" if compat else "gold",
+        letters=random.Random(seed) if compat else None,
+    )
+    return {
+        **over_videos(list(each.values()), thresholds),
+        "meteor": used.name,
+        "num": len(each),
+        "num_missing": sum(key not in predicted for key in videos),
+        "num_empty": sum(not predicted[key] for key in videos if key in predicted),
+        "num_unknown": sum(key not in videos for key in predicted),
+        "num_over": sum(max(len(predicted.get(key, ())) - max_predictions, 0) for key in scored),
+    }
+
+
+def over_videos(each: Sequence[Mapping[str, float]], thresholds: Sequence[float]) -> dict[str, float | None]:
+    """Means over videos of what `dense_of_each` gives, F1 from those, and means over thresholds."""
+    out: dict[str, float | None] = {}
+    for name in (*TEXT_METRICS, "precision", "recall"):
+        for t in thresholds:
+            out[f"{name}@{t:g}"] = mean([video[f"{name}@{t:g}"] for video in each])
+    for t in thresholds:
+        out[f"F1@{t:g}"] = harmonic(out[f"precision@{t:g}"], out[f"recall@{t:g}"])
+    for name in (*TEXT_METRICS, "precision", "recall", "F1"):
+        values = [out[f"{name}@{t:g}"] for t in thresholds]
+        out[name] = mean([value for value in values if value is not None])
+    return out
+
+
+def dense_of_each(
+    gold: Sequence[Annotator],
+    predicted: Annotator,
+    *,
+    thresholds: Sequence[float],
+    used_meteor: Meteor,
+    frequencies: Literal["gold", "video"],
+    letters: random.Random | None = None,
+) -> dict[Any, dict[str, float]]:
+    """The scores of each video of the gold, as NAME@t; all 0 where nothing was predicted.
+
+    Args:
+        gold: a mapping for each annotator.
+        predicted: what was predicted.
+        thresholds: the t.
+        used_meteor: which METEOR.
+        frequencies: CIDEr's document frequencies, of all "gold" captions or of the items of one "video".
+        letters: random letters for the word that matches nothing; a fixed word if not given.
+    """
+    read: dict[str, list[str]] = {}
+    for some in _events([*gold, predicted]):
+        read.setdefault(some[2], words(some[2]))
+    corpus = documents([[read[event[2]]] for event in _events(gold)]) if frequencies == "gold" else None
+    out: dict[Any, dict[str, float]] = {}
+    for key in dict.fromkeys(key for annotator in gold for key in annotator):
+        ours = list(predicted.get(key, ()))
+        theirs = [list(annotator[key]) for annotator in gold if key in annotator]
+        overlaps = [tiou_matrix(ours, some, _EPSILON) for some in theirs]
+        out[key] = {}
+        for t in thresholds:
+            items = []
+            for i, event in enumerate(ours):
+                right = [
+                    some[j][2]
+                    for some, overlap in zip(theirs, overlaps, strict=True)
+                    for j in np.flatnonzero(overlap[i] >= t).tolist()
+                ]
+                wrong = [] if right else [[_word_of(letters)]]
+                items += [(read[event[2]], other) for other in [*(read[text] for text in right), *wrong]]
+            scores = _told(items, used_meteor, corpus) | _found(overlaps, t)
+            out[key] |= {f"{name}@{t:g}": value for name, value in scores.items()}
+    return out
+
+
+def harmonic(precision: float | None, recall: float | None) -> float | None:
+    """2 P R / (P + R), 0 where both are 0; None of nothing."""
+    if precision is None or recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _told(
+    items: Sequence[tuple[list[str], list[str]]], used: Meteor, corpus: Documents | None
+) -> dict[str, float]:
+    """The text metrics of one video's (hypothesis, reference) items."""
+    if not items:
+        return dict.fromkeys(TEXT_METRICS, 0.0)
+    hypotheses, references = [item[0] for item in items], [[item[1]] for item in items]
+    return {
+        "CIDEr": mean(cider(hypotheses, references, corpus)) or 0.0,
+        "METEOR": used.score(hypotheses, references)[0],
+        "ROUGE-L": mean(rouge_l(hypotheses, references)) or 0.0,
+        **{f"BLEU-{n}": value for n, value in enumerate(bleu(hypotheses, references), 1)},
+    }
+
+
+def _found(overlaps: Sequence[FloatArray], threshold: float) -> dict[str, float]:
+    """Localisation precision and recall of one video, each the best over annotators."""
+    matched = [overlap > threshold for overlap in overlaps]
+    return {
+        "precision": max(float(some.any(1).mean()) if some.shape[0] else 0.0 for some in matched),
+        "recall": max(float(some.any(0).mean()) if some.shape[1] else 0.0 for some in matched),
+    }
+
+
+def _word_of(letters: random.Random | None) -> str:
+    if letters is None:
+        return _MATCHES_NOTHING
+    return "".join(letters.choice(string.ascii_lowercase) for _ in range(letters.randint(10, 20)))
+
+
+def _of(events: Annotator, keys: Sequence[Any], compat: str | None) -> dict[Any, list[Captioned]]:
+    """The events of these videos, in ASCII if asked for."""
+    return {
+        key: [(start, end, ascii_only(text) if compat else text) for start, end, text in events[key]]
+        for key in keys
+        if key in events
+    }
+
+
+def _events(of: Iterable[Annotator]) -> list[Captioned]:
+    return [event for events in of for some in events.values() for event in some]

@@ -1,0 +1,112 @@
+"""How well a span in time was found: temporal IoU, recall at 1, mean IoU."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval = tuple[float, float]  # (start_s, end_s), half-open
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
+    """(n, 2) float64: the first two numbers of each span; (0, 2) of none.
+
+    Raises:
+        ValueError: one has fewer than two numbers or one that is not finite; `name` is what the message calls
+            it.
+    """
+    out = np.empty((len(spans), 2))
+    for i, span in enumerate(spans):
+        if len(span) < 2 or not all(math.isfinite(time) for time in span[:2]):
+            raise ValueError(
+                f"{name}[{i}] must be (start_s, end_s), two finite numbers; got {span!r}. "
+                "Leave out what could not be read"
+            )
+        out[i] = span[:2]
+    return out
+
+
+def tiou(a: Interval, b: Interval) -> float:
+    """Time that both cover over time that either covers, in [0, 1].
+
+    A span that ends before it starts, or where it starts, covers no time: its IoU with anything, itself
+    included, is 0. So is that of two spans that only touch.
+    """
+    return float(tiou_matrix([a], [b])[0, 0])
+
+
+def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
+    """(len(a), len(b)) float64: the `tiou` of each with each.
+
+    Args:
+        a: spans of which the first two numbers are read.
+        b: as a.
+        epsilon: added to what is divided by; 1e-8 is what the dense-caption evaluators do, by which an IoU of
+            just 0.5 is below 0.5.
+    """
+    first, second = as_spans(a, "a"), as_spans(b, "b")
+    start = np.maximum(first[:, None, 0], second[None, :, 0])
+    end = np.minimum(first[:, None, 1], second[None, :, 1])
+    both = np.maximum(end - start, 0.0)
+    either = (first[:, 1] - first[:, 0])[:, None] + (second[:, 1] - second[:, 0])[None, :] - both + epsilon
+    return np.divide(both, either, out=np.zeros_like(both), where=(both > 0) & (either > 0))
+
+
+def grounding(
+    gold: Mapping[Any, Interval],
+    predicted: Mapping[Any, Interval | None],
+    *,
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
+    round_iou: bool = False,
+    unanswered: str = "zero",
+) -> dict[str, Any]:
+    """Recall at 1 and mean IoU of one predicted span a query.
+
+    `R@t` is the share of queries whose IoU is at least t, `mIoU` the mean IoU.
+
+    Args:
+        gold: the true span of each query.
+        predicted: the first answer to each; None, or no entry, where there is none or it could not be read.
+        thresholds: the t.
+        round_iou: round each IoU to two decimals before anything else, as VTimeLLM and LongVALE do (0.495
+            then counts at 0.5).
+        unanswered: "zero" counts a query without an answer as IoU 0; "skip" leaves it out, as some scripts
+            do.
+
+    Returns:
+        R@t for each t, mIoU (None if nothing was scored), num, num_unanswered (of the gold), num_unknown.
+    """
+    if unanswered not in ("zero", "skip"):
+        raise ValueError(f"unanswered must be 'zero' or 'skip', got {unanswered!r}")
+    ious = iou_of_each(gold, predicted)
+    num_unanswered = sum(predicted.get(key) is None for key in gold)
+    if unanswered == "skip":
+        ious = {key: iou for key, iou in ious.items() if predicted.get(key) is not None}
+    if round_iou:
+        ious = {key: round(iou, 2) for key, iou in ious.items()}
+    values = list(ious.values())
+    return {
+        **{f"R@{t:g}": mean([float(iou >= t) for iou in values]) for t in thresholds},
+        "mIoU": mean(values),
+        "num": len(values),
+        "num_unanswered": num_unanswered,
+        "num_unknown": sum(key not in gold for key in predicted),
+    }
+
+
+def iou_of_each(gold: Mapping[Any, Interval], predicted: Mapping[Any, Interval | None]) -> dict[Any, float]:
+    """The IoU of each query of the gold, 0 where nothing was answered: what `bootstrap` resamples."""
+    ious = {}
+    for key, true in gold.items():
+        got = predicted.get(key)
+        ious[key] = 0.0 if got is None else tiou(got, true)
+    return ious
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean, summed exactly; None of nothing."""
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,144 @@
+"""METEOR 1.5 as published, by its own program: Java, and the jar that the package pycocoevalcap brings."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from .ngrams import References, Words, check_items
+
+# What the captioning evaluators run it with.
+EVALUATOR_OPTIONS = ("-l", "en", "-norm")
+_MOST_LINES = 128  # asked before answers are read: both must fit a pipe
+
+
+def jar() -> Path | None:
+    """The program, None if pycocoevalcap is not installed."""
+    found = find_spec("pycocoevalcap")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        path = Path(folder) / "meteor" / "meteor-1.5.jar"
+        if path.is_file():
+            return path
+    return None
+
+
+def is_available() -> bool:
+    """True where both Java and the program are."""
+    return shutil.which("java") is not None and jar() is not None
+
+
+class JavaMeteor:
+    """The program, started on first use (which takes seconds) and ended by `close` or with Python.
+
+    Called with words, it returns (METEOR of the corpus, METEOR of each item). An item without words in the
+    hypothesis or the references scores 0.
+    """
+
+    def __init__(self, options: Sequence[str] = EVALUATOR_OPTIONS) -> None:
+        self.options = tuple(options)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._end: weakref.finalize | None = None
+
+    def __call__(
+        self, hypotheses: Sequence[Words], references: Sequence[References]
+    ) -> tuple[float, list[float]]:
+        check_items(hypotheses, references)
+        if not hypotheses:
+            return 0.0, []
+        asked = [
+            " ||| ".join(["SCORE", *(_plain(one) for one in some), _plain(hypothesis)])
+            for hypothesis, some in zip(hypotheses, references, strict=True)
+        ]
+        different = list(dict.fromkeys(asked))
+        counts = dict(zip(different, self._ask(different), strict=True))
+        self._write([" ||| ".join(["EVAL", *(counts[line] for line in asked)])])
+        scores = [float(self._read()) for _ in asked]
+        return float(self._read()), scores
+
+    def close(self) -> None:
+        """Ends the program; the next call starts it again."""
+        if self._end is not None:
+            self._end()
+        self._process = self._errors = self._end = None
+
+    def _ask(self, lines: Sequence[str]) -> Iterator[str]:
+        for start in range(0, len(lines), _MOST_LINES):
+            some = lines[start : start + _MOST_LINES]
+            self._write(some)
+            for _ in some:
+                yield self._read()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        path, java = jar(), shutil.which("java")
+        if path is None or java is None:
+            missing = "the program `java`" if java is None else "the package pycocoevalcap"
+            raise FileNotFoundError(
+                f"METEOR's own program needs {missing}; install Java and `pip install pycocoevalcap`, or ask "
+                "for 'stems', the built-in scorer, whose numbers are not comparable with published ones"
+            )
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- open for as long as the program runs
+        command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-jar", str(path)]
+        process = subprocess.Popen(
+            [*command, "-", "-", "-stdio", *self.options],
+            cwd=path.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        self._end = weakref.finalize(self, _stop, process, self._errors)
+        return process
+
+    def _write(self, lines: Sequence[str]) -> None:
+        if self._process is None:
+            self._process = self._start()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+
+    def _read(self) -> str:
+        assert self._process is not None and self._process.stdout is not None
+        line = self._process.stdout.readline().decode().strip()
+        if not line:
+            self._fail()
+        return line
+
+    def _fail(self) -> None:
+        assert self._process is not None and self._errors is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip()[-500:]
+        code = self._process.poll()
+        self.close()
+        raise RuntimeError(f"METEOR's program stopped (exit code {code}); its last words: {said!r}")
+
+
+@cache
+def java_meteor() -> JavaMeteor:
+    """The one program that all scores of this process share."""
+    return JavaMeteor()
+
+
+def _plain(words: Words) -> str:
+    """The words as one field of a line of the program's protocol."""
+    return " ".join(" ".join(words).replace("|||", " ").split())
+
+
+def _stop(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+    process.kill()
+    process.wait()
+    errors.close()
