@@ -169,6 +169,12 @@ def test_buckets_of_distances():
     assert int(got.max()) == 319
 
 
+@torch.no_grad()
+def test_no_window_is_no_token(small):
+    assert small[1](torch.zeros(0, 32, 128)).shape == (0, 16, 24)
+    assert small[1](torch.zeros(0, 32, 128), torch.zeros(0, 32, dtype=torch.bool)).shape == (0, 16, 24)
+
+
 # --- files
 
 
@@ -369,6 +375,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, zipped):
             Beats.from_pretrained(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False, None])
 def test_code_in_a_pickle_is_not_run(tmp_path, zipped):
     path, trace = tmp_path / "x.pt", tmp_path / "trace"

@@ -50,9 +50,7 @@ LAYER_MODULES = {
     "final_layer_norm": "norm",
 }
 """Modules with weight and bias, of the whole and of layer i (`encoder.layers.i.`): released name -> ours."""
-POSITION = (
-    "encoder.pos_conv.0"  # its weight is released in two factors: direction `weight_v`, length `weight_g`
-)
+POSITION = "encoder.pos_conv.0"  # its weight is released as direction, `weight_v`, and length, `weight_g`
 TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"  # one tensor, listed by every layer
 
 
