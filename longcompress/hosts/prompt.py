@@ -112,7 +112,7 @@ def conversation(
         first, *later = [piece.rstrip() + spaces for piece in (first, *later)]
         if [before, first] != [opening, asked]:
             raise ValueError(
-                "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone, so "
+                "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone; "
                 "it would be learned as it is never asked; set another one, or leave the system text empty"
             )
     return encode(tokenizer, before), [encode(tokenizer, first), *(_after_end(tokenizer, x) for x in later)]
