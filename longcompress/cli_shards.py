@@ -39,7 +39,7 @@ def make(
         shard: i/N: every N-th video from the i-th on, for arrays of jobs.
         on_error: "quarantine" lists videos that can't be used and goes on; "stop" ends at the first.
         shard_mb: a shard is closed before it passes this.
-        device: of the model; a GPU if there is one.
+        device: of the model; a GPU if there is one (of actors, where they are given some).
         engine: one video after the other here, or actors of Ray (RAY_ADDRESS names a cluster).
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.

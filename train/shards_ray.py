@@ -79,9 +79,9 @@ def make(
         records, out, kind, share, on_error, progress: as there.
         model: preset, folder or hub name that each actor loads; None for media.
         detail: tokens a segment keeps at least, by stream; None: the model's.
-        device: of the models; None: a GPU where the actor has one.
+        device: of the models; None: the actor's GPU, the CPU where gpus_per_worker is 0.
         workers: actors.
-        gpus_per_worker: of each; may be a fraction. 0: they see none.
+        gpus_per_worker: of each; may be a fraction.
 
     Raises:
         ValueError: as there; workers or gpus_per_worker can't be had.
@@ -99,7 +99,8 @@ def make(
     videos = {record.key: record.video for record in mine}
     words = {
         "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
-        "model": model if kind == "features" else None, "device": device, "threads": torch.get_num_threads(),
+        "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
+        "device": device or (None if gpus_per_worker else "cpu"),
     }  # fmt: skip
     done: list[Made] = []
     if not mine:
