@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ..media import read
 from ..memory import VideoMemory
 from ..model import LongCompress
 from ..quiz import KINDS, ask, grade
-from ..scenes import Scene, frames, make_scene, sound, write_film
+from ..scenes import Scene, make_scene, parts_of, write_film
 from ..session import Session
 from ..types import Frames, Sound
 
 FIRST_SEED = 10_000_000  # films of evaluation; training stays below
 QUESTIONS = 6  # of each kind, about each film
-PART_S = 60.0
 PUBLISHED = {"layout": "frame", "score": "cosine", "schedule": 0.5}  # the merging of LongVLM
 
 
@@ -136,17 +134,6 @@ def _watched(
         session.push(part)
     session.close()
     return [session.memory(budget) for budget in budgets]
-
-
-def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
-    """Pictures and sound of a scene, a minute at a time."""
-    start_s = 0.0
-    while start_s < scene.duration_s:
-        end_s = min(start_s + PART_S, scene.duration_s)
-        time_s = np.arange(start_s, end_s, 1 / rate_fps)
-        yield Frames(torch.from_numpy(frames(scene, time_s)), torch.from_numpy(time_s), 1 / rate_fps)
-        yield Sound(torch.from_numpy(sound(scene, start_s, end_s)), start_s)
-        start_s = end_s
 
 
 def measure(

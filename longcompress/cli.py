@@ -35,6 +35,7 @@ from .cli_films import (
 )
 from .cli_parser import parse
 from .cli_show import cited, clock, print_table, report_of, rows_of, sentence
+from .cli_train import train, with_recipe
 from .config import MediaConfig, MergeConfig, SegmentConfig, VisionConfig
 
 SECTIONS = {"media": MediaConfig, "vision": VisionConfig, "segments": SegmentConfig, "merge": MergeConfig}
@@ -303,37 +304,6 @@ def doctor(*, json: bool = False) -> int:
     return 1 if wrong else 0
 
 
-def train(
-    name: Literal["tiny", "stage"],
-    *,
-    out: str,
-    start: Literal["towers", "bank", "lm"] = "towers",
-    resume: bool = False,
-    recipe: Any = None,
-    json: bool = False,
-) -> None:
-    """Train a model's projectors and LoRA from shards ("stage"), or the embedded model anew ("tiny", hours).
-
-    Args:
-        name: which.
-        out: the folder for it; stages are kept there.
-        start: of tiny, the stage to go on with after an interruption.
-        resume: of a stage, go on from the last checkpoint in --out.
-        recipe: a YAML or JSON file; single fields as --recipe.FIELD.
-        json: one JSON object with the model's folder.
-    """
-    if name == "tiny":
-        from .train.tiny import train_tiny
-
-        folder = train_tiny(folder_of(out), recipe, start=start)
-    else:
-        from .presets import load
-        from .train.stages import train_stage
-
-        folder = train_stage(load(recipe.model, device="cpu"), recipe, folder_of(out), resume=resume)
-    print(dumps({"model": str(folder)}) if json else f"{folder}: try it with --model {folder}")
-
-
 def bench(
     what: Literal[
         "compile", "concurrency", "kernels", "media", "memory", "merge",
@@ -420,15 +390,8 @@ def _run(words: list[str]) -> int:
     else:
         rest = []
     recipe: Any = None
-    if words[:2] == ["train", "stage"]:
-        from .train.stages import StageRecipe
-
-        recipe = StageRecipe()
-    elif words[:1] == ["train"]:
-        from .config import load_config
-        from .train.tiny import RECIPE, TinyRecipe
-
-        recipe = load_config(TinyRecipe, RECIPE)
+    if words[:1] == ["train"]:
+        words, recipe = with_recipe(words)
     name, arguments = parse(words, COMMANDS, common=Common, sections=SECTIONS, fixed=FIXED, recipe=recipe)
     if name in ("bench", "shards"):
         arguments["rest"] = rest

@@ -163,7 +163,7 @@ def _in_one_line(message: str, name: str, commands: Mapping[str, Callable[..., A
     """jsonargparse's message about command `name` ("": about all) with flags as they are typed."""
     message = " ".join(message.split())
     message = re.sub(r'Parser key "([\w.]+)":', lambda found: _flag(found[1]) + ":", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "")
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").replace("--recipe.", "--")
     if name and message.startswith("the following arguments are required"):
         known = inspect.signature(commands[name]).parameters
         lacking = re.findall(rf"\b{name}\.(\w+)", message)

@@ -5,18 +5,20 @@ T picture times, A sound windows, n samples; seconds from the start of the film,
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import pi
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from . import media_write
 from . import scenes_paint as paint
 from .files import replacing
+from .types import Frames, Sound
 
 SHAPES = ("ball", "box", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -228,6 +230,17 @@ def heard(scene: Scene, start_s: ArrayLike, end_s: ArrayLike) -> NDArray[np.floa
         common = np.minimum(end, one.end_s) - np.maximum(start, one.start_s)
         share[:, SOUNDS.index(one.name)] += np.maximum(common, 0) / (end - start)
     return np.where(share >= 0.5, 1, share).astype(np.float32)
+
+
+def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Sound]:
+    """Pictures and sound of a scene as a decoder would give them, a minute at a time."""
+    start_s = 0.0
+    while start_s < scene.duration_s:
+        end_s = min(start_s + 60.0, scene.duration_s)
+        time_s = np.arange(start_s, end_s, 1 / rate_fps)
+        yield Frames(torch.from_numpy(frames(scene, time_s)), torch.from_numpy(time_s), 1 / rate_fps)
+        yield Sound(torch.from_numpy(sound(scene, start_s, end_s)), start_s)
+        start_s = end_s
 
 
 def write_film(

@@ -8,54 +8,35 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import films
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from longcompress.config import save_config
-from longcompress.train import shards
 from longcompress.train.data import Asking
-from longcompress.train.records import read_records
 from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare, told, train_stage
 from longcompress.train.tars import write_tar
 from longcompress.train.trainer import WEIGHTS
 
 import models
+import stages
+from stages import CPU, losses
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three films with events, as feature shards."""
-    where = tmp_path_factory.mktemp("stages")
-    (where / "in").mkdir()
-    for i in range(3):
-        films.write(where / "in" / f"v{i}.mp4", films.Film())
-        events = [{"start_s": i, "end_s": i + 1, "text": ("red ball", "blue box", "red box")[i]}]
-        (where / "in" / f"v{i}.json").write_text(json.dumps({"events": events}))
-    records = read_records(where / "in")
-    shards.make(records, where / "out", models.model(), progress=False)
-    return shards.pack(where / "out", records, progress=False).folder
+    return stages.make_folder(tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture
 def recipe(folder):
-    return StageRecipe(
-        shards=[str(folder)], asking=Asking(kinds={"grounding": 1.0, "segment": 1.0}), budgets=[8, 16],
-        tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6, lr=5e-3, warmup=1, workers=0,
-        save_every=2,
-    )  # fmt: skip
+    return stages.make_recipe(folder)
 
 
 def weights(out):
     return load_file(last_checkpoint(out) / WEIGHTS)
-
-
-def losses(out):
-    return [
-        x["loss"]
-        for x in json.loads((last_checkpoint(out) / "trainer_state.json").read_text())["log_history"]
-    ]
 
 
 def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
@@ -73,7 +54,7 @@ def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, workers):
-    recipe = replace(recipe, workers=workers)
+    recipe = replace(recipe, engine=replace(CPU, workers=workers))
     train_stage(models.model(), recipe, tmp_path / "whole")
     stopped, steps = models.model(), []
 
@@ -91,14 +72,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
     assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
 
 
-def test_sigterm_saves_the_step_and_a_resumed_run_is_the_uninterrupted_one(recipe, tmp_path, capsys):
-    recipe = replace(recipe, save_every=0, workers=1)
-    train_stage(models.model(), replace(recipe, save_every=6), tmp_path / "whole")
+def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(recipe, tmp_path, capsys):
+    recipe = replace(recipe, steps=60, save_every=60, log_every=1, engine=replace(CPU, workers=1))
+    train_stage(models.model(), recipe, tmp_path / "whole")
     told, steps = models.model(), []
 
     def terminate(*_):
         steps.append(1)
-        if len(steps) == 3:
+        if len(steps) == 23:
             os.kill(os.getpid(), signal.SIGTERM)
 
     told.host.register_forward_pre_hook(terminate)
@@ -106,36 +87,49 @@ def test_sigterm_saves_the_step_and_a_resumed_run_is_the_uninterrupted_one(recip
     with pytest.raises(KeyboardInterrupt):
         train_stage(told, recipe, tmp_path / "part")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert last_checkpoint(tmp_path / "part").name == "checkpoint-3"
+    assert last_checkpoint(tmp_path / "part").name == "checkpoint-23"
     assert "go on with --resume" in capsys.readouterr().out
-    train_stage(models.model(), replace(recipe, save_every=6), tmp_path / "part", resume=True)
+    train_stage(models.model(), recipe, tmp_path / "part", resume=True)
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
     assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
-
-
-SCRIPT = """
-import sys, torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[3])
-import models
-from longcompress.config import load_config
-from longcompress.train.stages import StageRecipe, train_stage
-train_stage(models.model(), load_config(StageRecipe, sys.argv[1]), sys.argv[2])
-"""
+    assert losses(tmp_path / "whole") == losses(tmp_path / "part") and len(losses(tmp_path / "part")) == 60
 
 
 def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
     save_config(recipe, tmp_path / "recipe.json")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    given = [str(tmp_path / "script.py"), str(tmp_path / "recipe.json")]
-    alone = [sys.executable, *given, str(tmp_path / "one"), str(Path(__file__).parent)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for words in (alone, [*torchrun, *given, str(tmp_path / "two"), str(Path(__file__).parent)]):
+    program = stages.script(tmp_path / "script.py")
+    given = [str(program), str(tmp_path / "recipe.json")]
+    for name, begin in (("one", [sys.executable]), ("two", TORCHRUN)):
+        words = [*begin, *given, str(tmp_path / name), str(Path(__file__).parent)]
         subprocess.run(words, check=True, capture_output=True, timeout=100)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 20 and one[-1] != one[0]
     assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_sigterm_to_one_of_two_processes_ends_both_and_one_alone_goes_on(recipe, tmp_path):
+    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    save_config(recipe, tmp_path / "recipe.json")
+    hook = """
+seen = []
+def tell(*_):
+    seen.append(1)
+    if len(seen) == 7 and os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+model.host.register_forward_pre_hook(tell)
+"""
+    given = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
+    here = str(Path(__file__).parent)
+    done = subprocess.run([*TORCHRUN, *given, str(tmp_path / "two"), here], capture_output=True, timeout=100)
+    assert done.returncode and last_checkpoint(tmp_path / "two").name == "checkpoint-7"
+    quiet = str(stages.script(tmp_path / "quiet.py"))
+    for out in ("one", "two"):
+        words = [sys.executable, quiet, given[1], str(tmp_path / out), here]
+        subprocess.run(
+            [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=100
+        )
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
 
 
 def test_parts_that_are_not_there(recipe):
@@ -195,15 +189,20 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     from longcompress.cli import main
 
     models.model().save_pretrained(tmp_path / "base", include_base=True)
-    (tmp_path / "r.yaml").write_text(
-        "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\ntokens: 20\nworkers: 0\n"
-    )
-    words = ["train", "stage", "--out", str(tmp_path / "run"), "--recipe", str(tmp_path / "r.yaml")]
-    words += [f"--recipe.shards={json.dumps([str(folder)])}", "--recipe.model", str(tmp_path / "base")]
-    assert main([*words, "--recipe.steps", "4", "--recipe.save_every", "2"]) == 0
+    some = "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\ntokens: 20\n"
+    (tmp_path / "r.yaml").write_text(some + "engine: {workers: 0, report: []}\n")
+    words = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--save-every", "2"]
+    words += [f"--shards={json.dumps([str(folder)])}", "--model", str(tmp_path / "base")]
+    assert main([*words, "--steps", "4"]) == 0
     out = capsys.readouterr().out
     assert "trained: projectors" in out and "run/model" in out
-    assert main([*words, "--recipe.steps", "6", "--recipe.save_every", "2", "--resume"]) == 0
+    assert main([*words, "--steps", "6", "--resume"]) == 0
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-6"
-    assert main(["train", "stage", "--out", str(tmp_path / "none")]) == 2
+    assert main([*words, "--steps", "6", "--resume", "--lr", "1"]) == 2
+    assert "resume: lr differ from" in capsys.readouterr().err
+    assert main(["train", "align", "--out", str(tmp_path / "none"), "--engine.report", "[]"]) == 2
     assert "shards must name at least one folder" in capsys.readouterr().err
+    assert main(["train", "nope", "--out", str(tmp_path / "none")]) == 2
+    assert "no recipe 'nope'; give one of align, boundary" in capsys.readouterr().err
+    assert main(["train", "align", "--lrr", "1", "--out", str(tmp_path / "none")]) == 2
+    assert "lrr" in capsys.readouterr().err

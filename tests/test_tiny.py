@@ -9,10 +9,10 @@ import torch
 
 import longcompress as lc
 from longcompress.config import load_config
-from longcompress.eval.bench_quiz import evaluate, from_file, from_scene, parts_of
+from longcompress.eval.bench_quiz import evaluate, from_file, from_scene
 from longcompress.presets import TINY, new_tiny
 from longcompress.quiz import KINDS, ask
-from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, write_film
+from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_film
 from longcompress.train.bank import Films, Mix, load_bank, make_bank, save_bank, splice
 from longcompress.train.tiny import RECIPE, TinyRecipe, align
 from longcompress.train.trainer import load_trained, run, with_muon

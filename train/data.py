@@ -18,7 +18,7 @@ from .fitting import Room
 from .order import Batch, Mixture, batches
 from .records import parse_record
 from .samples import JSON, check_model, features_of, hold_of
-from .turns import Kind, Times, shortened, turns_of
+from .turns import WORDING, Kind, Times, shortened, turns_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Asking:
     Attributes:
         kinds: weight of each kind of question; a film that has none of the kind drawn is asked another.
         times: how answers' times are written.
+        wording: kind -> forms of its question, instead of ours; {text}, {start} and {end} are filled in.
         most: questions about a film at most.
         text_tokens: tokens of a film's questions and answers at most.
         drop: share of films that lose one of their streams (where they have several).
@@ -38,6 +39,7 @@ class Asking:
     most: int = 8
     text_tokens: int = 512
     drop: float = 0.0
+    wording: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(get_args(Kind)))
@@ -45,6 +47,8 @@ class Asking:
             raise ValueError(
                 f"kinds must give a weight > 0 to some of {', '.join(get_args(Kind))}, got {self.kinds}"
             )
+        if set(self.wording) - set(WORDING) or not all(self.wording.values()):
+            raise ValueError(f"wording must give forms to some of {', '.join(WORDING)}, got {self.wording}")
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,13 @@ class Bad:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A rank's part of a batch.
+    """A rank's part of a batch, or a share of it where gradients are accumulated.
 
     Attributes:
         number: of the batch.
         examples: its films with questions.
         keys: of the films.
+        film_s: seconds that they last, all together.
         bad: samples that could not be used.
         dropped: turns and events that texts were shortened by.
     """
@@ -70,6 +75,7 @@ class Loaded:
     number: int
     examples: list[Example]
     keys: list[str]
+    film_s: float
     bad: list[Bad]
     dropped: int
 
@@ -81,8 +87,9 @@ class ShardData(IterableDataset[Loaded]):
         mixture: where samples come from.
         model: settles them; its towers must be the ones that made the features, its segments the same.
         asking: what is asked.
-        seed, tokens, budgets, least, start: of `batches`.
+        seed, tokens, budgets, least, most, start: of `batches`.
         rank, world: which part.
+        accumulate: shares that a rank's part comes in, one after the other.
         on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
 
     Raises:
@@ -91,16 +98,20 @@ class ShardData(IterableDataset[Loaded]):
 
     def __init__(
         self, mixture: Mixture, model: LongCompress, asking: Asking, *, seed: int, tokens: int,
-        budgets: Sequence[int], least: int = 1, start: int = 0, rank: int = 0, world: int = 1,
+        budgets: Sequence[int], least: int = 1, most: int = 0, start: int = 0, rank: int = 0, world: int = 1,
+        accumulate: int = 1,
         on_error: Literal["quarantine", "stop"] = "quarantine",
     ) -> None:  # fmt: skip
         self.mixture, self.asking, self.on_error = mixture, asking, on_error
         self.compressor, self.tokenizer = model.compressor, model.host.tokenizer
         self.room = Room.of(model.host)
         self.seed, self.tokens, self.budgets, self.least = seed, tokens, tuple(budgets), least
-        self.start, self.rank, self.world = start, rank, world
-        if not 0 <= rank < world or least < world:
-            raise ValueError(f"rank must be in [0, {world}) and least >= world, got {rank} and {least}")
+        self.most, self.start, self.rank, self.world, self.accumulate = most, start, rank, world, accumulate
+        if not 0 <= rank < world or accumulate < 1 or least < world * accumulate:
+            raise ValueError(
+                f"rank must be in [0, {world}), accumulate >= 1 and least >= world x accumulate = "
+                f"{world * accumulate}, got {rank}, {accumulate} and {least}"
+            )
         for index in mixture.indexes:
             if not index.features:
                 raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
@@ -112,16 +123,19 @@ class ShardData(IterableDataset[Loaded]):
         torch.set_num_threads(1)
         plan = batches(
             self.mixture, seed=self.seed, tokens=self.tokens, budgets=self.budgets, least=self.least,
-            start=self.start,
+            most=self.most, start=self.start,
         )  # fmt: skip
-        for place, batch in enumerate(plan):
-            if place % step == first:
-                yield self.load(batch)
+        place = 0
+        for batch in plan:
+            for share in range(self.accumulate):
+                if place % step == first:
+                    yield self.load(batch, share)
+                place += 1
 
-    def load(self, batch: Batch) -> Loaded:
-        """This rank's part of a batch; a pure function of it."""
-        examples, keys, bad, dropped = [], [], [], 0
-        for which, number in batch.of_rank(self.rank, self.world):
+    def load(self, batch: Batch, share: int = 0) -> Loaded:
+        """A share of this rank's part of a batch; a pure function of it."""
+        examples, keys, bad, dropped, film_s = [], [], [], 0, 0.0
+        for which, number in batch.of_rank(self.rank + self.world * share, self.world * self.accumulate):
             index = self.mixture.indexes[which]
             entry = index.entries[number]
             draw = np.random.default_rng([self.seed, batch.number, which, number])
@@ -138,7 +152,8 @@ class ShardData(IterableDataset[Loaded]):
             examples.append(example)
             keys.append(entry.key)
             dropped += gone
-        return Loaded(batch.number, examples, keys, bad, dropped)
+            film_s += entry.duration_s
+        return Loaded(batch.number, examples, keys, film_s, bad, dropped)
 
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, draw: np.random.Generator
@@ -165,7 +180,7 @@ class ShardData(IterableDataset[Loaded]):
         for at in draw.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
             turns = turns_of(
                 record, cast(Kind, kinds[at]), draw, duration_s=told["duration_s"], times=self.asking.times,
-                most=self.asking.most,
+                most=self.asking.most, wording=self.asking.wording,
             )  # fmt: skip
             if turns:
                 kept = shortened(turns, lambda t: len(encode(self.tokenizer, t)), self.asking.text_tokens)

@@ -83,8 +83,9 @@ class Batch:
 
 
 def batches(
-    mixture: Mixture, *, seed: int, tokens: int, budgets: Sequence[int], least: int = 1, start: int = 0
-) -> Iterator[Batch]:
+    mixture: Mixture, *, seed: int, tokens: int, budgets: Sequence[int], least: int = 1, most: int = 0,
+    start: int = 0,
+) -> Iterator[Batch]:  # fmt: skip
     """Endless batches from number `start` on.
 
     Args:
@@ -93,13 +94,16 @@ def batches(
         tokens: film tokens that a batch has at most, all ranks together; a batch of `least` may pass it.
         budgets: one is drawn for each batch (one model for all of them, "elastic").
         least: samples a batch has at least; as many as there will ever be ranks.
+        most: samples it has at most; 0: as many as `tokens` lets in.
         start: number of the first batch given.
 
     Raises:
-        ValueError: for numbers below 1, or no budget.
+        ValueError: for numbers below 1, no budget, or most below least.
     """
     if tokens < 1 or least < 1 or not budgets or min(budgets) < 1:
         raise ValueError(f"tokens, least and budgets must be >= 1, got {tokens}, {least} and {list(budgets)}")
+    if most and most < least:
+        raise ValueError(f"most must be 0 or >= least = {least}, got {most}")
     held = [[sum(entry.tokens.values()) for entry in index.entries] for index in mixture.indexes]
     draws, number = mixture.draws(seed), 0
     ahead = next(draws)
@@ -109,7 +113,7 @@ def batches(
         costs: list[int] = []
         while True:
             cost = min(budget, held[ahead[0]][ahead[1]])
-            if len(samples) >= least and sum(costs) + cost > tokens:
+            if len(samples) >= least and (sum(costs) + cost > tokens or len(samples) == most):
                 break
             samples.append(ahead)
             costs.append(cost)

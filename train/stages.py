@@ -6,22 +6,40 @@ trains a new one.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..config import to_dict
+from ..files import replacing
+from ..hosts.prompt import IGNORED
 from ..model import LongCompress
-from .data import Asking, Loaded, ShardData
-from .index import load_index
+from .card import write_card
+from .data import Asking, Bad, Loaded, ShardData, counted
+from .engine import Engine
+from .held_out import HeldOut
+from .index import Index, load_index
 from .order import Mixture
-from .trainer import place, run
+from .trainer import PartTrainer, Run, run, trained_state
 
 PARTS = ("projectors", "time", "lora")
-BAD = "bad_samples.jsonl"
+BAD, RECIPE = "bad_samples.jsonl", "recipe.json"
+FREE = (
+    "engine",
+    "steps",
+    "save_every",
+    "log_every",
+    "evaluate",
+    "evaluate_every",
+    "evaluate_batches",
+    "samples",
+)
+"""Fields that may change between a run and its resumption."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +48,16 @@ class StageRecipe:
 
     Attributes:
         model: preset, folder or hub name that it begins with.
-        shards: folders of indexed feature shards.
+        shards: folders or URLs of indexed feature shards.
         weights: of these data sets, one each; empty: as they have samples.
+        cache: folder that shards of URLs are kept in; "": they are read by ranges, each time.
         asking: what is asked.
         budgets: tokens of a film, one drawn for each step.
         tokens: film tokens of a step at most, of all ranks together.
-        least: films of a step at least; of several processes as many as there are.
+        least: films of a step at least; at least ranks x engine.accumulate.
+        most: films of a step at most; 0: as many as `tokens` lets in. The global batch of a paper is least
+            and most alike.
+        row_tokens: samples are packed into rows of so many tokens; 0: a row each, padded.
         train: parts that learn, of projectors, time, lora.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
@@ -43,22 +65,28 @@ class StageRecipe:
         lr: highest learning rate.
         warmup: steps to it.
         decay: share of the steps, at the end, over which it falls.
+        weight_decay: of AdamW.
         save_every: steps between checkpoints; 0: none.
         log_every: steps between lines of the log.
+        evaluate: folders or URLs of shards that are kept out, to look at while it trains.
+        evaluate_every: steps between looks.
+        evaluate_batches: batches of a look.
+        samples: questions that are answered beside the truth at each look.
         seed: of all that is drawn.
-        workers: loader processes.
         on_error: "quarantine" lists bad samples in bad_samples.jsonl and goes on, "stop" ends at the first.
-        bf16: autocast.
-        threads: torch threads.
+        engine: where and how.
     """
 
     model: str = "tiny"
     shards: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    cache: str = ""
     asking: Asking = field(default_factory=Asking)
     budgets: list[int] = field(default_factory=lambda: [256])
     tokens: int = 2048
     least: int = 1
+    most: int = 0
+    row_tokens: int = 0
     train: list[str] = field(default_factory=lambda: ["projectors", "time", "lora"])
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})
     merge_lora: bool = False
@@ -66,13 +94,16 @@ class StageRecipe:
     lr: float = 1e-4
     warmup: int = 10
     decay: float = 0.4
+    weight_decay: float = 0.01
     save_every: int = 0
     log_every: int = 25
+    evaluate: list[str] = field(default_factory=list)
+    evaluate_every: int = 200
+    evaluate_batches: int = 8
+    samples: int = 4
     seed: int = 0
-    workers: int = 1
     on_error: str = "quarantine"
-    bf16: bool = False
-    threads: int = 1
+    engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.train) - set(PARTS))
@@ -86,37 +117,39 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     """Train `model` in place from shards; checkpoints are kept in `out`, the trained model in out/model.
 
     Args:
-        model: what the recipe names, loaded.
+        model: what the recipe names, loaded (`Engine.load`).
         recipe: of the stage.
         out: folder.
         resume: go on from the last checkpoint in `out`.
 
     Raises:
         KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
-        ValueError: resume without a checkpoint; a part that isn't there; a parameter to be trained without
-            a gradient.
+        ValueError: resume without a checkpoint, or of another recipe; a part that isn't there; a parameter to
+            be trained without a gradient; a loss that isn't finite.
     """
     if not recipe.shards:
         raise ValueError("shards must name at least one folder of indexed feature shards")
+    recipe.engine.check()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(recipe.threads)
+    rank, world = recipe.engine.place()
+    _check_batch(recipe, world)
+    torch.set_num_threads(recipe.engine.threads)
     torch.manual_seed(recipe.seed)
     trained = prepare(model, recipe)
-    print(told(model, trained), flush=True)
-    mixture = Mixture([load_index(folder) for folder in recipe.shards], recipe.weights or None)
+    if rank == 0:
+        print(told(model, trained), flush=True)
+    indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.shards]
     last = last_checkpoint(out)
-    if resume and last is None:
-        raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
+    if resume:
+        if last is None:
+            raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
+        _check_same(out / RECIPE, recipe)
     start = int(last.name.rpartition("-")[2]) if resume and last is not None else 0
-    rank, world = place()
-    data = ShardData(
-        mixture, model, recipe.asking, seed=recipe.seed, tokens=recipe.tokens, budgets=recipe.budgets,
-        least=max(recipe.least, world), start=start, rank=rank, world=world,
-        on_error="stop" if recipe.on_error == "stop" else "quarantine",
-    )  # fmt: skip
+    data = _data(recipe, model, indexes, start, rank, world)
+    rate_fps = model.config.media.rate_fps if model.vision is not None else 0.0
 
-    def collate(items: Sequence[Loaded]) -> dict[str, Tensor]:
+    def collate(items: Sequence[Loaded]) -> dict[str, Any]:
         (loaded,) = items
         if loaded.bad:
             with open(out / BAD, "a", encoding="utf8") as file:
@@ -127,18 +160,35 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
             raise ValueError(
                 f"batch {loaded.number}: none of its samples could be used; {out / BAD} says why"
             )
-        return model.host.collate(loaded.examples)
+        batch: dict[str, Any] = model.host.collate(loaded.examples, row_tokens=recipe.row_tokens)
+        learned = (batch["labels"][:, 1:] != IGNORED).any(0)
+        batch["kept"] = learned.nonzero()[:, 0]  # logits of other places would only be memory
+        batch["about"] = {
+            "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "film_s": loaded.film_s,
+            "pictures": loaded.film_s * rate_fps,
+        }  # fmt: skip
+        return batch
 
-    whole = run(
-        model.host, data, collate, steps=recipe.steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
-        decay=recipe.decay, out=out, workers=recipe.workers, seed=recipe.seed, bf16=recipe.bf16,
-        save_every=recipe.save_every, resume=str(last) if start else None, log_every=recipe.log_every,
+    if rank == 0 and not resume:
+        with replacing(out / RECIPE) as part:
+            part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
+    held = _held_out(recipe, model, out, rank)
+    plan = Run(
+        recipe.steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=recipe.save_every,
+        log_every=recipe.log_every, weight_decay=recipe.weight_decay, look_every=recipe.evaluate_every,
+        engine=recipe.engine,
     )  # fmt: skip
-    if not whole:
+    trainer = run(
+        model.host, data, collate, plan, out, resume=last if start else None, look=held.look if held else None
+    )
+    if trainer is None:
         print(f"{out}: told to stop; go on with --resume from {last_checkpoint(out)}", flush=True)
         raise KeyboardInterrupt
+    model = _whole(model, recipe, trainer)
     if rank == 0:
         model.eval().save_pretrained(out / "model")
+        write_card(out / "model", model, trained, indexes, to_dict(recipe), trainer.state.log_history)
+        _say_bad(out / BAD)
     return out / "model"
 
 
@@ -152,6 +202,7 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
         if not hasattr(model.host.lm, "merge_and_unload"):
             raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
         model.host.lm = model.host.lm.merge_and_unload()
+    recipe.engine.prepare(model.host.lm)
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}
     for part in recipe.train:
@@ -178,6 +229,84 @@ def told(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> 
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the most steps in a folder."""
-    found = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    """The checkpoint of the most steps in a folder; one whose saving was cut short doesn't count."""
+    found = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit() and _is_whole(p)]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the file that a checkpoint's saving ends with is there and can be read."""
+    try:
+        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_batch(recipe: StageRecipe, world: int) -> None:
+    """The global batch is formed before anyone knows the ranks; what it must be able to do is to be dealt."""
+    shares = world * recipe.engine.accumulate
+    if recipe.least < shares:
+        raise ValueError(
+            f"least must be at least ranks x accumulate = {world} x {recipe.engine.accumulate} = {shares}, "
+            f"got {recipe.least}; a step's films couldn't be dealt"
+        )
+    if recipe.least == recipe.most and recipe.least % shares:
+        warnings.warn(
+            f"a step's {recipe.least} films are no multiple of {world} ranks x {recipe.engine.accumulate} "
+            "shares; some will wait for others",
+            stacklevel=3,
+        )
+
+
+def _check_same(path: Path, recipe: StageRecipe) -> None:
+    """ValueError if the run that is to be resumed had another recipe."""
+    before, now = json.loads(path.read_text(encoding="utf8")), to_dict(recipe)
+    other = sorted(k for k in now if k not in FREE and before.get(k) != now[k])
+    if other:
+        raise ValueError(
+            f"resume: {', '.join(other)} differ from {path}; resume with the same, or begin in another folder"
+        )
+
+
+def _data(
+    recipe: StageRecipe, model: LongCompress, indexes: list[Index], start: int, rank: int, world: int
+) -> ShardData:
+    return ShardData(
+        Mixture(indexes, recipe.weights or None), model, recipe.asking, seed=recipe.seed,
+        tokens=recipe.tokens, budgets=recipe.budgets, least=recipe.least, most=recipe.most, start=start,
+        rank=rank, world=world, accumulate=recipe.engine.accumulate,
+        on_error="stop" if recipe.on_error == "stop" else "quarantine",
+    )  # fmt: skip
+
+
+def _held_out(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) -> HeldOut | None:
+    if not recipe.evaluate:
+        return None
+    indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.evaluate]
+    budget = sorted(recipe.budgets)[len(recipe.budgets) // 2]
+    data = ShardData(
+        Mixture(indexes), model, recipe.asking, seed=recipe.seed, tokens=recipe.tokens, budgets=[budget]
+    )
+    return HeldOut(model, data, batches=recipe.evaluate_batches, samples=recipe.samples, out=out, rank=rank)
+
+
+def _whole(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) -> LongCompress:
+    """The trained model with its parameters in one place; all ranks must call it together."""
+    if not (recipe.engine.fsdp or recipe.engine.deepspeed):
+        return model
+    host = trainer.accelerator.unwrap_model(trainer.model)
+    values = trained_state(host, trainer.accelerator.get_state_dict(trainer.model))
+    from ..presets import load
+
+    fresh = load(recipe.model, device="cpu")
+    prepare(fresh, replace(recipe, engine=Engine(report=[])))
+    fresh.host.load_state_dict(values, strict=False)
+    return fresh
+
+
+def _say_bad(path: Path) -> None:
+    """What was left out, by reason."""
+    if path.is_file():
+        lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+        bad = [Bad(line["key"], line["reason"]) for line in lines]
+        print(f"{path}: {len(bad)} samples were left out: {counted(bad)}", flush=True)

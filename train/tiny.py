@@ -18,9 +18,11 @@ from ..model import LongCompress
 from ..presets import new_tiny
 from ..scenes import OBJECTS, SOUNDS
 from .bank import Clip, Films, Mix, load_bank, make_bank, save_bank
+from .engine import Engine
 from .towers import Drawn, PictureTask, SoundTask, TowerConfig, score
-from .trainer import run
+from .trainer import Run, run
 
+CPU = Engine(device="cpu", report=[])
 RECIPE = Path(__file__).parent / "recipes" / "tiny.yaml"
 
 
@@ -103,8 +105,8 @@ def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str
         config: TowerConfig = getattr(recipe, kind)
         task.requires_grad_(True)
         data = Drawn(kind, recipe.seed + 500, config.seconds)
-        run(task, data, None, steps=config.steps, batch=config.batch, lr=config.lr, warmup=30, decay=0.5,
-            out=out / kind, workers=1, seed=recipe.seed)  # fmt: skip
+        plan = Run(config.steps, config.batch, config.lr, 30, 0.5, recipe.seed, engine=CPU)
+        run(task, data, None, plan, out / kind)
         fresh = iter(DataLoader(Drawn(kind, recipe.seed + 900, config.seconds), batch_size=64))
         print(f"{kind} tower, share right on unseen scenes: {score(task, fresh, 20)}", flush=True)
         task.requires_grad_(False).eval()
@@ -172,6 +174,8 @@ def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Pat
     def collate(items: list[Any]) -> dict[str, Tensor]:
         return model.host.collate(items[0])
 
-    run(model.host, films, collate, steps=steps, batch=1, lr=recipe.lr, warmup=recipe.warmup,
-        decay=recipe.decay, out=out / "lm", workers=1, seed=recipe.seed,
-        bf16=True, save_every=250, muon=True)  # fmt: skip
+    plan = Run(
+        steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=250, muon=True,
+        engine=replace(CPU, bf16=True),
+    )  # fmt: skip
+    run(model.host, films, collate, plan, out / "lm")

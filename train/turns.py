@@ -5,7 +5,7 @@ written as whole seconds or, as those two do, as hundredths of the video, 00 to 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from .records import Event, Record, Turn
 
 Times = Literal["seconds", "hundredths"]
-Kind = Literal["grounding", "segment", "dense", "choice", "conversation", "caption"]
+Kind = Literal["grounding", "segment", "dense", "choice", "conversation", "caption", "qa"]
 Turns = list[tuple[str, str]]
 
 GROUNDING = (
@@ -35,6 +35,10 @@ DENSE = (
 )
 CHOICE = "Which of these happens from {start} to {end}? {choices}"
 CAPTION = ("What is the video about?", "Describe the video in a few words.")
+WORDING: dict[str, Sequence[str]] = {
+    "grounding": GROUNDING, "segment": SEGMENT, "dense": DENSE, "caption": CAPTION,
+}  # fmt: skip
+"""Kind -> forms of its question; {text}, {start} and {end} are filled in."""
 LETTERS = "ABCD"
 SYMBOL = re.compile(r"<[a-z]\d+>")
 
@@ -67,43 +71,50 @@ def say_time(time_s: float, duration_s: float, times: Times) -> str:
 
 def turns_of(
     record: Record, kind: Kind, generator: np.random.Generator, *, duration_s: float,
-    times: Times = "seconds", most: int = 8,
+    times: Times = "seconds", most: int = 8, wording: Mapping[str, Sequence[str]] | None = None,
 ) -> Turns:  # fmt: skip
     """(question, answer) pairs about a record, drawn by `generator`; empty where it has nothing of that kind.
 
     Args:
         record: a video and what is said of it.
         kind: "grounding" (text to times), "segment" (times to text), "dense" (all events), "choice" (which of
-            up to four events), "conversation" (one of its dialogues), "caption" (of the whole).
+            up to four events), "conversation" (one of its dialogues), "caption" (of the whole), "qa" (its
+            dialogues of one turn, each for itself).
         generator: draws events, their order, and the wording.
         duration_s: of the video.
         times: how they are written.
-        most: questions at most, of the kinds that have one for each event.
+        most: questions at most, of the kinds that have one for each event or dialogue.
+        wording: kind -> forms of its question, for those of WORDING that are to be asked otherwise.
     """
     at = Clock(duration_s, times)
+    forms = WORDING | dict(wording or {})
     events = [e for e in record.events if e.text.strip()]
     if kind == "conversation":
         if not record.dialogues:
             return []
         return _dialogue(record, int(generator.integers(len(record.dialogues))), at)
+    if kind == "qa":
+        single = [i for i, turns in enumerate(record.dialogues) if len(turns) == 2]
+        drawn_of = [single[i] for i in generator.permutation(len(single))[:most]]
+        return [turn for i in drawn_of for turn in _dialogue(record, i, at)]
     if kind == "caption":
         captions = [c for c in record.captions if c.strip()]
         return (
-            [(_one(CAPTION, generator), captions[int(generator.integers(len(captions)))])] if captions else []
+            [(_one(forms["caption"], generator), captions[int(generator.integers(len(captions)))])] if captions else []
         )
     if not events:
         return []
     if kind == "dense":
-        return [(_one(DENSE, generator), "\n".join(at.line(e) for e in events))]
+        return [(_one(forms["dense"], generator), "\n".join(at.line(e) for e in events))]
     drawn = [events[i] for i in generator.permutation(len(events))[:most]]
     if kind == "grounding":
         unique = [
             e for e in drawn if sum(o.text == e.text for o in events) == 1
         ]  # else there are several answers
-        return [(_one(GROUNDING, generator).format(text=e.text), f"{at.span(e)}.") for e in unique]
+        return [(_one(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique]
     if kind == "segment":
         return [
-            (_one(SEGMENT, generator).format(start=at(e.start_s), end=at(e.end_s)), e.text) for e in drawn
+            (_one(forms["segment"], generator).format(start=at(e.start_s), end=at(e.end_s)), e.text) for e in drawn
         ]
     if kind == "choice":
         return [turn for e in drawn if (turn := _choice(e, events, at, generator)) is not None]

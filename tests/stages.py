@@ -1,0 +1,64 @@
+"""What tests of training share: three films with events as feature shards, and a recipe for them."""
+
+import json
+
+import films
+
+from longcompress.train import shards
+from longcompress.train.data import Asking
+from longcompress.train.engine import Engine
+from longcompress.train.records import read_records
+from longcompress.train.stages import StageRecipe, last_checkpoint
+
+import models
+
+CPU = Engine(device="cpu", workers=0, report=[])
+
+
+def make_folder(where):
+    """Three films with events, as feature shards."""
+    (where / "in").mkdir()
+    for i in range(3):
+        films.write(where / "in" / f"v{i}.mp4", films.Film())
+        events = [{"start_s": i, "end_s": i + 1, "text": ("red ball", "blue box", "red box")[i]}]
+        (where / "in" / f"v{i}.json").write_text(json.dumps({"events": events}))
+    records = read_records(where / "in")
+    shards.make(records, where / "out", models.model(), progress=False)
+    return shards.pack(where / "out", records, progress=False).folder
+
+
+def make_recipe(folder):
+    return StageRecipe(
+        shards=[str(folder)], asking=Asking(kinds={"grounding": 1.0, "segment": 1.0}), budgets=[8, 16],
+        tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6, lr=5e-3, warmup=1,
+        save_every=2, engine=CPU,
+    )  # fmt: skip
+
+
+def log_of(out):
+    """Lines of the log of the last checkpoint."""
+    return json.loads((last_checkpoint(out) / "trainer_state.json").read_text())["log_history"]
+
+
+def losses(out):
+    return [line["loss"] for line in log_of(out) if "loss" in line]
+
+
+SCRIPT = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+import models
+from longcompress.config import load_config
+from longcompress.train.stages import StageRecipe, train_stage
+{more}
+model = models.model()
+{hook}
+train_stage(model, load_config(StageRecipe, sys.argv[1]), sys.argv[2], resume="--resume" in sys.argv)
+"""
+
+
+def script(path, *, more="", hook=""):
+    """A program that trains a stage: recipe, out and the folder of tests are its arguments."""
+    path.write_text(SCRIPT.format(more=more, hook=hook))
+    return path

@@ -1,0 +1,73 @@
+"""Feature shards of drawn films, with all that is known of them, for self-checks and experiments."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..model import LongCompress
+from ..quiz import KINDS, ask
+from ..scenes import Scene, make_scene, parts_of
+from ..session import Session
+from .index import Index, make_index
+from .records import Event, Record, Turn
+from .samples import members_of
+from .shards import ENDLESS
+from .tars import write_tar
+
+A_SHARD = 50  # films
+Told = Callable[[Scene, np.random.Generator], Sequence[tuple[str, str]]]
+
+
+def drawn_shards(
+    model: LongCompress, seeds: Sequence[int], seconds: float, out: str | Path, *, told: Told | None = None,
+    progress: bool = True,
+) -> Index:  # fmt: skip
+    """Shards of scenes, watched as `Session` would watch their films, but for the codec.
+
+    Args:
+        model: whose towers and merging make the features.
+        seeds: of the scenes.
+        seconds: length of each.
+        out: folder.
+        told: (question, answer) pairs about a scene; None: of each kind of `quiz`.
+        progress: show a bar.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for first in tqdm(range(0, len(seeds), A_SHARD), desc="shards", unit="shard", disable=not progress):
+        some = seeds[first : first + A_SHARD]
+        path = out / f"shard-{first // A_SHARD:06d}.tar"
+        write_tar(path, (_sample(model, seed, seconds, told or quizzed) for seed in some))
+    return make_index(out, progress=False)
+
+
+def quizzed(scene: Scene, generator: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions of each kind of `quiz` about a scene, and their answers."""
+    return [
+        (q.text, q.answer)
+        for kind in KINDS
+        for q in ask(
+            scene.happenings, scene.duration_s, num=8, generator=generator, kinds=[kind],
+            paraphrase=bool(generator.random() < 0.5),
+        )
+    ]  # fmt: skip
+
+
+def _sample(model: LongCompress, seed: int, seconds: float, told: Told) -> tuple[str, dict[str, bytes]]:
+    scene = make_scene(seed, seconds)
+    session = Session(model, ENDLESS)
+    for part in parts_of(scene, model.config.media.rate_fps):
+        session.push(part)
+    session.close()
+    key = f"scene_{seed}"
+    record = Record(
+        key, key, seconds,
+        tuple(Event(h.start_s, h.end_s, h.name) for h in sorted(scene.happenings, key=lambda h: h.start_s)),
+        tuple((Turn("user", q), Turn("assistant", a)) for q, a in told(scene, np.random.default_rng(seed))),
+        captions=(", ".join(dict.fromkeys(h.name for h in scene.happenings)),) if scene.happenings else (),
+    )  # fmt: skip
+    given = json.loads(json.dumps(record.to_json()))
+    return key, members_of(session.held(), model, given | {"video": {"name": key}}, seconds)

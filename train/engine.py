@@ -1,0 +1,144 @@
+"""Where and how a training runs: device, precision, sharding; and what it needs installed for that."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import TrainingArguments
+
+from ..model import LongCompress
+from ..presets import load
+
+NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how.
+
+    Attributes:
+        device: "cpu", "cuda", or "" for a GPU if there is one.
+        threads: torch threads on the CPU.
+        workers: loader processes a rank.
+        bf16: autocast to bfloat16.
+        checkpointing: gradient checkpointing: the language model's layers are computed a second time instead
+            of kept.
+        accumulate: shares that a rank's part of a batch is worked off in; the batch stays what it is.
+        quantization: "" or, for QLoRA on a GPU, "4bit" (nf4) or "8bit" of bitsandbytes.
+        fsdp: fields of accelerate's FSDP2 plugin, such as {"reshard_after_forward": true}; empty: no FSDP.
+        deepspeed: a DeepSpeed config file; "": no DeepSpeed.
+        liger: Liger kernels in the language model.
+        report: where the log goes besides the terminal: tensorboard, wandb, trackio, mlflow.
+    """
+
+    device: Literal["", "cpu", "cuda"] = ""
+    threads: int = 1
+    workers: int = 1
+    bf16: bool = False
+    checkpointing: bool = False
+    accumulate: int = 1
+    quantization: Literal["", "4bit", "8bit"] = ""
+    fsdp: dict[str, Any] = field(default_factory=dict)
+    deepspeed: str = ""
+    liger: bool = False
+    report: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.workers < 0 or self.threads < 1:
+            raise ValueError(
+                f"engine: accumulate and threads must be >= 1 and workers >= 0, got {self.accumulate}, "
+                f"{self.threads} and {self.workers}"
+            )
+        if self.fsdp and self.deepspeed:
+            raise ValueError("engine: fsdp and deepspeed exclude each other; leave one of them out")
+        unknown = sorted(set(self.report) - set(NEEDS))
+        if unknown:
+            raise ValueError(f"engine: report must be some of {sorted(NEEDS)}, got {unknown[0]!r}")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.device == "cuda" or (not self.device and torch.cuda.is_available())
+
+    def check(self) -> None:
+        """ValueError for what can't run here: no GPU, a package that isn't installed, no such file."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("engine.device is cuda, but torch finds no GPU here; use cpu")
+        for wanted, why in ((self.fsdp, "fsdp"), (self.quantization, "quantization")):
+            if wanted and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
+                raise ValueError(f"engine.{why} needs a GPU, this runs on the CPU; leave it out")
+        packages = [NEEDS[name] for name in self.report]
+        packages += ["bitsandbytes"] if self.quantization else []
+        packages += ["liger_kernel"] if self.liger else []
+        packages += ["deepspeed"] if self.deepspeed else []
+        for package in packages:
+            if find_spec(package) is None:
+                hint = (
+                    "pip install \"longcompress[train]\", or engine.report '[]'"
+                    if package == "tensorboard"
+                    else f"pip install {package.replace('_', '-')}"
+                )
+                raise ValueError(f"engine needs the package {package}, which is not installed: {hint}")
+        if self.deepspeed and not Path(self.deepspeed).is_file():
+            raise FileNotFoundError(f"engine.deepspeed: no file {self.deepspeed}")
+
+    def place(self) -> tuple[int, int]:
+        """(rank, world) of this process among those that train together, as torchrun says."""
+        state = PartialState(cpu=not self.on_gpu)
+        return state.process_index, state.num_processes
+
+    def load(self, name: str) -> LongCompress:
+        """A model to train: its language model on this process's device, its towers, which features have
+        already passed, on the CPU."""
+        self.check()
+        if not self.on_gpu:
+            return load(name, device="cpu")
+        options: dict[str, Any] = {}
+        if self.quantization:
+            from transformers import BitsAndBytesConfig
+
+            four = self.quantization == "4bit"
+            options["quantization"] = BitsAndBytesConfig(
+                load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
+            )  # fmt: skip
+        model = load(name, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}", **options)
+        for part in (model.vision, model.sound, model.compressor):
+            if part is not None:
+                part.to("cpu")
+        return model
+
+    def prepare(self, lm: nn.Module) -> None:
+        """Checkpointing, k-bit training and Liger kernels in a language model, as they are asked for."""
+        if self.liger:
+            from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+            _apply_liger_kernel_to_instance(model=lm)
+        if self.quantization:
+            from peft import prepare_model_for_kbit_training
+
+            prepare_model_for_kbit_training(lm, use_gradient_checkpointing=False)
+        if self.checkpointing:
+            cast(Any, lm).gradient_checkpointing_enable({"use_reentrant": False})
+
+    def arguments(self, out: Path, **options: Any) -> TrainingArguments:
+        """Arguments of transformers' Trainer for this engine, beside those given."""
+        sharded: dict[str, Any] = {}
+        if self.fsdp:
+            config = {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | self.fsdp
+            sharded = {"fsdp": "full_shard auto_wrap", "fsdp_config": config}
+        if self.deepspeed:
+            sharded = {"deepspeed": json.loads(Path(self.deepspeed).read_text(encoding="utf8"))}
+        if "tensorboard" in self.report:
+            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "log"))
+        return TrainingArguments(
+            output_dir=str(out), use_cpu=not self.on_gpu, bf16=self.bf16, report_to=self.report or "none",
+            gradient_accumulation_steps=self.accumulate, dataloader_num_workers=self.workers,
+            dataloader_prefetch_factor=4 if self.workers else None, **sharded, **options,
+        )  # fmt: skip

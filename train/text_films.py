@@ -1,0 +1,164 @@
+"""Films told in words: tokens that hold names instead of what a tower saw, for a host that only ever read.
+
+A language model trained on them knows what a question wants and where times stand, and has never met a
+picture or a sound: what projectors and LoRA must then learn is to see and to hear.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..hosts import Example, Film
+from ..hosts.prompt import encode
+from ..quiz import ask
+from ..scenes import OBJECTS, SOUNDS, Happening, make_scene
+from ..types import Tokens
+
+NAMES = {"picture": OBJECTS, "sound": SOUNDS}
+TOKENS = {"picture": 14, "sound": 3}  # of ten seconds, about as many as a tenth of the raw ones
+FAINT = 0.3  # share of the tokens that hold their name with less than its whole weight
+SEGMENT_S = 10.0
+
+
+@dataclass(frozen=True)
+class TextMix:
+    """Films of a stage of a reader's training.
+
+    Attributes:
+        steps: optimizer steps.
+        films: films a step.
+        seconds: lengths, one drawn for each step; multiples of 10.
+        questions: about each film.
+        kinds: weight of each kind of question.
+        tens: films begin at a random ten of seconds below this many.
+    """
+
+    steps: int
+    films: int
+    seconds: tuple[int, ...]
+    questions: int
+    kinds: dict[str, float]
+    tens: int = 60
+
+
+class Spelled(nn.Module):
+    """(N, K) weights of K names -> (N, D): the language model's own embeddings of their words.
+
+    Args:
+        table: the input embeddings.
+        tokenizer: the language model's.
+        names: K of them.
+    """
+
+    def __init__(self, table: nn.Embedding, tokenizer: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.table = table
+        written = [encode(tokenizer, name) for name in names]
+        longest = max(map(len, written))
+        ids = torch.tensor([w + [-1] * (longest - len(w)) for w in written])
+        self.ids: Tensor
+        self.register_buffer("ids", ids, persistent=False)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Twice the mean embedding of each name, by weight: a token says loudest what it shows."""
+        words = self.table(self.ids.clamp_min(0)) * (self.ids >= 0)[..., None]
+        means = words.sum(1) / (self.ids >= 0).sum(1, keepdim=True)
+        return 2 * weights.to(means.dtype) @ means
+
+
+class TextFilms(IterableDataset[list[Example]]):
+    """Endless batches of films in words with questions, stage after stage (the last one goes on).
+
+    Args:
+        mixes: the stages.
+        seed: of everything drawn; scenes have numbers from (seed + 1) * 2_000_000 on.
+    """
+
+    def __init__(self, mixes: Sequence[TextMix], seed: int) -> None:
+        self.mixes, self.seed = list(mixes), seed
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        torch.set_num_threads(1)
+        while True:
+            yield self.batch(number)
+            number += step
+
+    def batch(self, number: int) -> list[Example]:
+        """The films of step `number`; a pure function of it and the seed."""
+        left = number
+        for mix in self.mixes:
+            if left < mix.steps:
+                break
+            left -= mix.steps
+        random = np.random.default_rng([self.seed, number])
+        seconds = int(random.choice(mix.seconds))
+        wanted = max(1, round(mix.films * (min(mix.seconds) / seconds) ** 0.5))
+        films: list[Example] = []
+        while len(films) < wanted:
+            scene = make_scene((self.seed + 1) * 2_000_000 + int(random.integers(1_000_000)), seconds)
+            offset_s = 10 * int(random.integers(max(1, int(random.choice([1, mix.tens])) - seconds // 10)))
+            asked = ask(
+                scene.happenings, seconds, num=mix.questions, generator=random, kinds=mix.kinds,
+                offset_s=offset_s, paraphrase=bool(random.random() < 0.5),
+            )  # fmt: skip
+            if asked:  # a film may have no question of the kinds asked for
+                film = in_words(scene.happenings, seconds, offset_s, random)
+                films.append(Example(film, [(q.text, q.answer) for q in asked]))
+        return films
+
+
+def in_words(
+    happenings: Sequence[Happening], duration_s: float, offset_s: int, random: np.random.Generator
+) -> Film:
+    """A film as its compressed tokens would be, if towers gave names: by segment, each happening in one or
+    two tokens, the others empty."""
+    streams = {}
+    for stream, names in NAMES.items():
+        rows: list[tuple[float, float, int]] = []  # first and last second, name (-1: nothing)
+        for start in np.arange(0, duration_s, SEGMENT_S):
+            rows += _segment(stream, happenings, float(start), names, random)
+        weights = torch.zeros(len(rows), len(names))
+        for i, (_, _, which) in enumerate(rows):
+            if which >= 0:
+                weights[i, which] = random.uniform(0.4, 1) if random.random() < FAINT else 1.0
+        start_s = torch.tensor([a for a, _, _ in rows], dtype=torch.float64) + offset_s
+        end_s = torch.tensor([b for _, b, _ in rows], dtype=torch.float64) + offset_s
+        size = (end_s - start_s).float()
+        tokens = Tokens(weights, size, (start_s + end_s) / 2, start_s, end_s)
+        streams[stream] = tokens.take(tokens.time_s.argsort(stable=True))
+    num = sum(len(t) for t in streams.values())
+    return Film(streams, {}, num)
+
+
+def _segment(
+    stream: str, happenings: Sequence[Happening], start_s: float, names: Sequence[str],
+    random: np.random.Generator,
+) -> list[tuple[float, float, int]]:  # fmt: skip
+    """Tokens of ten seconds."""
+    rows: list[tuple[float, float, int]] = []
+    for one in happenings:
+        if one.kind != stream:
+            continue
+        first = ceil(one.start_s) if stream == "picture" else floor(one.start_s + 0.5)
+        end = ceil(one.end_s) if stream == "picture" else ceil(one.end_s - 0.5)
+        first, end = max(first, int(start_s)), min(max(end, first + 1), int(start_s + SEGMENT_S))
+        if first >= end:
+            continue
+        cuts = [first, end]
+        if end - first > 1 and random.random() < 0.3:
+            cuts.insert(1, int(random.integers(first + 1, end)))
+        rows += [(float(a), float(b), names.index(one.name)) for a, b in pairwise(cuts)]
+    while len(rows) < TOKENS[stream]:
+        a = int(random.integers(int(start_s), int(start_s + SEGMENT_S)))
+        b = int(random.integers(a + 1, int(start_s + SEGMENT_S) + 1))
+        rows.append((float(a), float(b), -1))
+    return rows
