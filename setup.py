@@ -8,6 +8,7 @@ xformers = ["xformers>=0.0.33; platform_system == 'Linux' and platform_machine =
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
+evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
 ray = ["ray[data]>=2.40"]
 bench = ["webdataset>=1.0"]
 dev = [
@@ -48,6 +49,7 @@ setup(
         "plot": plot,
         "web": web,
         "train": train,
+        "eval": evaluate,
         "ray": ray,
         "bench": bench,
         "triton": triton,

@@ -10,7 +10,7 @@ import numpy as np
 from .bleu import bleu
 from .captions import Meteor, WhichMeteor, meteor
 from .cider import Documents, cider, documents
-from .intervals import FloatArray, as_spans, mean, tiou_matrix
+from .intervals import FloatArray, mean, tiou_matrix
 from .rouge import rouge_l
 from .soda import Captioned
 from .words import ascii_only, words

@@ -1,0 +1,65 @@
+"""A judge of free answers: a model that is asked in words, and its replies read back."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_FIELDS = re.compile(r"\{(question|gold|answer)\}")
+_NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?(?!\w|\.[0-9])")
+_SCORE = re.compile(r"""\bscore\b["']?\s*(?:is|of|[:=])?\s*["']?(?=-?[0-9])""", re.IGNORECASE)
+_YES_NO = re.compile(r"""\bpred\w*["']?\s*[:=]\s*["']?(yes|no)\b|^\W*(yes|no)\b""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges, and what it is asked; both stand in every result.
+
+    Attributes:
+        name: model and version.
+        prompt: what is asked, with {gold} and {answer} in it, and {question} if it is to know.
+        ask: prompts to replies, all at once; the caller's, by a local model or an endpoint.
+    """
+
+    name: str
+    prompt: str
+    ask: Callable[[Sequence[str]], Sequence[str]]
+
+    def __post_init__(self) -> None:
+        missing = {"gold", "answer"} - set(_FIELDS.findall(self.prompt))
+        if missing:
+            names = " and ".join(f"{{{name}}}" for name in sorted(missing))
+            raise ValueError(f"Judge.prompt must say where texts go, {names} is missing; got {self.prompt!r}")
+
+
+def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The judge's reply to each (question, gold, answer); equal ones are asked once."""
+    prompts = []
+    for question, gold, answer in cases:
+        texts = {"question": question, "gold": gold, "answer": answer}
+        prompts.append(_FIELDS.sub(lambda field, texts=texts: texts[field[1]], judge.prompt))  # type: ignore[misc]
+    different = list(dict.fromkeys(prompts))
+    got = list(judge.ask(different)) if different else []
+    if len(got) != len(different):
+        raise ValueError(f"Judge.ask must give a reply to each of {len(different)} prompts, got {len(got)}")
+    known = dict(zip(different, got, strict=True))
+    return [known[prompt] for prompt in prompts]
+
+
+def rating(reply: str, low: float, high: float) -> float | None:
+    """The number after "score", or else the first number; None if there is none in [low, high]."""
+    score = _SCORE.search(reply)
+    found = _NUMBER.search(reply, score.end() if score else 0)
+    value = float(found[0]) if found else None
+    return value if value is not None and low <= value <= high else None
+
+
+def first_digit(reply: str, low: float, high: float) -> float | None:
+    """The first character as a number; None if it is none in [low, high]. How MAGQA's scripts read."""
+    first = reply[:1]
+    return float(first) if first in "0123456789" and first and low <= int(first) <= high else None
+
+
+def verdict(reply: str) -> bool | None:
+    """True for yes, False for no: after "pred", or as the first word; None for neither."""
+    found = _YES_NO.search(reply)
+    return (found[1] or found[2]).lower() == "yes" if found else None
