@@ -18,6 +18,8 @@ import films
 import fsspec
 import numpy as np
 import pytest
+from huggingface_hub import HfFileSystem
+from huggingface_hub.errors import HfHubHTTPError
 from torch.utils.data import DataLoader
 
 from longcompress.train import shards
@@ -321,6 +323,19 @@ class TestRefused:
             load(url, tries=0)
         with pytest.raises(ValueError, match="saved in a folder, not below a URL"):
             load(url).save()
+
+    def test_hub_errors_are_waited_out_too(self, monkeypatch):
+        """They are those of the client that the hub's own is built on, whichever that is."""
+        tries = []
+
+        def down(files, path, **_):
+            tries.append(path)
+            raise HfHubHTTPError.__bases__[0]("down")
+
+        monkeypatch.setattr(HfFileSystem, "cat_file", down)
+        with pytest.raises(OSError, match=r"hf://datasets/a/b/index.json couldn't be read in 2 tries.*down"):
+            load("hf://datasets/a/b", tries=2)
+        assert tries == ["datasets/a/b/index.json"] * 2
 
     def test_missing_packages_are_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "s3fs", None)
