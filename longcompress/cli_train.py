@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .cli_films import folder_of
 
-OWN = ("out", "resume", "start", "json", "help")
+OWN = ("out", "resume", "start", "json", "help", "predict", "seconds", "measure")
 """Flags that aren't fields of a recipe."""
 RECIPES = Path(__file__).parent / "train" / "recipes"
 CHECK = "check"
@@ -35,6 +35,9 @@ def train(
     out: str,
     start: Literal["towers", "bank", "lm"] = "towers",
     resume: bool = False,
+    predict: int = 0,
+    seconds: float = 3600.0,
+    measure: bool = False,
     recipe: Any = None,
     json: bool = False,
 ) -> int:
@@ -47,10 +50,21 @@ def train(
         out: the folder for it; checkpoints are kept there.
         start: of tiny, the stage to go on with after an interruption.
         resume: go on from the last checkpoint in --out.
+        predict: instead of training, tell the memory of a step on a film of so many tokens.
+        seconds: that this film lasts.
+        measure: also run that step.
         recipe: its fields, as --FIELD.
         json: one JSON object with the model's folder.
     """
     folder = folder_of(out)
+    if predict:
+        from .train import predict as ahead
+
+        step = ahead.predict(
+            recipe.engine.load(recipe.model), recipe, predict, seconds=seconds, measure=measure
+        )
+        print(dumps(ahead.told(step)))
+        return 0
     if name == CHECK:
         from .train.check import check
 

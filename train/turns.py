@@ -100,7 +100,9 @@ def turns_of(
     if kind == "caption":
         captions = [c for c in record.captions if c.strip()]
         return (
-            [(_one(forms["caption"], generator), captions[int(generator.integers(len(captions)))])] if captions else []
+            [(_one(forms["caption"], generator), captions[int(generator.integers(len(captions)))])]
+            if captions
+            else []
         )
     if not events:
         return []
@@ -114,7 +116,8 @@ def turns_of(
         return [(_one(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique]
     if kind == "segment":
         return [
-            (_one(forms["segment"], generator).format(start=at(e.start_s), end=at(e.end_s)), e.text) for e in drawn
+            (_one(forms["segment"], generator).format(start=at(e.start_s), end=at(e.end_s)), e.text)
+            for e in drawn
         ]
     if kind == "choice":
         return [turn for e in drawn if (turn := _choice(e, events, at, generator)) is not None]
