@@ -19,7 +19,9 @@ def bleu(hypotheses: Sequence[Words], references: Sequence[References]) -> list[
     penalty is exp(1 - r / h) if the hypotheses have fewer words, h, than their references, r: of each item
     the reference counts whose length is closest, the shorter of two.
 
-    No items, or none with a word: four zeros. BLEU-n is (next to) 0 as soon as no run of n words is right.
+    No items, or none with a word: four zeros. BLEU-n is next to 0 as soon as no run of n words is right, and
+        at
+    most 0.032 where all hypotheses are shorter than n words: the evaluator's guards against dividing by zero.
     """
     check_items(hypotheses, references)
     right, all_runs = [0] * LONGEST, [0] * LONGEST

@@ -1,0 +1,104 @@
+"""Bootstrap intervals: against loops, against what theory says, the same for one seed."""
+
+import numpy as np
+import pytest
+
+from longcompress.eval.metrics.bootstrap import difference, interval, interval_of
+
+RNG = np.random.default_rng(0)
+VIDEO = {i: i // 5 for i in range(200)}  # 40 videos of 5
+VALUES = {i: float(v) for i, v in enumerate(np.repeat(RNG.random(40), 5))}  # questions of a video agree
+
+
+def test_the_interval_is_that_of_a_loop_over_draws():
+    rng = np.random.default_rng(1)
+    means = []
+    for _ in range(4000):
+        drawn = rng.integers(40, size=40)
+        means.append(np.mean([VALUES[i] for v in drawn for i in VALUES if VIDEO[i] == v]))
+        if len(means) == 800:
+            break
+    got = interval(VALUES, VIDEO)
+    assert got["mean"] == pytest.approx(np.mean(list(VALUES.values())))
+    assert got["low"] == pytest.approx(np.quantile(means, 0.025), abs=0.015)
+    assert got["high"] == pytest.approx(np.quantile(means, 0.975), abs=0.015)
+    assert (got["num"], got["num_videos"]) == (200, 40)
+
+
+def test_its_width_is_what_theory_says():
+    got = interval(VALUES, VIDEO)
+    by_video = np.array([VALUES[5 * v] for v in range(40)])
+    assert (got["high"] - got["low"]) / 2 == pytest.approx(1.96 * by_video.std() / 40**0.5, rel=0.05)
+
+
+def test_questions_drawn_one_by_one_would_look_too_sure():
+    clustered, single = interval(VALUES, VIDEO), interval(VALUES)
+    assert single["num_videos"] == 200
+    assert clustered["high"] - clustered["low"] > 2 * (single["high"] - single["low"])
+
+
+def test_videos_of_several_sizes_count_by_their_questions():
+    values = {**{f"a{i}": 1.0 for i in range(9)}, "b": 0.0}
+    video = {key: key[0] for key in values}
+    got = interval(values, video, num_draws=2000)
+    assert got["mean"] == pytest.approx(0.9) and (got["low"], got["high"]) == (0.0, 1.0)
+
+
+def test_one_seed_gives_one_answer():
+    assert interval(VALUES, VIDEO, seed=3) == interval(VALUES, VIDEO, seed=3)
+    assert interval(VALUES, VIDEO, seed=3) != interval(VALUES, VIDEO, seed=4)
+
+
+def test_draws_in_parts_are_draws_at_once(monkeypatch):
+    want = interval(VALUES, VIDEO, num_draws=100)
+    monkeypatch.setattr("longcompress.eval.metrics.bootstrap._CHUNK", 40 * 7)
+    assert interval(VALUES, VIDEO, num_draws=100) == want
+
+
+def test_more_confidence_is_a_wider_interval():
+    narrow, wide = interval(VALUES, VIDEO, confidence=0.5), interval(VALUES, VIDEO, confidence=0.99)
+    assert wide["low"] < narrow["low"] < narrow["mean"] < narrow["high"] < wide["high"]
+
+
+def test_a_paired_difference_sees_what_is_hard_for_both_fall_out():
+    better = {i: value + 0.01 for i, value in VALUES.items()}
+    got = difference(better, VALUES, VIDEO)
+    assert got["mean"] == pytest.approx(0.01) and got["low"] == pytest.approx(0.01) == got["high"]
+    assert got["share_above"] == 1.0
+    equal = difference(VALUES, VALUES, VIDEO)
+    assert equal["share_above"] == 0.5 and equal["low"] == equal["high"] == 0.0
+
+
+def test_an_interval_of_any_statistic():
+    def median(videos):
+        return float(np.median([VALUES[5 * v] for v in videos]))
+
+    got = interval_of(median, range(40), num_draws=200)
+    assert got["low"] < got["value"] < got["high"] and got["num_videos"] == 40
+    assert got == interval_of(median, range(40), num_draws=200)
+    means = interval_of(lambda videos: float(np.mean([VALUES[5 * v] for v in videos])), range(40))
+    assert means["low"] == pytest.approx(interval(VALUES, VIDEO)["low"], abs=0.02)
+
+
+def test_one_video_and_none():
+    one = interval({1: 0.5, 2: 1.0}, {1: "v", 2: "v"})
+    assert one["mean"] == 0.75 and one["low"] is one["high"] is None and one["num_videos"] == 1
+    none = interval({})
+    assert none["mean"] is none["low"] is None and none["num"] == 0
+    assert difference({}, {})["share_above"] is None
+    assert interval_of(len, [])["value"] is None and interval_of(len, ["v"])["low"] is None
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(
+        ValueError, match="values and other must be of the same examples; 1 are only in values, 2 only"
+    ):
+        difference({1: 0.0, 2: 1.0}, {2: 0.0, 3: 1.0, 4: 1.0})
+    with pytest.raises(ValueError, match="video must name the video of each example, got none for 2"):
+        interval({1: 0.0, 2: 1.0}, {1: "v"})
+    with pytest.raises(ValueError, match=r"values must be finite, got \[nan\]"):
+        interval({1: float("nan"), 2: 1.0})
+    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\), got 95"):
+        interval({1: 0.0, 2: 1.0}, confidence=95)
+    with pytest.raises(ValueError, match="num_draws must be at least 1, got 0"):
+        interval_of(len, [1, 2], num_draws=0)

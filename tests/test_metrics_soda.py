@@ -1,0 +1,132 @@
+"""SODA_c against every matching tried, and its modes."""
+
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcompress.eval.metrics.soda import Soda, in_order, soda_c, soda_of_each
+
+MATRIX = st.tuples(st.integers(0, 4), st.integers(0, 5)).flatmap(
+    lambda shape: st.lists(st.floats(0, 1), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+        lambda values: np.array(values).reshape(shape)
+    )
+)
+EVENT = st.tuples(st.integers(0, 20), st.integers(0, 25), st.sampled_from(["a", "b", "c"]))
+
+
+def every_matching(earned: np.ndarray) -> float:
+    """The most of any choice of rows and of as many columns, both in order."""
+    n, m = earned.shape
+    return max(
+        sum(earned[i, j] for i, j in zip(rows, columns, strict=True))
+        for size in range(min(n, m) + 1)
+        for rows in combinations(range(n), size)
+        for columns in combinations(range(m), size)
+    )
+
+
+@settings(deadline=None)
+@given(MATRIX)
+def test_in_order_is_the_best_of_every_matching(earned):
+    assert in_order(earned) == pytest.approx(every_matching(earned), abs=1e-12)
+
+
+def same(pairs):
+    return [float(a == b) + 0.25 for a, b in pairs]
+
+
+@settings(deadline=None)
+@given(st.lists(EVENT, max_size=4), st.lists(EVENT, max_size=4))
+def test_soda_is_its_definition(ours, theirs):
+    got = soda_of_each({"v": theirs}, {"v": ours}, same)["v"]
+    a, b = sorted(ours, key=lambda e: e[0]), sorted(theirs, key=lambda e: e[0])
+    earned = np.zeros((len(a), len(b)))
+    for i, (s, e, text) in enumerate(a):
+        for j, (s2, e2, text2) in enumerate(b):
+            both, hull = min(e, e2) - max(s, s2), max(e, e2) - min(s, s2)
+            earned[i, j] = max(both, 0) / hull * (1.25 if text == text2 else 0.25) if both > 0 else 0.0
+    best = every_matching(earned)
+    if not best:
+        assert got == Soda(0.0, 0.0, 0.0)
+        return
+    assert got.precision == pytest.approx(best / len(a)) and got.recall == pytest.approx(best / len(b))
+    assert got.f1 == pytest.approx(2 * best / (len(a) + len(b)))
+
+
+GOLD = {"v": [(0, 10, "a dog runs"), (10, 20, "a cat sleeps")], "w": [(0, 5, "music")], "x": [(0, 5, "rain")]}
+PREDICTED = {"v": [(10, 20, "a cat sleeps"), (0, 10, "a dog runs")], "w": [], "u": [(0, 1, "?")]}
+
+
+def test_a_perfect_story_in_any_order_and_silence():
+    got = soda_c(GOLD, PREDICTED, which_meteor="stems")
+    assert got["SODA_c"] == pytest.approx(1 / 3) and got["SODA_c_recall"] == pytest.approx(1 / 3)
+    assert (got["num"], got["num_missing"], got["num_empty"], got["num_unknown"]) == (3, 1, 1, 1)
+    assert "exact+stem" in got["scorer"]
+
+
+def test_the_papers_leave_out_what_was_not_predicted_and_swap():
+    got = soda_c(GOLD, PREDICTED, which_meteor="stems", compat="paper")
+    assert got["SODA_c"] == pytest.approx(1 / 2) and got["num"] == 2 and got["num_missing"] == 1
+    assert got["scorer"].endswith("arguments swapped")
+    odd = {"v": [(0, 10, "a dog")]}, {"v": [(0, 10, "a big red dog runs over the old field")]}
+    straight, swapped, paper = (
+        soda_c(*odd, which_meteor="stems", **how)["SODA_c"]
+        for how in ({}, {"swapped": True}, {"compat": "paper"})
+    )
+    assert swapped == paper and straight != pytest.approx(swapped, abs=0.05)
+    assert soda_c(*odd, which_meteor="stems", compat="paper", swapped=False)["SODA_c"] == straight
+
+
+def test_the_papers_read_ascii_only():
+    odd = {"v": [(0, 10, "naïve café")]}, {"v": [(0, 10, "na ve caf")]}
+    assert soda_c(*odd, which_meteor="stems")["SODA_c"] == 0.0
+    assert soda_c(*odd, which_meteor="stems", compat="paper")["SODA_c"] == pytest.approx(1.0)
+
+
+def test_a_scorer_of_ones_own_is_asked_once_about_overlapping_pairs():
+    asked = []
+
+    def scorer(pairs):
+        asked.append(list(pairs))
+        return same(pairs)
+
+    gold = {"v": [(0, 10, "a"), (0, 10, "a"), (50, 60, "b")], "w": [(0, 10, "a")]}
+    got = soda_c(gold, {"v": [(0, 10, "c")] * 3, "w": [(1, 9, "c"), (70, 80, "d")]}, scorer=scorer)
+    assert asked == [[("c", "a")]]
+    assert got["scorer"] == "scorer"
+
+
+def test_wrong_scorers_and_modes_are_refused():
+    with pytest.raises(
+        ValueError, match="scorer must give a finite number for each of 1 pairs, got 0 values"
+    ):
+        soda_c({"v": [(0, 1, "a")]}, {"v": [(0, 1, "a")]}, scorer=lambda pairs: [])
+    with pytest.raises(ValueError, match="got 1 values, 1 of them not finite"):
+        soda_c({"v": [(0, 1, "a")]}, {"v": [(0, 1, "a")]}, scorer=lambda pairs: [float("nan")])
+    with pytest.raises(ValueError, match="swapped is for METEOR, got True with a scorer of your own"):
+        soda_c({}, {}, scorer=same, swapped=True)
+    with pytest.raises(ValueError, match="compat must be None or 'paper', got 'vtimellm'"):
+        soda_c({}, {}, compat="vtimellm")
+
+
+def test_odd_events():
+    assert soda_c({}, {}, scorer=same)["SODA_c"] is None
+    no_time = {"v": [(5, 5, "a"), (9, 2, "a")]}
+    assert soda_c(no_time, no_time, scorer=same)["SODA_c"] == 0.0
+    assert soda_c({"v": []}, {"v": [(0, 1, "a")]}, scorer=same)["SODA_c"] == 0.0
+    # One right event told three times earns once and costs precision.
+    got = soda_c({"v": [(0, 10, "a")]}, {"v": [(0, 10, "a")] * 3}, scorer=lambda pairs: [1.0] * len(pairs))
+    assert (got["SODA_c_precision"], got["SODA_c_recall"]) == (pytest.approx(1 / 3), pytest.approx(1.0))
+
+
+def test_a_thousand_events_against_a_thousand_take_seconds():
+    gold = {"v": [(i, i + 1000, f"text {i % 700}") for i in range(1000)]}
+    predicted = {"v": [(i + 0.3, i + 900, f"text {i}") for i in range(1000)]}
+    start = time.perf_counter()
+    got = soda_c(gold, predicted, scorer=lambda pairs: [float(a == b) for a, b in pairs])
+    assert time.perf_counter() - start < 10
+    assert 0.6 < got["SODA_c"] < 0.65
