@@ -50,7 +50,7 @@ class Score:
 
 def evaluate(
     model: LongCompress, *, films: int, minutes: float, shares: Sequence[float], codec: bool = False,
-    kinds: Sequence[str] = KINDS, progress: bool = True, first_seed: int = FIRST_SEED,
+    kinds: Sequence[str] = KINDS, progress: bool = True, first_seed: int = FIRST_SEED, answers: str = "",
 ) -> dict[float, list[Score]]:  # fmt: skip
     """Share of the tokens -> scores by kind over unseen films; each film is watched once, for the largest
     share, and settled for the others.
@@ -64,6 +64,8 @@ def evaluate(
         kinds: of questions.
         progress: show a bar.
         first_seed: of the films.
+        answers: file that gets a JSON line for each answer: film, number, kind, share, score, question,
+            truth, answer.
     """
     from tqdm import tqdm
 
@@ -85,7 +87,14 @@ def evaluate(
             for at in range(0, len(asked), 16):
                 part = asked[at : at + 16]
                 for question, answer in zip(part, memory.ask_all([q.text for q in part]), strict=True):
-                    got[share].append((number, question.kind, grade(question, answer.text), question.answer))
+                    graded = grade(question, answer.text)
+                    got[share].append((number, question.kind, graded, question.answer))
+                    if answers:
+                        line = {"film": number, "number": len(got[share]), "kind": question.kind}
+                        line |= {"share": share, "score": graded["score"], "question": question.text}
+                        line |= {"truth": question.answer, "answer": answer.text}
+                        with open(answers, "a", encoding="utf8") as file:
+                            file.write(json.dumps(line) + "\n")
     return {share: [score_of(k, [g for g in of if g[1] == k]) for k in kinds] for share, of in got.items()}
 
 
@@ -139,7 +148,7 @@ def _watched(
 def measure(
     model: str = "tiny", films: int = 100, minutes: float = 2.0, shares: list[float] | None = None,
     codec: bool = False, merging: Literal["default", "published"] = "default", kinds: list[str] | None = None,
-    out: str = "",
+    out: str = "", answers: str = "",
 ) -> None:  # fmt: skip
     """Print (and with --out append as JSON lines) the scores of `model`; see `evaluate`.
 
@@ -152,6 +161,7 @@ def measure(
         merging: the model's own way, or LongVLM's (frame-major, cosine, halves) at the same tokens.
         kinds: of questions; none: all.
         out: JSON lines are added to this file.
+        answers: a JSON line for each answer is added to this file, for `longcompress bench pairs`.
     """
     from ..presets import load
 
@@ -159,7 +169,13 @@ def measure(
     if merging == "published":
         loaded.change({"merge": PUBLISHED})
     for share, scores in evaluate(
-        loaded, films=films, minutes=minutes, shares=shares or [0.1], codec=codec, kinds=kinds or KINDS
+        loaded,
+        films=films,
+        minutes=minutes,
+        shares=shares or [0.1],
+        codec=codec,
+        kinds=kinds or KINDS,
+        answers=answers,
     ).items():
         of = {"model": model, "films": films, "minutes": minutes, "share": share}
         for score in scores:

@@ -307,7 +307,7 @@ def doctor(*, json: bool = False) -> int:
 def bench(
     what: Literal[
         "compile", "concurrency", "kernels", "media", "memory", "merge",
-        "pipeline", "plot", "quality", "quiz", "table", "tower"
+        "pairs", "pipeline", "plot", "quality", "quiz", "table", "tower"
     ],
     rest: list[str],
 ) -> int:  # fmt: skip
@@ -321,7 +321,7 @@ def bench(
 
 
 def shards(
-    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert"], rest: list[str]
+    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert", "draw"], rest: list[str]
 ) -> int:
     """Encode videos once for training, or look into shards; `longcompress shards make --help` has more.
 

@@ -219,6 +219,30 @@ def convert(
         print(f"longcompress: warning: no video {name}", file=sys.stderr)
 
 
+def draw(
+    *, out: str, films: int = 400, seconds: float = 60.0, first: int = 5_000_000, model: str = "tiny"
+) -> None:
+    """Draw films whose events are all known, as feature shards to try training on.
+
+    Args:
+        out: folder of the shards.
+        films: how many.
+        seconds: length of each.
+        first: number of the first scene; `bench quiz` asks about those from 10 million on.
+        model: preset, folder or hub name, whose towers make the features.
+    """
+    from .train.drawn import drawn_shards
+
+    for name, value in (("films", films), ("seconds", seconds)):
+        if not value > 0:
+            raise ValueError(f"--{name} must be > 0, got {value}")
+    with writing(out):
+        made = drawn_shards(
+            _loaded(model, "cpu", None), range(first, first + films), seconds, out, progress=bars()
+        )
+    print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
+
+
 def main() -> int:
     """One of them with the flags of the command line; the exit code."""
-    return auto_cli([make, index, verify, info, repack, bench, convert]) or 0
+    return auto_cli([make, index, verify, info, repack, bench, convert, draw]) or 0

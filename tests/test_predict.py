@@ -21,7 +21,7 @@ def test_a_longer_step_is_told_from_shorter_ones_and_the_weights_stay():
     before = {n: p.detach().clone() for n, p in model.host.named_parameters()}
     found = predict(model, RECIPE, 16384, seconds=3600, measure=True)
     out = told(found)
-    assert [tokens for tokens, *_ in found.shorter] == [2048, 4096]
+    assert [tokens for tokens, *_ in found.shorter] == [4096, 8192]
     assert found.shorter[0][1] < found.shorter[1][1] < found.predicted_gib and found.step_s > 0
     assert abs(out["off"]) < 0.15
     after = {n.replace(".base_layer.", "."): p for n, p in model.host.named_parameters()}
@@ -37,7 +37,7 @@ def test_the_film_has_the_tokens_and_the_seconds():
 
 
 def test_too_few_tokens():
-    with pytest.raises(ValueError, match="tokens must be >= 512 to be told from shorter steps, got 100"):
+    with pytest.raises(ValueError, match="tokens must be >= 256 to be told from shorter steps, got 100"):
         predict(models.model(), RECIPE, 100, seconds=10)
 
 

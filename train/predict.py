@@ -15,7 +15,7 @@ from ..types import Tokens
 from .stages import StageRecipe, prepare
 from .watching import memory_gib
 
-SHORT = (8, 4)  # the shorter steps have these parts of the tokens
+SHORT = (4, 2)  # the shorter steps have these parts of the tokens
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
