@@ -60,6 +60,8 @@ class VisionConfig:
         merge_per_layer: pairs of patches that become one in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or
             ViT tower: faster, and features less exact, since each patch gets its group's; 0: none.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
+        tokens: "patches" of a hidden state; "class": one a picture, CLIP's class token after its projection,
+            not normalised (VTimeLLM, LongVALE), for which `layer` says nothing.
     """
 
     base: str = ""
@@ -70,24 +72,38 @@ class VisionConfig:
     skip: float = 0.0
     merge_per_layer: int = 0
     attention: str = "sdpa"
+    tokens: Literal["patches", "class"] = "patches"
 
     def __post_init__(self) -> None:
         _positive(self, "width", "block")
         if self.merge_per_layer < 0:
             raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
+        for name in ("merge_per_layer", "summary_layers"):
+            if self.tokens == "class" and getattr(self, name):
+                raise ValueError(
+                    f'{name} must be 0 with tokens "class", which are of the last layer alone, got '
+                    f'{getattr(self, name)}; use tokens "patches"'
+                )
 
 
 @dataclass(frozen=True)
 class SoundConfig:
-    """The sound tower: a Whisper encoder.
+    """A sound tower: a Whisper encoder, or BEATs, whose tokens are the means of its windows of 5.12 s.
 
     Attributes:
-        base: as in VisionConfig; "" for no sound.
-        layer: index into its hidden states.
-        pool: encoder positions that are averaged to one token.
+        base: as in VisionConfig, for BEATs also a released .pt file; "" for none.
+        layer: index into the hidden states of Whisper; BEATs gives its last.
+        pool: positions of Whisper that are averaged to one token.
         width: metric width, as in VisionConfig.
         summary: keep the mean over each block as a global token.
-        attention: transformers' attn_implementation.
+        attention: transformers' attn_implementation; BEATs has its own.
+        kind: of tower.
+        across: means of Whisper's positions run on over the ends of its blocks, so that pool need not divide
+            a block (LongVALE: 256 of 1500, which are 5.12 s).
+        tail: what is not a whole block at the end. "kept": tokens of what is heard, however short;
+            "released": as LongVALE's scripts count. Those of Whisper let the silence behind the end count,
+            and leave out what makes no whole mean; those of BEATs take silence for sound, and leave out a
+            window that is not half full.
     """
 
     base: str = ""
@@ -96,9 +112,17 @@ class SoundConfig:
     width: int = 64
     summary: bool = False
     attention: str = "sdpa"
+    kind: Literal["whisper", "beats"] = "whisper"
+    across: bool = False
+    tail: Literal["kept", "released"] = "kept"
 
     def __post_init__(self) -> None:
         _positive(self, "pool", "width")
+        if self.kind == "beats" and (self.across or self.layer != -1):
+            raise ValueError(
+                f'across and layer are for kind "whisper"; with "beats" they must be False and -1, got '
+                f"{self.across} and {self.layer}"
+            )
 
 
 @dataclass(frozen=True)
@@ -231,12 +255,17 @@ class HostConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model."""
+    """A whole model.
+
+    Attributes:
+        speech: a second sound tower, whose stream is "speech" (LongVALE: `sound` is BEATs, `speech` Whisper).
+    """
 
     name: str = ""
     media: MediaConfig = field(default_factory=MediaConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     sound: SoundConfig = field(default_factory=SoundConfig)
+    speech: SoundConfig = field(default_factory=SoundConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

@@ -4,6 +4,7 @@ import torch
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    CLIPVisionModelWithProjection,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -25,7 +26,9 @@ from longcompress.config import (
     SoundConfig,
     VisionConfig,
 )
-from longcompress.encoders import SoundEncoder, VisionEncoder
+from longcompress.encoders import BeatsEncoder, SoundEncoder, VisionEncoder
+from longcompress.encoders.beats import Beats
+from longcompress.encoders.beats_layers import BeatsConfig
 from longcompress.hosts import CausalHost, Film
 from longcompress.hosts.words import word_tokenizer
 from longcompress.model import LongCompress
@@ -136,3 +139,63 @@ def model(**changes) -> LongCompress:
         language_model(), tokenizer(), config.host, {"picture": eyes.width, "sound": ears.width}
     )
     return LongCompress(config, eyes, ears, reader).eval()
+
+
+def class_tower() -> CLIPVisionModelWithProjection:
+    """A random CLIP tower for pictures of 16 px whose projection is 8 wide."""
+    torch.manual_seed(13)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+        patch_size=8, projection_dim=8,
+    )  # fmt: skip
+    return CLIPVisionModelWithProjection(config)
+
+
+def hearing(**options) -> BeatsEncoder:
+    """A random BEATs, 16 wide, with the released windows."""
+    torch.manual_seed(17)
+    sizes = BeatsConfig(
+        patch_width=8, width=16, layers=1, heads=2, hidden_width=16, position_kernel=4, position_groups=2
+    )
+    tower = Beats(sizes)
+    for value in tower.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    return BeatsEncoder(tower, SoundConfig(base="./sound", kind="beats", width=8, **options))
+
+
+def listening(**options) -> SoundEncoder:
+    """A random Whisper encoder, 8 wide, with the released windows: 1500 positions in 30 s."""
+    torch.manual_seed(19)
+    tower = WhisperEncoder(
+        WhisperConfig(
+            vocab_size=8, num_mel_bins=8, d_model=8, encoder_layers=1, encoder_attention_heads=1,
+            encoder_ffn_dim=8, decoder_layers=1, decoder_attention_heads=1, pad_token_id=0, bos_token_id=1,
+            eos_token_id=2, decoder_start_token_id=1, architectures=["WhisperEncoder"],
+        )
+    )  # fmt: skip
+    config = SoundConfig(**{"base": "./speech", "pool": 256, "width": 8, "across": True} | options)
+    return SoundEncoder(tower, WhisperFeatureExtractor(feature_size=8), config)
+
+
+def three_streams(tail: str = "kept", **changes) -> LongCompress:
+    """A whole random model of LongVALE's streams: class tokens, BEATs, Whisper; nothing is merged."""
+    ears, words = hearing(tail=tail), listening(tail=tail)
+    config = ModelConfig(
+        name="three",
+        media=MediaConfig(size_px=16),
+        vision=VisionConfig(base="./vision", tokens="class", width=8, block=4),
+        sound=ears.config,
+        speech=words.config,
+        segments=SegmentConfig(length_s=10.0),
+        memory=MemoryConfig(kind="none"),
+        host=HostConfig(
+            base="./lm", mark_s=10.0, mark="{start}", question="{question} answer", max_offset_s=16,
+            max_new_tokens=6,
+        ),
+    )  # fmt: skip
+    config = ModelConfig(**{**config.__dict__, **changes})
+    eyes = VisionEncoder(class_tower(), config.vision, 16)
+    widths = {"picture": eyes.width, "sound": ears.width, "speech": words.width}
+    torch.manual_seed(23)
+    reader = CausalHost(language_model(), tokenizer(), config.host, widths)
+    return LongCompress(config, eyes, ears, reader, speech=words).eval()

@@ -17,12 +17,14 @@ class Blocks:
     A gap in the sound, or another picture step, ends the block before it.
 
     Args:
-        encode: a block of at most `size` pictures or samples -> Encoded.
+        encode: a block of at most `size` + `look` pictures or samples -> Encoded.
         size: pictures (or samples) in a block.
+        look: so many that follow a block are shown with it, where there are any.
     """
 
     encode: Callable[[Frames], Encoded] | Callable[[Sound], Encoded]
     size: int
+    look: int = 0
     _parts: list[Frames | Sound] = field(default_factory=list)
     _run_s: float = (
         0.0  # where the unbroken sound began, and the samples of it that were encoded: times of blocks
@@ -31,7 +33,7 @@ class Blocks:
 
     def copy(self) -> "Blocks":
         """An independent copy; tensors are shared, for nothing here writes into them."""
-        return Blocks(self.encode, self.size, list(self._parts), self._run_s, self._run)
+        return Blocks(self.encode, self.size, self.look, list(self._parts), self._run_s, self._run)
 
     def state(self) -> dict[str, Any]:
         """All but the encoder, for `set_state`."""
@@ -43,7 +45,7 @@ class Blocks:
 
     @property
     def num_pending(self) -> int:
-        """Pictures or samples that wait for their block."""
+        """Pictures or samples that wait for their block to be encoded."""
         return sum(len(p) for p in self._parts)
 
     def push(self, part: Frames | Sound) -> list[Encoded]:
@@ -56,22 +58,32 @@ class Blocks:
             self._run_s, self._run = part.start_s, 0
         at = 0
         while at < len(part):
-            take = min(self.size - self.num_pending, len(part) - at)
+            take = min(self.size + self.look - self.num_pending, len(part) - at)
             self._parts.append(cut(part, at, at + take))
             at += take
-            if self.num_pending == self.size:
-                out += self.flush()
+            if self.num_pending == self.size + self.look:
+                out.append(self._encoded())
         return out
 
     def flush(self) -> list[Encoded]:
-        """What waits, encoded as a block that is not full."""
-        if not self._parts:
-            return []
-        block, self._parts = join(self._parts), []
+        """What waits, encoded as blocks that nothing follows, the last one not full."""
+        out = []
+        while self._parts:
+            out.append(self._encoded())
+        return out
+
+    def _encoded(self) -> Encoded:
+        """The first block of what waits, which then no longer waits."""
+        block, parts, left = join(self._parts), self._parts, self.size
+        self._parts = []
+        for part in parts:
+            if len(part) > left:
+                self._parts.append(cut(part, left, len(part)) if left else part)
+            left -= min(left, len(part))
         if isinstance(block, Sound):
             block = Sound(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
-            self._run += len(block)
-        return [self.encode(block)]  # type: ignore[arg-type]
+            self._run += min(self.size, len(block))
+        return self.encode(block)  # type: ignore[arg-type]
 
     def _goes_on(self, part: Sound) -> bool:
         return abs(part.start_s - self._run_s - self._run / part.rate_hz) < 0.5 / part.rate_hz

@@ -1,5 +1,6 @@
 """Sound to tokens: the encoder of a Whisper model, in windows of fixed length."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,27 @@ from torch import Tensor, nn
 from transformers import AutoConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ..config import SoundConfig
+from ..config import MediaConfig, SoundConfig
 from ..kernels import head_mean
 from ..types import Encoded, Sound, Tokens
 from .features import check_whole, check_width
+from .means import Means
 
 
 class SoundEncoder(nn.Module):
-    """A Whisper encoder whose positions, averaged `pool` at a time, are the sound stream.
+    """A Whisper encoder whose positions, averaged `pool` at a time, are a sound stream.
+
+    With `across` the positions themselves leave it, and `means` averages them over the ends of blocks.
 
     Args:
         tower: the encoder.
         extractor: makes its log-mel pictures; its chunk length is the block.
         config: layer, pooling, metric.
     """
+
+    takes = Sound
+    look = 0
+    cells = 1
 
     def __init__(
         self, tower: WhisperEncoder, extractor: WhisperFeatureExtractor, config: SoundConfig
@@ -39,12 +47,17 @@ class SoundEncoder(nn.Module):
                 f"extractor must make 2 x {positions} mel frames a block like the encoder wants, "
                 f"got {extractor.nb_max_frames}; use the preprocessor_config.json of these weights"
             )
-        if positions % config.pool:
+        if positions % config.pool and not config.across:
             raise ValueError(
-                f"pool must divide the encoder's {positions} positions a block, got {config.pool}"
+                f"pool must divide the encoder's {positions} positions a block, got {config.pool}; with "
+                "across, means run on over the ends of blocks"
             )
         check_width(config.width, self.width)
-        self.window = self.block // (positions // config.pool)  # samples a token stands for
+        self.pool = 1 if config.across else config.pool  # positions of a token that `encode` gives
+        self.rows = positions // self.pool  # such tokens a block
+        self.step = self.block // self.rows  # samples such a token stands for
+        self.means = Means(config.pool, config.tail) if config.across else None
+        self.window = self.step * (config.pool // self.pool)  # samples a token of the stream stands for
         self.num_summaries = int(config.summary)
 
     @classmethod
@@ -57,20 +70,38 @@ class SoundEncoder(nn.Module):
         check_whole(base, found)
         return cls(model if alone else model.encoder, extractor, config)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `load` reads."""
+        self.tower.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
+        """Tokens of so many seconds of sound."""
+        if self.config.tail == "kept":
+            return math.ceil(duration_s * self.tokens_a_second(media) - 1e-9)
+        blocks = math.ceil(duration_s * self.rate_hz / self.block - 1e-9)
+        return blocks * self.rows * self.step // self.window
+
+    def tokens_a_second(self, _: MediaConfig) -> float:
+        """How fast tokens come."""
+        return self.rate_hz / self.window
+
     @torch.no_grad()
     def encode(self, sound: Sound) -> Encoded:
         """The tokens of at most one block of sound; the encoder always sees a full one, silence behind the
-        end."""
+        end. With tail "released" that silence has tokens too, with the time of the last of the sound."""
         num = len(sound)
         if sound.rate_hz != self.rate_hz:
             raise ValueError(f"sound must come at {self.rate_hz} samples a second, got {sound.rate_hz}")
         if not 0 < num <= self.block:
             raise ValueError(f"sound must be 1 to {self.block} samples, got {num}")
         x = self.features(sound.samples[None])[0]
-        left = -(-num // self.window)
+        heard = -(-num // self.step)
+        left = heard if self.config.tail == "kept" else self.rows
         x = x[:left]
-        first = torch.arange(left, dtype=torch.float64, device=x.device) * self.window
-        last = (first + self.window).clamp_max(num)
+        index = torch.arange(left, dtype=torch.float64, device=x.device)
+        first = index.clamp_max(heard - 1) * self.step
+        last = (first + self.step).clamp_max(num)
         start_s, end_s = sound.start_s + first / self.rate_hz, sound.start_s + last / self.rate_hz
         tokens = Tokens(x, torch.ones(left, device=x.device), (start_s + end_s) / 2, start_s, end_s)
         summary = x.mean(0, keepdim=True)[None].expand(left, -1, -1) if self.config.summary else None
@@ -81,7 +112,7 @@ class SoundEncoder(nn.Module):
         return head_mean(x, self.config.width)
 
     def features(self, samples: Tensor) -> Tensor:
-        """(B, positions / pool, C) tokens of B blocks of samples (B, n <= block) float32."""
+        """(B, rows, C) tokens of B blocks of samples (B, n <= block) float32."""
         weight = next(self.tower.parameters())
         mel = self.extractor(
             list(samples.cpu().numpy()), sampling_rate=self.rate_hz, return_tensors="pt", padding="max_length"
@@ -89,4 +120,4 @@ class SoundEncoder(nn.Module):
         out = self.tower(mel.to(weight.device, weight.dtype), output_hidden_states=True)
         # the last entry has the final norm; others are taken as they leave their layer
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
-        return x.unflatten(1, (-1, self.config.pool)).mean(2)
+        return x.unflatten(1, (-1, self.pool)).mean(2)

@@ -1,15 +1,16 @@
 """Pictures to tokens: any transformers vision tower (CLIP, SigLIP, DINOv2/v3, ViT, ConvNeXt, ...)."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection, PreTrainedModel
 
-from ..config import VisionConfig
+from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
 from .features import check_whole, check_width
@@ -31,15 +32,20 @@ NORMS = {
 
 
 class VisionEncoder(nn.Module):
-    """A vision tower whose chosen layer's patch tokens are the picture stream.
+    """A vision tower whose chosen layer's patch tokens, or projected class token, are the picture stream.
 
     Args:
-        tower: a transformers vision model (not one with a text tower beside it).
+        tower: a transformers vision model (not one with a text tower beside it); for tokens "class" a
+            CLIPVisionModelWithProjection.
         config: which layer, block and metric.
         size_px: side of the pictures it will be given.
         mean: (3,) what is taken off each colour (0 to 1).
         std: (3,) what each is divided by.
     """
+
+    takes = Frames
+    look = 0
+    means = None
 
     def __init__(
         self,
@@ -50,6 +56,11 @@ class VisionEncoder(nn.Module):
         std: tuple[float, ...] = HALF,
     ) -> None:
         super().__init__()
+        if config.tokens == "class" and not isinstance(tower, CLIPVisionModelWithProjection):
+            raise ValueError(
+                'tokens "class" needs a CLIP tower with its projection (CLIPVisionModelWithProjection), got '
+                f'{type(tower).__name__}; use tokens "patches"'
+            )
         self.tower = tower.eval().requires_grad_(False)
         self.config = config
         self.size_px = size_px
@@ -74,9 +85,33 @@ class VisionEncoder(nn.Module):
             given = json.loads(file.read_text())
             norm = (tuple(given.get("image_mean", norm[0])), tuple(given.get("image_std", norm[1])))
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
-        model, found = AutoModel.from_pretrained(base, **kwargs)
+        if config.tokens == "class":
+            if known.model_type not in ("clip", "clip_vision_model"):
+                raise ValueError(
+                    f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
+                    f'{known.model_type!r}; use tokens "patches"'
+                )
+            model, found = CLIPVisionModelWithProjection.from_pretrained(base, **kwargs)
+        else:
+            model, found = AutoModel.from_pretrained(base, **kwargs)
+            model = getattr(model, "vision_model", model)
         check_whole(base, found)
-        return cls(getattr(model, "vision_model", model), config, size_px, *norm)
+        return cls(model, config, size_px, *norm)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `load` reads."""
+        self.tower.save_pretrained(folder)
+        mean, std = self.norm
+        norm = json.dumps({"image_mean": list(mean), "image_std": list(std)}, indent=2)
+        (Path(folder) / "preprocessor_config.json").write_text(norm + "\n")
+
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
+        """Tokens of so many seconds of film."""
+        return math.ceil(duration_s * media.rate_fps) * self.cells
+
+    def tokens_a_second(self, media: MediaConfig) -> float:
+        """How fast tokens come."""
+        return media.rate_fps * self.cells
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
@@ -112,12 +147,15 @@ class VisionEncoder(nn.Module):
         return head_mean(x, self.config.width)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None).
+        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None);
+        with tokens "class" (T, 1, C) of the class token's projection.
 
         Args:
             pixels: (T, size_px, size_px, 3) uint8.
         """
         x = self.normal(pixels)
+        if self.config.tokens == "class":
+            return self.tower(pixel_values=x).image_embeds[:, None], None
         num = self.config.summary_layers
         states: Sequence[Tensor] | Mapping[int, Tensor]
         if self.config.merge_per_layer:
