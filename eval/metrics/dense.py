@@ -81,9 +81,7 @@ def dense_captions(
         **over_videos(list(each.values()), thresholds),
         "meteor": used.name,
         "num": len(each),
-        "num_missing": sum(key not in predicted for key in videos),
-        "num_empty": sum(not predicted[key] for key in videos if key in predicted),
-        "num_unknown": sum(key not in videos for key in predicted),
+        **_num_lost(videos, predicted),
         "num_over": sum(max(len(predicted.get(key, ())) - max_predictions, 0) for key in scored),
     }
 
@@ -174,6 +172,15 @@ def _found(overlaps: Sequence[FloatArray], threshold: float) -> dict[str, float]
     return {
         "precision": max(float(some.any(1).mean()) if some.shape[0] else 0.0 for some in matched),
         "recall": max(float(some.any(0).mean()) if some.shape[1] else 0.0 for some in matched),
+    }
+
+
+def _num_lost(videos: Sequence[Any], predicted: Annotator) -> dict[str, int]:
+    known = set(videos)
+    return {
+        "num_missing": sum(key not in predicted for key in videos),
+        "num_empty": sum(not predicted[key] for key in videos if key in predicted),
+        "num_unknown": sum(key not in known for key in predicted),
     }
 
 

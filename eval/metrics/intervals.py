@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def grounding(
     *,
     thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     round_iou: bool = False,
-    unanswered: str = "zero",
+    unanswered: Literal["zero", "skip"] = "zero",
 ) -> dict[str, Any]:
     """Recall at 1 and mean IoU of one predicted span a query.
 

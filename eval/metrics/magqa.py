@@ -54,13 +54,7 @@ def magqa(
     said = replies(judge, pairs)
     read = [(first_digit if is_paper else rating)(reply, _LOWEST, _HIGHEST) for reply in said]
     scores = {pair: _LOWEST if value is None else value for pair, value in zip(pairs, read, strict=True)}
-    examples = []
-    for key in keys:
-        of_answers = [
-            sum(scores[questions[key], right, text] for text in texts) / len(texts) if texts else _LOWEST
-            for right, texts in due[key]
-        ]
-        examples.append(sum(of_answers) / len(of_answers))
+    examples = [_score_of(due[key], questions[key], scores) for key in keys]
     turns = [[text for _, text in predicted.get(key, ())] for key in keys]
     filled = max(_PAPER_EXAMPLES - len(keys), 0) if is_paper else 0
     return {
@@ -94,3 +88,14 @@ def _due(
         )
         for start_s, end_s, right in answers
     ]
+
+
+def _score_of(
+    due: Sequence[tuple[str, Sequence[str]]], question: str, scores: Mapping[tuple[str, str, str], float]
+) -> float:
+    """An example's score from those of its (question, gold answer, reply)."""
+    of_answers = [
+        sum(scores[question, right, text] for text in texts) / len(texts) if texts else _LOWEST
+        for right, texts in due
+    ]
+    return sum(of_answers) / len(of_answers)

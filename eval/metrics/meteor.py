@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .ngrams import References, Words, check_items
 from .stem import stem
@@ -134,6 +134,9 @@ def count(hypothesis: Words, reference: Words) -> Counts:
     )
 
 
+_Chain: TypeAlias = "tuple[tuple[int, int], _Chain] | None"
+
+
 class _Partial(NamedTuple):
     """An alignment of the first words of the reference; it is better the less its first three numbers are."""
 
@@ -142,7 +145,7 @@ class _Partial(NamedTuple):
     distance: int = 0
     open_at: int = -1  # place in the hypothesis that would carry the last chunk on; -1 if it has ended
     used: int = 0  # bits: places of the hypothesis
-    matched: tuple[tuple[int, int], ...] = ()
+    matched: "_Chain" = None  # the last match, and those before it
 
     def cost(self) -> tuple[int, int, int]:
         return self.minus_exact, self.chunks, self.distance
@@ -158,7 +161,7 @@ class _Partial(NamedTuple):
             self.distance + distance,
             i + 1,
             self.used | 1 << i,
-            (*self.matched, (i, j)),
+            ((i, j), self.matched),
         )
 
 
@@ -199,4 +202,9 @@ def align(hypothesis: Words, reference: Words) -> tuple[tuple[int, int], ...]:
                     passed += abs(i - j)
             grown.append(state.skip(passed))
         beam = grown
-    return min((state.skip() for state in beam), key=_Partial.cost).matched
+    chain = min((state.skip() for state in beam), key=_Partial.cost).matched
+    matched = []
+    while chain is not None:
+        pair, chain = chain
+        matched.append(pair)
+    return tuple(reversed(matched))

@@ -36,8 +36,8 @@ def is_available() -> bool:
 class JavaMeteor:
     """The program, started on first use (which takes seconds) and ended by `close` or with Python.
 
-    Called with words, it returns (METEOR of the corpus, METEOR of each item). An item without words in the
-    hypothesis or the references scores 0.
+    Called with words, it returns (METEOR of the corpus, METEOR of each item). Not for several threads at
+    once. An item without words in the hypothesis or the references scores 0.
     """
 
     def __init__(self, options: Sequence[str] = EVALUATOR_OPTIONS) -> None:
