@@ -5,6 +5,7 @@ them anew for the lines, words and captions in the store; it needs `pip install 
 """
 
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 
 from longcompress.eval.metrics import meteor as built_in
+from longcompress.eval.metrics.bleu import bleu
 from longcompress.eval.metrics.captions import caption_scores, meteor, meteor_of_pairs
+from longcompress.eval.metrics.cider import cider
 from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions
 from longcompress.eval.metrics.meteor_java import JavaMeteor, is_available, jar
+from longcompress.eval.metrics.rouge import rouge_l
 from longcompress.eval.metrics.soda import soda_c
 from longcompress.eval.metrics.stem import stem
 from longcompress.eval.metrics.words import ascii_only, words
@@ -209,6 +213,29 @@ def test_dense_captions_are_those_of_the_package(name):
     got = dense_captions([GOLD, GOLD_2], PREDICTED, which_meteor="stems", compat="paper")
     for t in THRESHOLDS:
         assert got[f"{name}@{t}"] == pytest.approx(STORED["dense"][f"{name}@{t}"], abs=1e-6)
+
+
+def test_random_corpora_score_as_in_the_package():
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    rng = random.Random(0)
+
+    def some(least: int) -> list[str]:
+        return [rng.choice("abcdefgh") for _ in range(rng.randint(least, 9))]
+
+    for turn in range(100):
+        hypotheses = [some(turn % 3 > 0) for _ in range(rng.randint(1, 12))]  # some of them empty
+        references = [[some(1) for _ in range(rng.randint(1, 4))] for _ in hypotheses]
+        res = {i: [" ".join(one)] for i, one in enumerate(hypotheses)}
+        gts = {i: [" ".join(one) for one in of_item] for i, of_item in enumerate(references)}
+        assert bleu(hypotheses, references) == pytest.approx(
+            Bleu(4).compute_score(gts, res, verbose=0)[0], abs=1e-9
+        )
+        assert cider(hypotheses, references) == pytest.approx(Cider().compute_score(gts, res)[1], abs=1e-9)
+        assert rouge_l(hypotheses, references) == pytest.approx(Rouge().compute_score(gts, res)[1], abs=1e-9)
 
 
 @has_java
