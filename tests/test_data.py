@@ -79,6 +79,39 @@ def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(i
             assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(wanted, key=str)
 
 
+def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_the_same_samples(index, model):
+    def keys(loader, num):
+        return [(x.number, x.keys) for x in islice(loader, num)]
+
+    whole = keys(DataLoader(data(index, model), batch_size=None, num_workers=2), 9)
+    first = keys(DataLoader(data(index, model), batch_size=None, num_workers=2), 4)
+    ranks = [
+        keys(DataLoader(data(index, model, rank=r, world=2, start=4), batch_size=None, num_workers=1), 5)
+        for r in range(2)
+    ]
+    together = [(a[0], sorted(a[1] + b[1])) for a, b in zip(*ranks, strict=True) if a[0] == b[0]]
+    assert [(n, sorted(k)) for n, k in first] + together == [(n, sorted(k)) for n, k in whole]
+
+
+def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
+    whole = [content(x) for x in islice(data(index, model), 6)]
+    for workers in (0, 2):
+        parts = DataLoader(data(index, model, accumulate=2), batch_size=None, num_workers=workers)
+        found = [content(x) for x in islice(parts, 12)]
+        for (number, want), one, two in zip(whole, found[::2], found[1::2], strict=True):
+            assert one[0] == two[0] == number
+            assert sorted(one[1] + two[1], key=str) == sorted(want, key=str)
+
+
+def test_questions_are_worded_as_they_are_asked_to_be(index, model):
+    asking = Asking(kinds={"grounding": 1.0}, wording={"grounding": ["WHEN: {text}"]})
+    for loaded in islice(data(index, model, asking=asking), 3):
+        assert all(q.startswith("WHEN: ") for e in loaded.examples for q, _ in e.turns)
+    for wording in ({"other": ["x"]}, {"dense": []}):
+        with pytest.raises(ValueError, match="wording must give forms to some of grounding"):
+            Asking(wording=wording)
+
+
 def test_examples_are_learned_from(index, model):
     loaded = next(iter(data(index, model)))
     assert not loaded.bad and len(loaded.examples) == len(loaded.keys) >= 2

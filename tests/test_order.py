@@ -78,3 +78,11 @@ def test_what_can_not_be_is_refused():
     for options in ({"tokens": 0}, {"budgets": ()}, {"budgets": (0,)}, {"least": 0}):
         with pytest.raises(ValueError, match="must be >= 1"):
             taken(1, **options)
+
+
+def test_batches_have_most_samples_at_most():
+    mixture = Mixture([index(9)])
+    for batch in islice(batches(mixture, seed=0, tokens=10**6, budgets=[10], least=2, most=4), 6):
+        assert len(batch.samples) == 4
+    with pytest.raises(ValueError, match="most must be 0 or >= least = 3, got 2"):
+        next(batches(mixture, seed=0, tokens=10, budgets=[10], least=3, most=2))

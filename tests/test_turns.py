@@ -140,3 +140,16 @@ class TestShortened:
         assert sum(words(q) + words(a) for q, a in cut.turns) <= most
         for (q, a), (want_q, want_a) in zip(cut.turns, turns, strict=False):
             assert q == want_q and want_a.startswith(a)
+
+
+def test_dialogues_of_one_turn_are_asked_each_for_itself():
+    pair = tuple((Turn("user", f"q{i}"), Turn("assistant", f"a{i}")) for i in range(5))
+    long = (*pair[0], *pair[1])
+    record = Record("v", "v.mp4", dialogues=(*pair, long))
+    found = turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, most=3)
+    assert len(found) == 3 and set(found) < {(f"q{i}", f"a{i}") for i in range(5)}
+    assert len(turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, most=9)) == 5
+    assert (
+        turns_of(Record("v", "v.mp4", dialogues=(long,)), "qa", np.random.default_rng(0), duration_s=9.0)
+        == []
+    )
