@@ -245,6 +245,7 @@ def test_which_meteor():
 
 def test_without_the_program_meteor_says_what_to_install(monkeypatch):
     monkeypatch.setattr(meteor_java, "jar", lambda: None)
+    monkeypatch.setattr(meteor_java.shutil, "which", lambda _: "/usr/bin/java")
     with pytest.raises(FileNotFoundError, match=r"needs the package pycocoevalcap; install Java and `pip"):
         meteor_java.JavaMeteor()([["a"]], [[["a"]]])
     monkeypatch.setattr(meteor_java.shutil, "which", lambda _: None)
