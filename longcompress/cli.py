@@ -359,6 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks for it
             warnings.showwarning = lambda message, *_, **__: _complain("warning", message)
             code = _run(words)
             sys.stdout.flush()

@@ -60,6 +60,19 @@ def test_shares_of_a_batch_teach_what_the_whole_batch_does(recipe, tmp_path):
         train_stage(models.model(), odd, tmp_path / "odd")
 
 
+def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(recipe, tmp_path):
+    recipe = replace(recipe, asking=replace(recipe.asking, most=1), least=4, tokens=80)
+    rows = []
+    for name, row_tokens in (("rows", 0), ("row", 400)):
+        model = models.model()
+        model.host.register_forward_pre_hook(
+            lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+        )
+        train_stage(model, replace(recipe, row_tokens=row_tokens), tmp_path / name)
+    assert min(rows[:6]) >= 4 and max(rows[6:]) == 1
+    assert apart(weights(tmp_path / "rows"), weights(tmp_path / "row")) < 1e-4
+
+
 def test_checkpointing_changes_memory_not_what_is_learned(recipe, tmp_path):
     train_stage(models.model(), recipe, tmp_path / "kept")
     model, calls = models.model(), []
