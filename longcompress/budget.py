@@ -1,7 +1,7 @@
 """How many tokens go where: the estimate before decoding, and exact shares of a budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .config import MergeConfig, ModelConfig
@@ -15,11 +15,11 @@ class Estimate:
     Attributes:
         duration_s: seconds, as the header says.
         frames: pictures that will be looked at.
-        windows: sound tokens before merging.
+        windows: tokens of sound before merging, of all streams that hear.
         segments: stretches that are merged on their own.
         raw_tokens: tokens of all streams before merging.
         tokens: what the memory will hold: min(budget, what closed segments keep), and of it
-        picture_tokens, sound_tokens, global_tokens: so many each (even shares).
+        picture_tokens, sound_tokens, global_tokens: so many each (even shares); sound: of all that hear.
         marks: time marks in the prompt; they take text tokens of their own.
         seconds_a_mark: seconds one mark covers.
         memory_bytes: size of the memory file, about.
@@ -27,6 +27,7 @@ class Estimate:
         fits: whether the whole prompt fits into the language model's context (None: not known).
         context: positions the language model has (None: not known).
         prompt_tokens: tokens and marks together.
+        stream_tokens: stream -> tokens of it, without global ones.
     """
 
     duration_s: float
@@ -45,62 +46,73 @@ class Estimate:
     prompt_tokens: int
     context: int | None
     fits: bool | None
+    stream_tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a stream of a film brings: its tokens before merging, about how many come a second, channels."""
+
+    tokens: int
+    rate: float
+    width: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What an estimate needs to know of the model: tokens a picture, sound tokens a second, widths, global
-    tokens."""
+    """What an estimate needs to know of a film's streams and of the model.
 
-    picture_cells: int
-    picture_width: int
-    sound_rate: float
-    sound_width: int
-    global_tokens: int
+    Attributes:
+        flows: stream -> what it brings; "picture" is what is seen, all others are heard.
+        frames: pictures that will be looked at.
+        global_tokens: of these streams.
+        mark_tokens: text tokens of a time mark.
+        context: positions the language model has (None: not known).
+    """
+
+    flows: Mapping[str, Flow]
+    frames: int = 0
+    global_tokens: int = 0
     mark_tokens: int = 1
     context: int | None = None
 
 
-def estimate(
-    duration_s: float,
-    *,
-    budget: int,
-    config: ModelConfig,
-    shape: Shape,
-    pictures: bool = True,
-    sound: bool = True,
-) -> Estimate:
+def check_duration(duration_s: float) -> None:
+    """ValueError unless duration_s is a length."""
+    if not duration_s >= 0 or not math.isfinite(duration_s):
+        raise ValueError(f"duration_s must be a number of seconds >= 0, got {duration_s}")
+
+
+def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shape) -> Estimate:
     """What watching `duration_s` seconds with this budget will come to.
 
     Raises:
         ValueError: if duration_s is negative or the budget too small for one token of each stream.
     """
-    if not duration_s >= 0 or not math.isfinite(duration_s):
-        raise ValueError(f"duration_s must be a number of seconds >= 0, got {duration_s}")
-    frames = math.ceil(duration_s * config.media.rate_fps) if pictures and shape.picture_cells else 0
-    windows = math.ceil(duration_s * shape.sound_rate - 1e-9) if sound else 0
-    raw = {"picture": frames * shape.picture_cells, "sound": windows}
-    raw = {k: v for k, v in raw.items() if v}
-    rate = {"picture": config.media.rate_fps * shape.picture_cells, "sound": shape.sound_rate}
-    most = [_closed(raw[k], rate[k] * config.segments.length_s, config.merge, k) for k in raw]
-    num_globals = shape.global_tokens if raw else 0
-    check_budget(budget, num_globals + len(raw))
-    room = min(budget - num_globals, sum(most))
-    weights = [config.budget.split_of(k) for k in raw]
-    parts = dict(zip(raw, shares(weights, room, most=most), strict=True))
+    check_duration(duration_s)
+    flows = {k: flow for k, flow in shape.flows.items() if flow.tokens}
     length = config.segments.length_s
+    most = [_closed(flow.tokens, flow.rate * length, config.merge, k) for k, flow in flows.items()]
+    num_globals = shape.global_tokens if flows else 0
+    check_budget(budget, num_globals + len(flows))
+    room = min(budget - num_globals, sum(most))
+    weights = [config.budget.split_of(k) for k in flows]
+    parts = dict(zip(flows, shares(weights, room, most=most), strict=True))
     seconds = mark_seconds(duration_s, config.host.mark_s, budget, shape.mark_tokens)
     marks = math.ceil(duration_s / seconds) if duration_s else 0
     tokens = room + num_globals
     prompt = tokens + marks * shape.mark_tokens
-    width = {"picture": shape.picture_width, "sound": shape.sound_width}
-    num_bytes = sum(n * (4 * width[k] + 28) for k, n in parts.items()) + num_globals * 4 * shape.picture_width
+    num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())
+    num_bytes += num_globals * 4 * max((flow.width for flow in flows.values()), default=0)
+    raw = sum(flow.tokens for flow in flows.values())
+    seen = flows["picture"].tokens if "picture" in flows else 0
     return Estimate(
-        duration_s=duration_s, frames=frames, windows=windows, segments=math.ceil(duration_s / length),
-        raw_tokens=sum(raw.values()), tokens=tokens, picture_tokens=parts.get("picture", 0),
-        sound_tokens=parts.get("sound", 0), global_tokens=num_globals, marks=marks, seconds_a_mark=seconds,
-        memory_bytes=num_bytes, held_tokens=int(config.budget.hold * budget), prompt_tokens=prompt,
-        context=shape.context, fits=None if shape.context is None else prompt < shape.context,
+        duration_s=duration_s, frames=shape.frames, windows=raw - seen,
+        segments=math.ceil(duration_s / length), raw_tokens=raw, tokens=tokens,
+        picture_tokens=parts.get("picture", 0), sound_tokens=room - parts.get("picture", 0),
+        global_tokens=num_globals, marks=marks, seconds_a_mark=seconds, memory_bytes=num_bytes,
+        held_tokens=int(config.budget.hold * budget), prompt_tokens=prompt, context=shape.context,
+        fits=None if shape.context is None else prompt < shape.context, stream_tokens=parts,
     )  # fmt: skip
 
 

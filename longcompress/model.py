@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .budget import Estimate, Shape, estimate
+from .budget import Estimate, Flow, Shape, check_duration, estimate
 from .compress import Compressor, GlobalMemory
 from .config import (
     BudgetConfig,
@@ -21,13 +21,15 @@ from .config import (
     MergeConfig,
     ModelConfig,
     SegmentConfig,
+    SoundConfig,
     load_config,
     to_dict,
 )
-from .encoders import SoundEncoder, VisionEncoder
+from .encoders import SOUND, BeatsEncoder, SoundEncoder, Tower, VisionEncoder
 from .files import replacing
 from .hosts import CausalHost
 from .hosts.prompt import encode, mark_text
+from .types import Frames
 
 CHANGEABLE = {
     name: tuple(f.name for f in fields(kind) if f.name not in fixed)
@@ -44,6 +46,8 @@ ATTENTION = {
     "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
 }  # fmt: skip
 """Values of an `attention` field, and the package that each needs besides torch."""
+PARTS = {"picture": "vision", "sound": "sound", "speech": "speech"}
+"""Streams, and what the tower of each is called in the model, in its config and in a saved folder."""
 OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
 
 
@@ -53,34 +57,42 @@ class LongCompress(nn.Module):
     Args:
         config: all knobs.
         vision: the picture tower, or None.
-        sound: the sound tower, or None.
+        sound: the sound tower, of Whisper or BEATs, or None.
         host: the language model with its projectors.
         compressor: None makes the one that config describes.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
+        speech: a second tower of sound, or None.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         vision: VisionEncoder | None,
-        sound: SoundEncoder | None,
+        sound: SoundEncoder | BeatsEncoder | None,
         host: CausalHost,
         compressor: Compressor | None = None,
         folder: Path | None = None,
+        speech: SoundEncoder | BeatsEncoder | None = None,
     ) -> None:
         super().__init__()
-        if vision is None and sound is None:
-            raise ValueError("vision or sound must be given: a model without towers sees and hears nothing")
         self.config = config
-        self.vision, self.sound = vision, sound
-        self.compressor = compressor or make_compressor(config, vision, sound)
+        self.vision, self.sound, self.speech = vision, sound, speech
+        if not self.towers:
+            raise ValueError("vision or sound must be given: a model without towers sees and hears nothing")
+        self.compressor = compressor or make_compressor(config, self.towers)
         self.host = host
         self.folder = folder
 
     @property
+    def towers(self) -> dict[str, Tower]:
+        """Stream -> its tower, of those there are."""
+        found = {stream: getattr(self, part) for stream, part in PARTS.items()}
+        return {stream: tower for stream, tower in found.items() if tower is not None}
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams it takes in."""
-        return tuple(n for n, tower in (("picture", self.vision), ("sound", self.sound)) if tower is not None)
+        return tuple(self.towers)
 
     @property
     def device(self) -> torch.device:
@@ -114,12 +126,14 @@ class LongCompress(nn.Module):
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
         kwargs = {"dtype": dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)}
-        vision = sound = None
+        vision = None
         if config.vision.base:
             base = resolve(config.vision.base, folder)
             vision = VisionEncoder.load(config.vision, base, config.media.size_px, **kwargs)
-        if config.sound.base:
-            sound = SoundEncoder.load(config.sound, resolve(config.sound.base, folder), **kwargs)
+        sound, speech = (
+            SOUND[part.kind](part, resolve(part.base, folder), **kwargs) if part.base else None
+            for part in (config.sound, config.speech)
+        )
         base = resolve(config.host.base, folder)
         placed = (
             {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
@@ -127,14 +141,16 @@ class LongCompress(nn.Module):
         lm = AutoModelForCausalLM.from_pretrained(
             base, attn_implementation=config.host.attention, **kwargs, **placed
         )
-        host = CausalHost(lm, AutoTokenizer.from_pretrained(base), config.host, _widths(vision, sound))
-        model = cls(config, vision, sound, host, folder=folder)
+        towers = {"picture": vision, "sound": sound, "speech": speech}
+        widths = {stream: tower.width for stream, tower in towers.items() if tower is not None}
+        host = CausalHost(lm, AutoTokenizer.from_pretrained(base), config.host, widths)
+        model = cls(config, vision, sound, host, folder=folder, speech=speech)
         model.load_own(folder / "model.safetensors")
         if (folder / "adapter").is_dir():
             from peft import PeftModel
 
             model.host.lm = PeftModel.from_pretrained(model.host.lm, folder / "adapter")
-        for part in (model.vision, model.sound, model.compressor, model.host.project, model.host.time):
+        for part in (*model.towers.values(), model.compressor, model.host.project, model.host.time):
             if part is not None:
                 part.to(target)
         if quantization is None:
@@ -149,10 +165,14 @@ class LongCompress(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = to_dict(self.config)
-        for kind, name in (("vision", "vision"), ("sound", "sound"), ("host", "lm")):
+        parts = {name: (name, getattr(self, name)) for name in PARTS.values()} | {"host": ("lm", None)}
+        for kind, (name, tower) in parts.items():
             base = values[kind]["base"]
             if base and (include_base or base.startswith("./")):
-                self._save_base(kind, folder / name)
+                if kind == "host":
+                    self._save_host(folder / name)
+                else:
+                    tower.save_pretrained(folder / name)
                 values[kind]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
         with replacing(folder / "model.safetensors") as part:
@@ -225,20 +245,24 @@ class LongCompress(nn.Module):
         self, duration_s: float, budget: int | None = None, *, pictures: bool = True, sound: bool = True
     ) -> Estimate:
         """What a film of this length will come to; see `budget.estimate`."""
+        check_duration(duration_s)
         config = self.config
-        mark = len(encode(self.host.tokenizer, mark_text(config.host, duration_s)))
+        flows = {
+            name: Flow(
+                tower.num_tokens(duration_s, config.media), tower.tokens_a_second(config.media), tower.width
+            )
+            for name, tower in self.towers.items()
+            if (pictures if tower.takes is Frames else sound)
+        }
+        cells = self.vision.cells if self.vision else 1
         shape = Shape(
-            picture_cells=self.vision.cells if self.vision else 0,
-            picture_width=self.vision.width if self.vision else 0,
-            sound_rate=self.sound.rate_hz / self.sound.window if self.sound else 0.0,
-            sound_width=self.sound.width if self.sound else 0,
-            global_tokens=self.compressor.memory.num_tokens(),
-            mark_tokens=mark, context=self.host.context,
+            flows, frames=flows["picture"].tokens // cells if "picture" in flows else 0,
+            global_tokens=self.compressor.memory.num_tokens(list(flows)),
+            mark_tokens=len(encode(self.host.tokenizer, mark_text(config.host, duration_s))),
+            context=self.host.context,
         )  # fmt: skip
-        return estimate(
-            duration_s, budget=config.budget.tokens if budget is None else budget, config=config, shape=shape,
-            pictures=pictures and self.vision is not None, sound=sound and self.sound is not None,
-        )  # fmt: skip
+        budget = config.budget.tokens if budget is None else budget
+        return estimate(duration_s, budget=budget, config=config, shape=shape)
 
     def identity(self) -> str:
         """A hash of what makes its tokens mean what they mean: towers and compressor, not projectors or LM.
@@ -251,13 +275,18 @@ class LongCompress(nn.Module):
             "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px]
             if self.vision
             else None,
-            "sound": [config.sound.layer, config.sound.pool, config.sound.summary] if self.sound else None,
+            "sound": _heard(config.sound) if self.sound else None,
             "memory": to_dict(config.memory),
         }
+        # knobs that came later are named only where they are used, so that older memories still match
         if config.vision.merge_per_layer and used["vision"]:
-            used["merge_per_layer"] = config.vision.merge_per_layer  # not named at 0, as older memories don't
+            used["merge_per_layer"] = config.vision.merge_per_layer
+        if config.vision.tokens != "patches" and used["vision"]:
+            used["tokens"] = config.vision.tokens
+        if self.speech:
+            used["speech"] = _heard(config.speech)
         digest.update(json.dumps(used, sort_keys=True).encode())
-        for part in (self.vision, self.sound, self.compressor):
+        for part in (self.vision, self.sound, self.speech, self.compressor):
             for name, value in sorted((part.state_dict() if part is not None else {}).items()):
                 flat = value.detach().flatten()
                 at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
@@ -265,35 +294,22 @@ class LongCompress(nn.Module):
                 digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _save_base(self, part: str, folder: Path) -> None:
-        if part == "host":
-            lm = self.host.lm
-            if hasattr(lm, "peft_config"):  # what the adapter sits on, under its own names
-                base = lm.get_base_model()
-                state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items()}
-                base.save_pretrained(folder, state_dict={k: v for k, v in state.items() if "lora_" not in k})
-            else:
-                lm.save_pretrained(folder)
-            self.host.tokenizer.save_pretrained(folder)
-            return
-        encoder = self.vision if part == "vision" else self.sound
-        assert encoder is not None
-        encoder.tower.save_pretrained(folder)
-        if isinstance(encoder, SoundEncoder):
-            encoder.extractor.save_pretrained(folder)
+    def _save_host(self, folder: Path) -> None:
+        lm = self.host.lm
+        if hasattr(lm, "peft_config"):  # what the adapter sits on, under its own names
+            base = lm.get_base_model()
+            state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items()}
+            base.save_pretrained(folder, state_dict={k: v for k, v in state.items() if "lora_" not in k})
         else:
-            mean, std = encoder.norm
-            norm = {"image_mean": list(mean), "image_std": list(std)}
-            (folder / "preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
+            lm.save_pretrained(folder)
+        self.host.tokenizer.save_pretrained(folder)
 
 
-def make_compressor(
-    config: ModelConfig, vision: VisionEncoder | None, sound: SoundEncoder | None
-) -> Compressor:
-    """The compressor that `config` describes, for these towers."""
-    summaries = {n: t.num_summaries for n, t in (("picture", vision), ("sound", sound)) if t is not None}
-    memory = GlobalMemory(config.memory, _widths(vision, sound), summaries)
-    return Compressor(config.merge, config.budget, memory)
+def make_compressor(config: ModelConfig, towers: Mapping[str, Tower]) -> Compressor:
+    """The compressor that `config` describes, for these towers of streams."""
+    widths = {stream: tower.width for stream, tower in towers.items()}
+    summaries = {stream: tower.num_summaries for stream, tower in towers.items()}
+    return Compressor(config.merge, config.budget, GlobalMemory(config.memory, widths, summaries))
 
 
 def check_attention(config: ModelConfig) -> None:
@@ -301,7 +317,7 @@ def check_attention(config: ModelConfig) -> None:
 
     Names with a slash are kernels of the hub, which transformers fetches; they are left to it.
     """
-    for section in ("vision", "sound", "host"):
+    for section in (*PARTS.values(), "host"):
         part = getattr(config, section)
         name = part.attention
         if not part.base or "/" in name:
@@ -317,19 +333,23 @@ def check_attention(config: ModelConfig) -> None:
 
 
 def resolve(base: str, folder: Path | None) -> str:
-    """A base as transformers takes it: "./x" is looked for in `folder`, all else is left alone."""
+    """A base as towers take it: "./x" is looked for in `folder`, all else is left alone."""
     if not base.startswith("./"):
         return base
     path = (folder or Path()) / base
-    if not path.is_dir():
+    if not path.exists():
         raise FileNotFoundError(
             f"base {base!r}: no folder {path}; a saved model needs the towers and LM beside it"
         )
     return str(path)
 
 
-def _widths(vision: VisionEncoder | None, sound: SoundEncoder | None) -> dict[str, int]:
-    return {n: t.width for n, t in (("picture", vision), ("sound", sound)) if t is not None}
+def _heard(config: SoundConfig) -> list[Any]:
+    """What the tokens of a sound tower depend on beside its weights."""
+    more = {"kind": config.kind, "across": config.across, "tail": config.tail}
+    plain = SoundConfig()
+    told = {name: value for name, value in more.items() if value != getattr(plain, name)}
+    return [config.layer, config.pool, config.summary, *([told] if told else [])]
 
 
 def _folder_of(name: str | Path) -> Path:

@@ -18,8 +18,8 @@ from .memory import VideoMemory
 from .types import Event, Frames, Tokens
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
-COLOURS = {"picture": "#2f6db3", "sound": "#e08a2c"}
-MORE_COLOURS = ("#4f9d69", "#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
+COLOURS = {"picture": "#2f6db3", "sound": "#e08a2c", "speech": "#4f9d69"}
+MORE_COLOURS = ("#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
 MOST_ROWS, MOST_LETTERS = 40, 56  # of a timeline
 MOST_BARS = 240  # of a token plot
 KEY_FRAME_PX = 448

@@ -5,6 +5,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import media
-from .encoders import Blocks
+from .encoders import Stream, VisionEncoder
 from .hold import KINDS, Hold
 from .memory import VideoMemory
 from .model import LongCompress
@@ -22,6 +23,7 @@ from .segments import Segmenter
 from .types import Answer, Encoded, Frames, Segment, Sound
 
 SNAPSHOT = 1  # format of snapshots
+KINDS_OF_MEDIA: dict[type, str] = {Frames: "picture", Sound: "sound"}
 PATIENCE_S = 120.0  # a stream that lags behind another by more is taken to be silent until then
 
 
@@ -63,7 +65,8 @@ class Session:
     Args:
         model: what watches and answers.
         budget: tokens of the memory at any moment; None: as the model's config says.
-        streams: those that will come, of "picture" and "sound"; None: all that the model takes in.
+        streams: what will come, of "picture" and "sound" (which feeds all streams that hear); None: all that
+            the model takes in.
         keep_members: remember which raw token went where, for pictures of it; this grows with the film.
     """
 
@@ -78,19 +81,15 @@ class Session:
         self.model = model
         self.budget = model.config.budget.tokens if budget is None else budget
         self.keep_members = keep_members
-        wanted = model.streams if streams is None else tuple(streams)
-        unknown = sorted(set(wanted) - set(model.streams))
-        if unknown or not wanted:
-            raise ValueError(
-                f"streams must be some of {model.streams}, which the model takes in, got {wanted}"
-            )
-        model.compressor.check(self.budget, list(wanted))
-        self._blocks: dict[str, Blocks] = {}
-        for name in wanted:
-            tower = model.vision if name == "picture" else model.sound
-            assert tower is not None
-            self._blocks[name] = Blocks(tower.encode, tower.block)
-        self._segmenter = Segmenter(model.config.segments, wanted)
+        known = media_of(model)
+        come = known if streams is None else tuple(streams)
+        unknown = sorted(set(come) - set(known))
+        if unknown or not come:
+            raise ValueError(f"streams must be some of {known}, which the model takes in, got {come}")
+        towers = {n: t for n, t in model.towers.items() if KINDS_OF_MEDIA[t.takes] in come}
+        model.compressor.check(self.budget, list(towers))
+        self._streams = {name: Stream(tower) for name, tower in towers.items()}
+        self._segmenter = Segmenter(model.config.segments, tuple(towers))
         self._hold = Hold()
         self._end_s: dict[str, float] = {}
         self._raw = self._reused = 0
@@ -101,26 +100,31 @@ class Session:
         """Take in pictures or sound that follow what came before of their kind; parts of any length."""
         if self._closed:
             raise ValueError("session is closed; make a new one")
-        name = "picture" if isinstance(part, Frames) else "sound"
-        if name not in self._blocks or not len(part):
+        kind = KINDS_OF_MEDIA[type(part)]
+        names = self._fed(kind)
+        if not names or not len(part):
             return []
         end_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s
         begin_s = float(part.time_s[0]) if isinstance(part, Frames) else part.start_s
-        if isinstance(part, Sound) and self.model.sound and part.rate_hz != self.model.sound.rate_hz:
+        towers = [self._streams[name].tower for name in names]
+        rates = {tower.rate_hz for tower in towers if not isinstance(tower, VisionEncoder)}
+        if isinstance(part, Sound) and rates != {part.rate_hz}:
             raise ValueError(
-                f"sound must come at {self.model.sound.rate_hz} samples a second, got {part.rate_hz}; "
+                f"sound must come at {', '.join(map(str, rates))} samples a second, got {part.rate_hz}; "
                 f"resample it, or read the source with longcompress.media.read, which does"
             )
-        late_s = self._end_s.get(name, 0.0) - begin_s
+        late_s = self._end_of(kind) - begin_s
         if late_s > 1e-3 + (part.step_s if isinstance(part, Frames) else 0.0):
-            return [Dropped(name, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
-        self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
+            return [Dropped(kind, begin_s, f"late: {late_s:.3f} s before the end of what came already")]
         if isinstance(part, Frames):
             part = Frames(media.fit_pixels(part.pixels, self.model.config.media), part.time_s, part.step_s)
-        out = self._take(name, self._timed(lambda: self._blocks[name].push(part)))
-        for other in self._blocks:
+        out: list[Happened] = []
+        for name in names:
+            self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
+            out += self._take(name, self._timed(partial(self._streams[name].push, part)))
+        for other in self._streams:
             silent_s = end_s - PATIENCE_S
-            if other != name and self._end_s.get(other, 0.0) < silent_s:
+            if other not in names and self._end_s.get(other, 0.0) < silent_s:
                 self._end_s[other] = silent_s
                 out += self._close(self._segmenter.advance(other, silent_s))
         return out
@@ -129,7 +133,7 @@ class Session:
         """Take in one picture, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after
         the last."""
         step_s = 1 / self.model.config.media.rate_fps
-        time_s = self._end_s.get("picture", 0.0) if t is None else t
+        time_s = self._end_of("picture") if t is None else t
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
         return self.push(Frames(pixels[None], torch.tensor([time_s], dtype=torch.float64), step_s))
 
@@ -139,7 +143,7 @@ class Session:
         samples = pcm if isinstance(pcm, Tensor) else torch.from_numpy(np.asarray(pcm))
         if samples.dtype == torch.int16:
             samples = samples.float() / 32768
-        start_s = self._end_s.get("sound", 0.0) if t0 is None else t0
+        start_s = self._end_of("sound") if t0 is None else t0
         return self.push(Sound(samples.float(), start_s, sample_rate))
 
     def push_text(
@@ -159,9 +163,9 @@ class Session:
     def advance(self, t: float) -> list[Happened]:
         """Nothing older than t seconds will come of any stream."""
         out: list[Happened] = []
-        for name in self._blocks:
+        for name in self._streams:
             if self._end_s.get(name, 0.0) < t:
-                out += self._take(name, self._timed(self._blocks[name].flush))
+                out += self._take(name, self._timed(self._streams[name].flush))
                 self._end_s[name] = t
                 out += self._close(self._segmenter.advance(name, t))
         return out
@@ -169,8 +173,8 @@ class Session:
     def flush(self) -> list[Happened]:
         """Encode and close all that waits, as at the end of the film."""
         out: list[Happened] = []
-        for name, blocks in self._blocks.items():
-            out += self._take(name, self._timed(blocks.flush))
+        for name, stream in self._streams.items():
+            out += self._take(name, self._timed(stream.flush))
         return out + self._close(self._segmenter.flush())
 
     def close(self) -> list[Happened]:
@@ -190,20 +194,15 @@ class Session:
         seen = self
         if not self._closed:
             seen = copy.copy(self)
-            seen._blocks = {n: b.copy() for n, b in self._blocks.items()}
+            seen._streams = {n: s.copy() for n, s in self._streams.items()}
             seen._segmenter, seen._hold = self._segmenter.copy(), self._hold.copy()
             seen.flush()
         budget = self.budget if budget is None else budget
         streams, globals_, members = self.model.compressor.settle(seen._hold, budget)
         return VideoMemory(
-            streams,
-            globals_,
-            max(self._end_s.values(), default=0.0),
-            budget,
-            identity=self.model.identity(),
-            members=members,
-            model=self.model,
-        )
+            streams, globals_, max(self._end_s.values(), default=0.0), budget,
+            identity=self.model.identity(), members=members, model=self.model,
+        )  # fmt: skip
 
     def held(self) -> Hold:
         """All that is kept of what was closed until now, to settle any budget from; a copy that shares
@@ -219,23 +218,20 @@ class Session:
         tokens and groups held, bytes held, seconds spent."""
         held = [g for p in self._hold.pieces for g in p.groups.values()]
         return {
-            "seen_s": max(self._end_s.values(), default=0.0),
-            "raw_tokens": self._raw,
-            "reused_pictures": self._reused,
-            "held_tokens": self._hold.num_tokens(),
+            "seen_s": max(self._end_s.values(), default=0.0), "raw_tokens": self._raw,
+            "reused_pictures": self._reused, "held_tokens": self._hold.num_tokens(),
             "held_groups": self._hold.num_groups(),
             "held_bytes": sum(g.tokens.x.nbytes + g.metric.nbytes + 28 * len(g) for g in held),
-            "pending": sum(b.num_pending for b in self._blocks.values()),
-            "encode_s": self._encode_s,
-            "merge_s": self._merge_s,
-        }
+            "pending": sum(s.num_pending for s in self._streams.values()),
+            "encode_s": self._encode_s, "merge_s": self._merge_s,
+        }  # fmt: skip
 
     def snapshot(self) -> bytes:
         """All there is to go on from here, bit for bit, in another process; bounded, like the session."""
         state = {
             "format": SNAPSHOT, "identity": self.model.identity(), "budget": self.budget,
-            "streams": list(self._blocks), "keep_members": self.keep_members, "closed": self._closed,
-            "blocks": {n: b.state() for n, b in self._blocks.items()}, "segmenter": self._segmenter.state(),
+            "streams": list(self._streams), "keep_members": self.keep_members, "closed": self._closed,
+            "blocks": {n: s.state() for n, s in self._streams.items()}, "segmenter": self._segmenter.state(),
             "hold": self._hold, "end_s": self._end_s, "raw": self._raw, "reused": self._reused,
         }  # fmt: skip
         return pack(state, (*KINDS, Frames, Sound, Encoded))
@@ -260,13 +256,22 @@ class Session:
                 f"data was made by other towers than model {model.config.name!r} has; "
                 f"restore it with the model that made it"
             )
-        session = cls(model, state["budget"], streams=state["streams"], keep_members=state["keep_members"])
-        for name, blocks in session._blocks.items():
-            blocks.set_state(state["blocks"][name])
+        come = {KINDS_OF_MEDIA[model.towers[name].takes] for name in state["streams"]}
+        session = cls(model, state["budget"], streams=sorted(come), keep_members=state["keep_members"])
+        for name, stream in session._streams.items():
+            stream.set_state(state["blocks"][name])
         session._segmenter.set_state(state["segmenter"])
         session._hold, session._end_s, session._raw = state["hold"], state["end_s"], state["raw"]
         session._reused, session._closed = state["reused"], state["closed"]
         return session
+
+    def _fed(self, kind: str) -> list[str]:
+        """Streams that media of this kind feeds."""
+        return [name for name, stream in self._streams.items() if KINDS_OF_MEDIA[stream.tower.takes] == kind]
+
+    def _end_of(self, kind: str) -> float:
+        """Until when media of this kind has come."""
+        return max((self._end_s.get(name, 0.0) for name in self._fed(kind)), default=0.0)
 
     def _take(self, name: str, encoded: list[Encoded]) -> list[Happened]:
         """Hand what was encoded on; close the segments that are complete."""
@@ -283,13 +288,11 @@ class Session:
         out: list[Happened] = []
         begin = time.perf_counter()
         for segment in segments:
-            raw = self.model.compressor.close(
-                self._hold, segment, self.budget, keep_members=self.keep_members
-            )
+            keep = self.keep_members
+            raw = self.model.compressor.close(self._hold, segment, self.budget, keep_members=keep)
             self._raw += raw
-            out.append(
-                SegmentClosed(segment.index, segment.start_s, segment.end_s, raw, self._hold.num_tokens())
-            )
+            held = self._hold.num_tokens()
+            out.append(SegmentClosed(segment.index, segment.start_s, segment.end_s, raw, held))
         self._merge_s += time.perf_counter() - begin
         return out
 
@@ -322,10 +325,8 @@ def watch(
         ValueError, FileNotFoundError: what can't be read, a budget too small.
     """
     if isinstance(source, list | tuple) and not any(isinstance(s, Frames | Sound) for s in source):
-        return [
-            watch(model, one, budget, progress=progress, protocols=protocols, keep_members=keep_members)
-            for one in source
-        ]
+        options = {"progress": progress, "protocols": protocols, "keep_members": keep_members}
+        return [watch(model, one, budget, **options) for one in source]  # type: ignore[arg-type]
     session, name = watched(
         model, source, budget, progress=progress, protocols=protocols, keep_members=keep_members
     )
@@ -350,7 +351,8 @@ def watched(
     """(a closed session that took in all of one film, or a part of it as if that were all, the film's name);
     arguments as for `watch` and `media.read`."""
     # a track that the model takes in and the film hasn't is warned of
-    config = replace(model.config.media, pictures="picture" in model.streams, sound="sound" in model.streams)
+    wanted = media_of(model)
+    config = replace(model.config.media, pictures="picture" in wanted, sound="sound" in wanted)
     with media.read(source, config, part=part, protocols=protocols) as parts:
         session = Session(model, budget, streams=_streams_of(source, parts, model), keep_members=keep_members)
         for one in _bar(parts, parts.duration_s, parts.name) if progress else parts:
@@ -360,12 +362,17 @@ def watched(
     return session, name
 
 
+def media_of(model: LongCompress) -> tuple[str, ...]:
+    """What a model takes in, of "picture" and "sound"."""
+    return tuple(dict.fromkeys(KINDS_OF_MEDIA[tower.takes] for tower in model.towers.values()))
+
+
 def _streams_of(source: Any, parts: media.Reading, model: LongCompress) -> list[str]:
-    """Streams of the model that will come, as far as it is known."""
+    """Media that the model takes in and that will come, as far as it is known."""
     come = parts.streams
     if come is None and isinstance(source, list | tuple):
         come = tuple("picture" if isinstance(s, Frames) else "sound" for s in source)
-    return [name for name in model.streams if come is None or name in come]
+    return [kind for kind in media_of(model) if come is None or kind in come]
 
 
 def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:

@@ -178,7 +178,11 @@ def listening(**options) -> SoundEncoder:
 
 
 def three_streams(tail: str = "kept", **changes) -> LongCompress:
-    """A whole random model of LongVALE's streams: class tokens, BEATs, Whisper; nothing is merged."""
+    """A whole random model of LongVALE's streams: class tokens, BEATs, Whisper; nothing is merged.
+
+    As released the silence behind the end has tokens too: such a film is one segment, for later segments are
+    brought down to what earlier ones hold.
+    """
     ears, words = hearing(tail=tail), listening(tail=tail)
     config = ModelConfig(
         name="three",
@@ -186,7 +190,7 @@ def three_streams(tail: str = "kept", **changes) -> LongCompress:
         vision=VisionConfig(base="./vision", tokens="class", width=8, block=4),
         sound=ears.config,
         speech=words.config,
-        segments=SegmentConfig(length_s=10.0),
+        segments=SegmentConfig(length_s=10.0 if tail == "kept" else 1e6),
         memory=MemoryConfig(kind="none"),
         host=HostConfig(
             base="./lm", mark_s=10.0, mark="{start}", question="{question} answer", max_offset_s=16,

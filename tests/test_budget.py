@@ -4,10 +4,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.budget import Shape, check_budget, estimate, mark_seconds, shares
+from longcompress.budget import Flow, Shape, check_budget, estimate, mark_seconds, shares
 from longcompress.config import MergeConfig, ModelConfig
 
-SHAPE = Shape(4, 8, 1.0, 8, 0)
+
+def shape(duration_s: float, cells: int = 16, *, heard: bool = True, context: int | None = None) -> Shape:
+    """So many cells of a picture, and a token of sound, each second; two global tokens."""
+    flows = {
+        "picture": Flow(round(duration_s) * cells, cells, 128),
+        "sound": Flow(round(duration_s), 1.0, 64),
+    }
+    if not heard:
+        del flows["sound"]
+    return Shape(flows, round(duration_s), 2, context=context)
+
+
+SHAPE = shape(9, 4)
 parts = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=1, max_size=30)
 
 
@@ -66,20 +78,16 @@ def test_marks_take_at_most_an_eighth(duration_s, budget):
 def test_an_estimate_knows_what_closed_segments_keep():
     # 10 s of 16 cells: 160 tokens, brought to 120, 90, 68, 51 by quarters while 48 are left; sound stays
     config = ModelConfig(merge=MergeConfig(detail={"picture": 48, "*": 10}))
-    shape = Shape(picture_cells=16, picture_width=128, sound_rate=1.0, sound_width=64, global_tokens=2)
-    got = estimate(105.0, budget=100_000, config=config, shape=shape)
+    got = estimate(105.0, budget=100_000, config=config, shape=shape(105))
     assert got.raw_tokens == 105 * 17
     assert got.picture_tokens == 10 * 51 + 60  # five seconds more: 80, then 60
     assert got.sound_tokens == 105 and got.tokens == 510 + 60 + 105 + 2
 
 
 def test_an_estimate_adds_up():
-    shape = Shape(
-        picture_cells=16, picture_width=128, sound_rate=1.0, sound_width=64, global_tokens=2, context=4096
-    )
-    got = estimate(600.0, budget=1000, config=ModelConfig(), shape=shape)
+    got = estimate(600.0, budget=1000, config=ModelConfig(), shape=shape(600, context=4096))
     assert got.frames == 600 and got.windows == 600 and got.segments == 60
     assert got.tokens == 1000 == got.picture_tokens + got.sound_tokens + got.global_tokens
     assert got.prompt_tokens == got.tokens + got.marks and got.fits
-    small = estimate(3.0, budget=1000, config=ModelConfig(), shape=shape, sound=False)
+    small = estimate(3.0, budget=1000, config=ModelConfig(), shape=shape(3, heard=False))
     assert small.tokens == 3 * 16 + 2 and small.sound_tokens == 0
