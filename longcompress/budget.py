@@ -20,7 +20,7 @@ class Estimate:
         raw_tokens: tokens of all streams before merging.
         tokens: what the memory will hold: min(budget, what closed segments keep), and of it
         picture_tokens, sound_tokens, global_tokens: so many each (even shares); sound: of all that hear.
-        marks: time marks in the prompt; they take text tokens of their own.
+        marks: time marks in the prompt, if its order has any; they take text tokens of their own.
         seconds_a_mark: seconds one mark covers.
         memory_bytes: size of the memory file, about.
         held_tokens: tokens held at most on the way.
@@ -99,7 +99,7 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     weights = [config.budget.split_of(k) for k in flows]
     parts = dict(zip(flows, shares(weights, room, most=most), strict=True))
     seconds = mark_seconds(duration_s, config.host.mark_s, budget, shape.mark_tokens)
-    marks = math.ceil(duration_s / seconds) if duration_s else 0
+    marks = math.ceil(duration_s / seconds) if duration_s and config.host.order == "time" else 0
     tokens = room + num_globals
     prompt = tokens + marks * shape.mark_tokens
     num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())

@@ -232,6 +232,9 @@ class HostConfig:
         events_window_s: length of such a window.
         max_new_tokens: longest answer.
         attention: transformers' attn_implementation.
+        order: "time": mark, tokens, mark, tokens, ..., streams side by side; "blocks": global tokens, then
+            stream after stream (picture, sound, speech), without marks, as LongVLM, VTimeLLM and LongVALE
+            lay them; needs time False.
     """
 
     base: str = ""
@@ -248,9 +251,15 @@ class HostConfig:
     events_window_s: float = 30.0
     max_new_tokens: int = 256
     attention: str = "sdpa"
+    order: Literal["time", "blocks"] = "time"
 
     def __post_init__(self) -> None:
         _positive(self, "mark_s", "max_offset_s", "events_window_s", "max_new_tokens")
+        if self.order == "blocks" and self.time:
+            raise ValueError(
+                'time must be False with order "blocks": without marks there is nothing to count seconds '
+                'from; set host.time to False, or host.order to "time"'
+            )
 
 
 @dataclass(frozen=True)

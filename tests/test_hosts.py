@@ -35,6 +35,23 @@ def test_marks_take_at_most_an_eighth_of_the_budget():
     assert len(set(layout.mark_s.diff().tolist())) == 1
 
 
+def test_blocks_are_streams_one_after_the_other_without_marks():
+    reader, seen = host(order="blocks", time=False), film(0)
+    layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
+    assert layout.ids == [-2] * 2 + [-1] * 20 + [-3] * 6 and not len(layout.mark_s)
+    silent = Film({"picture": seen.streams["picture"]}, {}, 400)
+    assert lay_out(silent, reader.tokenizer, reader.settings, reader.names).ids == [-1] * 20
+    turns = [("when does the red ball appear", "30 to 42")]
+    batch = reader.collate([Example(seen, turns), Example(silent, turns)])
+    x, ids = reader.embed(batch), batch["input_ids"]
+    assert torch.equal(x[0][ids[0] == -3], reader.project["sound"](seen.streams["sound"].x))
+    torch.testing.assert_close(x[1][ids[1] == -1], reader.project["picture"](seen.streams["picture"].x))
+    question = ["when does the red ball appear"]
+    assert reader.answer(reader.prefill(seen), question) == reader.answer_each([seen], question)
+    with pytest.raises(ValueError, match='time must be False with order "blocks"'):
+        host(order="blocks")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_embeddings_are_projections_with_time_in_their_places(kind):
     reader, seen = host(kind), film(2)

@@ -10,6 +10,7 @@ from test_session import film, in_pieces, same
 import longcompress as lc
 from longcompress.config import ModelConfig, SoundConfig, from_dict, to_dict
 from longcompress.encoders import Stream
+from longcompress.hosts.prompt import lay_out
 from longcompress.media import arrays
 from longcompress.model import LongCompress
 from longcompress.scenes import make_scene, write_film
@@ -92,6 +93,23 @@ def test_a_file_without_sound_and_one_with_it(model, tmp_path):
     silent = Session(model, streams=["picture"])
     silent.push(film(12.0)[0])
     assert set(silent.memory().streams) == {"picture"}
+
+
+@pytest.mark.parametrize("seconds", [5.12, 30.0, 60.0])
+def test_a_film_in_blocks_is_laid_out_as_published(seconds):
+    made = three_streams("released")
+    host = replace(made.config.host, order="blocks", time=False)
+    made = three_streams("released", host=host, media=replace(made.config.media, rate_fps=100 / seconds))
+    _, heard = film(60.0)
+    pixels = torch.zeros(100, 16, 16, 3, dtype=torch.uint8)
+    source = arrays(pixels, 100 / seconds, heard.samples[: round(16000 * seconds)])
+    memory = watch(made, source, progress=False)
+    sound, speech = {5.12: (1, 5), 30.0: (6, 5), 60.0: (12, 11)}[seconds]
+    ids = lay_out(memory.film, made.host.tokenizer, made.host.settings, made.host.names).ids
+    assert ids == [-1] * 100 + [-3] * sound + [-5] * speech
+    expected = made.estimate(seconds)
+    assert expected.prompt_tokens == expected.tokens == len(ids) and expected.marks == 0
+    assert memory.ask("what is seen").text == memory.ask("what is seen").text
 
 
 def test_saving_and_loading_keeps_the_tokens(model, sources, tmp_path):

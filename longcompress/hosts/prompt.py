@@ -54,7 +54,7 @@ class Layout:
     Attributes:
         ids: the whole film; -(2 i + 1) is the next token of stream i, -(2 i + 2) its next global token.
         streams: stream -> Tokens in the order of their places.
-        offsets: stream -> (K + 1,) int32 where the tokens of each mark begin.
+        offsets: stream -> (K + 1,) int32 where the tokens of each mark begin; K = 0 without marks.
         mark_ids: (K, k) int64 text tokens of each mark, -1 where a mark has fewer.
         mark_s: (K,) float64 start of each mark.
     """
@@ -160,7 +160,7 @@ def _after_end(tokenizer: Any, piece: str) -> list[int]:
 
 def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]) -> Layout:
     """The film's tokens in the order of the prompt: global ones first, then mark by mark, stream beside
-    stream."""
+    stream; or stream after stream (`HostConfig.order`)."""
     unknown = sorted(set(film.streams) - set(names))
     if unknown:
         raise ValueError(f"film has stream {unknown[0]!r}, this model reads {tuple(names)}")
@@ -168,8 +168,12 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
     for i, name in enumerate(names):
         ids += [-(2 * i + 2)] * len(film.globals.get(name, ()))
     held = {n: t for n, t in film.streams.items() if len(t)}
-    if not held:
-        return Layout(ids, {}, {}, torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.float64))
+    if not held or config.order == "blocks":
+        for i, name in enumerate(names):
+            ids += [-(2 * i + 1)] * len(held.get(name, ()))
+        none = torch.zeros(1, dtype=torch.int32)  # marks, and so tokens that belong to one
+        marks = torch.zeros(0, 1, dtype=torch.int64)
+        return Layout(ids, held, dict.fromkeys(held, none), marks, torch.zeros(0, dtype=torch.float64))
     first_s = min(float(t.start_s.min()) for t in held.values())
     last_s = max(float(t.end_s.max()) for t in held.values())
     num_text = len(encode(tokenizer, mark_text(config, last_s)))
