@@ -1,5 +1,6 @@
 """What a step of training will take: its memory, told from shorter steps before the long one is run."""
 
+import ctypes
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ def predict(
 ) -> Prediction:
     """The memory of a step on one film of `tokens` tokens: forward, backward and optimizer.
 
-    Peaks are what torch allocated on a GPU, resident memory on a CPU. They grow with the tokens along a line
-    as long as attention keeps no matrix of scores ("sdpa", flash); with "eager" they grow faster.
+    Peaks are what torch allocated on a GPU, resident memory on a CPU (of what is in use: without glibc's
+    store of freed memory, which a training adds). They grow with the tokens along a line as long as attention
+    keeps no matrix of scores ("sdpa", flash); with "eager" they grow faster.
 
     Args:
         model: that is to be trained; its weights don't change.
@@ -60,6 +62,8 @@ def predict(
         raise ValueError(f"tokens must be >= {64 * SHORT[0]} to be told from shorter steps, got {tokens}")
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
+    if model.device.type == "cpu":
+        _give_back()
     step = _Step(model, recipe)
     step(tokens // SHORT[0], seconds)  # what is allocated once
     shorter = []
@@ -126,9 +130,17 @@ class _Step:
         return peak, passed_s
 
 
+def _give_back() -> None:
+    """Freed tensors go back to the system at once from now on: glibc would keep those of middle sizes."""
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
+
+
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif not CLEAR.exists():
+        raise ValueError("the memory of a step on a CPU is told on Linux only; use a GPU, or Linux")
     else:
         CLEAR.write_text("5")  # the kernel's own way to begin its high-water mark anew
 
