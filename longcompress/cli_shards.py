@@ -220,7 +220,13 @@ def convert(
 
 
 def draw(
-    *, out: str, films: int = 400, seconds: float = 60.0, first: int = 5_000_000, model: str = "tiny"
+    *,
+    out: str,
+    films: int = 400,
+    seconds: float = 60.0,
+    first: int = 5_000_000,
+    model: str = "tiny",
+    detail: dict[str, int] | None = None,
 ) -> None:
     """Draw films whose events are all known, as feature shards to try training on.
 
@@ -230,6 +236,7 @@ def draw(
         seconds: length of each.
         first: number of the first scene; `bench quiz` asks about those from 10 million on.
         model: preset, folder or hub name, whose towers make the features.
+        detail: tokens a segment keeps at least, by stream; else the model's.
     """
     from .train.drawn import drawn_shards
 
@@ -238,7 +245,7 @@ def draw(
             raise ValueError(f"--{name} must be > 0, got {value}")
     with writing(out):
         made = drawn_shards(
-            _loaded(model, "cpu", None), range(first, first + films), seconds, out, progress=bars()
+            _loaded(model, "cpu", detail), range(first, first + films), seconds, out, progress=bars()
         )
     print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
 

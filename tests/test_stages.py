@@ -8,12 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import films
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from longcompress.config import save_config
+from longcompress.train import shards
 from longcompress.train.data import Asking
+from longcompress.train.records import read_records
 from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare, told, train_stage
 from longcompress.train.tars import write_tar
 from longcompress.train.trainer import WEIGHTS
@@ -102,7 +105,7 @@ def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     given = [str(program), str(tmp_path / "recipe.json")]
     for name, begin in (("one", [sys.executable]), ("two", TORCHRUN)):
         words = [*begin, *given, str(tmp_path / name), str(Path(__file__).parent)]
-        subprocess.run(words, check=True, capture_output=True, timeout=100)
+        subprocess.run(words, check=True, capture_output=True, timeout=300)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 20 and one[-1] != one[0]
     assert one == pytest.approx(two, abs=1e-4)
@@ -121,13 +124,13 @@ model.host.register_forward_pre_hook(tell)
 """
     given = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
     here = str(Path(__file__).parent)
-    done = subprocess.run([*TORCHRUN, *given, str(tmp_path / "two"), here], capture_output=True, timeout=100)
+    done = subprocess.run([*TORCHRUN, *given, str(tmp_path / "two"), here], capture_output=True, timeout=300)
     assert done.returncode and last_checkpoint(tmp_path / "two").name == "checkpoint-7"
     quiet = str(stages.script(tmp_path / "quiet.py"))
     for out in ("one", "two"):
         words = [sys.executable, quiet, given[1], str(tmp_path / out), here]
         subprocess.run(
-            [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=100
+            [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=300
         )
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
 
@@ -206,3 +209,23 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     assert "no recipe 'nope'; give one of align, boundary" in capsys.readouterr().err
     assert main(["train", "align", "--lrr", "1", "--out", str(tmp_path / "none")]) == 2
     assert "lrr" in capsys.readouterr().err
+
+
+def test_films_without_sound_or_without_pictures_are_learned_from_beside_others(tmp_path):
+    where = tmp_path / "in"
+    where.mkdir()
+    films.write(where / "both.mp4", films.Film())
+    films.write(where / "mute.mp4", films.Film(sound_codec=None))
+    films.write(where / "blind.mp4", films.Film(codec=None))
+    for name in ("both", "mute", "blind"):
+        told_of = {"events": [{"start_s": 0, "end_s": 2, "text": f"a {name} film"}]}
+        (where / f"{name}.json").write_text(json.dumps(told_of))
+    records = read_records(where)
+    made = shards.make(records, tmp_path / "out", models.model(), progress=False)
+    assert {one.status for one in made} == {"made"}
+    index = shards.pack(tmp_path / "out", records, progress=False)
+    streams = {entry.key: set(entry.tokens) for entry in index.entries}
+    assert streams == {"both": {"picture", "sound"}, "mute": {"picture"}, "blind": {"sound"}}
+    recipe = replace(stages.make_recipe(index.folder), least=1, tokens=16, budgets=[8], steps=9)
+    train_stage(models.model(), recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / BAD).exists()

@@ -199,7 +199,7 @@ def test_a_save_cut_short_leaves_the_checkpoint_before_it(recipe, tmp_path, how)
         sys.executable, str(stages.script(tmp_path / "s.py", more=more, hook=hook)),
         str(tmp_path / "recipe.json"), str(tmp_path / "part"), str(Path(__file__).parent),
     ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, timeout=100, text=True)
+    done = subprocess.run(words, capture_output=True, timeout=300, text=True)
     if how == "killed":
         assert done.returncode == -signal.SIGKILL
     else:
@@ -265,7 +265,7 @@ def test_sharded_over_two_processes_it_learns_and_saves_what_one_does(folder, tm
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, begin in (("one", [sys.executable]), ("two", torchrun)):
         words = [*begin, str(tmp_path / "s.py"), str(tmp_path / name), here, str(folder)]
-        done = subprocess.run(words, capture_output=True, timeout=100, text=True)
+        done = subprocess.run(words, capture_output=True, timeout=300, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     assert apart(one, two) < 1e-4
