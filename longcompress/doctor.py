@@ -32,6 +32,7 @@ EXTRAS = {
     "plot": {"matplotlib": ">=3.8"},
     "web": {"fsspec": ">=2024.6", "aiohttp": ">=3.9", "requests": ">=2.31"},
     "train": {"tensorboard": ">=2.15"},
+    "ray": {"ray": ">=2.40"},
 }
 PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3")
