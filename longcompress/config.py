@@ -18,6 +18,8 @@ class MediaConfig:
 
     Attributes:
         rate_fps: pictures wanted a second.
+        frames: pictures wanted of a film of any length instead, evenly spread, its first and its last among
+            them; 0: by rate_fps. The film's end must be known: its packets are read once more before.
         size_px: pictures come as size_px x size_px.
         fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the
             centre.
@@ -40,9 +42,12 @@ class MediaConfig:
     sound: bool = True
     max_pixels: int = 50_000_000
     threads: int = 0
+    frames: int = 0
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
+        if self.frames < 0 or self.frames == 1:
+            raise ValueError(f"frames must be 0, or at least 2: the first and the last, got {self.frames}")
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,8 @@ class HostConfig:
         question: text of the user's turn; {question} is replaced. The film comes before it.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
         events_window_s: length of such a window.
+        times: numbers in answers are "seconds", or "hundredths" of the film, 00..99 as VTimeLLM writes them;
+            then `events()` asks `events` once, of the whole film, as it stands.
         max_new_tokens: longest answer.
         attention: transformers' attn_implementation.
         order: "time": mark, tokens, mark, tokens, ..., streams side by side; "blocks": global tokens, then
@@ -252,6 +259,7 @@ class HostConfig:
     max_new_tokens: int = 256
     attention: str = "sdpa"
     order: Literal["time", "blocks"] = "time"
+    times: Literal["seconds", "hundredths"] = "seconds"
 
     def __post_init__(self) -> None:
         _positive(self, "mark_s", "max_offset_s", "events_window_s", "max_new_tokens")

@@ -19,6 +19,10 @@ half a tick of the file's clock (1 ms at most).
   latest had until then, and `time_s` is its own stamp.
 - `keyframe`: likewise with key frames only. A fast preview.
 
+`frames` wants so many pictures instead, evenly from the first to the last, whose times are those of the
+file's packets, not of its header: it is opened twice. An instant whose picture can't be decoded is missing,
+with a warning.
+
 Pictures are scaled by the decoder's scaler and turned by the file's rotation flag. Interlaced pictures are
 taken as they are. Missing stamps are rebuilt, repeated ones left out, jumps of more than an hour ignored,
 with a warning.
@@ -43,7 +47,7 @@ from torch import Tensor
 
 from .config import MediaConfig
 from .media_film import Film
-from .media_pictures import Pictures
+from .media_pictures import Grid, Pictures
 from .media_probe import MediaInfo, probe
 from .media_sound import SoundTrack
 from .types import Frames, Sound
@@ -93,6 +97,12 @@ def read(
     if isinstance(source, str | Path) or hasattr(source, "read"):
         return _FileReading(Film.open(source, config, protocols, part), on_warning)
     if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
+        if config.frames and config.pictures and not isinstance(source, Sequence):
+            raise ValueError(
+                f"source must be a file or a list with frames = {config.frames}, which are spread over a "
+                f"whole film, got {type(source).__name__}, whose end isn't known; set frames to 0 and use "
+                "rate_fps"
+            )
         return Reading(_from_values(source, config, part or (0.0, math.inf)))
     raise TypeError(
         "source must be a path, a URL, a binary file object, Frames, Sound or an iterable of them, "
@@ -241,7 +251,8 @@ def _from_values(
 ) -> Iterator[Frames | Sound]:
     """Frames and Sound at the wanted rate and size, as soon as they are complete: the source may be live."""
     start_s, length_s = part[0], part[1] - part[0]
-    pictures = Pictures(config, "pictures", length_s=length_s)
+    grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
+    pictures = Pictures(config, "pictures", length_s=length_s, grid=grid)
     sound = SoundTrack(config.rate_hz, begin_s=-start_s, length_s=length_s)
     for value in values:
         if isinstance(value, Frames):
@@ -261,3 +272,12 @@ def _from_values(
             )
     yield from pictures.finish()
     yield from sound.finish()
+
+
+def _spread_grid(values: Sequence[Any], config: MediaConfig, part: tuple[float, float]) -> Grid | None:
+    """The instants of `MediaConfig.frames`, or None where it asks for none or there are no pictures."""
+    frames = [value for value in values if isinstance(value, Frames)]
+    times = [t - part[0] for f in frames for t in f.time_s.tolist() if part[0] <= t < part[1]]
+    if not times or not config.frames:
+        return None
+    return Grid.spread(config.frames, (times[0], times[-1], frames[0].step_s))

@@ -10,8 +10,8 @@ from av.stream import Discard
 
 from .config import MediaConfig
 from .media_open import Handle, open_container, open_handle
-from .media_pictures import Clock, Pictures, PictureTrack, too_large
-from .media_probe import average_rate, find_tracks, start_of
+from .media_pictures import Clock, Grid, Pictures, PictureTrack, too_large
+from .media_probe import average_rate, find_tracks, picture_span, start_of
 from .media_sound import SoundTrack
 from .types import Frames, Sound
 
@@ -29,9 +29,10 @@ class Film:
 
     def __init__(
         self, handle: Handle, container: InputContainer, config: MediaConfig,
-        part: tuple[float, float] | None = None,
+        part: tuple[float, float] | None = None, grid: Grid | None = None,
     ) -> None:  # fmt: skip
         self.handle = handle
+        self.grid = grid
         self.part = part
         self.start_s, end_s = part or (0.0, math.inf)
         self.length_s = end_s - self.start_s
@@ -69,8 +70,9 @@ class Film:
         handle = open_handle(source, protocols)
         container = None
         try:
+            grid = spread_grid(handle, config, part) if config.frames and config.pictures else None
             container = open_container(handle, config.max_pixels)
-            return cls(handle, container, config, part)
+            return cls(handle, container, config, part, grid)
         except BaseException:
             if container is not None:
                 container.close()
@@ -131,8 +133,9 @@ class Film:
         aspect = float(video.sample_aspect_ratio or 1)
         tolerance_s = min(tick_s / 2, 1e-3)
         pictures = Pictures(
-            config, where, tolerance_s=tolerance_s, pixel_aspect=aspect, length_s=self.length_s
-        )
+            config, where, tolerance_s=tolerance_s, pixel_aspect=aspect, length_s=self.length_s,
+            grid=self.grid,
+        )  # fmt: skip
         step_s = 1.0 / rate if rate else _USUAL_STEP_S
         clock = Clock(tick_s, self.origin_s, step_s, begin_s=-self.start_s)
         self.picture = PictureTrack(video, pictures, clock)
@@ -213,6 +216,9 @@ class Film:
                 yield f"{what}: {picture.num_bad} packets were lost, first at {at_s:.1f} s"
             if picture.pictures.num_bad:
                 yield f"{what}: {picture.pictures.num_bad} pictures could not be scaled"
+            wanted, given = self.config.frames, picture.pictures.num_given
+            if given < wanted and self.config.decode == "exact":
+                yield f"{what} gave {given} of {wanted} pictures; it could not be decoded up to its last one"
             if picture.num_inexact:
                 yield f"{what}: a key frame did not stand by itself; a picture before it may be missing"
             if complaint := picture.clock.complaint():
@@ -232,3 +238,21 @@ class Film:
             and abs(header_s - end_s) > max(1.0, 0.01 * header_s)
         ):
             yield f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s"
+
+
+def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] | None) -> Grid | None:
+    """The instants of `MediaConfig.frames` by the packets of a file, whatever its header says; None without
+    pictures.
+
+    Raises:
+        ValueError: the file can't be read twice.
+    """
+    if not handle.seekable():
+        raise ValueError(
+            f"{handle.name}: frames = {config.frames} are spread over a whole film, whose end isn't known of "
+            "a source that can be read but once; save it to a file, or set frames to 0 and use rate_fps"
+        )
+    start_s, end_s = part or (0.0, math.inf)
+    with open_container(handle, config.max_pixels) as container:
+        span = picture_span(container, start_s, end_s - start_s)
+    return span and Grid.spread(config.frames, span)

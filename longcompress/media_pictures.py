@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -11,9 +12,9 @@ import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from .config import MediaConfig
+from .media_probe import JUMP_S
 from .types import Frames
 
-_JUMP_S = 3600.0  # a larger step in the time stamps is a lying stamp
 _BACK_S = 1.0  # a step back up to this is a repeat, a larger one a restart
 _CHUNK_PICTURES = 16
 _AHEAD = 32  # packets looked ahead at most, to know which picture follows one
@@ -48,13 +49,13 @@ class Clock:
             self.num_missing += 1
             time = self.seconds(dts)
         if self.last_s is None:
-            if time is None or abs(time - self.begin_s) > _JUMP_S:
+            if time is None or abs(time - self.begin_s) > JUMP_S:
                 self.num_lying += time is not None
                 time = self.begin_s
         else:
             time = self.last_s + self.step_s if time is None else time
             delta = time - self.last_s
-            if not -_BACK_S <= delta <= _JUMP_S:
+            if not -_BACK_S <= delta <= JUMP_S:
                 self.num_lying += 1
                 time = self.last_s + self.step_s
             elif delta <= 0:
@@ -77,19 +78,49 @@ class Clock:
         return "time stamps: " + ", ".join(parts) if parts else None
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The wanted instants: start_s + k / rate_fps, k = 0, 1, ..., num - 1; the last one's picture lasts
+    lasts_s."""
+
+    rate_fps: float
+    start_s: float = 0.0
+    num: float = math.inf
+    lasts_s: float = 0.0
+
+    @classmethod
+    def spread(cls, num: int, span: tuple[float, float, float]) -> "Grid":
+        """`num` instants over pictures, the first and the last among them; where there is but one, over the
+        time that it lasts. `span` are the times of the first and the last, and how long a picture lasts."""
+        first_s, last_s, lasts_s = span
+        if last_s > first_s:
+            return cls((num - 1) / (last_s - first_s), first_s, num, lasts_s)
+        return cls(num / lasts_s, first_s, num, lasts_s / num)
+
+    def at(self, index: int) -> float:
+        """Instant number `index`; infinite behind the last."""
+        return self.start_s + index / self.rate_fps if index < self.num else math.inf
+
+    def between(self, start_s: float, end_s: float) -> bool:
+        """Whether a wanted instant lies there."""
+        start, end = start_s - self.start_s, end_s - self.start_s
+        return math.ceil(max(0.0, start) * self.rate_fps) <= math.floor(end * self.rate_fps)
+
+
 class Pictures:
     """Chooses the pictures of the wanted instants in [0, length_s), scales them, gives them in chunks."""
 
     def __init__(
         self, config: MediaConfig, name: str, *, tolerance_s: float = 1e-6, pixel_aspect: float = 1.0,
-        length_s: float = math.inf,
+        length_s: float = math.inf, grid: Grid | None = None,
     ) -> None:  # fmt: skip
         self.config = config
+        self.grid = grid or Grid(config.rate_fps)
         self.name = name
         self.pixel_aspect = pixel_aspect
         self.tolerance_s = tolerance_s
         self.last_s = length_s - tolerance_s
-        self.step_s = 1.0 / config.rate_fps
+        self.step_s = 1.0 / self.grid.rate_fps
         self.end_s = 0.0
         self.num_given = self.num_bad = 0
         self._index = 0
@@ -104,7 +135,7 @@ class Pictures:
     @property
     def next_s(self) -> float:
         """The first wanted instant whose picture is not known yet."""
-        return self._index / self.config.rate_fps
+        return self.grid.at(self._index)
 
     @property
     def done(self) -> bool:
@@ -150,6 +181,9 @@ class Pictures:
             self._index += 1
             if time_s <= self._given_s:
                 continue
+            if self._index == self.grid.num:  # it ends where the film does
+                yield from self.flush()
+                self.step_s = self.grid.lasts_s
             if self._scaled is None:
                 try:
                     self._scaled = self._scale(frame)
@@ -210,7 +244,7 @@ class PictureTrack:
         if time is None or packet.is_corrupt:
             self._may_skip = False
         else:
-            if abs(time - self.last_packet_s) > _JUMP_S:
+            if abs(time - self.last_packet_s) > JUMP_S:
                 self._may_skip = False
             self.last_packet_s = time
             self.end_s = max(self.end_s, time + self._duration(packet.duration))
@@ -306,9 +340,9 @@ class PictureTrack:
 
     def _on_screen(self, pts: int, after: int) -> bool:
         """Whether a wanted instant falls between two stamps."""
-        rate, slack_s = self.pictures.config.rate_fps, self.pictures.tolerance_s + 1e-6
+        slack_s = self.pictures.tolerance_s + 1e-6
         start_s, end_s = (stamp * self.clock.time_base - self.clock.origin_s for stamp in (pts, after))
-        return math.ceil(max(0.0, start_s - slack_s) * rate) <= math.floor((end_s + slack_s) * rate)
+        return self.pictures.grid.between(start_s - slack_s, end_s + slack_s)
 
     def _decode(self, packet: av.Packet | None) -> Iterator[Frames]:
         try:
@@ -332,7 +366,7 @@ class PictureTrack:
 
     def _duration(self, ticks: int | None) -> float:
         seconds = (ticks or 0) * self.clock.time_base
-        return seconds if 0 < seconds <= _JUMP_S else self.clock.step_s
+        return seconds if 0 < seconds <= JUMP_S else self.clock.step_s
 
 
 def too_large(where: str, width: int, height: int, max_pixels: int) -> ValueError:

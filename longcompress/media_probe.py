@@ -1,5 +1,6 @@
 """What a file says of itself, without decoding it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,6 +15,8 @@ from .config import MediaConfig
 from .media_open import Handle, open_container, open_handle
 
 _FIRST_PACKETS = 100
+_USUAL_FPS = 25.0
+JUMP_S = 3600.0  # a larger step in the time stamps is a lying stamp
 S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 
@@ -109,6 +112,36 @@ def start_of(stream: av.VideoStream | av.AudioStream | None) -> float | None:
     if stream is None or stream.start_time is None or stream.time_base is None:
         return None
     return float(stream.start_time * stream.time_base)
+
+
+def picture_span(
+    container: InputContainer, start_s: float = 0.0, length_s: float = math.inf
+) -> tuple[float, float, float] | None:
+    """(time of the first picture, of the last, seconds a picture lasts) by all packets of the track; None
+    without a picture. Times count from `start_s` of the media; pictures outside [0, length_s) don't count."""
+    video, audio, _ = find_tracks(container)
+    if video is None:
+        return None
+    starts = [s for s in (start_of(video), start_of(audio)) if s is not None]
+    origin_s = min(starts, default=0.0) + start_s
+    lasts_s = 1.0 / (average_rate(video) or _USUAL_FPS)
+    first_s = last_s = None
+    num = 0
+    try:
+        for packet in container.demux([video]):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            num += packet.size > 0
+            if stamp is None or packet.time_base is None or packet.is_discard:
+                continue
+            time_s = round(float(stamp * packet.time_base) - origin_s, 9)
+            if 0 <= time_s < length_s and time_s - (time_s if last_s is None else last_s) <= JUMP_S:
+                first_s = time_s if first_s is None else min(first_s, time_s)
+                last_s = time_s if last_s is None else max(last_s, time_s)
+    except (av.FFmpegError, IndexError):  # IndexError: PyAV (18.1), where further tracks turned up
+        pass  # a damaged end: what was read counts
+    if first_s is not None and last_s is not None:
+        return first_s, last_s, lasts_s
+    return (0.0, min(length_s, num * lasts_s) - lasts_s, lasts_s) if num else None
 
 
 def _info(container: InputContainer, handle: Handle) -> MediaInfo:

@@ -94,6 +94,9 @@ class VideoMemory:
         """What happens, in time order: every window is asked about, events cut by window borders are
         joined."""
         config = self._model().config.host
+        if config.times == "hundredths":
+            said = self.ask(config.events).text
+            return parse_spans(said, duration_s=self.duration_s, percent=True, inclusive=True)
         window_s = window_s or config.events_window_s
         starts = [float(s) for s in _steps(self.duration_s, window_s)]
         found: list[Event] = []
@@ -187,7 +190,8 @@ class VideoMemory:
         return self._prefix
 
     def _answer(self, text: str) -> Answer:
-        events = tuple(parse_spans(text, duration_s=self.duration_s))
+        percent = self._model().config.host.times == "hundredths"
+        events = tuple(parse_spans(text, duration_s=self.duration_s, percent=percent))
         cites = []
         for name, tokens in sorted(self.streams.items()):
             hit = torch.zeros(len(tokens), dtype=torch.bool)

@@ -247,10 +247,9 @@ class LongCompress(nn.Module):
         """What a film of this length will come to; see `budget.estimate`."""
         check_duration(duration_s)
         config = self.config
+        film = (duration_s, config.media)
         flows = {
-            name: Flow(
-                tower.num_tokens(duration_s, config.media), tower.tokens_a_second(config.media), tower.width
-            )
+            name: Flow(tower.num_tokens(*film), tower.tokens_a_second(*film), tower.width)
             for name, tower in self.towers.items()
             if (pictures if tower.takes is Frames else sound)
         }

@@ -99,11 +99,12 @@ def test_a_file_without_sound_and_one_with_it(model, tmp_path):
 def test_a_film_in_blocks_is_laid_out_as_published(seconds):
     made = three_streams("released")
     host = replace(made.config.host, order="blocks", time=False)
-    made = three_streams("released", host=host, media=replace(made.config.media, rate_fps=100 / seconds))
+    made = three_streams("released", host=host, media=replace(made.config.media, frames=100))
     _, heard = film(60.0)
-    pixels = torch.zeros(100, 16, 16, 3, dtype=torch.uint8)
-    source = arrays(pixels, 100 / seconds, heard.samples[: round(16000 * seconds)])
+    pixels = torch.zeros(round(3 * seconds), 16, 16, 3, dtype=torch.uint8)
+    source = arrays(pixels, 3.0, heard.samples[: round(16000 * seconds)])
     memory = watch(made, source, progress=False)
+    assert memory.duration_s == pytest.approx(seconds)
     sound, speech = {5.12: (1, 5), 30.0: (6, 5), 60.0: (12, 11)}[seconds]
     ids = lay_out(memory.film, made.host.tokenizer, made.host.settings, made.host.names).ids
     assert ids == [-1] * 100 + [-3] * sound + [-5] * speech

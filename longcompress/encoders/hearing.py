@@ -55,12 +55,12 @@ class BeatsEncoder(nn.Module):
         """Write what `load` reads."""
         self.tower.save_pretrained(folder)
 
-    def num_tokens(self, duration_s: float, _: MediaConfig) -> int:
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Tokens of so many seconds of sound."""
         whole, rest = divmod(num_frames(math.floor(duration_s * self.rate_hz + 1e-6)), WINDOW)
         return whole + (rest >= self.least)
 
-    def tokens_a_second(self, _: MediaConfig) -> float:
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """How fast tokens come."""
         return self.rate_hz / self.window
 

@@ -78,11 +78,11 @@ class SoundEncoder(nn.Module):
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Tokens of so many seconds of sound."""
         if self.config.tail == "kept":
-            return math.ceil(duration_s * self.tokens_a_second(media) - 1e-9)
+            return math.ceil(duration_s * self.rate_hz / self.window - 1e-9)
         blocks = math.ceil(duration_s * self.rate_hz / self.block - 1e-9)
         return blocks * self.rows * self.step // self.window
 
-    def tokens_a_second(self, _: MediaConfig) -> float:
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """How fast tokens come."""
         return self.rate_hz / self.window
 

@@ -107,10 +107,14 @@ class VisionEncoder(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Tokens of so many seconds of film."""
+        if media.frames:
+            return media.frames * self.cells if duration_s > 0 else 0
         return math.ceil(duration_s * media.rate_fps) * self.cells
 
-    def tokens_a_second(self, media: MediaConfig) -> float:
-        """How fast tokens come."""
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
+        """How fast tokens come in so many seconds of film."""
+        if media.frames and duration_s > 0:
+            return media.frames / duration_s * self.cells
         return media.rate_fps * self.cells
 
     @torch.no_grad()
