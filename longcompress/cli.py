@@ -307,7 +307,7 @@ def doctor(*, json: bool = False) -> int:
 def bench(
     what: Literal[
         "compile", "concurrency", "kernels", "media", "memory", "merge",
-        "pairs", "pipeline", "plot", "quality", "quiz", "table", "tower"
+        "needle", "pairs", "pipeline", "plot", "quality", "quiz", "table", "tower"
     ],
     rest: list[str],
 ) -> int:  # fmt: skip

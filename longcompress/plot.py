@@ -1,7 +1,7 @@
 """Pictures of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +169,41 @@ def plot_merged(
     figure.suptitle(
         f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
     )
+    return _save(figure, path)
+
+
+def plot_depths(shares: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
+    """Draw what was found of needles, depth against length, a panel a kind.
+
+    Args:
+        shares: kind -> (minutes, depth) -> share found, in [0, 1].
+        path: of the picture; its suffix says the format.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    kinds = [kind for kind, cells in shares.items() if cells]
+    if not kinds:
+        raise ValueError("shares must hold at least one kind with a cell, got none")
+    figure = _figure(2.9 * len(kinds), 3.2)
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for one, kind in zip(axes, kinds, strict=True):
+        lengths = sorted({minutes for minutes, _ in shares[kind]})
+        depths = sorted({depth for _, depth in shares[kind]})
+        values = np.full((len(depths), len(lengths)), np.nan)
+        for (minutes, depth), share in shares[kind].items():
+            values[depths.index(depth), lengths.index(minutes)] = share
+        image = one.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "black" if value > 0.6 else "white"
+                one.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+        one.set_xticks(range(len(lengths)), [f"{minutes:g}" for minutes in lengths])
+        one.set_yticks(range(len(depths)), [f"{100 * depth:.0f} %" for depth in depths])
+        one.set_title(kind, fontsize=9)
+        one.set_xlabel("minutes")
+    axes[0].set_ylabel("depth")
+    figure.colorbar(image, ax=list(axes), label="share found", shrink=0.8)
     return _save(figure, path)
 
 
