@@ -84,7 +84,7 @@ def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s
     scene = make_scene(seed, duration_s)
     time_s = np.arange(0, duration_s, 1 / model.config.media.rate_fps)
     pixels = half(frames(scene, time_s, size_px=DRAWN_PX))
-    assert model.vision is not None and model.sound is not None
+    assert model.vision is not None and isinstance(model.sound, SoundEncoder)
     parts: dict[str, tuple[VisionEncoder | SoundEncoder, Frames | Sound]] = {
         "picture": (model.vision, Frames(pixels, torch.from_numpy(time_s), 1 / model.config.media.rate_fps)),
         "sound": (model.sound, Sound(torch.from_numpy(sound(scene, 0.0, duration_s)), 0.0)),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..compress import Compressor
 from ..config import load_config
+from ..encoders import SoundEncoder
 from ..hosts.prompt import encode
 from ..model import LongCompress
 from ..presets import new_tiny
@@ -96,7 +97,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
 
 def train_towers(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
     """Both towers on drawn scenes; returns their linear heads."""
-    assert model.vision is not None and model.sound is not None
+    assert model.vision is not None and isinstance(model.sound, SoundEncoder)
     tasks: dict[str, PictureTask | SoundTask] = {
         "picture": PictureTask(model.vision),
         "sound": SoundTask(model.sound),
