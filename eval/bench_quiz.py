@@ -90,7 +90,11 @@ def evaluate(
                     graded = grade(question, answer.text)
                     got[share].append((number, question.kind, graded, question.answer))
                     if answers:
-                        line = {"film": number, "number": len(got[share]), "kind": question.kind}
+                        line = {
+                            "film": first_seed - FIRST_SEED + number,
+                            "number": len(got[share]),
+                            "kind": question.kind,
+                        }
                         line |= {"share": share, "score": graded["score"], "question": question.text}
                         line |= {"truth": question.answer, "answer": answer.text}
                         with open(answers, "a", encoding="utf8") as file:
@@ -148,7 +152,7 @@ def _watched(
 def measure(
     model: str = "tiny", films: int = 100, minutes: float = 2.0, shares: list[float] | None = None,
     codec: bool = False, merging: Literal["default", "published"] = "default", kinds: list[str] | None = None,
-    out: str = "", answers: str = "",
+    out: str = "", answers: str = "", first_film: int = 0,
 ) -> None:  # fmt: skip
     """Print (and with --out append as JSON lines) the scores of `model`; see `evaluate`.
 
@@ -162,6 +166,7 @@ def measure(
         kinds: of questions; none: all.
         out: JSON lines are added to this file.
         answers: a JSON line for each answer is added to this file, for `longcompress bench pairs`.
+        first_film: number of the first film, to add more of them to an earlier run's answers.
     """
     from ..presets import load
 
@@ -176,6 +181,7 @@ def measure(
         codec=codec,
         kinds=kinds or KINDS,
         answers=answers,
+        first_seed=FIRST_SEED + first_film,
     ).items():
         of = {"model": model, "films": films, "minutes": minutes, "share": share}
         for score in scores:
