@@ -159,6 +159,9 @@ def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_pa
     samples[1][1]["picture.safetensors"] = samples[1][1]["picture.safetensors"][:99]
     write_tar(broken / "shard-000000.tar", samples)
     make_index(broken, progress=False)
+    train_stage(models.model(), replace(recipe, shards=[str(broken)], least=1, most=1), tmp_path / "alone")
+    alone = [json.loads(line) for line in (tmp_path / "alone" / BAD).read_text().splitlines()]
+    assert {line["key"] for line in alone} == {"v1"}  # another sample took its place each time
     train_stage(models.model(), replace(recipe, shards=[str(broken)], least=3), tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / BAD).read_text().splitlines()]
     assert {line["key"] for line in lines} == {"v1"} and "was cut" in lines[0]["reason"]
@@ -167,6 +170,8 @@ def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_pa
         train_stage(models.model(), none, tmp_path / "none")
     with pytest.raises(ValueError, match="there is no checkpoint"):
         train_stage(models.model(), recipe, tmp_path / "new", resume=True)
+    with pytest.raises(ValueError, match="has checkpoint-6 of an earlier run; give --resume"):
+        train_stage(models.model(), recipe, tmp_path / "out")
 
 
 def test_a_part_without_a_gradient_stops_the_training(recipe, tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,8 @@ def check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
         recipe, shards=[str(folder)], weights=[], evaluate=[], save_every=recipe.steps,
         log_every=min(recipe.log_every, recipe.steps),
     )  # fmt: skip
-    train_stage(model, recipe, out)
+    shutil.rmtree(out / "run", ignore_errors=True)
+    train_stage(model, recipe, out / "run")
     model.host.eval()
     data = ShardData(
         Mixture([load_index(folder)]), model, recipe.asking, seed=recipe.seed, tokens=recipe.tokens,
@@ -56,7 +58,7 @@ def check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
                 if (key, question) not in asked:
                     (answer,) = model.host.answer_each([example.film], [question])
                     asked[key, question] = answer == (truth or "").strip()
-    last = last_checkpoint(out)
+    last = last_checkpoint(out / "run")
     assert last is not None
     log = json.loads((last / "trainer_state.json").read_text(encoding="utf8"))["log_history"]
     losses = [line["loss"] for line in log if "loss" in line]

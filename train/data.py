@@ -20,6 +20,8 @@ from .records import parse_record
 from .samples import JSON, check_model, features_of, hold_of
 from .turns import WORDING, Kind, Times, shortened, turns_of
 
+SPARE = 16  # samples that are tried in place of a share none of whose own can be used
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -133,12 +135,22 @@ class ShardData(IterableDataset[Loaded]):
                 place += 1
 
     def load(self, batch: Batch, share: int = 0) -> Loaded:
-        """A share of this rank's part of a batch; a pure function of it."""
+        """A share of this rank's part of a batch; a pure function of it.
+
+        Where none of its samples can be used, the next one of the same data set that can takes their place: a
+        step waits for every rank.
+        """
         examples, keys, bad, dropped, film_s = [], [], [], 0, 0.0
-        for which, number in batch.of_rank(self.rank + self.world * share, self.world * self.accumulate):
-            index = self.mixture.indexes[which]
+        mine = list(batch.of_rank(self.rank + self.world * share, self.world * self.accumulate))
+        which, last = mine[-1]
+        size = len(self.mixture.indexes[which])
+        spare = [(which, (last + 1 + i) % size) for i in range(min(SPARE, size - 1))]
+        for place, (of, number) in enumerate([*mine, *spare]):
+            if place >= len(mine) and examples:
+                break
+            index = self.mixture.indexes[of]
             entry = index.entries[number]
-            draw = np.random.default_rng([self.seed, batch.number, which, number])
+            draw = np.random.default_rng([self.seed, batch.number, of, number])
             try:
                 members = index.read(number)
                 example, gone = self.example(

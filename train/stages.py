@@ -145,6 +145,8 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         if last is None:
             raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
         _check_same(out / RECIPE, recipe)
+    elif last is not None:
+        raise ValueError(f"{out} has {last.name} of an earlier run; give --resume, or another folder")
     start = int(last.name.rpartition("-")[2]) if resume and last is not None else 0
     data = _data(recipe, model, indexes, start, rank, world)
     rate_fps = model.config.media.rate_fps if model.vision is not None else 0.0
@@ -170,6 +172,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         return batch
 
     if rank == 0 and not resume:
+        (out / BAD).unlink(missing_ok=True)
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     held = _held_out(recipe, model, out, rank)
