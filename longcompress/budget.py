@@ -91,8 +91,15 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     """
     check_duration(duration_s)
     flows = {k: flow for k, flow in shape.flows.items() if flow.tokens}
-    length = config.segments.length_s
-    most = [_closed(flow.tokens, flow.rate * length, config.merge, k) for k, flow in flows.items()]
+    cut, length = config.segments, config.segments.length_s
+    num = math.ceil(duration_s / length)
+    inside = {k: flow.rate * length for k, flow in flows.items()}
+    if cut.cut == "pictures":
+        num = max(1, math.ceil(shape.frames / cut.pictures)) if flows else 0
+        inside = {
+            k: flow.tokens * cut.pictures / max(shape.frames, cut.pictures) for k, flow in flows.items()
+        }
+    most = [_closed(flow.tokens, inside[k], config.merge, k) for k, flow in flows.items()]
     num_globals = shape.global_tokens if flows else 0
     check_budget(budget, num_globals + len(flows))
     room = min(budget - num_globals, sum(most))
@@ -108,7 +115,7 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     seen = flows["picture"].tokens if "picture" in flows else 0
     return Estimate(
         duration_s=duration_s, frames=shape.frames, windows=raw - seen,
-        segments=math.ceil(duration_s / length), raw_tokens=raw, tokens=tokens,
+        segments=num, raw_tokens=raw, tokens=tokens,
         picture_tokens=parts.get("picture", 0), sound_tokens=room - parts.get("picture", 0),
         global_tokens=num_globals, marks=marks, seconds_a_mark=seconds, memory_bytes=num_bytes,
         held_tokens=int(config.budget.hold * budget), prompt_tokens=prompt, context=shape.context,

@@ -20,6 +20,7 @@ class MediaConfig:
         rate_fps: pictures wanted a second.
         frames: pictures wanted of a film of any length instead, evenly spread, its first and its last among
             them; 0: by rate_fps. The film's end must be known: its packets are read once more before.
+        frames_at: "ends" is that; "middles" takes the middle of each of so many equal stretches (LongVLM).
         size_px: pictures come as size_px x size_px.
         fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the
             centre.
@@ -43,6 +44,7 @@ class MediaConfig:
     max_pixels: int = 50_000_000
     threads: int = 0
     frames: int = 0
+    frames_at: Literal["ends", "middles"] = "ends"
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
@@ -58,6 +60,7 @@ class VisionConfig:
         base: folder, hub name, or path relative to the model's own folder ("./vision"); "" for no pictures.
         layer: index into its hidden states (-2: the last but one layer, as LLaVA takes).
         summary_layers: class tokens of so many last layers up to `layer` are kept for the global memory.
+        summary_until: index of the hidden state up to which they are taken instead; None: `layer`.
         width: metric width; the metric is the mean over heads of this width.
         block: pictures a run of the tower takes, always.
         skip: mean absolute change of a picture (0 to 1) below which it takes the features of the one before,
@@ -78,6 +81,7 @@ class VisionConfig:
     merge_per_layer: int = 0
     attention: str = "sdpa"
     tokens: Literal["patches", "class"] = "patches"
+    summary_until: int | None = None
 
     def __post_init__(self) -> None:
         _positive(self, "width", "block")
@@ -135,19 +139,21 @@ class SegmentConfig:
     """Where the film is cut.
 
     Attributes:
-        cut: "fixed" lengths, or at "change" of the picture.
+        cut: "fixed" lengths, at "change" of the picture, or after so many "pictures" (LongVLM), however long.
         length_s: length of a fixed segment, and the longest where cut at changes.
         shortest_s: the shortest segment where cut at changes.
         change: mean novelty of a picture (0 to 2) that begins a new segment.
+        pictures: of a segment, where cut after pictures.
     """
 
-    cut: Literal["fixed", "change"] = "fixed"
+    cut: Literal["fixed", "change", "pictures"] = "fixed"
     length_s: float = 10.0
     shortest_s: float = 4.0
     change: float = 0.3
+    pictures: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "length_s", "shortest_s", "change")
+        _positive(self, "length_s", "shortest_s", "change", "pictures")
         if self.shortest_s > self.length_s:
             raise ValueError(f"shortest_s must be <= length_s = {self.length_s}, got {self.shortest_s}")
 

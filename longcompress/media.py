@@ -280,4 +280,4 @@ def _spread_grid(values: Sequence[Any], config: MediaConfig, part: tuple[float, 
     times = [t - part[0] for f in frames for t in f.time_s.tolist() if part[0] <= t < part[1]]
     if not times or not config.frames:
         return None
-    return Grid.spread(config.frames, (times[0], times[-1], frames[0].step_s))
+    return Grid.spread(config, (times[0], times[-1], frames[0].step_s))

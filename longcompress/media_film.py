@@ -255,4 +255,4 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
     start_s, end_s = part or (0.0, math.inf)
     with open_container(handle, config.max_pixels) as container:
         span = picture_span(container, start_s, end_s - start_s)
-    return span and Grid.spread(config.frames, span)
+    return span and Grid.spread(config, span)

@@ -89,13 +89,16 @@ class Grid:
     lasts_s: float = 0.0
 
     @classmethod
-    def spread(cls, num: int, span: tuple[float, float, float]) -> "Grid":
-        """`num` instants over pictures, the first and the last among them; where there is but one, over the
-        time that it lasts. `span` are the times of the first and the last, and how long a picture lasts."""
-        first_s, last_s, lasts_s = span
-        if last_s > first_s:
+    def spread(cls, config: MediaConfig, span: tuple[float, float, float]) -> "Grid":
+        """`config.frames` instants over pictures (`config.frames_at`); where there is but one, over the time
+        that it lasts. `span` are the times of the first and the last, and how long a picture lasts."""
+        num, (first_s, last_s, lasts_s) = config.frames, span
+        if last_s <= first_s:
+            return cls(num / lasts_s, first_s, num, lasts_s / num)
+        if config.frames_at == "ends":
             return cls((num - 1) / (last_s - first_s), first_s, num, lasts_s)
-        return cls(num / lasts_s, first_s, num, lasts_s / num)
+        half_s = (last_s - first_s) / num / 2
+        return cls(num / (last_s - first_s), first_s + half_s, num, half_s + lasts_s)
 
     def at(self, index: int) -> float:
         """Instant number `index`; infinite behind the last."""

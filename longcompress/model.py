@@ -121,6 +121,33 @@ class LongCompress(nn.Module):
         """
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
+        model = cls.from_config(config, folder=folder, device=device, dtype=dtype, quantization=quantization)
+        model.load_own(folder / "model.safetensors")
+        if (folder / "adapter").is_dir():
+            from peft import PeftModel
+
+            model.host.lm = PeftModel.from_pretrained(model.host.lm, folder / "adapter")
+            if quantization is None:
+                model.host.lm.to(next(model.host.project.parameters()).device)
+        return model.eval()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        folder: Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        quantization: Any = None,
+    ) -> Self:
+        """A model that is still to be trained: towers and language model from their bases, new projectors.
+
+        Args:
+            config: all knobs; a section whose base is "" has no tower.
+            folder: what bases that begin with "./" are relative to.
+            device, dtype, quantization: as for `from_pretrained`.
+        """
         check_attention(config)
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(dtype, str) and dtype != "auto":
@@ -145,11 +172,6 @@ class LongCompress(nn.Module):
         widths = {stream: tower.width for stream, tower in towers.items() if tower is not None}
         host = CausalHost(lm, AutoTokenizer.from_pretrained(base), config.host, widths)
         model = cls(config, vision, sound, host, folder=folder, speech=speech)
-        model.load_own(folder / "model.safetensors")
-        if (folder / "adapter").is_dir():
-            from peft import PeftModel
-
-            model.host.lm = PeftModel.from_pretrained(model.host.lm, folder / "adapter")
         for part in (*model.towers.values(), model.compressor, model.host.project, model.host.time):
             if part is not None:
                 part.to(target)
@@ -282,6 +304,8 @@ class LongCompress(nn.Module):
             used["merge_per_layer"] = config.vision.merge_per_layer
         if config.vision.tokens != "patches" and used["vision"]:
             used["tokens"] = config.vision.tokens
+        if config.vision.summary_until is not None and used["vision"]:
+            used["summary_until"] = config.vision.summary_until
         if self.speech:
             used["speech"] = _heard(config.speech)
         digest.update(json.dumps(used, sort_keys=True).encode())

@@ -1,6 +1,6 @@
 """Named configurations as functions, and `load`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from .encoders import SoundEncoder, VisionEncoder
 from .hosts import CausalHost
 from .hosts.words import word_tokenizer
 from .model import LongCompress
+from .published import PUBLISHED, based
 from .quiz import VOCABULARY
 from .scenes import COLOURS, SHAPES
 
@@ -108,12 +109,35 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
 PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY}
 
 
-def load(name: str | Path, **options: Any) -> LongCompress:
-    """A model by preset, folder or hub name; options are those of `LongCompress.from_pretrained`."""
+def load(
+    name: str | Path,
+    *,
+    base: Mapping[str, str] | None = None,
+    variant: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LongCompress:
+    """A model by preset, folder or hub name.
+
+    Args:
+        name: "tiny"; a published model ("longvlm", "vtimellm", "longvale"), whose projectors are then
+            still to be trained; a folder; a hub name.
+        base: of a published model: "vision", "sound", "speech", "host" -> folder, file or hub name.
+        variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
+        options: those of `LongCompress.from_pretrained`.
+    """
+    if str(name) in PUBLISHED and not Path(name).exists():
+        config = based(PUBLISHED[str(name)](**(variant or {})), base or {})
+        return LongCompress.from_config(config, **options)
+    if base or variant:
+        raise ValueError(
+            f"base and variant are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}, which "
+            "has its own; change its config.json"
+        )
     if str(name) in PRESETS:
         return LongCompress.from_pretrained(PRESETS[str(name)](), **options)
     if not Path(name).exists() and "/" not in str(name):
         raise ValueError(
-            f"name must be one of {sorted(PRESETS)}, a folder, or a hub name owner/model, got {name!r}"
+            f"name must be one of {sorted([*PRESETS, *PUBLISHED])}, a folder, or a hub name owner/model, "
+            f"got {name!r}"
         )
     return LongCompress.from_pretrained(name, **options)

@@ -12,7 +12,7 @@ from .kernels import novelty
 from .types import Encoded, Segment
 
 NEVER = float("inf")
-_STATE = ("open", "seen_s", "cuts", "start_s", "index", "last")
+_STATE = ("open", "seen_s", "cuts", "start_s", "index", "last", "pictures")
 
 
 @dataclass
@@ -36,12 +36,13 @@ class Segmenter:
     _start_s: float = 0.0
     _index: int = 0
     _last: Tensor | None = None  # (cells, d) metric of the last picture, for cuts at changes
+    _pictures: int = 0  # that came, for cuts after pictures
 
     def copy(self) -> "Segmenter":
         """An independent copy; tensors are shared, for nothing here writes into them."""
         return Segmenter(
             self.config, self.streams, {k: list(v) for k, v in self._open.items()}, dict(self._seen_s),
-            list(self._cuts), self._start_s, self._index, self._last,
+            list(self._cuts), self._start_s, self._index, self._last, self._pictures,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -49,8 +50,8 @@ class Segmenter:
         return {name: getattr(self, f"_{name}") for name in _STATE}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name in _STATE:
+        """Go on from what `state` gave; what an older version didn't know stays as it is."""
+        for name in set(_STATE) & set(state):
             setattr(self, f"_{name}", state[name])
 
     def push(self, stream: str, encoded: Encoded) -> list[Segment]:
@@ -67,6 +68,8 @@ class Segmenter:
             )
         if stream == "picture" and self.config.cut == "change":
             self._find_cuts(encoded)
+        if stream == "picture" and self.config.cut == "pictures":
+            self._count(encoded)
         self._open.setdefault(stream, []).append(encoded)
         self._seen_s[stream] = float(start_s[-1])
         return self._closed()
@@ -112,6 +115,8 @@ class Segmenter:
         watermark = min(self._seen_s.get(name, -NEVER) for name in self.streams)
         longest = self._start_s + self.config.length_s
         end_s = longest
+        if self.config.cut == "pictures":
+            end_s = next((c for c in self._cuts if c > self._start_s), NEVER)
         if self.config.cut == "change":
             end_s = next(
                 (c for c in self._cuts if c >= self._start_s + self.config.shortest_s - 1e-9), longest
@@ -136,6 +141,13 @@ class Segmenter:
                 left.append(part.rows(num, steps))
         self._open[stream] = left
         return Encoded.join(taken) if taken else None
+
+    def _count(self, encoded: Encoded) -> None:
+        """Note the start of every picture that begins a segment of so many."""
+        for time_s in encoded.tokens.start_s[:: encoded.cells].tolist():
+            if self._pictures and self._pictures % self.config.pictures == 0:
+                self._cuts.append(time_s)
+            self._pictures += 1
 
     def _find_cuts(self, encoded: Encoded) -> None:
         """Note the start of every picture that differs enough from the one before."""

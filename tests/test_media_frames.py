@@ -97,7 +97,15 @@ def test_a_source_without_a_known_end_is_refused(tmp_path):
         MediaConfig(frames=1)
 
 
+def test_the_middles_of_stretches_can_be_taken(tmp_path):
+    path = write(tmp_path / "film.mkv", Film(sound_codec=None))  # pictures 0 to 99
+    with read(path, MediaConfig(frames=9, frames_at="middles", size_px=96)) as parts:
+        given = list(parts)
+    assert [number_of(p) for part in given for p in part.pixels] == [5, 16, 27, 38, 49, 60, 71, 82, 93]
+    assert float(given[-1].time_s[-1]) + given[-1].step_s == pytest.approx(4.0)
+
+
 def test_a_grid_knows_its_instants():
-    grid = Grid.spread(4, (1.0, 2.5, 0.04))
+    grid = Grid.spread(MediaConfig(frames=4), (1.0, 2.5, 0.04))
     assert [grid.at(k) for k in range(5)] == [1.0, 1.5, 2.0, 2.5, float("inf")]
     assert grid.between(1.4, 1.6) and not grid.between(1.6, 1.9)

@@ -160,15 +160,17 @@ class VisionEncoder(nn.Module):
         x = self.normal(pixels)
         if self.config.tokens == "class":
             return self.tower(pixel_values=x).image_embeds[:, None], None
-        num = self.config.summary_layers
+        num, until = self.config.summary_layers, self.config.summary_until
         states: Sequence[Tensor] | Mapping[int, Tensor]
         if self.config.merge_per_layer:
-            at = range(self.tower.config.num_hidden_layers + 1)[self.config.layer]
-            wanted = range(max(0, at + 1 - max(1, num)), at + 1)
+            every = range(self.tower.config.num_hidden_layers + 1)
+            at, last = every[self.config.layer], every[self.config.layer if until is None else until]
+            wanted = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
             states = merged_states(self.tower, x, self.config.merge_per_layer, wanted)
         else:
             states = self.tower(pixel_values=x, output_hidden_states=True).hidden_states
-            at = range(len(states))[self.config.layer]
+            every = range(len(states))
+            at, last = every[self.config.layer], every[self.config.layer if until is None else until]
         chosen = states[at]
         if chosen.dim() == 4:  # convolutional: (T, C, h, w), no class token; the mean of the cells stands in
             x = chosen.flatten(2).transpose(1, 2)
@@ -178,9 +180,11 @@ class VisionEncoder(nn.Module):
         first = chosen.shape[1] - num_patches  # class token, and registers where a tower has them
         if not num:
             return chosen[:, first:], None
-        if at + 1 < num:
-            raise ValueError(f"summary_layers must be <= {at + 1}, the states up to layer {at}, got {num}")
-        of = [states[k][:, 0] if first else states[k].mean(1) for k in range(at + 1 - num, at + 1)]
+        if last + 1 < num:
+            raise ValueError(
+                f"summary_layers must be <= {last + 1}, the states up to layer {last}, got {num}"
+            )
+        of = [states[k][:, 0] if first else states[k].mean(1) for k in range(last + 1 - num, last + 1)]
         return chosen[:, first:], torch.stack(of, 1)
 
     def normal(self, pixels: Tensor) -> Tensor:
