@@ -213,6 +213,7 @@ def test_a_save_cut_short_leaves_the_checkpoint_before_it(recipe, tmp_path, how)
 
 SHARDED = """
 import os, sys, torch
+from pathlib import Path
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -223,7 +224,7 @@ from longcompress.train.data import ShardData
 from longcompress.train.index import load_index
 from longcompress.train.order import Mixture
 from longcompress.train.stages import prepare
-from longcompress.train.trainer import save_tensors, trained_state
+from longcompress.train.trainer import WEIGHTS, load_trained, save_tensors, trained_state
 
 out, folder = sys.argv[1], sys.argv[3]
 sharded = "RANK" in os.environ
@@ -253,8 +254,17 @@ for _ in range(5):
     optimizer.zero_grad()
 state = trained_state(model.host)
 if rank == 0:
-    save_tensors(state, out)
+    os.makedirs(out)
+    save_tensors(state, Path(out) / WEIGHTS)
 if sharded:
+    dist.barrier()
+    with torch.no_grad():
+        for parameter in model.host.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    load_trained(model.host, Path(out))
+    again = trained_state(model.host)
+    assert all(torch.equal(again[name], value) for name, value in state.items())
     dist.destroy_process_group()
 """
 
@@ -267,7 +277,7 @@ def test_sharded_over_two_processes_it_learns_and_saves_what_one_does(folder, tm
         words = [*begin, str(tmp_path / "s.py"), str(tmp_path / name), here, str(folder)]
         done = subprocess.run(words, capture_output=True, timeout=300, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    one, two = load_file(tmp_path / "one" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS)
     assert apart(one, two) < 1e-4
     alone = models.model()
     prepare(alone, stages.make_recipe(folder))
@@ -280,6 +290,21 @@ def test_sharded_over_two_processes_it_learns_and_saves_what_one_does(folder, tm
     torch.testing.assert_close(
         again.host.lm(input_ids=ids).logits, alone.host.lm.eval()(input_ids=ids).logits
     )
+
+
+def test_fsdp2_is_told_which_layers_to_shard_and_to_gather_when_it_saves(tmp_path):
+    from accelerate import FullyShardedDataParallelPlugin
+
+    engine = Engine(device="cuda", fsdp={"reshard_after_forward": True}, report=[])
+    told = engine.arguments(tmp_path, max_steps=3).fsdp_plugin_args
+    assert told["fsdp_version"] == 2 and told["state_dict_type"] == "FULL_STATE_DICT"
+    model = models.model()
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(model.host)
+    wraps = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+    assert {layer.__name__ for layer in wraps} == {type(model.host.lm.model.layers[0]).__name__}
+    model.add_lora(r=2)
+    assert model.host._no_split_modules == [layer.__name__ for layer in wraps]
 
 
 # --- what can't run here

@@ -132,7 +132,7 @@ class Engine:
         sharded: dict[str, Any] = {}
         if self.fsdp:
             config = {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | self.fsdp
-            sharded = {"fsdp": "full_shard auto_wrap", "fsdp_config": config}
+            sharded = {"fsdp": True, "fsdp_config": config}
         if self.deepspeed:
             sharded = {"deepspeed": json.loads(Path(self.deepspeed).read_text(encoding="utf8"))}
         if "tensorboard" in self.report:

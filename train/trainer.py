@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
@@ -144,7 +144,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_trained(module: nn.Module, folder: Path) -> None:
-    """Load what `PartTrainer` saved; every trained parameter must be there, and no other."""
+    """Load what `PartTrainer` saved, sharded or not; every trained parameter must be there, and no other."""
     given = load_file(folder / WEIGHTS)
     want = {n for n, p in module.named_parameters() if p.requires_grad}
     if set(given) != want:
@@ -152,6 +152,11 @@ def load_trained(module: nn.Module, folder: Path) -> None:
             f"{folder / WEIGHTS} must hold the parameters that are trained; "
             f"missing {sorted(want - set(given))[:3]}, unknown {sorted(set(given) - want)[:3]}"
         )
+    for name, parameter in module.named_parameters():
+        if name in given and isinstance(parameter, DTensor):
+            given[name] = distribute_tensor(
+                given[name].to(parameter.device), parameter.device_mesh, parameter.placements
+            )
     module.load_state_dict(given, strict=False)
 
 

@@ -80,6 +80,12 @@ class CausalHost(nn.Module):
         return self.lm.config
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """The layers that FSDP shards one by one, under the name that accelerate looks for."""
+        lm = self.lm.get_base_model() if hasattr(self.lm, "peft_config") else self.lm
+        return sorted(lm._no_split_modules or ())
+
+    @property
     def context(self) -> int | None:
         """Positions the language model was made for, or None where its config does not say."""
         return getattr(self.lm.config, "max_position_embeddings", None)
