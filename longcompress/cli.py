@@ -334,6 +334,18 @@ def shards(
     return _hand_over("shards", hand, [what, *rest])
 
 
+def evaluate(what: Literal["score", "tasks"], rest: list[str]) -> int:
+    """Score predictions as the papers do, or list benchmarks; `longcompress eval score --help` has more.
+
+    Args:
+        what: which.
+        rest: its arguments.
+    """
+    from .cli_eval import main as hand
+
+    return hand([what, *rest])
+
+
 def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
     """Run a command that reads its own flags."""
     spelled = [re.sub(r"^--[\w-]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in rest]
@@ -349,6 +361,7 @@ def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "info": info, "watch": watch, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
     "demo": demo, "doctor": doctor, "train": train, "shards": shards, "bench": bench,
+    "eval": evaluate,
 }  # fmt: skip
 
 
@@ -386,7 +399,7 @@ def _run(words: list[str]) -> int:
     if not bars():  # read when transformers is imported: its bars go by it too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     words = words or ["--help"]
-    if words[:1] in (["bench"], ["shards"]) and len(words) > 2:  # what follows is the benchmark's own
+    if words[:1] in (["bench"], ["eval"], ["shards"]) and len(words) > 2:  # the rest is its own
         words, rest = words[:2], words[2:]
     else:
         rest = []
@@ -394,7 +407,7 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["train"]:
         words, recipe = with_recipe(words)
     name, arguments = parse(words, COMMANDS, common=Common, sections=SECTIONS, fixed=FIXED, recipe=recipe)
-    if name in ("bench", "shards"):
+    if name in ("bench", "shards", "eval"):
         arguments["rest"] = rest
     return COMMANDS[name](**arguments) or 0
 

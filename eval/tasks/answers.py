@@ -1,0 +1,186 @@
+"""Answers in words to spans, events and letters."""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from longcompress.events import parse_spans
+
+from ..metrics.intervals import Interval
+from ..metrics.soda import Captioned
+from .task import Example, How, Times
+
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+_TWO_DIGITS = re.compile(r"([0-9]{2}) (?:to|and) ([0-9]{2})")  # as VTimeLLM's and LongVALE's scripts look
+_LINE_EVENT = re.compile(r"From ([0-9]+) to ([0-9]+), (.+)")  # as LongVALE's and MMDuet's
+_SAME = 0.98  # texts as like as this are one event in those scripts
+
+# A letter that stands as an answer: "A", "(A)", "A.", "A)", "[A]", "**A**", "A: red".
+_EDGE = r"(?<![\w'\u2019-])"
+_ENDS = r"(?!\w|['\u2019-]\w)"
+_SAYS = (
+    r"(?i:(?:answers?|options?|choices?|letters?)\b[\"'*_]*\s*(?:would be|must be|should be|is|are|was|[:=])?"
+    r"[\"'*_]*\s*(?:definitely|clearly|most likely|probably|likely|option|choice|letter|[:=])?\s*\$?)"
+)
+_BOXED = re.compile(r"\\(?:boxed|text|textbf)\{\s*\(?([A-Za-z])\)?\s*\.?\s*\}")
+# Openings that Video-MME's script takes off before it looks for a letter.
+_OPENINGS = re.compile(
+    r"The (?:best|correct) (?:answer|option)(?: is)?|The answer(?: is)?|Best (?:answer|option):"
+)
+
+
+def without_thoughts(text: str) -> str:
+    """The text without what a model thought before it answered."""
+    return _THOUGHT.sub(" ", text)
+
+
+def duration_of(example: Example[Any], times: Times) -> float | None:
+    """The film's seconds.
+
+    Raises:
+        ValueError: it is not known and answers are in hundredths of it.
+    """
+    if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
+        raise ValueError(
+            f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
+            "give --durations FILE, a JSON object of seconds by film, or a CSV with the columns id and length"
+        )
+    return example.duration_s
+
+
+def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
+    """The first span that an answer names.
+
+    Hundredths are shares of the film, both ends as they stand: x is x / 100 of its length. For the papers
+    only two digits, "to" or "and", two digits are read, anywhere in the answer.
+    """
+    times = how.times or "seconds"
+    duration_s = duration_of(example, times)
+    if how.compat == "paper" and times == "hundredths":
+        found = _TWO_DIGITS.search(text)
+        assert duration_s is not None
+        return (int(found[1]) / 100 * duration_s, int(found[2]) / 100 * duration_s) if found else None
+    events = parse_spans(
+        without_thoughts(text),
+        duration_s=duration_s if times == "hundredths" else None,
+        inclusive=False,
+        percent=times == "hundredths",
+    )
+    return (events[0].start_s, events[0].end_s) if events else None
+
+
+def events_of(
+    text: str, example: Example[Any], how: How, *, last_included: bool = True
+) -> tuple[Captioned, ...] | None:
+    """The events that an answer tells of, None if it names none.
+
+    Hundredths are shares of the film, the last one included: x to y is x / 100 to (y + 1) / 100 of its
+    length, as both papers score dense captions; without `last_included` as in `span_of`. For the papers only
+    their own forms are read, and events of one text that follow each other within a hundredth are one.
+    """
+    times = how.times or "seconds"
+    duration_s = duration_of(example, times)
+    if how.compat == "paper" and times == "hundredths":
+        assert duration_s is not None
+        return tuple(
+            (start / 100 * duration_s, (end + 1) / 100 * duration_s, said)
+            for start, end, said in _merged(_paper_events(text))
+        )
+    events = parse_spans(
+        without_thoughts(text),
+        duration_s=duration_s if times == "hundredths" else None,
+        inclusive=last_included and times == "hundredths",
+        percent=times == "hundredths",
+    )
+    return tuple((event.start_s, event.end_s, event.text) for event in events) or None
+
+
+def _paper_events(text: str) -> list[tuple[int, int, str]]:
+    """Hundredths and texts: JSON with "from 03 to 10" as VTimeLLM's script reads it, or LongVALE's lines."""
+    listed = re.search(r"\[.*\]", text)
+    if listed:
+        try:
+            entries = json.loads(listed[0])
+            return [
+                (int(one["timestamps"][5:7]), int(one["timestamps"][-2:]), one["event"]) for one in entries
+            ]
+        except (ValueError, KeyError, TypeError):
+            return []
+    return line_events(text)
+
+
+def line_events(text: str) -> list[tuple[int, int, str]]:
+    """Hundredths and texts of "From 3 to 10, a dog jumps", one a line, as the papers' scripts find them."""
+    return [(int(start), int(end), said.strip()) for start, end, said in _LINE_EVENT.findall(text)]
+
+
+def _merged(events: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    out: list[tuple[int, int, str]] = []
+    for start, end, said in events:
+        if out and -1 <= start - out[-1][1] <= 1:
+            alike = difflib.SequenceMatcher(None, out[-1][2], said).ratio()
+            if alike > _SAME:
+                out[-1] = (out[-1][0], end, out[-1][2])
+                continue
+        out.append((start, end, said))
+    return out
+
+
+def first_letter(text: str, options: Sequence[str]) -> str | None:
+    """The first capital letter of an option, wherever it stands, as Video-MME's script reads."""
+    capital = re.search(f"[{_letters(options)}]", _OPENINGS.sub("", text.strip()))
+    return capital[0] if capital else None
+
+
+def letter_of(text: str, options: Sequence[str]) -> str | None:
+    """The option that an answer chooses, "A", "B", ...; None if it chooses none, or several.
+
+    In this order: a box; the last letter said to be the answer, in JSON too; a letter that the answer begins
+    with; the only letter that stands alone; the words of just one option.
+    """
+    letters = _letters(options)
+    text = without_thoughts(text).strip()
+    boxed = [one.upper() for one in _BOXED.findall(text) if one.upper() in letters]
+    if boxed:
+        return boxed[-1]
+    same = _by_words(re.sub(rf"^\W*{_SAYS}", "", text), options, letters, whole=True)
+    if same:
+        return same
+    # "A" is a word too: small, or in a sentence, it has to stand in brackets or before a stop.
+    small = letters.lower()
+    said = re.findall(
+        rf"{_SAYS}[(\[{{*_`\"']*(?:([{letters}]){_ENDS}|([{small}])(?=[)\]}}*_`\"'.,:;]|\s*$))", text
+    )
+    if said:
+        return "".join(said[-1]).upper()
+    alone = re.fullmatch(rf"\W*([{letters}{small}])\W*", text)
+    begins = alone or re.match(rf"[(\[*_`\"']*([{letters}])(?:[)\].:,;*`\"'\n]|\s+[-\u2013\u2014])", text)
+    if begins:
+        return begins[1].upper()
+    stands = re.findall(rf"[(\[*]([{letters}])[)\]*]|{_EDGE}([{letters[1:] or letters}]){_ENDS}", text)
+    found = {one or other for one, other in stands}
+    if found:
+        return found.pop() if len(found) == 1 else None
+    return _by_words(text, options, letters)
+
+
+def _letters(options: Sequence[str]) -> str:
+    """The letters of the options, of four if they are not known."""
+    return "".join(chr(ord("A") + i) for i in range(len(options) or 4))
+
+
+def _by_words(text: str, options: Sequence[str], letters: str, *, whole: bool = False) -> str | None:
+    """The one option whose words the answer is, or holds; of options within each other the longest."""
+    plain = [_plain(option) for option in options]
+    words = _plain(text)
+    found = [i for i, option in enumerate(plain) if option and option == words]
+    if not found and not whole:
+        held = [i for i, option in enumerate(plain) if option and f" {option} " in f" {words} "]
+        found = [i for i in held if not any(i != j and f" {plain[i]} " in f" {plain[j]} " for j in held)]
+    return letters[found[0]] if len(found) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.sub(r"[^\w\s]|_", " ", text.casefold()).split())

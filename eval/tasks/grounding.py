@@ -1,0 +1,97 @@
+"""When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from ..metrics.intervals import Interval, grounding, iou_of_each
+from .answers import span_of
+from .events_gold import asked_sentence, sentences_of
+from .files import one_file, read_text
+from .spoken import read_spoken, say_span, sentence_id, write_spoken
+from .task import DEFAULT, Example, How, Said, Scored, Task, asked
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+# huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
+VTIMELLM = "During which frames can we see {}?"
+
+
+def ask_when(example: Example[Interval]) -> str:
+    """Our own question."""
+    return (
+        f"When does this happen in the video: {example.question.rstrip('.')}? "
+        "Answer with the start and the end in seconds, like this: From 12.0 to 15.5 seconds."
+    )
+
+
+def ask_when_as_vtimellm(example: Example[Interval]) -> str:
+    """The question of VTimeLLM's script; its answers are in hundredths."""
+    return VTIMELLM.format(asked_sentence(example.question))
+
+
+def score_spans(
+    examples: Sequence[Example[Interval]], said: Mapping[str, Said[Interval]], how: How
+) -> Scored:
+    """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
+
+    For the papers: IoU rounded to two decimals, and sentences without an entry left out.
+    """
+    gold = {one.id: one.truth for one in asked(examples, said, how)}
+    predicted = {key: one.value for key, one in said.items()}
+    metrics = grounding(gold, predicted, thresholds=THRESHOLDS, round_iou=how.compat == "paper")
+    ious = iou_of_each(gold, predicted)
+    if how.compat == "paper":
+        ious = {key: round(iou, 2) for key, iou in ious.items()}
+    each = {"mIoU": ious}
+    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in THRESHOLDS}
+    return Scored(metrics, each)
+
+
+def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
+    """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
+    path = one_file(paths, "gold")
+    if path.suffix == ".json":
+        return sentences_of(path)
+    seen: dict[str, int] = {}
+    out = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        head, marks, sentence = line.partition("##")
+        try:
+            video, start, end = head.split()
+            span = float(start), float(end)
+        except ValueError:
+            span = None
+        if span is None or not marks or not sentence.strip():
+            raise ValueError(
+                f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
+            )
+        seen[video] = seen.get(video, -1) + 1
+        out.append(Example(sentence_id(video, seen[video]), video, sentence.strip(), span))
+    return out
+
+
+CHARADES_STA = Task(
+    about="when a sentence happens in a film of 30 s; R@1 at IoU .3 .5 .7, mIoU",
+    where="charades_sta_test.txt of github.com/jiyanggao/TALL; films of prior.allenai.org/projects/charades",
+    read=read_charades,
+    prompts={DEFAULT: ask_when, "vtimellm": ask_when_as_vtimellm},
+    times={"vtimellm": "hundredths"},
+    parse=span_of,
+    read_predictions=partial(read_spoken, task="grounding", parse=span_of),
+    write_predictions=partial(write_spoken, task="grounding", say=say_span),
+    score=score_spans,
+)
+
+ACTIVITYNET_GROUNDING = Task(
+    about="when a sentence happens in a film of 2 min; R@1 at IoU .3 .5 .7, mIoU",
+    where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
+    read=lambda paths: sentences_of(one_file(paths, "gold")),
+    prompts={DEFAULT: ask_when, "vtimellm": ask_when_as_vtimellm},
+    times={"vtimellm": "hundredths"},
+    parse=span_of,
+    read_predictions=partial(read_spoken, task="grounding", parse=span_of),
+    write_predictions=partial(write_spoken, task="grounding", say=say_span),
+    score=score_spans,
+)

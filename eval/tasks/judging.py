@@ -1,0 +1,133 @@
+"""A judge behind an OpenAI-compatible endpoint: asked with retries, its replies kept in a file."""
+
+import hashlib
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+from .files import read_records
+from .task import Asker
+
+SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
+_BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
+_LONGEST_WAIT_S = 60.0
+
+
+def endpoint(
+    url: str,
+    model: str,
+    *,
+    key: str | None = None,
+    cache: Path | None = None,
+    num_tries: int = 6,
+    timeout_s: float = 120.0,
+    num_at_once: int = 8,
+    wait: Callable[[float], None] = time.sleep,
+) -> Asker:
+    """A judge that is asked over HTTP, with temperature 0.
+
+    Args:
+        url: up to and without "/chat/completions".
+        model: what the endpoint calls it.
+        key: sent as a bearer token.
+        cache: JSON lines of replies; what is there is not asked again, what is new is added at once.
+        num_tries: how often a busy or silent endpoint is asked.
+        timeout_s: of one try.
+        num_at_once: requests under way at a time.
+        wait: sleeps so many seconds.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")
+    if num_tries < 1 or num_at_once < 1:
+        raise ValueError(f"num_tries and num_at_once must be at least 1, got {num_tries} and {num_at_once}")
+    known = _cached(cache, model)
+    lock = Lock()
+
+    def one(prompt: str) -> str:
+        if prompt in known:
+            return known[prompt]
+        reply = _asked(f"{url.rstrip('/')}/chat/completions", model, prompt, key, num_tries, timeout_s, wait)
+        with lock:
+            known[prompt] = reply
+            if cache is not None:
+                with cache.open("a", encoding="utf-8") as file:
+                    entry = {"model": model, "sha256": _hash(prompt), "prompt": prompt, "reply": reply}
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        return reply
+
+    def ask(prompts: Sequence[str]) -> list[str]:
+        with ThreadPoolExecutor(num_at_once) as pool:
+            return list(pool.map(one, prompts))
+
+    return Asker(f"{model} at {urlsplit(url).netloc}", ask)
+
+
+def _cached(cache: Path | None, model: str) -> dict[str, str]:
+    if cache is None or not cache.exists():
+        return {}
+    text = cache.read_bytes()
+    if text and not text.endswith(b"\n"):  # killed while it wrote: the rest of a line is no reply
+        cache.write_bytes(text[: text.rfind(b"\n") + 1])
+    return {
+        one.text("prompt"): one.text("reply") for one in read_records(cache) if one.text("model") == model
+    }
+
+
+def _asked(
+    url: str,
+    model: str,
+    prompt: str,
+    key: str | None,
+    num_tries: int,
+    timeout_s: float,
+    wait: Callable[[float], None],
+) -> str:
+    system, ends, user = prompt.partition(SYSTEM_ENDS)
+    messages = [{"role": "system", "content": system}] if ends else []
+    messages.append({"role": "user", "content": user if ends else prompt})
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    why = ""
+    for attempt in range(num_tries):
+        if attempt:
+            wait(min(2.0**attempt, _LONGEST_WAIT_S))
+        request = urllib.request.Request(url, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+                return _content(json.loads(reply.read()), url)
+        except urllib.error.HTTPError as error:
+            why = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
+            if error.code not in _BUSY:
+                raise ValueError(
+                    f"the judge at {url} refuses: {why}; see --judge-url, --judge-model"
+                ) from error
+        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            why = f"{type(error).__name__}: {error}"
+    raise OSError(
+        f"the judge at {url} did not answer in {num_tries} tries, the last: {why}. Replies so far are kept "
+        "where --judge-cache says; run again to go on"
+    )
+
+
+def _content(reply: Mapping[str, Any], url: str) -> str:
+    try:
+        content = reply["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        content = None
+    if not isinstance(content, str):
+        raise ValueError(
+            f"the judge at {url} must reply with choices[0].message.content, got {str(reply)[:200]!r}"
+        )
+    return content
+
+
+def _hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()
