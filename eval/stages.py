@@ -1,8 +1,9 @@
 """A film taken through every stage, each alone with a clock, and found to give what `watch` and `ask` give.
 
 Stages run one after another with nothing beside them: decode (the file read to its end, pictures and sound
-kept), picture tower, sound tower, merge (segments cut, closed and settled), projector (the prompt laid out
-and embedded), prefill, generate (a fixed number of new tokens). Towers run once for all budgets.
+kept), picture tower, sound tower (all that hear), merge (segments cut, closed and settled), projector (the
+prompt laid out and embedded), prefill, generate (a fixed number of new tokens). Towers run once for all
+budgets.
 """
 
 import time
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..compress import Compressor
-from ..encoders import Blocks
+from ..encoders import Stream
 from ..hold import Hold
 from ..hosts.causal import Prefix
 from ..hosts.prompt import Example
@@ -24,7 +25,7 @@ from ..media import probe, read
 from ..memory import VideoMemory
 from ..model import LongCompress
 from ..segments import Segmenter
-from ..session import watch
+from ..session import KINDS_OF_MEDIA, media_of, watch
 from ..types import Frames, Sound
 
 OURS, WHOLE = "longcompress", "uncompressed"
@@ -152,10 +153,12 @@ def tensors_of(memory: VideoMemory) -> dict[str, Tensor]:
 def staged(model: LongCompress, film: Path, ways: Sequence[Way]) -> Run:
     """A film through all stages, for all ways."""
     clock = Clock(model.device)
-    config = replace(model.config.media, pictures=model.vision is not None, sound=model.sound is not None)
+    kinds = media_of(model)
+    config = replace(model.config.media, pictures="picture" in kinds, sound="sound" in kinds)
     with clock.on("decode"), read(film, config) as reading:
         parts = list(reading)
-    names = [n for n in model.streams if reading.streams is None or n in reading.streams]
+    come = kinds if reading.streams is None else reading.streams
+    names = [n for n, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] in come]
     holds = _held(model, parts, names, ways, clock)
     duration_s = max(ends_s(part) for part in parts)
     memories, prompts, answers = {}, {}, {}
@@ -172,20 +175,19 @@ def _held(
     model: LongCompress, parts: list[Frames | Sound], names: list[str], ways: Sequence[Way], clock: Clock
 ) -> dict[Way, Hold]:
     """What each way holds in the end; the towers run once."""
-    towers = {"picture": model.vision, "sound": model.sound}
-    blocks = {n: Blocks(t.encode, t.block) for n, t in towers.items() if t is not None and n in names}
+    streams = {name: Stream(model.towers[name]) for name in names}
     segmenter = Segmenter(model.config.segments, tuple(names))
     compressors = {way: compressor_of(model, way) for way in ways}
     holds = {way: Hold() for way in ways}
     for stretch in [*stretches(parts), None]:
         closed = []
         for name in names:
-            kind = Frames if name == "picture" else Sound
-            with clock.on(f"{name} tower"):
+            kind = model.towers[name].takes
+            with clock.on(f"{KINDS_OF_MEDIA[kind]} tower"):
                 if stretch is None:
-                    encoded = blocks[name].flush()
+                    encoded = streams[name].flush()
                 else:
-                    encoded = [e for p in stretch if isinstance(p, kind) for e in blocks[name].push(p)]
+                    encoded = [e for p in stretch if isinstance(p, kind) for e in streams[name].push(p)]
             with clock.on("merge"):
                 closed += [segment for e in encoded for segment in segmenter.push(name, e)]
         with clock.on("merge"):

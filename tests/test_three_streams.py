@@ -10,6 +10,7 @@ from test_session import film, in_pieces, same
 import longcompress as lc
 from longcompress.config import ModelConfig, SoundConfig, from_dict, to_dict
 from longcompress.encoders import Stream
+from longcompress.eval import stages
 from longcompress.hosts.prompt import lay_out
 from longcompress.media import arrays
 from longcompress.model import LongCompress
@@ -111,6 +112,11 @@ def test_a_film_in_blocks_is_laid_out_as_published(seconds):
     expected = made.estimate(seconds)
     assert expected.prompt_tokens == expected.tokens == len(ids) and expected.marks == 0
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
+
+
+def test_a_film_taken_stage_by_stage_gives_the_same(model, tmp_path):
+    path = write_film(make_scene(0, 12.0), tmp_path / "film.mp4", size_px=32)
+    stages.check(model, path, [stages.Way(stages.OURS, 40)])  # against watch and ask
 
 
 def test_saving_and_loading_keeps_the_tokens(model, sources, tmp_path):

@@ -108,10 +108,11 @@ def cut(part: Frames | Sound, start: int, stop: int) -> Frames | Sound:
 
 
 def join(parts: list[Frames | Sound]) -> Frames | Sound:
-    """Parts of one stream, one after the other."""
+    """Parts of one stream, one after the other; those of a snapshot may be on another device."""
     first = parts[0]
     if isinstance(first, Sound):
-        samples = torch.cat([p.samples for p in parts])  # type: ignore[union-attr]
-        return Sound(samples, first.start_s, first.rate_hz)
-    pixels = torch.cat([p.pixels for p in parts])  # type: ignore[union-attr]
-    return Frames(pixels, torch.cat([p.time_s for p in parts]), first.step_s)  # type: ignore[union-attr]
+        heard = [p.samples.to(first.samples.device) for p in parts]  # type: ignore[union-attr]
+        return Sound(torch.cat(heard), first.start_s, first.rate_hz)
+    seen = [p.pixels.to(first.pixels.device) for p in parts]  # type: ignore[union-attr]
+    times = [p.time_s.to(first.time_s.device) for p in parts]  # type: ignore[union-attr]
+    return Frames(torch.cat(seen), torch.cat(times), first.step_s)
