@@ -1,6 +1,7 @@
 """How a training runs changes nothing of what it learns; what it saves survives; what is wrong ends it."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -336,6 +337,19 @@ def test_engines_that_are_none():
         Engine(report=["paper"])
     with pytest.raises(ValueError, match="accumulate and threads must be >= 1"):
         Engine(accumulate=0)
+
+
+def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
+    given = replace(
+        recipe, least=2, most=2, epochs=4, warmup=0.3, schedule="cosine", log_every=1, save_every=6
+    )
+    train_stage(models.model(), given, tmp_path)
+    rates = [line["learning_rate"] for line in stages.log_of(tmp_path) if "loss" in line]
+    assert len(rates) == 6  # 4 epochs of 3 films, 2 a step
+    want = [0.0, 0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 4)) for i in (1, 2, 3))]
+    assert rates == pytest.approx([recipe.lr * x for x in want], rel=1e-6)
+    with pytest.raises(ValueError, match="epochs need as many films in each step"):
+        replace(recipe, epochs=1.0)
 
 
 def test_a_recipe_of_another_run_is_not_resumed(recipe, tmp_path):

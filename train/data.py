@@ -140,7 +140,10 @@ class ShardData(IterableDataset[Loaded]):
         Where none of its samples can be used, the next one of the same data set that can takes their place: a
         step waits for every rank.
         """
-        examples, keys, bad, dropped, film_s = [], [], [], 0, 0.0
+        examples: list[Example] = []
+        keys: list[str] = []
+        bad: list[Bad] = []
+        dropped, film_s = 0, 0.0
         mine = list(batch.of_rank(self.rank + self.world * share, self.world * self.accumulate))
         which, last = mine[-1]
         size = len(self.mixture.indexes[which])

@@ -6,11 +6,12 @@ trains a new one.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,15 +31,9 @@ from .trainer import PartTrainer, Run, run, trained_state
 PARTS = ("projectors", "time", "lora")
 BAD, RECIPE = "bad_samples.jsonl", "recipe.json"
 FREE = (
-    "engine",
-    "steps",
-    "save_every",
-    "log_every",
-    "evaluate",
-    "evaluate_every",
-    "evaluate_batches",
+    "engine", "steps", "epochs", "save_every", "log_every", "evaluate", "evaluate_every", "evaluate_batches",
     "samples",
-)
+)  # fmt: skip
 """Fields that may change between a run and its resumption."""
 
 
@@ -58,13 +53,16 @@ class StageRecipe:
         most: films of a step at most; 0: as many as `tokens` lets in. The global batch of a paper is least
             and most alike.
         row_tokens: samples are packed into rows of so many tokens; 0: a row each, padded.
-        train: parts that learn, of projectors, time, lora.
+        train: parts that learn, of projectors (or projectors.sound, of one stream), time, lora.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
         steps: optimizer steps.
+        epochs: times that all samples are seen, instead of steps; least and most must be alike. 0: steps.
         lr: highest learning rate.
-        warmup: steps to it.
-        decay: share of the steps, at the end, over which it falls.
+        warmup: steps to it; below 1, a share of all.
+        schedule: "stable": it stays, and falls over the last share `decay` of the steps; "cosine": it falls
+            from the warm-up on.
+        decay: see schedule.
         weight_decay: of AdamW.
         save_every: steps between checkpoints; 0: none.
         log_every: steps between lines of the log.
@@ -91,8 +89,10 @@ class StageRecipe:
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})
     merge_lora: bool = False
     steps: int = 100
+    epochs: float = 0.0
     lr: float = 1e-4
-    warmup: int = 10
+    warmup: float = 10
+    schedule: Literal["stable", "cosine"] = "stable"
     decay: float = 0.4
     weight_decay: float = 0.01
     save_every: int = 0
@@ -106,11 +106,16 @@ class StageRecipe:
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.train) - set(PARTS))
+        unknown = sorted({part for part in self.train if not part.startswith("projectors.")} - set(PARTS))
         if unknown or not self.train:
             raise ValueError(f"train must be some of {', '.join(PARTS)}, got {self.train}")
         if self.on_error not in ("quarantine", "stop"):
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
+        if self.epochs and self.least != self.most:
+            raise ValueError(
+                "epochs need as many films in each step: least and most alike, got "
+                f"{self.least} and {self.most}"
+            )
 
 
 def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, resume: bool = False) -> Path:
@@ -176,10 +181,13 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     held = _held_out(recipe, model, out, rank)
+    samples = sum(len(index) for index in indexes)
+    steps = math.ceil(recipe.epochs * samples / recipe.least) if recipe.epochs else recipe.steps
+    warmup = round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * steps)
     plan = Run(
-        recipe.steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=recipe.save_every,
-        log_every=recipe.log_every, weight_decay=recipe.weight_decay, look_every=recipe.evaluate_every,
-        engine=recipe.engine,
+        steps, 1, recipe.lr, warmup, recipe.decay, recipe.seed, schedule=recipe.schedule,
+        save_every=recipe.save_every, log_every=recipe.log_every, weight_decay=recipe.weight_decay,
+        look_every=recipe.evaluate_every, engine=recipe.engine,
     )  # fmt: skip
     trainer = run(
         model.host, data, collate, plan, out, resume=last if start else None, look=held.look if held else None
@@ -214,13 +222,22 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
                 model.add_lora(**recipe.lora)
             parts[part] = [p for n, p in model.host.lm.named_parameters() if "lora_" in n]
         else:
-            module = model.host.project if part == "projectors" else model.host.time
-            parts[part] = [] if module is None else list(module.parameters())
+            parts[part] = [] if (module := _module(model, part)) is None else list(module.parameters())
         if not parts[part]:
             raise ValueError(f"train: model {model.config.name!r} has no parameters of part {part!r}")
         for parameter in parts[part]:
             parameter.requires_grad_(True)
     return parts
+
+
+def _module(model: LongCompress, part: str) -> nn.Module | None:
+    """Of a part that isn't LoRA; None where the model lacks it."""
+    if part == "time":
+        return model.host.time
+    stream = part.partition(".")[2]
+    if not stream:
+        return model.host.project
+    return model.host.project[stream] if stream in model.host.project else None
 
 
 def told(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,10 +28,11 @@ class Run:
     Attributes:
         steps: optimizer steps.
         batch: items of the data set a step.
-        lr: highest learning rate, reached after `warmup` steps, falling over the last share `decay` of the
-            steps.
-        warmup, decay: see lr.
+        lr: highest learning rate, reached after `warmup` steps.
+        warmup: see lr.
+        decay: share of the steps, at the end, over which it falls, of schedule "stable".
         seed: of what the Trainer draws.
+        schedule: "stable", or "cosine": it falls from the warm-up on.
         save_every: steps between checkpoints; 0: none.
         log_every: steps between lines of the log.
         weight_decay: of AdamW.
@@ -46,6 +47,7 @@ class Run:
     warmup: int
     decay: float
     seed: int
+    schedule: Literal["stable", "cosine"] = "stable"
     save_every: int = 0
     log_every: int = 25
     weight_decay: float = 0.01
@@ -183,8 +185,10 @@ def run(
     """
     args = plan.engine.arguments(
         out, max_steps=plan.steps, per_device_train_batch_size=plan.batch, learning_rate=plan.lr,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": int(plan.decay * plan.steps), "min_lr_ratio": 0.02},
+        lr_scheduler_type="cosine" if plan.schedule == "cosine" else "warmup_stable_decay",
+        lr_scheduler_kwargs={}
+        if plan.schedule == "cosine"
+        else {"num_decay_steps": int(plan.decay * plan.steps), "min_lr_ratio": 0.02},
         warmup_steps=plan.warmup, weight_decay=plan.weight_decay, max_grad_norm=1.0, adam_beta2=0.98,
         logging_steps=plan.log_every, save_strategy="steps" if plan.save_every else "no",
         save_steps=plan.save_every or 1, save_total_limit=1, remove_unused_columns=False, seed=plan.seed,
