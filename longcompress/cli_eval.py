@@ -77,7 +77,8 @@ def tasks(words: Sequence[str]) -> None:
     if given.json:
         print(dumps(told, ensure_ascii=False))
         return
-    print_table("Benchmarks", [(name, one.about, one.where) for name, one in TASKS.items()])
+    for name, one in TASKS.items():
+        print(f"{name}\n    {one.about}\n    data: {one.where}\n    prompts: {', '.join(one.prompts)}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"score": score, "tasks": tasks}

@@ -238,6 +238,7 @@ def reply(prompt):
 
 
 HOW = How(meteor="stems", asker=Asker("a line of Python", lambda prompts: [reply(one) for one in prompts]))
+PAPER = replace(HOW, compat="paper")
 
 
 def put(folder, files):
@@ -258,8 +259,10 @@ def test_scores_by_hand(tmp_path, name):
     assert (got["num_missing"], got["num_unknown"], got["num_unparsed"]) == (missing, unknown, unparsed)
     assert set(got["missing"]) <= set(ids) and not set(got["unknown"]) & set(ids)
     assert {key: got["metrics"][key] for key in want} == pytest.approx(want)
-    for key, one in got["intervals"].items():
-        assert one["mean"] == pytest.approx(got["metrics"][key]), key
+    paper = score_files(name, [tmp_path / one for one in gold], [tmp_path / one for one in pred], PAPER)
+    for report in (got, paper):
+        for key, one in report["intervals"].items():
+            assert one["mean"] == pytest.approx(report["metrics"][key]), key
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -292,7 +295,7 @@ def test_prompts_hold_the_question(tmp_path, name):
             assert one.question.strip(". ").lower() in prompt(one).lower() != ""
 
 
-@pytest.mark.parametrize("how", [HOW, replace(HOW, compat="paper")], ids=["ours", "paper"])
+@pytest.mark.parametrize("how", [HOW, PAPER], ids=["ours", "paper"])
 @pytest.mark.parametrize("name", CASES)
 def test_of_nothing_predicted_all_is_missing(tmp_path, name, how):
     gold, pred, ids, _, want = CASES[name]

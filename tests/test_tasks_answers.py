@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.eval.tasks.answers import events_of, first_letter, letter_of, span_of
+from longcompress.eval.tasks.spoken import say_events, say_span
 from longcompress.eval.tasks.task import Example, How
 
 FILM = Example("v_0", "v", "a dog runs", (0.0, 1.0), 200.0)
@@ -65,7 +66,8 @@ def test_vtimellms_json_and_its_loops():
     got = events_of(said, FILM, PAPER)
     assert got == ((0.0, 40.0, "A dog runs."), (80.0, 100.0, "A dog runs."))
     assert len(events_of(said, FILM, HUNDREDTHS)) == 3
-    assert events_of("[not json]", FILM, PAPER) == ()
+    assert events_of("[not json]", FILM, PAPER) == () == events_of('["a"]', FILM, PAPER)
+    assert events_of("From 00 to 09, [music] plays.", FILM, PAPER) == ((0.0, 20.0, "[music] plays."),)
     assert events_of("nothing", FILM, HUNDREDTHS) is None
 
 
@@ -74,6 +76,17 @@ def test_hundredths_need_the_films_length():
     with pytest.raises(ValueError, match=r"hundredths need the length of 'v', got None; give --durations"):
         span_of("From 10 to 25.", film, HUNDREDTHS)
     assert span_of("From 10 to 25.", film, SECONDS) == (10, 25)
+
+
+@given(st.tuples(st.floats(0, 200), st.floats(0, 200)).map(sorted))
+def test_what_is_said_in_hundredths_is_read_again_to_a_hundredth(span):
+    near = pytest.approx(span, abs=200 / 100)
+    for how in (HUNDREDTHS, PAPER):
+        assert list(span_of(say_span(tuple(span), FILM), FILM, how)) == near
+        ((start_s, end_s, text),) = events_of(say_events([(*span, "a dog\n runs")], FILM), FILM, how)
+        assert [start_s, end_s] == pytest.approx(span, abs=2 * 200 / 100) and text == "a dog runs"
+    whole = [(20.0, 40.0, "a"), (40.0, 200.0, "b")]
+    assert list(events_of(say_events(whole, FILM), FILM, PAPER)) == whole
 
 
 OPTIONS = ("A red ball", "blue", "dark blue", "None of these")

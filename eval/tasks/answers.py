@@ -102,13 +102,15 @@ def _paper_events(text: str) -> list[tuple[int, int, str]]:
     listed = re.search(r"\[.*\]", text)
     if listed:
         try:
-            entries = json.loads(listed[0])
-            return [
-                (int(one["timestamps"][5:7]), int(one["timestamps"][-2:]), one["event"]) for one in entries
+            found = [
+                (int(one["timestamps"][5:7]), int(one["timestamps"][-2:]), str(one["event"]))
+                for one in json.loads(listed[0])
             ]
         except (ValueError, KeyError, TypeError):
-            return []
-    return line_events(text)
+            found = []
+        if found:
+            return found
+    return line_events(text)  # brackets may stand in a sentence too
 
 
 def line_events(text: str) -> list[tuple[int, int, str]]:

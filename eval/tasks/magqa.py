@@ -145,7 +145,7 @@ def score_replies(examples: Sequence[Example[Events]], said: Mapping[str, Said[R
 
 MAGQA = Task(
     about="a question with several answers, each due at its time; in-span score 1 to 5 by a judge",
-    where="magqa_test.json of Shot2Story-MAGQA-39k, huggingface.co/datasets/wangyueqian/MMDuetIT",
+    where="the test file of Shot2Story-MAGQA-39k, linked from github.com/yellow-binary-tree/MMDuet",
     read=read_questions,
     prompts={DEFAULT: lambda example: PROMPT.format(example.question)},
     parse=replies_in,

@@ -119,6 +119,7 @@ def say_events(events: Sequence[Captioned], example: Example[Any]) -> str:
     duration_s = duration_of(example, "hundredths") or 0.0
     lines = []
     for start_s, end_s, text in events:
-        first, last = to_percent(Event(start_s, end_s, ""), duration_s)
-        lines.append(f"From {first:02d} to {max(first, last - 1):02d}, {' '.join(text.split())}")
+        first, _ = to_percent(Event(start_s, end_s, ""), duration_s)
+        last = max(first, min(round(end_s / duration_s * 100) - 1, 99))
+        lines.append(f"From {first:02d} to {last:02d}, {' '.join(text.split())}")
     return "\n".join(lines)

@@ -120,7 +120,7 @@ def score_steps(examples: Sequence[Example[Events]], said: Mapping[str, Said[Eve
 YOUCOOK2 = Task(
     about="the steps of a recipe with times, in a film of 5 min; F1, CIDEr, METEOR, SODA_c",
     where="youcookii_annotations_trainval.json of youcook2.eecs.umich.edu, or TimeChat's "
-    "val.caption_coco_format.json (huggingface.co/datasets/ShuhuaiRen/TimeIT)",
+    "val.caption_coco_format.json, linked from github.com/RenShuhuai-Andy/TimeChat",
     read=read_recipes,
     prompts={DEFAULT: lambda example: PROMPT},
     parse=events_of,
