@@ -121,7 +121,7 @@ def _film(
 
 
 def measure(
-    out: str, model: str = "tiny", minutes: list[float] | None = None, films: int = 3,
+    out: str = "needle.jsonl", model: str = "tiny", minutes: list[float] | None = None, films: int = 3,
     share: float = 0.1, budgets: list[int] | None = None, sound: bool = True, picture: str = "",
 ) -> None:  # fmt: skip
     """Look for needles and print the share found, by length, budget and kind.

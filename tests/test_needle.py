@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from longcompress.eval.bench_needle import cells, measure, read, search, table
+from longcompress.cli import main
+from longcompress.eval.bench_needle import cells, read, search, table
 from longcompress.eval.needle import DEPTHS, KINDS, LEAST_S, haystack
 from longcompress.plot import plot_depths
 from longcompress.presets import load
@@ -89,7 +90,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         for k in KINDS
     ]
     monkeypatch.setattr(bench_needle, "search", lambda *_, **__: made)
-    measure(str(tmp_path / "o"), minutes=[5.0], picture=str(tmp_path / "p.png"))
+    words = ["--out", str(tmp_path / "o"), "--minutes", "[5]", "--picture", str(tmp_path / "p.png")]
+    assert main(["bench", "needle", *words]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["kind"], r["mean"], r["num"]) for r in rows] == [(k, float(k == "sound"), 3) for k in KINDS]
     assert (tmp_path / "p.png").is_file()
