@@ -14,8 +14,9 @@ from longcompress.presets import TINY, new_tiny
 from longcompress.quiz import KINDS, ask
 from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_film
 from longcompress.train.bank import Films, Mix, load_bank, make_bank, save_bank, splice
+from longcompress.train.engine import Engine
 from longcompress.train.tiny import RECIPE, TinyRecipe, align
-from longcompress.train.trainer import load_trained, run, with_muon
+from longcompress.train.trainer import Run, load_trained, run, with_muon
 from longcompress.types import Frames
 
 
@@ -159,10 +160,9 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
     mix = Mix(4, 2, (0.34,), 3, (0.1,), {"when_picture": 1.0, "when_sound": 1.0})
     films = Films(bank, model.compressor, [mix], 0, 17.0)
     before = {n: p.detach().clone() for n, p in model.host.named_parameters()}
-    run(
-        model.host, films, lambda items: model.host.collate(items[0]), steps=4, batch=1, lr=1e-3, warmup=1,
-        decay=0.5, out=tmp_path, workers=0, seed=0, save_every=4, muon=muon,
-    )  # fmt: skip
+    engine = Engine(device="cpu", workers=0, report=[])
+    plan = Run(4, 1, 1e-3, 1, 0.5, 0, save_every=4, muon=muon, engine=engine)
+    run(model.host, films, lambda items: model.host.collate(items[0]), plan, tmp_path)
     after = {n: p.detach().clone() for n, p in model.host.named_parameters()}
     assert any(not torch.equal(before[n], after[n]) for n in before)
     with torch.no_grad():

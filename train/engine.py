@@ -109,9 +109,8 @@ class Engine:
                 bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
             )  # fmt: skip
         model = load(name, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}", **options)
-        for part in (model.vision, model.sound, model.compressor):
-            if part is not None:
-                part.to("cpu")
+        for part in (*model.towers.values(), model.compressor):
+            part.to("cpu")
         return model
 
     def prepare(self, lm: nn.Module) -> None:
