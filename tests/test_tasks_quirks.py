@@ -157,10 +157,17 @@ def test_letters_as_each_papers_script_reads_them(tmp_path):
 
 
 def test_video_mmes_rows(tmp_path):
-    rows = [{"video_id": "001", "duration": "short", **one} for one in MME[0]["questions"]]
-    got = scored(tmp_path, "video-mme", {"p.jsonl": lines([{"question_id": "001-1", "response": "A"}])}, HOW,
-                 {"rows.jsonl": lines(rows)})  # fmt: skip
-    assert got["metrics"]["accuracy/length/short"] == 0.5
+    rows = [{"video_id": "001", "videoID": "yt", "duration": "short", **one} for one in MME[0]["questions"]]
+    gold = {"rows.jsonl": lines(rows)}
+    pred = {"p.jsonl": lines([{"question_id": "001-1", "response": "A"}])}
+    assert scored(tmp_path, "video-mme", pred, HOW, gold)["metrics"]["accuracy/length/short"] == 0.5
+    task = TASKS["video-mme"]
+    examples = task.read([tmp_path / "rows.jsonl"])
+    assert {one.video for one in examples} == {"yt"}  # what the film's file is called
+    said = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).said
+    task.write_predictions(tmp_path / "r.json", examples, said)
+    (film,) = json.loads((tmp_path / "r.json").read_text())
+    assert film["video_id"] == "001" and film["questions"][0]["options"] == ["A. x", "B. y"]
 
 
 def test_what_came_first_counts_and_the_rest_is_listed(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -101,10 +102,7 @@ def _in_order(options: Sequence[str]) -> bool:
 
 
 def _with(example: Example[str], duration_s: float | None, *groups: tuple[str, str]) -> Example[str]:
-    return Example(
-        example.id, example.video, example.question, example.truth, duration_s,
-        options=example.options, groups=groups,
-    )  # fmt: skip
+    return replace(example, duration_s=duration_s, groups=groups)
 
 
 # --- Video-MME
@@ -117,7 +115,11 @@ def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
         for record in film.records("questions") if film.has("questions") else [film]:
             options = record.texts("options", "choices")
             one = _example(
-                record, record.name("question_id"), film.name("video_id"), record.text("answer"), options
+                record,
+                record.name("question_id"),
+                film.name("videoID", "video_id"),
+                record.text("answer"),
+                options,
             )
             kinds = {
                 "length": ("duration", "duration_category"),
@@ -154,7 +156,9 @@ def write_video_mme(path: Path, examples: Sequence[Example[str]], said: Mapping[
     for one in examples:
         groups = dict(one.groups)
         questions = lists.setdefault(one.video, [])
-        film = {"video_id": one.video} | {names[k]: v for k, v in groups.items() if k in names}
+        film = {"video_id": one.id.rpartition("-")[0]} | {
+            names[k]: v for k, v in groups.items() if k in names
+        }
         films.setdefault(one.video, film | {"questions": questions})
         if one.id in said:
             questions.append(
