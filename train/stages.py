@@ -237,7 +237,7 @@ def _module(model: LongCompress, part: str) -> nn.Module | None:
     stream = part.partition(".")[2]
     if not stream:
         return model.host.project
-    return model.host.project[stream] if stream in model.host.project else None
+    return dict(model.host.project.items()).get(stream)
 
 
 def told(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
