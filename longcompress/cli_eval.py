@@ -1,6 +1,6 @@
-"""`longcompress eval ...`: predictions scored as the benchmarks' papers do."""
+"""`longcompress eval ...`: predictions scored as the benchmarks' papers do, and models asked for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -63,6 +63,73 @@ def score(words: Sequence[str]) -> None:
         _print(report)
 
 
+def run(words: Sequence[str]) -> None:
+    """Ask a model a benchmark's questions; the same words again go on where a killed run stopped."""
+    from .cli_films import Common, load_model
+    from .eval.metrics.captions import WhichMeteor
+    from .eval.run import run as run_task
+    from .eval.run_file import RunConfig, summary_path
+    from .eval.tasks import TASKS
+
+    parser = _parser("run", "Ask a model a benchmark's questions; called again, it goes on where it stopped.")
+    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--gold", nargs="+", required=True, metavar="FILE", help="the benchmark's files")
+    parser.add_argument("--videos", required=True, metavar="FOLDER", help="its films, or folders of them")
+    parser.add_argument("--model", required=True, help="a preset (tiny), a folder, or a hub name owner/model")
+    parser.add_argument("--budget", type=int, help="tokens that stand for a film; the model's own number")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="a header, a line an example")
+    parser.add_argument("--prompt", default="default", help="`eval tasks` lists each benchmark's")
+    parser.add_argument("--limit", type=int, help="only so many examples, the first of the gold")
+    parser.add_argument("--max-new-tokens", type=int, help="longest answer; the model's own number")
+    parser.add_argument(
+        "--streams", choices=["picture", "sound", "both"], default="both", help="what is taken in"
+    )
+    parser.add_argument("--durations", metavar="FILE", help="seconds by film, JSON or CSV with id and length")
+    parser.add_argument("--rate-fps", type=float, help="pictures looked at a second; the model's own number")
+    parser.add_argument("--device", help="cpu, cuda, ...; the GPU if there is one")
+    parser.add_argument("--meteor", choices=list(get_args(WhichMeteor)), default="auto", help="which METEOR")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON instead of a table")
+    given = parser.parse_args(list(words))
+    out = Path(given.out)
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out must end in .jsonl, got {out}; summary and predictions are named after it")
+    check_writable(out)
+    names = ("budget", "streams", "prompt", "max_new_tokens", "limit")
+    durations = Path(given.durations) if given.durations else None
+    config = RunConfig(**{name: given[name] for name in names}, durations=durations)
+    model = load_model(Common(model=given.model, device=given.device, rate_fps=given.rate_fps))
+    summary = run_task(given.task, given.gold, given.videos, model, out, config, meteor=given.meteor)
+    if given.json:
+        print(dumps(summary, ensure_ascii=False))
+        return
+    _print(summary)
+    for one in summary["lost"][:_SHOWN]:
+        print(f"lost: {one['id']}: {one['lost']}")
+    print(f"{summary['num_answered']} answered, {summary['num_lost']} lost; all of it in {summary_path(out)}")
+
+
+def pairs(words: Sequence[str]) -> None:
+    """Compare two runs on the same gold with the same prompt, example by example."""
+    from .eval.run_file import pairs as compare
+
+    parser = _parser("pairs", "What the first run is worth more than the second, with 95 % intervals.")
+    parser.add_argument("first", metavar="A.jsonl", help="a run that came to its end")
+    parser.add_argument("second", metavar="B.jsonl", help="another, of the same gold and prompt")
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    given = parser.parse_args(list(words))
+    report = compare(given.first, given.second, seed=given.seed)
+    if given.json:
+        print(dumps(report, ensure_ascii=False))
+        return
+    rows = [(name, *_shown(one["mean"], one)) for name, one in report["differences"].items()]
+    title = f"{Path(given.first).name} minus {Path(given.second).name}, {report['num']} examples of both"
+    print_table(title, rows)
+    for name in ("first", "second"):
+        if some := report[f"only_{name}"]:
+            print(f"only in {given[name]}: {len(some)}: {_listed(some)}")
+
+
 def tasks(words: Sequence[str]) -> None:
     """List the benchmarks: what each asks, where its data are."""
     from .eval.tasks import TASKS
@@ -81,7 +148,9 @@ def tasks(words: Sequence[str]) -> None:
         print(f"{name}\n    {one.about}\n    data: {one.where}\n    prompts: {', '.join(one.prompts)}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"score": score, "tasks": tasks}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "score": score, "tasks": tasks, "run": run, "pairs": pairs,
+}  # fmt: skip
 
 
 def main(words: Sequence[str]) -> int:
@@ -121,11 +190,19 @@ def _print(report: dict[str, Any]) -> None:
         if isinstance(value, str):
             rows.append((name, value if len(value) < 80 else value[:77] + "...", ""))
             continue
-        at = report["intervals"].get(name)
-        around = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
-        rows.append((name, f"{value:.4f}" if isinstance(value, float) else str(value), around))
+        rows.append((name, *_shown(value, report["intervals"].get(name))))
     print_table(f"{report['task']}, {report['num_examples']} examples", rows)
     for name in ("missing", "unknown", "duplicate", "unparsed"):
         if some := report[name]:
-            more = f" and {len(some) - _SHOWN} more; --json lists all" if len(some) > _SHOWN else ""
-            print(f"{name}: {len(some)}: {', '.join(some[:_SHOWN])}{more}")
+            print(f"{name}: {len(some)}: {_listed(some)}")
+
+
+def _shown(value: Any, at: Mapping[str, Any] | None) -> tuple[str, str]:
+    """A number and its interval."""
+    around = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value), around
+
+
+def _listed(some: Sequence[str]) -> str:
+    more = f" and {len(some) - _SHOWN} more; --json lists all" if len(some) > _SHOWN else ""
+    return f"{', '.join(some[:_SHOWN])}{more}"
