@@ -334,8 +334,8 @@ def shards(
     return _hand_over("shards", hand, [what, *rest])
 
 
-def evaluate(what: Literal["score", "tasks"], rest: list[str]) -> int:
-    """Score predictions as the papers do, or list benchmarks; `longcompress eval score --help` has more.
+def evaluate(what: Literal["score", "tasks", "run", "pairs"], rest: list[str]) -> int:
+    """Run benchmarks, score predictions as the papers do, compare runs; `longcompress eval run --help` has more.
 
     Args:
         what: which.
