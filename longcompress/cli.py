@@ -335,7 +335,7 @@ def shards(
 
 
 def evaluate(what: Literal["score", "tasks", "run", "pairs"], rest: list[str]) -> int:
-    """Run benchmarks, score predictions as the papers do, compare runs; `longcompress eval run --help` has more.
+    """Run benchmarks, score predictions as the papers do, compare; `longcompress eval run --help` has more.
 
     Args:
         what: which.

@@ -327,3 +327,14 @@ def test_the_commands(here, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["num"] == 4
     with pytest.raises(ValueError, match=r"--out must end in .jsonl, got .*a.txt; summary and predictions"):
         main([*map(str, words[:-1]), "a.txt"])
+
+
+def test_the_command_reaches_them(tmp_path, capsys):
+    from longcompress.cli import main as command
+
+    gone = str(tmp_path / "gone.jsonl")
+    assert command(["eval", "pairs", gone, gone]) != 0
+    assert "gone.jsonl" in capsys.readouterr().err
+    words = ["run", "charades-sta", "--gold", gone, "--videos", str(tmp_path), "--model", "tiny"]
+    assert command(["eval", *words, "--budget", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
+    assert "gone.jsonl" in capsys.readouterr().err
