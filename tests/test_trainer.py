@@ -339,6 +339,17 @@ def test_engines_that_are_none():
         Engine(accumulate=0)
 
 
+def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tmp_path):
+    models.model().save_pretrained(tmp_path / "base", include_base=True)
+    engine = replace(CPU, bf16=True)
+    model = engine.load(str(tmp_path / "base"))
+    train_stage(model, replace(recipe, steps=20, save_every=20, log_every=1, engine=engine), tmp_path / "run")
+    learned = {n: p.dtype for n, p in model.host.named_parameters() if p.requires_grad}
+    frozen = {p.dtype for n, p in model.host.named_parameters() if not p.requires_grad}
+    assert set(learned.values()) == {torch.float32} and frozen == {torch.bfloat16}
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
 def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
     given = replace(
         recipe, least=2, most=2, epochs=4, warmup=0.3, schedule="cosine", log_every=1, save_every=6

@@ -1,5 +1,6 @@
 """Questions made of a record: the answer is always what the record says, whatever is drawn."""
 
+import math
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcompress.events import parse_spans
 from longcompress.train.records import Event, Record, Turn
 from longcompress.train.turns import CHOICE, LETTERS, Shortened, say_time, shortened, turns_of
 
@@ -51,7 +53,7 @@ def test_hundredths_of_an_unknown_length_are_refused():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_grounding_asks_for_what_happens_once(seed):
-    spans = {"a dog runs in": "From 0 to 4.", "a car leaves": "From 20 to 31."}
+    spans = {"a dog runs in": "From 0 to 3.", "a car leaves": "From 20 to 31."}
     turns = drawn("grounding", seed)
     assert len(turns) == 2
     for question, answer in turns:
@@ -59,10 +61,21 @@ def test_grounding_asks_for_what_happens_once(seed):
         assert answer == spans[text]
 
 
+@given(st.floats(0, 900), st.floats(0.01, 100))
+def test_answers_in_seconds_read_back_as_the_whole_seconds_of_the_event(start_s, length_s):
+    event = Event(start_s, start_s + length_s, "a dog runs in")
+    ((_, answer),) = turns_of(
+        Record("v", "v.mp4", events=(event,)), "grounding", np.random.default_rng(0), duration_s=2000.0
+    )
+    (read,) = parse_spans(answer)
+    assert read.start_s == math.floor(event.start_s)
+    assert read.end_s == max(math.ceil(event.end_s), read.start_s + 1)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_segment_captions_and_dense_ones(seed):
-    by_span = {("0", "4"): "a dog runs in", ("3", "9"): "a bell rings", ("20", "31"): "a car leaves",
-               ("40", "44"): "a bell rings"}  # fmt: skip
+    by_span = {("0", "3"): "a dog runs in", ("3", "8"): "a bell rings", ("20", "31"): "a car leaves",
+               ("40", "43"): "a bell rings"}  # fmt: skip
     for question, answer in drawn("segment", seed):
         assert by_span[tuple(re.findall(r"\d+", question))] == answer
     ((_, answer),) = drawn("dense", seed, times="hundredths")
@@ -71,8 +84,8 @@ def test_segment_captions_and_dense_ones(seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_choice_has_one_right_answer(seed):
-    texts = {("0", "4"): "a dog runs in", ("3", "9"): "a bell rings", ("20", "31"): "a car leaves",
-             ("40", "44"): "a bell rings"}  # fmt: skip
+    texts = {("0", "3"): "a dog runs in", ("3", "8"): "a bell rings", ("20", "31"): "a car leaves",
+             ("40", "43"): "a bell rings"}  # fmt: skip
     for question, answer in drawn("choice", seed):
         start, end = re.findall(r"from (\d+) to (\d+)", question)[0]
         options = dict(re.findall(r"\(([A-D])\) ([a-z ]+?)(?= \(|$)", question))

@@ -98,7 +98,7 @@ class Engine:
         already passed, on the CPU."""
         self.check()
         if not self.on_gpu:
-            return load(name, device="cpu")
+            return load(name, device="cpu", dtype=torch.bfloat16 if self.bf16 else None)
         options: dict[str, Any] = {}
         if self.quantization:
             from transformers import BitsAndBytesConfig

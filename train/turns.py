@@ -4,6 +4,7 @@ The tasks are VTimeLLM's (arXiv 2311.18445) and LongVALE's (arXiv 2411.19772); t
 written as whole seconds or, as those two do, as hundredths of the video, 00 to 99.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def turns_of(
         return [(_one(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique]
     if kind == "segment":
         return [
-            (_one(forms["segment"], generator).format(start=at(e.start_s), end=at(e.end_s)), e.text)
+            (_one(forms["segment"], generator).format(start=at.ends(e)[0], end=at.ends(e)[1]), e.text)
             for e in drawn
         ]
     if kind == "choice":
@@ -168,9 +169,17 @@ class Clock:
         """A time."""
         return say_time(time_s, self.duration_s, self.times)
 
+    def ends(self, event: Event) -> tuple[str, str]:
+        """First and last time of an event. Of seconds the last one is included, as `events.parse_spans` reads
+        them and `events.to_text` writes them; hundredths are rounded, as VTimeLLM's."""
+        if self.times == "hundredths":
+            return self(event.start_s), self(event.end_s)
+        first = math.floor(event.start_s)
+        return str(first), str(max(first, math.ceil(event.end_s) - 1))
+
     def span(self, event: Event) -> str:
         """From when to when."""
-        return f"From {self(event.start_s)} to {self(event.end_s)}"
+        return "From {} to {}".format(*self.ends(event))
 
     def line(self, event: Event) -> str:
         """An event of a dense answer."""
@@ -192,7 +201,8 @@ def _choice(
     order = generator.permutation(len(texts))
     choices = " ".join(f"({LETTERS[place]}) {texts[i]}" for place, i in enumerate(order))
     answer = LETTERS[int(np.flatnonzero(order == 0)[0])]
-    return CHOICE.format(start=at(event.start_s), end=at(event.end_s), choices=choices), answer
+    start, end = at.ends(event)
+    return CHOICE.format(start=start, end=end, choices=choices), answer
 
 
 def _dialogue(record: Record, number: int, at: Clock) -> Turns:
