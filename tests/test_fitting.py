@@ -113,6 +113,7 @@ def test_a_sample_longer_than_the_context_is_bad_with_both_numbers(index, model,
     assert {len(e.turns) for e in loaded(index, model).examples} <= {1, 2, 3}
     monkeypatch.setattr(config, "max_position_embeddings", 25)
     batch = loaded(index, model)
-    assert not batch.examples and len(batch.bad) == 2
+    assert not batch.examples
+    assert {bad.key for bad in batch.bad} == {entry.key for entry in index.entries}  # others were tried too
     for bad in batch.bad:
         assert f"sample {bad.key!r}: its film takes 2" in bad.reason and "of the 25 that the" in bad.reason
