@@ -16,6 +16,7 @@ from ..scenes import parts_of
 from ..session import Session
 from ..types import Frames
 from .metrics.bootstrap import interval
+from .metrics.needles import heat_map
 from .needle import KINDS, haystack
 
 FIRST_SEED = 11_000_000  # films of haystacks; training stays below
@@ -89,11 +90,11 @@ def table(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def cells(lines: Sequence[dict[str, Any]], kind: str) -> dict[tuple[float, float], float]:
     """(minutes, depth) -> share found of a kind: the heat map."""
-    some: dict[tuple[float, float], list[float]] = {}
-    for line in lines:
-        if line["kind"] == kind:
-            some.setdefault((line["minutes"], line["depth"]), []).append(float(line["score"]))
-    return {cell: sum(values) / len(values) for cell, values in sorted(some.items())}
+    mine = dict(enumerate(line for line in lines if line["kind"] == kind))
+    scores, minutes, depths = (
+        {i: line[name] for i, line in mine.items()} for name in ("score", "minutes", "depth")
+    )
+    return heat_map(scores, minutes, depths)
 
 
 def _film(

@@ -102,9 +102,7 @@ def _recipe(name: str) -> Any:
         return ReaderRecipe()
     if not path.is_file():
         if path.parent == RECIPES:
-            raise ValueError(
-                f"train: no recipe {name!r}; give one of {', '.join(sorted(known))}, or a YAML file"
-            )
+            raise ValueError(f"train: no recipe {name!r}; give one of {', '.join(known)}, or a YAML file")
         raise FileNotFoundError(f"train: no recipe {path}")
     if name == "tiny":
         from .train.tiny import TinyRecipe

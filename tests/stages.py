@@ -3,12 +3,14 @@
 import json
 
 import films
+from safetensors.torch import load_file
 
 from longcompress.train import shards
 from longcompress.train.data import Asking
 from longcompress.train.engine import Engine
 from longcompress.train.records import read_records
 from longcompress.train.stages import StageRecipe, last_checkpoint
+from longcompress.train.trainer import WEIGHTS
 
 import models
 
@@ -38,6 +40,11 @@ def make_recipe(folder):
 def log_of(out):
     """Lines of the log of the last checkpoint."""
     return json.loads((last_checkpoint(out) / "trainer_state.json").read_text())["log_history"]
+
+
+def weights(out):
+    """What the last checkpoint holds."""
+    return load_file(last_checkpoint(out) / WEIGHTS)
 
 
 def losses(out):

@@ -45,10 +45,19 @@ def test_the_weights_stay():
 
 
 def test_the_film_has_the_tokens_and_the_seconds():
-    (film, *_), turns = synthetic(models.model(), 1000, 3600.0).film.streams.values(), 1
-    assert turns and float(film.end_s.max()) == 3600
-    total = sum(len(t) for t in synthetic(models.model(), 1000, 3600.0).film.streams.values())
-    assert abs(total - 1000) <= 1
+    streams = synthetic(models.model(), 1000, 3600.0).film.streams
+    assert set(streams) == {"picture", "sound"}
+    assert all(float(tokens.end_s.max()) == 3600 for tokens in streams.values())
+    assert abs(sum(len(tokens) for tokens in streams.values()) - 1000) <= 1
+
+
+def test_a_film_for_three_streams_has_each_in_its_raw_share():
+    model = models.three_streams("kept")
+    streams = synthetic(model, 4000, 60.0).film.streams
+    assert set(streams) == {"picture", "sound", "speech"}
+    rates = {n: tower.tokens_a_second(60.0, model.config.media) for n, tower in model.towers.items()}
+    for name, tokens in streams.items():
+        assert abs(len(tokens) - max(1, 4000 * rates[name] / sum(rates.values()))) <= 0.5
 
 
 def test_too_few_tokens():

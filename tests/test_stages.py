@@ -11,7 +11,6 @@ from pathlib import Path
 import films
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from longcompress.config import save_config
 from longcompress.train import shards
@@ -19,11 +18,10 @@ from longcompress.train.data import Asking
 from longcompress.train.records import read_records
 from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare, told, train_stage
 from longcompress.train.tars import write_tar
-from longcompress.train.trainer import WEIGHTS
 
 import models
 import stages
-from stages import CPU, losses
+from stages import CPU, losses, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -36,10 +34,6 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def recipe(folder):
     return stages.make_recipe(folder)
-
-
-def weights(out):
-    return load_file(last_checkpoint(out) / WEIGHTS)
 
 
 def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):

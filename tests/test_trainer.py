@@ -21,7 +21,7 @@ from longcompress.train.trainer import WEIGHTS
 
 import models
 import stages
-from stages import CPU, losses
+from stages import CPU, losses, weights
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,6 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def recipe(folder):
     return stages.make_recipe(folder)
-
-
-def weights(out):
-    return load_file(last_checkpoint(out) / WEIGHTS)
 
 
 def apart(one, two):

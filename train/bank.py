@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from ..compress import Compressor
@@ -22,6 +22,7 @@ from ..quiz import ask
 from ..scenes import Happening, clip_happenings, frames, make_scene, sound
 from ..segments import Segmenter
 from ..types import Frames, Sound, Tokens
+from .loaders import stage_at, turn
 from .towers import DRAWN_PX, half
 
 ENDLESS = 1 << 40  # tokens; a bank's holds are never brought down
@@ -162,21 +163,15 @@ class Films(IterableDataset[list[Example]]):
         self.raw_a_second = raw_a_second
 
     def __iter__(self) -> Iterator[list[Example]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number, step = turn()
         torch.set_num_threads(1)
-        number = first
         while True:
             yield self.batch(number)
             number += step
 
     def batch(self, number: int) -> list[Example]:
         """The films of step `number`; a pure function of it and the seed."""
-        left = number
-        for mix in self.mixes:
-            if left < mix.steps:
-                break
-            left -= mix.steps
+        mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
         wanted = max(1, round(mix.films * (min(mix.clips) / num_clips) ** 0.5))

@@ -9,12 +9,13 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ..hosts import Example, Film
 from ..hosts.prompt import encode
 from ..model import LongCompress
 from .fitting import Room
+from .loaders import turn
 from .order import Batch, Mixture, batches
 from .records import parse_record
 from .samples import JSON, check_model, features_of, hold_of
@@ -120,8 +121,7 @@ class ShardData(IterableDataset[Loaded]):
             check_model(index.features, model, str(index.folder))
 
     def __iter__(self) -> Iterator[Loaded]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        first, step = turn()
         torch.set_num_threads(1)
         plan = batches(
             self.mixture, seed=self.seed, tokens=self.tokens, budgets=self.budgets, least=self.least,

@@ -1,6 +1,5 @@
 """Feature shards of drawn films, with all that is known of them, for self-checks and experiments."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,5 +68,5 @@ def _sample(model: LongCompress, seed: int, seconds: float, told: Told) -> tuple
         tuple((Turn("user", q), Turn("assistant", a)) for q, a in told(scene, np.random.default_rng(seed))),
         captions=(", ".join(dict.fromkeys(h.name for h in scene.happenings)),) if scene.happenings else (),
     )  # fmt: skip
-    given = json.loads(json.dumps(record.to_json()))
-    return key, members_of(session.held(), model, given | {"video": {"name": key}}, seconds)
+    told_of = record.to_json() | {"video": {"name": key}}
+    return key, members_of(session.held(), model, told_of, seconds)

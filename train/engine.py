@@ -1,6 +1,5 @@
 """Where and how a training runs: device, precision, sharding; and what it needs installed for that."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -133,7 +132,7 @@ class Engine:
             config = {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | self.fsdp
             sharded = {"fsdp": True, "fsdp_config": config}
         if self.deepspeed:
-            sharded = {"deepspeed": json.loads(Path(self.deepspeed).read_text(encoding="utf8"))}
+            sharded = {"deepspeed": self.deepspeed}
         if "tensorboard" in self.report:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "log"))
         return TrainingArguments(

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hosts import Example, Film
-from ..hosts.prompt import IGNORED
+from ..hosts import Example, Film, learned_places
 from ..model import LongCompress
 from ..types import Tokens
 from .stages import StageRecipe, prepare
@@ -87,8 +86,8 @@ def told(found: Prediction) -> dict[str, Any]:
 def synthetic(model: LongCompress, tokens: int, seconds: float) -> Example:
     """A film of random tokens, of all streams in their raw shares, with one question."""
     generator = torch.Generator().manual_seed(0)
-    rates = {"picture": model.vision.cells * model.config.media.rate_fps if model.vision else 0.0,
-             "sound": model.sound.rate_hz / model.sound.window if model.sound else 0.0}  # fmt: skip
+    media = model.config.media
+    rates = {name: tower.tokens_a_second(seconds, media) for name, tower in model.towers.items()}
     streams = {}
     for name in model.streams:
         num = max(1, round(tokens * rates[name] / sum(rates.values())))
@@ -113,8 +112,8 @@ class _Step:
         """(peak in GiB, seconds) of a step with so many film tokens."""
         device = self.model.device
         batch = self.model.host.collate([synthetic(self.model, tokens, seconds)])
-        learned = (batch["labels"][:, 1:] != IGNORED).any(0)
-        batch = {k: v.to(device) for k, v in (batch | {"kept": learned.nonzero()[:, 0]}).items()}
+        batch |= {"kept": learned_places(batch["labels"])}
+        batch = {k: v.to(device) for k, v in batch.items()}
         before = [p.detach().clone() for p in self.learned]
         _forget_peak(device)
         begin = time.perf_counter()

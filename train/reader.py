@@ -14,6 +14,7 @@ from torch import Tensor
 from ..presets import load, new_tiny
 from .engine import Engine
 from .text_films import NAMES, Spelled, TextFilms, TextMix
+from .tiny import as_matcher
 from .trainer import Run, run
 
 FINDING = {"when_picture": 4.0, "when_sound": 2.0, "binding": 1.0}
@@ -63,10 +64,7 @@ def train_reader(recipe: ReaderRecipe, out: str | Path) -> Path:
     table = model.host.lm.get_input_embeddings()
     for stream, names in NAMES.items():
         model.host.project[stream] = Spelled(table, model.host.tokenizer, names)
-    with torch.no_grad():  # begin as a matcher: alike attends to alike and hands itself on
-        for layer in model.host.lm.model.layers:
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
-            layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.t())
+    as_matcher(model)
     model.requires_grad_(False)
     model.host.requires_grad_(True)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..config import to_dict
 from ..files import replacing
-from ..hosts.prompt import IGNORED
+from ..hosts import learned_places
 from ..model import LongCompress
 from .card import write_card
 from .data import Asking, Bad, Loaded, ShardData, counted
@@ -168,8 +168,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
                 f"batch {loaded.number}: none of its samples could be used; {out / BAD} says why"
             )
         batch: dict[str, Any] = model.host.collate(loaded.examples, row_tokens=recipe.row_tokens)
-        learned = (batch["labels"][:, 1:] != IGNORED).any(0)
-        batch["kept"] = learned.nonzero()[:, 0]  # logits of other places would only be memory
+        batch["kept"] = learned_places(batch["labels"])  # logits of others would only be memory
         batch["about"] = {
             "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "film_s": loaded.film_s,
             "pictures": loaded.film_s * rate_fps,
@@ -316,10 +315,9 @@ def _whole(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) -> Lo
         return model
     host = trainer.accelerator.unwrap_model(trainer.model)
     values = trained_state(host, trainer.accelerator.get_state_dict(trainer.model))
-    from ..presets import load
-
-    fresh = load(recipe.model, device="cpu")
-    prepare(fresh, replace(recipe, engine=Engine(report=[])))
+    plain = Engine(device="cpu", report=[])
+    fresh = plain.load(recipe.model)
+    prepare(fresh, replace(recipe, engine=plain))
     fresh.host.load_state_dict(values, strict=False)
     return fresh
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ..hosts import Example, Film
 from ..hosts.prompt import encode
 from ..quiz import ask
 from ..scenes import OBJECTS, SOUNDS, Happening, make_scene
 from ..types import Tokens
+from .loaders import stage_at, turn
 
 NAMES = {"picture": OBJECTS, "sound": SOUNDS}
 TOKENS = {"picture": 14, "sound": 3}  # of ten seconds, about as many as a tenth of the raw ones
@@ -85,8 +86,7 @@ class TextFilms(IterableDataset[list[Example]]):
         self.mixes, self.seed = list(mixes), seed
 
     def __iter__(self) -> Iterator[list[Example]]:
-        worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number, step = turn()
         torch.set_num_threads(1)
         while True:
             yield self.batch(number)
@@ -94,11 +94,7 @@ class TextFilms(IterableDataset[list[Example]]):
 
     def batch(self, number: int) -> list[Example]:
         """The films of step `number`; a pure function of it and the seed."""
-        left = number
-        for mix in self.mixes:
-            if left < mix.steps:
-                break
-            left -= mix.steps
+        mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         seconds = int(random.choice(mix.seconds))
         wanted = max(1, round(mix.films * (min(mix.seconds) / seconds) ** 0.5))

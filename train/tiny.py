@@ -150,11 +150,17 @@ def align(
         second.bias.copy_(fit[-1])
         left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
-    for layer in model.host.lm.model.layers:  # begin as a matcher: alike attends to alike and hands itself on
+    as_matcher(model)
+    return explained
+
+
+@torch.no_grad()
+def as_matcher(model: LongCompress) -> None:
+    """Let its language model begin as a matcher: alike attends to alike and hands itself on."""
+    for layer in model.host.lm.model.layers:
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
-    return explained
 
 
 def train_lm(model: LongCompress, bank: list[Clip], recipe: TinyRecipe, out: Path) -> None:

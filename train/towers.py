@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ..encoders import SoundEncoder, VisionEncoder
 from ..scenes import OBJECTS, SOUNDS, cells, frames, heard, make_scene, sound
+from .loaders import turn
 
 DRAWN_PX = 128  # films are drawn at twice the tower's side, as the decoder sees them before it scales
 
@@ -75,8 +76,7 @@ class Drawn(IterableDataset[dict[str, Any]]):
         self.kind, self.seed, self.seconds, self.side, self.block_s = kind, seed, seconds, side, block_s
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        first, step = turn()
         number = self.seed * 1_000_000 + first
         while True:
             scene = make_scene(number, self.seconds)

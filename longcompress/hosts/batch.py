@@ -165,3 +165,8 @@ def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[
         if made:
             batch[f"{name}_globals"] = torch.cat(made)
     return batch
+
+
+def learned_places(labels: Tensor) -> Tensor:
+    """(K,) int64 places of a batch, labels (B, L), whose logits say a learned token in any row."""
+    return (labels[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
