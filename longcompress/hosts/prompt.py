@@ -54,7 +54,8 @@ class Layout:
     Attributes:
         ids: the whole film; -(2 i + 1) is the next token of stream i, -(2 i + 2) its next global token.
         streams: stream -> Tokens in the order of their places.
-        offsets: stream -> (K + 1,) int32 where the tokens of each mark begin; K = 0 without marks.
+        offsets: stream -> (K + 1,) int32 where the tokens of each mark begin; K = 0 without marks. Marks are
+            those of every `mark_s` in which something starts, also where one text stands for several.
         mark_ids: (K, k) int64 text tokens of each mark, -1 where a mark has fewer.
         mark_s: (K,) float64 start of each mark.
     """
@@ -178,9 +179,10 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
     last_s = max(float(t.end_s.max()) for t in held.values())
     num_text = len(encode(tokenizer, mark_text(config, last_s)))
     step = mark_seconds(last_s - first_s, config.mark_s, film.budget, num_text)
-    number = {n: (t.start_s / step + 1e-9).floor().long() for n, t in held.items()}
+    fine = config.mark_s  # a token's own time is that of its own mark, said or not
+    number = {n: (t.start_s / fine + 1e-9).floor().long() for n, t in held.items()}
     marks = torch.cat(list(number.values())).unique().cpu()  # sorted
-    texts = [encode(tokenizer, mark_text(config, float(m) * step)) for m in marks.tolist()]
+    texts = [encode(tokenizer, mark_text(config, float(m) * fine)) for m in marks.tolist()]
     streams, offsets, counts = {}, {}, {}
     for name, tokens in held.items():
         order = number[name].argsort(stable=True)  # tokens come by time_s; a mark's stay so
@@ -189,11 +191,13 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
             torch.searchsorted(marks, number[name].cpu()), minlength=len(marks)
         ).tolist()
         offsets[name] = torch.tensor([0, *counts[name]]).cumsum(0).int()
-    for k, text in enumerate(texts):
-        ids += text
+    said = (marks.double() * fine / step + 1e-9).floor()  # several have one text in common
+    for group in said.unique().tolist():
+        of = (said == group).nonzero()[:, 0].tolist()
+        ids += encode(tokenizer, mark_text(config, group * step))
         for i, name in enumerate(names):
             if name in counts:
-                ids += [-(2 * i + 1)] * counts[name][k]
+                ids += [-(2 * i + 1)] * sum(counts[name][k] for k in of)
     longest = max(len(t) for t in texts)
     mark_ids = torch.tensor([t + [-1] * (longest - len(t)) for t in texts])
-    return Layout(ids, streams, offsets, mark_ids, marks.double() * step)
+    return Layout(ids, streams, offsets, mark_ids, marks.double() * fine)
