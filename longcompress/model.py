@@ -26,6 +26,7 @@ from .config import (
     to_dict,
 )
 from .encoders import SOUND, BeatsEncoder, SoundEncoder, Tower, VisionEncoder
+from .encoders.bases import check_language, kind_of
 from .files import replacing
 from .hosts import CausalHost
 from .hosts.prompt import encode, mark_text
@@ -58,18 +59,20 @@ class LongCompress(nn.Module):
         config: all knobs.
         vision: the picture tower, or None.
         sound: the sound tower, of Whisper or BEATs, or None.
-        host: the language model with its projectors.
+        host: the language model with its projectors; None: the model makes features and can't be asked.
         compressor: None makes the one that config describes.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
         speech: a second tower of sound, or None.
     """
+
+    host: CausalHost
 
     def __init__(
         self,
         config: ModelConfig,
         vision: VisionEncoder | None,
         sound: SoundEncoder | BeatsEncoder | None,
-        host: CausalHost,
+        host: CausalHost | None,
         compressor: Compressor | None = None,
         folder: Path | None = None,
         speech: SoundEncoder | BeatsEncoder | None = None,
@@ -80,8 +83,16 @@ class LongCompress(nn.Module):
         if not self.towers:
             raise ValueError("vision or sound must be given: a model without towers sees and hears nothing")
         self.compressor = compressor or make_compressor(config, self.towers)
-        self.host = host
+        if host is not None:
+            self.host = host
         self.folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "host" and "host" not in self._modules:
+            raise AttributeError(
+                "host: this model has towers alone, which make features; load the whole model to ask or train"
+            )
+        return super().__getattr__(name)
 
     @property
     def towers(self) -> dict[str, Tower]:
@@ -96,8 +107,8 @@ class LongCompress(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its language model is."""
-        return next(self.host.parameters()).device
+        """Where its language model is; of towers alone, where they are."""
+        return next((self._modules.get("host") or self).parameters()).device
 
     @classmethod
     def from_pretrained(
@@ -140,6 +151,7 @@ class LongCompress(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         quantization: Any = None,
+        host: bool = True,
     ) -> Self:
         """A model that is still to be trained: towers and language model from their bases, new projectors.
 
@@ -147,8 +159,12 @@ class LongCompress(nn.Module):
             config: all knobs; a section whose base is "" has no tower.
             folder: what bases that begin with "./" are relative to.
             device, dtype, quantization: as for `from_pretrained`.
+            host: with the language model; False: towers alone, to make features with.
         """
         check_attention(config)
+        if host:
+            host_base = resolve(config.host.base, folder)
+            check_language(host_base, kind_of(host_base))  # before the towers, which take their time
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
@@ -161,17 +177,18 @@ class LongCompress(nn.Module):
             SOUND[part.kind](part, resolve(part.base, folder), **kwargs) if part.base else None
             for part in (config.sound, config.speech)
         )
-        base = resolve(config.host.base, folder)
+        if not host:
+            return cls(config, vision, sound, None, folder=folder, speech=speech).to(target).eval()
         placed = (
             {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
         )
         lm = AutoModelForCausalLM.from_pretrained(
-            base, attn_implementation=config.host.attention, **kwargs, **placed
+            host_base, attn_implementation=config.host.attention, **kwargs, **placed
         )
         towers = {"picture": vision, "sound": sound, "speech": speech}
         widths = {stream: tower.width for stream, tower in towers.items() if tower is not None}
-        host = CausalHost(lm, AutoTokenizer.from_pretrained(base), config.host, widths)
-        model = cls(config, vision, sound, host, folder=folder, speech=speech)
+        reader = CausalHost(lm, AutoTokenizer.from_pretrained(host_base), config.host, widths)
+        model = cls(config, vision, sound, reader, folder=folder, speech=speech)
         for part in (*model.towers.values(), model.compressor, model.host.project, model.host.time):
             if part is not None:
                 part.to(target)

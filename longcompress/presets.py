@@ -30,7 +30,7 @@ from .encoders import SoundEncoder, VisionEncoder
 from .hosts import CausalHost
 from .hosts.words import word_tokenizer
 from .model import LongCompress
-from .published import PUBLISHED, based
+from .published import PUBLISHED, config_of
 from .quiz import VOCABULARY
 from .scenes import COLOURS, SHAPES
 
@@ -126,8 +126,7 @@ def load(
         options: those of `LongCompress.from_pretrained`.
     """
     if str(name) in PUBLISHED and not Path(name).exists():
-        config = based(PUBLISHED[str(name)](**(variant or {})), base or {})
-        return LongCompress.from_config(config, **options)
+        return LongCompress.from_config(config_of(str(name), base, variant), **options)
     if base or variant:
         raise ValueError(
             f"base and variant are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}, which "

@@ -6,7 +6,9 @@ still to be trained.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
 
 from .config import (
     BudgetConfig,
@@ -19,6 +21,7 @@ from .config import (
     SoundConfig,
     VisionConfig,
 )
+from .model import LongCompress
 
 CLIP, WHISPER, VICUNA = "openai/clip-vit-large-patch14", "openai/whisper-large-v2", "lmsys/vicuna-7b-v1.5"
 BEATS = "BEATs_iter3_plus_AS20K.pt"
@@ -86,6 +89,7 @@ def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) ->
         budget=BudgetConfig(tokens=2048),
         host=HostConfig(
             base=VICUNA, order="blocks", time=False, times="hundredths", events=DENSE, max_new_tokens=1024,
+            token_norm=0.0,
             system="" if chat else SYSTEM, question="\n{question}" if chat else "\n{question} ASSISTANT:",
         ),
     )  # fmt: skip
@@ -127,7 +131,10 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
         config,
         media=replace(config.media, frames=0), segments=SegmentConfig(), merge=MergeConfig(),
         budget=BudgetConfig(),
-        host=replace(config.host, order="time", time=True, times="seconds", events=plain.events),
+        host=replace(
+            config.host, order="time", time=True, times="seconds", events=plain.events,
+            token_norm=plain.token_norm,
+        ),
     )  # fmt: skip
 
 
@@ -136,6 +143,48 @@ PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
     "vtimellm": vtimellm,
     "longvale": longvale,
 }
+
+
+def config_of(
+    name: str, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """The configuration of a published model.
+
+    Args:
+        name: a key of PUBLISHED.
+        base: see `based`.
+        variant: arguments of its function, as {"mode": "ours"}.
+
+    Raises:
+        ValueError: there is no such model, argument, value or part.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"preset must be one of {sorted(PUBLISHED)}, got {name!r}")
+    hints = {k: v for k, v in get_type_hints(PUBLISHED[name]).items() if k != "return"}
+    for key, value in (variant or {}).items():
+        if key not in hints:
+            raise ValueError(f"variant of {name} must be of {list(hints)}, got {key!r}")
+        allowed = get_args(hints[key]) or (False, True)
+        if value not in allowed:
+            raise ValueError(f"variant {key} of {name} must be one of {list(allowed)}, got {value!r}")
+    return based(PUBLISHED[name](**(variant or {})), base or {})
+
+
+def towers_of(
+    name: str,
+    *,
+    base: Mapping[str, str] | None = None,
+    variant: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> LongCompress:
+    """A published model without its language model: it makes the features that the whole one trains on.
+
+    Args:
+        name, base, variant: as for `config_of`; base["host"] is left alone.
+        device, dtype: as for `LongCompress.from_pretrained`.
+    """
+    return LongCompress.from_config(config_of(name, base, variant), device=device, dtype=dtype, host=False)
 
 
 def based(config: ModelConfig, base: Mapping[str, str]) -> ModelConfig:

@@ -203,3 +203,21 @@ def three_streams(tail: str = "kept", **changes) -> LongCompress:
     torch.manual_seed(23)
     reader = CausalHost(language_model(), tokenizer(), config.host, widths)
     return LongCompress(config, eyes, ears, reader, speech=words).eval()
+
+
+def published(folder, patch: int = 112) -> dict[str, str]:
+    """Folders of small random towers, in the windows of the published models, and of a language model.
+
+    Patches of `patch` px: 14 gives the 256 of ViT-L/14, which longvlm merges.
+    """
+    torch.manual_seed(3)
+    clip = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=5, num_attention_heads=2, image_size=224,
+        patch_size=patch, projection_dim=8,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(clip).save_pretrained(folder / "vision")
+    hearing().save_pretrained(folder / "sound")
+    listening().save_pretrained(folder / "speech")
+    language_model().save_pretrained(folder / "host")
+    tokenizer().save_pretrained(folder / "host")
+    return {name: str(folder / name) for name in ("vision", "sound", "speech", "host")}

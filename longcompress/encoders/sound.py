@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, WhisperFeatureExtractor, WhisperModel
+from transformers import WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ..config import MediaConfig, SoundConfig
 from ..kernels import head_mean
 from ..types import Encoded, Sound, Tokens
+from .bases import check_whisper, kind_of
 from .features import check_whole, check_width
 from .means import Means
 
@@ -63,8 +64,10 @@ class SoundEncoder(nn.Module):
     @classmethod
     def load(cls, config: SoundConfig, base: str | Path, **kwargs: Any) -> "SoundEncoder":
         """The encoder of the Whisper model (or the Whisper encoder alone) in a folder or on the hub."""
+        known = kind_of(base)
+        check_whisper(base, known)
         extractor = WhisperFeatureExtractor.from_pretrained(base)
-        alone = "WhisperEncoder" in (AutoConfig.from_pretrained(base).architectures or ())
+        alone = "WhisperEncoder" in (known.architectures or ())
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         model, found = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
         check_whole(base, found)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection, PreTrainedModel
+from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedModel
 
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
+from .bases import check_pictures, kind_of
 from .features import check_whole, check_width
 from .tower_merge import check_tower, merged_states
 
@@ -78,7 +79,8 @@ class VisionEncoder(nn.Module):
     @classmethod
     def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
         """The tower in a folder or on the hub; of a model with several towers, its vision part."""
-        known = AutoConfig.from_pretrained(base)
+        known = kind_of(base)
+        check_pictures(base, known)
         norm = NORMS.get(getattr(known, "vision_config", known).model_type, (HALF, HALF))
         file = Path(base) / "preprocessor_config.json"
         if file.is_file():
