@@ -90,7 +90,7 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
         base += count
     axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
     if model is not None:
-        marks = lay_out(memory.film, model.host.tokenizer, model.config.host, model.host.names).mark_s
+        marks = lay_out(memory.film, model.host.tokenizer, model.config.host, model.host.names).said_s
         label = f"time marks, {len(marks)}"
         axes.plot(
             marks, np.zeros(len(marks)), "^", color=INK, markersize=4, clip_on=False, zorder=3, label=label

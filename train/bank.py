@@ -1,7 +1,7 @@
 """Films for training the tiny model: clips drawn and encoded once, spliced into films as they are needed."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from ..hosts import Example, Film
 from ..model import LongCompress
 from ..pack import pack, unpack
 from ..quiz import ask
-from ..scenes import Happening, clip_happenings, frames, make_scene, sound
+from ..scenes import OBJECTS, SOUNDS, Happening, clip_happenings, frames, make_scene, sound
 from ..segments import Segmenter
-from ..types import Frames, Sound, Tokens
+from ..types import Encoded, Frames, Segment, Sound, Tokens
+from ..ways import spend
 from .loaders import stage_at, turn
 from .towers import DRAWN_PX, half
 
@@ -31,12 +32,14 @@ NEAR_TENS = 60  # marks that are learned first: all of three hours at once keep 
 
 @dataclass(frozen=True)
 class Clip:
-    """A short film as a hold: pieces, the sums its global tokens are made of, what happens in it."""
+    """A short film as a hold: pieces, the sums its global tokens are made of, what happens in it, and the raw
+    segments for other ways than ours."""
 
     pieces: list[Piece]
     memory: dict[str, Mean]
     happenings: tuple[Happening, ...]
     duration_s: float
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Mix:
         kinds: weight of each kind of question; empty: all alike.
         offset_tens: a quarter of the films begin below this many tens of seconds, a quarter below
             NEAR_TENS of them, the rest at 0.
+        ways: weight of each way to so many tokens, OURS or one of `ways.WAYS`; empty: ours.
+        alone: names that are in one clip of each film only, so that long films can be asked about them.
+        deaf: share of the steps whose films have no sound.
+        forgetful: share of the films without global tokens.
+        weight: of this mix among those that a step is drawn from.
+        others: that a step may take instead of this one, which is first among them; their steps don't count.
     """
 
     steps: int
@@ -63,9 +72,18 @@ class Mix:
     shares: tuple[float, ...]
     kinds: dict[str, float]
     offset_tens: int = NEAR_TENS
+    ways: dict[str, float] = field(default_factory=dict)
+    alone: int = 0
+    deaf: float = 0.0
+    forgetful: float = 0.0
+    weight: float = 1.0
+    others: list["Mix"] = field(default_factory=list)
 
 
-BANK_KINDS = (*KINDS, Clip, Happening)
+BANK_KINDS = (*KINDS, Clip, Happening, Segment, Encoded)
+OURS = "ours"
+SEEN_KINDS = ("when_picture", "count")  # of questions that need no sound
+UNMERGED = 5  # films a step are divided by so much where nothing is merged
 
 
 def save_bank(bank: list[Clip], path: Path) -> None:
@@ -90,16 +108,16 @@ def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s
         "picture": (model.vision, Frames(pixels, torch.from_numpy(time_s), 1 / model.config.media.rate_fps)),
         "sound": (model.sound, Sound(torch.from_numpy(sound(scene, 0.0, duration_s)), 0.0)),
     }
-    hold, segmenter = Hold(), Segmenter(model.config.segments, model.streams)
+    hold, segmenter, raw = Hold(), Segmenter(model.config.segments, model.streams), []
     for name, (tower, part) in parts.items():
         blocks = Blocks(tower.encode, tower.block)
         for encoded in blocks.push(part) + blocks.flush():
-            for segment in segmenter.push(name, encoded):
-                compressor.close(hold, segment, ENDLESS)
-        for segment in segmenter.finish(name):
-            compressor.close(hold, segment, ENDLESS)
+            raw += segmenter.push(name, encoded)
+        raw += segmenter.finish(name)
+    for segment in raw:
+        compressor.close(hold, segment, ENDLESS)
     memory = {k: v for k, v in hold.memory.items() if isinstance(v, Mean)}
-    return Clip(hold.pieces, memory, scene.happenings, duration_s)
+    return Clip(hold.pieces, memory, scene.happenings, duration_s, tuple(raw))
 
 
 def make_bank(
@@ -134,14 +152,27 @@ def cut(clip: Clip, share: float, random: np.random.Generator) -> Clip:
     kept = clip.pieces[first : first + num]
     start_s, end_s = kept[0].start_s, kept[-1].end_s
     inside = clip_happenings(clip.happenings, start_s, end_s)
-    return Clip([_shift(p, -start_s) for p in kept], clip.memory, inside, end_s - start_s)
+    raw = raw_segments([replace(clip, segments=clip.segments[first : first + num])], -start_s)
+    return Clip([_shift(p, -start_s) for p in kept], clip.memory, inside, end_s - start_s, tuple(raw))
+
+
+def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
+    """Raw segments of clips one after the other, times from offset_s on."""
+    out: list[Segment] = []
+    for clip in clips:
+        for one in clip.segments:
+            streams = {n: replace(e, tokens=_moved(e.tokens, offset_s)) for n, e in one.streams.items()}
+            out.append(Segment(len(out), one.start_s + offset_s, one.end_s + offset_s, streams))
+        offset_s += clip.duration_s
+    return out
+
+
+def _moved(t: Tokens, by_s: float) -> Tokens:
+    return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
 
 
 def _shift(piece: Piece, by_s: float) -> Piece:
-    def moved(t: Tokens) -> Tokens:
-        return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
-
-    groups = {n: replace(g, tokens=moved(g.tokens)) for n, g in piece.groups.items()}
+    groups = {n: replace(g, tokens=_moved(g.tokens, by_s)) for n, g in piece.groups.items()}
     return replace(piece, start_s=piece.start_s + by_s, end_s=piece.end_s + by_s, groups=groups)
 
 
@@ -161,6 +192,7 @@ class Films(IterableDataset[list[Example]]):
     ) -> None:
         self.bank, self.compressor, self.mixes, self.seed = bank, compressor, list(mixes), seed
         self.raw_a_second = raw_a_second
+        self._names = [{h.name for h in clip.happenings} for clip in bank]
 
     def __iter__(self) -> Iterator[list[Example]]:
         number, step = turn()
@@ -173,32 +205,79 @@ class Films(IterableDataset[list[Example]]):
         """The films of step `number`; a pure function of it and the seed."""
         mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
+        if mix.others:
+            mix = _drawn([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
-        wanted = max(1, round(mix.films * (min(mix.clips) / num_clips) ** 0.5))
+        way = _drawn(list(mix.ways), list(mix.ways.values()), random) if mix.ways else OURS
+        deaf = bool(random.random() < mix.deaf)
+        wanted = mix.films * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if way == "full" else 1)
         films: list[Example] = []
-        while len(films) < wanted:  # a film may have no question of the kinds asked for
-            film = self._film(mix, num_clips, share, random)
+        while len(films) < max(1, round(wanted)):  # a film may have no question of the kinds asked for
+            film = self._film(mix, num_clips, share, way, deaf, random)
             films += [film] if film.turns else []
         return films
 
-    def _film(self, mix: Mix, num_clips: float, share: float, random: np.random.Generator) -> Example:
-        clips = [self.bank[i] for i in random.integers(len(self.bank), size=max(1, int(num_clips)))]
+    def _film(
+        self, mix: Mix, num_clips: float, share: float, way: str, deaf: bool, random: np.random.Generator
+    ) -> Example:
+        clips = self._clips(max(1, int(num_clips)), mix.alone, random)
         if num_clips < 1:
             clips = [cut(clips[0], num_clips, random)]
         length = sum(c.duration_s for c in clips)
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset = 10 * int(random.integers(max(1, tens - int(length // 10) - 1)))
         hold, happenings, duration_s = splice(clips, float(offset))
-        return self.example(hold, happenings, duration_s, share, mix.questions, mix.kinds, random, offset)
-
-    def example(
-        self, hold: Hold, happenings: list[Happening], duration_s: float, share: float, num: int,
-        kinds: dict[str, float], random: np.random.Generator, offset_s: int = 0,
-    ) -> Example:  # fmt: skip
-        """One film settled to `share` of its raw tokens, with questions and answers."""
+        kinds, forget = mix.kinds, bool(random.random() < mix.forgetful)
+        if deaf:
+            hold = _without(hold, "sound")
+            happenings = [h for h in happenings if h.kind == "picture"]
+            kinds = {kind: kinds.get(kind, 1.0) for kind in SEEN_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
-        streams, globals_, _ = self.compressor.settle(hold, budget)
-        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
-        options["paraphrase"] = bool(random.random() < 0.5)
-        asked = ask(happenings, duration_s, num=num, generator=random, offset_s=offset_s, **options)
-        return Example(Film(streams, globals_, budget), [(q.text, q.answer) for q in asked])
+        if way == OURS:
+            streams, globals_, _ = self.compressor.settle(hold, budget)
+        else:
+            globals_ = self.compressor.memory.read(hold.memory)
+            segments = raw_segments(clips, float(offset))
+            if deaf:
+                segments = [_silent(one) for one in segments if "picture" in one.streams]
+            room = budget - sum(map(len, globals_.values()))
+            shares, seed = self.compressor.shares, int(random.integers(1 << 31))
+            streams = spend(way, segments, room, shares, seed=seed)  # type: ignore[arg-type]
+            budget = max(budget, sum(map(len, streams.values())))
+        film = Film(streams, {} if forget else globals_, budget)
+        asked = ask(
+            happenings, duration_s, num=mix.questions, generator=random, offset_s=offset,
+            paraphrase=bool(random.random() < 0.5), **({"kinds": kinds} if kinds else {}),  # type: ignore[arg-type]
+        )  # fmt: skip
+        return Example(film, [(q.text, q.answer) for q in asked])
+
+    def _clips(self, num: int, alone: int, random: np.random.Generator) -> list[Clip]:
+        """So many clips; `alone` names, a third of them sounds, are in one of them each and in no other."""
+        if not alone:
+            return [self.bank[i] for i in random.integers(len(self.bank), size=num)]
+        sounds = list(random.permutation(SOUNDS)[: alone // 3])
+        names = {*sounds, *random.permutation(OBJECTS)[: alone - len(sounds)]}
+        hay = [clip for clip, has in zip(self.bank, self._names, strict=True) if not has & names]
+        clips = [hay[i] for i in random.integers(len(hay), size=num)]
+        for place, name in zip(random.permutation(num), sorted(names), strict=False):
+            fits = [clip for clip, has in zip(self.bank, self._names, strict=True) if has & names == {name}]
+            clips[place] = fits[int(random.integers(len(fits)))] if fits else clips[place]
+        return clips
+
+
+def _drawn(of: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
+    """One of them, by weight."""
+    share = np.array(weights, dtype=float)
+    return of[int(random.choice(len(of), p=share / share.sum()))]
+
+
+def _without(hold: Hold, stream: str) -> Hold:
+    """A hold less one stream."""
+    pieces = [replace(p, groups={n: g for n, g in p.groups.items() if n != stream}) for p in hold.pieces]
+    memory = {n: m for n, m in hold.memory.items() if n != stream}
+    return Hold([p for p in pieces if p.groups], memory=memory)
+
+
+def _silent(segment: Segment) -> Segment:
+    streams: Mapping[str, Encoded] = {"picture": segment.streams["picture"]}
+    return replace(segment, streams=streams)

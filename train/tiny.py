@@ -16,7 +16,7 @@ from ..config import load_config
 from ..encoders import SoundEncoder
 from ..hosts.prompt import encode
 from ..model import LongCompress
-from ..presets import new_tiny
+from ..presets import load, new_tiny
 from ..scenes import OBJECTS, SOUNDS
 from .bank import Clip, Films, Mix, load_bank, make_bank, save_bank
 from .engine import Engine
@@ -32,6 +32,7 @@ class TinyRecipe:
     """All of it.
 
     Attributes:
+        begin: preset or folder of a model whose language model is trained on; "": from nothing.
         seed: of weights and films; films of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
         picture, sound: training of the towers.
@@ -45,6 +46,7 @@ class TinyRecipe:
         threads: torch threads of the training process.
     """
 
+    begin: str = ""
     seed: int = 0
     width: int = 128
     layers: int = 4
@@ -72,6 +74,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
     recipe = recipe or load_config(TinyRecipe, RECIPE)
     torch.set_num_threads(recipe.threads)
     begin = time.perf_counter()
+    if recipe.begin:
+        return train_on(out, recipe, start)
     if start == "towers":
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         heads = train_towers(model, recipe, out)
@@ -88,6 +92,27 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str 
     bank, heads = load_bank(out / "bank.safetensors"), load_file(out / "towers" / "heads.safetensors")
     print(f"variance of the words that the projectors begin with: {align(model, bank, heads)}", flush=True)
     train_lm(model, bank, recipe, out)
+    return save_tiny(model, heads, recipe, out, begin)
+
+
+def train_on(out: Path, recipe: TinyRecipe, start: str = "bank") -> Path:
+    """Train the language model of recipe.begin on, with its own towers and projectors; saved in `out`."""
+    begin = time.perf_counter()
+    model = load(recipe.begin, device="cpu")
+    if start != "lm" or not (out / "bank.safetensors").is_file():
+        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
+        out.mkdir(parents=True, exist_ok=True)
+        save_bank(make_bank(model, seeds, recipe.clip_s, recipe.detail), out / "bank.safetensors")
+    assert model.folder is not None
+    heads = load_file(model.folder / "heads.safetensors")
+    train_lm(model, load_bank(out / "bank.safetensors"), recipe, out)
+    return save_tiny(model, heads, recipe, out, begin)
+
+
+def save_tiny(
+    model: LongCompress, heads: dict[str, Tensor], recipe: TinyRecipe, out: Path, begin: float
+) -> Path:
+    """The folder of a finished model, with how it was made; `begin` is when that began."""
     model.eval().save_pretrained(out / "model", include_base=True)
     save_file(heads, out / "model" / "heads.safetensors")  # bench quality reads merged tokens with them
     report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}

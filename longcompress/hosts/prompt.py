@@ -58,6 +58,7 @@ class Layout:
             those of every `mark_s` in which something starts, also where one text stands for several.
         mark_ids: (K, k) int64 text tokens of each mark, -1 where a mark has fewer.
         mark_s: (K,) float64 start of each mark.
+        said_s: (k,) float64 start of those that stand in the prompt as text.
     """
 
     ids: list[int]
@@ -65,6 +66,7 @@ class Layout:
     offsets: dict[str, Tensor]
     mark_ids: Tensor
     mark_s: Tensor
+    said_s: Tensor
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -174,7 +176,8 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
             ids += [-(2 * i + 1)] * len(held.get(name, ()))
         none = torch.zeros(1, dtype=torch.int32)  # marks, and so tokens that belong to one
         marks = torch.zeros(0, 1, dtype=torch.int64)
-        return Layout(ids, held, dict.fromkeys(held, none), marks, torch.zeros(0, dtype=torch.float64))
+        never = torch.zeros(0, dtype=torch.float64)
+        return Layout(ids, held, dict.fromkeys(held, none), marks, never, never)
     first_s = min(float(t.start_s.min()) for t in held.values())
     last_s = max(float(t.end_s.max()) for t in held.values())
     num_text = len(encode(tokenizer, mark_text(config, last_s)))
@@ -192,7 +195,8 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
         ).tolist()
         offsets[name] = torch.tensor([0, *counts[name]]).cumsum(0).int()
     said = (marks.double() * fine / step + 1e-9).floor()  # several have one text in common
-    for group in said.unique().tolist():
+    shown = said.unique()
+    for group in shown.tolist():
         of = (said == group).nonzero()[:, 0].tolist()
         ids += encode(tokenizer, mark_text(config, group * step))
         for i, name in enumerate(names):
@@ -200,4 +204,4 @@ def lay_out(film: Film, tokenizer: Any, config: HostConfig, names: Sequence[str]
                 ids += [-(2 * i + 1)] * sum(counts[name][k] for k in of)
     longest = max(len(t) for t in texts)
     mark_ids = torch.tensor([t + [-1] * (longest - len(t)) for t in texts])
-    return Layout(ids, streams, offsets, mark_ids, marks.double() * fine)
+    return Layout(ids, streams, offsets, mark_ids, marks.double() * fine, shown * step)
