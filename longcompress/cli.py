@@ -321,7 +321,8 @@ def bench(
 
 
 def shards(
-    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert", "draw"], rest: list[str]
+    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert", "draw", "npy"],
+    rest: list[str],
 ) -> int:
     """Encode videos once for training, or look into shards; `longcompress shards make --help` has more.
 
@@ -334,7 +335,19 @@ def shards(
     return _hand_over("shards", hand, [what, *rest])
 
 
-def evaluate(what: Literal["score", "tasks", "run", "pairs"], rest: list[str]) -> int:
+def weights(what: Literal["delta", "apply"], rest: list[str]) -> int:
+    """Read what other projects released; `longcompress weights apply --help` has more.
+
+    Args:
+        what: which.
+        rest: its arguments.
+    """
+    from .cli_weights import main as hand
+
+    return _hand_over("weights", hand, [what, *rest])
+
+
+def evaluate(what: Literal["score", "tasks", "run", "pairs", "compare"], rest: list[str]) -> int:
     """Run benchmarks, score predictions as the papers do, compare; `longcompress eval run --help` has more.
 
     Args:
@@ -361,7 +374,7 @@ def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "info": info, "watch": watch, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
     "demo": demo, "doctor": doctor, "train": train, "shards": shards, "bench": bench,
-    "eval": evaluate,
+    "eval": evaluate, "weights": weights,
 }  # fmt: skip
 
 
@@ -399,7 +412,7 @@ def _run(words: list[str]) -> int:
     if not bars():  # read when transformers is imported: its bars go by it too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     words = words or ["--help"]
-    if words[:1] in (["bench"], ["eval"], ["shards"]) and len(words) > 2:  # the rest is its own
+    if words[:1] in (["bench"], ["eval"], ["shards"], ["weights"]) and len(words) > 2:  # the rest is its own
         words, rest = words[:2], words[2:]
     else:
         rest = []
@@ -407,7 +420,7 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["train"]:
         words, recipe = with_recipe(words)
     name, arguments = parse(words, COMMANDS, common=Common, sections=SECTIONS, fixed=FIXED, recipe=recipe)
-    if name in ("bench", "shards", "eval"):
+    if name in ("bench", "shards", "eval", "weights"):
         arguments["rest"] = rest
     return COMMANDS[name](**arguments) or 0
 

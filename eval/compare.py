@@ -1,0 +1,290 @@
+"""The same tokens, other ways: one model, one film, one question, and tokens that were chosen otherwise.
+
+Each film is read and encoded once. Every way and number of tokens then has a run of its own
+(`eval.run_file`), so that any two can be compared by `longcompress eval pairs`, and a comparison that was
+killed goes on.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from longcompress.compress import Compressor, GlobalMemory
+from longcompress.config import MemoryConfig
+from longcompress.hold import Hold
+from longcompress.memory import VideoMemory
+from longcompress.model import LongCompress
+from longcompress.session import KINDS_OF_MEDIA, media_of
+from longcompress.types import Segment
+from longcompress.ways import WAYS, segments_of, spend
+
+from .films import Source
+from .locks import alone
+from .run import QUESTIONS_AT_ONCE, header_of
+from .run_file import RunConfig, begin, line_of
+from .score import task_of
+from .tasks.task import Example, How, Said, Task
+
+OURS = ("even", "novelty", "no-memory", "no-sound")
+ALL = "all"  # tokens of what isn't compressed
+NAMES = (*WAYS, *OURS)
+ENDLESS = 1 << 40  # tokens
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way at one number of tokens.
+
+    Attributes:
+        way: one of NAMES.
+        tokens: "4096", "10%" of a film's raw ones, or ALL for "full".
+    """
+
+    way: str
+    tokens: str
+
+    @property
+    def file(self) -> str:
+        """The name of its run."""
+        return f"{self.way}_{self.tokens.replace('%', 'pc')}.jsonl"
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared.
+
+    Attributes:
+        tokens: each "4096", or "10%" of a film's raw tokens.
+        ways: some of NAMES: those of `ways.WAYS`; and ours: a budget spread evenly, by novelty, evenly
+            without global tokens, evenly without sound.
+        prompt: name of the task's prompt.
+        max_new_tokens: longest answer; None: as the model's config says.
+        limit: only so many examples, the first.
+        only: kinds of groups of examples to the names that are kept, {"kind": ["binding"]}.
+        seed: of what is drawn.
+    """
+
+    tokens: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
+    ways: tuple[str, ...] = NAMES
+    prompt: str = "default"
+    max_new_tokens: int | None = None
+    limit: int | None = None
+    only: Mapping[str, Sequence[str]] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := [way for way in self.ways if way not in NAMES]:
+            raise ValueError(f"ways must be of {', '.join(NAMES)}, got {unknown[0]!r}")
+        for one in self.tokens:
+            number = one.removesuffix("%")
+            try:
+                fits = float(number) > 0 and (one.endswith("%") or number.isdigit())
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError(f"tokens must be numbers, or shares such as 10%, got {one!r}")
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All ways at all numbers of tokens."""
+        whole = [Arm("full", ALL)] if "full" in self.ways else []
+        return whole + [Arm(way, n) for n in self.tokens for way in self.ways if way != "full"]
+
+
+def compare(
+    source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
+) -> list[Arm]:
+    """Ask every example of every arm; runs in `folder` are begun, or gone on with.
+
+    Args:
+        source: what is asked about, and the films.
+        model: what watches and answers, greedily.
+        folder: gets a file for each arm.
+        config: what is compared.
+        how: how answers are read.
+
+    Raises:
+        ValueError: a run was begun with something else; another process writes there; a model without the
+            streams that a way needs.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = kept(source.examples, config)
+    by_film: dict[str, list[Example[Any]]] = {}
+    for one in examples:
+        by_film.setdefault(one.video, []).append(one)
+    if "no-sound" in config.ways and media_of(model) != ("picture", "sound"):
+        raise ValueError(f"way no-sound needs a model that sees and hears, this one takes {media_of(model)}")
+    pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
+                                              max_new_tokens=config.max_new_tokens), how)  # fmt: skip
+    only = {name: list(some) for name, some in (config.only or {}).items()}
+    pins |= {"num_examples": len(examples), "only": only, "seed": config.seed}
+    with alone(folder / "compare"):
+        done = {
+            arm: begin(folder / arm.file, {**pins, "way": arm.way, "budget": arm.tokens}).lines
+            for arm in config.arms
+        }
+        for film, asked in tqdm(by_film.items(), desc=source.task, unit="film", disable=None):
+            todo = [arm for arm in config.arms if any(one.id not in done[arm] for one in asked)]
+            if not todo:
+                continue
+            with ExitStack() as stack:
+                files = {arm: stack.enter_context((folder / arm.file).open("ab")) for arm in todo}
+                for arm, line in _ask_film(source, model, config, how, film, asked, todo):
+                    if line["id"] not in done[arm]:
+                        files[arm].write(line_of(line))
+                        files[arm].flush()
+    return config.arms
+
+
+def kept(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
+    """The examples that are asked.
+
+    Raises:
+        ValueError: there are none.
+    """
+    wanted = config.only or {}
+    some = [one for one in examples if all(dict(one.groups).get(k) in v for k, v in wanted.items())]
+    if not some:
+        known = sorted({f"{kind}={name}" for one in examples for kind, name in one.groups})
+        raise ValueError(f"only must leave an example, got {dict(wanted)}; there are {', '.join(known)}")
+    return some[: config.limit]
+
+
+def _ask_film(
+    source: Source, model: LongCompress, config: CompareConfig, how: How, film: str,
+    asked: Sequence[Example[Any]], todo: Sequence[Arm],
+) -> Iterator[tuple[Arm, dict[str, Any]]]:  # fmt: skip
+    """Lines of one film, arm by arm."""
+    warned: list[str] = []
+    begun = time.perf_counter()
+    try:
+        with source.open(film, model.config.media, warned.append) as parts:
+            come = [kind for kind in media_of(model) if parts.streams is None or kind in parts.streams]
+            segments, duration_s = segments_of(model, parts, come)
+        if not segments:
+            raise ValueError(f"{film} gave neither a picture nor a sample that could be read")
+    except (OSError, ValueError) as error:
+        for arm in todo:
+            yield from ((arm, {"id": one.id, "video": film, "lost": str(error)}) for one in asked)
+        return
+    watch_s = time.perf_counter() - begun
+    spending = Spending(model, segments, duration_s, config.seed + zlib.crc32(film.encode()))
+    task = task_of(source.task)
+    ask = task.prompts[config.prompt]
+    for arm in todo:
+        try:
+            memory = spending.memory(arm)
+            _fits(model, memory)
+        except ValueError as error:
+            yield from ((arm, {"id": one.id, "video": film, "lost": str(error)}) for one in asked)
+            continue
+        for at in range(0, len(asked), QUESTIONS_AT_ONCE):
+            some = asked[at : at + QUESTIONS_AT_ONCE]
+            begun = time.perf_counter()
+            prompts = [ask(one) for one in some]
+            answers = memory.ask_all(prompts, max_new_tokens=config.max_new_tokens)
+            answer_s = (time.perf_counter() - begun) / len(some)
+            for one, prompt, answer in zip(some, prompts, answers, strict=True):
+                value = task.parse(answer.text, one, how)
+                yield arm, {
+                    "id": one.id, "video": film, "prompt": prompt, "answer": answer.text,
+                    "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
+                    "parsed": value is not None, "score": _worth(task, one, Said(answer.text, value), how),
+                    "tokens": memory.num_tokens,
+                    "seconds": {"watch": round(watch_s, 3), "answer": round(answer_s, 3)},
+                }  # fmt: skip
+
+
+def _worth(task: Task[Any, Any], example: Example[Any], said: Said[Any], how: How) -> dict[str, float] | None:
+    """The main numbers of one example, None where only a corpus has a score."""
+    each = task.score([example], {example.id: said}, how).each
+    return {name: values[example.id] for name, values in each.items() if example.id in values} or None
+
+
+class Spending:
+    """A film's raw segments, spent in any way.
+
+    Args:
+        model: whose compressor is ours.
+        segments: of the film, raw.
+        duration_s: its seconds.
+        seed: of what is drawn.
+    """
+
+    def __init__(
+        self, model: LongCompress, segments: Sequence[Segment], duration_s: float, seed: int
+    ) -> None:
+        self.model, self.segments, self.duration_s, self.seed = model, segments, duration_s, seed
+        self.raw = sum(len(one) for part in segments for one in part.streams.values())
+        self._held: dict[tuple[int, bool], Hold] = {}
+
+    def budget(self, tokens: str) -> int:
+        """How many tokens that is."""
+        if tokens == ALL:
+            return ENDLESS
+        return round(float(tokens[:-1]) / 100 * self.raw) if tokens.endswith("%") else int(tokens)
+
+    def memory(self, arm: Arm) -> VideoMemory:
+        """The film's memory by this way.
+
+        Raises:
+            ValueError: the budget is too small; the film has nothing but sound, and way is no-sound.
+        """
+        ours, budget = self.model.compressor, self.budget(arm.tokens)
+        hold = self._hold(budget, deaf=arm.way == "no-sound")
+        if arm.way in OURS:
+            share = "novelty" if arm.way == "novelty" else "even"
+            memory: nn.Module = ours.memory
+            if arm.way == "no-memory":
+                hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
+            assert isinstance(memory, GlobalMemory)
+            spent = Compressor(ours.local.config, replace(ours.shares, share=share), memory)
+            streams, globals_, _ = spent.settle(hold, budget)
+        else:
+            globals_ = ours.memory.read(hold.memory)
+            room = budget - sum(map(len, globals_.values()))
+            split = replace(ours.shares, share="even")
+            streams = spend(arm.way, self.segments, room, split, seed=self.seed)  # type: ignore[arg-type]
+        num = sum(map(len, streams.values())) + sum(map(len, globals_.values()))
+        return VideoMemory(
+            streams, globals_, self.duration_s, max(num, min(budget, self.raw)),
+            identity=self.model.identity(), model=self.model,
+        )  # fmt: skip
+
+    def _hold(self, budget: int, *, deaf: bool) -> Hold:
+        if (budget, deaf) not in self._held:
+            hold = Hold()
+            for segment in _deaf(self.model, self.segments) if deaf else self.segments:
+                self.model.compressor.close(hold, segment, budget)
+            self._held[budget, deaf] = hold
+        return self._held[budget, deaf]
+
+
+def _deaf(model: LongCompress, segments: Sequence[Segment]) -> list[Segment]:
+    """Segments less all that is heard."""
+    seen = {name for name, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] == "picture"}
+    out = []
+    for one in segments:
+        if streams := {name: part for name, part in one.streams.items() if name in seen}:
+            out.append(replace(one, streams=streams))
+    if not out:
+        raise ValueError("way no-sound: the film has no picture that could be read")
+    return out
+
+
+def _fits(model: LongCompress, memory: VideoMemory) -> None:
+    """ValueError if the language model was not made for so many tokens."""
+    context = model.host.context
+    if context is not None and memory.num_tokens >= context:
+        raise ValueError(
+            f"{memory.num_tokens} tokens are more than the {context} positions that the language model was "
+            "made for; compare shorter films, or leave this way out"
+        )
