@@ -1,6 +1,6 @@
 """Named configurations as functions, and `load`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .hosts.words import word_tokenizer
 from .model import LongCompress
 from .published import PUBLISHED, config_of
 from .quiz import VOCABULARY
+from .released import apply
 from .scenes import COLOURS, SHAPES
 
 TINY = Path(__file__).parent / "weights" / "tiny"
@@ -114,6 +115,7 @@ def load(
     *,
     base: Mapping[str, str] | None = None,
     variant: Mapping[str, Any] | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
     **options: Any,
 ) -> LongCompress:
     """A model by preset, folder or hub name.
@@ -123,10 +125,20 @@ def load(
             still to be trained; a folder; a hub name.
         base: of a published model: "vision", "sound", "speech", "host" -> folder, file or hub name.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
+        weights: of a published model: what its project released, files and folders of its stages in their
+            order (`released.apply`, docs/released_weights.md).
         options: those of `LongCompress.from_pretrained`.
     """
     if str(name) in PUBLISHED and not Path(name).exists():
-        return LongCompress.from_config(config_of(str(name), base, variant), **options)
+        model = LongCompress.from_config(config_of(str(name), base, variant), **options)
+        if weights is not None:
+            apply(model, weights)
+        return model
+    if weights is not None:
+        raise ValueError(
+            f"weights are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}; to a model that "
+            "is loaded, longcompress.released.apply puts them"
+        )
     if base or variant:
         raise ValueError(
             f"base and variant are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}, which "
