@@ -46,7 +46,7 @@ def train(
     Single fields are changed as --lr 1e-4 or --engine.workers 2. `--check` overfits 20 samples.
 
     Args:
-        name: align, boundary or instruct; a YAML file; check; or tiny and reader, small models from nothing.
+        name: align, boundary or instruct; a YAML file; check; or tiny, tiny_more and reader: small models.
         out: the folder for it; checkpoints are kept there.
         start: of tiny, the stage to go on with after an interruption.
         resume: go on from the last checkpoint in --out.
@@ -104,7 +104,7 @@ def _recipe(name: str) -> Any:
         if path.parent == RECIPES:
             raise ValueError(f"train: no recipe {name!r}; give one of {', '.join(known)}, or a YAML file")
         raise FileNotFoundError(f"train: no recipe {path}")
-    if name == "tiny":
+    if name in ("tiny", "tiny_more"):
         from .train.tiny import TinyRecipe
 
         return load_config(TinyRecipe, path)

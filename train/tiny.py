@@ -99,7 +99,7 @@ def train_on(out: Path, recipe: TinyRecipe, start: str = "bank") -> Path:
     """Train the language model of recipe.begin on, with its own towers and projectors; saved in `out`."""
     begin = time.perf_counter()
     model = load(recipe.begin, device="cpu")
-    if start != "lm" or not (out / "bank.safetensors").is_file():
+    if start != "lm":
         seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
         out.mkdir(parents=True, exist_ok=True)
         save_bank(make_bank(model, seeds, recipe.clip_s, recipe.detail), out / "bank.safetensors")
