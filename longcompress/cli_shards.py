@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,13 +13,19 @@ from .cli_films import bars, folder_of, reading, writing
 
 if TYPE_CHECKING:
     from .model import LongCompress
+    from .train.shards import Made
+
+Preset = Literal["longvlm", "vtimellm", "longvale"]
 
 
 def make(
     source: str,
     *,
     out: str,
-    model: str = "tiny",
+    model: str | None = None,
+    preset: Preset | None = None,
+    base: dict[str, str] | None = None,
+    variant: dict[str, str | int | bool] | None = None,
     kind: Literal["features", "media"] = "features",
     detail: dict[str, int] | None = None,
     shard: str = "0/1",
@@ -33,7 +41,11 @@ def make(
     Args:
         source: folder of videos (NAME.json beside NAME.mp4 says what is in it) or JSONL file of records.
         out: folder of the shards.
-        model: preset, folder or hub name, whose towers make the features.
+        model: preset, folder or hub name, whose towers make the features; tiny if neither this nor preset is
+            given.
+        preset: a published model instead, of which only the towers are loaded.
+        base: its towers, --base.vision FOLDER --base.sound FILE.pt --base.speech FOLDER; else by their names.
+        variant: of the preset, as --variant.tail released; docs/published_models.md lists them.
         kind: "features", or "media" for the files' own bytes.
         detail: tokens a segment keeps at least, by stream, '{"picture": 342, "*": 25}'; else the model's.
         shard: i/N: every N-th video from the i-th on, for arrays of jobs.
@@ -47,38 +59,105 @@ def make(
     from .train import shards
     from .train.records import read_records
 
-    try:
-        number, of = (int(part) for part in shard.split("/"))
-    except ValueError:
-        raise ValueError(f"--shard must be i/N such as 0/8, got {shard!r}") from None
+    share = _share_of(shard)
+    towers = _towers_of(preset, base, variant)
+    if model is not None and towers is not None:
+        raise ValueError(f"--model {model} and --preset {preset} both say whose features; leave one out")
     with reading():
         records = read_records(source)
     folder = folder_of(out)
-    how: dict[str, Any] = {"kind": kind, "share": (number, of), "on_error": on_error, "progress": bars()}
+    how: dict[str, Any] = {"kind": kind, "share": share, "on_error": on_error, "progress": bars()}
+    loads = towers or model or "tiny"
     if engine == "ray":
         from .train.shards_ray import make as make_by_ray
 
         how |= {"detail": detail, "device": device, "workers": workers, "gpus_per_worker": gpus_per_worker}
-        done = make_by_ray(records, folder, model, **how)
+        done = make_by_ray(records, folder, loads, **how)
     else:
         done = shards.make(
-            records, folder, _loaded(model, device, detail) if kind == "features" else None, **how
+            records, folder, _loaded(loads, device, detail) if kind == "features" else None, **how
         )
+    code = _told(done, folder)
+    if share[1] == 1:
+        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+        print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards")
+    return code
+
+
+def npy(
+    source: str,
+    *,
+    out: str,
+    preset: Literal["vtimellm", "longvale"],
+    base: dict[str, str] | None = None,
+    variant: dict[str, str | int | bool] | None = None,
+    shard: str = "0/1",
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    device: str | None = None,
+) -> int:
+    """Write features as VTimeLLM's and LongVALE's own code reads them: an .npy a video and stream.
+
+    Args:
+        source: as for `make`.
+        out: folder of the files; of longvale in its folders visual, audio and speech.
+        preset: whose.
+        base: its towers, as for `make`.
+        variant: of it, as for `make`.
+        shard: as for `make`.
+        on_error: as for `make`.
+        device: of the towers; a GPU if there is one.
+    """
+    from .train.arrays import make as make_arrays
+    from .train.records import read_records
+
+    share, towers = _share_of(shard), _towers_of(preset, base, variant)
+    with reading():
+        records = read_records(source)
+    folder = folder_of(out)
+    model = _loaded(towers, device, None)
+    done = make_arrays(records, folder, model, share=share, on_error=on_error, progress=bars())
+    return _told(done, folder)
+
+
+def _share_of(shard: str) -> tuple[int, int]:
+    """(i, N) of i/N."""
+    try:
+        number, of = (int(part) for part in shard.split("/"))
+    except ValueError:
+        raise ValueError(f"--shard must be i/N such as 0/8, got {shard!r}") from None
+    return number, of
+
+
+def _told(done: "Sequence[Made]", folder: Path) -> int:
+    """Says what became of videos; the exit code."""
     counts = {status: sum(one.status == status for one in done) for status in ("made", "there", "failed")}
     print(f"{folder}: {counts['made']} made, {counts['there']} there already, {counts['failed']} failed")
     for one in done:
         if one.status == "failed":
             print(f"longcompress: error: {one.key}: {one.reason}", file=sys.stderr)
-    if of == 1:
-        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
-        print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards")
     return 3 if counts["failed"] else 0
 
 
-def _loaded(name: str, device: str | None, detail: dict[str, int] | None) -> "LongCompress":
+def _towers_of(
+    preset: str | None, base: dict[str, str] | None, variant: dict[str, Any] | None
+) -> "Callable[..., LongCompress] | None":
+    """What loads the towers of a published model on a device; wrong words are told at once."""
+    if preset is None:
+        if base or variant:
+            raise ValueError(f"--{'base' if base else 'variant'} is of a published model; give --preset too")
+        return None
+    from .published import config_of, towers_of
+
+    config_of(preset, base, variant)
+    return partial(towers_of, preset, base=base, variant=variant)
+
+
+def _loaded(
+    which: "str | Callable[..., LongCompress]", device: str | None, detail: dict[str, int] | None
+) -> "LongCompress":
     from .presets import load
 
-    model = load(name, device=device)
+    model = load(which, device=device) if isinstance(which, str) else which(device=device)
     if detail is not None:
         model.change({"merge": {"detail": detail}})
     return model
@@ -252,4 +331,4 @@ def draw(
 
 def main() -> int:
     """One of them with the flags of the command line; the exit code."""
-    return auto_cli([make, index, verify, info, repack, bench, convert, draw]) or 0
+    return auto_cli([make, npy, index, verify, info, repack, bench, convert, draw]) or 0

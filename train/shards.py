@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from .records import SLACK_S, Record, complaints, overlapping
 from .samples import JSON, hold_of, members_of
 from .tars import members_in, read_members, sha256_of, write_tar
 
+T = TypeVar("T")
 Kind = Literal["features", "media"]
 ENDLESS = 1 << 40  # tokens; a shard's hold is never brought below the detail asked for
 PARTS = "parts"
@@ -64,15 +65,32 @@ def make(
     Raises:
         ValueError: share is none, there is no model for features, or somebody else makes the same share here.
     """
-    mine = mine_of(records, share)
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
+
+    def part(record: Record, folder: Path) -> Made:
+        return make_part(record, folder, model, kind)
+
+    return each(records, out, part, share=share, on_error=on_error, progress=progress)
+
+
+def each(
+    records: Sequence[Record],
+    out: str | Path,
+    part: Callable[[Record, Path], Made],
+    *,
+    share: tuple[int, int] = (0, 1),
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    progress: bool = True,
+) -> list[Made]:
+    """What `part` makes of each record of a share, in the folder `parts` of `out`; see `make`."""
+    mine = mine_of(records, share)
     folder = Path(out) / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     done = []
     with alone(folder, share):
         for record in tqdm(mine, desc="videos", unit="video", disable=not progress):
-            done.append(make_part(record, folder, model, kind))
+            done.append(part(record, folder))
             if done[-1].status == "failed" and on_error == "stop":
                 raise ValueError(f"{record.video}: {done[-1].reason}")
     return done
@@ -88,18 +106,31 @@ def mine_of(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
 
 def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Made:
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
-    path, failed = folder / f"{record.key}.tar", folder / f"{record.key}.failed.json"
+    path = folder / f"{record.key}.tar"
+
+    def read() -> dict[str, bytes]:
+        return _features(record, model) if kind == "features" and model else _media(record)
+
+    return attempt(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)]))
+
+
+def attempt(
+    record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
+) -> Made:
+    """What is read of a video, written; unless `path`, which writing ends with, is there. What can't be read
+    has its reason in KEY.failed.json."""
+    failed = folder / f"{record.key}.failed.json"
     if path.is_file():
         return Made(record.key, "there")
     try:
-        members = _features(record, model) if kind == "features" and model else _media(record)
+        found = read()
     except (OSError, ValueError) as error:
         with replacing(failed) as part:
             part.write_text(
                 json.dumps({"key": record.key, "video": record.video, "reason": str(error)}) + "\n"
             )
         return Made(record.key, "failed", str(error))
-    write_tar(path, [(record.key, members)])
+    write(found)
     failed.unlink(missing_ok=True)
     return Made(record.key, "made")
 

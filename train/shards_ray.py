@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,12 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from ..model import LongCompress
 from .records import Record, parse_record
 from .shards import PARTS, Kind, Made, alone, make_part, mine_of
 
+Loader = Callable[..., LongCompress]
+"""Loads a model; takes `device`."""
 NO_MODEL = "no model"
 STORE_BYTES = 128 << 20  # rows are names and reasons; the videos never go through Ray
 
@@ -24,15 +27,15 @@ class Maker:
         folder: of the parts.
         here: the caller's working directory: records name videos relative to it, and so do reasons.
         kind: of the shards.
-        model: preset, folder or hub name; None for media.
+        model: preset, folder or hub name, or what loads it on a device; None for media.
         detail: what the model's merging keeps, where that is changed.
         device: of the model.
         threads: of torch, as many as the caller has: how many there are decides the last bits of a sum.
     """
 
     def __init__(
-        self, folder: str, here: str, kind: Kind, model: str | None, detail: dict[str, int] | None,
-        device: str | None, threads: int,
+        self, folder: str, here: str, kind: Kind, model: str | Loader | None,
+        detail: dict[str, int] | None, device: str | None, threads: int,
     ) -> None:  # fmt: skip
         os.chdir(here)
         torch.set_num_threads(threads)
@@ -41,7 +44,7 @@ class Maker:
             if model is not None:
                 from ..presets import load
 
-                self.model = load(model, device=device)
+                self.model = load(model, device=device) if isinstance(model, str) else model(device=device)
                 if detail is not None:
                     self.model.change({"merge": {"detail": detail}})
         except (OSError, ValueError, ImportError) as error:  # Ray would bury it in a page of its own
@@ -59,7 +62,7 @@ class Maker:
 def make(
     records: Sequence[Record],
     out: str | Path,
-    model: str | None,
+    model: str | Loader | None,
     *,
     kind: Kind = "features",
     detail: dict[str, int] | None = None,
@@ -77,7 +80,7 @@ def make(
 
     Args:
         records, out, kind, share, on_error, progress: as there.
-        model: preset, folder or hub name that each actor loads; None for media.
+        model: preset, folder or hub name that each actor loads, or what loads it; None for media.
         detail: tokens a segment keeps at least, by stream; None: the model's.
         device: of the models; None: the actor's GPU, the CPU where gpus_per_worker is 0.
         workers: actors.

@@ -212,6 +212,8 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
         if not hasattr(model.host.lm, "merge_and_unload"):
             raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
         model.host.lm = model.host.lm.merge_and_unload()
+        # it is no longer what its name stands for: saved with the model from now on
+        model.config = replace(model.config, host=replace(model.config.host, base="./lm"))
     recipe.engine.prepare(model.host.lm)
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}

@@ -1,0 +1,247 @@
+"""Published models from films on: features of own videos, the papers' stages on them, answers, scores."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from films import Film, write
+from test_recipes import recipe_of
+
+import longcompress as lc
+from longcompress.cli import main
+from longcompress.encoders import Stream
+from longcompress.media import read
+from longcompress.published import towers_of
+from longcompress.train import arrays
+from longcompress.train.index import load_index
+from longcompress.train.samples import hold_of
+from longcompress.train.stages import train_stage
+from longcompress.types import Sound
+
+import stages
+from models import published
+
+FILMS = {
+    "both.mp4": Film(), "silent.webm": Film(codec="libvpx-vp9", sound_codec=None),
+    "heard.mkv": Film(codec=None),
+    "short.avi": Film(codec="mpeg4", sound_codec="pcm_s16le", stamps=range(0, 160, 40), sound_s=0.03),
+}  # fmt: skip
+STREAMS = {
+    "both": {"picture": 100, "sound": 1, "speech": 1}, "silent": {"picture": 100},
+    "heard": {"sound": 1, "speech": 1}, "short": {"picture": 100, "speech": 1},
+}  # fmt: skip
+SPAN = {"<s0>": 1.0, "<e0>": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small steps: threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    """A folder with towers and a language model, films, and a file that is none."""
+    folder = tmp_path_factory.mktemp("published")
+    published(folder / "base")
+    (folder / "in").mkdir()
+    for name, film in FILMS.items():
+        write(folder / "in" / name, film)
+    (folder / "in" / "broken.mp4").write_bytes((folder / "in" / "both.mp4").read_bytes()[:3000])
+    return folder
+
+
+def parts_of(name, where):
+    """The bases that a published model takes."""
+    names = ("vision", "sound", "speech", "host") if name == "longvale" else ("vision", "host")
+    return {part: str(where / "base" / part) for part in names}
+
+
+def flags_of(name, where):
+    """The same, as they are typed."""
+    return [
+        "--preset",
+        name,
+        *(w for part, path in parts_of(name, where).items() for w in (f"--base.{part}", path)),
+    ]
+
+
+def features(folder):
+    """Key -> stream -> number of tokens."""
+    return {entry.key: dict(entry.tokens) for entry in load_index(folder).entries}
+
+
+def test_any_container_becomes_shards_and_broken_ones_are_named(where, tmp_path, capsys):
+    words = ["shards", "make", str(where / "in"), "--out", str(tmp_path), *flags_of("longvale", where)]
+    assert main(words) == 3
+    assert "broken: " in capsys.readouterr().err
+    assert features(tmp_path) == STREAMS
+    assert "no readable index" in (tmp_path / "manifest.jsonl").read_text()
+    index = load_index(tmp_path)
+    model = lc.load("longvale", base=parts_of("longvale", where), device="cpu")
+    assert index.features["identity"] == model.identity()
+    number = [entry.key for entry in index.entries].index("both")
+    hold = hold_of(index.read(number), "both")
+    with read(where / "in" / "both.mp4", model.config.media) as parts:
+        heard = [part for part in parts if isinstance(part, Sound)]
+    for name in ("sound", "speech"):  # what the tower says of the whole sound at once
+        stream = Stream(model.towers[name])
+        whole = Sound(torch.cat([part.samples for part in heard]), heard[0].start_s)
+        want = torch.cat([e.tokens.x for e in stream.push(whole) + stream.flush()])
+        torch.testing.assert_close(hold.pieces[0].groups[name].tokens.x, want.bfloat16().float())
+
+
+def test_the_projects_own_files(where, tmp_path, capsys):
+    words = ["shards", "npy", str(where / "in"), "--out", str(tmp_path / "all"), *flags_of("longvale", where)]
+    assert main(words) == 3
+    assert "broken: " in capsys.readouterr().err
+    found = {
+        name: {path.stem: np.load(path) for path in sorted((tmp_path / "all" / name).glob("*.npy"))}
+        for name in ("visual", "audio", "speech")
+    }
+    kinds = {"visual": ("picture", np.float16, 8), "audio": ("sound", np.float32, 16)}
+    kinds["speech"] = ("speech", np.float32, 8)
+    for name, (stream, dtype, width) in kinds.items():
+        want = {key: (num[stream], width) for key, num in STREAMS.items() if stream in num}
+        assert {key: array.shape for key, array in found[name].items()} == want
+        assert {array.dtype for array in found[name].values()} == {np.dtype(dtype)}
+    model = towers_of("longvale", base=parts_of("longvale", where), device="cpu")
+    streams = lc.watch(model, where / "in" / "both.mp4", 2048, progress=False).streams
+    assert np.array_equal(found["speech"]["both"], streams["speech"].x.numpy())
+    assert np.array_equal(found["visual"]["both"], streams["picture"].x.half().numpy())
+    (tmp_path / "all" / "parts" / "heard.json").unlink()
+    main(words)
+    assert "1 made, 3 there already, 1 failed" in capsys.readouterr().out
+    words = ["shards", "npy", str(where / "in"), "--out", str(tmp_path / "one"), *flags_of("vtimellm", where)]
+    assert main(words) == 3
+    assert "heard: " in capsys.readouterr().err  # there is nothing to see in it
+    assert {path.stem for path in (tmp_path / "one").glob("*.npy")} == {"both", "silent", "short"}
+    again = np.load(tmp_path / "one" / "both.npy")
+    assert np.array_equal(again, found["visual"]["both"])
+
+
+def test_a_picture_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkeypatch):
+    model = towers_of("vtimellm", base=parts_of("vtimellm", where), device="cpu")
+    settle = model.compressor.settle
+
+    def fewer(*given):
+        streams, *rest = settle(*given)
+        return ({name: tokens.take(slice(1, None)) for name, tokens in streams.items()}, *rest)
+
+    monkeypatch.setattr(model.compressor, "settle", fewer)
+    record = arrays.Record("both", str(where / "in" / "both.mp4"))
+    (made,) = arrays.make([record], tmp_path, model, progress=False)
+    assert made.status == "failed" and "gave 99 pictures of 100, which their code needs" in made.reason
+    assert not list(tmp_path.glob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["make", "--base.vision", "x"], "--base is of a published model; give --preset too"),
+        (["make", "--preset", "vtimellm", "--model", "tiny"], "both say whose features; leave one out"),
+        (["make", "--preset", "vtimellm", "--base.sound", "x"], "base must be of parts of vtimellm"),
+        (["make", "--preset", "vtimellm", "--variant.tail", "x"], "variant of vtimellm must be of"),
+        (["make", "--preset", "vtimellm", "--base.vision", "/no"], "base '/no': no such folder"),
+        (["npy", "--preset", "vtimellm", "--variant.mode", "ours", "--base.vision", "VISION"],
+         'variant mode must be "paper": their code wants 100 pictures'),
+        (["make", "--preset", "shortvlm"], "shortvlm"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(where, tmp_path, capsys, words, said):
+    words = [str(where / "base" / "vision") if word == "VISION" else word for word in words]
+    code = main(["shards", words[0], str(where / "in"), "--out", str(tmp_path / "out"), *words[1:]])
+    assert code in (2, 3) and said in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"model must be one of vtimellm, longvale, .* got 'longvlm'"):
+        arrays.make([], tmp_path, towers_of("longvlm", base=parts_of("longvlm", where), device="cpu"))
+
+
+def dialogue(name, **meta):
+    """A made-up entry in VTimeLLM's and LongVALE's shape."""
+    turns = ("<video>\nWhen does the red ball appear?", "From <s0> to <e0>.", "What is seen?", "A blue box.")
+    speakers = ("human", "gpt", "human", "gpt")
+    conversations = [{"from": who, "value": text} for who, text in zip(speakers, turns, strict=True)]
+    return {"id": name, "conversations": conversations, "meta": {"duration": 4.0, "token": SPAN} | meta}
+
+
+def converted(where, rows, shape):
+    """Records of made-up annotations, as `shards convert` writes them."""
+    source, out = where / f"{shape}.json", where / f"{shape}.jsonl"
+    source.write_text(json.dumps(rows))
+    words = ["--shape", shape, "--videos", str(where / "in"), "--out", str(out)]
+    assert main(["shards", "convert", str(source), *words]) == 0
+    return out
+
+
+def shards_of(name, source, out, where):
+    """Shards of the preset, made by the command."""
+    assert main(["shards", "make", str(source), "--out", str(out), *flags_of(name, where)]) == 0
+    return out
+
+
+def small(name, folder, **changes):
+    """A paper's recipe as it stands, but for sizes: 4 films a step instead of 128, a tiny host's rates."""
+    recipe = recipe_of(name)
+    engine = replace(stages.CPU, accumulate=2, checkpointing=True)
+    sizes = {"least": 4, "most": 4, "lr": 0.02, "log_every": 1, "save_every": 1000, "seed": 3}
+    lora = recipe.lora | {"r": 4}
+    return replace(recipe, shards=[str(folder)], engine=engine, lora=lora, **sizes | changes)
+
+
+def trained(model, recipe, out):
+    """Folder of the model after a stage whose loss falls."""
+    folder = train_stage(model, recipe, out)
+    losses = stages.losses(out)
+    assert sum(losses[-3:]) < sum(losses[:3]), losses
+    return folder
+
+
+def same_logits(model, folder, film):
+    """That what was saved reads a film as the model that was trained."""
+    again = lc.load(folder, device="cpu")
+    batches = [
+        one.host.collate([lc.hosts.Example(lc.watch(one, film, progress=False).film, [("what", "a ball")])])
+        for one in (model.eval(), again)
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batches[1])["logits"], model(**batches[0])["logits"])
+    return again
+
+
+def answered(model, where, names):
+    """That it answers about films with what they have."""
+    for name in names:
+        memory = lc.watch(model, where / "in" / name, progress=False)
+        assert isinstance(memory.ask("when does the ball appear").text, str)
+        assert {stream: len(tokens) for stream, tokens in memory.streams.items()} == {
+            stream: num for stream, num in STREAMS[Path(name).stem].items() if stream in model.streams
+        }
+
+
+def test_vtimellm_from_films_to_answers(where, tmp_path):
+    (where / "captioned").mkdir()
+    for name in ("v0", "v1"):
+        write(where / "captioned" / f"{name}.mp4", Film(sound_codec=None))
+        (where / "captioned" / f"{name}.json").write_text(
+            json.dumps({"captions": ["a red ball and a blue box"]})
+        )
+    seen = shards_of("vtimellm", where / "captioned", tmp_path / "s1", where)
+    rows = [dialogue("both"), dialogue("silent"), dialogue("both", split=[1.0, 3.0], duration=2.0)]
+    asked = shards_of("vtimellm", converted(where, rows, "dialogues"), tmp_path / "s2", where)
+    assert set(features(asked)) == {"both", "silent", "both_1_3"}
+    torch.manual_seed(1)
+    lc.load("vtimellm", base=parts_of("vtimellm", where), device="cpu").save_pretrained(tmp_path / "start")
+    before = tmp_path / "start"
+    for stage, folder in (("align", seen), ("boundary", asked), ("instruct", asked)):
+        recipe = small(f"vtimellm_{stage}", folder, epochs=12, model=str(before))
+        model = lc.load(before, device="cpu")
+        before = trained(model, recipe, tmp_path / stage)
+    assert (before / "adapter").is_dir()
+    again = same_logits(model, before, where / "in" / "both.mp4")  # the merged adapter too
+    answered(again, where, ["both.mp4", "silent.webm"])
