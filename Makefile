@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-gpu lint clean
+LMMS := .venv-lmms
+
+.PHONY: demo test test-gpu test-lmms lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,10 +26,23 @@ test: $(STAMP)
 test-gpu:
 	LONGCOMPRESS_REQUIRE_GPU=1 $(PYTHON) -m pytest -q tests/interpreted
 
+# lmms-eval asks for an older av, and for a torchvision that breaks transformers where torch is for CPUs: it goes again.
+$(LMMS)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(LMMS)/bin/pip install --quiet --disable-pip-version-check lmms-eval==0.7.3 torchvision==0.28.0
+	$(LMMS)/bin/pip uninstall --quiet --yes torchvision
+	$(LMMS)/bin/pip install --quiet --disable-pip-version-check --editable . pytest
+	touch $@
+
+# The plugin under the real lmms-eval.
+test-lmms: $(LMMS)/.installed
+	$(ENV) $(LMMS)/bin/pytest -q tests/lmms
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo_out build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) demo_out build dist *.egg-info

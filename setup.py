@@ -36,7 +36,7 @@ setup(
         "peft>=0.18",
         "accelerate>=1.10",
         "tokenizers>=0.22",
-        "av>=14",
+        "av>=17.1",
         "numpy>=1.26",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
@@ -57,5 +57,8 @@ setup(
         "xformers": xformers,
         "dev": [*dev, *plot, *web, *train, *ray, *bench, *triton, *xformers],
     },
-    entry_points={"console_scripts": ["longcompress = longcompress.cli:main"]},
+    entry_points={
+        "console_scripts": ["longcompress = longcompress.cli:main"],
+        "lmms_eval.models": ["longcompress = longcompress.eval.lmms_plugin:manifest"],  # read by lmms-eval
+    },
 )

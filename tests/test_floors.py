@@ -86,6 +86,7 @@ HOMES = {
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py", "train/card.py"),
     "ray": ("train/shards_ray.py",),
+    "lmms_eval": ("eval/lmms_*.py",),
     "safetensors": (
         "longcompress/delta.py",
         "longcompress/encoders/beats.py",

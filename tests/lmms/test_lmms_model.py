@@ -1,0 +1,298 @@
+"""The real evaluator of lmms-eval on tasks written here, answered by the embedded model.
+
+Needs an environment of its own: `make test-lmms`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"  # before datasets reads them
+
+from lmms_eval import evaluator
+from lmms_eval.api.instance import Instance
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+
+import longcompress as lc
+from longcompress import media
+from longcompress.eval.lmms_model import LongCompressModel
+from longcompress.hosts import Example
+from longcompress.quiz import ask
+from longcompress.scenes import OBJECTS, make_scene, write_film
+from longcompress.session import watch
+
+BUDGET = 96
+ARGS = f"pretrained=tiny,budget={BUDGET},device=cpu"
+FUNCTIONS = """
+from PIL import Image
+
+def film(doc):
+    return [doc["film"]]
+
+def pictures(doc):
+    return [Image.open(path) for path in doc["pictures"]]
+
+def nothing(doc):
+    return []
+
+def same(doc, results):
+    return {"same": float(results[0].strip() == doc["answer"])}
+"""
+GENERATE = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder}/{data}.jsonl
+test_split: test
+output_type: generate_until
+doc_to_visual: !function functions.{visual}
+doc_to_text: "question"
+doc_to_target: "answer"
+process_results: !function functions.same
+generation_kwargs:
+  max_new_tokens: 24
+  until: ["\\n\\n"]
+metric_list:
+  - metric: same
+    aggregation: mean
+    higher_is_better: true
+"""
+CHOOSE = """
+task: choose
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder}/choices.jsonl
+test_split: test
+output_type: multiple_choice
+doc_to_visual: !function functions.film
+doc_to_text: "question"
+doc_to_target: "gold"
+doc_to_choice: "choices"
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tasks, and three films with their questions, two or more of each film one behind another."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "functions.py").write_text(FUNCTIONS)
+    for name, data, visual in (
+        ("films", "films", "film"),
+        ("alone", "films", "nothing"),
+        ("album", "album", "pictures"),
+    ):
+        text = GENERATE.format(name=name, data=data, visual=visual, folder=folder)
+        (folder / f"{name}.yaml").write_text(text)
+    (folder / "choose.yaml").write_text(CHOOSE.format(folder=folder))
+    films, choices, album = [], [], []
+    for number in range(3):
+        scene = make_scene(10_000_700 + number, 40.0)
+        film = str(write_film(scene, folder / f"film{number}.mp4"))
+        draw = np.random.default_rng(number)
+        kinds = ("when_picture", "when_sound", "count", "between")
+        asked = ask(scene.happenings, scene.duration_s, num=4, generator=draw, kinds=kinds)
+        films += [{"film": film, "question": q.text, "answer": q.answer} for q in asked]
+        for q in asked:
+            if q.kind.startswith("when"):
+                low, high = (int(part) for part in q.answer.split(" to "))
+                wrong = [f"{low + d} to {high + d}" for d in (-20, 20) if low + d >= 0]
+                some = [q.answer, *wrong]
+                draw.shuffle(some)
+                gold = some.index(q.answer)
+                choices.append({"film": film, "question": q.text, "choices": some, "gold": gold})
+    from PIL import Image
+
+    for number, colour in enumerate([(200, 30, 30), (30, 30, 200)]):
+        Image.new("RGB", (80 + 20 * number, 64), colour).save(folder / f"{number}.png")
+    album.append({
+        "pictures": [str(folder / f"{number}.png") for number in range(2)],
+        "question": f"When does the {OBJECTS[0]} appear?", "answer": "0 to 0",
+    })  # fmt: skip
+    for name, rows in (("films", films), ("choices", choices), ("album", album)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lc.load("tiny", device="cpu")
+
+
+def evaluated(folder, tasks, args=ARGS, **options):
+    torch.set_num_threads(1)
+    return evaluator.simple_evaluate(
+        "longcompress", args, tasks=tasks, task_manager=TaskManager(include_path=str(folder)),
+        log_samples=True, bootstrap_iters=0, **options,
+    )  # fmt: skip
+
+
+def said(samples):
+    """The answers; in a log each is text, in a result a list of one."""
+    found = [sample["filtered_resps"] for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    return [one if isinstance(one, str) else one[0] for one in found]
+
+
+def rows(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_entry_point_gives_our_class():
+    assert get_model("longcompress") is LongCompressModel
+
+
+@pytest.fixture(scope="module")
+def films(folder):
+    """The evaluator's result on films, and how often each was opened."""
+    opened = Counter()
+    read = media.read
+
+    def counting(source, *args, **options):
+        opened[str(source)] += 1
+        return read(source, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, "read", counting)
+        return evaluated(folder, ["films"]), opened
+
+
+def test_answers_are_those_of_the_model_and_the_score_is_their_mean(folder, films, tiny):
+    results, samples = films[0]["results"], films[0]["samples"]["films"]
+    want, right = [], []
+    for film in dict.fromkeys(row["film"] for row in rows(folder, "films")):
+        memory = watch(tiny, film, BUDGET, progress=False)
+        assert memory.num_tokens == BUDGET
+        for row in rows(folder, "films"):
+            if row["film"] == film:
+                want.append(memory.ask(row["question"], max_new_tokens=24).text)
+                right.append(want[-1] == row["answer"])
+    assert said(samples) == want
+    assert results["films"]["same,none"] == pytest.approx(sum(right) / len(right))
+    assert sum(right) > 0  # the embedded model knows this world
+
+
+def test_a_film_is_watched_once_for_all_its_questions(folder, films):
+    assert films[1] == dict.fromkeys({row["film"] for row in rows(folder, "films")}, 1)
+
+
+def test_a_second_run_on_the_command_line_is_the_same(folder, films, tmp_path):
+    command = [
+        sys.executable, "-m", "lmms_eval", "--model", "longcompress", "--model_args", ARGS,
+        "--tasks", "films", "--include_path", str(folder), "--log_samples", "--output_path", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.rglob("*_samples_films.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert said(lines) == said(films[0]["samples"]["films"])
+    assert sum(line["same"] for line in lines) / len(lines) == films[0]["results"]["films"]["same,none"]
+    assert {count["input_tokens"] for line in lines for count in line["token_counts"]} == {BUDGET}
+
+
+def test_questions_asked_together_have_the_answers_of_each(folder, films):
+    assert said(evaluated(folder, ["films"], batch_size=4)["samples"]["films"]) == said(
+        films[0]["samples"]["films"]
+    )
+
+
+def test_a_choice_is_the_one_of_least_loss(folder, tiny):
+    found = evaluated(folder, ["choose"])
+    samples = sorted(found["samples"]["choose"], key=lambda s: s["doc_id"])
+    right = []
+    for sample, row in zip(samples, rows(folder, "choices"), strict=True):
+        film = watch(tiny, row["film"], BUDGET, progress=False).film
+        want = []
+        for choice in row["choices"]:
+            with torch.no_grad():
+                batch = tiny.host.collate([Example(film, [(row["question"], choice)])])
+                want.append(float(tiny.host(**batch)["loss"]))
+        got = [response[0][0] for response in sample["resps"]]
+        assert [float(loss) for loss in got] == pytest.approx(want, rel=1e-4)
+        right.append(int(np.argmin(want)) == row["gold"])
+    assert found["results"]["choose"]["acc,none"] == pytest.approx(sum(right) / len(right))
+    assert sum(right) > len(right) / 2
+
+
+def test_pictures_and_no_visuals_are_asked_too(folder, tiny):
+    found = evaluated(folder, ["album", "alone"])["samples"]
+    assert len(said(found["album"])) == 1 and len(said(found["alone"])) == len(rows(folder, "films"))
+    made = LongCompressModel("tiny", BUDGET, device="cpu")
+    from PIL import Image
+
+    row = rows(folder, "album")[0]
+    pictures = made._watched([Image.open(path) for path in row["pictures"]])
+    times = pictures.streams["picture"].time_s
+    assert pictures.duration_s == 2.0 and set(pictures.streams) == {"picture"}
+    assert int((times < 1).sum()) == int((times > 1).sum()) == tiny.vision.cells  # one behind the other
+    assert said(found["album"]) == [pictures.ask(row["question"], max_new_tokens=24).text]
+    assert made._watched(row["pictures"][:1]).duration_s == 1.0  # a picture's path is read as well
+    nothing, questions = made._watched([]), [row["question"] for row in rows(folder, "films")]
+    assert nothing.num_tokens == 0
+    assert said(found["alone"]) == [nothing.ask(q, max_new_tokens=24).text for q in questions]
+
+
+def test_films_and_sounds_lie_one_behind_another(folder):
+    made = LongCompressModel("tiny", 400, device="cpu")
+    one, two = (str(folder / f"film{number}.mp4") for number in range(2))
+    both = made._watched([one, {"path": two, "video_start": 5.0, "video_end": 15.0}])
+    assert both.duration_s == pytest.approx(50.0, abs=0.2)
+    sound = {"array": np.random.default_rng(0).standard_normal(24_000) / 10, "sampling_rate": 8000}
+    heard = made._watched([sound])
+    assert set(heard.streams) == {"sound"} and heard.duration_s == pytest.approx(3.0, abs=0.05)
+    seen = LongCompressModel("tiny", 400, "picture", device="cpu")._watched([one])
+    assert set(seen.streams) == {"picture"}
+    with pytest.raises(ValueError, match="visuals have no picture that could be read"):
+        LongCompressModel("tiny", 400, "picture", device="cpu")._watched([sound])
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+        made._watched([str(folder / "none.mp4")])
+    with pytest.raises(TypeError, match="a visual must be the path of a film or picture"):
+        made._watched([3])
+
+
+def test_answers_end_where_the_task_says():
+    made = LongCompressModel("tiny", BUDGET, device="cpu", max_new_tokens=7)
+    given = {"until": "\n", "max_new_tokens": 40, "temperature": 0, "top_p": None, "num_beams": 1}
+    assert made._how(given) == (["\n"], {"do_sample": False, "num_beams": 1, "max_new_tokens": 7})
+    with pytest.warns(UserWarning, match=r"\['colour'\] are not heeded"):
+        made._how({"colour": 1})
+    made.task_dict = {"t": {"test": [{}]}}
+    plain = ("When does the red ball appear?", {"max_new_tokens": 40}, lambda _: [], 0, "t", "test")
+    cut = (plain[0], {"max_new_tokens": 40, "until": [" to"]}, *plain[2:])
+    about = {"task": "t", "doc_id": 0, "repeats": 1}
+    requests = [Instance("generate_until", arguments, 0, about) for arguments in (plain, cut)]
+    whole, part = (one.text for one in made.generate_until(requests))
+    assert " to" in whole and part == whole.partition(" to")[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"streams": "speech"}, "streams must be 'both' or of picture, sound"),
+        ({"batch_size": "auto"}, "batch_size must be a whole number"),
+        ({"budget": 1}, "budget"),
+    ],
+)
+def test_what_cannot_be_is_said(options, message):
+    with pytest.raises(ValueError, match=message):
+        LongCompressModel("tiny", device="cpu", **options)
+
+
+def test_what_tasks_may_not_ask():
+    made = LongCompressModel("tiny", device="cpu")
+    with pytest.raises(NotImplementedError, match="tasks of several rounds"):
+        made.generate_until_multi_round([])
+    bare = Instance("loglikelihood", ("", "red"), 0, {"task": "t", "doc_id": 0, "repeats": 1})
+    with pytest.raises(ValueError, match="leave that metric out"):
+        made.loglikelihood([bare])
