@@ -17,9 +17,8 @@ from ..session import Session
 from ..types import Frames
 from .metrics.bootstrap import interval
 from .metrics.needles import heat_map
-from .needle import KINDS, haystack
+from .needle import FIRST_SEED, KINDS, haystack
 
-FIRST_SEED = 11_000_000  # films of haystacks; training stays below
 PART = 16  # questions asked together
 
 

@@ -22,6 +22,7 @@ LENGTH_S = 8.0  # of a needle
 PLACE_S = 15.0  # from one needle of a depth to the next
 NEAR_S = 2.0  # nothing of its own sort lies nearer to a needle
 DEPTHS = 5
+FIRST_SEED = 11_000_000  # films of haystacks; training stays below
 LEAST_S = DEPTHS * (len(KINDS) + 1) * PLACE_S * 0.8
 
 

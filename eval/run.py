@@ -1,4 +1,4 @@
-"""A model asked a benchmark's questions, film by film, into a file that a killed run goes on from."""
+"""A model asked questions, film by film, into a file that a killed run goes on from."""
 
 import hashlib
 import json
@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from longcompress import media
 from longcompress.config import to_dict
 from longcompress.memory import VideoMemory
 from longcompress.model import LongCompress
 from longcompress.session import KINDS_OF_MEDIA, Session, media_of
 
+from .films import Source, from_files, from_scenes
+from .locks import alone
 from .metrics.captions import WhichMeteor
-from .run_file import FORMAT, RunConfig, begin, file_hash, line_of, read_run, summary_path
-from .score import lost, read_examples, task_of, told
+from .metrics.captions import meteor as meteor_of
+from .run_file import FORMAT, RunConfig, begin, file_hash, line_of, read_run, replace_lines, summary_path
+from .score import NUM_DRAWS, lost, task_of, told
+from .tasks.drawn import Drawn
 from .tasks.files import write_json, write_lines
 from .tasks.spoken import write_spoken
 from .tasks.task import Example, How, Predictions, Said, Task
@@ -29,7 +32,7 @@ from .tasks.video_chatgpt import KINDS
 
 QUESTIONS_AT_ONCE = 8  # always the same ones together: an answer must not depend on where a run was killed
 JUDGED = ("magqa", "video-chatgpt")  # without a judge they have no score
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wav", ".mp3", ".flac")
+CAPTIONED = ("activitynet-dense", "youcook2", "longvale-dvc", "longvale-sc", "avsd")  # scored with METEOR
 PACKAGES = ("longcompress", "torch", "transformers", "av")
 
 
@@ -37,6 +40,7 @@ PACKAGES = ("longcompress", "torch", "transformers", "av")
 class _Asking:
     """What stays the same from film to film."""
 
+    source: Source
     task: Task[Any, Any]
     model: LongCompress
     header: Mapping[str, Any]
@@ -53,83 +57,131 @@ def run(
     config: RunConfig | None = None,
     *,
     meteor: WhichMeteor = "auto",
+    retry_lost: bool = False,
+    num_draws: int = NUM_DRAWS,
 ) -> dict[str, Any]:
-    """The summary of a run over all examples; the run is begun, or gone on with, in `out`.
+    """The summary of a run over all examples of a benchmark; see `run_on`.
 
     Args:
         task: a key of TASKS.
         gold: the benchmark's files.
         videos: the folder of its films, in which they may lie deeper.
         model: what watches and answers, greedily.
+        out: JSON lines, a header first.
+        config: what it is made with.
+        meteor: which METEOR lines and summary have.
+        retry_lost: ask again where a film was missing or could not be read.
+        num_draws: of the intervals of corpus scores.
+
+    Raises:
+        ValueError: `out` was begun with something else; what can't be asked or taken in.
+    """
+    config = config or RunConfig()
+    source = from_files(task, gold, videos, durations=config.durations)
+    return run_on(source, model, out, config, meteor=meteor, retry_lost=retry_lost, num_draws=num_draws)
+
+
+def run_drawn(
+    task: str,
+    drawn: Drawn,
+    model: LongCompress,
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    num_draws: int = NUM_DRAWS,
+) -> dict[str, Any]:
+    """The summary of a run over drawn films; see `run_on`.
+
+    Args:
+        task: a key of TASKS whose films are drawn: "needle", "quiz".
+        drawn: which films.
+        model: what watches and answers, greedily.
+        out: JSON lines, a header first.
+        config: what it is made with; streams "picture" shows films without their sound.
+        num_draws: of the intervals of corpus scores.
+    """
+    return run_on(from_scenes(task, drawn), model, out, config, num_draws=num_draws)
+
+
+def run_on(
+    source: Source,
+    model: LongCompress,
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    meteor: WhichMeteor = "auto",
+    retry_lost: bool = False,
+    num_draws: int = NUM_DRAWS,
+) -> dict[str, Any]:
+    """The summary of a run over all examples; the run is begun, or gone on with, in `out`.
+
+    Args:
+        source: what is asked about, and the films.
+        model: what watches and answers, greedily.
         out: JSON lines, a header first. Beside it come NAME.summary.json and the folder NAME.predictions.
         config: what it is made with.
-        meteor: which METEOR the summary has.
+        meteor: which METEOR lines and summary have.
+        retry_lost: ask again where a film was missing or could not be read; what comes of it takes the place
+            of the line that was there.
+        num_draws: of the intervals of corpus scores.
 
     Returns:
         The summary: header, counts and lists of what is lost, missing or unparsed, metrics, intervals, each.
 
     Raises:
-        ValueError: `out` was begun with something else; what can't be asked or taken in.
+        ValueError: `out` was begun with something else, or another run writes to it; what can't be asked or
+            taken in.
     """
     config, out = config or RunConfig(), Path(out)
-    asked_all = read_examples(task, gold, durations=config.durations)
-    how = _how(task, asked_all, config, meteor)
-    films = _films(Path(videos), {one.video for one in asked_all})
-    header = header_of(task, gold, asked_all, model, config)
+    how = _how(source, config, meteor)
+    header = header_of(source, model, config, how)
     streams = _streams(model, config)
     names = [name for name, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] in streams]
     model.compressor.check(header["budget"], names)
-    examples = asked_all[: config.limit]
-    done = begin(out, header)
-    by_film: dict[str, list[Example[Any]]] = {}
-    for one in examples:
-        by_film.setdefault(one.video, []).append(one)
-    asking = _Asking(task_of(task), model, header, streams, how)
-    with out.open("ab") as file:
-        for film, questions in tqdm(by_film.items(), desc=task, unit="film", disable=None):
-            if all(one.id in done.lines for one in questions):
+    examples = source.examples[: config.limit]
+    asking = _Asking(source, task_of(source.task), model, header, streams, how)
+    with alone(out):
+        there = begin(out, header).lines
+        done = {key: line for key, line in there.items() if not (retry_lost and "lost" in line)}
+        by_film: dict[str, list[Example[Any]]] = {}
+        for one in examples:
+            by_film.setdefault(one.video, []).append(one)
+        for film, questions in tqdm(by_film.items(), desc=source.task, unit="film", disable=None):
+            if all(one.id in done for one in questions):
                 continue
-            source = films.get(film, f"no film {film!r} in {videos}")
-            for line in _ask_film(asking, source, questions, done.lines):
-                file.write(line_of(line))
-                file.flush()
-    return summarise(task, examples, out, how)
+            again: dict[str, dict[str, Any]] = {}
+            with out.open("ab") as file:
+                for line in _ask_film(asking, film, questions, done):
+                    if line["id"] in there:
+                        again[line["id"]] = line
+                        continue
+                    file.write(line_of(line))
+                    file.flush()
+            if any(there[key] != line for key, line in again.items()):
+                replace_lines(out, again)
+        return summarise(source.task, examples, out, how, num_draws=num_draws)
 
 
-def header_of(
-    task: str,
-    gold: Sequence[str | Path],
-    examples: Sequence[Example[Any]],
-    model: LongCompress,
-    config: RunConfig,
-) -> dict[str, Any]:
-    """All that the answers of a run depend on.
-
-    Args:
-        task: a key of TASKS.
-        gold: the benchmark's files.
-        examples: all of the gold, before a limit.
-        model: what will answer.
-        config: what the run is made with.
-    """
-    prompt = task_of(task).prompts[config.prompt]
+def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
+    """All that the lines of a run depend on."""
+    prompt = task_of(source.task).prompts[config.prompt]
     digest = hashlib.sha256()
-    for one in examples:
+    for one in source.examples:
         digest.update(line_of({"id": one.id, "prompt": prompt(one)}))
     settings = model.config
     return {
         "format": FORMAT,
-        "task": task,
-        "gold": [Path(path).name for path in gold],
-        "gold_sha256": [file_hash(Path(path)) for path in gold],
-        "durations_sha256": file_hash(Path(config.durations)) if config.durations else None,
+        "task": source.task,
+        **source.pins,
         "prompt": config.prompt,
         "prompt_sha256": digest.hexdigest(),
+        "times": how.times,
+        "meteor": meteor_of(how.meteor).name if source.task in CAPTIONED else None,
         "budget": config.budget or settings.budget.tokens,
         "streams": config.streams,
         "max_new_tokens": config.max_new_tokens or settings.host.max_new_tokens,
         "limit": config.limit,
-        "num_examples": len(examples[: config.limit]),
+        "num_examples": len(source.examples[: config.limit]),
         "model": settings.name,
         "model_sha256": _model_hash(model),
         "rate_fps": settings.media.rate_fps,
@@ -141,7 +193,9 @@ def header_of(
     }
 
 
-def summarise(task: str, examples: Sequence[Example[Any]], out: Path, how: How) -> dict[str, Any]:
+def summarise(
+    task: str, examples: Sequence[Example[Any]], out: Path, how: How, *, num_draws: int = NUM_DRAWS
+) -> dict[str, Any]:
     """What the run in `out` is worth; written beside it, with the predictions in the benchmark's format.
 
     Args:
@@ -149,6 +203,7 @@ def summarise(task: str, examples: Sequence[Example[Any]], out: Path, how: How) 
         examples: those that were asked.
         out: the run's file, with a line for each.
         how: how its answers are read, and the METEOR.
+        num_draws: of the intervals of corpus scores.
     """
     found = read_run(out)
     assert found is not None
@@ -176,40 +231,26 @@ def summarise(task: str, examples: Sequence[Example[Any]], out: Path, how: How) 
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
     else:
         scored = one.score(examples, said, how)
-        summary |= told(examples, scored) | {"each": scored.each}
+        summary |= told(examples, scored, num_draws=num_draws) | {"each": scored.each}
     write_json(summary_path(out), summary)
     return summary
 
 
-def _how(task: str, examples: Sequence[Example[Any]], config: RunConfig, meteor: WhichMeteor) -> How:
+def _how(source: Source, config: RunConfig, meteor: WhichMeteor) -> How:
     """How answers to the prompt are read; what would fail after hours fails now."""
-    one = task_of(task)
+    one = task_of(source.task)
     if config.prompt not in one.prompts:
-        raise ValueError(f"prompt must be one of {', '.join(one.prompts)} of {task}, got {config.prompt!r}")
-    times = one.times.get(config.prompt, "seconds")
-    unknown = next((e.video for e in examples if not e.duration_s or e.duration_s <= 0), None)
+        raise ValueError(
+            f"prompt must be one of {', '.join(one.prompts)} of {source.task}, got {config.prompt!r}"
+        )
+    times = config.times or one.times.get(config.prompt, "seconds")
+    unknown = next((e.video for e in source.examples if not e.duration_s or e.duration_s <= 0), None)
     if times == "hundredths" and unknown is not None:
         raise ValueError(
             f"answers to prompt {config.prompt!r} are in hundredths and need the length of {unknown!r}, "
             "which the gold doesn't have; give --durations FILE"
         )
     return How(times=times, meteor=meteor)
-
-
-def _films(folder: Path, wanted: set[str]) -> dict[str, Path]:
-    """Wanted films below a folder, by name without suffix."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"videos must be a folder that is there, got {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.stem not in wanted:
-            continue
-        if path.stem in found:
-            raise ValueError(
-                f"videos: {path.stem!r} is there twice, {found[path.stem]} and {path}; remove one"
-            )
-        found[path.stem] = path
-    return found
 
 
 def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
@@ -224,12 +265,12 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _ask_film(
-    asking: _Asking, source: Path | str, examples: Sequence[Example[Any]], done: Mapping[str, Any]
+    asking: _Asking, film: str, examples: Sequence[Example[Any]], done: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Lines of the examples of one film that aren't done; `source` is its file, or why there is none."""
+    """Lines of the examples of one film that aren't done."""
     begun = time.perf_counter()
     warned: list[str] = []
-    memory = source if isinstance(source, str) else _watch(asking, source, warned)
+    memory = _watch(asking, film, warned)
     watch_s = time.perf_counter() - begun
     if isinstance(memory, str):
         yield from ({"id": e.id, "video": e.video, "lost": memory} for e in examples if e.id not in done)
@@ -255,29 +296,39 @@ def _ask_film(
                 "answer": answer.text,
                 "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
                 "parsed": value is not None,
+                "score": _worth(asking, one, Said(answer.text, value)),
                 "tokens": memory.num_tokens,
                 "seconds": {"watch": round(watch_s, 3), "answer": round(answer_s, 3)},
             }
             yield line | ({"warnings": warned} if warned else {})
 
 
-def _watch(asking: _Asking, film: Path, warned: list[str]) -> VideoMemory | str:
+def _worth(asking: _Asking, example: Example[Any], said: Said[Any]) -> dict[str, float] | None:
+    """The main numbers of one example; None where only a corpus, or a judge, has a score."""
+    if asking.source.task in JUDGED:
+        return None
+    each = asking.task.score([example], {example.id: said}, asking.how).each
+    return {name: values[example.id] for name, values in each.items() if example.id in values} or None
+
+
+def _watch(asking: _Asking, film: str, warned: list[str]) -> VideoMemory | str:
     """The memory of a film, or why it can't be read; `warned` takes what reading complains of."""
     model, streams = asking.model, asking.streams
     config = replace(model.config.media, pictures="picture" in streams, sound="sound" in streams)
     try:
-        with media.read(film, config, on_warning=warned.append) as parts:
+        with asking.source.open(film, config, warned.append) as parts:
             come = [kind for kind in streams if parts.streams is None or kind in parts.streams]
             if not come:
-                return f"{film} has no {' and no '.join(streams)} that could be read"
+                return f"{parts.name} has no {' and no '.join(streams)} that could be read"
             session = Session(model, asking.header["budget"], streams=come)
             for part in parts:
                 session.push(part)
+            name = parts.name
     except (OSError, ValueError) as error:
         return str(error)
     session.close()
     if not session.stats()["raw_tokens"]:
-        return f"{film} gave neither a picture nor a sample that could be read"
+        return f"{name} gave neither a picture nor a sample that could be read"
     return session.memory()
 
 

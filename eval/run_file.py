@@ -5,11 +5,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from longcompress.files import replacing
 
 from .metrics.bootstrap import difference
+from .tasks.task import Times
 
-FORMAT = 1
+FORMAT = 2
 _BEGINS = b'{"format"'  # of a header, whole or torn
 _SAME = ("task", "gold_sha256", "prompt", "prompt_sha256", "durations_sha256")  # or runs can't be compared
 
@@ -25,6 +28,7 @@ class RunConfig:
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only so many examples, the first of the gold.
         durations: a file with lengths of films, where the gold has none.
+        times: what numbers in answers are; None: as the prompt asks for them.
     """
 
     budget: int | None = None
@@ -33,10 +37,13 @@ class RunConfig:
     max_new_tokens: int | None = None
     limit: int | None = None
     durations: Path | None = None
+    times: Times | None = None
 
     def __post_init__(self) -> None:
         if self.streams not in ("picture", "sound", "both"):
             raise ValueError(f"streams must be 'picture', 'sound' or 'both', got {self.streams!r}")
+        if self.times is not None and self.times not in get_args(Times):
+            raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
         for name in ("budget", "max_new_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -132,6 +139,19 @@ def begin(path: Path, header: Mapping[str, Any]) -> RunFile:
     return found
 
 
+def replace_lines(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """These lines, by id, in the places of those with the same ids; the rest of the file stays as it is.
+
+    The file is there as it was, or with all of them.
+    """
+    kept = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+        key = json.loads(line)["id"] if number else None
+        kept.append(line_of(lines[key]) if key in lines else line)
+    with replacing(path) as part:
+        part.write_bytes(b"".join(kept))
+
+
 def summary_path(path: Path) -> Path:
     """Where the summary of a run lies: run.jsonl has run.summary.json."""
     return path.with_suffix(".summary.json")
@@ -157,10 +177,10 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     runs = [_whole(path) for path in paths]
     one, two = (run for run, _ in runs)
     for name in _SAME:
-        if one.header[name] != two.header[name]:
+        if one.header.get(name) != two.header.get(name):
             raise ValueError(
-                f"runs to compare must have the same {name}, got {_short(one.header[name])} in {paths[0]} "
-                f"and {_short(two.header[name])} in {paths[1]}"
+                f"runs to compare must have the same {name}, got {_short(one.header.get(name))} in "
+                f"{paths[0]} and {_short(two.header.get(name))} in {paths[1]}"
             )
     both = [key for key in one.answered if key in two.answered]
     videos = {key: one.lines[key]["video"] for key in both}

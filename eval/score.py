@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .metrics.bootstrap import interval
+from .metrics.bootstrap import interval, intervals_of
 from .tasks import TASKS
 from .tasks.files import read_object, read_text, video_of
 from .tasks.task import Example, How, Predictions, Said, Scored, Task
+
+NUM_DRAWS = 1000  # of the intervals of corpus scores
 
 
 def score_files(
@@ -20,6 +22,7 @@ def score_files(
     *,
     durations: str | Path | None = None,
     seed: int = 0,
+    num_draws: int = NUM_DRAWS,
 ) -> dict[str, Any]:
     """All that can be said of a prediction file.
 
@@ -30,11 +33,12 @@ def score_files(
         how: what the score depends on.
         durations: lengths of films, where the gold has none: a JSON object, or a CSV with id and length.
         seed: of the intervals.
+        num_draws: of the intervals of corpus scores; 0 for none.
 
     Returns:
         task, gold, pred and what `how` says; num_examples; missing, unknown, duplicate and unparsed (ids) and
-        num_ of each; num_other; metrics; intervals (95 %, whole films drawn) of the main ones; meteor, judge
-        and prompt are among the metrics.
+        num_ of each; num_other; metrics; intervals (95 %, whole films drawn); meteor, judge and prompt are
+        among the metrics.
 
     Raises:
         ValueError: naming file and line or entry, if a file is not what it should be.
@@ -54,7 +58,7 @@ def score_files(
         "times": how.times,
         "num_examples": len(examples),
     }
-    return report | lost(examples, predictions) | told(examples, scored, seed=seed)
+    return report | lost(examples, predictions) | told(examples, scored, seed=seed, num_draws=num_draws)
 
 
 def task_of(name: str) -> Task[Any, Any]:
@@ -106,13 +110,35 @@ def lost(examples: Sequence[Example[Any]], predictions: Predictions[Any]) -> dic
     return counts | {"num_other": predictions.num_other} | lists
 
 
-def told(examples: Sequence[Example[Any]], scored: Scored, *, seed: int = 0) -> dict[str, Any]:
-    """Metrics, and intervals of those that are means over examples."""
+def told(
+    examples: Sequence[Example[Any]], scored: Scored, *, seed: int = 0, num_draws: int = NUM_DRAWS
+) -> dict[str, Any]:
+    """Metrics, and their intervals: whole films drawn, with all their examples.
+
+    Of means over examples, and over those of a group (NAME/KIND/GROUP, or NAME/GROUP), `interval` is taken;
+    of other scores, computed again over the corpus of each draw, `intervals_of`.
+
+    Args:
+        examples: what was asked.
+        scored: what was said is worth.
+        seed: of the draws.
+        num_draws: of `intervals_of`; 0 leaves those out.
+    """
     videos = {one.id: one.video for one in examples}
-    intervals = {}
+    means: dict[str, dict[str, float]] = dict(scored.each)
     for name, values in scored.each.items():
+        for one in (one for one in examples if one.id in values):
+            for kind, group in one.groups:
+                for of in (f"{name}/{kind}/{group}", f"{name}/{group}"):
+                    if of in scored.metrics:
+                        means.setdefault(of, {})[one.id] = values[one.id]
+    intervals = {}
+    for name, values in means.items():
         got = interval(values, videos, seed=seed)
         intervals[name] = {key: got[key] for key in ("mean", "low", "high", "num_videos")}
+    for corpus in scored.corpora() if num_draws else ():
+        got = intervals_of(corpus, num_draws=num_draws, seed=seed, progress=True)
+        intervals |= {name: one for name, one in got.items() if name in scored.metrics and name not in means}
     return {"metrics": scored.metrics, "intervals": intervals}
 
 

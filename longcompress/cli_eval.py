@@ -1,16 +1,18 @@
 """`longcompress eval ...`: predictions scored as the benchmarks' papers do, and models asked for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from jsonargparse import ArgumentParser
 
+from .cli_compare import compare
 from .cli_films import check_writable, writing
 from .cli_show import print_table
 
 if TYPE_CHECKING:
+    from .eval.films import Source
     from .eval.tasks.task import Asker
 
 _SHOWN = 5  # ids of a list that are printed
@@ -43,6 +45,7 @@ def score(words: Sequence[str]) -> None:
     parser.add_argument("--judge-key", metavar="FILE", help="a file with the endpoint's key")
     parser.add_argument("--judge-cache", metavar="FILE", help="its replies, kept for the next time")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    _add_draws(parser)
     given = parser.parse_args(list(words))
     if given.out:
         check_writable(Path(given.out))
@@ -53,7 +56,15 @@ def score(words: Sequence[str]) -> None:
         asker=_judge(given),
         judge_prompt=Path(given.judge_prompt).read_text(encoding="utf-8") if given.judge_prompt else None,
     )
-    report = score_files(given.task, given.gold, given.pred, how, durations=given.durations, seed=given.seed)
+    report = score_files(
+        given.task,
+        given.gold,
+        given.pred,
+        how,
+        durations=given.durations,
+        seed=given.seed,
+        num_draws=given.num_draws,
+    )
     text = dumps(report, ensure_ascii=False)
     if given.out:
         with writing(given.out):
@@ -67,14 +78,20 @@ def run(words: Sequence[str]) -> None:
     """Ask a model a benchmark's questions; the same words again go on where a killed run stopped."""
     from .cli_films import Common, load_model
     from .eval.metrics.captions import WhichMeteor
-    from .eval.run import run as run_task
+    from .eval.run import run_on
     from .eval.run_file import RunConfig, summary_path
     from .eval.tasks import TASKS
+    from .eval.tasks.task import Times
 
     parser = _parser("run", "Ask a model a benchmark's questions; called again, it goes on where it stopped.")
     parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--gold", nargs="+", required=True, metavar="FILE", help="the benchmark's files")
-    parser.add_argument("--videos", required=True, metavar="FOLDER", help="its films, or folders of them")
+    parser.add_argument("--gold", nargs="+", metavar="FILE", help="the benchmark's files")
+    parser.add_argument("--videos", metavar="FOLDER", help="its films, or folders of them")
+    parser.add_argument(
+        "--minutes", nargs="+", type=float, help="of needle and quiz, lengths of the films: 5 15"
+    )
+    parser.add_argument("--films", type=int, help="of needle and quiz, how many of each length: 3")
+    parser.add_argument("--first-film", type=int, help="of needle and quiz, the first one's number: 0")
     parser.add_argument("--model", required=True, help="a preset (tiny), a folder, or a hub name owner/model")
     parser.add_argument("--budget", type=int, help="tokens that stand for a film; the model's own number")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="a header, a line an example")
@@ -84,21 +101,30 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--streams", choices=["picture", "sound", "both"], default="both", help="what is taken in"
     )
+    parser.add_argument(
+        "--times", choices=list(get_args(Times)), help="what numbers in answers are; as the prompt asks"
+    )
+    parser.add_argument(
+        "--retry-lost", action="store_true", help="ask again where a film was missing or unreadable"
+    )
     parser.add_argument("--durations", metavar="FILE", help="seconds by film, JSON or CSV with id and length")
     parser.add_argument("--rate-fps", type=float, help="pictures looked at a second; the model's own number")
     parser.add_argument("--device", help="cpu, cuda, ...; the GPU if there is one")
     parser.add_argument("--meteor", choices=list(get_args(WhichMeteor)), default="auto", help="which METEOR")
+    _add_draws(parser)
     parser.add_argument("--json", action="store_true", help="the summary as JSON instead of a table")
     given = parser.parse_args(list(words))
     out = Path(given.out)
     if out.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {out}; summary and predictions are named after it")
     check_writable(out)
-    names = ("budget", "streams", "prompt", "max_new_tokens", "limit")
+    names = ("budget", "streams", "prompt", "max_new_tokens", "limit", "times")
     durations = Path(given.durations) if given.durations else None
     config = RunConfig(**{name: given[name] for name in names}, durations=durations)
+    source = _source(given)
     model = load_model(Common(model=given.model, device=given.device, rate_fps=given.rate_fps))
-    summary = run_task(given.task, given.gold, given.videos, model, out, config, meteor=given.meteor)
+    options = {name: given[name] for name in ("meteor", "retry_lost", "num_draws")}
+    summary = run_on(source, model, out, config, **options)
     if given.json:
         print(dumps(summary, ensure_ascii=False))
         return
@@ -149,7 +175,7 @@ def tasks(words: Sequence[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "score": score, "tasks": tasks, "run": run, "pairs": pairs,
+    "score": score, "tasks": tasks, "run": run, "pairs": pairs, "compare": compare,
 }  # fmt: skip
 
 
@@ -164,6 +190,35 @@ def main(words: Sequence[str]) -> int:
 
 def _parser(name: str, about: str) -> ArgumentParser:
     return ArgumentParser(prog=f"longcompress eval {name}", description=about)
+
+
+def _add_draws(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-draws", type=int, default=1000, help="of the intervals of corpus scores; 0 for none of those"
+    )
+
+
+def _source(given: Any) -> "Source":
+    """Where questions and films come from: files, or what is drawn."""
+    from .eval.films import from_files, from_scenes
+    from .eval.score import task_of
+    from .eval.tasks.drawn import Drawn
+
+    drawn = {name: given[name] for name in ("minutes", "films", "first_film") if given[name] is not None}
+    files = {name: given[name] for name in ("gold", "videos", "durations") if given[name] is not None}
+    if task_of(given.task).draw is not None:
+        if files:
+            raise ValueError(f"the films of {given.task} are drawn; leave out {_flags(files)}")
+        return from_scenes(given.task, Drawn(**drawn))
+    if drawn:
+        raise ValueError(f"{_flags(drawn)} is for tasks whose films are drawn, {given.task} has files")
+    if not given.gold or not given.videos:
+        raise ValueError(f"{given.task} needs --gold and --videos, got {_flags(files) or 'neither'}")
+    return from_files(given.task, given.gold, given.videos, durations=given.durations)
+
+
+def _flags(names: Iterable[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _judge(given: Any) -> "Asker | None":

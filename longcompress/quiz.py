@@ -145,9 +145,9 @@ def grade(question: Question, text: str) -> dict[str, Any]:
     """
     text = text.strip().rstrip(".").lower()
     if question.kind in SPAN_KINDS:
-        spans = _read_spans(text, question.offset_s)
+        spans = read_spans(text, question.offset_s)
         iou = max((_iou(span, question.spans[0]) for span in spans), default=0.0)
-        exact = spans == _read_spans(question.answer, question.offset_s)
+        exact = spans == read_spans(question.answer, question.offset_s)
         return {"parsed": bool(spans), "score": float(iou >= 0.5), "exact": exact, "iou": iou}
     if question.kind == "between":
         return _grade_items(question, text)
@@ -161,7 +161,8 @@ def grade(question: Question, text: str) -> dict[str, Any]:
     return {"parsed": parsed, "score": float(exact), "exact": exact}
 
 
-def _read_spans(text: str, offset_s: int) -> list[Span]:
+def read_spans(text: str, offset_s: int = 0) -> list[Span]:
+    """The spans of whole seconds that an answer names: "187 to 192" is (187, 193)."""
     found = [(int(first) - offset_s, int(last) + 1 - offset_s) for first, last in _SPAN.findall(text)]
     return [(first, end) for first, end in found if first < end]
 
@@ -174,7 +175,7 @@ def _iou(a: Span, b: Span) -> float:
 def _grade_items(question: Question, text: str) -> dict[str, Any]:
     said = []
     for name, first, last in _ITEM.findall(text):
-        said += [(name, span) for span in _read_spans(f"{first} to {last}", question.offset_s)]
+        said += [(name, span) for span in read_spans(f"{first} to {last}", question.offset_s)]
     if not said or not question.names:
         exact = text == NOTHING and not question.names
         return {

@@ -17,10 +17,11 @@ from test_tasks import CASES, HOW, put
 
 from longcompress.cli_eval import main
 from longcompress.eval import run as running
-from longcompress.eval.run import run
+from longcompress.eval.run import run, run_drawn
 from longcompress.eval.run_file import RunConfig, pairs, read_run
 from longcompress.eval.score import score_files
 from longcompress.eval.tasks import TASKS
+from longcompress.eval.tasks.drawn import Drawn
 from longcompress.eval.tasks.task import How
 
 import models
@@ -73,7 +74,7 @@ def gold(here, task):
 
 
 def do(here, task, model, out, config=CONFIG):
-    return run(task, gold(here, task), here / "videos", model, out, config, meteor="stems")
+    return run(task, gold(here, task), here / "videos", model, out, config, meteor="stems", num_draws=50)
 
 
 def lines(path):
@@ -102,7 +103,7 @@ def test_every_id_is_there_once_and_the_score_is_that_of_its_predictions(here, m
     assert summary["lost"] == lost and summary["num_lost"] == len(lost)
     for one in (one for one in each if "lost" not in one):
         assert 0 < one["tokens"] <= 24 and one["prompt"] and one["parsed"] is (one["value"] is not None)
-    scored = score_files(task, gold(here, task), summary["predictions"], How(meteor="stems"))
+    scored = score_files(task, gold(here, task), summary["predictions"], How(meteor="stems"), num_draws=50)
     assert scored["metrics"] == pytest.approx(summary["metrics"], nan_ok=True)
     assert scored["intervals"] == summary["intervals"]
     assert json.loads((tmp_path / "a.summary.json").read_text()) == json.loads(json.dumps(summary))
@@ -130,7 +131,7 @@ def test_answers_that_say_something_score_as_their_predictions_do(here, model, t
 
 SAYS = {  # task: an answer to its prompt that can be read
     "mlvu": "(A)", "lvbench": "(A)", "video-mme": "A. x", "longvideobench": "(A)",
-    "video-chatgpt": "a dog\na cat", "longvale-sc": "A dog runs.",
+    "video-chatgpt": "a dog\na cat", "longvale-sc": "A dog runs.", "needle": "2 to 50", "quiz": "2 to 50",
 }  # fmt: skip
 PROMPTED = [(task, prompt) for task, one in TASKS.items() for prompt in one.prompts]
 
@@ -143,17 +144,28 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
         num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=said) for _ in asked]
     )
     monkeypatch.setattr(running, "_watch", lambda *_: memory)
-    files = put(tmp_path, CASES[task][0])
+    files, out = put(tmp_path, CASES[task][0]), tmp_path / "a.jsonl"
     examples = TASKS[task].read(files)
     (tmp_path / "lengths.json").write_text(json.dumps({one.video: 40.0 for one in examples}))
     for one in examples:
         (tmp_path / f"{one.video}.mp4").touch()
     config = RunConfig(prompt=prompt, durations=tmp_path / "lengths.json")
-    summary = run(task, files, tmp_path, model, tmp_path / "a.jsonl", config, meteor="stems")
-    assert summary["num_answered"] == len(examples) and summary["num_lost"] == summary["num_unparsed"] == 0
-    how = replace(HOW, asker=HOW.asker if "note" in summary else None)
-    scored = score_files(task, files, summary["predictions"], how, durations=config.durations)
-    assert (scored["num_missing"], scored["num_unknown"], scored["num_unparsed"]) == (0, 0, 0)
+    if TASKS[task].draw is not None:
+        files = [out]
+        summary = run_drawn(task, Drawn(minutes=(5,), films=1), model, out, config)
+    else:
+        summary = run(task, files, tmp_path, model, out, config, meteor="stems", num_draws=20)
+    assert summary["num_answered"] == len(examples) and summary["num_lost"] == 0
+    how = replace(HOW, times=summary["header"]["times"], asker=HOW.asker if "note" in summary else None)
+    scored = score_files(task, files, summary["predictions"], how, durations=config.durations, num_draws=20)
+    assert (scored["num_missing"], scored["num_unknown"]) == (0, 0)
+    assert scored["unparsed"] == summary["unparsed"] and bool(TASKS[task].draw) == bool(summary["unparsed"])
+    each = {one["id"]: one["score"] for one in lines(out)[1:]}
+    names = summary["each"]
+    of_all = {key: {n: names[n][key] for n in names if key in names[n]} or None for key in each}
+    assert each == of_all and (task == "longvale-sc" or "note" in summary) == (each[examples[0].id] is None)
+    assert ("meteor" in summary["metrics"] or "scorer" in summary["metrics"]) == (task in running.CAPTIONED)
+    assert (summary["header"]["meteor"] is not None) == (task in running.CAPTIONED)
     assert ("note" in summary) == (task in ("magqa", "video-chatgpt")) == (summary["metrics"] == {})
     if "note" not in summary:
         assert scored["metrics"] == pytest.approx(summary["metrics"], nan_ok=True)
@@ -183,7 +195,7 @@ from longcompress.eval.run_file import RunConfig
 import time
 first = running._watch
 def slow(*given):
-    if given[1].stem == "two":
+    if given[1] == "two":
         time.sleep(600)
     return first(*given)
 running._watch = slow

@@ -7,6 +7,7 @@ import pytest
 
 from longcompress.eval.score import score_files
 from longcompress.eval.tasks import TASKS
+from longcompress.eval.tasks.drawn import draw_needles, draw_quiz
 from longcompress.eval.tasks.task import DEFAULT, Asker, How, Said
 
 FILMS = {
@@ -124,6 +125,22 @@ def qa(key, pred):
     return {"id": key, "question": "?", "answer": "the gold", "pred": pred}
 
 
+DRAWN = {"drawn": {"minutes": [5.0], "films": 1, "first_film": 0}}
+NEEDLES, ASKED = draw_needles(0, 300.0)[1], draw_quiz(0, 300.0)[1]
+FOUND = sum(one.truth.kind == "when_picture" for one in NEEDLES)
+SPANS = sum(one.truth.kind.startswith("when") or one.truth.kind == "binding" for one in ASKED)
+
+
+def drawn_answers(task, examples, kinds, answer=None):
+    """The right answers to questions of these kinds, and "?" to the next one."""
+    said = [
+        {"id": f"{task}-5min-0-{i}", "answer": answer or one.truth.answer}
+        for i, one in enumerate(examples)
+        if one.truth.kind in kinds
+    ]
+    return lines([*said, {"id": "x", "answer": "1 to 2"}])
+
+
 # task: gold files, prediction files, ids, (missing, unknown, unparsed), numbers by hand
 CASES = {
     "charades-sta": (
@@ -226,6 +243,19 @@ CASES = {
         {"lvb_val.json": json.dumps(LONGVIDEO)},
         {"answers.json": json.dumps({"lv_0": 2, "lw_0": "A"}, indent=1)},
         ["lv_0", "lw_0"], (0, 0, 0), {"accuracy": 1.0, "accuracy/length/15": 1.0, "accuracy/task/T3E": 1.0},
+    ),
+    "needle": (
+        {"run.jsonl": json.dumps(DRAWN) + "\n"},
+        {"p.jsonl": drawn_answers("needle", NEEDLES, ["when_picture"])},
+        [f"needle-5min-0-{i}" for i in range(20)], (20 - FOUND, 1, 0),
+        {"found": 0.25, "found/kind/picture": 1.0, "found/kind/sound": 0.0, "found/depth/0.2": 0.25,
+         "found/kind,minutes/picture,5": 1.0, "num/minutes/5": 20},
+    ),
+    "quiz": (
+        {"run.jsonl": json.dumps(DRAWN) + "\n"},
+        {"p.jsonl": drawn_answers("quiz", ASKED, ["when_picture", "when_sound", "binding"], "when?")},
+        [f"quiz-5min-0-{i}" for i in range(len(ASKED))], (len(ASKED) - SPANS, 1, SPANS),
+        {"score": 0.0, "score/kind/when_picture": 0.0, "error_s": None},
     ),
 }  # fmt: skip
 

@@ -4,6 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
+from .intervals import FloatArray
 from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
 
 # The captioning evaluator's guards against dividing by zero, which reach into the eighth digit.
@@ -23,18 +26,29 @@ def bleu(hypotheses: Sequence[Words], references: Sequence[References]) -> list[
         at
     most 0.032 where all hypotheses are shorter than n words: the evaluator's guards against dividing by zero.
     """
+    return bleu_of(bleu_counts(hypotheses, references).sum(0))
+
+
+def bleu_counts(hypotheses: Sequence[Words], references: Sequence[References]) -> FloatArray:
+    """(items, 10) what BLEU is made of, to be summed: right runs of 1 .. 4 words, all runs of 1 .. 4 words,
+    words of the hypothesis and of the reference that counts."""
     check_items(hypotheses, references)
-    right, all_runs = [0] * LONGEST, [0] * LONGEST
-    num_words = num_wanted = 0
-    for hypothesis, some in zip(hypotheses, references, strict=True):
-        num_words += len(hypothesis)
-        num_wanted += min((abs(len(one) - len(hypothesis)), len(one)) for one in some)[1]
+    out = np.zeros((len(hypotheses), 2 * LONGEST + 2))
+    for row, hypothesis, some in zip(out, hypotheses, references, strict=True):
         known = [Counter[Ngram]() for _ in range(LONGEST)]
         for one in some:
             known = [most | counts for most, counts in zip(known, ngrams(one), strict=True)]
         for n, (counts, most) in enumerate(zip(ngrams(hypothesis), known, strict=True)):
-            right[n] += (counts & most).total()
-            all_runs[n] += counts.total()
+            row[n], row[LONGEST + n] = (counts & most).total(), counts.total()
+        row[-2] = len(hypothesis)
+        row[-1] = min((abs(len(one) - len(hypothesis)), len(one)) for one in some)[1]
+    return out
+
+
+def bleu_of(counts: FloatArray) -> list[float]:
+    """[BLEU-1, .., BLEU-4] of (10,) summed `bleu_counts`."""
+    right, all_runs = counts[:LONGEST].tolist(), counts[LONGEST:-2].tolist()
+    num_words, num_wanted = counts[-2:].tolist()
     if not num_words:
         return [0.0] * LONGEST
     ratio = (num_words + _TINY) / (num_wanted + _SMALL)

@@ -1,9 +1,11 @@
 """How sure a mean is: intervals by bootstrap, whole videos drawn at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from .intervals import FloatArray, mean
 
@@ -120,6 +122,84 @@ def interval_of(
         "high": high,
         "num_videos": len(videos),
     }
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Scores that are no mean over examples, in a form that is quickly computed again over drawn videos.
+
+    Attributes:
+        videos: what is drawn.
+        scores: (videos,) float64, how often each is drawn, to the scores by name; None of nothing.
+    """
+
+    videos: tuple[Any, ...]
+    scores: Callable[[FloatArray], Mapping[str, float | None]]
+
+
+def intervals_of(
+    corpus: Corpus,
+    *,
+    confidence: float = 0.95,
+    num_draws: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """`interval` of scores of a corpus, by name.
+
+    Each draw takes as many videos as there are, with replacement, each with all its examples, and all scores
+    are computed again over this corpus: one that is drawn twice is there twice, in CIDEr's document
+    frequencies too.
+
+    Args:
+        corpus: its scores.
+        confidence: as in `interval`.
+        num_draws: how often the scores are computed.
+        seed: as in `interval`.
+        progress: show a bar.
+
+    Returns:
+        For each name mean (the score of all videos), low, high, num_videos. A draw in which a score is None
+        does not count for it; low and high are None as in `interval`, and where no draw has one.
+    """
+    _check(confidence, num_draws)
+    num = len(corpus.videos)
+    whole = corpus.scores(np.ones(num))
+    draws: dict[str, list[float]] = {name: [] for name in whole}
+    if num > 1:
+        rng = np.random.default_rng(seed)
+        for _ in tqdm(range(num_draws), desc="intervals", unit="draw", disable=None if progress else True):
+            times = rng.multinomial(num, np.full(num, 1 / num)).astype(np.float64)
+            for name, value in corpus.scores(times).items():
+                if value is not None:
+                    draws[name].append(value)
+    out = {}
+    for name, value in whole.items():
+        low, high = _middle(np.array(draws[name]), confidence)
+        out[name] = {"mean": value, "low": low, "high": high, "num_videos": num}
+    return out
+
+
+def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]) -> Corpus:
+    """Means over examples as a corpus: many of them at once, of different examples each.
+
+    Args:
+        values: by name, one number an example.
+        video: the video of each.
+    """
+    videos = tuple(dict.fromkeys(video[key] for some in values.values() for key in some))
+    place = {one: i for i, one in enumerate(videos)}
+    sums, counts = np.zeros((2, len(videos), len(values)))
+    for column, some in enumerate(values.values()):
+        at = [place[video[key]] for key in some]
+        np.add.at(sums[:, column], at, list(some.values()))
+        np.add.at(counts[:, column], at, 1)
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        total, num = (times @ sums).tolist(), (times @ counts).tolist()
+        return {name: a / b if b else None for name, a, b in zip(values, total, num, strict=True)}
+
+    return Corpus(videos, scores)
 
 
 def _by_video(values: Mapping[Any, float], video: Mapping[Any, Any] | None) -> tuple[FloatArray, FloatArray]:

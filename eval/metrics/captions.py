@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 from .bleu import bleu
 from .cider import cider
-from .intervals import mean
-from .meteor import meteor_of_stems
+from .intervals import FloatArray, mean
+from .meteor import meteor_of_stems, stem_counts
 from .meteor_java import is_available, java_meteor
 from .ngrams import References, Words
 from .rouge import rouge_l
@@ -16,10 +16,14 @@ WhichMeteor = Literal["auto", "java", "stems"]
 
 
 class Meteor(NamedTuple):
-    """A METEOR: the name that belongs beside its numbers; hypotheses and references to (corpus, items)."""
+    """A METEOR: the name that belongs beside its numbers; hypotheses and references to (corpus, items), or to
+    what a corpus' score is made of, an item a row, to be summed, and what makes the sums a score."""
 
     name: str
     score: Callable[[Sequence[Words], Sequence[References]], tuple[float, list[float]]]
+    counts: Callable[
+        [Sequence[Words], Sequence[References]], tuple[FloatArray, Callable[[FloatArray], float]]
+    ]
 
 
 def meteor(which: WhichMeteor = "auto") -> Meteor:
@@ -27,8 +31,9 @@ def meteor(which: WhichMeteor = "auto") -> Meteor:
     if which not in ("auto", "java", "stems"):
         raise ValueError(f"meteor must be 'auto', 'java' or 'stems', got {which!r}")
     if which == "java" or (which == "auto" and is_available()):
-        return Meteor("METEOR 1.5 (java)", java_meteor())
-    return Meteor("METEOR exact+stem (built in, not comparable with METEOR 1.5)", meteor_of_stems)
+        return Meteor("METEOR 1.5 (java)", java_meteor(), java_meteor().counts)
+    name = "METEOR exact+stem (built in, not comparable with METEOR 1.5)"
+    return Meteor(name, meteor_of_stems, stem_counts)
 
 
 def meteor_of_pairs(

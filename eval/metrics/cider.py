@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
 
-_SIGMA = 6.0
+SIGMA = 6.0
 
 
 class Documents(NamedTuple):
@@ -83,4 +83,4 @@ def _alike(hypothesis: _Weighted, reference: _Weighted) -> float:
             )
             total += math.fsum(shared) / norm
     difference = hypothesis.num_pairs - reference.num_pairs
-    return total / LONGEST * math.exp(-(difference**2) / (2 * _SIGMA**2))
+    return total / LONGEST * math.exp(-(difference**2) / (2 * SIGMA**2))

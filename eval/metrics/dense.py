@@ -2,15 +2,17 @@
 
 import random
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from .bleu import bleu
+from .bootstrap import Corpus
 from .captions import Meteor, WhichMeteor, meteor
 from .cider import Documents, cider, documents
 from .intervals import FloatArray, mean, tiou_matrix
+from .resample import Ciders
 from .rouge import rouge_l
 from .soda import Captioned
 from .words import ascii_only, words
@@ -88,10 +90,15 @@ def dense_captions(
 
 def over_videos(each: Sequence[Mapping[str, float]], thresholds: Sequence[float]) -> dict[str, float | None]:
     """Means over videos of what `dense_of_each` gives, F1 from those, and means over thresholds."""
-    out: dict[str, float | None] = {}
-    for name in (*TEXT_METRICS, "precision", "recall"):
-        for t in thresholds:
-            out[f"{name}@{t:g}"] = mean([video[f"{name}@{t:g}"] for video in each])
+    names = [f"{name}@{t:g}" for name in (*TEXT_METRICS, "precision", "recall") for t in thresholds]
+    return over_thresholds({name: mean([video[name] for video in each]) for name in names}, thresholds)
+
+
+def over_thresholds(
+    means: Mapping[str, float | None], thresholds: Sequence[float]
+) -> dict[str, float | None]:
+    """Means over videos, NAME@t, with F1 of precision and recall, and with all means over thresholds."""
+    out = dict(means)
     for t in thresholds:
         out[f"F1@{t:g}"] = harmonic(out[f"precision@{t:g}"], out[f"recall@{t:g}"])
     for name in (*TEXT_METRICS, "precision", "recall", "F1"):
@@ -130,18 +137,108 @@ def dense_of_each(
         overlaps = [tiou_matrix(ours, some, _EPSILON) for some in theirs]
         out[key] = {}
         for t in thresholds:
-            items = []
-            for i, event in enumerate(ours):
-                right = [
-                    some[j][2]
-                    for some, overlap in zip(theirs, overlaps, strict=True)
-                    for j in np.flatnonzero(overlap[i] >= t).tolist()
-                ]
-                wrong = [] if right else [[_word_of(letters)]]
-                items += [(read[event[2]], other) for other in [*(read[text] for text in right), *wrong]]
+            items = [
+                (read[told], [_word_of(letters)] if right is None else read[right])
+                for told, right in items_at(ours, theirs, overlaps, t)
+            ]
             scores = _told(items, used_meteor, corpus) | _found(overlaps, t)
             out[key] |= {f"{name}@{t:g}": value for name, value in scores.items()}
     return out
+
+
+def items_at(
+    ours: Sequence[Captioned], theirs: Sequence[Sequence[Captioned]], overlaps: Sequence[FloatArray], t: float
+) -> list[tuple[str, str | None]]:
+    """What is scored of one video at a threshold: predicted texts, each with a right one, None for none."""
+    out: list[tuple[str, str | None]] = []
+    for i, event in enumerate(ours):
+        right: list[str | None] = [
+            some[j][2]
+            for some, overlap in zip(theirs, overlaps, strict=True)
+            for j in np.flatnonzero(overlap[i] >= t).tolist()
+        ]
+        out += [(event[2], one) for one in right or [None]]
+    return out
+
+
+def dense_corpus(
+    gold: Sequence[Annotator],
+    predicted: Annotator,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    which_meteor: WhichMeteor = "auto",
+    max_predictions: int = 1000,
+    compat: Literal["paper"] | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """The scores of `dense_captions` of drawn videos, its arguments the same."""
+    scored = [
+        key for key in dict.fromkeys(k for some in gold for k in some) if compat is None or key in predicted
+    ]
+    theirs = [_of(annotator, scored, compat) for annotator in gold]
+    ours = {key: some[:max_predictions] for key, some in _of(predicted, scored, compat).items()}
+    each = dense_of_each(
+        theirs,
+        ours,
+        thresholds=thresholds,
+        used_meteor=meteor(which_meteor),
+        frequencies="video" if compat else "gold",
+        letters=random.Random(seed) if compat else None,
+    )
+    names = [f"{name}@{t:g}" for name in (*TEXT_METRICS, "precision", "recall") for t in thresholds]
+    table = np.array([[video[name] for name in names] for video in each.values()]).reshape(-1, len(names))
+    drawn = None if compat else drawn_ciders(theirs, ours, thresholds)
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        num = float(times.sum())
+        if not num:
+            return over_thresholds(dict.fromkeys(names), thresholds)
+        means: dict[str, float | None] = dict(zip(names, (times @ table / num).tolist(), strict=True))
+        if drawn is not None:
+            values = (times @ drawn(times) / num).tolist()
+            means |= {f"CIDEr@{t:g}": value for t, value in zip(thresholds, values, strict=True)}
+        return over_thresholds(means, thresholds)
+
+    return Corpus(tuple(each), scores)
+
+
+def drawn_ciders(
+    gold: Sequence[Annotator], predicted: Annotator, thresholds: Sequence[float]
+) -> Callable[[FloatArray], FloatArray]:
+    """(videos,) how often each is drawn, to (videos, thresholds) CIDEr by the frequencies of those."""
+    videos = list(dict.fromkeys(key for annotator in gold for key in annotator))
+    place = {key: i for i, key in enumerate(videos)}
+    read: dict[str, list[str]] = {}
+    for some in _events([*gold, predicted]):
+        read.setdefault(some[2], words(some[2]))
+    pairs: dict[tuple[str, str], int] = {}
+    cells, items, shares = [], [], []
+    for key in videos:
+        ours = list(predicted.get(key, ()))
+        theirs = [list(annotator[key]) for annotator in gold if key in annotator]
+        overlaps = [tiou_matrix(ours, some, _EPSILON) for some in theirs]
+        for column, t in enumerate(thresholds):
+            found = items_at(ours, theirs, overlaps, t)
+            for told, right in found:
+                if right is not None:  # what matches nothing is an item too, of score 0
+                    cells.append(place[key] * len(thresholds) + column)
+                    items.append(pairs.setdefault((told, right), len(pairs)))
+                    shares.append(1 / len(found))
+    told_of = [(key, event[2]) for annotator in gold for key, some in annotator.items() for event in some]
+    ciders = Ciders(
+        [read[told] for told, _ in pairs],
+        [[read[right]] for _, right in pairs],
+        [[read[text]] for _, text in told_of],
+        [place[key] for key, _ in told_of],
+        len(videos),
+    )
+    at, of, weights = np.array(cells, np.int64), np.array(items, np.int64), np.array(shares)
+
+    def drawn(times: FloatArray) -> FloatArray:
+        summed = np.bincount(at, weights * ciders(times)[of], len(videos) * len(thresholds))
+        return summed.reshape(len(videos), len(thresholds))
+
+    return drawn
 
 
 def harmonic(precision: float | None, recall: float | None) -> float | None:

@@ -42,18 +42,23 @@ def moments(
         num_empty, num_unknown, num_without_gold.
     """
     out: dict[str, Any] = _means(moments_of_each(gold, predicted, max_predictions=max_predictions))
-    for name, (above, up_to) in LENGTHS.items():
-        some = {
-            key: [window for window in windows if above < window[1] - window[0] <= up_to]
-            for key, windows in gold.items()
-        }
-        each = moments_of_each(some, predicted, max_predictions=max_predictions)
+    for name in LENGTHS:
+        each = moments_of_each(of_length(gold, name), predicted, max_predictions=max_predictions)
         out |= {f"{name}/{key}": value for key, value in _means(each).items()}
     return out | {
         "num_missing": sum(key not in predicted for key in gold),
         "num_empty": sum(not predicted[key] for key in gold if key in predicted),
         "num_unknown": sum(key not in gold for key in predicted),
         "num_without_gold": sum(not windows for windows in gold.values()),
+    }
+
+
+def of_length(gold: Mapping[Any, Sequence[Interval]], name: str) -> dict[Any, list[Interval]]:
+    """The gold windows of that length, a key of LENGTHS, of each query."""
+    above, up_to = LENGTHS[name]
+    return {
+        key: [window for window in windows if above < window[1] - window[0] <= up_to]
+        for key, windows in gold.items()
     }
 
 

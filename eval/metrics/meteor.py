@@ -1,9 +1,12 @@
 """METEOR of words that are equal or have equal stems: built in, without synonyms or paraphrases."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
+from .intervals import FloatArray
 from .ngrams import References, Words, check_items
 from .stem import stem
 
@@ -63,14 +66,31 @@ def meteor_of_stems(
     stem matchers, these parameters and `FUNCTION_WORDS`, it gives the same; its default adds synonyms and
     paraphrases, so that these numbers are not comparable with published ones.
     """
+    chosen = best_counts(hypotheses, references)
+    return score(total(chosen)), [score(one) for one in chosen]
+
+
+def best_counts(hypotheses: Sequence[Words], references: Sequence[References]) -> list[Counts]:
+    """The counts of each item, against that of its references that scores best."""
     check_items(hypotheses, references)
-    scores, chosen = [], []
-    for hypothesis, some in zip(hypotheses, references, strict=True):
-        candidates = [count(hypothesis, one) for one in some]
-        values = [score(counts) for counts in candidates]
-        scores.append(max(values))
-        chosen.append(candidates[values.index(max(values))])
-    return score(total(chosen)), scores
+    return [
+        max((count(hypothesis, one) for one in some), key=score)
+        for hypothesis, some in zip(hypotheses, references, strict=True)
+    ]
+
+
+def stem_counts(
+    hypotheses: Sequence[Words], references: Sequence[References]
+) -> tuple[FloatArray, Callable[[FloatArray], float]]:
+    """(items, 14) what METEOR of a corpus is made of, to be summed; and what makes (14,) sums a score."""
+    rows = [[*np.ravel(one[:6]), *one[6:]] for one in best_counts(hypotheses, references)]
+    return np.array(rows, np.float64).reshape(-1, 14), _score_of_sums
+
+
+def _score_of_sums(sums: FloatArray) -> float:
+    numbers = sums.tolist()
+    pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
+    return score(Counts(*pairs, chunks=numbers[12], matches=numbers[13]))
 
 
 def total(many: Sequence[Counts]) -> Counts:

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
+from .intervals import FloatArray
 from .ngrams import References, Words, check_items
 
 # What the captioning evaluators run it with.
@@ -52,15 +55,37 @@ class JavaMeteor:
         check_items(hypotheses, references)
         if not hypotheses:
             return 0.0, []
-        asked = [
-            " ||| ".join(["SCORE", *(_plain(one) for one in some), _plain(hypothesis)])
-            for hypothesis, some in zip(hypotheses, references, strict=True)
-        ]
+        asked = self._lines(hypotheses, references)
         different = list(dict.fromkeys(asked))
         counts = dict(zip(different, self._ask(different), strict=True))
         self._write([" ||| ".join(["EVAL", *(counts[line] for line in asked)])])
         scores = [float(self._read()) for _ in asked]
         return float(self._read()), scores
+
+    def counts(
+        self, hypotheses: Sequence[Words], references: Sequence[References]
+    ) -> tuple[FloatArray, Callable[[FloatArray], float]]:
+        """(items, numbers) what METEOR of a corpus is made of, to be summed; and what makes sums a score."""
+        check_items(hypotheses, references)
+        asked = self._lines(hypotheses, references)
+        different = list(dict.fromkeys(asked))
+        numbers = {
+            line: [float(number) for number in said.split()]
+            for line, said in zip(different, self._ask(different), strict=True)
+        }
+        return np.array([numbers[line] for line in asked], np.float64), self._score_of_sums
+
+    def _score_of_sums(self, sums: FloatArray) -> float:
+        self._write([" ||| ".join(["EVAL", " ".join(f"{number:.1f}" for number in sums.tolist())])])
+        self._read()  # of the one item that the sums make
+        return float(self._read())
+
+    @staticmethod
+    def _lines(hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
+        return [
+            " ||| ".join(["SCORE", *(_plain(one) for one in some), _plain(hypothesis)])
+            for hypothesis, some in zip(hypotheses, references, strict=True)
+        ]
 
     def close(self) -> None:
         """Ends the program; the next call starts it again."""

@@ -4,10 +4,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from .captions import WhichMeteor, meteor
-from .dense import THRESHOLDS, dense_of_each, harmonic
-from .intervals import mean
+from .bootstrap import Corpus, means_of
+from .captions import Meteor, WhichMeteor, meteor
+from .dense import THRESHOLDS, dense_of_each, drawn_ciders, harmonic
+from .intervals import FloatArray, mean
 from .soda import Captioned, soda_c
+
+_AVERAGED = ("precision", "recall", "CIDEr", "METEOR")
 
 
 def youcook2(
@@ -41,33 +44,66 @@ def youcook2(
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")
     theirs, ours = _ordered(gold), _ordered(predicted)
     used = meteor(which_meteor)
-    each = dense_of_each(
-        [theirs],
-        ours,
-        thresholds=THRESHOLDS,
-        used_meteor=used,
-        frequencies="video" if compat else "gold",
-        letters=random.Random(seed) if compat else None,
-    )
-    means = [
-        {
-            name: sum(video[f"{name}@{t:g}"] for t in THRESHOLDS) / len(THRESHOLDS)
-            for name in ("precision", "recall", "CIDEr", "METEOR")
-        }
-        for video in each.values()
-    ]
+    means = list(_means_of_each(theirs, ours, used, compat, seed).values())
     told = soda_c(theirs, ours, which_meteor=which_meteor, swapped=compat == "paper")
     return {
-        "F1": mean([harmonic(video["precision"], video["recall"]) or 0.0 for video in means]),
-        **{
-            name: mean([video[name] for video in means])
-            for name in ("precision", "recall", "CIDEr", "METEOR")
-        },
+        **{name: mean([video[name] for video in means]) for name in ("F1", *_AVERAGED)},
         "SODA_c": told["SODA_c"],
         "meteor": used.name + ("; in SODA_c with arguments swapped" if compat else ""),
         **{name: told[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
         "num_predictions": mean([float(len(ours.get(key, ()))) for key in theirs]),
     }
+
+
+def youcook2_corpus(
+    gold: Mapping[Any, Sequence[Captioned]],
+    predicted: Mapping[Any, Sequence[Captioned]],
+    *,
+    which_meteor: WhichMeteor = "auto",
+    compat: Literal["paper"] | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """The scores of `youcook2` of drawn videos but for SODA_c, its arguments the same."""
+    theirs, ours = _ordered(gold), _ordered(predicted)
+    means = _means_of_each(theirs, ours, meteor(which_meteor), compat, seed)
+    table = means_of(
+        {name: {key: video[name] for key, video in means.items()} for name in ("F1", *_AVERAGED)},
+        {key: key for key in means},
+    )
+    drawn = None if compat else drawn_ciders([theirs], ours, THRESHOLDS)
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        out = dict(table.scores(times))
+        if drawn is not None and times.sum():
+            out["CIDEr"] = float((times @ drawn(times)).mean() / times.sum())
+        return out
+
+    return Corpus(table.videos, scores)
+
+
+def _means_of_each(
+    gold: Mapping[Any, Sequence[Captioned]],
+    predicted: Mapping[Any, Sequence[Captioned]],
+    used: Meteor,
+    compat: str | None,
+    seed: int,
+) -> dict[Any, dict[str, float]]:
+    """F1 and means over thresholds of each video."""
+    each = dense_of_each(
+        [gold],
+        predicted,
+        thresholds=THRESHOLDS,
+        used_meteor=used,
+        frequencies="video" if compat else "gold",
+        letters=random.Random(seed) if compat else None,
+    )
+    out = {}
+    for key, video in each.items():
+        means = {
+            name: sum(video[f"{name}@{t:g}"] for t in THRESHOLDS) / len(THRESHOLDS) for name in _AVERAGED
+        }
+        out[key] = means | {"F1": harmonic(means["precision"], means["recall"]) or 0.0}
+    return out
 
 
 def reply_segments(

@@ -4,6 +4,7 @@ from typing import Any
 
 from .choice import LONGVIDEOBENCH_TASK, LVBENCH_TASK, MLVU_TASK, VIDEO_MME_TASK
 from .dense import ACTIVITYNET_DENSE
+from .drawn import NEEDLE, QUIZ
 from .grounding import ACTIVITYNET_GROUNDING, CHARADES_STA
 from .longvale import LONGVALE_DVC, LONGVALE_SC, LONGVALE_TVG
 from .magqa import MAGQA
@@ -33,4 +34,6 @@ TASKS: dict[str, Task[Any, Any]] = {
     "mlvu": MLVU_TASK,
     "lvbench": LVBENCH_TASK,
     "longvideobench": LONGVIDEOBENCH_TASK,
+    "needle": NEEDLE,
+    "quiz": QUIZ,
 }

@@ -53,6 +53,7 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
 def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     """The first span that an answer names.
 
+    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own hosts are taught to write.
     Hundredths are shares of the film, both ends as they stand: x is x / 100 of its length. For the papers
     only two digits, "to" or "and", two digits are read, anywhere in the answer.
     """
@@ -65,7 +66,7 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     events = parse_spans(
         without_thoughts(text),
         duration_s=duration_s if times == "hundredths" else None,
-        inclusive=False,
+        inclusive=times == "whole_seconds",
         percent=times == "hundredths",
     )
     return (events[0].start_s, events[0].end_s) if events else None
@@ -76,9 +77,10 @@ def events_of(
 ) -> tuple[Captioned, ...] | None:
     """The events that an answer tells of, None if it names none.
 
-    Hundredths are shares of the film, the last one included: x to y is x / 100 to (y + 1) / 100 of its
-    length, as both papers score dense captions; without `last_included` as in `span_of`. For the papers only
-    their own forms are read, and events of one text that follow each other within a hundredth are one.
+    Of whole seconds the last is included. Hundredths are shares of the film, the last one included: x to y is
+    x / 100 to (y + 1) / 100 of its length, as both papers score dense captions; without `last_included` as
+    in `span_of`. For the papers only their own forms are read, and events of one text that follow each other
+    within a hundredth are one.
     """
     times = how.times or "seconds"
     duration_s = duration_of(example, times)
@@ -91,7 +93,7 @@ def events_of(
     events = parse_spans(
         without_thoughts(text),
         duration_s=duration_s if times == "hundredths" else None,
-        inclusive=last_included and times == "hundredths",
+        inclusive=times == "whole_seconds" or (last_included and times == "hundredths"),
         percent=times == "hundredths",
     )
     return tuple((event.start_s, event.end_s, event.text) for event in events) or None

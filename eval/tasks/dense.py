@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from ..metrics.bootstrap import Corpus, means_of
 from ..metrics.captions import meteor, meteor_of_pairs
-from ..metrics.dense import dense_captions
+from ..metrics.dense import dense_captions, dense_corpus
 from ..metrics.soda import Captioned, soda_c, soda_of_each
 from ..metrics.words import ascii_only
 from .answers import events_of
@@ -65,7 +66,16 @@ def score_events(
         scorer,
     )
     metrics = {name: story[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
-    return Scored(metrics | protocol, {"SODA_c": {key: one.f1 for key, one in each.items()}})
+
+    def corpora() -> list[Corpus]:
+        sides = {
+            "SODA_c_precision": {key: one.precision for key, one in each.items()},
+            "SODA_c_recall": {key: one.recall for key, one in each.items()},
+        }
+        told = dense_corpus(gold, predicted, which_meteor=how.meteor, compat=how.compat)
+        return [means_of(sides, {key: key for key in each}), told]
+
+    return Scored(metrics | protocol, {"SODA_c": {key: one.f1 for key, one in each.items()}}, corpora)
 
 
 def _in(plain: type[str] | object, events: Sequence[Captioned]) -> list[Captioned]:

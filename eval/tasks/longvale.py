@@ -9,6 +9,7 @@ from longcompress.types import Event
 
 from ..metrics.captions import caption_scores
 from ..metrics.intervals import Interval
+from ..metrics.resample import caption_corpus
 from .answers import events_of, span_of, without_thoughts
 from .dense import DEFAULT_PROMPT, read_told, score_events
 from .events_gold import asked_sentence, films_of, sentences_of, whole_films
@@ -73,7 +74,12 @@ def score_captions(examples: Sequence[Example[str]], said: Mapping[str, Said[str
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
     kept = asked(examples, said, how)
     predicted = values(kept, said) | {key: one.text for key, one in said.items() if one.value is None}
-    return Scored(caption_scores({one.id: [one.truth] for one in kept}, predicted, which_meteor=how.meteor))
+    gold = {one.id: [one.truth] for one in kept}
+    videos = {one.id: one.video for one in kept}
+    return Scored(
+        caption_scores(gold, predicted, which_meteor=how.meteor),
+        corpora=lambda: [caption_corpus(gold, predicted, videos, which_meteor=how.meteor)],
+    )
 
 
 LONGVALE_TVG = Task(

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..metrics.bootstrap import means_of
 from ..metrics.highlights import (
+    LENGTHS,
     Window,
     clip_ratings,
     highlights,
     highlights_of_each,
     moments,
     moments_of_each,
+    of_length,
 )
 from ..metrics.intervals import FloatArray, Interval
 from .answers import events_of
@@ -151,17 +154,33 @@ def score_found(examples: Sequence[Example[Relevant]], said: Mapping[str, Said[F
     our_ratings = {key: one.ratings for key, one in found.items() if one.ratings is not None}
     metrics: dict[str, object] = {}
     each: dict[str, dict[str, float]] = {}
+    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}
     if our_windows or not our_ratings:
         metrics |= {f"MR/{name}": value for name, value in moments(windows, our_windows).items()}
         of_each = moments_of_each(windows, our_windows)
         for name in ("mAP", "R1@0.5", "R1@0.7", "mIoU"):
             each[f"MR/{name}"] = {key: one[name] for key, one in of_each.items()}
+        tables["MR/"] = of_each
+        for name in LENGTHS:
+            tables[f"MR/{name}/"] = moments_of_each(of_length(windows, name), our_windows)
     if ratings and (our_ratings or not our_windows):
         metrics |= {f"HD/{name}": value for name, value in highlights(ratings, our_ratings).items()}
         clips = highlights_of_each(ratings, our_ratings)
         for name in ("mAP@VeryGood", "HIT1@VeryGood"):
             each[f"HD/{name}"] = {key: one[name] for key, one in clips.items()}
-    return Scored(metrics, each)
+        tables["HD/"] = clips
+    videos = {one.id: one.video for one in examples}
+    return Scored(metrics, each, lambda: [means_of(_columns(tables), videos)])
+
+
+def _columns(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each number of each query, by its name first."""
+    out: dict[str, dict[str, float]] = {}
+    for begin, of_each in tables.items():
+        for key, numbers in of_each.items():
+            for name, value in numbers.items():
+                out.setdefault(f"{begin}{name}", {})[key] = value
+    return out
 
 
 QVHIGHLIGHTS = Task(

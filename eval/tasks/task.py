@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from longcompress.scenes import Scene
+
+from ..metrics.bootstrap import Corpus
 from ..metrics.captions import WhichMeteor
 from ..metrics.judge import Judge
 
 Truth = TypeVar("Truth")
 Value = TypeVar("Value")
-Times = Literal["seconds", "hundredths"]
+Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
 
 
@@ -39,6 +42,9 @@ class Example(Generic[Truth]):
     options: tuple[str, ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
     context: tuple[str, ...] = ()
+
+
+Draw: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]  # film's number, its seconds
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class How:
 
     Attributes:
         compat: "paper" for the quirks of the papers' scripts.
-        times: what numbers in answers are; None: what the file's format has by itself.
+        times: what numbers in answers are; None: what the file's format has by itself. "187 to 192" is
+            [187, 192) in "seconds" and [187, 193) in "whole_seconds", which include the last.
         meteor: which METEOR.
         asker: the judge, None for none.
         judge_prompt: what it is asked instead of the task's own words.
@@ -112,10 +119,12 @@ class Scored:
     Attributes:
         metrics: names to numbers, and what belongs beside them (the METEOR, the judge).
         each: main numbers of each example, by name, then id: what intervals and comparisons are made of.
+        corpora: makes the form in which the other numbers are computed again over drawn films.
     """
 
     metrics: dict[str, Any]
     each: dict[str, dict[str, float]] = field(default_factory=dict)
+    corpora: Callable[[], Sequence[Corpus]] = tuple
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,8 @@ class Task(Generic[Truth, Value]):
         read_predictions: files to predictions of these examples.
         write_predictions: the benchmark's own format, as `read_predictions` reads it.
         score: examples and what was said of them to their worth.
+        draw: of a task whose films are drawn, a film and what is asked about it; ids and groups of its film
+            are added later.
     """
 
     about: str
@@ -143,6 +154,7 @@ class Task(Generic[Truth, Value]):
     write_predictions: Callable[[Path, Sequence[Example[Truth]], Mapping[str, Said[Value]]], None]
     score: Callable[[Sequence[Example[Truth]], Mapping[str, Said[Value]], How], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
+    draw: Draw | None = None
 
 
 def asked(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..metrics.soda import Captioned, soda_of_each
-from ..metrics.youcook import reply_segments, youcook2
+from ..metrics.youcook import reply_segments, youcook2, youcook2_corpus
 from .answers import events_of
 from .dense import Events, PairScores
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
@@ -114,7 +114,11 @@ def score_steps(examples: Sequence[Example[Events]], said: Mapping[str, Said[Eve
         for key, some in predicted.items()
     }
     each = soda_of_each(gold, ordered, PairScores(how))
-    return Scored(metrics, {"SODA_c": {key: one.f1 for key, one in each.items()}})
+    return Scored(
+        metrics,
+        {"SODA_c": {key: one.f1 for key, one in each.items()}},
+        lambda: [youcook2_corpus(gold, predicted, which_meteor=how.meteor, compat=how.compat)],
+    )
 
 
 YOUCOOK2 = Task(

@@ -1,0 +1,49 @@
+"""One writer a file."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """ValueError if another process writes to `path`; let go when a process ends, however it ends.
+
+    What is locked is NAME.lock beside it, which is gone afterwards. One that a killed process left is no
+    obstacle: the lock is the system's (flock), not that the file is there.
+
+    Raises:
+        ValueError: another process, or another run of this one, writes to it.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.lock")
+    while True:
+        file = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            writer = os.read(file, 20).decode("ascii", "replace").strip()
+            os.close(file)
+            raise ValueError(
+                f"{path} is being written by another run{f' (process {writer})' if writer else ''}; wait for "
+                "it, or give another --out"
+            ) from None
+        if _is_at(file, beside):
+            break
+        os.close(file)  # the one before took it away between opening and locking
+    try:
+        os.truncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        beside.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,154 @@
+"""Corpus scores of captions computed again over drawn videos, quickly: what `bootstrap.intervals_of` asks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from .bleu import bleu_counts, bleu_of
+from .bootstrap import Corpus
+from .captions import WhichMeteor, meteor
+from .cider import SIGMA
+from .intervals import FloatArray, IntArray
+from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
+from .rouge import rouge_l
+from .words import words
+
+
+class Ciders:
+    """CIDEr of items whose document frequencies are those of drawn documents.
+
+    Args:
+        hypotheses: words of one caption an item.
+        references: words of the right captions of each item.
+        documents: the items that the frequencies are of.
+        video: place of the video of each document.
+        num_videos: of all videos.
+    """
+
+    def __init__(
+        self,
+        hypotheses: Sequence[Words],
+        references: Sequence[References],
+        documents: Sequence[References],
+        video: Sequence[int],
+        num_videos: int,
+    ) -> None:
+        check_items(hypotheses, references)
+        runs: dict[Ngram, int] = {}
+        owners, had = [], []
+        for at, some in zip(video, documents, strict=True):
+            for run in {run for one in some for counts in ngrams(one) for run in counts}:
+                owners.append(at)
+                had.append(runs.setdefault(run, len(runs)))
+        ours, theirs, both = _Squares(runs), _Squares(runs), _Squares(runs)
+        gaps, items = [], []
+        for item, (hypothesis, some) in enumerate(zip(hypotheses, references, strict=True)):
+            counts = ngrams(hypothesis)
+            for one in some:
+                for mine, right in zip(counts, ngrams(one), strict=True):
+                    ours.add({run: n * n for run, n in mine.items()})
+                    theirs.add({run: n * n for run, n in right.items()})
+                    both.add(
+                        {run: min(n, right[run]) * right[run] for run, n in mine.items() if run in right}
+                    )
+                gaps.append(max(len(hypothesis) - 1, 0) - max(len(one) - 1, 0))
+                items.append(item)
+        self._owners, self._had = np.array(owners, np.int64), np.array(had, np.int64)
+        self._videos = np.bincount(np.array(video, np.int64), minlength=num_videos).astype(np.float64)
+        self._num_runs, self._num_items = len(runs), len(hypotheses)
+        self._ours, self._theirs, self._both = (some.packed() for some in (ours, theirs, both))
+        self._items = np.array(items, np.int64)
+        self._weight = np.exp(-(np.array(gaps, np.float64) ** 2) / (2 * SIGMA**2))
+        self._num_references = np.bincount(self._items, minlength=self._num_items)
+
+    def __call__(self, times: FloatArray) -> FloatArray:
+        """(items,) CIDEr of each where each video's documents are there so often, (videos,)."""
+        found = np.bincount(self._had, times[self._owners], self._num_runs)
+        log_num = np.log(max(float(times @ self._videos), 1.0))
+        squared = (log_num - np.log(np.maximum(found, 1.0))) ** 2
+        ours, theirs, both = (
+            np.bincount(rows, counts * squared[runs], LONGEST * len(self._items)).reshape(-1, LONGEST)
+            for rows, runs, counts in (self._ours, self._theirs, self._both)
+        )
+        norms = np.sqrt(ours * theirs)
+        alike = np.divide(both, norms, out=np.zeros(norms.shape), where=norms > 0).sum(1) / LONGEST
+        summed = np.bincount(self._items, alike * self._weight, self._num_items)
+        return 10 * summed / np.maximum(self._num_references, 1)
+
+
+class _Squares:
+    """Rows of counts by run, packed: of each number its row, its run's place and itself."""
+
+    def __init__(self, runs: dict[Ngram, int]) -> None:
+        self._places, self._num = runs, 0
+        self._rows: list[int] = []
+        self._runs: list[int] = []
+        self._counts: list[int] = []
+
+    def add(self, row: Mapping[Ngram, int]) -> None:
+        for run, count in row.items():
+            self._rows.append(self._num)
+            self._runs.append(self._places.setdefault(run, len(self._places)))
+            self._counts.append(count)
+        self._num += 1
+
+    def packed(self) -> tuple[IntArray, IntArray, FloatArray]:
+        return (
+            np.array(self._rows, np.int64),
+            np.array(self._runs, np.int64),
+            np.array(self._counts, np.float64),
+        )
+
+
+def caption_corpus(
+    gold: Mapping[Any, Sequence[str]],
+    predicted: Mapping[Any, str],
+    video: Mapping[Any, Any],
+    *,
+    which_meteor: WhichMeteor = "auto",
+    unanswered: Literal["zero", "skip"] = "zero",
+    tokenize: Callable[[str], list[str]] = words,
+) -> Corpus:
+    """The scores of `captions.caption_scores` of drawn videos: CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR.
+
+    Args:
+        gold: as there.
+        predicted: as there.
+        video: the video of each item of the gold.
+        which_meteor: as there.
+        unanswered: as there.
+        tokenize: as there.
+    """
+    keys = [key for key in gold if unanswered == "zero" or key in predicted]
+    videos = tuple(dict.fromkeys(video[key] for key in keys))
+    place = {one: i for i, one in enumerate(videos)}
+    at = np.array([place[video[key]] for key in keys], np.int64)
+    hypotheses = [tokenize(predicted.get(key, "")) for key in keys]
+    references = [[tokenize(text) for text in gold[key]] for key in keys]
+    ciders = Ciders(hypotheses, references, references, at.tolist(), len(videos))
+    bleus = _summed(bleu_counts(hypotheses, references), at, len(videos))
+    rouges = _summed(np.array(rouge_l(hypotheses, references))[:, None], at, len(videos))[:, 0]
+    nums = np.bincount(at, minlength=len(videos)).astype(np.float64)
+    counts, score_of = meteor(which_meteor).counts(hypotheses, references)
+    meteors = _summed(counts, at, len(videos))
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        num = float(times @ nums)
+        if not num:
+            return dict.fromkeys(("CIDEr", *(f"BLEU-{n}" for n in range(1, 5)), "ROUGE-L", "METEOR"))
+        return {
+            "CIDEr": float(ciders(times) @ times[at]) / num,
+            **{f"BLEU-{n}": value for n, value in enumerate(bleu_of(times @ bleus), 1)},
+            "ROUGE-L": float(times @ rouges) / num,
+            "METEOR": score_of(times @ meteors),
+        }
+
+    return Corpus(videos, scores)
+
+
+def _summed(rows: FloatArray, at: IntArray, num: int) -> FloatArray:
+    """(num, k): the sums of (n, k) rows that belong to each."""
+    out = np.zeros((num, rows.shape[1] if rows.ndim == 2 else 0))
+    np.add.at(out, at, rows)
+    return out
