@@ -250,9 +250,10 @@ class Spending:
             streams, globals_, _ = spent.settle(hold, budget)
         else:
             globals_ = ours.memory.read(hold.memory)
-            room = budget - sum(map(len, globals_.values()))
-            split = replace(ours.shares, share="even")
-            streams = spend(arm.way, self.segments, room, split, seed=self.seed)  # type: ignore[arg-type]
+            taken = sum(map(len, globals_.values()))
+            streams = spend(
+                arm.way, self.segments, budget - taken, ours.shares, global_tokens=taken, seed=self.seed,  # type: ignore[arg-type]
+            )  # fmt: skip
         num = sum(map(len, streams.values())) + sum(map(len, globals_.values()))
         return VideoMemory(
             streams, globals_, self.duration_s, max(num, min(budget, self.raw)),

@@ -44,6 +44,8 @@ def segments_of(
     out: list[Segment] = []
     end_s = 0.0
     for part in parts:
+        if not len(part) or not any(isinstance(part, stream.tower.takes) for stream in streams.values()):
+            continue
         if isinstance(part, Frames):
             end_s = max(end_s, float(part.time_s[-1]) + part.step_s)
             part = Frames(fit_pixels(part.pixels, model.config.media), part.time_s, part.step_s)
@@ -60,14 +62,20 @@ def segments_of(
 
 
 def spend(
-    way: Way, segments: Sequence[Segment], room: int, split: BudgetConfig, *, seed: int = 0
+    way: Way,
+    segments: Sequence[Segment],
+    room: int,
+    split: BudgetConfig,
+    *,
+    global_tokens: int = 0,
+    seed: int = 0,
 ) -> dict[str, Tokens]:
     """A film's tokens after one of WAYS, by stream, each in time order.
 
     - full: all of them, whatever `room` says.
     - frames: whole pictures (or windows), evenly spread over the film.
-    - pool: averages over boxes of cells and pictures, of the number that comes nearest to the room from
-      below; of two alike, the one finer in time.
+    - pool: averages over boxes of cells and pictures (as many across as down, where pictures are square), of
+      the number that comes nearest to the room from below; of two alike, the one finer in time.
     - random: tokens drawn without replacement.
     - evs: those that differ most from the same cell of the picture before (Efficient Video Sampling, arXiv
       2510.14624); the first picture is the last to go.
@@ -82,6 +90,7 @@ def spend(
         segments: of the film, raw.
         room: tokens there are for them, global ones taken off; "frames" and "pool" may use fewer.
         split: how a segment's tokens are dealt out to its streams.
+        global_tokens: what was taken off: ours holds no more groups than half of the whole budget.
         seed: of "random" and "kmeans".
 
     Raises:
@@ -95,7 +104,8 @@ def spend(
     check_budget(room, len(names))
     joined = [dict(one.streams) for one in segments]
     spans = [1] * len(joined)
-    while sum(map(len, joined)) > room:
+    most_groups = min(room, max((room + global_tokens) / 2, len(names)))  # as `Compressor` bounds them
+    while sum(map(len, joined)) > most_groups:
         spans = [sum(spans[i : i + 2]) for i in range(0, len(spans), 2)]
         joined = [_both(*joined[i : i + 2]) for i in range(0, len(joined), 2)]
     places = [(i, name) for i, part in enumerate(joined) for name in sorted(part)]

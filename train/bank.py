@@ -240,9 +240,11 @@ class Films(IterableDataset[list[Example]]):
             segments = raw_segments(clips, float(offset))
             if deaf:
                 segments = [_silent(one) for one in segments if "picture" in one.streams]
-            room = budget - sum(map(len, globals_.values()))
+            taken = sum(map(len, globals_.values()))
             shares, seed = self.compressor.shares, int(random.integers(1 << 31))
-            streams = spend(way, segments, room, shares, seed=seed)  # type: ignore[arg-type]
+            streams = spend(
+                way, segments, budget - taken, shares, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
+            )  # fmt: skip
             budget = max(budget, sum(map(len, streams.values())))
         film = Film(streams, {} if forget else globals_, budget)
         asked = ask(
