@@ -321,7 +321,7 @@ def bench(
 
 
 def shards(
-    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert", "draw", "npy"],
+    what: Literal["make", "index", "verify", "info", "repack", "bench", "convert", "draw", "npy", "features"],
     rest: list[str],
 ) -> int:
     """Encode videos once for training, or look into shards; `longcompress shards make --help` has more.

@@ -119,6 +119,68 @@ def npy(
     return _told(done, folder)
 
 
+def features(
+    source: str,
+    *,
+    out: str,
+    model: str | None = None,
+    preset: Preset | None = None,
+    base: dict[str, str] | None = None,
+    variant: dict[str, str | int | bool] | None = None,
+    picture: str | None = None,
+    sound: str | None = None,
+    speech: str | None = None,
+    local: str | None = None,
+    memory: str | None = None,
+    unknown_s: float = 0.0,
+    shard: str = "0/1",
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    shard_mb: int = 1024,
+) -> int:
+    """Make shards of features that VTimeLLM, LongVALE or LongVLM extracted; docs/released_weights.md.
+
+    Args:
+        source: JSONL file of records, as `convert` writes it.
+        out: folder of the shards.
+        model: folder of the model that the features are for.
+        preset: as for `make`, instead of model.
+        base: as for `make`.
+        variant: as for `make`.
+        picture: folder of .npy files, 100 rows each.
+        sound: folder of .npy files of LongVALE's audio; a video may have none.
+        speech: folder of .npy files of LongVALE's speech; a video may have none.
+        local: folder of LongVLM's pickles of merged tokens.
+        memory: folder of LongVLM's pickles of class tokens.
+        unknown_s: seconds that videos are taken to last whose record doesn't say it; else these fail.
+        shard: as for `make`.
+        on_error: as for `make`.
+        shard_mb: as for `make`.
+    """
+    from .train import released_features, shards
+    from .train.records import read_records
+
+    share, towers = _share_of(shard), _towers_of(preset, base, variant)
+    loads = towers or model
+    if loads is None or (model is not None and towers is not None):
+        raise ValueError("one of --model and --preset must say whose features they are")
+    given = {"picture": picture, "sound": sound, "speech": speech, "local": local, "memory": memory}
+    folders = {name: folder for name, folder in given.items() if folder is not None}
+    with reading():
+        records = read_records(source)
+    folder = folder_of(out)
+    done = released_features.make(
+        records, folder, _loaded(loads, "cpu", None), folders, unknown_s=unknown_s, share=share,
+        on_error=on_error, progress=bars(),
+    )  # fmt: skip
+    code = _told(done, folder)
+    if share[1] == 1:
+        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+        streams = sorted({name for entry in packed.entries for name in entry.tokens})
+        counts = {name: sum(name in entry.tokens for entry in packed.entries) for name in streams}
+        print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards, by stream {counts}")
+    return code
+
+
 def _share_of(shard: str) -> tuple[int, int]:
     """(i, N) of i/N."""
     try:
@@ -281,7 +343,7 @@ def convert(
         source: JSON file.
         shape: "events" (LongVALE, ActivityNet Captions), "dialogues" (VTimeLLM, LongVALE), "qa"
             (VideoInstruct) or one of MMDuetIT's.
-        videos: folder that the videos lie in.
+        videos: folder that the videos lie in, or features of them for `features`.
         out: JSONL file to write.
     """
     from .train.convert import convert as converted
@@ -331,4 +393,4 @@ def draw(
 
 def main() -> int:
     """One of them with the flags of the command line; the exit code."""
-    return auto_cli([make, npy, index, verify, info, repack, bench, convert, draw]) or 0
+    return auto_cli([make, npy, features, index, verify, info, repack, bench, convert, draw]) or 0

@@ -25,6 +25,7 @@ from .records import VIDEOS, Event, Record, Turn, part_key, part_of
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+FEATURES = (".npy", ".pkl")  # of other projects, for `released_features`
 PLACEHOLDERS = ("<video>\n", "\n<video>", "<video>", "<image>\n", "<image>")
 
 
@@ -34,7 +35,8 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
     Args:
         source: JSON file of that shape.
         shape: one of the table above.
-        videos: folder that the videos lie in, as ID.mp4 or with another ending.
+        videos: folder that the videos lie in, as ID.mp4 or with another ending, or features of them, as
+            ID.npy or ID.pkl.
 
     Raises:
         ValueError: the file is of another shape, with the entry.
@@ -52,9 +54,9 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is no JSON: {error}") from error
     there: dict[str, str] = {}
-    for path in sorted(videos.iterdir()):
-        if path.suffix.lower() in VIDEOS:
-            there.setdefault(path.stem, str(path))
+    paths = sorted(videos.iterdir())
+    for endings in (VIDEOS, FEATURES):
+        there = {p.stem: str(p) for p in reversed(paths) if p.suffix.lower() in endings} | there
     merged: dict[str, Record] = {}
     missing = set()
     for where, video, part in _entries(given, shape, source):

@@ -20,6 +20,7 @@ from ..config import to_dict
 from ..files import replacing
 from ..hosts import learned_places
 from ..model import LongCompress
+from ..released import merge_lora
 from .card import write_card
 from .data import Asking, Bad, Loaded, ShardData, counted
 from .engine import Engine
@@ -209,11 +210,7 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
         ValueError: the model has no such part.
     """
     if recipe.merge_lora:
-        if not hasattr(model.host.lm, "merge_and_unload"):
-            raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
-        model.host.lm = model.host.lm.merge_and_unload()
-        # it is no longer what its name stands for: saved with the model from now on
-        model.config = replace(model.config, host=replace(model.config.host, base="./lm"))
+        merge_lora(model)
     recipe.engine.prepare(model.host.lm)
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}
