@@ -83,7 +83,7 @@ def spend(
       pictures evenly spread, each merged into one. A stream of one token a window is merged along time.
     - longvlm: each segment's tokens picture by picture, halved by cosine until they fit (LongVLM, arXiv
       2404.03384).
-    - kmeans: k-means on the metric of each segment's tokens, 25 rounds.
+    - kmeans: k-means on the metric of each segment's tokens: k-means++, then 25 rounds of Lloyd's.
 
     Args:
         way: which.
@@ -226,15 +226,25 @@ def _kmeans(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
 
 
 def _lloyd(x: Tensor, num: int, seed: int) -> Tensor:
-    """(S, n) int64 groups of x (S, n, d), `num` a segment, from tokens drawn at random."""
-    draw = torch.Generator().manual_seed(seed)
-    first = torch.stack([torch.randperm(x.shape[1], generator=draw)[:num] for _ in x]).to(x.device)
-    centre = x.gather(1, first[..., None].expand(-1, -1, x.shape[2]))
+    """(S, n) int64 groups of x (S, n, d), `num` a segment."""
+    centre = _far_apart(x, num, torch.Generator().manual_seed(seed))
     for _ in range(ROUNDS):
         member = torch.nn.functional.one_hot(torch.cdist(x, centre).argmin(2), num).to(x.dtype)
         count = member.sum(1)[..., None]
         centre = torch.where(count > 0, member.mT @ x / count.clamp_min(1), centre)
     return torch.cdist(x, centre).argmin(2)
+
+
+def _far_apart(x: Tensor, num: int, draw: torch.Generator) -> Tensor:
+    """(S, num, d) rows of x (S, n, d), each drawn by its squared distance to those before (k-means++)."""
+    chance = torch.ones(x.shape[:2])
+    away, found = x.new_full(x.shape[:2], float("inf")), []
+    for _ in range(num):
+        at = chance.multinomial(1, generator=draw).to(x.device)  # (S, 1)
+        found.append(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
+        away = away.minimum((x - found[-1]).square().sum(2))
+        chance = away.cpu() + 1e-20  # where all are like one that was drawn, any
+    return torch.cat(found, 1)
 
 
 def _means(parts: Sequence[Encoded], groups: Sequence[Tensor], counts: Sequence[int]) -> Tokens:

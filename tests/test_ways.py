@@ -252,21 +252,31 @@ def test_tome_merges_windows_along_time():
     assert float(got.size.sum()) == 8
 
 
-def test_kmeans_finds_two_groups_and_leaves_every_token_with_its_nearest_mean():
-    rng = np.random.default_rng(5)
-    for seed in range(10):
-        group = rng.integers(0, 2, 24)
-        group[:2] = 0, 1
-        x = group[:, None] * 50.0 + rng.standard_normal((24, 3))
-        got = spend("kmeans", [Segment(0, 0, 6, {"picture": encoded(0, 6, 4, x)})], 2, SPLIT, seed=seed)
-        want = np.stack([x[group == g].mean(0) for g in (0, 1)])
-        same_tokens(f"seed {seed}", got["picture"], want, np.bincount(group))
-    x = rng.standard_normal((24, 3))
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_kmeans_finds_groups_that_lie_apart(num):
+    rng = np.random.default_rng(num)
+    for seed in range(8):
+        group = rng.permutation(np.arange(24) % num)
+        x = np.eye(num)[group] * 100.0 + rng.standard_normal((24, num))
+        segment = Segment(0, 0, 6, {"picture": encoded(0, 6, 4, x)})
+        got = spend("kmeans", [segment], num, SPLIT, seed=seed)["picture"]
+        want = np.stack([x[group == g].mean(0) for g in range(num)])
+        same_tokens(f"seed {seed}", got, want, np.bincount(group))
+
+
+def test_kmeans_leaves_every_token_with_its_nearest_mean():
+    x = np.random.default_rng(5).standard_normal((24, 3))
     got = spend("kmeans", [Segment(0, 0, 6, {"picture": encoded(0, 6, 4, x)})], 4, SPLIT, seed=1)["picture"]
     centre = got.x.double().numpy()
     group = np.argmin(((x[:, None] - centre) ** 2).sum(2), 1)
     assert np.bincount(group).tolist() == got.size.tolist()
     assert_close("means", np.stack([x[group == g].mean(0) for g in range(len(centre))]), centre, rel=1e-5)
+
+
+def test_kmeans_of_tokens_that_are_all_alike_is_one_token():
+    got = spend("kmeans", [Segment(0, 0, 6, {"picture": encoded(0, 6, 4, np.ones((24, 3)))})], 5, SPLIT)
+    assert got["picture"].size.tolist() == [24]
+    assert got["picture"].time_s.tolist() == [pytest.approx(3)]
 
 
 def test_kmeans_goes_by_the_metric():
