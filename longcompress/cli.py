@@ -306,7 +306,7 @@ def doctor(*, json: bool = False) -> int:
 
 def bench(
     what: Literal[
-        "compile", "concurrency", "kernels", "media", "memory", "merge",
+        "compile", "concurrency", "features", "kernels", "media", "memory", "merge",
         "needle", "pairs", "pipeline", "plot", "quality", "quiz", "table", "tower"
     ],
     rest: list[str],

@@ -58,7 +58,7 @@ def longvlm(
     config = replace(
         plain, name="longvlm",
         media=MediaConfig(frames=FRAMES, frames_at="middles"),
-        vision=VisionConfig(base=CLIP, summary_layers=5, summary_until=-1),
+        vision=VisionConfig(base=CLIP, summary_layers=5, summary_until=-1, block=10),  # a segment
         segments=SegmentConfig(cut="pictures", pictures=10),
         merge=MergeConfig(pairs, "cosine", "reference", "frame", {"picture": local // 10}),
         memory=MemoryConfig(kind="mean"),
@@ -82,7 +82,7 @@ def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) ->
     config = ModelConfig(
         name="vtimellm",
         media=MediaConfig(frames=FRAMES, fit="crop"),
-        vision=VisionConfig(base=CLIP, tokens="class"),
+        vision=VisionConfig(base=CLIP, tokens="class", block=20),  # 5 blocks are the 100
         segments=SegmentConfig(length_s=WHOLE_S),
         merge=MergeConfig(detail={"*": 1_000_000}),
         memory=MemoryConfig(kind="none"),
@@ -130,6 +130,7 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
     return replace(
         config,
         media=replace(config.media, frames=0), segments=SegmentConfig(), merge=MergeConfig(),
+        vision=replace(config.vision, block=VisionConfig().block),
         budget=BudgetConfig(),
         host=replace(
             config.host, order="time", time=True, times="seconds", events=plain.events,

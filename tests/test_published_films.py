@@ -245,3 +245,96 @@ def test_vtimellm_from_films_to_answers(where, tmp_path):
     assert (before / "adapter").is_dir()
     again = same_logits(model, before, where / "in" / "both.mp4")  # the merged adapter too
     answered(again, where, ["both.mp4", "silent.webm"])
+
+
+def test_longvale_from_films_to_answers(where, tmp_path):
+    silent = [dialogue("silent")]
+    seen = shards_of("longvale", converted(where, silent, "dialogues"), tmp_path / "s1", where)
+    rows = [dialogue("both"), dialogue("silent"), dialogue("heard")]
+    asked = shards_of("longvale", converted(where, rows, "dialogues"), tmp_path / "s2", where)
+    torch.manual_seed(1)
+    lc.load("longvale", base=parts_of("longvale", where), device="cpu").save_pretrained(tmp_path / "start")
+    before = tmp_path / "start"
+    projectors = {}
+    for stage, folder in (
+        ("vtimellm_align", seen),
+        ("longvale_boundary", asked),
+        ("longvale_instruct", asked),
+    ):
+        recipe = small(stage, folder, epochs=12 if folder is asked else 32, model=str(before))
+        if folder is seen:  # VTimeLLM's projector of pictures, which LongVALE begins with
+            recipe = replace(
+                recipe, train=["projectors.picture"], asking=recipe_of("longvale_boundary").asking
+            )
+        model = lc.load(before, device="cpu")
+        before = trained(model, recipe, tmp_path / stage)
+        projectors[stage] = {name: p.detach().clone() for name, p in model.host.project.named_parameters()}
+    changed = {
+        stage: {n.split(".")[0] for n, p in now.items() if not p.equal(projectors["vtimellm_align"][n])}
+        for stage, now in projectors.items()
+    }
+    assert changed["longvale_boundary"] == changed["longvale_instruct"] == {"sound", "speech"}
+    again = same_logits(model, before, where / "in" / "both.mp4")
+    answered(again, where, ["both.mp4", "silent.webm", "heard.mkv", "short.avi"])
+
+
+def test_longvlm_from_films_to_answers(where, tmp_path):
+    eyes = published(tmp_path / "eyes", patch=14)  # 256 patches, as many as are merged
+    flags = ["--preset", "longvlm", "--base.vision", eyes["vision"]]
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "both.mp4", Film())
+    asked = [{"q": "What is red?", "a": "The ball.", "video_id": "both"}]
+    (tmp_path / "qa.json").write_text(json.dumps(asked))
+    words = ["--shape", "qa", "--videos", str(tmp_path / "in"), "--out", str(tmp_path / "qa.jsonl")]
+    assert main(["shards", "convert", str(tmp_path / "qa.json"), *words]) == 0
+    assert main(["shards", "make", str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "s"), *flags]) == 0
+    assert features(tmp_path / "s") == {"both": {"picture": 300}}
+    torch.manual_seed(1)
+    model = lc.load("longvlm", base={"vision": eyes["vision"], "host": eyes["host"]}, device="cpu")
+    recipe = small("longvlm", tmp_path / "s", epochs=32, asking=replace(recipe_of("longvlm").asking, most=1))
+    folder = trained(model, recipe, tmp_path / "run")
+    again = same_logits(model, folder, tmp_path / "in" / "both.mp4")
+    memory = lc.watch(again, tmp_path / "in" / "both.mp4", progress=False)
+    assert memory.num_tokens == 305 and isinstance(memory.ask("what is red").text, str)
+
+
+GOLD = {
+    name: {"duration": 4.0, "timestamps": [[0, 2], [1, 2]], "sentences": ["It is red.", "A ball appears."]}
+    for name in ("both", "silent", "heard", "broken")
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "preset"),
+    [("longvale-tvg", "longvale", "longvale"), ("activitynet-grounding", "vtimellm", "vtimellm")],
+)
+def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task, prompt, preset):
+    torch.manual_seed(1)
+    model = lc.load(preset, base=parts_of(preset, where), device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "gold.json").write_text(json.dumps(GOLD))
+    out = tmp_path / "run.jsonl"
+    words = ["eval", "run", task, "--gold", str(tmp_path / "gold.json"), "--videos", str(where / "in")]
+    words += ["--model", str(tmp_path / "model"), "--prompt", prompt, "--device", "cpu"]
+
+    def done(out, *more):
+        assert main([*words, "--out", str(out), *more]) == 0
+        header, *lines = (json.loads(line) for line in out.read_text().splitlines())
+        return header, {line["id"]: line for line in lines}
+
+    header, lines = done(out, "--max-new-tokens", "4")  # what a random model says
+    lost = {line["video"] for line in lines.values() if "lost" in line}
+    assert lost == {"broken"} | ({"heard"} if preset == "vtimellm" else set())
+    assert (header["task"], header["prompt"], header["model"]) == (task, prompt, preset)
+    assert {line["video"]: line["tokens"] for line in lines.values() if "lost" not in line} == {
+        name: sum(num for stream, num in STREAMS[name].items() if stream in model.streams)
+        for name in {"both", "silent", "heard"} - lost
+    }
+    host = type(model.host)
+    monkeypatch.setattr(host, "answer", lambda self, film, asked, **_: ["From 25 to 50."] * len(asked))
+    _, lines = done(tmp_path / "told.jsonl")
+    assert {tuple(line["value"]) for line in lines.values() if "lost" not in line} == {(1.0, 2.0)}
+    summary = json.loads((tmp_path / "told.summary.json").read_text())
+    num = summary["num_answered"]
+    assert summary["unparsed"] == [] and num == 2 * (4 - len(lost))
+    assert summary["metrics"]["mIoU"] == pytest.approx(0.75 * num / len(lines))  # IoU .5 and 1, lost 0

@@ -192,9 +192,9 @@ class VisionEncoder(nn.Module):
     def normal(self, pixels: Tensor) -> Tensor:
         """(T, 3, H, W) in the tower's dtype, as it takes them, of pixels (T, H, W, 3) uint8."""
         weight = next(self.tower.parameters())
-        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype).div_(255)
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
-        return (x - mean) / std
+        return x.sub_(mean).div_(std)
 
     @staticmethod
     def change(a: Tensor, b: Tensor) -> float:
