@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+FORMAT = 2  # of a model's config
+FORMAT_1 = {"numbers": "mean", "token_norm": 0.0, "time_norm": 0.0}  # of the host, when nothing said so
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,12 @@ class HostConfig:
         order: "time": mark, tokens, mark, tokens, ..., streams side by side; "blocks": global tokens, then
             stream after stream (picture, sound, speech), without marks, as LongVLM, VTimeLLM and LongVALE
             lay them; needs time False.
+        numbers: how a mark or a second that the tokenizer writes with several tokens becomes one embedding:
+            "places", each of theirs with the signs of its place; or their "mean", in which 12 is 21, as in
+            models saved before format 2. Of a single token both are that token's.
+        token_norm: norm of film tokens behind fresh projectors, what all have in common apart, in norms of
+            the language model's own embeddings; 0: projectors begin as torch begins them, as the papers' do.
+        time_norm: likewise what time adds to each at first; 0: with gain 1.
     """
 
     base: str = ""
@@ -266,9 +274,15 @@ class HostConfig:
     attention: str = "sdpa"
     order: Literal["time", "blocks"] = "time"
     times: Literal["seconds", "hundredths"] = "seconds"
+    numbers: Literal["places", "mean"] = "places"
+    token_norm: float = 1.0
+    time_norm: float = 0.4
 
     def __post_init__(self) -> None:
         _positive(self, "mark_s", "max_offset_s", "events_window_s", "max_new_tokens")
+        for name in ("token_norm", "time_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0 norms of embeddings, got {getattr(self, name)}")
         if self.order == "blocks" and self.time:
             raise ValueError(
                 'time must be False with order "blocks": without marks there is nothing to count seconds '
@@ -282,6 +296,7 @@ class ModelConfig:
 
     Attributes:
         speech: a second sound tower, whose stream is "speech" (LongVALE: `sound` is BEATs, `speech` Whisper).
+        format: of the file; what was written as format 1 is read as it was meant then.
     """
 
     name: str = ""
@@ -294,7 +309,7 @@ class ModelConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     host: HostConfig = field(default_factory=HostConfig)
-    format: int = 1
+    format: int = FORMAT
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -306,8 +321,11 @@ def from_dict(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
     """A config dataclass of `kind` from plain values.
 
     Raises:
-        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name.
+        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name; for
+            a model's config of a newer format.
     """
+    if kind is ModelConfig:
+        values = _of_this_format(values)
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -336,6 +354,18 @@ def load_config(kind: type[T], path: str | Path) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
     return from_dict(kind, values)
+
+
+def _of_this_format(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a model's config in which what an earlier format left unsaid is said."""
+    given, host = values.get("format", FORMAT), values.get("host", {})
+    if given == 1 and isinstance(host, dict):
+        return values | {"host": FORMAT_1 | host, "format": FORMAT}
+    if isinstance(given, int) and given > FORMAT:
+        raise ValueError(
+            f"config has format {given}, this version reads up to {FORMAT}; upgrade longcompress"
+        )
+    return values
 
 
 def _cast(hint: Any, value: Any, name: str) -> Any:

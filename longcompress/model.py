@@ -29,6 +29,7 @@ from .encoders import SOUND, BeatsEncoder, SoundEncoder, Tower, VisionEncoder
 from .encoders.bases import check_language, kind_of
 from .files import replacing
 from .hosts import CausalHost
+from .hosts.fresh import begin
 from .hosts.prompt import encode, mark_text
 from .types import Frames
 
@@ -132,7 +133,9 @@ class LongCompress(nn.Module):
         """
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
-        model = cls.from_config(config, folder=folder, device=device, dtype=dtype, quantization=quantization)
+        model = cls.from_config(
+            config, folder=folder, device=device, dtype=dtype, quantization=quantization, fresh=False
+        )
         model.load_own(folder / "model.safetensors")
         if (folder / "adapter").is_dir():
             from peft import PeftModel
@@ -152,6 +155,7 @@ class LongCompress(nn.Module):
         dtype: torch.dtype | str | None = None,
         quantization: Any = None,
         host: bool = True,
+        fresh: bool = True,
     ) -> Self:
         """A model that is still to be trained: towers and language model from their bases, new projectors.
 
@@ -160,6 +164,7 @@ class LongCompress(nn.Module):
             folder: what bases that begin with "./" are relative to.
             device, dtype, quantization: as for `from_pretrained`.
             host: with the language model; False: towers alone, to make features with.
+            fresh: its own parameters begin as `hosts.fresh` says; False: they are about to be loaded.
         """
         check_attention(config)
         if host:
@@ -194,6 +199,8 @@ class LongCompress(nn.Module):
                 part.to(target)
         if quantization is None:
             model.host.lm.to(target)
+        if fresh:
+            begin(model.host, model.towers, config.media)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:

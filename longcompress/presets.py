@@ -56,7 +56,7 @@ def tiny() -> ModelConfig:
         budget=BudgetConfig(tokens=1024, split={"picture": 14.0, "*": 3.0}),
         host=HostConfig(
             base="./lm", mark_s=10.0, mark="{tens}:", max_offset_s=16, question="{question} answer",
-            projector="mlp",
+            projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
             events="What happens between {start} and {end}?", events_window_s=30.0, max_new_tokens=160,
         ),
     )  # fmt: skip

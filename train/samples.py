@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..config import to_dict
+from ..config import SegmentConfig, from_dict, to_dict
 from ..hold import Group, Hold, Mean, Piece
 from ..model import LongCompress
 from ..types import Tokens
@@ -140,7 +140,7 @@ def check_model(told: Mapping[str, Any], model: LongCompress, where: str) -> Non
             f"{where}: features of other towers than model {model.config.name!r} has; make them anew"
         )
     want = to_dict(model.config.segments)
-    if told["segments"] != want:
+    if from_dict(SegmentConfig, dict(told["segments"]), where="segments.") != model.config.segments:
         raise ValueError(
             f"{where}: features were cut into segments by {told['segments']}, the model cuts by {want}; "
             "use the shard's, or make features anew"

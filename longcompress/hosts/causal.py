@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -264,12 +264,12 @@ class CausalHost(nn.Module):
         if self.time is None:
             return rows
         mark_ids, offsets = batch["mark_ids"], batch[f"{name}_offsets"].long()
-        marks = _mean_of(table, mark_ids)  # (K, D)
+        marks = together(table, mark_ids, self.settings.numbers)  # (K, D)
         of = torch.arange(len(marks), device=x.device).repeat_interleave(offsets.diff(), output_size=len(x))
         start = batch["mark_s"][of]
         first = (batch[f"{name}_start_s"] - start + 1e-6).floor()
         last = (batch[f"{name}_end_s"] - start - 1e-6).ceil() - 1
-        return rows + self.time(marks[of], self._numbers(table), first, last, batch[f"{name}_size"])
+        return rows + self.time(marks[of], self.numbers(), first, last, batch[f"{name}_size"])
 
     def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
         x = batch.get(f"{name}_globals")
@@ -278,15 +278,16 @@ class CausalHost(nn.Module):
     def _project(self, name: str, x: Tensor) -> Tensor:
         return self.project[name](x.to(next(self.project[name].parameters()).dtype))
 
-    def _numbers(self, table: nn.Module) -> Tensor:
-        """(max_offset, D) mean embedding of the tokens that the tokenizer writes each number with."""
+    def numbers(self) -> Tensor:
+        """(max_offset, D) of 0, 1, 2, ...: `together` of the tokens that the tokenizer writes each with."""
         if not hasattr(self, "_number_ids"):
             decode = self.tokenizer.decode
             written = [encode(self.tokenizer, str(k)) for k in range(self.settings.max_offset_s)]
             digits = [[i for i in ids if any(map(str.isdigit, decode([i])))] for ids in written]
             longest = max(map(len, digits))
             self._number_ids = torch.tensor([d + [-1] * (longest - len(d)) for d in digits])
-        return _mean_of(table, self._number_ids.to(self.lm.device))
+        table = self.lm.get_input_embeddings()
+        return together(table, self._number_ids.to(self.lm.device), self.settings.numbers)
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v.to(self.lm.device) for k, v in batch.items()}
@@ -311,8 +312,25 @@ class _Say(TextStreamer):
         self.say(text)
 
 
-def _mean_of(table: nn.Module, ids: Tensor) -> Tensor:
-    """(K, D) mean embedding of each row of ids (K, k), entries below 0 left out."""
-    x = table(ids.clamp_min(0))
-    known = (ids >= 0).to(x.dtype)[..., None]
-    return (x * known).sum(1) / known.sum(1).clamp_min(1)
+def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:
+    """(K, D) one embedding for each row of ids (K, k), entries below 0 left out; see HostConfig.numbers.
+
+    By places it is the sum of the tokens' own, each with the signs of its place, over the root of their
+    number: as long as one of them. The signs are Walsh functions: all + for the last token, orthogonal for
+    any two places.
+    """
+    x = table(ids.clamp_min(0))  # (K, k, D)
+    known = ids >= 0
+    count = known.sum(1, keepdim=True).clamp_min(1).to(x.dtype)
+    if how == "mean":
+        return (x * known.to(x.dtype)[..., None]).sum(1) / count
+    place = known.flip(1).cumsum(1).flip(1) - 1  # from the right
+    signs = _walsh(ids.shape[1], x.shape[-1]).to(x)[place.clamp_min(0)]
+    return (x * signs * known.to(x.dtype)[..., None]).sum(1) / count.sqrt()
+
+
+def _walsh(num: int, width: int) -> Tensor:
+    """(num, width) of 1 and -1."""
+    both = torch.arange(num)[:, None] & torch.arange(width)
+    bits = sum((both >> bit) & 1 for bit in range(max(num, 1).bit_length()))
+    return (1 - 2 * (torch.as_tensor(bits) % 2)).float()
