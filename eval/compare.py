@@ -5,6 +5,7 @@ Each film is read and encoded once. Every way and number of tokens then has a ru
 killed goes on.
 """
 
+import math
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from longcompress.ways import WAYS, segments_of, spend
 
 from .films import Source
 from .locks import alone
-from .run import QUESTIONS_AT_ONCE, header_of
+from .run import JUDGED, QUESTIONS_AT_ONCE, header_of, summarise
 from .run_file import RunConfig, begin, line_of
 from .score import task_of
 from .tasks.task import Example, How, Said, Task
@@ -85,11 +86,15 @@ class CompareConfig:
         for one in self.tokens:
             number = one.removesuffix("%")
             try:
-                fits = float(number) > 0 and (one.endswith("%") or number.isdigit())
+                fits = 0 < float(number) < math.inf and (one.endswith("%") or number.isdigit())
             except ValueError:
                 fits = False
             if not fits:
                 raise ValueError(f"tokens must be numbers, or shares such as 10%, got {one!r}")
+        for name in ("ways", "tokens"):
+            some: tuple[str, ...] = getattr(self, name)
+            if twice := [one for one in some if some.count(one) > 1]:
+                raise ValueError(f"{name} must be different, got {twice[0]!r} twice")
 
     @property
     def arms(self) -> list[Arm]:
@@ -112,11 +117,13 @@ def compare(
 
     Raises:
         ValueError: a run was begun with something else; another process writes there; a model without the
-            streams that a way needs.
+            streams that a way needs; a prompt that the task hasn't, or a task that scores no example by
+            itself.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     examples = kept(source.examples, config)
+    _check(source.task, examples, config, how)
     by_film: dict[str, list[Example[Any]]] = {}
     for one in examples:
         by_film.setdefault(one.video, []).append(one)
@@ -141,7 +148,21 @@ def compare(
                     if line["id"] not in done[arm]:
                         files[arm].write(line_of(line))
                         files[arm].flush()
+        for arm in config.arms:  # what `eval pairs` compares
+            summarise(source.task, examples, folder / arm.file, how)
     return config.arms
+
+
+def _check(name: str, examples: Sequence[Example[Any]], config: CompareConfig, how: How) -> None:
+    """ValueError, before hours of work, for what can't be asked or told."""
+    task = task_of(name)
+    if config.prompt not in task.prompts:
+        raise ValueError(f"prompt must be one of {', '.join(task.prompts)} of {name}, got {config.prompt!r}")
+    if examples and (name in JUDGED or _worth(task, examples[0], Said("", None), how) is None):
+        raise ValueError(
+            f"task must be one that scores each example, {name} doesn't without a judge or a corpus; use "
+            "`longcompress eval run` and `eval score`"
+        )
 
 
 def kept(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:

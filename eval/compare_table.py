@@ -136,11 +136,13 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     ways = [*(w for w in ways if w in OURS), *(w for w in ways if w not in OURS)]
     at = {(row["way"], row["tokens"], row["group"]): row for row in rows}
     parts = [f"# {title}", note]
-    head = ["way", *(f"{t} ({at[ways[0], t, groups[0]]['num_tokens']:.0f} tokens)" for t in tokens)]
+    head = ["way", *(_size(t, [at[w, t, groups[0]]["num_tokens"] for w in ways]) for t in tokens)]
     for group in groups:
         parts.append(f"## {group or 'All questions'}")
         whole = at.get(("full", ALL, group))
-        if whole is not None:
+        if whole is not None and whole["mean"] is None:
+            parts.append("Uncompressed: no question could be answered.")
+        elif whole is not None:
             parts.append(
                 f"Uncompressed, {whole['num_tokens']:.0f} tokens: {_shown(whole)}, n {whole['num']}."
             )
@@ -158,6 +160,12 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
             _table(head, [[ABOUT[w], *(_shown(at[w, t, ""]["kept"]) for t in tokens)] for w in ways])
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _size(tokens: str, nums: Sequence[float | None]) -> str:
+    """A number of tokens as asked for, and as the first way that answered had them."""
+    known = [num for num in nums if num is not None]
+    return f"{tokens} ({known[0]:.0f} tokens)" if known else tokens
 
 
 def _shown(of: Mapping[str, Any] | None) -> str:
