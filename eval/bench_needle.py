@@ -4,20 +4,23 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ..files import replacing
 from ..model import LongCompress
 from ..quiz import grade
 from ..scenes import parts_of
 from ..session import Session
 from ..types import Frames
+from .locks import alone
 from .metrics.bootstrap import interval
 from .metrics.needles import heat_map
-from .needle import FIRST_SEED, KINDS, haystack
+from .needle import DEPTHS, FIRST_SEED, KINDS, haystack
 
 PART = 16  # questions asked together
 
@@ -36,10 +39,20 @@ def search(
         budgets: tokens of a film; it is watched once for the largest and settled for the others.
         sound: False: the model sees the pictures only.
         progress: show a bar.
+
+    Raises:
+        ValueError: another run writes to `out`; a line of it is no JSON.
     """
-    out = Path(out)
-    done = read(out) if out.exists() else []
-    had = {(line["minutes"], line["film"], line["sound"], line["budget"]) for line in done}
+    with alone(out):
+        return _search(model, Path(out), minutes, films, budgets, sound, progress)
+
+
+def _search(
+    model: LongCompress, out: Path, minutes: Sequence[float], films: int, budgets: Sequence[int], sound: bool,
+    progress: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    done = _whole_films(out) if out.exists() else []
+    had = {_film_of(line) for line in done}
     todo = [
         (length, number, [b for b in budgets if (length, number, sound, b) not in had])
         for length in minutes
@@ -52,6 +65,21 @@ def search(
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         done += lines
     return done
+
+
+def _film_of(line: dict[str, Any]) -> tuple[float, int, bool, int]:
+    return line["minutes"], line["film"], line["sound"], line["budget"]
+
+
+def _whole_films(out: Path) -> list[dict[str, Any]]:
+    """The lines of films that are there with all needles; what a killed run left of one is cut off."""
+    lines = read(out)
+    counts = Counter(map(_film_of, lines))
+    kept = [line for line in lines if counts[_film_of(line)] == DEPTHS * len(KINDS)]
+    if not out.read_text(encoding="utf8").endswith("\n") or len(kept) < len(lines):
+        with replacing(out) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf8")
+    return kept
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from test_tasks import CASES, HOW, put
 
 from longcompress.cli_eval import main
 from longcompress.eval import run as running
+from longcompress.eval.locks import alone
 from longcompress.eval.run import run, run_drawn
 from longcompress.eval.run_file import RunConfig, pairs, read_run
 from longcompress.eval.score import score_files
@@ -292,6 +293,47 @@ def test_a_film_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_pat
     assert summary["num_answered"] == 0 and summary["num_lost"] == 3
     reasons = {one["id"]: one["lost"] for one in summary["lost"]}
     assert "one.mp4" in reasons["one"] and "two.mp4" in reasons["two"] and "no film 'gone'" in reasons["gone"]
+
+
+def test_lost_films_are_asked_again_in_their_places(here, model, whole, tmp_path):
+    out, _ = whole
+    videos, again = tmp_path / "videos", tmp_path / "b.jsonl"
+    videos.mkdir()
+    (videos / "two.mp4").symlink_to(here / "videos" / "deep" / "two.mp4")
+    asked = "lvbench", gold(here, "lvbench"), videos, model, again, CONFIG
+    run(*asked)
+    before = again.read_bytes().splitlines()
+    assert [one["id"] for one in lines(again) if "lost" in one] == [
+        "one-0",
+        "one-1",
+        "one-2",
+        *LOST["lvbench"],
+    ]
+    (videos / "one.mp4").symlink_to(here / "videos" / "one.mp4")
+    assert run(*asked)["num_lost"] == 6 and again.read_bytes().splitlines() == before
+    assert run(*asked, retry_lost=True)["num_lost"] == 3
+    after = again.read_bytes().splitlines()
+    assert after[:1] + after[4:] == before[:1] + before[4:]  # but for the film that came
+    want = [one if "lost" not in one else one | {"lost": f"no film 'gone' in {videos}"} for one in lines(out)]
+    assert lines(again) == want  # as if it had been there from the beginning
+    again.write_bytes(b"".join(line + b"\n" for line in before[:6]))  # killed, films lost and films to come
+    run(*asked, retry_lost=True)
+    assert lines(again) == want
+
+
+def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
+    before = whole[0].read_bytes()
+    with (
+        alone(whole[0]),
+        pytest.raises(
+            ValueError,
+            match=rf"a.jsonl is being written by another run \(process {os.getpid()}\); wait for it",
+        ),
+    ):
+        do(here, "lvbench", model, whole[0])
+    assert whole[0].read_bytes() == before
+    do(here, "lvbench", model, whole[0])
+    assert [one.name for one in whole[0].parent.iterdir() if "lock" in one.name] == []
 
 
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):

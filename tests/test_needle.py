@@ -6,6 +6,7 @@ import pytest
 
 from longcompress.cli import main
 from longcompress.eval.bench_needle import cells, read, search, table
+from longcompress.eval.locks import alone
 from longcompress.eval.needle import DEPTHS, KINDS, LEAST_S, haystack
 from longcompress.plot import plot_depths
 from longcompress.presets import load
@@ -60,6 +61,29 @@ def test_a_search_goes_on_where_it_was_and_without_sound_no_sound_is_found(tmp_p
     heat = cells([x for x in mute if x["sound"] and x["budget"] == 600], "picture")
     assert set(heat) == {(5, i / DEPTHS) for i in range(DEPTHS)}
     assert plot_depths({"picture": heat, "sound": {}}, tmp_path / "heat.png").stat().st_size > 3000
+
+
+def test_a_search_that_was_killed_anywhere_goes_on_to_the_same_file(tmp_path, monkeypatch):
+    from longcompress.eval import bench_needle
+
+    def film(model, minutes, number, budgets, sound):
+        return [
+            {"minutes": minutes, "film": number, "sound": sound, "budget": b, "kind": k, "depth": i / DEPTHS,
+             "score": 0.0, "answer": f"é{number}"}
+            for b in budgets for i in range(DEPTHS) for k in KINDS
+        ]  # fmt: skip
+
+    monkeypatch.setattr(bench_needle, "_film", film)
+    out, asked = tmp_path / "a.jsonl", {"minutes": [5.0], "films": 2, "budgets": [9, 10], "progress": False}
+    want = search(None, out, **asked)
+    data = out.read_text()
+    for cut in (0, 7, len(data) // 4, data.index("\n") + 1, len(data) // 2 + 3, len(data) - 1, len(data)):
+        out.write_text(data[:cut])
+        assert search(None, out, **asked) is not None
+        assert sorted(out.read_text().splitlines()) == sorted(data.splitlines()), cut
+        assert len(read(out)) == len(want)
+    with alone(out), pytest.raises(ValueError, match=r"a.jsonl is being written by another run \(process"):
+        search(None, out, **asked)
 
 
 def test_lines_that_were_cut(tmp_path):

@@ -120,6 +120,7 @@ def test_words_go_before_a_letter_that_is_an_article():
 def test_the_papers_first_capital():
     assert first_letter("The best answer is B", OPTIONS) == "B"
     assert first_letter("Because of C", OPTIONS) == "B"  # the quirk
+    assert first_letter("Best answer: C", OPTIONS) == "B"  # and the slip
     assert first_letter("no idea", OPTIONS) is None
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from test_tasks import CASES, FILMS, HOW, LVBENCH, MLVU, MME, lines, log, put
 
+from longcompress.eval.metrics.captions import caption_scores
 from longcompress.eval.score import score_files
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.task import How
@@ -56,6 +57,21 @@ def test_mmduets_streams_of_youcook2(tmp_path):
     ours, paper = (scored(tmp_path, "youcook2", pred, how)["metrics"] for how in (HOW, PAPER))
     assert (ours["precision"], ours["recall"]) == (pytest.approx(2 / 3), 1.0)
     assert (paper["precision"], paper["recall"]) == (0.5, 0.5)  # the first reply has no start
+
+
+def test_mmduets_frames_of_qvhighlights(tmp_path):
+    scores = [float(i in (4, 5)) for i in range(10)]
+    frames = [{"time": i, "relevance_score": score} for i, score in enumerate(scores)]
+    older = [{"video_time": i, "relevance_score": [0.1, score]} for i, score in enumerate(scores[:9])]
+    older += [{"time": 9}]
+    for data in (frames, older):
+        pred = {"p.jsonl": lines([{"question_id": 7, "debug_data": data}])}
+        got = scored(tmp_path, "qvhighlights", pred, HOW)
+        assert got["metrics"]["HD/HIT1@VeryGood"] == 0.5 and got["missing"] == ["8"]
+        assert "MR/mAP" not in got["metrics"]
+    pred = {"p.jsonl": lines([{"question_id": 7, "debug_data": [{"time": 0}, {"time": 5}]}])}
+    with pytest.raises(ValueError, match=r"p.jsonl:1: 'debug_data' must have frames at an even rate"):
+        scored(tmp_path, "qvhighlights", pred, HOW)
 
 
 def test_timechats_youcook2(tmp_path):
@@ -128,6 +144,43 @@ def test_hidden_turns_of_avsd(tmp_path):
     assert got["num_examples"] == 1 and got["num_other"] == 1 and got["metrics"]["exact/accuracy"] == 1.0
     with pytest.raises(ValueError, match=r"dialog 2: the answer is hidden; give the labelled file after it"):
         scored(tmp_path, "avsd", {"p.json": "{}"}, HOW, {"test.json": gold["test.json"]})
+
+
+def test_several_right_answers_of_avsd(tmp_path):
+    def dialogue(*answers):
+        turns = [{"question": "day ?", "answer": "yes"}, {"question": "alone ?", "answer": "no"}]
+        turns += [{"question": "who ?", "answer": one} for one in answers]
+        return json.dumps({"dialogs": [{"image_id": "XYZ", "dialog": turns}]})
+
+    several = ["a red dog runs", "it is a dog"]
+    pred = {"p.json": dialogue("it is a dog")}
+    hidden = {"test.json": dialogue("__UNDISCLOSED__"), "labels.json": dialogue(several)}
+    more = {
+        "test.json": dialogue("__UNDISCLOSED__"),
+        "a.json": dialogue(several[0]),
+        "b.json": dialogue(several[1]),
+    }
+    for gold in (hidden, more, {"multiref.json": dialogue(several)}):
+        got = scored(tmp_path, "avsd", pred, How(meteor="stems"), gold)
+        assert got["num_examples"] == 1 and got["num_other"] == 2
+        metrics = got["metrics"]
+        assert metrics["exact/accuracy"] == metrics["METEOR"] == metrics["ROUGE-L"] == 1.0
+        want = caption_scores({"": several}, {"": "it is a dog"}, which_meteor="stems")
+        assert {name: metrics[name] for name in want} == want
+    one = scored(tmp_path, "avsd", pred, How(meteor="stems"), {"g.json": dialogue(several[0])})
+    assert one["num_examples"] == 3 and one["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)
+    asked = []
+
+    def judge(prompts):
+        asked.extend(prompts)
+        return ["{'pred': 'yes', 'score': 4}"] * len(prompts)
+
+    how = How(meteor="stems", asker=type(HOW.asker)("j", judge))
+    got = scored(tmp_path, "avsd", pred, how, hidden)
+    assert (got["metrics"]["score"], got["intervals"]["score"]["mean"]) == (4.0, 4.0)
+    assert "a red dog runs" in asked[0]
+    with pytest.raises(ValueError, match=r"dialog 3: 'answer' must have a text at least; got \(\)"):
+        scored(tmp_path, "avsd", pred, HOW, {"g.json": dialogue([])})
 
 
 def test_templates_of_music_avqa(tmp_path):

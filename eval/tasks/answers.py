@@ -25,10 +25,6 @@ _SAYS = (
     r"[\"'*_]*\s*(?:definitely|clearly|most likely|probably|likely|option|choice|letter|[:=])?\s*\$?)"
 )
 _BOXED = re.compile(r"\\(?:boxed|text|textbf)\{\s*\(?([A-Za-z])\)?\s*\.?\s*\}")
-# Openings that Video-MME's script takes off before it looks for a letter.
-_OPENINGS = re.compile(
-    r"The (?:best|correct) (?:answer|option)(?: is)?|The answer(?: is)?|Best (?:answer|option):"
-)
 
 
 def without_thoughts(text: str) -> str:
@@ -133,8 +129,12 @@ def _merged(events: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]
 
 
 def first_letter(text: str, options: Sequence[str]) -> str | None:
-    """The first capital letter of an option, wherever it stands, as Video-MME's script reads."""
-    capital = re.search(f"[{_letters(options)}]", _OPENINGS.sub("", text.strip()))
+    """The first capital letter of an option, wherever it stands, as Video-MME's script reads.
+
+    The openings that it takes off first hold none; "Best answer:", which does, it means to take off, but two
+    of its strings run into one for want of a comma: "Best answer: C" is B.
+    """
+    capital = re.search(f"[{_letters(options)}]", text)
     return capital[0] if capital else None
 
 

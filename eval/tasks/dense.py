@@ -115,7 +115,9 @@ def write_results(
         for one in examples
         if one.id in said
     }
-    write_json(path, {"version": "VERSION 1.0", "results": results, "external_data": {"used": False}})
+    write_json(
+        path, {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
+    )
 
 
 ACTIVITYNET_DENSE = Task(

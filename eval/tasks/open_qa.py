@@ -1,4 +1,4 @@
-"""Free answers to questions: AVSD, Music-AVQA, ActivityNet-QA, MSVD-QA, MSRVTT-QA."""
+"""Free answers to questions: Music-AVQA, ActivityNet-QA, MSVD-QA, MSRVTT-QA."""
 
 import ast
 import re
@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..metrics.captions import caption_scores
 from ..metrics.choice import exact_match, open_answers, plain
-from ..metrics.judge import replies, verdict
+from ..metrics.judge import rating, replies, verdict
 from .answers import without_thoughts
-from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
+from .files import Record, one_file, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task
 
-UNDISCLOSED = "__UNDISCLOSED__"
 JUDGE = (
     "Say whether an answer to a question about a video means the same as the right answer. Synonyms, other "
     "words and more detail are the same; something else, or against it, is not."
@@ -27,12 +25,6 @@ JUDGE = (
 def ask_short(example: Example[str]) -> str:
     """Our own question."""
     return f"{example.question}\nAnswer in a few words."
-
-
-def ask_in_dialogue(example: Example[str]) -> str:
-    """A question after the turns before it."""
-    said = "\n".join(example.context)
-    return f"{said}\n{example.question}\nAnswer in one sentence." if said else ask_short(example)
 
 
 def answer_in(text: str, example: Example[str], how: How) -> str | None:
@@ -58,9 +50,11 @@ def score_answers(examples: Sequence[Example[str]], said: Mapping[str, Said[str]
         questions = {one.id: one.question for one in examples}
         metrics |= open_answers(gold, told, questions, judge, groups=groups or None)
         due = [key for key in gold if told.get(key, "").strip()]
-        again = replies(judge, [(questions[key], gold[key], told[key]) for key in due])
-        verdicts = dict(zip(due, (verdict(reply) is True for reply in again), strict=True))
-        each["accuracy"] = {key: float(verdicts.get(key, False)) for key in gold}
+        again = dict(
+            zip(due, replies(judge, [(questions[key], gold[key], told[key]) for key in due]), strict=True)
+        )
+        each["accuracy"] = {key: float(verdict(again.get(key, "")) is True) for key in gold}
+        each["score"] = {key: rating(again.get(key, ""), 0, 5) or 0.0 for key in gold}
     return Scored(metrics, each)
 
 
@@ -179,87 +173,6 @@ def _python_list(record: Record, name: str) -> list[str]:
     return value
 
 
-# --- AVSD
-
-
-def read_dialogues(paths: Sequence[Path]) -> list[Example[str]]:
-    """DSTC's {"dialogs": [{"image_id", "dialog": [{"question", "answer"}]}]}: an example for each turn.
-
-    Of a file that hides its last answers, a second one after --gold must disclose them: the labelled set, or
-    only its last turns.
-    """
-    if len(paths) not in (1, 2):
-        raise ValueError(f"--gold must be one file, or a hidden one and its labels, got {len(paths)}")
-    shown: dict[str, str] = {}
-    for path in paths[1:]:
-        for dialogue in read_object(path)[0].records("dialogs"):
-            shown[dialogue.name("image_id")] = dialogue.records("dialog")[-1].text("answer")
-    out = []
-    for dialogue in read_object(paths[0])[0].records("dialogs"):
-        video = video_of(dialogue.name("image_id"))
-        turns = [(one.text("question"), one.text("answer"), one) for one in dialogue.records("dialog")]
-        hides = any(answer == UNDISCLOSED for _, answer, _ in turns)
-        before: list[str] = []
-        for number, (question, answer, one) in enumerate(turns):
-            if answer == UNDISCLOSED:
-                if video not in shown:
-                    raise one.fault("the answer is hidden; give the labelled file after it", answer)
-                answer = shown[video]
-            elif hides:
-                before += [question, answer]
-                continue
-            out.append(Example(f"{video}_{number}", video, question, answer, context=tuple(before)))
-            before += [question, answer]
-    return out
-
-
-def read_turns(paths: Sequence[Path], examples: Sequence[Example[str]], how: How) -> Predictions[str]:
-    """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
-    if is_lines(one_file(paths, "pred")):
-        return read_answers(paths, examples, how)
-    last = {one.video: int(one.id.rpartition("_")[2]) for one in examples}
-    known = {one.id for one in examples}
-    said: dict[str, Said[str]] = {}
-    twice = []
-    num_other = 0
-    for dialogue in read_object(paths[0])[0].records("dialogs"):
-        video, turns = video_of(dialogue.name("image_id")), dialogue.records("dialog")
-        first = last.get(video, 0) if len(turns) == 1 else 0
-        for number, turn in enumerate(turns, first):
-            key = f"{video}_{number}"
-            text = turn.text("answer")
-            if video in last and key not in known:
-                num_other += 1  # a turn of the dialogue that the gold doesn't ask about
-            elif key in said:
-                twice.append(key)
-            else:
-                said[key] = Said(text, text.strip() or None)
-    return Predictions(said, tuple(twice), num_other)
-
-
-def write_turns(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
-    """DSTC's form, with the turns that were asked."""
-    dialogues: dict[str, list[dict[str, str]]] = {}
-    for one in examples:
-        before = zip(one.context[0::2], one.context[1::2], strict=True)
-        turns = dialogues.setdefault(one.video, [{"question": q, "answer": a} for q, a in before])
-        words = said[one.id].text or said[one.id].value or "" if one.id in said else ""
-        turns.append({"question": one.question, "answer": words})
-    asked = {one.video for one in examples if one.id in said}
-    write_json(
-        path,
-        {"dialogs": [{"image_id": name, "dialog": dialogues[name]} for name in dialogues if name in asked]},
-    )
-
-
-def score_dialogue(examples: Sequence[Example[str]], said: Mapping[str, Said[str]], how: How) -> Scored:
-    """The captioning metrics over the corpus, as DSTC scores, and with a judge accuracy, as LongVALE does."""
-    scored = score_answers(examples, said, how)
-    told = {key: one.value or "" for key, one in said.items()}
-    captions = caption_scores({one.id: [one.truth] for one in examples}, told, which_meteor=how.meteor)
-    return Scored(captions | scored.metrics, scored.each)
-
-
 def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[str]]]) -> Task[str, str]:
     return Task(
         about=about,
@@ -273,16 +186,6 @@ def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[
     )
 
 
-AVSD = Task(
-    about="the next answer of a dialogue about a film; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
-    where="test_set4DSTC7-AVSD.json and its labels, github.com/dialogtekgeek/AVSD-DSTC10_Official",
-    read=read_dialogues,
-    prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
-    parse=answer_in,
-    read_predictions=read_turns,
-    write_predictions=write_turns,
-    score=score_dialogue,
-)
 MUSIC_AVQA = _task(
     "questions on sound and picture of music; exact match by kind, a judge's accuracy",
     "avqa-test.json of github.com/GeWu-Lab/MUSIC-AVQA",

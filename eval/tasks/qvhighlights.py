@@ -16,6 +16,7 @@ from ..metrics.highlights import (
     of_length,
 )
 from ..metrics.intervals import FloatArray, Interval
+from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records, write_lines
 from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task
@@ -87,16 +88,21 @@ def found_in(text: str, example: Example[Relevant], how: How) -> Found | None:
 
 
 def read_found(paths: Sequence[Path], examples: Sequence[Example[Relevant]], how: How) -> Predictions[Found]:
-    """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}."""
+    """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
+
+    MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
+    """
     known = {one.id: one for one in examples}
     said: dict[str, Said[Found]] = {}
     twice = []
     for record in read_records(one_file(paths, "pred")):
-        key = record.name("qid", "id")
+        key = record.name("qid", "id", "question_id")
         if key in said:
             twice.append(key)
         elif record.has("pred_relevant_windows", "pred_saliency_scores"):
             said[key] = Said("", Found(_windows(record), _ratings(record)))
+        elif record.has("debug_data"):
+            said[key] = Said("", Found(None, _streamed(record)))
         else:
             text = record.text("answer", "pred")
             said[key] = Said(text, found_in(text, known[key], how) if key in known else None)
@@ -122,6 +128,20 @@ def _ratings(record: Record) -> tuple[float, ...] | None:
     return tuple(
         record.as_number(one, "pred_saliency_scores") for one in record.items("pred_saliency_scores")
     )
+
+
+def _streamed(record: Record) -> tuple[float, ...]:
+    """Ratings of clips from a relevance score a frame; what has none counts 0, as in MMDuet's script."""
+    frames = record.records("debug_data")
+    times = [one.number("time", "video_time") for one in frames]
+    scores = []
+    for one in frames:
+        score = one.value.get("relevance_score", 0.0)
+        scores.append(one.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
+    try:
+        return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
+    except ValueError as error:
+        raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
 def write_found(path: Path, examples: Sequence[Example[Relevant]], said: Mapping[str, Said[Found]]) -> None:

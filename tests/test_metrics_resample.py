@@ -1,0 +1,185 @@
+"""Corpus scores of drawn videos against the same scores of a corpus in which those videos stand so often."""
+
+import time
+
+import numpy as np
+import pytest
+
+from longcompress.eval.metrics.bootstrap import Corpus, interval, intervals_of, means_of
+from longcompress.eval.metrics.captions import caption_scores
+from longcompress.eval.metrics.dense import dense_captions, dense_corpus
+from longcompress.eval.metrics.meteor_java import is_available
+from longcompress.eval.metrics.resample import caption_corpus
+from longcompress.eval.metrics.youcook import youcook2, youcook2_corpus
+
+WORDS = [
+    "a",
+    "the",
+    "dog",
+    "cat",
+    "man",
+    "runs",
+    "sleeps",
+    "over",
+    "red",
+    "big",
+    "mat",
+    "café",
+    "日本",
+    "and",
+]
+TIMES = ((1, 1, 1, 1, 1), (2, 0, 1, 1, 1), (0, 0, 5, 0, 0), (3, 1, 0, 1, 0))
+
+
+def text(random):
+    return " ".join(random.choice(WORDS, random.integers(1, 9)))
+
+
+def corpus_of(seed=0, num=5):
+    """Right captions, predictions and videos: several items a video, some unanswered, empty or right."""
+    random = np.random.default_rng(seed)
+    gold, predicted, video = {}, {}, {}
+    for v in range(num):
+        for i in range(1 + v % 3):
+            key = f"{v}-{i}"
+            gold[key] = [text(random) for _ in range(1 + (v + i) % 2)]
+            video[key] = f"v{v}"
+            if random.random() < 0.85:
+                predicted[key] = gold[key][0] if random.random() < 0.3 else text(random)
+    predicted["0-0"], predicted["unknown"] = " ... ", "a dog"
+    return gold, predicted, video
+
+
+def repeated(times, *of):
+    """The same with the items of each video so often, under new names."""
+    gold, predicted, video = of
+    copies = {key: [f"{key}/{i}" for i in range(times[int(video[key][1:])])] for key in gold}
+    return (
+        {new: gold[key] for key, some in copies.items() for new in some},
+        {new: predicted[key] for key, some in copies.items() if key in predicted for new in some},
+    )
+
+
+@pytest.mark.parametrize("unanswered", ["zero", "skip"])
+@pytest.mark.parametrize("times", TIMES)
+def test_captions_of_drawn_videos(times, unanswered, which="stems"):
+    some = corpus_of()
+    corpus = caption_corpus(*some, which_meteor=which, unanswered=unanswered)
+    assert set(corpus.videos) == {f"v{i}" for i in range(5)}
+    want = caption_scores(*repeated(times, *some), which_meteor=which, unanswered=unanswered)
+    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    assert set(got) == {"CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR"}
+    assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
+
+
+@pytest.mark.skipif(not is_available(), reason="java or pycocoevalcap is not installed")
+def test_captions_of_drawn_videos_with_the_program():
+    test_captions_of_drawn_videos(TIMES[1], "zero", "java")
+
+
+def events_of(seed=0, num=5):
+    """Two annotators and predictions of some videos."""
+    random = np.random.default_rng(seed)
+
+    def events(most):
+        starts = random.integers(0, 20, random.integers(0, most))
+        return [(float(s), float(s + random.integers(0, 20)), text(random)) for s in starts]
+
+    gold = [{f"v{v}": events(5) for v in range(num)}, {f"v{v}": events(4) for v in range(0, num, 2)}]
+    predicted = {f"v{v}": events(5) + gold[0][f"v{v}"][:1] for v in range(num - 1)} | {"v9": []}
+    return gold, predicted
+
+
+def of_times(times, events):
+    return {
+        f"{key}/{i}": some
+        for key, some in events.items()
+        if int(key[1:]) < len(times)
+        for i in range(times[int(key[1:])])
+    }
+
+
+@pytest.mark.parametrize("compat", [None, "paper"])
+@pytest.mark.parametrize("times", TIMES)
+def test_dense_captions_of_drawn_videos(times, compat):
+    gold, predicted = events_of()
+    how = {"which_meteor": "stems", "compat": compat}
+    corpus = dense_corpus(gold, predicted, **how)
+    want = dense_captions([of_times(times, one) for one in gold], of_times(times, predicted), **how)
+    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9) and len(got) == 50
+
+
+@pytest.mark.parametrize("compat", [None, "paper"])
+@pytest.mark.parametrize("times", TIMES)
+def test_youcook2_of_drawn_videos(times, compat):
+    (gold, _), predicted = events_of(1)
+    how = {"which_meteor": "stems", "compat": compat}
+    corpus = youcook2_corpus(gold, predicted, **how)
+    want = youcook2(of_times(times, gold), of_times(times, predicted), **how)
+    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
+    assert set(got) == {"F1", "precision", "recall", "CIDEr", "METEOR"}
+
+
+VALUES = {"a": {i: float(i % 7) for i in range(60)}, "b": dict.fromkeys(range(3), 1.0), "none": {}}
+VIDEO = {i: i // 3 for i in range(60)}
+
+
+def test_means_as_a_corpus_have_the_intervals_of_means():
+    got = intervals_of(means_of(VALUES, VIDEO), num_draws=4000)
+    want = interval(VALUES["a"], VIDEO)
+    assert got["a"]["mean"] == pytest.approx(want["mean"]) and got["a"]["num_videos"] == 20
+    for end in ("low", "high"):
+        assert got["a"][end] == pytest.approx(want[end], abs=0.05)
+    assert (got["b"]["mean"], got["b"]["low"], got["b"]["high"]) == (1.0, 1.0, 1.0)  # of draws that have one
+    assert got["none"] == {"mean": None, "low": None, "high": None, "num_videos": 20}
+
+
+def test_one_seed_gives_one_answer_and_one_video_says_nothing_of_others():
+    gold, predicted, video = corpus_of()
+    corpus = caption_corpus(gold, predicted, video, which_meteor="stems")
+    first = intervals_of(corpus, num_draws=50, seed=3)
+    assert first == intervals_of(corpus, num_draws=50, seed=3) != intervals_of(corpus, num_draws=50, seed=4)
+    assert all(one["low"] <= one["high"] for one in first.values())
+    alone = caption_corpus(gold, predicted, dict.fromkeys(gold, "v"), which_meteor="stems")
+    for one in intervals_of(alone, num_draws=5).values():
+        assert one["low"] is one["high"] is None and one["mean"] >= 0
+    with pytest.raises(ValueError, match="num_draws must be at least 1, got 0"):
+        intervals_of(corpus, num_draws=0)
+
+
+def test_of_nothing_there_is_no_score():
+    for corpus in (
+        caption_corpus({}, {"x": "a dog"}, {}, which_meteor="stems"),
+        dense_corpus([], {}, which_meteor="stems"),
+        youcook2_corpus({}, {}, which_meteor="stems"),
+        means_of({"a": {}}, {}),
+    ):
+        assert all(one["mean"] is one["low"] is None for one in intervals_of(corpus, num_draws=3).values())
+    empty = {"v": [(5.0, 5.0, "")], "w": []}  # no length, no words, no events
+    for name, one in intervals_of(dense_corpus([empty], empty, which_meteor="stems"), num_draws=9).items():
+        assert one["mean"] == 0.0 == one["low"] == one["high"], name
+
+
+def test_thousands_of_captions_take_seconds():
+    random = np.random.default_rng(0)
+    gold = {i: [text(random)] for i in range(3000)}
+    predicted = {i: text(random) for i in range(3000)}
+    begun = time.process_time()
+    corpus = caption_corpus(gold, predicted, {i: i // 6 for i in range(3000)}, which_meteor="stems")
+    got = intervals_of(corpus, num_draws=20)
+    assert time.process_time() - begun < 20  # made in seconds, each draw in some hundredths
+    assert got["CIDEr"]["low"] < got["CIDEr"]["mean"] < got["CIDEr"]["high"]
+
+
+def test_a_corpus_is_asked_for_all_videos_once_then_for_draws():
+    asked = []
+
+    def scores(times):
+        asked.append(times.tolist())
+        return {"sum": float(times @ np.arange(4))}
+
+    got = intervals_of(Corpus(("a", "b", "c", "d"), scores), num_draws=30)
+    assert asked[0] == [1, 1, 1, 1] and len(asked) == 31 and all(sum(times) == 4 for times in asked)
+    assert got["sum"]["mean"] == 6 and got["sum"]["low"] < 6 < got["sum"]["high"]
