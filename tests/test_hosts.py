@@ -35,6 +35,51 @@ def test_marks_take_at_most_an_eighth_of_the_budget():
     assert len(set(layout.mark_s.diff().tolist())) == 1
 
 
+def test_one_text_stands_for_several_marks_and_each_token_keeps_its_own():
+    reader = host()
+    streams = {"picture": tokens(300, 32, 3, duration_s=590.0), "sound": tokens(40, 16, 4, duration_s=590.0)}
+    few, many = (
+        lay_out(Film(streams, {}, budget), reader.tokenizer, reader.settings, reader.names)
+        for budget in (64, 4000)
+    )
+    stretches = sorted({float(s) // 10 * 10 for t in streams.values() for s in t.start_s})
+    for layout in (few, many):  # whatever stands in the prompt as text
+        assert layout.mark_s.tolist() == stretches
+        want = [encode(reader.tokenizer, f"{int(m) // 10}:") for m in stretches]
+        assert layout.mark_ids.tolist() == want
+        for name, stream in layout.streams.items():
+            own = torch.repeat_interleave(layout.mark_s, layout.offsets[name].long().diff())
+            assert torch.equal(own, (stream.start_s / 10).floor() * 10)
+            assert torch.equal(stream.x, many.streams[name].x)
+    assert many.said_s.tolist() == stretches
+    assert few.said_s.tolist() == [80.0 * i for i in range(8)]
+    want = []  # the text of a mark, then what begins before the next one, stream after stream
+    for start_s in few.said_s.tolist():
+        want += encode(reader.tokenizer, f"{int(start_s) // 10}:")
+        for place, name in ((-1, "picture"), (-3, "sound")):
+            start = streams[name].start_s
+            want += [place] * int(((start >= start_s) & (start < start_s + 80)).sum())
+    assert few.ids == want
+
+
+def test_what_a_token_looks_like_does_not_depend_on_how_many_marks_are_said():
+    reader = host()
+    streams = {"picture": tokens(50, 32, 3, duration_s=400.0), "sound": tokens(20, 16, 4, duration_s=400.0)}
+    seen = []
+    for budget in (16, 4000):
+        batch = reader.collate([Example(Film(streams, {}, budget), [("what is seen", "nothing")])])
+        x, ids = reader.embed(batch)[0], batch["input_ids"][0]
+        seen.append([x[ids == -1], x[ids == -3]])
+    for few, many in zip(*seen, strict=True):
+        assert torch.equal(few, many)
+
+
+def test_without_marks_none_is_said():
+    reader = host(order="blocks", time=False)
+    layout = lay_out(film(0), reader.tokenizer, reader.settings, reader.names)
+    assert not len(layout.said_s) and not len(layout.mark_s)
+
+
 def test_blocks_are_streams_one_after_the_other_without_marks():
     reader, seen = host(order="blocks", time=False), film(0)
     layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
