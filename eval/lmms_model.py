@@ -193,7 +193,7 @@ class LongCompressModel(lmms):
                 )  # fmt: skip
                 reading = stack.enter_context(media.read(source, config, part=part))
                 readings.append((reading, reading.streams or _streams(source)))
-            come = [name for name in self.streams if any(name in given for _, given in readings)]
+            come = [name for name in self.streams if any(name in names for _, names in readings)]
             if not come:
                 raise ValueError(
                     f"visuals have no {' and no '.join(self.streams)} that could be read: "
@@ -202,8 +202,8 @@ class LongCompressModel(lmms):
             session = Session(self.model, self.budget, streams=come)
             for reading, _ in readings:
                 begin_s = session.stats()["seen_s"]
-                for part in reading:
-                    session.push(_later(part, begin_s))
+                for given in reading:
+                    session.push(_later(given, begin_s))
         session.close()
         if not session.stats()["raw_tokens"]:
             raise ValueError(f"visuals gave neither a picture nor a sample: {[_name(v) for v in visuals]}")
@@ -260,11 +260,13 @@ def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | No
         samples = np.asarray(visual["array"], np.float32)
         return media.arrays(samples=samples, rate_hz=int(visual["sampling_rate"])), None, False
     if isinstance(visual, Mapping) and ("path" in visual or "url" in visual):
-        part = visual.get("video_start"), visual.get("video_end")
-        whole = part == (None, None)
-        if not whole and None in part:
-            raise ValueError(f"video_start and video_end must both be given or left out, got {part}")
-        return visual.get("path") or visual["url"], None if whole else part, True
+        begin_s, end_s = visual.get("video_start"), visual.get("video_end")
+        if (begin_s is None) != (end_s is None):
+            raise ValueError(
+                f"video_start and video_end must both be given or left out, got {begin_s} and {end_s}"
+            )
+        part = None if begin_s is None or end_s is None else (float(begin_s), float(end_s))
+        return visual.get("path") or visual["url"], part, True
     if hasattr(visual, "convert"):  # of PIL
         return media.arrays(np.array(visual.convert("RGB"))[None], rate_fps=rate_fps), None, False
     raise TypeError(

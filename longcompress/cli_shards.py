@@ -32,6 +32,8 @@ def make(
     on_error: Literal["quarantine", "stop"] = "quarantine",
     shard_mb: int = 1024,
     device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    threads: int = 0,
     engine: Literal["here", "ray"] = "here",
     workers: int = 1,
     gpus_per_worker: float = 0,
@@ -52,13 +54,22 @@ def make(
         on_error: "quarantine" lists videos that can't be used and goes on; "stop" ends at the first.
         shard_mb: a shard is closed before it passes this.
         device: of the model; a GPU if there is one (of actors, where they are given some).
+        dtype: of the towers; float32 on a CPU, bfloat16 on a GPU if it isn't given.
+        threads: of torch, in each process; 0: as many as torch takes.
         engine: one video after the other here, or actors of Ray (RAY_ADDRESS names a cluster).
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.
     """
+    import torch
+
+    from .presets import load
     from .train import shards
     from .train.records import read_records
 
+    if threads < 0:
+        raise ValueError(f"--threads must be at least 0, got {threads}")
+    if threads:
+        torch.set_num_threads(threads)  # actors take as many as are here
     share = _share_of(shard)
     towers = _towers_of(preset, base, variant)
     if model is not None and towers is not None:
@@ -67,7 +78,7 @@ def make(
         records = read_records(source)
     folder = folder_of(out)
     how: dict[str, Any] = {"kind": kind, "share": share, "on_error": on_error, "progress": bars()}
-    loads = towers or model or "tiny"
+    loads = partial(towers or partial(load, model or "tiny"), dtype=dtype)
     if engine == "ray":
         from .train.shards_ray import make as make_by_ray
 

@@ -4,8 +4,11 @@ import json
 
 import films
 import pytest
+import torch
 
 from longcompress.cli import main
+from longcompress.train.index import load_index
+from longcompress.train.samples import hold_of
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,24 @@ def test_verify_says_what_is_wrong(made, capsys):
     assert "shard-000000.tar" in capsys.readouterr().out
 
 
+def test_towers_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_path, capsys):
+    where, _ = made
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes((where / "in" / "a.mp4").read_bytes())
+    threads, kept = torch.get_num_threads(), {}
+    try:
+        for dtype in ("float32", "bfloat16"):
+            words = ["shards", "make", str(tmp_path / "in"), "--out", str(tmp_path / dtype)]
+            assert main([*words, "--dtype", dtype, "--threads", "1"]) == 0
+            assert torch.get_num_threads() == 1
+            kept[dtype] = hold_of(load_index(tmp_path / dtype).read(0), "here").pieces[0].groups["picture"]
+    finally:
+        torch.set_num_threads(threads)
+    wide, narrow = (kept[dtype].metric for dtype in ("float32", "bfloat16"))
+    assert not torch.equal(wide, wide.bfloat16().float())
+    assert wide.shape == narrow.shape and not torch.equal(wide, narrow)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -49,6 +70,8 @@ def test_verify_says_what_is_wrong(made, capsys):
         (["make", "IN"], 2, "out"),
         (["make", "IN", "--out", "OUT", "--shard", "3"], 2, "--shard must be i/N"),
         (["make", "IN", "--out", "OUT", "--shard", "2/2"], 2, "share must be i/N"),
+        (["make", "IN", "--out", "OUT", "--threads", "-1"], 2, "--threads must be at least 0, got -1"),
+        (["make", "IN", "--out", "OUT", "--dtype", "float8"], 2, "float8"),
         (["info", "nowhere"], 3, "no index"),
         (["index", "IN"], 3, "no tar in it"),
     ],

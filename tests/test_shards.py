@@ -267,6 +267,8 @@ class TestBad:
             check_model(told, other, "here")
         with pytest.raises(ValueError, match="features of other towers"):
             check_model(told | {"identity": "?"}, model, "here")
+        before = {k: v for k, v in told["segments"].items() if k != "pictures"}  # a knob that came later
+        check_model(told | {"segments": before}, model, "here")
 
     def test_features_that_are_not_finite_are_not_written(self, made, model):
         hold = hold_of(made.read(0), "a")

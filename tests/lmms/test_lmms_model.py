@@ -257,6 +257,8 @@ def test_films_and_sounds_lie_one_behind_another(folder):
         LongCompressModel("tiny", 400, "picture", device="cpu")._watched([sound])
     with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
         made._watched([str(folder / "none.mp4")])
+    with pytest.raises(ValueError, match=r"video_end must both be given or left out, got 5\.0 and None"):
+        made._watched([{"path": two, "video_start": 5.0}])
     with pytest.raises(TypeError, match="a visual must be the path of a film or picture"):
         made._watched([3])
 
