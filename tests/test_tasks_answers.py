@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.answers import events_of, first_letter, letter_of, span_of
 from longcompress.eval.tasks.spoken import say_events, say_span
-from longcompress.eval.tasks.task import Example, How
+from longcompress.eval.tasks.task import Example, How, Said
 
 FILM = Example("v_0", "v", "a dog runs", (0.0, 1.0), 200.0)
-SECONDS, HUNDREDTHS = How(), How(times="hundredths")
+SECONDS, HUNDREDTHS, WHOLE = How(), How(times="hundredths"), How(times="whole_seconds")
 PAPER = How(times="hundredths", compat="paper")
 
 
@@ -33,6 +34,32 @@ PAPER = How(times="hundredths", compat="paper")
 def test_spans_in_seconds(text, want):
     got = span_of(text, FILM, SECONDS)
     assert got == (want and pytest.approx(want))
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("187 to 192", (187, 193)),
+        ("From 12 to 15 seconds.", (12, 16)),
+        ("7 to 7", (7, 8)),
+        ("1:05 to 1:10", (65, 71)),
+        ("12.0 to 15.5", (12, 15.5)),  # a point in time is no second
+        ("[3, 7]", (3, 8)),
+        ("", None),
+    ],
+)
+def test_spans_in_whole_seconds_include_the_last(text, want):
+    assert span_of(text, FILM, WHOLE) == want
+    events = events_of(text, FILM, WHOLE)
+    assert (events and events[0][:2]) == want
+    film = Example("v_0", "v", "a dog", (187.0, 193.0), 200.0)
+    for task in ("charades-sta", "activitynet-grounding", "longvale-tvg"):
+        one = TASKS[task]
+        assert one.times["whole-seconds"] == "whole_seconds" and "187 to 192" in one.prompts["whole-seconds"](
+            film
+        )
+        said = {"v_0": Said("", one.parse("187 to 192", film, WHOLE))}
+        assert one.score([film], said, WHOLE).metrics["mIoU"] == 1.0
 
 
 @pytest.mark.parametrize("text", ["From 10 to 25.", "during frames 10 to 25", "10 and 25: from 10 to 25"])

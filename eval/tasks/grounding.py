@@ -9,7 +9,7 @@ from .answers import span_of
 from .events_gold import asked_sentence, sentences_of
 from .files import one_file, read_text
 from .spoken import read_spoken, say_span, sentence_id, write_spoken
-from .task import DEFAULT, Example, How, Said, Scored, Task, asked
+from .task import DEFAULT, Example, How, Said, Scored, Task, Times, asked
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -24,9 +24,18 @@ def ask_when(example: Example[Interval]) -> str:
     )
 
 
+def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
+    """The question in the words that our own hosts are taught; the last second is included."""
+    return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
+
+
 def ask_when_as_vtimellm(example: Example[Interval]) -> str:
     """The question of VTimeLLM's script; its answers are in hundredths."""
     return VTIMELLM.format(asked_sentence(example.question))
+
+
+PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
+TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
 def score_spans(
@@ -76,8 +85,8 @@ CHARADES_STA = Task(
     about="when a sentence happens in a film of 30 s; R@1 at IoU .3 .5 .7, mIoU",
     where="charades_sta_test.txt of github.com/jiyanggao/TALL; films of prior.allenai.org/projects/charades",
     read=read_charades,
-    prompts={DEFAULT: ask_when, "vtimellm": ask_when_as_vtimellm},
-    times={"vtimellm": "hundredths"},
+    prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
+    times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),
     write_predictions=partial(write_spoken, task="grounding", say=say_span),
@@ -88,8 +97,8 @@ ACTIVITYNET_GROUNDING = Task(
     about="when a sentence happens in a film of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
     read=lambda paths: sentences_of(one_file(paths, "gold")),
-    prompts={DEFAULT: ask_when, "vtimellm": ask_when_as_vtimellm},
-    times={"vtimellm": "hundredths"},
+    prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
+    times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),
     write_predictions=partial(write_spoken, task="grounding", say=say_span),

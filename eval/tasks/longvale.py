@@ -14,7 +14,7 @@ from .answers import events_of, span_of, without_thoughts
 from .dense import DEFAULT_PROMPT, read_told, score_events
 from .events_gold import asked_sentence, films_of, sentences_of, whole_films
 from .files import one_file
-from .grounding import ask_when, score_spans
+from .grounding import PROMPTS, TIMES, score_spans
 from .spoken import read_spoken, say_events, say_span, sentence_id, write_spoken
 from .task import DEFAULT, Example, How, Said, Scored, Task, asked, values
 
@@ -86,8 +86,8 @@ LONGVALE_TVG = Task(
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
     read=lambda paths: sentences_of(one_file(paths, "gold")),
-    prompts={DEFAULT: ask_when, "longvale": ask_as_longvale},
-    times={"longvale": "hundredths"},
+    prompts=PROMPTS | {"longvale": ask_as_longvale},
+    times=TIMES | {"longvale": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),
     write_predictions=partial(write_spoken, task="grounding", say=say_span),

@@ -1,0 +1,179 @@
+"""Every metric on input that is odd: nothing, silence, one item, the same again, other scripts, thousands."""
+
+import time
+
+import numpy as np
+import pytest
+
+from longcompress.eval.metrics.captions import caption_scores
+from longcompress.eval.metrics.choice import exact_match, multiple_choice, open_answers, rated_answers
+from longcompress.eval.metrics.dense import dense_captions
+from longcompress.eval.metrics.highlights import LENGTHS, highlights, moments
+from longcompress.eval.metrics.intervals import grounding
+from longcompress.eval.metrics.judge import Judge
+from longcompress.eval.metrics.magqa import magqa
+from longcompress.eval.metrics.needles import needles
+from longcompress.eval.metrics.relevance import Curve, relevance_grounding
+from longcompress.eval.metrics.soda import soda_c
+from longcompress.eval.metrics.youcook import youcook2
+
+TEXTS = ["a dog runs over the mat", "Ein Hund läuft über die Straße", "日本 の 犬 が 走る", "a café, naïve"]
+
+
+def same(prompts):
+    """A judge that looks whether gold and answer are one text."""
+    equal = [len(set(prompt.split(" | ")[1:])) == 1 for prompt in prompts]
+    return ["{'pred': 'yes', 'score': 5}" if one else "{'pred': 'no', 'score': 1}" for one in equal]
+
+
+JUDGE = Judge("a line of Python", "{question} | {gold} | {answer}", same)
+
+
+def asked(gold):
+    return dict.fromkeys(gold, "what?")
+
+
+def dense(gold, predicted):
+    return dense_captions([gold], predicted, which_meteor="stems")
+
+
+def cooked(gold, predicted):
+    return youcook2(gold, predicted, which_meteor="stems")
+
+
+def judged(gold, predicted):
+    return open_answers(gold, predicted, asked(gold), JUDGE)
+
+
+# name: the metric; a gold value, what is right for it, what is silence; scores that are 1 if all is right (a
+# number: what they are instead), and that are 0 of silence.
+SPANS = {
+    "grounding": (grounding, (2.0, 9.0), (2.0, 9.0), None, {"mIoU": 1, "R@0.7": 1}),
+    "needles": (needles, (2.0, 9.0), (2.0, 9.0), None, {"recall": 1, "mIoU": 1}),
+    "moments": (moments, [(2.0, 9.0)], [(2.0, 9.0, 0.5)], [], {"mAP": 1, "R1@0.95": 1, "mIoU": 1}),
+    "highlights": (
+        highlights, [[4, 4, 4], [0, 0, 0]], [0.9, 0.1], [], {"mAP@VeryGood": 1, "HIT1@Fair": 1},
+    ),
+    "relevance": (
+        lambda gold, predicted: relevance_grounding(gold, predicted, threshold=0.5, num_frames=0),
+        [(2.0, 3.0)], Curve(range(6), [0, 0, 1, 1, 0, 0]), Curve([], []), {"mIoU": 1, "R@0.7": 1},
+    ),
+}  # fmt: skip
+EVENTS = [(0.0, 10.0, TEXTS[0]), (20.0, 40.0, TEXTS[1])]
+STORIES = {
+    "soda": (lambda g, p: soda_c(g, p, which_meteor="stems"), EVENTS, EVENTS, [], {"SODA_c": 1}),
+    "dense": (dense, EVENTS, EVENTS, [], {"METEOR": 1, "ROUGE-L": 1, "BLEU-4": 1, "F1": 1, "recall@0.9": 1}),
+    "youcook2": (
+        lambda g, p: youcook2(g, p, which_meteor="stems"),
+        EVENTS,
+        EVENTS,
+        [],
+        {"F1": 1, "SODA_c": 1},
+    ),
+}
+ANSWERS = {
+    "captions": (
+        lambda gold, predicted: caption_scores(gold, predicted, which_meteor="stems"),
+        [TEXTS[1], TEXTS[0]], TEXTS[1], "", {"METEOR": 1, "ROUGE-L": 1, "BLEU-4": 1},
+    ),
+    "choice": (multiple_choice, "B", "b", None, {"accuracy": 1}),
+    "exact": (exact_match, TEXTS[1], TEXTS[1].upper().replace("SS", "ß"), "", {"accuracy": 1}),
+    "open": (judged, TEXTS[2], TEXTS[2], "", {"accuracy": 1, "score": 5}),
+    "rated": (lambda g, p: rated_answers(g, p, asked(g), JUDGE), TEXTS[3], TEXTS[3], "", {"score": 5}),
+    "magqa": (
+        lambda gold, predicted: magqa(gold, predicted, asked(gold), JUDGE),
+        [(0.0, 5.0, TEXTS[2])], [(3.0, TEXTS[2])], [], {"in_span": 5},
+    ),
+}  # fmt: skip
+ALL = SPANS | STORIES | ANSWERS
+LOWEST = {"in_span": 1.0}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_of_nothing_there_is_no_score(name):
+    metric, _, right, _, scores = ALL[name]
+    for predicted in ({}, {"unknown": right}):
+        got = metric({}, predicted)
+        assert [got[one] for one in scores] == [None] * len(scores), name
+        assert got["num"] == 0 and got.get("num_unknown", len(predicted)) == len(predicted)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_item_and_thousands_that_are_right(name):
+    metric, gold, right, _, scores = ALL[name]
+    assert metric({"é": gold}, {"é": right}) | scores == pytest.approx(metric({"é": gold}, {"é": right}))
+    num = 300 if name in STORIES else 2000
+    begun = time.process_time()
+    got = metric(dict.fromkeys(range(num), gold), dict.fromkeys(range(num), right))
+    assert time.process_time() - begun < 20
+    assert {one: got[one] for one in scores} == pytest.approx(scores) and got["num"] == num
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_silence_scores_the_least_and_is_counted(name):
+    metric, gold, right, silence, scores = ALL[name]
+    for predicted in ({}, {1: silence, 2: silence}):
+        got = metric({1: gold, 2: gold}, predicted)
+        assert {one: got[one] for one in scores} == {one: LOWEST.get(one, 0.0) for one in scores}, name
+    half = metric({1: gold, 2: gold}, {1: right})
+    for one in set(scores) - {"BLEU-4", "METEOR"}:  # of these the corpus is no mean of its items
+        assert half[one] == pytest.approx((scores[one] + LOWEST.get(one, 0.0)) / 2), one
+
+
+@pytest.mark.parametrize("name", [*STORIES, "moments", "magqa"])
+def test_the_same_said_again_is_no_better(name):
+    metric, gold, right, _, scores = ALL[name]
+    got = metric({1: gold}, {1: [one for one in right for _ in range(3)]})
+    for one, best in scores.items():
+        assert got[one] <= best + 1e-12
+    if name == "soda":
+        assert got["SODA_c_precision"] == pytest.approx(1 / 3) and got["SODA_c_recall"] == pytest.approx(1.0)
+    if name == "moments":
+        assert got["mAP"] == 1.0  # what comes after all is found costs nothing
+    if name == "magqa":
+        assert (got["turns"], got["turns_distinct"]) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["grounding", "needles", "moments"])
+def test_spans_without_length(name):
+    metric, gold, _, _, _ = SPANS[name]
+    point = (5.0, 5.0)
+    of = {"grounding": point, "needles": point, "moments": [(*point, 1.0)]}[name]
+    got = metric({1: gold}, {1: of})
+    assert got["mIoU"] == 0.0 and got["num"] == 1
+    assert metric({1: [point] if name == "moments" else point}, {1: of})["mIoU"] == 0.0
+    if name == "needles":
+        assert got["recall"] == 1.0 and got["error_s_mean"] == 0.5  # its middle is in the needle
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_stories_of_points_in_time(name):
+    metric, *_, scores = STORIES[name]
+    points = [(5.0, 5.0, TEXTS[0]), (7.0, 7.0, TEXTS[1])]
+    got = metric({1: points}, {1: points})
+    assert {one: got[one] for one in scores} == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
+
+
+def test_replies_at_a_point_in_time_are_due_there():
+    got = magqa({1: [(5.0, 5.0, "a")]}, {1: [(5.0, "a"), (5.1, "b")]}, {1: "?"}, JUDGE)
+    assert got["in_span"] == 5.0
+
+
+def test_equal_scores_take_their_order_as_it_stands():
+    gold = {1: [(0.0, 10.0)]}
+    first, second = (0.0, 10.0, 0.5), (50.0, 60.0, 0.5)
+    assert moments(gold, {1: [first, second]})["mAP"] == 1.0
+    assert moments(gold, {1: [second, first]})["mAP"] == 0.5
+    even = highlights({1: np.array([[0], [4], [0], [0]])}, {1: [0.5] * 4})
+    assert even["mAP@VeryGood"] == 0.25 and even["HIT1@VeryGood"] == 0.0  # all at once; the first is the top
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_that_no_query_has(name):
+    above, up_to = LENGTHS[name]
+    got = moments({1: [(0.0, float(up_to))]}, {1: [(0.0, float(up_to), 1.0)]})
+    for other in LENGTHS:
+        assert got[f"{other}/mAP"] == (1.0 if other == name else None) and got[f"{other}/num"] == (
+            other == name
+        )
+    assert moments({1: [(0.0, float(above))]}, {})[f"{name}/mAP"] is None
