@@ -1,11 +1,15 @@
 """The embedded model and the recipe that makes it."""
 
+import json
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import longcompress as lc
 from longcompress.config import load_config
@@ -15,9 +19,10 @@ from longcompress.quiz import KINDS, ask
 from longcompress.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_film
 from longcompress.train.bank import Films, Mix, load_bank, make_bank, save_bank, splice
 from longcompress.train.engine import Engine
-from longcompress.train.tiny import RECIPE, TinyRecipe, align
+from longcompress.train.tiny import RECIPE, TinyRecipe, align, train_tiny
 from longcompress.train.trainer import Run, load_trained, run, with_muon
 from longcompress.types import Frames
+from longcompress.ways import WAYS
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +175,136 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
             parameter.zero_()
     load_trained(model.host, tmp_path / "checkpoint-4")
     assert all(torch.equal(p, after[n]) for n, p in model.host.named_parameters())
+
+
+# --- films in other ways, deaf, without global tokens
+
+
+@pytest.fixture(scope="module")
+def clips(tiny):
+    return make_bank(tiny, range(20, 26), 20.0, {"picture": 48, "*": 10})
+
+
+SHORT = Mix(5, 3, (1.0, 2.0), 4, (0.2,), {"when_picture": 1.0, "count": 1.0, "when_sound": 1.0})
+
+
+def films_of(tiny, bank, seed=0, num_clips=SHORT.clips, **changes):
+    return Films(bank, tiny.compressor, [replace(SHORT, clips=num_clips, **changes)], seed, 17.0)
+
+
+def size_of(film):
+    return sum(map(len, film.streams.values())) + sum(map(len, film.globals.values()))
+
+
+@pytest.mark.parametrize("ways", [{}, {"ours": 1.0}, {"random": 1.0}, {"full": 1.0}])
+def test_deaf_films_are_seen_only_and_asked_about_what_is_seen(tiny, clips, ways):
+    films = films_of(tiny, clips, deaf=1.0, ways=ways, kinds={"when_sound": 3.0, "count": 1.0})
+    asked = [example for number in range(4) for example in films.batch(number)]
+    for one in asked:
+        assert set(one.film.streams) == {"picture"} == set(one.film.globals)
+        for question, _ in one.turns:
+            assert any(name in question for name in OBJECTS), question
+            assert not any(name in question for name in SOUNDS) and "heard" not in question
+    heard = [e.film for n in range(4) for e in films_of(tiny, clips, ways=ways).batch(n)]
+    assert all(set(film.streams) == {"picture", "sound"} for film in heard)
+
+
+def test_a_share_of_the_steps_is_deaf_as_a_whole(tiny, clips):
+    films = films_of(tiny, clips, deaf=0.5)
+    deaf = [{"sound" not in e.film.streams for e in films.batch(number)} for number in range(10)]
+    assert all(len(one) == 1 for one in deaf) and {True} in deaf and {False} in deaf
+
+
+@pytest.mark.parametrize("way", ["ours", "evs"])
+def test_forgetful_films_have_no_global_tokens(tiny, clips, way):
+    for share, want in ((1.0, {False}), (0.0, {True}), (0.5, {True, False})):
+        films = films_of(tiny, clips, forgetful=share, ways={way: 1.0})
+        assert {bool(e.film.globals) for n in range(4) for e in films.batch(n)} == want
+
+
+@pytest.mark.parametrize("way", ["ours", *WAYS])
+def test_each_way_gives_the_share_of_tokens_that_is_asked_for(tiny, clips, way):
+    films = films_of(tiny, clips, num_clips=(2.0,), ways={"ours": 0.0, way: 2.0})
+    budget = round(0.2 * 17 * 40)
+    for one in (one for number in range(2) for one in films.batch(number)):
+        num_global = sum(map(len, one.film.globals.values()))
+        if way == "full":
+            assert size_of(one.film) == 17 * 40 + num_global
+        elif way in ("frames", "pool", "kmeans"):
+            assert 0.5 * budget < size_of(one.film) <= budget
+        else:
+            assert size_of(one.film) == budget
+        assert one.film.budget == (17 * 40 if way == "full" else budget)
+
+
+def test_films_of_ways_are_a_function_of_step_and_seed(tiny, clips):
+    ways = dict.fromkeys(("ours", *WAYS), 1.0)
+    changes = {"ways": ways, "deaf": 0.3, "forgetful": 0.3, "others": [replace(SHORT, alone=2, clips=(3.0,))]}
+    one, again = films_of(tiny, clips, **changes), films_of(tiny, clips, **changes)
+    other = films_of(tiny, clips, seed=1, **changes)
+    differs = False
+    for number in (3, 0, 1, 2):
+        first = one.batch(number)
+        for a, b in zip(first, again.batch(number), strict=True):
+            assert a.turns == b.turns and a.film.budget == b.film.budget
+            assert (
+                a.film.streams.keys() == b.film.streams.keys()
+                and a.film.globals.keys() == b.film.globals.keys()
+            )
+            for name, stream in a.film.streams.items():
+                assert torch.equal(stream.x, b.film.streams[name].x)
+                assert torch.equal(stream.start_s, b.film.streams[name].start_s)
+        differs |= [e.turns for e in first] != [e.turns for e in other.batch(number)]
+    assert differs
+
+
+def test_a_step_takes_one_of_several_mixes_by_weight(tiny, clips):
+    deaf = replace(SHORT, steps=0, deaf=1.0)
+    for weights, want in (((0.0, 1.0), {True}), ((1.0, 0.0), {False}), ((1.0, 1.0), {True, False})):
+        films = films_of(tiny, clips, weight=weights[0], others=[replace(deaf, weight=weights[1])])
+        assert {"sound" not in e.film.streams for n in range(8) for e in films.batch(n)} == want
+
+
+def test_unmerged_films_come_fewer(tiny, clips):
+    for way, num in (("full", 2), ("pool", 10)):
+        films = films_of(tiny, clips, films=10, num_clips=(1.0,), ways={way: 1.0})
+        assert len(films.batch(0)) == num
+
+
+def test_names_that_are_alone_are_in_one_clip_of_a_film(tiny, clips):
+    kinds = dict.fromkeys(OBJECTS, "picture") | dict.fromkeys(SOUNDS, "sound")
+    happening = clips[0].happenings[0]
+    named = [
+        replace(clips[0], happenings=tuple(replace(happening, kind=kinds[n], name=n) for n in names))
+        for names in [*((n,) for n in kinds), *pairwise(OBJECTS)]
+    ]
+    films = films_of(tiny, named)
+    for seed in range(5):  # in so long a film all other names are in many clips
+        drawn = films._clips(2000, 9, np.random.default_rng(seed))
+        count = Counter(name for clip in drawn for name in {h.name for h in clip.happenings})
+        once = [name for name, num in count.items() if num == 1]
+        assert len(drawn) == 2000 and len(once) == 9 and sum(name in SOUNDS for name in once) == 3
+        assert len(films._clips(4, 9, np.random.default_rng(seed))) == 4  # fewer clips than names
+    with pytest.raises(ValueError, match="alone must leave clips that have none of these names, got 46"):
+        films._clips(3, len(OBJECTS + SOUNDS), np.random.default_rng(0))
+
+
+def test_a_model_is_trained_on_with_its_own_towers(tiny, tmp_path):
+    mix = replace(SHORT, steps=2, films=2, clips=(1.0,), ways={"ours": 1.0, "evs": 1.0})
+    recipe = TinyRecipe(begin="tiny", clips=2, clip_s=20.0, mixes=[mix], warmup=1)
+    folder = train_tiny(tmp_path, recipe)
+    trained = lc.load(str(folder), device="cpu")
+    for name in ("vision", "sound"):
+        before, after = getattr(tiny, name).state_dict(), getattr(trained, name).state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert trained.identity() == tiny.identity()
+    before, after = tiny.host.state_dict(), trained.host.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith("project") for name in moved)
+    told = json.loads((folder / "training.json").read_text())
+    assert told["recipe"]["begin"] == "tiny" and told["recipe"]["mixes"][0]["ways"] == mix.ways
+    heads, own = load_file(folder / "heads.safetensors"), load_file(TINY / "heads.safetensors")
+    assert all(torch.equal(heads[name], own[name]) for name in own)
 
 
 def test_the_recipe_file_is_whole():

@@ -260,6 +260,8 @@ class Films(IterableDataset[list[Example]]):
         sounds = list(random.permutation(SOUNDS)[: alone // 3])
         names = {*sounds, *random.permutation(OBJECTS)[: alone - len(sounds)]}
         hay = [clip for clip, has in zip(self.bank, self._names, strict=True) if not has & names]
+        if not hay:
+            raise ValueError(f"alone must leave clips that have none of these names, got {alone}; lower it")
         clips = [hay[i] for i in random.integers(len(hay), size=num)]
         for place, name in zip(random.permutation(num), sorted(names), strict=False):
             fits = [clip for clip, has in zip(self.bank, self._names, strict=True) if has & names == {name}]
