@@ -146,7 +146,7 @@ def replace_lines(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
     """
     kept = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
-        key = json.loads(line)["id"] if number else None
+        key = json.loads(line)["id"] if number else ""  # of the header
         kept.append(line_of(lines[key]) if key in lines else line)
     with replacing(path) as part:
         part.write_bytes(b"".join(kept))

@@ -236,7 +236,7 @@ def drawn_ciders(
 
     def drawn(times: FloatArray) -> FloatArray:
         summed = np.bincount(at, weights * ciders(times)[of], len(videos) * len(thresholds))
-        return summed.reshape(len(videos), len(thresholds))
+        return summed.astype(np.float64).reshape(len(videos), len(thresholds))
 
     return drawn
 

@@ -88,9 +88,9 @@ def stem_counts(
 
 
 def _score_of_sums(sums: FloatArray) -> float:
-    numbers = sums.tolist()
-    pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
-    return score(Counts(*pairs, chunks=numbers[12], matches=numbers[13]))
+    words, functions, exact, exact_functions, stems, stem_functions = sums[:12].reshape(6, 2).tolist()
+    chunks, matches = sums[12:].tolist()
+    return score(Counts(words, functions, exact, exact_functions, stems, stem_functions, chunks, matches))
 
 
 def total(many: Sequence[Counts]) -> Counts:

@@ -21,7 +21,7 @@ from ..needle import FIRST_SEED, haystack
 from .answers import without_thoughts
 from .files import one_file, read_text, write_lines
 from .spoken import read_spoken
-from .task import DEFAULT, Draw, Example, How, Said, Scored, Task
+from .task import DEFAULT, Draw, Example, How, Predictions, Said, Scored, Task
 
 QUIZ_SEED = 10_000_000  # of the first film; training stays below
 QUESTIONS = 6  # of each kind, about each film of the quiz
@@ -201,11 +201,18 @@ def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[s
     yield "", [one.id for one in examples]
     members: dict[tuple[str, str], list[str]] = {}
     for one in examples:
-        for group in one.groups:
-            members.setdefault(group, []).append(one.id)
+        for pair in one.groups:
+            members.setdefault(pair, []).append(one.id)
     order = list(dict.fromkeys(kind for kind, _ in members))
-    for kind, group in sorted(members, key=lambda one: order.index(one[0])):
+    for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
         yield f"/{kind}/{group}", members[kind, group]
+
+
+def read_replies(
+    paths: Sequence[Path], examples: Sequence[Example[Question]], how: How
+) -> Predictions[Reply]:
+    """Lines {"id", "answer"}."""
+    return read_spoken(paths, examples, how, task="drawn", parse=reply_in)
 
 
 def write_replies(path: Path, examples: Sequence[Example[Question]], said: Mapping[str, Said[Reply]]) -> None:
@@ -228,7 +235,7 @@ def _task(task: str, draw: Draw, name: str, about: str) -> Task[Question, Reply]
         prompts={DEFAULT: lambda example: example.question, "explained": ask_explained},
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
-        read_predictions=partial(read_spoken, task="drawn", parse=reply_in),
+        read_predictions=read_replies,
         write_predictions=write_replies,
         score=partial(score_replies, name=name),
         draw=draw,
