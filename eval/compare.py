@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from tqdm import tqdm
@@ -262,7 +262,7 @@ class Spending:
         ours, budget = self.model.compressor, self.budget(arm.tokens)
         hold = self._hold(budget, deaf=arm.way == "no-sound")
         if arm.way in OURS:
-            share = "novelty" if arm.way == "novelty" else "even"
+            share: Literal["even", "novelty"] = "novelty" if arm.way == "novelty" else "even"
             memory: nn.Module = ours.memory
             if arm.way == "no-memory":
                 hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
