@@ -81,7 +81,9 @@ def run(words: Sequence[str]) -> None:
     from .eval.run import run_on
     from .eval.run_file import RunConfig, summary_path
     from .eval.tasks import TASKS
+    from .eval.tasks.drawn import heat_of
     from .eval.tasks.task import Times
+    from .plot import plot_depths
 
     parser = _parser("run", "Ask a model a benchmark's questions; called again, it goes on where it stopped.")
     parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
@@ -91,6 +93,7 @@ def run(words: Sequence[str]) -> None:
         "--minutes", nargs="+", type=float, help="of needle and quiz, lengths of the films: 5 15"
     )
     parser.add_argument("--films", type=int, help="of needle and quiz, how many of each length: 3")
+    parser.add_argument("--picture", metavar="FILE", help="of needle, its heat map, depth against length")
     parser.add_argument("--first-film", type=int, help="of needle and quiz, the first one's number: 0")
     parser.add_argument("--model", required=True, help="a preset (tiny), a folder, or a hub name owner/model")
     parser.add_argument("--budget", type=int, help="tokens that stand for a film; the model's own number")
@@ -118,6 +121,10 @@ def run(words: Sequence[str]) -> None:
     if out.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {out}; summary and predictions are named after it")
     check_writable(out)
+    if given.picture:
+        if given.task != "needle":
+            raise ValueError(f"--picture is of needle, got it with {given.task}; leave it out")
+        check_writable(Path(given.picture))
     names = ("budget", "streams", "prompt", "max_new_tokens", "limit", "times")
     durations = Path(given.durations) if given.durations else None
     config = RunConfig(**{name: given[name] for name in names}, durations=durations)
@@ -125,6 +132,8 @@ def run(words: Sequence[str]) -> None:
     model = load_model(Common(model=given.model, device=given.device, rate_fps=given.rate_fps))
     options = {name: given[name] for name in ("meteor", "retry_lost", "num_draws")}
     summary = run_on(source, model, out, config, **options)
+    if given.picture:
+        plot_depths(heat_of(source.examples, summary["each"]["found"]), given.picture)
     if given.json:
         print(dumps(summary, ensure_ascii=False))
         return

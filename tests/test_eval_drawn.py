@@ -25,7 +25,7 @@ from longcompress.eval.run import run_drawn
 from longcompress.eval.run_file import RunConfig, pairs, read_run
 from longcompress.eval.score import score_files
 from longcompress.eval.tasks import TASKS
-from longcompress.eval.tasks.drawn import Drawn, draw_all
+from longcompress.eval.tasks.drawn import Drawn, draw_all, heat_of
 from longcompress.eval.tasks.task import How, Said
 from longcompress.quiz import KINDS, SPAN_KINDS, grade
 from longcompress.types import Frames, Sound
@@ -217,6 +217,20 @@ def test_right_answers_find_all_and_intervals_are_of_films(model, tmp_path, monk
     )
 
 
+def test_the_heat_map_is_the_share_of_each_cell():
+    examples = examples_of("needle")
+    found = {one.id: float(("minutes", "6") in one.groups) for one in examples}
+    found[examples[0].id] = 1.0  # one of two films of five minutes
+    heat = heat_of(examples, found)
+    assert list(heat) == [*dict.fromkeys(dict(one.groups)["kind"] for one in examples)] and len(heat) == 4
+    first = dict(examples[0].groups)
+    for kind, cells in heat.items():
+        assert set(cells) == {(m, d / 5) for m in (5.0, 6.0) for d in range(5)}
+        for (minutes, depth), share in cells.items():
+            is_first = (kind, f"{depth:g}", minutes) == (first["kind"], first["depth"], 5.0)
+            assert share == (1.0 if minutes == 6 else 0.5 if is_first else 0.0)
+
+
 def test_the_quiz_asks_all_kinds_and_is_graded_as_the_bench_is():
     examples = examples_of("quiz", Drawn(minutes=(3,), films=2))
     assert {one.truth.kind for one in examples} == set(KINDS)
@@ -285,16 +299,19 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         more = ["--minutes", "5", "6", "--films", "1", "--streams", "picture"]
+        more += ["--picture", str(tmp_path / "heat.png")]
         assert main([*words, *more]) == 0
     table = capsys.readouterr().out
     assert "needle, 40 examples" in table and "found/kind,minutes/picture,6" in table
     header = read_run(out).header
     assert header["drawn"] == {"minutes": [5.0, 6.0], "films": 1, "first_film": 0}
-    assert header["streams"] == "picture"
+    assert header["streams"] == "picture" and (tmp_path / "heat.png").stat().st_size > 3000
     with pytest.raises(ValueError, match=r"the films of needle are drawn; leave out --gold and --videos"):
         main([*words, "--gold", "x", "--videos", "y"])
     words[1] = "lvbench"
     with pytest.raises(ValueError, match=r"--minutes is for tasks whose films are drawn, lvbench has files"):
         main([*words, "--minutes", "5"])
+    with pytest.raises(ValueError, match=r"--picture is of needle, got it with lvbench; leave it out"):
+        main([*words, "--picture", "x.png"])
     with pytest.raises(ValueError, match=r"lvbench needs --gold and --videos, got --gold"):
         main([*words, "--gold", "x"])

@@ -120,18 +120,32 @@ def rated_answers(
     Returns:
         score (None of no questions), num, num_no_score, num_missing, num_empty, num_unknown, judge, prompt.
     """
+    return rated_and_each(gold, predicted, questions, judge, lowest=lowest, highest=highest)[0]
+
+
+def rated_and_each(
+    gold: Mapping[Any, str],
+    predicted: Mapping[Any, str],
+    questions: Mapping[Any, str],
+    judge: Judge,
+    *,
+    lowest: float = 0.0,
+    highest: float = 5.0,
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """`rated_answers`, and the score of each."""
     asked = [key for key in gold if predicted.get(key, "").strip()]
     got = replies(judge, [(questions[k], gold[k], predicted[k]) for k in asked])
     scores = {key: rating(reply, lowest, highest) for key, reply in zip(asked, got, strict=True)}
-    values = [scores.get(key) for key in gold]
-    return {
-        "score": mean([lowest if value is None else value for value in values]),
+    values = {key: lowest if (value := scores.get(key)) is None else value for key in gold}
+    told = {
+        "score": mean(list(values.values())),
         "num": len(gold),
         "num_no_score": sum(value is None for value in scores.values()),
         **_counts(gold, predicted, len(asked)),
         "judge": judge.name,
         "prompt": judge.prompt,
     }
+    return told, values
 
 
 def plain(text: str) -> str:

@@ -41,6 +41,18 @@ def magqa(
         examples; num (examples scored), num_missing, num_silent (an entry without replies), num_unknown,
         num_without_gold (not scored), num_judged (pairs asked about), num_unparsed (of these), judge, prompt.
     """
+    return magqa_and_each(gold, predicted, questions, judge, compat=compat)[0]
+
+
+def magqa_and_each(
+    gold: Mapping[Any, Sequence[Captioned]],
+    predicted: Mapping[Any, Sequence[Reply]],
+    questions: Mapping[Any, str],
+    judge: Judge,
+    *,
+    compat: Literal["paper"] | None = None,
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """`magqa`, and the in-span score of each example that is scored."""
     if compat not in (None, "paper"):
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")
     is_paper = compat == "paper"
@@ -57,7 +69,7 @@ def magqa(
     examples = [_score_of(due[key], questions[key], scores) for key in keys]
     turns = [[text for _, text in predicted.get(key, ())] for key in keys]
     filled = max(_PAPER_EXAMPLES - len(keys), 0) if is_paper else 0
-    return {
+    told = {
         "in_span": mean(examples + [_LOWEST] * filled),
         "turns": mean([float(len(some)) for some in turns] + [0.0] * filled),
         "turns_distinct": mean([float(len(set(some))) for some in turns] + [0.0] * filled),
@@ -71,6 +83,7 @@ def magqa(
         "judge": judge.name,
         "prompt": judge.prompt,
     }
+    return told, dict(zip(keys, examples, strict=True))
 
 
 def _due(

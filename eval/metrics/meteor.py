@@ -88,9 +88,9 @@ def stem_counts(
 
 
 def _score_of_sums(sums: FloatArray) -> float:
-    words, functions, exact, exact_functions, stems, stem_functions = sums[:12].reshape(6, 2).tolist()
-    chunks, matches = sums[12:].tolist()
-    return score(Counts(words, functions, exact, exact_functions, stems, stem_functions, chunks, matches))
+    numbers = [round(one) for one in sums.tolist()]
+    pair = [(numbers[i], numbers[i + 1]) for i in range(0, 12, 2)]
+    return score(Counts(pair[0], pair[1], pair[2], pair[3], pair[4], pair[5], numbers[12], numbers[13]))
 
 
 def total(many: Sequence[Counts]) -> Counts:

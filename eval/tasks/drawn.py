@@ -17,6 +17,7 @@ from longcompress.quiz import KINDS, SPAN_KINDS, Question, ask, grade, read_span
 from longcompress.scenes import OBJECTS, SOUNDS, Scene, make_scene
 
 from ..metrics.intervals import Interval, mean
+from ..metrics.needles import heat_map
 from ..needle import FIRST_SEED, haystack
 from .answers import without_thoughts
 from .files import one_file, read_text, write_lines
@@ -206,6 +207,18 @@ def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[s
     order = list(dict.fromkeys(kind for kind, _ in members))
     for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
         yield f"/{kind}/{group}", members[kind, group]
+
+
+def heat_of(
+    examples: Sequence[Example[Question]], found: Mapping[str, float]
+) -> dict[str, dict[tuple[float, float], float]]:
+    """Kind of needle to (minutes, depth) to the share found: the heat map, as `plot.plot_depths` draws it."""
+    groups = {one.id: dict(one.groups) for one in examples if one.id in found}
+    minutes, depth = ({key: float(of[name]) for key, of in groups.items()} for name in ("minutes", "depth"))
+    return {
+        kind: heat_map({key: found[key] for key, of in groups.items() if of["kind"] == kind}, minutes, depth)
+        for kind in dict.fromkeys(of["kind"] for of in groups.values())
+    }
 
 
 def read_replies(

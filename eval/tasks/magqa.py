@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from ..metrics.magqa import Reply, magqa
+from ..metrics.magqa import Reply, magqa_and_each
 from .answers import duration_of, events_of, line_events
 from .dense import Events
 from .files import Record, one_file, read_records, video_of, write_lines
@@ -140,7 +140,8 @@ def score_replies(examples: Sequence[Example[Events]], said: Mapping[str, Said[R
     gold = {one.id: list(one.truth) for one in examples}
     predicted = {key: one.value or () for key, one in said.items()}
     questions = {one.id: one.question for one in examples}
-    return Scored(magqa(gold, predicted, questions, judge, compat=how.compat))
+    metrics, each = magqa_and_each(gold, predicted, questions, judge, compat=how.compat)
+    return Scored(metrics, {} if how.compat else {"in_span": each})  # the papers' is no mean of examples
 
 
 MAGQA = Task(

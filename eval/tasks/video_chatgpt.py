@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..metrics.choice import rated_answers
+from ..metrics.choice import rated_and_each
 from .answers import without_thoughts
 from .files import Record, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
@@ -152,6 +152,7 @@ def score_answers(
     pair twice, as their script does.
     """
     metrics: dict[str, object] = {}
+    each: dict[str, dict[str, float]] = {}
     scores = []
     for aspect, (kind, _) in ASPECTS.items():
         kept = [one for one in asked(examples, said, how) if one.truth.kind == kind]
@@ -163,16 +164,17 @@ def score_answers(
                 "video-chatgpt is scored by a judge, got none; give --judge-url and --judge-model of an "
                 "OpenAI-compatible endpoint"
             )
-        got = rated_answers(
+        got, values = rated_and_each(
             {one.id: one.truth.text for one in kept},
             {one.id: _told(said[one.id].value) for one in kept if one.id in said},
             {one.id: _asked_of(one, how) for one in kept},
             judge,
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
+        each[f"{aspect}/score"] = values
         scores += [got["score"]] if got["score"] is not None else []
     metrics["mean"] = sum(scores) / len(scores) if scores else None
-    return Scored(metrics)
+    return Scored(metrics, each)
 
 
 def _asked_of(example: Example[Right], how: How) -> str:
