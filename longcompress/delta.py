@@ -194,7 +194,7 @@ def check_small(base: TensorFolder, delta: TensorFolder, names: Sequence[str]) -
 def added(name: str, base: Tensor, delta: Tensor) -> Tensor:
     """base + delta in the delta's dtype; the rows that the base has not are the delta's own."""
     made = delta.to(torch.float32, copy=True)
-    made[: len(base)] += base.float()
+    made[: len(base)] += base
     made = made.to(delta.dtype)
     if not bool(torch.isfinite(made).all()):
         raise ValueError(f"base + delta of {name} is not finite in {delta.dtype}; one of the files is broken")

@@ -55,6 +55,8 @@ def apply(
     unknown = sorted(set(fresh) - set(roots))
     if unknown:
         raise ValueError(f"fresh must be some of {sorted(roots)}, got {unknown[0]!r}")
+    if hasattr(model.host.lm, "peft_config"):
+        raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
     stages = read_stages(weights)
     if getattr(model.host.lm, "hf_quantizer", None) is not None and any(stage.adapter for stage in stages):
         raise ValueError(

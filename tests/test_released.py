@@ -271,9 +271,12 @@ def test_a_merged_adapter_is_saved_whatever_the_base_is(base, tmp_path):
             torch.nn.init.normal_(parameter)
     ids = torch.tensor([[5, 9, 40, 7]])
     before = model.host.lm(input_ids=ids).logits
+    stage_1(tmp_path / "p.bin")
+    with pytest.raises(ValueError, match="has an adapter that isn't merged"):
+        apply(model, tmp_path / "p.bin")
     merge_lora(model)
-    model.save_pretrained(tmp_path)
-    again = lc.load(tmp_path, device="cpu")
+    model.save_pretrained(tmp_path / "saved")
+    again = lc.load(tmp_path / "saved", device="cpu")
     assert torch.allclose(again.host.lm(input_ids=ids).logits, before, atol=1e-5)
     with pytest.raises(ValueError, match="comes without an adapter"):
         merge_lora(again)

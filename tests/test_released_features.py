@@ -427,6 +427,23 @@ def test_pickles_of_other_things_are_refused(tmp_path):
         read_pickle(tmp_path / "gone.pkl")
 
 
+def test_a_broken_pickle_gives_an_array_or_an_error(tmp_path):
+    draw, path = np.random.default_rng(0), tmp_path / "x.pkl"
+    whole = [pickle.dumps(np.ones((3, 4), np.float16), protocol=protocol) for protocol in (2, 3, 4, 5)]
+    refused = 0
+    for _ in range(120):
+        data = bytearray(whole[draw.integers(4)])
+        for _ in range(draw.integers(1, 4)):
+            at = int(draw.integers(len(data)))
+            data[at : at + int(draw.integers(0, 3))] = draw.bytes(int(draw.integers(0, 3)))
+        path.write_bytes(data)
+        try:
+            assert read_pickle(path).dtype.kind == "f"
+        except ValueError:
+            refused += 1
+    assert refused > 30
+
+
 def test_npy_files_that_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)

@@ -4,8 +4,10 @@ A pickle is a program. Here it gets only the instructions that an array is writt
 it asks for by name it is handed words that do nothing; the array is put together by us from its bytes.
 """
 
+import io
 import math
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ INSTRUCTIONS = b"".join(
 )  # fmt: skip
 BROKEN = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError,
-    MemoryError,
+    MemoryError, RecursionError, struct.error,
 )  # fmt: skip
 
 
@@ -73,20 +75,19 @@ def read_pickle(path: str | Path) -> np.ndarray:
             run.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        try:
-            found = _Reader(file).load()
-        except _Asked as error:
-            raise ValueError(
-                f"{path} must hold a numpy array only, but its pickle asks for {error}; nothing of it was run"
-            ) from error
-        except BROKEN as error:
-            raise ValueError(f"{path} is cut off, or no pickle of a numpy array: {error!r}") from error
+    try:
+        found = _Reader(io.BytesIO(path.read_bytes())).load()
+    except _Asked as error:
+        raise ValueError(
+            f"{path} must hold a numpy array only, but its pickle asks for {error}; nothing of it was run"
+        ) from error
+    except BROKEN as error:
+        raise ValueError(f"{path} is cut off, or no pickle of a numpy array: {error!r}") from error
     if not isinstance(found, _Array):
         raise ValueError(f"{path} must hold a numpy array, got {type(found).__name__}")
     try:
         return found.made()
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -115,7 +115,8 @@ def sample_of(
             "length for all such ones (unknown_s)"
         )
     if set(folders) == set(LONGVLM):
-        hold = longvlm_hold(*(_read(record, folders[name], name) for name in LONGVLM), model, duration_s)
+        local, memory = (_read(record, folders[name], name) for name in LONGVLM)
+        hold = longvlm_hold(local, memory, model, duration_s)
     else:
         hold = streams_hold(record, model, folders, duration_s)
     num = overlapping(record.events)
