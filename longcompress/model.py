@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from .budget import Estimate, Flow, Shape, check_duration, estimate
 from .compress import Compressor, GlobalMemory
@@ -31,6 +31,7 @@ from .files import replacing
 from .hosts import CausalHost
 from .hosts.fresh import begin
 from .hosts.prompt import encode, mark_text
+from .hosts.tokenizer import load_tokenizer
 from .types import Frames
 
 CHANGEABLE = {
@@ -187,12 +188,13 @@ class LongCompress(nn.Module):
         placed = (
             {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
         )
+        tokenizer = load_tokenizer(host_base)
         lm = AutoModelForCausalLM.from_pretrained(
             host_base, attn_implementation=config.host.attention, **kwargs, **placed
         )
         towers = {"picture": vision, "sound": sound, "speech": speech}
         widths = {stream: tower.width for stream, tower in towers.items() if tower is not None}
-        reader = CausalHost(lm, AutoTokenizer.from_pretrained(host_base), config.host, widths)
+        reader = CausalHost(lm, tokenizer, config.host, widths)
         model = cls(config, vision, sound, reader, folder=folder, speech=speech)
         for part in (*model.towers.values(), model.compressor, model.host.project, model.host.time):
             if part is not None:
