@@ -209,7 +209,7 @@ def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
     words = [Path(__file__).parent, *gold(here, "lvbench"), here / "videos", again]
     child = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, words)], env=os.environ)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until and (not again.is_file() or again.read_bytes().count(b"\n") < 4):
             assert child.poll() is None
             time.sleep(0.1)
