@@ -55,7 +55,7 @@ def measure(
         size: of the towers, whose weights are random: small, middle, or the papers'.
         film: a film; none: one is made by the ffmpeg command, 640 x 360 with sound.
         minutes: its length then.
-        repeat: runs of each after one to warm up; medians count.
+        repeat: runs of each after the one that is compared; medians count.
         threads: of torch.
         device: cpu or cuda.
         dtype: of the towers.
@@ -72,12 +72,13 @@ def measure(
             note(f"making a film of {minutes:g} min")
             make_film(Path(film), minutes)
         model = random_model(preset, size).to(device, kind_of(dtype))
-        check(ours(model, film), plain(model, film)[0], kind_of(dtype))
-        took = timed({"ours": lambda: ours(model, film), "plain": lambda: plain(model, film)}, repeat)
-        parts = [plain(model, film)[1] for _ in range(min(3, repeat))]
-        seconds = watched(model, film, ENDLESS, progress=False)[0].stats()["seen_s"]
-    each = {name: median(part[name] for part in parts) for name in parts[0]}
-    row = {
+        got, seconds = ours(model, film)
+        check(got, plain(model, film)[0], kind_of(dtype))
+        steps: list[dict[str, float]] = []
+        work = {"ours": lambda: ours(model, film), "plain": lambda: steps.append(plain(model, film)[1])}
+        took = timed(work, repeat)
+    each = {name: median(step[name] for step in steps) for name in steps[0]}
+    row: dict[str, Any] = {
         "preset": preset, "size": size, "film_s": seconds, "repeat": repeat, "threads": threads,
         "device": device, "dtype": dtype, "torch": torch.__version__,
         "plain_parts_s": each,
@@ -110,14 +111,15 @@ def random_model(preset: str, size: Size) -> LongCompress:
     return LongCompress(config, vision, sound, None, speech=speech).eval()
 
 
-def ours(model: LongCompress, film: str) -> dict[str, Tensor]:
-    """stream -> (tokens, C) as `shards make` has them."""
+def ours(model: LongCompress, film: str) -> tuple[dict[str, Tensor], float]:
+    """(stream -> (tokens, C) as `shards make` has them, seconds of film)."""
     session, _ = watched(model, film, ENDLESS, progress=False)
     pieces = session.held().pieces
-    return {
+    found = {
         name: torch.cat([p.groups[name].tokens.x for p in pieces if name in p.groups]).cpu()
         for name in model.streams
     }
+    return found, session.stats()["seen_s"]
 
 
 @torch.no_grad()
@@ -209,13 +211,13 @@ def check(got: Mapping[str, Tensor], want: Mapping[str, Tensor], dtype: torch.dt
 def timed(work: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, list[dict[str, float]]]:
     """Seconds of each run on the wall and of all cores; the ways take turns, and turns in beginning."""
     took: dict[str, list[dict[str, float]]] = {name: [] for name in work}
-    for number in range(repeat + 1):
+    for number in range(1, repeat + 1):  # both ran once already, to be compared
         for name in list(work) if number % 2 else list(work)[::-1]:
             begin, cores = time.perf_counter(), time.process_time()
             work[name]()
             took[name].append({"wall": time.perf_counter() - begin, "cpu": time.process_time() - cores})
-        note(f"round {number} of {repeat}{'' if number else ' (to warm up)'}")
-    return {name: times[1:] for name, times in took.items()}
+        note(f"round {number} of {repeat}")
+    return took
 
 
 def _peak_of(preset: str, minutes: float, folder: Path, threads: int) -> dict[str, Any]:
@@ -239,7 +241,7 @@ def peak(preset: str, film: str, threads: int) -> None:
     model = random_model(preset, "small")
     loaded_mb = peak_mb()
     begin = time.perf_counter()
-    tokens = {name: len(x) for name, x in ours(model, film).items()}
+    tokens = {name: len(x) for name, x in ours(model, film)[0].items()}
     wall_s = time.perf_counter() - begin
     told = {"loaded_mb": loaded_mb, "peak_mb": peak_mb(), "wall_s": wall_s, "tokens": tokens}
     print(json.dumps(told))

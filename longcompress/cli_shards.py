@@ -125,6 +125,7 @@ def npy(
     with reading():
         records = read_records(source)
     folder = folder_of(out)
+    assert towers is not None
     model = _loaded(towers, device, None)
     done = make_arrays(records, folder, model, share=share, on_error=on_error, progress=bars())
     return _told(done, folder)
