@@ -29,6 +29,7 @@ ABOUT = {
     "no-memory": "ours, even, no global tokens",
     "no-sound": "ours, even, no sound",
 }
+OUR_COLOURS = ("#000000", "#a6611a", "#777777", "#bbbbbb")  # of OURS
 BASE = "even"  # what others are held against
 
 
@@ -200,7 +201,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
         mine = [row for row in rows if row["group"] == group and row["mean"] is not None]
         for i, way in enumerate(ways):
             some = sorted((r for r in mine if r["way"] == way), key=lambda r: float(r["num_tokens"]))
-            style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
+            colour = OUR_COLOURS[OURS.index(way)] if way in OURS else COLOURS[i % len(COLOURS)]
+            style: dict[str, Any] = {"color": colour, "marker": MARKS[i % len(MARKS)], "markersize": 5}
             style |= {"linewidth": 2.4 if way == BASE else 1.2, "linestyle": "-" if way in OURS else "--"}
             axes.plot([r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[way], **style)
         for whole in (r for r in mine if r["way"] == "full"):
@@ -210,6 +212,10 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
             left = (0.02, whole["mean"])
             axes.annotate(text, left, xycoords=place, va="bottom", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="tokens of a film", title=group or "all questions", ylim=(0, 1.02))
+        most = {r["tokens"]: max(q["num_tokens"] for q in mine if q["tokens"] == r["tokens"]) for r in mine}
+        ticks = sorted({n for tokens, n in most.items() if tokens != ALL})
+        axes.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
+        axes.minorticks_off()
         axes.grid(color="#dddddd", linewidth=0.6)
     panels[0].set_ylabel("score")
     figure.suptitle(title, fontsize=11)
