@@ -8,9 +8,9 @@ killed goes on.
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +26,13 @@ from longcompress.session import KINDS_OF_MEDIA, media_of
 from longcompress.types import Segment
 from longcompress.ways import WAYS, segments_of, spend
 
+from .asking import Asking, answered, unread, worth
 from .films import Source
 from .locks import alone
-from .run import JUDGED, QUESTIONS_AT_ONCE, header_of, summarise
+from .run import JUDGED, header_of, summarise
 from .run_file import RunConfig, begin, line_of
 from .score import task_of
-from .tasks.task import Example, How, Said, Task
+from .tasks.task import Example, How, Said
 
 OURS = ("even", "novelty", "no-memory", "no-sound")
 ALL = "all"  # tokens of what isn't compressed
@@ -123,7 +124,8 @@ def compare(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     examples = kept(source.examples, config)
-    _check(source.task, examples, config, how)
+    asking = Asking(task_of(source.task), config.prompt, config.max_new_tokens, how, source.task in JUDGED)
+    _check(source.task, asking, examples)
     by_film: dict[str, list[Example[Any]]] = {}
     for one in examples:
         by_film.setdefault(one.video, []).append(one)
@@ -144,21 +146,20 @@ def compare(
                 continue
             with ExitStack() as stack:
                 files = {arm: stack.enter_context((folder / arm.file).open("ab")) for arm in todo}
-                for arm, line in _ask_film(source, model, config, how, film, asked, todo):
-                    if line["id"] not in done[arm]:
-                        files[arm].write(line_of(line))
-                        files[arm].flush()
+                for arm, line in _ask_film(source, model, asking, config.seed, film, asked, todo, done):
+                    files[arm].write(line_of(line))
+                    files[arm].flush()
         for arm in config.arms:  # what `eval pairs` compares
             summarise(source.task, examples, folder / arm.file, how)
     return config.arms
 
 
-def _check(name: str, examples: Sequence[Example[Any]], config: CompareConfig, how: How) -> None:
+def _check(name: str, asking: Asking, examples: Sequence[Example[Any]]) -> None:
     """ValueError, before hours of work, for what can't be asked or told."""
-    task = task_of(name)
-    if config.prompt not in task.prompts:
-        raise ValueError(f"prompt must be one of {', '.join(task.prompts)} of {name}, got {config.prompt!r}")
-    if examples and (name in JUDGED or _worth(task, examples[0], Said("", None), how) is None):
+    known = asking.task.prompts
+    if asking.prompt not in known:
+        raise ValueError(f"prompt must be one of {', '.join(known)} of {name}, got {asking.prompt!r}")
+    if examples and worth(asking, examples[0], Said("", None)) is None:
         raise ValueError(
             f"task must be one that scores each example, {name} doesn't without a judge or a corpus; use "
             "`longcompress eval run` and `eval score`"
@@ -180,8 +181,8 @@ def kept(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Exampl
 
 
 def _ask_film(
-    source: Source, model: LongCompress, config: CompareConfig, how: How, film: str,
-    asked: Sequence[Example[Any]], todo: Sequence[Arm],
+    source: Source, model: LongCompress, asking: Asking, seed: int, film: str, asked: Sequence[Example[Any]],
+    todo: Sequence[Arm], done: Mapping[Arm, Container[str]],
 ) -> Iterator[tuple[Arm, dict[str, Any]]]:  # fmt: skip
     """Lines of one film, arm by arm."""
     warned: list[str] = []
@@ -194,40 +195,18 @@ def _ask_film(
             raise ValueError(f"{film} gave neither a picture nor a sample that could be read")
     except (OSError, ValueError) as error:
         for arm in todo:
-            yield from ((arm, {"id": one.id, "video": film, "lost": str(error)}) for one in asked)
+            yield from ((arm, line) for line in unread(asked, done[arm], str(error)))
         return
     watch_s = time.perf_counter() - begun
-    spending = Spending(model, segments, duration_s, config.seed + zlib.crc32(film.encode()))
-    task = task_of(source.task)
-    ask = task.prompts[config.prompt]
+    spending = Spending(model, segments, duration_s, seed + zlib.crc32(film.encode()))
     for arm in todo:
         try:
             memory = spending.memory(arm)
             _fits(model, memory)
         except ValueError as error:
-            yield from ((arm, {"id": one.id, "video": film, "lost": str(error)}) for one in asked)
+            yield from ((arm, line) for line in unread(asked, done[arm], str(error)))
             continue
-        for at in range(0, len(asked), QUESTIONS_AT_ONCE):
-            some = asked[at : at + QUESTIONS_AT_ONCE]
-            begun = time.perf_counter()
-            prompts = [ask(one) for one in some]
-            answers = memory.ask_all(prompts, max_new_tokens=config.max_new_tokens)
-            answer_s = (time.perf_counter() - begun) / len(some)
-            for one, prompt, answer in zip(some, prompts, answers, strict=True):
-                value = task.parse(answer.text, one, how)
-                yield arm, {
-                    "id": one.id, "video": film, "prompt": prompt, "answer": answer.text,
-                    "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
-                    "parsed": value is not None, "score": _worth(task, one, Said(answer.text, value), how),
-                    "tokens": memory.num_tokens,
-                    "seconds": {"watch": round(watch_s, 3), "answer": round(answer_s, 3)},
-                }  # fmt: skip
-
-
-def _worth(task: Task[Any, Any], example: Example[Any], said: Said[Any], how: How) -> dict[str, float] | None:
-    """The main numbers of one example, None where only a corpus has a score."""
-    each = task.score([example], {example.id: said}, how).each
-    return {name: values[example.id] for name, values in each.items() if example.id in values} or None
+        yield from ((arm, line) for line in answered(asking, memory, asked, done[arm], watch_s, warned))
 
 
 class Spending:

@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from longcompress.memory import VideoMemory
 from longcompress.model import LongCompress
 from longcompress.session import KINDS_OF_MEDIA, Session, media_of
 
+from .asking import QUESTIONS_AT_ONCE, Asking, answered, unread
 from .films import Source, from_files, from_scenes
 from .locks import alone
 from .metrics.captions import WhichMeteor
@@ -27,25 +28,12 @@ from .score import NUM_DRAWS, lost, task_of, told
 from .tasks.drawn import Drawn
 from .tasks.files import write_json, write_lines
 from .tasks.spoken import write_spoken
-from .tasks.task import Example, How, Predictions, Said, Task
+from .tasks.task import Example, How, Predictions, Said
 from .tasks.video_chatgpt import KINDS
 
-QUESTIONS_AT_ONCE = 8  # always the same ones together: an answer must not depend on where a run was killed
 JUDGED = ("magqa", "video-chatgpt")  # without a judge they have no score
 CAPTIONED = ("activitynet-dense", "youcook2", "longvale-dvc", "longvale-sc", "avsd")  # scored with METEOR
 PACKAGES = ("longcompress", "torch", "transformers", "av")
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """What stays the same from film to film."""
-
-    source: Source
-    task: Task[Any, Any]
-    model: LongCompress
-    header: Mapping[str, Any]
-    streams: tuple[str, ...]
-    how: How
 
 
 def run(
@@ -139,7 +127,8 @@ def run_on(
     names = [name for name, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] in streams]
     model.compressor.check(header["budget"], names)
     examples = source.examples[: config.limit]
-    asking = _Asking(source, task_of(source.task), model, header, streams, how)
+    task = task_of(source.task)
+    asking = Asking(task, config.prompt, header["max_new_tokens"], how, source.task in JUDGED)
     with alone(out):
         there = begin(out, header).lines
         done = {key: line for key, line in there.items() if not (retry_lost and "lost" in line)}
@@ -151,7 +140,7 @@ def run_on(
                 continue
             again: dict[str, dict[str, Any]] = {}
             with out.open("ab") as file:
-                for line in _ask_film(asking, film, questions, done):
+                for line in _ask_film(source, model, header, streams, asking, film, questions, done):
                     if line["id"] in there:
                         again[line["id"]] = line
                         continue
@@ -265,62 +254,31 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _ask_film(
-    asking: _Asking, film: str, examples: Sequence[Example[Any]], done: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+    source: Source, model: LongCompress, header: Mapping[str, Any], streams: tuple[str, ...], asking: Asking,
+    film: str, examples: Sequence[Example[Any]], done: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Lines of the examples of one film that aren't done."""
     begun = time.perf_counter()
     warned: list[str] = []
-    memory = _watch(asking, film, warned)
+    memory = _watch(source, model, header["budget"], streams, film, warned)
     watch_s = time.perf_counter() - begun
     if isinstance(memory, str):
-        yield from ({"id": e.id, "video": e.video, "lost": memory} for e in examples if e.id not in done)
-        return
-    task, header = asking.task, asking.header
-    ask = task.prompts[header["prompt"]]
-    for at in range(0, len(examples), QUESTIONS_AT_ONCE):
-        some = examples[at : at + QUESTIONS_AT_ONCE]
-        if all(one.id in done for one in some):
-            continue
-        begun = time.perf_counter()
-        prompts = [ask(one) for one in some]
-        answers = memory.ask_all(prompts, max_new_tokens=header["max_new_tokens"])
-        answer_s = (time.perf_counter() - begun) / len(some)
-        for one, prompt, answer in zip(some, prompts, answers, strict=True):
-            if one.id in done:
-                continue
-            value = task.parse(answer.text, one, asking.how)
-            line = {
-                "id": one.id,
-                "video": one.video,
-                "prompt": prompt,
-                "answer": answer.text,
-                "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
-                "parsed": value is not None,
-                "score": _worth(asking, one, Said(answer.text, value)),
-                "tokens": memory.num_tokens,
-                "seconds": {"watch": round(watch_s, 3), "answer": round(answer_s, 3)},
-            }
-            yield line | ({"warnings": warned} if warned else {})
+        yield from unread(examples, done, memory)
+    else:
+        yield from answered(asking, memory, examples, done, watch_s, warned)
 
 
-def _worth(asking: _Asking, example: Example[Any], said: Said[Any]) -> dict[str, float] | None:
-    """The main numbers of one example; None where only a corpus, or a judge, has a score."""
-    if asking.source.task in JUDGED:
-        return None
-    each = asking.task.score([example], {example.id: said}, asking.how).each
-    return {name: values[example.id] for name, values in each.items() if example.id in values} or None
-
-
-def _watch(asking: _Asking, film: str, warned: list[str]) -> VideoMemory | str:
+def _watch(
+    source: Source, model: LongCompress, budget: int, streams: tuple[str, ...], film: str, warned: list[str]
+) -> VideoMemory | str:
     """The memory of a film, or why it can't be read; `warned` takes what reading complains of."""
-    model, streams = asking.model, asking.streams
     config = replace(model.config.media, pictures="picture" in streams, sound="sound" in streams)
     try:
-        with asking.source.open(film, config, warned.append) as parts:
+        with source.open(film, config, warned.append) as parts:
             come = [kind for kind in streams if parts.streams is None or kind in parts.streams]
             if not come:
                 return f"{parts.name} has no {' and no '.join(streams)} that could be read"
-            session = Session(model, asking.header["budget"], streams=come)
+            session = Session(model, budget, streams=come)
             for part in parts:
                 session.push(part)
             name = parts.name
