@@ -14,6 +14,7 @@ bench = ["webdataset>=1.0"]
 dev = [
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
+    "scikit-learn>=1.4",  # its average precision is what ours is held against
     "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
 ]  # fmt: skip
 
