@@ -89,7 +89,7 @@ def small(name, folder):
         least=4,
         most=4,
         engine=engine,
-        lr=0.02,
+        lr=0.001,
         epochs=24,
         log_every=1,
     )
