@@ -1,12 +1,14 @@
 """Cuts what arrives into the fixed blocks that towers run on, aligned to the stream's start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ..types import Encoded, Frames, Sound
+
+SAME_S = 1e-6  # seconds; nearer times are one
 
 
 @dataclass
@@ -14,7 +16,8 @@ class Blocks:
     """Gathers pictures or sound until a block is full, then encodes it; features don't depend on how input
     came.
 
-    A gap in the sound, or another picture step, ends the block before it.
+    A gap in the sound ends the block before it; so does another picture step, unless the picture comes just
+    when the one before ends (a film's last picture lasts as long as there is film).
 
     Args:
         encode: a block of at most `size` + `look` pictures or samples -> Encoded.
@@ -83,21 +86,34 @@ class Blocks:
         if isinstance(block, Sound):
             block = Sound(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
             self._run += min(self.size, len(block))
-        return self.encode(block)  # type: ignore[arg-type]
+        encoded = self.encode(block)  # type: ignore[arg-type]
+        seen = [part for part in parts if isinstance(part, Frames)]
+        return lasting(encoded, seen) if len({part.step_s for part in seen}) > 1 else encoded
 
     def _goes_on(self, part: Sound) -> bool:
         return abs(part.start_s - self._run_s - self._run / part.rate_hz) < 0.5 / part.rate_hz
 
 
 def follows(before: Frames | Sound, part: Frames | Sound) -> bool:
-    """Whether `part` goes on where `before` ends (sound: to half a sample), in the same step or rate."""
+    """Whether `part` goes on where `before` ends (sound: to half a sample), or in the same step."""
     if isinstance(before, Sound) and isinstance(part, Sound):
         return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
     if isinstance(before, Frames) and isinstance(part, Frames):
-        return before.step_s == part.step_s and before.pixels.shape[1:] == part.pixels.shape[1:]
+        alike = before.pixels.shape[1:] == part.pixels.shape[1:]
+        on_s = float(part.time_s[0]) - float(before.time_s[-1]) - before.step_s
+        return alike and (before.step_s == part.step_s or abs(on_s) < SAME_S)
     raise TypeError(
         f"one stream holds pictures or sound, not both: {type(before).__name__}, {type(part).__name__}"
     )
+
+
+def lasting(encoded: Encoded, parts: list[Frames]) -> Encoded:
+    """The same, each picture of `parts` lasting its own time."""
+    steps = torch.cat([torch.full((len(part),), part.step_s, dtype=torch.float64) for part in parts])
+    step_s = steps[: len(encoded) // encoded.cells].repeat_interleave(encoded.cells)
+    tokens, step_s = encoded.tokens, step_s.to(encoded.tokens.start_s.device)
+    tokens = replace(tokens, time_s=tokens.start_s + step_s / 2, end_s=tokens.start_s + step_s)
+    return replace(encoded, tokens=tokens)
 
 
 def cut(part: Frames | Sound, start: int, stop: int) -> Frames | Sound:
