@@ -31,6 +31,14 @@ class Asking:
     judged: bool = False
 
 
+def by_film(examples: Sequence[Example[Any]]) -> dict[str, list[Example[Any]]]:
+    """Film -> its examples, both in the order they come in."""
+    out: dict[str, list[Example[Any]]] = {}
+    for one in examples:
+        out.setdefault(one.video, []).append(one)
+    return out
+
+
 def answered(
     asking: Asking, memory: VideoMemory, examples: Sequence[Example[Any]], done: Container[str],
     watch_s: float, warned: Sequence[str] = (),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
 from tqdm import tqdm
 
 from longcompress.compress import Compressor, GlobalMemory
@@ -24,13 +23,13 @@ from longcompress.memory import VideoMemory
 from longcompress.model import LongCompress
 from longcompress.session import KINDS_OF_MEDIA, media_of
 from longcompress.types import Segment
-from longcompress.ways import WAYS, segments_of, spend
+from longcompress.ways import WAYS, only, segments_of, spend
 
-from .asking import Asking, answered, unread, worth
+from .asking import Asking, answered, by_film, unread, worth
 from .films import Source
 from .locks import alone
 from .run import JUDGED, header_of, summarise
-from .run_file import RunConfig, begin, line_of
+from .run_file import RunConfig, begin, line_of, summary_of
 from .score import task_of
 from .tasks.task import Example, How, Said
 
@@ -126,9 +125,6 @@ def compare(
     examples = kept(source.examples, config)
     asking = Asking(task_of(source.task), config.prompt, config.max_new_tokens, how, source.task in JUDGED)
     _check(source.task, asking, examples)
-    by_film: dict[str, list[Example[Any]]] = {}
-    for one in examples:
-        by_film.setdefault(one.video, []).append(one)
     if "no-sound" in config.ways and media_of(model) != ("picture", "sound"):
         raise ValueError(f"way no-sound needs a model that sees and hears, this one takes {media_of(model)}")
     pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
@@ -140,7 +136,7 @@ def compare(
             arm: begin(folder / arm.file, {**pins, "way": arm.way, "budget": arm.tokens}).lines
             for arm in config.arms
         }
-        for film, asked in tqdm(by_film.items(), desc=source.task, unit="film", disable=None):
+        for film, asked in tqdm(by_film(examples).items(), desc=source.task, unit="film", disable=None):
             todo = [arm for arm in config.arms if any(one.id not in done[arm] for one in asked)]
             if not todo:
                 continue
@@ -150,7 +146,8 @@ def compare(
                     files[arm].write(line_of(line))
                     files[arm].flush()
         for arm in config.arms:  # what `eval pairs` compares
-            summarise(source.task, examples, folder / arm.file, how)
+            if summary_of(folder / arm.file) is None:
+                summarise(source.task, examples, folder / arm.file, how)
     return config.arms
 
 
@@ -242,10 +239,9 @@ class Spending:
         hold = self._hold(budget, deaf=arm.way == "no-sound")
         if arm.way in OURS:
             share: Literal["even", "novelty"] = "novelty" if arm.way == "novelty" else "even"
-            memory: nn.Module = ours.memory
+            memory = ours.memory
             if arm.way == "no-memory":
                 hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
-            assert isinstance(memory, GlobalMemory)
             spent = Compressor(ours.local.config, replace(ours.shares, share=share), memory)
             streams, globals_, _ = spent.settle(hold, budget)
         else:
@@ -263,22 +259,18 @@ class Spending:
     def _hold(self, budget: int, *, deaf: bool) -> Hold:
         if (budget, deaf) not in self._held:
             hold = Hold()
-            for segment in _deaf(self.model, self.segments) if deaf else self.segments:
+            for segment in self._seen() if deaf else self.segments:
                 self.model.compressor.close(hold, segment, budget)
             self._held[budget, deaf] = hold
         return self._held[budget, deaf]
 
-
-def _deaf(model: LongCompress, segments: Sequence[Segment]) -> list[Segment]:
-    """Segments less all that is heard."""
-    seen = {name for name, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] == "picture"}
-    out = []
-    for one in segments:
-        if streams := {name: part for name, part in one.streams.items() if name in seen}:
-            out.append(replace(one, streams=streams))
-    if not out:
-        raise ValueError("way no-sound: the film has no picture that could be read")
-    return out
+    def _seen(self) -> list[Segment]:
+        """The segments less all that is heard."""
+        towers = self.model.towers.items()
+        seen = [name for name, tower in towers if KINDS_OF_MEDIA[tower.takes] == "picture"]
+        if not (out := only(self.segments, seen)):
+            raise ValueError("way no-sound: the film has no picture that could be read")
+        return out
 
 
 def _fits(model: LongCompress, memory: VideoMemory) -> None:

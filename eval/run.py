@@ -18,7 +18,7 @@ from longcompress.memory import VideoMemory
 from longcompress.model import LongCompress
 from longcompress.session import KINDS_OF_MEDIA, Session, media_of
 
-from .asking import QUESTIONS_AT_ONCE, Asking, answered, unread
+from .asking import QUESTIONS_AT_ONCE, Asking, answered, by_film, unread
 from .films import Source, from_files, from_scenes
 from .locks import alone
 from .metrics.captions import WhichMeteor
@@ -132,10 +132,7 @@ def run_on(
     with alone(out):
         there = begin(out, header).lines
         done = {key: line for key, line in there.items() if not (retry_lost and "lost" in line)}
-        by_film: dict[str, list[Example[Any]]] = {}
-        for one in examples:
-            by_film.setdefault(one.video, []).append(one)
-        for film, questions in tqdm(by_film.items(), desc=source.task, unit="film", disable=None):
+        for film, questions in tqdm(by_film(examples).items(), desc=source.task, unit="film", disable=None):
             if all(one.id in done for one in questions):
                 continue
             again: dict[str, dict[str, Any]] = {}

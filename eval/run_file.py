@@ -206,13 +206,20 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     }
 
 
+def summary_of(path: Path) -> dict[str, Any] | None:
+    """The summary beside a run; None if there is none of its present lines."""
+    beside = summary_path(path)
+    summary: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return summary if summary.get("run_sha256") == file_hash(path) else None
+
+
 def _whole(path: Path) -> tuple[RunFile, dict[str, Any]]:
     """A run and its summary."""
-    found = read_run(path)
-    beside = summary_path(path)
-    summary = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    if found is None or summary.get("run_sha256") != file_hash(path):
-        raise ValueError(f"{path} has no summary of its present lines in {beside}; run it to its end first")
+    found, summary = read_run(path), summary_of(path)
+    if found is None or summary is None:
+        raise ValueError(
+            f"{path} has no summary of its present lines in {summary_path(path)}; run it to its end first"
+        )
     return found, summary
 
 

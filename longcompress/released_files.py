@@ -149,7 +149,8 @@ def _torch_values(path: Path) -> dict[str, Tensor]:
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
         wrong = type(given).__name__
         if isinstance(given, dict):
-            wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in given.items() if not _is(v)))
+            others = {k: v for k, v in given.items() if not isinstance(v, Tensor)}
+            wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in others.items()))
         raise ValueError(f"{path} must hold named tensors, got {wrong}; it is another kind of checkpoint")
     return {str(name): value for name, value in given.items()}
 
@@ -157,10 +158,6 @@ def _torch_values(path: Path) -> dict[str, Tensor]:
 def numel(shape: Sequence[int]) -> int:
     """Numbers in a tensor."""
     return int(torch.Size(shape).numel())
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _cut(path: Path) -> str:

@@ -6,6 +6,7 @@ of them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
@@ -59,6 +60,12 @@ def segments_of(
         for encoded in stream.flush():
             out += segmenter.push(name, encoded)
     return out + segmenter.flush(), end_s
+
+
+def only(segments: Sequence[Segment], names: Sequence[str]) -> list[Segment]:
+    """The segments with these streams alone; one that has none of them is left out."""
+    kept = [(one, {n: part for n, part in one.streams.items() if n in names}) for one in segments]
+    return [replace(one, streams=streams) for one, streams in kept if streams]
 
 
 def spend(

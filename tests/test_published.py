@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from films import Film, write
-from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import longcompress as lc
 from longcompress.config import VisionConfig
@@ -17,7 +17,7 @@ from longcompress.media import read
 from longcompress.published import PUBLISHED, longvale, longvlm, vtimellm
 from longcompress.session import SegmentClosed, Session, watch
 
-from models import hearing, language_model, listening, tokenizer
+from models import published
 
 TABLE = {  # seconds: tokens as released, and with all that is heard
     5.12: (106, 102), 30.0: (111, 112), 60.0: (123, 124), 200.0: (180, 180), 235.0: (192, 192),
@@ -28,18 +28,7 @@ TABLE = {  # seconds: tokens as released, and with all that is heard
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Folders of towers and a language model."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(3)
-    clip = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=224,
-        patch_size=112, projection_dim=8,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(clip).save_pretrained(folder / "vision")
-    hearing().save_pretrained(folder / "sound")
-    listening().save_pretrained(folder / "speech")
-    language_model().save_pretrained(folder / "host")
-    tokenizer().save_pretrained(folder / "host")
-    return {name: str(folder / name) for name in ("vision", "sound", "speech", "host")}
+    return published(tmp_path_factory.mktemp("base"))
 
 
 def made(name, base, **variant):

@@ -1,6 +1,6 @@
 """Films for training the tiny model: clips drawn and encoded once, spliced into films as they are needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..quiz import ask
 from ..scenes import OBJECTS, SOUNDS, Happening, clip_happenings, frames, make_scene, sound
 from ..segments import Segmenter
 from ..types import Encoded, Frames, Segment, Sound, Tokens
-from ..ways import spend
+from ..ways import only, spend
 from .loaders import stage_at, turn
 from .towers import DRAWN_PX, half
 
@@ -239,7 +239,7 @@ class Films(IterableDataset[list[Example]]):
             globals_ = self.compressor.memory.read(hold.memory)
             segments = raw_segments(clips, float(offset))
             if deaf:
-                segments = [_silent(one) for one in segments if "picture" in one.streams]
+                segments = only(segments, ["picture"])
             taken = sum(map(len, globals_.values()))
             shares, seed = self.compressor.shares, int(random.integers(1 << 31))
             streams = spend(
@@ -280,8 +280,3 @@ def _without(hold: Hold, stream: str) -> Hold:
     pieces = [replace(p, groups={n: g for n, g in p.groups.items() if n != stream}) for p in hold.pieces]
     memory = {n: m for n, m in hold.memory.items() if n != stream}
     return Hold([p for p in pieces if p.groups], memory=memory)
-
-
-def _silent(segment: Segment) -> Segment:
-    streams: Mapping[str, Encoded] = {"picture": segment.streams["picture"]}
-    return replace(segment, streams=streams)

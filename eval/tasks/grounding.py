@@ -1,6 +1,7 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -93,14 +94,9 @@ CHARADES_STA = Task(
     score=score_spans,
 )
 
-ACTIVITYNET_GROUNDING = Task(
+ACTIVITYNET_GROUNDING = replace(
+    CHARADES_STA,
     about="when a sentence happens in a film of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
     read=lambda paths: sentences_of(one_file(paths, "gold")),
-    prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
-    times=TIMES | {"vtimellm": "hundredths"},
-    parse=span_of,
-    read_predictions=partial(read_spoken, task="grounding", parse=span_of),
-    write_predictions=partial(write_spoken, task="grounding", say=say_span),
-    score=score_spans,
 )

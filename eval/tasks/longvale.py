@@ -1,6 +1,7 @@
 """LongVALE: events seen, heard and spoken; found (TVG), told with times (DVC), told of a span (SC)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from longcompress.types import Event
 from ..metrics.captions import caption_scores
 from ..metrics.intervals import Interval
 from ..metrics.resample import caption_corpus
-from .answers import events_of, span_of, without_thoughts
+from .answers import events_of, without_thoughts
 from .dense import DEFAULT_PROMPT, read_told, score_events
 from .events_gold import asked_sentence, films_of, sentences_of, whole_films
 from .files import one_file
-from .grounding import PROMPTS, TIMES, score_spans
-from .spoken import read_spoken, say_events, say_span, sentence_id, write_spoken
+from .grounding import CHARADES_STA, PROMPTS, TIMES
+from .spoken import read_spoken, say_events, sentence_id, write_spoken
 from .task import DEFAULT, Example, How, Said, Scored, Task, asked, values
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
@@ -82,16 +83,13 @@ def score_captions(examples: Sequence[Example[str]], said: Mapping[str, Said[str
     )
 
 
-LONGVALE_TVG = Task(
+LONGVALE_TVG = replace(
+    CHARADES_STA,
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
     read=lambda paths: sentences_of(one_file(paths, "gold")),
     prompts=PROMPTS | {"longvale": ask_as_longvale},
     times=TIMES | {"longvale": "hundredths"},
-    parse=span_of,
-    read_predictions=partial(read_spoken, task="grounding", parse=span_of),
-    write_predictions=partial(write_spoken, task="grounding", say=say_span),
-    score=score_spans,
 )
 
 LONGVALE_DVC = Task(
