@@ -21,7 +21,7 @@ dev = [
 setup(
     name="longcompress",
     version="0.1.0",
-    description="Hours of video with sound as a fixed, declared number of tokens that a language model reads",
+    description="Hours of video with audio as a fixed, declared number of tokens that a language model reads",
     long_description=Path("README.md").read_text(encoding="utf8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -59,7 +59,7 @@ setup(
         "dev": [*dev, *plot, *web, *train, *ray, *bench, *triton, *xformers],
     },
     entry_points={
-        "console_scripts": ["longcompress = longcompress.cli:main"],
-        "lmms_eval.models": ["longcompress = longcompress.eval.lmms_plugin:manifest"],  # read by lmms-eval
+        "console_scripts": ["longcompress = longcompress.cli.main:main"],
+        "lmms_eval.models": ["longcompress = longcompress.eval.lmms.plugin:manifest"],  # read by lmms-eval
     },
 )

@@ -45,7 +45,7 @@ class Variant(NamedTuple):
 
 
 def variants() -> Iterator[Variant]:
-    """All kernels in the forms that are launched, at the widths of the towers in use."""
+    """All kernels in the forms that are launched, at the widths of the encoders in use."""
     from ..kernels import attend_triton, metric_triton, novelty_triton, pool_triton
 
     attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {

@@ -2,13 +2,13 @@
 
     longcompress bench concurrency --clips 1 2 4 8 16 32 --out eval/results/concurrency.csv
 
-A request is a drawn film nobody has seen and a question about it; all requests are there at the start. Three
-ways: "one by one" watches and asks a film, then the next; "batched" watches the list, then asks all in one
-batch of unequal rows (`ask_each`); "threads" watches in as many threads as there are cores and asks the same
-batch. The list form of `watch` decodes and encodes one film after another today, so "batched" batches the
+A request is a drawn video nobody has seen and a question about it; all requests are there at the start. Three
+ways: "one by one" compresses and asks a video, then the next; "batched" compresses the list, then asks all in one
+batch of unequal rows (`ask_each`); "threads" compresses in as many threads as there are cores and asks the same
+batch. The list form of `compress` decodes and encodes one video after another today, so "batched" batches the
 language model alone, and all its answers come at the end. Every number of clips has a process of its own,
 whose peak of memory is read when the batch was answered, before any threads. Nothing is timed unless the
-batch answers what the films answer one at a time; threads are left out where they change an answer or a
+batch answers what the videos answer one at a time; threads are left out where they change an answer or a
 memory.
 """
 
@@ -30,24 +30,24 @@ from torch import Tensor
 from ..memory import VideoMemory, ask_each
 from ..model import LongCompress
 from ..presets import load
-from ..quiz import ask
-from ..scenes import make_scene, read_truth, write_film
-from ..session import watch
+from ..session import compress
+from ..synthetic.questions import ask
+from ..synthetic.scenes import make_scene, read_truth, write_video
 from .bench_pipeline import in_own_process, peaks_gb
 from .bench_quiz import FIRST_SEED
 from .bench_rows import Row, line, median, save
 from .stages import synchronize, tensors_of
 
 MODULE = "longcompress.eval.bench_concurrency"
-KINDS = ("when_picture", "when_sound", "first_after", "count", "while")  # of questions, in turn
+KINDS = ("when_seen", "when_heard", "first_after", "count", "while")  # of questions, in turn
 ALONE, BATCHED, THREADS = "one by one", "batched", "threads"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A film and what is asked about it."""
+    """A video and what is asked about it."""
 
-    film: str
+    video: str
     question: str
 
 
@@ -59,58 +59,60 @@ class Served:
         answers: to each.
         held: what each memory holds.
         done_s: seconds from the start to each answer.
-        watch_s: seconds of watching all.
+        compress_s: seconds of compressing all.
     """
 
     answers: list[str]
     held: list[dict[str, Tensor]]
     done_s: list[float]
-    watch_s: float
+    compress_s: float
 
 
 def one_by_one(model: LongCompress, requests: Sequence[Request], budget: int) -> Served:
-    """Each film watched and asked before the next."""
+    """Each video compressed and asked before the next."""
     answers, held, done_s = [], [], []
-    begin, watch_s = time.perf_counter(), 0.0
+    begin, compress_s = time.perf_counter(), 0.0
     for request in requests:
         start = time.perf_counter()
-        memory = watch(model, request.film, budget, progress=False)
+        memory = compress(model, request.video, budget, progress=False)
         synchronize(model.device)
-        watch_s += time.perf_counter() - start
+        compress_s += time.perf_counter() - start
         answers.append(memory.ask(request.question).text)
         done_s.append(time.perf_counter() - begin)
         held.append(tensors_of(memory))
-    return Served(answers, held, done_s, watch_s)
+    return Served(answers, held, done_s, compress_s)
 
 
 def batched(model: LongCompress, requests: Sequence[Request], budget: int) -> Served:
-    """The list form of `watch`, then one batch of questions."""
-    return _watched_then_asked(model, requests, lambda films: watch(model, films, budget, progress=False))
+    """The list form of `compress`, then one batch of questions."""
+    return _compressed_then_asked(
+        model, requests, lambda videos: compress(model, videos, budget, progress=False)
+    )
 
 
 def threads(model: LongCompress, requests: Sequence[Request], budget: int) -> Served:
-    """As many films watched at once as there are cores, then one batch of questions."""
+    """As many videos compressed at once as there are cores, then one batch of questions."""
 
-    def watch_all(films: list[str]) -> list[VideoMemory]:
-        with ThreadPoolExecutor(min(len(films), os.cpu_count() or 1)) as pool:
-            return list(pool.map(lambda film: watch(model, film, budget, progress=False), films))
+    def compress_all(videos: list[str]) -> list[VideoMemory]:
+        with ThreadPoolExecutor(min(len(videos), os.cpu_count() or 1)) as pool:
+            return list(pool.map(lambda video: compress(model, video, budget, progress=False), videos))
 
-    return _watched_then_asked(model, requests, watch_all)
+    return _compressed_then_asked(model, requests, compress_all)
 
 
-def _watched_then_asked(
-    model: LongCompress, requests: Sequence[Request], watch_all: Callable[[list[str]], list[VideoMemory]]
+def _compressed_then_asked(
+    model: LongCompress, requests: Sequence[Request], compress_all: Callable[[list[str]], list[VideoMemory]]
 ) -> Served:
     begin = time.perf_counter()
-    memories = watch_all([request.film for request in requests])
+    memories = compress_all([request.video for request in requests])
     synchronize(model.device)
-    watch_s = time.perf_counter() - begin
+    compress_s = time.perf_counter() - begin
     answers = [answer.text for answer in ask_each(memories, [request.question for request in requests])]
     done_s = [time.perf_counter() - begin] * len(requests)
-    return Served(answers, [tensors_of(memory) for memory in memories], done_s, watch_s)
+    return Served(answers, [tensors_of(memory) for memory in memories], done_s, compress_s)
 
 
-WAYS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] = {
+METHODS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] = {
     ALONE: one_by_one, BATCHED: batched, THREADS: threads,
 }  # fmt: skip
 
@@ -129,11 +131,11 @@ def measure(
         budget: tokens of each memory.
         repeat: timed runs.
         device: "cpu" or "cuda"; the GPU if there is one.
-        dtype: of towers and language model; float32 on a CPU, bfloat16 on a GPU if not given.
+        dtype: of encoders and language model; float32 on a CPU, bfloat16 on a GPU if not given.
         work: folder where the clips are kept for the next time; none are kept if not given.
 
     Raises:
-        ValueError: where the batch answers something else than the films one at a time.
+        ValueError: where the batch answers something else than the videos one at a time.
     """
     if repeat < 1 or min(clips) < 1:
         raise ValueError(f"repeat and clips must be at least 1, got {repeat} and {min(clips)}")
@@ -161,13 +163,13 @@ def requests_of(work: Path, num: int, seconds: float) -> list[Request]:
     for i in range(num):
         path = work / f"clip_{seconds:g}s_{i:03d}.mp4"
         if not path.is_file():
-            write_film(make_scene(FIRST_SEED + i, seconds), path)
+            write_video(make_scene(FIRST_SEED + i, seconds), path)
         scene = read_truth(path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to
         asked = [
             q for kind in kinds
-            for q in ask(scene.happenings, scene.duration_s, num=1, generator=random, kinds=(kind,))
+            for q in ask(scene.events, scene.duration_s, num=1, generator=random, kinds=(kind,))
         ]  # fmt: skip
         requests.append(Request(str(path), asked[0].text if asked else "What happens first?"))
     return requests
@@ -179,20 +181,20 @@ def serve(
     """(rows of so many requests at once, what is to be said of threads where they are left out).
 
     Raises:
-        ValueError: the batch answers something else than the films one at a time.
+        ValueError: the batch answers something else than the videos one at a time.
     """
     want = one_by_one(model, requests, budget)
     if wrong := differences(requests, batched(model, requests, budget), want):
         raise ValueError(
             f"{len(wrong)} of {len(requests)} clips differ in a batch: {'; '.join(wrong)}; nothing is timed"
         )
-    ways, left_out, peaks = [ALONE, BATCHED], "", peaks_gb(model.device)
+    methods, left_out, peaks = [ALONE, BATCHED], "", peaks_gb(model.device)
     if wrong := differences(requests, threads(model, requests, budget), want):
         left_out = f"{len(requests)} clips: threads are left out, they differ for {'; '.join(wrong)}"
     else:
-        ways.append(THREADS)
+        methods.append(THREADS)
     rows: list[Row] = []
-    for name, runs in timed(model, requests, budget, ways, repeat).items():
+    for name, runs in timed(model, requests, budget, methods, repeat).items():
         rows += _rows(name, runs, settings | {"budget": budget})
         if name == BATCHED:
             for of, peak in peaks.items():
@@ -205,7 +207,7 @@ def differences(requests: Sequence[Request], got: Served, want: Served) -> list[
     """What is to be said of each clip with another answer or, not to the bit, another memory."""
     wrong = []
     for i, request in enumerate(requests):
-        name, held, alone = Path(request.film).name, got.held[i], want.held[i]
+        name, held, alone = Path(request.video).name, got.held[i], want.held[i]
         if got.answers[i] != want.answers[i]:
             wrong.append(f"{name} ({request.question}) {got.answers[i]!r}, alone {want.answers[i]!r}")
         elif held.keys() != alone.keys() or not all(torch.equal(held[n], alone[n]) for n in held):
@@ -214,23 +216,23 @@ def differences(requests: Sequence[Request], got: Served, want: Served) -> list[
 
 
 def timed(
-    model: LongCompress, requests: Sequence[Request], budget: int, ways: Sequence[str], repeat: int
+    model: LongCompress, requests: Sequence[Request], budget: int, methods: Sequence[str], repeat: int
 ) -> dict[str, list[Served]]:
     """Runs of each way, in turns."""
-    runs: dict[str, list[Served]] = {name: [] for name in ways}
+    runs: dict[str, list[Served]] = {name: [] for name in methods}
     for _ in range(repeat):
-        for name in ways:
-            runs[name].append(WAYS[name](model, requests, budget))
+        for name in methods:
+            runs[name].append(METHODS[name](model, requests, budget))
     return runs
 
 
 def _rows(provider: str, runs: list[Served], settings: dict[str, Any]) -> list[Row]:
     """Rates of the whole and of its two halves, and the time until half and 95 % of the answers are there."""
     clips, whole_s = len(runs[0].answers), [run.done_s[-1] for run in runs]
-    ask_s = [s - run.watch_s for s, run in zip(whole_s, runs, strict=True)]
+    ask_s = [s - run.compress_s for s, run in zip(whole_s, runs, strict=True)]
     figures = {
         ("watch and ask", "all", "rate", "requests/s"): [clips / s for s in whole_s],
-        ("watch", "all", "rate", "clips/s"): [clips / run.watch_s for run in runs],
+        ("compress", "all", "rate", "clips/s"): [clips / run.compress_s for run in runs],
         ("ask", "all", "rate", "requests/s"): [clips / s for s in ask_s],
     }
     for mode, share in (("p50", 0.5), ("p95", 0.95)):
@@ -271,7 +273,7 @@ def main() -> None:
     if given.once:
         model = load(given.model, device=given.device, dtype=given.dtype)
         requests = requests_of(Path(given.work), given.once, given.seconds)
-        dtype = str(next(model.host.lm.parameters()).dtype).removeprefix("torch.")
+        dtype = str(next(model.llm.lm.parameters()).dtype).removeprefix("torch.")
         told = {"model": given.model, "dtype": dtype, "seconds": given.seconds}
         rows, left_out = serve(model, requests, given.budget, given.repeat, told)
         print(json.dumps({"rows": [asdict(row) for row in rows], "left_out": left_out}))

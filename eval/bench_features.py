@@ -1,11 +1,11 @@
-"""Features of the published models from films, against their towers run one after another.
+"""Features of the published models from videos, against their encoders run one after another.
 
-`longcompress bench features` reads a film as `shards make --preset longvale` does: pictures and sound go to
-the towers as they are decoded. Beside it, in the same run, on the same film and taking turns: all of it
+`longcompress bench features` reads a video as `shards make --preset longvale` does: frames and audio go to
+the encoders as they are decoded. Beside it, in the same run, on the same video and taking turns: all of it
 decoded first, by the same reader, then CLIP, BEATs and Whisper one after another, as plain transformers and
 torch run them. Nothing is timed unless both give the same features. Both are told in seconds on the wall and
 of all cores together: where others use the machine, only the latter says what either takes. Also, each in a
-process of its own, the most memory that films of several lengths take, with towers of size "small".
+process of its own, the most memory that videos of several lengths take, with encoders of size "small".
 """
 
 import json
@@ -22,29 +22,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..checkpoints.architectures import config_of
 from ..config import ModelConfig
-from ..encoders import BeatsEncoder, SoundEncoder, VisionEncoder
-from ..encoders.fbank import beats_bank
-from ..encoders.random_towers import SHAPES, Size, random_towers
+from ..encoders import AudioEncoder, BeatsEncoder, VisionEncoder
+from ..encoders.fbank import beats_filters
+from ..encoders.random_encoders import SHAPES, Size, random_encoders
 from ..encoders.vision import CLIP_MEAN, CLIP_STD
-from ..media import read
+from ..media.reader import read
 from ..model import LongCompress
-from ..published import config_of
-from ..session import watched
+from ..session import compressed
 from ..types import Frames
-from .bench_media import make_film
+from .bench_media import make_video
 from .bench_memory import peak_mb
 
-PICTURES, WINDOWS = 25, 8  # a batch of the plain run
+FRAMES, WINDOWS = 25, 8  # a batch of the plain run
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # RMS of the difference, relative
 ENDLESS = 1 << 40
-WINDOW = 512  # frames of BEATs' filter bank
+WINDOW = 512  # frames of BEATs' mel filters
 MEAN = 256  # positions of Whisper
 CHILD = "import json, sys; from longcompress.eval.bench_features import peak; peak(*json.loads(sys.argv[1]))"
 
 
 def measure(
-    preset: Literal["longvale", "vtimellm"] = "longvale", size: Size = "middle", film: str = "",
+    preset: Literal["longvale", "vtimellm"] = "longvale", size: Size = "middle", video: str = "",
     minutes: float = 4.0, repeat: int = 5, threads: int = 2, device: str = "cpu", dtype: str = "float32",
     memory: list[float] | None = None, out: str = "",
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -52,14 +52,14 @@ def measure(
 
     Args:
         preset: whose features.
-        size: of the towers, whose weights are random: small, middle, or the papers'.
-        film: a film; none: one is made by the ffmpeg command, 640 x 360 with sound.
+        size: of the encoders, whose weights are random: small, middle, or the papers'.
+        video: a video; none: one is made by the ffmpeg command, 640 x 360 with audio.
         minutes: its length then.
         repeat: runs of each after the one that is compared; medians count.
         threads: of torch.
         device: cpu or cuda.
-        dtype: of the towers.
-        memory: lengths in minutes of films whose most memory is measured; none: it isn't.
+        dtype: of the encoders.
+        memory: lengths in minutes of videos whose most memory is measured; none: it isn't.
         out: JSON lines file that the figures are added to.
     """
     if repeat < 1:
@@ -67,19 +67,19 @@ def measure(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         rows = [_peak_of(preset, length, Path(folder), threads) for length in memory or []]
-        if not film:
-            film = str(Path(folder) / "film.mp4")
-            note(f"making a film of {minutes:g} min")
-            make_film(Path(film), minutes)
+        if not video:
+            video = str(Path(folder) / "video.mp4")
+            note(f"making a video of {minutes:g} min")
+            make_video(Path(video), minutes)
         model = random_model(preset, size).to(device, kind_of(dtype))
-        got, seconds = ours(model, film)
-        check(got, plain(model, film)[0], kind_of(dtype))
+        got, seconds = ours(model, video)
+        check(got, plain(model, video)[0], kind_of(dtype))
         steps: list[dict[str, float]] = []
-        work = {"ours": lambda: ours(model, film), "plain": lambda: steps.append(plain(model, film)[1])}
+        work = {"ours": lambda: ours(model, video), "plain": lambda: steps.append(plain(model, video)[1])}
         took = timed(work, repeat)
     each = {name: median(step[name] for step in steps) for name in steps[0]}
     row: dict[str, Any] = {
-        "preset": preset, "size": size, "film_s": seconds, "repeat": repeat, "threads": threads,
+        "preset": preset, "size": size, "video_s": seconds, "repeat": repeat, "threads": threads,
         "device": device, "dtype": dtype, "torch": torch.__version__,
         "plain_parts_s": each,
     }  # fmt: skip
@@ -99,21 +99,21 @@ def measure(
 
 
 def random_model(preset: str, size: Size) -> LongCompress:
-    """A published model's towers, random, without a language model."""
-    config, towers = config_of(preset), random_towers(size)
+    """A published model's encoders, random, without a language model."""
+    config, encoders = config_of(preset), random_encoders(size)
     heads = {name: replace(getattr(config, name), width=shape.width) for name, shape in SHAPES[size].items()}
     config = replace(config, **heads)  # the metric, which nothing here asks
-    vision = VisionEncoder(towers.vision, config.vision, config.media.size_px, CLIP_MEAN, CLIP_STD)
-    if not config.sound.base:
-        return LongCompress(config, vision, None, None).eval()
-    sound = BeatsEncoder(towers.sound, config.sound)
-    speech = SoundEncoder(towers.speech, towers.extractor, config.speech)
-    return LongCompress(config, vision, sound, None, speech=speech).eval()
+    video = VisionEncoder(encoders.video, config.video, config.media.size_px, CLIP_MEAN, CLIP_STD)
+    if not config.audio.base:
+        return LongCompress(config, video, None, None).eval()
+    audio = BeatsEncoder(encoders.audio, config.audio)
+    speech = AudioEncoder(encoders.speech, encoders.extractor, config.speech)
+    return LongCompress(config, video, audio, None, speech=speech).eval()
 
 
-def ours(model: LongCompress, film: str) -> tuple[dict[str, Tensor], float]:
-    """(stream -> (tokens, C) as `shards make` has them, seconds of film)."""
-    session, _ = watched(model, film, ENDLESS, progress=False)
+def ours(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
+    """(stream -> (tokens, C) as `shards make` has them, seconds of video)."""
+    session, _ = compressed(model, video, ENDLESS, progress=False)
     pieces = session.held().pieces
     found = {
         name: torch.cat([p.groups[name].tokens.x for p in pieces if name in p.groups]).cpu()
@@ -123,8 +123,8 @@ def ours(model: LongCompress, film: str) -> tuple[dict[str, Tensor], float]:
 
 
 @torch.no_grad()
-def plain(model: LongCompress, film: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """(stream -> (tokens, C), seconds of each step): decoding, then one tower after another."""
+def plain(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
     begin = time.perf_counter()
     took: dict[str, float] = {}
 
@@ -132,23 +132,23 @@ def plain(model: LongCompress, film: str) -> tuple[dict[str, Tensor], dict[str, 
         nonlocal begin
         took[name], begin = time.perf_counter() - begin, time.perf_counter()
 
-    pixels, samples = decoded(film, model.config)
+    pixels, samples = decoded(video, model.config)
     lap("decode")
-    found = {"picture": see(model, pixels)}
-    lap("picture")
-    if model.sound is not None:
-        found["sound"] = hear(model.sound, samples)
-        lap("sound")
+    found = {"video": see(model, pixels)}
+    lap("video")
+    if model.audio is not None:
+        found["audio"] = hear(model.audio, samples)
+        lap("audio")
     if model.speech is not None:
         found["speech"] = listen(model.speech, samples)
         lap("speech")
     return found, took
 
 
-def decoded(film: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """((T, H, W, 3) uint8 pictures, (n,) float32 samples) of a whole film."""
+def decoded(video: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """((T, H, W, 3) uint8 frames, (n,) float32 samples) of a whole video."""
     pixels, samples = [], []
-    with read(film, replace(config.media, sound=bool(config.sound.base))) as parts:
+    with read(video, replace(config.media, audio=bool(config.audio.base))) as parts:
         for part in parts:
             if isinstance(part, Frames):
                 pixels.append(part.pixels)
@@ -158,39 +158,39 @@ def decoded(film: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def see(model: LongCompress, pixels: Tensor) -> Tensor:
-    """(T, C) projected class tokens of all pictures."""
-    assert model.vision is not None
-    tower = model.vision.tower
-    weight = next(tower.parameters())
+    """(T, C) projected class tokens of all frames."""
+    assert model.video is not None
+    encoder = model.video.encoder
+    weight = next(encoder.parameters())
     mean, std = (torch.tensor(v, device=weight.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     found = []
-    for part in pixels.split(PICTURES):
+    for part in pixels.split(FRAMES):
         x = (part.to(weight.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
-        found.append(tower(pixel_values=x.to(weight.dtype)).image_embeds)
+        found.append(encoder(pixel_values=x.to(weight.dtype)).image_embeds)
     return torch.cat(found).cpu()
 
 
 def hear(encoder: Any, samples: Tensor) -> Tensor:
     """(A, C) means of BEATs' windows: the filter bank of the whole track, cut and run in batches; what is not
     a whole window at the end comes last, without padding."""
-    weight = next(encoder.tower.parameters())
-    bank = beats_bank(samples.to(weight.device))
-    num = len(bank) // WINDOW
-    whole = bank[: num * WINDOW].unflatten(0, (num, WINDOW))
-    found = [encoder.tower(part).mean(1) for part in whole.split(WINDOWS) if len(part)]
-    rest = bank[num * WINDOW :]
-    if len(rest) >= encoder.tower.config.patch_size:
-        found.append(encoder.tower(rest[None]).mean(1))
+    weight = next(encoder.encoder.parameters())
+    clip_cache = beats_filters(samples.to(weight.device))
+    num = len(clip_cache) // WINDOW
+    whole = clip_cache[: num * WINDOW].unflatten(0, (num, WINDOW))
+    found = [encoder.encoder(part).mean(1) for part in whole.split(WINDOWS) if len(part)]
+    rest = clip_cache[num * WINDOW :]
+    if len(rest) >= encoder.encoder.config.patch_size:
+        found.append(encoder.encoder(rest[None]).mean(1))
     return torch.cat(found).cpu()
 
 
 def listen(encoder: Any, samples: Tensor) -> Tensor:
     """(A, C) means of 256 positions of Whisper's encoder: 30 s after 30 s, laid end to end."""
-    weight = next(encoder.tower.parameters())
+    weight = next(encoder.encoder.parameters())
     found = []
     for part in samples.split(encoder.block):
         mel = encoder.extractor(part.numpy(), sampling_rate=encoder.rate_hz, return_tensors="pt")
-        states = encoder.tower(mel.input_features.to(weight.device, weight.dtype)).last_hidden_state[0]
+        states = encoder.encoder(mel.input_features.to(weight.device, weight.dtype)).last_hidden_state[0]
         found.append(states[: -(-len(part) // encoder.step)])
     x = torch.cat(found)
     return torch.stack([part.mean(0) for part in x.split(MEAN)]).cpu()
@@ -221,27 +221,27 @@ def timed(work: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, list[
 
 
 def _peak_of(preset: str, minutes: float, folder: Path, threads: int) -> dict[str, Any]:
-    """The most memory of a film of this length, in a process of its own."""
-    film = folder / f"{minutes:g}.mp4"
-    make_film(film, minutes)
-    own = [sys.executable, "-c", CHILD, json.dumps([preset, str(film), threads])]
+    """The most memory of a video of this length, in a process of its own."""
+    video = folder / f"{minutes:g}.mp4"
+    make_video(video, minutes)
+    own = [sys.executable, "-c", CHILD, json.dumps([preset, str(video), threads])]
     done = subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True)
-    film.unlink()
+    video.unlink()
     row: dict[str, Any] = json.loads(done.stdout)
     note(
-        f"{minutes:g} min: {row['peak_mb']:.0f} MB at most, {row['loaded_mb']:.0f} before the film, "
+        f"{minutes:g} min: {row['peak_mb']:.0f} MB at most, {row['loaded_mb']:.0f} before the video, "
         f"{row['wall_s']:.1f} s"
     )
     return {"preset": preset, "size": "small", "minutes": minutes, **row}
 
 
-def peak(preset: str, film: str, threads: int) -> None:
-    """Prints the most memory that this process held, before and after a film, as JSON."""
+def peak(preset: str, video: str, threads: int) -> None:
+    """Prints the most memory that this process held, before and after a video, as JSON."""
     torch.set_num_threads(threads)
     model = random_model(preset, "small")
     loaded_mb = peak_mb()
     begin = time.perf_counter()
-    tokens = {name: len(x) for name, x in ours(model, film)[0].items()}
+    tokens = {name: len(x) for name, x in ours(model, video)[0].items()}
     wall_s = time.perf_counter() - begin
     told = {"loaded_mb": loaded_mb, "peak_mb": peak_mb(), "wall_s": wall_s, "tokens": tokens}
     print(json.dumps(told))
@@ -265,7 +265,7 @@ def show(row: Mapping[str, Any]) -> None:
             times, middle = sorted(row[f"{name}_{clock}_runs_s"]), row[f"{name}_{clock}_s"]
             print(
                 f"{clock:4}  {name:5}  {middle:7.2f} s ({times[0]:.2f} to {times[-1]:.2f}), "
-                f"{1e3 * middle / row['film_s']:.1f} ms a second of film"
+                f"{1e3 * middle / row['film_s']:.1f} ms a second of video"
             )
         print(f"{clock:4}  plain over ours, median of the rounds: {row[f'plain_over_ours_{clock}']:.2f}")
     print(f"steps of plain on the wall: {steps}")

@@ -66,7 +66,7 @@ def measure(
 
     Args:
         device: "cuda" or "cpu"; the GPU if there is one.
-        segments: of the batch; 360 (an hour at a picture a second) on a GPU, 10 on a CPU.
+        segments: of the batch; 360 (an hour at a frame a second) on a GPU, 10 on a CPU.
         tokens: of each segment.
         channels: of each token.
         dtypes: of the features.

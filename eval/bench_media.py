@@ -1,9 +1,9 @@
-"""How fast films are read, against the ffmpeg command in the same run.
+"""How fast videos are read, against the ffmpeg command in the same run.
 
     python -m longcompress.eval.bench_media --minutes 60
 
 Every row is a process of its own; the best wall of `--repeat` interleaved runs counts. Memory is the peak
-above what importing takes. Making the film (unless `--film` names one) and the first row need the `ffmpeg`
+above what importing takes. Making the video (unless `--video` names one) and the first row need the `ffmpeg`
 command.
 """
 
@@ -21,18 +21,18 @@ from typing import Any
 _SIZE_PX = 224
 _PART_S = 300
 _ROWS: dict[str, dict[str, Any]] = {
-    "exact, 1 a second": {"sound": False},
-    "exact, 1 a second, with sound": {},
-    "exact, 1 in 30 s": {"rate_fps": 1 / 30, "sound": False},
-    "exact, 1 in 30 s, with sound": {"rate_fps": 1 / 30},
-    "nonref, 1 a second": {"decode": "nonref", "sound": False},
-    "keyframe, 1 a second": {"decode": "keyframe", "sound": False},
-    "sound alone": {"pictures": False},
+    "exact, 1 a second": {"audio": False},
+    "exact, 1 a second, with audio": {},
+    "exact, 1 in 30 s": {"rate_fps": 1 / 30, "audio": False},
+    "exact, 1 in 30 s, with audio": {"rate_fps": 1 / 30},
+    "nonref, 1 a second": {"decode": "nonref", "audio": False},
+    "keyframe, 1 a second": {"decode": "keyframe", "audio": False},
+    "audio alone": {"video": False},
 }
 
 
-def make_film(path: Path, minutes: float) -> None:
-    """640 x 360 at 25 pictures a second in H.264, two scenes in turn, AAC sound, made by ffmpeg."""
+def make_video(path: Path, minutes: float) -> None:
+    """640 x 360 at 25 frames a second in H.264, two scenes in turn, AAC audio, made by ffmpeg."""
     part_s = min(_PART_S, minutes * 60)
     part = path.with_name("part.mp4")
     sources = (
@@ -65,15 +65,15 @@ def make_film(path: Path, minutes: float) -> None:
     part.unlink()
 
 
-def time_ffmpeg(film: Path) -> dict[str, float]:
-    """Wall seconds of the ffmpeg command for one picture a second, scaled, to a pipe."""
+def time_ffmpeg(video: Path) -> dict[str, float]:
+    """Wall seconds of the ffmpeg command for one frame a second, scaled, to a pipe."""
     scale = f"fps=1:round=up,scale={_SIZE_PX}:{_SIZE_PX}"
     command = [
         "ffmpeg",
         "-v",
         "error",
         "-i",
-        str(film),
+        str(video),
         "-an",
         "-vf",
         scale,
@@ -92,22 +92,22 @@ def time_ffmpeg(film: Path) -> dict[str, float]:
     return {
         "wall_s": time.perf_counter() - start,
         "cpu_s": _cpu_s(resource.RUSAGE_CHILDREN) - before_s,
-        "pictures": num_bytes // (3 * _SIZE_PX**2),
+        "frames": num_bytes // (3 * _SIZE_PX**2),
     }
 
 
-def time_read(film: str, options: dict[str, Any]) -> dict[str, float]:
+def time_read(video: str, options: dict[str, Any]) -> dict[str, float]:
     """Wall seconds, peak memory and what came, in this process."""
     from ..config import MediaConfig
-    from ..media import read
+    from ..media.reader import read
     from ..types import Frames
 
     before, before_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _cpu_s(resource.RUSAGE_SELF)
     start = time.perf_counter()
-    pictures = samples = 0
-    for item in read(film, MediaConfig(size_px=_SIZE_PX, **options)):
+    frames = samples = 0
+    for item in read(video, MediaConfig(size_px=_SIZE_PX, **options)):
         if isinstance(item, Frames):
-            pictures += len(item)
+            frames += len(item)
         else:
             samples += len(item)
     wall_s = time.perf_counter() - start
@@ -116,8 +116,8 @@ def time_read(film: str, options: dict[str, Any]) -> dict[str, float]:
     return {
         "wall_s": wall_s,
         "cpu_s": cpu_s,
-        "pictures": pictures,
-        "sound_s": samples / 16000,
+        "frames": frames,
+        "audio_s": samples / 16000,
         "memory_mb": peak_mb,
     }
 
@@ -127,8 +127,8 @@ def _cpu_s(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _in_own_process(film: Path, row: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "longcompress.eval.bench_media", "--film", str(film), "--row", row]
+def _in_own_process(video: Path, row: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "longcompress.eval.bench_media", "--video", str(video), "--row", row]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -137,34 +137,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--film", type=Path, help="a film to read; made if not given")
-    parser.add_argument("--minutes", type=float, default=60, help="length of the film that is made")
+    parser.add_argument("--video", type=Path, help="a video to read; made if not given")
+    parser.add_argument("--minutes", type=float, default=60, help="length of the video that is made")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each row; the fastest counts")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
-        print(json.dumps(time_read(str(arguments.film), _ROWS[arguments.row])))
+        print(json.dumps(time_read(str(arguments.video), _ROWS[arguments.row])))
         return
     if shutil.which("ffmpeg") is None:
         parser.error("the ffmpeg command is needed for the comparison: apt-get install ffmpeg")
     with tempfile.TemporaryDirectory() as folder:
-        film = arguments.film
-        if film is None:
-            film = Path(folder) / "film.mp4"
-            make_film(film, arguments.minutes)
+        video = arguments.video
+        if video is None:
+            video = Path(folder) / "video.mp4"
+            make_video(video, arguments.minutes)
         best: dict[str, dict[str, float]] = {}
         for _ in range(arguments.repeat):
             for row in ("ffmpeg, 1 a second", *_ROWS):
-                got = time_ffmpeg(film) if row.startswith("ffmpeg") else _in_own_process(film, row)
+                got = time_ffmpeg(video) if row.startswith("ffmpeg") else _in_own_process(video, row)
                 if row not in best or got["wall_s"] < best[row]["wall_s"]:
                     best[row] = got
     base_s = best["ffmpeg, 1 a second"]["wall_s"]
-    print(f"{'way':32} {'wall s':>7} {'cpu s':>7} {'vs ffmpeg':>9} {'pictures':>8} {'sound s':>7} {'MB':>4}")
+    print(f"{'way':32} {'wall s':>7} {'cpu s':>7} {'vs ffmpeg':>9} {'frames':>8} {'sound s':>7} {'MB':>4}")
     for row, got in best.items():
         got["speedup"] = base_s / got["wall_s"]
         print(
-            f"{row:32} {got['wall_s']:7.1f} {got['cpu_s']:7.1f} {got['speedup']:8.2f}x {got['pictures']:8} "
+            f"{row:32} {got['wall_s']:7.1f} {got['cpu_s']:7.1f} {got['speedup']:8.2f}x {got['frames']:8} "
             f"{got.get('sound_s', 0):7.0f} {got.get('memory_mb', 0):4.0f}"
         )
     if arguments.out:

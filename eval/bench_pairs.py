@@ -1,6 +1,6 @@
-"""Whether one model answers better than another: the same questions, paired, films drawn anew.
+"""Whether one model answers better than another: the same questions, paired, videos drawn anew.
 
-`longcompress bench quiz --model A --answers a.jsonl`, the same for B, then
+`longcompress bench synthetic_qa --model A --answers a.jsonl`, the same for B, then
 `longcompress bench pairs a.jsonl b.jsonl`
 """
 
@@ -14,7 +14,7 @@ Key = tuple[int, int, str]
 
 
 def scores(path: str | Path, share: float | None = None) -> dict[Key, float]:
-    """(film, number, kind) -> score of the answers in a file, of one share of the tokens.
+    """(video, number, kind) -> score of the answers in a file, of one share of the tokens.
 
     Raises:
         ValueError: the file has answers of several shares and none is named, or none of that share.
@@ -24,7 +24,7 @@ def scores(path: str | Path, share: float | None = None) -> dict[Key, float]:
     if share is None and len(shares) > 1:
         raise ValueError(f"{path} has answers at shares {shares}; name one of them")
     found = {
-        (line["film"], line["number"], line["kind"]): float(line["score"])
+        (line["video"], line["number"], line["kind"]): float(line["score"])
         for line in lines
         if share is None or line["share"] == share
     }
@@ -49,8 +49,8 @@ def measure(one: str, two: str, share: float | None = None, out: str = "") -> No
     """Print, and with --out append as JSON lines, the paired difference of two files of answers.
 
     Args:
-        one: file of `longcompress bench quiz --answers`.
-        two: another, of the same films and kinds.
+        one: file of `longcompress bench synthetic_qa --answers`.
+        two: another, of the same videos and kinds.
         share: of the tokens, where the files have several.
         out: JSON lines are added to this file.
     """

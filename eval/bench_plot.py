@@ -1,9 +1,9 @@
-"""Pictures of the figures of benchmarks: `longcompress bench plot`.
+"""Frames of the figures of benchmarks: `longcompress bench plot`.
 
     longcompress bench plot eval/results/*.csv --out docs/figures
 
 For every device (and model): how near the operations come to the speed of its memory (roofline), seconds and
-peak memory of watching over the length of the film, and where the seconds go. A picture there are no figures
+peak memory of compressing over the length of the video, and where the seconds go. A frame there are no figures
 for is left out, and that is said.
 """
 
@@ -26,24 +26,24 @@ DPI, WIDTH, HEIGHT = 150, 8.0, 5.0  # inches
 
 
 def draw(files: Sequence[str | Path], out: str | Path) -> list[Path]:
-    """The paths of all pictures that there are figures for.
+    """The paths of all frames that there are figures for.
 
     Args:
         files: CSV files of benchmarks.
-        out: the folder for the pictures.
+        out: the folder for the frames.
     """
     folder, paths = Path(out), []
     folder.mkdir(parents=True, exist_ok=True)
     for name, (suite, title, plot) in PLOTS.items():
         subjects = by_subject(read_figures(files, suite))
         if not subjects:
-            print(f"no picture {name}: no figures of {suite}", flush=True)
+            print(f"no frame {name}: no figures of {suite}", flush=True)
         for subject, figures in subjects.items():
             figure = _figure()
             axes = figure.add_subplot()
             lacking = plot(axes, figures)
             if lacking:
-                print(f"no picture {name} for {subject}: {lacking}", flush=True)
+                print(f"no frame {name} for {subject}: {lacking}", flush=True)
                 continue
             axes.set_title(f"{title}\n{subject}", loc="left", fontsize=11, color=INK)
             slug = re.sub(r"[^a-z0-9]+", "_", subject.lower()).strip("_")
@@ -87,39 +87,41 @@ def roofline(axes: Any, figures: Sequence[Figure]) -> str:
     return ""
 
 
-def watch_time(axes: Any, figures: Sequence[Figure]) -> str:
-    """Seconds of watching in a fresh process over the length of the film."""
-    picked = [f for f in figures if (f.row.what, f.row.mode, f.row.metric) == ("watch", "cold", "time")]
+def compress_time(axes: Any, figures: Sequence[Figure]) -> str:
+    """Seconds of compressing in a fresh process over the length of the video."""
+    picked = [f for f in figures if (f.row.what, f.row.mode, f.row.metric) == ("compress", "cold", "time")]
     if not picked:
-        return "no time of watching in a fresh process"
+        return "no time of compressing in a fresh process"
     _lines(axes, picked)
     minutes = sorted({f.row.x for f in picked})
-    axes.plot(minutes, [60 * m for m in minutes], color=INK, linestyle=":", label="as long as the film lasts")
-    _frame(axes, "length of the film (min)", "watching it (s)", log=True)
+    axes.plot(
+        minutes, [60 * m for m in minutes], color=INK, linestyle=":", label="as long as the video lasts"
+    )
+    _frame(axes, "length of the video (min)", "compressing it (s)", log=True)
     return ""
 
 
-def watch_memory(axes: Any, figures: Sequence[Figure]) -> str:
-    """Peak memory of watching and a first answer over the length of the film."""
+def compress_memory(axes: Any, figures: Sequence[Figure]) -> str:
+    """Peak memory of compressing and a first answer over the length of the video."""
     picked = [f for f in figures if (f.row.what, f.row.mode, f.row.metric) == ("ask", "cold", "memory")]
     of = "GPU" if any(f.row.settings["of"] == "GPU" for f in picked) else "process"
     picked = [f for f in picked if f.row.settings["of"] == of]
     if not picked:
         return "no peak of memory in a fresh process"
     _lines(axes, picked)
-    _frame(axes, "length of the film (min)", f"peak memory of the {of} (GB)", log=True)
+    _frame(axes, "length of the video (min)", f"peak memory of the {of} (GB)", log=True)
     low, high = min(f.row.low for f in picked), max(f.row.high for f in picked)
     axes.set_ylim(low / 2, high * 2)
     return ""
 
 
 def stages(axes: Any, figures: Sequence[Figure]) -> str:
-    """Seconds of each stage for a minute of film, one on the other."""
+    """Seconds of each stage for a minute of video, one on the other."""
     times = [
         f.row for f in figures if f.row.metric == "time" and f.row.mode == "warm" and f.row.what in STAGES
     ]
     shared = {(row.x, row.what): row.value for row in times if row.what in SHARED}
-    bars = grouped((f for f in figures if f.row in times and f.row.what not in SHARED), _way)
+    bars = grouped((f for f in figures if f.row in times and f.row.what not in SHARED), _method)
     if not bars:
         return "no time of single stages"
     base = [0.0] * len(bars)
@@ -135,22 +137,22 @@ def stages(axes: Any, figures: Sequence[Figure]) -> str:
         base = [a + b for a, b in zip(base, part, strict=True)]
     axes.set_yticks(range(len(bars)), [f"{x:g} min, {_words(of[0])}" for (x, *_), of in bars.items()])
     axes.invert_yaxis()
-    _frame(axes, "seconds for a minute of film, stages one after another", "film, tokens kept", log=False)
+    _frame(axes, "seconds for a minute of video, stages one after another", "video, tokens kept", log=False)
     return ""
 
 
 PLOTS: dict[str, tuple[str, str, Callable[[Any, Sequence[Figure]], str]]] = {
     "roofline": ("kernels", "How near operations come to the speed of memory", roofline),
-    "watch_time": ("pipeline", "Watching a film in a fresh process", watch_time),
-    "watch_memory": ("pipeline", "Peak memory until the first answer", watch_memory),
+    "compress_time": ("pipeline", "Watching a video in a fresh process", compress_time),
+    "compress_memory": ("pipeline", "Peak memory until the first answer", compress_memory),
     "stages": ("pipeline", "Where the seconds go", stages),
 }
-"""Name of a picture -> benchmark, title, and what draws it or says what is lacking."""
+"""Name of a frame -> benchmark, title, and what draws it or says what is lacking."""
 
 
 def _lines(axes: Any, figures: Sequence[Figure]) -> None:
-    """A line for each budget, over the length of the film, with the spread."""
-    for at, own in enumerate(grouped(figures, lambda f: _way(f)[1:]).values()):
+    """A line for each budget, over the length of the video, with the spread."""
+    for at, own in enumerate(grouped(figures, lambda f: _method(f)[1:]).values()):
         rows = sorted((f.row for f in own), key=lambda row: row.x)
         spread = [[r.value - r.low for r in rows], [r.high - r.value for r in rows]]
         label = WHOLE if rows[0].provider == WHOLE else f"budget {rows[0].settings['budget']:,}"
@@ -160,7 +162,7 @@ def _lines(axes: Any, figures: Sequence[Figure]) -> None:
         )  # fmt: skip
 
 
-def _way(figure: Figure) -> tuple[float, str, int]:
+def _method(figure: Figure) -> tuple[float, str, int]:
     """Minutes, who, and the budget (whose number is no matter where nothing is merged)."""
     row = figure.row
     return row.x, row.provider, 0 if row.provider == WHOLE else row.settings["budget"]
@@ -174,10 +176,10 @@ def _words(figure: Figure) -> str:
 def _figure() -> Any:
     """A figure of its own, of a fixed size: no window, no global state."""
     try:
-        from matplotlib.figure import Figure as Picture
+        from matplotlib.figure import Figure as FrameRecord
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "matplotlib>=3.8"') from error
-    return Picture(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="white")
+        raise ImportError('frames need matplotlib: pip install "matplotlib>=3.8"') from error
+    return FrameRecord(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="white")
 
 
 def _frame(axes: Any, x: str, y: str, *, log: bool) -> None:
@@ -201,12 +203,12 @@ def _frame(axes: Any, x: str, y: str, *, log: bool) -> None:
 
 
 def main() -> None:
-    """Draws all pictures and prints their paths."""
+    """Draws all frames and prints their paths."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", help="CSV files of benchmarks")
-    parser.add_argument("--out", default="docs/figures", help="the folder for the pictures")
+    parser.add_argument("--out", default="docs/figures", help="the folder for the frames")
     given = parser.parse_args()
     for path in draw(given.files, given.out):
         print(path)

@@ -27,7 +27,7 @@ class Row:
         mode: "forward", "backward", "cold", "warm", ...
         metric: what is counted ("time", "bandwidth", "memory", "rate", "latency", "tokens").
         unit: of `value`, e.g. "ms", "GB/s", "MB", "frames/s".
-        x_name, x: what is varied and its value, e.g. "film_min", 10.
+        x_name, x: what is varied and its value, e.g. "video_min", 10.
         value: the median.
         low, high: the least and the greatest of the runs; of a single run the same as value.
         runs: how many.

@@ -72,10 +72,10 @@ def kernels(figures: Sequence[Figure]) -> str:
     rows = []
     for operation, of in grouped(times, _operation).items():
         what, mode, dtype, x = operation
-        cells = {f.row.provider: _cell(f.row) for f in of}
+        patches = {f.row.provider: _patch(f.row) for f in of}
         speed = speeds.get((operation, of[0].row.provider))
         share = f"{speed / max(copies):.0%}" if speed and copies else ""
-        row = [f"{what}, {mode}", dtype, f"{x:g}", *(cells.get(p, "") for p in providers)]
+        row = [f"{what}, {mode}", dtype, f"{x:g}", *(patches.get(p, "") for p in providers)]
         rows.append([*row, number(speed) if speed else "", share])
     columns = [f"{provider}, {times[0].row.unit}" for provider in providers]
     head = ["operation", "type", times[0].row.x_name, *columns, "GB/s of the first", "of a copy"]
@@ -83,29 +83,36 @@ def kernels(figures: Sequence[Figure]) -> str:
 
 
 def pipeline(figures: Sequence[Figure]) -> str:
-    """A table of the stages and one of the whole as users run it, a film and a budget a row."""
+    """A table of the stages and one of the whole as users run it, a video and a budget a row."""
     shared = {
         (f.row.x, f.row.what): f.row for f in figures if f.row.metric == "time" and f.row.what in SHARED
     }
     stages, whole = [], []
     for (minutes, provider, _), of in grouped(
-        (f for f in figures if f.row.what not in SHARED), _film
+        (f for f in figures if f.row.what not in SHARED), _video
     ).items():
         found = {(f.row.what, f.row.mode, f.row.metric): f.row for f in of}  # a GPU's memory comes last
         tokens = f"{of[0].row.settings['tokens']:,}"
         at = [f"{minutes:g} min", f"all {tokens}" if provider == WHOLE else tokens]
         own = {stage: found.get((stage, "warm", "time")) for stage in STAGES}
-        stages.append([*at, *(_cell(own[stage] or shared.get((minutes, stage))) for stage in STAGES)])
-        cold = [("start", "time"), ("load", "time"), ("watch", "time"), ("watch", "speed"), ("ask", "time")]
-        cells = [_cell(found.get((what, "cold", metric))) for what, metric in cold]
-        last = [
-            _cell(found.get(("ask", mode, metric))) for mode, metric in (("warm", "time"), ("cold", "memory"))
+        stages.append([*at, *(_patch(own[stage] or shared.get((minutes, stage))) for stage in STAGES)])
+        cold = [
+            ("start", "time"),
+            ("load", "time"),
+            ("compress", "time"),
+            ("compress", "speed"),
+            ("ask", "time"),
         ]
-        whole.append([*at, *cells, *last])
+        patches = [_patch(found.get((what, "cold", metric))) for what, metric in cold]
+        last = [
+            _patch(found.get(("ask", mode, metric)))
+            for mode, metric in (("warm", "time"), ("cold", "memory"))
+        ]
+        whole.append([*at, *patches, *last])
     new_tokens = figures[0].row.settings["new_tokens"]
     of_gpu = any(f.row.settings.get("of") == "GPU" for f in figures)
-    head = ["film", "tokens", *STAGES[:-1], f"{new_tokens} new tokens"]
-    spans = ["start", "load", "watch", "times real time", "first answer", "second answer"]
+    head = ["video", "tokens", *STAGES[:-1], f"{new_tokens} new tokens"]
+    spans = ["start", "load", "compress", "times real time", "first answer", "second answer"]
     peak = f"peak of the {'GPU' if of_gpu else 'process'}, GB"
     return (
         f"Seconds of each stage alone:\n\n{_table(head, stages)}\n\n"
@@ -120,11 +127,11 @@ def concurrency(figures: Sequence[Figure]) -> str:
     for (clips, provider), of in grouped(figures, lambda f: (f.row.x, f.row.provider)).items():
         found = {(f.row.what, f.row.mode, f.row.metric): f.row for f in of}
         kinds = [("all", "rate"), ("p50", "latency"), ("p95", "latency"), ("all", "memory")]
-        whole = [_cell(found.get(("watch and ask", *kind))) for kind in kinds]
-        halves = [_cell(found.get((what, "all", "rate"))) for what in ("watch", "ask")]
+        whole = [_patch(found.get(("watch and ask", *kind))) for kind in kinds]
+        halves = [_patch(found.get((what, "all", "rate"))) for what in ("compress", "ask")]
         rows.append([f"{clips:g}", provider, whole[0], *halves, *whole[1:]])
     told = figures[0].row.settings
-    head = ["clips", "way", "requests/s", "watched/s", "answered/s", "p50, s", "p95, s", "peak, GB"]
+    head = ["clips", "method", "requests/s", "compressed/s", "answered/s", "p50, s", "p95, s", "peak, GB"]
     return f"Clips of {told['seconds']:g} s, {told['budget']:,} tokens each:\n\n{_table(head, rows)}"
 
 
@@ -135,11 +142,11 @@ def compile_report(figures: Sequence[Figure]) -> str:
     for name, of in grouped(figures, lambda f: f.row.what).items():
         found = {f.row.mode: f.row for f in of}
         told = [found[chip].settings for chip in chips]
-        cells = [f"{found[c].value:g}, {found[c].settings['shared_bytes']:,}" for c in chips]
+        patches = [f"{found[c].value:g}, {found[c].settings['shared_bytes']:,}" for c in chips]
         stack = max(one["stack_bytes"] for one in told)
         cores = "yes" if all(one["tensor_cores"] for one in told) else ""
         wide = "yes" if all(one["wide_reads"] for one in told) else ""
-        rows.append([name, str(told[0]["warps"]), *cells, str(stack), cores, wide])
+        rows.append([name, str(told[0]["warps"]), *patches, str(stack), cores, wide])
     spans = [f"{chip}: registers, shared bytes" for chip in chips]
     return _table(["kernel", "warps", *spans, "stack, bytes", "tensor cores", "16-byte reads"], rows)
 
@@ -181,7 +188,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def _cell(row: Row | None) -> str:
+def _patch(row: Row | None) -> str:
     """The median and, of several runs, the least and the greatest; empty where there is none."""
     if row is None:
         return ""
@@ -212,7 +219,7 @@ def _operation(figure: Figure) -> tuple[str, str, str, float]:
     return row.what, row.mode, row.settings.get("dtype", ""), row.x
 
 
-def _film(figure: Figure) -> tuple[float, str, int]:
+def _video(figure: Figure) -> tuple[float, str, int]:
     return figure.row.x, figure.row.provider, figure.row.settings["budget"]
 
 

@@ -1,8 +1,8 @@
-"""A film taken through every stage, each alone with a clock, and found to give what `watch` and `ask` give.
+"""A video taken through every stage, each alone with a clock, and found to give what `compress` and `ask` give.
 
-Stages run one after another with nothing beside them: decode (the file read to its end, pictures and sound
-kept), picture tower, sound tower (all that hear), merge (segments cut, closed and settled), projector (the
-prompt laid out and embedded), prefill, generate (a fixed number of new tokens). Towers run once for all
+Stages run one after another with nothing beside them: decode (the file read to its end, frames and audio
+kept), video encoder, audio encoder (all that hear), merge (segments cut, closed and compressed), projector (the
+prompt laid out and embedded), prefill, generate (a fixed number of new tokens). Encoders run once for all
 budgets.
 """
 
@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compress import Compressor
+from ..compression.merging import Compressor
+from ..compression.segmenter import Segmenter
+from ..compression.state import Hold
 from ..encoders import Stream
-from ..hold import Hold
-from ..hosts.causal import Prefix
-from ..hosts.prompt import Example
-from ..media import probe, read
+from ..llm.causal import Prefix
+from ..llm.prompt import Example
+from ..media.reader import probe, read
 from ..memory import VideoMemory
 from ..model import LongCompress
-from ..segments import Segmenter
-from ..session import KINDS_OF_MEDIA, media_of, watch
-from ..types import Frames, Sound
+from ..session import KINDS_OF_MEDIA, compress, media_of
+from ..types import Audio, Frames
 
 OURS, WHOLE = "longcompress", "uncompressed"
-SHARED = ("decode", "picture tower", "sound tower")  # the same whatever the budget
+SHARED = ("decode", "video encoder", "audio encoder")  # the same whatever the budget
 STAGES = (*SHARED, "merge", "projector", "prefill", "generate")
 QUESTION = "When does the red ball appear?"
 NEW_TOKENS = 32
@@ -37,15 +37,15 @@ LENGTH: dict[str, Any] = {
     "max_new_tokens": NEW_TOKENS,
     "min_new_tokens": NEW_TOKENS,
 }  # of every answer, so that they compare
-STRETCH_S = 60.0  # of film goes through a tower before its clock is read
+STRETCH_S = 60.0  # of video goes through an encoder before its clock is read
 QUESTION_ROOM = 64  # positions
-LONGER_S = 2.0  # that a film may be than its header says
+LONGER_S = 2.0  # that a video may be than its header says
 NO_MERGING = {"*": 1 << 30}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a film is kept: merged down to a budget, or whole."""
+class Method:
+    """How a video is kept: merged down to a budget, or whole."""
 
     provider: str
     budget: int
@@ -56,78 +56,78 @@ class Clock:
     """Seconds by (stage, way), the device idle at both ends of each; way None: of all ways at once."""
 
     device: torch.device
-    spent: dict[tuple[str, Way | None], float] = field(default_factory=dict)
+    spent: dict[tuple[str, Method | None], float] = field(default_factory=dict)
 
     @contextmanager
-    def on(self, stage: str, way: Way | None = None) -> Iterator[None]:
+    def on(self, stage: str, method: Method | None = None) -> Iterator[None]:
         """Add the time of what is done in here."""
         synchronize(self.device)
         begin = time.perf_counter()
         yield
         synchronize(self.device)
-        self.spent[stage, way] = self.spent.get((stage, way), 0.0) + time.perf_counter() - begin
+        self.spent[stage, method] = self.spent.get((stage, method), 0.0) + time.perf_counter() - begin
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a film.
+    """What came of a video.
 
     Attributes:
         memories: of each way.
-        prompts: positions that the film takes in each way's prompt.
+        prompts: positions that the video takes in each way's prompt.
         answers: to QUESTION.
-        duration_s: of the film.
-        pictures: that were looked at.
+        duration_s: of the video.
+        frames: that were looked at.
         spent: seconds by (stage, way); way None where all share it.
     """
 
-    memories: Mapping[Way, VideoMemory]
-    prompts: Mapping[Way, int]
-    answers: Mapping[Way, str]
+    memories: Mapping[Method, VideoMemory]
+    prompts: Mapping[Method, int]
+    answers: Mapping[Method, str]
     duration_s: float
-    pictures: int
-    spent: Mapping[tuple[str, Way | None], float]
+    frames: int
+    spent: Mapping[tuple[str, Method | None], float]
 
-    def seconds(self, stage: str, way: Way) -> float:
+    def seconds(self, stage: str, method: Method) -> float:
         """Seconds of a stage for one way, its part of what all share included."""
-        return self.spent.get((stage, None), 0.0) + self.spent.get((stage, way), 0.0)
+        return self.spent.get((stage, None), 0.0) + self.spent.get((stage, method), 0.0)
 
 
-def ways_of(model: LongCompress, film: Path, budgets: Sequence[int]) -> list[Way]:
-    """The budgets, and all raw tokens where the host has room for them; where it hasn't, that is printed."""
-    ways = [Way(OURS, budget) for budget in budgets]
-    duration_s = (probe(film).duration_s or 0.0) + LONGER_S
-    with compressing(model, Way(WHOLE, 0)):
+def ways_of(model: LongCompress, video: Path, budgets: Sequence[int]) -> list[Method]:
+    """The budgets, and all raw tokens where the language model has room for them; where it hasn't, that is printed."""
+    methods = [Method(OURS, budget) for budget in budgets]
+    duration_s = (probe(video).duration_s or 0.0) + LONGER_S
+    with compressing(model, Method(WHOLE, 0)):
         whole = model.estimate(duration_s, 1 << 40)
     needed, has = whole.prompt_tokens + QUESTION_ROOM + NEW_TOKENS, whole.context
     if has is not None and needed > has:
         print(
-            f"{film.name}: no figures of the uncompressed host: its {whole.raw_tokens:,} raw tokens need a "
+            f"{video.name}: no figures of the uncompressed language model: its {whole.raw_tokens:,} raw tokens need a "
             f"context of {needed:,} positions, it has {has:,}", flush=True,
         )  # fmt: skip
-        return ways
-    return [*ways, Way(WHOLE, whole.raw_tokens + whole.global_tokens)]
+        return methods
+    return [*methods, Method(WHOLE, whole.raw_tokens + whole.global_tokens)]
 
 
-def check(model: LongCompress, film: Path, ways: Sequence[Way]) -> Run:
-    """A run through the stages that gives what `watch` and `ask` give; it is also the one to warm up.
+def check(model: LongCompress, video: Path, methods: Sequence[Method]) -> Run:
+    """A run through the stages that gives what `compress` and `ask` give; it is also the one to warm up.
 
     Raises:
         ValueError: it doesn't, or what should be whole was merged.
     """
-    run = staged(model, film, ways)
-    for way in ways:
-        where = f"{film.name}, {way.provider}, budget {way.budget}"
-        with compressing(model, way):
-            watched = watch(model, film, way.budget, progress=False)
-        check_same(run.memories[way], watched, where)
-        answer = watched.ask(QUESTION, **LENGTH).text
-        if answer != run.answers[way]:
+    run = staged(model, video, methods)
+    for method in methods:
+        where = f"{video.name}, {method.provider}, budget {method.budget}"
+        with compressing(model, method):
+            compressed = compress(model, video, method.budget, progress=False)
+        check_same(run.memories[method], compressed, where)
+        answer = compressed.ask(QUESTION, **LENGTH).text
+        if answer != run.answers[method]:
             raise ValueError(
-                f"{where}: the stages answer {run.answers[way]!r}, ask answers {answer!r}; nothing is timed"
+                f"{where}: the stages answer {run.answers[method]!r}, ask answers {answer!r}; nothing is timed"
             )
-        merged = sum(int((tokens.size != 1).sum()) for tokens in watched.streams.values())
-        if way.provider == WHOLE and merged:
+        merged = sum(int((tokens.size != 1).sum()) for tokens in compressed.streams.values())
+        if method.provider == WHOLE and merged:
             raise ValueError(f"{where}: {merged} tokens were merged and none should be; nothing is timed")
     return run
 
@@ -150,40 +150,44 @@ def tensors_of(memory: VideoMemory) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def staged(model: LongCompress, film: Path, ways: Sequence[Way]) -> Run:
-    """A film through all stages, for all ways."""
+def staged(model: LongCompress, video: Path, methods: Sequence[Method]) -> Run:
+    """A video through all stages, for all ways."""
     clock = Clock(model.device)
     kinds = media_of(model)
-    config = replace(model.config.media, pictures="picture" in kinds, sound="sound" in kinds)
-    with clock.on("decode"), read(film, config) as reading:
+    config = replace(model.config.media, video="video" in kinds, audio="audio" in kinds)
+    with clock.on("decode"), read(video, config) as reading:
         parts = list(reading)
     come = kinds if reading.streams is None else reading.streams
-    names = [n for n, tower in model.towers.items() if KINDS_OF_MEDIA[tower.takes] in come]
-    holds = _held(model, parts, names, ways, clock)
+    names = [n for n, encoder in model.encoders.items() if KINDS_OF_MEDIA[encoder.takes] in come]
+    holds = _held(model, parts, names, methods, clock)
     duration_s = max(ends_s(part) for part in parts)
     memories, prompts, answers = {}, {}, {}
-    for way in ways:
-        with clock.on("merge", way):
-            streams, globals_, _ = compressor_of(model, way).settle(holds[way], way.budget)
-        memories[way] = VideoMemory(streams, globals_, duration_s, way.budget, model=model)
-        prompts[way], answers[way] = _answered(memories[way], way, clock)
-    pictures = sum(len(part) for part in parts if isinstance(part, Frames))
-    return Run(memories, prompts, answers, duration_s, pictures, clock.spent)
+    for method in methods:
+        with clock.on("merge", method):
+            streams, globals_, _ = compressor_of(model, method).compress_to(holds[method], method.budget)
+        memories[method] = VideoMemory(streams, globals_, duration_s, method.budget, model=model)
+        prompts[method], answers[method] = _answered(memories[method], method, clock)
+    frames = sum(len(part) for part in parts if isinstance(part, Frames))
+    return Run(memories, prompts, answers, duration_s, frames, clock.spent)
 
 
 def _held(
-    model: LongCompress, parts: list[Frames | Sound], names: list[str], ways: Sequence[Way], clock: Clock
-) -> dict[Way, Hold]:
-    """What each way holds in the end; the towers run once."""
-    streams = {name: Stream(model.towers[name]) for name in names}
+    model: LongCompress,
+    parts: list[Frames | Audio],
+    names: list[str],
+    methods: Sequence[Method],
+    clock: Clock,
+) -> dict[Method, Hold]:
+    """What each way holds in the end; the encoders run once."""
+    streams = {name: Stream(model.encoders[name]) for name in names}
     segmenter = Segmenter(model.config.segments, tuple(names))
-    compressors = {way: compressor_of(model, way) for way in ways}
-    holds = {way: Hold() for way in ways}
+    compressors = {method: compressor_of(model, method) for method in methods}
+    holds = {method: Hold() for method in methods}
     for stretch in [*stretches(parts), None]:
         closed = []
         for name in names:
-            kind = model.towers[name].takes
-            with clock.on(f"{KINDS_OF_MEDIA[kind]} tower"):
+            kind = model.encoders[name].takes
+            with clock.on(f"{KINDS_OF_MEDIA[kind]} encoder"):
                 if stretch is None:
                     encoded = streams[name].flush()
                 else:
@@ -192,31 +196,31 @@ def _held(
                 closed += [segment for e in encoded for segment in segmenter.push(name, e)]
         with clock.on("merge"):
             closed += segmenter.flush() if stretch is None else []
-        for way in ways:
-            with clock.on("merge", way):
+        for method in methods:
+            with clock.on("merge", method):
                 for segment in closed:
-                    compressors[way].close(holds[way], segment, way.budget)
+                    compressors[method].close(holds[method], segment, method.budget)
     return holds
 
 
-def _answered(memory: VideoMemory, way: Way, clock: Clock) -> tuple[int, str]:
-    """(positions of the film in the prompt, the answer): `CausalHost.prefill` in steps, then `answer`."""
+def _answered(memory: VideoMemory, method: Method, clock: Clock) -> tuple[int, str]:
+    """(positions of the video in the prompt, the answer): `CausalLM.prefill` in steps, then `answer`."""
     assert memory.model is not None
-    host, device = memory.model.host, memory.model.device
-    with clock.on("projector", way):
-        batch = host.collate([Example(memory.film, [("?", None)])])
+    llm, device = memory.model.llm, memory.model.device
+    with clock.on("projector", method):
+        batch = llm.collate([Example(memory.video, [("?", None)])])
         batch = {name: value.to(device) for name, value in batch.items()}
         num = int((batch["branch"] == 0).sum())
-        x = host.embed(batch)[:, :num]
-    with clock.on("prefill", way):
-        cache = host.lm(inputs_embeds=x, use_cache=True, logits_to_keep=1).past_key_values
-    with clock.on("generate", way):
-        answer = host.answer(Prefix(cache, num), [QUESTION], **LENGTH)[0]
+        x = llm.embed(batch)[:, :num]
+    with clock.on("prefill", method):
+        cache = llm.lm(inputs_embeds=x, use_cache=True, logits_to_keep=1).past_key_values
+    with clock.on("generate", method):
+        answer = llm.answer(Prefix(cache, num), [QUESTION], **LENGTH)[0]
     return num, answer
 
 
-def stretches(parts: list[Frames | Sound]) -> Iterator[list[Frames | Sound]]:
-    """The parts of a film, about a minute of it at a time."""
+def stretches(parts: list[Frames | Audio]) -> Iterator[list[Frames | Audio]]:
+    """The parts of a video, about a minute of it at a time."""
     first, until_s = 0, STRETCH_S
     for at, part in enumerate(parts):
         if ends_s(part) > until_s:
@@ -225,24 +229,24 @@ def stretches(parts: list[Frames | Sound]) -> Iterator[list[Frames | Sound]]:
     yield parts[first:]
 
 
-def ends_s(part: Frames | Sound) -> float:
-    """Where a part of a film ends."""
-    return part.end_s if isinstance(part, Sound) else float(part.time_s[-1]) + part.step_s
+def ends_s(part: Frames | Audio) -> float:
+    """Where a part of a video ends."""
+    return part.end_s if isinstance(part, Audio) else float(part.time_s[-1]) + part.step_s
 
 
-def compressor_of(model: LongCompress, way: Way) -> Compressor:
+def compressor_of(model: LongCompress, method: Method) -> Compressor:
     """The model's own, or one that merges nothing."""
-    if way.provider == OURS:
+    if method.provider == OURS:
         return model.compressor
     merge = replace(model.config.merge, detail=NO_MERGING)
     return Compressor(merge, model.config.budget, model.compressor.memory)
 
 
 @contextmanager
-def compressing(model: LongCompress, way: Way) -> Iterator[None]:
+def compressing(model: LongCompress, method: Method) -> Iterator[None]:
     """The model with the compressor of this way."""
     compressor, config = model.compressor, model.config
-    model.compressor = compressor_of(model, way)
+    model.compressor = compressor_of(model, method)
     model.config = replace(config, merge=model.compressor.local.config)
     try:
         yield

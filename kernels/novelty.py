@@ -1,4 +1,4 @@
-"""How much of each token was not there one picture (or window) before."""
+"""How much of each token was not there one frame (or window) before."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
 
     Args:
         metric: (N, d) float.
-        previous: (N,) int32, the row of the token before (same place, one picture or window earlier), -1 =
+        previous: (N,) int32, the row of the token before (same place, one frame or window earlier), -1 =
             none.
 
     Returns:

@@ -1,6 +1,6 @@
 """What lengths alone decide of a plan: how much each round of each segment merges and where its results lie.
 
-Worked out on the host and kept, so that planning the same lengths again sends nothing to the GPU.
+Worked out on the language model and kept, so that planning the same lengths again sends nothing to the GPU.
 """
 
 from functools import lru_cache

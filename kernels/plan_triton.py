@@ -1,4 +1,4 @@
-"""`plan` on the GPU: lengths decide every launch on the host, values are looked at by kernels alone."""
+"""`plan` on the GPU: lengths decide every launch on the language model, values are looked at by kernels alone."""
 
 from itertools import pairwise
 

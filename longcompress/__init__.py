@@ -1,4 +1,4 @@
-"""Hours of video with sound as a fixed, declared number of tokens that a language model reads."""
+"""Hours of video with audio as a fixed, declared number of tokens that a language model reads."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .memory import VideoMemory, ask_each
     from .model import LongCompress
     from .presets import load
-    from .session import Session, watch
-    from .types import Answer, Event, Frames, Sound, Tokens
+    from .session import Session, compress
+    from .types import Answer, Audio, Event, Frames, Tokens
 
 __version__ = "0.1.0"
 
@@ -22,12 +22,12 @@ _HOMES = {
     "Frames": "types",
     "LongCompress": "model",
     "Session": "session",
-    "Sound": "types",
+    "Audio": "types",
     "Tokens": "types",
     "VideoMemory": "memory",
     "ask_each": "memory",
     "load": "presets",
-    "watch": "session",
+    "compress": "session",
 }
 __all__ = [
     "Answer",
@@ -35,14 +35,14 @@ __all__ = [
     "Frames",
     "LongCompress",
     "Session",
-    "Sound",
+    "Audio",
     "Tokens",
     "VideoMemory",
     "ask_each",
     "estimate",
     "load",
     "open",
-    "watch",
+    "compress",
 ]
 
 
@@ -54,18 +54,18 @@ def open(path: "str | Path", model: "LongCompress") -> "VideoMemory":
 
 
 def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> Any:
-    """What watching a film (path, or its length in seconds) will come to, before decoding; see
+    """What compressing a video (path, or its length in seconds) will come to, before decoding; see
     budget.Estimate."""
     if isinstance(source, int | float):
         return model.estimate(float(source), budget)
-    from .media import probe
+    from .media.reader import probe
 
     info = probe(source)
     if info.duration_s is None:
         raise ValueError(
             f"source {info.name} does not say how long it is; give its length in seconds instead"
         )
-    return model.estimate(info.duration_s, budget, pictures=info.has_pictures, sound=info.has_sound)
+    return model.estimate(info.duration_s, budget, video=info.has_video, audio=info.has_audio)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,11 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 FORMAT = 2  # of a model's config
-FORMAT_1 = {"numbers": "mean", "token_norm": 0.0, "time_norm": 0.0}  # of the host, when nothing said so
+FORMAT_1 = {
+    "numbers": "mean",
+    "token_norm": 0.0,
+    "time_norm": 0.0,
+}  # of the language model, when nothing said so
 
 
 @dataclass(frozen=True)
@@ -19,20 +23,20 @@ class MediaConfig:
     """How a file is read.
 
     Attributes:
-        rate_fps: pictures wanted a second.
-        frames: pictures wanted of a film of any length instead, evenly spread, its first and its last among
-            them; 0: by rate_fps. The film's end must be known: its packets are read once more before.
+        rate_fps: frames wanted a second.
+        frames: frames wanted of a video of any length instead, evenly spread, its first and its last among
+            them; 0: by rate_fps. The video's end must be known: its packets are read once more before.
         frames_at: "ends" is that; "middles" takes the middle of each of so many equal stretches (LongVLM).
-        size_px: pictures come as size_px x size_px.
+        size_px: frames come as size_px x size_px.
         fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the
             centre.
-        decode: "exact" gives the picture shown at each wanted instant; "nonref" and "keyframe" decode less
+        decode: "exact" gives the frame shown at each wanted instant; "nonref" and "keyframe" decode less
             and
-            give the true time of every picture they give.
-        rate_hz: samples of sound a second, mono.
-        pictures: read pictures.
-        sound: read sound.
-        max_pixels: a picture with more is refused.
+            give the true time of every frame they give.
+        rate_hz: samples of audio a second, mono.
+        frames: read frames.
+        audio: read audio.
+        max_pixels: a frame with more is refused.
         threads: decoder threads; 0: all cores.
     """
 
@@ -41,8 +45,8 @@ class MediaConfig:
     fit: Literal["squash", "crop"] = "squash"
     decode: Literal["exact", "nonref", "keyframe"] = "exact"
     rate_hz: int = 16000
-    pictures: bool = True
-    sound: bool = True
+    video: bool = True
+    audio: bool = True
     max_pixels: int = 50_000_000
     threads: int = 0
     frames: int = 0
@@ -56,21 +60,21 @@ class MediaConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The picture tower: any transformers vision model.
+    """The video encoder: any transformers vision model.
 
     Attributes:
-        base: folder, hub name, or path relative to the model's own folder ("./vision"); "" for no pictures.
+        base: folder, hub name, or path relative to the model's own folder ("./vision"); "" for no frames.
         layer: index into its hidden states (-2: the last but one layer, as LLaVA takes).
         summary_layers: class tokens of so many last layers up to `layer` are kept for the global memory.
         summary_until: index of the hidden state up to which they are taken instead; None: `layer`.
         width: metric width; the metric is the mean over heads of this width.
-        block: pictures a run of the tower takes, always.
-        skip: mean absolute change of a picture (0 to 1) below which it takes the features of the one before,
-            within a block; 0: never. Sessions count these pictures (`stats`).
+        block: frames a run of the encoder takes, always.
+        skip: mean absolute change of a frame (0 to 1) below which it takes the features of the one before,
+            within a block; 0: never. Sessions count these frames (`stats`).
         merge_per_layer: pairs of patches that become one in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or
-            ViT tower: faster, and features less exact, since each patch gets its group's; 0: none.
+            ViT encoder: faster, and features less exact, since each patch gets its group's; 0: none.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
-        tokens: "patches" of a hidden state; "class": one a picture, CLIP's class token after its projection,
+        tokens: "patches" of a hidden state; "class": one a frame, CLIP's class token after its projection,
             not normalised (VTimeLLM, LongVALE), for which `layer` says nothing.
     """
 
@@ -98,8 +102,8 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
-class SoundConfig:
-    """A sound tower: a Whisper encoder, or BEATs, whose tokens are the means of its windows of 5.12 s.
+class AudioConfig:
+    """An audio encoder: a Whisper encoder, or BEATs, whose tokens are the means of its windows of 5.12 s.
 
     Attributes:
         base: as in VisionConfig, for BEATs also a released .pt file; "" for none.
@@ -108,12 +112,12 @@ class SoundConfig:
         width: metric width, as in VisionConfig.
         summary: keep the mean over each block as a global token.
         attention: transformers' attn_implementation; BEATs has its own.
-        kind: of tower.
+        kind: of encoder.
         across: means of Whisper's positions run on over the ends of its blocks, so that pool need not divide
             a block (LongVALE: 256 of 1500, which are 5.12 s).
         tail: what is not a whole block at the end. "kept": tokens of what is heard, however short;
             "released": as LongVALE's scripts count. Those of Whisper let the silence behind the end count,
-            and leave out what makes no whole mean; those of BEATs take silence for sound, and leave out a
+            and leave out what makes no whole mean; those of BEATs take silence for audio, and leave out a
             window that is not half full.
     """
 
@@ -138,24 +142,24 @@ class SoundConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Where the film is cut.
+    """Where the video is cut.
 
     Attributes:
-        cut: "fixed" lengths, at "change" of the picture, or after so many "pictures" (LongVLM), however long.
+        cut: "fixed" lengths, at "change" of the frame, or after so many "frames" (LongVLM), however long.
         length_s: length of a fixed segment, and the longest where cut at changes.
         shortest_s: the shortest segment where cut at changes.
-        change: mean novelty of a picture (0 to 2) that begins a new segment.
-        pictures: of a segment, where cut after pictures.
+        change: mean novelty of a frame (0 to 2) that begins a new segment.
+        frames: of a segment, where cut after frames.
     """
 
-    cut: Literal["fixed", "change", "pictures"] = "fixed"
+    cut: Literal["fixed", "change", "frames"] = "fixed"
     length_s: float = 10.0
     shortest_s: float = 4.0
     change: float = 0.3
-    pictures: int = 10
+    frames: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "length_s", "shortest_s", "change", "pictures")
+        _positive(self, "length_s", "shortest_s", "change", "frames")
         if self.shortest_s > self.length_s:
             raise ValueError(f"shortest_s must be <= length_s = {self.length_s}, got {self.shortest_s}")
 
@@ -168,7 +172,7 @@ class MergeConfig:
         schedule: share of tokens that merge in a round, or pairs a round (published presets).
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
-        layout: pictures lie "cell"-major (all times of a patch, then the next) or "frame"-major.
+        layout: frames lie "patch"-major (all times of a patch, then the next) or "frame"-major.
         detail: a closed segment keeps at least so many tokens of a stream, after full rounds. Also "*" for
             the rest.
     """
@@ -176,8 +180,8 @@ class MergeConfig:
     schedule: float | list[int] = 0.25
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
-    layout: Literal["cell", "frame"] = "cell"
-    detail: dict[str, int] = field(default_factory=lambda: {"picture": 320, "*": 64})
+    layout: Literal["patch", "frame"] = "patch"
+    detail: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
 
     def detail_of(self, stream: str) -> int:
         """Tokens a closed segment keeps of `stream` at least."""
@@ -215,7 +219,7 @@ class BudgetConfig:
 
     tokens: int = 4096
     share: Literal["even", "novelty"] = "even"
-    split: dict[str, float] = field(default_factory=lambda: {"picture": 0.8, "*": 0.2})
+    split: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
     hold: float = 4.0
 
     def __post_init__(self) -> None:
@@ -227,7 +231,7 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
-class HostConfig:
+class LLMConfig:
     """The language model.
 
     Attributes:
@@ -240,20 +244,20 @@ class HostConfig:
         time: add to each token embeddings of its mark, first and last second and size.
         max_offset_s: seconds after its mark that a token can tell apart.
         system: system prompt for chat templates; "": none.
-        question: text of the user's turn; {question} is replaced. The film comes before it.
+        question: text of the user's turn; {question} is replaced. The video comes before it.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
         events_window_s: length of such a window.
-        times: numbers in answers are "seconds", or "hundredths" of the film, 00..99 as VTimeLLM writes them;
-            then `events()` asks `events` once, of the whole film, as it stands.
+        times: numbers in answers are "seconds", or "hundredths" of the video, 00..99 as VTimeLLM writes them;
+            then `events()` asks `events` once, of the whole video, as it stands.
         max_new_tokens: longest answer.
         attention: transformers' attn_implementation.
         order: "time": mark, tokens, mark, tokens, ..., streams side by side; "blocks": global tokens, then
-            stream after stream (picture, sound, speech), without marks, as LongVLM, VTimeLLM and LongVALE
+            stream after stream (frame, audio, speech), without marks, as LongVLM, VTimeLLM and LongVALE
             lay them; needs time False.
         numbers: how a mark or a second that the tokenizer writes with several tokens becomes one embedding:
             "places", each of theirs with the signs of its place; or their "mean", in which 12 is 21, as in
             models saved before format 2. Of a single token both are that token's.
-        token_norm: norm of film tokens behind fresh projectors, what all have in common apart, in norms of
+        token_norm: norm of video tokens behind fresh projectors, what all have in common apart, in norms of
             the language model's own embeddings; 0: projectors begin as torch begins them, as the papers' do.
         time_norm: likewise what time adds to each at first; 0: with gain 1.
     """
@@ -286,7 +290,7 @@ class HostConfig:
         if self.order == "blocks" and self.time:
             raise ValueError(
                 'time must be False with order "blocks": without marks there is nothing to count seconds '
-                'from; set host.time to False, or host.order to "time"'
+                'from; set llm.time to False, or llm.order to "time"'
             )
 
 
@@ -295,20 +299,20 @@ class ModelConfig:
     """A whole model.
 
     Attributes:
-        speech: a second sound tower, whose stream is "speech" (LongVALE: `sound` is BEATs, `speech` Whisper).
+        speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech` Whisper).
         format: of the file; what was written as format 1 is read as it was meant then.
     """
 
     name: str = ""
     media: MediaConfig = field(default_factory=MediaConfig)
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    sound: SoundConfig = field(default_factory=SoundConfig)
-    speech: SoundConfig = field(default_factory=SoundConfig)
+    video: VisionConfig = field(default_factory=VisionConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    speech: AudioConfig = field(default_factory=AudioConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    host: HostConfig = field(default_factory=HostConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
     format: int = FORMAT
 
 
@@ -358,9 +362,9 @@ def load_config(kind: type[T], path: str | Path) -> T:
 
 def _of_this_format(values: dict[str, Any]) -> dict[str, Any]:
     """Values of a model's config in which what an earlier format left unsaid is said."""
-    given, host = values.get("format", FORMAT), values.get("host", {})
-    if given == 1 and isinstance(host, dict):
-        return values | {"host": FORMAT_1 | host, "format": FORMAT}
+    given, llm = values.get("format", FORMAT), values.get("llm", {})
+    if given == 1 and isinstance(llm, dict):
+        return values | {"llm": FORMAT_1 | llm, "format": FORMAT}
     if isinstance(given, int) and given > FORMAT:
         raise ValueError(
             f"config has format {given}, this version reads up to {FORMAT}; upgrade longcompress"

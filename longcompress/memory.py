@@ -1,4 +1,4 @@
-"""A film as a fixed number of tokens: ask it, list its events, keep it on disk."""
+"""A video as a fixed number of tokens: ask it, list its events, keep it on disk."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .events import join_events, parse_spans
+from .events.parse import join_events, parse_spans
 from .files import replacing
-from .hosts import Film
-from .hosts.causal import Prefix
+from .llm import Video
+from .llm.causal import Prefix
 from .model import LongCompress
 from .types import Answer, Cite, Event, Tokens
 
@@ -26,18 +26,18 @@ WINDOWS_AT_ONCE = 8
 
 @dataclass
 class VideoMemory:
-    """What is left of a film, ready for questions.
+    """What is left of a video, ready for questions.
 
     Attributes:
-        streams: "picture", "sound", ... -> Tokens, by time.
+        streams: "frame", "audio", ... -> Tokens, by time.
         globals: stream -> (E, C) float32.
-        duration_s: length of the film.
+        duration_s: length of the video.
         budget: tokens that were asked for.
         source: {"name", "num_bytes", "sha256"} as far as they are known.
-        identity: of the towers and compressor that made it.
-        members: stream -> (n_raw,) int32 token of each raw one, by picture and cell; empty unless asked for.
+        identity: of the encoders and compressor that made it.
+        members: stream -> (n_raw,) int32 token of each raw one, by frame and patch; empty unless asked for.
         model: what answers.
-        stats: what watching took, where it was watched in this process.
+        stats: what compressing took, where it was compressed in this process.
     """
 
     streams: dict[str, Tokens]
@@ -53,15 +53,15 @@ class VideoMemory:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all: the budget, unless the film has fewer."""
+        """Tokens in all: the budget, unless the video has fewer."""
         return sum(map(len, self.streams.values())) + sum(map(len, self.globals.values()))
 
     @property
-    def film(self) -> Film:
-        """What a host reads, on the model's device."""
+    def video(self) -> Video:
+        """What a language model reads, on the model's device."""
         device = self._model().device
         streams = {n: t.to(device) for n, t in self.streams.items()}
-        return Film(streams, {n: g.to(device) for n, g in self.globals.items()}, self.budget)
+        return Video(streams, {n: g.to(device) for n, g in self.globals.items()}, self.budget)
 
     def ask(
         self,
@@ -71,7 +71,7 @@ class VideoMemory:
         max_new_tokens: int | None = None,
         **generate: Any,
     ) -> Answer:
-        """The answer to a question about the film. The film is read once; further questions cost only
+        """The answer to a question about the video. The video is read once; further questions cost only
         themselves.
 
         Args:
@@ -80,20 +80,20 @@ class VideoMemory:
             max_new_tokens: longest answer; None: as the model's config says.
             generate: options of transformers' generate, such as do_sample and temperature.
         """
-        host = self._model().host
-        text = host.answer(
-            self._read(), [question], stream=stream, max_new_tokens=max_new_tokens, **generate
-        )[0]
+        llm = self._model().llm
+        text = llm.answer(self._read(), [question], stream=stream, max_new_tokens=max_new_tokens, **generate)[
+            0
+        ]
         return self._answer(text)
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
-        """The answers to several questions about the film, generated together."""
-        return [self._answer(t) for t in self._model().host.answer(self._read(), questions, **options)]
+        """The answers to several questions about the video, generated together."""
+        return [self._answer(t) for t in self._model().llm.answer(self._read(), questions, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
         """What happens, in time order: every window is asked about, events cut by window borders are
         joined."""
-        config = self._model().config.host
+        config = self._model().config.llm
         if config.times == "hundredths":
             said = self.ask(config.events).text
             return parse_spans(said, duration_s=self.duration_s, percent=True, inclusive=True)
@@ -137,11 +137,11 @@ class VideoMemory:
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is cut, altered, of a newer format, or made by other towers than `model` has.
+            ValueError: if it is cut, altered, of a newer format, or made by other encoders than `model` has.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"path: no memory file {path}; make one with `longcompress watch`")
+            raise FileNotFoundError(f"path: no memory file {path}; make one with `longcompress compress`")
         try:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {}).get("longcompress", "null"))
@@ -150,7 +150,7 @@ class VideoMemory:
             raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
         if not isinstance(header, dict):
             raise ValueError(
-                f"path {path} is a safetensors file but not a memory file; make one with `watch`"
+                f"path {path} is a safetensors file but not a memory file; make one with `compress`"
             )
         if header["format"] > FORMAT:
             raise ValueError(
@@ -163,8 +163,8 @@ class VideoMemory:
             )
         if model is not None and header["identity"] != model.identity():
             raise ValueError(
-                f"path {path} was made by other towers than model {model.config.name!r} has; "
-                f"watch the film again with this model, or load the one that made it"
+                f"path {path} was made by other encoders than model {model.config.name!r} has; "
+                f"compress the video again with this model, or load the one that made it"
             )
         streams = {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in header["streams"]}
         globals_ = {n: tensors[f"{n}.globals"] for n in header["globals"]}
@@ -186,11 +186,11 @@ class VideoMemory:
 
     def _read(self) -> Prefix:
         if self._prefix is None:
-            self._prefix = self._model().host.prefill(self.film)
+            self._prefix = self._model().llm.prefill(self.video)
         return self._prefix
 
     def _answer(self, text: str) -> Answer:
-        percent = self._model().config.host.times == "hundredths"
+        percent = self._model().config.llm.times == "hundredths"
         events = tuple(parse_spans(text, duration_s=self.duration_s, percent=percent))
         cites = []
         for name, tokens in sorted(self.streams.items()):
@@ -205,12 +205,12 @@ class VideoMemory:
 
 
 def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **options: Any) -> list[Answer]:
-    """One question about each of several films of one model, answered in one batch."""
+    """One question about each of several videos of one model, answered in one batch."""
     if not memories:
         return []
     if len({id(m.model) for m in memories}) != 1:
         raise ValueError("memories must all have the same model to be asked in one batch")
-    texts = memories[0]._model().host.answer_each([m.film for m in memories], questions, **options)
+    texts = memories[0]._model().llm.answer_each([m.video for m in memories], questions, **options)
     return [m._answer(t) for m, t in zip(memories, texts, strict=True)]
 
 

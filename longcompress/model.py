@@ -1,4 +1,4 @@
-"""The parts joined: towers, compressor, host; saving, loading, LoRA."""
+"""The parts joined: encoders, compressor, language model; saving, loading, LoRA."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .budget import Estimate, Flow, Shape, check_duration, estimate
-from .compress import Compressor, GlobalMemory
+from .compression.budget import Estimate, Flow, Shape, check_duration, estimate
+from .compression.merging import Compressor, GlobalMemory
 from .config import (
+    AudioConfig,
     BudgetConfig,
     MediaConfig,
     MergeConfig,
     ModelConfig,
     SegmentConfig,
-    SoundConfig,
     load_config,
     to_dict,
 )
-from .encoders import SOUND, BeatsEncoder, SoundEncoder, Tower, VisionEncoder
-from .encoders.bases import check_language, kind_of
+from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
+from .encoders.checks import check_language, kind_of
 from .files import replacing
-from .hosts import CausalHost
-from .hosts.fresh import begin
-from .hosts.prompt import encode, mark_text
-from .hosts.tokenizer import load_tokenizer
+from .llm import CausalLM
+from .llm.calibrate import begin
+from .llm.prompt import encode, mark_text
+from .llm.tokenizer import load_tokenizer
 from .types import Frames
 
 CHANGEABLE = {
@@ -42,16 +42,16 @@ CHANGEABLE = {
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
     )
-} | {"vision": ("skip",)}
+} | {"video": ("skip",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
 ATTENTION = {
     "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
 }  # fmt: skip
 """Values of an `attention` field, and the package that each needs besides torch."""
-PARTS = {"picture": "vision", "sound": "sound", "speech": "speech"}
-"""Streams, and what the tower of each is called in the model, in its config and in a saved folder."""
-OWN = ("compressor.", "host.project.", "host.time.")  # parameters that a saved folder holds itself
+PARTS = {"video": "video", "audio": "audio", "speech": "speech"}
+"""Streams, and what the encoder of each is called in the model, in its config and in a saved folder."""
+OWN = ("compressor.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
 
 
 class LongCompress(nn.Module):
@@ -59,58 +59,58 @@ class LongCompress(nn.Module):
 
     Args:
         config: all knobs.
-        vision: the picture tower, or None.
-        sound: the sound tower, of Whisper or BEATs, or None.
-        host: the language model with its projectors; None: the model makes features and can't be asked.
+        vision: the video encoder, or None.
+        audio: the audio encoder, of Whisper or BEATs, or None.
+        language model: the language model with its projectors; None: the model makes features and can't be asked.
         compressor: None makes the one that config describes.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
-        speech: a second tower of sound, or None.
+        speech: a second encoder of audio, or None.
     """
 
-    host: CausalHost
+    llm: CausalLM
 
     def __init__(
         self,
         config: ModelConfig,
-        vision: VisionEncoder | None,
-        sound: SoundEncoder | BeatsEncoder | None,
-        host: CausalHost | None,
+        video: VisionEncoder | None,
+        audio: AudioEncoder | BeatsEncoder | None,
+        llm: CausalLM | None,
         compressor: Compressor | None = None,
         folder: Path | None = None,
-        speech: SoundEncoder | BeatsEncoder | None = None,
+        speech: AudioEncoder | BeatsEncoder | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.vision, self.sound, self.speech = vision, sound, speech
-        if not self.towers:
-            raise ValueError("vision or sound must be given: a model without towers sees and hears nothing")
-        self.compressor = compressor or make_compressor(config, self.towers)
-        if host is not None:
-            self.host = host
+        self.video, self.audio, self.speech = video, audio, speech
+        if not self.encoders:
+            raise ValueError("vision or audio must be given: a model without encoders sees and hears nothing")
+        self.compressor = compressor or make_compressor(config, self.encoders)
+        if llm is not None:
+            self.llm = llm
         self.folder = folder
 
     def __getattr__(self, name: str) -> Any:
-        if name == "host" and "host" not in self._modules:
+        if name == "llm" and "llm" not in self._modules:
             raise AttributeError(
-                "host: this model has towers alone, which make features; load the whole model to ask or train"
+                "language model: this model has encoders alone, which make features; load the whole model to ask or train"
             )
         return super().__getattr__(name)
 
     @property
-    def towers(self) -> dict[str, Tower]:
-        """Stream -> its tower, of those there are."""
+    def encoders(self) -> dict[str, Encoder]:
+        """Stream -> its encoder, of those there are."""
         found = {stream: getattr(self, part) for stream, part in PARTS.items()}
-        return {stream: tower for stream, tower in found.items() if tower is not None}
+        return {stream: encoder for stream, encoder in found.items() if encoder is not None}
 
     @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams it takes in."""
-        return tuple(self.towers)
+        return tuple(self.encoders)
 
     @property
     def device(self) -> torch.device:
-        """Where its language model is; of towers alone, where they are."""
-        return next((self._modules.get("host") or self).parameters()).device
+        """Where its language model is; of encoders alone, where they are."""
+        return next((self._modules.get("llm") or self).parameters()).device
 
     @classmethod
     def from_pretrained(
@@ -126,7 +126,7 @@ class LongCompress(nn.Module):
         Args:
             name: folder with a config.json of this project, or a hub name.
             device: where to put it; None: the GPU if there is one.
-            dtype: of towers and language model ("auto": as saved); None: float32 on CPU, bfloat16 on a GPU.
+            dtype: of encoders and language model ("auto": as saved); None: float32 on CPU, bfloat16 on a GPU.
             quantization: transformers' quantization_config for the language model.
 
         Raises:
@@ -141,9 +141,9 @@ class LongCompress(nn.Module):
         if (folder / "adapter").is_dir():
             from peft import PeftModel
 
-            model.host.lm = PeftModel.from_pretrained(model.host.lm, folder / "adapter")
+            model.llm.lm = PeftModel.from_pretrained(model.llm.lm, folder / "adapter")
             if quantization is None:
-                model.host.lm.to(next(model.host.project.parameters()).device)
+                model.llm.lm.to(next(model.llm.project.parameters()).device)
         return model.eval()
 
     @classmethod
@@ -155,78 +155,78 @@ class LongCompress(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         quantization: Any = None,
-        host: bool = True,
+        llm: bool = True,
         fresh: bool = True,
     ) -> Self:
-        """A model that is still to be trained: towers and language model from their bases, new projectors.
+        """A model that is still to be trained: encoders and language model from their bases, new projectors.
 
         Args:
-            config: all knobs; a section whose base is "" has no tower.
+            config: all knobs; a section whose base is "" has no encoder.
             folder: what bases that begin with "./" are relative to.
             device, dtype, quantization: as for `from_pretrained`.
-            host: with the language model; False: towers alone, to make features with.
-            fresh: its own parameters begin as `hosts.fresh` says; False: they are about to be loaded.
+            language model: with the language model; False: encoders alone, to make features with.
+            fresh: its own parameters begin as `llms.fresh` says; False: they are about to be loaded.
         """
         check_attention(config)
-        if host:
-            host_base = resolve(config.host.base, folder)
-            check_language(host_base, kind_of(host_base))  # before the towers, which take their time
+        if llm:
+            llm_base = resolve(config.llm.base, folder)
+            check_language(llm_base, kind_of(llm_base))  # before the encoders, which take their time
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
         kwargs = {"dtype": dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)}
-        vision = None
-        if config.vision.base:
-            base = resolve(config.vision.base, folder)
-            vision = VisionEncoder.load(config.vision, base, config.media.size_px, **kwargs)
-        sound, speech = (
-            SOUND[part.kind](part, resolve(part.base, folder), **kwargs) if part.base else None
-            for part in (config.sound, config.speech)
+        video = None
+        if config.video.base:
+            base = resolve(config.video.base, folder)
+            video = VisionEncoder.load(config.video, base, config.media.size_px, **kwargs)
+        audio, speech = (
+            AUDIO[part.kind](part, resolve(part.base, folder), **kwargs) if part.base else None
+            for part in (config.audio, config.speech)
         )
-        if not host:
-            return cls(config, vision, sound, None, folder=folder, speech=speech).to(target).eval()
+        if not llm:
+            return cls(config, video, audio, None, folder=folder, speech=speech).to(target).eval()
         placed = (
             {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
         )
-        tokenizer = load_tokenizer(host_base)
+        tokenizer = load_tokenizer(llm_base)
         lm = AutoModelForCausalLM.from_pretrained(
-            host_base, attn_implementation=config.host.attention, **kwargs, **placed
+            llm_base, attn_implementation=config.llm.attention, **kwargs, **placed
         )
-        towers = {"picture": vision, "sound": sound, "speech": speech}
-        widths = {stream: tower.width for stream, tower in towers.items() if tower is not None}
-        reader = CausalHost(lm, tokenizer, config.host, widths)
-        model = cls(config, vision, sound, reader, folder=folder, speech=speech)
-        for part in (*model.towers.values(), model.compressor, model.host.project, model.host.time):
+        encoders = {"video": video, "audio": audio, "speech": speech}
+        widths = {stream: encoder.width for stream, encoder in encoders.items() if encoder is not None}
+        reader = CausalLM(lm, tokenizer, config.llm, widths)
+        model = cls(config, video, audio, reader, folder=folder, speech=speech)
+        for part in (*model.encoders.values(), model.compressor, model.llm.project, model.llm.time):
             if part is not None:
                 part.to(target)
         if quantization is None:
-            model.host.lm.to(target)
+            model.llm.lm.to(target)
         if fresh:
-            begin(model.host, model.towers, config.media)
+            begin(model.llm, model.encoders, config.media)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:
-        """Write config.json, own parameters, LoRA adapter; with include_base also copies of towers and LM.
+        """Write config.json, own parameters, LoRA adapter; with include_base also copies of encoders and LM.
 
         A base that is a path relative to the model's own folder ("./vision") is always copied.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = to_dict(self.config)
-        parts = {name: (name, getattr(self, name)) for name in PARTS.values()} | {"host": ("lm", None)}
-        for kind, (name, tower) in parts.items():
+        parts = {name: (name, getattr(self, name)) for name in PARTS.values()} | {"llm": ("lm", None)}
+        for kind, (name, encoder) in parts.items():
             base = values[kind]["base"]
             if base and (include_base or base.startswith("./")):
-                if kind == "host":
-                    self._save_host(folder / name)
+                if kind == "llm":
+                    self._save_llm(folder / name)
                 else:
-                    tower.save_pretrained(folder / name)
+                    encoder.save_pretrained(folder / name)
                 values[kind]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
         with replacing(folder / "model.safetensors") as part:
             save_file(own, part, metadata={"format": "pt"})
-        if hasattr(self.host.lm, "peft_config"):
-            self.host.lm.save_pretrained(folder / "adapter")
+        if hasattr(self.llm.lm, "peft_config"):
+            self.llm.lm.save_pretrained(folder / "adapter")
         with replacing(folder / "config.json") as part:
             part.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -260,7 +260,7 @@ class LongCompress(nn.Module):
     def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Other knobs from now on: section of the config -> changed fields, as {"media": {"rate_fps": 2}}.
 
-        Weights stay, so only what the towers and the global tokens don't depend on can change.
+        Weights stay, so only what the encoders and the global tokens don't depend on can change.
 
         Raises:
             ValueError: for a section or field that can't be changed, or is not there.
@@ -272,8 +272,8 @@ class LongCompress(nn.Module):
                 )
         sections = {name: replace(getattr(self.config, name), **values) for name, values in changes.items()}
         self.config = replace(self.config, **sections)
-        if self.vision is not None:
-            self.vision.config = self.config.vision
+        if self.video is not None:
+            self.video.config = self.config.video
         memory = self.compressor.memory
         self.compressor = Compressor(self.config.merge, self.config.budget, memory)
 
@@ -282,60 +282,60 @@ class LongCompress(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         options = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"} | options
-        self.host.lm = get_peft_model(self.host.lm, LoraConfig(**options))
+        self.llm.lm = get_peft_model(self.llm.lm, LoraConfig(**options))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
-        """Loss (with labels) and logits of a batch that `host.collate` made."""
-        out: dict[str, Tensor] = self.host(**batch)
+        """Loss (with labels) and logits of a batch that `llm.collate` made."""
+        out: dict[str, Tensor] = self.llm(**batch)
         return out
 
     def estimate(
-        self, duration_s: float, budget: int | None = None, *, pictures: bool = True, sound: bool = True
+        self, duration_s: float, budget: int | None = None, *, video: bool = True, audio: bool = True
     ) -> Estimate:
-        """What a film of this length will come to; see `budget.estimate`."""
+        """What a video of this length will come to; see `budget.estimate`."""
         check_duration(duration_s)
         config = self.config
-        film = (duration_s, config.media)
+        length = (duration_s, config.media)
         flows = {
-            name: Flow(tower.num_tokens(*film), tower.tokens_a_second(*film), tower.width)
-            for name, tower in self.towers.items()
-            if (pictures if tower.takes is Frames else sound)
+            name: Flow(encoder.num_tokens(*length), encoder.tokens_a_second(*length), encoder.width)
+            for name, encoder in self.encoders.items()
+            if (video if encoder.takes is Frames else audio)
         }
-        cells = self.vision.cells if self.vision else 1
+        patches = self.video.patches if self.video else 1
         shape = Shape(
-            flows, frames=flows["picture"].tokens // cells if "picture" in flows else 0,
+            flows, frames=flows["video"].tokens // patches if "video" in flows else 0,
             global_tokens=self.compressor.memory.num_tokens(list(flows)),
-            mark_tokens=len(encode(self.host.tokenizer, mark_text(config.host, duration_s))),
-            context=self.host.context,
+            mark_tokens=len(encode(self.llm.tokenizer, mark_text(config.llm, duration_s))),
+            context=self.llm.context,
         )  # fmt: skip
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
     def identity(self) -> str:
-        """A hash of what makes its tokens mean what they mean: towers and compressor, not projectors or LM.
+        """A hash of what makes its tokens mean what they mean: encoders and compressor, not projectors or LM.
 
         Weights go in as bfloat16 and sampled, so that it is quick and the same in every dtype.
         """
         digest = hashlib.sha256()
         config = self.config
         used: dict[str, Any] = {
-            "vision": [config.vision.layer, config.vision.summary_layers, config.media.size_px]
-            if self.vision
+            "video": [config.video.layer, config.video.summary_layers, config.media.size_px]
+            if self.video
             else None,
-            "sound": _heard(config.sound) if self.sound else None,
+            "audio": _heard(config.audio) if self.audio else None,
             "memory": to_dict(config.memory),
         }
         # knobs that came later are named only where they are used, so that older memories still match
-        if config.vision.merge_per_layer and used["vision"]:
-            used["merge_per_layer"] = config.vision.merge_per_layer
-        if config.vision.tokens != "patches" and used["vision"]:
-            used["tokens"] = config.vision.tokens
-        if config.vision.summary_until is not None and used["vision"]:
-            used["summary_until"] = config.vision.summary_until
+        if config.video.merge_per_layer and used["video"]:
+            used["merge_per_layer"] = config.video.merge_per_layer
+        if config.video.tokens != "patches" and used["video"]:
+            used["tokens"] = config.video.tokens
+        if config.video.summary_until is not None and used["video"]:
+            used["summary_until"] = config.video.summary_until
         if self.speech:
             used["speech"] = _heard(config.speech)
         digest.update(json.dumps(used, sort_keys=True).encode())
-        for part in (self.vision, self.sound, self.speech, self.compressor):
+        for part in (self.video, self.audio, self.speech, self.compressor):
             for name, value in sorted((part.state_dict() if part is not None else {}).items()):
                 flat = value.detach().flatten()
                 at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
@@ -343,21 +343,21 @@ class LongCompress(nn.Module):
                 digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _save_host(self, folder: Path) -> None:
-        lm = self.host.lm
+    def _save_llm(self, folder: Path) -> None:
+        lm = self.llm.lm
         if hasattr(lm, "peft_config"):  # what the adapter sits on, under its own names
             base = lm.get_base_model()
             state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items()}
             base.save_pretrained(folder, state_dict={k: v for k, v in state.items() if "lora_" not in k})
         else:
             lm.save_pretrained(folder)
-        self.host.tokenizer.save_pretrained(folder)
+        self.llm.tokenizer.save_pretrained(folder)
 
 
-def make_compressor(config: ModelConfig, towers: Mapping[str, Tower]) -> Compressor:
-    """The compressor that `config` describes, for these towers of streams."""
-    widths = {stream: tower.width for stream, tower in towers.items()}
-    summaries = {stream: tower.num_summaries for stream, tower in towers.items()}
+def make_compressor(config: ModelConfig, encoders: Mapping[str, Encoder]) -> Compressor:
+    """The compressor that `config` describes, for these encoders of streams."""
+    widths = {stream: encoder.width for stream, encoder in encoders.items()}
+    summaries = {stream: encoder.num_summaries for stream, encoder in encoders.items()}
     return Compressor(config.merge, config.budget, GlobalMemory(config.memory, widths, summaries))
 
 
@@ -366,7 +366,7 @@ def check_attention(config: ModelConfig) -> None:
 
     Names with a slash are kernels of the hub, which transformers fetches; they are left to it.
     """
-    for section in (*PARTS.values(), "host"):
+    for section in (*PARTS.values(), "llm"):
         part = getattr(config, section)
         name = part.attention
         if not part.base or "/" in name:
@@ -382,21 +382,21 @@ def check_attention(config: ModelConfig) -> None:
 
 
 def resolve(base: str, folder: Path | None) -> str:
-    """A base as towers take it: "./x" is looked for in `folder`, all else is left alone."""
+    """A base as encoders take it: "./x" is looked for in `folder`, all else is left alone."""
     if not base.startswith("./"):
         return base
     path = (folder or Path()) / base
     if not path.exists():
         raise FileNotFoundError(
-            f"base {base!r}: no folder {path}; a saved model needs the towers and LM beside it"
+            f"base {base!r}: no folder {path}; a saved model needs the encoders and LM beside it"
         )
     return str(path)
 
 
-def _heard(config: SoundConfig) -> list[Any]:
-    """What the tokens of a sound tower depend on beside its weights."""
+def _heard(config: AudioConfig) -> list[Any]:
+    """What the tokens of an audio encoder depend on beside its weights."""
     more = {"kind": config.kind, "across": config.across, "tail": config.tail}
-    plain = SoundConfig()
+    plain = AudioConfig()
     told = {name: value for name, value in more.items() if value != getattr(plain, name)}
     return [config.layer, config.pool, config.summary, *([told] if told else [])]
 

@@ -1,4 +1,4 @@
-"""Pictures of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
+"""Frames of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import media
 from .config import MediaConfig
 from .files import replacing
-from .hosts.prompt import lay_out
+from .llm.prompt import lay_out
+from .media import reader as media
 from .memory import VideoMemory
 from .types import Event, Frames, Tokens
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
-COLOURS = {"picture": "#2f6db3", "sound": "#e08a2c", "speech": "#4f9d69"}
+COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
 MORE_COLOURS = ("#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
 MOST_ROWS, MOST_LETTERS = 40, 56  # of a timeline
 MOST_BARS = 240  # of a token plot
@@ -27,11 +27,11 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
 
 
 def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
-    """The path of a picture with a row for each text and a bar for each time that it happens.
+    """The path of a frame with a row for each text and a bar for each time that it happens.
 
     Args:
         events: what happens; of more than 40 texts those that last longest, and the title says so.
-        duration_s: length of the film, > 0.
+        duration_s: length of the video, > 0.
         path: .png, .svg or .pdf.
     """
     if not duration_s > 0:
@@ -65,7 +65,7 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
 
 
 def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
-    """The path of a picture of how many tokens stand for each segment, stream on stream, with the time marks.
+    """The path of a frame of how many tokens stand for each segment, stream on stream, with the time marks.
 
     Args:
         memory: any; its model says how long segments are and where marks stand, else no marks are drawn.
@@ -90,7 +90,7 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
         base += count
     axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
     if model is not None:
-        marks = lay_out(memory.film, model.host.tokenizer, model.config.host, model.host.names).said_s
+        marks = lay_out(memory.video, model.llm.tokenizer, model.config.llm, model.llm.names).said_s
         label = f"time marks, {len(marks)}"
         axes.plot(
             marks, np.zeros(len(marks)), "^", color=INK, markersize=4, clip_on=False, zorder=3, label=label
@@ -104,7 +104,7 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     )  # fmt: skip
     num_globals = sum(map(len, memory.globals.values()))
     raw = round(sum(float(t.size.sum()) for t in memory.streams.values()))
-    more = f", {num_globals} of them for the whole film" if num_globals else ""
+    more = f", {num_globals} of them for the whole video" if num_globals else ""
     title = f"{_count(memory.num_tokens, 'token')} stand for {raw:,} in {_clock(duration_s)}{more}"
     axes.set_title(title, loc="left")
     return _save(figure, path)
@@ -118,38 +118,38 @@ def plot_merged(
     *,
     protocols: Sequence[str] = ("file",),
 ) -> Path:
-    """The path of a picture of key frames in which the patches of one token are outlined in one colour.
+    """The path of a frame of key frames in which the patches of one token are outlined in one colour.
 
     Args:
-        memory: of `source`, watched with keep_members=True.
-        source: the film, as `watch` took it.
+        memory: of `source`, compressed with keep_assignment=True.
+        source: the video, as `compress` took it.
         path: .png, .svg or .pdf.
-        num_frames: key frames, spread evenly over the film.
-        protocols: as `watch` takes them.
+        num_frames: key frames, spread evenly over the video.
+        protocols: as `compress` takes them.
 
     Raises:
-        ValueError: if the memory doesn't say which patch went where, or the film is another one.
+        ValueError: if the memory doesn't say which patch went where, or the video is another one.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    members = memory.members.get("picture")
+    members = memory.members.get("video")
     if members is None:
         raise ValueError(
-            "memory doesn't say which patches became one token; watch the film with keep_members=True "
+            "memory doesn't say which patches became one token; compress the video with keep_assignment=True "
             "(longcompress watch --keep-members)"
         )
     model = memory.model
-    if model is None or model.vision is None:
-        raise ValueError("memory has no model with a picture tower; use longcompress.open(path, model)")
-    side = round(model.vision.cells**0.5)
-    if side**2 != model.vision.cells:
+    if model is None or model.video is None:
+        raise ValueError("memory has no model with a video encoder; use longcompress.open(path, model)")
+    side = round(model.video.patches**0.5)
+    if side**2 != model.video.patches:
         raise ValueError(
-            f"the picture tower must have a square grid of patches, got {model.vision.cells} patches"
+            f"the video encoder must have a square grid of patches, got {model.video.patches} patches"
         )
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
     wanted = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
-    config = replace(model.config.media, size_px=KEY_FRAME_PX, sound=False)
+    config = replace(model.config.media, size_px=KEY_FRAME_PX, audio=False)
     frames = _key_frames(source, config, wanted, protocols)
     columns = 2 if num_frames == 4 else min(num_frames, 3)
     rows = -(-num_frames // columns)
@@ -165,7 +165,7 @@ def plot_merged(
         here = len(np.unique(number[index]))
         axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {side**2} patches", fontsize=9)
     used = len(np.unique(number[wanted]))
-    title = f"{num_frames} of {_count(len(number), 'picture')}: patches outlined in one colour are one token"
+    title = f"{num_frames} of {_count(len(number), 'video')}: patches outlined in one colour are one token"
     figure.suptitle(
         f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
     )
@@ -177,14 +177,14 @@ def plot_depths(shares: Mapping[str, Mapping[tuple[float, float], float]], path:
 
     Args:
         shares: kind -> (minutes, depth) -> share found, in [0, 1].
-        path: of the picture; its suffix says the format.
+        path: of the frame; its suffix says the format.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    kinds = [kind for kind, cells in shares.items() if cells]
+    kinds = [kind for kind, patches in shares.items() if patches]
     if not kinds:
-        raise ValueError("shares must hold at least one kind with a cell, got none")
+        raise ValueError("shares must hold at least one kind with a patch, got none")
     figure = _figure(2.9 * len(kinds), 3.2)
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
     for one, kind in zip(axes, kinds, strict=True):
@@ -210,7 +210,7 @@ def plot_depths(shares: Mapping[str, Mapping[tuple[float, float], float]], path:
 def _key_frames(
     source: Any, config: MediaConfig, wanted: list[int], protocols: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], float]]:
-    """Pixels (H, W, 3) and time of the wanted pictures, by their rising numbers."""
+    """Pixels (H, W, 3) and time of the wanted frames, by their rising numbers."""
     found: list[tuple[NDArray[np.uint8], float]] = []
     first = 0
     with media.read(source, config, protocols=protocols) as parts:
@@ -222,13 +222,13 @@ def _key_frames(
             if len(found) == len(wanted):
                 return found
     raise ValueError(
-        f"source must be the film of this memory, read at rate_fps = {config.rate_fps}: it has "
-        f"{first} pictures, number {wanted[-1]} is wanted"
+        f"source must be the video of this memory, read at rate_fps = {config.rate_fps}: it has "
+        f"{first} frames, number {wanted[-1]} is wanted"
     )
 
 
 def _outline(axes: Any, number: NDArray[np.int32]) -> None:
-    """Tint and outline on a (side, side) grid the cells of each token, in the token's colour."""
+    """Tint and outline on a (side, side) grid the patches of each token, in the token's colour."""
     from matplotlib.collections import LineCollection
 
     side = len(number)
@@ -260,7 +260,7 @@ def _figure(width: float, height: float, layout: Literal["constrained", "compres
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "matplotlib>=3.8"') from error
+        raise ImportError('frames need matplotlib: pip install "matplotlib>=3.8"') from error
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
@@ -276,12 +276,12 @@ def _save(figure: Any, path: str | Path) -> Path:
 
 
 def _time_axis(axes: Any, duration_s: float) -> None:
-    """The film's seconds from left to right, ticks at whole minutes or the like, and a light frame."""
+    """The video's seconds from left to right, ticks at whole minutes or the like, and a light frame."""
     step = _nice_step(duration_s / 8)
     ticks = np.arange(0, duration_s + step * 0.01, step)
     axes.set_xlim(0, duration_s)
     axes.set_xticks(ticks, [_clock(float(t), hours=duration_s >= 3600) for t in ticks])
-    axes.set_xlabel("time in the film (h:mm:ss)" if duration_s >= 3600 else "time in the film (m:ss)")
+    axes.set_xlabel("time in the video (h:mm:ss)" if duration_s >= 3600 else "time in the video (m:ss)")
     axes.grid(axis="x", color=FAINT, linewidth=0.8, zorder=0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -297,7 +297,7 @@ def _histogram(tokens: Tokens, edges: NDArray[np.floating[Any]]) -> NDArray[np.f
 
 
 def _aspect(source: Any, protocols: Sequence[str]) -> float:
-    """Width over height of the film as it is shown; 1 for arrays."""
+    """Width over height of the video as it is shown; 1 for arrays."""
     if not (isinstance(source, str | Path) or hasattr(source, "read")):
         return 1.0
     info = media.probe(source, protocols=protocols)

@@ -15,46 +15,46 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from .checkpoints.apply import apply
+from .checkpoints.architectures import PUBLISHED, config_of
 from .config import (
+    AudioConfig,
     BudgetConfig,
-    HostConfig,
+    LLMConfig,
     MediaConfig,
     MemoryConfig,
     MergeConfig,
     ModelConfig,
     SegmentConfig,
-    SoundConfig,
     VisionConfig,
 )
-from .encoders import SoundEncoder, VisionEncoder
-from .hosts import CausalHost
-from .hosts.words import word_tokenizer
+from .encoders import AudioEncoder, VisionEncoder
+from .llm import CausalLM
 from .model import LongCompress
-from .published import PUBLISHED, config_of
-from .quiz import VOCABULARY
-from .released import apply
-from .scenes import COLOURS, SHAPES
+from .synthetic.questions import VOCABULARY
+from .synthetic.scenes import COLOURS, SHAPES
+from .synthetic.tokenizer import word_tokenizer
 
 TINY = Path(__file__).parent / "weights" / "tiny"
 
 
 def tiny() -> ModelConfig:
-    """The embedded model: 16 picture tokens a second, one of sound, a small Llama; it knows the world of
+    """The embedded model: 16 video tokens a second, one of audio, a small Llama; it knows the world of
     `scenes`.
 
-    Raw it has 170 tokens every 10 s; a tenth of that (14 of pictures, 3 of sound) is what it was trained
+    Raw it has 170 tokens every 10 s; a tenth of that (14 of frames, 3 of audio) is what it was trained
     around.
     """
     return ModelConfig(
         name="tiny",
         media=MediaConfig(size_px=64),
-        vision=VisionConfig(base="./vision", layer=-1, summary_layers=1, attention="eager"),
-        sound=SoundConfig(base="./sound", pool=20, summary=True),
+        video=VisionConfig(base="./video", layer=-1, summary_layers=1, attention="eager"),
+        audio=AudioConfig(base="./audio", pool=20, summary=True),
         segments=SegmentConfig(length_s=10.0),
-        merge=MergeConfig(detail={"picture": 160, "*": 10}),
+        merge=MergeConfig(detail={"video": 160, "*": 10}),
         memory=MemoryConfig(kind="mean"),
-        budget=BudgetConfig(tokens=1024, split={"picture": 14.0, "*": 3.0}),
-        host=HostConfig(
+        budget=BudgetConfig(tokens=1024, split={"video": 14.0, "*": 3.0}),
+        llm=LLMConfig(
             base="./lm", mark_s=10.0, mark="{tens}:", max_offset_s=16, question="{question} answer",
             projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
             events="What happens between {start} and {end}?", events_window_s=30.0, max_new_tokens=160,
@@ -63,10 +63,10 @@ def tiny() -> ModelConfig:
 
 
 def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
-    """An untrained `tiny`: ConvNeXt and Whisper towers and a language model, small and random."""
+    """An untrained `tiny`: ConvNeXt and Whisper encoders and a language model, small and random."""
     torch.manual_seed(seed)
     config = tiny()
-    tower = ConvNextModel(
+    encoder = ConvNextModel(
         ConvNextConfig(
             patch_size=4, num_stages=3, hidden_sizes=[40, 80, 128], depths=[1, 1, 2], image_size=64,
             layer_scale_init_value=1.0,
@@ -98,13 +98,13 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
     ):  # words far apart against what an optimizer step moves; the head begins by copying them
         torch.nn.init.normal_(lm.get_input_embeddings().weight, std=0.5)
         lm.get_output_embeddings().weight.copy_(0.1 * lm.get_input_embeddings().weight)
-    vision = VisionEncoder(tower, config.vision, config.media.size_px)
-    sound = SoundEncoder(ears, extractor, config.sound)
-    host = CausalHost(lm, tokenizer, config.host, {"picture": vision.width, "sound": sound.width})
-    assert host.time is not None
+    video = VisionEncoder(encoder, config.video, config.media.size_px)
+    audio = AudioEncoder(ears, extractor, config.audio)
+    llm = CausalLM(lm, tokenizer, config.llm, {"video": video.width, "audio": audio.width})
+    assert llm.time is not None
     with torch.no_grad():  # so that a token is first of all what it shows: words find it from the start
-        host.time.gain.mul_(0.4)
-    return LongCompress(config, vision, sound, host)
+        llm.time.gain.mul_(0.4)
+    return LongCompress(config, video, audio, llm)
 
 
 PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY}
@@ -123,7 +123,7 @@ def load(
     Args:
         name: "tiny"; a published model ("longvlm", "vtimellm", "longvale"), whose projectors are then
             still to be trained; a folder; a hub name.
-        base: of a published model: "vision", "sound", "speech", "host" -> folder, file or hub name.
+        base: of a published model: "vision", "audio", "speech", "language model" -> folder, file or hub name.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
         weights: of a published model: what its project released, files and folders of its stages in their
             order (`released.apply`, docs/released_weights.md).
@@ -137,7 +137,7 @@ def load(
     if weights is not None:
         raise ValueError(
             f"weights are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}; to a model that "
-            "is loaded, longcompress.released.apply puts them"
+            "is loaded, longcompress.checkpoints.apply.apply puts them"
         )
     if base or variant:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Push pictures, sound and text as they come; ask at any moment; bounded for ever. A file is a session fed by
+"""Push frames, audio and text as they come; ask at any moment; bounded for ever. A file is a session fed by
 `media`."""
 
 import copy
@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import media
+from .compression.segmenter import Segmenter
+from .compression.state import KINDS, Hold
 from .encoders import Stream, VisionEncoder
-from .hold import KINDS, Hold
+from .media import reader as media
 from .memory import VideoMemory
 from .model import LongCompress
-from .pack import pack, unpack
-from .segments import Segmenter
-from .types import Answer, Encoded, Frames, Segment, Sound
+from .serialize import pack, unpack
+from .types import Answer, Audio, Encoded, Frames, Segment
 
 SNAPSHOT = 1  # format of snapshots
-KINDS_OF_MEDIA: dict[type, str] = {Frames: "picture", Sound: "sound"}
+KINDS_OF_MEDIA: dict[type, str] = {Frames: "video", Audio: "audio"}
 PATIENCE_S = 120.0  # a stream that lags behind another by more is taken to be silent until then
 
 
 @dataclass(frozen=True)
 class SegmentClosed:
-    """A stretch of film went into memory: tokens that came in, tokens held in all after it."""
+    """A stretch of video went into memory: tokens that came in, tokens held in all after it."""
 
     index: int
     start_s: float
@@ -60,14 +60,14 @@ Happened = SegmentClosed | Dropped | Reply
 
 
 class Session:
-    """A model that watches.
+    """A model that compresses.
 
     Args:
-        model: what watches and answers.
+        model: what compresses and answers.
         budget: tokens of the memory at any moment; None: as the model's config says.
-        streams: what will come, of "picture" and "sound" (which feeds all streams that hear); None: all that
+        streams: what will come, of "frame" and "audio" (which feeds all streams that hear); None: all that
             the model takes in.
-        keep_members: remember which raw token went where, for pictures of it; this grows with the film.
+        keep_assignment: remember which raw token went where, for frames of it; this grows with the video.
     """
 
     def __init__(
@@ -76,28 +76,28 @@ class Session:
         budget: int | None = None,
         *,
         streams: Sequence[str] | None = None,
-        keep_members: bool = False,
+        keep_assignment: bool = False,
     ) -> None:
         self.model = model
         self.budget = model.config.budget.tokens if budget is None else budget
-        self.keep_members = keep_members
+        self.keep_assignment = keep_assignment
         known = media_of(model)
         come = known if streams is None else tuple(streams)
         unknown = sorted(set(come) - set(known))
         if unknown or not come:
             raise ValueError(f"streams must be some of {known}, which the model takes in, got {come}")
-        towers = {n: t for n, t in model.towers.items() if KINDS_OF_MEDIA[t.takes] in come}
-        model.compressor.check(self.budget, list(towers))
-        self._streams = {name: Stream(tower) for name, tower in towers.items()}
-        self._segmenter = Segmenter(model.config.segments, tuple(towers))
+        encoders = {n: t for n, t in model.encoders.items() if KINDS_OF_MEDIA[t.takes] in come}
+        model.compressor.check(self.budget, list(encoders))
+        self._streams = {name: Stream(encoder) for name, encoder in encoders.items()}
+        self._segmenter = Segmenter(model.config.segments, tuple(encoders))
         self._hold = Hold()
         self._end_s: dict[str, float] = {}
         self._raw = self._reused = 0
         self._encode_s = self._merge_s = 0.0
         self._closed = False
 
-    def push(self, part: Frames | Sound) -> list[Happened]:
-        """Take in pictures or sound that follow what came before of their kind; parts of any length."""
+    def push(self, part: Frames | Audio) -> list[Happened]:
+        """Take in frames or audio that follow what came before of their kind; parts of any length."""
         if self._closed:
             raise ValueError("session is closed; make a new one")
         kind = KINDS_OF_MEDIA[type(part)]
@@ -106,12 +106,12 @@ class Session:
             return []
         end_s = float(part.time_s[-1]) + part.step_s if isinstance(part, Frames) else part.end_s
         begin_s = float(part.time_s[0]) if isinstance(part, Frames) else part.start_s
-        towers = [self._streams[name].tower for name in names]
-        rates = {tower.rate_hz for tower in towers if not isinstance(tower, VisionEncoder)}
-        if isinstance(part, Sound) and rates != {part.rate_hz}:
+        encoders = [self._streams[name].encoder for name in names]
+        rates = {encoder.rate_hz for encoder in encoders if not isinstance(encoder, VisionEncoder)}
+        if isinstance(part, Audio) and rates != {part.rate_hz}:
             raise ValueError(
-                f"sound must come at {', '.join(map(str, rates))} samples a second, got {part.rate_hz}; "
-                f"resample it, or read the source with longcompress.media.read, which does"
+                f"audio must come at {', '.join(map(str, rates))} samples a second, got {part.rate_hz}; "
+                f"resample it, or read the source with longcompress.media.reader.read, which does"
             )
         late_s = self._end_of(kind) - begin_s
         if late_s > 1e-3 + (part.step_s if isinstance(part, Frames) else 0.0):
@@ -130,10 +130,10 @@ class Session:
         return out
 
     def push_frame(self, image: Any, t: float | None = None) -> list[Happened]:
-        """Take in one picture, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after
+        """Take in one frame, (H, W, 3) uint8 array or tensor or PIL; t: its seconds, None: one step after
         the last."""
         step_s = 1 / self.model.config.media.rate_fps
-        time_s = self._end_of("picture") if t is None else t
+        time_s = self._end_of("video") if t is None else t
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
         return self.push(Frames(pixels[None], torch.tensor([time_s], dtype=torch.float64), step_s))
 
@@ -143,8 +143,8 @@ class Session:
         samples = pcm if isinstance(pcm, Tensor) else torch.from_numpy(np.asarray(pcm))
         if samples.dtype == torch.int16:
             samples = samples.float() / 32768
-        start_s = self._end_of("sound") if t0 is None else t0
-        return self.push(Sound(samples.float(), start_s, sample_rate))
+        start_s = self._end_of("audio") if t0 is None else t0
+        return self.push(Audio(samples.float(), start_s, sample_rate))
 
     def push_text(
         self,
@@ -171,7 +171,7 @@ class Session:
         return out
 
     def flush(self) -> list[Happened]:
-        """Encode and close all that waits, as at the end of the film."""
+        """Encode and close all that waits, as at the end of the video."""
         out: list[Happened] = []
         for name, stream in self._streams.items():
             out += self._take(name, self._timed(stream.flush))
@@ -183,7 +183,7 @@ class Session:
         self._closed = True
         return out
 
-    def run(self, source: Iterable[Frames | Sound]) -> Iterator[Happened]:
+    def run(self, source: Iterable[Frames | Audio]) -> Iterator[Happened]:
         """Take in all that `source` gives, then flush; yields what happens as it happens."""
         for part in source:
             yield from self.push(part)
@@ -198,14 +198,14 @@ class Session:
             seen._segmenter, seen._hold = self._segmenter.copy(), self._hold.copy()
             seen.flush()
         budget = self.budget if budget is None else budget
-        streams, globals_, members = self.model.compressor.settle(seen._hold, budget)
+        streams, globals_, members = self.model.compressor.compress_to(seen._hold, budget)
         return VideoMemory(
             streams, globals_, max(self._end_s.values(), default=0.0), budget,
             identity=self.model.identity(), members=members, model=self.model,
         )  # fmt: skip
 
     def held(self) -> Hold:
-        """All that is kept of what was closed until now, to settle any budget from; a copy that shares
+        """All that is kept of what was closed until now, to compress any budget from; a copy that shares
         tensors."""
         return self._hold.copy()
 
@@ -214,12 +214,12 @@ class Session:
         return self.memory(budget).ask(question, **options)
 
     def stats(self) -> dict[str, float]:
-        """Sizes and times: seconds seen, raw tokens, pictures the tower was spared (VisionConfig.skip),
+        """Sizes and times: seconds seen, raw tokens, frames the encoder was spared (VisionConfig.skip),
         tokens and groups held, bytes held, seconds spent."""
         held = [g for p in self._hold.pieces for g in p.groups.values()]
         return {
             "seen_s": max(self._end_s.values(), default=0.0), "raw_tokens": self._raw,
-            "reused_pictures": self._reused, "held_tokens": self._hold.num_tokens(),
+            "reused_frames": self._reused, "held_tokens": self._hold.num_tokens(),
             "held_groups": self._hold.num_groups(),
             "held_bytes": sum(g.tokens.x.nbytes + g.metric.nbytes + 28 * len(g) for g in held),
             "pending": sum(s.num_pending for s in self._streams.values()),
@@ -230,20 +230,20 @@ class Session:
         """All there is to go on from here, bit for bit, in another process; bounded, like the session."""
         state = {
             "format": SNAPSHOT, "identity": self.model.identity(), "budget": self.budget,
-            "streams": list(self._streams), "keep_members": self.keep_members, "closed": self._closed,
+            "streams": list(self._streams), "keep_assignment": self.keep_assignment, "closed": self._closed,
             "blocks": {n: s.state() for n, s in self._streams.items()}, "segmenter": self._segmenter.state(),
             "hold": self._hold, "end_s": self._end_s, "raw": self._raw, "reused": self._reused,
         }  # fmt: skip
-        return pack(state, (*KINDS, Frames, Sound, Encoded))
+        return pack(state, (*KINDS, Frames, Audio, Encoded))
 
     @classmethod
     def restore(cls, model: LongCompress, data: bytes) -> "Session":
         """The session that `snapshot` was taken of.
 
         Raises:
-            ValueError: if data is cut, of a newer format, or from a model with other towers than `model`.
+            ValueError: if data is cut, of a newer format, or from a model with other encoders than `model`.
         """
-        state = unpack(data, (*KINDS, Frames, Sound, Encoded), model.device)
+        state = unpack(data, (*KINDS, Frames, Audio, Encoded), model.device)
         if not isinstance(state, dict) or "format" not in state:
             raise ValueError("data is no snapshot of a session; take one with Session.snapshot")
         if state["format"] > SNAPSHOT:
@@ -253,11 +253,11 @@ class Session:
             )
         if state["identity"] != model.identity():
             raise ValueError(
-                f"data was made by other towers than model {model.config.name!r} has; "
+                f"data was made by other encoders than model {model.config.name!r} has; "
                 f"restore it with the model that made it"
             )
-        come = {KINDS_OF_MEDIA[model.towers[name].takes] for name in state["streams"]}
-        session = cls(model, state["budget"], streams=sorted(come), keep_members=state["keep_members"])
+        come = {KINDS_OF_MEDIA[model.encoders[name].takes] for name in state["streams"]}
+        session = cls(model, state["budget"], streams=sorted(come), keep_assignment=state["keep_assignment"])
         for name, stream in session._streams.items():
             stream.set_state(state["blocks"][name])
         session._segmenter.set_state(state["segmenter"])
@@ -267,7 +267,9 @@ class Session:
 
     def _fed(self, kind: str) -> list[str]:
         """Streams that media of this kind feeds."""
-        return [name for name, stream in self._streams.items() if KINDS_OF_MEDIA[stream.tower.takes] == kind]
+        return [
+            name for name, stream in self._streams.items() if KINDS_OF_MEDIA[stream.encoder.takes] == kind
+        ]
 
     def _end_of(self, kind: str) -> float:
         """Until when media of this kind has come."""
@@ -288,8 +290,8 @@ class Session:
         out: list[Happened] = []
         begin = time.perf_counter()
         for segment in segments:
-            keep = self.keep_members
-            raw = self.model.compressor.close(self._hold, segment, self.budget, keep_members=keep)
+            keep = self.keep_assignment
+            raw = self.model.compressor.close(self._hold, segment, self.budget, keep_assignment=keep)
             self._raw += raw
             held = self._hold.num_tokens()
             out.append(SegmentClosed(segment.index, segment.start_s, segment.end_s, raw, held))
@@ -297,48 +299,48 @@ class Session:
         return out
 
 
-def watch(
+def compress(
     model: LongCompress,
     source: Any,
     budget: int | None = None,
     *,
     progress: bool = True,
     protocols: Sequence[str] = ("file",),
-    keep_members: bool = False,
+    keep_assignment: bool = False,
 ) -> Any:
-    """Decode, encode and compress a film once, in bounded memory.
+    """Decode, encode and compress a video once, in bounded memory.
 
     Args:
-        model: what watches.
-        source: path, URL, file object, arrays (`media.arrays`), or a list of paths and such: a list of films.
-        budget: tokens the memory will have (or all there are, if the film has fewer); None: the model's
+        model: what compresses.
+        source: path, URL, file object, arrays (`media.arrays`), or a list of paths and such: a list of videos.
+        budget: tokens the memory will have (or all there are, if the video has fewer); None: the model's
             default.
         progress: show a bar with rate and time left.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
-        keep_members: remember which raw token went where; needed to plot merged patches. This grows with the
-            film.
+        keep_assignment: remember which raw token went where; needed to plot merged patches. This grows with the
+            video.
 
     Returns:
-        VideoMemory, or a list of them for a list of films.
+        VideoMemory, or a list of them for a list of videos.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
     """
-    if isinstance(source, list | tuple) and not any(isinstance(s, Frames | Sound) for s in source):
-        options = {"progress": progress, "protocols": protocols, "keep_members": keep_members}
-        return [watch(model, one, budget, **options) for one in source]  # type: ignore[arg-type]
-    session, name = watched(
-        model, source, budget, progress=progress, protocols=protocols, keep_members=keep_members
+    if isinstance(source, list | tuple) and not any(isinstance(s, Frames | Audio) for s in source):
+        options = {"progress": progress, "protocols": protocols, "keep_assignment": keep_assignment}
+        return [compress(model, one, budget, **options) for one in source]  # type: ignore[arg-type]
+    session, name = compressed(
+        model, source, budget, progress=progress, protocols=protocols, keep_assignment=keep_assignment
     )
     if not session.stats()["raw_tokens"]:
-        raise ValueError(f"source {name} gave neither a picture nor a sample that could be read")
+        raise ValueError(f"source {name} gave neither a frame nor a sample that could be read")
     memory = session.memory()
     memory.source = source_of(source)
     memory.stats = session.stats()
     return memory
 
 
-def watched(
+def compressed(
     model: LongCompress,
     source: Any,
     budget: int | None = None,
@@ -346,15 +348,17 @@ def watched(
     part: tuple[float, float] | None = None,
     progress: bool = True,
     protocols: Sequence[str] = ("file",),
-    keep_members: bool = False,
+    keep_assignment: bool = False,
 ) -> tuple[Session, str]:
-    """(a closed session that took in all of one film, or a part of it as if that were all, the film's name);
-    arguments as for `watch` and `media.read`."""
-    # a track that the model takes in and the film hasn't is warned of
+    """(a closed session that took in all of one video, or a part of it as if that were all, the video's name);
+    arguments as for `compress` and `media.read`."""
+    # a track that the model takes in and the video hasn't is warned of
     wanted = media_of(model)
-    config = replace(model.config.media, pictures="picture" in wanted, sound="sound" in wanted)
+    config = replace(model.config.media, video="video" in wanted, audio="audio" in wanted)
     with media.read(source, config, part=part, protocols=protocols) as parts:
-        session = Session(model, budget, streams=_streams_of(source, parts, model), keep_members=keep_members)
+        session = Session(
+            model, budget, streams=_streams_of(source, parts, model), keep_assignment=keep_assignment
+        )
         for one in _bar(parts, parts.duration_s, parts.name) if progress else parts:
             session.push(one)
         name = parts.name
@@ -363,24 +367,24 @@ def watched(
 
 
 def media_of(model: LongCompress) -> tuple[str, ...]:
-    """What a model takes in, of "picture" and "sound"."""
-    return tuple(dict.fromkeys(KINDS_OF_MEDIA[tower.takes] for tower in model.towers.values()))
+    """What a model takes in, of "frame" and "audio"."""
+    return tuple(dict.fromkeys(KINDS_OF_MEDIA[encoder.takes] for encoder in model.encoders.values()))
 
 
 def _streams_of(source: Any, parts: media.Reading, model: LongCompress) -> list[str]:
     """Media that the model takes in and that will come, as far as it is known."""
     come = parts.streams
     if come is None and isinstance(source, list | tuple):
-        come = tuple("picture" if isinstance(s, Frames) else "sound" for s in source)
+        come = tuple("video" if isinstance(s, Frames) else "audio" for s in source)
     return [kind for kind in media_of(model) if come is None or kind in come]
 
 
-def _bar(parts: Iterable[Frames | Sound], duration_s: float | None, name: str) -> Iterator[Frames | Sound]:
-    """The same parts, with a progress bar in seconds of film."""
+def _bar(parts: Iterable[Frames | Audio], duration_s: float | None, name: str) -> Iterator[Frames | Audio]:
+    """The same parts, with a progress bar in seconds of video."""
     from tqdm import tqdm
 
     seen_s = 0.0
-    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of film [{elapsed}<{remaining}, {rate_fmt}]"
+    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}, {rate_fmt}]"
     with tqdm(
         total=duration_s, desc=Path(name).name, unit="s", bar_format=shape if duration_s else None
     ) as bar:

@@ -16,12 +16,12 @@ def _need(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures as the decoder gives them, in time order.
+    """Frames as the decoder gives them, in time order.
 
     Attributes:
         pixels: (T, H, W, 3) uint8 RGB.
-        time_s: (T,) float64, the true time of each picture, rising.
-        step_s: seconds from one wanted picture to the next, > 0; picture t stands for `[time_s, time_s +
+        time_s: (T,) float64, the true time of each frame, rising.
+        step_s: seconds from one wanted frame to the next, > 0; frame t stands for `[time_s, time_s +
             step_s)`.
     """
 
@@ -45,8 +45,8 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A stretch of mono sound.
+class Audio:
+    """A stretch of mono audio.
 
     Attributes:
         samples: (n,) float32 in [-1, 1].
@@ -59,9 +59,9 @@ class Sound:
     rate_hz: int = 16000
 
     def __post_init__(self) -> None:
-        _need(self.samples.dim() == 1, f"Sound.samples must be (n,), got {tuple(self.samples.shape)}")
-        _need(self.samples.dtype == torch.float32, f"Sound.samples must be float32, got {self.samples.dtype}")
-        _need(self.rate_hz > 0, f"Sound.rate_hz must be > 0, got {self.rate_hz}")
+        _need(self.samples.dim() == 1, f"Audio.samples must be (n,), got {tuple(self.samples.shape)}")
+        _need(self.samples.dtype == torch.float32, f"Audio.samples must be float32, got {self.samples.dtype}")
+        _need(self.rate_hz > 0, f"Audio.rate_hz must be > 0, got {self.rate_hz}")
 
     def __len__(self) -> int:
         return self.samples.shape[0]
@@ -137,18 +137,18 @@ class Encoded:
     """What an encoder makes of a stretch of one stream.
 
     Attributes:
-        tokens: N = T * cells tokens, those of one picture (or window) side by side, times rising.
+        tokens: N = T * patches tokens, those of one frame (or window) side by side, times rising.
         metric: (N, d) float32, a linear map of tokens.x on which merging is decided.
         summary: (T, E, C) class tokens of the last layers, or None.
-        cells: tokens a picture (or window) has.
-        reused: pictures that took the features of the one before instead of the tower's (VisionConfig.skip);
+        patches: tokens a frame (or window) has.
+        reused: frames that took the features of the one before instead of the encoder's (VisionConfig.skip);
             said once, of the block as it leaves the encoder.
     """
 
     tokens: Tokens
     metric: Tensor
     summary: Tensor | None = None
-    cells: int = 1
+    patches: int = 1
     reused: int = 0
 
     def __post_init__(self) -> None:
@@ -159,51 +159,51 @@ class Encoded:
             f"got {tuple(self.metric.shape)} {self.metric.dtype}",
         )
         _need(
-            self.cells >= 1 and n % self.cells == 0,
-            f"Encoded.cells must divide N = {n} tokens, got {self.cells}",
+            self.patches >= 1 and n % self.patches == 0,
+            f"Encoded.patches must divide N = {n} tokens, got {self.patches}",
         )
         if self.summary is not None:
             _need(
-                self.summary.dim() == 3 and self.summary.shape[0] == n // self.cells,
-                f"Encoded.summary must be (T, E, C), T = {n // self.cells}, got {tuple(self.summary.shape)}",
+                self.summary.dim() == 3 and self.summary.shape[0] == n // self.patches,
+                f"Encoded.summary must be (T, E, C), T = {n // self.patches}, got {tuple(self.summary.shape)}",
             )
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def rows(self, start: int, stop: int) -> "Encoded":
-        """Pictures (or windows) `start` to `stop`, with all their tokens."""
-        part = slice(start * self.cells, stop * self.cells)
+        """Frames (or windows) `start` to `stop`, with all their tokens."""
+        part = slice(start * self.patches, stop * self.patches)
         summary = None if self.summary is None else self.summary[start:stop]
-        return Encoded(self.tokens.take(part), self.metric[part], summary, self.cells)
+        return Encoded(self.tokens.take(part), self.metric[part], summary, self.patches)
 
     @classmethod
     def join(cls, parts: Iterable["Encoded"]) -> "Encoded":
-        """One after the other; all parts must have the same cells, and all or none a summary."""
+        """One after the other; all parts must have the same patches, and all or none a summary."""
         parts = list(parts)
         _need(bool(parts), "Encoded.join needs at least one part, got none")
         _need(
-            len({p.cells for p in parts}) == 1,
-            f"Encoded.join: cells differ: {sorted({p.cells for p in parts})}",
+            len({p.patches for p in parts}) == 1,
+            f"Encoded.join: patches differ: {sorted({p.patches for p in parts})}",
         )
         summaries = [p.summary for p in parts if p.summary is not None]
         return cls(
             Tokens.join(p.tokens for p in parts),
             torch.cat([p.metric for p in parts]),
             torch.cat(summaries) if len(summaries) == len(parts) else None,
-            parts[0].cells,
+            parts[0].patches,
         )
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A closed stretch of film with what every stream has in it; streams with nothing in it are left out.
+    """A closed stretch of video with what every stream has in it; streams with nothing in it are left out.
 
     Attributes:
         index: 0, 1, 2, ... in time order.
         start_s: where it begins.
         end_s: where it ends, > start_s.
-        streams: stream name ("picture", "sound", ...) -> what its encoder made, in time order.
+        streams: stream name ("frame", "audio", ...) -> what its encoder made, in time order.
     """
 
     index: int

@@ -16,22 +16,22 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from longcompress.config import (
+    AudioConfig,
     BudgetConfig,
-    HostConfig,
+    LLMConfig,
     MediaConfig,
     MemoryConfig,
     MergeConfig,
     ModelConfig,
     SegmentConfig,
-    SoundConfig,
     VisionConfig,
 )
-from longcompress.encoders import BeatsEncoder, SoundEncoder, VisionEncoder
+from longcompress.encoders import AudioEncoder, BeatsEncoder, VisionEncoder
 from longcompress.encoders.beats import Beats
 from longcompress.encoders.beats_layers import BeatsConfig
-from longcompress.hosts import CausalHost, Film
-from longcompress.hosts.words import word_tokenizer
+from longcompress.llm import CausalLM, Video
 from longcompress.model import LongCompress
+from longcompress.synthetic.tokenizer import word_tokenizer
 from longcompress.types import Tokens
 
 WORDS = [
@@ -50,7 +50,7 @@ WORDS = [
     "answer",
     "nothing",
 ]
-WIDTHS = {"picture": 32, "sound": 16}
+WIDTHS = {"video": 32, "audio": 16}
 
 
 def tokenizer():
@@ -71,13 +71,13 @@ def language_model(kind: str = "llama", vocabulary: int | None = None) -> PreTra
     return model[0](model[1](**shape)).eval()
 
 
-def host(kind: str = "llama", **options) -> CausalHost:
-    """A host of that language model with time embeddings that say something."""
+def llm(kind: str = "llama", **options) -> CausalLM:
+    """A language model of that language model with time embeddings that say something."""
     torch.manual_seed(5)
-    config = HostConfig(
+    config = LLMConfig(
         mark="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
     )
-    made = CausalHost(language_model(kind), tokenizer(), config, WIDTHS).eval()
+    made = CausalLM(language_model(kind), tokenizer(), config, WIDTHS).eval()
     if made.time is not None:
         torch.nn.init.normal_(made.time.table, std=0.1)
         torch.nn.init.normal_(made.time.size, std=0.1)
@@ -93,38 +93,38 @@ def tokens(num: int, width: int, seed: int, duration_s: float = 60.0) -> Tokens:
     return Tokens(torch.randn(num, width, generator=draw), size, time_s, start_s, start_s + 1)
 
 
-def film(seed: int, pictures: int = 20, sounds: int = 6, budget: int = 400) -> Film:
+def video(seed: int, frames: int = 20, sounds: int = 6, budget: int = 400) -> Video:
     """Random tokens of both streams with two global ones."""
-    streams = {"picture": tokens(pictures, 32, seed), "sound": tokens(sounds, 16, seed + 1)}
-    globals_ = {"picture": torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))}
-    return Film(streams, globals_, budget)
+    streams = {"video": tokens(frames, 32, seed), "audio": tokens(sounds, 16, seed + 1)}
+    globals_ = {"video": torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))}
+    return Video(streams, globals_, budget)
 
 
 def model(**changes) -> LongCompress:
-    """A whole random model: CLIP tower of 2 x 2 patches, Whisper encoder of 1 s windows, Llama."""
+    """A whole random model: CLIP encoder of 2 x 2 patches, Whisper encoder of 1 s windows, Llama."""
     torch.manual_seed(11)
     config = ModelConfig(
         name="test",
         media=MediaConfig(size_px=16),
-        vision=VisionConfig(base="./vision", layer=-2, summary_layers=2, width=8, block=4),
-        sound=SoundConfig(base="./sound", pool=5, width=8, summary=True),
+        video=VisionConfig(base="./video", layer=-2, summary_layers=2, width=8, block=4),
+        audio=AudioConfig(base="./audio", pool=5, width=8, summary=True),
         segments=SegmentConfig(length_s=5.0),
-        merge=MergeConfig(detail={"picture": 12, "*": 5}),
+        merge=MergeConfig(detail={"video": 12, "*": 5}),
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=64),
-        host=HostConfig(
+        llm=LLMConfig(
             base="./lm", mark_s=5.0, mark="{start}", question="{question} answer", max_offset_s=16,
             max_new_tokens=6, events="what happens between {start} and {end}",
         ),
     )  # fmt: skip
     config = ModelConfig(**{**config.__dict__, **changes})
-    vision = CLIPVisionModel(
+    video = CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=16,
             patch_size=8,
         )
     )  # fmt: skip
-    sound = WhisperEncoder(
+    audio = WhisperEncoder(
         WhisperConfig(
             vocab_size=8, num_mel_bins=16, d_model=16, encoder_layers=1, encoder_attention_heads=2,
             encoder_ffn_dim=32, max_source_positions=20, decoder_layers=1, decoder_attention_heads=2,
@@ -133,16 +133,14 @@ def model(**changes) -> LongCompress:
         )
     )  # fmt: skip
     extractor = WhisperFeatureExtractor(feature_size=16, hop_length=1600, chunk_length=4, n_fft=1600)
-    eyes = VisionEncoder(vision, config.vision, 16)
-    ears = SoundEncoder(sound, extractor, config.sound)
-    reader = CausalHost(
-        language_model(), tokenizer(), config.host, {"picture": eyes.width, "sound": ears.width}
-    )
+    eyes = VisionEncoder(video, config.video, 16)
+    ears = AudioEncoder(audio, extractor, config.audio)
+    reader = CausalLM(language_model(), tokenizer(), config.llm, {"video": eyes.width, "audio": ears.width})
     return LongCompress(config, eyes, ears, reader).eval()
 
 
-def class_tower() -> CLIPVisionModelWithProjection:
-    """A random CLIP tower for pictures of 16 px whose projection is 8 wide."""
+def class_encoder() -> CLIPVisionModelWithProjection:
+    """A random CLIP encoder for frames of 16 px whose projection is 8 wide."""
     torch.manual_seed(13)
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16,
@@ -157,56 +155,56 @@ def hearing(**options) -> BeatsEncoder:
     sizes = BeatsConfig(
         patch_width=8, width=16, layers=1, heads=2, hidden_width=16, position_kernel=4, position_groups=2
     )
-    tower = Beats(sizes)
-    for value in tower.parameters():
+    encoder = Beats(sizes)
+    for value in encoder.parameters():
         torch.nn.init.normal_(value, std=0.3)
-    return BeatsEncoder(tower, SoundConfig(base="./sound", kind="beats", width=8, **options))
+    return BeatsEncoder(encoder, AudioConfig(base="./audio", kind="beats", width=8, **options))
 
 
-def listening(**options) -> SoundEncoder:
+def listening(**options) -> AudioEncoder:
     """A random Whisper encoder, 8 wide, with the released windows: 1500 positions in 30 s."""
     torch.manual_seed(19)
-    tower = WhisperEncoder(
+    encoder = WhisperEncoder(
         WhisperConfig(
             vocab_size=8, num_mel_bins=8, d_model=8, encoder_layers=1, encoder_attention_heads=1,
             encoder_ffn_dim=8, decoder_layers=1, decoder_attention_heads=1, pad_token_id=0, bos_token_id=1,
             eos_token_id=2, decoder_start_token_id=1, architectures=["WhisperEncoder"],
         )
     )  # fmt: skip
-    config = SoundConfig(**{"base": "./speech", "pool": 256, "width": 8, "across": True} | options)
-    return SoundEncoder(tower, WhisperFeatureExtractor(feature_size=8), config)
+    config = AudioConfig(**{"base": "./speech", "pool": 256, "width": 8, "across": True} | options)
+    return AudioEncoder(encoder, WhisperFeatureExtractor(feature_size=8), config)
 
 
 def three_streams(tail: str = "kept", **changes) -> LongCompress:
     """A whole random model of LongVALE's streams: class tokens, BEATs, Whisper; nothing is merged.
 
-    As released the silence behind the end has tokens too: such a film is one segment, for later segments are
+    As released the silence behind the end has tokens too: such a video is one segment, for later segments are
     brought down to what earlier ones hold.
     """
     ears, words = hearing(tail=tail), listening(tail=tail)
     config = ModelConfig(
         name="three",
         media=MediaConfig(size_px=16),
-        vision=VisionConfig(base="./vision", tokens="class", width=8, block=4),
-        sound=ears.config,
+        video=VisionConfig(base="./video", tokens="class", width=8, block=4),
+        audio=ears.config,
         speech=words.config,
         segments=SegmentConfig(length_s=10.0 if tail == "kept" else 1e6),
         memory=MemoryConfig(kind="none"),
-        host=HostConfig(
+        llm=LLMConfig(
             base="./lm", mark_s=10.0, mark="{start}", question="{question} answer", max_offset_s=16,
             max_new_tokens=6,
         ),
     )  # fmt: skip
     config = ModelConfig(**{**config.__dict__, **changes})
-    eyes = VisionEncoder(class_tower(), config.vision, 16)
-    widths = {"picture": eyes.width, "sound": ears.width, "speech": words.width}
+    eyes = VisionEncoder(class_encoder(), config.video, 16)
+    widths = {"video": eyes.width, "audio": ears.width, "speech": words.width}
     torch.manual_seed(23)
-    reader = CausalHost(language_model(), tokenizer(), config.host, widths)
+    reader = CausalLM(language_model(), tokenizer(), config.llm, widths)
     return LongCompress(config, eyes, ears, reader, speech=words).eval()
 
 
 def published(folder, patch: int = 112) -> dict[str, str]:
-    """Folders of small random towers, in the windows of the published models, and of a language model.
+    """Folders of small random encoders, in the windows of the published models, and of a language model.
 
     Patches of `patch` px: 14 gives the 256 of ViT-L/14, which longvlm merges.
     """
@@ -215,9 +213,9 @@ def published(folder, patch: int = 112) -> dict[str, str]:
         hidden_size=16, intermediate_size=24, num_hidden_layers=5, num_attention_heads=2, image_size=224,
         patch_size=patch, projection_dim=8,
     )  # fmt: skip
-    CLIPVisionModelWithProjection(clip).save_pretrained(folder / "vision")
-    hearing().save_pretrained(folder / "sound")
+    CLIPVisionModelWithProjection(clip).save_pretrained(folder / "video")
+    hearing().save_pretrained(folder / "audio")
     listening().save_pretrained(folder / "speech")
-    language_model().save_pretrained(folder / "host")
-    tokenizer().save_pretrained(folder / "host")
-    return {name: str(folder / name) for name in ("vision", "sound", "speech", "host")}
+    language_model().save_pretrained(folder / "llm")
+    tokenizer().save_pretrained(folder / "llm")
+    return {name: str(folder / name) for name in ("video", "audio", "speech", "llm")}

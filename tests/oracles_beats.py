@@ -72,13 +72,13 @@ def random_model(cfg: Mapping, seed: int = 0) -> OrderedDict[str, Tensor]:
     return model
 
 
-def beats(w: Mapping[str, np.ndarray], cfg: Mapping, bank: np.ndarray) -> np.ndarray:
+def beats(w: Mapping[str, np.ndarray], cfg: Mapping, clip_cache: np.ndarray) -> np.ndarray:
     """(P, C) float64 tokens of one window (L, 128); w: the entries of a released file, float64."""
     side = cfg["input_patch_size"]
     tokens = []
-    for time in range(len(bank) // side):  # by time, then from low bands to high
-        for band in range(bank.shape[1] // side):
-            patch = bank[time * side : (time + 1) * side, band * side : (band + 1) * side]
+    for time in range(len(clip_cache) // side):  # by time, then from low bands to high
+        for band in range(clip_cache.shape[1] // side):
+            patch = clip_cache[time * side : (time + 1) * side, band * side : (band + 1) * side]
             tokens.append((w["patch_embedding.weight"][:, 0] * patch).sum((1, 2)))
     x = norm(np.array(tokens), w, "layer_norm")
     x = linear(x, w, "post_extract_proj")

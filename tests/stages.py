@@ -1,14 +1,14 @@
-"""What tests of training share: three films with events as feature shards, and a recipe for them."""
+"""What tests of training share: three videos with events as feature shards, and a recipe for them."""
 
 import json
 
-import films
+import videos
 from safetensors.torch import load_file
 
-from longcompress.train import shards
-from longcompress.train.data import Asking
+from longcompress.train.data.dataset import QuestionSampling
+from longcompress.train.data.records import read_records
 from longcompress.train.engine import Engine
-from longcompress.train.records import read_records
+from longcompress.train.shards import make as shards
 from longcompress.train.stages import StageRecipe, last_checkpoint
 from longcompress.train.trainer import WEIGHTS
 
@@ -18,10 +18,10 @@ CPU = Engine(device="cpu", workers=0, report=[])
 
 
 def make_folder(where):
-    """Three films with events, as feature shards."""
+    """Three videos with events, as feature shards."""
     (where / "in").mkdir()
     for i in range(3):
-        films.write(where / "in" / f"v{i}.mp4", films.Film())
+        videos.write(where / "in" / f"v{i}.mp4", videos.Video())
         events = [{"start_s": i, "end_s": i + 1, "text": ("red ball", "blue box", "red box")[i]}]
         (where / "in" / f"v{i}.json").write_text(json.dumps({"events": events}))
     records = read_records(where / "in")
@@ -31,7 +31,7 @@ def make_folder(where):
 
 def make_recipe(folder):
     return StageRecipe(
-        shards=[str(folder)], asking=Asking(kinds={"grounding": 1.0, "segment": 1.0}), budgets=[8, 16],
+        shards=[str(folder)], question_sampling=QuestionSampling(kinds={"grounding": 1.0, "segment": 1.0}), budgets=[8, 16],
         tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6, lr=5e-3, warmup=1,
         save_every=2, engine=CPU,
     )  # fmt: skip

@@ -35,11 +35,11 @@ FLOORS = {
     "longcompress/scenes.py": 2,
     "longcompress/events.py": 2,
     "longcompress/event_files.py": 2,
-    "longcompress/quiz.py": 2,
+    "longcompress/synthetic_qa.py": 2,
     "longcompress/hold.py": 2,
     "longcompress/encoders/*": 3,
     "longcompress/compress.py": 3,
-    "longcompress/hosts/*": 3,
+    "longcompress/llms/*": 3,
     "longcompress/model.py": 4,
     "longcompress/published.py": 4,
     "longcompress/released_files.py": 4,
@@ -48,7 +48,7 @@ FLOORS = {
     "longcompress/presets.py": 4,
     "longcompress/memory.py": 5,
     "longcompress/session.py": 5,
-    "longcompress/ways.py": 5,
+    "longcompress/methods.py": 5,
     "longcompress/plot.py": 6,
     "longcompress/__init__.py": 6,
     "longcompress/demo.py": 6,
@@ -65,14 +65,14 @@ FLOORS = {
 HOMES = {
     "transformers": (
         "longcompress/encoders/*",
-        "longcompress/hosts/*",
+        "longcompress/llms/*",
         "longcompress/model.py",
         "longcompress/presets.py",
         "train/engine.py",
         "train/trainer.py",
-        "train/watching.py",
+        "train/compressing.py",
     ),
-    "tokenizers": ("longcompress/hosts/*", "longcompress/presets.py"),
+    "tokenizers": ("longcompress/llms/*", "longcompress/presets.py"),
     "huggingface_hub": ("longcompress/model.py", "longcompress/presets.py", "train/store.py"),
     "peft": ("longcompress/model.py", "longcompress/released.py", "train/engine.py"),
     "accelerate": ("train/engine.py",),
@@ -282,7 +282,7 @@ WRONG_FLOOR = [
     ("eval/run.py", "from ..train.data import x", "never import each other"),
     (
         "longcompress/compress.py",
-        "def f():\n    from longcompress.hosts import x",
+        "def f():\n    from longcompress.llm import x",
         "stands below it on floor 3",
     ),
     ("kernels/plan.py", "from .pool import pool", "stands below it on floor 0"),
@@ -294,7 +294,7 @@ WRONG_FLOOR = [
 
 @pytest.mark.parametrize(("path", "source", "message"), WRONG_FLOOR)
 def test_a_wrong_import_is_found(monkeypatch, path, source, message):
-    ours = ("longcompress/compress.py", "longcompress/session.py", "longcompress/hosts/__init__.py")
+    ours = ("longcompress/compress.py", "longcompress/session.py", "longcompress/llms/__init__.py")
     for made in (*ours, "eval/__init__.py", "eval/run.py", "train/__init__.py", "train/data.py"):
         monkeypatch.setitem(PATHS, module_name(made), made)
     faults = faults_of(path, floor_fault, source)
@@ -320,7 +320,7 @@ def test_a_right_import_is_left_alone(monkeypatch, path, source):
     ("path", "source", "message"),
     [
         ("longcompress/memory.py", "from transformers import AutoModel", "transformers, whose home is"),
-        ("longcompress/encoders/vision.py", "import av.video", "av, whose home is"),
+        ("longcompress/encoders/video.py", "import av.video", "av, whose home is"),
         ("kernels/plan.py", "import triton.language as tl", "triton, whose home is"),
         ("longcompress/plot.py", "import seaborn", "has no home"),
         ("train/trainer.py", "import eval.metrics", "top-level eval"),

@@ -150,7 +150,7 @@ def test_low_precision_metrics_are_decided_as_float32(score):
 @pytest.mark.parametrize("n", [100, 300])
 @pytest.mark.parametrize("score", SCORES)
 def test_float32_pairs_are_as_good_as_float64_ones(score, n):
-    """Towers give features with a large common mean; the pairs chosen must still score what the best do."""
+    """Encoders give features with a large common mean; the pairs chosen must still score what the best do."""
     x = normal(n, 64, seed=9, dtype=torch.float64) + 3 * normal(1, 64, seed=10, dtype=torch.float64)
     metric = x.float()
     exact = metric.double().numpy()
@@ -340,7 +340,7 @@ def test_pooling_after_one_round_gives_the_bits_the_plan_goes_on_with(score, sch
 
 
 def test_budgets_nest_too():
-    """Any two budgets of one stop: the settled plans are those of going through."""
+    """Any two budgets of one stop: the compressed plans are those of going through."""
     metric, (stop, _) = normal(500, 16, seed=21), after_rounds(500, 0.25, rounds=4)
     for keep in (1, 2, 50, 51, stop):
         straight = planned(metric, [500], keep).group.long()

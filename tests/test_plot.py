@@ -1,4 +1,4 @@
-"""Pictures are whole files of the kind asked for, and say what they need."""
+"""Frames are whole files of the kind asked for, and say what they need."""
 
 import struct
 import sys
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress import files, plot, scenes
-from longcompress.session import watch
+from longcompress import files, plot
+from longcompress.session import compress
+from longcompress.synthetic import scenes
 from longcompress.types import Event
 
 import models
@@ -18,15 +19,15 @@ EVENTS = [Event(1.0, 4.0, "a $ red ball $"), Event(3.0, 3.0, "a beep"), Event(6.
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return scenes.write_film(
-        scenes.make_scene(1, 12.0), tmp_path_factory.mktemp("film") / "a.mp4", size_px=64, rate_fps=4
+def video(tmp_path_factory):
+    return scenes.write_video(
+        scenes.make_scene(1, 12.0), tmp_path_factory.mktemp("video") / "a.mp4", size_px=64, rate_fps=4
     )
 
 
 @pytest.fixture(scope="module")
-def memory(film):
-    return watch(models.model(), film, 40, progress=False, keep_members=True)
+def memory(video):
+    return compress(models.model(), video, 40, progress=False, keep_assignment=True)
 
 
 def png_size(path):
@@ -78,34 +79,34 @@ def test_every_token_is_in_one_bar(memory):
         assert plot._histogram(tokens, edges).sum() == len(tokens)
 
 
-def test_tokens_without_a_model_have_no_marks(film, tmp_path):
-    memory = watch(models.model(), film, 40, progress=False)
+def test_tokens_without_a_model_have_no_marks(video, tmp_path):
+    memory = compress(models.model(), video, 40, progress=False)
     memory.model = None
     svg = plot.plot_tokens(memory, tmp_path / "a.svg").read_text()
     assert "time marks" not in svg
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, 100])
-def test_merged_patches(memory, film, tmp_path, num_frames):
-    path = plot.plot_merged(memory, film, tmp_path / "a.png", num_frames=num_frames)
+def test_merged_patches(memory, video, tmp_path, num_frames):
+    path = plot.plot_merged(memory, video, tmp_path / "a.png", num_frames=num_frames)
     wide, high = png_size(path)
     assert wide > 200
     assert high > 200
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_merged_patches_name_time_and_tokens(memory, film, tmp_path):
-    svg = plot.plot_merged(memory, film, tmp_path / "a.svg", num_frames=2).read_text()
-    number = memory.members["picture"].view(-1, 4)
-    for picture in (3, 9):
-        num = len(number[picture].unique())
-        assert f"0:{picture:02d}   {num} token{'' if num == 1 else 's'} for 4 patches" in svg
+def test_merged_patches_name_time_and_tokens(memory, video, tmp_path):
+    svg = plot.plot_merged(memory, video, tmp_path / "a.svg", num_frames=2).read_text()
+    number = memory.members["video"].view(-1, 4)
+    for frame in (3, 9):
+        num = len(number[frame].unique())
+        assert f"0:{frame:02d}   {num} token{'' if num == 1 else 's'} for 4 patches" in svg
 
 
 @pytest.mark.parametrize(
     ("number", "sides"),
     [
-        (np.zeros((2, 2), int), 8),  # one square: each outer cell side is a line
+        (np.zeros((2, 2), int), 8),  # one square: each outer patch side is a line
         (np.arange(4).reshape(2, 2), 16),  # four of their own
         (
             np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]),
@@ -136,7 +137,7 @@ def test_no_state_of_matplotlib_is_touched(memory, tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_failed_picture_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_frame_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -155,30 +156,30 @@ class TestRefusals:
         with pytest.raises(ValueError, match="duration_s must be > 0 seconds, got 0"):
             plot.plot_timeline(EVENTS, 0, tmp_path / "a.png")
 
-    def test_no_members(self, film, tmp_path):
-        memory = watch(models.model(), film, 40, progress=False)
-        with pytest.raises(ValueError, match="watch the film with keep_members=True"):
-            plot.plot_merged(memory, film, tmp_path / "a.png")
+    def test_no_members(self, video, tmp_path):
+        memory = compress(models.model(), video, 40, progress=False)
+        with pytest.raises(ValueError, match="compress the video with keep_assignment=True"):
+            plot.plot_merged(memory, video, tmp_path / "a.png")
 
-    def test_no_model(self, memory, film, tmp_path, monkeypatch):
+    def test_no_model(self, memory, video, tmp_path, monkeypatch):
         monkeypatch.setattr(memory, "model", None)
-        with pytest.raises(ValueError, match="memory has no model with a picture tower"):
-            plot.plot_merged(memory, film, tmp_path / "a.png")
+        with pytest.raises(ValueError, match="memory has no model with a video encoder"):
+            plot.plot_merged(memory, video, tmp_path / "a.png")
 
-    def test_no_frames(self, memory, film, tmp_path):
+    def test_no_frames(self, memory, video, tmp_path):
         with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
-            plot.plot_merged(memory, film, tmp_path / "a.png", num_frames=0)
+            plot.plot_merged(memory, video, tmp_path / "a.png", num_frames=0)
 
-    def test_another_film(self, memory, tmp_path):
-        short = scenes.write_film(scenes.make_scene(1, 4.0), tmp_path / "s.mp4", size_px=64, rate_fps=4)
-        with pytest.raises(ValueError, match=r"source must be the film of this memory.* it has 4 pictures"):
+    def test_another_video(self, memory, tmp_path):
+        short = scenes.write_video(scenes.make_scene(1, 4.0), tmp_path / "s.mp4", size_px=64, rate_fps=4)
+        with pytest.raises(ValueError, match=r"source must be the video of this memory.* it has 4 frames"):
             plot.plot_merged(memory, short, tmp_path / "a.png")
 
-    def test_a_grid_that_is_not_square(self, memory, film, tmp_path, monkeypatch):
-        monkeypatch.setattr(memory.model.vision, "cells", 6)
-        monkeypatch.setitem(memory.members, "picture", torch.zeros(72, dtype=torch.int32))
+    def test_a_grid_that_is_not_square(self, memory, video, tmp_path, monkeypatch):
+        monkeypatch.setattr(memory.model.video, "patches", 6)
+        monkeypatch.setitem(memory.members, "video", torch.zeros(72, dtype=torch.int32))
         with pytest.raises(ValueError, match="must have a square grid of patches, got 6 patches"):
-            plot.plot_merged(memory, film, tmp_path / "a.png")
+            plot.plot_merged(memory, video, tmp_path / "a.png")
 
     def test_no_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,4 +1,4 @@
-"""A session fed in pieces is a film watched in one go; memory is bounded; times are true; files are safe."""
+"""A session fed in pieces is a video compressed in one go; memory is bounded; times are true; files are safe."""
 
 import json
 import random
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import longcompress as lc
-from longcompress.media import arrays
+from longcompress.media.reader import arrays
 from longcompress.memory import VideoMemory
-from longcompress.scenes import frames, make_scene, sound, write_film
-from longcompress.session import Dropped, Reply, SegmentClosed, Session, watch
-from longcompress.types import Frames, Sound
+from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress
+from longcompress.synthetic.scenes import audio, frames, make_scene, write_video
+from longcompress.types import Audio, Frames
 
 from models import model as make_model
 
@@ -23,26 +23,25 @@ def model():
     return make_model()
 
 
-def film(seconds: float, seed: int = 0) -> tuple[Frames, Sound]:
+def video(seconds: float, seed: int = 0) -> tuple[Frames, Audio]:
     scene = make_scene(seed, seconds)
     time_s = np.arange(0, seconds, 1.0)
     pixels = frames(scene, time_s, size_px=16)
     return (
         Frames(torch.from_numpy(pixels), torch.from_numpy(time_s), 1.0),
-        Sound(torch.from_numpy(sound(scene, 0.0, seconds)), 0.0),
+        Audio(torch.from_numpy(audio(scene, 0.0, seconds)), 0.0),
     )
 
 
-def in_pieces(picture: Frames, heard: Sound, seed: int) -> list[Frames | Sound]:
+def in_pieces(frame: Frames, heard: Audio, seed: int) -> list[Frames | Audio]:
     """Random pieces of both, each in its order, in time order as a live source would give them."""
     draw = random.Random(seed)
-    cuts = [0, *sorted(draw.sample(range(1, len(picture)), min(9, len(picture) - 1))), len(picture)]
-    parts: list[tuple[float, Frames | Sound]] = [
-        (float(picture.time_s[a]), Frames(picture.pixels[a:b], picture.time_s[a:b], 1.0))
-        for a, b in pairwise(cuts)
+    cuts = [0, *sorted(draw.sample(range(1, len(frame)), min(9, len(frame) - 1))), len(frame)]
+    parts: list[tuple[float, Frames | Audio]] = [
+        (float(frame.time_s[a]), Frames(frame.pixels[a:b], frame.time_s[a:b], 1.0)) for a, b in pairwise(cuts)
     ]
     cuts = [0, *sorted(draw.sample(range(1, len(heard)), 15)), len(heard)]
-    parts += [(a / 16000, Sound(heard.samples[a:b], a / 16000)) for a, b in pairwise(cuts)]
+    parts += [(a / 16000, Audio(heard.samples[a:b], a / 16000)) for a, b in pairwise(cuts)]
     return [part for _, part in sorted(parts, key=lambda p: p[0])]
 
 
@@ -60,23 +59,23 @@ def same(a: VideoMemory, b: VideoMemory) -> bool:
 @pytest.mark.parametrize("seconds", [3.0, 33.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_pieces_give_the_memory_of_the_whole(model, seconds, seed):
-    picture, heard = film(seconds)
+    frame, heard = video(seconds)
     whole = Session(model, 40)
-    for part in (picture, heard):
+    for part in (frame, heard):
         whole.push(part)
     whole.close()
     pieces = Session(model, 40)
-    for part in in_pieces(picture, heard, seed):
+    for part in in_pieces(frame, heard, seed):
         pieces.push(part)
     pieces.close()
     for budget in (6, 40, 1000):
         assert same(whole.memory(budget), pieces.memory(budget))
 
 
-def test_asking_in_the_middle_changes_nothing_later(model):
-    picture, heard = film(23.0)
+def test_question_sampling_in_the_middle_changes_nothing_later(model):
+    frame, heard = video(23.0)
     asked, quiet = Session(model, 40), Session(model, 40)
-    for part in in_pieces(picture, heard, 4):
+    for part in in_pieces(frame, heard, 4):
         asked.push(part)
         quiet.push(part)
         asked.ask("what is seen")
@@ -85,44 +84,44 @@ def test_asking_in_the_middle_changes_nothing_later(model):
     assert same(asked.memory(), quiet.memory())
 
 
-def test_a_memory_in_the_middle_is_that_of_the_film_until_then(model):
-    picture, heard = film(30.0)
+def test_a_memory_in_the_middle_is_that_of_the_video_until_then(model):
+    frame, heard = video(30.0)
     until = Session(model, 40)
-    until.push(Frames(picture.pixels[:17], picture.time_s[:17], 1.0))
-    until.push(Sound(heard.samples[: 17 * 16000], 0.0))
+    until.push(Frames(frame.pixels[:17], frame.time_s[:17], 1.0))
+    until.push(Audio(heard.samples[: 17 * 16000], 0.0))
     middle = until.memory()
     until.close()
     assert same(middle, until.memory())
     assert middle.duration_s == 17.0
 
 
-def test_a_file_and_its_arrays_are_watched_alike(model, tmp_path):
-    picture, heard = film(12.0)
-    from_arrays = watch(model, arrays(picture.pixels, 1.0, heard.samples), 30, progress=False)
+def test_a_file_and_its_arrays_are_compressed_alike(model, tmp_path):
+    frame, heard = video(12.0)
+    from_arrays = compress(model, arrays(frame.pixels, 1.0, heard.samples), 30, progress=False)
     pushed = Session(model, 30)
-    pushed.push(picture)
+    pushed.push(frame)
     pushed.push(heard)
     pushed.close()
     assert from_arrays.num_tokens == pushed.memory().num_tokens == 30
-    path = write_film(make_scene(0, 12.0), tmp_path / "film.mp4", size_px=32)
-    memory = watch(model, path, 30, progress=False)
-    assert memory.num_tokens == 30 and memory.source["name"] == "film.mp4"
-    assert set(memory.streams) == {"picture", "sound"}
+    path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
+    memory = compress(model, path, 30, progress=False)
+    assert memory.num_tokens == 30 and memory.source["name"] == "video.mp4"
+    assert set(memory.streams) == {"video", "audio"}
     assert abs(memory.duration_s - 12.0) < 0.2
-    both = watch(model, [path, path], 30, progress=False)
+    both = compress(model, [path, path], 30, progress=False)
     assert same(both[0], memory) and same(both[1], memory)
 
 
 def test_ten_hours_hold_memory_tokens_and_time_flat(model):
-    session = Session(model, 24, streams=["picture"])
-    picture = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
+    session = Session(model, 24, streams=["video"])
+    frame = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
     draw = torch.Generator().manual_seed(0)
     sizes = []
     with torch.no_grad():
         for minute in range(600):
             if minute % 10 == 0:
-                picture = torch.randint(0, 255, picture.shape, dtype=torch.uint8, generator=draw)
-            session.push(Frames(picture, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
+                frame = torch.randint(0, 255, frame.shape, dtype=torch.uint8, generator=draw)
+            session.push(Frames(frame, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
             stats = session.stats()
             sizes.append(
                 (
@@ -143,9 +142,9 @@ def test_ten_hours_hold_memory_tokens_and_time_flat(model):
 
 
 def test_what_happens_is_told(model):
-    picture, heard = film(12.0)
+    frame, heard = video(12.0)
     session = Session(model, 40)
-    told = session.push(picture) + session.push(heard) + session.close()
+    told = session.push(frame) + session.push(heard) + session.close()
     closed = [t for t in told if isinstance(t, SegmentClosed)]
     assert [(c.start_s, c.end_s) for c in closed] == [(0.0, 5.0), (5.0, 10.0), (10.0, 12.0)]
     assert sum(c.tokens_in for c in closed) == session.stats()["raw_tokens"] == 12 * 4 + 12
@@ -165,39 +164,39 @@ def test_single_frames_and_samples_can_be_pushed(model):
     assert session.memory().duration_s == 20.0
 
 
-def test_a_silent_film_and_sound_alone_are_watched(model):
-    picture, heard = film(8.0)
-    silent = watch(model, arrays(picture.pixels, 1.0), 16, progress=False)
-    assert set(silent.streams) == {"picture"} and silent.num_tokens == 16
-    alone = watch(model, arrays(samples=heard.samples), 8, progress=False)
-    assert set(alone.streams) == {"sound"} and alone.num_tokens == 8
+def test_a_silent_video_and_audio_alone_are_compressed(model):
+    frame, heard = video(8.0)
+    silent = compress(model, arrays(frame.pixels, 1.0), 16, progress=False)
+    assert set(silent.streams) == {"video"} and silent.num_tokens == 16
+    alone = compress(model, arrays(samples=heard.samples), 8, progress=False)
+    assert set(alone.streams) == {"audio"} and alone.num_tokens == 8
     assert silent.ask("what is seen").text == silent.ask("what is seen").text
 
 
 def test_a_memory_file_gives_the_same_answers(model, tmp_path):
-    picture, heard = film(15.0)
-    memory = watch(model, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
-    path = memory.save(tmp_path / "film.lcm")
+    frame, heard = video(15.0)
+    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
+    path = memory.save(tmp_path / "video.lcm")
     again = lc.open(path, model)
     assert same(memory, again) and again.num_tokens == 40 == again.budget
     assert again.ask("what is seen") == memory.ask("what is seen")
-    assert [p.name for p in tmp_path.iterdir()] == ["film.lcm"]
+    assert [p.name for p in tmp_path.iterdir()] == ["video.lcm"]
 
 
 def test_saving_and_loading_a_model_keeps_its_logits(model, tmp_path):
-    picture, heard = film(15.0)
+    frame, heard = video(15.0)
     model.save_pretrained(tmp_path / "saved", include_base=True)
     loaded = lc.load(tmp_path / "saved", device="cpu")
     assert loaded.identity() == model.identity()
-    first = watch(model, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
-    second = watch(loaded, arrays(picture.pixels, 1.0, heard.samples), 40, progress=False)
+    first = compress(model, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
+    second = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
     assert same(first, second)
-    from longcompress.hosts import Example
+    from longcompress.llm import Example
 
     turns = [("what is seen", "the red ball"), ("when does the blue box appear", "3 to 11")]
     with torch.no_grad():
-        a = model(**model.host.collate([Example(first.film, turns)]))
-        b = loaded(**loaded.host.collate([Example(second.film, turns)]))
+        a = model(**model.llm.collate([Example(first.video, turns)]))
+        b = loaded(**loaded.llm.collate([Example(second.video, turns)]))
     assert torch.equal(a["logits"], b["logits"]) and torch.equal(a["loss"], b["loss"])
 
 
@@ -206,19 +205,19 @@ def test_lora_is_saved_and_loaded(tmp_path):
     made.save_pretrained(tmp_path / "base", include_base=True)
     loaded = lc.load(tmp_path / "base", device="cpu")
     loaded.add_lora(r=2)
-    for name, value in loaded.host.lm.named_parameters():
+    for name, value in loaded.llm.lm.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
-    picture, heard = film(6.0)
-    memory = watch(loaded, arrays(picture.pixels, 1.0, heard.samples), 20, progress=False)
-    from longcompress.hosts import Example
+    frame, heard = video(6.0)
+    memory = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), 20, progress=False)
+    from longcompress.llm import Example
 
-    batch = loaded.host.collate([Example(memory.film, [("what is seen", "the red ball")])])
+    batch = loaded.llm.collate([Example(memory.video, [("what is seen", "the red ball")])])
     with torch.no_grad():
         want = loaded.eval()(**batch)["logits"]
         plain = made(**batch)["logits"]
     assert float((want - plain).abs().max()) > 1e-3
-    loaded.host.lm.save_pretrained(tmp_path / "base" / "adapter")
+    loaded.llm.lm.save_pretrained(tmp_path / "base" / "adapter")
     loaded.save_pretrained(
         tmp_path / "whole"
     )  # its base lies in its own folder, and is copied without adapter
@@ -230,9 +229,9 @@ def test_lora_is_saved_and_loaded(tmp_path):
 
 @pytest.fixture
 def saved(model, tmp_path):
-    picture, heard = film(6.0)
-    memory = watch(model, arrays(picture.pixels, 1.0, heard.samples), 20, progress=False)
-    return memory.save(tmp_path / "film.lcm")
+    frame, heard = video(6.0)
+    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), 20, progress=False)
+    return memory.save(tmp_path / "video.lcm")
 
 
 def test_a_cut_memory_file_is_refused(model, saved):
@@ -249,12 +248,12 @@ def test_an_altered_memory_file_is_refused(model, saved):
         lc.open(saved, model)
 
 
-def test_a_memory_of_other_towers_is_refused(saved):
+def test_a_memory_of_other_encoders_is_refused(saved):
     torch.manual_seed(3)
     other = make_model()
     with torch.no_grad():
-        next(other.vision.parameters()).add_(1.0)
-    with pytest.raises(ValueError, match="other towers"):
+        next(other.video.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="other encoders"):
         lc.open(saved, other)
 
 
@@ -289,11 +288,11 @@ def test_a_closed_session_takes_nothing_more(model):
     session = Session(model, 40)
     session.close()
     with pytest.raises(ValueError, match="session is closed"):
-        session.push(film(3.0)[0])
+        session.push(video(3.0)[0])
 
 
-def test_an_interrupted_watch_leaves_nothing_and_can_be_run_again(model, tmp_path, monkeypatch):
-    path = write_film(make_scene(0, 12.0), tmp_path / "film.mp4", size_px=32)
+def test_an_interrupted_compress_leaves_nothing_and_can_be_run_again(model, tmp_path, monkeypatch):
+    path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
     original, calls = Session.push, []
 
     def push(self, part):
@@ -304,17 +303,17 @@ def test_an_interrupted_watch_leaves_nothing_and_can_be_run_again(model, tmp_pat
 
     monkeypatch.setattr(Session, "push", push)
     with pytest.raises(KeyboardInterrupt):
-        watch(model, path, 20, progress=False)
+        compress(model, path, 20, progress=False)
     monkeypatch.undo()
     import threading
 
     assert not [t for t in threading.enumerate() if t.name == "longcompress-media"]
-    assert watch(model, path, 20, progress=False).num_tokens == 20
+    assert compress(model, path, 20, progress=False).num_tokens == 20
 
 
 def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch):
-    picture, _ = film(6.0)
-    memory = watch(model, arrays(picture.pixels, 1.0), 16, progress=False)
+    frame, _ = video(6.0)
+    memory = compress(model, arrays(frame.pixels, 1.0), 16, progress=False)
     from safetensors import SafetensorError
 
     def full(tensors, path, metadata=None):
@@ -323,38 +322,38 @@ def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch)
 
     monkeypatch.setattr("longcompress.memory.save_file", full)
     with pytest.raises(OSError, match="could not be written"):
-        memory.save(tmp_path / "film.lcm")
+        memory.save(tmp_path / "video.lcm")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_that_hardly_change_spare_the_tower_and_are_counted():
+def test_frames_that_hardly_change_spare_the_encoder_and_are_counted():
     model = make_model()
     still = torch.full((20, 16, 16, 3), 90, dtype=torch.uint8)
     still[9:] += 1  # less than the limit
     still[15:] = 200  # block of 4: 12..15
     frames_ = Frames(still, torch.arange(20, dtype=torch.float64), 1.0)
-    plain, spared = Session(model, 40, streams=["picture"]), []
+    plain, spared = Session(model, 40, streams=["video"]), []
     plain.push(frames_)
-    model.change({"vision": {"skip": 0.02}})
+    model.change({"video": {"skip": 0.02}})
     for cut in (20, 7, 1):
-        session = Session(model, 40, streams=["picture"])
+        session = Session(model, 40, streams=["video"])
         for at in range(0, 20, cut):
             session.push(Frames(still[at : at + cut], frames_.time_s[at : at + cut], 1.0))
         session.close()
         spared.append(session)
     plain.close()
-    assert plain.stats()["reused_pictures"] == 0
+    assert plain.stats()["reused_frames"] == 0
     # one look a block, but two where it changes in its middle
-    assert [s.stats()["reused_pictures"] for s in spared] == [20 - 6] * 3
+    assert [s.stats()["reused_frames"] for s in spared] == [20 - 6] * 3
     assert all(same(spared[0].memory(), s.memory()) for s in spared)
     assert spared[0].memory().num_tokens == plain.memory().num_tokens
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sound": {"pool": 1}}, {"media": {"size_px": 3}}, {"media": {"colour": 3}}, {"vision": {"block": 1}}],
+    [{"audio": {"pool": 1}}, {"media": {"size_px": 3}}, {"media": {"colour": 3}}, {"video": {"block": 1}}],
 )
-def test_what_the_towers_settle_cannot_be_changed(changes):
+def test_what_the_encoders_compress_cannot_be_changed(changes):
     with pytest.raises(ValueError, match="changes must be fields of"):
         make_model().change(changes)
 
@@ -362,8 +361,8 @@ def test_what_the_towers_settle_cannot_be_changed(changes):
 @pytest.mark.parametrize(
     ("section", "name", "message"),
     [
-        ("host", "flash_attention_2", "host.attention 'flash_attention_2' needs the package flash_attn"),
-        ("vision", "fast", "vision.attention must be one of"),
+        ("llm", "flash_attention_2", "llm.attention 'flash_attention_2' needs the package flash_attn"),
+        ("video", "fast", "video.attention must be one of"),
     ],
 )
 def test_an_attention_that_is_not_there_is_told_at_load(model, tmp_path, section, name, message):
@@ -380,12 +379,12 @@ def test_eager_and_sdpa_attention_agree(model, tmp_path):
     memories = []
     for name in ("eager", "sdpa"):
         values = json.loads((tmp_path / "config.json").read_text())
-        values["host"]["attention"] = values["vision"]["attention"] = name
+        values["llm"]["attention"] = values["video"]["attention"] = name
         (tmp_path / "config.json").write_text(json.dumps(values))
         loaded = lc.load(tmp_path, device="cpu")
-        assert loaded.host.lm.config._attn_implementation == name
+        assert loaded.llm.lm.config._attn_implementation == name
         session = Session(loaded, 40)
-        session.push(film(9.0)[0])
+        session.push(video(9.0)[0])
         session.close()
         memories.append(session.memory())
-    assert torch.allclose(memories[0].streams["picture"].x, memories[1].streams["picture"].x, atol=1e-5)
+    assert torch.allclose(memories[0].streams["video"].x, memories[1].streams["video"].x, atol=1e-5)

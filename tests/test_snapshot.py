@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from test_session import film, in_pieces, same
+from test_session import in_pieces, same, video
 
 from longcompress.session import Session
 from longcompress.types import Frames
@@ -18,11 +18,11 @@ def model():
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("keep_members", [False, True])
-def test_a_restored_session_ends_as_the_one_that_went_on(model, seed, keep_members):
-    parts = in_pieces(*film(37.0), seed)
+@pytest.mark.parametrize("keep_assignment", [False, True])
+def test_a_restored_session_ends_as_the_one_that_went_on(model, seed, keep_assignment):
+    parts = in_pieces(*video(37.0), seed)
     at = random.Random(seed).randrange(len(parts) + 1)
-    went_on = Session(model, 30, keep_members=keep_members)
+    went_on = Session(model, 30, keep_assignment=keep_assignment)
     told = [went_on.push(p) for p in parts[:at]]
     data = went_on.snapshot()
     assert data == went_on.snapshot()
@@ -38,7 +38,7 @@ def test_a_restored_session_ends_as_the_one_that_went_on(model, seed, keep_membe
 
 
 def test_a_snapshot_is_of_bounded_size(model):
-    session = Session(model, 24, streams=["picture"])
+    session = Session(model, 24, streams=["video"])
     draw = torch.Generator().manual_seed(0)
     sizes = []
     for minute in range(60):
@@ -50,10 +50,10 @@ def test_a_snapshot_is_of_bounded_size(model):
 
 def test_a_closed_session_stays_closed(model):
     session = Session(model, 40)
-    session.push(film(6.0)[0])
+    session.push(video(6.0)[0])
     session.close()
     with pytest.raises(ValueError, match="session is closed"):
-        Session.restore(model, session.snapshot()).push(film(9.0)[0])
+        Session.restore(model, session.snapshot()).push(video(9.0)[0])
 
 
 def test_what_cannot_be_restored_is_refused(model):
@@ -62,6 +62,6 @@ def test_what_cannot_be_restored_is_refused(model):
         Session.restore(model, data[:-1])
     other = make_model()
     with torch.no_grad():
-        next(other.vision.parameters()).add_(1)
-    with pytest.raises(ValueError, match="made by other towers"):
+        next(other.video.parameters()).add_(1)
+    with pytest.raises(ValueError, match="made by other encoders"):
         Session.restore(other, data)

@@ -93,7 +93,7 @@ class Engine:
         return state.process_index, state.num_processes
 
     def load(self, name: str) -> LongCompress:
-        """A model to train: its language model on this process's device, its towers, which features have
+        """A model to train: its language model on this process's device, its encoders, which features have
         already passed, on the CPU."""
         self.check()
         if not self.on_gpu:
@@ -108,7 +108,7 @@ class Engine:
                 bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
             )  # fmt: skip
         model = load(name, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}", **options)
-        for part in (*model.towers.values(), model.compressor):
+        for part in (*model.encoders.values(), model.compressor):
             part.to("cpu")
         return model
 

@@ -1,6 +1,6 @@
-"""A small host that knows films only as text: `longcompress train reader --out FOLDER`.
+"""A small language model that knows videos only as text: `longcompress train reader --out FOLDER`.
 
-Its language model has learned what questions ask from films told in words; its projectors are fresh. What
+Its language model has learned what questions ask from videos told in words; its projectors are fresh. What
 stages of training must teach it is to see and to hear, which shows whether they can.
 """
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..presets import load, new_tiny
 from .engine import Engine
-from .text_films import NAMES, Spelled, TextFilms, TextMix
-from .tiny import as_matcher
+from .text_films import NAMES, Spelled, TextMix, TextVideos
+from .tiny.recipe import as_matcher
 from .trainer import Run, run
 
-FINDING = {"when_picture": 4.0, "when_sound": 2.0, "binding": 1.0}
+FINDING = {"when_seen": 4.0, "when_heard": 2.0, "binding": 1.0}
 ALL = {
-    "when_picture": 4.0, "when_sound": 2.0, "binding": 3.0, "while": 0.5, "first_after": 0.5, "count": 0.5,
+    "when_seen": 4.0, "when_heard": 2.0, "binding": 3.0, "while": 0.5, "first_after": 0.5, "count": 0.5,
     "between": 1.0,
 }  # fmt: skip
 
@@ -29,8 +29,8 @@ class ReaderRecipe:
     """All of it.
 
     Attributes:
-        seed: of weights and films.
-        towers: preset, folder or hub name whose towers the model gets.
+        seed: of weights and videos.
+        encoders: preset, folder or hub name whose encoders the model gets.
         mixes: stages of its training.
         lr: highest learning rate.
         warmup: steps to it.
@@ -39,7 +39,7 @@ class ReaderRecipe:
     """
 
     seed: int = 0
-    towers: str = "tiny"
+    encoders: str = "tiny"
     mixes: list[TextMix] = field(
         default_factory=lambda: [
             TextMix(300, 24, (20,), 8, FINDING),
@@ -54,30 +54,30 @@ class ReaderRecipe:
 
 
 def train_reader(recipe: ReaderRecipe, out: str | Path) -> Path:
-    """Train a reader on films in words and save it, with fresh projectors, in out/model."""
+    """Train a reader on videos in words and save it, with fresh projectors, in out/model."""
     out = Path(out)
     torch.set_num_threads(recipe.engine.threads)
     model = new_tiny(recipe.seed)
-    seeing = load(recipe.towers, device="cpu")
-    model.vision, model.sound = seeing.vision, seeing.sound
-    fresh = dict(model.host.project.items())
-    table = model.host.lm.get_input_embeddings()
+    seeing = load(recipe.encoders, device="cpu")
+    model.video, model.audio = seeing.video, seeing.audio
+    fresh = dict(model.llm.project.items())
+    table = model.llm.lm.get_input_embeddings()
     for stream, names in NAMES.items():
-        model.host.project[stream] = Spelled(table, model.host.tokenizer, names)
+        model.llm.project[stream] = Spelled(table, model.llm.tokenizer, names)
     as_matcher(model)
     model.requires_grad_(False)
-    model.host.requires_grad_(True)
+    model.llm.requires_grad_(True)
 
     def collate(items: list[Any]) -> dict[str, Tensor]:
-        return model.host.collate(items[0])
+        return model.llm.collate(items[0])
 
     steps = sum(mix.steps for mix in recipe.mixes)
     plan = Run(
         steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=250, muon=True,
         engine=recipe.engine,
     )  # fmt: skip
-    run(model.host, TextFilms(recipe.mixes, recipe.seed), collate, plan, out / "lm")
+    run(model.llm, TextVideos(recipe.mixes, recipe.seed), collate, plan, out / "lm")
     for stream, part in fresh.items():  # these have learned nothing
-        model.host.project[stream] = part
+        model.llm.project[stream] = part
     model.eval().save_pretrained(out / "model", include_base=True)
     return out / "model"

@@ -16,18 +16,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..checkpoints.apply import merge_lora
 from ..config import to_dict
 from ..files import replacing
-from ..hosts import learned_places
+from ..llm import learned_places
 from ..model import LongCompress
-from ..released import merge_lora
-from .card import write_card
-from .data import Asking, Bad, Loaded, ShardData, counted
+from .data.dataset import Bad, Loaded, QuestionSampling, ShardData, counted
+from .data.sampler import Mixture
 from .engine import Engine
-from .held_out import HeldOut
-from .index import Index, load_index
-from .order import Mixture
+from .model_card import write_card
+from .shards.index import Index, load_index
 from .trainer import PartTrainer, Run, run, trained_state
+from .validation import HeldOut
 
 PARTS = ("projectors", "time", "lora")
 BAD, RECIPE = "bad_samples.jsonl", "recipe.json"
@@ -48,13 +48,13 @@ class StageRecipe:
         weights: of these data sets, one each; empty: as they have samples.
         cache: folder that shards of URLs are kept in; "": they are read by ranges, each time.
         asking: what is asked.
-        budgets: tokens of a film, one drawn for each step.
-        tokens: film tokens of a step at most, of all ranks together.
-        least: films of a step at least; at least ranks x engine.accumulate.
-        most: films of a step at most; 0: as many as `tokens` lets in. The global batch of a paper is least
+        budgets: tokens of a video, one drawn for each step.
+        tokens: video tokens of a step at most, of all ranks together.
+        least: videos of a step at least; at least ranks x engine.accumulate.
+        most: videos of a step at most; 0: as many as `tokens` lets in. The global batch of a paper is least
             and most alike.
         row_tokens: samples are packed into rows of so many tokens; 0: a row each, padded.
-        train: parts that learn, of projectors (or projectors.sound, of one stream), time, lora.
+        train: parts that learn, of projectors (or projectors.audio, of one stream), time, lora.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
         steps: optimizer steps.
@@ -80,7 +80,7 @@ class StageRecipe:
     shards: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     cache: str = ""
-    asking: Asking = field(default_factory=Asking)
+    question_sampling: QuestionSampling = field(default_factory=QuestionSampling)
     budgets: list[int] = field(default_factory=lambda: [256])
     tokens: int = 2048
     least: int = 1
@@ -114,7 +114,7 @@ class StageRecipe:
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
         if self.epochs and self.least != self.most:
             raise ValueError(
-                "epochs need as many films in each step: least and most alike, got "
+                "epochs need as many videos in each step: least and most alike, got "
                 f"{self.least} and {self.most}"
             )
 
@@ -155,7 +155,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         raise ValueError(f"{out} has {last.name} of an earlier run; give --resume, or another folder")
     start = int(last.name.rpartition("-")[2]) if resume and last is not None else 0
     data = _data(recipe, model, indexes, start, rank, world)
-    rate_fps = model.config.media.rate_fps if model.vision is not None else 0.0
+    rate_fps = model.config.media.rate_fps if model.video is not None else 0.0
 
     def collate(items: Sequence[Loaded]) -> dict[str, Any]:
         (loaded,) = items
@@ -168,11 +168,11 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
             raise ValueError(
                 f"batch {loaded.number}: none of its samples could be used; {out / BAD} says why"
             )
-        batch: dict[str, Any] = model.host.collate(loaded.examples, row_tokens=recipe.row_tokens)
+        batch: dict[str, Any] = model.llm.collate(loaded.examples, row_tokens=recipe.row_tokens)
         batch["kept"] = learned_places(batch["labels"])  # logits of others would only be memory
         batch["about"] = {
-            "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "film_s": loaded.film_s,
-            "pictures": loaded.film_s * rate_fps,
+            "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "video_s": loaded.video_s,
+            "frames": loaded.video_s * rate_fps,
         }  # fmt: skip
         return batch
 
@@ -190,7 +190,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         look_every=recipe.evaluate_every, engine=recipe.engine,
     )  # fmt: skip
     trainer = run(
-        model.host, data, collate, plan, out, resume=last if start else None, look=held.look if held else None
+        model.llm, data, collate, plan, out, resume=last if start else None, look=held.look if held else None
     )
     if trainer is None:
         print(f"{out}: told to stop; go on with --resume from {last_checkpoint(out)}", flush=True)
@@ -211,14 +211,14 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
     """
     if recipe.merge_lora:
         merge_lora(model)
-    recipe.engine.prepare(model.host.lm)
+    recipe.engine.prepare(model.llm.lm)
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}
     for part in recipe.train:
         if part == "lora":
-            if not hasattr(model.host.lm, "peft_config"):
+            if not hasattr(model.llm.lm, "peft_config"):
                 model.add_lora(**recipe.lora)
-            parts[part] = [p for n, p in model.host.lm.named_parameters() if "lora_" in n]
+            parts[part] = [p for n, p in model.llm.lm.named_parameters() if "lora_" in n]
         else:
             parts[part] = [] if (module := _module(model, part)) is None else list(module.parameters())
         if not parts[part]:
@@ -231,11 +231,11 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
 def _module(model: LongCompress, part: str) -> nn.Module | None:
     """Of a part that isn't LoRA; None where the model lacks it."""
     if part == "time":
-        return model.host.time
+        return model.llm.time
     stream = part.partition(".")[2]
     if not stream:
-        return model.host.project
-    return dict(model.host.project.items()).get(stream)
+        return model.llm.project
+    return dict(model.llm.project.items()).get(stream)
 
 
 def told(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
@@ -266,11 +266,11 @@ def _check_batch(recipe: StageRecipe, world: int) -> None:
     if recipe.least < shares:
         raise ValueError(
             f"least must be at least ranks x accumulate = {world} x {recipe.engine.accumulate} = {shares}, "
-            f"got {recipe.least}; a step's films couldn't be dealt"
+            f"got {recipe.least}; a step's videos couldn't be dealt"
         )
     if recipe.least == recipe.most and recipe.least % shares:
         warnings.warn(
-            f"a step's {recipe.least} films are no multiple of {world} ranks x {recipe.engine.accumulate} "
+            f"a step's {recipe.least} videos are no multiple of {world} ranks x {recipe.engine.accumulate} "
             "shares; some will wait for others",
             stacklevel=3,
         )
@@ -290,7 +290,7 @@ def _data(
     recipe: StageRecipe, model: LongCompress, indexes: list[Index], start: int, rank: int, world: int
 ) -> ShardData:
     return ShardData(
-        Mixture(indexes, recipe.weights or None), model, recipe.asking, seed=recipe.seed,
+        Mixture(indexes, recipe.weights or None), model, recipe.question_sampling, seed=recipe.seed,
         tokens=recipe.tokens, budgets=recipe.budgets, least=recipe.least, most=recipe.most, start=start,
         rank=rank, world=world, accumulate=recipe.engine.accumulate,
         on_error="stop" if recipe.on_error == "stop" else "quarantine",
@@ -303,7 +303,12 @@ def _held_out(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) ->
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.evaluate]
     budget = sorted(recipe.budgets)[len(recipe.budgets) // 2]
     data = ShardData(
-        Mixture(indexes), model, recipe.asking, seed=recipe.seed, tokens=recipe.tokens, budgets=[budget]
+        Mixture(indexes),
+        model,
+        recipe.question_sampling,
+        seed=recipe.seed,
+        tokens=recipe.tokens,
+        budgets=[budget],
     )
     return HeldOut(model, data, batches=recipe.evaluate_batches, samples=recipe.samples, out=out, rank=rank)
 
@@ -312,12 +317,12 @@ def _whole(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) -> Lo
     """The trained model with its parameters in one place; all ranks must call it together."""
     if not (recipe.engine.fsdp or recipe.engine.deepspeed):
         return model
-    host = trainer.accelerator.unwrap_model(trainer.model)
-    values = trained_state(host, trainer.accelerator.get_state_dict(trainer.model))
+    llm = trainer.accelerator.unwrap_model(trainer.model)
+    values = trained_state(llm, trainer.accelerator.get_state_dict(trainer.model))
     plain = Engine(device="cpu", report=[])
     fresh = plain.load(recipe.model)
     prepare(fresh, replace(recipe, engine=plain))
-    fresh.host.load_state_dict(values, strict=False)
+    fresh.llm.load_state_dict(values, strict=False)
     return fresh
 
 

@@ -1,7 +1,7 @@
-"""Films told in words: tokens that hold names instead of what a tower saw, for a host that only ever read.
+"""Videos told in words: tokens that hold names instead of what an encoder saw, for a language model that only ever read.
 
 A language model trained on them knows what a question wants and where times stand, and has never met a
-picture or a sound: what projectors and LoRA must then learn is to see and to hear.
+frame or a sound: what projectors and LoRA must then learn is to see and to hear.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,34 +15,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..hosts import Example, Film
-from ..hosts.prompt import encode
-from ..quiz import ask
-from ..scenes import OBJECTS, SOUNDS, Happening, make_scene
+from ..llm import Example, Video
+from ..llm.prompt import encode
+from ..synthetic.questions import ask
+from ..synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
 from ..types import Tokens
 from .loaders import stage_at, turn
 
-NAMES = {"picture": OBJECTS, "sound": SOUNDS}
-TOKENS = {"picture": 14, "sound": 3}  # of ten seconds, about as many as a tenth of the raw ones
+NAMES = {"video": OBJECTS, "audio": SOUNDS}
+TOKENS = {"video": 14, "audio": 3}  # of ten seconds, about as many as a tenth of the raw ones
 FAINT = 0.3  # share of the tokens that hold their name with less than its whole weight
 SEGMENT_S = 10.0
 
 
 @dataclass(frozen=True)
 class TextMix:
-    """Films of a stage of a reader's training.
+    """Videos of a stage of a reader's training.
 
     Attributes:
         steps: optimizer steps.
-        films: films a step.
+        videos: videos a step.
         seconds: lengths, one drawn for each step; multiples of 10.
-        questions: about each film.
+        questions: about each video.
         kinds: weight of each kind of question.
-        tens: films begin at a random ten of seconds below this many.
+        tens: videos begin at a random ten of seconds below this many.
     """
 
     steps: int
-    films: int
+    videos: int
     seconds: tuple[int, ...]
     questions: int
     kinds: dict[str, float]
@@ -74,8 +74,8 @@ class Spelled(nn.Module):
         return 2 * weights.to(means.dtype) @ means
 
 
-class TextFilms(IterableDataset[list[Example]]):
-    """Endless batches of films in words with questions, stage after stage (the last one goes on).
+class TextVideos(IterableDataset[list[Example]]):
+    """Endless batches of videos in words with questions, stage after stage (the last one goes on).
 
     Args:
         mixes: the stages.
@@ -93,35 +93,35 @@ class TextFilms(IterableDataset[list[Example]]):
             number += step
 
     def batch(self, number: int) -> list[Example]:
-        """The films of step `number`; a pure function of it and the seed."""
+        """The videos of step `number`; a pure function of it and the seed."""
         mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         seconds = int(random.choice(mix.seconds))
-        wanted = max(1, round(mix.films * (min(mix.seconds) / seconds) ** 0.5))
-        films: list[Example] = []
-        while len(films) < wanted:
+        wanted = max(1, round(mix.videos * (min(mix.seconds) / seconds) ** 0.5))
+        videos: list[Example] = []
+        while len(videos) < wanted:
             scene = make_scene((self.seed + 1) * 2_000_000 + int(random.integers(1_000_000)), seconds)
             offset_s = 10 * int(random.integers(max(1, int(random.choice([1, mix.tens])) - seconds // 10)))
             asked = ask(
-                scene.happenings, seconds, num=mix.questions, generator=random, kinds=mix.kinds,
+                scene.events, seconds, num=mix.questions, generator=random, kinds=mix.kinds,
                 offset_s=offset_s, paraphrase=bool(random.random() < 0.5),
             )  # fmt: skip
-            if asked:  # a film may have no question of the kinds asked for
-                film = in_words(scene.happenings, seconds, offset_s, random)
-                films.append(Example(film, [(q.text, q.answer) for q in asked]))
-        return films
+            if asked:  # a video may have no question of the kinds asked for
+                video = in_words(scene.events, seconds, offset_s, random)
+                videos.append(Example(video, [(q.text, q.answer) for q in asked]))
+        return videos
 
 
 def in_words(
-    happenings: Sequence[Happening], duration_s: float, offset_s: int, random: np.random.Generator
-) -> Film:
-    """A film as its compressed tokens would be, if towers gave names: by segment, each happening in one or
+    events: Sequence[SceneEvent], duration_s: float, offset_s: int, random: np.random.Generator
+) -> Video:
+    """A video as its compressed tokens would be, if encoders gave names: by segment, each event in one or
     two tokens, the others empty."""
     streams = {}
     for stream, names in NAMES.items():
         rows: list[tuple[float, float, int]] = []  # first and last second, name (-1: nothing)
         for start in np.arange(0, duration_s, SEGMENT_S):
-            rows += _segment(stream, happenings, float(start), names, random)
+            rows += _segment(stream, events, float(start), names, random)
         weights = torch.zeros(len(rows), len(names))
         for i, (_, _, which) in enumerate(rows):
             if which >= 0:
@@ -132,20 +132,20 @@ def in_words(
         tokens = Tokens(weights, size, (start_s + end_s) / 2, start_s, end_s)
         streams[stream] = tokens.take(tokens.time_s.argsort(stable=True))
     num = sum(len(t) for t in streams.values())
-    return Film(streams, {}, num)
+    return Video(streams, {}, num)
 
 
 def _segment(
-    stream: str, happenings: Sequence[Happening], start_s: float, names: Sequence[str],
+    stream: str, events: Sequence[SceneEvent], start_s: float, names: Sequence[str],
     random: np.random.Generator,
 ) -> list[tuple[float, float, int]]:  # fmt: skip
     """Tokens of ten seconds."""
     rows: list[tuple[float, float, int]] = []
-    for one in happenings:
+    for one in events:
         if one.kind != stream:
             continue
-        first = ceil(one.start_s) if stream == "picture" else floor(one.start_s + 0.5)
-        end = ceil(one.end_s) if stream == "picture" else ceil(one.end_s - 0.5)
+        first = ceil(one.start_s) if stream == "video" else floor(one.start_s + 0.5)
+        end = ceil(one.end_s) if stream == "video" else ceil(one.end_s - 0.5)
         first, end = max(first, int(start_s)), min(max(end, first + 1), int(start_s + SEGMENT_S))
         if first >= end:
             continue

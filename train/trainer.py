@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
+from .callbacks import AllLearn, EveryStep, Meter, StopsWhenTold
 from .engine import Engine
-from .optimizers import with_muon
-from .watching import AllLearn, EveryStep, Meter, StopsWhenTold
+from .tiny.muon import with_muon
 
 WEIGHTS = "trained.safetensors"
 

@@ -212,7 +212,7 @@ def drawn_ciders(
     for some in _events([*gold, predicted]):
         read.setdefault(some[2], words(some[2]))
     pairs: dict[tuple[str, str], int] = {}
-    cells, items, shares = [], [], []
+    patches, items, shares = [], [], []
     for key in videos:
         ours = list(predicted.get(key, ()))
         theirs = [list(annotator[key]) for annotator in gold if key in annotator]
@@ -221,7 +221,7 @@ def drawn_ciders(
             found = items_at(ours, theirs, overlaps, t)
             for told, right in found:
                 if right is not None:  # what matches nothing is an item too, of score 0
-                    cells.append(place[key] * len(thresholds) + column)
+                    patches.append(place[key] * len(thresholds) + column)
                     items.append(pairs.setdefault((told, right), len(pairs)))
                     shares.append(1 / len(found))
     told_of = [(key, event[2]) for annotator in gold for key, some in annotator.items() for event in some]
@@ -232,7 +232,7 @@ def drawn_ciders(
         [place[key] for key, _ in told_of],
         len(videos),
     )
-    at, of, weights = np.array(cells, np.int64), np.array(items, np.int64), np.array(shares)
+    at, of, weights = np.array(patches, np.int64), np.array(items, np.int64), np.array(shares)
 
     def drawn(times: FloatArray) -> FloatArray:
         summed = np.bincount(at, weights * ciders(times)[of], len(videos) * len(thresholds))

@@ -182,10 +182,10 @@ def clip_ratings(
     *,
     clip_s: float = 2.0,
 ) -> FloatArray:
-    """(clips, raters) ratings of all clips of a film; clips that nobody was asked about have 0.
+    """(clips, raters) ratings of all clips of a video; clips that nobody was asked about have 0.
 
     Args:
-        duration_s: of the film; a rest shorter than a clip is none.
+        duration_s: of the video; a rest shorter than a clip is none.
         relevant_clip_ids: which clips were rated.
         saliency_scores: what each rater gave each of these.
         clip_s: seconds of a clip.

@@ -1,4 +1,4 @@
-"""MAGQA's in-span score: replies given while a film runs, judged where they were due."""
+"""MAGQA's in-span score: replies given while a video runs, judged where they were due."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

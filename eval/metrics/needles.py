@@ -1,4 +1,4 @@
-"""Needles in a film: whether they were found, and how far off in time."""
+"""Needles in a video: whether they were found, and how far off in time."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ def needles(
 
     A needle is found if the middle of the answered span is in the needle's, widened by `tolerance_s` on
     either
-    side: an answer that names half the film finds nothing but by chance. The error in time is the distance of
+    side: an answer that names half the video finds nothing but by chance. The error in time is the distance of
     the two middles, of answered needles.
 
     Args:
@@ -27,7 +27,7 @@ def needles(
         predicted: the span that was answered; a moment is a span with both ends equal; None, or no entry, for
             no answer, which is not found. Ends are put in order.
         tolerance_s: see above, at least 0.
-        groups: a name for each needle (its kind, the film's length), for recall by group.
+        groups: a name for each needle (its kind, the video's length), for recall by group.
 
     Returns:
         recall, mIoU, error_s_mean, error_s_median, error_s_p90 (None of no needles, or none answered); with
@@ -74,11 +74,11 @@ def found_of_each(
 def heat_map(
     values: Mapping[Any, float], length: Mapping[Any, Any], depth: Mapping[Any, Any]
 ) -> dict[tuple[Any, Any], float]:
-    """The mean value of each (length, depth) that there is: the picture everyone expects."""
-    cells: dict[tuple[Any, Any], list[float]] = {}
+    """The mean value of each (length, depth) that there is: the frame everyone expects."""
+    patches: dict[tuple[Any, Any], list[float]] = {}
     for key, value in values.items():
-        cells.setdefault((length[key], depth[key]), []).append(value)
-    return {cell: math.fsum(some) / len(some) for cell, some in sorted(cells.items())}
+        patches.setdefault((length[key], depth[key]), []).append(value)
+    return {patch: math.fsum(some) / len(some) for patch, some in sorted(patches.items())}
 
 
 def _by_group(found: Mapping[Any, float], groups: Mapping[Any, str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A score for each frame of how much it has to do with a query, as MMDuet scores such curves: spans, clips.
 
 From its paper and test/evaluate.py (yellow-binary-tree/MMDuet, MIT). These are offline numbers: smoothing
-looks ahead, and the least and greatest score are of the whole film.
+looks ahead, and the least and greatest score are of the whole video.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ PUBLISHED_FRAMES = {"charades-sta": 6, "qvhighlights": 2}  # of smoothing, at 2 
 
 
 class Curve(NamedTuple):
-    """Frames of a film in order of time: (T,) seconds, and (T,) how relevant each is."""
+    """Frames of a video in order of time: (T,) seconds, and (T,) how relevant each is."""
 
     time_s: ArrayLike
     score: ArrayLike
@@ -34,7 +34,7 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
 
 
 def relevant_frames(curve: Curve, *, threshold: float, num_frames: int) -> NDArray[np.bool_]:
-    """(T,) where the smoothed score, its least in the film set to 0 and its greatest to 1, is >= threshold.
+    """(T,) where the smoothed score, its least in the video set to 0 and its greatest to 1, is >= threshold.
 
     A curve that is the same everywhere points nowhere: no frame is relevant.
     """
@@ -104,10 +104,10 @@ def frame_iou_of_each(
 def clip_scores(
     curve: Curve, *, num_frames: int = PUBLISHED_FRAMES["qvhighlights"], clip_s: float = 2.0
 ) -> list[float]:
-    """The rating of each clip of a film, for `highlights.highlights`: the sum of its frames' smoothed scores.
+    """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed scores.
 
     Args:
-        curve: frames at an even rate, from the film's start.
+        curve: frames at an even rate, from the video's start.
         num_frames: of smoothing.
         clip_s: seconds of a clip.
     """

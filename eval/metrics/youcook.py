@@ -109,7 +109,7 @@ def _means_of_each(
 def reply_segments(
     replies: Sequence[tuple[float, str]], *, first_start_s: float | None = 0.0
 ) -> list[Captioned]:
-    """Replies given while a film runs, as the events they tell of.
+    """Replies given while a video runs, as the events they tell of.
 
     Equal replies in a row are one. An event reaches from the last time the reply before was given to the last
     time this one was given.

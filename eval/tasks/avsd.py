@@ -1,4 +1,4 @@
-"""AVSD: the next answer of a dialogue about a film, with one right answer or several."""
+"""AVSD: the next answer of a dialogue about a video, with one right answer or several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -140,7 +140,7 @@ def score_dialogue(examples: Sequence[Example[Right]], said: Mapping[str, Said[s
 
 
 AVSD = Task(
-    about="the next answer of a dialogue about a film; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
+    about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
     where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
     "github.com/dialogtekgeek/AVSD-DSTC10_Official",
     read=read_dialogues,

@@ -109,15 +109,15 @@ def _with(example: Example[str], duration_s: float | None, *groups: tuple[str, s
 
 
 def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
-    """The results template, films with their questions, or a question a line with the data set's columns."""
+    """The results template, videos with their questions, or a question a line with the data set's columns."""
     out = []
-    for film in read_records(one_file(paths, "gold")):
-        for record in film.records("questions") if film.has("questions") else [film]:
+    for video in read_records(one_file(paths, "gold")):
+        for record in video.records("questions") if video.has("questions") else [video]:
             options = record.texts("options", "choices")
             one = _example(
                 record,
                 record.name("question_id"),
-                film.name("videoID", "video_id"),
+                video.name("videoID", "video_id"),
                 record.text("answer"),
                 options,
             )
@@ -126,7 +126,7 @@ def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
                 "domain": ("domain", "video_category"),
                 "sub_category": ("sub_category", "video_sub_category"),
             }
-            groups = [(kind, film.text(*names)) for kind, names in kinds.items() if film.has(*names)]
+            groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
             task = [("task", record.text("task_type"))] if record.has("task_type") else []
             out.append(_with(one, None, *groups, *task))
     return out
@@ -138,8 +138,8 @@ def read_video_mme_answers(
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
     records = [
         one
-        for film in read_records(one_file(paths, "pred"))
-        for one in (film.records("questions") if film.has("questions") else [film])
+        for video in read_records(one_file(paths, "pred"))
+        for one in (video.records("questions") if video.has("questions") else [video])
     ]
     return _said(
         [(one.name("question_id", "id"), one.text("response", "pred", "answer")) for one in records if
@@ -150,16 +150,16 @@ def read_video_mme_answers(
 
 def write_video_mme(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
     """The results template."""
-    films: dict[str, dict[str, object]] = {}
+    videos: dict[str, dict[str, object]] = {}
     lists: dict[str, list[dict[str, object]]] = {}
     names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
     for one in examples:
         groups = dict(one.groups)
         questions = lists.setdefault(one.video, [])
-        film = {"video_id": one.id.rpartition("-")[0]} | {
+        video = {"video_id": one.id.rpartition("-")[0]} | {
             names[k]: v for k, v in groups.items() if k in names
         }
-        films.setdefault(one.video, film | {"questions": questions})
+        videos.setdefault(one.video, video | {"questions": questions})
         if one.id in said:
             questions.append(
                 {
@@ -171,7 +171,7 @@ def write_video_mme(path: Path, examples: Sequence[Example[str]], said: Mapping[
                     "response": said[one.id].text or said[one.id].value or "",
                 }
             )
-    write_json(path, [film for name, film in films.items() if lists[name]])
+    write_json(path, [video for name, video in videos.items() if lists[name]])
 
 
 # --- MLVU
@@ -239,19 +239,19 @@ def write_mlvu(path: Path, examples: Sequence[Example[str]], said: Mapping[str, 
 
 
 def read_lvbench(paths: Sequence[Path]) -> list[Example[str]]:
-    """video_info.meta.jsonl: a film a line, its questions in "qa" with the options in their text."""
+    """video_info.meta.jsonl: a video a line, its questions in "qa" with the options in their text."""
     out = []
-    for film in read_records(one_file(paths, "gold")):
-        info = film.within(film.value.get("video_info", {}), "video_info")
+    for video in read_records(one_file(paths, "gold")):
+        info = video.within(video.value.get("video_info", {}), "video_info")
         minutes = info.maybe_number("duration_minutes")
-        for record in film.records("qa"):
+        for record in video.records("qa"):
             question, *rest = _INLINE.split(record.text("question"))
             letters, options = rest[0::2], rest[1::2]
             if letters != [chr(ord("A") + i) for i in range(len(letters))]:
                 raise record.fault(
                     "'question' must list its options as (A), (B), ...", record.get("question")
                 )
-            one = _example(record, record.name("uid"), film.name("key"), record.text("answer"), options)
+            one = _example(record, record.name("uid"), video.name("key"), record.text("answer"), options)
             groups = [("task", name) for name in dict.fromkeys(record.texts("question_type"))]
             made = Example(
                 one.id, one.video, question.strip(), one.truth, options=tuple(o.strip() for o in options)
@@ -333,7 +333,7 @@ def _prompts(name: str, prompt: Callable[[Example[str]], str]) -> dict[str, Call
 
 
 VIDEO_MME_TASK = Task(
-    about="four options, 900 films of 11 s to 1 h; accuracy by length, domain, task",
+    about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
@@ -345,7 +345,7 @@ VIDEO_MME_TASK = Task(
 )
 
 MLVU_TASK = Task(
-    about="options, films of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
+    about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several after --gold",
     read=read_mlvu,
     prompts=_prompts(
@@ -361,7 +361,7 @@ MLVU_TASK = Task(
 )
 
 LVBENCH_TASK = Task(
-    about="four options, 103 films of over an hour on average; accuracy by capability",
+    about="four options, 103 videos of over an hour on average; accuracy by capability",
     where="video_info.meta.jsonl of huggingface.co/datasets/THUDM/LVBench (CC BY-NC-SA 4.0)",
     read=read_lvbench,
     prompts={DEFAULT: ask_choice},
@@ -372,7 +372,7 @@ LVBENCH_TASK = Task(
 )
 
 LONGVIDEOBENCH_TASK = Task(
-    about="up to five options, films up to an hour; accuracy by length and category",
+    about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
     prompts=_prompts("longvideobench", lambda e: f"Question: {e.question}\n{listed(e)}\n{LONGVIDEOBENCH}"),

@@ -10,7 +10,7 @@ from ..metrics.dense import dense_captions, dense_corpus
 from ..metrics.soda import Captioned, soda_c, soda_of_each
 from ..metrics.words import ascii_only
 from .answers import events_of
-from .events_gold import whole_films
+from .event_references import whole_videos
 from .files import Record, is_lines, one_file, read_object, write_json
 from .spoken import read_spoken
 from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task, asked
@@ -84,7 +84,7 @@ def _in(plain: type[str] | object, events: Sequence[Captioned]) -> list[Captione
 
 
 def read_results(whole: Record, twice: Sequence[str]) -> Predictions[Events]:
-    """The official form: {"results": {film: [{"sentence", "timestamp": [start, end]}]}}."""
+    """The official form: {"results": {video: [{"sentence", "timestamp": [start, end]}]}}."""
     results = whole.within(whole.get("results"), "results")
     said: dict[str, Said[Events]] = {}
     for video in results.value:
@@ -106,7 +106,7 @@ def read_told(paths: Sequence[Path], examples: Sequence[Example[Annotated]], how
 def write_results(
     path: Path, examples: Sequence[Example[Annotated]], said: Mapping[str, Said[Events]]
 ) -> None:
-    """The official form; a film whose answer could not be read has an empty list."""
+    """The official form; a video whose answer could not be read has an empty list."""
     results = {
         one.id: [
             {"sentence": text, "timestamp": [start_s, end_s]}
@@ -121,9 +121,9 @@ def write_results(
 
 
 ACTIVITYNET_DENSE = Task(
-    about="all that happens in a film of 2 min, with times; SODA_c, CIDEr, METEOR, ROUGE-L, BLEU, F1",
+    about="all that happens in a video of 2 min, with times; SODA_c, CIDEr, METEOR, ROUGE-L, BLEU, F1",
     where="val_1.json (and val_2.json, a second annotator) of ActivityNet Captions, as activitynet-grounding",
-    read=whole_films,
+    read=whole_videos,
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "vtimellm": lambda example: VTIMELLM},
     times={"vtimellm": "hundredths"},
     parse=events_of,

@@ -179,7 +179,7 @@ def one_file(paths: Sequence[Path], name: str) -> Path:
 
 
 def video_of(name: str) -> str:
-    """A film's name without folder and suffix."""
+    """A video's name without folder and suffix."""
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
 

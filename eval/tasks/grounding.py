@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..metrics.intervals import Interval, grounding, iou_of_each
 from .answers import span_of
-from .events_gold import asked_sentence, sentences_of
+from .event_references import asked_sentence, sentences_of
 from .files import one_file, read_text
 from .spoken import read_spoken, say_span, sentence_id, write_spoken
 from .task import DEFAULT, Example, How, Said, Scored, Task, Times, asked
@@ -26,7 +26,7 @@ def ask_when(example: Example[Interval]) -> str:
 
 
 def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
-    """The question in the words that our own hosts are taught; the last second is included."""
+    """The question in the words that our own language models are taught; the last second is included."""
     return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
 
 
@@ -83,8 +83,8 @@ def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
 
 
 CHARADES_STA = Task(
-    about="when a sentence happens in a film of 30 s; R@1 at IoU .3 .5 .7, mIoU",
-    where="charades_sta_test.txt of github.com/jiyanggao/TALL; films of prior.allenai.org/projects/charades",
+    about="when a sentence happens in a video of 30 s; R@1 at IoU .3 .5 .7, mIoU",
+    where="charades_sta_test.txt of github.com/jiyanggao/TALL; videos of prior.allenai.org/projects/charades",
     read=read_charades,
     prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
     times=TIMES | {"vtimellm": "hundredths"},
@@ -96,7 +96,7 @@ CHARADES_STA = Task(
 
 ACTIVITYNET_GROUNDING = replace(
     CHARADES_STA,
-    about="when a sentence happens in a film of 2 min; R@1 at IoU .3 .5 .7, mIoU",
+    about="when a sentence happens in a video of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
     read=lambda paths: sentences_of(one_file(paths, "gold")),
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from longcompress.events import to_percent
+from longcompress.events.parse import to_percent
 from longcompress.types import Event
 
 from ..metrics.captions import caption_scores
@@ -13,7 +13,7 @@ from ..metrics.intervals import Interval
 from ..metrics.resample import caption_corpus
 from .answers import events_of, without_thoughts
 from .dense import DEFAULT_PROMPT, read_told, score_events
-from .events_gold import asked_sentence, films_of, sentences_of, whole_films
+from .event_references import asked_sentence, sentences_of, videos_of, whole_videos
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
 from .spoken import read_spoken, say_events, sentence_id, write_spoken
@@ -43,7 +43,7 @@ def read_spans(paths: Sequence[Path]) -> list[Example[str]]:
     """An example for each event: what happens there?"""
     return [
         Example(sentence_id(video, i), video, "", said, duration_s, (start_s, end_s))
-        for video, (duration_s, events) in films_of(one_file(paths, "gold")).items()
+        for video, (duration_s, events) in videos_of(one_file(paths, "gold")).items()
         for i, (start_s, end_s, said) in enumerate(events)
     ]
 
@@ -95,7 +95,7 @@ LONGVALE_TVG = replace(
 LONGVALE_DVC = Task(
     about="all audio-visual events with times; SODA_c, CIDEr, METEOR",
     where=WHERE,
-    read=whole_films,
+    read=whole_videos,
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "longvale": lambda example: TELL},
     times={"longvale": "hundredths"},
     parse=events_of,

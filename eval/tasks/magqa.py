@@ -59,7 +59,7 @@ def read_questions(paths: Sequence[Path]) -> list[Example[Events]]:
 
 
 def replies_of(record: Record) -> Replies:
-    """What a model said in the course of a film; MMDuet's time -1 is no time."""
+    """What a model said in the course of a video; MMDuet's time -1 is no time."""
     out = []
     for one in record.records("model_response_list"):
         if one.get("role") == "assistant":

@@ -62,7 +62,7 @@ def score_answers(examples: Sequence[Example[str]], said: Mapping[str, Said[str]
 
 
 def read_answers(paths: Sequence[Path], examples: Sequence[Example[str]], how: How) -> Predictions[str]:
-    """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by film and question.
+    """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
     "answer" is the gold; what was said is "pred". Lines of our own have "id" and "answer" only.
     """
@@ -118,7 +118,7 @@ def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[str]]:
 
     Args:
         paths: one file or the two.
-        video: a film's name from its number, of files that have "video_id".
+        video: a video's name from its number, of files that have "video_id".
     """
     if len(paths) not in (1, 2):
         raise ValueError(f"--gold must be one file, or test_q.json and test_a.json, got {len(paths)}")
@@ -187,22 +187,22 @@ def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[
 
 
 MUSIC_AVQA = _task(
-    "questions on sound and picture of music; exact match by kind, a judge's accuracy",
+    "questions on audio and frame of music; exact match by kind, a judge's accuracy",
     "avqa-test.json of github.com/GeWu-Lab/MUSIC-AVQA",
     read_music,
 )
 ACTIVITYNET_QA = _task(
-    "questions on films of 2 min; a judge's accuracy and score, exact match by kind",
+    "questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
     "test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --gold",
     read_qa,
 )
 MSVD_QA = _task(
-    "questions on films of 10 s; a judge's accuracy and score, exact match",
+    "questions on videos of 10 s; a judge's accuracy and score, exact match",
     "test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
     partial(read_qa, video="vid{}"),
 )
 MSRVTT_QA = _task(
-    "questions on films of 15 s; a judge's accuracy and score, exact match",
+    "questions on videos of 15 s; a judge's accuracy and score, exact match",
     "test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
     partial(read_qa, video="video{}"),
 )

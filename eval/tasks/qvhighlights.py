@@ -1,4 +1,4 @@
-"""QVHighlights: windows of a film that a query describes, and how well each 2 s clip shows it."""
+"""QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,7 +204,7 @@ def _columns(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[st
 
 
 QVHIGHLIGHTS = Task(
-    about="windows for a query and ratings of 2 s clips, in films of 150 s; mAP, R1, HIT@1",
+    about="windows for a query and ratings of 2 s clips, in videos of 150 s; mAP, R1, HIT@1",
     where="highlight_val_release.jsonl of github.com/jayleicn/moment_detr, data CC BY-NC-SA 4.0",
     read=read_queries,
     prompts={

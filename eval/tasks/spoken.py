@@ -2,7 +2,7 @@
 
 A line of the log is {"video_id", "task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is what the
 model said, "task" is "grounding", "captioning" or "seg_captioning", "query_id" counts prompts (papers score
-the first), "sentence_id" counts the sentences of a film from 0. Its numbers are hundredths of the film.
+the first), "sentence_id" counts the sentences of a video from 0. Its numbers are hundredths of the video.
 
 Our own is {"id", "answer"}; its numbers are seconds.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longcompress.events import to_percent
+from longcompress.events.parse import to_percent
 from longcompress.types import Event
 
 from ..metrics.intervals import Interval
@@ -25,7 +25,7 @@ LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 
 
 def sentence_id(video: str, number: int) -> str:
-    """The id of a film's sentence, from 0."""
+    """The id of a video's sentence, from 0."""
     return f"{video}_{number}"
 
 
@@ -109,13 +109,13 @@ def write_spoken(
 
 
 def say_span(span: Interval, example: Example[Any]) -> str:
-    """A span in hundredths of the film, as VTimeLLM answers."""
+    """A span in hundredths of the video, as VTimeLLM answers."""
     first, last = to_percent(Event(*span, ""), duration_of(example, "hundredths") or 0.0)
     return f"From {first:02d} to {last:02d}."
 
 
 def say_events(events: Sequence[Captioned], example: Example[Any]) -> str:
-    """Events in hundredths of the film, one a line, as LongVALE's models answer; the last one is included."""
+    """Events in hundredths of the video, one a line, as LongVALE's models answer; the last one is included."""
     duration_s = duration_of(example, "hundredths") or 0.0
     lines = []
     for start_s, end_s, text in events:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from longcompress.scenes import Scene
+from longcompress.synthetic.scenes import Scene
 
 from ..metrics.bootstrap import Corpus
 from ..metrics.captions import WhichMeteor
@@ -23,11 +23,11 @@ class Example(Generic[Truth]):
 
     Attributes:
         id: what predictions call it; different from all others of the task.
-        video: the film, as the annotations name it, without folder and suffix.
-        question: what is asked: a sentence to find, a question; empty where only the film is given.
+        video: the video, as the annotations name it, without folder and suffix.
+        question: what is asked: a sentence to find, a question; empty where only the video is given.
         truth: the right answer.
-        duration_s: length of the film, if the annotations say it.
-        span_s: the part of the film that is asked about, None for all of it.
+        duration_s: length of the video, if the annotations say it.
+        span_s: the part of the video that is asked about, None for all of it.
         options: of multiple choice, without their letters.
         groups: (kind, name) pairs for tables: ("length", "short").
         context: said before the question: the turns of a dialogue.
@@ -44,7 +44,7 @@ class Example(Generic[Truth]):
     context: tuple[str, ...] = ()
 
 
-Draw: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]  # film's number, its seconds
+Draw: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]  # video's number, its seconds
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Scored:
     Attributes:
         metrics: names to numbers, and what belongs beside them (the METEOR, the judge).
         each: main numbers of each example, by name, then id: what intervals and comparisons are made of.
-        corpora: makes the form in which the other numbers are computed again over drawn films.
+        corpora: makes the form in which the other numbers are computed again over drawn videos.
     """
 
     metrics: dict[str, Any]
@@ -141,7 +141,7 @@ class Task(Generic[Truth, Value]):
         read_predictions: files to predictions of these examples.
         write_predictions: the benchmark's own format, as `read_predictions` reads it.
         score: examples and what was said of them to their worth.
-        draw: of a task whose films are drawn, a film and what is asked about it; ids and groups of its film
+        draw: of a task whose videos are drawn, a video and what is asked about it; ids and groups of its video
             are added later.
     """
 

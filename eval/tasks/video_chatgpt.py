@@ -193,7 +193,7 @@ def _told(texts: tuple[str, ...] | None) -> str:
 
 
 VIDEO_CHATGPT = Task(
-    about="questions on 500 films; a judge rates correctness, detail, context, time, consistency 0 to 5",
+    about="questions on 500 videos; a judge rates correctness, detail, context, time, consistency 0 to 5",
     where="generic_qa.json, temporal_qa.json, consistency_qa.json, linked from quantitative_evaluation/ of "
     "github.com/mbzuai-oryx/Video-ChatGPT",
     read=read_questions,

@@ -19,28 +19,28 @@ PROMPT = (
 
 
 def read_recipes(paths: Sequence[Path]) -> list[Example[Events]]:
-    """YouCook2's own annotations (validation films of them), or TimeChat's val.caption_coco_format.json."""
+    """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
     whole, twice = read_object(one_file(paths, "gold"))
     if whole.has("database"):
         database = whole.within(whole.get("database"), "database")
         if twice:
-            raise whole.fault("each film must be there once", twice)
-        films = [database.within(database.value[name], f"film {name!r}") for name in database.value]
-        named = zip(database.value, films, strict=True)
-        return [_film(name, one) for name, one in named if one.get("subset") == "validation"]
+            raise whole.fault("each video must be there once", twice)
+        videos = [database.within(database.value[name], f"video {name!r}") for name in database.value]
+        named = zip(database.value, videos, strict=True)
+        return [_video(name, one) for name, one in named if one.get("subset") == "validation"]
     return [_captioned(one) for one in whole.records("annotations")]
 
 
-def _film(name: str, film: Record) -> Example[Events]:
+def _video(name: str, video: Record) -> Example[Events]:
     steps = tuple(
         (*one.span(one.get("segment"), "'segment'"), one.text("sentence"))
-        for one in film.records("annotations")
+        for one in video.records("annotations")
     )
-    return Example(video_of(name), video_of(name), "", steps, film.maybe_number("duration"))
+    return Example(video_of(name), video_of(name), "", steps, video.maybe_number("duration"))
 
 
 def _captioned(record: Record) -> Example[Events]:
-    """One film of TimeChat's file: its sentences are one text, "a. b. c."."""
+    """One video of TimeChat's file: its sentences are one text, "a. b. c."."""
     name = video_of(record.name("image_id"))
     spans = [record.span(one, f"segments {i}") for i, one in enumerate(record.items("segments"), 1)]
     sentences = [one.strip().removesuffix(".") + "." for one in record.text("pure_cap").split(". ")]
@@ -53,7 +53,7 @@ def _captioned(record: Record) -> Example[Events]:
 
 
 def read_steps(paths: Sequence[Path], examples: Sequence[Example[Events]], how: How) -> Predictions[Events]:
-    """{film: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
+    """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     path = one_file(paths, "pred")
     if is_lines(path):
         records = read_records(path)
@@ -90,7 +90,7 @@ def _streamed(records: Sequence[Record], how: How) -> Predictions[Events]:
 
 
 def write_steps(path: Path, examples: Sequence[Example[Events]], said: Mapping[str, Said[Events]]) -> None:
-    """TimeChat's form, its films with .mp4 as its gold has them."""
+    """TimeChat's form, its videos with .mp4 as its gold has them."""
     write_json(
         path,
         {
@@ -105,7 +105,7 @@ def write_steps(path: Path, examples: Sequence[Example[Events]], said: Mapping[s
 
 
 def score_steps(examples: Sequence[Example[Events]], said: Mapping[str, Said[Events]], how: How) -> Scored:
-    """F1, CIDEr, METEOR and SODA_c; films without a prediction score 0, in the papers too."""
+    """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
     gold = {one.id: list(one.truth) for one in examples}
     predicted = {key: list(one.value or ()) for key, one in said.items()}
     metrics = youcook2(gold, predicted, which_meteor=how.meteor, compat=how.compat)
@@ -122,7 +122,7 @@ def score_steps(examples: Sequence[Example[Events]], said: Mapping[str, Said[Eve
 
 
 YOUCOOK2 = Task(
-    about="the steps of a recipe with times, in a film of 5 min; F1, CIDEr, METEOR, SODA_c",
+    about="the steps of a recipe with times, in a video of 5 min; F1, CIDEr, METEOR, SODA_c",
     where="youcookii_annotations_trainval.json of youcook2.eecs.umich.edu, or TimeChat's "
     "val.caption_coco_format.json, linked from github.com/RenShuhuai-Andy/TimeChat",
     read=read_recipes,

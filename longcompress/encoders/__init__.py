@@ -1,10 +1,10 @@
-"""Towers: pictures or sound in, `Encoded` out, in blocks of fixed size."""
+"""Encoders: frames or audio in, `Encoded` out, in blocks of fixed size."""
 
+from .beats_encoder import BeatsEncoder
 from .blocks import Blocks
-from .hearing import BeatsEncoder
-from .sound import SoundEncoder
+from .encoder import AUDIO, Encoder
 from .stream import Stream
-from .towers import SOUND, Tower
 from .vision import VisionEncoder
+from .whisper import AudioEncoder
 
-__all__ = ["SOUND", "BeatsEncoder", "Blocks", "SoundEncoder", "Stream", "Tower", "VisionEncoder"]
+__all__ = ["AUDIO", "BeatsEncoder", "Blocks", "AudioEncoder", "Stream", "Encoder", "VisionEncoder"]

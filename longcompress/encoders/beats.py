@@ -1,9 +1,9 @@
-"""BEATs: a window of sound as tokens that tell what is heard, and its released weights.
+"""BEATs: a window of audio as tokens that tell what is heard, and its released weights.
 
 Own code in plain torch after the paper (Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers",
 arXiv 2212.09058); its files are public (MIT) and the user's to fetch. Patches of 16 frames x 16 bands of the
-filter bank (`beats_bank`) become tokens, a convolution tells them where they are, and transformer layers do
-the rest. Letters: A windows of sound, L frames of 10 ms, P patches, C channels.
+mel filters (`beats_filters`) become tokens, a convolution tells them where they are, and transformer layers do
+the rest. Letters: A windows of audio, L frames of 10 ms, P patches, C channels.
 """
 
 import json
@@ -83,19 +83,19 @@ class Beats(nn.Module):
         columns = padding[:, : padding.shape[1] // side * side].unflatten(1, (-1, side)).any(2)
         return columns.repeat_interleave(BANDS // side, 1)
 
-    def forward(self, bank: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, clip_cache: Tensor, padding: Tensor | None = None) -> Tensor:
         """(A, P, C) tokens in the dtype of the weights, by time and within it from low bands to high.
 
         A window padded and masked gives what it gives alone; its tokens that hold padding are zero. The
         released code masks two frames a token in their order, which follows neither time nor bands.
 
         Args:
-            bank: (A, L, 128) float, from `beats_bank`; at least one patch long.
-            padding: (A, L) bool, True at frames that aren't sound; None: all are.
+            clip cache: (A, L, 128) float, from `beats_filters`; at least one patch long.
+            padding: (A, L) bool, True at frames that aren't audio; None: all are.
         """
-        self._check(bank, padding)
+        self._check(clip_cache, padding)
         weight = self.patch.weight
-        x = self.patch(bank.to(weight.device, weight.dtype)[:, None]).flatten(2).transpose(1, 2)
+        x = self.patch(clip_cache.to(weight.device, weight.dtype)[:, None]).flatten(2).transpose(1, 2)
         x = self.widen(self.patch_norm(x))  # (A, P, C)
         dead = None if padding is None else self.patch_padding(padding.to(weight.device))
         if dead is not None:
@@ -107,21 +107,21 @@ class Beats(nn.Module):
             x = layer(x, bias, dead)
         return x if dead is None else x.masked_fill(dead[..., None], 0)
 
-    def _check(self, bank: Tensor, padding: Tensor | None) -> None:
+    def _check(self, clip_cache: Tensor, padding: Tensor | None) -> None:
         side = self.config.patch_size
-        if bank.dim() != 3 or bank.shape[2] != BANDS or not bank.is_floating_point():
+        if clip_cache.dim() != 3 or clip_cache.shape[2] != BANDS or not clip_cache.is_floating_point():
             raise ValueError(
-                f"bank must be (A, L, {BANDS}) float, got {tuple(bank.shape)} {bank.dtype}; make it of "
-                "samples with beats_bank"
+                f"clip cache must be (A, L, {BANDS}) float, got {tuple(clip_cache.shape)} {clip_cache.dtype}; make it of "
+                "samples with beats_filters"
             )
-        if bank.shape[1] < side:
+        if clip_cache.shape[1] < side:
             raise ValueError(
-                f"bank must have at least {side} frames, one patch, got {bank.shape[1]}; pad shorter sound "
+                f"clip cache must have at least {side} frames, one patch, got {clip_cache.shape[1]}; pad shorter audio "
                 "and say so in padding"
             )
-        if padding is not None and (padding.shape != bank.shape[:2] or padding.dtype != torch.bool):
+        if padding is not None and (padding.shape != clip_cache.shape[:2] or padding.dtype != torch.bool):
             raise ValueError(
-                f"padding must be (A, L) = {tuple(bank.shape[:2])} bool like bank, got "
+                f"padding must be (A, L) = {tuple(clip_cache.shape[:2])} bool like clip cache, got "
                 f"{tuple(padding.shape)} {padding.dtype}"
             )
 

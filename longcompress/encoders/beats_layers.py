@@ -2,7 +2,7 @@
 
 Written from BEATs (Chen et al., arXiv 2212.09058) and what it is built from: gated relative position bias
 (WavLM, arXiv 2110.13900), bucketed distances (T5, arXiv 1910.10683), deep norm (arXiv 2203.00555). Letters:
-A windows of sound, P patches, C channels.
+A windows of audio, P patches, C channels.
 """
 
 import math

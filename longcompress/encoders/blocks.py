@@ -1,4 +1,4 @@
-"""Cuts what arrives into the fixed blocks that towers run on, aligned to the stream's start."""
+"""Cuts what arrives into the fixed blocks that encoders run on, aligned to the stream's start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -6,31 +6,31 @@ from typing import Any
 
 import torch
 
-from ..types import Encoded, Frames, Sound
+from ..types import Audio, Encoded, Frames
 
 SAME_S = 1e-6  # seconds; nearer times are one
 
 
 @dataclass
 class Blocks:
-    """Gathers pictures or sound until a block is full, then encodes it; features don't depend on how input
+    """Gathers frames or audio until a block is full, then encodes it; features don't depend on how input
     came.
 
-    A gap in the sound ends the block before it; so does another picture step, unless the picture comes just
-    when the one before ends (a film's last picture lasts as long as there is film).
+    A gap in the sound ends the block before it; so does another frame step, unless the frame comes just
+    when the one before ends (a video's last frame lasts as long as there is video).
 
     Args:
-        encode: a block of at most `size` + `look` pictures or samples -> Encoded.
-        size: pictures (or samples) in a block.
+        encode: a block of at most `size` + `look` frames or samples -> Encoded.
+        size: frames (or samples) in a block.
         look: so many that follow a block are shown with it, where there are any.
     """
 
-    encode: Callable[[Frames], Encoded] | Callable[[Sound], Encoded]
+    encode: Callable[[Frames], Encoded] | Callable[[Audio], Encoded]
     size: int
     look: int = 0
-    _parts: list[Frames | Sound] = field(default_factory=list)
+    _parts: list[Frames | Audio] = field(default_factory=list)
     _run_s: float = (
-        0.0  # where the unbroken sound began, and the samples of it that were encoded: times of blocks
+        0.0  # where the unbroken audio began, and the samples of it that were encoded: times of blocks
     )
     _run: int = 0  # are counted from there, so that they don't depend on the cuts to the last bit
 
@@ -48,16 +48,16 @@ class Blocks:
 
     @property
     def num_pending(self) -> int:
-        """Pictures or samples that wait for their block to be encoded."""
+        """Frames or samples that wait for their block to be encoded."""
         return sum(len(p) for p in self._parts)
 
-    def push(self, part: Frames | Sound) -> list[Encoded]:
+    def push(self, part: Frames | Audio) -> list[Encoded]:
         """What is encoded now; `part` follows what was pushed before."""
         out = []
         if self._parts and not follows(self._parts[-1], part):
             out += self.flush()
             self._run = 0
-        if isinstance(part, Sound) and not self._parts and (self._run == 0 or not self._goes_on(part)):
+        if isinstance(part, Audio) and not self._parts and (self._run == 0 or not self._goes_on(part)):
             self._run_s, self._run = part.start_s, 0
         at = 0
         while at < len(part):
@@ -83,52 +83,52 @@ class Blocks:
             if len(part) > left:
                 self._parts.append(cut(part, left, len(part)) if left else part)
             left -= min(left, len(part))
-        if isinstance(block, Sound):
-            block = Sound(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
+        if isinstance(block, Audio):
+            block = Audio(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
             self._run += min(self.size, len(block))
         encoded = self.encode(block)  # type: ignore[arg-type]
         seen = [part for part in parts if isinstance(part, Frames)]
         return lasting(encoded, seen) if len({part.step_s for part in seen}) > 1 else encoded
 
-    def _goes_on(self, part: Sound) -> bool:
+    def _goes_on(self, part: Audio) -> bool:
         return abs(part.start_s - self._run_s - self._run / part.rate_hz) < 0.5 / part.rate_hz
 
 
-def follows(before: Frames | Sound, part: Frames | Sound) -> bool:
-    """Whether `part` goes on where `before` ends (sound: to half a sample), or in the same step."""
-    if isinstance(before, Sound) and isinstance(part, Sound):
+def follows(before: Frames | Audio, part: Frames | Audio) -> bool:
+    """Whether `part` goes on where `before` ends (audio: to half a sample), or in the same step."""
+    if isinstance(before, Audio) and isinstance(part, Audio):
         return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
     if isinstance(before, Frames) and isinstance(part, Frames):
         alike = before.pixels.shape[1:] == part.pixels.shape[1:]
         on_s = float(part.time_s[0]) - float(before.time_s[-1]) - before.step_s
         return alike and (before.step_s == part.step_s or abs(on_s) < SAME_S)
     raise TypeError(
-        f"one stream holds pictures or sound, not both: {type(before).__name__}, {type(part).__name__}"
+        f"one stream holds frames or audio, not both: {type(before).__name__}, {type(part).__name__}"
     )
 
 
 def lasting(encoded: Encoded, parts: list[Frames]) -> Encoded:
-    """The same, each picture of `parts` lasting its own time."""
+    """The same, each frame of `parts` lasting its own time."""
     steps = torch.cat([torch.full((len(part),), part.step_s, dtype=torch.float64) for part in parts])
-    step_s = steps[: len(encoded) // encoded.cells].repeat_interleave(encoded.cells)
+    step_s = steps[: len(encoded) // encoded.patches].repeat_interleave(encoded.patches)
     tokens, step_s = encoded.tokens, step_s.to(encoded.tokens.start_s.device)
     tokens = replace(tokens, time_s=tokens.start_s + step_s / 2, end_s=tokens.start_s + step_s)
     return replace(encoded, tokens=tokens)
 
 
-def cut(part: Frames | Sound, start: int, stop: int) -> Frames | Sound:
-    """Pictures or samples start to stop."""
-    if isinstance(part, Sound):
-        return Sound(part.samples[start:stop], part.start_s + start / part.rate_hz, part.rate_hz)
+def cut(part: Frames | Audio, start: int, stop: int) -> Frames | Audio:
+    """Frames or samples start to stop."""
+    if isinstance(part, Audio):
+        return Audio(part.samples[start:stop], part.start_s + start / part.rate_hz, part.rate_hz)
     return Frames(part.pixels[start:stop], part.time_s[start:stop], part.step_s)
 
 
-def join(parts: list[Frames | Sound]) -> Frames | Sound:
+def join(parts: list[Frames | Audio]) -> Frames | Audio:
     """Parts of one stream, one after the other; those of a snapshot may be on another device."""
     first = parts[0]
-    if isinstance(first, Sound):
+    if isinstance(first, Audio):
         heard = [p.samples.to(first.samples.device) for p in parts]  # type: ignore[union-attr]
-        return Sound(torch.cat(heard), first.start_s, first.rate_hz)
+        return Audio(torch.cat(heard), first.start_s, first.rate_hz)
     seen = [p.pixels.to(first.pixels.device) for p in parts]  # type: ignore[union-attr]
     times = [p.time_s.to(first.time_s.device) for p in parts]  # type: ignore[union-attr]
     return Frames(torch.cat(seen), torch.cat(times), first.step_s)

@@ -1,8 +1,8 @@
-"""The filter bank that BEATs hears with: log energies of 128 mel bands every 10 ms, as Kaldi computes them.
+"""The mel filters that BEATs hears with: log energies of 128 mel bands every 10 ms, as Kaldi computes them.
 
 Written from Kaldi's definitions, with the options of BEATs (Chen et al., arXiv 2212.09058): mono at 16 kHz in
 units of 16-bit samples, frames of 25 ms every 10 ms that lie whole within the sound, no dither, no energy
-term. Equal to `kaldi-native-fbank`, which the tests run beside it. Letters: A windows of sound, n samples,
+term. Equal to `kaldi-native-fbank`, which the tests run beside it. Letters: A windows of audio, n samples,
 L frames.
 """
 
@@ -21,7 +21,7 @@ EMPHASIS = 0.97
 POWER = 0.85  # of a Hann window: Povey's
 FLOOR = torch.finfo(torch.float32).eps  # of a band's energy: silence is log(FLOOR) = -15.94
 MEAN, STD = 15.41663, 6.55582  # of the logs over BEATs' training data (AudioSet)
-FRAMES_AT_ONCE = 8192  # bounds the memory for an hour of sound
+FRAMES_AT_ONCE = 8192  # bounds the memory for an hour of audio
 
 
 def num_frames(num_samples: int) -> int:
@@ -29,17 +29,17 @@ def num_frames(num_samples: int) -> int:
     return max(0, 1 + (num_samples - FRAME) // STEP)
 
 
-def beats_bank(samples: Tensor) -> Tensor:
-    """(A, L, 128) float32 what `Beats` takes in: `mel_bank` less its mean, over twice its deviation.
+def beats_filters(samples: Tensor) -> Tensor:
+    """(A, L, 128) float32 what `Beats` takes in: `mel_filters` less its mean, over twice its deviation.
 
     Args:
         samples: (A, n) or (n,) float32 in [-1, 1], mono at 16 kHz.
     """
-    return (mel_bank(samples) - MEAN) / (2 * STD)
+    return (mel_filters(samples) - MEAN) / (2 * STD)
 
 
 @torch.no_grad()
-def mel_bank(samples: Tensor) -> Tensor:
+def mel_filters(samples: Tensor) -> Tensor:
     """(A, L, 128) float32 natural logs of the energies of the bands, L = num_frames(n), lowest band first.
 
     Args:

@@ -1,33 +1,33 @@
-"""A tower fed bit by bit: blocks, then means over their ends where it wants them."""
+"""An encoder fed bit by bit: blocks, then means over their ends where it wants them."""
 
 from typing import Any
 
-from ..types import Encoded, Frames, Sound
+from ..types import Audio, Encoded, Frames
 from .blocks import Blocks
-from .towers import Tower
+from .encoder import Encoder
 
 
 class Stream:
-    """What one tower makes of what arrives; it doesn't depend on how that was cut.
+    """What one encoder makes of what arrives; it doesn't depend on how that was cut.
 
     Args:
-        tower: what encodes.
+        encoder: what encodes.
     """
 
-    def __init__(self, tower: Tower) -> None:
-        self.tower = tower
-        self._blocks = Blocks(tower.encode, tower.block, tower.look)
-        self._means = tower.means and tower.means.copy()
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._blocks = Blocks(encoder.encode, encoder.block, encoder.look)
+        self._means = encoder.means and encoder.means.copy()
 
     def copy(self) -> "Stream":
         """An independent copy; tensors are shared, for nothing here writes into them."""
-        made = Stream(self.tower)
+        made = Stream(self.encoder)
         made._blocks = self._blocks.copy()
         made._means = self._means and self._means.copy()
         return made
 
     def state(self) -> dict[str, Any]:
-        """All but the tower, for `set_state`."""
+        """All but the encoder, for `set_state`."""
         means = {} if self._means is None else {"means": self._means.state()}
         return self._blocks.state() | means
 
@@ -39,10 +39,10 @@ class Stream:
 
     @property
     def num_pending(self) -> int:
-        """Pictures or samples that wait for their block to be encoded."""
+        """Frames or samples that wait for their block to be encoded."""
         return self._blocks.num_pending
 
-    def push(self, part: Frames | Sound) -> list[Encoded]:
+    def push(self, part: Frames | Audio) -> list[Encoded]:
         """What is encoded now; `part` follows what was pushed before."""
         return self._averaged(self._blocks.push(part))
 

@@ -1,4 +1,4 @@
-"""Pictures to tokens: any transformers vision tower (CLIP, SigLIP, DINOv2/v3, ViT, ConvNeXt, ...)."""
+"""Frames to tokens: any transformers vision encoder (CLIP, SigLIP, DINOv2/v3, ViT, ConvNeXt, ...)."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedMod
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .bases import check_pictures, kind_of
+from .checks import check_vision, kind_of
 from .features import check_whole, check_width
-from .tower_merge import check_tower, merged_states
+from .tome import check_encoder, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,13 +33,13 @@ NORMS = {
 
 
 class VisionEncoder(nn.Module):
-    """A vision tower whose chosen layer's patch tokens, or projected class token, are the picture stream.
+    """A vision encoder whose chosen layer's patch tokens, or projected class token, are the video stream.
 
     Args:
-        tower: a transformers vision model (not one with a text tower beside it); for tokens "class" a
+        encoder: a transformers vision model (not one with a text encoder beside it); for tokens "class" a
             CLIPVisionModelWithProjection.
         config: which layer, block and metric.
-        size_px: side of the pictures it will be given.
+        size_px: side of the frames it will be given.
         mean: (3,) what is taken off each colour (0 to 1).
         std: (3,) what each is divided by.
     """
@@ -50,37 +50,37 @@ class VisionEncoder(nn.Module):
 
     def __init__(
         self,
-        tower: PreTrainedModel,
+        encoder: PreTrainedModel,
         config: VisionConfig,
         size_px: int,
         mean: tuple[float, ...] = HALF,
         std: tuple[float, ...] = HALF,
     ) -> None:
         super().__init__()
-        if config.tokens == "class" and not isinstance(tower, CLIPVisionModelWithProjection):
+        if config.tokens == "class" and not isinstance(encoder, CLIPVisionModelWithProjection):
             raise ValueError(
-                'tokens "class" needs a CLIP tower with its projection (CLIPVisionModelWithProjection), got '
-                f'{type(tower).__name__}; use tokens "patches"'
+                'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), got '
+                f'{type(encoder).__name__}; use tokens "patches"'
             )
-        self.tower = tower.eval().requires_grad_(False)
+        self.encoder = encoder.eval().requires_grad_(False)
         self.config = config
         self.size_px = size_px
         self.block = config.block
         self.norm = (mean, std)
         with torch.no_grad():
-            probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=tower.device)
+            probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=encoder.device)
             if config.merge_per_layer:
-                check_tower(tower, self.normal(probe), config.layer)
+                check_encoder(encoder, self.normal(probe), config.layer)
             x, summary = self.features(probe)
-        self.cells, self.width = x.shape[1], x.shape[2]
+        self.patches, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
         check_width(config.width, self.width)
 
     @classmethod
     def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
-        """The tower in a folder or on the hub; of a model with several towers, its vision part."""
+        """The encoder in a folder or on the hub; of a model with several encoders, its vision part."""
         known = kind_of(base)
-        check_pictures(base, known)
+        check_vision(base, known)
         norm = NORMS.get(getattr(known, "vision_config", known).model_type, (HALF, HALF))
         file = Path(base) / "preprocessor_config.json"
         if file.is_file():
@@ -102,31 +102,31 @@ class VisionEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what `load` reads."""
-        self.tower.save_pretrained(folder)
+        self.encoder.save_pretrained(folder)
         mean, std = self.norm
         norm = json.dumps({"image_mean": list(mean), "image_std": list(std)}, indent=2)
         (Path(folder) / "preprocessor_config.json").write_text(norm + "\n")
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
-        """Tokens of so many seconds of film."""
+        """Tokens of so many seconds of video."""
         if media.frames:
-            return media.frames * self.cells if duration_s > 0 else 0
-        return math.ceil(duration_s * media.rate_fps) * self.cells
+            return media.frames * self.patches if duration_s > 0 else 0
+        return math.ceil(duration_s * media.rate_fps) * self.patches
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """How fast tokens come in so many seconds of film."""
+        """How fast tokens come in so many seconds of video."""
         if media.frames and duration_s > 0:
-            return media.frames / duration_s * self.cells
-        return media.rate_fps * self.cells
+            return media.frames / duration_s * self.patches
+        return media.rate_fps * self.patches
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of a block of at most config.block pictures (T, H, W, 3); the tower always sees a full
+        """The tokens of a block of at most config.block frames (T, H, W, 3); the encoder always sees a full
         one."""
         num = len(frames)
         if not 0 < num <= self.config.block:
-            raise ValueError(f"frames must be 1 to block = {self.config.block} pictures, got {num}")
-        kept = [0]  # pictures that the tower looks at; the others take the features of the kept one before
+            raise ValueError(f"frames must be 1 to block = {self.config.block} frames, got {num}")
+        kept = [0]  # frames that the encoder looks at; the others take the features of the kept one before
         use = torch.zeros(num, dtype=torch.int64)
         for t in range(1, num):
             if (
@@ -141,12 +141,12 @@ class VisionEncoder(nn.Module):
         x, summary = self.features(pixels)
         use = use.to(x.device)
         x = x[use]
-        flat = x.reshape(num * self.cells, self.width)
-        start_s = frames.time_s.to(x.device).repeat_interleave(self.cells)
+        flat = x.reshape(num * self.patches, self.width)
+        start_s = frames.time_s.to(x.device).repeat_interleave(self.patches)
         tokens = Tokens(flat, torch.ones(len(flat), device=x.device), start_s + frames.step_s / 2, start_s,
                         start_s + frames.step_s)  # fmt: skip
         summary = None if summary is None else summary[use]
-        return Encoded(tokens, self.metric(flat), summary, self.cells, num - len(kept))
+        return Encoded(tokens, self.metric(flat), summary, self.patches, num - len(kept))
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
@@ -161,25 +161,27 @@ class VisionEncoder(nn.Module):
         """
         x = self.normal(pixels)
         if self.config.tokens == "class":
-            return self.tower(pixel_values=x).image_embeds[:, None], None
+            return self.encoder(pixel_values=x).image_embeds[:, None], None
         num, until = self.config.summary_layers, self.config.summary_until
         states: Sequence[Tensor] | Mapping[int, Tensor]
         if self.config.merge_per_layer:
-            every = range(self.tower.config.num_hidden_layers + 1)
+            every = range(self.encoder.config.num_hidden_layers + 1)
             at, last = every[self.config.layer], every[self.config.layer if until is None else until]
             wanted = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
-            states = merged_states(self.tower, x, self.config.merge_per_layer, wanted)
+            states = merged_states(self.encoder, x, self.config.merge_per_layer, wanted)
         else:
-            states = self.tower(pixel_values=x, output_hidden_states=True).hidden_states
+            states = self.encoder(pixel_values=x, output_hidden_states=True).hidden_states
             every = range(len(states))
             at, last = every[self.config.layer], every[self.config.layer if until is None else until]
         chosen = states[at]
-        if chosen.dim() == 4:  # convolutional: (T, C, h, w), no class token; the mean of the cells stands in
+        if (
+            chosen.dim() == 4
+        ):  # convolutional: (T, C, h, w), no class token; the mean of the patches stands in
             x = chosen.flatten(2).transpose(1, 2)
             return x, (x.mean(1, keepdim=True) if num else None)
-        side = self.tower.config.patch_size
+        side = self.encoder.config.patch_size
         num_patches = (self.size_px // side) ** 2
-        first = chosen.shape[1] - num_patches  # class token, and registers where a tower has them
+        first = chosen.shape[1] - num_patches  # class token, and registers where an encoder has them
         if not num:
             return chosen[:, first:], None
         if last + 1 < num:
@@ -190,13 +192,13 @@ class VisionEncoder(nn.Module):
         return chosen[:, first:], torch.stack(of, 1)
 
     def normal(self, pixels: Tensor) -> Tensor:
-        """(T, 3, H, W) in the tower's dtype, as it takes them, of pixels (T, H, W, 3) uint8."""
-        weight = next(self.tower.parameters())
+        """(T, 3, H, W) in the encoder's dtype, as it takes them, of pixels (T, H, W, 3) uint8."""
+        weight = next(self.encoder.parameters())
         x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype).div_(255)
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
         return x.sub_(mean).div_(std)
 
     @staticmethod
     def change(a: Tensor, b: Tensor) -> float:
-        """Mean absolute difference of two pictures (H, W, 3) uint8, 0 to 1."""
+        """Mean absolute difference of two frames (H, W, 3) uint8, 0 to 1."""
         return float((a.float() - b.float()).abs().mean() / 255)

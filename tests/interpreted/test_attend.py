@@ -53,11 +53,11 @@ def test_the_state_is_that_of_the_reference(lengths, queries, width, dtype, disp
 @pytest.mark.parametrize("lengths", SEGMENTS[:3], ids=str)
 def test_the_gradients_are_those_of_the_reference(lengths, dtype):
     grads = []
-    for way in (attend, reference):
+    for method in (attend, reference):
         query, x, offsets, bias, state = inputs(lengths, 5, 70, dtype)
         leaves = [t.clone().requires_grad_() for t in (query, x, bias, *state)]
         old = State(*leaves[3:])
-        if way is attend:
+        if method is attend:
             made = attend(leaves[0], leaves[1], offsets, bias=leaves[2], state=old)
         else:
             made = reference(leaves[0], leaves[1], offsets, leaves[2], old)

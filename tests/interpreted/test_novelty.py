@@ -25,12 +25,12 @@ def oracle(metric: torch.Tensor, previous: list[int]) -> list[float]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    ("n", "d", "cells"), [(1, 4, 1), (33, 64, 4), (70, 24, 7), (65, 1, 1), (40, 100, 10)]
+    ("n", "d", "patches"), [(1, 4, 1), (33, 64, 4), (70, 24, 7), (65, 1, 1), (40, 100, 10)]
 )
-def test_it_is_one_minus_the_cosine(n, d, cells, dtype, dispatched):
+def test_it_is_one_minus_the_cosine(n, d, patches, dtype, dispatched):
     metric = normal(n, d, seed=n, dtype=dtype)
-    metric[n // 2 : n // 2 + cells + 1] = 0  # zero rows, one behind the other
-    previous = [max(-1, i - cells) for i in range(n)]
+    metric[n // 2 : n // 2 + patches + 1] = 0  # zero rows, one behind the other
+    previous = [max(-1, i - patches) for i in range(n)]
     got = novelty(metric, torch.tensor(previous, dtype=torch.int32))
     assert dispatched == [("novelty", True)] and got.dtype == torch.float32
     assert_within("novelty", got, torch.tensor(oracle(metric, previous)), 2e-6)

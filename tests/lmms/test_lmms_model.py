@@ -21,23 +21,23 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 
 import longcompress as lc
-from longcompress import media
-from longcompress.eval.lmms_model import LongCompressModel
-from longcompress.hosts import Example
-from longcompress.quiz import ask
-from longcompress.scenes import OBJECTS, make_scene, write_film
-from longcompress.session import watch
+from longcompress.eval.lmms.model import LongCompressModel
+from longcompress.llm import Example
+from longcompress.media import reader as media
+from longcompress.session import compress
+from longcompress.synthetic.questions import ask
+from longcompress.synthetic.scenes import OBJECTS, make_scene, write_video
 
 BUDGET = 96
 ARGS = f"pretrained=tiny,budget={BUDGET},device=cpu"
 FUNCTIONS = """
 from PIL import Image
 
-def film(doc):
-    return [doc["film"]]
+def video(doc):
+    return [doc["video"]]
 
-def pictures(doc):
-    return [Image.open(path) for path in doc["pictures"]]
+def frames(doc):
+    return [Image.open(path) for path in doc["frames"]]
 
 def nothing(doc):
     return []
@@ -73,7 +73,7 @@ dataset_kwargs:
     test: {folder}/choices.jsonl
 test_split: test
 output_type: multiple_choice
-doc_to_visual: !function functions.film
+doc_to_visual: !function functions.video
 doc_to_text: "question"
 doc_to_target: "gold"
 doc_to_choice: "choices"
@@ -86,25 +86,25 @@ metric_list:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Tasks, and three films with their questions, two or more of each film one behind another."""
+    """Tasks, and three videos with their questions, two or more of each video one behind another."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "functions.py").write_text(FUNCTIONS)
     for name, data, visual in (
-        ("films", "films", "film"),
-        ("alone", "films", "nothing"),
-        ("album", "album", "pictures"),
+        ("videos", "videos", "video"),
+        ("alone", "videos", "nothing"),
+        ("album", "album", "frames"),
     ):
         text = GENERATE.format(name=name, data=data, visual=visual, folder=folder)
         (folder / f"{name}.yaml").write_text(text)
     (folder / "choose.yaml").write_text(CHOOSE.format(folder=folder))
-    films, choices, album = [], [], []
+    videos, choices, album = [], [], []
     for number in range(3):
         scene = make_scene(10_000_700 + number, 40.0)
-        film = str(write_film(scene, folder / f"film{number}.mp4"))
+        video = str(write_video(scene, folder / f"video{number}.mp4"))
         draw = np.random.default_rng(number)
-        kinds = ("when_picture", "when_sound", "count", "between")
-        asked = ask(scene.happenings, scene.duration_s, num=4, generator=draw, kinds=kinds)
-        films += [{"film": film, "question": q.text, "answer": q.answer} for q in asked]
+        kinds = ("when_seen", "when_heard", "count", "between")
+        asked = ask(scene.events, scene.duration_s, num=4, generator=draw, kinds=kinds)
+        videos += [{"video": video, "question": q.text, "answer": q.answer} for q in asked]
         for q in asked:
             if q.kind.startswith("when"):
                 low, high = (int(part) for part in q.answer.split(" to "))
@@ -112,16 +112,16 @@ def folder(tmp_path_factory):
                 some = [q.answer, *wrong]
                 draw.shuffle(some)
                 gold = some.index(q.answer)
-                choices.append({"film": film, "question": q.text, "choices": some, "gold": gold})
+                choices.append({"video": video, "question": q.text, "choices": some, "gold": gold})
     from PIL import Image
 
     for number, colour in enumerate([(200, 30, 30), (30, 30, 200)]):
         Image.new("RGB", (80 + 20 * number, 64), colour).save(folder / f"{number}.png")
     album.append({
-        "pictures": [str(folder / f"{number}.png") for number in range(2)],
+        "frames": [str(folder / f"{number}.png") for number in range(2)],
         "question": f"When does the {OBJECTS[0]} appear?", "answer": "0 to 0",
     })  # fmt: skip
-    for name, rows in (("films", films), ("choices", choices), ("album", album)):
+    for name, rows in (("videos", videos), ("choices", choices), ("album", album)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -154,8 +154,8 @@ def test_the_entry_point_gives_our_class():
 
 
 @pytest.fixture(scope="module")
-def films(folder):
-    """The evaluator's result on films, and how often each was opened."""
+def videos(folder):
+    """The evaluator's result on videos, and how often each was opened."""
     opened = Counter()
     read = media.read
 
@@ -165,45 +165,45 @@ def films(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(media, "read", counting)
-        return evaluated(folder, ["films"]), opened
+        return evaluated(folder, ["videos"]), opened
 
 
-def test_answers_are_those_of_the_model_and_the_score_is_their_mean(folder, films, tiny):
-    results, samples = films[0]["results"], films[0]["samples"]["films"]
+def test_answers_are_those_of_the_model_and_the_score_is_their_mean(folder, videos, tiny):
+    results, samples = videos[0]["results"], videos[0]["samples"]["videos"]
     want, right = [], []
-    for film in dict.fromkeys(row["film"] for row in rows(folder, "films")):
-        memory = watch(tiny, film, BUDGET, progress=False)
+    for video in dict.fromkeys(row["video"] for row in rows(folder, "videos")):
+        memory = compress(tiny, video, BUDGET, progress=False)
         assert memory.num_tokens == BUDGET
-        for row in rows(folder, "films"):
-            if row["film"] == film:
+        for row in rows(folder, "videos"):
+            if row["video"] == video:
                 want.append(memory.ask(row["question"], max_new_tokens=24).text)
                 right.append(want[-1] == row["answer"])
     assert said(samples) == want
-    assert results["films"]["same,none"] == pytest.approx(sum(right) / len(right))
+    assert results["videos"]["same,none"] == pytest.approx(sum(right) / len(right))
     assert sum(right) > 0  # the embedded model knows this world
 
 
-def test_a_film_is_watched_once_for_all_its_questions(folder, films):
-    assert films[1] == dict.fromkeys({row["film"] for row in rows(folder, "films")}, 1)
+def test_a_video_is_compressed_once_for_all_its_questions(folder, videos):
+    assert videos[1] == dict.fromkeys({row["video"] for row in rows(folder, "videos")}, 1)
 
 
-def test_a_second_run_on_the_command_line_is_the_same(folder, films, tmp_path):
+def test_a_second_run_on_the_command_line_is_the_same(folder, videos, tmp_path):
     command = [
         sys.executable, "-m", "lmms_eval", "--model", "longcompress", "--model_args", ARGS,
-        "--tasks", "films", "--include_path", str(folder), "--log_samples", "--output_path", str(tmp_path),
+        "--tasks", "videos", "--include_path", str(folder), "--log_samples", "--output_path", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
-    (file,) = tmp_path.rglob("*_samples_films.jsonl")
+    (file,) = tmp_path.rglob("*_samples_videos.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert said(lines) == said(films[0]["samples"]["films"])
-    assert sum(line["same"] for line in lines) / len(lines) == films[0]["results"]["films"]["same,none"]
+    assert said(lines) == said(videos[0]["samples"]["videos"])
+    assert sum(line["same"] for line in lines) / len(lines) == videos[0]["results"]["videos"]["same,none"]
     assert {count["input_tokens"] for line in lines for count in line["token_counts"]} == {BUDGET}
 
 
-def test_questions_asked_together_have_the_answers_of_each(folder, films):
-    assert said(evaluated(folder, ["films"], batch_size=4)["samples"]["films"]) == said(
-        films[0]["samples"]["films"]
+def test_questions_asked_together_have_the_answers_of_each(folder, videos):
+    assert said(evaluated(folder, ["videos"], batch_size=4)["samples"]["videos"]) == said(
+        videos[0]["samples"]["videos"]
     )
 
 
@@ -212,12 +212,12 @@ def test_a_choice_is_the_one_of_least_loss(folder, tiny):
     samples = sorted(found["samples"]["choose"], key=lambda s: s["doc_id"])
     right = []
     for sample, row in zip(samples, rows(folder, "choices"), strict=True):
-        film = watch(tiny, row["film"], BUDGET, progress=False).film
+        video = compress(tiny, row["video"], BUDGET, progress=False).video
         want = []
         for choice in row["choices"]:
             with torch.no_grad():
-                batch = tiny.host.collate([Example(film, [(row["question"], choice)])])
-                want.append(float(tiny.host(**batch)["loss"]))
+                batch = tiny.llm.collate([Example(video, [(row["question"], choice)])])
+                want.append(float(tiny.llm(**batch)["loss"]))
         got = [response[0][0] for response in sample["resps"]]
         assert [float(loss) for loss in got] == pytest.approx(want, rel=1e-4)
         right.append(int(np.argmin(want)) == row["gold"])
@@ -225,42 +225,42 @@ def test_a_choice_is_the_one_of_least_loss(folder, tiny):
     assert sum(right) > len(right) / 2
 
 
-def test_pictures_and_no_visuals_are_asked_too(folder, tiny):
+def test_frames_and_no_visuals_are_asked_too(folder, tiny):
     found = evaluated(folder, ["album", "alone"])["samples"]
-    assert len(said(found["album"])) == 1 and len(said(found["alone"])) == len(rows(folder, "films"))
+    assert len(said(found["album"])) == 1 and len(said(found["alone"])) == len(rows(folder, "videos"))
     made = LongCompressModel("tiny", BUDGET, device="cpu")
     from PIL import Image
 
     row = rows(folder, "album")[0]
-    pictures = made._watched([Image.open(path) for path in row["pictures"]])
-    times = pictures.streams["picture"].time_s
-    assert pictures.duration_s == 2.0 and set(pictures.streams) == {"picture"}
-    assert int((times < 1).sum()) == int((times > 1).sum()) == tiny.vision.cells  # one behind the other
-    assert said(found["album"]) == [pictures.ask(row["question"], max_new_tokens=24).text]
-    assert made._watched(row["pictures"][:1]).duration_s == 1.0  # a picture's path is read as well
-    nothing, questions = made._watched([]), [row["question"] for row in rows(folder, "films")]
+    frames = made._compressed([Image.open(path) for path in row["frames"]])
+    times = frames.streams["video"].time_s
+    assert frames.duration_s == 2.0 and set(frames.streams) == {"video"}
+    assert int((times < 1).sum()) == int((times > 1).sum()) == tiny.video.patches  # one behind the other
+    assert said(found["album"]) == [frames.ask(row["question"], max_new_tokens=24).text]
+    assert made._compressed(row["frames"][:1]).duration_s == 1.0  # a frame's path is read as well
+    nothing, questions = made._compressed([]), [row["question"] for row in rows(folder, "videos")]
     assert nothing.num_tokens == 0
     assert said(found["alone"]) == [nothing.ask(q, max_new_tokens=24).text for q in questions]
 
 
-def test_films_and_sounds_lie_one_behind_another(folder):
+def test_videos_and_sounds_lie_one_behind_another(folder):
     made = LongCompressModel("tiny", 400, device="cpu")
-    one, two = (str(folder / f"film{number}.mp4") for number in range(2))
-    both = made._watched([one, {"path": two, "video_start": 5.0, "video_end": 15.0}])
+    one, two = (str(folder / f"video{number}.mp4") for number in range(2))
+    both = made._compressed([one, {"path": two, "video_start": 5.0, "video_end": 15.0}])
     assert both.duration_s == pytest.approx(50.0, abs=0.2)
-    sound = {"array": np.random.default_rng(0).standard_normal(24_000) / 10, "sampling_rate": 8000}
-    heard = made._watched([sound])
-    assert set(heard.streams) == {"sound"} and heard.duration_s == pytest.approx(3.0, abs=0.05)
-    seen = LongCompressModel("tiny", 400, "picture", device="cpu")._watched([one])
-    assert set(seen.streams) == {"picture"}
-    with pytest.raises(ValueError, match="visuals have no picture that could be read"):
-        LongCompressModel("tiny", 400, "picture", device="cpu")._watched([sound])
+    audio = {"array": np.random.default_rng(0).standard_normal(24_000) / 10, "sampling_rate": 8000}
+    heard = made._compressed([audio])
+    assert set(heard.streams) == {"audio"} and heard.duration_s == pytest.approx(3.0, abs=0.05)
+    seen = LongCompressModel("tiny", 400, "video", device="cpu")._compressed([one])
+    assert set(seen.streams) == {"video"}
+    with pytest.raises(ValueError, match="visuals have no frame that could be read"):
+        LongCompressModel("tiny", 400, "video", device="cpu")._compressed([audio])
     with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
-        made._watched([str(folder / "none.mp4")])
+        made._compressed([str(folder / "none.mp4")])
     with pytest.raises(ValueError, match=r"video_end must both be given or left out, got 5\.0 and None"):
-        made._watched([{"path": two, "video_start": 5.0}])
-    with pytest.raises(TypeError, match="a visual must be the path of a film or picture"):
-        made._watched([3])
+        made._compressed([{"path": two, "video_start": 5.0}])
+    with pytest.raises(TypeError, match="a visual must be the path of a video or frame"):
+        made._compressed([3])
 
 
 def test_answers_end_where_the_task_says():
@@ -281,7 +281,7 @@ def test_answers_end_where_the_task_says():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"streams": "speech"}, "streams must be 'both' or of picture, sound"),
+        ({"streams": "speech"}, "streams must be 'both' or of frame, audio"),
         ({"batch_size": "auto"}, "batch_size must be a whole number"),
         ({"budget": 1}, "budget"),
     ],

@@ -1,0 +1,296 @@
+"""A longcompress model as lmms-eval asks one: videos, frames, sounds in, answers at a declared budget out.
+
+lmms-eval imports this file (see `lmms_plugin`); nothing of ours does. Written against lmms-eval 0.7.3.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from torch import nn
+from tqdm import tqdm
+
+from longcompress.llm import Example
+from longcompress.llm.prompt import IGNORED
+from longcompress.media import reader as media
+from longcompress.memory import VideoMemory
+from longcompress.presets import load
+from longcompress.session import Session, media_of
+from longcompress.types import Audio, Frames
+
+SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
+"""Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""
+UNHEEDED = ("image_aspect_ratio", "max_length", "modalities")  # of other models' preprocessing
+
+
+class LongCompressModel(lmms):
+    """What `--model longcompress` makes.
+
+    The visuals of a request are laid one behind another in time: a video lasts as long as it does, a frame a
+    step of the model's frame rate. They become one memory, which is kept for the requests that follow with
+    the same visuals. A request without visuals is asked of the language model alone.
+
+    Args:
+        pretrained: preset, folder or hub name.
+        budget: tokens of a memory; None: as the model's config says.
+        streams: what is taken in of a video; "both": all that the model takes in.
+        device: "cpu", "cuda", "cuda:1", ...; None: the GPU if there is one.
+        dtype: of encoders and language model, as "bfloat16"; None: float32 on CPU, bfloat16 on a GPU.
+        max_new_tokens: longest answer; None: as the task says.
+        batch_size: questions about the same visuals that are answered together.
+        max_batch_size: must be None.
+
+    Raises:
+        ValueError: what can't be.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "tiny",
+        budget: int | None = None,
+        streams: Literal["video", "audio", "both"] = "both",
+        device: str | None = None,
+        dtype: str | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
+            raise ValueError(
+                "batch_size must be a whole number, at least 1, and max_batch_size must be left out, got "
+                f"{batch_size!r} and {max_batch_size!r}"
+            )
+        self.model = load(str(pretrained), device=device, dtype=dtype)
+        known = media_of(self.model)
+        if streams != "both" and streams not in known:
+            raise ValueError(f"streams must be 'both' or of {', '.join(known)}, got {streams!r}")
+        self.streams = known if streams == "both" else (streams,)
+        self.budget = self.model.config.budget.tokens if budget is None else int(budget)
+        self.model.compressor.check(self.budget, list(self.model.encoders))
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = int(batch_size)
+        self._memory: tuple[str, VideoMemory] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.model.device
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """The answer to each request, cut before the first of the task's `until`.
+
+        `input_tokens` counts what stands for the visuals.
+        """
+        answers: list[GenerationResult] = []
+        for some in self._together(requests):
+            _, options, *_ = some[0].args
+            until, how = self._how(options)
+            memory = self._memory_of(some[0])
+            said = memory.ask_all([request.args[0] for request in some], **how)
+            count = TokenCounts(input_tokens=memory.num_tokens)
+            answers += [GenerationResult(_cut(one.text, until), count) for one in said]
+        return answers
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """(loss, whether it is the greedy answer) of each request's continuation.
+
+        Whatever the name says, lmms-eval wants the loss and chooses the least (its issue 370): the mean cross
+        entropy over the continuation's tokens and the end of the answer. Spaces around the continuation are
+        left out, for answers are learned without. A pair that isn't wrapped 0.7.3 would turn into text.
+        """
+        bar = tqdm(requests, desc="longcompress", disable=self.rank > 0)
+        return [GenerationResult(self._loss(request)) for request in bar]
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Not to be had.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "longcompress answers each question alone; tasks of several rounds (generate_until_multi_round) "
+            "can't be run with it, leave them out of --tasks"
+        )
+
+    def clean(self) -> None:
+        """Let go of the model and of the last memory."""
+        self._memory = None
+        super().clean()
+
+    def _together(self, requests: Sequence[Instance]) -> Iterator[list[Instance]]:
+        """Runs of at most batch_size requests in order, with the same visuals and options."""
+        some: list[Instance] = []
+        last: tuple[str, str] | None = None
+        for request in tqdm(requests, desc="longcompress", disable=self.rank > 0):
+            now = (_key(self._visuals(request)), repr(request.args[1])) if self.batch_size > 1 else None
+            if some and (now is None or now != last or len(some) == self.batch_size):
+                yield some
+                some = []
+            some.append(request)
+            last = now
+        if some:
+            yield some
+
+    def _loss(self, request: Instance) -> tuple[float, bool]:
+        if len(request.args) != 6:
+            raise ValueError(
+                "a task with metric acc_mutual_info asks for a continuation of nothing, which longcompress "
+                "can't give: it answers questions; leave that metric out"
+            )
+        context, target, _, doc_id, task, split = request.args
+        continuation = target(self.task_dict[task][split][doc_id]) if callable(target) else target
+        llm = self.model.llm
+        video = self._memory_of(request).video
+        batch = llm.collate([Example(video, [(context, str(continuation).strip())])])
+        with torch.no_grad():
+            logits = llm(**{name: value.to(self.device) for name, value in batch.items()})["logits"][0]
+        wanted = batch["labels"][0, 1:].to(self.device)
+        learned = wanted != IGNORED
+        said, wanted = logits[:-1][learned].float(), wanted[learned]
+        loss = nn.functional.cross_entropy(said, wanted)
+        return float(loss), bool((said.argmax(-1) == wanted).all())
+
+    def _visuals(self, request: Instance) -> list[Any]:
+        """The visuals of a request, flat, in their order."""
+        *_, doc_to_visual, doc_id, task, split = request.args
+        return _flat(doc_to_visual(self.task_dict[task][split][doc_id]))
+
+    def _memory_of(self, request: Instance) -> VideoMemory:
+        """The memory of a request's visuals: the last one, if they are the same."""
+        visuals = self._visuals(request)
+        key = _key(visuals)
+        if self._memory is None or self._memory[0] != key:
+            self._memory = (key, self._compressed(visuals))
+        return self._memory[1]
+
+    def _compressed(self, visuals: Sequence[Any]) -> VideoMemory:
+        """What is left of visuals that lie one behind another.
+
+        Raises:
+            ValueError, FileNotFoundError: one that can't be read, or nothing in them that is taken in.
+        """
+        if not visuals:
+            return VideoMemory({}, {}, 0.0, self.budget, model=self.model)
+        plain = self.model.config.media
+        with ExitStack() as stack:
+            readings = []
+            for visual in visuals:
+                source, part, spread = _source(visual, plain.rate_fps)
+                config = replace(
+                    plain, video="video" in self.streams, audio="audio" in self.streams,
+                    frames=plain.frames if spread else 0,
+                )  # fmt: skip
+                reading = stack.enter_context(media.read(source, config, part=part))
+                readings.append((reading, reading.streams or _streams(source)))
+            come = [name for name in self.streams if any(name in names for _, names in readings)]
+            if not come:
+                raise ValueError(
+                    f"visuals have no {' and no '.join(self.streams)} that could be read: "
+                    f"{[_name(visual) for visual in visuals]}"
+                )
+            session = Session(self.model, self.budget, streams=come)
+            for reading, _ in readings:
+                begin_s = session.stats()["seen_s"]
+                for given in reading:
+                    session.push(_later(given, begin_s))
+        session.close()
+        if not session.stats()["raw_tokens"]:
+            raise ValueError(f"visuals gave neither a frame nor a sample: {[_name(v) for v in visuals]}")
+        return session.memory()
+
+    def _how(self, given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """(what ends an answer, options of generate) of a task's generation_kwargs."""
+        until = given.get("until") or []
+        options = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+        options["do_sample"] = bool(options.get("do_sample")) and options.get("temperature", 1.0) > 0
+        if not options["do_sample"]:  # greedy, or beams: what shapes a draw would only be warned of
+            options = {k: v for k, v in options.items() if k not in ("temperature", "top_p", "top_k")}
+        strange = sorted(set(given) - {"until", "max_new_tokens", *SAMPLING, *UNHEEDED})
+        if strange:
+            warnings.warn(f"generation_kwargs {strange} are not heeded by longcompress", stacklevel=2)
+        longest = self.max_new_tokens or given.get("max_new_tokens")
+        return [until] if isinstance(until, str) else list(until), options | {"max_new_tokens": longest}
+
+
+def _flat(visuals: Any) -> list[Any]:
+    """Visuals as tasks give them (one, a list, lists of lists, None) in one list."""
+    if visuals is None:
+        return []
+    if isinstance(visuals, list | tuple):
+        return [one for some in visuals for one in _flat(some)]
+    return [visuals]
+
+
+def _key(visuals: Sequence[Any]) -> str:
+    """The same for the same visuals only."""
+    digest = hashlib.sha256()
+    for visual in visuals:
+        if isinstance(visual, str | Path):
+            told, data = f"file {visual}", b""
+        elif isinstance(visual, Mapping):
+            told = repr(sorted((k, v) for k, v in visual.items() if k != "array"))
+            data = np.asarray(visual.get("array", ())).tobytes()
+        else:
+            told, data = f"frame {np.shape(visual)}", np.asarray(visual).tobytes()
+        digest.update(f"{told} {len(data)} ".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | None, bool]:
+    """(what `media.read` takes, the part of it, whether it is a video) of one visual.
+
+    Raises:
+        TypeError: it is none of a path, a frame, and a sound.
+    """
+    if isinstance(visual, str | Path):
+        return visual, None, True
+    if isinstance(visual, Mapping) and {"array", "sampling_rate"} <= set(visual):
+        samples = np.asarray(visual["array"], np.float32)
+        return media.arrays(samples=samples, rate_hz=int(visual["sampling_rate"])), None, False
+    if isinstance(visual, Mapping) and ("path" in visual or "url" in visual):
+        begin_s, end_s = visual.get("video_start"), visual.get("video_end")
+        if (begin_s is None) != (end_s is None):
+            raise ValueError(
+                f"video_start and video_end must both be given or left out, got {begin_s} and {end_s}"
+            )
+        part = None if begin_s is None or end_s is None else (float(begin_s), float(end_s))
+        return visual.get("path") or visual["url"], part, True
+    if hasattr(visual, "convert"):  # of PIL
+        return media.arrays(np.array(visual.convert("RGB"))[None], rate_fps=rate_fps), None, False
+    raise TypeError(
+        "a visual must be the path of a video or frame, a PIL frame, or a sound as {'array', "
+        f"'sampling_rate'}}, got {type(visual).__name__}"
+    )
+
+
+def _streams(values: Sequence[Frames | Audio]) -> tuple[str, ...]:
+    return tuple({"video" if isinstance(value, Frames) else "audio" for value in values})
+
+
+def _later(part: Frames | Audio, begin_s: float) -> Frames | Audio:
+    """The same, so many seconds later."""
+    if isinstance(part, Frames):
+        return replace(part, time_s=part.time_s + begin_s)
+    return replace(part, start_s=part.start_s + begin_s)
+
+
+def _name(visual: Any) -> str:
+    return str(visual) if isinstance(visual, str | Path) else type(visual).__name__
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of these in it."""
+    ends = [text.index(stop) for stop in until if stop and stop in text]
+    return text[: min(ends, default=len(text))].strip()

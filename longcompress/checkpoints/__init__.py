@@ -1,0 +1,1 @@
+"""The papers' architectures and their released weights."""

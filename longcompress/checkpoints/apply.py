@@ -1,0 +1,235 @@
+"""Released weights of VTimeLLM, LongVALE-LLM and LongVLM put into a model of ours, stage after stage.
+
+The order is the projects' own: what a stage learned besides its adapter is set, its adapter is merged into
+the language model, then comes the next stage.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..encoders.beats import listed
+from ..model import OWN, LongCompress
+from .files import Stage, read_stages
+
+PROJECTORS = {"mm_projector": "video", "audio_mm_projector": "audio", "asr_mm_projector": "speech"}
+"""Projector as released -> its stream."""
+WRAPPERS = ("base_model", "model", "module")  # what names begin with: of peft, of classes, of DDP
+TABLE = "embed_tokens.weight"
+VIDEO_WORDS = (
+    "<vid_patch>",
+    "<vid_start>",
+    "<vid_end>",
+)  # that LongVLM adds, in this order
+NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
+SAMPLED = 2048  # of these words
+ROOTS = {"time": "llm.time.", "memory": "compressor."}  # our parts that no released file has
+
+
+def apply(
+    model: LongCompress, weights: str | Path | Sequence[str | Path], *, fresh: Sequence[str] = ()
+) -> None:
+    """Set the projectors of a model and merge adapters into its language model.
+
+    Files: `mm_projector.bin` under any name; folders: with that file, or with an adapter as peft saves it
+    and `non_lora_trainables.bin`. All files are read and their values checked before anything is set; an
+    adapter is checked against the language model when its turn comes. A language model that was changed is
+    saved with the model from then on.
+
+    Args:
+        model: published model with towers and language model of its paper (`presets.load`).
+        weights: of the stages, in their order.
+        fresh: parts that may stay as they are, without weights: streams whose projectors are still to be
+            trained ("sound"), "time", "memory".
+
+    Raises:
+        ValueError: an entry has no place in the model, or another shape; a parameter of our own stays unset;
+            all of them are listed. The language model is quantized, or other weights were meant for another
+            one. What `read_stage` raises.
+    """
+    roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
+    unknown = sorted(set(fresh) - set(roots))
+    if unknown:
+        raise ValueError(f"fresh must be some of {sorted(roots)}, got {unknown[0]!r}")
+    if hasattr(model.llm.lm, "peft_config"):
+        raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
+    stages = read_stages(weights)
+    if getattr(model.llm.lm, "hf_quantizer", None) is not None and any(stage.adapter for stage in stages):
+        raise ValueError(
+            "adapters are merged into the language model, which must not be quantized for it; load without "
+            "quantization, save_pretrained, and load that folder with quantization"
+        )
+    homes, shapes = homes_of(model), {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    done: set[str] = set()
+    for stage in stages:
+        done |= check_stage(stage, model, homes, shapes)
+    keep = tuple(roots[name] for name in fresh)
+    unset = sorted(n for n in shapes if n.startswith(OWN) and n not in done and not n.startswith(keep))
+    if unset:
+        raise ValueError(
+            f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
+            "trained in too (mm_projector.bin comes first), or name their part in `fresh` "
+            "(longcompress.checkpoints.apply.apply) if it is still to be trained"
+        )
+    for stage in tqdm(stages, desc="weights", unit="stage", disable=None):
+        set_values(model, stage.values, homes)
+        if stage.adapter:
+            merge_adapter(model, stage)
+
+
+def homes_of(model: LongCompress) -> dict[str, str]:
+    """Name of an entry without its wrappers -> parameter of the model that it belongs to."""
+    named = model.llm.lm.named_parameters(remove_duplicate=False)
+    homes = {core(name): f"llm.lm.{name}" for name, _ in named}
+    for theirs, stream in PROJECTORS.items():
+        if stream in model.llm.project:
+            leaves = model.llm.project[stream].state_dict()
+            homes |= {f"{theirs}.{leaf}": f"llm.project.{stream}.{leaf}" for leaf in leaves}
+    return homes
+
+
+def core(name: str) -> str:
+    """An entry's name without what it was wrapped in: `base_model.model.model.mm_projector.bias` (peft),
+    `model.mm_projector.bias` and `mm_projector.bias` are the same."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def check_stage(
+    stage: Stage, model: LongCompress, homes: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> set[str]:
+    """Parameters that the values of a stage are of; ValueError unless each has a place that it fits."""
+    lost = sorted(name for name in stage.values if core(name) not in homes)
+    if lost:
+        heard = {PROJECTORS.get(core(name).split(".")[0]) for name in lost} - {None}
+        hint = f"; they are of streams {sorted(map(str, heard))}, this model has {model.streams}"
+        raise ValueError(
+            f"weights: {len(lost)} of {len(stage.values)} entries of {stage.path} have no place in model "
+            f"{model.config.name!r}: {listed(lost)}{hint if heard else ''}"
+        )
+    wrong = []
+    for name, value in sorted(stage.values.items()):
+        want, got = shapes[homes[core(name)]], tuple(value.shape)
+        if core(name) == TABLE and got != want:
+            check_words(model, value, stage.path)
+        elif got != want:
+            wrong.append(f"{name} is {got}, must be {want}")
+        elif not bool(torch.isfinite(value).all()):
+            wrong.append(f"{name} is not finite")
+    if wrong:
+        raise ValueError(
+            f"weights: {stage.path} is of another model than {model.config.name!r} on base['language model'] "
+            f"{model.config.llm.base!r}: {'; '.join(wrong)} (language model width x feature width)"
+        )
+    return {homes[core(name)] for name in stage.values}
+
+
+@torch.no_grad()
+def set_values(model: LongCompress, values: Mapping[str, Tensor], homes: Mapping[str, str]) -> None:
+    """Copy checked entries to their places; words that LongVLM added are added first."""
+    for name, value in values.items():
+        parameter = model.get_parameter(homes[core(name)])
+        if core(name) == TABLE and len(value) > len(parameter):
+            add_words(model, value)
+        else:
+            parameter.copy_(value)
+        if homes[core(name)].startswith("llm.lm."):
+            keep_lm(model)
+
+
+def merge_adapter(model: LongCompress, stage: Stage) -> None:
+    """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it.
+
+    Raises:
+        ValueError: it is no LoRA adapter, is of another language model, or has entries too many or too few.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    where = f"weights: the adapter in {stage.path}"
+    try:
+        config = PeftConfig.from_pretrained(str(stage.path))
+        if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+            raise ValueError(f"its peft_type is {config.peft_type}")
+        config.base_model_name_or_path = model.llm.lm.name_or_path  # it names a folder of its authors
+        lm = get_peft_model(model.llm.lm, config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where} is no LoRA adapter for {type(model.llm.lm).__name__}: {error}") from error
+    want = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(lm).items()}
+    got = {name: tuple(value.shape) for name, value in stage.adapter.items()}
+    missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
+    wrong = [f"{n} is {got[n]}, must be {want[n]}" for n in sorted(want) if n in got and got[n] != want[n]]
+    if missing or extra or wrong:
+        model.llm.lm = lm.unload()
+        raise ValueError(
+            f"{where} doesn't fit the language model; missing {len(missing)}: {listed(missing)}; without a "
+            f"place {len(extra)}: {listed(extra)}; of another shape {len(wrong)}: {listed(wrong)}"
+        )
+    set_peft_model_state_dict(lm, stage.adapter)
+    model.llm.lm = lm
+    merge_lora(model)
+
+
+def merge_lora(model: LongCompress) -> None:
+    """Merge the adapter that a model's language model has into it; it is saved with the model from then on.
+
+    Raises:
+        ValueError: there is none, or the sum is not finite.
+    """
+    if not hasattr(model.llm.lm, "merge_and_unload"):
+        raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
+    model.llm.lm = model.llm.lm.merge_and_unload(safe_merge=True)
+    keep_lm(model)
+
+
+def keep_lm(model: LongCompress) -> None:
+    """The language model is no longer its base's: from now on it is saved with the model."""
+    model.config = replace(model.config, llm=replace(model.config.llm, base="./lm"))
+
+
+def check_words(model: LongCompress, table: Tensor, path: Path) -> None:
+    """ValueError unless a table of embeddings is the language model's with LongVLM's words behind it."""
+    own = model.llm.lm.get_input_embeddings().weight
+    want = (len(own) + len(VIDEO_WORDS), own.shape[1])
+    if tuple(table.shape) != want or len(model.llm.tokenizer) != len(own):
+        raise ValueError(
+            f"weights: {path}: {TABLE} is {tuple(table.shape)}, the language model's is {tuple(own.shape)} "
+            f"with {len(model.llm.tokenizer)} words in its tokenizer; with LongVLM's {len(VIDEO_WORDS)} it "
+            f"must be {want}; give as base['language model'] what it was trained on, LLaMA with LLaVA's delta"
+        )
+    if model.config.llm.order != "blocks" or getattr(model.llm.tokenizer, "chat_template", None):
+        raise ValueError(
+            f"weights: {path}: LongVLM's words go around the video in Vicuna's prompt, which needs order "
+            "'blocks' and a tokenizer without a chat template; load longvlm in mode 'paper'"
+        )
+    some = torch.linspace(0, len(own) - 1, min(SAMPLED, len(own))).long()
+    before, now = own.detach()[some.to(own.device)].cpu().double(), table[some].double()
+    off = float((before - now).square().mean().sqrt() / before.square().mean().sqrt())
+    if not off <= NEAR:
+        raise ValueError(
+            f"weights: {path}: the first {len(own)} words of {TABLE} differ from the language model's by "
+            f"{off:.0%}; they were frozen, so base['language model'] is another model than it was trained on"
+        )
+
+
+def add_words(model: LongCompress, table: Tensor) -> None:
+    """LongVLM's words with their embeddings, and the prompt with them around the video."""
+    lm, tokenizer = model.llm.lm, model.llm.tokenizer
+    before = len(lm.get_input_embeddings().weight)
+    tokenizer.add_tokens(list(VIDEO_WORDS), special_tokens=True)
+    lm.resize_token_embeddings(len(table), mean_resizing=False)
+    lm.get_input_embeddings().weight[before:] = table[before:].to(lm.device, lm.dtype)
+    if not lm.config.tie_word_embeddings:
+        out = lm.get_output_embeddings().weight
+        out[before:] = out[:before].mean(0)  # as they are made; they were not trained, nor saved
+    llm = model.config.llm
+    _, start, end = VIDEO_WORDS
+    model.config = replace(
+        model.config, llm=replace(llm, system=llm.system + start, question=end + llm.question)
+    )
+    model.llm.settings = model.config.llm

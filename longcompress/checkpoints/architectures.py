@@ -1,0 +1,204 @@
+"""Published models as configurations of this one: what the paper does, and what we do with its parts.
+
+A model made of one has the encoders and the language model that the paper begins with, and projectors that are
+still to be trained.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+
+from ..config import (
+    AudioConfig,
+    BudgetConfig,
+    LLMConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    VisionConfig,
+)
+from ..model import LongCompress
+
+CLIP, WHISPER, VICUNA = "openai/clip-vit-large-patch14", "openai/whisper-large-v2", "lmsys/vicuna-7b-v1.5"
+BEATS = "BEATs_iter3_plus_AS20K.pt"
+FRAMES = 100
+WHOLE_S = 1e6  # a video is one segment: nothing is merged below the budget
+SYSTEM = (  # what Vicuna 1.1 and 1.5 were tuned with; Vicuna's tokenizer has no chat template
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions. USER: "
+)
+DENSE = (
+    'Tell all events of this video in the order in which they happen, one a line, as "From xx to xx, event."'
+)
+
+
+def longvlm(
+    mode: Literal["paper", "ours"] = "paper", *, local: Literal[300, 200] = 300, chat: bool = False
+) -> ModelConfig:
+    """LongVLM (Weng et al., ECCV 2024, arXiv 2404.03384): 305 tokens, of 100 frames. First 5 of the whole
+    video, the class tokens of CLIP's last five layers as means over all frames; then 30 of each 10
+    frames, into which the 2560 patches of the last layer but one are merged (ToMe on their mean head). One
+    linear layer for all.
+
+    On purpose otherwise: the tokens of a segment come by their mean time, not in ToMe's order; there are no
+    tokens around the video that begin and end it; sums are in float32. The paper's LLaVA-7B is made of LLaMA
+    and a delta: give its folder as base["language model"].
+
+    Args:
+        mode: as for `vtimellm`; then segments of 10 s are merged our way, to 320 tokens at least.
+        local: tokens of the segments; 200 are what the released script's schedule gives.
+        chat: as for `vtimellm`.
+    """
+    pairs = [1280, 640, 320, 160, 80, 40, 10] if local == 300 else [2880, 1440, 720, 360, 180, 90, 40]
+    plain = vtimellm(chat=chat)
+    config = replace(
+        plain, name="longvlm",
+        media=MediaConfig(frames=FRAMES, frames_at="middles"),
+        video=VisionConfig(base=CLIP, summary_layers=5, summary_until=-1, block=10),  # a segment
+        segments=SegmentConfig(cut="frames", frames=10),
+        merge=MergeConfig(pairs, "cosine", "reference", "frame", {"video": local // 10}),
+        memory=MemoryConfig(kind="mean"),
+        budget=BudgetConfig(tokens=local + 5),
+        llm=replace(plain.llm, times="seconds", events=LLMConfig().events),
+    )  # fmt: skip
+    return config if mode == "paper" else _ours(config, mode)
+
+
+def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) -> ModelConfig:
+    """VTimeLLM (Huang et al., CVPR 2024, arXiv 2311.18445): 100 tokens, CLIP's projected class token of 100
+    frames, one linear layer, Vicuna; times are two digits, hundredths of the video.
+
+    On purpose otherwise: frames are scaled bilinearly by the decoder, not bicubically. They lie evenly in
+    time; VTimeLLM's lie evenly by number, which is the same at a constant rate.
+
+    Args:
+        mode: "paper"; or "ours": any length at a frame a second, time marks between the tokens, seconds.
+        chat: the language model has a chat template of its own, which is used; else Vicuna's prompt is.
+    """
+    config = ModelConfig(
+        name="vtimellm",
+        media=MediaConfig(frames=FRAMES, fit="crop"),
+        video=VisionConfig(base=CLIP, tokens="class", block=20),  # 5 blocks are the 100
+        segments=SegmentConfig(length_s=WHOLE_S),
+        merge=MergeConfig(detail={"*": 1_000_000}),
+        memory=MemoryConfig(kind="none"),
+        budget=BudgetConfig(tokens=2048),
+        llm=LLMConfig(
+            base=VICUNA, order="blocks", time=False, times="hundredths", events=DENSE, max_new_tokens=1024,
+            token_norm=0.0,
+            system="" if chat else SYSTEM, question="\n{question}" if chat else "\n{question} ASSISTANT:",
+        ),
+    )  # fmt: skip
+    return config if mode == "paper" else _ours(config, mode)
+
+
+def longvale(
+    mode: Literal["paper", "ours"] = "paper",
+    *,
+    tail: Literal["kept", "released"] = "kept",
+    chat: bool = False,
+) -> ModelConfig:
+    """LongVALE-LLM (Geng et al., CVPR 2025, arXiv 2411.19772): VTimeLLM's 100 tokens, then one of BEATs for
+    each 5.12 s of audio, then one of Whisper's encoder for each 5.12 s; a linear layer for each.
+
+    For 5.12, 30, 60, 200, 235 and 600 s these are 102, 112, 124, 180, 192 and 336 tokens; as released 106,
+    111, 123, 180, 192 and 334. Streams that a video hasn't are left out. On purpose otherwise: as for
+    VTimeLLM; and with tail "kept" the last window and the last mean are of the sound there is, neither
+    padded nor left out.
+
+    Args:
+        mode: as for `vtimellm`.
+        tail: what is counted at the end, see AudioConfig.
+        chat: as for `vtimellm`.
+    """
+    config = replace(
+        vtimellm(chat=chat), name="longvale", audio=AudioConfig(base=BEATS, kind="beats", tail=tail),
+        speech=AudioConfig(base=WHISPER, pool=256, across=True, tail=tail),
+    )  # fmt: skip
+    return config if mode == "paper" else _ours(config, mode)
+
+
+def _ours(config: ModelConfig, mode: str) -> ModelConfig:
+    """The same parts for videos of any length: frames by rate, time marks, seconds."""
+    if mode != "ours":
+        raise ValueError(f'mode must be "paper" or "ours", got {mode!r}')
+    plain = LLMConfig()
+    return replace(
+        config,
+        media=replace(config.media, frames=0), segments=SegmentConfig(), merge=MergeConfig(),
+        video=replace(config.video, block=VisionConfig().block),
+        budget=BudgetConfig(),
+        llm=replace(
+            config.llm, order="time", time=True, times="seconds", events=plain.events,
+            token_norm=plain.token_norm,
+        ),
+    )  # fmt: skip
+
+
+PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
+    "longvlm": longvlm,
+    "vtimellm": vtimellm,
+    "longvale": longvale,
+}
+
+
+def config_of(
+    name: str, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """The configuration of a published model.
+
+    Args:
+        name: a key of PUBLISHED.
+        base: see `based`.
+        variant: arguments of its function, as {"mode": "ours"}.
+
+    Raises:
+        ValueError: there is no such model, argument, value or part.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"preset must be one of {sorted(PUBLISHED)}, got {name!r}")
+    hints = {k: v for k, v in get_type_hints(PUBLISHED[name]).items() if k != "return"}
+    for key, value in (variant or {}).items():
+        if key not in hints:
+            raise ValueError(f"variant of {name} must be of {list(hints)}, got {key!r}")
+        allowed = get_args(hints[key]) or (False, True)
+        if value not in allowed:
+            raise ValueError(f"variant {key} of {name} must be one of {list(allowed)}, got {value!r}")
+    return based(PUBLISHED[name](**(variant or {})), base or {})
+
+
+def encoders_of(
+    name: str,
+    *,
+    base: Mapping[str, str] | None = None,
+    variant: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> LongCompress:
+    """A published model without its language model: it makes the features that the whole one trains on.
+
+    Args:
+        name, base, variant: as for `config_of`; base["language model"] is left alone.
+        device, dtype: as for `LongCompress.from_pretrained`.
+    """
+    return LongCompress.from_config(config_of(name, base, variant), device=device, dtype=dtype, llm=False)
+
+
+def based(config: ModelConfig, base: Mapping[str, str]) -> ModelConfig:
+    """The config with other bases: "vision", "audio", "speech", "language model" -> folder, file or hub name.
+
+    Raises:
+        ValueError: the model has no such part.
+    """
+    sections: dict[str, Any] = {}
+    for name, value in base.items():
+        section = getattr(config, name, None)
+        if not getattr(section, "base", ""):
+            parts = [n for n in ("video", "audio", "speech", "llm") if getattr(config, n).base]
+            raise ValueError(f"base must be of parts of {config.name}, which are {parts}, got {name!r}")
+        sections[name] = replace(section, base=value)  # type: ignore[type-var]
+    return replace(config, **sections)

@@ -1,0 +1,179 @@
+"""Released checkpoints as they lie on disk: named tensors, and what each stage of a training left.
+
+Nothing in them is ever run: torch files are read with weights_only, others are safetensors.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..encoders.beats import BROKEN, listed
+
+ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
+PLAIN = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
+ADAPTERS, ADAPTER_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of safetensors' float types
+MODELS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
+
+
+class TensorFile:
+    """A torch or safetensors file of named tensors, read one by one; it stays on disk until then.
+
+    `shapes` and `num_bytes` have the shape and the size of each by name.
+
+    Args:
+        path: of the file; one that ends in .safetensors is such a file, others are torch's.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is cut off, an archive, holds something else than float tensors, or a pickle with code.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no file {self.path}")
+        if self.path.suffix in ARCHIVES:
+            raise ValueError(f"{self.path} is an archive; unpack it and give what is in it")
+        self._values: dict[str, Tensor] = {}
+        self._file: Any = None
+        if self.path.suffix == ".safetensors":
+            try:
+                self._file = safe_open(self.path, "pt")
+            except SafetensorError as error:
+                raise ValueError(f"{self.path} {_cut(self.path)}: {error}") from error
+            found = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            self.shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
+            self.num_bytes = {
+                n: WIDTHS.get(part.get_dtype(), 0) * numel(self.shapes[n]) for n, part in found.items()
+            }
+            wrong = [name for name, part in found.items() if part.get_dtype() not in WIDTHS]
+        else:
+            self._values = _torch_values(self.path)
+            self.shapes = {name: tuple(value.shape) for name, value in self._values.items()}
+            self.num_bytes = {name: value.nbytes for name, value in self._values.items()}
+            wrong = [name for name, value in self._values.items() if not value.is_floating_point()]
+        if wrong:
+            raise ValueError(f"{self.path} must hold float tensors, others are {listed(sorted(wrong))}")
+
+    def get(self, name: str) -> Tensor:
+        """A tensor, on the CPU."""
+        return self._values[name] if self._file is None else self._file.get_tensor(name)
+
+    def all(self) -> dict[str, Tensor]:
+        """Name -> tensor, of all."""
+        return {name: self.get(name) for name in self.shapes}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of a training left.
+
+    Attributes:
+        path: the file or folder.
+        values: name -> what it learned besides adapters: projectors, embeddings.
+        adapter: name -> what its LoRA adapter learned; empty where it has none.
+    """
+
+    path: Path
+    values: dict[str, Tensor] = field(default_factory=dict)
+    adapter: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_stage(path: str | Path) -> Stage:
+    """What lies in a file of projectors (`mm_projector.bin`), or in the folder of a stage: such a file, an
+    adapter as peft saves it, and `non_lora_trainables.bin` beside it.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or an adapter lacks one of its two files.
+        ValueError: it is something else, with what to do; what `TensorFile` raises.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.is_file():
+            raise FileNotFoundError(f"weights: no file or folder {path}")
+        return Stage(path, TensorFile(path).all())
+    values: dict[str, Tensor] = {}
+    plain = [path / name for name in PLAIN if (path / name).is_file()]
+    for file in plain:
+        values |= TensorFile(file).all()
+    adapters = [path / name for name in ADAPTERS if (path / name).is_file()]
+    has_config = (path / ADAPTER_CONFIG).is_file()
+    if has_config != bool(adapters):
+        lacks = " or ".join(ADAPTERS) if has_config else ADAPTER_CONFIG
+        raise FileNotFoundError(f"weights: the adapter in {path} lacks {lacks}; get the folder whole")
+    if not plain and not adapters:
+        raise ValueError(f"weights: {path} holds no stage of a training: {_instead(path)}")
+    adapter = TensorFile(adapters[0]).all() if adapters else {}
+    if adapters and not adapter:
+        raise ValueError(
+            f"weights: {adapters[0]} is empty (so DeepSpeed's ZeRO-3 leaves it where parameters were not "
+            "gathered); get the folder anew"
+        )
+    return Stage(path, values, adapter)
+
+
+def read_stages(weights: str | Path | Sequence[str | Path]) -> list[Stage]:
+    """`read_stage` of each, in order; one alone may be given as it is.
+
+    Raises:
+        ValueError: there is none, or one is there twice.
+    """
+    given = [weights] if isinstance(weights, str | Path) else list(weights)
+    if not given:
+        raise ValueError("weights must name at least one file or folder")
+    paths = [Path(one).resolve() for one in given]
+    twice = [str(one) for one, path in zip(given, paths, strict=True) if paths.count(path) > 1]
+    if twice:
+        raise ValueError(f"weights: {twice[0]} is there twice; each stage is applied once")
+    return [read_stage(one) for one in given]
+
+
+def _torch_values(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a file that torch.save wrote, mapped into memory."""
+    try:
+        given = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except BROKEN as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked:
+            raise ValueError(
+                f"{path} must hold tensors only, but its pickle asks for {asked[1]}; nothing of it was run"
+            ) from error
+        raise ValueError(f"{path} {_cut(path)}") from error
+    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
+        wrong = type(given).__name__
+        if isinstance(given, dict):
+            others = {k: v for k, v in given.items() if not isinstance(v, Tensor)}
+            wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in others.items()))
+        raise ValueError(f"{path} must hold named tensors, got {wrong}; it is another kind of checkpoint")
+    return {str(name): value for name, value in given.items()}
+
+
+def numel(shape: Sequence[int]) -> int:
+    """Numbers in a tensor."""
+    return int(torch.Size(shape).numel())
+
+
+def _cut(path: Path) -> str:
+    size_mb = path.stat().st_size / 1e6
+    return f"({size_mb:.1f} MB) is cut off, or no file of tensors; get it again"
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a stage is, and what to do."""
+    stages = [one for one in sorted(folder.iterdir()) if one.is_dir() and _is_stage(one)]
+    if stages:
+        return f"give the stages in it one by one, in their order: {[str(one) for one in stages]}"
+    if any(any(folder.glob(pattern)) for pattern in MODELS):
+        return "it is a whole model; give a language model as base={'language model': folder}"
+    return f"it has none of {', '.join((*PLAIN, ADAPTER_CONFIG))}"
+
+
+def _is_stage(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*PLAIN, ADAPTER_CONFIG))

@@ -1,0 +1,107 @@
+"""What the commands print: tables, sentences, stretches of time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..compression.budget import Estimate
+    from ..media.reader import MediaInfo
+    from ..memory import VideoMemory
+
+
+def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple[str, str]]:
+    """What a header says and an estimate expects; `answer` tokens are left for the answer."""
+    frame = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
+    audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
+    return [
+        ("length", clock(expected.duration_s)), ("frames", frame if video.has_video else "none"),
+        ("audio", audio if video.has_audio else "none"), ("", ""),
+        ("frames looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
+        ("tokens before merging", f"{expected.raw_tokens:,}"),
+        ("tokens", f"{expected.tokens:,}"), ("  of frames", f"{expected.video_tokens:,}"),
+        ("  of audio", f"{expected.audio_tokens:,}"), ("  of the whole video", f"{expected.global_tokens:,}"),
+        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("memory file", size_text(expected.memory_bytes)),
+        ("held on the way", f"{expected.held_tokens:,} tokens at most"),
+        ("fits the language model", _whether_it_fits(expected, answer)),
+    ]  # fmt: skip
+
+
+def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> dict[str, Any]:
+    """What compressing `file` into `target` came to, as plain values."""
+    stats = memory.stats
+    return {
+        "source": file, "out": str(target), "tokens": memory.num_tokens, "budget": memory.budget,
+        "streams": {name: len(tokens) for name, tokens in memory.streams.items()},
+        "global_tokens": sum(map(len, memory.globals.values())), "raw_tokens": int(stats["raw_tokens"]),
+        "seen_s": stats["seen_s"], "num_bytes": target.stat().st_size, "wall_s": wall_s,
+        "encode_s": stats["encode_s"], "merge_s": stats["merge_s"],
+        "reused_frames": int(stats["reused_frames"]),
+        "read_s": max(0.0, wall_s - stats["encode_s"] - stats["merge_s"]),
+    }  # fmt: skip
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """The same in a line for people."""
+    parts = [f"{num:,} {name}" for name, num in report["streams"].items()]
+    parts += [f"{report['global_tokens']:,} for all of it"] if report["global_tokens"] else []
+    again = f", {report['reused_pictures']:,} frames hardly new" if report["reused_frames"] else ""
+    wall_s = report["wall_s"]
+    speed = f"{report['seen_s'] / wall_s:.0f} times as fast as it plays" if wall_s else ""
+    return (
+        f"{report['out']}: {report['tokens']:,} tokens ({', '.join(parts)}) of {report['raw_tokens']:,}, "
+        f"{clock(report['seen_s'])} of video{again}, {size_text(report['num_bytes'])}; "
+        f"{wall_s:.1f} s, {speed}: encoders {report['encode_s']:.1f}, merging {report['merge_s']:.1f}, "
+        f"reading and the rest {report['read_s']:.1f}"
+    )
+
+
+def cited(cites: Sequence[Any]) -> list[tuple[float, float, str]]:
+    """Stretches of the cited tokens, joined where they touch, with how many tokens of what."""
+    found: list[tuple[float, float, dict[str, int]]] = []
+    for cite in sorted(cites, key=lambda c: c.start_s):
+        start_s, end_s, names = cite.start_s, cite.end_s, {cite.stream: 1}
+        if found and start_s <= found[-1][1]:
+            before = found.pop()
+            start_s, end_s = before[0], max(end_s, before[1])
+            names = before[2] | {cite.stream: before[2].get(cite.stream, 0) + 1}
+        found.append((start_s, end_s, names))
+    return [(s, e, ", ".join(f"{num} {name}" for name, num in sorted(n.items()))) for s, e, n in found]
+
+
+def _whether_it_fits(expected: "Estimate", answer: int) -> str:
+    """Whether the prompt of an Estimate fits, and a budget that leaves room for the answer."""
+    if expected.context is None:
+        return "not known"
+    of = f"{expected.prompt_tokens:,} of {expected.context:,} positions"
+    if expected.fits:
+        return f"yes, {of}"
+    most = max(1, (expected.context - answer) * 8 // 9)  # marks take an eighth of the budget at most
+    return f"no, {of}; --budget {most} does"
+
+
+def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text under a title."""
+    table = Table(title=Text(title), title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table)
+    print(drawn.get(), end="")  # rich would end the process where a pipe is closed
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def size_text(num_bytes: float) -> str:
+    """In kB or MB."""
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:,.1f} kB"

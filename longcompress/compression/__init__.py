@@ -1,0 +1,1 @@
+"""Segments to a fixed number of tokens."""

@@ -1,0 +1,276 @@
+"""The same number of tokens, other ways: what a merging has to be better than.
+
+Every way takes the raw tokens of a video and gives each stream as many as ours would, dealt evenly over its
+segments; they differ in what is kept. Times and sizes are kept as in merging, so that the same language model reads all
+of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..config import BudgetConfig
+from ..encoders import Stream
+from ..kernels import Plan, novelty, plan
+from ..media.reader import fit_pixels
+from ..model import LongCompress
+from ..session import KINDS_OF_MEDIA
+from ..types import Audio, Encoded, Frames, Segment, Tokens
+from .budget import check_budget, shares
+from .merging import pool_tokens
+from .segmenter import Segmenter
+
+Method = Literal["full", "frames", "pool", "random", "evs", "tome", "longvlm", "kmeans"]
+METHODS: tuple[Method, ...] = get_args(Method)
+ROUNDS = 25  # of Lloyd's algorithm
+
+
+def segments_of(
+    model: LongCompress, parts: Iterable[Frames | Audio], come: Sequence[str]
+) -> tuple[list[Segment], float]:
+    """(a video's segments as its encoders made them, the video's seconds); nothing is merged, so this grows with
+    the video.
+
+    Args:
+        model: its encoders and where it cuts.
+        parts: frames and audio as `media.read` gives them.
+        come: of "frame" and "audio", what will come.
+    """
+    streams = {n: Stream(t) for n, t in model.encoders.items() if KINDS_OF_MEDIA[t.takes] in come}
+    segmenter = Segmenter(model.config.segments, tuple(streams))
+    out: list[Segment] = []
+    end_s = 0.0
+    for part in parts:
+        if not len(part) or not any(isinstance(part, stream.encoder.takes) for stream in streams.values()):
+            continue
+        if isinstance(part, Frames):
+            end_s = max(end_s, float(part.time_s[-1]) + part.step_s)
+            part = Frames(fit_pixels(part.pixels, model.config.media), part.time_s, part.step_s)
+        else:
+            end_s = max(end_s, part.end_s)
+        for name, stream in streams.items():
+            if isinstance(part, stream.encoder.takes):
+                for encoded in stream.push(part):
+                    out += segmenter.push(name, encoded)
+    for name, stream in streams.items():
+        for encoded in stream.flush():
+            out += segmenter.push(name, encoded)
+    return out + segmenter.flush(), end_s
+
+
+def only(segments: Sequence[Segment], names: Sequence[str]) -> list[Segment]:
+    """The segments with these streams alone; one that has none of them is left out."""
+    kept = [(one, {n: part for n, part in one.streams.items() if n in names}) for one in segments]
+    return [replace(one, streams=streams) for one, streams in kept if streams]
+
+
+def spend(
+    method: Method,
+    segments: Sequence[Segment],
+    room: int,
+    split: BudgetConfig,
+    *,
+    global_tokens: int = 0,
+    seed: int = 0,
+) -> dict[str, Tokens]:
+    """A video's tokens after one of WAYS, by stream, each in time order.
+
+    - full: all of them, whatever `room` says.
+    - frames: whole frames (or windows), evenly spread over the video.
+    - pool: averages over boxes of patches and frames (as many across as down, where frames are square), of
+      the number that comes nearest to the room from below; of two alike, the one finer in time.
+    - random: tokens drawn without replacement.
+    - evs: those that differ most from the same patch of the frame before (Efficient Video Sampling, arXiv
+      2510.14624); the first frame is the last to go.
+    - tome: each frame merged on its own (ToMe, arXiv 2210.09461); with less than a token a frame, so many
+      frames evenly spread, each merged into one. A stream of one token a window is merged along time.
+    - longvlm: each segment's tokens frame by frame, halved by cosine until they fit (LongVLM, arXiv
+      2404.03384).
+    - kmeans: k-means on the metric of each segment's tokens: k-means++, then 25 rounds of Lloyd's.
+
+    Args:
+        way: which.
+        segments: of the video, raw.
+        room: tokens there are for them, global ones taken off; "frames" and "pool" may use fewer.
+        split: how a segment's tokens are dealt out to its streams.
+        global_tokens: what was taken off: ours holds no more groups than half of the whole budget.
+        seed: of "random" and "kmeans".
+
+    Raises:
+        ValueError: for an unknown way, or less room than one token for each stream.
+    """
+    if method not in METHODS:
+        raise ValueError(f"way must be one of {', '.join(METHODS)}, got {method!r}")
+    names = sorted({name for one in segments for name in one.streams})
+    if method == "full":
+        return {name: Tokens.join(p.tokens for p in _parts(segments, name)) for name in names}
+    check_budget(room, len(names))
+    joined = [dict(one.streams) for one in segments]
+    spans = [1] * len(joined)
+    most_groups = min(room, max((room + global_tokens) / 2, len(names)))  # as `Compressor` bounds them
+    while sum(map(len, joined)) > most_groups:
+        spans = [sum(spans[i : i + 2]) for i in range(0, len(spans), 2)]
+        joined = [_both(*joined[i : i + 2]) for i in range(0, len(joined), 2)]
+    places = [(i, name) for i, part in enumerate(joined) for name in sorted(part)]
+    claims = [spans[i] * split.split_of(n) / sum(map(split.split_of, joined[i])) for i, n in places]
+    most = [len(joined[i][name]) for i, name in places]
+    keep = dict(zip(places, shares(claims, room, most=most), strict=True))
+    out = {}
+    for name in names:
+        at = [i for i, part in enumerate(joined) if name in part]
+        parts = [joined[i][name] for i in at]
+        tokens = _DOES[method](parts, [keep[i, name] for i in at], seed)
+        out[name] = tokens.take(tokens.time_s.argsort(stable=True))
+    return out
+
+
+def _parts(segments: Sequence[Segment], name: str) -> list[Encoded]:
+    return [one.streams[name] for one in segments if name in one.streams]
+
+
+def _both(first: dict[str, Encoded], *second: dict[str, Encoded]) -> dict[str, Encoded]:
+    """Neighbouring segments as one; an odd last one stays alone."""
+    streams = [first, *second]
+    names = dict.fromkeys(name for one in streams for name in one)
+    return {name: Encoded.join(one[name] for one in streams if name in one) for name in names}
+
+
+def _frames(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    video = Encoded.join(parts)
+    patches, num = video.patches, sum(keep)
+    steps = len(video) // patches
+    at = _spread(steps, max(1, min(steps, num // patches)))
+    index = (at[:, None] * patches + torch.arange(patches)).reshape(-1)
+    if num < patches:  # not even one frame fits: patches of it, evenly spread
+        index = index[_spread(patches, num)]
+    return video.tokens.take(index.to(video.metric.device))
+
+
+def _pool(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    groups, counts = [], []
+    for part, room in zip(parts, keep, strict=True):
+        group, count = _boxes(len(part) // part.patches, part.patches, room)
+        groups.append(group)
+        counts.append(count)
+    return _means(parts, groups, counts)
+
+
+def _boxes(steps: int, patches: int, room: int) -> tuple[Tensor, int]:
+    """((steps * patches,) box of each token, boxes): at most `room` of them."""
+    edge = round(patches**0.5)
+    high, wide = (edge, edge) if edge * edge == patches else (1, patches)
+    sides = [(s, s) for s in range(1, edge + 1)] if high == wide else [(1, s) for s in range(1, patches + 1)]
+    fits = [(min(steps, room // (a * b)), a, b) for a, b in sides if a * b <= room]
+    times, rows, columns = max(fits, key=lambda box: (box[0] * box[1] * box[2], box[0]))
+    time = torch.arange(steps) * times // steps
+    row, column = torch.arange(high) * rows // high, torch.arange(wide) * columns // wide
+    patch = (row[:, None] * columns + column).reshape(-1)
+    return (time[:, None] * rows * columns + patch).reshape(-1), times * rows * columns
+
+
+def _random(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    video = Encoded.join(parts)
+    drawn = torch.randperm(len(video), generator=torch.Generator().manual_seed(seed))[: sum(keep)]
+    return video.tokens.take(drawn.sort().values.to(video.metric.device))
+
+
+def _evs(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    video = Encoded.join(parts)
+    before = torch.arange(len(video), dtype=torch.int32, device=video.metric.device) - video.patches
+    new = novelty(video.metric, before.clamp_min(-1))
+    new[: video.patches] = 3.0  # above all that novelty can be
+    most = new.argsort(descending=True, stable=True)[: sum(keep)]
+    return video.tokens.take(most.sort().values)
+
+
+def _tome(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    frames: list[Encoded] = []
+    room: list[int] = []
+    for part, num in zip(parts, keep, strict=True):
+        steps = len(part) // part.patches
+        if part.patches == 1:
+            frames, room = [*frames, part], [*room, num]
+            continue
+        seen = _spread(steps, min(steps, num)).tolist()
+        frames += [part.rows(t, t + 1) for t in seen]
+        room += shares([1.0] * len(seen), num, most=[part.patches] * len(seen))
+    return _merged(frames, room)
+
+
+def _longvlm(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    return _merged(parts, keep)
+
+
+def _merged(parts: Sequence[Encoded], keep: Sequence[int]) -> Tokens:
+    """Each part brought to `keep` by bipartite matching, as ToMe and LongVLM do it."""
+    offsets = torch.tensor([0, *accumulate(len(p) for p in parts)], dtype=torch.int32)
+    tokens, metric = Tokens.join(p.tokens for p in parts), torch.cat([p.metric for p in parts])
+    made = plan(
+        metric, offsets, torch.tensor(keep), weight=tokens.size, schedule=0.5, score="cosine",
+        order="reference",
+    )  # fmt: skip
+    return pool_tokens(tokens, made)
+
+
+def _kmeans(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
+    groups: list[Tensor] = [torch.empty(0)] * len(parts)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, (part, num) in enumerate(zip(parts, keep, strict=True)):
+        alike.setdefault((len(part), num), []).append(i)
+    for (_, num), at in alike.items():
+        found = _lloyd(torch.stack([parts[i].metric for i in at]), num, seed)
+        for i, group in zip(at, found, strict=True):
+            groups[i] = group
+    counts = []
+    for i, group in enumerate(groups):  # a mean that nobody is nearest to is no token
+        used, groups[i] = group.unique(return_inverse=True)
+        counts.append(len(used))
+    return _means(parts, groups, counts)
+
+
+def _lloyd(x: Tensor, num: int, seed: int) -> Tensor:
+    """(S, n) int64 groups of x (S, n, d), `num` a segment."""
+    centre = _far_apart(x, num, torch.Generator().manual_seed(seed))
+    for _ in range(ROUNDS):
+        member = torch.nn.functional.one_hot(torch.cdist(x, centre).argmin(2), num).to(x.dtype)
+        count = member.sum(1)[..., None]
+        centre = torch.where(count > 0, member.mT @ x / count.clamp_min(1), centre)
+    return torch.cdist(x, centre).argmin(2)
+
+
+def _far_apart(x: Tensor, num: int, draw: torch.Generator) -> Tensor:
+    """(S, num, d) rows of x (S, n, d), each drawn by its squared distance to those before (k-means++)."""
+    chance = torch.ones(x.shape[:2])
+    away, found = x.new_full(x.shape[:2], float("inf")), []
+    for _ in range(num):
+        at = chance.multinomial(1, generator=draw).to(x.device)  # (S, 1)
+        found.append(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
+        away = away.minimum((x - found[-1]).square().sum(2))
+        chance = away.cpu() + 1e-20  # where all are like one that was drawn, any
+    return torch.cat(found, 1)
+
+
+def _means(parts: Sequence[Encoded], groups: Sequence[Tensor], counts: Sequence[int]) -> Tokens:
+    """Tokens whose groups are given: of each part numbers below its count, every one of them used."""
+    tokens = Tokens.join(p.tokens for p in parts)
+    firsts = [0, *accumulate(counts)]
+    group = torch.cat([g + first for g, (first, _) in zip(groups, pairwise(firsts), strict=True)])
+    group = group.to(tokens.x.device)
+    mass = torch.zeros(firsts[-1], device=group.device).index_add_(0, group, tokens.size)
+    offsets = torch.tensor(firsts, dtype=torch.int32, device=group.device)
+    return pool_tokens(tokens, Plan(group.int(), tokens.size, mass, offsets))
+
+
+def _spread(of: int, num: int) -> Tensor:
+    """(num,) int64: the middles of so many equal stretches of `of` steps."""
+    return ((torch.arange(num, dtype=torch.float64) + 0.5) * of / num).long()
+
+
+_DOES: dict[str, Callable[[Sequence[Encoded], Sequence[int], int], Tokens]] = {
+    "frames": _frames, "pool": _pool, "random": _random, "evs": _evs, "tome": _tome, "longvlm": _longvlm,
+    "kmeans": _kmeans,
+}  # fmt: skip

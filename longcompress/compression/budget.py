@@ -1,0 +1,200 @@
+"""How many tokens go where: the estimate before decoding, and exact shares of a budget."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..config import MergeConfig, ModelConfig
+from ..kernels import after_rounds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect of a video, from its header alone.
+
+    Attributes:
+        duration_s: seconds, as the header says.
+        frames: frames that will be looked at.
+        windows: tokens of audio before merging, of all streams that hear.
+        segments: stretches that are merged on their own.
+        raw_tokens: tokens of all streams before merging.
+        tokens: what the memory will hold: min(budget, what closed segments keep), and of it
+        video_tokens, audio_tokens, global_tokens: so many each (even shares); audio: of all that hear.
+        marks: time marks in the prompt, if its order has any; they take text tokens of their own.
+        seconds_a_mark: seconds one mark covers.
+        memory_bytes: size of the memory file, about.
+        held_tokens: tokens held at most on the way.
+        fits: whether the whole prompt fits into the language model's context (None: not known).
+        context: positions the language model has (None: not known).
+        prompt_tokens: tokens and marks together.
+        stream_tokens: stream -> tokens of it, without global ones.
+    """
+
+    duration_s: float
+    frames: int
+    windows: int
+    segments: int
+    raw_tokens: int
+    tokens: int
+    video_tokens: int
+    audio_tokens: int
+    global_tokens: int
+    marks: int
+    seconds_a_mark: float
+    memory_bytes: int
+    held_tokens: int
+    prompt_tokens: int
+    context: int | None
+    fits: bool | None
+    stream_tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a stream of a video brings: its tokens before merging, about how many come a second, channels."""
+
+    tokens: int
+    rate: float
+    width: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an estimate needs to know of a video's streams and of the model.
+
+    Attributes:
+        flows: stream -> what it brings; "frame" is what is seen, all others are heard.
+        frames: frames that will be looked at.
+        global_tokens: of these streams.
+        mark_tokens: text tokens of a time mark.
+        context: positions the language model has (None: not known).
+    """
+
+    flows: Mapping[str, Flow]
+    frames: int = 0
+    global_tokens: int = 0
+    mark_tokens: int = 1
+    context: int | None = None
+
+
+def check_duration(duration_s: float) -> None:
+    """ValueError unless duration_s is a length."""
+    if not duration_s >= 0 or not math.isfinite(duration_s):
+        raise ValueError(f"duration_s must be a number of seconds >= 0, got {duration_s}")
+
+
+def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shape) -> Estimate:
+    """What compressing `duration_s` seconds with this budget will come to.
+
+    Raises:
+        ValueError: if duration_s is negative or the budget too small for one token of each stream.
+    """
+    check_duration(duration_s)
+    flows = {k: flow for k, flow in shape.flows.items() if flow.tokens}
+    cut, length = config.segments, config.segments.length_s
+    num = math.ceil(duration_s / length)
+    inside = {k: flow.rate * length for k, flow in flows.items()}
+    if cut.cut == "frames":
+        num = max(1, math.ceil(shape.frames / cut.frames)) if flows else 0
+        inside = {k: flow.tokens * cut.frames / max(shape.frames, cut.frames) for k, flow in flows.items()}
+    most = [_closed(flow.tokens, inside[k], config.merge, k) for k, flow in flows.items()]
+    num_globals = shape.global_tokens if flows else 0
+    check_budget(budget, num_globals + len(flows))
+    room = min(budget - num_globals, sum(most))
+    weights = [config.budget.split_of(k) for k in flows]
+    parts = dict(zip(flows, shares(weights, room, most=most), strict=True))
+    seconds = mark_seconds(duration_s, config.llm.mark_s, budget, shape.mark_tokens)
+    marks = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
+    tokens = room + num_globals
+    prompt = tokens + marks * shape.mark_tokens
+    num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())
+    num_bytes += num_globals * 4 * max((flow.width for flow in flows.values()), default=0)
+    raw = sum(flow.tokens for flow in flows.values())
+    seen = flows["video"].tokens if "video" in flows else 0
+    return Estimate(
+        duration_s=duration_s, frames=shape.frames, windows=raw - seen,
+        segments=num, raw_tokens=raw, tokens=tokens,
+        video_tokens=parts.get("video", 0), audio_tokens=room - parts.get("video", 0),
+        global_tokens=num_globals, marks=marks, seconds_a_mark=seconds, memory_bytes=num_bytes,
+        held_tokens=int(config.budget.hold * budget), prompt_tokens=prompt, context=shape.context,
+        fits=None if shape.context is None else prompt < shape.context, stream_tokens=parts,
+    )  # fmt: skip
+
+
+def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int:
+    """Tokens of a stream that closed segments keep, `in_segment` raw ones in each."""
+    full, detail = max(1, round(in_segment)), merge.detail_of(stream)
+
+    def kept(num: int) -> int:
+        if isinstance(merge.schedule, float):
+            return after_rounds(num, merge.schedule, least=detail)[0]
+        return min(num, detail)
+
+    return raw // full * kept(full) + kept(raw % full)
+
+
+def mark_seconds(duration_s: float, mark_s: float, budget: int, mark_tokens: int = 1) -> float:
+    """Seconds one mark covers: mark_s, or the least multiple with which all marks take <= budget / 8 text
+    tokens."""
+    room = max(1, budget // (8 * max(1, mark_tokens)))
+    return mark_s * max(1, math.ceil(math.ceil(duration_s / mark_s - 1e-9) / room))
+
+
+def check_budget(budget: int, least: int) -> None:
+    """ValueError unless `budget` allows one token for everything that needs one."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be a whole number of tokens >= 1, got {budget!r}")
+    if budget < least:
+        raise ValueError(
+            f"budget must be at least {least} here (global tokens, and one for each stream), got {budget}; "
+            f"raise it, or turn global tokens off (memory.kind = none)"
+        )
+
+
+def shares(weights: Sequence[float], total: int, *, most: Sequence[int], least: int = 1) -> list[int]:
+    """`total` dealt out in proportion to `weights` by largest remainder.
+
+    Args:
+        weights: >= 0; all zero counts as all equal.
+        total: what is dealt out.
+        most: no part gets more than this.
+        least: nor less than this (or its `most`).
+
+    Returns:
+        Whole numbers that sum to exactly min(total, sum(most)); equal remainders go to the lower index.
+
+    Raises:
+        ValueError: if total is less than what `least` asks for.
+    """
+    num = len(weights)
+    if len(most) != num:
+        raise ValueError(f"most must have {num} entries like weights, got {len(most)}")
+    floor = [min(least, m) for m in most]
+    if total < sum(floor):
+        raise ValueError(
+            f"total must be at least {sum(floor)} to give each of {num} parts {least}, got {total}"
+        )
+    total = min(total, sum(most))
+    w = list(weights) if sum(weights) > 0 else [1.0] * num
+    fixed: dict[int, int] = {}
+    while True:  # parts whose share lies outside their bounds get the bound; the rest is dealt anew
+        free = [i for i in range(num) if i not in fixed]
+        room = total - sum(fixed.values())
+        sum_w = sum(w[i] for i in free)
+        ideal = {i: (room * w[i] / sum_w if sum_w > 0 else room / len(free)) for i in free}
+        low = {i: floor[i] for i in free if ideal[i] < floor[i]}
+        high = {i: most[i] for i in free if ideal[i] > most[i]}
+        lack = sum(floor[i] - ideal[i] for i in low)
+        spare = sum(ideal[i] - most[i] for i in high)
+        if not low and not high:
+            break
+        fixed.update(low if lack >= spare else high)
+    out = [fixed.get(i, 0) for i in range(num)]
+    for i in free:
+        out[i] = int(ideal[i])
+    left = total - sum(out)
+    by_rest = sorted((i for i in free), key=lambda i: (int(ideal[i]) - ideal[i], i))
+    for i in [i for i in by_rest if out[i] < most[i]][:left]:
+        out[i] += 1
+    assert sum(out) == total, (out, total)
+    return out

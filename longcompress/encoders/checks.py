@@ -1,0 +1,65 @@
+"""What a base is before its weights are read: a wrong one is told by what it is, not by what then breaks."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
+
+
+def kind_of(base: str | Path) -> Any:
+    """transformers' config of a folder or hub name.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no config.json in it.
+        ValueError: it is a file, or of a model that transformers doesn't know.
+        OSError: the hub can't be reached, or has no such model.
+    """
+    path, name = Path(base), str(base)
+    if path.is_file():
+        raise ValueError(f"base {name!r} is a file; give the folder of a transformers model, or a hub name")
+    if not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise FileNotFoundError(f"base {name!r}: no such folder; give one, or a hub name owner/model")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"base {name!r}: no config.json in this folder; give that of one model")
+    try:
+        return AutoConfig.from_pretrained(base)
+    except OSError as error:
+        raise OSError(f"base {name!r}: {_first(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"base {name!r}: {_first(error)}") from error
+
+
+def check_vision(base: str | Path, known: Any) -> None:
+    """ValueError unless it is a vision encoder, or has one among others."""
+    made = MODEL_MAPPING.get(type(known), None)
+    classes = made if isinstance(made, tuple) else (made,)
+    if hasattr(known, "vision_config") or any(
+        getattr(one, "main_input_name", "") == "pixel_values" for one in classes
+    ):
+        return
+    raise ValueError(
+        f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), got a model of type "
+        f"{known.model_type!r}"
+    )
+
+
+def check_whisper(base: str | Path, known: Any) -> None:
+    """ValueError unless it is of Whisper."""
+    if known.model_type != "whisper":
+        raise ValueError(
+            f"base {str(base)!r} must be a Whisper model, got one of type {known.model_type!r}; for BEATs "
+            'set kind "beats"'
+        )
+
+
+def check_language(base: str | Path, known: Any) -> None:
+    """ValueError unless it is a causal language model."""
+    if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"base {str(base)!r} must be a causal language model, got a model of type {known.model_type!r}"
+        )
+
+
+def _first(error: Exception) -> str:
+    """What an error says, without the advice behind it."""
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,193 @@
+"""Token merging inside a vision encoder: in every layer the patches most alike become one, before the MLP.
+
+The method is ToMe's (Bolya et al., ICLR 2023, arXiv 2210.09461), written from the paper: patches are matched
+by the cosine of their keys (mean over heads), r pairs merge between attention and MLP to their mean by size,
+and from then on attention counts a token of size s as s tokens (log s is added to its scores). Class tokens
+and registers stand apart: they never merge. The matching and the means are `kernels.plan` and `kernels.pool`.
+
+A layer of the encoder isn't rewritten: its own parts are called in its own order, the merge between them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
+
+from ..kernels import Plan, head_mean, plan, pool, unpool
+
+
+class Family(NamedTuple):
+    """Names of an encoder's parts in the order its own forward takes them; each half of a layer adds to x."""
+
+    start: tuple[str, ...]  # of the encoder: from pixels to the first layer
+    layers: str  # of the encoder
+    before: tuple[str, ...]  # of a layer, first half: norm
+    attention: str
+    after: tuple[str, ...]  # layer scale, drop path
+    rest: tuple[str, ...]  # second half: norm, MLP, layer scale, drop path
+    key: str = "k_proj"  # of the attention
+
+
+CLIP = Family(
+    ("embeddings", "pre_layrnorm"), "encoder.layers", ("layer_norm1",), "self_attn", (),
+    ("layer_norm2", "mlp"),
+)  # fmt: skip
+DINOV2 = Family(
+    ("embeddings",), "encoder.layer", ("norm1",), "attention", ("layer_scale1", "drop_path"),
+    ("norm2", "mlp", "layer_scale2", "drop_path"),
+)  # fmt: skip
+VIT = Family(
+    ("embeddings",), "layers", ("layernorm_before",), "attention", ("dropout",),
+    ("layernorm_after", "mlp", "dropout"),
+)  # fmt: skip
+FAMILIES = {
+    "clip_vision_model": CLIP,
+    "siglip_vision_model": CLIP._replace(start=("embeddings",)),
+    "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2,
+    "vit": VIT,
+}
+ATTENTIONS = ("eager", "sdpa")  # the ways of attention that add a mask to the scores
+EXACT, HALF = 1e-5, 1e-2  # of the states' RMS; parts in the right order give the same bits, unless compiled
+
+
+def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, wanted: range) -> dict[int, Tensor]:
+    """(T, tokens, C) hidden states by their index, with all patches: each has the features of its group.
+
+    Args:
+        encoder: a vision encoder that `check_encoder` lets pass.
+        x: (T, 3, H, W) frames as it takes them.
+        num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left; with 0
+            these are the encoder's own states.
+        wanted: indices of states as transformers' `output_hidden_states` counts them (0: the embeddings);
+            layers above the last one aren't run.
+    """
+    family = FAMILIES[encoder.config.model_type]
+    side, heads = encoder.config.patch_size, encoder.config.num_attention_heads
+    num_patches = (x.shape[2] // side) * (x.shape[3] // side)
+    x = _through(encoder, family.start, x)  # (T, tokens, C)
+    first = x.shape[1] - num_patches  # class token and registers, where an encoder has them
+    states = {0: x} if 0 in wanted else {}
+    groups: Plan | None = None
+    for index, layer in enumerate(encoder.get_submodule(family.layers).children(), 1):
+        if index >= wanted.stop:
+            break
+        x, keys = attended(family, layer, x, groups, first)
+        pairs = min(num_pairs, (x.shape[1] - first) // 2)
+        if pairs:
+            metric = head_mean(keys[:, first:].flatten(0, 1), keys.shape[2] // heads)
+            x, groups = merged(x, metric, pairs, groups, first)
+        x = x + _through(layer, family.rest, x)
+        if index in wanted:
+            states[index] = whole(x, groups, first)
+    return states
+
+
+def attended(
+    family: Family, layer: nn.Module, x: Tensor, groups: Plan | None, first: int
+) -> tuple[Tensor, Tensor]:
+    """(x (T, tokens, C) after a layer's first half, (T, tokens, heads * d) its keys)."""
+    attention = layer.get_submodule(family.attention)
+    with _outputs_of(attention.get_submodule(family.key)) as keys:
+        y = attention(_through(layer, family.before, x), attention_mask=size_mask(x, groups, first))[0]
+    return x + _through(layer, family.after, y), keys[0]
+
+
+def size_mask(x: Tensor, groups: Plan | None, first: int) -> Tensor | None:
+    """(T, 1, 1, tokens) log of the patches a token of x (T, tokens, C) stands for; None while that is 1."""
+    if groups is None:
+        return None
+    mask = x.new_zeros(x.shape[:2])
+    mask[:, first:] = groups.mass.log().view(len(x), -1)
+    return mask[:, None, None]
+
+
+def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int) -> tuple[Tensor, Plan]:
+    """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs became one.
+
+    Args:
+        x: (T, tokens, C), of which the first `first` of a frame stay as they are.
+        metric: (T * n, d) of its n patches a frame.
+        pairs: pairs of each frame, 1 to n // 2.
+        groups: what the n patches of x stand for; None: each for itself.
+        first: tokens before the patches.
+    """
+    num = x.shape[1] - first
+    offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
+    size = None if groups is None else groups.mass
+    made = plan(metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat")
+    patches = pool(x[:, first:].flatten(0, 1), made).view(len(x), num - pairs, -1)
+    x = torch.cat([x[:, :first], patches], 1)  # (T, tokens - pairs, C)
+    if groups is None:
+        return x, made
+    return x, made._replace(group=made.group[groups.group.long()], weight=groups.weight)
+
+
+def whole(x: Tensor, groups: Plan | None, first: int) -> Tensor:
+    """(T, first + P, C): x (T, tokens, C) with every patch of the grid at its place again."""
+    if groups is None:
+        return x
+    patches = unpool(x[:, first:].flatten(0, 1), groups).view(len(x), -1, x.shape[2])
+    return torch.cat([x[:, :first], patches], 1)
+
+
+@torch.no_grad()
+def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
+    """ValueError unless patches can merge in this encoder's layers.
+
+    Args:
+        encoder: any vision encoder.
+        pixels: (T, 3, H, W) frames to try, as it takes them.
+        layer: index of the hidden state that will be used.
+    """
+    kind, attention = encoder.config.model_type, encoder.config._attn_implementation
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"merge_per_layer works in encoders of CLIP, SigLIP, DINOv2 and ViT ({', '.join(FAMILIES)}), got "
+            f"{kind!r}; use merge_per_layer 0"
+        )
+    if attention not in ATTENTIONS:
+        raise ValueError(
+            f"merge_per_layer needs an attention that takes a mask, {' or '.join(ATTENTIONS)}, got "
+            f"{attention!r}"
+        )
+    states = encoder(pixel_values=pixels, output_hidden_states=True).hidden_states
+    at = range(len(states))[layer]
+    want, got = states[at].float(), merged_states(encoder, pixels, 0, range(at, at + 1))[at].float()
+    off = float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
+    if not off <= (EXACT if pixels.dtype in (torch.float32, torch.float64) else HALF):
+        raise ValueError(
+            f"merge_per_layer: the parts of this {kind!r} encoder, run one by one, don't give state {at} "
+            f"(off by {off:.0e}): hooks on its layers, or another order of them in transformers "
+            f"{transformers.__version__}; use merge_per_layer 0"
+        )
+
+
+def random_dinov2(size_px: int) -> PreTrainedModel:
+    """A DINOv2 of ViT-S/14's size with random weights, to time."""
+    config = Dinov2Config(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=size_px, patch_size=14
+    )
+    return Dinov2Model(config).eval()
+
+
+def _through(module: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
+    """x through these parts of `module`, one after the other."""
+    for name in names:
+        x = module.get_submodule(name)(x)
+    return x
+
+
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What the module gives each time it is called, while this lasts."""
+    seen: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -1,0 +1,126 @@
+"""Audio to tokens: the encoder of a Whisper model, in windows of fixed length."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from ..config import AudioConfig, MediaConfig
+from ..kernels import head_mean
+from ..types import Audio, Encoded, Tokens
+from .averaging import Means
+from .checks import check_whisper, kind_of
+from .features import check_whole, check_width
+
+
+class AudioEncoder(nn.Module):
+    """A Whisper encoder whose positions, averaged `pool` at a time, are an audio stream.
+
+    With `across` the positions themselves leave it, and `means` averages them over the ends of blocks.
+
+    Args:
+        encoder: the encoder.
+        extractor: makes its log-mel frames; its chunk length is the block.
+        config: layer, pooling, metric.
+    """
+
+    takes = Audio
+    look = 0
+    patches = 1
+
+    def __init__(
+        self, encoder: WhisperEncoder, extractor: WhisperFeatureExtractor, config: AudioConfig
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.extractor = extractor
+        self.config = config
+        self.width: int = encoder.config.d_model
+        self.rate_hz: int = extractor.sampling_rate
+        self.block: int = extractor.n_samples
+        positions: int = encoder.config.max_source_positions
+        if 2 * positions != extractor.nb_max_frames:
+            raise ValueError(
+                f"extractor must make 2 x {positions} mel frames a block like the encoder wants, "
+                f"got {extractor.nb_max_frames}; use the preprocessor_config.json of these weights"
+            )
+        if positions % config.pool and not config.across:
+            raise ValueError(
+                f"pool must divide the encoder's {positions} positions a block, got {config.pool}; with "
+                "across, means run on over the ends of blocks"
+            )
+        check_width(config.width, self.width)
+        self.pool = 1 if config.across else config.pool  # positions of a token that `encode` gives
+        self.rows = positions // self.pool  # such tokens a block
+        self.step = self.block // self.rows  # samples such a token stands for
+        self.means = Means(config.pool, config.tail) if config.across else None
+        self.window = self.step * (config.pool // self.pool)  # samples a token of the stream stands for
+        self.num_summaries = int(config.summary)
+
+    @classmethod
+    def load(cls, config: AudioConfig, base: str | Path, **kwargs: Any) -> "AudioEncoder":
+        """The encoder of the Whisper model (or the Whisper encoder alone) in a folder or on the hub."""
+        known = kind_of(base)
+        check_whisper(base, known)
+        extractor = WhisperFeatureExtractor.from_pretrained(base)
+        alone = "WhisperEncoder" in (known.architectures or ())
+        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
+        model, found = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
+        check_whole(base, found)
+        return cls(model if alone else model.encoder, extractor, config)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `load` reads."""
+        self.encoder.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
+        """Tokens of so many seconds of audio."""
+        if self.config.tail == "kept":
+            return math.ceil(duration_s * self.rate_hz / self.window - 1e-9)
+        blocks = math.ceil(duration_s * self.rate_hz / self.block - 1e-9)
+        return blocks * self.rows * self.step // self.window
+
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
+        """How fast tokens come."""
+        return self.rate_hz / self.window
+
+    @torch.no_grad()
+    def encode(self, audio: Audio) -> Encoded:
+        """The tokens of at most one block of audio; the encoder always sees a full one, silence behind the
+        end. With tail "released" that silence has tokens too, with the time of the last of the sound."""
+        num = len(audio)
+        if audio.rate_hz != self.rate_hz:
+            raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
+        if not 0 < num <= self.block:
+            raise ValueError(f"audio must be 1 to {self.block} samples, got {num}")
+        x = self.features(audio.samples[None])[0]
+        heard = -(-num // self.step)
+        left = heard if self.config.tail == "kept" else self.rows
+        x = x[:left]
+        index = torch.arange(left, dtype=torch.float64, device=x.device)
+        first = index.clamp_max(heard - 1) * self.step
+        last = (first + self.step).clamp_max(num)
+        start_s, end_s = audio.start_s + first / self.rate_hz, audio.start_s + last / self.rate_hz
+        tokens = Tokens(x, torch.ones(left, device=x.device), (start_s + end_s) / 2, start_s, end_s)
+        summary = x.mean(0, keepdim=True)[None].expand(left, -1, -1) if self.config.summary else None
+        return Encoded(tokens, self.metric(x), summary)
+
+    def metric(self, x: Tensor) -> Tensor:
+        """(N, d) float32: mean over heads of x (N, C)."""
+        return head_mean(x, self.config.width)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """(B, rows, C) tokens of B blocks of samples (B, n <= block) float32."""
+        weight = next(self.encoder.parameters())
+        mel = self.extractor(
+            list(samples.cpu().numpy()), sampling_rate=self.rate_hz, return_tensors="pt", padding="max_length"
+        ).input_features
+        out = self.encoder(mel.to(weight.device, weight.dtype), output_hidden_states=True)
+        # the last entry has the final norm; others are taken as they leave their layer
+        x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
+        return x.unflatten(1, (-1, self.pool)).mean(2)

@@ -1,0 +1,283 @@
+"""Path, URL, file object or arrays -> a bounded iterator of Frames and Audio with true times.
+
+**One pass.** The container is read once, in its own order; frames and audio come in small chunks as they
+are decoded, so memory doesn't grow with the length. A thread decodes ahead by a few chunks.
+
+**Time.** Seconds from the start of the media: the earlier of the first frame and the first sample by the
+stamps in the file, also where only one of the two is wanted. A file whose frames begin at 0.12 s and
+whose audio at 0 keeps its 0.12; one whose two tracks begin at 1.4 s is shifted to 0. Stamps are known to
+half a tick of the file's clock (1 ms at most).
+
+**Frames** are wanted at k / rate_fps, k = 0, 1, ... `decode` says how they are had:
+
+- `exact`: for every wanted instant the frame *shown* then (the latest with a stamp <= it).
+  `Frames.time_s` is that instant: the frame is on screen then, and the grid is regular. The first frame
+  also stands for an instant less than a step before it; instants after the last frame's end are not
+  given. Where the wanted step is long against the file's own distance of key frames, groups of frames
+  with no wanted instant are read, not decoded.
+- `nonref`: frames that no other refers to are not decoded; at most one for each wanted instant, the
+  latest had until then, and `time_s` is its own stamp.
+- `keyframe`: likewise with key frames only. A fast preview.
+
+`frames` wants so many frames instead, evenly from the first to the last, whose times are those of the
+file's packets, not of its header: it is opened twice. An instant whose frame can't be decoded is missing,
+with a warning.
+
+Frames are scaled by the decoder's scaler and turned by the file's rotation flag. Interlaced frames are
+taken as they are. Missing stamps are rebuilt, repeated ones left out, jumps of more than an hour ignored,
+with a warning.
+
+**Audio** is mono at `rate_hz`. `Audio.start_s` says where it begins; from there it is contiguous: gaps in
+the stamps over 50 ms are filled with silence, overlaps are cut, and a gap over a minute begins a new
+stretch with its own `start_s`.
+"""
+
+import math
+import queue
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import MediaConfig
+from ..types import Audio, Frames
+from .audio import AudioTrack
+from .demux import Video
+from .frames import FrameSampler, Grid
+from .probe import MediaInfo, probe
+
+__all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
+
+Source = str | Path | BinaryIO | Frames | Audio | Iterable[Frames | Audio]
+_QUEUE_CHUNKS = 8
+_WAIT_S = 0.1
+_JOIN_S = 5.0
+
+
+def read(
+    source: Source,
+    config: MediaConfig | None = None,
+    *,
+    part: tuple[float, float] | None = None,
+    protocols: Sequence[str] = ("file",),
+    on_warning: Callable[[str], object] = warnings.warn,
+) -> "Reading":
+    """Frames and Audio of `source` in small chunks, in time order as near as the container gives them.
+
+    Args:
+        source: path, URL of an allowed protocol, binary file object, Frames, Audio or an iterable of them
+            (`arrays` makes one of arrays).
+        config: what is wanted; the defaults if None.
+        part: [start_s, end_s) of the media to read, as if it were all there is: times, and the instants of
+            wanted frames, begin at 0 of it. The file is read from its beginning, of its frames only what
+            is needed decoded, and no further than to the part's end.
+        protocols: how bytes may be had: "file", "http", "https", "s3", "hf", ... (the latter through fsspec).
+        on_warning: told, in the caller's thread, what could not be read.
+
+    Returns:
+        An iterator; also a context. Closing it ends its thread and frees the file.
+
+    Raises:
+        ValueError: nothing can be read, with file, track, time and remedy; later failures while iterating.
+        FileNotFoundError, IsADirectoryError, PermissionError, OSError: the bytes can't be had.
+    """
+    config = config or MediaConfig()
+    if not (config.video or config.audio):
+        raise ValueError("MediaConfig: frames and audio are both off, nothing is left to read")
+    if part is not None and not 0 <= part[0] < part[1] < math.inf:
+        raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
+    if isinstance(source, Frames | Audio):
+        source = [source]
+    if isinstance(source, str | Path) or hasattr(source, "read"):
+        return _FileReading(Video.open(source, config, protocols, part), on_warning)
+    if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
+        if config.frames and config.video and not isinstance(source, Sequence):
+            raise ValueError(
+                f"source must be a file or a list with frames = {config.frames}, which are spread over a "
+                f"whole video, got {type(source).__name__}, whose end isn't known; set frames to 0 and use "
+                "rate_fps"
+            )
+        return Reading(_from_values(source, config, part or (0.0, math.inf)))
+    raise TypeError(
+        "source must be a path, a URL, a binary file object, Frames, Audio or an iterable of them, "
+        f"got {type(source).__name__}; wrap arrays with longcompress.media.reader.arrays"
+    )
+
+
+def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
+    """(T, size_px, size_px, 3) uint8: pushed frames as the model wants them."""
+    size = config.size_px
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    x = pixels.permute(0, 3, 1, 2).float()
+    if config.fit == "crop":
+        side = min(x.shape[2:])
+        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+        x = x[:, :, top : top + side, left : left + side]
+    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def arrays(
+    pixels: Any = None, rate_fps: float = 1.0, samples: Any = None, rate_hz: int = 16000
+) -> list[Frames | Audio]:
+    """A source for `read` made of arrays: frames and audio that both begin at 0.
+
+    Args:
+        pixels: (T, H, W, 3) uint8 RGB, numpy or torch; None for no frames.
+        rate_fps: frames a second.
+        samples: (n,) floats in [-1, 1], numpy or torch; None for no audio.
+        rate_hz: samples a second.
+    """
+    values: list[Frames | Audio] = []
+    if pixels is not None:
+        pixels = torch.as_tensor(pixels)
+        times = torch.arange(len(pixels), dtype=torch.float64) / rate_fps
+        values += [
+            Frames(p, t, 1.0 / rate_fps) for p, t in zip(pixels.split(16), times.split(16), strict=True)
+        ]
+    if samples is not None:
+        parts = torch.as_tensor(samples).float().split(rate_hz)
+        values += [Audio(part, float(second), rate_hz) for second, part in enumerate(parts)]
+    return sorted(values, key=lambda v: v.start_s if isinstance(v, Audio) else float(v.time_s[0]))
+
+
+class Reading(Iterator[Frames | Audio]):
+    """An iterator over Frames and Audio that can be closed.
+
+    Attributes:
+        name: of the file; "arrays" for values.
+        streams: what will come, of "frame" and "audio"; None where that isn't known.
+        duration_s: what the file says of its length, true or not; None where it says nothing.
+    """
+
+    def __init__(
+        self, items: Iterator[Frames | Audio], name: str = "arrays", streams: tuple[str, ...] | None = None,
+        duration_s: float | None = None,
+    ) -> None:  # fmt: skip
+        self._items = items
+        self.name, self.streams, self.duration_s = name, streams, duration_s
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frames | Audio:
+        return next(self._items)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees everything; further items are not given."""
+        self._items = iter(())
+
+
+class _FileReading(Reading):
+    """A file decoded in a thread of its own, a few chunks ahead."""
+
+    def __init__(self, video: Video, on_warning: Callable[[str], object]) -> None:
+        tracks = {"video": video.video, "audio": video.audio}
+        streams = tuple(name for name, track in tracks.items() if track is not None)
+        super().__init__(iter(()), video.name, streams, video.duration_s)
+        self._on_warning = on_warning
+        self._stop = video.handle.stop
+        self._queue: queue.Queue[Frames | Audio | str | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)
+        # The thread knows the video and the queue, not this object, so that dropping this object ends it.
+        self._thread = threading.Thread(
+            target=_pump, args=(video, self._queue), name="longcompress-media", daemon=True
+        )
+        self._thread.start()
+
+    def __next__(self) -> Frames | Audio:
+        while not self._stop.is_set():
+            try:
+                item = self._queue.get(timeout=_WAIT_S)  # a wait without end can't be interrupted everywhere
+            except queue.Empty:
+                continue
+            if isinstance(item, str):
+                self._on_warning(item)
+            elif isinstance(item, Frames | Audio):
+                return item
+            else:
+                self.close()
+                if item is not None:
+                    raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread, frees the file; further items are not given."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_S)
+
+
+def _pump(video: Video, out: "queue.Queue[Any]") -> None:
+    """Puts what `video` gives into `out`, last None or the error; ends soon after the video is told to stop."""
+
+    def put(item: Any) -> None:
+        while not video.handle.stop.is_set():
+            try:
+                return out.put(item, timeout=_WAIT_S)
+            except queue.Full:
+                continue
+
+    last: BaseException | None = None
+    try:
+        for item in video.items():
+            put(item)
+            if video.handle.stop.is_set():
+                break
+    except BaseException as error:  # raised again in the caller's thread
+        last = error
+    finally:
+        video.close()
+        put(last)
+
+
+def _from_values(
+    values: Iterable[Any], config: MediaConfig, part: tuple[float, float]
+) -> Iterator[Frames | Audio]:
+    """Frames and Audio at the wanted rate and size, as soon as they are complete: the source may be live."""
+    start_s, length_s = part[0], part[1] - part[0]
+    grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
+    sampler = FrameSampler(config, "frames", length_s=length_s, grid=grid)
+    audio = AudioTrack(config.rate_hz, begin_s=-start_s, length_s=length_s)
+    for value in values:
+        if isinstance(value, Frames):
+            if config.video:
+                for pixels, time in zip(value.pixels, value.time_s.tolist(), strict=True):
+                    frame = av.VideoFrame.from_ndarray(pixels.contiguous().numpy(), format="rgb24")
+                    yield from sampler.push(frame, time - start_s, value.step_s)
+                yield from sampler.flush()
+        elif isinstance(value, Audio):
+            if config.audio and len(value):
+                samples = av.AudioFrame.from_ndarray(value.samples.numpy()[None], format="flt", layout="mono")
+                samples.sample_rate = value.rate_hz
+                yield from audio.push(samples, value.start_s - start_s)
+        else:
+            raise TypeError(
+                f"source must give Frames or Audio, got {type(value).__name__}; wrap arrays with arrays()"
+            )
+    yield from sampler.finish()
+    yield from audio.finish()
+
+
+def _spread_grid(values: Sequence[Any], config: MediaConfig, part: tuple[float, float]) -> Grid | None:
+    """The instants of `MediaConfig.frames`, or None where it asks for none or there are no frames."""
+    frames = [value for value in values if isinstance(value, Frames)]
+    times = [t - part[0] for f in frames for t in f.time_s.tolist() if part[0] <= t < part[1]]
+    if not times or not config.frames:
+        return None
+    return Grid.spread(config, (times[0], times[-1], frames[0].step_s))

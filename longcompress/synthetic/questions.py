@@ -1,0 +1,343 @@
+"""Questions about a list of events, with exact answers in words, and the grading of what a model answers.
+
+Times in text are whole seconds, the last one included: "187 to 192" stands for [187, 193). A frame is seen
+once a second, on the second; a sound counts for the seconds it fills by half or more.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+
+from .scenes import OBJECTS, SOUNDS, SceneEvent
+
+Span = tuple[float, float]
+
+# By kind of question; the first form is the one that evaluation uses.
+TEMPLATES = {
+    "when_seen": (
+        "When does the {object} appear?",
+        "When is the {object} seen?",
+        "At what time does the {object} appear?",
+    ),
+    "when_heard": (
+        "When is the {sound} heard?",
+        "When does the {sound} sound?",
+        "At what time is the {sound} heard?",
+    ),
+    "binding": (
+        "When is the {object} seen while the {sound} is heard?",
+        "When does the {object} appear while the {sound} is heard?",
+        "At what time is the {object} seen while the {sound} is heard?",
+    ),
+    "while": ("What is seen while the {sound} is heard?", "What appears while the {sound} is heard?"),
+    "first_after": (
+        "What is heard first after the {object} appears?",
+        "Which sound is heard first after the {object} appears?",
+    ),
+    "count": ("How often does the {object} appear?", "How often is the {object} seen?"),
+    "between": (
+        "What happens between {start} and {end}?",
+        "What is seen and heard between {start} and {end}?",
+    ),
+}
+KINDS = tuple(TEMPLATES)
+SPAN_KINDS = ("when_seen", "when_heard", "binding")  # answered by one span of seconds
+
+NOTHING = "nothing"
+_WORDS = sorted(
+    {w for forms in TEMPLATES.values() for form in forms for w in re.findall(r"\b(?<!{)\w+", form)}
+)
+VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
+"""All that questions and answers are made of, besides whole numbers; the name of an object is one unit."""
+
+_SPAN = re.compile(r"(\d+)\s*(?:to|-)\s*(\d+)")
+_ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its one right answer.
+
+    Args:
+        kind: one of KINDS.
+        text, answer: as printed, with offset_s added to all times.
+        spans: the true float seconds of the video: one for SPAN_KINDS, one for each item of "between".
+        names: what is named in the answer, none for "nothing"; for "between", one for each span.
+        offset_s: what was added to the printed times.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    spans: tuple[Span, ...] = ()
+    names: tuple[str, ...] = ()
+    offset_s: int = 0
+
+
+def seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
+    """The first and the last whole second of an event, as answers print them."""
+    if event.kind == "video":
+        first, last = ceil(event.start_s), ceil(event.end_s) - 1
+    else:
+        first, last = floor(event.start_s + 0.5), ceil(event.end_s - 0.5) - 1
+    return first + offset_s, max(first, last) + offset_s
+
+
+def ask(
+    events: Sequence[SceneEvent],
+    duration_s: float,
+    *,
+    num: int,
+    generator: np.random.Generator,
+    kinds: Sequence[str] | Mapping[str, float] = KINDS,
+    offset_s: int = 0,
+    hard: bool = True,
+    paraphrase: bool = False,
+) -> list[Question]:
+    """Up to num distinct questions, fewer where the video has no more; each has one answer beyond doubt.
+
+    Args:
+        events: of a video, or of pieces of videos put together, in seconds from its start.
+        duration_s: of the video, seconds.
+        kinds: which kinds to draw from, evenly or by weight.
+        offset_s: added to all printed times; a multiple of 10.
+        hard: whether to prefer objects that share colour or shape with another one of the video.
+        paraphrase: whether to draw the form of words, rather than take the first.
+    """
+    weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
+    if unknown := set(weights) - set(KINDS):
+        raise ValueError(f"kinds must be of {KINDS}, got {sorted(unknown)}")
+    if offset_s < 0 or offset_s % 10:
+        raise ValueError(f"offset_s must be a multiple of 10, 0 or more, got {offset_s}")
+    video = _Video(events, duration_s, offset_s)
+    queues: dict[str, Iterator[_Fact]] = {}
+    weights = {kind: weight for kind, weight in weights.items() if weight > 0}
+    asked: list[Question] = []
+    while len(asked) < num and weights:
+        share = np.array(list(weights.values()))
+        kind = list(weights)[int(generator.choice(len(share), p=share / share.sum()))]
+        if kind not in queues:
+            queues[kind] = _ordered(kind, video, generator, hard)
+        fact = next(queues[kind], None)
+        if fact is None:
+            del weights[kind]
+            continue
+        forms = TEMPLATES[kind]
+        form = forms[int(generator.integers(len(forms)))] if paraphrase else forms[0]
+        asked.append(Question(kind, form.format(**fact.slots), fact.answer, fact.spans, fact.names, offset_s))
+    return asked
+
+
+def grade(question: Question, text: str) -> dict[str, Any]:
+    """How right an answer is.
+
+    Returns:
+        parsed: whether the text has the form of an answer; all else is 0 where it has not.
+        score: 0 to 1, what to average: for SPAN_KINDS whether iou >= 0.5, for "between" f1, else exact.
+        exact: whether it says just what the right answer says (for "while", in any order).
+        iou: for SPAN_KINDS, of the best span of the text with the true float seconds.
+        f1: for "between", of the items; one is right if the name is and the spans have an IoU of 0.5 or more.
+    """
+    text = text.strip().rstrip(".").lower()
+    if question.kind in SPAN_KINDS:
+        spans = read_spans(text, question.offset_s)
+        iou = max((_iou(span, question.spans[0]) for span in spans), default=0.0)
+        exact = spans == read_spans(question.answer, question.offset_s)
+        return {"parsed": bool(spans), "score": float(iou >= 0.5), "exact": exact, "iou": iou}
+    if question.kind == "between":
+        return _grade_items(question, text)
+    if question.kind == "count":
+        number = re.search(r"\d+", text)
+        exact = number is not None and int(number[0]) == int(question.answer)
+        return {"parsed": number is not None, "score": float(exact), "exact": exact}
+    said = {part.strip() for part in text.split(",")}
+    parsed = said == {NOTHING} or said <= {*OBJECTS, *SOUNDS}
+    exact = said == (set(question.names) or {NOTHING})
+    return {"parsed": parsed, "score": float(exact), "exact": exact}
+
+
+def read_spans(text: str, offset_s: int = 0) -> list[Span]:
+    """The spans of whole seconds that an answer names: "187 to 192" is (187, 193)."""
+    found = [(int(first) - offset_s, int(last) + 1 - offset_s) for first, last in _SPAN.findall(text)]
+    return [(first, end) for first, end in found if first < end]
+
+
+def _iou(a: Span, b: Span) -> float:
+    common = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return common / (a[1] - a[0] + b[1] - b[0] - common)
+
+
+def _grade_items(question: Question, text: str) -> dict[str, Any]:
+    said = []
+    for name, first, last in _ITEM.findall(text):
+        said += [(name, span) for span in read_spans(f"{first} to {last}", question.offset_s)]
+    if not said or not question.names:
+        exact = text == NOTHING and not question.names
+        return {
+            "parsed": bool(said) or text == NOTHING,
+            "score": float(exact),
+            "exact": exact,
+            "f1": float(exact),
+        }
+    left, hits = list(zip(question.names, question.spans, strict=True)), 0
+    for name, span in said:
+        match = max((one for one in left if one[0] == name), key=lambda one: _iou(one[1], span), default=None)
+        if match is not None and _iou(match[1], span) >= 0.5:
+            left.remove(match)
+            hits += 1
+    f1 = 2 * hits / (len(said) + len(question.names))
+    return {"parsed": True, "score": f1, "exact": text == question.answer, "f1": f1}
+
+
+# --- what can be asked about a video
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """A question of a known kind without its words."""
+
+    slots: dict[str, Any]
+    answer: str
+    spans: tuple[Span, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Video:
+    """The events by name."""
+
+    events: Sequence[SceneEvent]
+    duration_s: float
+    offset_s: int
+    objects: dict[str, list[SceneEvent]] = field(default_factory=dict)
+    sounds: dict[str, list[SceneEvent]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for one in sorted(self.events, key=lambda one: one.start_s):
+            (self.objects if one.kind == "video" else self.sounds).setdefault(one.name, []).append(one)
+
+    def printed(self, one: SceneEvent) -> str:
+        return "{} to {}".format(*seconds(one, offset_s=self.offset_s))
+
+
+def _shared_s(a: SceneEvent, b: SceneEvent) -> float:
+    """Seconds that both last; below 0, how far apart they are."""
+    return min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
+
+
+def _is_clear(one: SceneEvent) -> bool:
+    """Whether whole seconds tell its time well enough; one of a second or so may be off by half of it."""
+    first, last = seconds(one)
+    return _iou((first, last + 1), (one.start_s, one.end_s)) >= 0.5
+
+
+def _when(named: dict[str, list[SceneEvent]], slot: str, video: _Video) -> Iterator[_Fact]:
+    for name, (one, *more) in named.items():
+        if not more and _is_clear(one):
+            yield _Fact({slot: name}, video.printed(one), ((one.start_s, one.end_s),))
+
+
+def _binding(video: _Video) -> Iterator[_Fact]:
+    for name, shown in video.objects.items():
+        for noise, played in video.sounds.items():
+            if len(shown) == len(played) == 1:
+                continue
+            near = [
+                (a, b) for a in shown for b in played if _shared_s(a, b) > -1
+            ]  # printed, they might touch
+            if len(near) != 1 or _shared_s(*near[0]) < 4:
+                continue
+            (first, last), (from_, to) = (seconds(one, offset_s=video.offset_s) for one in near[0])
+            span = (max(one.start_s for one in near[0]), min(one.end_s for one in near[0]))
+            yield _Fact({"object": name, "sound": noise}, f"{max(first, from_)} to {min(last, to)}", (span,))
+
+
+def _while(video: _Video) -> Iterator[_Fact]:
+    frames = [one for shown in video.objects.values() for one in shown]
+    for noise, (one, *more) in video.sounds.items():
+        near = sorted((p for p in frames if _shared_s(one, p) > 0), key=lambda p: p.start_s)
+        if not more and all(_shared_s(one, p) >= 2 for p in near):
+            names = tuple(dict.fromkeys(p.name for p in near))
+            yield _Fact({"sound": noise}, ", ".join(names) or NOTHING, names=names)
+
+
+def _first_after(video: _Video) -> Iterator[_Fact]:
+    starts = sorted((one.start_s, name) for name, played in video.sounds.items() for one in played)
+    for name, (one, *more) in video.objects.items():
+        later = [(at, noise) for at, noise in starts if at >= one.start_s + 1]
+        about_now = any(abs(at - one.start_s) < 1 for at, _ in starts)
+        if more or about_now or (len(later) > 1 and later[1][0] - later[0][0] < 1.5):
+            continue
+        names = tuple(noise for _, noise in later[:1])
+        yield _Fact({"object": name}, names[0] if names else NOTHING, names=names)
+
+
+def _count(video: _Video) -> Iterator[_Fact]:
+    for name in OBJECTS:
+        if (times := len(video.objects.get(name, ()))) <= 9:
+            yield _Fact({"object": name}, str(times))
+
+
+def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
+    """In random order, all windows that nothing reaches into by less than a second."""
+    num_tens = ceil(video.duration_s / 10)
+    for number in generator.permutation(3 * num_tens).tolist():
+        start, end = 10 * (number // 3), 10 * (number // 3 + number % 3 + 1)
+        if end > 10 * num_tens:
+            continue
+        reach = [(one, min(one.end_s, end) - max(one.start_s, start)) for one in video.events]
+        inside = [one for one, common in reach if common >= 1]
+        if (
+            end > 10 * num_tens
+            or any(0 < common < 1 for _, common in reach)
+            or not all(map(_is_clear, inside))
+        ):
+            continue
+        inside.sort(key=lambda one: (seconds(one)[0], one.kind, one.name))
+        yield _Fact(
+            {"start": start + video.offset_s, "end": end + video.offset_s},
+            ", ".join(f"{one.name} {video.printed(one)}" for one in inside) or NOTHING,
+            tuple((one.start_s, one.end_s) for one in inside),
+            tuple(one.name for one in inside),
+        )
+
+
+def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: bool) -> Iterator[_Fact]:
+    """What can be asked of this kind, in the order to ask it: shuffled, preferring what is hard."""
+    finders: dict[str, Callable[[], Iterator[_Fact]]] = {
+        "when_seen": lambda: _when(video.objects, "object", video),
+        "when_heard": lambda: _when(video.sounds, "sound", video),
+        "binding": lambda: _binding(video),
+        "while": lambda: _while(video),
+        "first_after": lambda: _first_after(video),
+        "count": lambda: _count(video),
+        "between": lambda: _between(video, generator),
+    }
+    if kind == "between":
+        return finders[kind]()
+    facts = list(finders[kind]())
+    looks = Counter(look for name in video.objects for look in name.split())
+    ranks = generator.random(len(facts))
+    for i, fact in enumerate(facts):
+        name = fact.slots.get("object", "")
+        if hard and sum(looks[look] for look in name.split()) > 2 * (name in video.objects):
+            ranks[i] **= 1 / 3
+    order = [facts[i] for i in np.argsort(-ranks)]
+    return _evenly(order, generator) if kind == "count" else iter(order)
+
+
+def _evenly(facts: list[_Fact], generator: np.random.Generator) -> Iterator[_Fact]:
+    """The facts in such an order that all answers come equally often, as long as they last."""
+    groups: dict[str, list[_Fact]] = {}
+    for fact in facts:
+        groups.setdefault(fact.answer, []).append(fact)
+    while groups:
+        for answer in generator.permutation(list(groups)).tolist():
+            yield groups[answer].pop(0)
+            if not groups[answer]:
+                del groups[answer]

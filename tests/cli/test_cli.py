@@ -1,0 +1,526 @@
+"""Every command in this process through `main`, with its exit code; a small random model, seconds of video."""
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from transformers.utils import logging
+
+from longcompress.cli import doctor
+from longcompress.cli import main as cli
+from longcompress.cli import parser as cli_parser
+from longcompress.memory import VideoMemory
+from longcompress.session import Session
+from longcompress.synthetic import scenes
+from longcompress.types import Cite
+
+import models
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a video, a model, and a memory that knows its members; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("cli")
+    scenes.write_video(scenes.make_scene(2, 12.0), folder / "video.mp4", size_px=64, rate_fps=4)
+    models.model().save_pretrained(folder / "model", include_base=True)
+    words = ["compress", f"{folder}/video.mp4", "--out", f"{folder}/video.lcm", "--keep-members"]
+    assert cli.main([*words, "--model", f"{folder}/model", "--budget", "40"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(here, capsys):
+    """Runs a command with the small model: (exit code, stdout, stderr)."""
+
+    def run(*words, model=True):
+        given = [str(w).replace("HERE", str(here)) for w in words]
+        code = cli.main([*given, "--model", f"{here}/model"] if model else given)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    logging.disable_progress_bar()
+    capsys.readouterr()
+    return run
+
+
+def lines(text):
+    """JSON lines as values."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class TestInfo:
+    def test_table(self, run):
+        code, out, err = run("info", "HERE/video.mp4", "--budget", "40")
+        assert (code, err) == (0, "")
+        for word in ("video.mp4", "0:00:12", "64 x 64, h264, 4 a second", "1 channels, aac", "yes, "):
+            assert word in out
+
+    def test_json(self, run):
+        code, out, _ = run("info", "HERE/video.mp4", "--budget", "40", "--json")
+        told = json.loads(out)
+        assert code == 0
+        assert told["video"]["video_codec"] == "h264"
+        estimate = told["estimate"]
+        assert estimate["tokens"] == 40
+        assert estimate["frames"] == 12
+        assert estimate["video_tokens"] + estimate["audio_tokens"] + estimate["global_tokens"] == 40
+
+    def test_a_budget_that_does_is_named(self, run):
+        words = ("info", "HERE/video.mp4", "--rate-fps", "400", "--merge.detail", '{"video": 9000, "*": 9}')
+        code, out, _ = run(*words, "--budget", "5000")
+        assert code == 0
+        assert " no, " in out
+        budget = out.split("--budget ")[1].split()[0]
+        assert " yes, " in run(*words, "--budget", budget)[1]
+
+
+class TestCompress:
+    def test_the_memory_has_the_budget(self, run, tmp_path):
+        out_file = tmp_path / "a.lcm"
+        code, out, err = run("compress", "HERE/video.mp4", "--out", out_file, "--budget", "30")
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{out_file}: 30 tokens (")
+        for word in ("video", "audio", "0:00:12 of video", "kB", "encoders", "merging", "reading"):
+            assert word in out
+        assert VideoMemory.load(out_file).num_tokens == 30
+        assert list(tmp_path.iterdir()) == [out_file]
+
+    def test_several_into_a_folder(self, run, here, tmp_path):
+        other = tmp_path / "other.mp4"
+        other.write_bytes((here / "video.mp4").read_bytes())
+        code, out, _ = run(
+            "compress", "HERE/video.mp4", other, "--out", tmp_path / "new", "--budget=30", "--json"
+        )
+        told = lines(out)
+        assert code == 0
+        assert [t["out"] for t in told] == [f"{tmp_path}/new/video.lcm", f"{tmp_path}/new/other.lcm"]
+        for one in told:
+            assert one["tokens"] == sum(one["streams"].values()) + one["global_tokens"] == 30
+            assert one["num_bytes"] == Path(one["out"]).stat().st_size
+            assert one["wall_s"] >= one["encode_s"] + one["merge_s"] > 0
+
+    def test_a_bad_one_among_several_is_told_and_the_rest_done(self, run, tmp_path):
+        (tmp_path / "bad.mp4").write_bytes(b"nothing")
+        files = [tmp_path / "bad.mp4", "HERE/video.mp4"]
+        code, out, err = run("compress", *files, "--out", tmp_path / "new", "--budget", "30")
+        assert code == 3
+        assert "video.lcm: 30 tokens" in out
+        assert "bad.mp4" in err
+        assert "1 of 2 videos could not be read" in err
+        assert [p.name for p in (tmp_path / "new").iterdir()] == ["video.lcm"]
+
+    def test_flags_change_what_is_looked_at(self, run, tmp_path):
+        words = ("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm", "--json", "--budget", "30")
+        raw = [
+            lines(run(*words, *more)[1])[0]["raw_tokens"]
+            for more in ([], ["--rate-fps", "2"], ["--media.rate_fps=2"], ["--media.rate-fps", "0.5"])
+        ]
+        assert raw[1] == raw[2] == raw[0] + 12 * 4
+        assert raw[3] == raw[0] - 6 * 4
+        for more in (["--budget-share", "novelty"], ["--merge.score", "cosine", "--segments.length_s", "8"]):
+            assert lines(run(*words, *more)[1])[0]["tokens"] == 30
+
+    def test_an_interrupt_leaves_nothing(self, run, tmp_path, monkeypatch):
+        # a job that a shell runs in the background is born ignoring SIGINT
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        monkeypatch.setattr(Session, "push", lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            code, out, err = run("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm")
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert (code, out, err) == (130, "", "longcompress: interrupted: nothing half-written was left\n")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_full_disk_leaves_nothing(self, run, tmp_path, monkeypatch):
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", fail)
+        code, out, err = run("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm")
+        assert (code, out) == (4, "")
+        assert "a.lcm can't be written" in err
+        assert "No space left" in err
+        assert not list(tmp_path.iterdir())
+
+
+class TestAsk:
+    @pytest.fixture
+    def says(self, monkeypatch):
+        """The language model says this, in two pieces, whatever is asked."""
+
+        def answer(self, prefix, questions, *, stream=None, max_new_tokens=None, **_):
+            for piece in ("red ball 3 ", "to 6\n"):
+                if stream is not None:
+                    stream(piece)
+            return ["red ball 3 to 6"] * len(questions)
+
+        monkeypatch.setattr("longcompress.llm.CausalLM.answer", answer)
+
+    @pytest.mark.usefixtures("says")
+    def test_text_events_and_what_they_rest_on(self, run):
+        code, out, _ = run("ask", "HERE/video.lcm", "when is the red ball seen")
+        assert code == 0
+        assert out.startswith("red ball 3 to 6\n")
+        assert "red ball" in out.splitlines()[-2]
+        assert out.splitlines()[-1].startswith("  rests on 0:00:0")
+        assert "video" in out
+
+    @pytest.mark.usefixtures("says")
+    def test_a_video_is_compressed_first(self, run):
+        code, out, _ = run("ask", "HERE/video.mp4", "one", "two", "--budget", "30")
+        assert code == 0
+        assert [line for line in out.splitlines() if line.startswith(">")] == ["> one", "> two"]
+
+    def test_json(self, run):
+        code, out, _ = run("ask", "HERE/video.lcm", "when is it", "what", "--json", "--max-new-tokens", "3")
+        told = lines(out)
+        assert code == 0
+        assert [t["question"] for t in told] == ["when is it", "what"]
+        assert set(told[0]) == {"question", "text", "events", "cites"}
+
+    def test_a_real_answer_streams(self, run):
+        text = lines(run("ask", "HERE/video.lcm", "when is it", "--json")[1])[0]["text"]
+        assert run("ask", "HERE/video.lcm", "when is it")[1].splitlines()[0].strip() == text
+
+    def test_an_empty_question_is_refused_before_anything_is_compressed(self, run):
+        code, _, err = run("ask", "nowhere.mp4", " ")
+        assert code == 2
+        assert "questions must not be empty" in err
+
+    def test_cites_that_touch_are_one_stretch(self):
+        cites = [Cite("video", 0, 2.0, 4.0), Cite("audio", 0, 4.0, 5.0), Cite("video", 1, 0.0, 1.0)]
+        assert cli.cited(cites) == [(0.0, 1.0, "1 frame"), (2.0, 5.0, "1 frame, 1 audio")]
+
+
+class TestEvents:
+    @pytest.fixture(autouse=True)
+    def happens(self, monkeypatch):
+        """Events, whatever the model says."""
+        from longcompress.types import Event
+
+        found = [Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")]
+        monkeypatch.setattr(VideoMemory, "events", lambda *_, **__: found)
+
+    @pytest.mark.parametrize("kind", ["jsonl", "srt", "vtt", "csv", "edl", "chapters"])
+    def test_every_format_is_printed(self, run, kind):
+        code, out, _ = run("events", "HERE/video.lcm", "--format", kind)
+        assert code == 0
+        assert "red ball" in out
+
+    def test_json_lines(self, run):
+        code, out, _ = run("events", "HERE/video.lcm", "--json")
+        assert code == 0
+        assert [(e["start_s"], e["end_s"]) for e in lines(out)] == [(1.0, 4.0), (3.0, 9.0)]
+        assert run("events", "HERE/video.lcm")[1] == out
+
+    def test_a_file_by_its_name(self, run, tmp_path):
+        code, out, _ = run("events", "HERE/video.lcm", "--out", tmp_path / "a.srt", "--json")
+        assert code == 0
+        assert json.loads(out) == {"out": f"{tmp_path}/a.srt", "format": "srt", "events": 2}
+        assert "00:00:01,000 --> 00:00:04,000" in (tmp_path / "a.srt").read_text()
+
+    def test_an_edl_counts_in_the_frames_of_the_video(self, run):
+        def times(*words):
+            return run("events", *words, "--format", "edl")[1]
+
+        video = times("HERE/video.mp4", "--budget", "30")
+        memory = times("HERE/video.lcm", "--timecode-fps", "4")
+        assert video.splitlines()[1:] == memory.splitlines()[1:]
+        assert times("HERE/video.lcm") == times("HERE/video.lcm", "--timecode-fps", "25")
+
+    def test_words_that_contradict(self, run, here, tmp_path):
+        for words, want in (
+            (["--format", "srt", "--json"], "--json prints jsonl, got --format srt"),
+            (["--window-s", "0"], "--window-s must be > 0"),
+            (["--out", tmp_path / "a.mp4"], "--format is needed for --out"),
+            (["--out", "HERE/video.lcm", "--format", "srt"], "--out must be another file"),
+        ):
+            code, _, err = run("events", "HERE/video.lcm", *words)
+            assert code == 2
+            assert want in err
+        assert VideoMemory.load(here / "video.lcm").num_tokens == 40
+
+
+class TestPlot:
+    def test_of_a_video(self, run, tmp_path):
+        code, out, _ = run("plot", "HERE/video.mp4", "--out", tmp_path / "new", "--budget", "30", "--json")
+        names = {"video.tokens.png", "video.timeline.png", "video.merged.png"}
+        assert code == 0
+        assert {Path(p).name for p in json.loads(out)} == names
+        assert {p.name for p in (tmp_path / "new").iterdir()} == names
+
+    def test_of_a_memory(self, run, tmp_path):
+        code, out, _ = run("plot", "HERE/video.lcm", "--out", tmp_path, "--format", "svg")
+        assert code == 0
+        assert out.split() == [f"{tmp_path}/video.tokens.svg", f"{tmp_path}/video.timeline.svg"]
+
+    def test_of_a_memory_with_its_video(self, run, tmp_path):
+        code, out, _ = run("plot", "HERE/video.lcm", "--video", "HERE/video.mp4", "--out", tmp_path)
+        assert code == 0
+        assert f"{tmp_path}/video.merged.png" in out
+        assert run("plot", "HERE/video.lcm", "--video", "nowhere.mp4", "--out", tmp_path)[0] == 3
+
+
+def test_scenes(run, tmp_path):
+    words = (
+        "scenes",
+        "--out",
+        tmp_path / "new",
+        "--seconds",
+        "2",
+        "--num",
+        "2",
+        "--seed",
+        "5",
+        "--size",
+        "64",
+    )
+    code, out, _ = run(*words, "--fps", "4", "--json", model=False)
+    told = lines(out)
+    assert code == 0
+    assert [t["seed"] for t in told] == [5, 6]
+    for one in told:
+        assert len(scenes.read_truth(one["video"]).events) == one["events"]
+    assert len(list((tmp_path / "new").iterdir())) == 4
+    code, _, err = run("scenes", "--out", tmp_path, "--num", "0", model=False)
+    assert code == 2
+    assert "--num must be > 0, got 0" in err
+
+
+def test_demo_hands_over(run, tmp_path, monkeypatch):
+    given = {}
+
+    def demo(out, **options):
+        print("a table")
+        given.update(options, out=out)
+        return {"questions": []}
+
+    monkeypatch.setattr("longcompress.cli.demo.demo", demo)
+    code, out, err = run("demo", "--out", tmp_path, "--minutes", "0.5", "--json")
+    assert (code, json.loads(out), err) == (0, {"questions": []}, "a table\n")
+    assert (given["out"], given["minutes"], given["budget"]) == (tmp_path, 0.5, 1024)
+
+
+def test_train_hands_over_the_recipe(run, tmp_path, monkeypatch):
+    from longcompress.train.tiny import recipe as tiny
+
+    given = {}
+
+    def train_tiny(out, recipe, *, start):
+        given.update(recipe=recipe, start=start)
+        return out / "model"
+
+    monkeypatch.setattr(tiny, "train_tiny", train_tiny)
+    words = (
+        "train",
+        "tiny",
+        "--out",
+        tmp_path,
+        "--start",
+        "lm",
+        "--recipe.clips",
+        "3",
+        "--recipe.video.steps=7",
+    )
+    code, out, _ = run(*words, "--json", model=False)
+    assert (code, json.loads(out)) == (0, {"model": f"{tmp_path}/model"})
+    assert given["start"] == "lm"
+    assert (given["recipe"].clips, given["recipe"].frame.steps) == (3, 7)
+    assert isinstance(given["recipe"], tiny.TinyRecipe)
+    assert given["recipe"].mixes  # from the file
+
+
+def test_bench_hands_over_its_words(run, monkeypatch):
+    given = []
+    monkeypatch.setattr("longcompress.eval.bench_media.main", lambda: given.extend(sys.argv))
+    before = list(sys.argv)
+    assert run("bench", "media", "--minutes", "3", model=False)[0] == 0
+    assert given == ["longcompress bench media", "--minutes", "3"]
+    assert sys.argv == before
+
+
+class TestDoctor:
+    def test_table_and_json(self, run):
+        code, out, _ = run("doctor", model=False)
+        assert code == 0, out
+        assert "FFmpeg" in out
+        code, out, _ = run("doctor", "--json", model=False)
+        told = {c["name"]: c for c in json.loads(out)["checks"]}
+        assert code == 0
+        for name in ("python", "torch", "video", "decoder"):
+            assert told[name]["status"] == "ok"
+        assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(told)
+
+    def test_what_is_missing_is_told_with_the_command(self, run, monkeypatch):
+        monkeypatch.setitem(doctor.NEEDED, "no-such-package", ">=1.2")
+        monkeypatch.setitem(doctor.EXTRAS["plot"], "matplotlib", ">=99")
+        code, out, _ = run("doctor", "--json", model=False)
+        told = {c["name"]: c for c in json.loads(out)["checks"]}
+        assert code == 1
+        assert told["no-such-package"]["remedy"] == 'pip install "no-such-package>=1.2"'
+        assert told["matplotlib (extra 'plot')"]["status"] == "note"
+        assert told["matplotlib (extra 'plot')"]["remedy"] == 'pip install "matplotlib>=99"'
+
+    def test_a_broken_package_is_told(self, monkeypatch):
+        for name in ("av", "torch"):
+            monkeypatch.setitem(sys.modules, name, None)
+        found = {c.name: c for c in doctor.examine()}
+        assert found["decoder"].remedy == "pip install --force-reinstall av"
+        assert found["gpu"].remedy == "pip install --force-reinstall torch"
+
+    @pytest.mark.parametrize(
+        ("found", "spec", "want"),
+        [
+            ("2.13.0+cpu", ">=2.8", True),
+            ("2.7.1", ">=2.8", False),
+            ("5.23.0", ">=5.18,<6", True),
+            ("6.0", ">=5.18,<6", False),
+            ("3.0rc1", ">=3", True),
+        ],
+    )
+    def test_versions(self, found, spec, want):
+        assert doctor.fits(found, spec) is want
+
+    def test_the_packages_are_those_of_setup(self):
+        tree = ast.parse((ROOT / "setup.py").read_text())
+        lists = {n.targets[0].id: ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)}
+        call = next(n.value for n in tree.body if isinstance(n, ast.Expr))
+        needed = next(ast.literal_eval(k.value) for k in call.keywords if k.arg == "install_requires")
+
+        def split(specs):
+            return {re.sub(r"\[\w+\]", "", s) for s in specs}
+
+        assert split(needed) == {name + spec for name, spec in doctor.NEEDED.items()}
+        for extra, packages in doctor.EXTRAS.items():
+            assert split(lists[extra]) == {name + spec for name, spec in packages.items()}
+
+
+WRONG = [
+    (2, ["foo"], "invalid choice: 'foo'"),
+    (2, ["compress"], "needs FILES and --out; see longcompress watch --help"),
+    (2, ["info", "HERE/video.mp4", "--rate-fps", "fast"], "--rate-fps: Expected a float. Got value: fast"),
+    (
+        2,
+        ["info", "HERE/video.mp4", "--decode", "best"],
+        "--decode: Expected a Literal['exact', 'nonref', 'keyframe']",
+    ),
+    (2, ["info", "HERE/video.mp4", "--media.size_px", "8"], "unrecognized arguments: --media.size_px 8"),
+    (2, ["info", "HERE/video.mp4", "--rate-fps", "0"], "rate_fps must be > 0, got 0"),
+    (2, ["info", "HERE/video.mp4", "--budget", "2"], "budget must be at least"),
+    (2, ["info", "HERE/video.mp4", "--device", "cuda:77"], "--device cuda:77 can't be used"),
+    (2, ["compress", "HERE/video.mp4", "--out", "HERE/x.mp4"], "--out must end in .lcm"),
+    (2, ["compress", "HERE/video.mp4", "--out", "HERE/x.lcm", "--budget", "2"], "budget must be at least"),
+    (2, ["compress", "HERE/video.mp4", "HERE/video.mp4", "--out", "HERE"], "several would be written to"),
+    (
+        2,
+        ["compress", "HERE/video.mp4", "a.mp4", "--out", "HERE/x.lcm"],
+        "--out must be a folder for 2 videos",
+    ),
+    (2, ["ask", "HERE/video.lcm", "what", "--budget", "9"], "--budget is for videos; the memory file"),
+    (3, ["info", "HERE/none.mp4"], "no file "),
+    (3, ["info", "HERE/model/config.json"], "config.json"),
+    (3, ["info", "https://example.org/a.mp4"], "protocol 'https' is not allowed"),
+    (3, ["ask", "HERE/none.lcm", "what"], "no memory file"),
+    (3, ["ask", "HERE/broken.lcm", "what"], "is not a whole memory file"),
+    (4, ["compress", "HERE/video.mp4", "--out", "HERE/none/x.lcm"], "is no folder that can be written into"),
+    (
+        4,
+        ["compress", "HERE/video.mp4", "--out", "HERE/video.mp4/x.lcm"],
+        "is no folder that can be written into",
+    ),
+    (4, ["scenes", "--out", "HERE/video.mp4/x"], "can't be written"),
+]
+
+
+@pytest.mark.parametrize(("code", "words", "message"), WRONG, ids=[" ".join(w) for _, w, _ in WRONG])
+def test_what_is_wrong_is_one_line_and_a_code(run, here, code, words, message):
+    (here / "broken.lcm").write_bytes((here / "video.lcm").read_bytes()[:-9])
+    got, out, err = run(
+        *words, model=words[0] in ("info", "ask") or (words[0] == "compress" and len(words) > 1)
+    )
+    assert (got, out) == (code, ""), err
+    assert message in err
+    assert err.startswith("longcompress: error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_is_not_there(run):
+    code, _, err = run("info", "HERE/video.mp4", "--model", "none", model=False)
+    assert code == 2
+    assert "name must be one of" in err
+    assert run("info", "HERE/video.mp4", "--model", "./none", model=False)[0] == 3
+
+
+def test_a_package_that_is_not_there(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("plot", "HERE/video.lcm", "--out", "HERE")
+    assert code == 2
+    assert 'pip install "matplotlib>=3.8"' in err
+
+
+def test_debug_shows_where(run):
+    with pytest.raises(cli.Failed, match="no file"):
+        run("info", "none.mp4", "--debug")
+
+
+def test_warnings_are_one_line_each(run, monkeypatch):
+    def doctor(*, json: bool = False) -> None:
+        """Warns.
+
+        Args:
+            json: not used.
+        """
+        warnings.warn("something\nodd", stacklevel=1)
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", doctor)
+    code, out, err = run("doctor", model=False)
+    assert (code, out, err) == (0, "", "longcompress: warning: something odd\n")
+
+
+def test_a_reader_that_had_enough_is_no_error(here):
+    """As in `longcompress info ... | true`, in a process of its own: no bar, no warning, no trace either."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "longcompress", "info", here / "video.mp4", "--model", here / "model"]
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(words, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, timeout=100)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_tells_every_flag(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for parameter, note in cli_parser._documented(cli.COMMANDS[name]).items():
+        if parameter != "rest":
+            assert note.split(".")[0].split(";")[0][:30] in out
+
+
+def test_nothing_to_do_is_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 0
+    assert "Exit codes:" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command_and_starts_light():
+    """--help imports neither torch nor transformers."""
+    words = [sys.executable, "-X", "importtime", "-m", "longcompress", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for name in cli.COMMANDS:
+        assert f"\n    {name} " in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "jsonargparse" in imported
+    assert not {"torch", "transformers", "av", "matplotlib"} & imported

@@ -1,0 +1,207 @@
+"""Choices, free answers, MAGQA and needles by hand, with judges that are a line of Python."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcompress.eval.metrics.choice import exact_match, multiple_choice, open_answers, plain, rated_answers
+from longcompress.eval.metrics.judge import Judge, first_digit, rating, replies, verdict
+from longcompress.eval.metrics.magqa import magqa
+from longcompress.eval.metrics.needles import found_of_each, heat_map, needles
+
+PROMPT = "{question} | {gold} | {answer}"
+
+
+def judge(reply, asked=None, prompt=PROMPT):
+    def ask(prompts):
+        if asked is not None:
+            asked.extend(prompts)
+        return [reply(*p.split(" | ")) if callable(reply) else reply for p in prompts]
+
+    return Judge("a line of Python", prompt, ask)
+
+
+def test_multiple_choice_by_hand():
+    gold = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A"}
+    predicted = {1: "a", 2: "B ", 3: None, 4: "A", 9: "A"}
+    got = multiple_choice(gold, predicted, groups={1: "short", 2: "long", 3: "long", 4: "long", 5: "short"})
+    assert got == {
+        "accuracy": 0.4, "num": 5, "macro_accuracy": pytest.approx((1 / 2 + 1 / 3) / 2),
+        "accuracy/long": pytest.approx(1 / 3), "accuracy/short": 0.5, "num/long": 3, "num/short": 2,
+        "num_missing": 1, "num_unparsed": 1, "num_unknown": 1,
+    }  # fmt: skip
+    assert multiple_choice({}, {})["accuracy"] is None
+    assert multiple_choice({1: ""}, {1: ""})["accuracy"] == 0.0
+    with pytest.raises(ValueError, match="groups must name each question of the gold, got none for 2"):
+        multiple_choice(gold, predicted, groups={1: "short"})
+
+
+def test_exact_match_by_hand():
+    gold = {1: "The dog", 2: "two", 3: "Strae", 4: "..."}
+    got = exact_match(gold, {1: "a Dog!", 2: "", 3: "STRASSE", 4: "..."})
+    assert got["accuracy"] == 0.5 and got["num_empty"] == 2 and got["num_missing"] == 0
+    assert plain(" The  red-ish Dog, a friend. ") == "red ish dog friend"
+
+
+@pytest.mark.parametrize(
+    ("reply", "want"),
+    [
+        ("4", 4.0), ("Score: 3.5/5", 3.5), ("{'pred': 'yes', 'score': 4.8}", 4.8), ('{"score": "2"}', 2.0),
+        ("Of 100 cases: score 3", 3.0), ("", None), ("none", None), ("7", None), ("-1", None), ("v2x", None),
+    ],
+)  # fmt: skip
+def test_rating(reply, want):
+    assert rating(reply, 0, 5) == want
+
+
+@pytest.mark.parametrize(
+    ("reply", "want"),
+    [
+        ("{'pred': 'no', 'score': 4}", False), ("Yes.", True), ("**No**, it", False), ("pred: yes", True),
+        ("not sure", None), ("", None), ("{'Pred': \"Yes\"}", True), ("Nothing", None),
+    ],
+)  # fmt: skip
+def test_verdict(reply, want):
+    assert verdict(reply) is want
+
+
+def test_first_digit():
+    assert [first_digit(text, 1, 5) for text in ("4.", "5", "0", "6", " 3", "", "x1")] == [
+        4,
+        5,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ]
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30))
+def test_any_reply_can_be_read(reply):
+    assert rating(reply, 0, 5) is None or 0 <= rating(reply, 0, 5) <= 5
+    assert verdict(reply) in (True, False, None)
+    assert first_digit(reply, 1, 5) in (None, 1, 2, 3, 4, 5)
+
+
+def test_the_judge_is_asked_once_about_equal_cases_and_texts_are_left_as_they_are():
+    asked = []
+    cases = [("q", "{answer}", "x"), ("q", "{answer}", "x"), ("q", "{gold}", "{'a': 1}")]
+    assert replies(judge(lambda q, g, a: a, asked), cases) == ["x", "x", "{'a': 1}"]
+    assert asked == ["q | {answer} | x", "q | {gold} | {'a': 1}"]
+    assert replies(judge("yes"), []) == []
+
+
+def test_wrong_judges_are_refused():
+    with pytest.raises(
+        ValueError, match=r"Judge.prompt must say where texts go, \{answer\} and \{gold\} is missing"
+    ):
+        Judge("x", "what?", lambda prompts: [])
+    with pytest.raises(ValueError, match=r"Judge.ask must give a reply to each of 1 prompts, got 0"):
+        replies(Judge("x", PROMPT, lambda prompts: []), [("q", "g", "a")])
+
+
+def test_open_answers_by_hand():
+    gold = {1: "a dog", 2: "a cat", 3: "red", 4: "two", 5: "x"}
+    predicted = {1: "dog", 2: "dog", 3: "maroon", 4: " ", 8: "y"}
+    said = {"a dog": "{'pred': 'yes', 'score': 5}", "a cat": "{'pred': 'no', 'score': 1}", "red": "maybe"}
+    asked = []
+    questions = dict.fromkeys(gold, "what?")
+    got = open_answers(gold, predicted, questions, judge(lambda q, g, a: said[g], asked))
+    assert got == {
+        "accuracy": 0.2, "num": 5, "score": pytest.approx(6 / 5), "num_no_verdict": 1, "num_no_score": 1,
+        "num_missing": 1, "num_empty": 1, "num_unknown": 1, "judge": "a line of Python", "prompt": PROMPT,
+    }  # fmt: skip
+    assert len(asked) == 3
+    assert open_answers({}, {}, {}, judge("yes"))["accuracy"] is None
+
+
+def test_rated_answers_by_hand():
+    gold, predicted = {1: "a", 2: "b", 3: "c"}, {1: "a", 2: "?"}
+    got = rated_answers(
+        gold, predicted, dict.fromkeys(gold, "q"), judge(lambda q, g, a: "4" if a == "a" else "none")
+    )
+    assert got["score"] == pytest.approx(4 / 3)
+    assert (got["num"], got["num_no_score"], got["num_missing"]) == (3, 1, 1)
+    assert got["judge"] and got["prompt"] == PROMPT
+    assert rated_answers({}, {}, {}, judge("4"))["score"] is None
+
+
+# --- MAGQA
+
+GOLD = {"q1": [(0, 10, "dog"), (20, 30, "cat")], "q2": [(0, 5, "red")]}
+REPLIES = {"q1": [(1.0, "dog"), (2.0, "dog"), (10.0, "cow"), (15.0, "dog")], "q2": []}
+ASK = {"q1": "what?", "q2": "which?"}
+
+
+def points(question, gold, answer):
+    return "5" if gold == answer else "2"
+
+
+def test_magqa_by_hand():
+    asked = []
+    got = magqa(GOLD, REPLIES, ASK, judge(points, asked))
+    # q1: (5 + 5 + 2) / 3 in the first span, nothing in the second; q2 is silent.
+    assert got["in_span"] == pytest.approx(((4 + 1) / 2 + 1) / 2)
+    assert (got["turns"], got["turns_distinct"]) == (2.0, 1.0)
+    assert (got["num"], got["num_silent"], got["num_missing"], got["num_judged"]) == (2, 1, 0, 2)
+    assert asked == ["what? | dog | dog", "what? | dog | cow"]
+    assert got["judge"] == "a line of Python" and got["prompt"] == PROMPT
+
+
+def test_magqa_for_the_papers_fills_up_and_lets_answers_without_a_time_fit():
+    untimed = {"q1": [(None, "dog")]}
+    assert magqa(GOLD, untimed, ASK, judge(points))["in_span"] == 1.0
+    got = magqa(GOLD, untimed, ASK, judge(points), compat="paper")
+    assert got["in_span"] == pytest.approx(((5 + 2) / 2 + 1 * 1999) / 2000)
+    assert got["turns"] == pytest.approx(1 / 2000) and got["num_missing"] == 1
+    assert magqa(GOLD, REPLIES, ASK, judge("rating 4"), compat="paper")["num_unparsed"] == 2
+    with pytest.raises(ValueError, match="compat must be None or 'paper', got 'gpt'"):
+        magqa(GOLD, {}, ASK, judge("1"), compat="gpt")
+
+
+def test_magqa_of_odd_input():
+    got = magqa({"q1": [], "q2": GOLD["q2"]}, {"q2": [(1.0, "red")], "q9": []}, ASK, judge("who knows"))
+    assert got["in_span"] == 1.0 and got["num_unparsed"] == 1
+    assert (got["num"], got["num_without_gold"], got["num_unknown"]) == (1, 1, 1)
+    assert magqa({}, {}, {}, judge("1"))["in_span"] is None
+
+
+# --- needles
+
+
+def test_needles_by_hand():
+    gold = {1: (100.0, 104.0), 2: (200.0, 204.0), 3: (300.0, 304.0), 4: (0.0, 2.0)}
+    predicted = {1: (101.0, 103.0), 2: (209.0, 209.0), 3: None, 7: (0.0, 1.0)}
+    got = needles(gold, predicted, groups={1: "5 min", 2: "5 min", 3: "1 h", 4: "1 h"})
+    assert got["recall"] == 0.25 and got["mIoU"] == pytest.approx(0.5 / 4)
+    assert (got["error_s_mean"], got["error_s_median"], got["error_s_p90"]) == (3.5, 3.5, 7.0)
+    assert (got["recall/5 min"], got["num/5 min"], got["recall/1 h"]) == (0.5, 2, 0.0)
+    assert (got["num"], got["num_unanswered"], got["num_unknown"]) == (4, 2, 1)
+    assert needles(gold, predicted, tolerance_s=5.0)["recall"] == 0.5
+
+
+def test_half_the_video_finds_nothing():
+    assert needles({1: (100.0, 104.0)}, {1: (0.0, 1800.0)})["recall"] == 0.0
+    assert needles({1: (100.0, 104.0)}, {1: (104.0, 100.0)})["recall"] == 1.0
+
+
+def test_needles_of_nothing_and_wrong_ones():
+    got = needles({}, {})
+    assert got["recall"] is got["error_s_median"] is got["error_s_p90"] is None and got["num"] == 0
+    with pytest.raises(ValueError, match="tolerance_s must be at least 0 seconds, got -1"):
+        needles({}, {}, tolerance_s=-1)
+    with pytest.raises(
+        ValueError, match=r"gold\[1\] must be \(start_s, end_s >= start_s\), got \(5.0, 2.0\)"
+    ):
+        needles({1: (5.0, 2.0)}, {})
+    with pytest.raises(ValueError, match="groups must name each needle of the gold, got none for 1"):
+        needles({1: (0.0, 2.0)}, {}, groups={})
+
+
+def test_the_heat_map_is_of_what_there_is():
+    found = found_of_each({1: (0, 2), 2: (5, 7), 3: (0, 2)}, {1: (0, 2), 3: (0, 2)})
+    assert found == {1: 1.0, 2: 0.0, 3: 1.0}
+    got = heat_map(found, length={1: 300, 2: 300, 3: 3600}, depth={1: 0.0, 2: 0.0, 3: 0.5})
+    assert got == {(300, 0.0): 0.5, (3600, 0.5): 1.0}

@@ -1,0 +1,398 @@
+"""`eval run` and `eval pairs`: a small random model, made-up gold, videos of seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import videos
+from test_tasks import CASES, HOW, put
+
+from longcompress.cli.eval import main
+from longcompress.eval.runner import run as running
+from longcompress.eval.runner.locks import alone
+from longcompress.eval.runner.run import run, run_drawn
+from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
+from longcompress.eval.runner.score import score_files
+from longcompress.eval.tasks import TASKS
+from longcompress.eval.tasks.synthetic import Drawn
+from longcompress.eval.tasks.task import How
+
+import models
+
+DENSE = {
+    name: {"duration": 4.0, "timestamps": [[0, 2], [2, 4]], "sentences": ["It is red.", "It is a ball."]}
+    for name in ("one", "two", "gone")
+}
+CHOICE = [
+    {"key": key, "type": "tv", "video_info": {"duration_minutes": 1}, "qa": [
+        {"uid": f"{key}-{i}", "question": f"Which {i}?\n(A) red\n(B) blue", "answer": "B",
+         "question_type": ["reasoning"], "time_reference": "00:00-00:01"} for i in range(3)]}
+    for key in ("one", "two", "gone")
+]  # fmt: skip
+SPANS = "one 0 2##a red ball\ngone 0 1##x\ntwo 1 3##a box\none 1 2##what is seen\n"
+GOLD = {
+    "charades-sta": ("gold.txt", SPANS),
+    "lvbench": ("gold.jsonl", "".join(json.dumps(one) + "\n" for one in CHOICE)),
+    "activitynet-dense": ("gold.json", json.dumps(DENSE)),
+}
+IDS = {
+    "charades-sta": ["one_0", "one_1", "gone_0", "two_0"],
+    "lvbench": [f"{key}-{i}" for key in ("one", "two", "gone") for i in range(3)],
+    "activitynet-dense": ["one", "two", "gone"],
+}
+LOST = {"charades-sta": ["gone_0"], "lvbench": ["gone-0", "gone-1", "gone-2"], "activitynet-dense": ["gone"]}
+CONFIG = RunConfig(budget=24)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.model()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with two videos of the three, one of them deeper, and the gold of each task."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "videos" / "deep").mkdir(parents=True)
+    videos.write(folder / "videos" / "one.mp4", videos.Video())
+    videos.write(folder / "videos" / "deep" / "two.mp4", videos.Video(beeps=(0.5, 2.0)))
+    for task, (name, text) in GOLD.items():
+        (folder / task).mkdir()
+        (folder / task / name).write_text(text)
+    return folder
+
+
+def gold(here, task):
+    return [here / task / GOLD[task][0]]
+
+
+def do(here, task, model, out, config=CONFIG):
+    return run(task, gold(here, task), here / "videos", model, out, config, meteor="stems", num_draws=50)
+
+
+def lines(path):
+    """Header and lines, without what a clock says."""
+    values = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [{key: value for key, value in one.items() if key != "seconds"} for one in values]
+
+
+@pytest.fixture
+def whole(here, model, tmp_path):
+    out = tmp_path / "a.jsonl"
+    return out, do(here, "lvbench", model, out)
+
+
+@pytest.mark.parametrize("task", GOLD)
+def test_every_id_is_there_once_and_the_score_is_that_of_its_predictions(here, model, tmp_path, task):
+    out = tmp_path / "a.jsonl"
+    summary = do(here, task, model, out)
+    header, *each = lines(out)
+    assert [one["id"] for one in each] == IDS[task]
+    assert (header["task"], header["budget"], header["size_px"]) == (task, 24, 16)
+    assert header["versions"]["torch"] and len(header["gold_sha256"][0]) == 64
+    lost = [one for one in each if "lost" in one]
+    assert [one["id"] for one in lost] == LOST[task] == summary["missing"]
+    assert lost[0] == {"id": LOST[task][0], "video": "gone", "lost": f"no video 'gone' in {here / 'videos'}"}
+    assert summary["lost"] == lost and summary["num_lost"] == len(lost)
+    for one in (one for one in each if "lost" not in one):
+        assert 0 < one["tokens"] <= 24 and one["prompt"] and one["parsed"] is (one["value"] is not None)
+    scored = score_files(task, gold(here, task), summary["predictions"], How(meteor="stems"), num_draws=50)
+    assert scored["metrics"] == pytest.approx(summary["metrics"], nan_ok=True)
+    assert scored["intervals"] == summary["intervals"]
+    assert json.loads((tmp_path / "a.summary.json").read_text()) == json.loads(json.dumps(summary))
+    same = pairs(out, out)
+    assert same["num"] == len(each) - len(lost) and same["only_first"] == same["only_second"] == []
+    assert same["differences"] and all(
+        (one["mean"], one["low"], one["high"]) == (0, 0, 0) for one in same["differences"].values()
+    )
+
+
+def test_answers_that_say_something_score_as_their_predictions_do(here, model, tmp_path, monkeypatch):
+    told = {
+        "charades-sta": "From 0.25 to 1.75 seconds.",
+        "lvbench": "(B) blue",
+        "activitynet-dense": "From 0.5 to 2 seconds, it is red.",
+    }
+    for task, text in told.items():
+        monkeypatch.setattr(model.llm, "answer", lambda video, asked, text=text, **_: [text for _ in asked])
+        summary = do(here, task, model, tmp_path / f"{task}.jsonl")
+        scored = score_files(task, gold(here, task), summary["predictions"], How(meteor="stems"))
+        assert scored["metrics"] == pytest.approx(summary["metrics"]) and summary["num_unparsed"] == 0
+        assert all(one["parsed"] for one in lines(tmp_path / f"{task}.jsonl")[1:] if "lost" not in one)
+        assert max(max(of.values()) for of in summary["each"].values()) >= 0.5
+
+
+SAYS = {  # task: an answer to its prompt that can be read
+    "mlvu": "(A)", "lvbench": "(A)", "video-mme": "A. x", "longvideobench": "(A)",
+    "video-chatgpt": "a dog\na cat", "longvale-sc": "A dog runs.", "needle": "2 to 50", "synthetic_qa": "2 to 50",
+}  # fmt: skip
+PROMPTED = [(task, prompt) for task, one in TASKS.items() for prompt in one.prompts]
+
+
+@pytest.mark.parametrize(("task", "prompt"), PROMPTED)
+def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, prompt):
+    """Without compressing: what is written beside a run is worth what its summary says."""
+    said = SAYS.get(task, "From 02 to 50, a dog runs.")
+    memory = SimpleNamespace(
+        num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=said) for _ in asked]
+    )
+    monkeypatch.setattr(running, "_compress", lambda *_: memory)
+    files, out = put(tmp_path, CASES[task][0]), tmp_path / "a.jsonl"
+    examples = TASKS[task].read(files)
+    (tmp_path / "lengths.json").write_text(json.dumps({one.video: 40.0 for one in examples}))
+    for one in examples:
+        (tmp_path / f"{one.video}.mp4").touch()
+    config = RunConfig(prompt=prompt, durations=tmp_path / "lengths.json")
+    if TASKS[task].draw is not None:
+        files = [out]
+        summary = run_drawn(task, Drawn(minutes=(5,), videos=1), model, out, config)
+    else:
+        summary = run(task, files, tmp_path, model, out, config, meteor="stems", num_draws=20)
+    assert summary["num_answered"] == len(examples) and summary["num_lost"] == 0
+    how = replace(HOW, times=summary["header"]["times"], asker=HOW.asker if "note" in summary else None)
+    scored = score_files(task, files, summary["predictions"], how, durations=config.durations, num_draws=20)
+    assert (scored["num_missing"], scored["num_unknown"]) == (0, 0)
+    assert scored["unparsed"] == summary["unparsed"] and bool(TASKS[task].draw) == bool(summary["unparsed"])
+    each = {one["id"]: one["score"] for one in lines(out)[1:]}
+    names = summary["each"]
+    of_all = {key: {n: names[n][key] for n in names if key in names[n]} or None for key in each}
+    assert each == of_all and (task == "longvale-sc" or "note" in summary) == (each[examples[0].id] is None)
+    assert ("meteor" in summary["metrics"] or "scorer" in summary["metrics"]) == (task in running.CAPTIONED)
+    assert (summary["header"]["meteor"] is not None) == (task in running.CAPTIONED)
+    assert ("note" in summary) == (task in ("magqa", "video-chatgpt")) == (summary["metrics"] == {})
+    if "note" not in summary:
+        assert scored["metrics"] == pytest.approx(summary["metrics"], nan_ok=True)
+
+
+def test_cut_anywhere_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
+    out, summary = whole
+    data, again = out.read_bytes(), tmp_path / "b.jsonl"
+    ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
+    for cut in (0, 5, ends[0], ends[0] + 30, ends[1], ends[2] - 1, ends[4] + 7, ends[-2], len(data)):
+        again.write_bytes(data[:cut])
+        got = do(here, "lvbench", model, again)
+        assert lines(again) == lines(out), cut
+        apart = ("run", "run_sha256", "predictions")
+        assert {k: v for k, v in got.items() if k not in apart} == {
+            k: v for k, v in summary.items() if k not in apart
+        }
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import models
+from longcompress.eval import run as running
+from longcompress.eval.runner.run_file import RunConfig
+import time
+first = running._watch
+def slow(*given):
+    if given[4] == "two":
+        time.sleep(600)
+    return first(*given)
+running._watch = slow
+running.run("lvbench", [sys.argv[2]], sys.argv[3], models.model(), sys.argv[4], RunConfig(budget=24))
+"""
+
+
+def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
+    out, again = whole[0], tmp_path / "killed.jsonl"
+    words = [Path(__file__).parents[1], *gold(here, "lvbench"), here / "videos", again]
+    child = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, words)], env=os.environ)
+    try:
+        until = time.monotonic() + 300
+        while time.monotonic() < until and (not again.is_file() or again.read_bytes().count(b"\n") < 4):
+            assert child.poll() is None
+            time.sleep(0.1)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert len(lines(again)) == 4
+    do(here, "lvbench", model, again)
+    assert lines(again) == lines(out)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RunConfig(budget=32), r"a.jsonl was begun with budget = 24, this run has 32; resume with the same"),
+        (RunConfig(budget=24, streams="video"), r"with streams = 'both', this run has 'frame'"),
+        (RunConfig(budget=24, limit=2), r"with limit = None, this run has 2"),
+        (RunConfig(budget=24, max_new_tokens=3), r"with max_new_tokens = 6, this run has 3"),
+    ],
+)
+def test_another_config_is_refused_by_name(here, model, whole, config, message):
+    before = whole[0].read_bytes()
+    with pytest.raises(ValueError, match=message):
+        do(here, "lvbench", model, whole[0], config)
+    assert whole[0].read_bytes() == before
+
+
+def test_another_model_and_gold_are_refused_by_name(here, model, whole, tmp_path):
+    other = models.model()
+    other.llm.lm.lm_head.weight.data += 1
+    with pytest.raises(ValueError, match=r"was begun with model_sha256 = '\w+', this run has '\w+'"):
+        do(here, "lvbench", other, whole[0])
+    changed = tmp_path / "gold.jsonl"
+    changed.write_text(GOLD["lvbench"][1].replace("tv", "video"))
+    with pytest.raises(ValueError, match=r"was begun with gold_sha256 = \['\w+'\], this run has \['\w+'\]"):
+        run("lvbench", [changed], here / "videos", model, whole[0], CONFIG)
+
+
+def test_files_that_are_no_runs(here, model, tmp_path):
+    out = tmp_path / "a.jsonl"
+    for text, message in (
+        ("notes", r"a.jsonl is no file of a run: its first line must be a header; name another file"),
+        ('{"format": 1}\nx\n', r"a.jsonl:2: must be a JSON object \(.*\); begin a new file"),
+        ('{"format": 1}\n{}\n', r"a.jsonl:2: must be an object with an 'id'; begin a new file"),
+        ('{"format": 1}\n{"id": "a"}\n{"id": "a"}\n', r"a.jsonl:3: 'a' is there already; remove one"),
+    ):
+        out.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            do(here, "lvbench", model, out)
+        assert out.read_text() == text
+
+
+def test_wrong_arguments(here, model, tmp_path):
+    out = tmp_path / "a.jsonl"
+    with pytest.raises(ValueError, match=r"prompt must be one of default of lvbench, got 'mine'"):
+        do(here, "lvbench", model, out, RunConfig(prompt="mine"))
+    with pytest.raises(ValueError, match=r"prompt 'vtimellm' are in hundredths and need the length of 'one'"):
+        do(here, "charades-sta", model, out, RunConfig(prompt="vtimellm"))
+    with pytest.raises(ValueError, match=r"budget must"):
+        do(here, "lvbench", model, out, RunConfig(budget=1))
+    with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
+        RunConfig(limit=0)
+    with pytest.raises(ValueError, match=r"streams must be 'frame', 'audio' or 'both', got 'text'"):
+        RunConfig(streams="text")
+    with pytest.raises(FileNotFoundError, match=r"videos must be a folder that is there, got .*none"):
+        run("lvbench", gold(here, "lvbench"), tmp_path / "none", model, out)
+    for name in ("one.mp4", "one.mkv"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"videos: 'one' is there twice, .*one.mkv and .*one.mp4; remove one"
+    ):
+        run("lvbench", gold(here, "lvbench"), tmp_path, model, out)
+    assert not out.exists()
+
+
+def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_path):
+    (tmp_path / "one.mp4").write_bytes(b"no film at all" * 100)
+    videos.write(tmp_path / "two.mp4", videos.Video(audio_codec=None))
+    summary = run("activitynet-dense", gold(here, "activitynet-dense"), tmp_path, model, tmp_path / "a.jsonl",
+                  RunConfig(budget=24, streams="audio"), meteor="stems")  # fmt: skip
+    assert summary["num_answered"] == 0 and summary["num_lost"] == 3
+    reasons = {one["id"]: one["lost"] for one in summary["lost"]}
+    assert (
+        "one.mp4" in reasons["one"] and "two.mp4" in reasons["two"] and "no video 'gone'" in reasons["gone"]
+    )
+
+
+def test_lost_videos_are_asked_again_in_their_places(here, model, whole, tmp_path):
+    out, _ = whole
+    videos, again = tmp_path / "videos", tmp_path / "b.jsonl"
+    videos.mkdir()
+    (videos / "two.mp4").symlink_to(here / "videos" / "deep" / "two.mp4")
+    asked = "lvbench", gold(here, "lvbench"), videos, model, again, CONFIG
+    run(*asked)
+    before = again.read_bytes().splitlines()
+    assert [one["id"] for one in lines(again) if "lost" in one] == [
+        "one-0",
+        "one-1",
+        "one-2",
+        *LOST["lvbench"],
+    ]
+    (videos / "one.mp4").symlink_to(here / "videos" / "one.mp4")
+    assert run(*asked)["num_lost"] == 6 and again.read_bytes().splitlines() == before
+    assert run(*asked, retry_failed=True)["num_lost"] == 3
+    after = again.read_bytes().splitlines()
+    assert after[:1] + after[4:] == before[:1] + before[4:]  # but for the video that came
+    want = [
+        one if "lost" not in one else one | {"lost": f"no video 'gone' in {videos}"} for one in lines(out)
+    ]
+    assert lines(again) == want  # as if it had been there from the beginning
+    again.write_bytes(b"".join(line + b"\n" for line in before[:6]))  # killed, videos lost and videos to come
+    run(*asked, retry_failed=True)
+    assert lines(again) == want
+
+
+def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
+    before = whole[0].read_bytes()
+    with (
+        alone(whole[0]),
+        pytest.raises(
+            ValueError,
+            match=rf"a.jsonl is being written by another run \(process {os.getpid()}\); wait for it",
+        ),
+    ):
+        do(here, "lvbench", model, whole[0])
+    assert whole[0].read_bytes() == before
+    do(here, "lvbench", model, whole[0])
+    assert [one.name for one in whole[0].parent.iterdir() if "lock" in one.name] == []
+
+
+def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("longcompress.eval.runner.run.media_of", lambda model: ("video",))
+    with pytest.raises(ValueError, match=r"streams must be of frame, which the model takes in, got audio"):
+        do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
+
+
+def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
+    out, _ = whole
+    short = tmp_path / "short.jsonl"
+    do(here, "lvbench", model, short, RunConfig(budget=40, limit=5))
+    got = pairs(out, short)
+    assert got["num"] == 5 and got["only_first"] == ["two-2"] and got["only_second"] == []
+    assert got["differs"]["budget"] == [24, 40] and got["differences"]["accuracy"]["num"] == 5
+    (tmp_path / "short.summary.json").unlink()
+    with pytest.raises(ValueError, match=r"short.jsonl has no summary of its present lines in .*; run it to"):
+        pairs(out, short)
+    other = tmp_path / "other.jsonl"
+    do(here, "charades-sta", model, other)
+    with pytest.raises(
+        ValueError, match=r"runs to compare must have the same task, got 'lvbench' in .*a.jsonl"
+    ):
+        pairs(out, other)
+
+
+def test_the_commands(here, tmp_path, capsys):
+    models.model().save_pretrained(tmp_path / "model", include_base=True)
+    out = tmp_path / "a.jsonl"
+    words = ["run", "lvbench", "--gold", *gold(here, "lvbench"), "--videos", here / "videos",
+             "--model", tmp_path / "model", "--budget", 24, "--limit", 4, "--max-new-tokens", 4,
+             "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(list(map(str, words))) == 0
+        table = capsys.readouterr().out
+        assert "lvbench, 4 examples" in table and "4 answered, 0 lost; all of it in" in table
+        assert main([*map(str, words), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["header"]["max_new_tokens"] == 4
+    assert read_run(out).header["streams"] == "video"
+    assert main(["pairs", str(out), str(out)]) == 0
+    table = " ".join(capsys.readouterr().out.split())  # a title wraps at its table's width
+    assert "a.jsonl minus a.jsonl, 4 examples of both" in table and "0.0000 to 0.0000" in table
+    assert main(["pairs", str(out), str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num"] == 4
+    with pytest.raises(ValueError, match=r"--out must end in .jsonl, got .*a.txt; summary and predictions"):
+        main([*map(str, words[:-1]), "a.txt"])
+
+
+def test_the_command_reaches_them(tmp_path, capsys):
+    from longcompress.cli.main import main as command
+
+    gone = str(tmp_path / "gone.jsonl")
+    assert command(["eval", "pairs", gone, gone]) != 0
+    assert "gone.jsonl" in capsys.readouterr().err
+    words = ["run", "charades-sta", "--gold", gone, "--videos", str(tmp_path), "--model", "tiny"]
+    assert command(["eval", *words, "--budget", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
+    assert "gone.jsonl" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+"""Several samples in a row: loss, gradients and logits are those of a row each, in any order."""
+
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.masking_utils import flash_attention_mask
+from transformers.modeling_flash_attention_utils import _is_packed_sequence, _prepare_from_posids
+
+from longcompress.llm import Example, causal
+from longcompress.llm.packing import check_apart, first_fit
+
+from models import llm, tokenizer, video
+
+KINDS = ("llama", "qwen2")
+SINGLE = [
+    Example(video(1), [("when does the red ball appear", "30 to 42")]),
+    Example(video(4, 33, 2), [("what happens between 10 and 20", "nothing")]),
+    Example(video(6, 5, 9), [("when is the blue box seen", "1 to 559"), ("when", "12")], dialogue=True),
+    Example(video(7, 3, 1), [("what", "the red ball")]),
+    Example(video(8, 9, 4), [("what is seen", "nothing")]),
+]
+BRANCHED = [*SINGLE[:3], Example(video(9, 12, 3), [("what", "the red ball"), ("when", "30 to 42")])]
+
+
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_rows_hold_each_once_and_none_that_would_have_fitted_before(lengths, most):
+    rows = first_fit(lengths, most)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    for place, row in enumerate(rows):
+        assert row == sorted(row) and (len(row) == 1 or sum(lengths[i] for i in row) <= most)
+        for earlier in rows[:place]:
+            there = sum(lengths[i] for i in earlier if i < row[0])
+            assert there + lengths[row[0]] > most
+
+
+def learned(reader, batch):
+    """Loss and gradients."""
+    reader.zero_grad()
+    out = reader(**batch)
+    out["loss"].backward()
+    return out, {n: p.grad.clone() for n, p in reader.named_parameters() if p.grad is not None}
+
+
+def compare(reader, examples, row_tokens):
+    """The packed batch against a row each."""
+    want, want_grads = learned(reader, plain := reader.collate(examples))
+    batch = reader.collate(examples, row_tokens=row_tokens)
+    got, got_grads = learned(reader, batch)
+    torch.testing.assert_close(got["loss"], want["loss"], rtol=1e-5, atol=1e-6)
+    assert set(got_grads) == set(want_grads)
+    for name, grad in want_grads.items():
+        error = float((got_grads[name] - grad).norm())
+        assert error <= 1e-5 * float(grad.norm()) + 1e-8, name
+    for i in range(len(examples)):
+        mine = got["logits"][batch["sample"] == i]
+        torch.testing.assert_close(mine, want["logits"][i, : len(mine)], rtol=1e-4, atol=1e-5)
+        assert len(mine) == int(plain["attention_mask"][i].sum())
+    return batch
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("examples", [SINGLE, BRANCHED], ids=["single", "branched"])
+@pytest.mark.parametrize("row_tokens", [1, 90, 4000])
+def test_a_packed_batch_is_learned_as_a_padded_one(kind, attention, examples, row_tokens):
+    reader = llm(kind)
+    reader.lm.set_attn_implementation(attention)
+    batch = compare(reader, examples, row_tokens)
+    rows = len(batch["input_ids"])
+    assert rows == {1: len(examples), 4000: 1}.get(row_tokens, rows) and rows <= len(examples)
+    if row_tokens == 90:
+        assert 1 < rows < len(examples) and int((batch["sample"] < 0).sum()) > 0  # with padding
+
+
+def test_any_order_of_samples_is_learned_alike():
+    reader, draw = llm(), random.Random(3)
+    _, want = learned(reader, reader.collate(SINGLE))
+    for _ in range(4):
+        mixed = draw.sample(SINGLE, len(SINGLE))
+        compare(reader, mixed, 80)
+        _, got = learned(reader, reader.collate(mixed, row_tokens=80))
+        for name, grad in want.items():
+            assert float((got[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-8
+
+
+def by_lengths(module, query, key, value, attention_mask, scaling=None, position_ids=None, **_):
+    """What transformers does for flash attention, with its own functions, but for the kernel itself."""
+    assert attention_mask is None
+    parts = [x.transpose(1, 2).contiguous() for x in (query, key, value)]  # (1, L, heads, width)
+    if _is_packed_sequence(position_ids, query.shape[0]):
+        *_, (offsets, _), _ = _prepare_from_posids(*parts, position_ids)
+    else:
+        offsets = torch.tensor([0, query.shape[2]])
+    out = [
+        nn.functional.scaled_dot_product_attention(
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
+        )
+        for a, b in pairwise(offsets.tolist())
+    ]
+    return torch.cat(out, 2).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("row_tokens", [60, 90, 4000])
+def test_flash_attention_gets_all_rows_as_one_and_tells_samples_by_their_positions(row_tokens):
+    AttentionInterface.register("flash_by_lengths", by_lengths)
+    AttentionMaskInterface.register("flash_by_lengths", flash_attention_mask)
+    reader, same = llm(), llm()
+    reader.lm.config._attn_implementation = "flash_by_lengths"
+    batch = reader.collate(SINGLE, row_tokens=row_tokens)
+    got, got_grads = learned(reader, batch)
+    want, want_grads = learned(same, batch)
+    real = batch["sample"] >= 0
+    torch.testing.assert_close(got["logits"][real], want["logits"][real], rtol=1e-4, atol=1e-5)
+    for name, grad in want_grads.items():
+        assert float((got_grads[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-8, name
+
+
+def test_sliding_windows_stay():
+    torch.manual_seed(3)
+    reader = llm("qwen2")
+    config = Qwen2Config(**(reader.lm.config.to_dict() | {
+        "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0, "layer_types": None,
+    }))  # fmt: skip
+    reader.lm = Qwen2ForCausalLM(config).eval()
+    assert set(config.layer_types) == {"sliding_attention"}
+    compare(reader, SINGLE, 90)
+
+
+def test_positions_begin_anew_and_padding_counts_for_itself():
+    reader = llm()
+    batch = reader.collate(SINGLE, row_tokens=60)
+    assert batch.keys() - reader.collate(SINGLE).keys() == {"sample"}
+    for sample, position in zip(batch["sample"], batch["position_ids"], strict=True):
+        for number in sample.unique().tolist():
+            assert position[sample == number].tolist() == list(range(int((sample == number).sum())))
+    again = reader.collate(SINGLE, row_tokens=60)
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+
+
+def test_a_model_that_would_see_its_neighbours_is_refused():
+    torch.manual_seed(3)
+    config = OPTConfig(vocab_size=len(tokenizer()), hidden_size=32, num_hidden_layers=1, ffn_dim=32,
+                       num_attention_heads=2, word_embed_proj_dim=32)  # fmt: skip
+    x = torch.randn(1, 3, 32)
+    with pytest.raises(ValueError, match="OPTForCausalLM lets a sample see the one before it in its row"):
+        check_apart(OPTForCausalLM(config), x)
+    reader = llm().train()
+    reader.lm.model.layers[0].mlp.act_fn = nn.Dropout(0.5)
+    check_apart(reader.lm, x)
+    assert all(module.training for module in reader.modules())
+
+
+def test_errors_say_what_is_wrong(monkeypatch):
+    reader = llm()
+    with pytest.raises(ValueError, match="row_tokens must be >= 0, and 0 when padding on the left, got -1"):
+        reader.collate(SINGLE, row_tokens=-1)
+    with pytest.raises(ValueError, match="padding on the left, got 60"):
+        reader.collate(SINGLE[:2], row_tokens=60, left=True)
+    monkeypatch.setattr(causal, "takes_lengths", lambda lm: True)
+    for row_tokens in (0, 500):
+        with pytest.raises(ValueError, match=r"a mask that flash attention doesn't take.*asking\.most=1"):
+            reader(**reader.collate(BRANCHED, row_tokens=row_tokens))

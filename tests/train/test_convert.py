@@ -1,0 +1,112 @@
+"""Published shapes become records; every value lands where it belongs. The data is made up."""
+
+import json
+
+import pytest
+
+from longcompress.train.data.convert import SHAPES, convert, save_records
+from longcompress.train.data.records import Event, Turn, read_records
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("AbC-1_x.mp4", "two.mkv", "notes.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def records_of(tmp_path, videos, shape, given):
+    (tmp_path / "in.json").write_text(json.dumps(given))
+    return convert(tmp_path / "in.json", shape, videos)
+
+
+def test_events(tmp_path, videos):
+    given = {
+        "AbC-1_x": {"duration": 138.8, "timestamps": [[39.6, 52.0], [4.7, 39.6]], "sentences": ["B. ", "A."]},
+        "gone": {"duration": 1.0, "timestamps": [], "sentences": []},
+    }
+    (record,), missing = records_of(tmp_path, videos, "events", given)
+    assert missing == ["gone"] and record.duration_s == 138.8
+    assert record.events == (Event(4.7, 39.6, "A."), Event(39.6, 52.0, "B."))
+    assert record.key == "AbC-1_x" and record.video.endswith("AbC-1_x.mp4")
+
+
+def test_dialogues_of_one_video_join_and_their_times_stay_apart(tmp_path, videos):
+    def entry(question, answer, token, **meta):
+        turns = [{"from": "human", "value": f"<video>\n{question}"}, {"from": "gpt", "value": answer}]
+        return {"id": "two", "conversations": turns, "meta": {"duration": 50.0, "token": token, **meta}}
+
+    given = [
+        entry("When?", "From <s0> to <e0>.", {"<s0>": 5.0, "<e0>": 11.2}),
+        entry("And from <s0> to <e0>?", "<t0> it is.", {"<s0>": 1.0, "<e0>": 2.0, "<t0>": 9.0}),
+        entry("Cut?", "Yes, at <s0>.", {"<s0>": 3.0}, split=[12.0, 62.5]),
+    ]
+    (whole, cut), missing = records_of(tmp_path, videos, "dialogues", given)
+    assert not missing and (whole.key, cut.key) == ("two", "two_12_62p5")
+    assert whole.dialogues[0] == (Turn("user", "When?"), Turn("assistant", "From <t0> to <t1>."))
+    assert whole.dialogues[1] == (Turn("user", "And from <t2> to <t3>?"), Turn("assistant", "<t4> it is."))
+    assert whole.meta == {"token": {"<t0>": 5.0, "<t1>": 11.2, "<t2>": 1.0, "<t3>": 2.0, "<t4>": 9.0}}
+    assert cut.meta == {"token": {"<t0>": 3.0}, "split": [12.0, 62.5]} and cut.part == (12.0, 62.5)
+    with pytest.raises(ValueError, match=r"entry 0 is not of shape 'dialogues': .*split must be"):
+        records_of(tmp_path, videos, "dialogues", [entry("?", "!", {}, split=[9.0, 3.0])])
+
+
+def test_questions_and_answers(tmp_path, videos):
+    given = [
+        {"video_id": "two", "q": "What?\n<video>", "a": "A dog."},
+        {"video_id": "two", "q": "Who?", "a": "Me."},
+    ]
+    (record,), _ = records_of(tmp_path, videos, "qa", given)
+    assert [[t.text for t in d] for d in record.dialogues] == [["What?", "A dog."], ["Who?", "Me."]]
+
+
+def test_mmduet(tmp_path, videos):
+    caption = {"two.mkv": {"a1": [{"text": " A dog. ", "time": 4, "timespan": [1, 4]}]}}
+    (record,), _ = records_of(tmp_path, videos, "mmduet-caption", caption)
+    assert record.events == (Event(1.0, 4.0, "A dog."),)
+    turns = [
+        {"role": "user", "time": 0, "content": "What is built?"},
+        {"role": "assistant", "time": 6, "content": "A house.", "timespan": [2, 6]},
+        {"role": "assistant", "time": 9, "content": "A boat.", "timespan": [7, 9]},
+    ]
+    (record,), _ = records_of(tmp_path, videos, "mmduet-magqa", [{"video_uid": "two", "conversation": turns}])
+    assert record.dialogues == ((Turn("user", "What is built?"), Turn("assistant", "A house. A boat.")),)
+    assert record.events == (Event(2.0, 6.0, "A house."), Event(7.0, 9.0, "A boat."))
+    grounding = [{"video_uid": "two", "query": "a dog", "timestamps": [[5, 8], [1, 2]]}]
+    (record,), _ = records_of(tmp_path, videos, "mmduet-grounding", grounding)
+    assert record.events == (Event(1.0, 2.0, "a dog"), Event(5.0, 8.0, "a dog"))
+
+
+def test_saved_records_read_back_and_name_no_machine(tmp_path, videos):
+    given = {"two": {"duration": 9.0, "timestamps": [[1, 2]], "sentences": ["A."]}}
+    records, _ = records_of(tmp_path, videos, "events", given)
+    save_records(records, tmp_path / "records.jsonl")
+    assert str(tmp_path) not in (tmp_path / "records.jsonl").read_text()
+    assert read_records(tmp_path / "records.jsonl") == records
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_another_shape_is_refused_with_the_entry(tmp_path, videos, shape):
+    wrong = {"two": {"x": [1]}} if shape in ("events", "mmduet-caption") else [{"x": [1]}]
+    with pytest.raises(ValueError, match=rf"entry .* is not of shape '{shape}'"):
+        records_of(tmp_path, videos, shape, wrong)
+    with pytest.raises(ValueError, match=rf"shape '{shape}' is a JSON"):
+        records_of(tmp_path, videos, shape, "text")
+
+
+def test_what_is_not_there_or_does_not_fit(tmp_path, videos):
+    with pytest.raises(FileNotFoundError, match="no folder of videos"):
+        convert(tmp_path / "in.json", "events", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        convert(tmp_path / "none.json", "events", videos)
+    with pytest.raises(ValueError, match="shape must be one of"):
+        convert(tmp_path / "none.json", "other", videos)
+    uneven = {"two": {"duration": 9.0, "timestamps": [[1, 2]], "sentences": []}}
+    with pytest.raises(ValueError, match="entry 'two' is not of shape"):
+        records_of(tmp_path, videos, "events", uneven)
+    turn = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    lengths = [{"id": "two", "conversations": turn, "meta": {"duration": d}} for d in (9.0, 90.0)]
+    with pytest.raises(ValueError, match=r"'two' lasts 90.0 s here and 9.0 s before"):
+        records_of(tmp_path, videos, "dialogues", lengths)

@@ -1,0 +1,187 @@
+"""Shards to examples: the same for any ranks and workers; what is bad is named."""
+
+import json
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+import videos
+from torch.utils.data import DataLoader
+
+from longcompress.config import SegmentConfig
+from longcompress.train.data.dataset import Bad, QuestionSampling, ShardData, counted
+from longcompress.train.data.records import read_records
+from longcompress.train.data.sampler import Mixture
+from longcompress.train.shards import make as shards
+from longcompress.train.shards.index import load_index
+from longcompress.train.shards.tar import write_tar
+
+import models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.model()
+
+
+@pytest.fixture(scope="module")
+def index(model, tmp_path_factory):
+    """Four videos with events each, as features."""
+    where = tmp_path_factory.mktemp("data")
+    (where / "in").mkdir()
+    for i in range(4):
+        seconds = 5 + i
+        videos.write(
+            where / "in" / f"v{i}.mp4", videos.Video(stamps=range(0, 1000 * seconds, 40), audio_s=seconds)
+        )
+        events = [
+            {"start_s": s, "end_s": s + 1.5, "text": f"red ball {i} {s}"} for s in range(0, seconds - 2, 2)
+        ]
+        (where / "in" / f"v{i}.json").write_text(json.dumps({"events": events}))
+    records = read_records(where / "in")
+    shards.make(records, where / "out", model, progress=False)
+    return shards.pack(where / "out", records, shard_bytes=60_000, progress=False)
+
+
+def data(index, model, **options):
+    given = {"seed": 3, "tokens": 60, "budgets": (8, 20), "least": 2} | options
+    question_sampling = given.pop("question_sampling", QuestionSampling())
+    return ShardData(Mixture([index]), model, question_sampling, **given)
+
+
+def content(loaded):
+    """Everything of it that can be compared."""
+    videos_of = [
+        (e.turns, e.video.budget, {n: t.x.sum().item() for n, t in sorted(e.video.streams.items())})
+        for e in loaded.examples
+    ]
+    return loaded.number, list(zip(loaded.keys, videos_of, strict=True))
+
+
+def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
+    want = [content(x) for x in islice(data(index, model), 12)]
+    for workers in (1, 2):
+        loader = DataLoader(data(index, model), batch_size=None, num_workers=workers)
+        assert [content(x) for x in islice(loader, 12)] == want
+
+
+def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(index, model):
+    alone = [content(x) for x in islice(data(index, model), 8)]
+    for start, world in ((0, 2), (3, 2)):
+        parts = [
+            list(islice(data(index, model, rank=r, world=world, start=start), 8 - start))
+            for r in range(world)
+        ]
+        for at, batch in enumerate(zip(*parts, strict=True)):
+            number, wanted = alone[start + at]
+            assert {x.number for x in batch} == {number}
+            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(wanted, key=str)
+
+
+def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_the_same_samples(index, model):
+    def keys(loader, num):
+        return [(x.number, x.keys) for x in islice(loader, num)]
+
+    whole = keys(DataLoader(data(index, model), batch_size=None, num_workers=2), 9)
+    first = keys(DataLoader(data(index, model), batch_size=None, num_workers=2), 4)
+    ranks = [
+        keys(DataLoader(data(index, model, rank=r, world=2, start=4), batch_size=None, num_workers=1), 5)
+        for r in range(2)
+    ]
+    together = [(a[0], sorted(a[1] + b[1])) for a, b in zip(*ranks, strict=True) if a[0] == b[0]]
+    assert [(n, sorted(k)) for n, k in first] + together == [(n, sorted(k)) for n, k in whole]
+
+
+def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
+    whole = [content(x) for x in islice(data(index, model), 6)]
+    for workers in (0, 2):
+        parts = DataLoader(data(index, model, accumulate=2), batch_size=None, num_workers=workers)
+        found = [content(x) for x in islice(parts, 12)]
+        for (number, want), one, two in zip(whole, found[::2], found[1::2], strict=True):
+            assert one[0] == two[0] == number
+            assert sorted(one[1] + two[1], key=str) == sorted(want, key=str)
+
+
+def test_questions_are_worded_as_they_are_asked_to_be(index, model):
+    question_sampling = QuestionSampling(kinds={"grounding": 1.0}, wording={"grounding": ["WHEN: {text}"]})
+    for loaded in islice(data(index, model, question_sampling=question_sampling), 3):
+        assert all(q.startswith("WHEN: ") for e in loaded.examples for q, _ in e.turns)
+    for wording in ({"other": ["x"]}, {"dense": []}):
+        with pytest.raises(ValueError, match="wording must give forms to some of grounding"):
+            QuestionSampling(wording=wording)
+
+
+def test_examples_are_learned_from(index, model):
+    loaded = next(iter(data(index, model)))
+    assert not loaded.bad and len(loaded.examples) == len(loaded.keys) >= 2
+    for example in loaded.examples:
+        kept = sum(map(len, example.video.streams.values())) + sum(map(len, example.video.globals.values()))
+        assert kept <= example.video.budget and example.turns and all(a for _, a in example.turns)
+    batch = model.llm.collate(loaded.examples)
+    loss = model(**batch)["loss"]
+    assert bool(torch.isfinite(loss))
+
+
+def test_a_stream_is_dropped_as_often_as_told(index, model):
+    for drop, want in ((0.0, {2}), (1.0, {1})):
+        loaded = list(islice(data(index, model, question_sampling=QuestionSampling(drop=drop)), 4))
+        assert {len(e.video.streams) for x in loaded for e in x.examples} == want
+
+
+def test_texts_are_shortened_by_whole_events_and_counted(index, model):
+    short = QuestionSampling(kinds={"dense": 1.0}, text_tokens=30)
+    loaded = list(islice(data(index, model, question_sampling=short), 4))
+    assert sum(x.dropped for x in loaded) > 0
+    answers = [a for x in loaded for e in x.examples for _, a in e.turns]
+    assert all(line.startswith("From ") for a in answers for line in a.split("\n"))
+
+
+@pytest.fixture
+def broken(index, tmp_path):
+    """The same shards, one sample of which has lost a member, and one its shard."""
+    samples = [(e.key, dict(index.read(i))) for i, e in enumerate(index.entries)]
+    for n, (key, members) in enumerate(samples):
+        write_tar(tmp_path / f"shard-{n:06d}.tar", [(key, members)])
+    from longcompress.train.shards.index import make_index
+
+    made = make_index(tmp_path, progress=False)
+    entries = list(made.entries)
+    entries[1] = replace(
+        entries[1], members={k: m for k, m in entries[1].members.items() if "audio" not in k}
+    )
+    (tmp_path / "shard-000002.tar").unlink()
+    return replace(made, entries=tuple(entries))
+
+
+def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):
+    loaded = list(islice(data(broken, model), 10))
+    bad = {b.key: b.reason for x in loaded for b in x.bad}
+    assert set(bad) == {"v1", "v2"}
+    assert "member audio.safetensors is missing" in bad["v1"] and "shard-000002.tar" in bad["v2"]
+    assert {k for x in loaded for k in x.keys} == {"v0", "v3"}
+    with pytest.raises((ValueError, FileNotFoundError)):
+        list(islice(data(broken, model, on_error="stop"), 10))
+    assert counted([Bad("a", "x"), Bad("b", "x"), Bad("c", "y")]) == "2 x x; 1 x y"
+
+
+def test_a_video_that_nothing_can_be_asked_about_is_bad(index, model):
+    loaded = next(iter(data(index, model, question_sampling=QuestionSampling(kinds={"conversation": 1.0}))))
+    assert not loaded.examples and "nothing of the kinds conversation" in loaded.bad[0].reason
+
+
+def test_other_features_than_the_models_are_refused_at_once(index, model):
+    other = models.model(segments=SegmentConfig(length_s=7.0))
+    with pytest.raises(ValueError, match="cut into segments"):
+        data(index, other)
+    with pytest.raises(ValueError, match="holds media, not features"):
+        data(replace(index, features={}), model)
+    for kinds in ({"other": 1.0}, {}, {"dense": 0.0}):
+        with pytest.raises(ValueError, match="kinds must give a weight > 0 to some of grounding"):
+            QuestionSampling(kinds=kinds)
+    with pytest.raises(ValueError, match="least >= world"):
+        data(index, model, world=3)
+
+
+def test_the_index_reads_back(index):
+    assert load_index(index.folder) == index

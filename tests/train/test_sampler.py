@@ -1,0 +1,88 @@
+"""The sequence of batches does not depend on who reads it."""
+
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longcompress.train.data.sampler import Mixture, batches
+from longcompress.train.shards.index import Entry, Index
+
+
+def index(num, seed=0, name="x"):
+    sizes = np.random.default_rng(seed).integers(5, 200, num).tolist()
+    entries = [Entry(f"{name}{i}", 0, {}, 60.0, {"video": n, "audio": n // 5}) for i, n in enumerate(sizes)]
+    return Index(Path(name), (), tuple(entries), {})
+
+
+MIX = Mixture([index(40), index(7, 1, "y")], [1.0, 3.0])
+
+
+def taken(num, mixture=MIX, **options):
+    given = {"seed": 4, "tokens": 600, "budgets": (20, 60, 240), "least": 3} | options
+    return list(islice(batches(mixture, **given), num))
+
+
+def test_resume_is_one_integer():
+    whole = taken(60)
+    for start in (0, 1, 23, 59):
+        assert taken(60 - start, start=start) == whole[start:]
+    assert taken(60) == whole != taken(60, seed=5)
+
+
+def test_batches_are_full_of_tokens_and_never_past_them():
+    for batch, after in zip(taken(200), taken(201)[1:], strict=True):
+        held = [sum(MIX.indexes[d].entries[i].tokens.values()) for d, i in batch.samples]
+        assert list(batch.costs) == [min(n, batch.budget) for n in held]
+        assert len(batch.samples) >= 3 and (sum(batch.costs) <= 600 or len(batch.samples) == 3)
+        d, i = after.samples[0]
+        next_cost = min(sum(MIX.indexes[d].entries[i].tokens.values()), batch.budget)
+        assert sum(batch.costs) + next_cost > 600
+    assert {b.budget for b in taken(200)} == {20, 60, 240}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_a_batch_out_and_work_alike(world):
+    for batch in taken(50):
+        parts = [batch.of_rank(rank, world) for rank in range(world)]
+        assert sorted(chain(*parts)) == sorted(batch.samples)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        cost = dict(zip(batch.samples, batch.costs, strict=True))
+        loads = [sum(cost[s] for s in part) for part in parts]
+        assert max(loads) - min(loads) <= max(batch.costs)
+
+
+def test_more_ranks_than_samples_is_an_error():
+    with pytest.raises(ValueError, match=r"batch 0 has \d+ samples for 99 ranks; raise least"):
+        taken(1)[0].of_rank(0, 99)
+
+
+def test_a_mixture_keeps_its_shares_everywhere_and_each_set_its_epochs():
+    drawn = list(islice(MIX.draws(4), 400))
+    for at in range(0, 400, 40):
+        assert abs(sum(d for d, _ in drawn[at : at + 40]) - 30) <= 1
+    small = [i for d, i in drawn if d == 1]
+    for epoch in range(len(small) // 7):
+        assert sorted(small[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert small[:7] != small[7:14]
+    alone = list(islice(Mixture([MIX.indexes[0]]).draws(4), 80))
+    assert [i for _, i in alone[:40]] == MIX.indexes[0].order(4, 0).tolist()
+
+
+def test_what_can_not_be_is_refused():
+    with pytest.raises(ValueError, match="each with samples"):
+        Mixture([])
+    with pytest.raises(ValueError, match="a number > 0 for each of 1 data sets"):
+        Mixture([index(3)], [0.0])
+    for options in ({"tokens": 0}, {"budgets": ()}, {"budgets": (0,)}, {"least": 0}):
+        with pytest.raises(ValueError, match="must be >= 1"):
+            taken(1, **options)
+
+
+def test_batches_have_most_samples_at_most():
+    mixture = Mixture([index(9)])
+    for batch in islice(batches(mixture, seed=0, tokens=10**6, budgets=[10], least=2, most=4), 6):
+        assert len(batch.samples) == 4
+    with pytest.raises(ValueError, match="most must be 0 or >= least = 3, got 2"):
+        next(batches(mixture, seed=0, tokens=10, budgets=[10], least=3, most=2))

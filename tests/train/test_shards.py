@@ -1,0 +1,342 @@
+"""Shards: the same bytes however often making was interrupted; features compress as the video would have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import videos
+from safetensors.torch import load, save
+
+from longcompress.config import SegmentConfig
+from longcompress.session import compressed
+from longcompress.train.data.records import Event, Record, complaints, overlapping, read_records, slug
+from longcompress.train.shards import index as indexes
+from longcompress.train.shards import make as shards
+from longcompress.train.shards.sample import check_model, features_of, hold_of, members_of
+from longcompress.train.shards.tar import members_in, write_tar
+
+import models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.model()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three short videos with audio, one of them with events, and a file that is none."""
+    where = tmp_path_factory.mktemp("videos")
+    for i, name in enumerate(("a.mp4", "b.one.mkv", "c.mp4")):
+        seconds = 6 + i
+        videos.write(where / name, videos.Video(stamps=range(0, 1000 * seconds, 40), audio_s=float(seconds)))
+    (where / "a.json").write_text(json.dumps({"events": [{"start_s": 1, "end_s": 3, "text": "red"}]}))
+    (where / "d.mp4").write_bytes(b"nothing")
+    return where
+
+
+@pytest.fixture(scope="module")
+def made(model, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards")
+    records = read_records(folder)
+    shards.make(records, out, model, progress=False)
+    return shards.pack(out, records, shard_bytes=1, progress=False)
+
+
+def contents(out):
+    return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.is_file()}
+
+
+def test_records_of_a_folder(folder):
+    records = read_records(folder)
+    assert [r.key for r in records] == ["a", "b_one", "c", "d"]
+    assert records[0].events == (Event(1.0, 3.0, "red"),)
+
+
+def test_every_video_is_a_sample_or_in_the_manifest_with_the_reason(made):
+    assert [e.key for e in made.entries] == ["a", "b_one", "c"]
+    lines = [json.loads(x) for x in (made.folder / "manifest.jsonl").read_text().splitlines()]
+    assert [(x["key"], x["status"]) for x in lines] == [
+        ("a", "made"),
+        ("b_one", "made"),
+        ("c", "made"),
+        ("d", "failed"),
+    ]
+    assert "no video" in lines[3]["reason"]
+    assert not shards.verify(made.folder, progress=False)
+
+
+def test_the_tars_are_plain_webdataset(made):
+    for number, entry in enumerate(made.entries):
+        with tarfile.open(made.folder / made.shards[entry.shard].name) as tar:
+            names = tar.getnames()
+            assert names == sorted(names) and {n.partition(".")[0] for n in names} == {entry.key}
+            assert {n.partition(".")[2] for n in names} == {
+                "json",
+                "video.safetensors",
+                "audio.safetensors",
+            }
+            assert all((i.mtime, i.uid, i.mode) == (0, 0, 0o644) for i in tar.getmembers())
+        told = json.loads(made.read(number)["json"])
+        assert told["key"] == entry.key and "/" not in told["video"]["name"]
+
+
+def test_features_compress_as_the_video_would_have(made, model, folder):
+    for budget in (30, 12, 6):
+        session, _ = compressed(model, folder / "a.mp4", shards.ENDLESS, progress=False)
+        want, want_globals, _ = model.compressor.compress_to(session.held(), budget)
+        got, got_globals, _ = model.compressor.compress_to(hold_of(made.read(0), "a"), budget)
+        assert set(got) == set(want) and set(got_globals) == set(want_globals)
+        for name, tokens in want.items():
+            for field in ("size", "time_s", "start_s", "end_s"):
+                assert torch.equal(getattr(got[name], field), getattr(tokens, field))
+            error = (got[name].x - tokens.x).norm() / tokens.x.norm()
+            assert float(error) < 4e-3  # x lies as bfloat16
+        for name, rows in want_globals.items():
+            assert torch.equal(got_globals[name], rows)
+
+
+def test_making_again_changes_nothing_and_a_share_of_each_makes_the_whole(made, model, folder, tmp_path):
+    records = read_records(folder)
+    before = contents(made.folder)
+    again = shards.make(records, made.folder, model, progress=False)
+    assert [m.status for m in again] == ["there", "there", "there", "failed"]
+    shards.pack(made.folder, records, shard_bytes=1, progress=False)
+    assert contents(made.folder) == before
+    for i in (2, 0, 1):
+        shards.make(records, tmp_path, model, share=(i, 3), progress=False)
+    shards.pack(tmp_path, records, shard_bytes=1, progress=False)
+    assert contents(tmp_path) == before
+
+
+def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, tmp_path):
+    model.save_pretrained(tmp_path / "model", include_base=True)
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from longcompress.model import LongCompress\n"
+        "from longcompress.train import shards\n"
+        "from longcompress.train.data.records import read_records\n"
+        "model = LongCompress.from_pretrained(sys.argv[1], device='cpu')\n"
+        "shards.make(read_records(sys.argv[2]), sys.argv[3], model, progress=False)\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "model"), str(folder)]
+    out = tmp_path / "killed"
+    running = subprocess.Popen([*words, str(out)])
+    until = time.monotonic() + 60
+    while not list(out.glob("parts/a.tar")) and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    subprocess.run([*words, str(out)], check=True)
+    subprocess.run([*words, str(tmp_path / "whole")], check=True)
+    records = read_records(folder)
+    for where in (out, tmp_path / "whole"):
+        shards.pack(where, records, progress=False)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_two_makers_of_one_share_are_one_too_many(folder, tmp_path):
+    (tmp_path / "parts").mkdir()
+    with (
+        shards.alone(tmp_path / "parts", (0, 1)),
+        pytest.raises(ValueError, match="another process"),
+    ):
+        shards.make(read_records(folder), tmp_path, None, kind="media", progress=False)
+
+
+def test_media_shards_hold_the_files_own_bytes(folder, tmp_path):
+    records = read_records(folder)
+    shards.make(records, tmp_path, None, kind="media", progress=False)
+    index = shards.pack(tmp_path, records, progress=False)
+    assert [set(e.members) for e in index.entries] == [{"json", "mp4"}, {"json", "mkv"}, {"json", "mp4"}]
+    assert index.read(1)["mkv"] == (folder / "b.one.mkv").read_bytes()
+    assert index.entries[0].duration_s == pytest.approx(6, abs=0.1) and len(index.shards) == 1
+
+
+def test_repacking_keeps_every_byte_of_every_sample(made, tmp_path):
+    one = shards.repack(made.folder, tmp_path / "one", shard_bytes=1 << 30, progress=False)
+    assert len(one.shards) == 1 and [e.key for e in one.entries] == [e.key for e in made.entries]
+    assert all(one.read(i) == made.read(i) for i in range(len(made)))
+    back = shards.repack(tmp_path / "one", tmp_path / "back", shard_bytes=1, progress=False)
+    assert back.shards == made.shards
+    with pytest.raises(ValueError, match="another folder"):
+        shards.repack(made.folder, made.folder, shard_bytes=1)
+
+
+class TestOrder:
+    def test_epochs_differ_and_each_has_all(self, made):
+        many = replace(made, entries=made.entries * 30)
+        first, second = many.order(0, 0), many.order(0, 1)
+        assert sorted(first) == sorted(second) == list(range(90))
+        assert not np.array_equal(first, second) and np.array_equal(first, many.order(0, 0))
+
+
+class TestBad:
+    def shard(self, made, tmp_path, change):
+        """A shard whose members went through `change`."""
+        members = dict(made.read(0))
+        change(members)
+        write_tar(tmp_path / "shard-000000.tar", [("a", members)])
+        return members
+
+    def test_a_cut_tar(self, made, tmp_path):
+        data = (made.folder / made.shards[0].name).read_bytes()
+        for keep in (len(data) // 2, len(data) // 4, 2000, 700):
+            (tmp_path / "x.tar").write_bytes(data[:keep])
+            with pytest.raises(ValueError, match="cut"):
+                indexes.make_index(tmp_path, progress=False)
+
+    def test_an_altered_byte_is_found_by_verify_and_a_lost_shard_by_name(self, made, tmp_path):
+        shards.repack(made.folder, tmp_path / "x", shard_bytes=1, progress=False)
+        path = tmp_path / "x" / "shard-000001.tar"
+        data = bytearray(path.read_bytes())
+        data[5000] ^= 1
+        path.write_bytes(data)
+        (tmp_path / "x" / "shard-000002.tar").unlink()
+        found = shards.verify(tmp_path / "x", progress=False)
+        assert any("shard-000001.tar was altered" in text for text in found)
+        assert any("shard-000002.tar is missing" in text for text in found)
+        with pytest.raises(FileNotFoundError):
+            indexes.load_index(tmp_path / "x").read(2)
+
+    def test_a_shard_that_was_cut_after_it_was_indexed(self, made, tmp_path):
+        index = shards.repack(made.folder, tmp_path / "x", shard_bytes=1, progress=False)
+        path = tmp_path / "x" / "shard-000000.tar"
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(ValueError, match="sample 'a' is not whole"):
+            index.read(0)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda m: m.pop("json"), "member json is missing"),
+            (lambda m: m.update(json=b"{"), "no JSON"),
+            (lambda m: m.update({"old.pkl": b"x"}), "is a pickle, which is never read"),
+        ],
+    )
+    def test_what_an_index_refuses(self, made, tmp_path, change, match):
+        self.shard(made, tmp_path, change)
+        with pytest.raises(ValueError, match=match):
+            indexes.make_index(tmp_path, progress=False)
+
+    def test_one_key_twice(self, made, tmp_path):
+        for name in ("x.tar", "y.tar"):
+            write_tar(tmp_path / name, [("a", made.read(0))])
+        with pytest.raises(ValueError, match=r"sample 'a' is in x.tar too"):
+            indexes.make_index(tmp_path, progress=False)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda t: t.pop("metric"), "lacks the tensor 'metric'"),
+            (lambda t: t.update(size=t["size"].double()), "size must be torch.float32, got torch.float64"),
+            (lambda t: t.update(time_s=t["time_s"][1:]), "shapes don't fit"),
+            (lambda t: t["x"].fill_(float("nan")), "x is not finite"),
+            (lambda t: t["offsets"].add_(1), "offsets must rise from 0"),
+        ],
+    )
+    def test_tensors_of_another_shape_type_or_value(self, made, tmp_path, change, match):
+        members = dict(made.read(0))
+        tensors = load(members["video.safetensors"])
+        change(tensors)
+        members["video.safetensors"] = save(tensors)
+        with pytest.raises(ValueError, match=f"here: member frame.safetensors.*{match}"):
+            hold_of(members, "here")
+
+    def test_a_stream_that_is_gone_or_cut(self, made):
+        members = dict(made.read(0))
+        cut = members.pop("audio.safetensors")[:100]
+        with pytest.raises(ValueError, match=r"member audio\.safetensors is missing"):
+            hold_of(members, "here")
+        with pytest.raises(ValueError, match="or was cut"):
+            hold_of(members | {"audio.safetensors": cut}, "here")
+
+    def test_features_of_other_segments_or_encoders_are_refused_by_name(self, made, model):
+        told = features_of(made.read(0), "here")
+        check_model(told, model, "here")
+        other = models.model(segments=SegmentConfig(length_s=7.0))
+        with pytest.raises(ValueError, match=r"cut into segments by .*the model cuts by .*'length_s': 7.0"):
+            check_model(told, other, "here")
+        with pytest.raises(ValueError, match="features of other encoders"):
+            check_model(told | {"identity": "?"}, model, "here")
+        before = {k: v for k, v in told["segments"].items() if k != "frames"}  # a knob that came later
+        check_model(told | {"segments": before}, model, "here")
+
+    def test_features_that_are_not_finite_are_not_written(self, made, model):
+        hold = hold_of(made.read(0), "a")
+        hold.pieces[0].groups["video"].tokens.x[0, 0] = float("inf")
+        with pytest.raises(ValueError, match="stream 'frame': x is not finite"):
+            members_of(hold, model, {}, 6.0)
+
+    def test_annotations_that_can_not_be(self, model, folder, tmp_path):
+        events = (
+            Event(1, 3, "red"),
+            Event(5, 4, "back"),
+            Event(2, 2, "none"),
+            Event(3, 90, "late"),
+            Event(0, 1, " "),
+        )
+        record = Record("a", str(folder / "a.mp4"), events=events)
+        found = complaints(record, 6.0)
+        for text in ("ends before it starts", "lasts no time", "outside the video of 6 s", "has no text"):
+            assert any(text in one for one in found)
+        done = shards.make([record], tmp_path, model, progress=False)
+        assert done[0].status == "failed" and "outside the video" in done[0].reason
+        with pytest.raises(ValueError, match="ends before it starts"):
+            shards.make([record], tmp_path, model, on_error="stop", progress=False)
+        with pytest.raises(ValueError, match="none of 1 videos could be used"):
+            shards.pack(tmp_path, [record], progress=False)
+        assert overlapping([Event(0, 5, "a"), Event(1, 2, "b"), Event(4, 6, "c"), Event(6, 7, "d")]) == 2
+
+    def test_records_that_are_none(self, tmp_path):
+        path = tmp_path / "list.jsonl"
+        for text, match in (
+            ("{", "line 1 is no JSON"),
+            ('{"key": "a"}', 'must be an object with "video"'),
+            ('{"video": "a.mp4", "evnts": []}', "'evnts' is no field of a record"),
+            ('{"video": "a.mp4", "events": [{"start_s": 1}]}', "in its events"),
+            ('{"video": "a.mp4", "dialogues": [[{"role": "me", "text": "x"}]]}', "role must be one of"),
+            ('{"video": "a.mp4"}\n{"video": "b/a.mkv"}', "key 'a' stands for 2 records"),
+            ("", "no video in it"),
+        ):
+            path.write_text(text)
+            with pytest.raises(ValueError, match=match):
+                read_records(path)
+        with pytest.raises(FileNotFoundError, match="no folder of videos and no JSONL"):
+            read_records(tmp_path / "none")
+        with pytest.raises(ValueError, match="must have a letter"):
+            slug("...")
+
+    def test_a_pack_before_all_are_made(self, folder, tmp_path):
+        records = read_records(folder)
+        shards.make(records, tmp_path, None, kind="media", share=(0, 2), progress=False)
+        with pytest.raises(ValueError, match=r"2 of 4 videos aren't made yet, such as 'b_one'"):
+            shards.pack(tmp_path, records, progress=False)
+        with pytest.raises(ValueError, match="share must be i/N"):
+            shards.make(records, tmp_path, None, kind="media", share=(2, 2))
+
+    def test_an_index_that_is_none(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no index"):
+            indexes.load_index(tmp_path)
+        for text, match in (("{}", "is no index"), ('{"format": 9}', "reads up to 1")):
+            (tmp_path / "index.json").write_text(text)
+            with pytest.raises(ValueError, match=match):
+                indexes.load_index(tmp_path)
+        with pytest.raises(ValueError, match="no tar in it"):
+            indexes.make_index(tmp_path)
+
+
+def test_a_tar_that_names_no_key(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("nodot")
+        tar.addfile(info)
+    with open(tmp_path / "x.tar", "rb") as file, pytest.raises(ValueError, match=r"has no KEY\.NAME"):
+        members_in(file, "x.tar")

@@ -1,0 +1,230 @@
+"""Training from shards: what is told is trained, the loss falls, a resumed run is the uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import videos
+
+from longcompress.config import save_config
+from longcompress.train.data.dataset import QuestionSampling
+from longcompress.train.data.records import read_records
+from longcompress.train.shards import make as shards
+from longcompress.train.shards.tar import write_tar
+from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare, told, train_stage
+
+import models
+import stages
+from stages import CPU, losses, weights
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return stages.make_folder(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture
+def recipe(folder):
+    return stages.make_recipe(folder)
+
+
+def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
+    model = models.model()
+    model.llm.lm.lm_head.weight.data.mul_(30)  # random and frozen it could hardly say anything clearly
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    many = replace(recipe, steps=150, save_every=150, lr=2e-2)
+    made = train_stage(model, many, tmp_path)
+    first, *_, last = losses(tmp_path)
+    assert last < 0.6 * first
+    changed = {n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])}
+    assert changed and all("project" in n or ".time." in n for n in changed)
+    assert "trained: projectors" in capsys.readouterr().out and (made / "config.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, workers):
+    recipe = replace(recipe, engine=replace(CPU, workers=workers))
+    train_stage(models.model(), recipe, tmp_path / "whole")
+    stopped, steps = models.model(), []
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+
+    stopped.llm.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(stopped, recipe, tmp_path / "part")
+    assert last_checkpoint(tmp_path / "part").name == "checkpoint-4"
+    train_stage(models.model(), recipe, tmp_path / "part", resume=True)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(recipe, tmp_path, capsys):
+    recipe = replace(recipe, steps=60, save_every=60, log_every=1, engine=replace(CPU, workers=1))
+    train_stage(models.model(), recipe, tmp_path / "whole")
+    told, steps = models.model(), []
+
+    def terminate(*_):
+        steps.append(1)
+        if len(steps) == 23:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told.llm.register_forward_pre_hook(terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(told, recipe, tmp_path / "part")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert last_checkpoint(tmp_path / "part").name == "checkpoint-23"
+    assert "go on with --resume" in capsys.readouterr().out
+    train_stage(models.model(), recipe, tmp_path / "part", resume=True)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "part") and len(losses(tmp_path / "part")) == 60
+
+
+def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
+    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    save_config(recipe, tmp_path / "recipe.json")
+    program = stages.script(tmp_path / "script.py")
+    given = [str(program), str(tmp_path / "recipe.json")]
+    for name, begin in (("one", [sys.executable]), ("two", TORCHRUN)):
+        words = [*begin, *given, str(tmp_path / name), str(Path(__file__).parents[1])]
+        subprocess.run(words, check=True, capture_output=True, timeout=300)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 20 and one[-1] != one[0]
+    assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_sigterm_to_one_of_two_processes_ends_both_and_one_alone_goes_on(recipe, tmp_path):
+    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    save_config(recipe, tmp_path / "recipe.json")
+    hook = """
+seen = []
+def tell(*_):
+    seen.append(1)
+    if len(seen) == 7 and os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+model.llm.register_forward_pre_hook(tell)
+"""
+    given = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
+    here = str(Path(__file__).parents[1])
+    done = subprocess.run([*TORCHRUN, *given, str(tmp_path / "two"), here], capture_output=True, timeout=300)
+    assert done.returncode and last_checkpoint(tmp_path / "two").name == "checkpoint-7"
+    quiet = str(stages.script(tmp_path / "quiet.py"))
+    for out in ("one", "two"):
+        words = [sys.executable, quiet, given[1], str(tmp_path / out), here]
+        subprocess.run(
+            [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=300
+        )
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
+
+
+def test_parts_that_are_not_there(recipe):
+    with pytest.raises(ValueError, match="train must be some of projectors, time, lora"):
+        replace(recipe, train=["head"])
+    with pytest.raises(ValueError, match="must name at least one folder"):
+        train_stage(models.model(), replace(recipe, shards=[]), "never")
+    with pytest.raises(ValueError, match="comes without an adapter"):
+        prepare(models.model(), replace(recipe, merge_lora=True))
+    model = models.model()
+    model.llm.time = None
+    with pytest.raises(ValueError, match="no parameters of part 'time'"):
+        prepare(model, recipe)
+    assert "projectors" in told(model, prepare(model, replace(recipe, train=["projectors"])))
+
+
+def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_path):
+    from longcompress.train.shards.index import load_index, make_index
+
+    index = load_index(folder)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    samples = [(e.key, dict(index.read(i))) for i, e in enumerate(index.entries)]
+    samples[1][1]["video.safetensors"] = samples[1][1]["video.safetensors"][:99]
+    write_tar(broken / "shard-000000.tar", samples)
+    make_index(broken, progress=False)
+    train_stage(models.model(), replace(recipe, shards=[str(broken)], least=1, most=1), tmp_path / "alone")
+    alone = [json.loads(line) for line in (tmp_path / "alone" / BAD).read_text().splitlines()]
+    assert {line["key"] for line in alone} == {"v1"}  # another sample took its place each time
+    train_stage(models.model(), replace(recipe, shards=[str(broken)], least=3), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / BAD).read_text().splitlines()]
+    assert {line["key"] for line in lines} == {"v1"} and "was cut" in lines[0]["reason"]
+    none = replace(recipe, shards=[str(broken)], question_sampling=QuestionSampling(kinds={"caption": 1.0}))
+    with pytest.raises(ValueError, match="batch 0: none of its samples could be used"):
+        train_stage(models.model(), none, tmp_path / "none")
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        train_stage(models.model(), recipe, tmp_path / "new", resume=True)
+    with pytest.raises(ValueError, match="has checkpoint-6 of an earlier run; give --resume"):
+        train_stage(models.model(), recipe, tmp_path / "out")
+
+
+def test_a_part_without_a_gradient_stops_the_training(recipe, tmp_path):
+    model = models.model()
+    model.llm.project["spare"] = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"got no gradient, such as 'project\.spare"):
+        train_stage(model, recipe, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["align", "boundary", "instruct"])
+def test_the_recipes_that_come_with_it_load(name):
+    from pathlib import Path
+
+    from longcompress.config import load_config
+    from longcompress.train import stages
+
+    recipe = load_config(StageRecipe, Path(stages.__file__).parent / "recipes" / f"{name}.yaml")
+    assert recipe.steps >= 1000 and ("lora" in recipe.train) == (name != "align")
+    assert recipe.merge_lora == (name == "instruct")
+
+
+def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
+    from longcompress.cli.main import main
+
+    models.model().save_pretrained(tmp_path / "base", include_base=True)
+    some = "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\ntokens: 20\n"
+    (tmp_path / "r.yaml").write_text(some + "engine: {workers: 0, report: []}\n")
+    words = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--save-every", "2"]
+    words += [f"--shards={json.dumps([str(folder)])}", "--model", str(tmp_path / "base")]
+    assert main([*words, "--steps", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "trained: projectors" in out and "run/model" in out
+    assert main([*words, "--steps", "6", "--resume"]) == 0
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-6"
+    assert main([*words, "--steps", "6", "--resume", "--lr", "1"]) == 2
+    assert "resume: lr differ from" in capsys.readouterr().err
+    assert main(["train", "align", "--out", str(tmp_path / "none"), "--engine.report", "[]"]) == 2
+    assert "shards must name at least one folder" in capsys.readouterr().err
+    assert main(["train", "nope", "--out", str(tmp_path / "none")]) == 2
+    assert "no recipe 'nope'; give one of align, boundary" in capsys.readouterr().err
+    assert main(["train", "align", "--lrr", "1", "--out", str(tmp_path / "none")]) == 2
+    assert "lrr" in capsys.readouterr().err
+
+
+def test_videos_without_audio_or_without_frames_are_learned_from_beside_others(tmp_path):
+    where = tmp_path / "in"
+    where.mkdir()
+    videos.write(where / "both.mp4", videos.Video())
+    videos.write(where / "mute.mp4", videos.Video(audio_codec=None))
+    videos.write(where / "blind.mp4", videos.Video(codec=None))
+    for name in ("both", "mute", "blind"):
+        told_of = {"events": [{"start_s": 0, "end_s": 2, "text": f"a {name} video"}]}
+        (where / f"{name}.json").write_text(json.dumps(told_of))
+    records = read_records(where)
+    made = shards.make(records, tmp_path / "out", models.model(), progress=False)
+    assert {one.status for one in made} == {"made"}
+    index = shards.pack(tmp_path / "out", records, progress=False)
+    streams = {entry.key: set(entry.tokens) for entry in index.entries}
+    assert streams == {"both": {"video", "audio"}, "mute": {"video"}, "blind": {"audio"}}
+    recipe = replace(stages.make_recipe(index.folder), least=1, tokens=16, budgets=[8], steps=9)
+    train_stage(models.model(), recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / BAD).exists()

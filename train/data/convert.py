@@ -1,0 +1,209 @@
+"""Annotations as other projects publish them, as records: `longcompress shards convert`.
+
+| shape | of | JSON |
+|---|---|---|
+| events | LongVALE, ActivityNet Captions | {id: {duration, timestamps: [[s, e]], sentences: [text]}} |
+| dialogues | VTimeLLM, LongVALE | [{id, conversations: [{from, value}], meta: {duration, split, token}}] |
+| qa | VideoInstruct (Video-ChatGPT, LongVLM) | [{video_id, q, a}] |
+| mmduet-caption | MMDuetIT | {video_uid: {annotation_uid: [{text, time, timespan}]}} |
+| mmduet-magqa | MMDuetIT | [{video_uid, conversation: [{role, time, content, timespan}]}] |
+| mmduet-grounding | MMDuetIT | [{video_uid, query, timestamps: [[s, e]]}] |
+
+Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds: they
+can be written as seconds or as hundredths when read. Several entries of one video become one
+record, but for cut-outs (`split`), which are videos of their own: their times are given from the start of
+the cut and stay so (`records.py`).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ...files import replacing
+from .records import VIDEOS, Event, Record, Turn, part_key, part_of
+
+Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
+SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+FEATURES = (".npy", ".pkl")  # of other projects, for `released_features`
+PLACEHOLDERS = ("<video>\n", "\n<video>", "<video>", "<image>\n", "<image>")
+
+
+def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[Record], list[str]]:
+    """(records by key, names of videos that are annotated but not there).
+
+    Args:
+        source: JSON file of that shape.
+        shape: one of the table above.
+        videos: folder that the videos lie in, as ID.mp4 or with another ending, or features of them, as
+            ID.npy or ID.pkl.
+
+    Raises:
+        ValueError: the file is of another shape, with the entry.
+        FileNotFoundError: there is no such file or folder.
+    """
+    source, videos = Path(source), Path(videos)
+    if shape not in SHAPES:
+        raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+    if not videos.is_dir():
+        raise FileNotFoundError(f"no folder of videos {videos}")
+    if not source.is_file():
+        raise FileNotFoundError(f"no file {source}")
+    try:
+        given = json.loads(source.read_text(encoding="utf8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is no JSON: {error}") from error
+    there: dict[str, str] = {}
+    paths = sorted(videos.iterdir())
+    for endings in (VIDEOS, FEATURES):
+        there = {p.stem: str(p) for p in reversed(paths) if p.suffix.lower() in endings} | there
+    merged: dict[str, Record] = {}
+    missing = set()
+    for where, video, part in _entries(given, shape, source):
+        if video not in there:
+            missing.add(video)
+            continue
+        key = part_key(video, part.get("meta", {}).get("split"))
+        record = Record(key, there[video], source=shape, **part)
+        before = merged.get(key)
+        merged[key] = record if before is None else _joined(before, record, where)
+    return sorted(merged.values(), key=lambda r: r.key), sorted(missing)
+
+
+def save_records(records: list[Record], path: str | Path) -> None:
+    """Write records as JSON lines, videos relative to the file where they lie below its folder."""
+    path = Path(path)
+    lines = []
+    for record in records:
+        told = record.to_json()
+        video = Path(record.video).resolve()
+        if video.is_relative_to(path.parent.resolve()):
+            told["video"] = str(video.relative_to(path.parent.resolve()))
+        lines.append(json.dumps(told, sort_keys=True))
+    with replacing(path) as part:
+        part.write_text("".join(line + "\n" for line in lines), encoding="utf8")
+
+
+def _entries(given: Any, shape: Shape, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(where, video, fields of a record) of each entry."""
+    want = dict if shape in ("events", "mmduet-caption") else list
+    if not isinstance(given, want):
+        raise ValueError(f"{source}: shape {shape!r} is a JSON {'object' if want is dict else 'list'}")
+    items = given.items() if isinstance(given, dict) else enumerate(given)
+    for name, one in items:
+        where = f"{source}, entry {name!r}"
+        try:
+            video, part = SHAPES[shape](str(name), one)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(f"{where} is not of shape {shape!r}: {error!r}") from error
+        yield where, video, part
+
+
+def _of_events(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    spans, texts = one["timestamps"], one["sentences"]
+    events = [Event(float(s), float(e), str(t).strip()) for (s, e), t in zip(spans, texts, strict=True)]
+    return name, {"duration_s": float(one["duration"]), "events": _sorted(events)}
+
+
+def _of_dialogues(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    meta = one.get("meta") or {}
+    turns = tuple(Turn(SPEAKERS[t["from"]], _clean(t["value"])) for t in one["conversations"])
+    kept: dict[str, Any] = {}
+    if meta.get("token"):
+        kept["token"] = {str(k): float(v) for k, v in meta["token"].items()}
+        turns, kept["token"] = _renamed(turns, kept["token"], 0)
+    if meta.get("split"):
+        kept["split"] = list(part_of(meta["split"]))
+    duration_s = meta.get("duration")
+    return str(one["id"]), {
+        "duration_s": None if duration_s is None else float(duration_s), "dialogues": (turns,), "meta": kept
+    }  # fmt: skip
+
+
+def _of_qa(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return str(one["video_id"]), {
+        "dialogues": ((Turn("user", _clean(one["q"])), Turn("assistant", one["a"])),)
+    }
+
+
+def _of_mmduet_caption(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    events = [
+        Event(float(e["timespan"][0]), float(e["timespan"][1]), str(e["text"]).strip())
+        for narration in one.values()
+        for e in narration
+    ]
+    return Path(name).stem, {"events": _sorted(events)}
+
+
+def _of_mmduet_magqa(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A question with several answers, each in its time: a dialogue, and its answers as events."""
+    first, *rest = one["conversation"]
+    if first["role"] != "user" or any(t["role"] != "assistant" for t in rest):
+        raise ValueError("a conversation is a user's question and the assistant's answers")
+    told = [(t["timespan"], str(t["content"]).strip()) for t in rest if t.get("timespan")]
+    events = [Event(float(s), float(e), text) for (s, e), text in told]
+    text = " ".join(str(t["content"]).strip() for t in rest)
+    turns = (Turn("user", str(first["content"]).strip()), Turn("assistant", text))
+    return Path(str(one["video_uid"])).stem, {"dialogues": (turns,), "events": _sorted(events)}
+
+
+def _of_mmduet_grounding(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    events = [Event(float(s), float(e), str(one["query"]).strip()) for s, e in one["timestamps"]]
+    return Path(str(one["video_uid"])).stem, {"events": _sorted(events)}
+
+
+SHAPES: dict[str, Callable[[str, Any], tuple[str, dict[str, Any]]]] = {
+    "events": _of_events,
+    "dialogues": _of_dialogues,
+    "qa": _of_qa,
+    "mmduet-caption": _of_mmduet_caption,
+    "mmduet-magqa": _of_mmduet_magqa,
+    "mmduet-grounding": _of_mmduet_grounding,
+}
+
+
+def _joined(before: Record, more: Record, where: str) -> Record:
+    """Two records of one video as one; symbols of times are numbered on."""
+    lengths = {r.duration_s for r in (before, more) if r.duration_s is not None}
+    if len(lengths) > 1 and max(lengths) - min(lengths) > 1.0:
+        raise ValueError(
+            f"{where}: {more.key!r} lasts {more.duration_s} s here and {before.duration_s} s before"
+        )
+    token = dict(before.meta.get("token", {}))
+    dialogues = before.dialogues
+    for turns in more.dialogues:
+        renamed, found = _renamed(turns, more.meta.get("token", {}), len(token))
+        dialogues, token = (*dialogues, renamed), token | found
+    meta = before.meta | more.meta | ({"token": token} if token else {})
+    return Record(
+        before.key, before.video, max(lengths, default=None), _sorted([*before.events, *more.events]),
+        dialogues, before.captions + more.captions, before.source, meta,
+    )  # fmt: skip
+
+
+def _renamed(
+    turns: tuple[Turn, ...], token: Mapping[str, float], first: int
+) -> tuple[tuple[Turn, ...], dict[str, float]]:
+    """The turns with symbols <t0>, <t1>, ... from number `first` on, and their seconds."""
+    names = {old: f"<t{first + i}>" for i, old in enumerate(token)}
+    marks = {old: f"\0{i}\0" for i, old in enumerate(token)}  # two steps: a new name may be another's old one
+    out = []
+    for turn in turns:
+        text = turn.text
+        for old, mark in marks.items():
+            text = text.replace(old, mark)
+        for old, mark in marks.items():
+            text = text.replace(mark, names[old])
+        out.append(Turn(turn.role, text))
+    return tuple(out), {names[old]: seconds for old, seconds in token.items()}
+
+
+def _clean(text: str) -> str:
+    """A turn without the place of the video, which is always before the first."""
+    for mark in PLACEHOLDERS:
+        text = text.replace(mark, "")
+    return text.strip()
+
+
+def _sorted(events: list[Event]) -> tuple[Event, ...]:
+    return tuple(sorted(events, key=lambda e: (e.start_s, e.end_s)))

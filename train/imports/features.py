@@ -1,0 +1,254 @@
+"""Features that other projects' scripts extracted, as shards that our training reads.
+
+| of | files of a video |
+|---|---|
+| VTimeLLM | PICTURE/ID.npy (100, 768); of a frame (768,) or (1, 768) |
+| LongVALE | PICTURE/ID.npy, SOUND/ID.npy (n, 768), SPEECH/ID.npy (n, 1280), a row for each 5.12 s |
+| LongVLM | LOCAL/ID.pkl (300 or 200, 1024), MEMORY/ID.pkl (25, 1024) |
+
+Sources of the shapes: the projects' code, in the docstrings of `published`. That the features are of the
+encoders that the model has can't be seen in them; that is for whoever names the model.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...compression.segmenter import Segmenter
+from ...compression.state import Group, Hold, Mean, Piece
+from ...encoders import Encoder, VisionEncoder
+from ...model import LongCompress
+from ...types import Encoded, Tokens
+from ..data.records import Record, complaints, overlapping
+from ..shards.make import ENDLESS, Made, attempt, each
+from ..shards.sample import members_of
+from ..shards.tar import write_tar
+from .array_files import read_npy, read_pickle
+
+LONGVLM = ("local", "memory")
+ROOM_S = 30.0  # Whisper hears in blocks of so many seconds, so its features may go on behind the end
+
+
+def make(
+    records: Sequence[Record],
+    out: str | Path,
+    model: LongCompress,
+    folders: Mapping[str, str | Path],
+    *,
+    unknown_s: float = 0.0,
+    share: tuple[int, int] = (0, 1),
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    progress: bool = True,
+) -> list[Made]:
+    """Make the parts of some videos of their features; `shards.pack` makes shards of them.
+
+    Args:
+        records: of the videos. Files are named as the record is (KEY), or as its video.
+        out, share, on_error, progress: as for `shards.make`.
+        model: which the features are for; its encoders are not run.
+        folders: stream -> folder of .npy files; or "local" and "memory" -> folders of LongVLM's pickles. Of
+            audio and speech a video may have none.
+        unknown_s: length of videos whose record doesn't tell it; 0: they fail.
+
+    Raises:
+        ValueError: the model has no such streams, or no use for such features.
+        FileNotFoundError: there is no such folder.
+    """
+    check_folders(model, folders)
+    places = {name: Path(folder) for name, folder in folders.items()}
+
+    def part(record: Record, folder: Path) -> Made:
+        path = folder / f"{record.key}.tar"
+        return attempt(
+            record, folder, path, lambda: sample_of(record, model, places, unknown_s),
+            lambda members: write_tar(path, [(record.key, members)]),
+        )  # fmt: skip
+
+    return each(records, out, part, share=share, on_error=on_error, progress=progress)
+
+
+def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:
+    """ValueError or FileNotFoundError unless the model can be given such features."""
+    names = sorted(folders)
+    takes = model.streams
+    if segmented(model) is not None:
+        if names != sorted(LONGVLM):
+            raise ValueError(f"model {model.config.name!r} takes features in folders {LONGVLM}, got {names}")
+    elif "video" not in names or set(names) - set(takes) or model.encoders["video"].patches != 1:
+        raise ValueError(
+            f"model {model.config.name!r} takes features of one row a frame in folders of {takes}, the "
+            f"frame's at least, got {names}"
+        )
+    for folder in folders.values():
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"no folder of features {folder}")
+
+
+def segmented(model: LongCompress) -> int | None:
+    """Segments of a video where the model cuts as LongVLM does; None: it doesn't."""
+    config = model.config
+    if config.segments.cut != "frames" or not config.media.frames or not config.video.summary_layers:
+        return None
+    return config.media.frames // config.segments.frames
+
+
+def sample_of(
+    record: Record, model: LongCompress, folders: Mapping[str, Path], unknown_s: float
+) -> dict[str, bytes]:
+    """Members of the sample of a video.
+
+    Raises:
+        FileNotFoundError: it has no features.
+        ValueError: they are of another shape, or can't be read; its length isn't known; its events lie
+            outside it.
+    """
+    duration_s = record.duration_s or unknown_s
+    if not duration_s > 0:
+        raise ValueError(
+            f"record {record.key!r} doesn't say how long its video is; add duration_s to it, or give a "
+            "length for all such ones (unknown_s)"
+        )
+    if set(folders) == set(LONGVLM):
+        local, memory = (_read(record, folders[name], name) for name in LONGVLM)
+        hold = longvlm_hold(local, memory, model, duration_s)
+    else:
+        hold = streams_hold(record, model, folders, duration_s)
+    num = overlapping(record.events)
+    more = {"overlapping": num} if num else {}
+    record = replace(record, duration_s=duration_s, meta=record.meta | more)
+    if wrong := complaints(record):
+        raise ValueError("; ".join(wrong))
+    told = record.to_json() | {"video": {"name": Path(record.video).name}}
+    return members_of(hold, model, told, duration_s)
+
+
+def streams_hold(record: Record, model: LongCompress, folders: Mapping[str, Path], duration_s: float) -> Hold:
+    """What a session would hold of a video with these features, an .npy file a stream."""
+    found = {}
+    for name in [n for n in model.streams if n in folders]:
+        path = _file(record, folders[name], ".npy")
+        if path is None and name == "video":
+            raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
+        x = None if path is None else read_npy(path)
+        if x is None or (name != "video" and not len(x)):  # of too little audio no row is made
+            continue
+        encoder, frames = model.encoders[name], model.config.media.frames
+        try:
+            found[name] = encoded_of(x, encoder, frames, duration_s)
+        except ValueError as error:
+            raise ValueError(f"{path}: stream {name!r}: {error}") from error
+    segmenter = Segmenter(model.config.segments, tuple(found))
+    segments = [one for name, encoded in found.items() for one in segmenter.push(name, encoded)]
+    hold = Hold()
+    for segment in [*segments, *segmenter.flush()]:
+        model.compressor.close(hold, segment, ENDLESS)
+    return hold
+
+
+def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: float) -> Encoded:
+    """Features (N, C) as what the encoder would have given of a video; rows of frames lie evenly in it, rows
+    of audio window after window.
+
+    Raises:
+        ValueError: they are of another width; not of `frames` frames (0: any number), or one; of a longer
+            video.
+    """
+    if isinstance(encoder, VisionEncoder) and array.ndim == 1:
+        array = array[None]  # a frame
+    if array.ndim != 2 or array.shape[1] != encoder.width or not len(array):
+        raise ValueError(
+            f"features must be (N, {encoder.width}), as wide as the encoder's, got {array.shape}; are they "
+            "another stream's, or another encoder's?"
+        )
+    num = len(array)
+    index = torch.arange(num, dtype=torch.float64)
+    if isinstance(encoder, VisionEncoder):
+        if frames and num not in (1, frames):
+            raise ValueError(
+                f"features must be ({frames}, {encoder.width}), got {array.shape}: {num} frames instead of "
+                f"{frames}; extract them anew from {frames} frames, spread from the first to the last "
+                "(`longcompress shards npy`)"
+            )
+        start_s, step_s = index * duration_s / num, duration_s / num
+    else:
+        step_s = encoder.window / encoder.rate_hz
+        most = math.ceil((duration_s + ROOM_S) / step_s)
+        if num > most:
+            raise ValueError(
+                f"features of {num} x {step_s:g} s are of a longer video than {duration_s:g} s, which has "
+                f"{most} at most; do file and record belong together?"
+            )
+        start_s = index.clamp_max(math.ceil(duration_s / step_s) - 1) * step_s
+    end_s = (start_s + step_s).clamp_max(duration_s)
+    x = torch.from_numpy(array).float()
+    tokens = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
+    return Encoded(tokens, encoder.metric(x))
+
+
+def longvlm_hold(local: np.ndarray, memory: np.ndarray, model: LongCompress, duration_s: float) -> Hold:
+    """What a session of LongVLM would hold of a video with these features.
+
+    Where in its segment a merged token lay, and how many patches it stands for, is not in the file: all get
+    the segment's time and the same share of its patches.
+
+    Args:
+        local: (S M, C) tokens, segment after segment.
+        memory: (layers + 1, C) mean class tokens by layer, of which the last E are taken.
+        model: that cuts into S segments and keeps M tokens of each.
+        duration_s: of the video.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    config, encoder = model.config, model.encoders["video"]
+    num, keep, layers = segmented(model) or 0, config.merge.detail_of("video"), config.video.summary_layers
+    want = (num * keep, encoder.width)
+    if local.shape != want:
+        other = {300: "local=300", 200: "local=200, what the released script's schedule gives"}.get(
+            len(local)
+        )
+        hint = f"; it fits longvlm with variant {other}" if other and local.ndim == 2 else ""
+        raise ValueError(f"local features must be (S M, C) = {want}, got {local.shape}{hint}")
+    if memory.ndim != 2 or memory.shape[1] != encoder.width or len(memory) < layers:
+        raise ValueError(
+            f"memory features must be (25, {encoder.width}), {layers} rows at least, got {memory.shape}; are "
+            "the two folders interchanged?"
+        )
+    x, frames = torch.from_numpy(local).float(), config.media.frames
+    metric = encoder.metric(x)
+    share = config.segments.frames * encoder.patches / keep
+    hold = Hold(seen={"video": frames})
+    for i in range(num):
+        start_s, end_s = i * duration_s / num, (i + 1) * duration_s / num
+        part = slice(i * keep, (i + 1) * keep)
+        tokens = Tokens(
+            x[part], torch.full((keep,), share), _all(keep, (start_s + end_s) / 2), _all(keep, start_s),
+            _all(keep, end_s),
+        )  # fmt: skip
+        hold.pieces.append(Piece(start_s, end_s, 1, {"video": Group(tokens, metric[part])}, 1.0))
+    last = torch.from_numpy(memory[-layers:]).double()
+    hold.memory["video"] = Mean(last * frames, frames)
+    return hold
+
+
+def _all(num: int, value: float) -> Tensor:
+    return torch.full((num,), value, dtype=torch.float64)
+
+
+def _read(record: Record, folder: Path, name: str) -> np.ndarray:
+    path = _file(record, folder, ".pkl")
+    if path is None:
+        raise FileNotFoundError(f"no {name} features {folder / record.key}.pkl")
+    return read_pickle(path)
+
+
+def _file(record: Record, folder: Path, ending: str) -> Path | None:
+    """The file of a record: of its key, or of its video, which several parts share."""
+    paths = [folder / f"{name}{ending}" for name in (record.key, Path(record.video).stem)]
+    return next((path for path in paths if path.is_file()), None)

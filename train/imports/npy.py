@@ -1,0 +1,111 @@
+"""Features in the files that VTimeLLM's and LongVALE's own code reads: an .npy a video and stream."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ...files import replacing
+from ...model import LongCompress
+from ...session import compressed
+from ..data.records import Record
+from ..shards.make import ENDLESS, Made, attempt, each
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stream's arrays lie, and of what type they are."""
+
+    folder: str
+    dtype: Literal["float16", "float32"]
+
+
+LAYOUTS: dict[str, dict[str, Place]] = {
+    "vtimellm": {"video": Place("", "float16")},
+    "longvale": {
+        "video": Place("visual", "float16"), "audio": Place("audio", "float32"),
+        "speech": Place("speech", "float32"),
+    },
+}  # fmt: skip
+"""Published model -> stream -> its place; the folders are what their commands' three flags name."""
+
+
+def make(
+    records: Sequence[Record],
+    out: str | Path,
+    model: LongCompress,
+    *,
+    share: tuple[int, int] = (0, 1),
+    on_error: Literal["quarantine", "stop"] = "quarantine",
+    progress: bool = True,
+) -> list[Made]:
+    """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
+    (longvale): (tokens, C) by time. A stream that a video hasn't has no file. Made again it goes on.
+
+    Args:
+        records, share, on_error, progress: as for `shards.make`.
+        out: folder.
+        model: encoders of one of LAYOUTS, by its name, in the paper's mode.
+
+    Raises:
+        ValueError: as `shards.make`; the model has no such layout, or takes frames by rate.
+    """
+    layout = LAYOUTS.get(model.config.name)
+    if layout is None:
+        raise ValueError(
+            f"model must be one of {', '.join(LAYOUTS)}, whose features are .npy files, got "
+            f"{model.config.name!r}; make shards instead"
+        )
+    if not model.config.media.frames:
+        raise ValueError('variant mode must be "paper": their code wants 100 frames of a video, got "ours"')
+    root = Path(out)
+
+    def part(record: Record, folder: Path) -> Made:
+        done = folder / f"{record.key}.json"
+        return attempt(
+            record, folder, done, lambda: arrays_of(record, model, layout),
+            lambda found: _write(record, root, done, layout, found),
+        )  # fmt: skip
+
+    return each(records, root, part, share=share, on_error=on_error, progress=progress)
+
+
+def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> dict[str, np.ndarray]:
+    """stream -> (tokens, C) of a video or the part of it that its record is of.
+
+    Raises:
+        ValueError: it can't be read, or frames of it are missing.
+    """
+    session, _ = compressed(model, record.video, ENDLESS, part=record.part, progress=False)
+    if not session.stats()["raw_tokens"]:
+        raise ValueError(f"{record.video} gave neither a frame nor a sample that could be read")
+    streams, _, _ = model.compressor.compress_to(session.held(), ENDLESS)
+    wanted = model.config.media.frames
+    frames = len(streams["video"]) if "video" in streams else wanted
+    if frames != wanted:
+        raise ValueError(
+            f"{record.video} gave {frames} frames of {wanted}, which their code needs; the others can't "
+            "be decoded"
+        )
+    found = {n: tokens.x.float().cpu().numpy().astype(layout[n].dtype) for n, tokens in streams.items()}
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{record.video}: features of stream {name!r} aren't finite in {array.dtype}")
+    return found
+
+
+def _write(
+    record: Record, root: Path, done: Path, layout: dict[str, Place], found: dict[str, np.ndarray]
+) -> None:
+    """The arrays, each whole or not at all, and last what says that all are there."""
+    for name, array in found.items():
+        path = root / layout[name].folder / f"{record.key}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    with replacing(done) as part:
+        told = {name: list(array.shape) for name, array in found.items()}
+        part.write_text(json.dumps({"key": record.key, "streams": told}) + "\n")

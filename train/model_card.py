@@ -1,0 +1,82 @@
+"""The model card that a trained model is saved with: what it is, what it learned from, how to use it."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from ..model import LongCompress
+from .shards.index import Index
+
+PACKAGES = ("longcompress", "torch", "transformers", "peft")
+
+
+def write_card(
+    folder: Path, model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]],
+    indexes: Sequence[Index], recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
+) -> Path:  # fmt: skip
+    """Write folder/README.md.
+
+    Args:
+        folder: of the saved model.
+        model: it.
+        trained: part -> parameters that learned.
+        indexes: of the data sets.
+        recipe: of the stage, as JSON values.
+        history: the log of the training.
+    """
+    losses = [(line["step"], line["loss"]) for line in history if "loss" in line]
+    held = [(line["step"], line["eval_loss"]) for line in history if "eval_loss" in line]
+    config = model.config
+    each = ", ".join(f"{part} ({sum(p.numel() for p in of):,})" for part, of in trained.items())
+    front = {
+        "library_name": "longcompress",
+        "base_model": config.llm.base,
+        "tags": ["video", "audio", "lora"],
+    }
+    lines = [
+        "---", yaml.safe_dump(front, sort_keys=True).strip(), "---", "", f"# {config.name}", "",
+        "Reads hours of video with audio as a fixed number of tokens.", "",
+        "```python", "import longcompress as lc", "",
+        'model = lc.load("this folder")', 'memory = lc.compress(model, "video.mp4", budget=1024)',
+        'print(memory.ask("When does the door open?"))', "```", "",
+        "## What it is", "",
+        f"- language model: `{config.llm.base}`; frames: `{config.video.base or 'none'}`; "
+        f"audio: `{config.audio.base or 'none'}`",
+        f"- began as: `{recipe['model']}`",
+        f"- learned: {each} parameters",
+        "", "## What it learned from", "",
+        "| data set | samples | hours |", "|---|---|---|",
+    ]  # fmt: skip
+    for index in indexes:
+        hours = sum(entry.duration_s for entry in index.entries) / 3600
+        name = str(index.folder).rstrip("/").rpartition("/")[2]
+        lines.append(f"| {name} | {len(index):,} | {hours:.2f} |")
+    lines += ["", "## How it went", ""]
+    if losses:
+        lines.append(f"- loss: {_from_to(losses)}")
+    if held:
+        lines.append(f"- loss on videos held out: {_from_to(held)}")
+    lines += [
+        "- nothing else was measured by the training; the licences of the base models and of the data hold",
+        "", "## Recipe", "", "```yaml", yaml.safe_dump(dict(recipe), sort_keys=False).strip(), "```", "",
+        ", ".join(f"{name} {_version(name)}" for name in PACKAGES), "",
+    ]  # fmt: skip
+    path = folder / "README.md"
+    path.write_text("\n".join(lines), encoding="utf8")
+    return path
+
+
+def _from_to(losses: Sequence[tuple[int, float]]) -> str:
+    (first, before), (last, after) = losses[0], losses[-1]
+    return f"{before:.4f} at step {first}, {after:.4f} at {last}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return "from a checkout"

@@ -1,0 +1,227 @@
+"""What is in which shard, and the order it is read in: a pure function of a seed, an epoch and a position."""
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from ...files import replacing
+from .remote import Remote, place_of
+from .sample import JSON
+from .tar import Member, members_in, read_members, sha256_of
+
+INDEX = "index.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar.
+
+    Attributes:
+        name: relative to the index.
+        num_bytes: its size.
+        sha256: of all its bytes.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sample.
+
+    Attributes:
+        key: its name.
+        shard: number of its tar.
+        members: name -> where its bytes lie.
+        duration_s: of the video; 0 where it isn't known.
+        tokens: stream -> tokens held.
+    """
+
+    key: str
+    shard: int
+    members: dict[str, Member]
+    duration_s: float
+    tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Index:
+    """All samples of a data set.
+
+    Attributes:
+        folder: where its shards lie; a `Remote` for a URL.
+        shards: tars.
+        entries: samples, shard after shard.
+        features: what all of them were made with: identity of the encoders and segments; empty for media.
+    """
+
+    folder: Path | Remote
+    shards: tuple[Shard, ...]
+    entries: tuple[Entry, ...]
+    features: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """(len,) int64 numbers of samples in the order of an epoch."""
+        return np.random.default_rng([seed, epoch]).permutation(len(self))
+
+    def read(self, number: int) -> dict[str, bytes]:
+        """Member name -> bytes of a sample, by ranged reads; what `Remote` raises comes with the shard's URL.
+
+        Raises:
+            ValueError: the shard ends before the sample does, or isn't the one that was indexed.
+            FileNotFoundError: the shard is gone.
+        """
+        entry = self.entries[number]
+        shard = self.shards[entry.shard]
+        if isinstance(self.folder, Remote):
+            name = self.folder.of(shard.name)
+            found = self.folder.members(entry.members, **asdict(shard))
+        else:
+            name = str(self.folder / shard.name)
+            with open(name, "rb") as file:
+                found = read_members(file, entry.members)
+        for member, data in found.items():
+            if len(data) != entry.members[member].num_bytes:
+                raise ValueError(f"{name} was cut: sample {entry.key!r} is not whole; get the shard again")
+        return found
+
+    def save(self) -> Path:
+        """Write it into its folder."""
+        told = {
+            "format": FORMAT, "features": self.features, "shards": [asdict(s) for s in self.shards],
+            "samples": [
+                {
+                    "key": e.key, "shard": e.shard, "duration_s": e.duration_s, "tokens": e.tokens,
+                    "members": {n: [m.offset, m.num_bytes] for n, m in sorted(e.members.items())},
+                }
+                for e in self.entries
+            ],
+        }  # fmt: skip
+        if isinstance(self.folder, Remote):
+            raise ValueError(f"{self.folder}: an index is saved in a folder, not below a URL; upload it")
+        path = self.folder / INDEX
+        with replacing(path) as part:
+            part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
+        return path
+
+
+def load_index(
+    folder: str | Path, cache: str | Path | None = None, *, tries: int = 5, wait_s: float = 0.5
+) -> Index:
+    """The index in a folder, or below a URL that fsspec reads (http, https, s3, hf, ...).
+
+    Args:
+        folder: of shards, or its URL.
+        cache: folder on this machine that shards of a URL are kept in, each fetched whole once and checked
+            then; None: samples are asked for by their ranges, unchecked. Shards of a folder are never copied.
+        tries: how often a read below a URL is tried.
+        wait_s: time before the second try; doubled before each further one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is none, or of a newer format.
+        OSError: the server failed at every try.
+        ImportError: a package that reads such URLs is missing.
+    """
+    where = place_of(folder, cache, tries, wait_s)
+    path = where.of(INDEX) if isinstance(where, Remote) else where / INDEX
+    try:
+        text = where.whole(INDEX) if isinstance(where, Remote) else Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no index {path}; make one with `longcompress shards index FOLDER`"
+        ) from error
+    try:
+        told = json.loads(text)
+        if told["format"] > FORMAT:
+            raise ValueError(
+                f"{path} has format {told['format']}, this version reads up to {FORMAT}; upgrade"
+            )
+        shards = tuple(Shard(**s) for s in told["shards"])
+        entries = tuple(
+            Entry(
+                e["key"],
+                e["shard"],
+                {n: Member(*m) for n, m in e["members"].items()},
+                e["duration_s"],
+                e["tokens"],
+            )
+            for e in told["samples"]
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no index of shards ({error!r}); make it anew") from error
+    for shard in shards:
+        _check_name(shard, str(path))
+    return Index(where, shards, entries, told["features"])
+
+
+def make_index(folder: str | Path, *, progress: bool = True) -> Index:
+    """Read through the tars of a folder and index them; the index is saved there.
+
+    Raises:
+        ValueError: there is no tar; one is cut or holds a pickle; a key is there twice; a sample has no
+            `json`; features of different encoders or segments lie side by side.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise ValueError(f"{folder}: no tar in it; make shards with `longcompress shards make`")
+    shards, entries = [], []
+    seen: dict[str, str] = {}
+    features: dict[str, Any] | None = None
+    for number, path in enumerate(tqdm(paths, desc="index", unit="shard", disable=not progress)):
+        with open(path, "rb") as file:
+            found = members_in(file, str(path))
+            for key, members in found.items():
+                where = f"{path}: sample {key!r}"
+                if key in seen:
+                    raise ValueError(f"{where} is in {seen[key]} too; a key names one sample")
+                seen[key] = path.name
+                told = _told(file, members, where)
+                made = told.get("features") or {}
+                same = {k: made[k] for k in ("identity", "segments", "merge") if k in made}
+                if features is not None and same != features:
+                    raise ValueError(f"{where} has other encoders, segments or detail than those before it")
+                features = same
+                tokens = {name: stream["tokens"] for name, stream in made.get("streams", {}).items()}
+                duration_s = float(made.get("duration_s") or told.get("duration_s") or 0.0)
+                entries.append(Entry(key, number, members, duration_s, tokens))
+            shards.append(Shard(path.name, path.stat().st_size, sha256_of(path)))
+    index = Index(folder, tuple(shards), tuple(entries), features or {})
+    index.save()
+    return index
+
+
+def _check_name(shard: Shard, where: str) -> None:
+    """An index may be a stranger's: its shards must lie beside it, and a hash names a file in a cache."""
+    pure = PurePosixPath(shard.name)
+    if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
+        raise ValueError(f"{where}: shard {shard.name!r} must be a file beside the index")
+    if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"{where}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
+
+
+def _told(file: BinaryIO, members: dict[str, Member], where: str) -> dict[str, Any]:
+    if JSON not in members:
+        raise ValueError(f"{where}: member json is missing")
+    try:
+        told = json.loads(read_members(file, {JSON: members[JSON]})[JSON])
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: member json is no JSON: {error}") from error
+    finally:
+        file.seek(0, io.SEEK_SET)
+    if not isinstance(told, dict):
+        raise ValueError(f"{where}: member json must be an object")
+    return told

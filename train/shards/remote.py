@@ -1,0 +1,182 @@
+"""Where the bytes of a data set lie: in a folder or below a URL; asked for by ranges, or fetched and kept."""
+
+import errno
+import fcntl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...files import replacing
+from .tar import Member, cut, read_members, sha256_of, span_of
+
+T = TypeVar("T")
+SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
+PASSING = (408, 425, 429)  # answers below 500 that mean: later
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Files below a URL. Holds names only: it can be pickled, and processes may fork at any time.
+
+    Attributes:
+        url: of the folder.
+        cache: folder that whole shards are kept in once one sample of them was wanted; None: each read asks
+            for its range.
+        tries: how often a read is tried.
+        wait_s: time before the second try; doubled before each further one.
+    """
+
+    url: str
+    cache: Path | None = None
+    tries: int = 5
+    wait_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if "::" in self.url:
+            raise ValueError(f"{self.url}: chained URLs are not read; fetch the shards first")
+        if self.tries < 1 or self.wait_s < 0:
+            raise ValueError(f"tries must be >= 1 and wait_s >= 0, got {self.tries} and {self.wait_s}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def of(self, name: str) -> str:
+        """URL of a file."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def whole(self, name: str) -> bytes:
+        """All bytes of a small file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it couldn't be read in so many tries.
+            ImportError: fsspec, or what it needs for this kind of URL, is not installed.
+        """
+        url = self.of(name)
+        return self._tried(url, lambda files, path: files.cat_file(path))
+
+    def members(
+        self, members: Mapping[str, Member], name: str, num_bytes: int, sha256: str
+    ) -> dict[str, bytes]:
+        """The bytes of members of a sample; fewer where the shard ends before. Raises what `whole` raises.
+
+        Args:
+            members: side by side in the shard.
+            name: of the shard.
+            num_bytes, sha256: of all of it, as the index says; a cache checks them when it fetches the shard.
+
+        Raises:
+            ValueError: what was fetched is another shard; without a cache, the server knows no ranges.
+        """
+        if self.cache is not None:
+            with open(self.kept(name, num_bytes, sha256), "rb") as file:
+                return read_members(file, members)
+        url, span = self.of(name), span_of(members.values())  # one request a sample
+        end = span.offset + span.num_bytes
+        data = self._tried(url, lambda files, path: files.cat_file(path, span.offset, end))
+        if len(data) > span.num_bytes:
+            raise ValueError(
+                f"{url}: asked for {span.num_bytes} bytes, the server sent {len(data)}: it knows no ranges; "
+                "give a cache, so that whole shards are fetched"
+            )
+        return cut(data, span.offset, members)
+
+    def kept(self, name: str, num_bytes: int, sha256: str) -> Path:
+        """A whole shard in the cache; fetched by one process, once, and checked then.
+
+        Raises:
+            ValueError: it has another size or hash; nothing of it is kept.
+        """
+        assert self.cache is not None
+        path = Path(self.cache) / f"{sha256}.tar"  # named by content: a shard made anew is another file
+        if path.is_file():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as lock:  # let go when a process ends, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                self._fetch(self.of(name), path, num_bytes, sha256)
+        return path
+
+    def _fetch(self, url: str, path: Path, num_bytes: int, sha256: str) -> None:
+        with replacing(path) as part:
+            self._tried(url, lambda files, there: files.get_file(there, str(part)))
+            got = part.stat().st_size
+            if got != num_bytes or sha256_of(part) != sha256:
+                what = f"{got} bytes, not {num_bytes}" if got != num_bytes else "another hash"
+                raise ValueError(
+                    f"{url} has {what}: it is not the shard that was indexed; "
+                    "upload that one again, or an index of this one"
+                )
+
+    def _tried(self, url: str, act: Callable[[Any, str], T]) -> T:
+        """What `act(file system, path)` gives; errors that may pass are waited out."""
+        files, path, errors = _files(url)
+        for number in range(self.tries):
+            if number:
+                time.sleep(self.wait_s * 2 ** (number - 1))
+            try:
+                return act(files, path)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"no file {url}") from error
+            except errors as error:
+                if _status(error) == 416:  # the range begins past the end
+                    raise ValueError(f"{url} was cut: it ends too early; get the shard again") from error
+                if not _passes(error):
+                    raise OSError(f"{url} can't be read: {error!r}") from error
+                last = error
+        raise OSError(f"{url} couldn't be read in {self.tries} tries, the last time: {last!r}") from last
+
+
+def place_of(
+    folder: str | Path, cache: str | Path | None = None, tries: int = 5, wait_s: float = 0.5
+) -> Path | Remote:
+    """A folder, or what reads below a URL (anything with ://)."""
+    if "://" not in str(folder):
+        return Path(folder)
+    return Remote(str(folder), None if cache is None else Path(cache), tries, wait_s)
+
+
+def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
+    """fsspec's file system of a URL (each process has its own), the path there, and the errors of reading."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImportError(f"{url}: reading URLs needs fsspec: pip install 'longcompress[web]'") from error
+    protocol = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    errors: tuple[type[Exception], ...] = (OSError,)
+    try:
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_S, sock_read=SILENT_S)
+            options, errors = {"client_kwargs": {"timeout": timeout}}, (OSError, aiohttp.ClientError)
+        elif protocol == "hf":
+            from huggingface_hub.errors import HfHubHTTPError
+
+            errors = (OSError, *HfHubHTTPError.__bases__)  # its own and those of the client it is built on
+        files, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise ImportError(
+            f"{url}: reading {protocol}:// needs another package ({error}): pip install 'fsspec[{protocol}]'"
+        ) from error
+    return files, path, errors
+
+
+def _passes(error: Exception) -> bool:
+    """Whether another try may help: not where the server said no, nor where our own disk did."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in PASSING
+    refused = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
+    return not refused and getattr(error, "errno", None) not in LASTING
+
+
+def _status(error: Exception) -> int | None:
+    """What an HTTP server answered, if it did: aiohttp and the clients of s3 and hf keep it in two places."""
+    found = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return found if isinstance(found, int) else None

@@ -1,0 +1,93 @@
+"""Plain webdataset tars: samples of members KEY.NAME side by side, written the same way every time."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...files import replacing
+
+FORBIDDEN = (".pkl", ".pickle", ".pyd", ".pt", ".pth", ".npy.pkl")  # what loaders would unpickle
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of a member lie in its tar."""
+
+    offset: int
+    num_bytes: int
+
+
+def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write (key, members) one after the other, members by name; the same samples give the same bytes."""
+    with replacing(path) as part, tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples:
+            for name, data in sorted(members.items()):
+                info = tarfile.TarInfo(f"{key}.{name}")
+                info.size, info.mode = len(data), 0o644
+                tar.addfile(info, io.BytesIO(data))
+
+
+def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
+    """key -> member name -> where its bytes lie, of all samples in an open tar, in their order.
+
+    Raises:
+        ValueError: the tar is cut, holds a pickle, a name without a key, one member twice, or one key in two
+            places.
+    """
+    found: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            last, end = None, 0
+            for info in tar:
+                if not info.isfile():
+                    continue
+                key, dot, name = info.name.rpartition("/")[2].partition(".")
+                if not dot or not key:
+                    raise ValueError(f"{where}: member {info.name!r} has no KEY.NAME")
+                if info.name.endswith(FORBIDDEN):
+                    raise ValueError(
+                        f"{where}: member {info.name!r} is a pickle, which is never read; make it anew"
+                    )
+                if key in found and key != last:
+                    raise ValueError(f"{where}: key {key!r} stands in two places")
+                if name in found.setdefault(key, {}):
+                    raise ValueError(f"{where}: member {info.name!r} is there twice")
+                found[key][name] = Member(info.offset_data, info.size)
+                last, end = key, info.offset_data + info.size
+    except tarfile.TarError as error:
+        raise ValueError(f"{where} is no tar, or was cut: {error}") from error
+    file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+    if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):  # what every tar ends with
+        raise ValueError(f"{where} was cut: the end of the tar is missing")
+    return found
+
+
+def read_members(file: BinaryIO, members: Mapping[str, Member]) -> dict[str, bytes]:
+    """The bytes of these members of an open tar."""
+    out = {}
+    for name, member in sorted(members.items(), key=lambda item: item[1].offset):
+        file.seek(member.offset)
+        out[name] = file.read(member.num_bytes)
+    return out
+
+
+def span_of(members: Iterable[Member]) -> Member:
+    """The smallest range that has all these members in it: those of a sample lie side by side."""
+    members = list(members)
+    offset = min((member.offset for member in members), default=0)
+    return Member(offset, max((m.offset + m.num_bytes for m in members), default=0) - offset)
+
+
+def cut(data: bytes, offset: int, members: Mapping[str, Member]) -> dict[str, bytes]:
+    """The bytes of these members out of a range of a tar that begins at `offset`."""
+    return {n: data[m.offset - offset : m.offset - offset + m.num_bytes] for n, m in members.items()}
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of all of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

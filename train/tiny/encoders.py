@@ -1,0 +1,129 @@
+"""The tiny encoders learn what is where and what is heard, on frames and sounds drawn as they go."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from ...encoders import AudioEncoder, VisionEncoder
+from ...synthetic.scenes import OBJECTS, SOUNDS, audio, frames, heard, make_scene, patches
+from ..loaders import turn
+
+DRAWN_PX = 128  # videos are drawn at twice the encoder's side, as the decoder sees them before it scales
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How long an encoder is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: frames (or blocks of audio) a step.
+        lr: highest learning rate.
+        seconds: length of the scenes that are drawn.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    seconds: float = 40.0
+
+
+class VideoTask(nn.Module):
+    """Which object each patch of a frame shows: the vision encoder and a linear head, (T, P) cross-entropy."""
+
+    def __init__(self, encoder: VisionEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, len(OBJECTS) + 1)
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        x, _ = self.encoder.features(pixels)
+        logits = self.head(x)
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+class AudioTask(nn.Module):
+    """Which sounds each window has: the audio encoder and a linear head, (B, W, sounds) binary
+    cross-entropy."""
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, len(SOUNDS))
+
+    def forward(self, samples: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.head(self.encoder.features(samples))
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+class Drawn(IterableDataset[dict[str, Any]]):
+    """Endless labelled frames (kind "frame") or blocks of audio ("audio") of scenes nobody has seen.
+
+    Args:
+        kind: which.
+        seed: scene numbers begin at seed * 1_000_000; workers take turns.
+        seconds: length of each scene.
+        side: side of the frames, half of what is drawn.
+        block_s: seconds of a block of audio.
+    """
+
+    def __init__(self, kind: str, seed: int, seconds: float, side: int = 64, block_s: float = 10.0) -> None:
+        self.kind, self.seed, self.seconds, self.side, self.block_s = kind, seed, seconds, side, block_s
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, step = turn()
+        number = self.seed * 1_000_000 + first
+        while True:
+            scene = make_scene(number, self.seconds)
+            random = np.random.default_rng(number)
+            yield from self._frames(scene, random) if self.kind == "video" else self._sounds(scene)
+            number += step
+
+    def _frames(self, scene: Any, random: np.random.Generator) -> Iterator[dict[str, Any]]:
+        shown = [h for h in scene.events if h.kind == "video"]
+        times = [random.uniform(h.start_s, min(h.end_s, self.seconds)) for h in shown for _ in range(4)]
+        time_s = np.sort(np.array([*times, *random.uniform(0, self.seconds, 2)]))
+        pixels = half(frames(scene, time_s, size_px=2 * self.side))
+        labels = patches(scene, time_s).reshape(len(time_s), -1)
+        for t in random.permutation(len(time_s)):
+            yield {"pixels": pixels[t], "labels": torch.from_numpy(labels[t])}
+
+    def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
+        for start_s in np.arange(0, self.seconds - self.block_s + 1e-6, self.block_s).tolist():
+            at = start_s + np.arange(int(self.block_s))
+            yield {
+                "samples": torch.from_numpy(audio(scene, start_s, start_s + self.block_s)),
+                "labels": torch.from_numpy(heard(scene, at, at + 1.0)),
+            }
+
+
+def half(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """(T, H, W, 3) uint8 at half the side, by the mean of 2 x 2, as a scaler would give it."""
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return nn.functional.avg_pool2d(x, 2).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@torch.no_grad()
+def score(task: VideoTask | AudioTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
+    """Share of object patches, background patches (or sounding and silent windows) that are right, over num
+    batches."""
+    task.eval()
+    right, total = torch.zeros(2), torch.zeros(2)
+    for _ in range(num):
+        batch = next(batches)
+        logits = task(**batch)["logits"]
+        if isinstance(task, VideoTask):
+            correct, rare = logits.argmax(-1) == batch["labels"], batch["labels"] < len(OBJECTS)
+        else:
+            sure = (batch["labels"] < 0.1) | (batch["labels"] > 0.9)
+            correct, rare = ((logits > 0) == (batch["labels"] > 0.5))[sure], (batch["labels"] > 0.5)[sure]
+        for k, mask in enumerate((rare, ~rare)):
+            right[k] += float(correct[mask].sum())
+            total[k] += float(mask.sum())
+    share = (right / total.clamp_min(1)).tolist()
+    return {"something": share[0], "nothing": share[1]}

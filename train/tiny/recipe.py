@@ -1,0 +1,222 @@
+"""Remake the embedded model: encoders, clips, language model. `longcompress train tiny --out FOLDER`."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...compression.merging import Compressor
+from ...config import load_config
+from ...encoders import AudioEncoder
+from ...llm.prompt import encode
+from ...model import LongCompress
+from ...presets import load, new_tiny
+from ...synthetic.scenes import OBJECTS, SOUNDS
+from ..engine import Engine
+from ..trainer import Run, run
+from .clips import Clip, Mix, Videos, load_clip_cache, make_clip_cache, save_clip_cache
+from .encoders import AudioTask, Drawn, EncoderConfig, VideoTask, score
+
+CPU = Engine(device="cpu", report=[])
+RECIPE = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """All of it.
+
+    Attributes:
+        begin: preset or folder of a model whose language model is trained on; "": from nothing.
+        seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
+        width, layers: of the language model.
+        frame, audio: training of the encoders.
+        clips: clips in the clip cache.
+        clip_s: length of each.
+        detail: tokens a segment of the clip cache keeps at least, per stream.
+        mixes: stages of the language model's training, one after the other.
+        lr: highest learning rate of the language model.
+        warmup: steps to it.
+        decay: share of the steps, at the end, in which it falls to a tenth.
+        threads: torch threads of the training process.
+    """
+
+    begin: str = ""
+    seed: int = 0
+    width: int = 128
+    layers: int = 4
+    frame: EncoderConfig = field(default_factory=lambda: EncoderConfig(3000, 64, 2e-3))
+    audio: EncoderConfig = field(default_factory=lambda: EncoderConfig(300, 16, 2e-3))
+    clips: int = 1500
+    clip_s: float = 60.0
+    detail: dict[str, int] = field(default_factory=lambda: {"video": 48, "*": 10})
+    mixes: list[Mix] = field(default_factory=list)
+    lr: float = 2e-3
+    warmup: int = 60
+    decay: float = 0.4
+    threads: int = 1
+
+
+def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str = "encoders") -> Path:
+    """Train the embedded model from nothing (or from a saved stage) and save it in `out`.
+
+    Args:
+        out: folder; stages are kept in it, so that an interrupted run goes on with start="clip cache" or "lm".
+        recipe: None: train/recipes/tiny.yaml.
+        start: "encoders", "clip cache" or "lm".
+    """
+    out = Path(out)
+    recipe = recipe or load_config(TinyRecipe, RECIPE)
+    torch.set_num_threads(recipe.threads)
+    begin = time.perf_counter()
+    if recipe.begin:
+        return train_on(out, recipe, start)
+    if start == "encoders":
+        model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+        heads = train_encoders(model, recipe, out)
+        model.save_pretrained(out / "encoders")
+        flat = {f"{k}.{n}": v for k, head in heads.items() for n, v in head.state_dict().items()}
+        save_file(flat, out / "encoders" / "heads.safetensors")
+    if start in ("encoders", "clip_cache"):
+        trained = LongCompress.from_pretrained(out / "encoders", device="cpu")
+        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
+        save_clip_cache(
+            make_clip_cache(trained, seeds, recipe.clip_s, recipe.detail), out / "clip_cache.safetensors"
+        )
+    trained = LongCompress.from_pretrained(out / "encoders", device="cpu")
+    model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+    model.video, model.audio = trained.video, trained.audio
+    clip_cache, heads = (
+        load_clip_cache(out / "clip_cache.safetensors"),
+        load_file(out / "encoders" / "heads.safetensors"),
+    )
+    print(
+        f"variance of the words that the projectors begin with: {align(model, clip_cache, heads)}", flush=True
+    )
+    train_lm(model, clip_cache, recipe, out)
+    return save_tiny(model, heads, recipe, out, begin)
+
+
+def train_on(out: Path, recipe: TinyRecipe, start: str = "clip_cache") -> Path:
+    """Train the language model of recipe.begin on, with its own encoders and projectors; saved in `out`."""
+    begin = time.perf_counter()
+    model = load(recipe.begin, device="cpu")
+    if start != "lm":
+        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
+        out.mkdir(parents=True, exist_ok=True)
+        save_clip_cache(
+            make_clip_cache(model, seeds, recipe.clip_s, recipe.detail), out / "clip_cache.safetensors"
+        )
+    assert model.folder is not None
+    heads = load_file(model.folder / "heads.safetensors")
+    train_lm(model, load_clip_cache(out / "clip_cache.safetensors"), recipe, out)
+    return save_tiny(model, heads, recipe, out, begin)
+
+
+def save_tiny(
+    model: LongCompress, heads: dict[str, Tensor], recipe: TinyRecipe, out: Path, begin: float
+) -> Path:
+    """The folder of a finished model, with how it was made; `begin` is when that began."""
+    model.eval().save_pretrained(out / "model", include_base=True)
+    save_file(heads, out / "model" / "heads.safetensors")  # bench quality reads merged tokens with them
+    report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}
+    (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    return out / "model"
+
+
+def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
+    """Both encoders on drawn scenes; returns their linear heads."""
+    assert model.video is not None and isinstance(model.audio, AudioEncoder)
+    tasks: dict[str, VideoTask | AudioTask] = {
+        "video": VideoTask(model.video),
+        "audio": AudioTask(model.audio),
+    }
+    for kind, task in tasks.items():
+        config: EncoderConfig = getattr(recipe, kind)
+        task.requires_grad_(True)
+        data = Drawn(kind, recipe.seed + 500, config.seconds)
+        plan = Run(config.steps, config.batch, config.lr, 30, 0.5, recipe.seed, engine=CPU)
+        run(task, data, None, plan, out / kind)
+        fresh = iter(DataLoader(Drawn(kind, recipe.seed + 900, config.seconds), batch_size=64))
+        print(f"{kind} encoder, share right on unseen scenes: {score(task, fresh, 20)}", flush=True)
+        task.requires_grad_(False).eval()
+    return {kind: task.head for kind, task in tasks.items()}
+
+
+@torch.no_grad()
+def align(
+    model: LongCompress, clip_cache: list[Clip], heads: dict[str, Tensor], num_clips: int = 100
+) -> dict[str, float]:
+    """Start the projectors where a token gives the embeddings of what the encoder's head sees in it.
+
+    The first layer has a unit for each thing the head knows, on where its logit stands out; the second is the
+    least squares map from these units to the embeddings of the words. Returns the variance it explains.
+    """
+    table = model.llm.lm.get_input_embeddings().weight
+    explained = {}
+    for stream, known in {"video": OBJECTS, "audio": SOUNDS}.items():
+        x = torch.cat([p.groups[stream].tokens.x for c in clip_cache[:num_clips] for p in c.pieces]).float()
+        weight, bias = heads[f"{stream}.weight"], heads[f"{stream}.bias"]
+        if stream == "video":  # logits of a softmax count against their mean; the last class is background
+            weight, bias = weight - weight.mean(0), bias - bias.mean()
+        weight, bias = weight[: len(known)], bias[: len(known)]
+        logits = x @ weight.t() + bias
+        there = logits.amax(1) > (logits.amax(1).max() / 2 if stream == "video" else 0)
+        unit = logits.amax(1)[there].median()  # of what stands out
+        layers = model.llm.project[stream]
+        assert isinstance(layers, nn.Sequential)
+        first, second = layers[0], layers[2]
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        first.weight[: len(known)] = 4 * weight / unit
+        first.bias[: len(known)] = 4 * bias / unit - (2 if stream == "video" else 0)
+        words = 2 * torch.stack([table[encode(model.llm.tokenizer, n)].mean(0) for n in known])
+        target = (logits / unit * 2 - (1 if stream == "video" else 0)).clamp(0, 1) @ words
+        hidden = torch.nn.functional.gelu(first(x))
+        hidden = torch.cat([hidden[:, : len(known)], torch.ones(len(x), 1)], 1)
+        fit = torch.linalg.lstsq(hidden, target).solution
+        second.weight[:, : len(known)] = fit[:-1].t()
+        second.weight[:, len(known) :] *= 0.1
+        second.bias.copy_(fit[-1])
+        left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
+        explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
+    as_matcher(model)
+    return explained
+
+
+@torch.no_grad()
+def as_matcher(model: LongCompress) -> None:
+    """Let its language model begin as a matcher: alike attends to alike and hands itself on."""
+    for layer in model.llm.lm.model.layers:
+        attention = layer.self_attn
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        attention.o_proj.weight.copy_(attention.v_proj.weight.t())
+
+
+def train_lm(model: LongCompress, clip_cache: list[Clip], recipe: TinyRecipe, out: Path) -> None:
+    """The language model on spliced videos.
+
+    The projectors stay as `align` made them: trained along, they leave the words before these have learned to
+    find what they name.
+    """
+    model.requires_grad_(False)
+    model.llm.requires_grad_(True)
+    model.llm.project.requires_grad_(False)
+    detail = replace(model.config.merge, detail=recipe.detail)
+    compressor = Compressor(detail, model.config.budget, model.compressor.memory)
+    raw = 16 * model.config.media.rate_fps + 1
+    videos = Videos(clip_cache, compressor, recipe.mixes, recipe.seed, raw)
+    steps = sum(m.steps for m in recipe.mixes)
+
+    def collate(items: list[Any]) -> dict[str, Tensor]:
+        return model.llm.collate(items[0])
+
+    plan = Run(
+        steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=250, muon=True,
+        engine=replace(CPU, bf16=True),
+    )  # fmt: skip
+    run(model.llm, videos, collate, plan, out / "lm")
