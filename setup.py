@@ -12,7 +12,7 @@ evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs J
 ray = ["ray[data]>=2.40"]
 bench = ["webdataset>=1.0"]
 dev = [
-    "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "pysubs2>=1.7",
+    "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
     "scikit-learn>=1.4",  # its average precision is what ours is held against
     "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
@@ -41,8 +41,10 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
-        "jsonargparse[signatures]>=4.35",
+        "jsonargparse[signatures]>=4.49",
+        "packaging>=20",
         "pyyaml>=6",
+        "pysubs2>=1.7",
         "tqdm>=4.66",
         "rich>=13",
     ],

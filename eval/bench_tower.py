@@ -51,7 +51,7 @@ def measure(
         raise ValueError(f"frames and repeat must be >= 1, got {frames} and {repeat}")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    stock = stock_encoder(base, VisionConfig(layer=layer, summary_layers=1, block=BLOCK), device, dtype)
+    stock = stock_encoder(base, VisionConfig(layer=layer, summary_layers=1, batch_size=BLOCK), device, dtype)
     blocks = (video_frames(video, frames) if video else drawn_frames(frames)).split(BLOCK)
     note(f"{len(blocks)} blocks of at most {BLOCK} frames, {device}, {dtype}, {threads} threads", json_lines)
     if not base:

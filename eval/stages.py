@@ -238,7 +238,7 @@ def compressor_of(model: LongCompress, method: Method) -> Compressor:
     """The model's own, or one that merges nothing."""
     if method.provider == OURS:
         return model.compressor
-    merge = replace(model.config.merge, detail=NO_MERGING)
+    merge = replace(model.config.merge, tokens_per_segment=NO_MERGING)
     return Compressor(merge, model.config.budget, model.compressor.memory)
 
 

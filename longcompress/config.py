@@ -1,21 +1,21 @@
-"""The only knobs: frozen dataclasses that check themselves and round-trip to JSON and YAML. Unknown keys are
-refused."""
+"""All options, as frozen dataclasses that check themselves.
+
+They are read from JSON and YAML, and unknown keys are refused.
+"""
 
 import dataclasses
-import json
-import types
+import re
 import typing
+from argparse import ArgumentError
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
+
 T = TypeVar("T")
-FORMAT = 2  # of a model's config
-FORMAT_1 = {
-    "numbers": "mean",
-    "token_norm": 0.0,
-    "time_norm": 0.0,
-}  # of the language model, when nothing said so
+FORMAT = 1  # of a model's config
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,25 @@ class MediaConfig:
     """How a file is read.
 
     Attributes:
-        rate_fps: frames wanted a second.
-        frames: frames wanted of a video of any length instead, evenly spread, its first and its last among
-            them; 0: by rate_fps. The video's end must be known: its packets are read once more before.
-        frames_at: "ends" is that; "middles" takes the middle of each of so many equal stretches (LongVLM).
-        size_px: frames come as size_px x size_px.
-        fit: "squash" gives up the aspect ratio; "crop" brings the shorter side to size_px and cuts the
-            centre.
-        decode: "exact" gives the frame shown at each wanted instant; "nonref" and "keyframe" decode less
-            and
-            give the true time of every frame they give.
+        rate_fps: sampled frames a second.
+        frames: sampled frames of the whole video, evenly spread, instead of rate_fps; 0: by rate_fps. The
+            video's end must be known: its packets are read once more before.
+        frames_at: "ends" samples the first and the last frame too; "middles" samples the middle of each of
+            `frames` equal parts (LongVLM).
+        size_px: frames are scaled to size_px x size_px.
+        fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and crops the centre.
+        decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer
+            frames and give their true times.
         rate_hz: samples of audio a second, mono.
         frames: read frames.
         audio: read audio.
-        max_pixels: a frame with more is refused.
+        max_pixels: larger frames are refused.
         threads: decoder threads; 0: all cores.
     """
 
     rate_fps: float = 1.0
+    frames: int = 0
+    frames_at: Literal["ends", "middles"] = "ends"
     size_px: int = 224
     fit: Literal["squash", "crop"] = "squash"
     decode: Literal["exact", "nonref", "keyframe"] = "exact"
@@ -49,8 +50,6 @@ class MediaConfig:
     audio: bool = True
     max_pixels: int = 50_000_000
     threads: int = 0
-    frames: int = 0
-    frames_at: Literal["ends", "middles"] = "ends"
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
@@ -64,33 +63,33 @@ class VisionConfig:
 
     Attributes:
         base: folder, hub name, or path relative to the model's own folder ("./vision"); "" for no frames.
-        layer: index into its hidden states (-2: the last but one layer, as LLaVA takes).
-        summary_layers: class tokens of so many last layers up to `layer` are kept for the global memory.
-        summary_until: index of the hidden state up to which they are taken instead; None: `layer`.
-        width: metric width; the metric is the mean over heads of this width.
-        block: frames a run of the encoder takes, always.
-        skip: mean absolute change of a frame (0 to 1) below which it takes the features of the one before,
-            within a block; 0: never. Sessions count these frames (`stats`).
-        merge_per_layer: pairs of patches that become one in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or
-            ViT encoder: faster, and features less exact, since each patch gets its group's; 0: none.
+        layer: index into its hidden states (-2: the last layer but one, as in LLaVA).
+        summary_layers: number of last layers, up to `layer`, whose class tokens go to the global memory.
+        summary_until: index of the last hidden state for summary_layers; None: `layer`.
+        metric_width: width of the merge metric, which is the mean over heads of this width.
+        batch_size: frames of one run of the encoder, always.
+        reuse_below: mean absolute change of a frame (0 to 1) below which it reuses the features of the
+            frame before, within a batch; 0: never. Sessions count these frames (`stats`).
+        merge_per_layer: pairs of patches that merge in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or ViT
+            encoder; 0: none. It is faster, and features are less exact: each patch gets its group's.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
-        tokens: "patches" of a hidden state; "class": one a frame, CLIP's class token after its projection,
-            not normalised (VTimeLLM, LongVALE), for which `layer` says nothing.
+        tokens: "patches" of a hidden state; "class": CLIP's class token after its projection, not
+            normalised, one token a frame (VTimeLLM, LongVALE). `layer` has no effect on it.
     """
 
     base: str = ""
     layer: int = -2
     summary_layers: int = 0
-    width: int = 64
-    block: int = 8
-    skip: float = 0.0
+    summary_until: int | None = None
+    metric_width: int = 64
+    batch_size: int = 8
+    reuse_below: float = 0.0
     merge_per_layer: int = 0
     attention: str = "sdpa"
     tokens: Literal["patches", "class"] = "patches"
-    summary_until: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "width", "block")
+        _positive(self, "metric_width", "batch_size")
         if self.merge_per_layer < 0:
             raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
         for name in ("merge_per_layer", "summary_layers"):
@@ -108,35 +107,34 @@ class AudioConfig:
     Attributes:
         base: as in VisionConfig, for BEATs also a released .pt file; "" for none.
         layer: index into the hidden states of Whisper; BEATs gives its last.
-        pool: positions of Whisper that are averaged to one token.
-        width: metric width, as in VisionConfig.
+        pool: positions of Whisper that are averaged to a token.
+        metric_width: as in VisionConfig.
         summary: keep the mean over each block as a global token.
         attention: transformers' attn_implementation; BEATs has its own.
         kind: of encoder.
-        across: means of Whisper's positions run on over the ends of its blocks, so that pool need not divide
+        pool_across: means of Whisper's positions run across the ends of its blocks, so `pool` need not divide
             a block (LongVALE: 256 of 1500, which are 5.12 s).
-        tail: what is not a whole block at the end. "kept": tokens of what is heard, however short;
-            "released": as LongVALE's scripts count. Those of Whisper let the silence behind the end count,
-            and leave out what makes no whole mean; those of BEATs take silence for audio, and leave out a
-            window that is not half full.
+        tail: how an incomplete block at the end is treated. "kept": it gives tokens, however short it is.
+            "released": as LongVALE's scripts. For Whisper they count the silence after the end and drop an
+            incomplete mean. For BEATs they pad with silence and drop a window that is less than half full.
     """
 
     base: str = ""
     layer: int = -1
     pool: int = 25
-    width: int = 64
+    metric_width: int = 64
     summary: bool = False
     attention: str = "sdpa"
     kind: Literal["whisper", "beats"] = "whisper"
-    across: bool = False
+    pool_across: bool = False
     tail: Literal["kept", "released"] = "kept"
 
     def __post_init__(self) -> None:
-        _positive(self, "pool", "width")
-        if self.kind == "beats" and (self.across or self.layer != -1):
+        _positive(self, "pool", "metric_width")
+        if self.kind == "beats" and (self.pool_across or self.layer != -1):
             raise ValueError(
-                f'across and layer are for kind "whisper"; with "beats" they must be False and -1, got '
-                f"{self.across} and {self.layer}"
+                f'pool_across and layer are for kind "whisper"; with "beats" they must be False and -1, got '
+                f"{self.pool_across} and {self.layer}"
             )
 
 
@@ -145,47 +143,47 @@ class SegmentConfig:
     """Where the video is cut.
 
     Attributes:
-        cut: "fixed" lengths, at "change" of the frame, or after so many "frames" (LongVLM), however long.
-        length_s: length of a fixed segment, and the longest where cut at changes.
-        shortest_s: the shortest segment where cut at changes.
-        change: mean novelty of a frame (0 to 2) that begins a new segment.
-        frames: of a segment, where cut after frames.
+        cut: at "fixed" lengths, at a "change" of the frame, or after a number of "frames" (LongVLM).
+        length_s: length of a fixed segment, and the longest with cut "change".
+        min_length_s: the shortest segment with cut "change".
+        min_novelty: mean novelty of a frame (0 to 2) that starts a new segment.
+        frames: number in a segment, with cut "frames".
     """
 
     cut: Literal["fixed", "change", "frames"] = "fixed"
     length_s: float = 10.0
-    shortest_s: float = 4.0
-    change: float = 0.3
+    min_length_s: float = 4.0
+    min_novelty: float = 0.3
     frames: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "length_s", "shortest_s", "change", "frames")
-        if self.shortest_s > self.length_s:
-            raise ValueError(f"shortest_s must be <= length_s = {self.length_s}, got {self.shortest_s}")
+        _positive(self, "length_s", "min_length_s", "min_novelty", "frames")
+        if self.min_length_s > self.length_s:
+            raise ValueError(f"min_length_s must be <= length_s = {self.length_s}, got {self.min_length_s}")
 
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """How the tokens of a segment become fewer.
+    """How the tokens of a segment are merged.
 
     Attributes:
-        schedule: share of tokens that merge in a round, or pairs a round (published presets).
+        schedule: share of tokens that merge in a round, or pairs per round (published presets).
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
-        layout: frames lie "patch"-major (all times of a patch, then the next) or "frame"-major.
-        detail: a closed segment keeps at least so many tokens of a stream, after full rounds. Also "*" for
-            the rest.
+        layout: frames lie "patch"-major (all times of a patch, then the next patch) or "frame"-major.
+        tokens_per_segment: stream -> tokens that a closed segment keeps at least, after full rounds; "*" for
+            the other streams.
     """
 
     schedule: float | list[int] = 0.25
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
-    detail: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
+    tokens_per_segment: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
 
-    def detail_of(self, stream: str) -> int:
-        """Tokens a closed segment keeps of `stream` at least."""
-        return self.detail.get(stream, self.detail.get("*", 64))
+    def min_tokens(self, stream: str) -> int:
+        """Fewest tokens of `stream` that a closed segment keeps."""
+        return self.tokens_per_segment.get(stream, self.tokens_per_segment.get("*", 64))
 
 
 @dataclass(frozen=True)
@@ -194,40 +192,39 @@ class MemoryConfig:
 
     Attributes:
         kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend
-            over
-            the closed tokens.
-        slots: learned queries a stream has.
+            over the tokens of closed segments.
+        num_queries: learned queries of a stream.
     """
 
     kind: Literal["none", "mean", "learned"] = "mean"
-    slots: int = 4
+    num_queries: int = 4
 
     def __post_init__(self) -> None:
-        _positive(self, "slots")
+        _positive(self, "num_queries")
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How a budget is shared.
+    """How a budget is allocated.
 
     Attributes:
-        tokens: what a memory holds unless the user says otherwise.
-        share: "even" over time, or by "novelty".
-        split: relative share of each stream within a segment; "*" for the rest.
-        hold: tokens kept on the way are at most this many times the budget.
+        tokens: budget of a memory unless the user gives another.
+        allocation: "even" over time, or by "novelty".
+        stream_weights: stream -> its relative weight within a segment; "*" for the other streams.
+        buffer_ratio: tokens buffered while streaming are at most this many times the budget.
     """
 
     tokens: int = 4096
-    share: Literal["even", "novelty"] = "even"
-    split: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
-    hold: float = 4.0
+    allocation: Literal["even", "novelty"] = "even"
+    stream_weights: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
+    buffer_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        _positive(self, "tokens", "hold")
+        _positive(self, "tokens", "buffer_ratio")
 
-    def split_of(self, stream: str) -> float:
-        """Relative share of `stream`."""
-        return self.split.get(stream, self.split.get("*", 0.2))
+    def stream_weight(self, stream: str) -> float:
+        """Relative weight of `stream`."""
+        return self.stream_weights.get(stream, self.stream_weights.get("*", 0.2))
 
 
 @dataclass(frozen=True)
@@ -236,35 +233,35 @@ class LLMConfig:
 
     Attributes:
         base: as in VisionConfig.
-        mark_s: seconds that one time mark covers, where marks fit into an eighth of the budget; otherwise a
+        timestamp_s: seconds between timestamps, where these fit into an eighth of the budget; otherwise a
             multiple.
-        mark: text of a mark; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
+        timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
         projector: "linear" (LLaVA, LongVLM), or "mlp": linear, GELU, linear (LLaVA-1.5).
-        time: add to each token embeddings of its mark, first and last second and size.
-        max_offset_s: seconds after its mark that a token can tell apart.
+        time: add to each token embeddings of its timestamp, first and last second and size.
+        max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
-        question: text of the user's turn; {question} is replaced. The video comes before it.
+        question: text of the user's turn, after the video; {question} is replaced.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
-        events_window_s: length of such a window.
-        times: numbers in answers are "seconds", or "hundredths" of the video, 00..99 as VTimeLLM writes them;
-            then `events()` asks `events` once, of the whole video, as it stands.
+        events_window_s: length of a window.
+        time_format: numbers in answers are "seconds", or "hundredths" of the video, 00..99 as in VTimeLLM;
+            then `events()` asks `events` once, unchanged, of the whole video.
         max_new_tokens: longest answer.
         attention: transformers' attn_implementation.
-        order: "time": mark, tokens, mark, tokens, ..., streams side by side; "blocks": global tokens, then
-            stream after stream (frame, audio, speech), without marks, as LongVLM, VTimeLLM and LongVALE
-            lay them; needs time False.
-        numbers: how a mark or a second that the tokenizer writes with several tokens becomes one embedding:
-            "places", each of theirs with the signs of its place; or their "mean", in which 12 is 21, as in
-            models saved before format 2. Of a single token both are that token's.
-        token_norm: norm of video tokens behind fresh projectors, what all have in common apart, in norms of
-            the language model's own embeddings; 0: projectors begin as torch begins them, as the papers' do.
-        time_norm: likewise what time adds to each at first; 0: with gain 1.
+        order: "time": timestamp, tokens, timestamp, tokens, ..., streams side by side. "blocks": global
+            tokens, then stream after stream (frame, audio, speech), without timestamps, as in LongVLM,
+            VTimeLLM and LongVALE; needs time False.
+        numbers: how a timestamp or second that the tokenizer writes with several tokens becomes an embedding:
+            "places": each token with the signs of its place; "mean": their mean, in which 12 equals 21, as
+            `tiny` was trained.
+        token_norm: norm of video tokens after newly initialised projectors, without their common part, in
+            norms of the language model's own embeddings; 0: torch's initialisation, as in the papers.
+        time_norm: likewise of what `time` adds to each token; 0: gain 1.
     """
 
     base: str = ""
-    mark_s: float = 10.0
-    mark: str = "{clock}"
+    timestamp_s: float = 10.0
+    timestamp: str = "{clock}"
     projector: Literal["linear", "mlp"] = "linear"
     time: bool = True
     max_offset_s: int = 64
@@ -274,23 +271,23 @@ class LLMConfig:
         "What happens between {start} and {end} seconds? Give each event with its first and last second."
     )
     events_window_s: float = 30.0
+    time_format: Literal["seconds", "hundredths"] = "seconds"
     max_new_tokens: int = 256
     attention: str = "sdpa"
     order: Literal["time", "blocks"] = "time"
-    times: Literal["seconds", "hundredths"] = "seconds"
     numbers: Literal["places", "mean"] = "places"
     token_norm: float = 1.0
     time_norm: float = 0.4
 
     def __post_init__(self) -> None:
-        _positive(self, "mark_s", "max_offset_s", "events_window_s", "max_new_tokens")
+        _positive(self, "timestamp_s", "max_offset_s", "events_window_s", "max_new_tokens")
         for name in ("token_norm", "time_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 norms of embeddings, got {getattr(self, name)}")
         if self.order == "blocks" and self.time:
             raise ValueError(
-                'time must be False with order "blocks": without marks there is nothing to count seconds '
-                'from; set llm.time to False, or llm.order to "time"'
+                'time must be False with order "blocks": without timestamps there is nothing to count '
+                'seconds from; set llm.time to False, or llm.order to "time"'
             )
 
 
@@ -300,7 +297,7 @@ class ModelConfig:
 
     Attributes:
         speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech` Whisper).
-        format: of the file; what was written as format 1 is read as it was meant then.
+        format: of the file.
     """
 
     name: str = ""
@@ -315,93 +312,61 @@ class ModelConfig:
     llm: LLMConfig = field(default_factory=LLMConfig)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {self.format}; upgrade longcompress")
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as plain values."""
     return dataclasses.asdict(config)
 
 
-def from_dict(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
-    """A config dataclass of `kind` from plain values.
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A config dataclass of `kind` from plain values; jsonargparse checks keys and types.
 
     Raises:
-        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name; for
-            a model's config of a newer format.
+        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name.
     """
-    if kind is ModelConfig:
-        values = _of_this_format(values)
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"unknown key {where + unknown[0]!r}; {kind.__name__} has {sorted(hints)}")
-    made = {k: _cast(hints[k], v, f"{where}{k}") for k, v in values.items()}
-    return kind(**made)
+    from jsonargparse import ArgumentParser
 
-
-def save_config(config: Any, path: str | Path) -> None:
-    """Write `config` as JSON."""
-    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=kind)
+    try:
+        config: T = parser.instantiate(parser.parse_object({"config": values})).config
+    except ArgumentError as error:
+        raise ValueError(_message(str(error), kind)) from error
+    return config
 
 
 def load_config(kind: type[T], path: str | Path) -> T:
-    """Read a config of `kind` from a JSON or YAML file."""
+    """Read a config of `kind` from a JSON or YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no mapping; and what `from_dict` raises.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}")
-    text = path.read_text()
-    if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        values = yaml.safe_load(text)
-    else:
-        values = json.loads(text)
+    values = yaml.safe_load(path.read_text())  # JSON is YAML too
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
     return from_dict(kind, values)
 
 
-def _of_this_format(values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a model's config in which what an earlier format left unsaid is said."""
-    given, llm = values.get("format", FORMAT), values.get("llm", {})
-    if given == 1 and isinstance(llm, dict):
-        return values | {"llm": FORMAT_1 | llm, "format": FORMAT}
-    if isinstance(given, int) and given > FORMAT:
-        raise ValueError(
-            f"config has format {given}, this version reads up to {FORMAT}; upgrade longcompress"
-        )
-    return values
+def _message(text: str, kind: type) -> str:
+    """jsonargparse's message in one line: the key, what is needed, what was got."""
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("typing.", "")
+    if unknown := re.search(r"does not accept option '([\w.]+)'", text):
+        for section in unknown[1].split(".")[:-1]:
+            kind = typing.get_type_hints(kind)[section]
+        return f"unknown key {unknown[1]!r}; {kind.__name__} has {sorted(typing.get_type_hints(kind))}"
+    return re.sub(r'Parser key "(?:config\.)?([\w.]+)": (?:Expected an? (.*?)\. Got value: )?', _need, text)
 
 
-def _cast(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type `hint` says, or ValueError."""
-    if hint is Any:
-        return value
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_dict(typing.cast(type, hint), value, where=f"{name}.")
-    if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
-            try:
-                return _cast(option, value, name)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in typing.get_args(hint):
-            return value
-    elif origin is list and isinstance(value, list | tuple):
-        return [_cast(typing.get_args(hint)[0], v, name) for v in value]
-    elif origin is tuple and isinstance(value, list | tuple):  # tuple[T, ...]
-        return tuple(_cast(typing.get_args(hint)[0], v, name) for v in value)
-    elif origin is dict and isinstance(value, dict):
-        of = typing.get_args(hint)[1]
-        return {str(k): _cast(of, v, f"{name}.{k}") for k, v in value.items()}
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif (
-        hint in (int, str, bool) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    ) or (hint is type(None) and value is None):
-        return value
-    raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+def _need(found: re.Match[str]) -> str:
+    return f"{found[1]} must be {found[2]}, got " if found[2] else f"{found[1]}: "
 
 
 def _positive(config: Any, *names: str) -> None:

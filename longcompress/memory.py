@@ -94,7 +94,7 @@ class VideoMemory:
         """What happens, in time order: every window is asked about, events cut by window borders are
         joined."""
         config = self._model().config.llm
-        if config.times == "hundredths":
+        if config.time_format == "hundredths":
             said = self.ask(config.events).text
             return parse_spans(said, duration_s=self.duration_s, percent=True, inclusive=True)
         window_s = window_s or config.events_window_s
@@ -190,7 +190,7 @@ class VideoMemory:
         return self._prefix
 
     def _answer(self, text: str) -> Answer:
-        percent = self._model().config.llm.times == "hundredths"
+        percent = self._model().config.llm.time_format == "hundredths"
         events = tuple(parse_spans(text, duration_s=self.duration_s, percent=percent))
         cites = []
         for name, tokens in sorted(self.streams.items()):

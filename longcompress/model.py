@@ -42,7 +42,7 @@ CHANGEABLE = {
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
     )
-} | {"video": ("skip",)}
+} | {"video": ("reuse_below",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
 ATTENTION = {
     "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
@@ -395,7 +395,7 @@ def resolve(base: str, folder: Path | None) -> str:
 
 def _heard(config: AudioConfig) -> list[Any]:
     """What the tokens of an audio encoder depend on beside its weights."""
-    more = {"kind": config.kind, "across": config.across, "tail": config.tail}
+    more = {"kind": config.kind, "pool_across": config.pool_across, "tail": config.tail}
     plain = AudioConfig()
     told = {name: value for name, value in more.items() if value != getattr(plain, name)}
     return [config.layer, config.pool, config.summary, *([told] if told else [])]

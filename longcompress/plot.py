@@ -20,8 +20,8 @@ from .types import Event, Frames, Tokens
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
 COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
 MORE_COLOURS = ("#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
-MOST_ROWS, MOST_LETTERS = 40, 56  # of a timeline
-MOST_BARS = 240  # of a token plot
+MAX_ROWS, MAX_LETTERS = 40, 56  # of a timeline
+MAX_BARS = 240  # of a token plot
 KEY_FRAME_PX = 448
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
@@ -40,16 +40,16 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
     for event in sorted(events):
         rows.setdefault(event.text or "(no text)", []).append(event)
     by_length = sorted(rows, key=lambda text: -sum(e.end_s - e.start_s for e in rows[text]))
-    shown = set(by_length[:MOST_ROWS])
+    shown = set(by_length[:MAX_ROWS])
     title = f"{_count(len(events), 'event')} in {_clock(duration_s)}"
-    title += f"; of {len(rows)} texts the {MOST_ROWS} that last longest" if len(rows) > MOST_ROWS else ""
-    rows = {text: found for text, found in rows.items() if text in shown}
+    title += f"; of {len(rows)} texts the {MAX_ROWS} that last longest" if len(rows) > MAX_ROWS else ""
+    rows = {text: same for text, same in rows.items() if text in shown}
     figure = _figure(10, 1.5 + 0.32 * max(2, len(rows)))
     axes = figure.add_subplot()
-    for row, found in enumerate(rows.values()):
-        least = duration_s / 400  # so that an instant can be seen
+    for row, same in enumerate(rows.values()):
+        min_s = duration_s / 400  # so that an instant can be seen
         axes.broken_barh(
-            [(e.start_s, max(e.end_s - e.start_s, least)) for e in found], (row - 0.34, 0.68),
+            [(e.start_s, max(e.end_s - e.start_s, min_s)) for e in same], (row - 0.34, 0.68),
             facecolors=BARS[row % 2], edgecolors="white", linewidth=0.6, zorder=2,
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows])
@@ -74,7 +74,7 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     duration_s = max(memory.duration_s, 1e-3)
     model = memory.model
     segment_s = model.config.segments.length_s if model is not None else _nice_step(duration_s / 60)
-    bar_s = segment_s * max(1, -(-duration_s // (segment_s * MOST_BARS)))
+    bar_s = segment_s * max(1, -(-duration_s // (segment_s * MAX_BARS)))
     edges = np.arange(0, int(-(-duration_s // bar_s)) + 1) * bar_s
     figure = _figure(10, 3.8)
     axes = figure.add_subplot()
@@ -148,14 +148,14 @@ def plot_merged(
         )
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
-    wanted = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
+    indices = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
     config = replace(model.config.media, size_px=KEY_FRAME_PX, audio=False)
-    frames = _key_frames(source, config, wanted, protocols)
+    frames = _key_frames(source, config, indices, protocols)
     columns = 2 if num_frames == 4 else min(num_frames, 3)
     rows = -(-num_frames // columns)
     wide = _aspect(source, protocols) if config.fit == "squash" else 1.0
     figure = _figure(3.3 * columns, 0.5 + (3.3 / wide + 0.3) * rows, layout="compressed")
-    for place, (index, (pixels, time_s)) in enumerate(zip(wanted, frames, strict=True), 1):
+    for place, (index, (pixels, time_s)) in enumerate(zip(indices, frames, strict=True), 1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(pixels, extent=(0, side, side, 0), aspect=1 / wide, interpolation="antialiased")
         _outline(axes, number[index])
@@ -164,7 +164,7 @@ def plot_merged(
         axes.spines[:].set_visible(False)
         here = len(np.unique(number[index]))
         axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {side**2} patches", fontsize=9)
-    used = len(np.unique(number[wanted]))
+    used = len(np.unique(number[indices]))
     title = f"{num_frames} of {_count(len(number), 'video')}: patches outlined in one colour are one token"
     figure.suptitle(
         f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
@@ -172,58 +172,58 @@ def plot_merged(
     return _save(figure, path)
 
 
-def plot_depths(shares: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
-    """Draw what was found of needles, depth against length, a panel a kind.
+def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
+    """Draw the recall of needles, depth against length, with a panel for each kind.
 
     Args:
-        shares: kind -> (minutes, depth) -> share found, in [0, 1].
+        recall: kind -> (minutes, depth) -> recall, in [0, 1].
         path: of the frame; its suffix says the format.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    kinds = [kind for kind, patches in shares.items() if patches]
+    kinds = [kind for kind, patches in recall.items() if patches]
     if not kinds:
-        raise ValueError("shares must hold at least one kind with a patch, got none")
+        raise ValueError("recall must hold at least one kind with a patch, got none")
     figure = _figure(2.9 * len(kinds), 3.2)
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
-    for one, kind in zip(axes, kinds, strict=True):
-        lengths = sorted({minutes for minutes, _ in shares[kind]})
-        depths = sorted({depth for _, depth in shares[kind]})
+    for panel, kind in zip(axes, kinds, strict=True):
+        lengths = sorted({minutes for minutes, _ in recall[kind]})
+        depths = sorted({depth for _, depth in recall[kind]})
         values = np.full((len(depths), len(lengths)), np.nan)
-        for (minutes, depth), share in shares[kind].items():
-            values[depths.index(depth), lengths.index(minutes)] = share
-        image = one.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for (minutes, depth), value in recall[kind].items():
+            values[depths.index(depth), lengths.index(minutes)] = value
+        image = panel.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = "black" if value > 0.6 else "white"
-                one.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-        one.set_xticks(range(len(lengths)), [f"{minutes:g}" for minutes in lengths])
-        one.set_yticks(range(len(depths)), [f"{100 * depth:.0f} %" for depth in depths])
-        one.set_title(kind, fontsize=9)
-        one.set_xlabel("minutes")
+                panel.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+        panel.set_xticks(range(len(lengths)), [f"{minutes:g}" for minutes in lengths])
+        panel.set_yticks(range(len(depths)), [f"{100 * depth:.0f} %" for depth in depths])
+        panel.set_title(kind, fontsize=9)
+        panel.set_xlabel("minutes")
     axes[0].set_ylabel("depth")
-    figure.colorbar(image, ax=list(axes), label="share found", shrink=0.8)
+    figure.colorbar(image, ax=list(axes), label="recall", shrink=0.8)
     return _save(figure, path)
 
 
 def _key_frames(
-    source: Any, config: MediaConfig, wanted: list[int], protocols: Sequence[str]
+    source: Any, config: MediaConfig, indices: list[int], protocols: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], float]]:
-    """Pixels (H, W, 3) and time of the wanted frames, by their rising numbers."""
+    """Pixels (H, W, 3) and time of the frames at rising `indices`."""
     found: list[tuple[NDArray[np.uint8], float]] = []
     first = 0
     with media.read(source, config, protocols=protocols) as parts:
         for part in parts:
             assert isinstance(part, Frames)
-            here = [k - first for k in wanted if first <= k < first + len(part)]
+            here = [k - first for k in indices if first <= k < first + len(part)]
             found += [(part.pixels[k].numpy(), float(part.time_s[k])) for k in here]
             first += len(part)
-            if len(found) == len(wanted):
+            if len(found) == len(indices):
                 return found
     raise ValueError(
         f"source must be the video of this memory, read at rate_fps = {config.rate_fps}: it has "
-        f"{first} frames, number {wanted[-1]} is wanted"
+        f"{first} frames, number {indices[-1]} is wanted"
     )
 
 
@@ -311,7 +311,7 @@ def _nice_step(seconds: float) -> float:
 
 
 def _colour(number: int) -> tuple[float, float, float]:
-    """RGB of a number; near numbers are told apart."""
+    """RGB of a number; neighbouring numbers get different colours."""
     hue = number * 0.61803398875 % 1
     return colorsys.hls_to_rgb(hue, (0.45, 0.58, 0.52)[number % 3], (0.62, 0.72, 0.9)[number // 3 % 3])
 
@@ -322,7 +322,7 @@ def _stream_colour(name: str) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
 
 
 def _count(num: int, what: str) -> str:

@@ -214,7 +214,7 @@ class Session:
         return self.memory(budget).ask(question, **options)
 
     def stats(self) -> dict[str, float]:
-        """Sizes and times: seconds seen, raw tokens, frames the encoder was spared (VisionConfig.skip),
+        """Sizes and times: seconds seen, raw tokens, frames the encoder was spared (`reuse_below`),
         tokens and groups held, bytes held, seconds spent."""
         held = [g for p in self._hold.pieces for g in p.groups.values()]
         return {

@@ -141,7 +141,7 @@ class Encoded:
         metric: (N, d) float32, a linear map of tokens.x on which merging is decided.
         summary: (T, E, C) class tokens of the last layers, or None.
         patches: tokens a frame (or window) has.
-        reused: frames that took the features of the one before instead of the encoder's (VisionConfig.skip);
+        reused: frames that took the features of the one before instead of the encoder's (`reuse_below`);
             said once, of the block as it leaves the encoder.
     """
 

@@ -1,7 +1,10 @@
 """What several tests share: closeness by RMS ratio, packs of segments, and a merge written step by step."""
 
+import json
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,3 +151,8 @@ def _mean(rows: list[np.ndarray], sizes: list[float]) -> np.ndarray:
 
 def _wide(x: Tensor | np.ndarray) -> np.ndarray:
     return x.detach().double().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x, np.float64)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write a config dataclass as JSON, which is YAML too."""
+    Path(path).write_text(json.dumps(asdict(config), indent=2))

@@ -75,7 +75,7 @@ def llm(kind: str = "llama", **options) -> CausalLM:
     """A language model of that language model with time embeddings that say something."""
     torch.manual_seed(5)
     config = LLMConfig(
-        mark="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
+        timestamp="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
     )
     made = CausalLM(language_model(kind), tokenizer(), config, WIDTHS).eval()
     if made.time is not None:
@@ -106,14 +106,14 @@ def model(**changes) -> LongCompress:
     config = ModelConfig(
         name="test",
         media=MediaConfig(size_px=16),
-        video=VisionConfig(base="./video", layer=-2, summary_layers=2, width=8, block=4),
-        audio=AudioConfig(base="./audio", pool=5, width=8, summary=True),
+        video=VisionConfig(base="./video", layer=-2, summary_layers=2, metric_width=8, batch_size=4),
+        audio=AudioConfig(base="./audio", pool=5, metric_width=8, summary=True),
         segments=SegmentConfig(length_s=5.0),
-        merge=MergeConfig(detail={"video": 12, "*": 5}),
+        merge=MergeConfig(tokens_per_segment={"video": 12, "*": 5}),
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=64),
         llm=LLMConfig(
-            base="./lm", mark_s=5.0, mark="{start}", question="{question} answer", max_offset_s=16,
+            base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
             max_new_tokens=6, events="what happens between {start} and {end}",
         ),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def hearing(**options) -> BeatsEncoder:
     encoder = Beats(sizes)
     for value in encoder.parameters():
         torch.nn.init.normal_(value, std=0.3)
-    return BeatsEncoder(encoder, AudioConfig(base="./audio", kind="beats", width=8, **options))
+    return BeatsEncoder(encoder, AudioConfig(base="./audio", kind="beats", metric_width=8, **options))
 
 
 def listening(**options) -> AudioEncoder:
@@ -171,7 +171,9 @@ def listening(**options) -> AudioEncoder:
             eos_token_id=2, decoder_start_token_id=1, architectures=["WhisperEncoder"],
         )
     )  # fmt: skip
-    config = AudioConfig(**{"base": "./speech", "pool": 256, "width": 8, "across": True} | options)
+    config = AudioConfig(
+        **{"base": "./speech", "pool": 256, "metric_width": 8, "pool_across": True} | options
+    )
     return AudioEncoder(encoder, WhisperFeatureExtractor(feature_size=8), config)
 
 
@@ -185,13 +187,13 @@ def three_streams(tail: str = "kept", **changes) -> LongCompress:
     config = ModelConfig(
         name="three",
         media=MediaConfig(size_px=16),
-        video=VisionConfig(base="./video", tokens="class", width=8, block=4),
+        video=VisionConfig(base="./video", tokens="class", metric_width=8, batch_size=4),
         audio=ears.config,
         speech=words.config,
         segments=SegmentConfig(length_s=10.0 if tail == "kept" else 1e6),
         memory=MemoryConfig(kind="none"),
         llm=LLMConfig(
-            base="./lm", mark_s=10.0, mark="{start}", question="{question} answer", max_offset_s=16,
+            base="./lm", timestamp_s=10.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
             max_new_tokens=6,
         ),
     )  # fmt: skip

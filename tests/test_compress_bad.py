@@ -26,7 +26,7 @@ def model():
 
 def unmerged():
     """A model that keeps raw tokens, if the budget has room for them."""
-    return make_model(merge=MergeConfig(detail={"*": RAW}))
+    return make_model(merge=MergeConfig(tokens_per_segment={"*": RAW}))
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,8 @@ HOMES = {
     "matplotlib": ("longcompress/plot.py", "eval/bench_plot.py", "eval/compare_table.py"),
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py", "train/card.py"),
+    "packaging": ("longcompress/doctor.py",),
+    "pysubs2": ("longcompress/event_files.py",),
     "ray": ("train/shards_ray.py",),
     "lmms_eval": ("eval/lmms_*.py",),
     "safetensors": (

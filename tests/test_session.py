@@ -334,7 +334,7 @@ def test_frames_that_hardly_change_spare_the_encoder_and_are_counted():
     frames_ = Frames(still, torch.arange(20, dtype=torch.float64), 1.0)
     plain, spared = Session(model, 40, streams=["video"]), []
     plain.push(frames_)
-    model.change({"video": {"skip": 0.02}})
+    model.change({"video": {"reuse_below": 0.02}})
     for cut in (20, 7, 1):
         session = Session(model, 40, streams=["video"])
         for at in range(0, 20, cut):
@@ -351,7 +351,12 @@ def test_frames_that_hardly_change_spare_the_encoder_and_are_counted():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"audio": {"pool": 1}}, {"media": {"size_px": 3}}, {"media": {"colour": 3}}, {"video": {"block": 1}}],
+    [
+        {"audio": {"pool": 1}},
+        {"media": {"size_px": 3}},
+        {"media": {"colour": 3}},
+        {"video": {"batch_size": 1}},
+    ],
 )
 def test_what_the_encoders_compress_cannot_be_changed(changes):
     with pytest.raises(ValueError, match="changes must be fields of"):

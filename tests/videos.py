@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import pi
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from longcompress.media import write as media_write
 
 BITS = 10
 TICKS = 1000  # stamps are given in ms
@@ -123,3 +128,30 @@ def onsets(samples: np.ndarray, rate_hz: int, start_s: float) -> list[float]:
     loud = np.abs(samples) > 0.1
     edges = [i for i in np.flatnonzero(loud) if not loud[max(0, i - rate_hz // 10) : i].any()]
     return [start_s + i / rate_hz for i in edges]
+
+
+def write_flash(
+    path: str | Path,
+    at_s: Sequence[float],
+    *,
+    duration_s: float,
+    length_s: float = 0.25,
+    size_px: int = 64,
+    rate_fps: float = 8,
+    rate_hz: int = 16000,
+) -> Path:
+    """The path of a video, black and silent but white with a 1 kHz beep for length_s from each of at_s on."""
+
+    def is_on(times: NDArray[np.float64]) -> NDArray[np.float32]:
+        return np.any([(at <= times) & (times < at + length_s) for at in at_s], axis=0).astype(np.float32)
+
+    def frames(times: NDArray[np.float64]) -> NDArray[np.uint8]:
+        white = (255 * is_on(times)).astype(np.uint8)
+        return np.broadcast_to(white[:, None, None, None], (len(times), size_px, size_px, 3)).copy()
+
+    def samples(start_s: float, end_s: float) -> NDArray[np.float32]:
+        times = np.arange(round(start_s * rate_hz), round(end_s * rate_hz)) / rate_hz
+        return (0.5 * np.sin(2000 * pi * times) * is_on(times)).astype(np.float32)
+
+    form: dict[str, Any] = {"size_px": size_px, "rate_fps": rate_fps, "rate_hz": rate_hz}
+    return media_write.write(Path(path), frames, samples, duration_s=duration_s, **form)

@@ -250,7 +250,7 @@ class Spending:
             memory = ours.memory
             if arm.method == "no-memory":
                 hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
-            spent = Compressor(ours.local.config, replace(ours.shares, share=share), memory)
+            spent = Compressor(ours.local.config, replace(ours.shares, allocation=share), memory)
             streams, globals_, _ = spent.compress_to(hold, budget)
         else:
             globals_ = ours.memory.read(hold.memory)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...config import MediaConfig, VisionConfig
 from ...kernels import Plan, plan, pool, unpool
-from ...synthetic.questions import seconds as clock_of
+from ...synthetic.questions import printed_seconds as clock_of
 from ...synthetic.scenes import OBJECTS
 
 METHODS = [

@@ -20,11 +20,7 @@ PROJECTORS = {"mm_projector": "video", "audio_mm_projector": "audio", "asr_mm_pr
 """Projector as released -> its stream."""
 WRAPPERS = ("base_model", "model", "module")  # what names begin with: of peft, of classes, of DDP
 TABLE = "embed_tokens.weight"
-VIDEO_WORDS = (
-    "<vid_patch>",
-    "<vid_start>",
-    "<vid_end>",
-)  # that LongVLM adds, in this order
+VIDEO_WORDS = ("<vid_patch>", "<vid_start>", "<vid_end>")  # LongVLM adds them, in this order
 NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
 SAMPLED = 2048  # of these words
 ROOTS = {"time": "llm.time.", "memory": "compressor."}  # our parts that no released file has
@@ -105,13 +101,13 @@ def check_stage(
     stage: Stage, model: LongCompress, homes: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> set[str]:
     """Parameters that the values of a stage are of; ValueError unless each has a place that it fits."""
-    lost = sorted(name for name in stage.values if core(name) not in homes)
-    if lost:
-        heard = {PROJECTORS.get(core(name).split(".")[0]) for name in lost} - {None}
-        hint = f"; they are of streams {sorted(map(str, heard))}, this model has {model.streams}"
+    unknown = sorted(name for name in stage.values if core(name) not in homes)
+    if unknown:
+        streams = {PROJECTORS.get(core(name).split(".")[0]) for name in unknown} - {None}
+        hint = f"; they are of streams {sorted(map(str, streams))}, this model has {model.streams}"
         raise ValueError(
-            f"weights: {len(lost)} of {len(stage.values)} entries of {stage.path} have no place in model "
-            f"{model.config.name!r}: {listed(lost)}{hint if heard else ''}"
+            f"weights: {len(unknown)} of {len(stage.values)} entries of {stage.path} have no place in model "
+            f"{model.config.name!r}: {listed(unknown)}{hint if streams else ''}"
         )
     wrong = []
     for name, value in sorted(stage.values.items()):
@@ -207,8 +203,8 @@ def check_words(model: LongCompress, table: Tensor, path: Path) -> None:
             f"weights: {path}: LongVLM's words go around the video in Vicuna's prompt, which needs order "
             "'blocks' and a tokenizer without a chat template; load longvlm in mode 'paper'"
         )
-    some = torch.linspace(0, len(own) - 1, min(SAMPLED, len(own))).long()
-    before, now = own.detach()[some.to(own.device)].cpu().double(), table[some].double()
+    sampled = torch.linspace(0, len(own) - 1, min(SAMPLED, len(own))).long()
+    before, now = own.detach()[sampled.to(own.device)].cpu().double(), table[sampled].double()
     off = float((before - now).square().mean().sqrt() / before.square().mean().sqrt())
     if not off <= NEAR:
         raise ValueError(

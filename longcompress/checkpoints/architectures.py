@@ -58,12 +58,12 @@ def longvlm(
     config = replace(
         plain, name="longvlm",
         media=MediaConfig(frames=FRAMES, frames_at="middles"),
-        video=VisionConfig(base=CLIP, summary_layers=5, summary_until=-1, block=10),  # a segment
+        video=VisionConfig(base=CLIP, summary_layers=5, summary_until=-1, batch_size=10),  # a segment
         segments=SegmentConfig(cut="frames", frames=10),
         merge=MergeConfig(pairs, "cosine", "reference", "frame", {"video": local // 10}),
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=local + 5),
-        llm=replace(plain.llm, times="seconds", events=LLMConfig().events),
+        llm=replace(plain.llm, time_format="seconds", events=LLMConfig().events),
     )  # fmt: skip
     return config if mode == "paper" else _ours(config, mode)
 
@@ -82,14 +82,14 @@ def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) ->
     config = ModelConfig(
         name="vtimellm",
         media=MediaConfig(frames=FRAMES, fit="crop"),
-        video=VisionConfig(base=CLIP, tokens="class", block=20),  # 5 blocks are the 100
+        video=VisionConfig(base=CLIP, tokens="class", batch_size=20),  # 5 blocks are the 100
         segments=SegmentConfig(length_s=WHOLE_S),
-        merge=MergeConfig(detail={"*": 1_000_000}),
+        merge=MergeConfig(tokens_per_segment={"*": 1_000_000}),
         memory=MemoryConfig(kind="none"),
         budget=BudgetConfig(tokens=2048),
         llm=LLMConfig(
-            base=VICUNA, order="blocks", time=False, times="hundredths", events=DENSE, max_new_tokens=1024,
-            token_norm=0.0,
+            base=VICUNA, order="blocks", time=False, time_format="hundredths", events=DENSE,
+            max_new_tokens=1024, token_norm=0.0,
             system="" if chat else SYSTEM, question="\n{question}" if chat else "\n{question} ASSISTANT:",
         ),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def longvale(
     """
     config = replace(
         vtimellm(chat=chat), name="longvale", audio=AudioConfig(base=BEATS, kind="beats", tail=tail),
-        speech=AudioConfig(base=WHISPER, pool=256, across=True, tail=tail),
+        speech=AudioConfig(base=WHISPER, pool=256, pool_across=True, tail=tail),
     )  # fmt: skip
     return config if mode == "paper" else _ours(config, mode)
 
@@ -130,10 +130,10 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
     return replace(
         config,
         media=replace(config.media, frames=0), segments=SegmentConfig(), merge=MergeConfig(),
-        video=replace(config.video, block=VisionConfig().block),
+        video=replace(config.video, batch_size=VisionConfig().batch_size),
         budget=BudgetConfig(),
         llm=replace(
-            config.llm, order="time", time=True, times="seconds", events=plain.events,
+            config.llm, order="time", time=True, time_format="seconds", events=plain.events,
             token_norm=plain.token_norm,
         ),
     )  # fmt: skip

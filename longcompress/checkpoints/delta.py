@@ -24,7 +24,7 @@ GROWS = ("model.embed_tokens.weight", "lm_head.weight")  # the delta may have mo
 PROJECTOR = "model.mm_projector."  # LLaVA's own, which the base never had
 COMPUTED = "rotary_emb.inv_freq"  # older files list what is computed from the config
 WHOLE = 0.5  # a difference whose RMS is more than so much of the base's is none
-LOOKED_AT = 4  # matrices, for that
+NUM_CHECKED = 4  # matrices that are compared for it
 TOKENIZER = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja",
@@ -33,12 +33,12 @@ TOKENIZER = (
 
 @dataclass(frozen=True)
 class Applied:
-    """What was made of a delta.
+    """Result of `apply_delta`.
 
     Attributes:
         folder: the language model, for base={"language model": folder}.
-        tensors: of it.
-        grown: tensor -> words that the base has not.
+        tensors: number of its tensors.
+        grown: tensor -> number of words that the base lacks.
         projector: file of the delta's projector, for `weights`; None: it has none.
     """
 
@@ -86,9 +86,9 @@ class TensorFolder:
             if (self.folder / f"{name}.index.json").is_file():
                 index = read_json(self.folder / f"{name}.index.json")
                 paths = [self.folder / str(file) for file in sorted(set(index["weight_map"].values()))]
-                lost = sorted(path.name for path in paths if not path.is_file())
-                if lost:
-                    raise FileNotFoundError(f"{self.what}: {self.folder} lacks {listed(lost)}")
+                missing = sorted(path.name for path in paths if not path.is_file())
+                if missing:
+                    raise FileNotFoundError(f"{self.what}: {self.folder} lacks {listed(missing)}")
                 return paths
             if (self.folder / name).is_file():
                 return [self.folder / name]
@@ -133,17 +133,17 @@ def apply_delta(
     total = 0
     with tqdm(total=len(names), desc="delta", unit="tensor", disable=not progress) as bar:
         for file, chunk in zip(files, chunks, strict=True):
-            made = {}
+            sums = {}
             for name in chunk:
-                made[name] = added(name, first.get(name), second.get(name))
-                total += made[name].nbytes
+                sums[name] = added(name, first.get(name), second.get(name))
+                total += sums[name].nbytes
                 bar.update()
             with replacing(out / file) as part:
-                save_file(made, part, metadata={"format": "pt"})
+                save_file(sums, part, metadata={"format": "pt"})
     projector = None
-    if found := {n: second.get(n).contiguous() for n in second.shapes if n.startswith(PROJECTOR)}:
+    if values := {n: second.get(n).contiguous() for n in second.shapes if n.startswith(PROJECTOR)}:
         projector = out / "mm_projector.safetensors"
-        save_file(found, projector, metadata={"format": "pt"})
+        save_file(values, projector, metadata={"format": "pt"})
     weights = {name: file for file, chunk in zip(files, chunks, strict=True) for name in chunk}
     write_json(
         out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weights}
@@ -181,7 +181,7 @@ def fits(name: str, base: tuple[int, ...], delta: tuple[int, ...]) -> bool:
 def check_small(base: TensorFolder, delta: TensorFolder, names: Sequence[str]) -> None:
     """ValueError where what is given as delta is a model itself."""
     matrices = [n for n in names if base.shapes[n] == delta.shapes[n] and len(base.shapes[n]) == 2][
-        :LOOKED_AT
+        :NUM_CHECKED
     ]
     rms = {n: [float(of.get(n).float().square().mean().sqrt()) for of in (base, delta)] for n in matrices}
     if matrices and all(change > WHOLE * whole for whole, change in rms.values()):
@@ -193,12 +193,12 @@ def check_small(base: TensorFolder, delta: TensorFolder, names: Sequence[str]) -
 
 def added(name: str, base: Tensor, delta: Tensor) -> Tensor:
     """base + delta in the delta's dtype; the rows that the base has not are the delta's own."""
-    made = delta.to(torch.float32, copy=True)
-    made[: len(base)] += base
-    made = made.to(delta.dtype)
-    if not bool(torch.isfinite(made).all()):
+    total = delta.to(torch.float32, copy=True)
+    total[: len(base)] += base
+    total = total.to(delta.dtype)
+    if not bool(torch.isfinite(total).all()):
         raise ValueError(f"base + delta of {name} is not finite in {delta.dtype}; one of the files is broken")
-    return made
+    return total
 
 
 def config_of(base: TensorFolder, delta: TensorFolder) -> dict[str, Any]:
@@ -210,12 +210,12 @@ def config_of(base: TensorFolder, delta: TensorFolder) -> dict[str, Any]:
     return config | ({"vocab_size": words[0]} if words else {})
 
 
-def chunked(names: Sequence[str], sizes: Mapping[str, int], most: int) -> list[list[str]]:
-    """Neighbours whose sizes come to at most `most`; one alone may pass it."""
+def chunked(names: Sequence[str], sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Neighbours whose sizes add up to at most `max_bytes`; a single tensor may exceed it."""
     chunks: list[list[str]] = []
     total = 0
     for name in names:
-        if not chunks or total + sizes[name] > most:
+        if not chunks or total + sizes[name] > max_bytes:
             chunks.append([])
             total = 0
         chunks[-1].append(name)
@@ -226,9 +226,9 @@ def chunked(names: Sequence[str], sizes: Mapping[str, int], most: int) -> list[l
 def tokenizer_of(folders: Sequence[Path]) -> list[Path]:
     """The tokenizer's files of the first folder that has one."""
     for folder in folders:
-        found = [folder / name for name in TOKENIZER if (folder / name).is_file()]
-        if any(path.name in TOKENIZER[:2] for path in found):
-            return found
+        paths = [folder / name for name in TOKENIZER if (folder / name).is_file()]
+        if any(path.name in TOKENIZER[:2] for path in paths):
+            return paths
     raise FileNotFoundError(f"neither {' nor '.join(map(str, folders))} has {' or '.join(TOKENIZER[:2])}")
 
 
@@ -237,12 +237,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        found = json.loads(path.read_text(encoding="utf8"))
+        values = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object")
-    return found
+    return values
 
 
 def write_json(path: Path, value: Any) -> None:

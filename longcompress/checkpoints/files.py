@@ -48,12 +48,12 @@ class TensorFile:
                 self._file = safe_open(self.path, "pt")
             except SafetensorError as error:
                 raise ValueError(f"{self.path} {_cut(self.path)}: {error}") from error
-            found = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-            self.shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            self.shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             self.num_bytes = {
-                n: WIDTHS.get(part.get_dtype(), 0) * numel(self.shapes[n]) for n, part in found.items()
+                n: WIDTHS.get(part.get_dtype(), 0) * numel(self.shapes[n]) for n, part in slices.items()
             }
-            wrong = [name for name, part in found.items() if part.get_dtype() not in WIDTHS]
+            wrong = [name for name, part in slices.items() if part.get_dtype() not in WIDTHS]
         else:
             self._values = _torch_values(self.path)
             self.shapes = {name: tuple(value.shape) for name, value in self._values.items()}
@@ -73,7 +73,7 @@ class TensorFile:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage of a training left.
+    """Weights that a training stage saved.
 
     Attributes:
         path: the file or folder.
@@ -120,39 +120,39 @@ def read_stage(path: str | Path) -> Stage:
 
 
 def read_stages(weights: str | Path | Sequence[str | Path]) -> list[Stage]:
-    """`read_stage` of each, in order; one alone may be given as it is.
+    """`read_stage` of each entry, in order; a single entry needs no list.
 
     Raises:
-        ValueError: there is none, or one is there twice.
+        ValueError: there is no entry, or an entry is there twice.
     """
-    given = [weights] if isinstance(weights, str | Path) else list(weights)
-    if not given:
+    entries = [weights] if isinstance(weights, str | Path) else list(weights)
+    if not entries:
         raise ValueError("weights must name at least one file or folder")
-    paths = [Path(one).resolve() for one in given]
-    twice = [str(one) for one, path in zip(given, paths, strict=True) if paths.count(path) > 1]
+    paths = [Path(entry).resolve() for entry in entries]
+    twice = [str(entry) for entry, path in zip(entries, paths, strict=True) if paths.count(path) > 1]
     if twice:
         raise ValueError(f"weights: {twice[0]} is there twice; each stage is applied once")
-    return [read_stage(one) for one in given]
+    return [read_stage(entry) for entry in entries]
 
 
 def _torch_values(path: Path) -> dict[str, Tensor]:
     """Named tensors of a file that torch.save wrote, mapped into memory."""
     try:
-        given = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except BROKEN as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
             raise ValueError(
-                f"{path} must hold tensors only, but its pickle asks for {asked[1]}; nothing of it was run"
+                f"{path} must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
             ) from error
         raise ValueError(f"{path} {_cut(path)}") from error
-    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        wrong = type(given).__name__
-        if isinstance(given, dict):
-            others = {k: v for k, v in given.items() if not isinstance(v, Tensor)}
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        wrong = type(values).__name__
+        if isinstance(values, dict):
+            others = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
             wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in others.items()))
         raise ValueError(f"{path} must hold named tensors, got {wrong}; it is another kind of checkpoint")
-    return {str(name): value for name, value in given.items()}
+    return {str(name): value for name, value in values.items()}
 
 
 def numel(shape: Sequence[int]) -> int:
@@ -167,9 +167,9 @@ def _cut(path: Path) -> str:
 
 def _instead(folder: Path) -> str:
     """What a folder without a stage is, and what to do."""
-    stages = [one for one in sorted(folder.iterdir()) if one.is_dir() and _is_stage(one)]
+    stages = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_stage(path)]
     if stages:
-        return f"give the stages in it one by one, in their order: {[str(one) for one in stages]}"
+        return f"give the stages in it one by one, in their order: {[str(path) for path in stages]}"
     if any(any(folder.glob(pattern)) for pattern in MODELS):
         return "it is a whole model; give a language model as base={'language model': folder}"
     return f"it has none of {', '.join((*PLAIN, ADAPTER_CONFIG))}"

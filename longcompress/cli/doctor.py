@@ -1,33 +1,25 @@
-"""What this machine has of what longcompress uses, and the command that brings the rest."""
+"""Check what longcompress needs on this machine, and name the command that mends what is missing."""
 
 import importlib
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from packaging.specifiers import SpecifierSet
 
 # as in setup.py; a test compares them
 NEEDED = {
-    "torch": ">=2.9",
-    "transformers": ">=5.18,<6",
-    "peft": ">=0.18",
-    "accelerate": ">=1.10",
-    "tokenizers": ">=0.22",
-    "av": ">=17.1",
-    "numpy": ">=1.26",
-    "safetensors": ">=0.5",
-    "huggingface_hub": ">=1.0",
-    "jsonargparse": ">=4.35",
-    "pyyaml": ">=6",
-    "tqdm": ">=4.66",
-    "rich": ">=13",
-}
+    "torch": ">=2.9", "transformers": ">=5.18,<6", "peft": ">=0.18", "accelerate": ">=1.10",
+    "tokenizers": ">=0.22", "av": ">=17.1", "numpy": ">=1.26", "safetensors": ">=0.5",
+    "huggingface_hub": ">=1.0", "jsonargparse": ">=4.49", "packaging": ">=20", "pyyaml": ">=6",
+    "pysubs2": ">=1.7", "tqdm": ">=4.66", "rich": ">=13",
+}  # fmt: skip
 EXTRAS = {
     "plot": {"matplotlib": ">=3.8"},
     "web": {"fsspec": ">=2024.6", "aiohttp": ">=3.9", "requests": ">=2.31"},
@@ -41,12 +33,12 @@ CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linu
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
-        status: "ok"; "wrong": longcompress won't work without it; "note": something optional isn't there.
-        found: what there is.
+        name: what was checked.
+        status: "ok"; "wrong": longcompress doesn't work without it; "note": something optional is missing.
+        found: what this machine has.
         remedy: a command or a sentence; "" where all is well.
     """
 
@@ -57,31 +49,12 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Everything that was looked at, needed things first."""
-    checks: list[Check | None] = [_python(), *(_package(name, spec, None) for name, spec in NEEDED.items())]
-    checks += [_decoder(), _video(), _gpu(), _triton(), _vision_trap(), _embedded()]
+    """Results of all checks, required things first."""
+    checks = [_python(), *(_package(name, spec) for name, spec in NEEDED.items())]
+    checks += [_decoder(), _video(), _gpu(), _triton(), *_torchvision(), _embedded()]
     for extra, packages in EXTRAS.items():
         checks += [_package(name, spec, extra) for name, spec in packages.items()]
-    return [check for check in checks if check is not None]
-
-
-def fits(found: str, spec: str) -> bool:
-    """Whether a version such as "2.13.0+cpu" is within bounds such as ">=2.8,<3"."""
-    have = _numbers(found)
-    for part in spec.split(","):
-        sign, bound = part[:2].rstrip("0123456789"), _numbers(part.lstrip("<>="))
-        if not (have >= bound if sign == ">=" else have < bound):
-            return False
-    return True
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version; what follows a letter or a plus doesn't count."""
-    release = re.match(r"\d+(\.\d+)*", text)
-    numbers = [int(n) for n in release[0].split(".")] if release else [0]
-    while len(numbers) > 1 and not numbers[-1]:
-        numbers.pop()  # 6.0 is 6
-    return tuple(numbers)
+    return checks
 
 
 def _version(name: str) -> str | None:
@@ -91,17 +64,22 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _package(name: str, spec: str, extra: str | None) -> Check:
-    """A package by its metadata; it is not imported."""
-    title = name if extra is None else f"{name} (extra {extra!r})"
-    lacking: Literal["wrong", "note"] = "wrong" if extra is None else "note"
-    remedy = f'pip install "{name}{spec}"'
+def _package(name: str, spec: str, extra: str = "") -> Check:
+    """A package by its metadata, without importing it."""
     found = _version(name)
-    if found is None:
-        return Check(title, lacking, "not there", remedy)
-    if not fits(found, spec):
-        return Check(title, lacking, f"{found}, needed is {spec}", remedy)
-    return Check(title, "ok", found)
+    title = f"{name} (extra {extra!r})" if extra else name
+    if found is not None and SpecifierSet(spec).contains(found, prereleases=True):
+        return Check(title, "ok", found)
+    found = "not installed" if found is None else f"{found}, needed is {spec}"
+    return Check(title, "note" if extra else "wrong", found, f'pip install "{name}{spec}"')
+
+
+def _module(name: str) -> tuple[Any, str]:
+    """An imported module and "", or None and why it can't be imported."""
+    try:
+        return importlib.import_module(name), ""
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, f"{name} can't be loaded: {error}"
 
 
 def _python() -> Check:
@@ -113,14 +91,12 @@ def _python() -> Check:
 
 def _decoder() -> Check:
     """FFmpeg as PyAV brings it, and the codecs it can decode."""
-    try:
-        av = importlib.import_module("av")
-    except (ImportError, OSError) as error:
-        return Check("decoder", "wrong", f"PyAV can't be loaded: {error}", "pip install --force-reinstall av")
-    names = {"av1": {"libdav1d", "av1"}}
-    missing = [c for c in CODECS if not names.get(c, {c}) & av.codecs_available]
-    known = ", ".join(c for c in CODECS if c not in missing)
-    found = f"FFmpeg {getattr(av, 'ffmpeg_version_info', '?')}: {known}"
+    av, fault = _module("av")
+    if av is None:
+        return Check("decoder", "wrong", fault, "pip install --force-reinstall av")
+    known = av.codecs_available | ({"av1"} if "libdav1d" in av.codecs_available else set())
+    missing = sorted(set(CODECS) - known)
+    found = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(c for c in CODECS if c not in missing)}"
     if missing:
         remedy = "pip install --force-reinstall --only-binary av av"
         return Check("decoder", "note", f"{found}; not {', '.join(missing)}", remedy)
@@ -138,28 +114,22 @@ def _video() -> Check:
             with media.read(path) as parts:
                 kinds = {type(part).__name__ for part in parts}
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        return Check(
-            "video", "wrong", f"a video can't be written and read: {error}", "repair what is wrong above"
-        )
+        fault = f"a video can't be written and read: {error}"
+        return Check("video", "wrong", fault, "repair what is wrong above")
     if kinds != {"Frames", "Audio"}:
-        return Check(
-            "video", "wrong", f"a video with audio gave {sorted(kinds)}", "pip install --force-reinstall av"
-        )
+        fault = f"a video with audio gave {sorted(kinds)}"
+        return Check("video", "wrong", fault, "pip install --force-reinstall av")
     return Check("video", "ok", "written and read, with audio")
 
 
 def _gpu() -> Check:
-    try:
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError) as error:
-        return Check("gpu", "wrong", f"torch can't be loaded: {error}", "pip install --force-reinstall torch")
+    torch, fault = _module("torch")
+    if torch is None:
+        return Check("gpu", "wrong", fault, "pip install --force-reinstall torch")
     if torch.cuda.is_available():
-        kind = torch.cuda.get_device_properties(0)
-        num = torch.cuda.device_count()
-        memory = f"{kind.total_memory / 2**30:.0f} GiB"
-        return Check(
-            "gpu", "ok", f"{num} x {kind.name}, {memory}, compute capability {kind.major}.{kind.minor}"
-        )
+        gpu, num = torch.cuda.get_device_properties(0), torch.cuda.device_count()
+        found = f"{num} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+        return Check("gpu", "ok", found)
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
         return Check("gpu", "note", f"there is one that torch {torch.__version__} doesn't see", CUDA_TORCH)
     return Check("gpu", "note", "none; the CPU is used, and large models are slow on it")
@@ -169,21 +139,19 @@ def _triton() -> Check:
     found = _version("triton") or _version("pytorch-triton")
     if found:
         return Check("triton", "ok", found)
-    return Check("triton", "note", "not there; only GPUs need it, and then it comes with torch", CUDA_TORCH)
+    return Check("triton", "note", "not installed; only GPUs need it, and it comes with torch", CUDA_TORCH)
 
 
-def _vision_trap() -> Check | None:
-    """A torchvision that doesn't fit torch breaks transformers; none at all is fine."""
-    if _version("torchvision") is None:
-        return None
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, OSError, RuntimeError) as error:
-        return Check(
-            "torchvision", "wrong", f"doesn't fit torch, and breaks transformers: {error}",
-            "pip uninstall torchvision",
-        )  # fmt: skip
-    return Check("torchvision", "ok", f"{_version('torchvision')} (not used)")
+def _torchvision() -> list[Check]:
+    """A torchvision that doesn't fit torch breaks transformers. Without torchvision there is no check."""
+    found = _version("torchvision")
+    if found is None:
+        return []
+    _, fault = _module("torchvision")
+    if fault:
+        fault = f"doesn't fit torch, and breaks transformers: {fault}"
+        return [Check("torchvision", "wrong", fault, "pip uninstall torchvision")]
+    return [Check("torchvision", "ok", f"{found} (not used)")]
 
 
 def _embedded() -> Check:

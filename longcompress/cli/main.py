@@ -41,10 +41,10 @@ from .train import train, with_recipe
 SECTIONS = {"media": MediaConfig, "video": VisionConfig, "segments": SegmentConfig, "merge": MergeConfig}
 FIXED = (  # the encoders compress these
     *("media.size_px", "media.rate_hz", "media.video", "media.audio"),
-    *(f"video.{f.name}" for f in fields(VisionConfig) if f.name != "skip"),
+    *(f"video.{f.name}" for f in fields(VisionConfig) if f.name != "reuse_below"),
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
-KINDS = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".csv": "csv", ".edl": "edl", ".txt": "chapters"}
+KINDS = {f".{kind}": kind for kind in ("jsonl", "srt", "vtt", "ass", "csv", "edl")}
 
 
 def info(file: str, common: Common, *, json: bool = False) -> None:
@@ -139,7 +139,7 @@ def events(
     source: str,
     common: Common,
     *,
-    format: Literal["jsonl", "srt", "vtt", "csv", "edl", "chapters"] | None = None,
+    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None,
     out: str | None = None,
     window_s: float | None = None,
     timecode_fps: float | None = None,

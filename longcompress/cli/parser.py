@@ -45,7 +45,7 @@ def parse(
             _in_one_line(str(error), words[0] if words[0] in commands else "", commands)
         ) from error
     if recipe is not None:
-        found = parser.instantiate_classes(found)
+        found = parser.instantiate(found)
     name: str = found["command"]
     values = found[name]
     arguments = {}

@@ -234,7 +234,7 @@ def _loaded(
 
     model = load(which, device=device) if isinstance(which, str) else which(device=device)
     if detail is not None:
-        model.change({"merge": {"detail": detail}})
+        model.change({"merge": {"tokens_per_segment": detail}})
     return model
 
 

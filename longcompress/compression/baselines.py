@@ -116,7 +116,7 @@ def spend(
         spans = [sum(spans[i : i + 2]) for i in range(0, len(spans), 2)]
         joined = [_both(*joined[i : i + 2]) for i in range(0, len(joined), 2)]
     places = [(i, name) for i, part in enumerate(joined) for name in sorted(part)]
-    claims = [spans[i] * split.split_of(n) / sum(map(split.split_of, joined[i])) for i, n in places]
+    claims = [spans[i] * split.stream_weight(n) / sum(map(split.stream_weight, joined[i])) for i, n in places]
     most = [len(joined[i][name]) for i, name in places]
     keep = dict(zip(places, shares(claims, room, most=most), strict=True))
     out = {}

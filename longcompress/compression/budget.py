@@ -101,9 +101,9 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     num_globals = shape.global_tokens if flows else 0
     check_budget(budget, num_globals + len(flows))
     room = min(budget - num_globals, sum(most))
-    weights = [config.budget.split_of(k) for k in flows]
+    weights = [config.budget.stream_weight(k) for k in flows]
     parts = dict(zip(flows, shares(weights, room, most=most), strict=True))
-    seconds = mark_seconds(duration_s, config.llm.mark_s, budget, shape.mark_tokens)
+    seconds = mark_seconds(duration_s, config.llm.timestamp_s, budget, shape.mark_tokens)
     marks = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
     tokens = room + num_globals
     prompt = tokens + marks * shape.mark_tokens
@@ -116,14 +116,14 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
         segments=num, raw_tokens=raw, tokens=tokens,
         video_tokens=parts.get("video", 0), audio_tokens=room - parts.get("video", 0),
         global_tokens=num_globals, marks=marks, seconds_a_mark=seconds, memory_bytes=num_bytes,
-        held_tokens=int(config.budget.hold * budget), prompt_tokens=prompt, context=shape.context,
+        held_tokens=int(config.budget.buffer_ratio * budget), prompt_tokens=prompt, context=shape.context,
         fits=None if shape.context is None else prompt < shape.context, stream_tokens=parts,
     )  # fmt: skip
 
 
 def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int:
     """Tokens of a stream that closed segments keep, `in_segment` raw ones in each."""
-    full, detail = max(1, round(in_segment)), merge.detail_of(stream)
+    full, detail = max(1, round(in_segment)), merge.min_tokens(stream)
 
     def kept(num: int) -> int:
         if isinstance(merge.schedule, float):

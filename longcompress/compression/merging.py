@@ -91,11 +91,11 @@ class GlobalMemory(nn.Module):
         self.query = nn.ParameterDict()
         if config.kind == "learned":
             for name, width in sorted(widths.items()):
-                self.query[name] = nn.Parameter(torch.randn(config.slots, width) * width**-0.5)
+                self.query[name] = nn.Parameter(torch.randn(config.num_queries, width) * width**-0.5)
 
     def num_tokens(self, streams: list[str] | None = None) -> int:
         """Global tokens of these streams (None: of all)."""
-        slots = self.summaries | dict.fromkeys(self.query, self.config.slots)
+        slots = self.summaries | dict.fromkeys(self.query, self.config.num_queries)
         return sum(n for name, n in slots.items() if streams is None or name in streams)
 
     def update(
@@ -155,7 +155,7 @@ class Compressor(nn.Module):
         Args:
             hold: changed in place.
             segment: the next in time.
-            budget: what the hold is kept for; held tokens stay within config.hold times this.
+            budget: what the hold is kept for; held tokens stay within config.buffer_ratio times this.
             keep_assignment: remember which raw token went where (this grows with the video).
         """
         groups, new, raw = {}, 0.0, 0
@@ -218,8 +218,8 @@ class Compressor(nn.Module):
         """Weight and number held of every (piece, stream) group, and which group that is."""
         weights, most, places = [], [], []
         for i, piece in enumerate(pieces):
-            claim = piece.novelty if self.shares.share == "novelty" else float(piece.count)
-            split = {name: self.shares.split_of(name) for name in sorted(piece.groups)}
+            claim = piece.novelty if self.shares.allocation == "novelty" else float(piece.count)
+            split = {name: self.shares.stream_weight(name) for name in sorted(piece.groups)}
             for name, part in split.items():
                 weights.append(claim * part / sum(split.values()))
                 most.append(len(piece.groups[name]))
@@ -228,7 +228,7 @@ class Compressor(nn.Module):
 
     def _detail(self, group: Group, stream: str, level: int) -> Group:
         """A new group after the full rounds that the detail allows, and as many more as all others had."""
-        schedule, detail = self.local.config.schedule, self.local.config.detail_of(stream)
+        schedule, detail = self.local.config.schedule, self.local.config.min_tokens(stream)
         if isinstance(schedule, float):
             left, _ = after_rounds(len(group), schedule, least=detail)
         else:
@@ -250,21 +250,21 @@ class Compressor(nn.Module):
         hold.pieces[-1] = replace(last, groups=groups)
 
     def _bound(self, hold: Hold, budget: int) -> None:
-        """Bring what is held within config.hold * budget tokens and budget / 2 groups.
+        """Bring what is held within config.buffer_ratio * budget tokens and budget / 2 groups.
 
         One more round goes to the streams that hold more than their split of the bound, so that a thin stream
         (audio) isn't worn down by a thick one (frames); all groups of a stream always have the same rounds.
         """
         while hold.num_groups() > max(budget / 2, len(hold.streams())) and len(hold.pieces) > 1:
             hold.pieces, hold.span = join_pairs(hold.pieces), 2 * hold.span
-        bound = self.shares.hold * budget
+        bound = self.shares.buffer_ratio * budget
         while hold.num_tokens() > bound:
             names = [
                 n for n in hold.streams() if hold.num_tokens(n) > sum(n in p.groups for p in hold.pieces)
             ]
             if not names:  # nothing is left but one token a group
                 return
-            split = {n: self.shares.split_of(n) for n in hold.streams()}
+            split = {n: self.shares.stream_weight(n) for n in hold.streams()}
             over = [n for n in names if hold.num_tokens(n) > bound * split[n] / sum(split.values())]
             for name in over or names:
                 self._one_round(hold, name)

@@ -119,7 +119,7 @@ class Segmenter:
             end_s = next((c for c in self._cuts if c > self._start_s), NEVER)
         if self.config.cut == "change":
             end_s = next(
-                (c for c in self._cuts if c >= self._start_s + self.config.shortest_s - 1e-9), longest
+                (c for c in self._cuts if c >= self._start_s + self.config.min_length_s - 1e-9), longest
             )
             end_s = min(end_s, longest)
         if watermark == NEVER and not any(self._starts_from(n, end_s) for n in self.streams):
@@ -159,6 +159,6 @@ class Segmenter:
         starts = encoded.tokens.start_s[::patches]
         change = change[-len(starts) :]
         for time_s, value in zip(starts.tolist(), change.tolist(), strict=True):
-            if value > self.config.change:
+            if value > self.config.min_novelty:
                 self._cuts.append(time_s)
         self._last = encoded.metric[-patches:]

@@ -42,7 +42,7 @@ class BeatsEncoder(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.config = config
         self.width = encoder.config.width
-        check_width(config.width, self.width)
+        check_width(config.metric_width, self.width)
         self.num_summaries = int(config.summary)
         self.least = HALF if config.tail == "released" else encoder.config.patch_size  # frames of a window
 
@@ -82,7 +82,7 @@ class BeatsEncoder(nn.Module):
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.width)
+        return head_mean(x, self.config.metric_width)
 
     def features(self, samples: Tensor) -> Tensor:
         """(A, C) tokens of A windows of samples (A, n) float32; (0, C) where they are too short for one."""

@@ -65,7 +65,7 @@ class VisionEncoder(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.config = config
         self.size_px = size_px
-        self.block = config.block
+        self.block = config.batch_size
         self.norm = (mean, std)
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=encoder.device)
@@ -74,7 +74,7 @@ class VisionEncoder(nn.Module):
             x, summary = self.features(probe)
         self.patches, self.width = x.shape[1], x.shape[2]
         self.num_summaries = 0 if summary is None else summary.shape[1]
-        check_width(config.width, self.width)
+        check_width(config.metric_width, self.width)
 
     @classmethod
     def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
@@ -121,22 +121,22 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of a block of at most config.block frames (T, H, W, 3); the encoder always sees a full
+        """The tokens of a block of at most batch_size frames (T, H, W, 3); the encoder always sees a full
         one."""
         num = len(frames)
-        if not 0 < num <= self.config.block:
-            raise ValueError(f"frames must be 1 to block = {self.config.block} frames, got {num}")
+        if not 0 < num <= self.config.batch_size:
+            raise ValueError(f"frames must be 1 to batch_size = {self.config.batch_size} frames, got {num}")
         kept = [0]  # frames that the encoder looks at; the others take the features of the kept one before
         use = torch.zeros(num, dtype=torch.int64)
         for t in range(1, num):
             if (
-                self.config.skip <= 0
-                or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.skip
+                self.config.reuse_below <= 0
+                or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.reuse_below
             ):
                 kept.append(t)
             use[t] = len(kept) - 1
         pixels = frames.pixels[kept]
-        room = self.config.block if self.config.skip <= 0 else 1 << (len(kept) - 1).bit_length()
+        room = self.config.batch_size if self.config.reuse_below <= 0 else 1 << (len(kept) - 1).bit_length()
         pixels = torch.cat([pixels, pixels[-1:].expand(room - len(kept), -1, -1, -1)])
         x, summary = self.features(pixels)
         use = use.to(x.device)
@@ -150,7 +150,7 @@ class VisionEncoder(nn.Module):
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.width)
+        return head_mean(x, self.config.metric_width)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None);

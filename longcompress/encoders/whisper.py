@@ -20,7 +20,7 @@ from .features import check_whole, check_width
 class AudioEncoder(nn.Module):
     """A Whisper encoder whose positions, averaged `pool` at a time, are an audio stream.
 
-    With `across` the positions themselves leave it, and `means` averages them over the ends of blocks.
+    With `pool_across` the positions themselves leave it, and `means` averages them over the ends of blocks.
 
     Args:
         encoder: the encoder.
@@ -48,16 +48,16 @@ class AudioEncoder(nn.Module):
                 f"extractor must make 2 x {positions} mel frames a block like the encoder wants, "
                 f"got {extractor.nb_max_frames}; use the preprocessor_config.json of these weights"
             )
-        if positions % config.pool and not config.across:
+        if positions % config.pool and not config.pool_across:
             raise ValueError(
                 f"pool must divide the encoder's {positions} positions a block, got {config.pool}; with "
-                "across, means run on over the ends of blocks"
+                "pool_across, means run on over the ends of blocks"
             )
-        check_width(config.width, self.width)
-        self.pool = 1 if config.across else config.pool  # positions of a token that `encode` gives
+        check_width(config.metric_width, self.width)
+        self.pool = 1 if config.pool_across else config.pool  # positions of a token that `encode` gives
         self.rows = positions // self.pool  # such tokens a block
         self.step = self.block // self.rows  # samples such a token stands for
-        self.means = Means(config.pool, config.tail) if config.across else None
+        self.means = Means(config.pool, config.tail) if config.pool_across else None
         self.window = self.step * (config.pool // self.pool)  # samples a token of the stream stands for
         self.num_summaries = int(config.summary)
 
@@ -112,7 +112,7 @@ class AudioEncoder(nn.Module):
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.width)
+        return head_mean(x, self.config.metric_width)
 
     def features(self, samples: Tensor) -> Tensor:
         """(B, rows, C) tokens of B blocks of samples (B, n <= block) float32."""

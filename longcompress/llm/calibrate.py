@@ -65,10 +65,10 @@ def time_norm(llm: CausalLM) -> float:
     if llm.time is None:
         raise ValueError("language model must have a time embedding (llm.time in its config), got none")
     settings, table = llm.settings, llm.lm.get_input_embeddings()
-    ids = [encode(llm.tokenizer, mark_text(settings, k * settings.mark_s)) for k in range(MARKS)]
+    ids = [encode(llm.tokenizer, mark_text(settings, k * settings.timestamp_s)) for k in range(MARKS)]
     device = table.weight.device
     marks = torch.cat([together(table, torch.tensor([i], device=device), settings.numbers) for i in ids])
-    seconds = torch.arange(min(settings.max_offset_s, max(1, int(settings.mark_s))), device=device)
+    seconds = torch.arange(min(settings.max_offset_s, max(1, int(settings.timestamp_s))), device=device)
     every = marks.repeat_interleave(len(seconds), 0)
     second = seconds.repeat(len(marks))
     added = llm.time(every, llm.numbers(), second, second, torch.ones(len(every), device=device))

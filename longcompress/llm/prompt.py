@@ -79,7 +79,7 @@ def mark_text(config: LLMConfig, start_s: float) -> str:
     """What a mark at start_s says."""
     whole = int(start_s)
     clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return config.mark.format(start=whole, clock=clock, tens=whole // 10)
+    return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
 
 
 def around(tokenizer: Any, config: LLMConfig, question: str) -> tuple[list[int], list[int]]:
@@ -181,8 +181,8 @@ def lay_out(video: Video, tokenizer: Any, config: LLMConfig, names: Sequence[str
     first_s = min(float(t.start_s.min()) for t in held.values())
     last_s = max(float(t.end_s.max()) for t in held.values())
     num_text = len(encode(tokenizer, mark_text(config, last_s)))
-    step = mark_seconds(last_s - first_s, config.mark_s, video.budget, num_text)
-    fine = config.mark_s  # a token's own time is that of its own mark, said or not
+    step = mark_seconds(last_s - first_s, config.timestamp_s, video.budget, num_text)
+    fine = config.timestamp_s  # a token's own time is that of its own mark, said or not
     number = {n: (t.start_s / fine + 1e-9).floor().long() for n, t in held.items()}
     marks = torch.cat(list(number.values())).unique().cpu()  # sorted
     texts = [encode(tokenizer, mark_text(config, float(m) * fine)) for m in marks.tolist()]

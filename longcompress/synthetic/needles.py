@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from .questions import TEMPLATES, Question, seconds
+from .questions import TEMPLATES, Question, printed_seconds
 from .scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene
 
 Kind = Literal["video", "audio", "binding", "two_hop"]
@@ -108,7 +108,7 @@ def _needle(
 def _span_question(kind: str, text: str, events: Sequence[SceneEvent]) -> Question:
     start_s = max(one.start_s for one in events)
     end_s = min(one.end_s for one in events)
-    printed = [seconds(one) for one in events]
+    printed = [printed_seconds(one) for one in events]
     answer = f"{max(a for a, _ in printed)} to {min(b for _, b in printed)}"
     return Question(kind, text, answer, spans=((start_s, end_s),))
 

@@ -1,4 +1,4 @@
-"""Questions about a list of events, with exact answers in words, and the grading of what a model answers.
+"""Synthetic QA: questions about a list of events, their exact answers in words, and grading.
 
 Times in text are whole seconds, the last one included: "187 to 192" stands for [187, 193). A frame is seen
 once a second, on the second; a sound counts for the seconds it fills by half or more.
@@ -53,7 +53,7 @@ _WORDS = sorted(
     {w for forms in TEMPLATES.values() for form in forms for w in re.findall(r"\b(?<!{)\w+", form)}
 )
 VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
-"""All that questions and answers are made of, besides whole numbers; the name of an object is one unit."""
+"""All words of questions and answers, besides whole numbers; the name of an object is a unit."""
 
 _SPAN = re.compile(r"(\d+)\s*(?:to|-)\s*(\d+)")
 _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
@@ -61,13 +61,13 @@ _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its one right answer.
+    """A question and its only right answer.
 
     Args:
         kind: one of KINDS.
         text, answer: as printed, with offset_s added to all times.
-        spans: the true float seconds of the video: one for SPAN_KINDS, one for each item of "between".
-        names: what is named in the answer, none for "nothing"; for "between", one for each span.
+        spans: true seconds: a span for SPAN_KINDS, a span for each item of "between".
+        names: names in the answer; empty for "nothing"; for "between", a name for each span.
         offset_s: what was added to the printed times.
     """
 
@@ -79,8 +79,8 @@ class Question:
     offset_s: int = 0
 
 
-def seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
-    """The first and the last whole second of an event, as answers print them."""
+def printed_seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
+    """First and last whole second of an event, as answers print them."""
     if event.kind == "video":
         first, last = ceil(event.start_s), ceil(event.end_s) - 1
     else:
@@ -99,15 +99,15 @@ def ask(
     hard: bool = True,
     paraphrase: bool = False,
 ) -> list[Question]:
-    """Up to num distinct questions, fewer where the video has no more; each has one answer beyond doubt.
+    """At most `num` distinct questions about a video, each with a unique answer.
 
     Args:
-        events: of a video, or of pieces of videos put together, in seconds from its start.
+        events: of a video, or of joined parts of videos, in seconds from its start.
         duration_s: of the video, seconds.
-        kinds: which kinds to draw from, evenly or by weight.
+        kinds: kinds to sample from, evenly or by weight.
         offset_s: added to all printed times; a multiple of 10.
-        hard: whether to prefer objects that share colour or shape with another one of the video.
-        paraphrase: whether to draw the form of words, rather than take the first.
+        hard: prefer objects that share colour or shape with another object of the video.
+        paraphrase: sample the wording, instead of taking the first.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     if unknown := set(weights) - set(KINDS):
@@ -117,8 +117,8 @@ def ask(
     video = _Video(events, duration_s, offset_s)
     queues: dict[str, Iterator[_Fact]] = {}
     weights = {kind: weight for kind, weight in weights.items() if weight > 0}
-    asked: list[Question] = []
-    while len(asked) < num and weights:
+    questions: list[Question] = []
+    while len(questions) < num and weights:
         share = np.array(list(weights.values()))
         kind = list(weights)[int(generator.choice(len(share), p=share / share.sum()))]
         if kind not in queues:
@@ -129,19 +129,21 @@ def ask(
             continue
         forms = TEMPLATES[kind]
         form = forms[int(generator.integers(len(forms)))] if paraphrase else forms[0]
-        asked.append(Question(kind, form.format(**fact.slots), fact.answer, fact.spans, fact.names, offset_s))
-    return asked
+        questions.append(
+            Question(kind, form.format(**fact.slots), fact.answer, fact.spans, fact.names, offset_s)
+        )
+    return questions
 
 
 def grade(question: Question, text: str) -> dict[str, Any]:
-    """How right an answer is.
+    """Scores of an answer.
 
     Returns:
-        parsed: whether the text has the form of an answer; all else is 0 where it has not.
-        score: 0 to 1, what to average: for SPAN_KINDS whether iou >= 0.5, for "between" f1, else exact.
-        exact: whether it says just what the right answer says (for "while", in any order).
+        parsed: whether the text has the form of an answer; if not, all else is 0.
+        score: 0 to 1, the value to average: for SPAN_KINDS whether iou >= 0.5, for "between" f1, else exact.
+        exact: whether it equals the right answer (for "while", in any order).
         iou: for SPAN_KINDS, of the best span of the text with the true float seconds.
-        f1: for "between", of the items; one is right if the name is and the spans have an IoU of 0.5 or more.
+        f1: for "between", of the items. A right item has the right name and a span IoU of 0.5 or more.
     """
     text = text.strip().rstrip(".").lower()
     if question.kind in SPAN_KINDS:
@@ -155,9 +157,9 @@ def grade(question: Question, text: str) -> dict[str, Any]:
         number = re.search(r"\d+", text)
         exact = number is not None and int(number[0]) == int(question.answer)
         return {"parsed": number is not None, "score": float(exact), "exact": exact}
-    said = {part.strip() for part in text.split(",")}
-    parsed = said == {NOTHING} or said <= {*OBJECTS, *SOUNDS}
-    exact = said == (set(question.names) or {NOTHING})
+    words = {part.strip() for part in text.split(",")}
+    parsed = words == {NOTHING} or words <= {*OBJECTS, *SOUNDS}
+    exact = words == (set(question.names) or {NOTHING})
     return {"parsed": parsed, "score": float(exact), "exact": exact}
 
 
@@ -173,33 +175,35 @@ def _iou(a: Span, b: Span) -> float:
 
 
 def _grade_items(question: Question, text: str) -> dict[str, Any]:
-    said = []
+    items = []
     for name, first, last in _ITEM.findall(text):
-        said += [(name, span) for span in read_spans(f"{first} to {last}", question.offset_s)]
-    if not said or not question.names:
+        items += [(name, span) for span in read_spans(f"{first} to {last}", question.offset_s)]
+    if not items or not question.names:
         exact = text == NOTHING and not question.names
         return {
-            "parsed": bool(said) or text == NOTHING,
+            "parsed": bool(items) or text == NOTHING,
             "score": float(exact),
             "exact": exact,
             "f1": float(exact),
         }
     left, hits = list(zip(question.names, question.spans, strict=True)), 0
-    for name, span in said:
-        match = max((one for one in left if one[0] == name), key=lambda one: _iou(one[1], span), default=None)
+    for name, span in items:
+        match = max(
+            (item for item in left if item[0] == name), key=lambda item: _iou(item[1], span), default=None
+        )
         if match is not None and _iou(match[1], span) >= 0.5:
             left.remove(match)
             hits += 1
-    f1 = 2 * hits / (len(said) + len(question.names))
+    f1 = 2 * hits / (len(items) + len(question.names))
     return {"parsed": True, "score": f1, "exact": text == question.answer, "f1": f1}
 
 
-# --- what can be asked about a video
+# --- facts of a video that questions are made of
 
 
 @dataclass(frozen=True)
 class _Fact:
-    """A question of a known kind without its words."""
+    """A question without its wording."""
 
     slots: dict[str, Any]
     answer: str
@@ -218,28 +222,28 @@ class _Video:
     sounds: dict[str, list[SceneEvent]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for one in sorted(self.events, key=lambda one: one.start_s):
-            (self.objects if one.kind == "video" else self.sounds).setdefault(one.name, []).append(one)
+        for event in sorted(self.events, key=lambda event: event.start_s):
+            (self.objects if event.kind == "video" else self.sounds).setdefault(event.name, []).append(event)
 
-    def printed(self, one: SceneEvent) -> str:
-        return "{} to {}".format(*seconds(one, offset_s=self.offset_s))
+    def printed(self, event: SceneEvent) -> str:
+        return "{} to {}".format(*printed_seconds(event, offset_s=self.offset_s))
 
 
 def _shared_s(a: SceneEvent, b: SceneEvent) -> float:
-    """Seconds that both last; below 0, how far apart they are."""
+    """Seconds that two events share; below 0: their distance."""
     return min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
 
 
-def _is_clear(one: SceneEvent) -> bool:
-    """Whether whole seconds tell its time well enough; one of a second or so may be off by half of it."""
-    first, last = seconds(one)
-    return _iou((first, last + 1), (one.start_s, one.end_s)) >= 0.5
+def _is_clear(event: SceneEvent) -> bool:
+    """Whether whole seconds give its time well enough; rounding moves short events by half their length."""
+    first, last = printed_seconds(event)
+    return _iou((first, last + 1), (event.start_s, event.end_s)) >= 0.5
 
 
 def _when(named: dict[str, list[SceneEvent]], slot: str, video: _Video) -> Iterator[_Fact]:
-    for name, (one, *more) in named.items():
-        if not more and _is_clear(one):
-            yield _Fact({slot: name}, video.printed(one), ((one.start_s, one.end_s),))
+    for name, (event, *more) in named.items():
+        if not more and _is_clear(event):
+            yield _Fact({slot: name}, video.printed(event), ((event.start_s, event.end_s),))
 
 
 def _binding(video: _Video) -> Iterator[_Fact]:
@@ -249,28 +253,30 @@ def _binding(video: _Video) -> Iterator[_Fact]:
                 continue
             near = [
                 (a, b) for a in shown for b in played if _shared_s(a, b) > -1
-            ]  # printed, they might touch
+            ]  # rounded to seconds, they may touch
             if len(near) != 1 or _shared_s(*near[0]) < 4:
                 continue
-            (first, last), (from_, to) = (seconds(one, offset_s=video.offset_s) for one in near[0])
-            span = (max(one.start_s for one in near[0]), min(one.end_s for one in near[0]))
+            (first, last), (from_, to) = (
+                printed_seconds(event, offset_s=video.offset_s) for event in near[0]
+            )
+            span = (max(event.start_s for event in near[0]), min(event.end_s for event in near[0]))
             yield _Fact({"object": name, "sound": noise}, f"{max(first, from_)} to {min(last, to)}", (span,))
 
 
 def _while(video: _Video) -> Iterator[_Fact]:
-    frames = [one for shown in video.objects.values() for one in shown]
-    for noise, (one, *more) in video.sounds.items():
-        near = sorted((p for p in frames if _shared_s(one, p) > 0), key=lambda p: p.start_s)
-        if not more and all(_shared_s(one, p) >= 2 for p in near):
+    frames = [event for shown in video.objects.values() for event in shown]
+    for noise, (event, *more) in video.sounds.items():
+        near = sorted((p for p in frames if _shared_s(event, p) > 0), key=lambda p: p.start_s)
+        if not more and all(_shared_s(event, p) >= 2 for p in near):
             names = tuple(dict.fromkeys(p.name for p in near))
             yield _Fact({"sound": noise}, ", ".join(names) or NOTHING, names=names)
 
 
 def _first_after(video: _Video) -> Iterator[_Fact]:
-    starts = sorted((one.start_s, name) for name, played in video.sounds.items() for one in played)
-    for name, (one, *more) in video.objects.items():
-        later = [(at, noise) for at, noise in starts if at >= one.start_s + 1]
-        about_now = any(abs(at - one.start_s) < 1 for at, _ in starts)
+    starts = sorted((event.start_s, name) for name, played in video.sounds.items() for event in played)
+    for name, (event, *more) in video.objects.items():
+        later = [(at, noise) for at, noise in starts if at >= event.start_s + 1]
+        about_now = any(abs(at - event.start_s) < 1 for at, _ in starts)
         if more or about_now or (len(later) > 1 and later[1][0] - later[0][0] < 1.5):
             continue
         names = tuple(noise for _, noise in later[:1])
@@ -284,31 +290,27 @@ def _count(video: _Video) -> Iterator[_Fact]:
 
 
 def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
-    """In random order, all windows that nothing reaches into by less than a second."""
+    """All windows, in random order, that no event overlaps by less than a second."""
     num_tens = ceil(video.duration_s / 10)
     for number in generator.permutation(3 * num_tens).tolist():
         start, end = 10 * (number // 3), 10 * (number // 3 + number % 3 + 1)
         if end > 10 * num_tens:
             continue
-        reach = [(one, min(one.end_s, end) - max(one.start_s, start)) for one in video.events]
-        inside = [one for one, common in reach if common >= 1]
-        if (
-            end > 10 * num_tens
-            or any(0 < common < 1 for _, common in reach)
-            or not all(map(_is_clear, inside))
-        ):
+        reach = [(event, min(event.end_s, end) - max(event.start_s, start)) for event in video.events]
+        inside = [event for event, common in reach if common >= 1]
+        if any(0 < common < 1 for _, common in reach) or not all(map(_is_clear, inside)):
             continue
-        inside.sort(key=lambda one: (seconds(one)[0], one.kind, one.name))
+        inside.sort(key=lambda event: (printed_seconds(event)[0], event.kind, event.name))
         yield _Fact(
             {"start": start + video.offset_s, "end": end + video.offset_s},
-            ", ".join(f"{one.name} {video.printed(one)}" for one in inside) or NOTHING,
-            tuple((one.start_s, one.end_s) for one in inside),
-            tuple(one.name for one in inside),
+            ", ".join(f"{event.name} {video.printed(event)}" for event in inside) or NOTHING,
+            tuple((event.start_s, event.end_s) for event in inside),
+            tuple(event.name for event in inside),
         )
 
 
 def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: bool) -> Iterator[_Fact]:
-    """What can be asked of this kind, in the order to ask it: shuffled, preferring what is hard."""
+    """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
     finders: dict[str, Callable[[], Iterator[_Fact]]] = {
         "when_seen": lambda: _when(video.objects, "object", video),
         "when_heard": lambda: _when(video.sounds, "sound", video),
@@ -332,7 +334,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: boo
 
 
 def _evenly(facts: list[_Fact], generator: np.random.Generator) -> Iterator[_Fact]:
-    """The facts in such an order that all answers come equally often, as long as they last."""
+    """The facts in an order in which all answers are equally frequent, as long as they last."""
     groups: dict[str, list[_Fact]] = {}
     for fact in facts:
         groups.setdefault(fact.answer, []).append(fact)

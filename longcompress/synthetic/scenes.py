@@ -1,6 +1,6 @@
-"""Synthetic videos with audio whose events are known: the world the embedded model learns and that tests use.
+"""Synthetic videos with audio and known events. The embedded model learns on them, and tests use them.
 
-A `Scene` is a list of events; `frames`, `audio`, `patches` and `heard` say what is there at any time.
+A `Scene` is a list of events. `frames`, `audio`, `patches` and `heard` give its state at any time.
 T frame times, An audio windows, n samples; seconds from the start of the video, intervals half-open.
 """
 
@@ -26,14 +26,14 @@ OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SOUNDS = ("bell", "hum", "beep", "rain", "chirp", "siren", "knock", "buzz", "whistle", "drum")
 
 VERSION = 1  # of the truth file
-GAP_S = 4.0  # at least this long between two events of one name
+GAP_S = 4.0  # at least this long between two events of the same name
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class SceneEvent:
-    """An object seen or a sound heard during `[start_s, end_s)`, with what is needed to draw or play it."""
+    """An object seen or a sound heard during `[start_s, end_s)`, with all that is needed to render it."""
 
     start_s: float
     end_s: float
@@ -49,21 +49,23 @@ class SceneEvent:
     shade: float = 1.0  # brightness of the colour, 0.85..1
     pitch: float = 1.0  # times the sound's usual frequencies and rhythm
     loudness: float = 0.25  # amplitude, about
-    key: int = 0  # seeds the sound's own noise and phase
+    key: int = 0  # seed of the sound's noise and phase
 
     def __post_init__(self) -> None:
         if self.kind not in ("video", "audio"):
-            raise ValueError(f"Event.kind must be 'frame' or 'audio', got {self.kind!r}")
+            raise ValueError(f"SceneEvent.kind must be 'frame' or 'audio', got {self.kind!r}")
         if self.name not in (OBJECTS if self.kind == "video" else SOUNDS):
             known = "OBJECTS" if self.kind == "video" else "SOUNDS"
-            raise ValueError(f"Event.name of a {self.kind} must be one of scenes.{known}, got {self.name!r}")
+            raise ValueError(
+                f"SceneEvent.name of a {self.kind} must be one of scenes.{known}, got {self.name!r}"
+            )
         if not self.end_s > self.start_s:
-            raise ValueError(f"Event.end_s must be after start_s = {self.start_s}, got {self.end_s}")
+            raise ValueError(f"SceneEvent.end_s must be after start_s = {self.start_s}, got {self.end_s}")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A video: the seed of its background and noise, its length in seconds, its events sorted by start."""
+    """A video: seed of its background and noise, length in seconds, events sorted by start."""
 
     seed: int
     duration_s: float
@@ -72,13 +74,13 @@ class Scene:
     def __post_init__(self) -> None:
         if not self.duration_s > 0:
             raise ValueError(f"Scene.duration_s must be above 0, got {self.duration_s}")
-        starts = [one.start_s for one in self.events]
+        starts = [event.start_s for event in self.events]
         if starts != sorted(starts):
             raise ValueError(f"Scene.events must be sorted by start_s, got starts {starts}")
 
     def of(self, kind: str) -> list[SceneEvent]:
-        """The events of one kind, by start."""
-        return [one for one in self.events if one.kind == kind]
+        """Events of a kind, by start."""
+        return [event for event in self.events if event.kind == kind]
 
 
 def make_scene(
@@ -96,72 +98,72 @@ def make_scene(
     Args:
         seed: any non-negative int.
         duration_s: seconds; events lie within, whole.
-        objects_per_minute, sounds_per_minute: how many objects and sounds, give or take a fifth.
+        objects_per_minute, sounds_per_minute: number of objects and sounds, varied by a fifth.
         length_s: shortest and longest event, seconds; a short video has shorter ones.
-        repeat: how often an object is one that was there before, and how often a sound is laid over exactly
-            one showing of an object that is shown twice or more, 0 to 1.
-        objects: the names to draw from.
+        repeat: probability that an object is repeated, and that a sound overlaps exactly one appearance of an
+            object that appears twice or more.
+        objects: names to sample from.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0, got {duration_s}")
     generator = np.random.default_rng([seed, 1])
     length_s = (min(length_s[0], duration_s / 2), min(length_s[1], duration_s))
-    seen: list[SceneEvent] = []
-    for _ in range(_draw_count(generator, objects_per_minute * duration_s / 60)):
+    shown: list[SceneEvent] = []
+    for _ in range(_sample_count(generator, objects_per_minute * duration_s / 60)):
         for _ in range(40):
-            used = list(dict.fromkeys(one.name for one in seen))
+            used = list(dict.fromkeys(event.name for event in shown))
             pool = used if used and generator.random() < repeat else objects
             name = str(generator.choice(pool))
-            start_s, end_s = _draw_span(generator, duration_s, length_s)
-            if _fits(seen, start_s, end_s, name, at_most=3):
+            start_s, end_s = _sample_span(generator, duration_s, length_s)
+            if _fits(shown, start_s, end_s, name, at_most=3):
                 size, tilt = generator.uniform(0.28, 0.40), generator.uniform(-0.25, 0.25)
                 shade = generator.uniform(0.88, 1.0)
-                path = _draw_path(generator, seen, start_s, end_s, size)
-                seen.append(SceneEvent(start_s, end_s, "video", name, path, size, tilt, shade))
+                path = _sample_path(generator, shown, start_s, end_s, size)
+                shown.append(SceneEvent(start_s, end_s, "video", name, path, size, tilt, shade))
                 break
-    heard_: list[SceneEvent] = []
-    for _ in range(_draw_count(generator, sounds_per_minute * duration_s / 60)):
+    sounds: list[SceneEvent] = []
+    for _ in range(_sample_count(generator, sounds_per_minute * duration_s / 60)):
         for attempt in range(40):
             name = str(generator.choice(SOUNDS))
-            start_s, end_s = _draw_span(generator, duration_s, length_s)
-            bound = _draw_bound(generator, seen, duration_s, end_s - start_s) if attempt < 20 else None
+            start_s, end_s = _sample_span(generator, duration_s, length_s)
+            bound = _sample_overlap(generator, shown, duration_s, end_s - start_s) if attempt < 20 else None
             if bound is not None and generator.random() < repeat:
                 start_s, end_s = bound
-            if _fits(heard_, start_s, end_s, name, at_most=2):
+            if _fits(sounds, start_s, end_s, name, at_most=2):
                 pitch, loudness = generator.uniform(0.96, 1.04), generator.uniform(0.15, 0.35)
                 key = int(generator.integers(1 << 31))
-                heard_.append(
+                sounds.append(
                     SceneEvent(start_s, end_s, "audio", name, pitch=pitch, loudness=loudness, key=key)
                 )
                 break
-    return Scene(seed, float(duration_s), tuple(sorted(seen + heard_, key=lambda one: one.start_s)))
+    return Scene(seed, float(duration_s), tuple(sorted(shown + sounds, key=lambda event: event.start_s)))
 
 
 def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> tuple[SceneEvent, ...]:
-    """What is left of these events in `[start_s, end_s)`, from start_s on; paths are cut alike."""
+    """Parts of events in `[start_s, end_s)`, with times from start_s on; paths are cut too."""
     kept = []
-    for one in events:
-        first, last = max(one.start_s, start_s), min(one.end_s, end_s)
+    for event in events:
+        first, last = max(event.start_s, start_s), min(event.end_s, end_s)
         if first < last:
-            points = _points(one, np.array([first, (first + last) / 2, last]))  # (3, 2)
+            points = _points(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
             middle = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the piece
             path = tuple((float(x), float(y)) for x, y in (points[0], middle, points[2]))
-            kept.append(replace(one, start_s=first - start_s, end_s=last - start_s, path=path))
+            kept.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
     return tuple(kept)
 
 
 def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np.uint8]:
-    """(T, size_px, size_px, 3) RGB frames at times (T,); each depends on scene and own time only."""
+    """(T, size_px, size_px, 3) RGB frames at times (T,); each depends on the scene and its own time."""
     times = np.atleast_1d(np.asarray(time_s, np.float64))
     ground, noise = paint.ground(scene.seed, size_px), paint.noise(size_px)
     visible: list[list[tuple[SceneEvent, tuple[float, float]]]] = [[] for _ in times]
-    for one in scene.of("video"):
-        now = np.flatnonzero((one.start_s <= times) & (times < one.end_s))
-        for index, (x, y) in zip(now, (_points(one, times[now]) * size_px).tolist(), strict=True):
-            visible[index].append((one, (x, y)))
+    for event in scene.of("video"):
+        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
+        for index, (x, y) in zip(now, (_points(event, times[now]) * size_px).tolist(), strict=True):
+            visible[index].append((event, (x, y)))
     out = np.empty((len(times), size_px, size_px, 3), np.uint8)
     jumps = paint.jumps(scene.seed, times)
-    for frame, t, jump, there in zip(out, times.tolist(), jumps, visible, strict=True):
+    for frame, t, jump, visible_now in zip(out, times.tolist(), jumps, visible, strict=True):
         left, top = (
             int(0.012 * t * size_px) % size_px,
             int(0.008 * t * size_px) % size_px,
@@ -170,17 +172,17 @@ def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np
         for (x, y), radius, grey in paint.blobs(scene.seed, t):
             radius *= size_px
             paint.blend(frame, "ball", (x * size_px, y * size_px), radius, (grey,) * 3, soft=radius / 3)
-        for one, at in there:
-            colour, shape = one.name.split()
-            rgb = tuple(one.shade * value for value in paint.RGB[colour])
-            paint.blend(frame, shape, at, one.size / 2 * size_px, rgb, one.tilt)
+        for event, at in visible_now:
+            colour, shape = event.name.split()
+            rgb = tuple(event.shade * value for value in paint.RGB[colour])
+            paint.blend(frame, shape, at, event.size / 2 * size_px, rgb, event.tilt)
         left, top = jump % size_px, jump // size_px % size_px
         frame += noise[jump // size_px**2 % len(noise), top : top + size_px, left : left + size_px]
     return out
 
 
 def audio(scene: Scene, start_s: float, end_s: float, *, rate_hz: int = 16000) -> NDArray[np.float32]:
-    """(n,) samples in -1..1 of `[start_s, end_s)`; pieces asked one by one are the whole, bit by bit."""
+    """(n,) samples in -1..1 of `[start_s, end_s)`; samples don't depend on how the video is cut."""
     if not 0 <= start_s <= end_s:
         raise ValueError(f"audio needs 0 <= start_s <= end_s, got start_s = {start_s}, end_s = {end_s}")
     first, last = round(start_s * rate_hz), round(end_s * rate_hz)
@@ -194,39 +196,39 @@ def audio(scene: Scene, start_s: float, end_s: float, *, rate_hz: int = 16000) -
 
 
 def patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int64]:
-    """(T, grid, grid) index into OBJECTS of what a patch (row, column) shows; len(OBJECTS) for the background.
+    """(T, grid, grid) index into OBJECTS of the object in a patch (row, column); len(OBJECTS): background.
 
-    An object has a patch if its body (a disc of 0.85 of its radius, on top of the ones before) fills 30 % of
-    the patch or has a fifth of itself there: one that is not hidden has at least one patch, wherever it stands.
+    An object has a patch if its body fills 30 % of the patch, or has a fifth of its area there. The body is a
+    disc of 0.85 of its radius, above earlier objects. An object that is not hidden has at least one patch.
     """
     times, fine = np.atleast_1d(np.asarray(time_s, np.float64)), 8 * grid
-    seen = scene.of("video")
-    owner = np.full((len(times), fine, fine), len(seen))
+    shown = scene.of("video")
+    owner = np.full((len(times), fine, fine), len(shown))
     at = (np.arange(fine) + 0.5) / fine
-    for number, one in enumerate(seen):
-        now = np.flatnonzero((one.start_s <= times) & (times < one.end_s))
-        x, y = _points(one, times[now]).T
+    for number, event in enumerate(shown):
+        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
+        x, y = _points(event, times[now]).T
         far = (at - x[:, None])[:, None, :] ** 2 + (at - y[:, None])[:, :, None] ** 2  # (T', fine, fine)
-        owner[now] = np.where(far < (0.85 * one.size / 2) ** 2, number, owner[now])
+        owner[now] = np.where(far < (0.85 * event.size / 2) ** 2, number, owner[now])
     shared = owner.reshape(len(times), grid, 8, grid, 8).swapaxes(2, 3).reshape(len(times), grid, grid, 64)
-    found, best = np.full(shared.shape[:3], len(OBJECTS)), np.zeros(shared.shape[:3])
-    for number, one in enumerate(seen):
-        now = np.flatnonzero((one.start_s <= times) & (times < one.end_s))
+    winner, best = np.full(shared.shape[:3], len(OBJECTS)), np.zeros(shared.shape[:3])
+    for number, event in enumerate(shown):
+        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
         count = (shared[now] == number).sum(-1)  # (T', grid, grid)
-        body = pi * (0.85 * one.size / 2 * fine) ** 2
+        body = pi * (0.85 * event.size / 2 * fine) ** 2
         wins = (count >= min(0.3 * 64, 0.2 * body)) & (count > best[now])
-        found[now] = np.where(wins, OBJECTS.index(one.name), found[now])
+        winner[now] = np.where(wins, OBJECTS.index(event.name), winner[now])
         best[now] = np.where(wins, count, best[now])
-    return found
+    return winner
 
 
 def heard(scene: Scene, start_s: ArrayLike, end_s: ArrayLike) -> NDArray[np.float32]:
     """(A, len(SOUNDS)) share of each window (A,) that the sound is on; 1 from a half upwards."""
     start, end = np.atleast_1d(np.asarray(start_s, np.float64)), np.atleast_1d(np.asarray(end_s, np.float64))
     share = np.zeros((len(start), len(SOUNDS)))
-    for one in scene.of("audio"):
-        common = np.minimum(end, one.end_s) - np.maximum(start, one.start_s)
-        share[:, SOUNDS.index(one.name)] += np.maximum(common, 0) / (end - start)
+    for event in scene.of("audio"):
+        common = np.minimum(end, event.end_s) - np.maximum(start, event.start_s)
+        share[:, SOUNDS.index(event.name)] += np.maximum(common, 0) / (end - start)
     return np.where(share >= 0.5, 1, share).astype(np.float32)
 
 
@@ -281,41 +283,14 @@ def read_truth(path: str | Path) -> Scene:
     return Scene(data["seed"], data["duration_s"], tuple(events))
 
 
-def write_flash(
-    path: str | Path,
-    at_s: Sequence[float],
-    *,
-    duration_s: float,
-    length_s: float = 0.25,
-    size_px: int = 64,
-    rate_fps: float = 8,
-    rate_hz: int = 16000,
-) -> Path:
-    """The path of a video, black and silent but white with a 1 kHz beep for length_s from each of at_s on."""
-
-    def is_on(times: Float) -> NDArray[np.float32]:
-        return np.any([(at <= times) & (times < at + length_s) for at in at_s], axis=0).astype(np.float32)
-
-    def frames(times: Float) -> NDArray[np.uint8]:
-        white = (255 * is_on(times)).astype(np.uint8)
-        return np.broadcast_to(white[:, None, None, None], (len(times), size_px, size_px, 3)).copy()
-
-    def samples(start_s: float, end_s: float) -> NDArray[np.float32]:
-        times = np.arange(round(start_s * rate_hz), round(end_s * rate_hz)) / rate_hz
-        return (0.5 * np.sin(2000 * pi * times) * is_on(times)).astype(np.float32)
-
-    form: dict[str, Any] = {"size_px": size_px, "rate_fps": rate_fps, "rate_hz": rate_hz}
-    return media_write.write(Path(path), frames, samples, duration_s=duration_s, **form)
+# --- sampling of events
 
 
-# --- events
-
-
-def _draw_count(generator: np.random.Generator, expected: float) -> int:
+def _sample_count(generator: np.random.Generator, expected: float) -> int:
     return max(1, round(expected * generator.uniform(0.8, 1.2))) if expected > 0 else 0
 
 
-def _draw_span(
+def _sample_span(
     generator: np.random.Generator, duration_s: float, length_s: tuple[float, float]
 ) -> tuple[float, float]:
     length = generator.uniform(*length_s)
@@ -324,42 +299,44 @@ def _draw_span(
 
 
 def _fits(others: list[SceneEvent], start_s: float, end_s: float, name: str, at_most: int) -> bool:
-    """Whether one more event leaves at most so many at once, and no other of its name near."""
-    near = [one for one in others if one.start_s < end_s and start_s < one.end_s]
+    """Whether an event fits: at most `at_most` at once, and no other of its name within GAP_S."""
+    near = [event for event in others if event.start_s < end_s and start_s < event.end_s]
     peak = max(
-        sum(one.start_s <= t < one.end_s for one in near)
+        sum(event.start_s <= t < event.end_s for event in near)
         for t in [start_s, *(o.start_s for o in near)]
         if t >= start_s
     )
     clear = all(
-        one.end_s + GAP_S <= start_s or end_s + GAP_S <= one.start_s for one in others if one.name == name
+        event.end_s + GAP_S <= start_s or end_s + GAP_S <= event.start_s
+        for event in others
+        if event.name == name
     )
     return peak < at_most and clear
 
 
-def _draw_bound(
-    generator: np.random.Generator, seen: list[SceneEvent], duration_s: float, length: float
+def _sample_overlap(
+    generator: np.random.Generator, shown: list[SceneEvent], duration_s: float, length: float
 ) -> tuple[float, float] | None:
-    """A span that shares 4 s or more with exactly one showing of an object that is shown twice or more."""
-    names = [one.name for one in seen]
-    often = [one for one in seen if names.count(one.name) > 1]
+    """A span that overlaps exactly one appearance of a repeated object, by 4 s or more."""
+    names = [event.name for event in shown]
+    often = [event for event in shown if names.count(event.name) > 1]
     if not often:
         return None
-    one = often[int(generator.integers(len(often)))]
-    low, high = max(0.0, one.start_s + 4.5 - length), min(one.end_s - 4.5, duration_s - length)
+    event = often[int(generator.integers(len(often)))]
+    low, high = max(0.0, event.start_s + 4.5 - length), min(event.end_s - 4.5, duration_s - length)
     if low >= high:
         return None
     start_s = generator.uniform(low, high)
-    others = [o for o in seen if o.name == one.name and o is not one]
+    others = [o for o in shown if o.name == event.name and o is not event]
     clear = all(o.end_s <= start_s or start_s + length <= o.start_s for o in others)
     return (start_s, start_s + length) if clear else None
 
 
-def _draw_path(
+def _sample_path(
     generator: np.random.Generator, others: list[SceneEvent], start_s: float, end_s: float, size: float
 ) -> tuple[tuple[float, float], ...]:
-    """A curve within the frame that keeps away from other objects most of the time: the best of some."""
-    near = [one for one in others if one.start_s < end_s and start_s < one.end_s]
+    """A curve within the frame, the best of 32 at staying away from other objects."""
+    near = [event for event in others if event.start_s < end_s and start_s < event.end_s]
     best, best_score = None, -9.0
     for _ in range(32):
         points = generator.uniform(0.54 * size, 1 - 0.54 * size, (3, 2))
@@ -367,9 +344,9 @@ def _draw_path(
             continue
         draft = SceneEvent(start_s, end_s, "video", OBJECTS[0], tuple(map(tuple, points.tolist())), size)
         score = 1.0
-        for one in near:
-            times = np.linspace(max(start_s, one.start_s), min(end_s, one.end_s), 32)
-            apart = np.hypot(*(_points(draft, times) - _points(one, times)).T)
+        for event in near:
+            times = np.linspace(max(start_s, event.start_s), min(end_s, event.end_s), 32)
+            apart = np.hypot(*(_points(draft, times) - _points(event, times)).T)
             score = min(score, float((apart > 0.27).mean()) + 3 * min(0.0, float(apart.min()) - 0.1))
         if score > best_score:
             best, best_score = draft.path, score
@@ -378,20 +355,20 @@ def _draw_path(
     return best or ((0.3, 0.3), (0.5, 0.7), (0.7, 0.3))
 
 
-def _points(one: SceneEvent, times: Float) -> Float:
+def _points(event: SceneEvent, times: Float) -> Float:
     """(T, 2) where the middle of the object is, as shares of the width."""
-    return paint.curve(one.path, (times - one.start_s) / (one.end_s - one.start_s))
+    return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
 
 
 def _audio_block(scene: Scene, block: int, rate_hz: int) -> NDArray[np.float32]:
     """(rate_hz,) samples of the block-th second."""
     total = paint.backdrop(scene.seed, block, rate_hz)
     times = np.arange(block * rate_hz, (block + 1) * rate_hz) / rate_hz
-    for one in scene.of("audio"):
-        if one.start_s < block + 1 and block < one.end_s:
-            since, left = times - one.start_s, one.end_s - times
-            wave = paint.VOICES[one.name](
-                since * one.pitch + one.key % 997 / 997, paint.hiss(one.key, block, rate_hz)
+    for event in scene.of("audio"):
+        if event.start_s < block + 1 and block < event.end_s:
+            since, left = times - event.start_s, event.end_s - times
+            wave = paint.VOICES[event.name](
+                since * event.pitch + event.key % 997 / 997, paint.hiss(event.key, block, rate_hz)
             )
-            total += one.loudness * wave * np.clip(np.minimum(since, left) / 0.01, 0, 1)  # 10 ms of fade
+            total += event.loudness * wave * np.clip(np.minimum(since, left) / 0.01, 0, 1)  # 10 ms of fade
     return total.clip(-1, 1).astype(np.float32)

@@ -204,4 +204,4 @@ def test_errors_say_what_is_wrong(base, call, message, kind):
 def test_a_preset_is_a_function_with_the_paper_by_default():
     assert PUBLISHED["longvale"]() == longvale() and longvale().media.frames == 100
     assert longvlm("ours").segments.cut == "fixed" and longvlm().merge.schedule[0] == 1280
-    assert longvale("ours").media.frames == 0 and longvale("ours").llm.times == "seconds"
+    assert longvale("ours").media.frames == 0 and longvale("ours").llm.time_format == "seconds"

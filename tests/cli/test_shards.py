@@ -29,7 +29,11 @@ def test_shares_then_all_then_the_exit_code_of_a_bad_video(made, capsys):
     assert codes == [0, 0, 3]
     assert main(["shards", "info", str(where / "out")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["shards"], told["features"]["merge"]["detail"]) == (2, 1, {"*": 9})
+    assert (told["samples"], told["shards"], told["features"]["merge"]["tokens_per_segment"]) == (
+        2,
+        1,
+        {"*": 9},
+    )
     manifest = (where / "out" / "manifest.jsonl").read_text()
     assert '"key": "c"' in manifest and '"status": "failed"' in manifest
 

@@ -17,7 +17,7 @@ from longcompress.types import Audio, Encoded, Frames, Segment, Tokens
 
 from helpers import assert_close, merge_step_by_step
 
-SPLIT = BudgetConfig(split={"video": 4.0, "*": 1.0})
+SPLIT = BudgetConfig(stream_weights={"video": 4.0, "*": 1.0})
 AS_OURS = ("random", "evs", "tome", "longvlm")  # ways that fill their room
 CHOOSING = ("frames", "random", "evs")
 KEEPING = ("pool", "longvlm", "kmeans")  # ways in which every raw token counts
@@ -83,7 +83,7 @@ def rows(tokens: Tokens) -> list[tuple[float, ...]]:
 
 def ours(segments, budget: int, split: BudgetConfig = SPLIT) -> dict[str, int]:
     """Tokens a stream has where these segments are closed and compressed, nothing lost on the way."""
-    merge = MergeConfig(detail={"*": 1 << 20})
+    merge = MergeConfig(tokens_per_segment={"*": 1 << 20})
     compressor = Compressor(merge, split, GlobalMemory(MemoryConfig("none"), {}, {}))
     hold = Hold()
     for one in segments:
@@ -146,7 +146,7 @@ def test_what_there_is_room_for_is_split_like_ours_with_global_tokens_too():
     segments = video([2] * 40)  # 80 groups; ours holds no more than half of the budget
     for room, taken in product((30, 80, 151, 158, 160), (0, 9)):
         memory = GlobalMemory(MemoryConfig("none"), {}, {})
-        compressor = Compressor(MergeConfig(detail={"*": 1 << 20}), SPLIT, memory)
+        compressor = Compressor(MergeConfig(tokens_per_segment={"*": 1 << 20}), SPLIT, memory)
         hold = Hold()
         for one in segments:
             compressor.close(hold, one, room + taken)

@@ -77,7 +77,7 @@ def test_marks_take_at_most_an_eighth(duration_s, budget):
 
 def test_an_estimate_knows_what_closed_segments_keep():
     # 10 s of 16 patches: 160 tokens, brought to 120, 90, 68, 51 by quarters while 48 are left; audio stays
-    config = ModelConfig(merge=MergeConfig(detail={"video": 48, "*": 10}))
+    config = ModelConfig(merge=MergeConfig(tokens_per_segment={"video": 48, "*": 10}))
     got = estimate(105.0, budget=100_000, config=config, shape=shape(105))
     assert got.raw_tokens == 105 * 17
     assert got.video_tokens == 10 * 51 + 60  # five seconds more: 80, then 60

@@ -29,9 +29,11 @@ def stream(name: str, steps: int, seed: int = 0) -> Encoded:
 
 def compressor(kind: str = "mean", **options) -> Compressor:
     torch.manual_seed(0)
-    memory = GlobalMemory(MemoryConfig(kind=kind, slots=2), WIDTHS, dict.fromkeys(WIDTHS, 1))
-    merge = MergeConfig(detail={"video": 20, "*": 5}, **{k: v for k, v in options.items() if k != "share"})
-    budget = BudgetConfig(tokens=64, share=options.get("share", "even"))
+    memory = GlobalMemory(MemoryConfig(kind=kind, num_queries=2), WIDTHS, dict.fromkeys(WIDTHS, 1))
+    merge = MergeConfig(
+        tokens_per_segment={"video": 20, "*": 5}, **{k: v for k, v in options.items() if k != "share"}
+    )
+    budget = BudgetConfig(tokens=64, allocation=options.get("share", "even"))
     return Compressor(merge, budget, memory)
 
 

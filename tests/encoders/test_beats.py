@@ -406,7 +406,7 @@ def test_folders_of_other_things_are_refused(small, tmp_path):
         (whole | {"model_type": "whisper"}, "must be of model_type 'beats', got 'whisper'"),
         ([1], "must be of model_type 'beats', got None"),
         (whole | {"depth": 3}, "config.json: unknown key 'depth'"),
-        (whole | {"layers": "2"}, "config.json: layers must be int, got '2'"),
+        (whole | {"layers": "two"}, "config.json: layers must be int, got two"),
         (whole | {"layers": 3}, r"must have the 67 entries of BEATs; missing 19: layers.2.attention"),
     ):
         config.write_text(json.dumps(changed))

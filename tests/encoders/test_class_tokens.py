@@ -10,7 +10,7 @@ from longcompress.types import Frames
 
 from models import class_encoder
 
-CONFIG = VisionConfig(tokens="class", width=8, block=4)
+CONFIG = VisionConfig(tokens="class", metric_width=8, batch_size=4)
 
 
 @pytest.fixture

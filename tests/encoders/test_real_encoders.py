@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def eyes():
-    return VisionEncoder.load(VisionConfig(layer=-3, summary_layers=2, block=2), dinov2_small(), 224)
+    return VisionEncoder.load(VisionConfig(layer=-3, summary_layers=2, batch_size=2), dinov2_small(), 224)
 
 
 @pytest.fixture(scope="module")

@@ -200,11 +200,14 @@ def test_a_window_has_a_summary_if_it_is_asked_for():
     [
         (lambda: hearing().encode(Audio(torch.zeros(9), 0.0, 8000)), "audio must come at 16000 samples"),
         (lambda: hearing().encode(Audio(torch.zeros(82161), 0.0)), "audio must be 1 to 82160 samples"),
-        (lambda: listening(across=False), "pool must divide the encoder's 1500 positions a block, got 256"),
-        (lambda: AudioConfig(kind="beats", across=True), 'across and layer are for kind "whisper"'),
-        (lambda: AudioConfig(kind="beats", layer=-2), 'across and layer are for kind "whisper"'),
         (
-            lambda: BeatsEncoder(Beats(hearing().encoder.config), AudioConfig(kind="beats", width=7)),
+            lambda: listening(pool_across=False),
+            "pool must divide the encoder's 1500 positions a block, got 256",
+        ),
+        (lambda: AudioConfig(kind="beats", pool_across=True), 'pool_across and layer are for kind "whisper"'),
+        (lambda: AudioConfig(kind="beats", layer=-2), 'pool_across and layer are for kind "whisper"'),
+        (
+            lambda: BeatsEncoder(Beats(hearing().encoder.config), AudioConfig(kind="beats", metric_width=7)),
             "width of",
         ),
     ],

@@ -8,7 +8,6 @@ import torch
 from test_session import in_pieces, same, video
 
 import longcompress as lc
-from longcompress.config import AudioConfig, ModelConfig, from_dict, to_dict
 from longcompress.encoders import Stream
 from longcompress.eval import stages
 from longcompress.llm.prompt import lay_out
@@ -17,11 +16,9 @@ from longcompress.model import LongCompress
 from longcompress.session import Session, compress
 from longcompress.synthetic.scenes import make_scene, write_video
 
-from models import model as two_streams
 from models import three_streams
 
 SECONDS = 37.0
-TINY = "47323b82aa76bde611229260bcfc6c2453cfd3b1eca46648f49545f30d85c3dd"  # before there was a third stream
 
 
 @pytest.fixture(scope="module", params=["kept", "released"])
@@ -163,23 +160,11 @@ def test_the_identity_knows_what_makes_the_tokens(model):
     speech = model.config.speech
     other = "released" if speech.tail == "kept" else "kept"
     found = {
-        identity(speech=replace(speech, **c)) for c in ({}, {"tail": other}, {"pool": 128}, {"across": False})
+        identity(speech=replace(speech, **c))
+        for c in ({}, {"tail": other}, {"pool": 128}, {"pool_across": False})
     }
     assert len(found) == 4 and identity() == model.identity()
     assert LongCompress(model.config, model.video, model.audio, model.llm).identity() not in found
-
-
-def test_identities_of_before_are_the_same():
-    assert lc.load("tiny", device="cpu").identity() == TINY
-
-
-def test_configs_of_before_are_read():
-    values = to_dict(two_streams().config)
-    del values["speech"], values["video"]["tokens"]
-    for name in ("kind", "across", "tail"):
-        del values["audio"][name]
-    assert from_dict(ModelConfig, values) == two_streams().config
-    assert values["audio"]["pool"] == 5 and AudioConfig().base == ""
 
 
 def test_a_model_without_encoders_is_refused():

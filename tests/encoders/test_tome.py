@@ -25,7 +25,7 @@ from transformers import (
     ViTModel,
 )
 
-from longcompress.config import VisionConfig, from_dict, load_config, save_config
+from longcompress.config import VisionConfig, from_dict, load_config
 from longcompress.encoders import VisionEncoder, tome
 from longcompress.encoders.tome import FAMILIES, check_encoder, merged_states
 from longcompress.eval import bench_encoder
@@ -34,7 +34,7 @@ from longcompress.synthetic.scenes import frames, make_scene
 from longcompress.types import Frames
 
 import models
-from helpers import assert_close, assert_within, normal
+from helpers import assert_close, assert_within, normal, save_config
 
 SIZE, SIDE, LAYERS, HEADS = 48, 8, 4, 4
 PATCHES = (SIZE // SIDE) ** 2
@@ -78,7 +78,7 @@ def images(num=3, seed=0):
 
 
 def encoder(name, merge_per_layer, attention="sdpa", **options):
-    config = VisionConfig(width=8, merge_per_layer=merge_per_layer, **options)
+    config = VisionConfig(metric_width=8, merge_per_layer=merge_per_layer, **options)
     return VisionEncoder(vision_model(name, attention), config, SIZE)
 
 
@@ -364,7 +364,7 @@ def test_both_attentions_give_the_same(name):
 
 def test_half_precision_stays_near():
     made = vision_model("dinov2")
-    config = VisionConfig(width=8, merge_per_layer=4)
+    config = VisionConfig(metric_width=8, merge_per_layer=4)
     want = VisionEncoder(made, config, SIZE).features(images())[0]
     got = VisionEncoder(made.bfloat16(), config, SIZE).features(images())[0]
     assert got.dtype == torch.bfloat16
@@ -390,13 +390,13 @@ def test_summaries_are_of_the_merged_states():
 def test_skipped_frames_take_the_merged_features_of_the_one_before():
     pixels = images(2)[[0, 0, 1, 1, 1]]
     time_s = torch.arange(5, dtype=torch.float64)
-    eyes = encoder("dinov2", 4, skip=0.01, summary_layers=1)
+    eyes = encoder("dinov2", 4, reuse_below=0.01, summary_layers=1)
     got = eyes.encode(Frames(pixels, time_s, 1.0))
     x, summary = eyes.features(images(2))
     assert got.patches == PATCHES and got.reused == 3
     assert_within("tokens", got.tokens.x, x[[0, 0, 1, 1, 1]].flatten(0, 1), 1e-5)
     assert_within("summary", got.summary, summary[[0, 0, 1, 1, 1]], 1e-5)
-    every = replace(eyes.config, skip=0.0)
+    every = replace(eyes.config, reuse_below=0.0)
     eyes.config = every  # a block of 8 is filled up with the last frame
     assert_within("tokens", eyes.encode(Frames(pixels, time_s, 1.0)).tokens.x, got.tokens.x, 1e-5)
 
@@ -421,8 +421,8 @@ def test_other_families_are_refused(kind, make):
     with pytest.raises(
         ValueError, match=rf"CLIP, SigLIP, DINOv2 and ViT \(clip_vision_model, .*got '{kind}'"
     ):
-        VisionEncoder(make(), VisionConfig(width=8, merge_per_layer=1), SIZE)
-    VisionEncoder(make(), VisionConfig(width=8), SIZE)
+        VisionEncoder(make(), VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
+    VisionEncoder(make(), VisionConfig(metric_width=8), SIZE)
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
@@ -430,7 +430,7 @@ def test_attention_without_a_mask_is_refused(attention):
     made = vision_model("clip")
     made.config._attn_implementation_internal = attention
     with pytest.raises(ValueError, match=f"takes a mask, eager or sdpa, got '{attention}'"):
-        VisionEncoder(made, VisionConfig(width=8, merge_per_layer=1), SIZE)
+        VisionEncoder(made, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
 
 
 def test_a_encoder_whose_layers_do_more_is_refused():
@@ -439,7 +439,7 @@ def test_a_encoder_whose_layers_do_more_is_refused():
     with pytest.raises(
         ValueError, match=r"parts of this 'vit' encoder.*state 3 \(off by .*merge_per_layer 0"
     ):
-        VisionEncoder(made, VisionConfig(width=8, merge_per_layer=1), SIZE)
+        VisionEncoder(made, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
     check_encoder(made, normal(1, 3, SIZE, SIZE, seed=0), 1)  # below that layer all is as it should be
 
 
@@ -462,7 +462,7 @@ def test_the_field_is_saved_and_loaded(suffix, tmp_path):
 
 
 def test_a_saved_model_merges_when_it_is_loaded(tmp_path):
-    video = VisionConfig(base="./video", summary_layers=2, width=8, block=4, merge_per_layer=1)
+    video = VisionConfig(base="./video", summary_layers=2, metric_width=8, batch_size=4, merge_per_layer=1)
     made = models.model(video=video)
     made.save_pretrained(tmp_path / "model", include_base=True)
     loaded = LongCompress.from_pretrained(tmp_path / "model", device="cpu")

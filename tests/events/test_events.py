@@ -1,6 +1,8 @@
-"""Events to text and back, to files and back; what other tools and models write is read too."""
+"""Events from what models write, and to files."""
 
+import csv
 import errno
+import html
 import io
 import json
 import math
@@ -9,24 +11,21 @@ import re
 import stat
 from itertools import pairwise
 
+import numpy as np
 import pysubs2
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.events.files import formats, read_events, write_events
-from longcompress.events.parse import join_events, parse_spans, to_percent, to_text
+from longcompress.events.files import SUBTITLES, WRITERS, write_events
+from longcompress.events.parse import join_events, parse_spans, to_percent, to_seconds
 from longcompress.types import Event
-
-EXACT, CUES = ("jsonl", "csv"), ("srt", "vtt")
-READABLE = (*EXACT, *CUES, "edl")
 
 some = settings(max_examples=80, derandomize=True, deadline=None)
 seconds = st.floats(0, 500_000, allow_nan=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text(
     "->\n \r\u2060,\"'&<;1:ü", max_size=12
 )
-words = st.text("abc xyzéß'♪", min_size=1, max_size=12).map(lambda t: " ".join(t.split()))
 
 
 @st.composite
@@ -43,14 +42,6 @@ def written(found, format, **options):
     out = io.StringIO()
     write_events(found, out, format, **options)
     return out.getvalue()
-
-
-def reread(found, format, **options):
-    return read_events(io.StringIO(written(found, format, **options)), format)
-
-
-def with_plain_breaks(text):
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class TestParse:
@@ -187,23 +178,14 @@ class TestParse:
             assert 0 <= event.start_s <= event.end_s <= 50
 
 
-class TestText:
-    def test_as_llms_write(self):
-        found = [Event(118.2, 126, "red  ball\n"), Event(130, 133.1, "bell"), Event(140, 140, "")]
-        assert to_text(found) == "red ball 118 to 125, bell 130 to 133, 140 to 140"
-        assert to_text([]) == ""
-
+class TestSeconds:
     @some
-    @given(st.lists(events(seconds, words.filter(bool)), max_size=5))
-    def test_inverse_of_the_parse(self, found):
-        want = [
-            (math.floor(e.start_s), max(math.floor(e.start_s) + 1, math.ceil(e.end_s)), e.text) for e in found
-        ]
-        assume(not any(e.text[0] in "'" and e.text[-1] in "'" for e in found))
-        assert triples(parse_spans(to_text(found))) == want
-        assert [e[:2] for e in triples(parse_spans(to_text([Event(e.start_s, e.end_s) for e in found])))] == [
-            e[:2] for e in want
-        ]
+    @given(events(seconds))
+    def test_inverse_of_the_parse(self, event):
+        first, last = to_seconds(event.start_s, event.end_s)
+        (again,) = parse_spans(f"{first} to {last}")
+        assert (again.start_s, again.end_s) == (first, last + 1)
+        assert first == math.floor(event.start_s) and last + 1 == max(first + 1, math.ceil(event.end_s))
 
 
 class TestPercent:
@@ -288,212 +270,88 @@ class TestJoin:
             join_events([], gap_s)
 
 
-class TestRoundTrip:
-    @some
-    @given(st.lists(events(), max_size=5))
-    @pytest.mark.parametrize("format", EXACT)
-    def test_exactly(self, format, found):
-        assert triples(reread(found, format)) == triples(found)
-
-    @some
-    @given(st.lists(events(), max_size=5))
-    @pytest.mark.parametrize("format", CUES)
-    def test_to_the_millisecond(self, format, found):
-        want = [
-            (round(e.start_s * 1000) / 1000, round(e.end_s * 1000) / 1000, with_plain_breaks(e.text))
-            for e in sorted(found, key=lambda e: e.start_s)
-        ]
-        again = reread(found, format)
-        assert triples(again) == want
-        assert written(again, format) == written(found, format)
-
-    @some
-    @given(st.lists(events(), max_size=5), st.sampled_from([24, 25.0, 24000 / 1001, 30000 / 1001, 59.94, 1]))
-    def test_to_the_frame(self, found, rate_fps):
-        again = reread(found, "edl", rate_fps=rate_fps)
-        assert [e.text for e in again] == [with_plain_breaks(e.text) for e in found]
-        for old, new in zip(found, again, strict=True):
-            first = round(old.start_s * rate_fps)
-            last = max(first + 1, round(old.end_s * rate_fps))
-            assert (new.start_s, new.end_s) == (first / rate_fps, last / rate_fps)
-        assert written(again, "edl", rate_fps=rate_fps) == written(found, "edl", rate_fps=rate_fps)
-
-    @pytest.mark.parametrize("format", READABLE)
-    def test_awkward_texts_and_long_videos(self, format, tmp_path):
-        awkward = [
-            "", "\n", "a\n\nb", " \n", "a --> b", "1\n00:00:01,000 --> 00:00:02,000\nx", "42", "a\n42",
-            'say "hi", she\'s', "a;b\tc",
-            "ünï 漢字 🙂", "<b>&amp; &lt; <i>x</i>", "NOTE x", "WEBVTT", "\u2060", "-\u2060->", "\ufeff",
-            "\x85\u2028\x0b", "* COMMENT: x", "  edges  ", "001  AX V C",
-        ]  # fmt: skip
-        found = [Event(i * 17280.0, i * 17280.0 + 40000, text) for i, text in enumerate(awkward)]
-        assert found[-1].end_s > 100 * 3600
-        path = tmp_path / f"x.{format}"
-        write_events(found, path, format)
-        assert triples(read_events(path, format)) == triples(found)
-        with path.open(encoding="utf-8") as stream:
-            assert triples(read_events(stream, format)) == triples(found)
-
-    @some
-    @given(st.lists(st.floats(0, 1e5) | st.integers(0, 10_000_000).map(lambda n: n / 2000), min_size=2))
-    def test_rounding_is_monotone(self, times):
-        times.sort()
-        for format in CUES:
-            found = [Event(t, t, "x") for t in times]
-            starts = [e.start_s for e in reread(found, format)]
-            assert starts == sorted(starts)
-            assert all(abs(a - b) <= 0.0005 + 1e-9 for a, b in zip(starts, times, strict=True))
-
-    def test_rounding_is_half_to_even(self):
-        assert "00:00:00,000 --> 00:00:00,002" in written([Event(0.0005, 0.0015, "x")], "srt")
-        assert "00:00:59.999 --> 00:01:00.000" in written([Event(59.9985001, 59.9996, "x")], "vtt")
-
-    @pytest.mark.parametrize("format", READABLE)
-    def test_no_events(self, format):
-        assert reread([], format) == []
-        assert read_events(io.StringIO(""), format) == [] if format != "vtt" else True
-
-    def test_cues_stand_in_order_and_may_overlap(self):
-        found = [Event(5, 9, "b"), Event(1, 8, "a"), Event(1, 7, "c")]
-        for format in CUES:
-            assert [e.text for e in reread(found, format)] == ["a", "c", "b"]
-        for format in (*EXACT, "edl"):
-            assert [e.text for e in reread(found, format)] == ["b", "a", "c"]
+def parsed(text, format):
+    """Events of a subtitle file, by pysubs2."""
+    cues = pysubs2.SSAFile.from_string(text, format_=format)
+    return [
+        (cue.start / 1000, cue.end / 1000, cue.text.replace("\\N", "\n").replace("\u2060", ""))
+        for cue in cues
+    ]
 
 
-class TestOracle:
-    """pysubs2 reads what we write, and we read what it writes; it stops at 100 hours."""
+class TestSubtitles:
+    """pysubs2 reads what we write."""
 
-    day = st.floats(0, 99 * 3600)
     plain = st.text("abc ,.'\"&;:ü漢1\n>-", min_size=1, max_size=20).map(str.strip).filter(bool)
 
     @some
-    @given(st.lists(events(day, plain), min_size=1, max_size=4))
-    @pytest.mark.parametrize("format", CUES)
-    def test_it_reads_ours(self, format, found):
-        subs = pysubs2.SSAFile.from_string(written(found, format), format_=format)
-        assert len(subs) == len(found)
-        for cue, event in zip(subs, sorted(found, key=lambda e: e.start_s), strict=True):
-            assert (cue.start, cue.end) == (round(event.start_s * 1000), round(event.end_s * 1000))
-            text = cue.plaintext.replace("\u2060", "")
-            if format == "vtt":  # which it doesn't unescape
-                text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-            assert text == event.text
+    @given(st.lists(events(st.floats(0, 9 * 3600), plain), min_size=1, max_size=4))
+    @pytest.mark.parametrize("format", SUBTITLES)
+    def test_times_and_texts(self, format, found):
+        tick = 100 if format == "ass" else 1000
+        cues = parsed(written(found, format), format)
+        for cue, event in zip(cues, sorted(found, key=lambda e: e.start_s), strict=True):
+            assert cue[:2] == pytest.approx((event.start_s, event.end_s), abs=0.51 / tick + 0.0005)
+            text = re.sub(r"\n\s*\n", "\n", event.text).replace("-->", "->")
+            assert (html.unescape(cue[2]) if format == "vtt" else cue[2]) == text
 
+    @pytest.mark.parametrize("format", SUBTITLES)
+    def test_awkward_texts(self, format):
+        awkward = [
+            "a\n\nb", "a\r\nb", " a \n \n b", "a --> b", "{\\b1}x", "C:\\Name", 'say "hi"', "ünï 漢字 🙂",
+            "&amp; &lt; x", "NOTE x", "WEBVTT", "* COMMENT: x",
+        ]  # fmt: skip
+        found = [Event(i, i + 40, text) for i, text in enumerate(awkward)]
+        texts = [
+            html.unescape(cue[2]) if format == "vtt" else cue[2]
+            for cue in parsed(written(found, format), format)
+        ]
+        want = ["a\nb", "a\nb", "a \n b", "a -> b", "{\\b1}x", *awkward[5:]]
+        if format == "ass":
+            want[4] = "(\\b1)x"
+        assert [text.strip() for text in texts] == want
+
+    def test_words_that_are_written(self):
+        assert written([Event(0.0005, 0.0015, "a\nb")], "srt") == "1\n00:00:00,000 --> 00:00:00,002\na\nb\n\n"
+        assert written([Event(59.9985001, 59.9996, "<x>")], "vtt") == (
+            "WEBVTT\n\n1\n00:00:59.999 --> 00:01:00.000\n&lt;x&gt;\n\n"
+        )
+        assert "Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,a\\Nb" in written(
+            [Event(1, 2.5, "a\nb")], "ass"
+        )
+
+    @pytest.mark.parametrize("format", SUBTITLES)
+    def test_cues_stand_in_order_and_may_overlap(self, format):
+        found = [Event(5, 9, "b"), Event(1, 8, "a"), Event(1, 7, "c")]
+        assert [cue[2] for cue in parsed(written(found, format), format)] == ["a", "c", "b"]
+        assert parsed(written([], format), format) == []
+
+    @pytest.mark.parametrize(("format", "hours"), SUBTITLES.items())
+    def test_times_with_too_many_digits(self, format, hours):
+        end_s = 3600 * hours
+        assert parsed(written([Event(0, end_s - 1, "x")], format), format) == [(0, end_s - 1, "x")]
+        with pytest.raises(
+            ValueError, match=rf"{format}: event 0 must end before {hours} hours, got {end_s} s"
+        ):
+            written([Event(0, end_s, "x")], format)
+
+
+class TestRows:
     @some
-    @given(
-        st.lists(
-            events(day, plain.filter(lambda t: not re.search(r"\n\s*\n|-->|[&<>]|\n\d+$", t))),
-            min_size=1,
-            max_size=4,
-        )
-    )
-    @pytest.mark.parametrize("format", CUES)
-    def test_we_read_its(self, format, found):
-        subs = pysubs2.SSAFile()
-        for event in found:
-            text = event.text.replace("\n", "\\N")
-            subs.append(pysubs2.SSAEvent(round(event.start_s * 1000), round(event.end_s * 1000), text))
-        again = read_events(io.StringIO(subs.to_string(format)), format)
-        assert sorted(triples(again)) == sorted((c.start / 1000, c.end / 1000, c.plaintext) for c in subs)
+    @given(st.lists(events(), max_size=5))
+    def test_jsonl_and_csv_are_exact_and_keep_the_order(self, found):
+        rows = [json.loads(line) for line in written(found, "jsonl").split("\n")[:-1]]
+        assert [(row["start_s"], row["end_s"], row["text"]) for row in rows] == triples(found)
+        table = csv.DictReader(io.StringIO(written(found, "csv"), newline=""))
+        assert [(float(r["start_s"]), float(r["end_s"]), r["text"]) for r in table] == triples(found)
 
-
-SRT = "1\n00:00:01,000 --> 00:00:02,500\nred ball\n\n2\n00:00:02,000 --> 00:00:04,000\ntwo\nlines\n"
-
-
-class TestOthersFiles:
-    want = ((1, 2.5, "red ball"), (2, 4, "two\nlines"))
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            SRT,
-            SRT.replace(",", "."),
-            SRT.replace("\n", "\r\n"),
-            SRT.replace("\n", "\r"),
-            "\ufeff" + SRT,
-            SRT + "\n\n\n",
-            "\n\n" + SRT,
-            SRT.replace("\n1\n", "\n").removeprefix("1\n").replace("\n2\n", "\n"),
-            SRT.replace("\n\n", "\n"),
-            SRT.replace("\n\n", "\n \n\n"),
-            SRT.replace("500", "500  X1:40 X2:600 Y1:20 Y2:50"),
-            SRT.replace("00:00:0", "00:0"),
-            SRT.replace(",000", ""),
-            SRT.replace(" --> ", "-->"),
-        ],
-    )
-    def test_srt(self, text):
-        assert triples(read_events(io.StringIO(text, newline=""), "srt")) == list(self.want)
-
-    def test_srt_with_blank_lines_in_a_text(self):
-        text = "1\n00:00:01,000 --> 00:00:02,000\na\n\nb --> c\n\n2\n00:00:03,000 --> 00:00:04,000\n"
-        assert triples(read_events(io.StringIO(text), "srt")) == [(1, 2, "a\n\nb --> c"), (3, 4, "")]
-
-    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-    def test_encodings(self, encoding, tmp_path):
-        path = tmp_path / "a.srt"
-        path.write_bytes(SRT.replace("ball", "bäll").encode(encoding))
-        assert read_events(path, "srt")[0].text == "red bäll"
-        assert read_events(str(path), "srt") == read_events(io.BytesIO(path.read_bytes()), "srt")
-
-    def test_vtt(self):
-        text = (
-            "\ufeffWEBVTT - a title\nKind: captions\nLanguage: en\n\n"
-            "NOTE\nnot --> this\n\nSTYLE\n::cue { color: red }\n\nREGION\nid:fred\n\n"
-            "00:01.000 --> 00:02.500 align:start position:0%\n<v Ann><c.red>red</c> ball\n\n"
-            "intro\n00:00:02,000 --> 00:00:04.000\ntwo\nlines\n\nno times here\n\n"
-            "100:00:00.000 --> 100:00:01.000\n&lt;i&gt; &amp; <i>x</i><00:01.500>&nbsp;y"
-        )
-        for form in (text, text.replace("\n", "\r\n")):
-            found = triples(read_events(io.StringIO(form, newline=""), "vtt"))
-            assert found == [*self.want, (360000, 360001, "<i> & x\xa0y")]
-
-    def test_csv(self):
-        for text in (
-            'start_s,end_s,text\n1,2.5,red ball\n2,4,"two\nlines"\n',
-            '\ufeffid;Text;Start;End\r\n\r\n1;red ball;1;2,5\r\n2;"two\nlines";0:02;0:04\r\n',
-            'start\tend\tscore\ttext\n00:00:01.000\t00:00:02.500\t3\tred ball\n2\t4\t3\t"two\nlines"',
-        ):
-            assert triples(read_events(io.StringIO(text, newline=""), "csv")) == list(self.want)
-
-    def test_jsonl(self):
-        text = (
-            '{"start_s": 1, "end_s": 2.5, "text": "red ball", "x": 1}\r\n\r\n{"end_s": 4e0, "start_s": 2}\r\n'
-        )
-        found = read_events(io.StringIO("\ufeff" + text, newline=""), "jsonl")
-        assert triples(found) == [(1, 2.5, "red ball"), (2, 4, "")]
-
-    def test_edl(self):
-        text = (
-            "TITLE: CUT\r\nFCM: NON-DROP FRAME\r\n\r\n"
-            "001  TAPE1    V     C        00:00:01:00 00:00:02:15 01:00:00:00 01:00:01:15 \r\n"
-            "* FROM CLIP NAME:  red ball\r\n"
-            "M2   TAPE1    024.0 00:00:01:00\r\n"
-            "002  TAPE1    AA/V  D    010 00:00:02:00 00:00:04:00 01:00:01:15 01:00:03:15\r\n"
-            "* COMMENT: two\r\n* COMMENT: lines\r\n"
-        )
-        found = triples(read_events(io.StringIO(text, newline=""), "edl", rate_fps=30))
-        assert found == list(self.want)
-
-    def test_edl_with_drop_frame(self):
-        line = "001  AX V C {0} {1} {0} {1}\n"
-        for text, rate_fps in (
-            ("FCM: DROP FRAME\n" + line.format("00:10:00:00", "01:00:00:00"), 30000 / 1001),
-            (line.format("00:10:00;00", "01:00:00;00"), 25.0),
-            ("FCM: DROP FRAME\n" + line.format("00:10:00:00", "01:00:00:00"), 60000 / 1001),
-        ):
-            ((start_s, end_s, _),) = triples(read_events(io.StringIO(text), "edl", rate_fps=rate_fps))
-            assert (start_s, end_s) == pytest.approx((600, 3600), abs=0.005)
-        (event,) = read_events(io.StringIO(line.format("00:00:59;29", "00:01:00;02")), "edl")
-        assert (event.end_s - event.start_s) * 30000 / 1001 == pytest.approx(1)
-
-
-class TestWhatIsWritten:
     def test_jsonl(self):
         (line,) = written([Event(1, 2.5, "bäll\n")], "jsonl").splitlines()
         assert json.loads(line) == {"version": 1, "start_s": 1.0, "end_s": 2.5, "text": "bäll\n"}
         assert "bäll" in line
+
+    def test_csv(self):
+        assert written([Event(1, 2.5, 'a, "b"')], "csv") == '"start_s","end_s","text"\n1.0,2.5,"a, ""b"""\n'
 
     def test_edl(self):
         assert written([Event(1, 3, "a"), Event(2, 2, "b\nc")], "edl", rate_fps=24, title="my\nfilm") == (
@@ -504,45 +362,30 @@ class TestWhatIsWritten:
             "* FROM CLIP NAME: my video\n* COMMENT: b\n* COMMENT: c\n"
         )
 
-    def test_chapters(self):
-        found = [
-            Event(60, 61, "b\nell"), Event(12.9, 15, "ball"), Event(15, 16, "ball"), Event(20, 30, "dog"),
-            Event(25, 30, ""), Event(3723, 3800, "end"),
-        ]  # fmt: skip
-        assert (
-            written(found, "chapters", title="Video")
-            == "0:00 Video\n0:12 ball, dog\n1:00 b ell\n1:02:03 end\n"
-        )
-        assert (
-            written([*found[1:], Event(3, 4, "first")], "chapters")
-            == "0:00 first\n0:12 ball, dog\n1:02:03 end\n"
-        )
-        assert written([], "chapters") == "0:00 Events\n"
-
     @some
-    @given(st.lists(events(), max_size=6))
-    def test_chapters_are_as_youtube_wants_them(self, found):
-        starts = []
-        for line in written(found, "chapters").removesuffix("\n").split("\n"):
-            clock, name = line.split(" ", 1)
-            assert name
-            hours, minutes, rest = (int(field) for field in f"0:{clock}".split(":")[-3:])
-            starts.append(3600 * hours + 60 * minutes + rest)
-        assert starts[0] == 0
-        assert all(b - a >= 10 for a, b in pairwise(starts))
-
-    def test_names_of_formats(self):
-        assert formats() == ("jsonl", "srt", "vtt", "csv", "edl", "chapters")
+    @given(st.lists(events(), max_size=5), st.sampled_from([24, 25.0, 24000 / 1001, 30000 / 1001, 59.94, 1]))
+    def test_edl_counts_frames(self, found, rate_fps):
+        base, at = round(rate_fps), 0
+        lines = [line for line in written(found, "edl", rate_fps=rate_fps).split("\n") if line[:3].isdigit()]
+        for line, event in zip(lines, found, strict=True):
+            hours, minutes, seconds, frames = np.array(
+                [[int(part) for part in stamp.split(":")] for stamp in line.split()[-4:]]
+            ).T
+            first, last, begin, end = ((hours * 60 + minutes) * 60 + seconds) * base + frames
+            assert first == round(event.start_s * rate_fps)
+            assert last == max(first + 1, round(event.end_s * rate_fps))
+            assert (begin, end) == (at, at + last - first)
+            at = end
 
 
 class TestPaths:
     def test_a_full_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
-        def full(_):
+        def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         path = tmp_path / "a.srt"
         path.write_text("old")
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space left"):
             write_events([Event(0, 1, "x")], path, "srt")
         assert path.read_text() == "old"
@@ -555,110 +398,32 @@ class TestPaths:
             write_events([Event(0, 1, "\ud800")], path, "srt")
         assert path.read_text() == "old"
 
-    def test_a_file_is_replaced_and_nothing_stays_beside_it(self, tmp_path):
-        path = tmp_path / "a.jsonl"
+    @pytest.mark.parametrize("format", WRITERS)
+    def test_a_file_is_replaced_and_nothing_stays_beside_it(self, format, tmp_path):
+        path = tmp_path / f"a.{format}"
         for text in ("long" * 100, "x"):
-            write_events([Event(0, 1, text)], str(path), "jsonl")
-            assert [e.text for e in read_events(path, "jsonl")] == [text]
-        assert os.listdir(tmp_path) == ["a.jsonl"]
+            write_events([Event(0, 1, text)], str(path), format)
+            assert path.read_bytes().decode() == written([Event(0, 1, text)], format)
+        assert os.listdir(tmp_path) == [path.name]
 
     def test_a_link_stays_one(self, tmp_path):
         (tmp_path / "link").symlink_to("a.srt")
         write_events([Event(0, 1, "x")], tmp_path / "link", "srt")
         assert (tmp_path / "link").is_symlink()
-        assert read_events(tmp_path / "a.srt", "srt") == [Event(0, 1, "x")]
+        assert (tmp_path / "a.srt").read_text().endswith("x\n\n")
 
     def test_a_device_stays_one(self):
         assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
         write_events([Event(0, 1, "x")], os.devnull, "srt")
         assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
-    def test_no_such_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"none\.srt"):
-            read_events(tmp_path / "none.srt", "srt")
+    def test_no_such_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             write_events([], tmp_path / "none" / "a.srt", "srt")
 
 
 class TestErrors:
-    @pytest.mark.parametrize(
-        ("format", "text", "message"),
-        [
-            ("jsonl", "\n{", r"jsonl line 2: needs \{\"version\": 1, .* got '\{'"),
-            ("jsonl", "[1, 2]", r"jsonl line 1: needs .* got '\[1, 2\]'"),
-            (
-                "jsonl",
-                '{"version": 2, "start_s": 1, "end_s": 2}',
-                r"jsonl line 1: needs \{\"version\": 1, .* 2",
-            ),
-            ("jsonl", '{"start_s": true, "end_s": 2}', "jsonl line 1: needs .*start_s"),
-            ("jsonl", '{"start_s": 1, "end_s": 2, "text": 3}', 'jsonl line 1: needs .*"text": string'),
-            (
-                "jsonl",
-                '{"start_s": 3, "end_s": 2}',
-                r"jsonl line 1: needs 0 <= start <= end seconds, got 3\.0 to 2",
-            ),
-            ("jsonl", '{"start_s": 3, "end_s": NaN}', r"jsonl line 1: needs 0 <= start <= end seconds"),
-            (
-                "jsonl",
-                '{"start_s": 3, "end_s": 1' + "0" * 400 + "}",
-                "jsonl line 1: needs 0 <= start <= end seconds",
-            ),
-            ("jsonl", "[" * 100_000, "jsonl line 1: needs"),
-            ("srt", "hello\nworld", r"srt line 1: needs cues with HH:MM:SS,mmm .* got 'hello'"),
-            (
-                "srt",
-                "1\n00:00:01,000 --> oops\nx",
-                r"srt line 2: needs HH:MM:SS\.mmm --> HH:MM:SS\.mmm, got '00",
-            ),
-            ("srt", "00:00:01,000 --> 12", r"srt line 1: needs HH:MM:SS\.mmm"),
-            (
-                "srt",
-                "00:00:03,000 --> 00:00:01,000",
-                r"srt line 1: needs 0 <= start <= end seconds, got 3\.0 to 1\.0",
-            ),
-            ("vtt", SRT, "vtt line 1: needs WEBVTT, got '1'"),
-            (
-                "vtt",
-                "WEBVTT\n\n\na\n00:01 --> \nx",
-                r"vtt line 5: needs HH:MM:SS\.mmm --> HH:MM:SS\.mmm, got",
-            ),
-            ("csv", "a,b\n1,2", r"csv line 1: needs a header with start_s, end_s and text, got \['a', 'b'\]"),
-            ("csv", "start,end,text\n1", r"csv line 2: needs 3 fields, got 1: \['1'\]"),
-            ("csv", "start,end,text\n\n1,x,y", r"csv line 3: needs seconds or HH:MM:SS\.mmm, got 'x'"),
-            (
-                "csv",
-                "start,end,text\n2,1,y",
-                r"csv line 2: needs 0 <= start <= end seconds, got 2\.0 to 1\.0",
-            ),
-            ("csv", "start,end,text\n1,inf,y", r"csv line 2: needs 0 <= start <= end seconds"),
-            (
-                "csv",
-                "start,end,text\n1,2," + "y" * 200_000,
-                "csv line 2: needs rows of CSV, got field larger",
-            ),
-            ("edl", "hello", "edl line 1: needs a TITLE or edits, got 'hello'"),
-            ("edl", "TITLE: x\n001 AX V C 00:00:01:00", "edl line 2: needs number, reel, track, C and four"),
-            ("edl", f"1 AX V C 00:00:01:25 {3 * '00:00:02:00 '}", r"edl line 1: needs timecodes of 25 .*:25"),
-            ("edl", f"1 AX V C 00:00:02:00 {3 * '00:00:01:00 '}", "edl line 1: needs 0 <= start"),
-            ("edl", "TITLE: x\n* RATE_FPS: x", r"edl line 2: needs seconds or .* got 'x'"),
-            ("edl", "TITLE: x\n* RATE_FPS: 0", "edl line 2: rate_fps must be"),
-        ],
-    )
-    def test_files_that_are_not_what_they_should_be(self, format, text, message, tmp_path):
-        path = tmp_path / "bad"
-        path.write_text(text)
-        with pytest.raises(ValueError, match=rf"(?s)/bad: {message}"):
-            read_events(path, format)
-
-    @pytest.mark.parametrize("format", READABLE)
-    def test_not_text(self, format):
-        with pytest.raises(
-            ValueError, match=rf"stream: {format} line 2: needs UTF-8 text .* got byte b'\\xe9'"
-        ):
-            read_events(io.BytesIO(b"WEBVTT\ncaf\xe9"), format)
-
-    @pytest.mark.parametrize("format", formats())
+    @pytest.mark.parametrize("format", WRITERS)
     @pytest.mark.parametrize("event", [Event(-1, 2), Event(0, math.inf)])
     def test_times_that_no_file_has(self, format, event):
         with pytest.raises(ValueError, match=rf"{format}: event 1 needs finite times >= 0 seconds, got"):
@@ -669,22 +434,10 @@ class TestErrors:
             written([Event(0, 1, "a\udc00")], "jsonl")
 
     def test_unknown_formats(self):
-        with pytest.raises(ValueError, match=r"format must be one of jsonl, srt, .*chapters, got 'ass'"):
-            written([], "ass")
-        with pytest.raises(ValueError, match=r"^format must be one of jsonl, srt, vtt, csv, edl, got 'ass'"):
-            read_events(io.StringIO(""), "ass")
-        with pytest.raises(
-            ValueError, match="chapters can't be read, they have no ends; format must be one of"
-        ):
-            read_events(io.StringIO("0:00 x"), "chapters")
+        with pytest.raises(ValueError, match=r"format must be one of jsonl, srt, .*edl, got 'chapters'"):
+            written([], "chapters")
 
     @pytest.mark.parametrize("rate_fps", [0, -25, math.nan, math.inf])
     def test_rates(self, rate_fps):
-        for call in (
-            lambda: written([], "edl", rate_fps=rate_fps),
-            lambda: read_events(io.StringIO(""), "edl", rate_fps=rate_fps),
-        ):
-            with pytest.raises(
-                ValueError, match="rate_fps must be the video's frames a second, 1 to 999, got"
-            ):
-                call()
+        with pytest.raises(ValueError, match="rate_fps must be the video's frames a second, 1 to 999, got"):
+            written([], "edl", rate_fps=rate_fps)

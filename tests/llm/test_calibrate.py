@@ -29,7 +29,6 @@ from longcompress.config import (
     ModelConfig,
     VisionConfig,
     from_dict,
-    to_dict,
 )
 from longcompress.llm import CausalLM, Example
 from longcompress.llm.calibrate import embedding_norm, time_norm
@@ -101,17 +100,18 @@ def made(request, tmp_path_factory):
         audio = replace(hearing().config, base="./ears")
         hearing().save_pretrained(folder / "ears")
     else:
-        audio = AudioConfig(base="./ears", pool=50, width=8)
+        audio = AudioConfig(base="./ears", pool=50, metric_width=8)
         listening().encoder.save_pretrained(folder / "ears")
         WhisperFeatureExtractor(feature_size=8).save_pretrained(folder / "ears")
     (gemma() if read == "gemma" else language_model(read, 32)).save_pretrained(folder / "lm")
     digits().save_pretrained(folder / "lm")
     config = ModelConfig(
-        media=MediaConfig(size_px=32), video=VisionConfig(base="./eyes", layer=-1, width=32), audio=audio,
+        media=MediaConfig(size_px=32),
+        video=VisionConfig(base="./eyes", layer=-1, metric_width=32), audio=audio,
         memory=MemoryConfig(kind="none"), budget=BudgetConfig(tokens=60),
         llm=LLMConfig(
             base="./lm", question="{question}", projector="mlp" if read == "gemma" else "linear",
-            mark="{start}",
+            timestamp="{start}",
         ),
     )  # fmt: skip
     torch.manual_seed(1)
@@ -148,7 +148,7 @@ def test_what_was_chosen_is_saved_and_a_loaded_model_is_the_same(made, tmp_path)
     made.save_pretrained(tmp_path / "new", include_base=True)
     again = LongCompress.from_pretrained(tmp_path / "new", device="cpu")
     values = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert values["format"] == 2
+    assert values["format"] == 1
     assert {k: values["llm"][k] for k in FIRST} == {"numbers": "places", "token_norm": 1.0, "time_norm": 0.4}
     for name, value in made.llm.project.state_dict().items():
         assert torch.equal(again.llm.project.state_dict()[name], value)
@@ -205,17 +205,13 @@ def test_the_signs_of_places_are_orthogonal():
     assert bool((signs[0] == 1).all())
 
 
-def test_files_of_format_1_are_read_as_they_were_meant():
-    old = to_dict(ModelConfig()) | {"format": 1}
-    for name in FIRST:
-        del old["llm"][name]
-    read = from_dict(ModelConfig, old)
-    assert {k: getattr(read.llm, k) for k in FIRST} == FIRST and read.format == 2
-    assert from_dict(ModelConfig, to_dict(read)) == read
-    assert from_dict(ModelConfig, {}).llm.numbers == "places"
-    embedded = lc.load("tiny", device="cpu")
-    assert embedded.llm.settings.numbers == "mean"
-    with pytest.raises(ValueError, match="format 3, this version reads up to 2; upgrade"):
+def test_the_embedded_model_averages_digits_as_it_was_trained():
+    assert lc.load("tiny", device="cpu").llm.settings.numbers == "mean"
+    assert LLMConfig().numbers == "places"
+
+
+def test_values_that_no_model_has():
+    with pytest.raises(ValueError, match="format must be 1, got 3; upgrade longcompress"):
         from_dict(ModelConfig, {"format": 3})
     with pytest.raises(ValueError, match=r"token_norm must be >= 0 norms of embeddings, got -1"):
         LLMConfig(token_norm=-1)

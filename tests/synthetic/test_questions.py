@@ -15,7 +15,7 @@ from longcompress.synthetic.questions import (
     Question,
     ask,
     grade,
-    seconds,
+    printed_seconds,
 )
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events, make_scene
 
@@ -130,9 +130,12 @@ def test_seconds_are_the_ones_looked_at(kind):
             there = (one.start_s <= at) & (at < one.end_s)
         else:
             there = np.minimum(at + 1, one.end_s) - np.maximum(at, one.start_s) > 0.5
-        assert seconds(one) == (np.flatnonzero(there)[0], np.flatnonzero(there)[-1])
-        assert seconds(one, offset_s=70) == (seconds(one)[0] + 70, seconds(one)[1] + 70)
-    assert seconds(SceneEvent(5.2, 5.8, "video", "red ball")) == (6, 6)
+        assert printed_seconds(one) == (np.flatnonzero(there)[0], np.flatnonzero(there)[-1])
+        assert printed_seconds(one, offset_s=70) == (
+            printed_seconds(one)[0] + 70,
+            printed_seconds(one)[1] + 70,
+        )
+    assert printed_seconds(SceneEvent(5.2, 5.8, "video", "red ball")) == (6, 6)
 
 
 def test_questions_are_distinct_and_repeatable():

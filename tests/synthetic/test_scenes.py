@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import videos
 
 from longcompress.synthetic import scenes
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene
@@ -200,7 +201,7 @@ def test_the_decoded_audio_is_in_place(video):
 @pytest.mark.parametrize(("suffix", "rate_fps"), [(".mp4", 8), (".mkv", 8), (".mp4", 29.97)])
 def test_flash_and_beep_come_together(tmp_path, suffix, rate_fps):
     at_s = [1.0, 2.5, 4.75]
-    path = scenes.write_flash(tmp_path / f"flash{suffix}", at_s, duration_s=6.2, rate_fps=rate_fps)
+    path = videos.write_flash(tmp_path / f"flash{suffix}", at_s, duration_s=6.2, rate_fps=rate_fps)
     at, shown = frames(path)
     white = shown.mean((1, 2, 3)) > 128
     flashes = at[1:][white[1:] & ~white[:-1]]
@@ -211,11 +212,13 @@ def test_flash_and_beep_come_together(tmp_path, suffix, rate_fps):
 
 
 def test_messages(tmp_path):
-    with pytest.raises(ValueError, match=r"Event.name of a frame must be one of scenes.OBJECTS, got 'cat'"):
+    with pytest.raises(
+        ValueError, match=r"SceneEvent.name of a frame must be one of scenes.OBJECTS, got 'cat'"
+    ):
         SceneEvent(0, 1, "video", "cat")
-    with pytest.raises(ValueError, match=r"Event.kind must be 'frame' or 'audio', got 'smell'"):
+    with pytest.raises(ValueError, match=r"SceneEvent.kind must be 'frame' or 'audio', got 'smell'"):
         SceneEvent(0, 1, "smell", "red ball")
-    with pytest.raises(ValueError, match=r"Event.end_s must be after start_s = 2, got 1"):
+    with pytest.raises(ValueError, match=r"SceneEvent.end_s must be after start_s = 2, got 1"):
         SceneEvent(2, 1, "audio", "bell")
     with pytest.raises(ValueError, match=r"Scene.events must be sorted by start_s"):
         Scene(0, 9.0, (SceneEvent(2, 3, "audio", "bell"), SceneEvent(1, 2, "audio", "hum")))
@@ -231,6 +234,6 @@ def test_messages(tmp_path):
     with pytest.raises(ValueError, match=r"must have version 1, got 0; write the video again"):
         scenes.read_truth(tmp_path / "x.mp4")
     with pytest.raises(ValueError, match=r"path must end in one of .mp4.*, got 'x.avi'"):
-        scenes.write_flash(tmp_path / "x.avi", [], duration_s=1)
+        videos.write_flash(tmp_path / "x.avi", [], duration_s=1)
     with pytest.raises(ValueError, match=r"size_px must be even for H.264, got 63; take 64"):
-        scenes.write_flash(tmp_path / "x.mp4", [], duration_s=1, size_px=63)
+        videos.write_flash(tmp_path / "x.mp4", [], duration_s=1, size_px=63)

@@ -9,7 +9,7 @@ import torch
 from longcompress.cli.main import main
 from longcompress.config import load_config
 from longcompress.presets import load, new_tiny
-from longcompress.synthetic.questions import seconds
+from longcompress.synthetic.questions import printed_seconds
 from longcompress.synthetic.scenes import OBJECTS, make_scene
 from longcompress.train.data.records import parse_record
 from longcompress.train.overfit_check import by_heart, few
@@ -53,7 +53,7 @@ def test_a_video_in_words_has_each_event_in_its_seconds():
                 for a, b in zip(tokens.start_s[mine], tokens.end_s[mine], strict=True)
                 for s in range(int(a), int(b))
             }
-            first, last = seconds(one, offset_s=100)
+            first, last = printed_seconds(one, offset_s=100)
             assert set(range(first, last + 1)) <= covered
 
 

@@ -30,7 +30,7 @@ def where(tmp_path_factory):
     (where / "in" / "c.mp4").write_bytes(b"nothing")
     (where / "in" / "a.json").write_text(json.dumps({"events": [{"start_s": 1, "end_s": 2, "text": "red"}]}))
     model = LongCompress.from_pretrained("model", device="cpu")
-    model.change({"merge": {"detail": {"*": 7}}})
+    model.change({"merge": {"tokens_per_segment": {"*": 7}}})
     shards.make(read_records("in"), "here", model, progress=False)
     shards.pack("here", read_records("in"), progress=False)
     yield where

@@ -12,7 +12,6 @@ import pytest
 import torch
 import videos
 
-from longcompress.config import save_config
 from longcompress.train.data.dataset import QuestionSampling
 from longcompress.train.data.records import read_records
 from longcompress.train.shards import make as shards
@@ -21,6 +20,7 @@ from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare
 
 import models
 import stages
+from helpers import save_config
 from stages import CPU, losses, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

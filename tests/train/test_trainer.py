@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longcompress.config import save_config
 from longcompress.presets import load
 from longcompress.train.engine import Engine
 from longcompress.train.stages import StageRecipe, last_checkpoint, prepare, train_stage
@@ -21,6 +20,7 @@ from longcompress.train.validation import ANSWERS
 
 import models
 import stages
+from helpers import save_config
 from stages import CPU, losses, weights
 
 

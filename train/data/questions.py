@@ -4,7 +4,6 @@ The tasks are VTimeLLM's (arXiv 2311.18445) and LongVALE's (arXiv 2411.19772); t
 written as whole seconds or, as those two do, as hundredths of the video, 00 to 99.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from ...events.parse import to_seconds
 from .records import Event, Record, Turn
 
 Times = Literal["seconds", "hundredths"]
@@ -170,12 +170,11 @@ class Clock:
         return say_time(time_s, self.duration_s, self.times)
 
     def ends(self, event: Event) -> tuple[str, str]:
-        """First and last time of an event. Of seconds the last one is included, as `events.parse_spans` reads
-        them and `events.to_text` writes them; hundredths are rounded, as VTimeLLM's."""
+        """First and last time of an event; the last second is included, hundredths are rounded."""
         if self.times == "hundredths":
             return self(event.start_s), self(event.end_s)
-        first = math.floor(event.start_s)
-        return str(first), str(max(first, math.ceil(event.end_s) - 1))
+        first, last = to_seconds(event.start_s, event.end_s)
+        return str(first), str(last)
 
     def span(self, event: Event) -> str:
         """From when to when."""

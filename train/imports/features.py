@@ -207,7 +207,11 @@ def longvlm_hold(local: np.ndarray, memory: np.ndarray, model: LongCompress, dur
         ValueError: for other shapes.
     """
     config, encoder = model.config, model.encoders["video"]
-    num, keep, layers = segmented(model) or 0, config.merge.detail_of("video"), config.video.summary_layers
+    num, keep, layers = (
+        segmented(model) or 0,
+        config.merge.min_tokens("video"),
+        config.video.summary_layers,
+    )
     want = (num * keep, encoder.width)
     if local.shape != want:
         other = {300: "local=300", 200: "local=200, what the released script's schedule gives"}.get(

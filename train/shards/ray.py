@@ -46,7 +46,7 @@ class Maker:
 
                 self.model = load(model, device=device) if isinstance(model, str) else model(device=device)
                 if detail is not None:
-                    self.model.change({"merge": {"detail": detail}})
+                    self.model.change({"merge": {"tokens_per_segment": detail}})
         except (OSError, ValueError, ImportError) as error:  # Ray would bury it in a page of its own
             self.wrong = str(error)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...compression.state import Group, Hold, Mean, Piece
-from ...config import SegmentConfig, from_dict, to_dict
+from ...config import to_dict
 from ...model import LongCompress
 from ...types import Tokens
 
@@ -140,7 +140,7 @@ def check_model(told: Mapping[str, Any], model: LongCompress, where: str) -> Non
             f"{where}: features of other encoders than model {model.config.name!r} has; make them anew"
         )
     want = to_dict(model.config.segments)
-    if from_dict(SegmentConfig, dict(told["segments"]), where="segments.") != model.config.segments:
+    if told["segments"] != want:
         raise ValueError(
             f"{where}: features were cut into segments by {told['segments']}, the model cuts by {want}; "
             "use the shard's, or make features anew"

@@ -125,7 +125,7 @@ def make_clip_cache(
 ) -> list[Clip]:
     """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets compress the
     same)."""
-    merge: MergeConfig = replace(model.config.merge, detail=detail)
+    merge: MergeConfig = replace(model.config.merge, tokens_per_segment=detail)
     compressor = Compressor(merge, model.config.budget, model.compressor.memory)
     return [make_clip(model, compressor, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]
 

@@ -206,7 +206,7 @@ def train_lm(model: LongCompress, clip_cache: list[Clip], recipe: TinyRecipe, ou
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     model.llm.project.requires_grad_(False)
-    detail = replace(model.config.merge, detail=recipe.detail)
+    detail = replace(model.config.merge, tokens_per_segment=recipe.detail)
     compressor = Compressor(detail, model.config.budget, model.compressor.memory)
     raw = 16 * model.config.media.rate_fps + 1
     videos = Videos(clip_cache, compressor, recipe.mixes, recipe.seed, raw)
