@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 LMMS := .venv-lmms
 
-.PHONY: demo test test-gpu test-lmms lint clean
+.PHONY: demo test test-gpu gpu-report test-lmms lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(STAMP)
 # Needs a GPU and an environment of one's own (PyTorch for CUDA, pip install -e ".[dev]"): kernels run compiled there.
 test-gpu:
 	LONGCOMPRESS_REQUIRE_GPU=1 $(PYTHON) -m pytest -q tests/interpreted
+
+# The same machine in under ten minutes: device, tests, every operation and type, kernels one by one, a captured segment.
+gpu-report:
+	$(PYTHON) -m longcompress.eval.bench.gpu_report --out gpu_report
 
 # lmms-eval asks for an older av, and for a torchvision that breaks transformers where torch is for CPUs: it goes again.
 $(LMMS)/.installed: setup.py pyproject.toml
@@ -45,4 +49,4 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) demo_out build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) demo_out gpu_report build dist *.egg-info

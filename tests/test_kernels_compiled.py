@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     raise pytest.UsageError("kernels can't be compiled in a process whose TRITON_INTERPRET is 1")
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
-from longcompress.eval.bench_compile import CHIPS, compiled, variants
+from longcompress.eval.bench.compile import CHIPS, compiled, variants
 
 SMALL = ("rank", "gone", "place")  # they read single numbers
 ALL = [pytest.param(v, chip, id=f"{v.name} sm_{chip}") for chip in CHIPS for v in variants()]

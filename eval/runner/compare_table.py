@@ -8,7 +8,7 @@ from typing import Any
 from longcompress.files import replacing
 from longcompress.model import LongCompress
 
-from ..bench_plot import COLOURS, MARKS
+from ..bench.plot import COLOURS, MARKS
 from ..metrics.bootstrap import difference, interval, interval_of
 from ..metrics.intervals import mean
 from ..tasks.task import Example

@@ -347,11 +347,11 @@ def test_train_hands_over_the_recipe(run, tmp_path, monkeypatch):
 
 
 def test_bench_hands_over_its_words(run, monkeypatch):
-    given = []
-    monkeypatch.setattr("longcompress.eval.bench_media.main", lambda: given.extend(sys.argv))
+    words = []
+    monkeypatch.setattr("longcompress.eval.runner.merge_quality.main", lambda: words.extend(sys.argv))
     before = list(sys.argv)
-    assert run("bench", "media", "--minutes", "3", model=False)[0] == 0
-    assert given == ["longcompress bench media", "--minutes", "3"]
+    assert run("bench", "quality", "--minutes", "3", model=False)[0] == 0
+    assert words == ["longcompress bench quality", "--minutes", "3"]
     assert sys.argv == before
 
 

@@ -9,7 +9,7 @@ from test_session import in_pieces, same, video
 
 import longcompress as lc
 from longcompress.encoders import Stream
-from longcompress.eval import stages
+from longcompress.eval.bench import stages
 from longcompress.llm.prompt import lay_out
 from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
@@ -113,7 +113,8 @@ def test_a_video_in_blocks_is_laid_out_as_published(seconds):
 
 def test_a_video_taken_stage_by_stage_gives_the_same(model, tmp_path):
     path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
-    stages.check(model, path, [stages.Method(stages.OURS, 40)])  # against watch and ask
+    memory = stages.merge(model, *stages.segments_of(model, *stages.decode(model, path)), 40)
+    stages.check(model, path, (stages.OURS, 40), memory)  # against watch and ask
 
 
 def test_saving_and_loading_keeps_the_tokens(model, sources, tmp_path):

@@ -1,6 +1,5 @@
 """Merging inside the vision encoder: the encoder's own features with r = 0, ToMe's arithmetic with more."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -28,7 +27,6 @@ from transformers import (
 from longcompress.config import VisionConfig, from_dict, load_config
 from longcompress.encoders import VisionEncoder, tome
 from longcompress.encoders.tome import FAMILIES, check_encoder, merged_states
-from longcompress.eval import bench_encoder
 from longcompress.model import LongCompress
 from longcompress.synthetic.scenes import frames, make_scene
 from longcompress.types import Frames
@@ -493,41 +491,3 @@ def test_real_features_stay_near_and_nearer_with_fewer_pairs():
         errors.append(float((got[0] - want[0]).norm() / want[0].norm()))
         assert torch.nn.functional.cosine_similarity(got[1], want[1], dim=-1).min() > 0.97
     assert errors[0] < errors[1] < errors[2] < 0.3
-
-
-@pytest.fixture
-def small_bench(monkeypatch):
-    monkeypatch.setattr(bench_encoder, "SIZE_PX", SIZE)
-    monkeypatch.setattr(bench_encoder, "random_dinov2", lambda _: vision_model("dinov2"))
-    threads = torch.get_num_threads()
-    yield lambda **options: bench_encoder.measure(**{"frames": 9, "repeat": 1, "threads": 1} | options)
-    torch.set_num_threads(threads)
-
-
-def test_bench_tells_speed_and_fidelity(small_bench, capsys):
-    rows = small_bench(pairs=[1, 6])
-    assert [row["merge_per_layer"] for row in rows] == [0, 1, 6]
-    assert [row["patches_left"] for row in rows] == [PATCHES, PATCHES - LAYERS, PATCHES - 6 * LAYERS]
-    assert rows[0]["relative_rms"] == 0 < rows[1]["relative_rms"] < rows[2]["relative_rms"]
-    assert rows[0]["patch_cosine"] == pytest.approx(1) and rows[0]["times_stock"] == 1
-    assert all(row["frames"] == 9 and row["frames_per_s"] > 0 for row in rows)
-    said = capsys.readouterr().out
-    assert "say nothing of fidelity" in said and len(said.splitlines()) == 3 + 2 + 1 + 3
-    small_bench(pairs=[2], json_lines=True)
-    assert [json.loads(line)["merge_per_layer"] for line in capsys.readouterr().out.splitlines()] == [0, 2]
-
-
-def test_bench_times_nothing_where_the_parts_differ(small_bench, monkeypatch):
-    made = vision_model("dinov2")
-    made.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
-    monkeypatch.setattr(bench_encoder, "random_dinov2", lambda _: made)
-    monkeypatch.setattr(bench_encoder, "timed", None)
-    with pytest.raises(ValueError, match="parts of this 'dinov2' encoder"):
-        small_bench()
-
-
-def test_bench_refuses_what_it_cannot_run(small_bench):
-    with pytest.raises(ValueError, match="frames and repeat must be >= 1, got 0 and 1"):
-        small_bench(images=0)
-    with pytest.raises(ValueError, match=r"dtype must be one of torch's.*got 'number'"):
-        small_bench(dtype="number")

@@ -1,24 +1,43 @@
-"""Benchmarks end to end: rows, tables and frames; and nothing is timed that is not right."""
+"""Benchmarks end to end: rows, tables and plots; and no wrong result is timed."""
 
+import json
 import re
 import struct
-import time
+import subprocess
+import sys
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import get_args, get_type_hints
 
 import pytest
+import torch
+import videos
 
 from longcompress.cli import main as cli
-from longcompress.eval import bench_concurrency, bench_pipeline, bench_plot, bench_rows, bench_table, stages
-from longcompress.eval.bench_rows import Row
+from longcompress.eval.bench import (
+    features,
+    gpu_report,
+    kernels,
+    media,
+    plot,
+    report,
+    requests,
+    spell_flags,
+    stages,
+)
+from longcompress.eval.bench.rows import Job, Recorder, Row, load_rows, machine_info, make_row, save_rows
+from longcompress.eval.bench.throughput import bench_throughput
+from longcompress.eval.bench.timer import in_own_process, timed
 from longcompress.llm import CausalLM
 from longcompress.presets import load
 from longcompress.session import compress
 from longcompress.synthetic import scenes
 
 MINUTES = 1 / 3
-SETTINGS = {"model": "tiny", "dtype": "float32"}
+MODEL = {"model": "tiny", "dtype": "float32"}
+SMALL = {"device": "cpu", "segments": 2, "tokens": 96, "channels": 128, "repeat": 2}
+OPERATIONS = {
+    "copy", "metric", "pool", "pool, backward", "novelty", "attend", "plan, published", "plan, default",
+    "merge, published", "merge, default",
+}  # fmt: skip
 
 
 def never(*_, **__):
@@ -27,7 +46,7 @@ def never(*_, **__):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with a video of 20 s under the name that the pipeline looks for."""
+    """A folder with a video of 20 s under the name that `bench throughput` looks for."""
     folder = tmp_path_factory.mktemp("work")
     video = folder / f"video_{MINUTES:g}min.mp4"
     scenes.write_video(scenes.make_scene(3, 20.0), video, size_px=64, rate_fps=4)
@@ -39,325 +58,453 @@ def tiny():
     return load("tiny", device="cpu")
 
 
-def row(suite="pipeline", what="compress", metric="time", unit="s", x=10.0, value=2.0, **changes):
+def row(suite="stages", case="compress", provider="longcompress", metric="time", unit="s", x=10.0, value=2.0,
+        **changes):  # fmt: skip
     """A row with a spread of a tenth."""
-    names = {"pipeline": "video_min", "concurrency": "clips", "kernels": "segments", "compile": "warps"}
-    made = Row(suite, what, "longcompress", "warm", metric, unit, names[suite], x, value, value * 0.9,
-               value * 1.1, 3, SETTINGS)  # fmt: skip
+    made = Row(suite, case, provider, metric, unit, "minutes", x, value, value * 0.9, value * 1.1, 3,
+               settings=dict(MODEL), machine=machine_info("cpu"))  # fmt: skip
     return replace(made, **changes)
 
 
-def pipeline_rows():
-    """Videos of 1 and 10 minutes, two budgets and none; figures of a GPU's memory beside the process's."""
+def rows_of_stages():
+    """Videos of 1 and 10 minutes, two budgets and the uncompressed model, alone and in a fresh process."""
     rows = []
     for minutes in (1.0, 10.0):
-        for what in stages.SHARED:
-            rows.append(row(what=what, x=minutes, settings={**SETTINGS, "new_tokens": 32}))
-        for provider, budget in ((stages.OURS, 256), (stages.OURS, 1024), (stages.WHOLE, 10_300)):
-            told = {**SETTINGS, "new_tokens": 32, "budget": budget, "tokens": budget - 1}
-            same = {"x": minutes, "provider": provider, "settings": told}
-            rows += [row(what=what, value=0.25, **same) for what in stages.STAGES[3:]]
-            rows += [row(what=what, mode="cold", **same) for what in ("start", "load", "compress", "ask")]
-            rows += [row(metric="speed", unit="x real time", mode="cold", **same), row(what="ask", **same)]
-            for of, value in (("process", 0.5), ("GPU", 8.0)):
-                same["settings"] = {**told, "of": of}
-                rows.append(row(what="ask", mode="cold", metric="memory", unit="GB", value=value, **same))
+        rows += [row(case=case, x=minutes) for case in ("decode", "encode frame")]
+        for provider, budget in (("longcompress", 256), ("longcompress", 1024), ("uncompressed", 10_300)):
+            about = {**MODEL, "budget": budget, "tokens": budget - 1}
+            same = {"x": minutes, "provider": provider, "settings": about}
+            rows += [row(case=case, value=0.25, **same) for case in ("merge", "prefill", "answer")]
+            rows.append(row("memory", "compress", **same))
+            rows.append(row("memory", "first answer", metric="memory of the process", unit="GB", **same))
+            rows.append(
+                row("memory", "first answer", metric="memory of the GPU", unit="GB", value=8.0, **same)
+            )
     return rows
 
 
-def kernel_rows():
+def rows_of_kernels():
     rows = []
-    for what, flop in (("copy", 0), ("pool", 2000)):
+    for case, flop in (("copy", 0), ("pool", 2000)):
         for provider, ms in (("triton", 1.0), ("torch", 4.0)):
-            told = {"dtype": "bf16", "flop": flop, "bytes": 1000}
-            same = {"what": what, "provider": provider, "mode": "forward", "settings": told}
-            rows.append(row("kernels", metric="time", unit="ms", value=ms, **same))
-            rows.append(row("kernels", metric="bandwidth", unit="GB/s", value=4000 / ms, **same))
+            about = {"dtype": "bf16", "flop": flop, "bytes": 1000}
+            same = {"x_name": "segments", "settings": about}
+            rows.append(row("kernels", case, provider, unit="ms", value=ms, **same))
+            rows.append(row("kernels", case, provider, "bandwidth", "GB/s", value=4000 / ms, **same))
     return rows
 
 
-def concurrency_rows():
-    told = {**SETTINGS, "seconds": 30.0, "budget": 256}
-    same = {"suite": "concurrency", "provider": "batched", "x": 4.0, "settings": told}
-    rows = [
-        row(what=what, mode="all", metric="rate", **same) for what in ("watch and ask", "compress", "ask")
-    ]
-    return rows + [row(what="watch and ask", mode=mode, metric="latency", **same) for mode in ("p50", "p95")]
-
-
-def compile_rows():
-    told = {"warps": 8, "stack_bytes": 0, "shared_bytes": 4096, "wide_reads": True, "tensor_cores": False}
-    same = {"suite": "compile", "metric": "registers", "unit": "registers", "settings": told, "x": 8.0}
-    return [
-        row(what=what, mode=chip, value=40.0, **same)
-        for chip in ("sm_80", "sm_90")
-        for what in ("match", "tail")
-    ]
+def rows_of_the_compiler():
+    about = {"warps": 8, "stack_bytes": 0, "shared_bytes": 4096, "wide_reads": True, "tensor_cores": False}
+    same = {"x_name": "warps", "x": 8.0, "settings": about, "value": 40.0}
+    return [row("compile", "match", chip, "registers", "registers", **same) for chip in ("sm_80", "sm_90")]
 
 
 def all_rows():
-    return pipeline_rows() + kernel_rows() + concurrency_rows() + compile_rows()
+    requests_s = row("requests", "ask", "batched", "rate", "requests/s", x=4.0, x_name="clips")
+    return [*rows_of_stages(), *rows_of_kernels(), *rows_of_the_compiler(), requests_s]
 
 
 @pytest.fixture
 def figures(tmp_path):
-    """A CSV file with figures of all benchmarks."""
-    bench_rows.save(tmp_path / "all.csv", all_rows(), "cpu")
+    """A CSV file with figures of several suites."""
+    save_rows(tmp_path / "all.csv", all_rows())
     return tmp_path / "all.csv"
 
 
 class TestRows:
     def test_come_back_as_they_were(self, figures):
-        got = bench_table.read_figures([figures])
-        assert [one.row for one in got] == all_rows()
-        assert {one.machine["device"] for one in got} == {bench_rows.machine("cpu")["device"]}
+        assert load_rows(figures) == all_rows()
+        assert {one.machine["device"] for one in load_rows(figures)} == {machine_info("cpu")["device"]}
 
     def test_a_suite_is_replaced_and_others_stay(self, figures):
-        bench_rows.save(figures, [row(value=5.0)], "cpu")
-        assert [one.row for one in bench_table.read_figures([figures], "pipeline")] == [row(value=5.0)]
-        assert [one.row for one in bench_table.read_figures([figures], "kernels")] == kernel_rows()
+        recorder = Recorder(figures, "cpu", ["kernels"])
+        recorder.add(row("kernels", value=5.0))
+        others = [one for one in all_rows() if one.suite != "kernels"]
+        assert load_rows(figures) == [*others, row("kernels", value=5.0)]
 
-    def test_other_columns_are_refused_by_name(self, figures, tmp_path):
-        text = figures.read_text()
-        (tmp_path / "odd.csv").write_text(text.replace("provider", "who", 1))
-        with pytest.raises(ValueError, match=r"odd\.csv must have the columns suite, what, provider.*'who'"):
-            bench_table.read_figures([figures, tmp_path / "odd.csv"])
+    def test_a_failure_is_a_row_and_the_others_go_on(self, tmp_path, capsys):
+        def fails():
+            yield row(case="first")
+            raise RuntimeError("out of\nmemory")
+
+        def reads():
+            assert [one.case for one in load_rows(tmp_path / "a.csv")] == ["first", "second"]  # as they come
+            return [row(case="third")]
+
+        recorder = Recorder(tmp_path / "a.csv", "cpu", ["stages"])
+        jobs = [("second", fails), ("third", reads)]
+        recorder.run(Job("stages", case, "", "minutes", 1.0, run, MODEL) for case, run in jobs)
+        first, failed, third = load_rows(tmp_path / "a.csv")
+        assert (failed.case, failed.error, failed.runs) == ("second", "RuntimeError: out of memory", 0)
+        assert (first.case, third.case, recorder.num_failed) == ("first", "third", 1)
+        assert "FAILED: RuntimeError: out of memory" in capsys.readouterr().out
+
+    def test_other_columns_are_refused_by_name(self, figures):
+        figures.write_text(figures.read_text().replace("provider", "who", 1))
+        with pytest.raises(ValueError, match=r"all\.csv must have the columns suite, case, provider.*'who'"):
+            load_rows(figures)
 
     def test_a_median_has_its_spread(self):
-        assert bench_rows.median([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
-        assert "[1.8, 2.2]" in bench_rows.line(row())
+        made = make_row(Job("stages", "a", "b", "minutes", 1.0), [3.0, 1.0, 2.0])
+        assert (made.value, made.low, made.high, made.runs) == (2.0, 1.0, 3.0, 3)
+        assert "[1, 3]" in str(made)
 
 
-class TestTable:
+class TestTimer:
+    def test_turns_go_there_and_back(self):
+        order = []
+        work = {"a": lambda i: order.append(f"a{i}"), "b": lambda i: order.append(f"b{i}")}
+        took = timed(work, 3, "cpu", warm_up=0)
+        assert order == ["a0", "b0", "b1", "a1", "a2", "b2"]
+        assert all(len(runs) == 3 and runs[0].result is None for runs in took.values())
+
+    def test_results_are_kept_on_request(self):
+        took = timed({"a": lambda i: i}, 2, "cpu", calls=3, keep_results=True)
+        assert [run.result for run in took["a"]] == [2, 5]
+        with pytest.raises(ValueError, match="repeat must be at least 1 run, got 0"):
+            timed({}, 0, "cpu")
+
+    def test_a_process_that_fails(self):
+        with pytest.raises(ValueError, match=r"dumps failed in a process of its own: TypeError"):
+            in_own_process(json.dumps)
+        assert in_own_process(json.dumps, [1]) == "[1]"
+
+
+class TestReport:
     @pytest.fixture
     def readme(self, tmp_path):
-        parts = [f"# {n}\n\n<!-- bench:{n} -->\nold\n<!-- /bench:{n} -->\n" for n in bench_table.TABLES]
+        names = dict.fromkeys(one.suite for one in all_rows())
+        parts = [f"# {n}\n\n<!-- bench:{n} -->\nold\n<!-- /bench:{n} -->\n" for n in names]
         (tmp_path / "README.md").write_text("".join(parts) + "end\n")
         return tmp_path / "README.md"
 
     @pytest.fixture
-    def table(self, figures, readme):
-        def table(*words):
-            return cli.main(["bench", "table", str(figures), "--readme", str(readme), *words])
+    def run(self, figures, readme, tmp_path):
+        def run(*words):
+            own = ["--out", str(tmp_path / "new"), "--files", str(figures), "--docs", str(readme)]
+            return cli.main(["bench", "report", *own, *words])
 
-        return table
+        return run
 
-    def test_is_written_between_the_markers(self, table, readme):
-        assert table() == 0
+    def test_tables_and_plots(self, run, readme, tmp_path):
+        assert run() == 0
         text = readme.read_text()
-        assert text.startswith("# kernels\n\n<!-- bench:kernels -->\n") and text.endswith("-->\nend\n")
+        assert text.startswith("# stages\n\n<!-- bench:stages -->\n") and text.endswith("-->\nend\n")
         assert "old" not in text
-        assert "| pool, forward | bf16 | 10 | 1 (0.9 to 1.1) | 4 (3.6 to 4.4) | 4,000 | 100% |" in text
-        spread = "2 (1.8 to 2.2)"
-        assert f"| 10 min | 1,023 | {' | '.join([spread] * 3 + ['0.25 (0.225 to 0.275)'] * 4)} |" in text
-        assert f"| 1 min | all 10,299 | {' | '.join([spread] * 6)} | 8 (7.2 to 8.8) |" in text
-        assert "peak of the GPU, GB" in text
-        assert f"| 4 | batched | {' | '.join([spread] * 5)} |" in text  # no column for memory: there is none
+        assert (
+            "| pool | bf16 | 10 segments | 1 (0.9 to 1.1) | 4,000 (3,600 to 4,400) | 4 (3.6 to 4.4) |" in text
+        )
+        quarter = "0.25 (0.225 to 0.275)"
+        assert f"| 10 min | 1,023 |  |  | {quarter} | {quarter} | {quarter} |" in text
+        assert "| 1 min | all 10,299 | 2 (1.8 to 2.2) | 2 (1.8 to 2.2) | 8 (7.2 to 8.8) |" in text
+        assert "| match | 8 | 40, 4,096, 0, 16-byte reads | 40, 4,096, 0, 16-byte reads |" in text
         assert "torch 2." in text and "medians of 3 runs" in text
-        assert table() == 0
-        assert readme.read_text() == text
+        paths = sorted((tmp_path / "new").glob("*.png"))
+        assert [p.name.split("_cpu")[0].split("_tiny")[0] for p in paths] == sorted(plot.PLOTS)
+        for path in paths:
+            assert struct.unpack(">II", path.read_bytes()[16:24]) == (1200, 750)
+            assert f"({path.name})" in (tmp_path / "new" / "report.md").read_text()
+        assert run("--check") == 0
 
-    def test_check_finds_a_changed_digit(self, table, readme, capsys):
-        table()
-        assert table("--check") == 0
-        text = readme.read_text()
-        readme.write_text(text.replace("1 (0.9 to 1.1)", "1 (0.9 to 1.2)", 1))
-        assert table("--check") == 1
-        assert "the tables of kernels are not those of the figures" in capsys.readouterr().out
+    def test_check_finds_a_changed_digit(self, run, readme, capsys):
+        run()
+        readme.write_text(readme.read_text().replace("1 (0.9 to 1.1)", "1 (0.9 to 1.2)", 1))
+        assert run("--check") == 1
+        assert "its tables differ from the figures" in capsys.readouterr().out
         assert "1.2" in readme.read_text()
+
+    def test_a_failed_case_is_in_the_table(self):
+        failed = row("kernels", error="out of memory", value=float("nan"))
+        assert "| out" not in report.tables("kernels", rows_of_kernels())
+        assert "longcompress: out of memory |" in report.tables("kernels", [*rows_of_kernels(), failed])
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("nothing", "the file must have <!-- bench:NAME --> with"),
             ("<!-- bench:kernels -->\n", "the file must have <!-- bench:NAME --> with"),
-            (
-                "<!-- bench:odd -->\n<!-- /bench:odd -->",
-                "NAME of kernels, compile, pipeline, concurrency, got odd",
-            ),
-            ("<!-- bench:kernels -->\n<!-- /bench:pipeline -->", "got kernels and /pipeline"),
+            ("<!-- bench:odd -->\n<!-- /bench:odd -->", "NAME of kernels, compile, stages, .*, got odd"),
+            ("<!-- bench:kernels -->\n<!-- /bench:stages -->", "got kernels and /stages"),
+            ("<!-- bench:media -->\n<!-- /bench:media -->", "there are no figures of media; measure them"),
         ],
     )
-    def test_markers_that_are_wrong(self, figures, text, message):
+    def test_markers_that_are_wrong(self, text, message):
         with pytest.raises(ValueError, match=message):
-            bench_table.written(text, [figures])
-
-    def test_no_figures_for_a_marker(self, tmp_path):
-        bench_rows.save(tmp_path / "a.csv", kernel_rows(), "cpu")
-        with pytest.raises(ValueError, match=r"no figures of pipeline in .*a\.csv; run bench pipeline --out"):
-            bench_table.written("<!-- bench:pipeline -->\n<!-- /bench:pipeline -->", [tmp_path / "a.csv"])
-
-
-class TestPlot:
-    def test_frames_are_whole_and_of_one_size(self, figures, tmp_path):
-        assert cli.main(["bench", "plot", str(figures), "--out", str(tmp_path / "new")]) == 0
-        paths = sorted((tmp_path / "new").iterdir())
-        assert [p.name.split("_cpu")[0].split("_tiny")[0] for p in paths] == sorted(bench_plot.PLOTS)
-        for path in paths:
-            data = path.read_bytes()
-            assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND"
-            assert struct.unpack(">II", data[16:24]) == (1200, 750)
-            assert len(data) > 10_000
+            report.with_tables(text, all_rows())
 
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
-            (concurrency_rows(), "no frame roofline: no figures of kernels"),
-            (kernel_rows()[4:], r"no frame roofline for cpu \w+: no bandwidth of a copy"),
-            (kernel_rows()[:4], "no bandwidth of operations with flop and bytes"),
+            ([row()], "no plot roofline: no figures of kernels"),
+            (rows_of_kernels()[4:], r"no plot roofline for cpu \w+: no bandwidth of a copy"),
+            (rows_of_kernels()[:4], "no bandwidth of operations with flop and bytes"),
             (
-                [row()],
-                "no frame compress_time for tiny in float32 on .*: no time of compressing in a fresh process",
+                [row("memory", "load")],
+                "no plot compress_time for tiny in float32 on .*: no time of compressing",
             ),
-            ([row()], "no peak of memory in a fresh process"),
+            ([row("memory", "load")], "no peak of memory in a fresh process"),
             ([row()], "no time of single stages"),
         ],
     )
-    def test_what_can_not_be_drawn_is_said(self, tmp_path, capsys, rows, message):
-        bench_rows.save(tmp_path / "a.csv", rows, "cpu")
-        bench_plot.draw([tmp_path / "a.csv"], tmp_path / "new")
+    def test_plots_without_figures_are_named(self, tmp_path, capsys, rows, message):
+        plot.plot_all(rows, tmp_path)
         assert re.search(message, capsys.readouterr().out)
 
 
-class TestPipeline:
-    def test_every_stage_has_a_time(self, work, capsys, monkeypatch):
-        def in_process(module, words):  # one process of its own is enough for a test
-            if stages.OURS in words:
-                return in_own_process(module, words)
-            method = stages.Method(stages.WHOLE, int(words[words.index("--budgets") + 1]))
-            return bench_pipeline.once(words[1], "tiny", method, "cpu", time.time())
+class TestKernels:
+    def test_every_operation_is_checked_timed_and_written(self, tmp_path, capsys):
+        path = tmp_path / "new" / "k.csv"
+        assert (
+            kernels.bench_kernels(str(path), encoder_px=28, pairs=[1], dtypes=["fp16", "fp32"], **SMALL) == 0
+        )
+        rows = load_rows(path)
+        encoders = {"encoder, stock", "encoder, 1 pairs a layer"}
+        assert {one.case for one in rows} == OPERATIONS | encoders
+        assert {one.provider for one in rows} == {"torch", "step by step"}
+        assert {one.settings["dtype"] for one in rows} == {"fp16", "fp32"}
+        assert all(0 < one.low <= one.value <= one.high and not one.error for one in rows)
+        near = {one.case: one.settings["relative_rms"] for one in rows if one.case in encoders}
+        assert near["encoder, stock"] == 0 < near["encoder, 1 pairs a layer"]
+        out, err = capsys.readouterr()
+        assert "merge, default" in out and "no GPU" in err
 
-        in_own_process = bench_pipeline.in_own_process
-        monkeypatch.setattr(bench_pipeline, "in_own_process", in_process)
-        rows = bench_pipeline.measure("tiny", [MINUTES], [32], repeat=1, cold=1, device="cpu", work=str(work))
-        times = {(r.what, r.mode, r.provider): r for r in rows if r.metric == "time"}
-        for provider in (stages.OURS, stages.WHOLE):
-            for what in (*stages.STAGES[len(stages.SHARED) :], "compress", "ask"):
-                assert times[what, "warm", provider].settings["budget"] >= 32
-            for what in ("start", "load", "compress", "ask", "whole"):
-                assert times[what, "cold", provider].value > 0
-        assert {(what, "warm", stages.OURS) for what in stages.SHARED} <= set(times)
-        assert all(r.value > 0 and r.low <= r.value <= r.high for r in rows)
-        assert {r.x for r in rows} == {MINUTES}
+    def test_a_wrong_result_is_not_timed(self, monkeypatch, tmp_path):
+        right = kernels.pool
+        monkeypatch.setattr(kernels, "pool", lambda x, merge: right(x, merge) * 1.01)
+        path = tmp_path / "k.csv"
+        assert kernels.bench_kernels(str(path), cases=["pool", "novelty"], dtypes=["bf16"], **SMALL) == 1
+        by_case = {(one.case, one.metric): one for one in load_rows(path)}
+        assert re.search(r"pool by torch \(bf16\) is wrong by 1.*nothing is timed", by_case["pool", ""].error)
+        assert by_case["novelty", "time"].value > 0
+
+    def test_a_wrong_gradient_is_found(self, monkeypatch):
+        module = sys.modules["longcompress.kernels.pool"]
+        right = module._Pool.backward
+        wrong = staticmethod(lambda ctx, dy: (2 * right(ctx, dy)[0], *[None] * 5))
+        monkeypatch.setattr(module._Pool, "backward", wrong)
+        errors = {c.case: c.error() for c in kernels.pools(kernels.make_inputs("cpu", 2, 96, 128, "fp32"))}
+        assert errors["pool"] < 1e-6 and errors["pool, backward"] > 0.5
+
+    def test_an_operation_that_can_not_be_set_up(self, monkeypatch, tmp_path):
+        def broken(*_, **__):
+            raise RuntimeError("no kernel image")
+
+        monkeypatch.setattr(kernels, "start_state", broken)
+        path = tmp_path / "k.csv"
+        assert kernels.bench_kernels(str(path), cases=["attend", "novelty"], dtypes=["fp32"], **SMALL) == 1
+        assert {(one.case, one.error) for one in load_rows(path)} == {
+            ("attends, fp32", "RuntimeError: no kernel image"), ("novelty", ""),
+        }  # fmt: skip
+
+    def test_an_encoder_whose_parts_differ_is_not_timed(self, monkeypatch, tmp_path):
+        from longcompress.eval.bench import encoder
+
+        made = encoder.random_dinov2(28)
+        made.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
+        monkeypatch.setattr(encoder, "random_dinov2", lambda _: made)
+        monkeypatch.setattr(encoder, "timed", never)
+        path = tmp_path / "k.csv"
+        options = {"cases": ["encoder"], "dtypes": ["fp32"], "encoder_px": 28}
+        assert kernels.bench_kernels(str(path), **options, **SMALL) == 1
+        assert "parts of this 'dinov2' encoder" in load_rows(path)[0].error
+
+    def test_an_unknown_type_is_refused(self):
+        with pytest.raises(ValueError, match="dtypes must be of fp32, fp16, bf16, got 'int8'"):
+            kernels.bench_kernels(dtypes=["int8"], **SMALL)
+
+
+class TestThroughput:
+    def test_stages_and_a_fresh_process(self, work, tmp_path):
+        options = {"minutes": [MINUTES], "budgets": [32], "repeat": 1, "device": "cpu", "work": str(work)}
+        path = tmp_path / "t.csv"
+        assert bench_throughput(str(path), ["stages", "memory"], **options) == 0
+        rows = load_rows(path)
+        times = {(r.suite, r.case, r.provider): r.value for r in rows if r.metric == "time"}
+        for provider in (stages.OURS, stages.UNCOMPRESSED):
+            for case in ("merge", "prefill", "answer", "compress"):
+                assert times["stages", case, provider] > 0
+            for case in ("start", "load", "compress", "first answer", "second answer"):
+                assert times["memory", case, provider] > 0
+        assert {("stages", f"encode {n}", stages.OURS) for n in ("video", "audio")} <= times.keys()
+        assert all(r.low <= r.value <= r.high and r.x == MINUTES for r in rows)
         tokens = {r.provider: r.settings["tokens"] for r in rows if "tokens" in r.settings}
-        assert tokens[stages.OURS] == 32
-        assert tokens[stages.WHOLE] > 300
-        peaks = {(r.provider, r.what): r.value for r in rows if r.metric == "memory"}
-        assert 0.1 < peaks[stages.OURS, "load"] < peaks[stages.OURS, "compress"] < 5
-        by_unit = {r.unit for r in rows}
-        assert by_unit == {"s", "GB", "frames/s", "tokens/s", "x real time"}
-        assert capsys.readouterr().out.count("\n") == len(rows)
+        assert tokens[stages.OURS] == 32 and tokens[stages.UNCOMPRESSED] > 300
+        peaks = {r.case: r.value for r in rows if r.metric == "memory of the process"}
+        assert 0.1 < peaks["load"] < peaks["compress"] < 5
 
-    def test_red_is_no_figure(self, work, monkeypatch):
+    def test_another_memory_is_not_timed(self, work, tiny, monkeypatch):
         def other(model, source, budget, **options):
             memory = compress(model, source, budget, **options)
-            if budget == 32:
-                memory.streams["video"].x[0, 0] += 1e-3
+            memory.streams["video"].x[0, 0] += 1e-3
             return memory
 
         monkeypatch.setattr(stages, "compress", other)
-        monkeypatch.setattr(bench_pipeline, "warm_rows", never)
+        rows = stages.stage_rows(tiny, media.video_of(work, MINUTES), MINUTES, [32], 1, MODEL)
         match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different frame.x; nothing is timed"
         with pytest.raises(ValueError, match=match):
-            bench_pipeline.measure("tiny", [MINUTES], [64, 32], device="cpu", work=str(work))
+            list(rows)
 
-    def test_another_answer_is_no_figure(self, work, tiny, monkeypatch):
-        video = bench_pipeline.video_of(work, MINUTES)
-        monkeypatch.setattr(stages, "_answered", lambda *_: (9, "no"))
+    def test_another_answer_is_not_timed(self, work, tiny, monkeypatch):
+        parts, kinds = stages.decode(tiny, media.video_of(work, MINUTES))
+        memory = stages.merge(tiny, *stages.segments_of(tiny, parts, kinds), 32)
+        monkeypatch.setattr(stages, "LENGTH", {"max_new_tokens": 3})
+        answer = CausalLM.answer
+        first = iter([["no"]])
+        monkeypatch.setattr(CausalLM, "answer", lambda *a, **b: next(first, None) or answer(*a, **b))
         with pytest.raises(ValueError, match=r"budget 32: the stages answer 'no', ask answers '.*'; nothing"):
-            stages.check(tiny, video, [stages.Method(stages.OURS, 32)])
+            stages.check(tiny, media.video_of(work, MINUTES), (stages.OURS, 32), memory)
 
-    def test_the_whole_must_be_whole(self, work, tiny, monkeypatch):
-        video = bench_pipeline.video_of(work, MINUTES)
-        ours, whole = stages.ways_of(tiny, video, [32])
-        config, compressor = tiny.config, tiny.compressor
-        run = stages.check(tiny, video, [ours, whole])
-        assert (tiny.config, tiny.compressor) == (config, compressor)
-        assert all((tokens.size == 1).all() for tokens in run.memories[whole].streams.values())
+    def test_the_uncompressed_model_merges_nothing(self, work, tiny, monkeypatch):
+        video = media.video_of(work, MINUTES)
+        provider = stages.providers_of(tiny, video, [32])[1]
+        segments, seconds = stages.segments_of(tiny, *stages.decode(tiny, video))
+        whole = stages.uncompressed(tiny)
+        memory = stages.merge(whole, segments, seconds, provider[1])
+        stages.check(whole, video, provider, memory)
+        assert all((tokens.size == 1).all() for tokens in memory.streams.values())
         monkeypatch.setattr(stages, "NO_MERGING", {"*": 1})
+        merging = stages.uncompressed(tiny)
+        memory = stages.merge(merging, segments, seconds, provider[1])
         with pytest.raises(ValueError, match=r"uncompressed, .* tokens were merged and none should be"):
-            stages.check(tiny, video, [whole])
+            stages.check(merging, video, provider, memory)
 
-    def test_a_context_that_is_too_short_is_said(self, work, tiny, monkeypatch, capsys):
+    def test_a_context_that_is_too_short(self, work, tiny, monkeypatch, capsys):
         monkeypatch.setattr(CausalLM, "context", 400)
-        methods = stages.ways_of(tiny, bench_pipeline.video_of(work, MINUTES), [32])
-        assert [method.budget for method in methods] == [32]
-        assert (
-            "no figures of the uncompressed language model: its 374 raw tokens need"
-            in capsys.readouterr().out
-        )
+        assert stages.providers_of(tiny, media.video_of(work, MINUTES), [32]) == [(stages.OURS, 32)]
+        assert "the uncompressed model is left out: its 374 raw tokens need" in capsys.readouterr().out
 
     def test_videos_that_can_not_be_had(self, work, tmp_path, monkeypatch):
         (tmp_path / "video_7min.mp4").write_bytes((work / f"video_{MINUTES:g}min.mp4").read_bytes())
         with pytest.raises(
             ValueError, match=r"must last 7 min, got 20\.\d s; above 5 minutes give multiples"
         ):
-            bench_pipeline.video_of(tmp_path, 7)
+            media.video_of(tmp_path, 7)
         monkeypatch.setattr("shutil.which", lambda _: None)
         with pytest.raises(ValueError, match="ffmpeg command is needed to make the videos"):
-            bench_pipeline.video_of(tmp_path, 5)
-
-    def test_wrong_words(self, work):
-        with pytest.raises(ValueError, match="repeat must be at least 1 run, got 0"):
-            bench_pipeline.measure("tiny", [MINUTES], [32], repeat=0)
-        with pytest.raises(
-            ValueError, match=r"bench_none failed in a process of its own, saying .*No module"
-        ):
-            bench_pipeline.in_own_process("longcompress.eval.bench_none", [])
-
-
-class TestConcurrency:
-    @pytest.fixture(scope="class")
-    def requests(self, work):
-        return bench_concurrency.requests_of(work, 2, 12.0)
-
-    def test_every_way_has_its_figures(self, tiny, requests):
-        rows, left_out = bench_concurrency.serve(tiny, requests, 40, 2, {"seconds": 12.0})
-        assert left_out == ""
-        assert len({request.video for request in requests}) == 2
-        found = {(r.provider, r.what, r.mode, r.metric): r for r in rows}
-        for method in bench_concurrency.METHODS:
-            assert found[method, "watch and ask", "all", "rate"].unit == "requests/s"
-            p50, p95 = (found[method, "watch and ask", mode, "latency"].value for mode in ("p50", "p95"))
-            assert p50 < p95 if method == "one by one" else p50 == p95
-        assert all(r.value > 0 and (r.x, r.x_name) == (2, "clips") for r in rows)
-        assert found["batched", "watch and ask", "all", "memory"].settings["of"] == "process"
-
-    def test_red_is_no_figure(self, tiny, requests, monkeypatch):
-        def other(memories, questions):
-            answers = ask_each(memories, questions)
-            return [answers[0], replace(answers[1], text="no")]
-
-        ask_each = bench_concurrency.ask_each
-        monkeypatch.setattr(bench_concurrency, "ask_each", other)
-        monkeypatch.setattr(bench_concurrency, "timed", never)
-        with pytest.raises(
-            ValueError, match=r"1 of 2 clips differ in a batch: clip_12s_001\.mp4 \(.*'no', alone"
-        ):
-            bench_concurrency.serve(tiny, requests, 40, 1, {})
-
-    def test_threads_that_differ_are_left_out(self, tiny, requests, monkeypatch):
-        def other(*given):
-            served = bench_concurrency.batched(*given)
-            return replace(served, held=[{}, served.held[1]])
-
-        monkeypatch.setattr(bench_concurrency, "threads", other)
-        rows, left_out = bench_concurrency.serve(tiny, requests, 40, 1, {})
-        assert left_out == "2 clips: threads are left out, they differ for clip_12s_000.mp4 (another memory)"
-        assert {r.provider for r in rows} == {"one by one", "batched"}
-
-    def test_through_the_command(self, work, tmp_path, capsys):
-        words = ["--clips", "1", "--seconds", "12", "--budget", "40", "--repeat", "1", "--device", "cpu"]
-        out = tmp_path / "new" / "a.csv"
-        assert cli.main(["bench", "concurrency", *words, "--work", str(work), "--out", str(out)]) == 0
-        rows = bench_table.read_figures([out])
-        assert capsys.readouterr().out.count("clips=1") == len(rows) == 16
+            media.video_of(tmp_path, 5)
 
     def test_wrong_numbers(self):
+        with pytest.raises(ValueError, match="repeat and clips must be at least 1, got 0 and 1"):
+            bench_throughput(repeat=0)
         with pytest.raises(ValueError, match="repeat and clips must be at least 1, got 3 and 0"):
-            bench_concurrency.measure(clips=[2, 0])
+            bench_throughput(clips=[2, 0])
 
 
-def test_every_word_is_a_module():
-    for name in get_args(get_type_hints(cli.bench)["what"]):
-        assert find_spec(f"longcompress.eval.bench_{name}") is not None
+class TestRequests:
+    @pytest.fixture(scope="class")
+    def two(self, work):
+        return requests.make_requests(work, 2, 12.0)
+
+    def test_every_provider_has_its_figures(self, tiny, two):
+        rows = list(requests.serve(tiny, two, 40, 2, {"seconds": 12.0}))
+        assert len({request.video for request in two}) == 2
+        found = {(r.provider, r.case, r.metric): r for r in rows}
+        for name in requests.PROVIDERS:
+            assert found[name, "compress and ask", "rate"].unit == "requests/s"
+            p50, p95 = (found[name, "compress and ask", metric].value for metric in ("p50", "p95"))
+            assert p50 < p95 if name == "one by one" else p50 == p95
+        assert all(r.value > 0 and (r.x, r.x_name) == (2, "clips") for r in rows)
+        assert found["batched", "compress and ask", "memory of the process"].unit == "GB"
+
+    def test_a_provider_that_differs_is_not_timed(self, tiny, two, monkeypatch):
+        def other(*arguments):
+            served = requests.batched(*arguments)
+            return served._replace(answers=[served.answers[0], "no"], memories=[*served.memories[::-1]])
+
+        monkeypatch.setitem(requests.PROVIDERS, "threads", other)
+        rows = list(requests.serve(tiny, two, 40, 1, {}))
+        failed = next(r for r in rows if r.error)
+        assert failed.provider == "threads"
+        assert re.search(
+            r"2 of 2 clips differ: .*000\.mp4 \(another memory: .*\); .*'no', alone", failed.error
+        )
+        assert {r.provider for r in rows if not r.error} == {"one by one", "batched"}
+
+    def test_through_the_command(self, work, tmp_path, capsys):
+        words = "--cases requests --clips 1 --seconds 12 --budgets 40 --repeat 1 --device cpu".split()  # noqa: SIM905
+        out = tmp_path / "new" / "a.csv"
+        assert cli.main(["bench", "throughput", "--out", str(out), *words, "--work", str(work)]) == 0
+        assert capsys.readouterr().out.count("clips=1") == len(load_rows(out)) == 16
+
+
+class TestFeatures:
+    @pytest.fixture(scope="class")
+    def model(self):
+        return features.random_model("longvale", "small")
+
+    @pytest.mark.parametrize("seconds", [5.0, 11.0])
+    def test_both_have_the_same_features(self, model, tmp_path, seconds):
+        stamps = range(0, round(1000 * seconds), 200)
+        path = str(videos.write(tmp_path / "video.mp4", videos.Video(stamps=stamps, audio_s=seconds)))
+        ours, (expected, took) = features.extract(model, path)[0], features.extract_separately(model, path)
+        features.check(ours, expected, torch.float32)
+        assert [len(x) for x in expected.values()] == [100, *([1, 1] if seconds == 5 else [3, 3])]
+        assert list(took) == ["decode", "video", "audio", "speech"] and all(s > 0 for s in took.values())
+        expected["speech"] = expected["speech"] * 1.001
+        with pytest.raises(
+            ValueError, match=r"stream 'speech': features .* are 1\.0e-03 apart, at most 1e-04"
+        ):
+            features.check(ours, expected, torch.float32)
+
+    def test_figures_of_a_short_run(self, tmp_path):
+        path = str(videos.write(tmp_path / "video.mp4", videos.Video()))
+        rows = list(features.features_rows(path, 0.1, "vtimellm", "small", 2, "cpu", None))
+        found = {(r.case, r.provider, r.metric): r for r in rows}
+        memory = [found[case, features.OURS, "memory"].value for case in ("load", "extract")]
+        assert 0 < memory[0] <= memory[1]
+        for metric in ("time", "time of all cores"):
+            times = [found["extract", name, metric] for name in (features.OURS, features.SEPARATE)]
+            assert all(r.runs == 2 and r.value > 0 for r in times)
+            assert found["extract", features.SEPARATE, f"{metric}, ratio"].unit == "x"
+
+    def test_wrong_words(self):
+        with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got 'int8'"):
+            features.dtype_of("int8")
+        with pytest.raises(ValueError, match="size must be one of small, middle, paper, got 'huge'"):
+            features.random_model("longvale", "huge")
+
+
+class TestMedia:
+    @pytest.mark.parametrize("frames", [20, 30])
+    def test_frames_must_be_as_many_as_ffmpegs(self, work, monkeypatch, frames):
+        monkeypatch.setattr(media, "read_with_ffmpeg", lambda *_: frames)
+        rows = media.media_rows(media.video_of(work, MINUTES), MINUTES, 1)
+        if frames == 30:
+            with pytest.raises(ValueError, match=r": 20 frames, ffmpeg has 30; nothing is timed"):
+                list(rows)
+        else:
+            assert {r.case for r in rows} == {media.FFMPEG, *media.READS}
+
+
+class TestGpuReport:
+    def test_runs_where_only_torch_and_transformers_are(self, tmp_path):
+        missing = ("av", "jsonargparse", "webdataset", "xformers", "matplotlib")
+        code = (
+            f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
+            "from longcompress.eval.bench import gpu_report\nfrom pathlib import Path\n"
+            "for name in ('device', 'profile', 'operations-bf16', 'encoder'):\n"
+            "    assert gpu_report.SECTIONS[name].run(Path(sys.argv[1]), 'cpu') == 0, name"
+        )
+        done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads((tmp_path / "profile.json").read_text())["default"]["launches"] > 0
+        assert {r.case for r in load_rows(tmp_path / "bf16-copy.csv")} == OPERATIONS
+
+    def test_a_section_that_fails_leaves_the_others(self, tmp_path, monkeypatch):
+        slow = gpu_report.SECTIONS["profile"]._replace(limit_s=0.1)
+        monkeypatch.setitem(gpu_report.SECTIONS, "profile", slow)
+        assert gpu_report.report(tmp_path, "cpu", ["profile", "device"]) == 1
+        states = json.loads((tmp_path / "report.json").read_text())
+        assert states["profile"]["state"] == "stopped after 0 s" and states["device"]["state"] == "done"
+        assert json.loads((tmp_path / "device.json").read_text())["copy_tb_per_s"] > 0
+
+
+def test_lists_and_switches_are_spelled_as_jsonargparse_reads_them():
+    words = "--out a.csv --minutes 1 10 --cases stages memory --clips [1,2] --repeat 2".split()  # noqa: SIM905
+    joined = ["--out", "a.csv", "--minutes=[1, 10]", '--cases=["stages", "memory"]', "--clips", "[1,2]"]
+    assert spell_flags(bench_throughput, words) == [*joined, "--repeat", "2"]
+    assert spell_flags(report.bench_report, ["--docs", "a.md", "--check"]) == [
+        '--docs=["a.md"]',
+        "--check=true",
+    ]

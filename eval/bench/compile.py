@@ -1,4 +1,4 @@
-"""What the compiler says of every Triton kernel, for chips that aren't there: `longcompress bench compile`.
+"""The compiler's report on every Triton kernel: `longcompress bench kernels --compile`. No GPU is needed.
 
 Registers, stack (spills), shared memory, reads of 16 bytes and tensor cores of each variant that is
 launched, for sm_80 (A100) and sm_90 (H100, H200).
@@ -8,11 +8,12 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .bench_rows import Row, save
+from .rows import Job, Row, make_row
 
 CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory a program may have."""
@@ -39,14 +40,14 @@ class Variant(NamedTuple):
     @property
     def name(self) -> str:
         """Kernel, type of the features and the constants that tell variants apart."""
-        told = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS")
-        words = [f"{k}={int(v)}" for k, v in self.constants.items() if k in told]
+        shown = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS")
+        words = [f"{k}={int(v)}" for k, v in self.constants.items() if k in shown]
         return f"{self.kernel.__name__.removesuffix('_kernel')} {self.kind} {' '.join(words)}"
 
 
 def variants() -> Iterator[Variant]:
     """All kernels in the forms that are launched, at the widths of the encoders in use."""
-    from ..kernels import attend_triton, metric_triton, novelty_triton, pool_triton
+    from ...kernels import attend_triton, metric_triton, novelty_triton, pool_triton
 
     attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
         "CHANNELS": attend_triton.CHANNELS
@@ -79,7 +80,7 @@ def variants() -> Iterator[Variant]:
 
 
 def _plan_variants() -> Iterator[Variant]:
-    from ..kernels import plan_rounds_triton, plan_triton
+    from ...kernels import plan_rounds_triton, plan_triton
 
     keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
     warps = plan_triton.WARPS
@@ -141,59 +142,44 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     constants = {(names.index(n),): v for n, v in variant.constants.items() if n in names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")}
     source = ASTSource(kernel, types, constants, attrs)
-    made = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": variant.warps})
+    binary = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": variant.warps})
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(made.asm["cubin"])
+        cubin.write_bytes(binary.asm["cubin"])
         usage = subprocess.run(
             [tools / "cuobjdump", "-res-usage", cubin], check=True, capture_output=True, text=True
         ).stdout
-    found: dict[str, Any] = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    if len(found) != 3:
+    report: dict[str, Any] = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    if len(report) != 3:
         raise ValueError(
-            f"{variant.name}: cuobjdump said nothing of registers, stack and local memory: {usage!r}"
+            f"{variant.name}: cuobjdump reported no registers, stack and local memory: {usage!r}"
         )
-    ptx = made.asm["ptx"]
+    ptx = binary.asm["ptx"]
     wide = re.search(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", ptx)
     cores = re.search(r"\bw?gmma|\bmma\.sync", ptx)
-    return found | {"shared": made.metadata.shared, "wide_reads": bool(wide), "tensor_cores": bool(cores)}
+    return report | {"shared": binary.metadata.shared, "wide_reads": bool(wide), "tensor_cores": bool(cores)}
 
 
-def measure(out: str | None = None) -> list[Row]:
-    """Compile all variants.
+def compile_jobs(words: Sequence[str]) -> Iterator[Job]:
+    """A job for each variant and chip; `words` leaves those in whose names one of them stands.
 
-    Args:
-        out: CSV file to keep the figures in.
+    Raises:
+        ValueError: Triton interprets kernels in this process.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
-    rows = []
     for chip in CHIPS:
         for variant in variants():
-            got = compiled(variant, chip)
-            told = {"warps": variant.warps, "stack_bytes": got["STACK"], "shared_bytes": got["shared"]}
-            told |= {"wide_reads": got["wide_reads"], "tensor_cores": got["tensor_cores"]}
-            value = float(got["REG"])
-            what = ("compile", variant.name, "triton", f"sm_{chip}", "registers", "registers")
-            rows.append(Row(*what, "warps", variant.warps, value, value, value, 1, told))
-            print(
-                f"{variant.name:48s} sm_{chip}  {got['REG']:3d} registers  {got['STACK']:3d} B stack  "
-                f"{got['shared']:6d} B shared{'  16-byte reads' if got['wide_reads'] else ''}"
-                f"{'  tensor cores' if got['tensor_cores'] else ''}",
-                flush=True,
-            )
-    if out is not None:
-        save(out, rows, "cpu")
-    return rows
+            if not words or any(word in variant.name for word in words):
+                run = partial(report_on, variant, chip)
+                yield Job("compile", variant.name, f"sm_{chip}", "warps", variant.warps, run)
 
 
-def main() -> None:
-    """`measure` with the flags of the command line."""
-    from jsonargparse import auto_cli
-
-    auto_cli(measure)
-
-
-if __name__ == "__main__":
-    main()
+def report_on(variant: Variant, chip: int) -> list[Row]:
+    """The row of a variant on a chip: its registers, with all else in the settings."""
+    report = compiled(variant, chip)
+    settings = {"stack_bytes": report["STACK"], "shared_bytes": report["shared"], "warps": variant.warps}
+    settings |= {"wide_reads": report["wide_reads"], "tensor_cores": report["tensor_cores"]}
+    job = Job("compile", variant.name, f"sm_{chip}", "warps", variant.warps, settings=settings)
+    return [make_row(job, [float(report["REG"])], "registers", "registers")]

@@ -1,0 +1,196 @@
+"""Cases of `bench throughput`: features of the published models, beside their encoders one after another.
+
+`features_rows` extracts them as `shards make --preset longvale` does, where encoders run while the video is
+decoded. Beside it the same video is decoded first, then CLIP, BEATs and Whisper run one after another in
+plain transformers and torch. On a shared machine only the seconds of all cores compare.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...checkpoints.architectures import config_of
+from ...config import ModelConfig
+from ...encoders import AudioEncoder, BeatsEncoder, VisionEncoder
+from ...encoders.fbank import beats_filters
+from ...encoders.random_encoders import SHAPES, Size, random_encoders
+from ...encoders.vision import CLIP_MEAN, CLIP_STD
+from ...media.reader import read
+from ...model import LongCompress
+from ...session import compressed
+from ...types import Frames
+from .rows import Job, Row, make_row
+from .timer import in_own_process, peaks_gb, timed
+
+Preset = Literal["longvale", "vtimellm"]
+BATCH_FRAMES, BATCH_WINDOWS = 25, 8  # of the encoders one after another
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 3e-2,
+    torch.float16: 1e-2,
+}  # relative RMS of the difference
+NO_BUDGET = 1 << 40
+WINDOW = 512  # frames of BEATs' mel filters
+MEAN = 256  # positions of Whisper
+OURS, SEPARATE = "longcompress", "one after another"
+
+
+def features_rows(
+    video: str, minutes: float, preset: Preset, size: Size, repeat: int, device: str, dtype: str | None
+) -> Iterator[Row]:
+    """Peak memory in a process of its own, then the times of both, which take turns.
+
+    Raises:
+        ValueError: both don't give the same features; nothing is timed then.
+    """
+    settings: dict[str, Any] = {"preset": preset, "size": size, "dtype": dtype or "float32"}
+    job = Job("features", "extract", OURS, "minutes", minutes, settings=settings)
+    for case, peak in in_own_process(extraction_peaks, preset, size, video, torch.get_num_threads()).items():
+        yield make_row(job, [peak], "memory", "GB", case=case)
+    model = random_model(preset, size).to(device, dtype_of(settings["dtype"]))
+    features, seconds = extract(model, video)
+    check(features, extract_separately(model, video)[0], dtype_of(settings["dtype"]))
+    work = {OURS: lambda _: extract(model, video), SEPARATE: lambda _: extract_separately(model, video)[1]}
+    took = timed(work, repeat, device, warm_up=0, keep_results=True)
+    steps = [run.result for run in took[SEPARATE]]
+    settings |= {"video_s": seconds, "separate_steps_s": {n: median(s[n] for s in steps) for n in steps[0]}}
+    for metric, clock in (("time", "wall_s"), ("time of all cores", "cpu_s")):
+        times = {name: [getattr(run, clock) for run in runs] for name, runs in took.items()}
+        for name, values in times.items():
+            yield make_row(job, values, metric, provider=name)
+        ratios = [theirs / ours for theirs, ours in zip(times[SEPARATE], times[OURS], strict=True)]
+        yield make_row(job, ratios, f"{metric}, ratio", "x", provider=SEPARATE)
+
+
+def extraction_peaks(preset: Preset, size: Size, video: str, threads: int) -> dict[str, float]:
+    """Peak GB of this process when the encoders are loaded, and after a video."""
+    torch.set_num_threads(threads)
+    model = random_model(preset, size)
+    loaded = peaks_gb(model.device)["process"]
+    extract(model, video)
+    return {"load": loaded, "extract": peaks_gb(model.device)["process"]}
+
+
+def random_model(preset: str, size: Size) -> LongCompress:
+    """A published model's encoders, random, without a language model."""
+    config, encoders = config_of(preset), random_encoders(size)
+    heads = {name: replace(getattr(config, name), width=shape.width) for name, shape in SHAPES[size].items()}
+    config = replace(config, **heads)  # of the metric, which nothing here uses
+    video = VisionEncoder(encoders.video, config.video, config.media.size_px, CLIP_MEAN, CLIP_STD)
+    if not config.audio.base:
+        return LongCompress(config, video, None, None).eval()
+    audio = BeatsEncoder(encoders.audio, config.audio)
+    speech = AudioEncoder(encoders.speech, encoders.extractor, config.speech)
+    return LongCompress(config, video, audio, None, speech=speech).eval()
+
+
+def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
+    """(stream -> (tokens, C) as `shards make` has them, seconds of the video)."""
+    session, _ = compressed(model, video, NO_BUDGET, progress=False)
+    pieces = session.held().pieces
+    features = {
+        name: torch.cat([p.groups[name].tokens.x for p in pieces if name in p.groups]).cpu()
+        for name in model.streams
+    }
+    return features, session.stats()["seen_s"]
+
+
+@torch.no_grad()
+def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
+    begin = time.perf_counter()
+    took: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        nonlocal begin
+        took[name], begin = time.perf_counter() - begin, time.perf_counter()
+
+    pixels, samples = decode_all(video, model.config)
+    lap("decode")
+    features = {"video": encode_frames(model, pixels)}
+    lap("video")
+    if model.audio is not None:
+        features["audio"] = encode_audio(model.audio, samples)
+        lap("audio")
+    if model.speech is not None:
+        features["speech"] = encode_speech(model.speech, samples)
+        lap("speech")
+    return features, took
+
+
+def decode_all(video: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """((T, H, W, 3) uint8 frames, (n,) float32 samples) of a whole video."""
+    pixels, samples = [], []
+    with read(video, replace(config.media, audio=bool(config.audio.base))) as parts:
+        for part in parts:
+            if isinstance(part, Frames):
+                pixels.append(part.pixels)
+            else:
+                samples.append(part.samples)
+    return torch.cat(pixels), torch.cat(samples) if samples else torch.zeros(0)
+
+
+def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
+    """(T, C) projected class tokens of all frames."""
+    assert model.video is not None
+    encoder = model.video.encoder
+    weight = next(encoder.parameters())
+    mean, std = (torch.tensor(v, device=weight.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    batches = []
+    for part in pixels.split(BATCH_FRAMES):
+        x = (part.to(weight.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        batches.append(encoder(pixel_values=x.to(weight.dtype)).image_embeds)
+    return torch.cat(batches).cpu()
+
+
+def encode_audio(encoder: Any, samples: Tensor) -> Tensor:
+    """(A, C) means of BEATs' windows: the filter bank of the whole track, cut and run in batches; what is not
+    a whole window at the end comes last, without padding."""
+    weight = next(encoder.encoder.parameters())
+    clip_cache = beats_filters(samples.to(weight.device))
+    num = len(clip_cache) // WINDOW
+    whole = clip_cache[: num * WINDOW].unflatten(0, (num, WINDOW))
+    batches = [encoder.encoder(part).mean(1) for part in whole.split(BATCH_WINDOWS) if len(part)]
+    rest = clip_cache[num * WINDOW :]
+    if len(rest) >= encoder.encoder.config.patch_size:
+        batches.append(encoder.encoder(rest[None]).mean(1))
+    return torch.cat(batches).cpu()
+
+
+def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
+    """(A, C) means of 256 positions of Whisper's encoder: 30 s after 30 s, laid end to end."""
+    weight = next(encoder.encoder.parameters())
+    batches = []
+    for part in samples.split(encoder.block):
+        mel = encoder.extractor(part.numpy(), sampling_rate=encoder.rate_hz, return_tensors="pt")
+        states = encoder.encoder(mel.input_features.to(weight.device, weight.dtype)).last_hidden_state[0]
+        batches.append(states[: -(-len(part) // encoder.step)])
+    x = torch.cat(batches)
+    return torch.stack([part.mean(0) for part in x.split(MEAN)]).cpu()
+
+
+def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """ValueError unless both have the same features."""
+    for name, y in expected.items():
+        x = features[name].float()
+        off = float((x - y.float()).square().mean().sqrt() / y.float().square().mean().sqrt())
+        if x.shape != y.shape or not off <= TOLERANCE[dtype]:
+            raise ValueError(
+                f"stream {name!r}: features {tuple(x.shape)} and {tuple(y.shape)} are {off:.1e} apart, at "
+                f"most {TOLERANCE[dtype]:.0e} is the same; nothing is timed"
+            )
+
+
+def dtype_of(dtype: str) -> torch.dtype:
+    """torch's dtype of this name."""
+    kind = getattr(torch, dtype, None)
+    if kind not in TOLERANCE:
+        names = ", ".join(str(kind).removeprefix("torch.") for kind in TOLERANCE)
+        raise ValueError(f"dtype must be one of {names}, got {dtype!r}")
+    assert isinstance(kind, torch.dtype)
+    return kind

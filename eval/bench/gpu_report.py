@@ -1,0 +1,159 @@
+"""One report of a GPU in under ten minutes: `make gpu-report`, or
+
+    python3 -m longcompress.eval.bench.gpu_report --out DIR
+
+Every section runs in a process of its own with its own time limit, and leaves a log and its figures in DIR.
+A section that fails leaves the others theirs. Needed: torch, Triton, transformers, pytest and pytest-xdist.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .kernels import DTYPES, MERGES, bench_kernels, composed, make_inputs, normal
+from .rows import machine_info
+from .timer import synchronize, timed
+
+MODULE = "longcompress.eval.bench.gpu_report"
+LIMIT_S = 570.0  # of all sections together
+OPERATIONS = ["copy", "metric", "pool", "novelty", "attend", "plan", "merge"]
+
+
+class Section(NamedTuple):
+    """A part of the report: its time limit and its function, which gets the folder and the device."""
+
+    limit_s: float
+    run: Callable[[Path, str], int]
+
+
+def device_facts(out: Path, device: str) -> int:
+    """The device, the versions, and what copying and multiplying reach: device.json."""
+    facts: dict[str, Any] = {"name": "cpu"} | machine_info(device)
+    if device.startswith("cuda"):
+        about = torch.cuda.get_device_properties(0)
+        facts |= {"name": about.name, "memory_gb": about.total_memory / 1e9,
+                  "multiprocessors": about.multi_processor_count, "l2_mb": about.L2_cache_size / 1e6,
+                  "capability": f"{about.major}.{about.minor}"}  # fmt: skip
+        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv"]
+        facts["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    size, side = (1 << 31, 8192) if device.startswith("cuda") else (1 << 20, 64)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    a, b = (normal(side, side, seed, device).to(torch.bfloat16) for seed in (1, 2))
+    took = timed({"copy": lambda _: target.copy_(source), "product": lambda _: a @ b}, 9, device)
+    copy_s, product_s = (min(run.wall_s for run in took[name]) for name in ("copy", "product"))
+    facts |= {"copy_tb_per_s": 2 * size / copy_s / 1e12, "bf16_tflops": 2 * side**3 / product_s / 1e12}
+    return _write(out / "device.json", facts)
+
+
+def interpreted_tests(out: Path, device: str) -> int:
+    """The tests of the kernels, compiled, in eight processes: tests.log."""
+    words = ["-q", "-n", "8", "tests/interpreted", "--durations", "15", "-p", "no:cacheprovider"]
+    environment = os.environ | ({"LONGCOMPRESS_REQUIRE_GPU": "1"} if device.startswith("cuda") else {})
+    return subprocess.run([sys.executable, "-m", "pytest", *words], env=environment).returncode
+
+
+def profile_kernels(out: Path, device: str) -> int:
+    """Microseconds and launches of every kernel of a whole merge: profile.json."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.startswith("cuda")
+    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    report: dict[str, Any] = {}
+    inputs = make_inputs(device, *((360, 2560, 1024) if on_gpu else (2, 96, 128)), "bf16")
+    for kind, options in MERGES.items():
+        for i in range(3):
+            composed(inputs.x(i), inputs.offsets, options)
+        synchronize(inputs.xs[0].device)
+        with profile(activities=[activity]) as trace:
+            for i in range(3):
+                composed(inputs.x(i), inputs.offsets, options)
+            synchronize(inputs.xs[0].device)
+        events = [(e.key, e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.count / 3)
+                  for e in trace.key_averages()]  # fmt: skip
+        kernels = sorted(((name, us / 3, count) for name, us, count in events if us), key=lambda e: -e[1])
+        report[kind] = {
+            "sum_us": sum(us for _, us, _ in kernels), "launches": sum(count for *_, count in kernels),
+            "kernels": [{"name": n[:90], "us": round(us, 1), "launches": c} for n, us, c in kernels[:30]],
+        }  # fmt: skip
+        _write(out / "profile.json", report)
+    return 0
+
+
+def kernel_section(dtype: str, cases: list[str], *, repeat: int = 15) -> Callable[[Path, str], int]:
+    """A section of `bench kernels`; its figures go to a CSV file of its own."""
+
+    def run(out: Path, device: str) -> int:
+        path = str(out / f"{'-'.join([dtype, *cases[:1]]).replace(' ', '_')}.csv")
+        if device.startswith("cuda"):
+            return bench_kernels(path, device, [dtype], cases, repeat=repeat)
+        shape: dict[str, Any] = {"segments": 2, "tokens": 96, "channels": 128, "repeat": 1, "encoder_px": 28}
+        return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
+
+    return run
+
+
+SECTIONS = {
+    "device": Section(40, device_facts),
+    "tests": Section(240, interpreted_tests),
+    "segment": Section(60, kernel_section("bf16", ["one segment"])),
+    "profile": Section(60, profile_kernels),
+    **{f"operations-{name}": Section(75, kernel_section(name, OPERATIONS)) for name in reversed(DTYPES)},
+    "encoder": Section(90, kernel_section("bf16", ["encoder"], repeat=5)),
+}
+
+
+def report(out: Path, device: str, names: list[str]) -> int:
+    """Run sections one after another, and write what came of each to report.json as it comes."""
+    out.mkdir(parents=True, exist_ok=True)
+    begin, results = time.monotonic(), {}
+    for name in names:
+        limit_s = min(SECTIONS[name].limit_s, LIMIT_S - (time.monotonic() - begin))
+        own = [sys.executable, "-m", MODULE, "--out", str(out), "--device", device]
+        start = time.monotonic()
+        with open(out / f"{name}.log", "w", encoding="utf8") as log:
+            try:
+                if limit_s <= 0:
+                    raise subprocess.TimeoutExpired(own, 0)
+                done = subprocess.run([*own, "--section", name], stdout=log, stderr=log, timeout=limit_s)
+                state = "done" if done.returncode == 0 else f"failed with exit code {done.returncode}"
+            except subprocess.TimeoutExpired:
+                state = f"stopped after {max(limit_s, 0):.0f} s"
+        results[name] = {"state": state, "seconds": round(time.monotonic() - start, 1)}
+        _write(out / "report.json", results)
+        lines = (out / f"{name}.log").read_text(encoding="utf8").strip().splitlines()
+        print(f"== {name}: {state}, {results[name]['seconds']} s", *lines[-40:], sep="\n", flush=True)
+    return int(any(result["state"] != "done" for result in results.values()))
+
+
+def _write(path: Path, values: Any) -> int:
+    text = json.dumps(values, indent=1)
+    path.write_text(text + "\n", encoding="utf8")
+    if path.name != "report.json":
+        print(text, flush=True)
+    return 0
+
+
+def main() -> int:
+    """The command line; returns 1 if a section failed."""
+    parser = argparse.ArgumentParser(description="A report of the GPU.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--device", default="cuda", help="cuda; cpu tries the report with small sizes")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in this process
+    words = parser.parse_args()
+    if words.section:
+        return SECTIONS[words.section].run(words.out, words.device)
+    return report(words.out, words.device, words.sections)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,424 @@
+"""Every operation of `kernels/` beside other implementations of it: `longcompress bench kernels`.
+
+On a GPU the Triton kernels, the torch reference and `torch.compile` of it; on a CPU plain torch. Merging
+also in the published step-by-step form, replayed as a CUDA graph, and inside the layers of a vision encoder.
+A case is checked before it is timed; a wrong or failing case becomes a row with its error. On a GPU the
+inputs rotate, so that none is found in the cache.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...kernels import (
+    Plan,
+    State,
+    attend,
+    attend_reference,
+    head_mean,
+    head_mean_reference,
+    novelty,
+    novelty_reference,
+    plan,
+    plan_reference,
+    pool,
+    pool_reference,
+    start_state,
+)
+from ...kernels._dispatch import use_triton
+from .rows import Job, Recorder, Row, make_row
+from .timer import timed
+
+KEEP, WIDTH, QUERIES = 30, 64, 16
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 3e-3}  # relative RMS error of a mean
+CACHE_BYTES = 1 << 27  # more than any GPU's second cache
+MAX_CASE_S = 10.0  # of timed runs; a slower case has fewer of them, three at least
+MIN_RUN_S = 1e-3  # of a timed run on a GPU, so that launching one call is no part of it
+PUBLISHED = [1280, 640, 320, 160, 80, 40, 10]  # LongVLM: 2560 -> 30
+MERGES: dict[str, dict[str, Any]] = {
+    "published": {"schedule": PUBLISHED, "score": "cosine", "order": "reference"},
+    "default": {},
+    "fast": {"precision": "fast"},
+}
+
+
+class Case(NamedTuple):
+    """One operation by one implementation: the timed call, its bytes and operations, and its check."""
+
+    case: str
+    provider: str
+    work: Callable[[int], Any]  # gets the number of the input
+    num_bytes: int
+    flop: int
+    error: Callable[[], float] | None  # of its result, beside float64 or another implementation
+    tolerance: float
+
+
+class Inputs(NamedTuple):
+    """What the operations get. N tokens of S segments, C channels; several copies take turns."""
+
+    xs: list[Tensor]  # (N, C) each
+    metrics: list[Tensor]  # (N, d) each
+    offsets: Tensor  # (S + 1,) int32 on the CPU
+    plan: Plan
+    fused: bool  # the Triton kernels run
+    tolerance: float
+    step_segments: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one copy."""
+        return self.xs[0].numel() * self.xs[0].element_size()
+
+    def x(self, i: int) -> Tensor:
+        """(N, C) the features of call i."""
+        return self.xs[i % len(self.xs)]
+
+    def metric(self, i: int) -> Tensor:
+        """(N, d) their metric."""
+        return self.metrics[i % len(self.xs)]
+
+    def providers(self, op: Any, reference: Any, *, compiles: bool = True) -> list[tuple[str, Any]]:
+        """Name and function of each implementation that runs here."""
+        if not self.fused:
+            return [("torch", op)]
+        found = [("triton", op), ("reference", reference)]
+        return [*found, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else found
+
+
+def bench_kernels(
+    out: str | None = None, device: str | None = None, dtypes: list[str] | None = None,
+    cases: list[str] | None = None, segments: int | None = None, tokens: int = 2560, channels: int = 1024,
+    repeat: int = 20, step_segments: int | None = None, threads: int | None = None, compile: bool = False,
+    encoder: str = "", encoder_px: int = 224, pairs: list[int] | None = None, blocks: list[int] | None = None,
+) -> int:  # fmt: skip
+    """Check, then time; prints a line for each figure. The exit code is 1 if a case failed.
+
+    Args:
+        out: CSV file of the figures.
+        device: "cuda" or "cpu"; the GPU if there is one.
+        dtypes: of the features, of fp32, fp16, bf16; all if not given.
+        cases: only those in whose names one of these words stands, such as pool or encoder.
+        segments: of the batch; 360 (an hour at a frame a second) on a GPU, 10 on a CPU.
+        tokens: of each segment.
+        channels: of each token.
+        repeat: timed runs of each.
+        step_segments: segments that the step-by-step form gets at once; all of them if not given.
+        threads: of torch.
+        compile: report registers, stack and shared memory of all kernels instead; needs no GPU.
+        encoder: folder or hub name of a CLIP, SigLIP, DINOv2 or ViT encoder to merge in; if not given
+            a random DINOv2-small, whose times hold for its size and whose features say nothing of fidelity.
+        encoder_px: side of its frames.
+        pairs: pairs of patches that merge in each of its layers.
+        blocks: frames of a block; 8 if not given, on a GPU 8, 64 and 256.
+    """
+    if compile:
+        from .compile import compile_jobs
+
+        recorder = Recorder(out, "cpu", ["compile"])
+        recorder.run(compile_jobs(cases or []))
+        return int(recorder.num_failed > 0)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.startswith("cuda")
+    if threads:
+        torch.set_num_threads(threads)
+    if not on_gpu:
+        print("no GPU: torch on the CPU is timed; --compile reports on the Triton kernels", file=sys.stderr)
+    segments = segments or (360 if on_gpu else 10)
+    settings = {"segments": segments, "tokens": tokens, "channels": channels, "keep": KEEP}
+    recorder = Recorder(out, device, ["kernels"])
+    for name in list(DTYPES) if dtypes is None else dtypes:
+        if name not in DTYPES:
+            raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
+        make = partial(make_inputs, device, segments, tokens, channels, name, step_segments)
+        recorder.run(kernel_jobs(make, cases or [], repeat, segments, settings | {"dtype": name}))
+        if not cases or any(word in "encoder, pairs" for word in cases):
+            from .encoder import encoder_jobs
+
+            recorder.run(
+                encoder_jobs(encoder, encoder_px, pairs or [2, 4, 8],
+                             blocks or ([8, 64, 256] if on_gpu else [8]), min(repeat, 5), device, name)
+            )  # fmt: skip
+    return int(recorder.num_failed > 0)
+
+
+def make_inputs(
+    device: str, segments: int, tokens: int, channels: int, dtype: str, step_segments: int | None = None
+) -> Inputs:
+    """Random inputs, with so many copies that none is still in the cache when its turn comes."""
+    num_bytes = segments * tokens * channels * torch.finfo(DTYPES[dtype]).bits // 8
+    copies = max(1, -(-CACHE_BYTES // num_bytes)) if device != "cpu" else 1
+    xs = [normal(segments * tokens, channels, seed, device).to(DTYPES[dtype]) for seed in range(copies)]
+    metrics = [head_mean_reference(x, WIDTH) for x in xs]
+    offsets = torch.arange(segments + 1, dtype=torch.int32, device="cpu") * tokens
+    fused = use_triton("pool", xs[0])
+    first = plan(metrics[0], offsets, KEEP)
+    return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype], step_segments or segments)
+
+
+def kernel_jobs(
+    make: Callable[[], Inputs], words: Sequence[str], repeat: int, segments: int, settings: dict[str, Any]
+) -> Iterator[Job]:
+    """A job for each operation and implementation; an operation that can't be set up is a job that fails."""
+    name = settings["dtype"]
+    try:
+        inputs = make()
+    except Exception as error:  # the kernels themselves make the inputs
+        yield _failing(f"inputs, {name}", segments, error)
+        return
+    for operation in (copies, head_means, pools, novelties, attends, merges, graphs, steps):
+        try:
+            for case in operation(inputs):
+                if not words or any(word in case.case for word in words):
+                    run = partial(time_case, case, repeat, inputs.xs[0].device, settings)
+                    yield Job("kernels", case.case, case.provider, "segments", segments, run, settings)
+        except Exception as error:  # as in `Recorder.run`: the other operations go on
+            yield _failing(f"{operation.__name__}, {name}", segments, error)
+
+
+def _failing(case: str, segments: int, error: Exception) -> Job:
+    def run() -> list[Row]:
+        raise error
+
+    return Job("kernels", case, "", "segments", segments, run)
+
+
+def time_case(case: Case, repeat: int, device: torch.device, settings: dict[str, Any]) -> Iterator[Row]:
+    """Time, bandwidth and a GPU's extra memory of a case.
+
+    Raises:
+        ValueError: its result is wrong; it isn't timed then.
+    """
+    error = case.error() if case.error is not None else 0.0
+    if not error <= case.tolerance:
+        raise ValueError(
+            f"{case.case} by {case.provider} ({settings['dtype']}) is wrong by {error:.2e}, at most "
+            f"{case.tolerance:.0e} is right; nothing is timed"
+        )
+    work, calls = {case.case: case.work}, 1
+    first_s = timed(work, 1, device, warm_up=2)[case.case][0].wall_s
+    if device.type == "cuda":
+        calls = min(50, max(1, round(MIN_RUN_S / first_s)))
+    repeat = min(repeat, max(3, int(MAX_CASE_S / (calls * first_s))))
+    took = [run.wall_s for run in timed(work, repeat, device, warm_up=0, calls=calls)[case.case]]
+    about = settings | {"bytes": case.num_bytes, "flop": case.flop, "error": error}
+    job = Job("kernels", case.case, case.provider, "segments", settings["segments"], settings=about)
+    yield make_row(job, [1e3 * s for s in took], "time", "ms")
+    if case.num_bytes:
+        yield make_row(job, [case.num_bytes / s / 1e9 for s in took], "bandwidth", "GB/s")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        case.work(0)
+        torch.cuda.synchronize()
+        extra = torch.cuda.max_memory_allocated() - before
+        yield make_row(job, [extra / 1e6], "memory", "MB")
+
+
+def copies(inputs: Inputs) -> Iterator[Case]:
+    """A plain copy: the memory's speed."""
+    target = torch.empty_like(inputs.xs[0])
+    work = lambda i: target.copy_(inputs.x(i))  # noqa: E731
+    yield Case("copy", "torch", work, 2 * inputs.num_bytes, 0, None, 0.0)
+
+
+def head_means(inputs: Inputs) -> Iterator[Case]:
+    """`head_mean`: the metric of features."""
+    x = inputs.xs[0]
+    expected = x.double().unflatten(1, (-1, WIDTH)).mean(1)
+    num_bytes = inputs.num_bytes + 4 * expected.numel()
+    for provider, op in inputs.providers(head_mean, head_mean_reference):
+        error = partial(lambda op: relative(op(x, WIDTH), expected), op)
+        work = partial(lambda op, i: op(inputs.x(i), WIDTH), op)
+        yield Case("metric", provider, work, num_bytes, x.numel(), error, 1e-6)
+
+
+def pools(inputs: Inputs) -> Iterator[Case]:
+    """`pool`, forward and backward."""
+    x, merge = inputs.xs[0], inputs.plan
+    expected = means64(x, merge)
+    dy = normal(expected.shape[0], expected.shape[1], 7, x.device).to(x.dtype)
+    num_bytes = inputs.num_bytes + dy.numel() * dy.element_size() + 4 * len(x)
+    group = merge.group[:4096].long()
+    share = merge.weight[:4096].double() / merge.mass.double()[group]
+    expected_dx = dy.double()[group] * share[:, None]
+    for provider, op in inputs.providers(pool, pool_reference):
+        error = partial(lambda op: relative(op(x, merge), expected), op)
+        work = partial(lambda op, i: op(inputs.x(i), merge), op)
+        yield Case("pool", provider, work, num_bytes, 2 * x.numel(), error, inputs.tolerance)
+        leaf = x.detach().requires_grad_()
+        y = op(leaf, merge)
+        back = partial(
+            lambda y, leaf, _: torch.autograd.grad(y, leaf, dy, retain_graph=True)[0], y, leaf
+        )  # fmt: skip
+        error = partial(lambda back: relative(back(0)[:4096], expected_dx), back)
+        yield Case("pool, backward", provider, back, num_bytes, x.numel(), error, inputs.tolerance)
+
+
+def novelties(inputs: Inputs) -> Iterator[Case]:
+    """`novelty` of each token beside the token one frame before."""
+    metric = inputs.metrics[0]
+    previous = (torch.arange(len(metric), dtype=torch.int32, device=metric.device) - 256).clamp_min(-1)
+    expected = novelty_reference(metric.double(), previous)
+    for provider, op in inputs.providers(novelty, novelty_reference):
+        error = partial(lambda op: relative(op(metric, previous), expected), op)
+        work = partial(lambda op, i: op(inputs.metric(i), previous), op)
+        yield Case("novelty", provider, work, 4 * metric.numel(), 0, error, 1e-5)
+
+
+def attends(inputs: Inputs) -> Iterator[Case]:
+    """`attend`: learned queries that read all tokens."""
+    x, at = inputs.xs[0], inputs.offsets.tolist()
+    query = normal(QUERIES, x.shape[1], 8, x.device) * x.shape[1] ** -0.5
+    state = start_state(len(at) - 1, QUERIES, x.shape[1], device=x.device)
+    first = State(*(part[:1] for part in state))
+    expected = attend_reference(query, x[: at[1]].float(), at[:2], None, first).read()
+    op = lambda x: attend(query, x, inputs.offsets, state=state)  # noqa: E731
+    reference = lambda x: attend_reference(query, x, at, None, state)  # noqa: E731
+    for provider, read in inputs.providers(op, reference, compiles=False):
+        error = partial(lambda read: relative(read(x).read()[:1], expected), read)
+        work = partial(lambda read, i: read(inputs.x(i)), read)
+        yield Case("attend", provider, work, inputs.num_bytes, 4 * x.numel() * QUERIES, error, 1e-4)
+
+
+def merges(inputs: Inputs) -> Iterator[Case]:
+    """`plan` alone, and the whole merge: metric, plan and pool."""
+    offsets, at = inputs.offsets, inputs.offsets.tolist()
+    provider = "triton" if inputs.fused else "torch"
+    metric_bytes = inputs.metrics[0].numel() * 4
+
+    def plan_only(options: dict[str, Any], i: int) -> Plan:
+        return plan(inputs.metric(i), offsets, KEEP, **options)
+
+    def whole(options: dict[str, Any], i: int) -> Tensor:
+        return composed(inputs.x(i), offsets, options)
+
+    def by_reference(options: dict[str, Any], i: int) -> Tensor:  # segment by segment
+        complete: dict[str, Any] = {"schedule": 0.25, "score": "ward", "order": "seat"} | options
+        metric = head_mean_reference(inputs.x(i), WIDTH)
+        merge = plan_reference(metric, at, [KEEP] * (len(at) - 1), None, **complete)
+        return pool_reference(inputs.x(i), merge)
+
+    for kind, options in MERGES.items():
+        if kind == "fast" and not inputs.fused:  # torch does the same as for the default
+            continue
+        error = partial(plan_error, inputs, options)
+        planning, merging = partial(plan_only, options), partial(whole, options)
+        yield Case(f"plan, {kind}", provider, planning, metric_bytes, 0, error, 0.02)
+        yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, 0, error, 0.02)
+    for kind in ("published", "default") if inputs.fused else ():  # slow, so it comes last
+        reference = partial(by_reference, MERGES[kind])
+        yield Case(f"merge, {kind}", "reference", reference, 2 * inputs.num_bytes, 0, None, 0.0)
+
+
+def plan_error(inputs: Inputs, options: dict[str, Any]) -> float:
+    """Relative error of the first segment's lost variance, beside float64's plan (near ties may differ)."""
+    end = int(inputs.offsets[1])
+    x, losses = inputs.xs[0][:end].double(), []
+    for metric in (inputs.metrics[0][:end], inputs.metrics[0][:end].double()):
+        merge = plan(metric, inputs.offsets[:2], KEEP, **options)
+        losses.append(float((x - means64(x, merge)[merge.group.long()]).square().sum()))
+    return abs(losses[0] / losses[1] - 1)
+
+
+def composed(x: Tensor, offsets: Tensor, options: dict[str, Any]) -> Tensor:
+    """(M, C): plan on the small metric, then one read of the wide features."""
+    return pool(x, plan(head_mean(x, WIDTH), offsets, KEEP, **options))
+
+
+def graphs(inputs: Inputs) -> Iterator[Case]:
+    """One segment, metric, plan and pool: launched, and replayed as a CUDA graph."""
+    if not inputs.xs[0].is_cuda:
+        return
+    x = inputs.xs[0][: int(inputs.offsets[1])].clone()
+    offsets = torch.tensor([0, len(x)], dtype=torch.int32, device="cpu")  # a graph needs them on the CPU
+    num_bytes = 2 * x.numel() * x.element_size()
+    for kind, options in MERGES.items():
+        launch = partial(lambda options, _: composed(x, offsets, options), options)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # the kernels are loaded, and the lengths planned, before the capture
+            for _ in range(3):
+                expected = launch(0)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = launch(0)
+
+        def error(graph: Any = graph, result: Tensor = result, expected: Tensor = expected) -> float:
+            graph.replay()
+            return float((result.double() - expected.double()).abs().max())
+
+        replay = partial(lambda graph, _: graph.replay(), graph)
+        yield Case(f"one segment, {kind}", "graph", replay, num_bytes, 0, error, 0.0)
+        yield Case(f"one segment, {kind}", "triton", launch, num_bytes, 0, None, 0.0)
+
+
+def steps(inputs: Inputs) -> Iterator[Case]:
+    """The published step-by-step merge, `step_segments` at a time where memory is short."""
+    num, length = len(inputs.offsets) - 1, int(inputs.offsets[1])
+    forms = [("step by step", step_by_step)]
+    if inputs.xs[0].is_cuda:
+        forms.append(("compiled steps", torch.compile(step_by_step, dynamic=False)))
+
+    def error() -> float:
+        x = normal(2560, inputs.xs[0].shape[1], 9, inputs.xs[0].device).double()  # the schedule's own length
+        offsets = torch.tensor([0, 2560], dtype=torch.int32, device="cpu")
+        mine = composed(x, offsets, MERGES["published"])
+        return float((mine - step_by_step(x[None], PUBLISHED)[0]).abs().max())
+
+    for provider, form in forms:
+        work = partial(lambda form, i: [
+            form(part, PUBLISHED) for part in inputs.x(i).view(num, length, -1).split(inputs.step_segments)
+        ], form)  # fmt: skip
+        yield Case("merge, published", provider, work, 2 * inputs.num_bytes, 0, error, 1e-12)
+
+
+def step_by_step(x: Tensor, schedule: list[int]) -> Tensor:
+    """(S, M, C) of x (S, n, C): each round merges the features by a metric made of them."""
+    size = x.new_ones(*x.shape[:2], 1)
+    for num_pairs in schedule:
+        metric = x.unflatten(2, (-1, WIDTH)).mean(2)
+        metric = metric / metric.norm(dim=-1, keepdim=True)
+        best = (metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)).max(-1)
+        pairs = min(num_pairs, x.shape[1] // 2)
+        order = best.values.argsort(dim=-1, descending=True)
+        unmerged, sources = order[:, pairs:, None], order[:, :pairs, None]
+        targets = best.indices[..., None].gather(1, sources)
+
+        def merged(t: Tensor, unmerged: Tensor = unmerged, sources: Tensor = sources,
+                   targets: Tensor = targets) -> Tensor:  # fmt: skip
+            even, odd, width = t[:, ::2], t[:, 1::2], t.shape[2]
+            moved = even.gather(1, sources.expand(-1, -1, width))
+            odd = odd.scatter_add(1, targets.expand(-1, -1, width), moved)
+            return torch.cat([even.gather(1, unmerged.expand(-1, -1, width)), odd], 1)
+
+        x, size = merged(x * size), merged(size)
+        x = x / size
+    return x
+
+
+def means64(x: Tensor, merge: Plan) -> Tensor:
+    """(M, C) float64 means of x (N, C) by a plain sum."""
+    total = torch.zeros(len(merge.mass), x.shape[1], dtype=torch.float64, device=x.device)
+    for first in range(0, len(x), 1 << 17):  # in parts, for memory
+        rows = slice(first, first + (1 << 17))
+        total.index_add_(0, merge.group[rows].long(), x[rows].double() * merge.weight[rows].double()[:, None])
+    return total / merge.mass.double().clamp_min(1e-300)[:, None]
+
+
+def relative(result: Tensor, expected: Tensor) -> float:
+    """RMS of the difference over RMS of the expected values."""
+    error = (result.double() - expected.double()).square().mean().sqrt()
+    return float(error / expected.double().square().mean().sqrt().clamp_min(1e-300))
+
+
+def normal(rows: int, columns: int, seed: int, device: str | torch.device) -> Tensor:
+    """(rows, columns) float32 random numbers."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator, device=device)

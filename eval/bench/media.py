@@ -1,0 +1,105 @@
+"""Cases of `bench throughput`: how fast videos are read, beside the ffmpeg command."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...config import MediaConfig
+from ...files import replacing
+from ...media.reader import probe, read
+from ...types import Frames
+from .rows import Job, Row, make_row
+from .timer import timed
+
+SIZE_PX = 224
+PART_S = 300
+FFMPEG = "ffmpeg, 1 frame a second"
+READS: dict[str, dict[str, Any]] = {
+    "exact, 1 frame a second": {"audio": False},
+    "exact, 1 frame a second, with audio": {},
+    "exact, 1 frame in 30 s": {"rate_fps": 1 / 30, "audio": False},
+    "exact, 1 frame in 30 s, with audio": {"rate_fps": 1 / 30},
+    "nonref, 1 frame a second": {"decode": "nonref", "audio": False},
+    "keyframe, 1 frame a second": {"decode": "keyframe", "audio": False},
+    "audio alone": {"video": False},
+}
+"""Case -> changes of MediaConfig."""
+
+
+def video_of(folder: Path, minutes: float) -> Path:
+    """The path of a video of this length in `folder`, made if it isn't there.
+
+    Raises:
+        ValueError: there is no ffmpeg command, or the file has another length.
+    """
+    path = folder / f"video_{minutes:g}min.mp4"
+    if not path.is_file():
+        if shutil.which("ffmpeg") is None:
+            raise ValueError("the ffmpeg command is needed to make the videos: apt-get install ffmpeg")
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            make_video(part, minutes)
+    duration_s = probe(path).duration_s or 0.0
+    if abs(duration_s - 60 * minutes) > 1:
+        raise ValueError(
+            f"{path} must last {minutes:g} min, got {duration_s:.1f} s; above 5 minutes give multiples of 5"
+        )
+    return path
+
+
+def make_video(path: Path, minutes: float) -> None:
+    """640 x 360 at 25 frames a second in H.264, two scenes in turn, AAC audio, made by ffmpeg."""
+    part_s = min(PART_S, minutes * 60)
+    part = path.with_name("part.mp4")
+    sources = (
+        f"testsrc2=size=640x360:rate=25:duration={part_s}",
+        f"gradients=size=640x360:rate=25:speed=0.02:duration={part_s}",
+        f"anoisesrc=r=44100:color=pink:amplitude=0.2:d={part_s}",
+    )
+    mix = "[0:v][1:v]overlay=enable='lt(mod(t,34.8),17)',noise=alls=4:allf=t,format=yuv420p[v]"
+    inputs = [word for source in sources for word in ("-f", "lavfi", "-i", source)]
+    codecs = "-c:v libx264 -preset veryfast -b:v 200k -c:a aac -b:a 64k -ac 2".split()  # noqa: SIM905
+    ffmpeg = ["ffmpeg", "-v", "error", "-y"]
+    graph = ["-filter_complex", mix, "-map", "[v]", "-map", "2:a"]
+    subprocess.run([*ffmpeg, *inputs, *graph, *codecs, part], check=True)
+    copies = max(0, round(minutes * 60 / part_s) - 1)
+    subprocess.run([*ffmpeg, "-stream_loop", str(copies), "-i", part, "-c", "copy", path], check=True)
+    part.unlink()
+
+
+def media_rows(video: Path, minutes: float, repeat: int) -> Iterator[Row]:
+    """Seconds on the wall and of all cores of each way to read a video.
+
+    Raises:
+        ValueError: our frames aren't as many as ffmpeg's; nothing is timed then.
+    """
+    work = {FFMPEG: partial(read_with_ffmpeg, video)}
+    work |= {name: partial(count_frames, video, options) for name, options in READS.items()}
+    theirs, ours = (work[name](0) for name in (FFMPEG, next(iter(READS))))
+    if abs(theirs - ours) > 1:
+        raise ValueError(f"{video.name}: {ours} frames, ffmpeg has {theirs}; nothing is timed")
+    for name, took in timed(work, repeat, "cpu", warm_up=0).items():
+        job = Job("media", name, "ffmpeg" if name == FFMPEG else "longcompress", "minutes", minutes)
+        yield make_row(job, [run.wall_s for run in took])
+        yield make_row(job, [run.cpu_s for run in took], "time of all cores")
+
+
+def read_with_ffmpeg(video: Path, _: int) -> int:
+    """Number of frames, one a second and scaled, that the ffmpeg command writes to a pipe."""
+    scale = f"fps=1:round=up,scale={SIZE_PX}:{SIZE_PX}"
+    output = ["-an", "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    num_bytes = 0
+    with subprocess.Popen(["ffmpeg", "-v", "error", "-i", video, *output], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while part := process.stdout.read(1 << 20):
+            num_bytes += len(part)
+    return num_bytes // (3 * SIZE_PX**2)
+
+
+def count_frames(video: Path, options: dict[str, Any], _: int) -> int:
+    """Number of frames that `media.read` gives, all parts read."""
+    with read(video, MediaConfig(size_px=SIZE_PX, **options)) as parts:
+        return sum(len(part) for part in parts if isinstance(part, Frames))

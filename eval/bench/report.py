@@ -1,0 +1,200 @@
+"""Tables and plots of the figures of benchmarks: `longcompress bench report`.
+
+    longcompress bench report --out docs/figures --docs README.md docs/kernels.md
+
+Between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` of a Markdown file stands the table of a suite.
+With --check nothing is written, and the exit code is 1 where a table isn't that of the figures.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ...files import replacing
+from .rows import MACHINE, Row, load_rows
+
+K = TypeVar("K")
+UNCOMPRESSED = "uncompressed"
+MARKER = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench:(\w+) -->)", re.S)
+ANY_MARKER = re.compile(r"<!-- /?bench:")
+
+
+class Table(NamedTuple):
+    """How rows become a table: the heads and patches of the left columns, and the head of each other column."""
+
+    heads: tuple[str, ...]
+    patches: Callable[[Row], tuple[str, ...]]
+    column: Callable[[Row], str]
+
+
+def bench_report(
+    out: str = "docs/figures",
+    files: list[str] | None = None,
+    docs: list[str] | None = None,
+    check: bool = False,
+) -> int:
+    """Write OUT/report.md with all tables, and the plots beside it.
+
+    Args:
+        out: folder of the report.
+        files: CSV files of benchmarks; eval/results/*.csv if not given.
+        docs: Markdown files whose tables are written anew.
+        check: write nothing; the exit code is 1 where the tables in `docs` aren't those of the figures.
+    """
+    paths = files or sorted(map(str, Path("eval/results").glob("*.csv")))
+    rows = [row for path in paths for row in load_rows(path)]
+    stale = [path for path in docs or [] if not update(Path(path), rows, write=not check)]
+    for name in docs or []:
+        state = "differ from the figures" if name in stale else "are those of the figures"
+        print(f"{name}: its tables {state}" if check else f"{name}: its tables are written")
+    if check:
+        return int(bool(stale))
+    from .plot import plot_all
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(f"## {name}\n\n{tables(name, rows)}" for name in grouped(rows, lambda r: r.suite))
+    plots = plot_all(rows, folder)
+    images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
+    with replacing(folder / "report.md") as part:
+        part.write_text(f"# Benchmarks\n\n{text}\n{images}", encoding="utf8")
+    for path in (folder / "report.md", *plots):
+        print(path)
+    return 0
+
+
+def update(path: Path, rows: Sequence[Row], *, write: bool) -> bool:
+    """Whether the tables of a Markdown file were those of the rows; with `write` they are afterwards."""
+    before = path.read_text(encoding="utf8")
+    after = with_tables(before, rows)
+    if write and after != before:
+        with replacing(path) as part:
+            part.write_text(after, encoding="utf8")
+    return after == before
+
+
+def with_tables(text: str, rows: Sequence[Row]) -> str:
+    """`text` with the tables of these rows between its markers.
+
+    Raises:
+        ValueError: there are no markers, one has no end or another name, or there are no figures for it.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        name, end = match[2], match[5]
+        if name not in TABLES or end != name:
+            raise ValueError(f"markers must be <!-- bench:NAME --> and <!-- /bench:NAME -->, NAME of "
+                             f"{', '.join(TABLES)}, got {name} and /{end}")  # fmt: skip
+        return f"{match[1]}{tables(name, rows)}\n{match[4]}"
+
+    if len(ANY_MARKER.findall(text)) != 2 * len(MARKER.findall(text)) or not MARKER.search(text):
+        raise ValueError("the file must have <!-- bench:NAME --> with a <!-- /bench:NAME --> for each")
+    return MARKER.sub(table, text)
+
+
+def tables(suite: str, rows: Sequence[Row]) -> str:
+    """The tables of a suite in Markdown, one for each device and model, with its machine."""
+    own = [row for row in rows if row.suite == suite]
+    if not own:
+        raise ValueError(f"there are no figures of {suite}; measure them with longcompress bench")
+    return "\n\n".join(
+        f"{measured_with(subject, part)}\n\n{pivot(TABLES[suite], part)}"
+        for subject, part in by_subject(own).items()
+    )
+
+
+def pivot(table: Table, rows: Sequence[Row]) -> str:
+    """Markdown: a line for each combination of left patches, a column for each quantity."""
+    columns = list(dict.fromkeys(table.column(row) for row in rows if not row.error))
+    lines: list[list[str]] = []
+    for left, part in grouped(rows, table.patches).items():
+        patches = {table.column(row): patch(row) for row in part if not row.error}
+        errors = [f"{row.provider}: {row.error}".replace("|", "/") for row in part if row.error]
+        lines.append([*left, *(patches.get(name, "") for name in columns), "; ".join(errors)])
+    head = [*table.heads, *columns, "failed"]
+    if not any(line[-1] for line in lines):
+        head, lines = head[:-1], [line[:-1] for line in lines]
+    body = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in body)
+
+
+def patch(row: Row) -> str:
+    """The median and, of several runs, the minimum and maximum; of a compiled kernel all its report."""
+    if row.suite == "compile":
+        about = row.settings
+        notes = [f"{row.value:g}", f"{about['shared_bytes']:,}", str(about["stack_bytes"])]
+        return ", ".join([*notes, *(["tensor cores"] if about["tensor_cores"] else []),
+                          *(["16-byte reads"] if about["wide_reads"] else [])])  # fmt: skip
+    value, low, high = map(number, (row.value, row.low, row.high))
+    return f"{value} ({low} to {high})" if low != high else value
+
+
+def number(value: float) -> str:
+    """Three digits, whole from a hundred on."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def tokens_of(row: Row) -> str:
+    """Number of tokens of a row's memory; "" for stages that have none."""
+    tokens = row.settings.get("tokens")
+    text = "" if tokens is None else f"{tokens:,}"
+    return f"all {text}" if row.provider == UNCOMPRESSED else text
+
+
+def quantity(row: Row) -> str:
+    """Case, metric and unit, without the metric where that is the time."""
+    return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
+
+
+def _minutes(row: Row) -> str:
+    return f"{row.x:g} min"
+
+
+TABLES = {
+    "kernels": Table(
+        ("operation", "type", "size"),
+        lambda r: (r.case, r.settings.get("dtype", ""), f"{r.x:g} {r.x_name}"),
+        lambda r: f"{r.provider}, {r.unit}",
+    ),
+    "compile": Table(
+        ("kernel", "warps"), lambda r: (r.case, f"{r.x:g}"),
+        lambda r: f"{r.provider}: registers, shared bytes, stack bytes",
+    ),
+    "stages": Table(("video", "tokens"), lambda r: (_minutes(r), tokens_of(r)), quantity),
+    "memory": Table(("video", "tokens"), lambda r: (_minutes(r), tokens_of(r)), quantity),
+    "requests": Table(("clips", "provider"), lambda r: (f"{r.x:g}", r.provider), quantity),
+    "media": Table(("video", "reading"), lambda r: (_minutes(r), r.case), lambda r: f"{r.metric}, {r.unit}"),
+    "features": Table(
+        ("video", "case", "provider"), lambda r: (_minutes(r), r.case, r.provider),
+        lambda r: f"{r.metric}, {r.unit}",
+    ),
+}  # fmt: skip
+
+
+def by_subject(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
+    """The rows of each device, and model where there is one, by its name."""
+
+    def subject(row: Row) -> str:
+        about, device = row.settings, row.machine["device"]
+        return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
+
+    return grouped(rows, subject)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """The rows of each key, in the order in which keys come."""
+    groups: dict[K, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def measured_with(subject: str, rows: Sequence[Row]) -> str:
+    """A line with the machine, the versions, the date and the number of runs."""
+    values = {name: ", ".join(sorted({row.machine[name] for row in rows} - {""})) for name in MACHINE}
+    names = [n for n in ("python", "torch", "triton", "transformers") if values[n]]
+    versions = ", ".join(f"{name} {values[name]}" for name in names)
+    runs = sorted({row.runs for row in rows if row.runs > 1})
+    spread = f"; medians of {' or '.join(map(str, runs))} runs (minimum to maximum)" if runs else ""
+    return f"{subject}, {values['cpu_threads']} CPU threads, {versions}; {values['date']}{spread}."

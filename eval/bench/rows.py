@@ -1,0 +1,185 @@
+"""Figures of benchmarks in one form: CSV rows with the machine in each, written as they are measured."""
+
+import csv
+import json
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+
+from ...files import replacing
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "media", "features".
+        case: the operation or stage.
+        provider: the implementation ("triton", "torch", "step by step", ...).
+        metric: the measured quantity ("time", "bandwidth", "memory", "rate", ...).
+        unit: of `value`, e.g. "ms", "GB/s".
+        x_name, x: the varied setting and its value, e.g. "minutes", 10.
+        value: the median of the runs; nan for a case that failed.
+        low, high: the minimum and the maximum of the runs.
+        runs: the number of runs.
+        error: why the case failed, or "".
+        settings: everything else that was set.
+        machine: device, versions and date, as `machine_info` gives them.
+    """
+
+    suite: str
+    case: str
+    provider: str
+    metric: str
+    unit: str
+    x_name: str
+    x: float
+    value: float
+    low: float
+    high: float
+    runs: int
+    error: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        where = f"{self.x_name}={self.x:g}" if self.x_name else ""
+        start = f"{self.case:26s} {self.provider:18s} {where:14s}"
+        if self.error:
+            return f"{start} FAILED: {self.error}"
+        spread = f" [{self.low:.4g}, {self.high:.4g}]" if self.runs > 1 else ""
+        return f"{start} {self.value:10.4g} {self.unit}{spread}"
+
+
+class Job(NamedTuple):
+    """Cases that fail together: their names for the error row, and the function that measures them."""
+
+    suite: str
+    case: str
+    provider: str
+    x_name: str
+    x: float
+    run: Callable[[], Iterable[Row]] = list
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+MACHINE = ("device", "cpu_threads", "python", "torch", "triton", "transformers", "date")
+OWN = tuple(f.name for f in fields(Row) if f.name != "machine")
+COLUMNS = (*OWN, *MACHINE)
+
+
+def make_row(job: Job, values: Sequence[float], metric: str = "time", unit: str = "s", **changes: Any) -> Row:
+    """The row of several runs of a job's case: their median, minimum and maximum."""
+    ordered = sorted(values)
+    row = Row(job.suite, job.case, job.provider, metric, unit, job.x_name, job.x, ordered[len(ordered) // 2],
+              ordered[0], ordered[-1], len(ordered), settings=dict(job.settings))  # fmt: skip
+    return replace(row, **changes)
+
+
+def failed_row(job: Job, error: str) -> Row:
+    """The row of a case that has no figure."""
+    text = " ".join(error.split())[:600]
+    return replace(make_row(job, [math.nan], "", ""), runs=0, error=text)
+
+
+class Recorder:
+    """Prints rows and writes them to a CSV file as they come; older rows of the same suites are replaced.
+
+    Args:
+        out: the CSV file, or None to print only.
+        device: "cpu" or "cuda", whose name goes into each row.
+        suites: suites that this run measures.
+    """
+
+    def __init__(self, out: str | Path | None, device: str, suites: Iterable[str]) -> None:
+        self.out, self.device = Path(out) if out else None, device
+        self.rows: list[Row] = []
+        self.other_rows: list[Row] = []
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            if self.out.is_file():
+                measured = set(suites)
+                self.other_rows = [row for row in load_rows(self.out) if row.suite not in measured]
+
+    @property
+    def num_failed(self) -> int:
+        """Number of cases that failed."""
+        return sum(bool(row.error) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Print a row, and replace the file by one that has it too."""
+        self.rows.append(replace(row, machine=machine_info(self.device)))
+        print(row, flush=True)
+        if self.out is not None:
+            save_rows(self.out, [*self.other_rows, *self.rows])
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Measure all jobs; a failure becomes a row, and the next job goes on."""
+        for job in jobs:
+            print(f"-- {job.suite}: {job.case} {job.provider}", file=sys.stderr, flush=True)
+            try:
+                for row in job.run():
+                    self.add(row)
+            # any failure, of a compiler or a driver too, must leave the other cases their figures
+            except Exception as error:
+                self.add(failed_row(job, f"{type(error).__name__}: {error}"))
+
+
+def save_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write rows to a CSV file, which is replaced whole."""
+    with replacing(path) as part, open(part, "w", newline="", encoding="utf8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            values = {name: getattr(row, name) for name in OWN} | row.machine
+            writer.writerow(values | {"settings": json.dumps(row.settings, sort_keys=True)})
+
+
+def load_rows(path: str | Path) -> list[Row]:
+    """The rows of a CSV file of `save_rows`.
+
+    Raises:
+        ValueError: it has other columns.
+    """
+    with open(path, newline="", encoding="utf8") as file:
+        reader = csv.DictReader(file)
+        lines: list[dict[str, Any]] = list(reader)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}; got {reader.fieldnames}")
+    rows = []
+    for line in lines:
+        line |= {name: float(line[name]) for name in ("x", "value", "low", "high")}
+        line |= {"runs": int(line["runs"]), "settings": json.loads(line["settings"])}
+        machine = {name: line.pop(name) for name in MACHINE}
+        rows.append(Row(**line, machine=machine))
+    return rows
+
+
+@cache
+def machine_info(device: str) -> dict[str, str]:
+    """Name of the device, versions of the packages that matter, and the date."""
+    on_gpu = device.startswith("cuda")
+    name = torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}"
+    values = (
+        name, str(torch.get_num_threads()), platform.python_version(), torch.__version__,
+        _version("triton"), _version("transformers"), datetime.now(UTC).date().isoformat(),
+    )  # fmt: skip
+    return dict(zip(MACHINE, values, strict=True))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

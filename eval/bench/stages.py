@@ -1,0 +1,209 @@
+"""Cases of `bench throughput`: the stages from a video to an answer, each alone, and all in a fresh process.
+
+The stages are decode, one encoder a stream, merge, prefill (the projectors and the language model) and answer
+(32 new tokens). They must give the very memory and answer that `compress` and `ask` give, or nothing is timed.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...compression.baselines import segments_of
+from ...compression.state import Hold
+from ...media.reader import probe, read
+from ...memory import VideoMemory
+from ...model import LongCompress
+from ...presets import load
+from ...session import compress, media_of
+from ...types import Audio, Frames, Segment
+from .rows import Job, Row, make_row
+from .timer import in_own_process, peaks_gb, synchronize, timed
+
+OURS, UNCOMPRESSED = "longcompress", "uncompressed"
+QUESTIONS = ("When does the red ball appear?", "When is the bell heard?")
+NEW_TOKENS = 32
+LENGTH: dict[str, Any] = {
+    "max_new_tokens": NEW_TOKENS,
+    "min_new_tokens": NEW_TOKENS,
+}  # of each answer
+QUESTION_TOKENS = 64  # room for a question
+HEADER_ERROR_S = 2.0  # a video may be longer than its header says
+NO_MERGING = {"*": 1 << 30}
+Provider = tuple[str, int]  # OURS or UNCOMPRESSED, and the budget
+
+
+def providers_of(model: LongCompress, video: Path, budgets: Sequence[int]) -> list[Provider]:
+    """The budgets, and all raw tokens where the language model has room for them; else that is printed."""
+    providers = [(OURS, budget) for budget in budgets]
+    whole = uncompressed(model).estimate((probe(video).duration_s or 0.0) + HEADER_ERROR_S, 1 << 40)
+    needed = whole.prompt_tokens + QUESTION_TOKENS + NEW_TOKENS
+    if whole.context is not None and needed > whole.context:
+        print(f"{video.name}: the uncompressed model is left out: its {whole.raw_tokens:,} raw tokens need a "
+              f"context of {needed:,} positions, it has {whole.context:,}", flush=True)  # fmt: skip
+        return providers
+    return [*providers, (UNCOMPRESSED, whole.raw_tokens + whole.global_tokens)]
+
+
+def uncompressed(model: LongCompress) -> LongCompress:
+    """A model of the same encoders and language model that merges nothing."""
+    config = replace(model.config, merge=replace(model.config.merge, detail=NO_MERGING))
+    other = LongCompress(config, model.video, model.audio, model.llm, speech=model.speech)
+    other.compressor.memory = model.compressor.memory
+    return other.eval()
+
+
+def model_of(model: LongCompress, provider: Provider) -> LongCompress:
+    """The model of a provider."""
+    return model if provider[0] == OURS else uncompressed(model)
+
+
+def decode(model: LongCompress, video: Path) -> tuple[list[Frames | Audio], list[str]]:
+    """(the parts of a whole video, the kinds of media in it)."""
+    kinds = media_of(model)
+    config = replace(model.config.media, video="video" in kinds, audio="audio" in kinds)
+    with read(video, config) as parts:
+        known = kinds if parts.streams is None else parts.streams
+        return list(parts), [kind for kind in kinds if kind in known]
+
+
+@torch.no_grad()
+def merge(model: LongCompress, segments: Sequence[Segment], duration_s: float, budget: int) -> VideoMemory:
+    """The memory of encoded segments."""
+    hold = Hold()
+    for segment in segments:
+        model.compressor.close(hold, segment, budget)
+    streams, globals_, _ = model.compressor.compress_to(hold, budget)
+    return VideoMemory(streams, globals_, duration_s, budget, model=model)
+
+
+def stage_rows(
+    model: LongCompress, video: Path, minutes: float, budgets: Sequence[int], repeat: int,
+    settings: Mapping[str, Any],
+) -> Iterator[Row]:  # fmt: skip
+    """Seconds and rates of every stage, of `compress` in this process, and of a second question.
+
+    Raises:
+        ValueError: the stages give another memory or answer than `compress` and `ask`.
+    """
+    parts, kinds = decode(model, video)
+    segments, duration_s = segments_of(model, parts, kinds)
+    frames = sum(len(part) for part in parts if isinstance(part, Frames))
+    settings = {**settings, "video_s": round(duration_s, 2), "new_tokens": NEW_TOKENS}
+    work: dict[str, Any] = {"decode": lambda _: decode(model, video)}
+    for kind in kinds:
+        own = [part for part in parts if isinstance(part, Frames) == (kind == "video")]
+        work[f"encode {kind}"] = partial(lambda own, kind, _: segments_of(model, own, [kind]), own, kind)
+    yield from _timed_rows(work, OURS, minutes, repeat, model.device, settings, {"frames/s": frames})
+    for provider in providers_of(model, video, budgets):
+        name, budget = provider
+        chosen = model_of(model, provider)
+        memory = merge(chosen, segments, duration_s, budget)
+        check(chosen, video, provider, memory)
+        prefix = chosen.llm.prefill(memory.video)
+        about = settings | {"budget": budget, "tokens": memory.num_tokens, "prompt": prefix.length}
+        answer, raw = chosen.llm.answer, sum(float(tokens.size.sum()) for tokens in memory.streams.values())
+        stages: list[tuple[str, Any, dict[str, float]]] = [
+            ("merge", partial(merge, chosen, segments, duration_s, budget), {"tokens/s": raw}),
+            ("prefill", partial(chosen.llm.prefill, memory.video), {"tokens/s": prefix.length}),
+            (
+                "answer",
+                partial(answer, prefix, QUESTIONS[1:], **LENGTH),
+                {"tokens/s": NEW_TOKENS},
+            ),
+            (
+                "compress",
+                partial(compress, chosen, video, budget, progress=False),
+                {"x real time": duration_s},
+            ),
+        ]
+        for case, function, counts in stages:
+            work = {case: lambda _, function=function: function()}
+            yield from _timed_rows(work, name, minutes, repeat, model.device, about, counts)
+
+
+def _timed_rows(
+    work: Mapping[str, Any], provider: str, minutes: float, repeat: int, device: torch.device,
+    settings: Mapping[str, Any], counts: Mapping[str, float],
+) -> Iterator[Row]:  # fmt: skip
+    """The times of some stages, and the rates at which they handle what `counts` counts."""
+    for case, runs in timed(work, repeat, device, warm_up=0).items():
+        job = Job("stages", case, provider, "minutes", minutes, settings=dict(settings))
+        took = [run.wall_s for run in runs]
+        yield make_row(job, took)
+        for unit, count in counts.items():
+            yield make_row(job, [count / s for s in took], "rate", unit)
+
+
+def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMemory) -> None:
+    """ValueError unless a memory of the stages, and its answer, are those of `compress` and `ask`."""
+    where = f"{video.name}, {provider[0]}, budget {provider[1]}"
+    expected = compress(model, video, provider[1], progress=False)
+    if different := differences(memory, expected):
+        raise ValueError(f"{where}: the stages and watch give different {different}; nothing is timed")
+    answer = model.llm.answer(model.llm.prefill(memory.video), QUESTIONS[:1], **LENGTH)[0]
+    asked = expected.ask(QUESTIONS[0], **LENGTH).text
+    if answer != asked:
+        raise ValueError(f"{where}: the stages answer {answer!r}, ask answers {asked!r}; nothing is timed")
+    merged = sum(int((tokens.size != 1).sum()) for tokens in expected.streams.values())
+    if provider[0] == UNCOMPRESSED and merged:
+        raise ValueError(f"{where}: {merged} tokens were merged and none should be; nothing is timed")
+
+
+def differences(memory: VideoMemory, other: VideoMemory) -> str:
+    """Names of the tensors in which two memories differ, to the bit."""
+    mine, theirs = tensors_of(memory), tensors_of(other)
+    names = {n for n in mine.keys() & theirs.keys() if not torch.equal(mine[n], theirs[n])}
+    return ", ".join(sorted(names | (mine.keys() ^ theirs.keys())))
+
+
+def tensors_of(memory: VideoMemory) -> dict[str, Tensor]:
+    """Name -> tensor of all that a memory holds."""
+    tensors = {f"{n}.{f.name}": getattr(t, f.name) for n, t in memory.streams.items() for f in fields(t)}
+    return tensors | {f"{name}.globals": x for name, x in memory.globals.items()}
+
+
+def memory_rows(
+    name: str, device: str, dtype: str | None, video: Path, minutes: float, provider: Provider, repeat: int,
+    settings: Mapping[str, Any],
+) -> Iterator[Row]:  # fmt: skip
+    """Times and peaks of memory of fresh processes: start, load, compress, a first and a second answer."""
+    arguments = (name, device, dtype, str(video), provider)
+    runs = [in_own_process(compress_in_this_process, *arguments, time.time()) for _ in range(repeat)]
+    about = {**settings, "budget": provider[1], "tokens": runs[0].pop("tokens")}
+    about |= {"video_s": runs[0]["video_s"], "new_tokens": NEW_TOKENS}
+    for key in runs[0]["figures"]:
+        case, metric, unit = key.split("|")
+        job = Job("memory", case, provider[0], "minutes", minutes, settings=about)
+        yield make_row(job, [run["figures"][key] for run in runs], metric, unit)
+
+
+def compress_in_this_process(
+    name: str, device: str, dtype: str | None, video: str, provider: Provider, started_s: float
+) -> dict[str, Any]:
+    """Figures of this process, which was started at `started_s` (time.time)."""
+    figures = {"start|time|s": time.time() - started_s}
+    begin = time.perf_counter()
+    model = load(name, device=device, dtype=dtype)
+
+    def lap(case: str) -> None:
+        nonlocal begin
+        synchronize(model.device)
+        figures[f"{case}|time|s"] = time.perf_counter() - begin
+        figures.update({f"{case}|memory of the {of}|GB": gb for of, gb in peaks_gb(model.device).items()})
+        begin = time.perf_counter()
+
+    lap("load")
+    memory = compress(model_of(model, provider), video, provider[1], progress=False)
+    lap("compress")
+    for case, question in zip(("first answer", "second answer"), QUESTIONS, strict=True):
+        memory.ask(question, **LENGTH)
+        lap(case)
+    speed = memory.duration_s / figures["compress|time|s"]
+    figures |= {"compress|rate|x real time": speed}
+    return {"figures": figures, "tokens": memory.num_tokens, "video_s": memory.duration_s}

@@ -1,0 +1,110 @@
+"""The one timer of all benchmarks, and work in processes of its own."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+K = TypeVar("K")
+
+
+class Took(NamedTuple):
+    """One timed run.
+
+    Attributes:
+        wall_s: seconds on the wall; of a GPU, between two events on its stream.
+        cpu_s: seconds of all cores, child processes included.
+        result: the returned value, where results are kept.
+    """
+
+    wall_s: float
+    cpu_s: float
+    result: Any
+
+
+def timed(
+    work: Mapping[K, Callable[[int], Any]], repeat: int, device: str | torch.device, *, warm_up: int = 1,
+    calls: int = 1, keep_results: bool = False,
+) -> dict[K, list[Took]]:  # fmt: skip
+    """Runs of each function. The functions take turns, and every second round goes backwards.
+
+    Args:
+        work: the functions; each gets the number of the call, to rotate inputs by.
+        repeat: timed runs of each.
+        device: "cpu" or "cuda"; a GPU is idle at both ends of a run.
+        warm_up: rounds before the timed ones.
+        calls: calls in a run, whose time is divided by them (for work shorter than its launch).
+        keep_results: keep the value of the last call of each run.
+    """
+    if repeat < 1:
+        raise ValueError(f"repeat must be at least 1 run, got {repeat}")
+    on_gpu = torch.device(device).type == "cuda"
+    took: dict[K, list[Took]] = {name: [] for name in work}
+    for number in range(-warm_up, repeat):
+        for name in list(work)[:: -1 if number % 2 else 1]:
+            one = _one_run(work[name], number, calls, on_gpu)
+            if number >= 0:
+                took[name].append(one if keep_results else one._replace(result=None))
+    return took
+
+
+def _one_run(work: Callable[[int], Any], number: int, calls: int, on_gpu: bool) -> Took:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+    if on_gpu:
+        torch.cuda.synchronize()
+        events[0].record()
+    cores, begin = cpu_seconds(), time.perf_counter()
+    for call in range(calls):
+        result = work(abs(number) * calls + call)
+    if on_gpu:
+        events[1].record()
+        torch.cuda.synchronize()
+    wall_s = time.perf_counter() - begin
+    if on_gpu:
+        wall_s = events[0].elapsed_time(events[1]) / 1e3
+    return Took(wall_s / calls, (cpu_seconds() - cores) / calls, result)
+
+
+def cpu_seconds() -> float:
+    """Seconds that this process and its finished children used of all cores."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all work of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peaks_gb(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process until now, and of the GPU."""
+    status = Path("/proc/self/status")  # Linux hands ru_maxrss on from the process that started this one
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    kib = int(peak[1]) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = {"process": kib * 1024 / 1e9}
+    return peaks | ({"GPU": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {})
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a module's function, called in a fresh process; arguments and value go through JSON.
+
+    Raises:
+        ValueError: it failed, with the last line of its errors.
+    """
+    code = (
+        f"import json, sys; from {function.__module__} import {function.__name__} as function; "
+        "print(json.dumps(function(*json.loads(sys.argv[1]))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{function.__name__} failed in a process of its own: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
