@@ -23,6 +23,7 @@ NEEDED = {
     "numpy": ">=1.26",
     "safetensors": ">=0.5",
     "huggingface_hub": ">=1.0",
+    "webdataset": ">=1.0",
     "jsonargparse": ">=4.35",
     "pyyaml": ">=6",
     "tqdm": ">=4.66",
