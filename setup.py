@@ -10,7 +10,6 @@ web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
 evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
 ray = ["ray[data]>=2.40"]
-bench = ["webdataset>=1.0"]
 dev = [
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
@@ -41,6 +40,7 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
+        "webdataset>=1.0",
         "jsonargparse[signatures]>=4.49",
         "packaging>=20",
         "pyyaml>=6",
@@ -54,11 +54,10 @@ setup(
         "train": train,
         "eval": evaluate,
         "ray": ray,
-        "bench": bench,
         "triton": triton,
         "flash": flash,
         "xformers": xformers,
-        "dev": [*dev, *plot, *web, *train, *ray, *bench, *triton, *xformers],
+        "dev": [*dev, *plot, *web, *train, *ray, *triton, *xformers],
     },
     entry_points={
         "console_scripts": ["longcompress = longcompress.cli.main:main"],

@@ -223,18 +223,13 @@ class Event:
 
     Attributes:
         start_s: where it begins, in seconds.
-        end_s: where it ends (half-open), >= start_s.
+        end_s: where it ends (half-open); annotations that end before they start are reported by their reader.
         text: what happens.
     """
 
     start_s: float
     end_s: float
     text: str = ""
-
-    def __post_init__(self) -> None:
-        _need(
-            self.end_s >= self.start_s, f"Event.end_s must be >= start_s = {self.start_s}, got {self.end_s}"
-        )
 
     def __str__(self) -> str:
         return f"{_clock(self.start_s)} - {_clock(self.end_s)}  {self.text}".rstrip()

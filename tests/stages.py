@@ -5,7 +5,7 @@ import json
 import videos
 from safetensors.torch import load_file
 
-from longcompress.train.data.dataset import QuestionSampling
+from longcompress.train.data.dataset import QuestionConfig
 from longcompress.train.data.records import read_records
 from longcompress.train.engine import Engine
 from longcompress.train.shards import make as shards
@@ -31,9 +31,9 @@ def make_folder(where):
 
 def make_recipe(folder):
     return StageRecipe(
-        shards=[str(folder)], question_sampling=QuestionSampling(kinds={"grounding": 1.0, "segment": 1.0}), budgets=[8, 16],
-        tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6, lr=5e-3, warmup=1,
-        save_every=2, engine=CPU,
+        shards=[str(folder)], questions=QuestionConfig(kinds={"grounding": 1.0, "segment": 1.0}),
+        budgets=[8, 16], max_tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6,
+        lr=5e-3, warmup=1, save_steps=2, engine=CPU,
     )  # fmt: skip
 
 

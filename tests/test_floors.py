@@ -69,6 +69,7 @@ HOMES = {
         "longcompress/model.py",
         "longcompress/presets.py",
         "train/engine.py",
+        "train/stages.py",
         "train/trainer.py",
         "train/compressing.py",
     ),

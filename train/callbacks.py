@@ -1,10 +1,11 @@
-"""What a training looks at while it runs: that all of it learns, that somebody ends it, how fast it is."""
+"""Callbacks of a training: all of it must learn, SIGTERM ends it whole, its speed is logged."""
 
 import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,17 +13,17 @@ from torch import distributed, nn
 from transformers import TrainerCallback
 
 
-class AllLearn(TrainerCallback):
+class CheckGradients(TrainerCallback):
     """Stops a training in whose first step a parameter that is to be trained got no gradient."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.looked = module, False
+        self.module, self.checked = module, False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Looks once."""
-        if self.looked:
+        """Checks the first step alone."""
+        if self.checked:
             return
-        self.looked = True
+        self.checked = True
         idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
         if idle:
             raise ValueError(
@@ -30,38 +31,36 @@ class AllLearn(TrainerCallback):
             )
 
 
-class StopsWhenTold(TrainerCallback):
+class StopOnSignal(TrainerCallback):
     """On SIGTERM the step that runs is finished, a checkpoint saved, and training ends, on all ranks."""
 
     def __init__(self) -> None:
-        self.told = False
-        self.before: Any = None
+        self.requested = False
 
-    def listen(self) -> None:
-        """From now on; only the main thread of a process can."""
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._tell)
-
-    def leave(self) -> None:
-        """As it was before."""
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGTERM inside; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "requested", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ends the training if any rank was asked to."""
+        """Ends the training if any rank got the signal."""
         if distributed.is_initialized() and distributed.get_world_size() > 1:
-            told = torch.tensor(float(self.told), device=args.device)
-            distributed.all_reduce(told, distributed.ReduceOp.MAX)
-            self.told = bool(told)
-        if self.told:
+            requested = torch.tensor(float(self.requested), device=args.device)
+            distributed.all_reduce(requested, distributed.ReduceOp.MAX)
+            self.requested = bool(requested)
+        if self.requested:
             control.should_save = control.should_training_stop = True
 
-    def _tell(self, *_: object) -> None:
-        self.told = True
 
-
-class EveryStep(TrainerCallback):
-    """Calls a function with a step's number every so many steps, and after the last."""
+class EverySteps(TrainerCallback):
+    """Calls a function with a step's number every `steps`, and after the last."""
 
     def __init__(self, steps: int, act: Callable[[int], None]) -> None:
         self.steps, self.act = steps, act
@@ -72,35 +71,35 @@ class EveryStep(TrainerCallback):
             self.act(state.global_step)
 
 
-class Meter:
-    """How fast a training goes, between two lines of its log."""
+class Throughput:
+    """Speed of a training between two lines of its log."""
 
     def __init__(self) -> None:
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """A new line."""
-        self.since, self.wait_s = time.perf_counter(), 0.0
+        self.start_s, self.wait_s = time.perf_counter(), 0.0
         self.tokens = self.frames = self.video_s = 0.0
 
     def add(self, about: dict[str, Any]) -> None:
-        """A batch that was learned from: its tokens, the seconds and the frames of its videos."""
+        """Count a batch: its tokens, the seconds and the frames of its videos."""
         self.tokens += about.get("tokens", 0)
         self.frames += about.get("frames", 0)
         self.video_s += about.get("video_s", 0.0)
 
     def take(self, device: torch.device) -> dict[str, float]:
-        """Since the line before, of all ranks: tokens_per_s, frames_per_s, video_s_per_s; the share of the
-        time that the slowest waited for its loader, and the most memory, in GiB, that one has held."""
-        passed = max(time.perf_counter() - self.since, 1e-9)
+        """Since the line before, of all ranks: tokens_per_s, frames_per_s, video_s_per_s. Also the share of
+        the time that the slowest rank waited for its loader, and the highest peak of memory of a rank."""
+        passed_s = max(time.perf_counter() - self.start_s, 1e-9)
         sums = torch.tensor([self.tokens, self.frames, self.video_s], dtype=torch.float32, device=device)
-        most = torch.tensor([self.wait_s / passed, memory_gib(device)], device=device)
+        maxima = torch.tensor([self.wait_s / passed_s, memory_gib(device)], device=device)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             distributed.all_reduce(sums)
-            distributed.all_reduce(most, distributed.ReduceOp.MAX)
-        tokens, frames, video_s = (sums / passed).tolist()
-        wait, memory = most.tolist()
-        self.begin()
+            distributed.all_reduce(maxima, distributed.ReduceOp.MAX)
+        tokens, frames, video_s = (sums / passed_s).tolist()
+        wait, memory = maxima.tolist()
+        self.reset()
         return {
             "tokens_per_s": round(tokens, 1), "frames_per_s": round(frames, 1),
             "video_s_per_s": round(video_s, 1), "loader_wait": round(wait, 4), "memory_gib": round(memory, 3),
@@ -108,7 +107,7 @@ class Meter:
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most memory that this process has held: of a GPU what torch allocated, else resident memory."""
+    """Peak memory of this process: of a GPU what torch allocated, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

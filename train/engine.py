@@ -1,4 +1,4 @@
-"""Where and how a training runs: device, precision, sharding; and what it needs installed for that."""
+"""Where and how a training runs: device, precision, sharding, and the packages that these need."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,12 +14,13 @@ from transformers import TrainingArguments
 from ..model import LongCompress
 from ..presets import load
 
-NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+Schedule = Literal["stable", "cosine"]
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how.
+    """Device, precision and sharding of a training.
 
     Attributes:
         device: "cpu", "cuda", or "" for a GPU if there is one.
@@ -28,7 +29,7 @@ class Engine:
         bf16: autocast to bfloat16.
         checkpointing: gradient checkpointing: the language model's layers are computed a second time instead
             of kept.
-        accumulate: shares that a rank's part of a batch is worked off in; the batch stays what it is.
+        accumulate: parts that a rank's samples of a step are split into, one forward pass each.
         quantization: "" or, for QLoRA on a GPU, "4bit" (nf4) or "8bit" of bitsandbytes.
         fsdp: fields of accelerate's FSDP2 plugin, such as {"reshard_after_forward": true}; empty: no FSDP.
         deepspeed: a DeepSpeed config file; "": no DeepSpeed.
@@ -56,9 +57,9 @@ class Engine:
             )
         if self.fsdp and self.deepspeed:
             raise ValueError("engine: fsdp and deepspeed exclude each other; leave one of them out")
-        unknown = sorted(set(self.report) - set(NEEDS))
+        unknown = sorted(set(self.report) - set(PACKAGES))
         if unknown:
-            raise ValueError(f"engine: report must be some of {sorted(NEEDS)}, got {unknown[0]!r}")
+            raise ValueError(f"engine: report must be some of {sorted(PACKAGES)}, got {unknown[0]!r}")
 
     @property
     def on_gpu(self) -> bool:
@@ -69,10 +70,10 @@ class Engine:
         """ValueError for what can't run here: no GPU, a package that isn't installed, no such file."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("engine.device is cuda, but torch finds no GPU here; use cpu")
-        for wanted, why in ((self.fsdp, "fsdp"), (self.quantization, "quantization")):
-            if wanted and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
-                raise ValueError(f"engine.{why} needs a GPU, this runs on the CPU; leave it out")
-        packages = [NEEDS[name] for name in self.report]
+        for value, name in ((self.fsdp, "fsdp"), (self.quantization, "quantization")):
+            if value and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
+                raise ValueError(f"engine.{name} needs a GPU, this runs on the CPU; leave it out")
+        packages = [PACKAGES[name] for name in self.report]
         packages += ["bitsandbytes"] if self.quantization else []
         packages += ["liger_kernel"] if self.liger else []
         packages += ["deepspeed"] if self.deepspeed else []
@@ -125,8 +126,22 @@ class Engine:
         if self.checkpointing:
             cast(Any, lm).gradient_checkpointing_enable({"use_reentrant": False})
 
-    def arguments(self, out: Path, **options: Any) -> TrainingArguments:
-        """Arguments of transformers' Trainer for this engine, beside those given."""
+    def arguments(
+        self, out: Path, *, steps: int, lr: float, warmup: int = 0, schedule: Schedule = "stable",
+        decay: float = 0.4, save_steps: int = 0, **options: Any,
+    ) -> TrainingArguments:  # fmt: skip
+        """Arguments of transformers' Trainer for a training on this engine.
+
+        Args:
+            out: folder for checkpoints.
+            steps: optimizer steps.
+            lr: highest learning rate, reached after `warmup` steps.
+            warmup: see lr.
+            schedule: "stable", or "cosine": it falls from the warm-up on.
+            decay: share of the steps, at the end, over which it falls, of schedule "stable".
+            save_steps: steps between checkpoints; 0: none.
+            options: other fields of TrainingArguments.
+        """
         sharded: dict[str, Any] = {}
         if self.fsdp:
             config = {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | self.fsdp
@@ -135,8 +150,17 @@ class Engine:
             sharded = {"deepspeed": self.deepspeed}
         if "tensorboard" in self.report:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "log"))
+        falls = {"num_decay_steps": int(decay * steps), "min_lr_ratio": 0.02}
+        fixed = {"per_device_train_batch_size": 1, "weight_decay": 0.01, "logging_steps": 25}
         return TrainingArguments(
             output_dir=str(out), use_cpu=not self.on_gpu, bf16=self.bf16, report_to=self.report or "none",
             gradient_accumulation_steps=self.accumulate, dataloader_num_workers=self.workers,
-            dataloader_prefetch_factor=4 if self.workers else None, **sharded, **options,
+            dataloader_prefetch_factor=4 if self.workers else None,
+            accelerator_config={"dispatch_batches": False},  # batches are whole as they come
+            max_steps=steps, learning_rate=lr, warmup_steps=warmup, max_grad_norm=1.0, adam_beta2=0.98,
+            lr_scheduler_type="cosine" if schedule == "cosine" else "warmup_stable_decay",
+            lr_scheduler_kwargs={} if schedule == "cosine" else falls,
+            save_strategy="steps" if save_steps else "no", save_steps=save_steps or 1, save_total_limit=1,
+            remove_unused_columns=False, label_names=["labels"], ignore_data_skip=True, **sharded,
+            **fixed | options,
         )  # fmt: skip

@@ -1,30 +1,37 @@
-"""What data sets share that draw their batches by number: loader processes take turns, stages follow."""
+"""What data sets that form their batches by number share: worker processes take turns, stages follow."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+import torch
 from torch.utils.data import get_worker_info
 
 
-class Lasts(Protocol):
+class HasSteps(Protocol):
     """A stage of a training."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of it."""
+        """Its optimizer steps."""
 
 
-Stage = TypeVar("Stage", bound=Lasts)
+Stage = TypeVar("Stage", bound=HasSteps)
 
 
-def turn() -> tuple[int, int]:
-    """(number of this loader process, how many there are); (0, 1) outside of one."""
+def enter_worker() -> tuple[int, int]:
+    """(number of this worker process, number of workers), and torch of a worker has one thread from now on.
+
+    Outside of a worker it is (0, 1), and the threads of the process, which trains, stay as they are.
+    """
     worker = get_worker_info()
-    return (worker.id, worker.num_workers) if worker else (0, 1)
+    if worker is None:
+        return 0, 1
+    torch.set_num_threads(1)
+    return worker.id, worker.num_workers
 
 
 def stage_at(stages: Sequence[Stage], number: int) -> Stage:
-    """The stage that step `number` is in; the last one goes on."""
+    """The stage of step `number`; the last one has no end."""
     for stage in stages:
         if number < stage.steps:
             return stage

@@ -1,4 +1,4 @@
-"""What a step of training will take: its memory, told from shorter steps before the long one is run."""
+"""Memory of a training step, extrapolated from shorter steps before the long one is run."""
 
 import ctypes
 import time
@@ -15,76 +15,78 @@ from ..types import Tokens
 from .callbacks import memory_gib
 from .stages import StageRecipe, prepare
 
-SHORT = (4, 2)  # the shorter steps have these parts of the tokens
+SHORTER = (4, 2)  # the shorter steps have a fourth and a half of the tokens
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
-class Prediction:
+class MemoryEstimate:
     """Memory of one step.
 
     Attributes:
         tokens: video tokens of the step.
-        predicted_gib: its peak, told from the shorter steps by a line through them.
-        measured_gib: its peak, where it was run; else None.
-        step_s: seconds that it took; else None.
+        estimated_gib: its peak, on the line through those of the shorter steps.
+        measured_gib: its peak if the step was run; else None.
+        step_s: its duration if it was run; else None.
         shorter: (tokens, peak in GiB, seconds) of the shorter steps.
     """
 
     tokens: int
-    predicted_gib: float
+    estimated_gib: float
     measured_gib: float | None
     step_s: float | None
     shorter: list[tuple[int, float, float]]
 
 
-def predict(
+def estimate_memory(
     model: LongCompress, recipe: StageRecipe, tokens: int, *, seconds: float, measure: bool = False
-) -> Prediction:
+) -> MemoryEstimate:
     """The memory of a step on one video of `tokens` tokens: forward, backward and optimizer.
 
-    Peaks are what torch allocated on a GPU, resident memory on a CPU (of what is in use: without glibc's
-    store of freed memory, which a training adds). They grow with the tokens along a line as long as attention
-    keeps no matrix of scores ("sdpa", flash); with "eager" they grow faster.
+    Peaks are what torch allocated on a GPU, resident memory on a CPU (memory in use: glibc's store of freed
+    memory, which a training adds, is not counted). The peak is linear in the tokens if attention keeps no
+    matrix of scores ("sdpa", flash); with "eager" it grows faster.
 
     Args:
-        model: that is to be trained; its weights don't change.
+        model: to be trained; its weights don't change.
         recipe: what is trained, precision, checkpointing.
         tokens: of the video.
-        seconds: that it lasts.
+        seconds: its length.
         measure: also run the step itself.
 
     Raises:
-        ValueError: tokens are too few to be told from shorter steps.
+        ValueError: there are too few tokens to extrapolate to.
     """
-    if tokens < 64 * SHORT[0]:
-        raise ValueError(f"tokens must be >= {64 * SHORT[0]} to be told from shorter steps, got {tokens}")
+    if tokens < 64 * SHORTER[0]:
+        raise ValueError(
+            f"tokens must be >= {64 * SHORTER[0]} to be estimated from shorter steps, got {tokens}"
+        )
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
     if model.device.type == "cpu":
-        _give_back()
+        _return_freed_memory()
     step = _Step(model, recipe)
-    step(tokens // SHORT[0], seconds)  # what is allocated once
+    step(tokens // SHORTER[0], seconds)  # what is allocated once
     shorter = []
-    for part in SHORT:
+    for part in SHORTER:
         peak, passed_s = step(tokens // part, seconds)
         shorter.append((tokens // part, peak, passed_s))
-    (less, low, _), (more, high, _) = shorter
-    predicted = high + (high - low) / (more - less) * (tokens - more)
+    (tokens_a, peak_a, _), (tokens_b, peak_b, _) = shorter
+    estimate = peak_b + (peak_b - peak_a) / (tokens_b - tokens_a) * (tokens - tokens_b)
     measured, step_s = step(tokens, seconds) if measure else (None, None)
-    return Prediction(tokens, predicted, measured, step_s, shorter)
+    return MemoryEstimate(tokens, estimate, measured, step_s, shorter)
 
 
-def told(found: Prediction) -> dict[str, Any]:
-    """As JSON, with how far the prediction was off where the step was run."""
-    out = asdict(found)
-    if found.measured_gib:
-        out["off"] = found.predicted_gib / found.measured_gib - 1
+def estimate_json(estimate: MemoryEstimate) -> dict[str, Any]:
+    """As JSON, with the relative error of the estimate if the step was run."""
+    out = asdict(estimate)
+    if estimate.measured_gib:
+        out["error"] = estimate.estimated_gib / estimate.measured_gib - 1
     return out
 
 
-def synthetic(model: LongCompress, tokens: int, seconds: float) -> Example:
-    """A video of random tokens, of all streams in their raw shares, with one question."""
+def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Example:
+    """A video of random tokens, its streams in the proportion of their raw tokens, with one question."""
     generator = torch.Generator().manual_seed(0)
     media = model.config.media
     rates = {name: encoder.tokens_a_second(seconds, media) for name, encoder in model.encoders.items()}
@@ -100,7 +102,7 @@ def synthetic(model: LongCompress, tokens: int, seconds: float) -> Example:
 
 
 class _Step:
-    """A step of training on one video; the weights are put back."""
+    """A step of training on one video; the weights are restored."""
 
     def __init__(self, model: LongCompress, recipe: StageRecipe) -> None:
         self.model, self.recipe = model, recipe
@@ -109,39 +111,39 @@ class _Step:
         model.llm.train()
 
     def __call__(self, tokens: int, seconds: float) -> tuple[float, float]:
-        """(peak in GiB, seconds) of a step with so many video tokens."""
+        """(peak in GiB, seconds) of a step with this number of video tokens."""
         device = self.model.device
-        batch = self.model.llm.collate([synthetic(self.model, tokens, seconds)])
+        batch = self.model.llm.collate([synthetic_example(self.model, tokens, seconds)])
         batch |= {"kept": learned_places(batch["labels"])}
         batch = {k: v.to(device) for k, v in batch.items()}
         before = [p.detach().clone() for p in self.learned]
-        _forget_peak(device)
-        begin = time.perf_counter()
+        _reset_peak(device)
+        start_s = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.engine.bf16):
             loss = self.model.llm(**batch)["loss"]
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        peak, passed_s = _peak_gib(device), time.perf_counter() - begin
+        peak, passed_s = _peak_gib(device), time.perf_counter() - start_s
         with torch.no_grad():
             for parameter, value in zip(self.learned, before, strict=True):
                 parameter.copy_(value)
         return peak, passed_s
 
 
-def _give_back() -> None:
-    """Freed tensors go back to the system at once from now on: glibc would keep those of middle sizes."""
+def _return_freed_memory() -> None:
+    """From now on freed tensors return to the system at once; glibc would keep those of middle sizes."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif not CLEAR.exists():
-        raise ValueError("the memory of a step on a CPU is told on Linux only; use a GPU, or Linux")
+        raise ValueError("the memory of a step on a CPU can be estimated on Linux only; use a GPU, or Linux")
     else:
-        CLEAR.write_text("5")  # the kernel's own way to begin its high-water mark anew
+        CLEAR.write_text("5")  # the kernel resets its high-water mark
 
 
 def _peak_gib(device: torch.device) -> float:

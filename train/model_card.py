@@ -1,4 +1,4 @@
-"""The model card that a trained model is saved with: what it is, what it learned from, how to use it."""
+"""The model card of a trained model: parts, data sets, losses, recipe."""
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -22,14 +22,14 @@ def write_card(
 
     Args:
         folder: of the saved model.
-        model: it.
+        model: the trained model.
         trained: part -> parameters that learned.
         indexes: of the data sets.
         recipe: of the stage, as JSON values.
         history: the log of the training.
     """
     losses = [(line["step"], line["loss"]) for line in history if "loss" in line]
-    held = [(line["step"], line["eval_loss"]) for line in history if "eval_loss" in line]
+    validation = [(line["step"], line["eval_loss"]) for line in history if "eval_loss" in line]
     config = model.config
     each = ", ".join(f"{part} ({sum(p.numel() for p in of):,})" for part, of in trained.items())
     front = {
@@ -58,8 +58,8 @@ def write_card(
     lines += ["", "## How it went", ""]
     if losses:
         lines.append(f"- loss: {_from_to(losses)}")
-    if held:
-        lines.append(f"- loss on videos held out: {_from_to(held)}")
+    if validation:
+        lines.append(f"- validation loss: {_from_to(validation)}")
     lines += [
         "- nothing else was measured by the training; the licences of the base models and of the data hold",
         "", "## Recipe", "", "```yaml", yaml.safe_dump(dict(recipe), sort_keys=False).strip(), "```", "",

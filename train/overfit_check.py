@@ -1,4 +1,4 @@
-"""The self-check: 20 samples are learned by heart. Where that fails, a longer training is in vain."""
+"""The overfit check: a model learns 20 samples by heart. If that fails, a longer training is in vain."""
 
 import itertools
 import json
@@ -12,22 +12,21 @@ import numpy as np
 
 from ..synthetic.scenes import OBJECTS, SOUNDS, Scene
 from .data.dataset import ShardData
-from .data.sampler import Mixture
 from .shards.index import load_index, make_index
 from .shards.tar import write_tar
-from .stages import StageRecipe, last_checkpoint, train_stage
-from .tiny.shards import drawn_shards
+from .stages import StageRecipe, batch_sampler, last_checkpoint, train_stage
+from .tiny.shards import synthetic_shards
 
-SAMPLES = 20
-RIGHT = 0.9  # of the answers
-SEED = 30_000_000  # of the videos drawn
+NUM_SAMPLES = 20
+PASS_RATE = 0.9  # of the answers
+SEED = 30_000_000  # of the synthetic videos
 
 
-def check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
+def overfit_check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
     """Train a model on 20 samples until it knows them.
 
     Args:
-        recipe: of the stage; without shards, videos are drawn that ask for words nobody could guess.
+        recipe: of the stage; without shards, synthetic videos with answers that nobody could guess.
         out: folder.
 
     Returns:
@@ -36,49 +35,49 @@ def check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
     out = Path(out)
     model = recipe.engine.load(recipe.model)
     if not recipe.shards:
-        drawn_shards(model, range(SEED, SEED + SAMPLES), 20.0, out / "samples", told=by_heart)
+        seeds = range(SEED, SEED + NUM_SAMPLES)
+        synthetic_shards(model, seeds, 20.0, out / "samples", questions=arbitrary_question)
         recipe = replace(recipe, shards=[str(out / "samples")])
     folder = out / "few"
-    few(recipe.shards[0], folder)
+    first_samples(recipe.shards[0], folder)
     recipe = replace(
-        recipe, shards=[str(folder)], weights=[], evaluate=[], save_every=recipe.steps,
-        log_every=min(recipe.log_every, recipe.steps),
+        recipe, shards=[str(folder)], weights=[], eval_shards=[], save_steps=recipe.steps,
+        log_steps=min(recipe.log_steps, recipe.steps),
     )  # fmt: skip
     shutil.rmtree(out / "run", ignore_errors=True)
     train_stage(model, recipe, out / "run")
     model.llm.eval()
-    data = ShardData(
-        Mixture([load_index(folder)]), model, recipe.question_sampling, seed=recipe.seed, tokens=recipe.tokens,
-        budgets=[max(recipe.budgets)], least=recipe.least,
-    )  # fmt: skip
-    asked: dict[tuple[str, str], bool] = {}
-    for loaded in itertools.islice(iter(data), 2 * SAMPLES):
+    sampler = batch_sampler(
+        replace(recipe, budgets=[max(recipe.budgets)], max_videos=0), [load_index(folder)]
+    )
+    results: dict[tuple[str, str], bool] = {}
+    for loaded in itertools.islice(iter(ShardData(sampler, model, recipe.questions)), 2 * NUM_SAMPLES):
         for key, example in zip(loaded.keys, loaded.examples, strict=True):
-            for question, truth in example.turns[:1]:
-                if (key, question) not in asked:
+            for question, reference in example.turns[:1]:
+                if (key, question) not in results:
                     (answer,) = model.llm.answer_each([example.video], [question])
-                    asked[key, question] = answer == (truth or "").strip()
+                    results[key, question] = answer == (reference or "").strip()
     last = last_checkpoint(out / "run")
     assert last is not None
     log = json.loads((last / "trainer_state.json").read_text(encoding="utf8"))["log_history"]
     losses = [line["loss"] for line in log if "loss" in line]
-    right = sum(asked.values())
+    right = sum(results.values())
     return {
-        "ok": right >= RIGHT * len(asked), "asked": len(asked), "right": right, "first_loss": losses[0],
-        "last_loss": losses[-1],
+        "ok": right >= PASS_RATE * len(results), "asked": len(results), "right": right,
+        "first_loss": losses[0], "last_loss": losses[-1],
     }  # fmt: skip
 
 
-def few(shards: str, folder: Path) -> None:
+def first_samples(shards: str, folder: Path) -> None:
     """The first samples of some shards as shards of their own."""
     index = load_index(shards)
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = range(min(SAMPLES, len(index)))
+    numbers = range(min(NUM_SAMPLES, len(index)))
     write_tar(folder / "shard-000000.tar", ((index.entries[i].key, index.read(i)) for i in numbers))
     make_index(folder, progress=False)
 
 
-def by_heart(scene: Scene, generator: np.random.Generator) -> Sequence[tuple[str, str]]:
+def arbitrary_question(scene: Scene, generator: np.random.Generator) -> Sequence[tuple[str, str]]:
     """A question whose answer has nothing to do with the video."""
     words = generator.choice([*OBJECTS, *SOUNDS], size=3, replace=False)
     return [("What is seen and heard?", ", ".join(words.tolist()))]

@@ -1,10 +1,9 @@
-"""transformers' Trainer, set up for this project's recipes."""
+"""transformers' Trainer for this project: saves the trained parameters alone, logs speed, ends on SIGTERM."""
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,61 +11,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
-from .callbacks import AllLearn, EveryStep, Meter, StopsWhenTold
-from .engine import Engine
+from .callbacks import CheckGradients, EverySteps, StopOnSignal, Throughput
 from .tiny.muon import with_muon
 
 WEIGHTS = "trained.safetensors"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: items of the data set a step.
-        lr: highest learning rate, reached after `warmup` steps.
-        warmup: see lr.
-        decay: share of the steps, at the end, over which it falls, of schedule "stable".
-        seed: of what the Trainer draws.
-        schedule: "stable", or "cosine": it falls from the warm-up on.
-        save_every: steps between checkpoints; 0: none.
-        log_every: steps between lines of the log.
-        weight_decay: of AdamW.
-        look_every: steps between calls of `look`.
-        muon: Muon for the matrices of the layers; else AdamW for all.
-        engine: where and how.
-    """
-
-    steps: int
-    batch: int
-    lr: float
-    warmup: int
-    decay: float
-    seed: int
-    schedule: Literal["stable", "cosine"] = "stable"
-    save_every: int = 0
-    log_every: int = 25
-    weight_decay: float = 0.01
-    look_every: int = 200
-    muon: bool = False
-    engine: Engine = field(default_factory=lambda: Engine(report=[]))
-
-
 class PartTrainer(Trainer):
     """A Trainer that saves and loads only what is trained; parameters that share memory are saved once.
 
-    A batch may carry `about`: keys, and what `Meter` counts; a loss that isn't finite ends the training with
-    these keys.
+    A batch may carry `about`: keys, and what `Throughput` counts. A loss that isn't finite ends the training
+    with these keys.
     """
 
-    meter: Meter
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.throughput = Throughput()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Of several processes each reads its own part, as the data set deals it; nobody deals it again."""
+        """The data set deals its samples to ranks itself; accelerate must not deal them again."""
         if self.args.world_size == 1:
             return super().get_train_dataloader()
         return DataLoader(
@@ -76,11 +41,11 @@ class PartTrainer(Trainer):
         )  # fmt: skip
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """Batches of a step; the time that they took to come is noted."""
-        begin = time.perf_counter()
-        found = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.meter.wait_s += time.perf_counter() - begin
-        return found
+        """Batches of a step; the wait for them is measured."""
+        start_s = time.perf_counter()
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.throughput.wait_s += time.perf_counter() - start_s
+        return batches
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
         """The loss of a batch, its gradients added.
@@ -95,42 +60,40 @@ class PartTrainer(Trainer):
                 f"step {self.state.global_step + 1}: the loss is {float(loss)}, from samples "
                 f"{about.get('keys', [])}; look at them, or lower the learning rate"
             )
-        self.meter.add(about)
+        self.throughput.add(about)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """A line of the log, with how fast it goes."""
+        """A line of the log, with the speed of the training."""
         if "loss" in logs:
-            logs = logs | self.meter.take(self.args.device)
+            logs = logs | self.throughput.take(self.args.device)
         super().log(logs, *args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         module = self.accelerator.unwrap_model(self.model)
         trained = trained_state(module, state_dict)  # of sharded parameters all ranks bring their part
-        if not self.args.should_save:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(trained, folder / WEIGHTS)
-        torch.save(self.args, folder / "training_args.bin")
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_tensors(trained, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(model or self.model, Path(resume_from_checkpoint))
 
 
-def trained_state(module: nn.Module, whole: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def trained_state(module: nn.Module, gathered: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Name -> value of all parameters that are trained, each once, also of sharded ones.
 
     Args:
-        module: whose; where its parameters are sharded, all ranks must call this together.
-        whole: its state, where something else has gathered that already.
+        module: owner of the parameters; if they are sharded, all ranks must call this together.
+        gathered: its whole state, where another part has gathered that already.
     """
-    names = {n: p for n, p in module.named_parameters() if p.requires_grad}  # gives shared ones once
-    found = {}
-    for name, parameter in names.items():
-        value = parameter.detach() if whole is None or name not in whole else whole[name]
-        found[name] = (value.full_tensor() if isinstance(value, DTensor) else value).contiguous()
-    return found
+    state = {}
+    for name, parameter in module.named_parameters():  # gives shared ones once
+        if parameter.requires_grad:
+            value = parameter.detach() if gathered is None or name not in gathered else gathered[name]
+            state[name] = (value.full_tensor() if isinstance(value, DTensor) else value).contiguous()
+    return state
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -146,25 +109,25 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_trained(module: nn.Module, folder: Path) -> None:
-    """Load what `PartTrainer` saved, sharded or not; every trained parameter must be there, and no other."""
-    given = load_file(folder / WEIGHTS)
-    want = {n for n, p in module.named_parameters() if p.requires_grad}
-    if set(given) != want:
+    """Load what `PartTrainer` saved, sharded or not; it must hold every trained parameter, and no other."""
+    state = load_file(folder / WEIGHTS)
+    trained = {n for n, p in module.named_parameters() if p.requires_grad}
+    if set(state) != trained:
         raise ValueError(
             f"{folder / WEIGHTS} must hold the parameters that are trained; "
-            f"missing {sorted(want - set(given))[:3]}, unknown {sorted(set(given) - want)[:3]}"
+            f"missing {sorted(trained - set(state))[:3]}, unknown {sorted(set(state) - trained)[:3]}"
         )
     for name, parameter in module.named_parameters():
-        if name in given and isinstance(parameter, DTensor):
-            given[name] = distribute_tensor(
-                given[name].to(parameter.device), parameter.device_mesh, parameter.placements
+        if name in state and isinstance(parameter, DTensor):
+            state[name] = distribute_tensor(
+                state[name].to(parameter.device), parameter.device_mesh, parameter.placements
             )
-    module.load_state_dict(given, strict=False)
+    module.load_state_dict(state, strict=False)
 
 
 def run(
-    module: nn.Module, data: Dataset[Any], collate: Any, plan: Run, out: Path, *,
-    resume: Path | None = None, look: Callable[[int], dict[str, float]] | None = None,
+    module: nn.Module, data: Dataset[Any], args: TrainingArguments, *, collate: Any = None,
+    resume: Path | None = None, validate: Callable[[int], dict[str, float]] | None = None, muon: bool = False,
 ) -> PartTrainer | None:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set.
 
@@ -173,40 +136,24 @@ def run(
     Args:
         module: takes a batch as keywords, returns {"loss": ...}.
         data: iterable.
+        args: steps, learning rate, checkpoints and the rest, of `Engine.arguments`.
         collate: makes a batch of a list of its items; None: the default.
-        plan: how.
-        out: folder for checkpoints.
-        resume: a checkpoint to go on from; `data` must begin where it stopped.
-        look: called with a step's number every so many steps and after the last; what it gives is logged.
+        resume: a checkpoint to go on from; `data` must start at its step.
+        validate: called with a step's number every args.eval_steps and after the last; its result is logged.
+        muon: Muon for the matrices of the layers; else AdamW for all.
 
     Raises:
         ValueError: a parameter that is to be trained got no gradient in the first step, or a loss is not
             finite.
     """
-    args = plan.engine.arguments(
-        out, max_steps=plan.steps, per_device_train_batch_size=plan.batch, learning_rate=plan.lr,
-        lr_scheduler_type="cosine" if plan.schedule == "cosine" else "warmup_stable_decay",
-        lr_scheduler_kwargs={}
-        if plan.schedule == "cosine"
-        else {"num_decay_steps": int(plan.decay * plan.steps), "min_lr_ratio": 0.02},
-        warmup_steps=plan.warmup, weight_decay=plan.weight_decay, max_grad_norm=1.0, adam_beta2=0.98,
-        logging_steps=plan.log_every, save_strategy="steps" if plan.save_every else "no",
-        save_steps=plan.save_every or 1, save_total_limit=1, remove_unused_columns=False, seed=plan.seed,
-        label_names=["labels"], ignore_data_skip=True,
-        accelerator_config={"dispatch_batches": False},  # batches are whole as they come
-    )  # fmt: skip
-    stops = StopsWhenTold()
+    stop = StopOnSignal()
     trainer = PartTrainer(
         model=module, args=args, train_dataset=data, data_collator=collate,
-        optimizers=(with_muon(module, plan.lr) if plan.muon else None, None),
-        callbacks=[AllLearn(module), stops],
+        optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
+        callbacks=[CheckGradients(module), stop],
     )  # fmt: skip
-    trainer.meter = Meter()
-    if look is not None:
-        trainer.add_callback(EveryStep(plan.look_every, lambda step: trainer.log(look(step))))
-    stops.listen()
-    try:
+    if validate is not None:
+        trainer.add_callback(EverySteps(int(args.eval_steps), lambda step: trainer.log(validate(step))))
+    with stop.listening():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    finally:
-        stops.leave()
-    return None if stops.told else trainer
+    return None if stop.requested else trainer

@@ -13,7 +13,7 @@ from .common import bars, folder_of, reading, writing
 
 if TYPE_CHECKING:
     from ..model import LongCompress
-    from ..train.shards.make import Made
+    from ..train.shards.make import Result
 
 Preset = Literal["longvlm", "vtimellm", "longvale"]
 
@@ -88,7 +88,7 @@ def make(
         done = shards.make(
             records, folder, _loaded(loads, device, detail) if kind == "features" else None, **how
         )
-    code = _told(done, folder)
+    code = _report(done, folder)
     if share[1] == 1:
         packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
         print(f"{folder}: {len(packed)} samples in {len(packed.shards)} shards")
@@ -128,7 +128,7 @@ def npy(
     assert encoders is not None
     model = _loaded(encoders, device, None)
     done = make_arrays(records, folder, model, share=share, on_error=on_error, progress=bars())
-    return _told(done, folder)
+    return _report(done, folder)
 
 
 def features(
@@ -176,8 +176,8 @@ def features(
     loads = encoders or model
     if loads is None or (model is not None and encoders is not None):
         raise ValueError("one of --model and --preset must say whose features they are")
-    given = {"video": frame, "audio": audio, "speech": speech, "local": local, "memory": memory}
-    folders = {name: folder for name, folder in given.items() if folder is not None}
+    paths = {"video": frame, "audio": audio, "speech": speech, "local": local, "memory": memory}
+    folders = {name: folder for name, folder in paths.items() if folder is not None}
     with reading():
         records = read_records(source)
     folder = folder_of(out)
@@ -185,7 +185,7 @@ def features(
         records, folder, _loaded(loads, "cpu", None), folders, unknown_s=unknown_s, share=share,
         on_error=on_error, progress=bars(),
     )  # fmt: skip
-    code = _told(done, folder)
+    code = _report(done, folder)
     if share[1] == 1:
         packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
         streams = sorted({name for entry in packed.entries for name in entry.tokens})
@@ -203,13 +203,13 @@ def _share_of(shard: str) -> tuple[int, int]:
     return number, of
 
 
-def _told(done: "Sequence[Made]", folder: Path) -> int:
-    """Says what became of videos; the exit code."""
-    counts = {status: sum(one.status == status for one in done) for status in ("made", "there", "failed")}
-    print(f"{folder}: {counts['made']} made, {counts['there']} there already, {counts['failed']} failed")
-    for one in done:
-        if one.status == "failed":
-            print(f"longcompress: error: {one.key}: {one.reason}", file=sys.stderr)
+def _report(done: "Sequence[Result]", folder: Path) -> int:
+    """Print the results of videos; the exit code."""
+    counts = {status: sum(r.status == status for r in done) for status in ("made", "exists", "failed")}
+    print(f"{folder}: {counts['made']} made, {counts['exists']} there already, {counts['failed']} failed")
+    for result in done:
+        if result.status == "failed":
+            print(f"longcompress: error: {result.key}: {result.reason}", file=sys.stderr)
     return 3 if counts["failed"] else 0
 
 
@@ -247,8 +247,8 @@ def index(folder: str) -> None:
     from ..train.shards.index import make_index
 
     with reading():
-        made = make_index(folder, progress=bars())
-    print(f"{folder}: {len(made)} samples in {len(made.shards)} shards")
+        indexed = make_index(folder, progress=bars())
+    print(f"{folder}: {len(indexed)} samples in {len(indexed.shards)} shards")
 
 
 def verify(folder: str) -> int:
@@ -260,11 +260,11 @@ def verify(folder: str) -> int:
     from ..train.shards.make import verify as wrong_in
 
     with reading():
-        found = wrong_in(folder, progress=bars())
-    for line in found:
+        faults = wrong_in(folder, progress=bars())
+    for line in faults:
         print(line)
-    print(f"{folder}: {len(found)} things wrong" if found else f"{folder}: all as it was indexed")
-    return 1 if found else 0
+    print(f"{folder}: {len(faults)} things wrong" if faults else f"{folder}: all as it was indexed")
+    return 1 if faults else 0
 
 
 def info(folder: str) -> None:
@@ -276,16 +276,16 @@ def info(folder: str) -> None:
     from ..train.shards.index import load_index
 
     with reading():
-        found = load_index(folder)
-    streams = sorted({name for entry in found.entries for name in entry.tokens})
-    told = {
-        "samples": len(found), "shards": len(found.shards),
-        "num_bytes": sum(shard.num_bytes for shard in found.shards),
-        "hours": round(sum(entry.duration_s for entry in found.entries) / 3600, 3),
-        "tokens": {name: sum(entry.tokens.get(name, 0) for entry in found.entries) for name in streams},
-        "features": found.features,
+        content = load_index(folder)
+    streams = sorted({name for entry in content.entries for name in entry.tokens})
+    figures = {
+        "samples": len(content), "shards": len(content.shards),
+        "num_bytes": sum(shard.num_bytes for shard in content.shards),
+        "hours": round(sum(entry.duration_s for entry in content.entries) / 3600, 3),
+        "tokens": {name: sum(entry.tokens.get(name, 0) for entry in content.entries) for name in streams},
+        "features": content.features,
     }  # fmt: skip
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
@@ -299,8 +299,8 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
     from ..train.shards.make import repack as pack_again
 
     with reading():
-        made = pack_again(folder, out, shard_bytes=shard_mb << 20, progress=bars())
-    print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
+        packed = pack_again(folder, out, shard_bytes=shard_mb << 20, progress=bars())
+    print(f"{out}: {len(packed)} samples in {len(packed.shards)} shards")
 
 
 def bench(
@@ -326,21 +326,21 @@ def bench(
         budget: tokens that videos are compressed to.
         out: JSON file to write the figures to.
     """
-    from ..train.shards.bench import bench as measured
+    from ..train.shards.bench import bench as run_bench
     from ..train.shards.bench import table
     from ..train.shards.index import load_index
 
     with reading():
-        found = load_index(folder)
+        content = load_index(folder)
     loaded = None if model is None else _loaded(model, "cpu", None)
-    told = measured(
-        found, loaded, samples=samples or len(found), workers=workers, rounds=rounds, budget=budget,
+    figures = run_bench(
+        content, loaded, samples=samples or len(content), workers=workers, rounds=rounds, budget=budget,
         repeat=repeat,
     )  # fmt: skip
-    print("\n".join(table(told)))
+    print("\n".join(table(figures)))
     if out is not None:
         with writing(out):
-            Path(out).write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
+            Path(out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
 
 
 def convert(
@@ -392,16 +392,16 @@ def draw(
         model: preset, folder or hub name, whose encoders make the features.
         detail: tokens a segment keeps at least, by stream; else the model's.
     """
-    from ..train.tiny.shards import drawn_shards
+    from ..train.tiny.shards import synthetic_shards
 
     for name, value in (("videos", videos), ("seconds", seconds)):
         if not value > 0:
             raise ValueError(f"--{name} must be > 0, got {value}")
     with writing(out):
-        made = drawn_shards(
+        synthetic = synthetic_shards(
             _loaded(model, "cpu", detail), range(first, first + videos), seconds, out, progress=bars()
         )
-    print(f"{out}: {len(made)} samples in {len(made.shards)} shards")
+    print(f"{out}: {len(synthetic)} samples in {len(synthetic.shards)} shards")
 
 
 def main() -> int:

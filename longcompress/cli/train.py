@@ -1,4 +1,4 @@
-"""`longcompress train`: recipes by name or file, single fields as flags, and the self-check."""
+"""`longcompress train`: recipes by name or file, single fields as flags, and the overfit check."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .common import folder_of
 
-OWN = ("out", "resume", "start", "json", "help", "predict", "seconds", "measure")
+OWN = ("out", "resume", "start", "json", "help", "estimate-memory", "seconds", "measure")
 """Flags that aren't fields of a recipe."""
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 CHECK = "check"
@@ -33,9 +33,9 @@ def train(
     name: str,
     *,
     out: str,
-    start: Literal["encoders", "clip_cache", "lm"] = "encoders",
+    start: Literal["encoders", "clips", "lm"] = "encoders",
     resume: bool = False,
-    predict: int = 0,
+    estimate_memory: int = 0,
     seconds: float = 3600.0,
     measure: bool = False,
     recipe: Any = None,
@@ -46,44 +46,40 @@ def train(
     Single fields are changed as --lr 1e-4 or --engine.workers 2. `--check` overfits 20 samples.
 
     Args:
-        name: align, boundary or instruct; a YAML file; check; or tiny, tiny_more and reader: small models.
+        name: align, boundary or instruct; a YAML file; check; or tiny and tiny_more, the embedded model.
         out: the folder for it; checkpoints are kept there.
         start: of tiny, the stage to go on with after an interruption.
         resume: go on from the last checkpoint in --out.
-        predict: instead of training, tell the memory of a step on a video of so many tokens.
-        seconds: that this video lasts.
+        estimate_memory: instead of training, estimate the memory of a step on a video of so many tokens.
+        seconds: length of this video.
         measure: also run that step.
         recipe: its fields, as --FIELD.
         json: one JSON object with the model's folder.
     """
     folder = folder_of(out)
-    if predict:
-        from ..train import memory_estimate as ahead
+    if estimate_memory:
+        from ..train import memory_estimate as predict
 
-        step = ahead.predict(
-            recipe.engine.load(recipe.model), recipe, predict, seconds=seconds, measure=measure
+        step = predict.estimate_memory(
+            recipe.engine.load(recipe.model), recipe, estimate_memory, seconds=seconds, measure=measure
         )
-        print(dumps(ahead.told(step)))
+        print(dumps(predict.estimate_json(step)))
         return 0
     if name == CHECK:
-        from ..train.overfit_check import check
+        from ..train.overfit_check import overfit_check
 
-        found = check(recipe, folder)
-        print(dumps(found) if json else _told(found))
-        return 0 if found["ok"] else 1
+        result = overfit_check(recipe, folder)
+        print(dumps(result) if json else _check_text(result))
+        return 0 if result["ok"] else 1
     if type(recipe).__name__ == "TinyRecipe":
         from ..train.tiny.recipe import train_tiny
 
-        made = train_tiny(folder, recipe, start=start)
-    elif type(recipe).__name__ == "ReaderRecipe":
-        from ..train.reader import train_reader
-
-        made = train_reader(recipe, folder)
+        trained = train_tiny(folder, recipe, start=start)
     else:
         from ..train.stages import train_stage
 
-        made = train_stage(recipe.engine.load(recipe.model), recipe, folder, resume=resume)
-    print(dumps({"model": str(made)}) if json else f"{made}: try it with --model {made}")
+        trained = train_stage(recipe.engine.load(recipe.model), recipe, folder, resume=resume)
+    print(dumps({"model": str(trained)}) if json else f"{trained}: try it with --model {trained}")
     return 0
 
 
@@ -95,11 +91,7 @@ def _recipe(name: str) -> Any:
     if not name:
         return StageRecipe()
     path = RECIPES / f"{name}.yaml" if re.fullmatch(r"[\w-]+", name) else Path(name)
-    known = sorted(["reader", *(file.stem for file in RECIPES.glob("*.yaml"))])
-    if name == "reader":
-        from ..train.reader import ReaderRecipe
-
-        return ReaderRecipe()
+    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if not path.is_file():
         if path.parent == RECIPES:
             raise ValueError(f"train: no recipe {name!r}; give one of {', '.join(known)}, or a YAML file")
@@ -111,18 +103,17 @@ def _recipe(name: str) -> Any:
     return load_config(StageRecipe, path)
 
 
-def _field(found: re.Match[str]) -> str:
+def _field(flag: re.Match[str]) -> str:
     """--lr as --recipe.lr."""
-    name = found[1]
-    return found[0] if name.partition(".")[0] in OWN else "--recipe." + name.replace("-", "_")
-
-
-def _told(found: dict[str, Any]) -> str:
-    lines = [
-        f"{found['right']} of {found['asked']} answers are the ones that were learned; loss "
-        f"{found['first_loss']:.3f} at first, {found['last_loss']:.3f} at last"
-    ]
-    lines.append(
-        "the training learns" if found["ok"] else "the training does not learn: don't begin a long one"
+    name = flag[1]
+    return (
+        flag[0] if name.partition(".")[0].replace("_", "-") in OWN else "--recipe." + name.replace("-", "_")
     )
-    return "\n".join(lines)
+
+
+def _check_text(result: dict[str, Any]) -> str:
+    verdict = "the training learns" if result["ok"] else "the training does not learn: don't start a long run"
+    return (
+        f"{result['right']} of {result['asked']} answers are as they were learned; first loss "
+        f"{result['first_loss']:.3f}, last {result['last_loss']:.3f}\n{verdict}"
+    )

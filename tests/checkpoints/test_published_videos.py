@@ -17,7 +17,7 @@ from longcompress.encoders import Stream
 from longcompress.media.reader import read
 from longcompress.train.imports import npy as arrays
 from longcompress.train.shards.index import load_index
-from longcompress.train.shards.sample import hold_of
+from longcompress.train.shards.sample import read_sample
 from longcompress.train.stages import train_stage
 from longcompress.types import Audio
 
@@ -87,7 +87,7 @@ def test_any_container_becomes_shards_and_broken_ones_are_named(where, tmp_path,
     model = lc.load("longvale", base=parts_of("longvale", where), device="cpu")
     assert index.features["identity"] == model.identity()
     number = [entry.key for entry in index.entries].index("both")
-    hold = hold_of(index.read(number), "both")
+    hold = read_sample(index.read(number), "both").hold
     with read(where / "in" / "both.mp4", model.config.media) as parts:
         heard = [part for part in parts if isinstance(part, Audio)]
     for name in ("audio", "speech"):  # what the encoder says of the whole audio at once
@@ -189,7 +189,7 @@ def small(name, folder, **changes):
     """A paper's recipe as it stands, but for sizes: 4 videos a step instead of 128, a tiny language model's rates."""
     recipe = recipe_of(name)
     engine = replace(stages.CPU, accumulate=2, checkpointing=True)
-    sizes = {"least": 4, "most": 4, "lr": 0.02, "log_every": 1, "save_every": 1000, "seed": 3}
+    sizes = {"min_videos": 4, "max_videos": 4, "lr": 0.02, "log_steps": 1, "save_steps": 1000, "seed": 3}
     lora = recipe.lora | {"r": 4}
     return replace(recipe, shards=[str(folder)], engine=engine, lora=lora, **sizes | changes)
 
@@ -266,9 +266,7 @@ def test_longvale_from_videos_to_answers(where, tmp_path):
         recipe = small(stage, folder, epochs=12 if folder is asked else 32, model=str(before))
         if folder is seen:  # VTimeLLM's projector of frames, which LongVALE begins with
             recipe = replace(
-                recipe,
-                train=["projectors.video"],
-                question_sampling=recipe_of("longvale_boundary").question_sampling,
+                recipe, train=["projectors.video"], questions=recipe_of("longvale_boundary").questions
             )
         model = lc.load(before, device="cpu")
         before = trained(model, recipe, tmp_path / stage)
@@ -299,7 +297,7 @@ def test_longvlm_from_videos_to_answers(where, tmp_path):
         "longvlm",
         tmp_path / "s",
         epochs=32,
-        question_sampling=replace(recipe_of("longvlm").question_sampling, most=1),
+        questions=replace(recipe_of("longvlm").questions, max_questions=1),
     )
     folder = trained(model, recipe, tmp_path / "run")
     again = same_logits(model, folder, tmp_path / "in" / "both.mp4")

@@ -1,18 +1,21 @@
 """Shards to examples: the same for any ranks and workers; what is bad is named."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 import videos
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
-from longcompress.train.data.dataset import Bad, QuestionSampling, ShardData, counted
+from longcompress.train.collate import BadSampleList
+from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
 from longcompress.train.data.records import read_records
-from longcompress.train.data.sampler import Mixture
+from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.loaders import enter_worker
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import write_tar
@@ -45,9 +48,9 @@ def index(model, tmp_path_factory):
 
 
 def data(index, model, **options):
-    given = {"seed": 3, "tokens": 60, "budgets": (8, 20), "least": 2} | options
-    question_sampling = given.pop("question_sampling", QuestionSampling())
-    return ShardData(Mixture([index]), model, question_sampling, **given)
+    questions = options.pop("questions", QuestionConfig())
+    batches = BatchSampler(Mixture([index]), 3, 60, (8, 20), min_videos=2, start=options.pop("start", 0))
+    return ShardData(batches, model, questions, **options)
 
 
 def content(loaded):
@@ -104,12 +107,12 @@ def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
 
 
 def test_questions_are_worded_as_they_are_asked_to_be(index, model):
-    question_sampling = QuestionSampling(kinds={"grounding": 1.0}, wording={"grounding": ["WHEN: {text}"]})
-    for loaded in islice(data(index, model, question_sampling=question_sampling), 3):
+    question_sampling = QuestionConfig(kinds={"grounding": 1.0}, templates={"grounding": ["WHEN: {text}"]})
+    for loaded in islice(data(index, model, questions=question_sampling), 3):
         assert all(q.startswith("WHEN: ") for e in loaded.examples for q, _ in e.turns)
     for wording in ({"other": ["x"]}, {"dense": []}):
-        with pytest.raises(ValueError, match="wording must give forms to some of grounding"):
-            QuestionSampling(wording=wording)
+        with pytest.raises(ValueError, match="templates must give forms to some of grounding"):
+            QuestionConfig(templates=wording)
 
 
 def test_examples_are_learned_from(index, model):
@@ -125,13 +128,13 @@ def test_examples_are_learned_from(index, model):
 
 def test_a_stream_is_dropped_as_often_as_told(index, model):
     for drop, want in ((0.0, {2}), (1.0, {1})):
-        loaded = list(islice(data(index, model, question_sampling=QuestionSampling(drop=drop)), 4))
+        loaded = list(islice(data(index, model, questions=QuestionConfig(drop_stream=drop)), 4))
         assert {len(e.video.streams) for x in loaded for e in x.examples} == want
 
 
 def test_texts_are_shortened_by_whole_events_and_counted(index, model):
-    short = QuestionSampling(kinds={"dense": 1.0}, text_tokens=30)
-    loaded = list(islice(data(index, model, question_sampling=short), 4))
+    short = QuestionConfig(kinds={"dense": 1.0}, max_text_tokens=30)
+    loaded = list(islice(data(index, model, questions=short), 4))
     assert sum(x.dropped for x in loaded) > 0
     answers = [a for x in loaded for e in x.examples for _, a in e.turns]
     assert all(line.startswith("From ") for a in answers for line in a.split("\n"))
@@ -162,11 +165,61 @@ def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):
     assert {k for x in loaded for k in x.keys} == {"v0", "v3"}
     with pytest.raises((ValueError, FileNotFoundError)):
         list(islice(data(broken, model, on_error="stop"), 10))
-    assert counted([Bad("a", "x"), Bad("b", "x"), Bad("c", "y")]) == "2 x x; 1 x y"
+
+
+def appended(path, worker):
+    """Batches of a worker with bad samples whose reasons are longer than a pipe's buffer."""
+    listed = BadSampleList(path)
+    for number in range(20):
+        bad = [BadSample(f"{worker}-{number}-{i}", f"{worker}" * 5000) for i in range(4)]
+        listed.append(number, bad)
+
+
+def test_workers_that_list_bad_samples_at_once_lose_no_line_and_mix_none(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=appended, args=(path, i)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines) == 4 * 20 * 4
+    assert all(line["reason"] == line["key"][0] * 5000 for line in lines)
+
+
+def test_bad_samples_are_summed_up_by_reason(tmp_path):
+    listed = BadSampleList(tmp_path / "bad.jsonl")
+    assert listed.summary() == ""
+    listed.append(0, [BadSample("a", "x"), BadSample("b", "x"), BadSample("c", "y")])
+    assert listed.summary().endswith("3 samples were left out: 2 x x; 1 x y")
+    listed.clear()
+    assert listed.summary() == ""
+
+
+def test_reading_in_the_training_process_leaves_its_threads(index, model):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        next(iter(data(index, model)))
+        assert torch.get_num_threads() == 2
+        loader = DataLoader(WorkerThreads(), batch_size=None, num_workers=1)
+        assert list(loader) == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+class WorkerThreads(IterableDataset):
+    """The number of torch threads of a worker that has entered."""
+
+    def __iter__(self):
+        enter_worker()
+        yield torch.get_num_threads()
 
 
 def test_a_video_that_nothing_can_be_asked_about_is_bad(index, model):
-    loaded = next(iter(data(index, model, question_sampling=QuestionSampling(kinds={"conversation": 1.0}))))
+    loaded = next(iter(data(index, model, questions=QuestionConfig(kinds={"conversation": 1.0}))))
     assert not loaded.examples and "nothing of the kinds conversation" in loaded.bad[0].reason
 
 
@@ -178,8 +231,8 @@ def test_other_features_than_the_models_are_refused_at_once(index, model):
         data(replace(index, features={}), model)
     for kinds in ({"other": 1.0}, {}, {"dense": 0.0}):
         with pytest.raises(ValueError, match="kinds must give a weight > 0 to some of grounding"):
-            QuestionSampling(kinds=kinds)
-    with pytest.raises(ValueError, match="least >= world"):
+            QuestionConfig(kinds=kinds)
+    with pytest.raises(ValueError, match="min_videos >= world"):
         data(index, model, world=3)
 
 

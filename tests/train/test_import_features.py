@@ -19,13 +19,13 @@ from longcompress.config import load_config
 from longcompress.llm.prompt import lay_out
 from longcompress.train import stages as stages_module
 from longcompress.train.data.convert import convert, save_records
-from longcompress.train.data.dataset import QuestionSampling, ShardData
+from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.records import Record
-from longcompress.train.data.sampler import Mixture
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.imports import features as released_features
 from longcompress.train.imports.array_files import read_npy, read_pickle
 from longcompress.train.shards import make as shards
-from longcompress.train.shards.sample import hold_of
+from longcompress.train.shards.sample import read_sample
 from longcompress.train.stages import StageRecipe, train_stage
 
 import stages
@@ -89,7 +89,7 @@ def sample(record, model, folders, **options):
     """The hold that training reads of a record's features."""
     folders = {name: stages_module.Path(folder) for name, folder in folders.items()}
     members = released_features.sample_of(record, model, folders, options.get("unknown_s", 0.0))
-    return hold_of(members, "test"), members
+    return read_sample(members, "test").hold, members
 
 
 def compressed(model, hold, budget):
@@ -219,16 +219,8 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
     index = shards.pack(tmp_path / "out", records, progress=False)
     assert shards.verify(tmp_path / "out", progress=False) == []
     recipe = load_config(StageRecipe, RECIPES / f"{name}_boundary.yaml")
-    data = ShardData(
-        Mixture([index]),
-        model,
-        recipe.question_sampling,
-        seed=0,
-        tokens=recipe.tokens,
-        budgets=recipe.budgets,
-        least=2,
-        most=2,
-    )
+    batches = BatchSampler(Mixture([index]), 0, recipe.max_tokens, recipe.budgets, 2, 2)
+    data = ShardData(batches, model, recipe.questions)
     loaded = next(iter(data))
     assert not loaded.bad and len(loaded.examples) == 2
     for key, example in zip(loaded.keys, loaded.examples, strict=True):
@@ -240,8 +232,8 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
         assert set(example.video.streams) == {"video"} | heard
         assert len(example.video.streams["video"]) == 100
     recipe = replace(
-        recipe, shards=[str(tmp_path / "out")], lora=recipe.lora | {"r": 4}, least=2, most=2, lr=0.02,
-        epochs=12, log_every=1, save_every=12, engine=replace(stages.CPU, accumulate=1),
+        recipe, shards=[str(tmp_path / "out")], lora=recipe.lora | {"r": 4}, min_videos=2, max_videos=2,
+        lr=0.02, epochs=12, log_steps=1, save_steps=12, engine=replace(stages.CPU, accumulate=1),
     )  # fmt: skip
     train_stage(model, recipe, tmp_path / "trained")
     losses = stages.losses(tmp_path / "trained")
@@ -338,10 +330,8 @@ def test_longvlms_recipe_reads_them(longvlm, tmp_path):
     assert all("doesn't say how long its video is" in one.reason for one in failed)
     released_features.make(records, tmp_path / "out", longvlm, folders, unknown_s=100.0, progress=False)
     index = shards.pack(tmp_path / "out", records, progress=False)
-    question_sampling = QuestionSampling(kinds={"qa": 1.0}, most=1)
-    data = ShardData(
-        Mixture([index]), longvlm, question_sampling, seed=0, tokens=10_000, budgets=[305], least=2, most=2
-    )
+    question_sampling = QuestionConfig(kinds={"qa": 1.0}, max_questions=1)
+    data = ShardData(BatchSampler(Mixture([index]), 0, 10_000, [305], 2, 2), longvlm, question_sampling)
     (first, second) = next(iter(data)).examples
     assert list(first.turns) == list(second.turns) == [("What is red?", "The ball.")]
     batch = longvlm.llm.collate([first, second])
@@ -517,7 +507,7 @@ def test_features_of_another_shape_are_refused_with_the_remedy(vtimellm, longval
 
 
 def released_features_event(start_s, end_s):
-    from longcompress.train.data.records import Event
+    from longcompress.types import Event
 
     return Event(start_s, end_s, "late")
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.events.parse import parse_spans
-from longcompress.train.data.questions import CHOICE, LETTERS, Shortened, say_time, shortened, turns_of
-from longcompress.train.data.records import Event, Record, Turn
+from longcompress.train.data.questions import CHOICE, LETTERS, Shortened, shortened, time_text, turns_of
+from longcompress.train.data.records import Record, Turn
+from longcompress.types import Event
 
 EVENTS = (
     Event(0.0, 4.0, "a dog runs in"),
@@ -41,14 +42,14 @@ def drawn(kind, seed=0, record=RECORD, **options):
     ],
 )
 def test_times_in_both_ways_of_writing(time_s, seconds, hundredths):
-    assert say_time(time_s, 50.0, "seconds") == seconds
-    assert say_time(time_s, 50.0, "hundredths") == hundredths
+    assert time_text(time_s, 50.0, "seconds") == seconds
+    assert time_text(time_s, 50.0, "hundredths") == hundredths
 
 
 def test_hundredths_of_an_unknown_length_are_refused():
-    assert say_time(3.0, 0.0, "seconds") == "3"
+    assert time_text(3.0, 0.0, "seconds") == "3"
     with pytest.raises(ValueError, match="need the video's length"):
-        say_time(3.0, 0.0, "hundredths")
+        time_text(3.0, 0.0, "hundredths")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -115,7 +116,7 @@ def test_what_a_record_does_not_have_gives_no_question():
 def test_the_same_draw_gives_the_same_questions_and_most_is_kept():
     for kind in ("grounding", "segment", "choice"):
         assert drawn(kind, 3) == drawn(kind, 3)
-        assert len(drawn(kind, 3, most=1)) <= 1
+        assert len(drawn(kind, 3, max_questions=1)) <= 1
 
 
 def words(text):
@@ -159,9 +160,9 @@ def test_dialogues_of_one_turn_are_asked_each_for_itself():
     pair = tuple((Turn("user", f"q{i}"), Turn("assistant", f"a{i}")) for i in range(5))
     long = (*pair[0], *pair[1])
     record = Record("v", "v.mp4", dialogues=(*pair, long))
-    found = turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, most=3)
+    found = turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, max_questions=3)
     assert len(found) == 3 and set(found) < {(f"q{i}", f"a{i}") for i in range(5)}
-    assert len(turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, most=9)) == 5
+    assert len(turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, max_questions=9)) == 5
     assert (
         turns_of(Record("v", "v.mp4", dialogues=(long,)), "qa", np.random.default_rng(0), duration_s=9.0)
         == []

@@ -35,9 +35,15 @@ def recipe_of(name):
 @pytest.mark.parametrize("name", PAPERS)
 def test_schedules_are_the_papers(name):
     recipe = recipe_of(name)
-    assert (recipe.lr, recipe.epochs, recipe.least) == PAPERS[name] and recipe.most == recipe.least
+    assert (recipe.lr, recipe.epochs, recipe.min_videos) == PAPERS[
+        name
+    ] and recipe.max_videos == recipe.min_videos
     assert recipe.schedule == "cosine" and recipe.warmup == 0.03 and recipe.weight_decay == 0
-    assert recipe.least % recipe.engine.accumulate == 0 and recipe.engine.bf16 and recipe.engine.checkpointing
+    assert (
+        recipe.min_videos % recipe.engine.accumulate == 0
+        and recipe.engine.bf16
+        and recipe.engine.checkpointing
+    )
     if "lora" in recipe.train:
         assert (recipe.lora["r"], recipe.lora["lora_alpha"], recipe.lora["lora_dropout"]) == (64, 128, 0.05)
     assert recipe.merge_lora == name.endswith("instruct")
@@ -86,12 +92,12 @@ def small(name, folder):
         shards=[folder],
         train=train,
         lora=lora,
-        least=4,
-        most=4,
+        min_videos=4,
+        max_videos=4,
         engine=engine,
         lr=0.001,
         epochs=24,
-        log_every=1,
+        log_steps=1,
     )
 
 
@@ -100,7 +106,7 @@ def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, famil
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     before = tmp_path / "base"
     for stage in ("align", "boundary", "instruct")[family == "longvale" :]:
-        recipe = replace(small(f"{family}_{stage}", data["dialogues"]), model=str(before), save_every=12)
+        recipe = replace(small(f"{family}_{stage}", data["dialogues"]), model=str(before), save_steps=12)
         before = train_stage(load(before, device="cpu"), recipe, tmp_path / stage)
         losses = stages.losses(tmp_path / stage)
         assert len(losses) == 12 and losses[-1] < losses[0]
@@ -108,14 +114,14 @@ def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, famil
 
 
 def test_longvlms_recipe_trains_its_projector(data, tmp_path):
-    recipe = replace(small("longvlm", data["qa"]), save_every=12)
+    recipe = replace(small("longvlm", data["qa"]), save_steps=12)
     train_stage(models.model(), recipe, tmp_path)
     losses = stages.losses(tmp_path)
     assert losses[-1] < losses[0]
 
 
 def test_one_streams_projector_alone(data, tmp_path):
-    recipe = replace(small("longvale_boundary", data["dialogues"]), train=["projectors.audio"], save_every=12)
+    recipe = replace(small("longvale_boundary", data["dialogues"]), train=["projectors.audio"], save_steps=12)
     model = models.model()
     before = {n: p.detach().clone() for n, p in model.llm.project.named_parameters()}
     train_stage(model, recipe, tmp_path)

@@ -22,9 +22,9 @@ from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 from torch.utils.data import DataLoader
 
-from longcompress.train.data.dataset import QuestionSampling, ShardData
+from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.records import read_records
-from longcompress.train.data.sampler import Mixture
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index, make_index
 from longcompress.train.shards.remote import Remote
@@ -365,9 +365,9 @@ def test_a_server_that_dies_while_a_stage_trains_makes_bad_samples_that_name_the
     for cache in (None, tmp_path / "cache"):
         server.spoil = lambda name: 503 if name == "shard-000001.tar" else None
         mixture = Mixture([load(url, cache, tries=2)])
-        options = {"seed": 1, "tokens": 40, "budgets": (20,), "least": 2}
-        loaded = next(iter(ShardData(mixture, model, QuestionSampling(), **options)))
+        batches = BatchSampler(mixture, 1, 40, (20,), min_videos=2)
+        loaded = next(iter(ShardData(batches, model, QuestionConfig())))
         assert loaded.keys == ["a"] and [bad.key for bad in loaded.bad] == ["b"]
         assert "shard-000001.tar couldn't be read in 2 tries" in loaded.bad[0].reason
         with pytest.raises(OSError, match=r"shard-000001.tar couldn't be read in 2 tries"):
-            next(iter(ShardData(mixture, model, QuestionSampling(), **options, on_error="stop")))
+            next(iter(ShardData(batches, model, QuestionConfig(), on_error="stop")))

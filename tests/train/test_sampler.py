@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longcompress.train.data.sampler import Mixture, batches
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.shards.index import Entry, Index
 
 
@@ -20,8 +20,8 @@ MIX = Mixture([index(40), index(7, 1, "y")], [1.0, 3.0])
 
 
 def taken(num, mixture=MIX, **options):
-    given = {"seed": 4, "tokens": 600, "budgets": (20, 60, 240), "least": 3} | options
-    return list(islice(batches(mixture, **given), num))
+    given = {"seed": 4, "max_tokens": 600, "budgets": (20, 60, 240), "min_videos": 3} | options
+    return list(islice(BatchSampler(mixture, **given), num))
 
 
 def test_resume_is_one_integer():
@@ -54,19 +54,19 @@ def test_ranks_share_a_batch_out_and_work_alike(world):
 
 
 def test_more_ranks_than_samples_is_an_error():
-    with pytest.raises(ValueError, match=r"batch 0 has \d+ samples for 99 ranks; raise least"):
+    with pytest.raises(ValueError, match=r"batch 0 has \d+ samples for 99 ranks; raise min_videos"):
         taken(1)[0].of_rank(0, 99)
 
 
 def test_a_mixture_keeps_its_shares_everywhere_and_each_set_its_epochs():
-    drawn = list(islice(MIX.draws(4), 400))
+    drawn = list(islice(MIX.samples(4), 400))
     for at in range(0, 400, 40):
         assert abs(sum(d for d, _ in drawn[at : at + 40]) - 30) <= 1
     small = [i for d, i in drawn if d == 1]
     for epoch in range(len(small) // 7):
         assert sorted(small[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert small[:7] != small[7:14]
-    alone = list(islice(Mixture([MIX.indexes[0]]).draws(4), 80))
+    alone = list(islice(Mixture([MIX.indexes[0]]).samples(4), 80))
     assert [i for _, i in alone[:40]] == MIX.indexes[0].order(4, 0).tolist()
 
 
@@ -75,14 +75,16 @@ def test_what_can_not_be_is_refused():
         Mixture([])
     with pytest.raises(ValueError, match="a number > 0 for each of 1 data sets"):
         Mixture([index(3)], [0.0])
-    for options in ({"tokens": 0}, {"budgets": ()}, {"budgets": (0,)}, {"least": 0}):
+    for options in ({"max_tokens": 0}, {"budgets": ()}, {"budgets": (0,)}, {"min_videos": 0}):
         with pytest.raises(ValueError, match="must be >= 1"):
             taken(1, **options)
 
 
 def test_batches_have_most_samples_at_most():
     mixture = Mixture([index(9)])
-    for batch in islice(batches(mixture, seed=0, tokens=10**6, budgets=[10], least=2, most=4), 6):
+    for batch in islice(
+        BatchSampler(mixture, seed=0, max_tokens=10**6, budgets=[10], min_videos=2, max_videos=4), 6
+    ):
         assert len(batch.samples) == 4
-    with pytest.raises(ValueError, match="most must be 0 or >= least = 3, got 2"):
-        next(batches(mixture, seed=0, tokens=10, budgets=[10], least=3, most=2))
+    with pytest.raises(ValueError, match="max_videos must be 0 or >= min_videos = 3, got 2"):
+        (BatchSampler(mixture, seed=0, max_tokens=10, budgets=[10], min_videos=3, max_videos=2))

@@ -11,10 +11,10 @@ from longcompress.config import MediaConfig
 from longcompress.media import reader as media
 from longcompress.session import compressed
 from longcompress.train.data.questions import turns_of
-from longcompress.train.data.records import Event, Record, Turn, part_key, part_of, read_records
+from longcompress.train.data.records import Record, Turn, part_key, part_of, read_records
 from longcompress.train.shards import make as shards
-from longcompress.train.shards.sample import hold_of, members_of
-from longcompress.types import Audio, Frames
+from longcompress.train.shards.sample import members_of, read_sample
+from longcompress.types import Audio, Event, Frames
 
 import models
 
@@ -66,7 +66,7 @@ def made(model, video, tmp_path_factory):
 
 def streams_of(members):
     """Each stream's compressed tokens."""
-    return models.model().compressor.compress_to(hold_of(members, "here"), 1 << 20)[0]
+    return models.model().compressor.compress_to(read_sample(members, "here").hold, 1 << 20)[0]
 
 
 def same(got, want, rel=0.0):

@@ -80,14 +80,14 @@ def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running, monkey
     with pytest.raises(ValueError, match=r"^name must be one of .* got 'nothing'"):
         shards_ray.make(read_records("in"), "no", "nothing", **DETAIL)
     again = shards_ray.make(read_records("in"), "ray", "model", share=(0, 2), **DETAIL)
-    assert [(m.key, m.status) for m in again] == [("a", "there"), ("c", "failed")]
+    assert [(m.key, m.status) for m in again] == [("a", "exists"), ("c", "failed")]
 
 
 def test_what_can_not_be_is_refused(where, running, monkeypatch):
     records = read_records("in")
     with pytest.raises(ValueError, match=r"workers must be >= 1 and gpus_per_worker >= 0, got 0"):
         shards_ray.make(records, "no", "model", workers=0)
-    with pytest.raises(ValueError, match=r"gpus_per_worker must be at most what there is, 0, got 1"):
+    with pytest.raises(ValueError, match=r"gpus_per_worker must be at most the cluster's GPUs, 0, got 1"):
         shards_ray.make(records, "no", "model", gpus_per_worker=1)
     with pytest.raises(ValueError, match="needs a model"):
         shards_ray.make(records, "no", None)

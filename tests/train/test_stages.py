@@ -12,11 +12,18 @@ import pytest
 import torch
 import videos
 
-from longcompress.train.data.dataset import QuestionSampling
+from longcompress.train.data.dataset import QuestionConfig
 from longcompress.train.data.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.tar import write_tar
-from longcompress.train.stages import BAD, StageRecipe, last_checkpoint, prepare, told, train_stage
+from longcompress.train.stages import (
+    BAD_SAMPLES,
+    StageRecipe,
+    last_checkpoint,
+    prepare,
+    train_stage,
+    trained_text,
+)
 
 import models
 import stages
@@ -40,7 +47,7 @@ def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
     model = models.model()
     model.llm.lm.lm_head.weight.data.mul_(30)  # random and frozen it could hardly say anything clearly
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    many = replace(recipe, steps=150, save_every=150, lr=2e-2)
+    many = replace(recipe, steps=150, save_steps=150, lr=2e-2)
     made = train_stage(model, many, tmp_path)
     first, *_, last = losses(tmp_path)
     assert last < 0.6 * first
@@ -70,7 +77,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
 
 
 def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(recipe, tmp_path, capsys):
-    recipe = replace(recipe, steps=60, save_every=60, log_every=1, engine=replace(CPU, workers=1))
+    recipe = replace(recipe, steps=60, save_steps=60, log_steps=1, engine=replace(CPU, workers=1))
     train_stage(models.model(), recipe, tmp_path / "whole")
     told, steps = models.model(), []
 
@@ -93,7 +100,7 @@ def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(rec
 
 
 def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
-    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
     program = stages.script(tmp_path / "script.py")
     given = [str(program), str(tmp_path / "recipe.json")]
@@ -106,7 +113,7 @@ def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
 
 
 def test_sigterm_to_one_of_two_processes_ends_both_and_one_alone_goes_on(recipe, tmp_path):
-    recipe = replace(recipe, least=4, tokens=80, steps=20, save_every=20, log_every=1)
+    recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
     hook = """
 seen = []
@@ -140,7 +147,7 @@ def test_parts_that_are_not_there(recipe):
     model.llm.time = None
     with pytest.raises(ValueError, match="no parameters of part 'time'"):
         prepare(model, recipe)
-    assert "projectors" in told(model, prepare(model, replace(recipe, train=["projectors"])))
+    assert "projectors" in trained_text(model, prepare(model, replace(recipe, train=["projectors"])))
 
 
 def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_path):
@@ -153,13 +160,15 @@ def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_pa
     samples[1][1]["video.safetensors"] = samples[1][1]["video.safetensors"][:99]
     write_tar(broken / "shard-000000.tar", samples)
     make_index(broken, progress=False)
-    train_stage(models.model(), replace(recipe, shards=[str(broken)], least=1, most=1), tmp_path / "alone")
-    alone = [json.loads(line) for line in (tmp_path / "alone" / BAD).read_text().splitlines()]
+    train_stage(
+        models.model(), replace(recipe, shards=[str(broken)], min_videos=1, max_videos=1), tmp_path / "alone"
+    )
+    alone = [json.loads(line) for line in (tmp_path / "alone" / BAD_SAMPLES).read_text().splitlines()]
     assert {line["key"] for line in alone} == {"v1"}  # another sample took its place each time
-    train_stage(models.model(), replace(recipe, shards=[str(broken)], least=3), tmp_path / "out")
-    lines = [json.loads(line) for line in (tmp_path / "out" / BAD).read_text().splitlines()]
+    train_stage(models.model(), replace(recipe, shards=[str(broken)], min_videos=3), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / BAD_SAMPLES).read_text().splitlines()]
     assert {line["key"] for line in lines} == {"v1"} and "was cut" in lines[0]["reason"]
-    none = replace(recipe, shards=[str(broken)], question_sampling=QuestionSampling(kinds={"caption": 1.0}))
+    none = replace(recipe, shards=[str(broken)], questions=QuestionConfig(kinds={"caption": 1.0}))
     with pytest.raises(ValueError, match="batch 0: none of its samples could be used"):
         train_stage(models.model(), none, tmp_path / "none")
     with pytest.raises(ValueError, match="there is no checkpoint"):
@@ -191,9 +200,9 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     from longcompress.cli.main import main
 
     models.model().save_pretrained(tmp_path / "base", include_base=True)
-    some = "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\ntokens: 20\n"
+    some = "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\nmax_tokens: 20\n"
     (tmp_path / "r.yaml").write_text(some + "engine: {workers: 0, report: []}\n")
-    words = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--save-every", "2"]
+    words = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--save-steps", "2"]
     words += [f"--shards={json.dumps([str(folder)])}", "--model", str(tmp_path / "base")]
     assert main([*words, "--steps", "4"]) == 0
     out = capsys.readouterr().out
@@ -225,6 +234,6 @@ def test_videos_without_audio_or_without_frames_are_learned_from_beside_others(t
     index = shards.pack(tmp_path / "out", records, progress=False)
     streams = {entry.key: set(entry.tokens) for entry in index.entries}
     assert streams == {"both": {"video", "audio"}, "mute": {"video"}, "blind": {"audio"}}
-    recipe = replace(stages.make_recipe(index.folder), least=1, tokens=16, budgets=[8], steps=9)
+    recipe = replace(stages.make_recipe(index.folder), min_videos=1, max_tokens=16, budgets=[8], steps=9)
     train_stage(models.model(), recipe, tmp_path / "run")
-    assert not (tmp_path / "run" / BAD).exists()
+    assert not (tmp_path / "run" / BAD_SAMPLES).exists()

@@ -19,16 +19,10 @@ from longcompress.presets import TINY, new_tiny
 from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
 from longcompress.train.engine import Engine
-from longcompress.train.tiny.clips import (
-    Mix,
-    Videos,
-    load_clip_cache,
-    make_clip_cache,
-    save_clip_cache,
-    splice,
-)
+from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
+from longcompress.train.tiny.muon import with_muon
 from longcompress.train.tiny.recipe import RECIPE, TinyRecipe, align, train_tiny
-from longcompress.train.trainer import Run, load_trained, run, with_muon
+from longcompress.train.trainer import load_trained, run
 from longcompress.types import Frames
 
 
@@ -94,7 +88,7 @@ def test_it_is_right_about_videos_nobody_trained_on(tiny):
 def small():
     """An untrained tiny with a clip cache of two clips."""
     model = new_tiny(3)
-    return model, make_clip_cache(model, [5, 6], 60.0, {"video": 48, "*": 10})
+    return model, make_clips(model, [5, 6], 60.0, {"video": 48, "*": 10})
 
 
 def test_a_spliced_video_is_the_clips_one_after_the_other(small):
@@ -109,11 +103,11 @@ def test_a_spliced_video_is_the_clips_one_after_the_other(small):
 
 def test_a_cache_is_saved_whole(small, tmp_path):
     model, clip_cache = small
-    save_clip_cache(clip_cache, tmp_path / "clip_cache.safetensors")
+    save_clips(clip_cache, tmp_path / "clips.safetensors")
     mix = Mix(5, 2, (1.0, 2.0), 3, (0.1,), {"when_seen": 1.0}, offset_tens=1000)
     one, other = (
         Videos(b, model.compressor, [mix], 0, 17.0).batch(1)
-        for b in (clip_cache, load_clip_cache(tmp_path / "clip_cache.safetensors"))
+        for b in (clip_cache, load_clips(tmp_path / "clips.safetensors"))
     )
     assert [e.turns for e in one] == [e.turns for e in other]
     for name in ("video", "audio"):
@@ -169,8 +163,8 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
     videos = Videos(clip_cache, model.compressor, [mix], 0, 17.0)
     before = {n: p.detach().clone() for n, p in model.llm.named_parameters()}
     engine = Engine(device="cpu", workers=0, report=[])
-    plan = Run(4, 1, 1e-3, 1, 0.5, 0, save_every=4, muon=muon, engine=engine)
-    run(model.llm, videos, lambda items: model.llm.collate(items[0]), plan, tmp_path)
+    args = engine.arguments(tmp_path, steps=4, lr=1e-3, warmup=1, decay=0.5, save_steps=4)
+    run(model.llm, videos, args, collate=lambda items: model.llm.collate(items[0]), muon=muon)
     after = {n: p.detach().clone() for n, p in model.llm.named_parameters()}
     assert any(not torch.equal(before[n], after[n]) for n in before)
     with torch.no_grad():
@@ -185,7 +179,7 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
 
 @pytest.fixture(scope="module")
 def clips(tiny):
-    return make_clip_cache(tiny, range(20, 26), 20.0, {"video": 48, "*": 10})
+    return make_clips(tiny, range(20, 26), 20.0, {"video": 48, "*": 10})
 
 
 SHORT = Mix(5, 3, (1.0, 2.0), 4, (0.2,), {"when_seen": 1.0, "count": 1.0, "when_heard": 1.0})
@@ -201,7 +195,7 @@ def size_of(video):
 
 @pytest.mark.parametrize("methods", [{}, {"ours": 1.0}, {"random": 1.0}, {"full": 1.0}])
 def test_deaf_videos_are_seen_only_and_asked_about_what_is_seen(tiny, clips, methods):
-    videos = videos_of(tiny, clips, deaf=1.0, methods=methods, kinds={"when_heard": 3.0, "count": 1.0})
+    videos = videos_of(tiny, clips, no_audio=1.0, methods=methods, kinds={"when_heard": 3.0, "count": 1.0})
     asked = [example for number in range(4) for example in videos.batch(number)]
     for one in asked:
         assert set(one.video.streams) == {"video"} == set(one.video.globals)
@@ -213,7 +207,7 @@ def test_deaf_videos_are_seen_only_and_asked_about_what_is_seen(tiny, clips, met
 
 
 def test_a_share_of_the_steps_is_deaf_as_a_whole(tiny, clips):
-    videos = videos_of(tiny, clips, deaf=0.5)
+    videos = videos_of(tiny, clips, no_audio=0.5)
     deaf = [{"audio" not in e.video.streams for e in videos.batch(number)} for number in range(10)]
     assert all(len(one) == 1 for one in deaf) and {True} in deaf and {False} in deaf
 
@@ -221,7 +215,7 @@ def test_a_share_of_the_steps_is_deaf_as_a_whole(tiny, clips):
 @pytest.mark.parametrize("method", ["ours", "evs"])
 def test_forgetful_videos_have_no_global_tokens(tiny, clips, method):
     for share, want in ((1.0, {False}), (0.0, {True}), (0.5, {True, False})):
-        videos = videos_of(tiny, clips, forgetful=share, methods={method: 1.0})
+        videos = videos_of(tiny, clips, no_globals=share, methods={method: 1.0})
         assert {bool(e.video.globals) for n in range(4) for e in videos.batch(n)} == want
 
 
@@ -244,9 +238,9 @@ def test_videos_of_ways_are_a_function_of_step_and_seed(tiny, clips):
     methods = dict.fromkeys(("ours", *METHODS), 1.0)
     changes = {
         "methods": methods,
-        "deaf": 0.3,
-        "forgetful": 0.3,
-        "others": [replace(SHORT, alone=2, clips=(3.0,))],
+        "no_audio": 0.3,
+        "no_globals": 0.3,
+        "others": [replace(SHORT, unique_names=2, clips=(3.0,))],
     }
     one, again = videos_of(tiny, clips, **changes), videos_of(tiny, clips, **changes)
     other = videos_of(tiny, clips, seed=1, **changes)
@@ -267,7 +261,7 @@ def test_videos_of_ways_are_a_function_of_step_and_seed(tiny, clips):
 
 
 def test_a_step_takes_one_of_several_mixes_by_weight(tiny, clips):
-    deaf = replace(SHORT, steps=0, deaf=1.0)
+    deaf = replace(SHORT, steps=0, no_audio=1.0)
     for weights, want in (((0.0, 1.0), {True}), ((1.0, 0.0), {False}), ((1.0, 1.0), {True, False})):
         videos = videos_of(tiny, clips, weight=weights[0], others=[replace(deaf, weight=weights[1])])
         assert {"audio" not in e.video.streams for n in range(8) for e in videos.batch(n)} == want
@@ -293,13 +287,15 @@ def test_names_that_are_alone_are_in_one_clip_of_a_video(tiny, clips):
         once = [name for name, num in count.items() if num == 1]
         assert len(drawn) == 2000 and len(once) == 9 and sum(name in SOUNDS for name in once) == 3
         assert len(videos._clips(4, 9, np.random.default_rng(seed))) == 4  # fewer clips than names
-    with pytest.raises(ValueError, match="alone must leave clips that have none of these names, got 46"):
+    with pytest.raises(
+        ValueError, match="unique_names must leave clips that have none of these names, got 46"
+    ):
         videos._clips(3, len(OBJECTS + SOUNDS), np.random.default_rng(0))
 
 
 def test_a_model_is_trained_on_with_its_own_encoders(tiny, tmp_path):
     mix = replace(SHORT, steps=2, videos=2, clips=(1.0,), methods={"ours": 1.0, "evs": 1.0})
-    recipe = TinyRecipe(begin="tiny", clips=2, clip_s=20.0, mixes=[mix], warmup=1)
+    recipe = TinyRecipe(init="tiny", clips=2, clip_s=20.0, mixes=[mix], warmup=1)
     folder = train_tiny(tmp_path, recipe)
     trained = lc.load(str(folder), device="cpu")
     for name in ("video", "audio"):
@@ -310,7 +306,7 @@ def test_a_model_is_trained_on_with_its_own_encoders(tiny, tmp_path):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and not any(name.startswith("project") for name in moved)
     told = json.loads((folder / "training.json").read_text())
-    assert told["recipe"]["begin"] == "tiny" and told["recipe"]["mixes"][0]["methods"] == mix.methods
+    assert told["recipe"]["init"] == "tiny" and told["recipe"]["mixes"][0]["methods"] == mix.methods
     heads, own = load_file(folder / "heads.safetensors"), load_file(TINY / "heads.safetensors")
     assert all(torch.equal(heads[name], own[name]) for name in own)
 

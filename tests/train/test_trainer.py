@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from longcompress.presets import load
+from longcompress.train.data.dataset import ShardData
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.engine import Engine
+from longcompress.train.shards.index import load_index
 from longcompress.train.stages import StageRecipe, last_checkpoint, prepare, train_stage
 from longcompress.train.trainer import WEIGHTS
-from longcompress.train.validation import ANSWERS
+from longcompress.train.validation import ANSWERS, Validation
 
 import models
 import stages
@@ -41,7 +44,7 @@ def apart(one, two):
 
 
 def test_shares_of_a_batch_teach_what_the_whole_batch_does(recipe, tmp_path):
-    recipe = replace(recipe, least=4, tokens=80)
+    recipe = replace(recipe, min_videos=4, max_tokens=80)
     train_stage(models.model(), recipe, tmp_path / "whole")
     for name, engine in (
         ("two", replace(CPU, accumulate=2)),
@@ -50,15 +53,17 @@ def test_shares_of_a_batch_teach_what_the_whole_batch_does(recipe, tmp_path):
         train_stage(models.model(), replace(recipe, engine=engine), tmp_path / name)
         assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / name), abs=1e-5)
         assert apart(weights(tmp_path / "whole"), weights(tmp_path / name)) < 1e-4
-    with pytest.raises(ValueError, match="least must be at least ranks x accumulate = 1 x 8 = 8, got 4"):
+    with pytest.raises(ValueError, match="min_videos must be at least ranks x accumulate = 1 x 8 = 8, got 4"):
         train_stage(models.model(), replace(recipe, engine=replace(CPU, accumulate=8)), tmp_path / "none")
-    with pytest.warns(UserWarning, match="4 videos are no multiple of 1 ranks x 3 shares"):
-        odd = replace(recipe, most=4, steps=1, engine=replace(CPU, accumulate=3))
+    with pytest.warns(UserWarning, match="4 videos are no multiple of 1 ranks x 3 parts"):
+        odd = replace(recipe, max_videos=4, steps=1, engine=replace(CPU, accumulate=3))
         train_stage(models.model(), odd, tmp_path / "odd")
 
 
 def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(recipe, tmp_path):
-    recipe = replace(recipe, question_sampling=replace(recipe.question_sampling, most=1), least=4, tokens=80)
+    recipe = replace(
+        recipe, questions=replace(recipe.questions, max_questions=1), min_videos=4, max_tokens=80
+    )
     rows = []
     for name, row_tokens in (("rows", 0), ("row", 400)):
         model = models.model()
@@ -96,7 +101,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_samples_keys(recipe, tmp_pat
 
 
 def test_the_log_says_how_fast_it_goes_and_tensorboard_has_it(recipe, tmp_path):
-    told = replace(recipe, log_every=2, engine=replace(CPU, report=["tensorboard"]))
+    told = replace(recipe, log_steps=2, engine=replace(CPU, report=["tensorboard"]))
     train_stage(models.model(), told, tmp_path)
     lines = [line for line in stages.log_of(tmp_path) if "loss" in line]
     assert len(lines) == 3
@@ -107,41 +112,46 @@ def test_the_log_says_how_fast_it_goes_and_tensorboard_has_it(recipe, tmp_path):
     assert list((tmp_path / "log").glob("events.out*"))
 
 
-def test_looking_at_videos_held_out_changes_nothing(recipe, folder, tmp_path, capsys):
+def test_validation_changes_nothing(recipe, folder, tmp_path, capsys):
     recipe = replace(recipe, lora=recipe.lora | {"lora_dropout": 0.3})
     train_stage(models.model(), recipe, tmp_path / "blind")
-    looking = replace(recipe, evaluate=[str(folder)], evaluate_every=4, evaluate_batches=2, samples=2)
-    train_stage(models.model(), looking, tmp_path / "looking")
-    assert apart(weights(tmp_path / "blind"), weights(tmp_path / "looking")) == 0
-    lines = [json.loads(line) for line in (tmp_path / "looking" / ANSWERS).read_text().splitlines()]
+    validating = replace(recipe, eval_shards=[str(folder)], eval_steps=4, eval_batches=2, eval_answers=2)
+    train_stage(models.model(), validating, tmp_path / "validating")
+    assert apart(weights(tmp_path / "blind"), weights(tmp_path / "validating")) == 0
+    for checkpoint in tmp_path.glob("*/checkpoint-*"):
+        assert not (checkpoint / "training_args.bin").exists()  # a pickle that nothing reads
+    lines = [json.loads(line) for line in (tmp_path / "validating" / ANSWERS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 4, 6, 6]
-    assert all(line["question"] and line["truth"] and "answer" in line for line in lines)
+    assert all(line["question"] and line["reference"] and "answer" in line for line in lines)
     assert "loss" in capsys.readouterr().out
-    held = [line["eval_loss"] for line in stages.log_of(tmp_path / "looking") if "eval_loss" in line]
-    card = (tmp_path / "looking" / "model" / "README.md").read_text()
-    assert held and "on videos held out" in card
+    held = [line["eval_loss"] for line in stages.log_of(tmp_path / "validating") if "eval_loss" in line]
+    card = (tmp_path / "validating" / "model" / "README.md").read_text()
+    assert held and "validation loss" in card
+
+
+def test_validation_leaves_the_threads_of_the_training(recipe, tmp_path):
+    model, threads = models.model(), torch.get_num_threads()
+    batches = BatchSampler(Mixture([load_index(recipe.shards[0])]), 0, 60, [16])
+    try:
+        torch.set_num_threads(2)
+        data = ShardData(batches, model, recipe.questions)
+        validate = Validation(model, data, num_batches=1, num_answers=0, out=tmp_path)
+        assert validate(1)["eval_loss"] > 0 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_card_says_what_was_learned_from_what(recipe, tmp_path):
-    made = train_stage(models.model(), replace(recipe, log_every=2), tmp_path)
+    made = train_stage(models.model(), replace(recipe, log_steps=2), tmp_path)
     card = (made / "README.md").read_text()
     assert "| out | 3 |" in card and "lora (" in card and "lr: 0.005" in card
     assert str(tmp_path) not in card.split("## Recipe")[0]
 
 
 def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
-    from longcompress.train.data.dataset import ShardData
-    from longcompress.train.data.sampler import Mixture
-    from longcompress.train.shards.index import load_index
-
     model = models.model()
     data = ShardData(
-        Mixture([load_index(recipe.shards[0])]),
-        model,
-        recipe.question_sampling,
-        seed=0,
-        tokens=60,
-        budgets=[16],
+        BatchSampler(Mixture([load_index(recipe.shards[0])]), 0, 60, [16]), model, recipe.questions
     )
     batch = model.llm.collate(next(iter(data)).examples)
     kept = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
@@ -192,7 +202,7 @@ fill.steps = 0
 
 @pytest.mark.parametrize("how", ["killed", "full"])
 def test_a_save_cut_short_leaves_the_checkpoint_before_it(recipe, tmp_path, how):
-    recipe = replace(recipe, log_every=1)
+    recipe = replace(recipe, log_steps=1)
     train_stage(models.model(), recipe, tmp_path / "whole")
     save_config(recipe, tmp_path / "recipe.json")
     more = KILL if how == "killed" else FULL
@@ -224,7 +234,7 @@ sys.path.insert(0, sys.argv[2])
 import models, stages
 from longcompress.train.data.dataset import ShardData
 from longcompress.train.shards.index import load_index
-from longcompress.train.data.sampler import Mixture
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.stages import prepare
 from longcompress.train.trainer import WEIGHTS, load_trained, save_tensors, trained_state
 
@@ -242,8 +252,8 @@ if sharded:
     fully_shard(model.llm)
     assert all(isinstance(p, DTensor) for p in model.llm.parameters())
 mixture = Mixture([load_index(folder)])
-data = iter(ShardData(mixture, model, recipe.asking, seed=0, tokens=80, budgets=[16], least=4, rank=rank,
-                      world=world))
+batches = BatchSampler(mixture, 0, 80, [16], min_videos=4)
+data = iter(ShardData(batches, model, recipe.questions, rank=rank, world=world))
 optimizer = torch.optim.SGD([p for p in model.llm.parameters() if p.requires_grad], lr=0.05)
 for _ in range(5):
     batch = model.llm.collate(next(data).examples)
@@ -296,7 +306,7 @@ def test_fsdp2_is_told_which_layers_to_shard_and_to_gather_when_it_saves(tmp_pat
     from accelerate import FullyShardedDataParallelPlugin
 
     engine = Engine(device="cuda", fsdp={"reshard_after_forward": True}, report=[])
-    told = engine.arguments(tmp_path, max_steps=3).fsdp_plugin_args
+    told = engine.arguments(tmp_path, steps=3, lr=1e-3).fsdp_plugin_args
     assert told["fsdp_version"] == 2 and told["state_dict_type"] == "FULL_STATE_DICT"
     model = models.model()
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
@@ -342,7 +352,7 @@ def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tm
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     engine = replace(CPU, bf16=True)
     model = engine.load(str(tmp_path / "base"))
-    train_stage(model, replace(recipe, steps=20, save_every=20, log_every=1, engine=engine), tmp_path / "run")
+    train_stage(model, replace(recipe, steps=20, save_steps=20, log_steps=1, engine=engine), tmp_path / "run")
     learned = {n: p.dtype for n, p in model.llm.named_parameters() if p.requires_grad}
     frozen = {p.dtype for n, p in model.llm.named_parameters() if not p.requires_grad}
     assert set(learned.values()) == {torch.float32} and frozen == {torch.bfloat16}
@@ -351,14 +361,14 @@ def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tm
 
 def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
     given = replace(
-        recipe, least=2, most=2, epochs=4, warmup=0.3, schedule="cosine", log_every=1, save_every=6
+        recipe, min_videos=2, max_videos=2, epochs=4, warmup=0.3, schedule="cosine", log_steps=1, save_steps=6
     )
     train_stage(models.model(), given, tmp_path)
     rates = [line["learning_rate"] for line in stages.log_of(tmp_path) if "loss" in line]
     assert len(rates) == 6  # 4 epochs of 3 videos, 2 a step
     want = [0.0, 0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 4)) for i in (1, 2, 3))]
     assert rates == pytest.approx([recipe.lr * x for x in want], rel=1e-6)
-    with pytest.raises(ValueError, match="epochs need as many videos in each step"):
+    with pytest.raises(ValueError, match="epochs need the same number of videos in each step"):
         replace(recipe, epochs=1.0)
 
 

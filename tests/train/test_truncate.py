@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from longcompress.llm import Example
 from longcompress.llm.prompt import encode
-from longcompress.train.data.dataset import QuestionSampling, ShardData
+from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.records import read_records
-from longcompress.train.data.sampler import Mixture
+from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.data.truncate import Room
 from longcompress.train.shards import make as shards
 
@@ -94,8 +94,8 @@ def index(model, tmp_path_factory):
 
 
 def loaded(index, model, **question_sampling):
-    asked = QuestionSampling(kinds={"conversation": 1.0}, **question_sampling)
-    return next(iter(ShardData(Mixture([index]), model, asked, seed=3, tokens=40, budgets=(20,), least=2)))
+    asked = QuestionConfig(kinds={"conversation": 1.0}, **question_sampling)
+    return next(iter(ShardData(BatchSampler(Mixture([index]), 3, 40, (20,), min_videos=2), model, asked)))
 
 
 def test_conversations_are_learned_as_dialogues(index, model):
@@ -105,7 +105,7 @@ def test_conversations_are_learned_as_dialogues(index, model):
     loss, same = (model(**b)["loss"] for b in (packed, model.llm.collate(batch.examples)))
     torch.testing.assert_close(loss, same, rtol=1e-5, atol=1e-6)
     two = sum(len(encode(model.llm.tokenizer, text)) for turn in TURNS[:2] for text in turn)
-    shorter = loaded(index, model, text_tokens=two)  # whole last turns go
+    shorter = loaded(index, model, max_text_tokens=two)  # whole last turns go
     assert [e.turns for e in shorter.examples] == [TURNS[:2]] * 2 and shorter.dropped == 2
 
 

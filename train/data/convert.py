@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...files import replacing
-from .records import VIDEOS, Event, Record, Turn, part_key, part_of
+from ...types import Event
+from .records import VIDEOS, Record, Turn, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
@@ -50,21 +51,21 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
     if not source.is_file():
         raise FileNotFoundError(f"no file {source}")
     try:
-        given = json.loads(source.read_text(encoding="utf8"))
+        content = json.loads(source.read_text(encoding="utf8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is no JSON: {error}") from error
-    there: dict[str, str] = {}
+    paths_of: dict[str, str] = {}
     paths = sorted(videos.iterdir())
     for endings in (VIDEOS, FEATURES):
-        there = {p.stem: str(p) for p in reversed(paths) if p.suffix.lower() in endings} | there
+        paths_of = {p.stem: str(p) for p in reversed(paths) if p.suffix.lower() in endings} | paths_of
     merged: dict[str, Record] = {}
     missing = set()
-    for where, video, part in _entries(given, shape, source):
-        if video not in there:
+    for where, video, part in _entries(content, shape, source):
+        if video not in paths_of:
             missing.add(video)
             continue
         key = part_key(video, part.get("meta", {}).get("split"))
-        record = Record(key, there[video], source=shape, **part)
+        record = Record(key, paths_of[video], source=shape, **part)
         before = merged.get(key)
         merged[key] = record if before is None else _joined(before, record, where)
     return sorted(merged.values(), key=lambda r: r.key), sorted(missing)
@@ -75,81 +76,81 @@ def save_records(records: list[Record], path: str | Path) -> None:
     path = Path(path)
     lines = []
     for record in records:
-        told = record.to_json()
+        value = record.to_json()
         video = Path(record.video).resolve()
         if video.is_relative_to(path.parent.resolve()):
-            told["video"] = str(video.relative_to(path.parent.resolve()))
-        lines.append(json.dumps(told, sort_keys=True))
+            value["video"] = str(video.relative_to(path.parent.resolve()))
+        lines.append(json.dumps(value, sort_keys=True))
     with replacing(path) as part:
         part.write_text("".join(line + "\n" for line in lines), encoding="utf8")
 
 
-def _entries(given: Any, shape: Shape, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _entries(content: Any, shape: Shape, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(where, video, fields of a record) of each entry."""
     want = dict if shape in ("events", "mmduet-caption") else list
-    if not isinstance(given, want):
+    if not isinstance(content, want):
         raise ValueError(f"{source}: shape {shape!r} is a JSON {'object' if want is dict else 'list'}")
-    items = given.items() if isinstance(given, dict) else enumerate(given)
-    for name, one in items:
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, entry in items:
         where = f"{source}, entry {name!r}"
         try:
-            video, part = SHAPES[shape](str(name), one)
+            video, part = SHAPES[shape](str(name), entry)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"{where} is not of shape {shape!r}: {error!r}") from error
         yield where, video, part
 
 
-def _of_events(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    spans, texts = one["timestamps"], one["sentences"]
+def _of_events(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    spans, texts = entry["timestamps"], entry["sentences"]
     events = [Event(float(s), float(e), str(t).strip()) for (s, e), t in zip(spans, texts, strict=True)]
-    return name, {"duration_s": float(one["duration"]), "events": _sorted(events)}
+    return name, {"duration_s": float(entry["duration"]), "events": sorted_events(events)}
 
 
-def _of_dialogues(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    meta = one.get("meta") or {}
-    turns = tuple(Turn(SPEAKERS[t["from"]], _clean(t["value"])) for t in one["conversations"])
-    kept: dict[str, Any] = {}
+def _of_dialogues(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    meta = entry.get("meta") or {}
+    turns = tuple(Turn(SPEAKERS[t["from"]], _clean(t["value"])) for t in entry["conversations"])
+    fields: dict[str, Any] = {}
     if meta.get("token"):
-        kept["token"] = {str(k): float(v) for k, v in meta["token"].items()}
-        turns, kept["token"] = _renamed(turns, kept["token"], 0)
+        fields["token"] = {str(k): float(v) for k, v in meta["token"].items()}
+        turns, fields["token"] = _renamed(turns, fields["token"], 0)
     if meta.get("split"):
-        kept["split"] = list(part_of(meta["split"]))
+        fields["split"] = list(part_of(meta["split"]))
     duration_s = meta.get("duration")
-    return str(one["id"]), {
-        "duration_s": None if duration_s is None else float(duration_s), "dialogues": (turns,), "meta": kept
+    return str(entry["id"]), {
+        "duration_s": None if duration_s is None else float(duration_s), "dialogues": (turns,), "meta": fields
     }  # fmt: skip
 
 
-def _of_qa(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return str(one["video_id"]), {
-        "dialogues": ((Turn("user", _clean(one["q"])), Turn("assistant", one["a"])),)
+def _of_qa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return str(entry["video_id"]), {
+        "dialogues": ((Turn("user", _clean(entry["q"])), Turn("assistant", entry["a"])),)
     }
 
 
-def _of_mmduet_caption(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_mmduet_caption(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     events = [
         Event(float(e["timespan"][0]), float(e["timespan"][1]), str(e["text"]).strip())
-        for narration in one.values()
+        for narration in entry.values()
         for e in narration
     ]
-    return Path(name).stem, {"events": _sorted(events)}
+    return Path(name).stem, {"events": sorted_events(events)}
 
 
-def _of_mmduet_magqa(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_mmduet_magqa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A question with several answers, each in its time: a dialogue, and its answers as events."""
-    first, *rest = one["conversation"]
+    first, *rest = entry["conversation"]
     if first["role"] != "user" or any(t["role"] != "assistant" for t in rest):
         raise ValueError("a conversation is a user's question and the assistant's answers")
-    told = [(t["timespan"], str(t["content"]).strip()) for t in rest if t.get("timespan")]
-    events = [Event(float(s), float(e), text) for (s, e), text in told]
+    timed = [(t["timespan"], str(t["content"]).strip()) for t in rest if t.get("timespan")]
+    events = [Event(float(s), float(e), text) for (s, e), text in timed]
     text = " ".join(str(t["content"]).strip() for t in rest)
     turns = (Turn("user", str(first["content"]).strip()), Turn("assistant", text))
-    return Path(str(one["video_uid"])).stem, {"dialogues": (turns,), "events": _sorted(events)}
+    return Path(str(entry["video_uid"])).stem, {"dialogues": (turns,), "events": sorted_events(events)}
 
 
-def _of_mmduet_grounding(name: str, one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    events = [Event(float(s), float(e), str(one["query"]).strip()) for s, e in one["timestamps"]]
-    return Path(str(one["video_uid"])).stem, {"events": _sorted(events)}
+def _of_mmduet_grounding(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    events = [Event(float(s), float(e), str(entry["query"]).strip()) for s, e in entry["timestamps"]]
+    return Path(str(entry["video_uid"])).stem, {"events": sorted_events(events)}
 
 
 SHAPES: dict[str, Callable[[str, Any], tuple[str, dict[str, Any]]]] = {
@@ -172,11 +173,11 @@ def _joined(before: Record, more: Record, where: str) -> Record:
     token = dict(before.meta.get("token", {}))
     dialogues = before.dialogues
     for turns in more.dialogues:
-        renamed, found = _renamed(turns, more.meta.get("token", {}), len(token))
-        dialogues, token = (*dialogues, renamed), token | found
+        renamed, seconds = _renamed(turns, more.meta.get("token", {}), len(token))
+        dialogues, token = (*dialogues, renamed), token | seconds
     meta = before.meta | more.meta | ({"token": token} if token else {})
     return Record(
-        before.key, before.video, max(lengths, default=None), _sorted([*before.events, *more.events]),
+        before.key, before.video, max(lengths, default=None), sorted_events([*before.events, *more.events]),
         dialogues, before.captions + more.captions, before.source, meta,
     )  # fmt: skip
 
@@ -186,24 +187,20 @@ def _renamed(
 ) -> tuple[tuple[Turn, ...], dict[str, float]]:
     """The turns with symbols <t0>, <t1>, ... from number `first` on, and their seconds."""
     names = {old: f"<t{first + i}>" for i, old in enumerate(token)}
-    marks = {old: f"\0{i}\0" for i, old in enumerate(token)}  # two steps: a new name may be another's old one
+    interim = {old: f"\0{i}\0" for i, old in enumerate(token)}  # a new name may be another's old one
     out = []
     for turn in turns:
         text = turn.text
-        for old, mark in marks.items():
-            text = text.replace(old, mark)
-        for old, mark in marks.items():
-            text = text.replace(mark, names[old])
+        for old, unique in interim.items():
+            text = text.replace(old, unique)
+        for old, unique in interim.items():
+            text = text.replace(unique, names[old])
         out.append(Turn(turn.role, text))
     return tuple(out), {names[old]: seconds for old, seconds in token.items()}
 
 
 def _clean(text: str) -> str:
     """A turn without the place of the video, which is always before the first."""
-    for mark in PLACEHOLDERS:
-        text = text.replace(mark, "")
+    for placeholder in PLACEHOLDERS:
+        text = text.replace(placeholder, "")
     return text.strip()
-
-
-def _sorted(events: list[Event]) -> tuple[Event, ...]:
-    return tuple(sorted(events, key=lambda e: (e.start_s, e.end_s)))

@@ -1,48 +1,45 @@
-"""Shards become examples: read by ranges, compressed to the batch's budget, asked about; bad ones are named."""
+"""Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset
 
 from ...llm import Example, Video
 from ...llm.prompt import encode
 from ...model import LongCompress
-from ..loaders import turn
-from ..shards.sample import JSON, check_model, features_of, hold_of
-from .questions import WORDING, Kind, Times, shortened, turns_of
+from ..loaders import enter_worker
+from ..shards.sample import check_model, read_sample, without
+from .questions import TEMPLATES, Kind, Times, shortened, turns_of
 from .records import parse_record
-from .sampler import Batch, Mixture, batches
+from .sampler import Batch, BatchSampler
 from .truncate import Room
 
-SPARE = 16  # samples that are tried in place of a share none of whose own can be used
+NUM_SPARE = 16  # samples that are tried where none of a rank's own can be used
 
 
 @dataclass(frozen=True)
-class QuestionSampling:
-    """What is asked about the videos of a stage.
+class QuestionConfig:
+    """Which questions are sampled about the videos of a stage.
 
     Attributes:
-        kinds: weight of each kind of question; a video that has none of the kind drawn is asked another.
+        kinds: weight of each kind of question; a video without any of the sampled kind gets another.
         times: how answers' times are written.
-        wording: kind -> forms of its question, instead of ours; {text}, {start} and {end} are filled in.
-        most: questions about a video at most.
-        text_tokens: tokens of a video's questions and answers at most.
-        drop: share of videos that lose one of their streams (where they have several).
+        templates: kind -> forms of its question, instead of ours; {text}, {start} and {end} are filled in.
+        max_questions: about a video.
+        max_text_tokens: of a video's questions and answers together.
+        drop_stream: probability that a video of several streams loses one of them.
     """
 
     kinds: dict[str, float] = field(default_factory=lambda: {"grounding": 1.0, "segment": 1.0, "dense": 0.5})
     times: Times = "seconds"
-    most: int = 8
-    text_tokens: int = 512
-    drop: float = 0.0
-    wording: dict[str, list[str]] = field(default_factory=dict)
+    max_questions: int = 8
+    max_text_tokens: int = 512
+    drop_stream: float = 0.0
+    templates: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(get_args(Kind)))
@@ -50,13 +47,15 @@ class QuestionSampling:
             raise ValueError(
                 f"kinds must give a weight > 0 to some of {', '.join(get_args(Kind))}, got {self.kinds}"
             )
-        if set(self.wording) - set(WORDING) or not all(self.wording.values()):
-            raise ValueError(f"wording must give forms to some of {', '.join(WORDING)}, got {self.wording}")
+        if set(self.templates) - set(TEMPLATES) or not all(self.templates.values()):
+            raise ValueError(
+                f"templates must give forms to some of {', '.join(TEMPLATES)}, got {self.templates}"
+            )
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A sample that could not be used: which, and why."""
+class BadSample:
+    """A sample that could not be used, and why."""
 
     key: str
     reason: str
@@ -64,13 +63,13 @@ class Bad:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A rank's part of a batch, or a share of it where gradients are accumulated.
+    """A rank's part of a batch, or of a part where gradients are accumulated.
 
     Attributes:
         number: of the batch.
         examples: its videos with questions.
         keys: of the videos.
-        video_s: seconds that they last, all together.
+        video_s: seconds of all the videos.
         bad: samples that could not be used.
         dropped: turns and events that texts were shortened by.
     """
@@ -79,7 +78,7 @@ class Loaded:
     examples: list[Example]
     keys: list[str]
     video_s: float
-    bad: list[Bad]
+    bad: list[BadSample]
     dropped: int
 
 
@@ -87,12 +86,11 @@ class ShardData(IterableDataset[Loaded]):
     """A rank's parts of the batches, one after the other; workers take turns.
 
     Args:
-        mixture: where samples come from.
-        model: compresses them; its encoders must be the ones that made the features, its segments the same.
-        asking: what is asked.
-        seed, tokens, budgets, least, most, start: of `batches`.
-        rank, world: which part.
-        accumulate: shares that a rank's part comes in, one after the other.
+        batches: of all ranks.
+        model: compresses the features; its encoders and segments must be those that made them.
+        questions: what is asked.
+        rank, world: which part of each batch.
+        accumulate: parts that a rank's samples of a batch come in.
         on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
 
     Raises:
@@ -100,115 +98,94 @@ class ShardData(IterableDataset[Loaded]):
     """
 
     def __init__(
-        self, mixture: Mixture, model: LongCompress, question_sampling: QuestionSampling, *, seed: int, tokens: int,
-        budgets: Sequence[int], least: int = 1, most: int = 0, start: int = 0, rank: int = 0, world: int = 1,
-        accumulate: int = 1,
-        on_error: Literal["quarantine", "stop"] = "quarantine",
+        self, batches: BatchSampler, model: LongCompress, questions: QuestionConfig, *, rank: int = 0,
+        world: int = 1, accumulate: int = 1, on_error: Literal["quarantine", "stop"] = "quarantine",
     ) -> None:  # fmt: skip
-        self.mixture, self.question_sampling, self.on_error = mixture, question_sampling, on_error
+        self.batches, self.questions, self.on_error = batches, questions, on_error
+        self.rank, self.world, self.accumulate = rank, world, accumulate
         self.compressor, self.tokenizer = model.compressor, model.llm.tokenizer
         self.room = Room.of(model.llm)
-        self.seed, self.tokens, self.budgets, self.least = seed, tokens, tuple(budgets), least
-        self.most, self.start, self.rank, self.world, self.accumulate = most, start, rank, world, accumulate
-        if not 0 <= rank < world or accumulate < 1 or least < world * accumulate:
+        if not 0 <= rank < world or accumulate < 1 or batches.min_videos < world * accumulate:
             raise ValueError(
-                f"rank must be in [0, {world}), accumulate >= 1 and least >= world x accumulate = "
-                f"{world * accumulate}, got {rank}, {accumulate} and {least}"
+                f"rank must be in [0, {world}), accumulate >= 1 and min_videos >= world x accumulate = "
+                f"{world * accumulate}, got {rank}, {accumulate} and {batches.min_videos}"
             )
-        for index in mixture.indexes:
+        for index in batches.mixture.indexes:
             if not index.features:
                 raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
             check_model(index.features, model, str(index.folder))
 
     def __iter__(self) -> Iterator[Loaded]:
-        first, step = turn()
-        torch.set_num_threads(1)
-        plan = batches(
-            self.mixture, seed=self.seed, tokens=self.tokens, budgets=self.budgets, least=self.least,
-            most=self.most, start=self.start,
-        )  # fmt: skip
+        worker, num_workers = enter_worker()
         place = 0
-        for batch in plan:
-            for share in range(self.accumulate):
-                if place % step == first:
-                    yield self.load(batch, share)
+        for batch in self.batches:
+            for part in range(self.accumulate):
+                if place % num_workers == worker:
+                    yield self.load(batch, part)
                 place += 1
 
-    def load(self, batch: Batch, share: int = 0) -> Loaded:
-        """A share of this rank's part of a batch; a pure function of it.
+    def load(self, batch: Batch, part: int = 0) -> Loaded:
+        """A part of this rank's samples of a batch; the same whoever loads it and when.
 
-        Where none of its samples can be used, the next one of the same data set that can takes their place: a
-        step waits for every rank.
+        A step waits for every rank, so each must bring a sample: where none of its own can be used, those
+        that follow in the data set of the last are tried.
         """
-        examples: list[Example] = []
-        keys: list[str] = []
-        bad: list[Bad] = []
-        dropped, video_s = 0, 0.0
-        mine = list(batch.of_rank(self.rank + self.world * share, self.world * self.accumulate))
-        which, last = mine[-1]
-        size = len(self.mixture.indexes[which])
-        spare = [(which, (last + 1 + i) % size) for i in range(min(SPARE, size - 1))]
-        for place, (of, number) in enumerate([*mine, *spare]):
-            if place >= len(mine) and examples:
+        loaded = Loaded(batch.number, [], [], 0.0, [], 0)
+        own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
+        for which, number in own:
+            loaded = self._with_sample(loaded, batch, which, number)
+        which, last = own[-1]
+        size = len(self.batches.mixture.indexes[which])
+        for i in range(min(NUM_SPARE, size - 1)):
+            if loaded.examples:
                 break
-            index = self.mixture.indexes[of]
-            entry = index.entries[number]
-            draw = np.random.default_rng([self.seed, batch.number, of, number])
-            try:
-                members = index.read(number)
-                example, gone = self.example(
-                    members, f"{index.folder}: sample {entry.key!r}", batch.budget, draw
-                )
-            except (ValueError, OSError) as error:
-                if self.on_error == "stop":
-                    raise
-                bad.append(Bad(entry.key, str(error)))
-                continue
-            examples.append(example)
-            keys.append(entry.key)
-            dropped += gone
-            video_s += entry.duration_s
-        return Loaded(batch.number, examples, keys, video_s, bad, dropped)
+            loaded = self._with_sample(loaded, batch, which, (last + 1 + i) % size)
+        return loaded
+
+    def _with_sample(self, loaded: Loaded, batch: Batch, which: int, number: int) -> Loaded:
+        """`loaded` with one more example, or with one more bad sample."""
+        index = self.batches.mixture.indexes[which]
+        entry = index.entries[number]
+        generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
+        try:
+            example, dropped = self.example(
+                index.read(number), f"{index.folder}: sample {entry.key!r}", batch.budget, generator
+            )
+        except (ValueError, OSError) as error:
+            if self.on_error == "stop":
+                raise
+            return replace(loaded, bad=[*loaded.bad, BadSample(entry.key, str(error))])
+        return replace(
+            loaded, examples=[*loaded.examples, example], keys=[*loaded.keys, entry.key],
+            video_s=loaded.video_s + entry.duration_s, dropped=loaded.dropped + dropped,
+        )  # fmt: skip
 
     def example(
-        self, members: Mapping[str, bytes], where: str, budget: int, draw: np.random.Generator
+        self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
         """(a video compressed to `budget` with questions, turns and events its text was shortened by).
 
         Raises:
             ValueError: it can't be read, nothing can be asked about it, or it is longer than the context.
         """
-        told = features_of(members, where)
-        hold = hold_of(members, where)
-        names = hold.streams()
-        if len(names) > 1 and draw.random() < self.question_sampling.drop:
-            gone = names[int(draw.integers(len(names)))]
-            for piece in hold.pieces:
-                piece.groups.pop(gone, None)
-            hold.memory.pop(gone, None)
+        sample, config = read_sample(members, where), self.questions
+        hold, names = sample.hold, sample.hold.streams()
+        if len(names) > 1 and generator.random() < config.drop_stream:
+            hold = without(hold, names[int(generator.integers(len(names)))])
         streams, globals_, _ = self.compressor.compress_to(hold, budget)
-        given: dict[str, Any] = json.loads(members[JSON])
-        fields = {k: v for k, v in given.items() if k != "features"} | {"video": given["key"]}
-        record = parse_record(fields, Path(), where)
-        kinds = [k for k, weight in self.question_sampling.kinds.items() if weight > 0]
-        weights = np.array([self.question_sampling.kinds[k] for k in kinds], float)
-        for at in draw.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
+        record = parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)
+        kinds = [k for k, weight in config.kinds.items() if weight > 0]
+        weights = np.array([config.kinds[k] for k in kinds], float)
+        # all kinds in a random order by weight: the first that the record has something of is asked
+        for at in generator.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
             turns = turns_of(
-                record, cast(Kind, kinds[at]), draw, duration_s=told["duration_s"], times=self.question_sampling.times,
-                most=self.question_sampling.most, wording=self.question_sampling.wording,
+                record, cast(Kind, kinds[at]), generator, duration_s=sample.features["duration_s"],
+                times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
-                kept = shortened(
-                    turns, lambda t: len(encode(self.tokenizer, t)), self.question_sampling.text_tokens
-                )
-                dialogue = kinds[at] == "conversation"
-                whole = Example(Video(streams, globals_, budget), kept.turns, dialogue)
-                example, lost = self.room.fitted(whole, where)
-                return example, kept.dropped + lost
+                short = shortened(turns, lambda t: len(encode(self.tokenizer, t)), config.max_text_tokens)
+                video = Video(streams, globals_, budget)
+                whole = Example(video, short.turns, dialogue=kinds[at] == "conversation")
+                example, dropped = self.room.fitted(whole, where)
+                return example, short.dropped + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
-
-
-def counted(bad: Sequence[Bad]) -> str:
-    """A line that names bad samples and how often each reason came."""
-    reasons = Counter(one.reason for one in bad)
-    return "; ".join(f"{num} x {reason}" for reason, num in reasons.most_common())

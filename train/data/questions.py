@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from ...events.parse import to_seconds
-from .records import Event, Record, Turn
+from ...types import Event
+from .records import Record, Turn
 
 Times = Literal["seconds", "hundredths"]
 Kind = Literal["grounding", "segment", "dense", "choice", "conversation", "caption", "qa"]
@@ -36,7 +37,7 @@ DENSE = (
 )
 CHOICE = "Which of these happens from {start} to {end}? {choices}"
 CAPTION = ("What is the video about?", "Describe the video in a few words.")
-WORDING: dict[str, Sequence[str]] = {
+TEMPLATES: dict[str, Sequence[str]] = {
     "grounding": GROUNDING, "segment": SEGMENT, "dense": DENSE, "caption": CAPTION,
 }  # fmt: skip
 """Kind -> forms of its question; {text}, {start} and {end} are filled in."""
@@ -46,19 +47,19 @@ SYMBOL = re.compile(r"<[a-z]\d+>")
 
 @dataclass(frozen=True)
 class Shortened:
-    """Turns that fit, and what had to go.
+    """Turns that fit.
 
     Attributes:
         turns: (question, answer) pairs.
-        dropped: turns, or events of a dense answer, that were left out.
+        dropped: number of turns, or events of a dense answer, that were left out.
     """
 
     turns: Turns
     dropped: int
 
 
-def say_time(time_s: float, duration_s: float, times: Times) -> str:
-    """A time as it is written: whole seconds, or min(round(100 t / duration), 99) in two digits.
+def time_text(time_s: float, duration_s: float, times: Times) -> str:
+    """The text of a time: whole seconds, or min(round(100 t / duration), 99) in two digits.
 
     Raises:
         ValueError: hundredths of a video whose length isn't known.
@@ -72,23 +73,23 @@ def say_time(time_s: float, duration_s: float, times: Times) -> str:
 
 def turns_of(
     record: Record, kind: Kind, generator: np.random.Generator, *, duration_s: float,
-    times: Times = "seconds", most: int = 8, wording: Mapping[str, Sequence[str]] | None = None,
+    times: Times = "seconds", max_questions: int = 8, templates: Mapping[str, Sequence[str]] | None = None,
 ) -> Turns:  # fmt: skip
-    """(question, answer) pairs about a record, drawn by `generator`; empty where it has nothing of that kind.
+    """(question, answer) pairs about a record; empty if it has nothing of that kind.
 
     Args:
-        record: a video and what is said of it.
+        record: a video and its annotations.
         kind: "grounding" (text to times), "segment" (times to text), "dense" (all events), "choice" (which of
             up to four events), "conversation" (one of its dialogues), "caption" (of the whole), "qa" (its
             dialogues of one turn, each for itself).
-        generator: draws events, their order, and the wording.
+        generator: samples events, their order, and the template.
         duration_s: of the video.
-        times: how they are written.
-        most: questions at most, of the kinds that have one for each event or dialogue.
-        wording: kind -> forms of its question, for those of WORDING that are to be asked otherwise.
+        times: how times are written.
+        max_questions: of the kinds that have a question for each event or dialogue.
+        templates: kind -> forms of its question, in place of those of TEMPLATES.
     """
     at = Clock(duration_s, times)
-    forms = WORDING | dict(wording or {})
+    forms = TEMPLATES | dict(templates or {})
     events = [e for e in record.events if e.text.strip()]
     if kind == "conversation":
         if not record.dialogues:
@@ -96,66 +97,65 @@ def turns_of(
         return _dialogue(record, int(generator.integers(len(record.dialogues))), at)
     if kind == "qa":
         single = [i for i, turns in enumerate(record.dialogues) if len(turns) == 2]
-        drawn_of = [single[i] for i in generator.permutation(len(single))[:most]]
-        return [turn for i in drawn_of for turn in _dialogue(record, i, at)]
+        order = generator.permutation(len(single))[:max_questions]
+        return [turn for i in order for turn in _dialogue(record, single[i], at)]
     if kind == "caption":
         captions = [c for c in record.captions if c.strip()]
-        return (
-            [(_one(forms["caption"], generator), captions[int(generator.integers(len(captions)))])]
-            if captions
-            else []
-        )
+        return [(_choose(forms["caption"], generator), _choose(captions, generator))] if captions else []
     if not events:
         return []
     if kind == "dense":
-        return [(_one(forms["dense"], generator), "\n".join(at.line(e) for e in events))]
-    drawn = [events[i] for i in generator.permutation(len(events))[:most]]
+        return [(_choose(forms["dense"], generator), "\n".join(at.line(e) for e in events))]
+    sampled = [events[i] for i in generator.permutation(len(events))[:max_questions]]
     if kind == "grounding":
-        unique = [
-            e for e in drawn if sum(o.text == e.text for o in events) == 1
-        ]  # else there are several answers
-        return [(_one(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique]
+        texts = [e.text for e in events]
+        unique = [e for e in sampled if texts.count(e.text) == 1]  # else there are several answers
+        return [
+            (_choose(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique
+        ]
     if kind == "segment":
         return [
-            (_one(forms["segment"], generator).format(start=at.ends(e)[0], end=at.ends(e)[1]), e.text)
-            for e in drawn
+            (_choose(forms["segment"], generator).format(start=at.ends(e)[0], end=at.ends(e)[1]), e.text)
+            for e in sampled
         ]
     if kind == "choice":
-        return [turn for e in drawn if (turn := _choice(e, events, at, generator)) is not None]
+        return [turn for e in sampled if (turn := _choice(e, events, at, generator)) is not None]
     raise ValueError(f"kind must be one of {Kind.__args__}, got {kind!r}")
 
 
-def shortened(turns: Turns, num_tokens: Callable[[str], int], most: int) -> Shortened:
-    """Turns of at most `most` tokens: the last go first, of a single long answer its last lines.
+def shortened(turns: Turns, num_tokens: Callable[[str], int], max_tokens: int) -> Shortened:
+    """Turns of at most `max_tokens`: the last go first, of a single long answer its last lines.
 
     Args:
         turns: (question, answer) pairs.
         num_tokens: tokens of a text.
-        most: tokens of all questions and answers together.
+        max_tokens: of all questions and answers together.
 
     Raises:
         ValueError: not even one question with one line of its answer fits.
     """
-    return shortened_by(turns, lambda some: sum(num_tokens(q) + num_tokens(a) for q, a in some), most)
+    return shortened_by(turns, lambda some: sum(num_tokens(q) + num_tokens(a) for q, a in some), max_tokens)
 
 
-def shortened_by(turns: Turns, size: Callable[[Turns], int], most: int) -> Shortened:
-    """`shortened`, where the size of turns is more than their texts'."""
-    kept, dropped = list(turns), 0
-    while len(kept) > 1 and size(kept) > most:
-        kept.pop()
+def shortened_by(turns: Turns, size: Callable[[Turns], int], max_size: int) -> Shortened:
+    """`shortened`, where turns take more room than their texts."""
+    fitting, dropped = list(turns), 0
+    while len(fitting) > 1 and size(fitting) > max_size:
+        fitting.pop()
         dropped += 1
-    if not kept or size(kept) <= most:
-        return Shortened(kept, dropped)
-    question, answer = kept[0]
+    if not fitting or size(fitting) <= max_size:
+        return Shortened(fitting, dropped)
+    question, answer = fitting[0]
     lines = answer.split("\n")
-    while len(lines) > 1 and size([(question, "\n".join(lines))]) > most:
+    while len(lines) > 1 and size([(question, "\n".join(lines))]) > max_size:
         lines.pop()
         dropped += 1
-    kept = [(question, "\n".join(lines))]
-    if size(kept) > most:
-        raise ValueError(f"a question of {size(kept)} tokens doesn't fit into {most}: {question[:60]!r}")
-    return Shortened(kept, dropped)
+    fitting = [(question, "\n".join(lines))]
+    if size(fitting) > max_size:
+        raise ValueError(
+            f"a question of {size(fitting)} tokens doesn't fit into {max_size}: {question[:60]!r}"
+        )
+    return Shortened(fitting, dropped)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Clock:
 
     def __call__(self, time_s: float) -> str:
         """A time."""
-        return say_time(time_s, self.duration_s, self.times)
+        return time_text(time_s, self.duration_s, self.times)
 
     def ends(self, event: Event) -> tuple[str, str]:
         """First and last time of an event; the last second is included, hundredths are rounded."""
@@ -188,7 +188,7 @@ class Clock:
 def _choice(
     event: Event, events: Sequence[Event], at: Clock, generator: np.random.Generator
 ) -> tuple[str, str] | None:
-    """Which of up to four texts happens then; None where no other text is told apart by time."""
+    """Which of up to four texts happens then; None if every other text happens then too."""
     others = sorted({
         e.text for e in events
         if e.text != event.text and (e.end_s <= event.start_s or e.start_s >= event.end_s)
@@ -212,17 +212,17 @@ def _dialogue(record: Record, number: int, at: Clock) -> Turns:
     """
     token = record.meta.get("token", {})
 
-    def told(turn: Turn) -> str:
-        def seconds(found: re.Match[str]) -> str:
-            if found[0] not in token:
-                raise ValueError(f"record {record.key!r}: {found[0]} in its dialogue stands for no time")
-            return at(float(token[found[0]]))
+    def time_of(symbol: re.Match[str]) -> str:
+        if symbol[0] not in token:
+            raise ValueError(f"record {record.key!r}: {symbol[0]} in its dialogue stands for no time")
+        return at(float(token[symbol[0]]))
 
-        return SYMBOL.sub(seconds, turn.text)
+    def text(turn: Turn) -> str:
+        return SYMBOL.sub(time_of, turn.text)
 
     turns = record.dialogues[number]
-    return [(told(q), told(a)) for q, a in zip(turns[::2], turns[1::2], strict=True)]
+    return [(text(q), text(a)) for q, a in zip(turns[::2], turns[1::2], strict=True)]
 
 
-def _one(wordings: Sequence[str], generator: np.random.Generator) -> str:
-    return wordings[int(generator.integers(len(wordings)))]
+def _choose(texts: Sequence[str], generator: np.random.Generator) -> str:
+    return texts[int(generator.integers(len(texts)))]

@@ -1,4 +1,4 @@
-"""A video and what is said of it: the one shape that all of training reads.
+"""A video and its annotations: the one shape that all of training reads.
 
 A JSON line of ours, `video` relative to the file it stands in, times in seconds from the start of the video:
 
@@ -7,8 +7,8 @@ A JSON line of ours, `video` relative to the file it stands in, times in seconds
      "dialogues": [[{"role": "user", "text": "..."}, {"role": "assistant", "text": "..."}]],
      "captions": ["A dog in a park."], "source": "mine"}
 
-`key` may be left out (the video's name serves), and so may all that is said. A folder of videos is read as
-one record each, with NAME.json beside it, if there is one, holding the rest.
+`key` may be left out (the video's name serves), and so may all annotations. A folder of videos is read as a
+record each; NAME.json beside a video holds its annotations.
 
 A record with `"meta": {"split": [12.0, 62.5]}` is of that part of its video only, as VTimeLLM cuts its clips:
 all its times (events, `duration_s`, and `meta["token"]`, the seconds that symbols in dialogues stand for)
@@ -23,10 +23,12 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from ...types import Event
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mp3", ".m4a", ".wav", ".flac", ".ogg")
 ROLES = ("user", "assistant")
@@ -34,17 +36,8 @@ SLACK_S = 1.0  # annotations may pass the end by so much: annotators round
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happens in [start_s, end_s)."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Turn:
-    """Something the user or the assistant says."""
+    """What the user or the assistant says."""
 
     role: str
     text: str
@@ -52,17 +45,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Record:
-    """A video and what is said of it.
+    """A video and its annotations.
 
     Attributes:
         key: its name in shards; letters, digits, `_` and `-`.
-        video: where it lies.
+        video: its path or URL.
         duration_s: its length where it is known.
         events: in order of their start.
         dialogues: each a list of turns, the user's first.
         captions: of the whole video.
         source: which data set it is of.
-        meta: what else is known; `split` and `token` as above.
+        meta: anything else; `split` and `token` as above.
     """
 
     key: str
@@ -91,10 +84,10 @@ class Record:
 
 def slug(name: str) -> str:
     """A key from a name: all but letters, digits, `_` and `-` becomes `_` (a dot would end it in a tar)."""
-    made = re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
-    if not made:
+    key = re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
+    if not key:
         raise ValueError(f"key must have a letter or a digit, got {name!r}")
-    return made
+    return key
 
 
 def part_of(split: Any) -> tuple[float, float]:
@@ -127,94 +120,107 @@ def read_records(source: str | Path) -> list[Record]:
     """
     source = Path(source)
     if source.is_dir():
-        found = [_of_video(path) for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEOS]
+        records = [_of_video(path) for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEOS]
     elif source.is_file():
-        found = list(_of_lines(source))
+        records = list(_of_lines(source))
     else:
         raise FileNotFoundError(f"no folder of videos and no JSONL file {source}")
-    if not found:
+    if not records:
         raise ValueError(f"{source}: no video in it; videos end in {', '.join(VIDEOS)}")
-    keys = [record.key for record in found]
+    keys = [record.key for record in records]
     twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
     if twice:
         raise ValueError(
             f"{source}: key {twice[0]!r} stands for {keys.count(twice[0])} records; give each its own"
         )
-    if overlaps := [num for record in found if (num := overlapping(record.events))]:
+    if overlaps := [num for record in records if (num := num_overlapping(record.events))]:
         warnings.warn(
             f"{source}: {sum(overlaps)} events of {len(overlaps)} records begin before one ahead of them has "
             "ended; they are kept",
             stacklevel=2,
         )
-    return sorted(found, key=lambda record: record.key)
+    return sorted(records, key=lambda record: record.key)
 
 
-def parse_record(given: Any, folder: Path, where: str) -> Record:
+def parse_record(value: Any, folder: Path, where: str) -> Record:
     """A record from a JSON value.
 
     Args:
-        given: the value.
-        folder: what its `video` is relative to.
-        where: what errors call it.
+        value: the object.
+        folder: its `video` is relative to this.
+        where: its name in errors.
 
     Raises:
         ValueError: for anything of another shape.
     """
-    if not isinstance(given, dict) or not isinstance(given.get("video"), str):
-        raise ValueError(f'{where}: a record must be an object with "video", got {str(given)[:80]}')
-    unknown = sorted(set(given) - set(Record.__dataclass_fields__))
+    if not isinstance(value, dict) or not isinstance(value.get("video"), str):
+        raise ValueError(f'{where}: a record must be an object with "video", got {str(value)[:80]}')
+    unknown = sorted(set(value) - set(Record.__dataclass_fields__))
     if unknown:
         raise ValueError(
             f"{where}: {unknown[0]!r} is no field of a record; {', '.join(Record.__dataclass_fields__)} are"
         )
-    video = given["video"]
+    video = value["video"]
     if "://" not in video and not Path(video).is_absolute():
         video = str(folder / video)
-    duration_s = given.get("duration_s")
+    duration_s = value.get("duration_s")
     try:
-        meta = dict(given.get("meta", {}))
+        meta = dict(value.get("meta", {}))
         part = part_of(meta["split"]) if meta.get("split") else None
         return Record(
-            slug(str(given["key"])) if given.get("key") else part_key(Path(given["video"]).stem, part),
+            slug(str(value["key"])) if value.get("key") else part_key(Path(value["video"]).stem, part),
             video,
             None if duration_s is None else float(duration_s),
-            tuple(
-                sorted(
-                    (
-                        Event(float(e["start_s"]), float(e["end_s"]), str(e["text"]))
-                        for e in given.get("events", ())
-                    ),
-                    key=lambda e: (e.start_s, e.end_s),
-                )
+            sorted_events(
+                Event(float(e["start_s"]), float(e["end_s"]), str(e["text"])) for e in value.get("events", ())
             ),
-            tuple(tuple(_turn(t) for t in d) for d in given.get("dialogues", ())),
-            tuple(map(str, given.get("captions", ()))),
-            str(given.get("source", "")),
+            tuple(tuple(_turn(t) for t in d) for d in value.get("dialogues", ())),
+            tuple(map(str, value.get("captions", ()))),
+            str(value.get("source", "")),
             meta,
         )
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{where}: {error!r} in its events, dialogues, captions or meta") from error
 
 
-def complaints(record: Record, duration_s: float | None = None) -> list[str]:
-    """What is wrong with what is said of a video, each in a line; empty where all is well.
+def sorted_events(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The events by start, then by end."""
+    return tuple(sorted(events, key=lambda e: (e.start_s, e.end_s)))
+
+
+def checked(record: Record, duration_s: float | None) -> Record:
+    """The record with the true length of its video and the number of its overlapping events, if any.
+
+    Raises:
+        ValueError: its annotations have faults.
+    """
+    num = num_overlapping(record.events)
+    meta = record.meta | ({"overlapping": num} if num else {})
+    record = replace(record, duration_s=duration_s, meta=meta)
+    if lines := faults(record):
+        raise ValueError("; ".join(lines))
+    return record
+
+
+def faults(record: Record, duration_s: float | None = None) -> list[str]:
+    """Faults of the annotations of a video, each in a line; empty without any.
 
     Args:
         record: of the video.
         duration_s: its true length where it is known; None: as the record says.
     """
     end_s = record.duration_s if duration_s is None else duration_s
-    found = []
+    lines = []
     for i, event in enumerate(record.events):
         where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
         if not event.text.strip():
-            found.append(f"{where} has no text")
+            lines.append(f"{where} has no text")
         if event.end_s <= event.start_s:
-            found.append(
+            lines.append(
                 f"{where} ends before it starts" if event.end_s < event.start_s else f"{where} lasts no time"
             )
         if event.start_s < 0 or (end_s is not None and event.end_s > end_s + SLACK_S):
-            found.append(
+            lines.append(
                 f"{where} is outside the video of {end_s:g} s" if end_s is not None else f"{where} is outside"
             )
     for i, dialogue in enumerate(record.dialogues):
@@ -223,13 +229,13 @@ def complaints(record: Record, duration_s: float | None = None) -> list[str]:
             or any(turn.role != ROLES[j % 2] for j, turn in enumerate(dialogue))
             or len(dialogue) % 2
         ):
-            found.append(f"dialogues[{i}] must be turns of user and assistant in turn, the user's first")
+            lines.append(f"dialogues[{i}] must be turns of user and assistant in turn, the user's first")
         elif any(not turn.text.strip() for turn in dialogue):
-            found.append(f"dialogues[{i}] has a turn without text")
-    return found
+            lines.append(f"dialogues[{i}] has a turn without text")
+    return lines
 
 
-def overlapping(events: Sequence[Event]) -> int:
+def num_overlapping(events: Sequence[Event]) -> int:
     """Events that begin before one that came earlier has ended."""
     until, num = float("-inf"), 0
     for event in events:
@@ -238,21 +244,21 @@ def overlapping(events: Sequence[Event]) -> int:
     return num
 
 
-def _turn(given: Any) -> Turn:
-    if given["role"] not in ROLES:
-        raise ValueError(f"role must be one of {ROLES}, got {given['role']!r}")
-    return Turn(given["role"], str(given["text"]))
+def _turn(value: Any) -> Turn:
+    if value["role"] not in ROLES:
+        raise ValueError(f"role must be one of {ROLES}, got {value['role']!r}")
+    return Turn(value["role"], str(value["text"]))
 
 
 def _of_video(path: Path) -> Record:
-    beside = path.with_suffix(".json")
-    given: dict[str, Any] = {}
-    if beside.is_file():
+    annotations = path.with_suffix(".json")
+    value: dict[str, Any] = {}
+    if annotations.is_file():
         try:
-            given = json.loads(beside.read_text(encoding="utf8"))
+            value = json.loads(annotations.read_text(encoding="utf8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{beside} is no JSON: {error}") from error
-    return parse_record({"key": path.stem} | given | {"video": path.name}, path.parent, str(beside))
+            raise ValueError(f"{annotations} is no JSON: {error}") from error
+    return parse_record({"key": path.stem} | value | {"video": path.name}, path.parent, str(annotations))
 
 
 def _of_lines(path: Path) -> Iterator[Record]:
@@ -262,7 +268,7 @@ def _of_lines(path: Path) -> Iterator[Record]:
                 continue
             where = f"{path}, line {number}"
             try:
-                given = json.loads(line)
+                value = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is no JSON: {error}") from error
-            yield parse_record(given, path.parent, where)
+            yield parse_record(value, path.parent, where)

@@ -1,7 +1,7 @@
-"""Global batches as a pure function of indexes, weights, seed and budgets; ranks and workers share them out.
+"""The batches of a training: a pure function of the indexes, the weights and a seed.
 
-Because a batch is formed before anyone knows how many ranks there are, every number of ranks and workers sees
-the same sequence, and to resume is to go on from a batch's number.
+A batch is formed before anyone knows how many ranks there are. So every number of ranks and workers sees the
+same sequence, and a training resumes from a batch's number alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from ..shards.index import Index
 
 @dataclass(frozen=True)
 class Mixture:
-    """Data sets and how often each is drawn.
+    """Data sets and their sampling weights.
 
     Attributes:
         indexes: of the data sets.
-        weights: one each, > 0; None: as many draws as it has samples.
+        weights: one each, > 0; None: the number of its samples.
     """
 
     indexes: Sequence[Index]
@@ -34,18 +34,18 @@ class Mixture:
                 f"weights must be a number > 0 for each of {len(self.indexes)} data sets, got {self.weights}"
             )
 
-    def draws(self, seed: int) -> Iterator[tuple[int, int]]:
-        """Endless (data set, sample): each data set's epochs, one after the other, in the weights' shares.
+    def samples(self, seed: int) -> Iterator[tuple[int, int]]:
+        """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
 
-        The data set furthest behind its share comes next, so that no stretch of the sequence lacks one.
+        The data set furthest behind its weight comes next, so that no stretch of the sequence lacks a set.
         """
         weights = np.asarray(self.weights or [len(index) for index in self.indexes], float)
-        shares, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
+        rates, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
         orders: list[np.ndarray] = [index.order(seed, 0) for index in self.indexes]
         while True:
-            which = int(np.argmax(shares * (counts.sum() + 1) - counts))
+            which = int(np.argmax(rates * (counts.sum() + 1) - counts))
             epoch, place = divmod(int(counts[which]), len(self.indexes[which]))
-            if place == 0 and epoch:
+            if place == 0 and epoch:  # this set has been read through: a new order for its next epoch
                 orders[which] = self.indexes[which].order(seed, epoch)
             yield which, int(orders[which][place])
             counts[which] += 1
@@ -53,11 +53,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is learned from in one optimizer step, by all ranks together.
+    """The samples of one optimizer step, of all ranks together.
 
     Attributes:
-        number: of the step; the one integer to resume from.
-        budget: tokens each video has at most.
+        number: of the step; a training resumes from this integer.
+        budget: maximum tokens of each video.
         samples: (data set, sample) of each.
         costs: tokens of each video at that budget.
     """
@@ -68,62 +68,69 @@ class Batch:
     costs: tuple[int, ...]
 
     def of_rank(self, rank: int, world: int) -> tuple[tuple[int, int], ...]:
-        """This rank's samples: the longest are dealt first, there and back, so that ranks work alike.
+        """This rank's samples: the longest are dealt first, there and back, to give ranks equal work.
 
         Raises:
             ValueError: there are fewer samples than ranks.
         """
         if len(self.samples) < world:
             raise ValueError(
-                f"batch {self.number} has {len(self.samples)} samples for {world} ranks; raise least"
+                f"batch {self.number} has {len(self.samples)} samples for {world} ranks; raise min_videos"
             )
         order = sorted(range(len(self.samples)), key=lambda i: (-self.costs[i], i))
-        mine = [i for place, i in enumerate(order) if _turn(place, world) == rank]
-        return tuple(self.samples[i] for i in mine)
+        turns = [*range(world), *reversed(range(world))]  # 0 1 2 2 1 0
+        return tuple(self.samples[i] for at, i in enumerate(order) if turns[at % len(turns)] == rank)
 
 
-def batches(
-    mixture: Mixture, *, seed: int, tokens: int, budgets: Sequence[int], least: int = 1, most: int = 0,
-    start: int = 0,
-) -> Iterator[Batch]:  # fmt: skip
+@dataclass(frozen=True)
+class BatchSampler:
     """Endless batches from number `start` on.
 
-    Args:
-        mixture: where samples come from.
-        seed: of the order and of the budgets drawn.
-        tokens: video tokens that a batch has at most, all ranks together; a batch of `least` may pass it.
-        budgets: one is drawn for each batch (one model for all of them, "elastic").
-        least: samples a batch has at least; as many as there will ever be ranks.
-        most: samples it has at most; 0: as many as `tokens` lets in.
-        start: number of the first batch given.
-
-    Raises:
-        ValueError: for numbers below 1, no budget, or most below least.
+    Attributes:
+        mixture: source of the samples.
+        seed: of the order and of the budgets.
+        max_tokens: tokens of a batch over all ranks; a batch of `min_videos` may pass it.
+        budgets: one is sampled for each batch (one model for all budgets, "elastic").
+        min_videos: samples of a batch; at least the number of ranks of any run.
+        max_videos: samples of a batch; 0: `max_tokens` alone decides.
+        start: number of the first batch.
     """
-    if tokens < 1 or least < 1 or not budgets or min(budgets) < 1:
-        raise ValueError(f"tokens, least and budgets must be >= 1, got {tokens}, {least} and {list(budgets)}")
-    if most and most < least:
-        raise ValueError(f"most must be 0 or >= least = {least}, got {most}")
-    held = [[sum(entry.tokens.values()) for entry in index.entries] for index in mixture.indexes]
-    draws, number = mixture.draws(seed), 0
-    ahead = next(draws)
-    while True:
-        budget = int(np.random.default_rng([seed, number]).choice(np.asarray(budgets)))
-        samples: list[tuple[int, int]] = []
-        costs: list[int] = []
+
+    mixture: Mixture
+    seed: int
+    max_tokens: int
+    budgets: Sequence[int]
+    min_videos: int = 1
+    max_videos: int = 0
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.min_videos < 1 or not self.budgets or min(self.budgets) < 1:
+            raise ValueError(
+                f"max_tokens, min_videos and budgets must be >= 1, got {self.max_tokens}, {self.min_videos} "
+                f"and {list(self.budgets)}"
+            )
+        if self.max_videos and self.max_videos < self.min_videos:
+            raise ValueError(
+                f"max_videos must be 0 or >= min_videos = {self.min_videos}, got {self.max_videos}"
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.mixture.indexes]
+        samples, number = self.mixture.samples(self.seed), 0
+        following = next(samples)
         while True:
-            cost = min(budget, held[ahead[0]][ahead[1]])
-            if len(samples) >= least and (sum(costs) + cost > tokens or len(samples) == most):
-                break
-            samples.append(ahead)
-            costs.append(cost)
-            ahead = next(draws)
-        if number >= start:
-            yield Batch(number, budget, tuple(samples), tuple(costs))
-        number += 1
-
-
-def _turn(place: int, world: int) -> int:
-    """Whose turn it is at a place, dealing there and back: 0 1 2 2 1 0 0 1 2 ..."""
-    at = place % (2 * world)
-    return at if at < world else 2 * world - 1 - at
+            budget = int(np.random.default_rng([self.seed, number]).choice(np.asarray(self.budgets)))
+            batch: list[tuple[int, int]] = []
+            costs: list[int] = []
+            while True:
+                cost = min(budget, stored[following[0]][following[1]])
+                full = len(batch) == self.max_videos or sum(costs) + cost > self.max_tokens
+                if len(batch) >= self.min_videos and full:
+                    break  # `following` opens the next batch
+                batch.append(following)
+                costs.append(cost)
+                following = next(samples)
+            if number >= self.start:  # batches before it are formed too: each begins where the last ended
+                yield Batch(number, budget, tuple(batch), tuple(costs))
+            number += 1

@@ -46,13 +46,13 @@ def read_npy(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     with path.open("rb") as file:
-        begin = file.read(len(NPY))
-    if begin.startswith(b"PK"):
+        magic = file.read(len(NPY))
+    if magic.startswith(b"PK"):
         raise ValueError(f"{path} holds several arrays; give one .npy file for each video")
-    if begin != NPY:
+    if magic != NPY:
         raise ValueError(f"{path} is cut off, or no .npy file")
     try:
-        found = np.load(
+        array = np.load(
             path, mmap_mode="r", allow_pickle=False
         )  # mapped: a lying header can't ask for memory
     except (ValueError, EOFError) as error:
@@ -61,9 +61,9 @@ def read_npy(path: str | Path) -> np.ndarray:
                 f"{path} holds Python objects, which are never read; save a float array"
             ) from error
         raise ValueError(f"{path} is cut off, or no .npy file: {error}") from error
-    if found.dtype.kind != "f":
-        raise ValueError(f"{path} must hold floats, got {found.dtype}")
-    return np.array(found)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{path} must hold floats, got {array.dtype}")
+    return np.array(array)
 
 
 def read_pickle(path: str | Path) -> np.ndarray:
@@ -76,17 +76,17 @@ def read_pickle(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        found = _Reader(io.BytesIO(path.read_bytes())).load()
+        array = _Reader(io.BytesIO(path.read_bytes())).load()
     except _Asked as error:
         raise ValueError(
             f"{path} must hold a numpy array only, but its pickle asks for {error}; nothing of it was run"
         ) from error
     except BROKEN as error:
         raise ValueError(f"{path} is cut off, or no pickle of a numpy array: {error!r}") from error
-    if not isinstance(found, _Array):
-        raise ValueError(f"{path} must hold a numpy array, got {type(found).__name__}")
+    if not isinstance(array, _Array):
+        raise ValueError(f"{path} must hold a numpy array, got {type(array).__name__}")
     try:
-        return found.made()
+        return array.made()
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -103,18 +103,18 @@ class _Word:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, *given: Any) -> "_Array | _Type | bytes":
+    def __call__(self, *arguments: Any) -> "_Array | _Type | bytes":
         if self.name == "dtype":
-            return _Type(given[0])
+            return _Type(arguments[0])
         if self.name == "_reconstruct":
             return _Array()
         if self.name == "_frombuffer":
-            data, kind, shape, order = given
-            made = _Array()
-            made.__setstate__((1, shape, kind, order == "F", data))
-            return made
-        if self.name == "encode" and type(given[0]) is str and given[1:] == ("latin1",):
-            return given[0].encode("latin1")  # how protocol 2 writes bytes
+            data, kind, shape, order = arguments
+            array = _Array()
+            array.__setstate__((1, shape, kind, order == "F", data))
+            return array
+        if self.name == "encode" and type(arguments[0]) is str and arguments[1:] == ("latin1",):
+            return arguments[0].encode("latin1")  # how protocol 2 writes bytes
         raise _Asked(f"a call of {self.name}")
 
 
@@ -148,8 +148,8 @@ class _Array:
         _, shape, kind, by_column, data = self.state
         code, order = (kind.code, kind.order) if isinstance(kind, _Type) else (None, None)
         if type(code) is not str or type(order) is not str or code not in FLOATS or order not in ORDERS:
-            told = code if type(code) is str else type(code).__name__
-            raise ValueError(f"the pickle's array must be of floats, got {told}; objects are never read")
+            kind_name = code if type(code) is str else type(code).__name__
+            raise ValueError(f"the pickle's array must be of floats, got {kind_name}; objects are never read")
         whole = type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)
         if not whole or not isinstance(data, bytes | bytearray):
             raise ValueError("the pickle's array has no shape, or no bytes")

@@ -12,7 +12,6 @@ encoders that the model has can't be seen in them; that is for whoever names the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +24,8 @@ from ...compression.state import Group, Hold, Mean, Piece
 from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
-from ..data.records import Record, complaints, overlapping
-from ..shards.make import ENDLESS, Made, attempt, each
+from ..data.records import Record, checked
+from ..shards.make import ENDLESS, Result, make_each, try_part
 from ..shards.sample import members_of
 from ..shards.tar import write_tar
 from .array_files import read_npy, read_pickle
@@ -45,7 +44,7 @@ def make(
     share: tuple[int, int] = (0, 1),
     on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
-) -> list[Made]:
+) -> list[Result]:
     """Make the parts of some videos of their features; `shards.pack` makes shards of them.
 
     Args:
@@ -63,14 +62,14 @@ def make(
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
 
-    def part(record: Record, folder: Path) -> Made:
+    def part(record: Record, folder: Path) -> Result:
         path = folder / f"{record.key}.tar"
-        return attempt(
+        return try_part(
             record, folder, path, lambda: sample_of(record, model, places, unknown_s),
             lambda members: write_tar(path, [(record.key, members)]),
         )  # fmt: skip
 
-    return each(records, out, part, share=share, on_error=on_error, progress=progress)
+    return make_each(records, out, part, share=share, on_error=on_error, progress=progress)
 
 
 def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:
@@ -119,18 +118,13 @@ def sample_of(
         hold = longvlm_hold(local, memory, model, duration_s)
     else:
         hold = streams_hold(record, model, folders, duration_s)
-    num = overlapping(record.events)
-    more = {"overlapping": num} if num else {}
-    record = replace(record, duration_s=duration_s, meta=record.meta | more)
-    if wrong := complaints(record):
-        raise ValueError("; ".join(wrong))
-    told = record.to_json() | {"video": {"name": Path(record.video).name}}
-    return members_of(hold, model, told, duration_s)
+    content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
+    return members_of(hold, model, content, duration_s)
 
 
 def streams_hold(record: Record, model: LongCompress, folders: Mapping[str, Path], duration_s: float) -> Hold:
     """What a session would hold of a video with these features, an .npy file a stream."""
-    found = {}
+    streams = {}
     for name in [n for n in model.streams if n in folders]:
         path = _file(record, folders[name], ".npy")
         if path is None and name == "video":
@@ -140,11 +134,11 @@ def streams_hold(record: Record, model: LongCompress, folders: Mapping[str, Path
             continue
         encoder, frames = model.encoders[name], model.config.media.frames
         try:
-            found[name] = encoded_of(x, encoder, frames, duration_s)
+            streams[name] = encoded_of(x, encoder, frames, duration_s)
         except ValueError as error:
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
-    segmenter = Segmenter(model.config.segments, tuple(found))
-    segments = [one for name, encoded in found.items() for one in segmenter.push(name, encoded)]
+    segmenter = Segmenter(model.config.segments, tuple(streams))
+    segments = [s for name, encoded in streams.items() for s in segmenter.push(name, encoded)]
     hold = Hold()
     for segment in [*segments, *segmenter.flush()]:
         model.compressor.close(hold, segment, ENDLESS)
@@ -178,11 +172,11 @@ def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: flo
         start_s, step_s = index * duration_s / num, duration_s / num
     else:
         step_s = encoder.window / encoder.rate_hz
-        most = math.ceil((duration_s + ROOM_S) / step_s)
-        if num > most:
+        max_rows = math.ceil((duration_s + ROOM_S) / step_s)
+        if num > max_rows:
             raise ValueError(
                 f"features of {num} x {step_s:g} s are of a longer video than {duration_s:g} s, which has "
-                f"{most} at most; do file and record belong together?"
+                f"{max_rows} at most; do file and record belong together?"
             )
         start_s = index.clamp_max(math.ceil(duration_s / step_s) - 1) * step_s
     end_s = (start_s + step_s).clamp_max(duration_s)

@@ -12,7 +12,7 @@ from ...files import replacing
 from ...model import LongCompress
 from ...session import compressed
 from ..data.records import Record
-from ..shards.make import ENDLESS, Made, attempt, each
+from ..shards.make import ENDLESS, Result, make_each, try_part
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def make(
     share: tuple[int, int] = (0, 1),
     on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
-) -> list[Made]:
+) -> list[Result]:
     """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
-    (longvale): (tokens, C) by time. A stream that a video hasn't has no file. Made again it goes on.
+    (longvale): (tokens, C) by time. A stream that a video hasn't has no file. Result again it goes on.
 
     Args:
         records, share, on_error, progress: as for `shards.make`.
@@ -63,14 +63,14 @@ def make(
         raise ValueError('variant mode must be "paper": their code wants 100 frames of a video, got "ours"')
     root = Path(out)
 
-    def part(record: Record, folder: Path) -> Made:
-        done = folder / f"{record.key}.json"
-        return attempt(
-            record, folder, done, lambda: arrays_of(record, model, layout),
-            lambda found: _write(record, root, done, layout, found),
+    def part(record: Record, folder: Path) -> Result:
+        marker = folder / f"{record.key}.json"
+        return try_part(
+            record, folder, marker, lambda: arrays_of(record, model, layout),
+            lambda arrays: _write(record, root, marker, layout, arrays),
         )  # fmt: skip
 
-    return each(records, root, part, share=share, on_error=on_error, progress=progress)
+    return make_each(records, root, part, share=share, on_error=on_error, progress=progress)
 
 
 def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> dict[str, np.ndarray]:
@@ -83,29 +83,29 @@ def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> 
     if not session.stats()["raw_tokens"]:
         raise ValueError(f"{record.video} gave neither a frame nor a sample that could be read")
     streams, _, _ = model.compressor.compress_to(session.held(), ENDLESS)
-    wanted = model.config.media.frames
-    frames = len(streams["video"]) if "video" in streams else wanted
-    if frames != wanted:
+    num_frames = model.config.media.frames
+    frames = len(streams["video"]) if "video" in streams else num_frames
+    if frames != num_frames:
         raise ValueError(
-            f"{record.video} gave {frames} frames of {wanted}, which their code needs; the others can't "
-            "be decoded"
+            f"{record.video} gave {frames} frames of {num_frames}, which their code needs; the others "
+            "can't be decoded"
         )
-    found = {n: tokens.x.float().cpu().numpy().astype(layout[n].dtype) for n, tokens in streams.items()}
-    for name, array in found.items():
+    arrays = {n: tokens.x.float().cpu().numpy().astype(layout[n].dtype) for n, tokens in streams.items()}
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{record.video}: features of stream {name!r} aren't finite in {array.dtype}")
-    return found
+    return arrays
 
 
 def _write(
-    record: Record, root: Path, done: Path, layout: dict[str, Place], found: dict[str, np.ndarray]
+    record: Record, root: Path, marker: Path, layout: dict[str, Place], arrays: dict[str, np.ndarray]
 ) -> None:
     """The arrays, each whole or not at all, and last what says that all are there."""
-    for name, array in found.items():
+    for name, array in arrays.items():
         path = root / layout[name].folder / f"{record.key}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, part.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-    with replacing(done) as part:
-        told = {name: list(array.shape) for name, array in found.items()}
-        part.write_text(json.dumps({"key": record.key, "streams": told}) + "\n")
+    with replacing(marker) as part:
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        part.write_text(json.dumps({"key": record.key, "streams": shapes}) + "\n")

@@ -1,63 +1,26 @@
-"""How fast shards are read, and in what memory: a plain webdataset loader, our bytes, our examples."""
+"""Speed of reading shards and memory: webdataset's plain loader beside our bytes and our examples."""
 
 import multiprocessing
 import os
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import webdataset
 from torch.utils.data import DataLoader, Dataset
 
 from ...model import LongCompress
-from ..data.dataset import QuestionSampling, ShardData
-from ..data.sampler import Mixture
+from ..data.dataset import QuestionConfig, ShardData
+from ..data.sampler import BatchSampler, Mixture
 from .index import Index
 
-Step = tuple[int, int]  # samples and bytes that came
-PAUSE_S = 0.02
+Step = tuple[int, int]  # samples and their bytes
 PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a loader gave.
-
-    Attributes:
-        loader: its name.
-        samples_per_s: median over the runs.
-        mb_per_s: likewise, of the members' bytes (10^6) as they lie in the shards.
-        runs: samples a second of each run.
-    """
-
-    loader: str
-    samples_per_s: float
-    mb_per_s: float
-    runs: list[float]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Resident memory of a loader's process and workers along an epoch, in MB (10^6).
-
-    Attributes:
-        loader: its name.
-        samples: of the epoch.
-        first_mb: most in its first tenth.
-        last_mb: most in its last tenth.
-        peak_mb: most at any time.
-    """
-
-    loader: str
-    samples: int
-    first_mb: float
-    last_mb: float
-    peak_mb: float
 
 
 def repeated(index: Index, num: int) -> Index:
@@ -73,75 +36,64 @@ def bench(
     index: Index, model: LongCompress | None, *, samples: int, workers: int, rounds: int, budget: int,
     repeat: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Figures as a JSON object: speeds of all loaders, their share of webdataset's, memory along an epoch.
+    """Figures as a JSON object: speeds of all loaders, beside webdataset's, and memory along an epoch.
 
     Args:
         index: of shards in a folder.
         model: compresses features; None: bytes only.
-        samples: of a run; those of the index are repeated to as many.
+        samples: of a run; those of the index are repeated up to this number.
         workers: loader processes of each loader.
         rounds: runs of each loader; they take turns.
         budget: tokens that videos are compressed to.
-        repeat: samples, had likewise, of the epoch that memory of our loaders is measured along; 0: not.
+        repeat: samples, also by repetition, of the epoch that memory is measured along; 0: no epoch.
 
     Raises:
         ValueError: numbers below 1, or an index below a URL.
-        ImportError: webdataset is not installed.
     """
     if min(samples, workers, rounds) < 1:
         raise ValueError(f"samples, workers and rounds must be >= 1, got {samples}, {workers} and {rounds}")
     if not isinstance(index.folder, Path):
         raise ValueError(f"bench reads a folder, got {index.folder}")
     epoch, long = repeated(index, samples), repeated(index, repeat)
-    loaders: dict[str, Callable[[], Iterator[Step]]] = {
-        "webdataset": lambda: plain(index, samples, workers),
-        "bytes": lambda: by_ranges(epoch, workers),
-    }
+    ours: dict[str, Callable[[Index], Iterator[Step]]] = {"bytes": lambda some: by_ranges(some, workers)}
     if model is not None:
-        loaders["examples"] = lambda: compressed(epoch, model, workers, budget)
-    along: dict[str, Callable[[], Iterator[Step]]] = {}
-    if repeat:
-        along["bytes"] = lambda: by_ranges(long, workers)
-        if model is not None:
-            along["examples"] = lambda: compressed(long, model, workers, budget)
+        ours["examples"] = lambda some: compressed(some, model, workers, budget)
+    loaders = {"webdataset": lambda: plain(index, samples, workers)}
+    loaders |= {name: partial(loader, epoch) for name, loader in ours.items()}
     speeds = compare(loaders, rounds)
-    held = [sum(member.num_bytes for member in entry.members.values()) for entry in epoch.entries]
+    stored = [sum(member.num_bytes for member in entry.members.values()) for entry in epoch.entries]
     return {
         "samples": samples, "stored": len(index), "workers": workers, "rounds": rounds, "budget": budget,
-        "mb_per_sample": round(statistics.fmean(held) / 1e6, 3),
+        "mb_per_sample": round(statistics.fmean(stored) / 1e6, 3),
         "hours_per_sample": round(statistics.fmean(e.duration_s for e in epoch.entries) / 3600, 3),
-        "speeds": [vars(speed) for speed in speeds.values()],
+        "speeds": speeds,
         "of_webdataset": {
-            name: round(speed.samples_per_s / speeds["webdataset"].samples_per_s, 3)
-            for name, speed in speeds.items()
-            if name != "webdataset"
+            name: round(speeds[name]["samples_per_s"] / speeds["webdataset"]["samples_per_s"], 3)
+            for name in ours
         },
-        "memory": [vars(growth(name, make(), repeat)) for name, make in along.items()],
+        "memory": {name: memory_along(loader(long), repeat) for name, loader in ours.items() if repeat},
     }  # fmt: skip
 
 
 def plain(index: Index, samples: int, workers: int) -> Iterator[Step]:
-    """webdataset's own reading of the tars from end to end, undecoded, as often as makes so many samples.
-
-    WDS_SECURE=1 forbids what runs code, and with it webdataset's own opening of files: we hand it open ones.
-    """
+    """webdataset's own reading of the tars from end to end, undecoded, repeated up to `samples`."""
     assert isinstance(index.folder, Path)
-    os.environ["WDS_SECURE"] = "1"  # read when webdataset is imported
-    try:
-        import webdataset
-    except ImportError as error:
-        raise ImportError(
-            f"the bench needs webdataset ({error}): pip install 'longcompress[bench]'"
-        ) from error
-    paths = [str(index.folder / shard.name) for shard in index.shards]
+    urls = [str(index.folder / shard.name) for shard in index.shards]
     times = -(-samples // len(index)) + 1
     stream = webdataset.DataPipeline(
-        webdataset.SimpleShardList(paths * (times * workers)), webdataset.split_by_worker, _opened,
+        webdataset.SimpleShardList(urls * (times * workers)), webdataset.split_by_worker, open_shards,
         webdataset.tariterators.tar_file_expander, webdataset.tariterators.group_by_keys,
     )  # fmt: skip
     loader = DataLoader(stream, batch_size=None, num_workers=workers)
     for sample in islice(loader, samples):
         yield 1, sum(len(value) for name, value in sample.items() if not name.startswith("__"))
+
+
+def open_shards(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Open files for webdataset: its own opening would also run commands that a URL names."""
+    for shard in urls:
+        with open(shard["url"], "rb") as stream:
+            yield shard | {"stream": stream}
 
 
 def by_ranges(index: Index, workers: int, seed: int = 0) -> Iterator[Step]:
@@ -153,17 +105,15 @@ def by_ranges(index: Index, workers: int, seed: int = 0) -> Iterator[Step]:
 
 
 def compressed(index: Index, model: LongCompress, workers: int, budget: int, seed: int = 0) -> Iterator[Step]:
-    """The whole loader: examples of videos compressed to `budget`, some eight a batch."""
-    held = {e.key: sum(member.num_bytes for member in e.members.values()) for e in index.entries}
-    data = ShardData(
-        Mixture([index]), model, QuestionSampling(), seed=seed, tokens=8 * budget, budgets=(budget,)
-    )
-    loader, came = DataLoader(data, batch_size=None, num_workers=workers), 0
-    for loaded in loader:
+    """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
+    sizes = {e.key: sum(member.num_bytes for member in e.members.values()) for e in index.entries}
+    batches = BatchSampler(Mixture([index]), seed, 8 * budget, (budget,))
+    data, count = ShardData(batches, model, QuestionConfig()), 0
+    for loaded in DataLoader(data, batch_size=None, num_workers=workers):
         keys = [*loaded.keys, *(bad.key for bad in loaded.bad)]
-        came += len(keys)
-        yield len(keys), sum(held[key] for key in keys)
-        if came >= len(index):
+        count += len(keys)
+        yield len(keys), sum(sizes[key] for key in keys)
+        if count >= len(index):
             return
 
 
@@ -180,60 +130,43 @@ class Bytes(Dataset[dict[str, bytes]]):
         return self.index.read(number)
 
 
-def compare(loaders: dict[str, Callable[[], Iterator[Step]]], rounds: int) -> dict[str, Speed]:
-    """name -> speed. Loaders take turns, so that all meet the same noise; starting up isn't counted."""
+def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) -> dict[str, dict[str, Any]]:
+    """name -> samples_per_s and mb_per_s (10^6), medians of the runs, and samples a second of each run.
+
+    Loaders take turns, so that all meet the same noise; starting up isn't counted.
+    """
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for _ in range(rounds):
-        for name, make in loaders.items():
-            steps = make()
+        for name, start in loaders.items():
+            steps = start()
             next(steps)
-            begin_s, samples, num_bytes = time.perf_counter(), 0, 0
-            for more, size in steps:
-                samples, num_bytes = samples + more, num_bytes + size
-            elapsed_s = time.perf_counter() - begin_s
-            runs[name].append((samples / elapsed_s, num_bytes / elapsed_s / 1e6))
+            start_s = time.perf_counter()
+            counts = list(steps)
+            elapsed_s = time.perf_counter() - start_s
+            runs[name].append(
+                (sum(num for num, _ in counts) / elapsed_s, sum(b for _, b in counts) / elapsed_s / 1e6)
+            )
     return {
-        name: Speed(
-            name,
-            round(statistics.median(speed for speed, _ in found), 2),
-            round(statistics.median(mb for _, mb in found), 1),
-            [round(speed, 2) for speed, _ in found],
-        )
-        for name, found in runs.items()
+        name: {
+            "samples_per_s": round(statistics.median(speed for speed, _ in measured), 2),
+            "mb_per_s": round(statistics.median(mb for _, mb in measured), 1),
+            "runs": [round(speed, 2) for speed, _ in measured],
+        }
+        for name, measured in runs.items()
     }
 
 
-def growth(name: str, steps: Iterator[Step], samples: int) -> Growth:
-    """Resident memory while a loader gives an epoch of so many samples."""
-    came = 0
-    with _sampled(lambda: came) as seen:
-        for more, _ in steps:
-            came += more
-    first = [mb for at, mb in seen if 0 < at <= samples / 10]
-    last = [mb for at, mb in seen if 0.9 * samples <= at < samples]
-    peak = max(mb for _, mb in seen)
-    return Growth(name, came, max(first, default=peak), max(last, default=peak), peak)
-
-
-@contextmanager
-def _sampled(progress: Callable[[], int]) -> Iterator[list[tuple[int, float]]]:
-    """A growing list of (progress, resident MB of this process and its children), Linux only."""
-    seen: list[tuple[int, float]] = []
-    done = threading.Event()
-
-    def compress() -> None:
-        while True:
-            seen.append((progress(), _resident_mb()))
-            if done.wait(PAUSE_S):
-                return
-
-    thread = threading.Thread(target=compress)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
+def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:
+    """Resident MB (10^6) of this process and its workers along an epoch: the maximum of its first tenth, of
+    its last tenth, and of all of it; Linux only."""
+    count, first, last, peak = 0, 0.0, 0.0, 0.0
+    for num, _ in steps:
+        count += num
+        mb = _resident_mb()
+        peak = max(peak, mb)
+        first = max(first, mb) if count <= max(1, samples / 10) else first
+        last = max(last, mb) if count >= 0.9 * samples else last
+    return {"samples": count, "first_mb": first, "last_mb": last, "peak_mb": peak}
 
 
 def _resident_mb() -> float:
@@ -246,27 +179,21 @@ def _resident_mb() -> float:
     return round(total * PAGE / 1e6, 1)
 
 
-def _opened(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for given in urls:
-        with open(given["url"], "rb") as stream:
-            yield given | {"stream": stream}
-
-
-def table(told: dict[str, Any]) -> Sequence[str]:
+def table(figures: dict[str, Any]) -> Sequence[str]:
     """Lines of a table of `bench`'s figures."""
-    head = f"{told['samples']} samples of {told['mb_per_sample']} MB ({told['hours_per_sample']} h), "
+    head = (
+        f"{figures['samples']} samples of {figures['mb_per_sample']} MB ({figures['hours_per_sample']} h), "
+    )
     lines = [
-        head + f"{told['workers']} workers, median of {told['rounds']} runs that took turns",
+        head + f"{figures['workers']} workers, median of {figures['rounds']} runs that took turns",
         f"{'loader':<12}{'samples/s':>12}{'MB/s':>10}{'of webdataset':>16}",
     ]
-    for speed in told["speeds"]:
-        share = told["of_webdataset"].get(speed["loader"], 1.0)
+    for name, speed in figures["speeds"].items():
+        ratio = figures["of_webdataset"].get(name, 1.0)
+        lines.append(f"{name:<12}{speed['samples_per_s']:>12}{speed['mb_per_s']:>10}{ratio:>16.0%}")
+    for name, memory in figures["memory"].items():
         lines.append(
-            f"{speed['loader']:<12}{speed['samples_per_s']:>12}{speed['mb_per_s']:>10}{share:>16.0%}"
-        )
-    for one in told["memory"]:
-        lines.append(
-            f"{one['loader']}: {one['first_mb']:.0f} MB in the first tenth of {one['samples']} samples, "
-            f"{one['last_mb']:.0f} MB in the last, at most {one['peak_mb']:.0f} MB (with workers)"
+            f"{name}: {memory['first_mb']:.0f} MB in the first tenth of {memory['samples']} samples, "
+            f"{memory['last_mb']:.0f} MB in the last, at most {memory['peak_mb']:.0f} MB (with workers)"
         )
     return lines

@@ -1,18 +1,17 @@
 """What is in which shard, and the order it is read in: a pure function of a seed, an epoch and a position."""
 
-import io
 import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ...files import replacing
 from .remote import Remote, place_of
-from .sample import JSON
+from .sample import JSON, read_json
 from .tar import Member, members_in, read_members, sha256_of
 
 INDEX = "index.json"
@@ -87,19 +86,19 @@ class Index:
         shard = self.shards[entry.shard]
         if isinstance(self.folder, Remote):
             name = self.folder.of(shard.name)
-            found = self.folder.members(entry.members, **asdict(shard))
+            content = self.folder.members(entry.members, **asdict(shard))
         else:
             name = str(self.folder / shard.name)
             with open(name, "rb") as file:
-                found = read_members(file, entry.members)
-        for member, data in found.items():
+                content = read_members(file, entry.members)
+        for member, data in content.items():
             if len(data) != entry.members[member].num_bytes:
                 raise ValueError(f"{name} was cut: sample {entry.key!r} is not whole; get the shard again")
-        return found
+        return content
 
     def save(self) -> Path:
         """Write it into its folder."""
-        told = {
+        content = {
             "format": FORMAT, "features": self.features, "shards": [asdict(s) for s in self.shards],
             "samples": [
                 {
@@ -113,7 +112,7 @@ class Index:
             raise ValueError(f"{self.folder}: an index is saved in a folder, not below a URL; upload it")
         path = self.folder / INDEX
         with replacing(path) as part:
-            part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
         return path
 
 
@@ -144,12 +143,13 @@ def load_index(
             f"no index {path}; make one with `longcompress shards index FOLDER`"
         ) from error
     try:
-        told = json.loads(text)
-        if told["format"] > FORMAT:
+        content = json.loads(text)
+        if content["format"] != FORMAT:
             raise ValueError(
-                f"{path} has format {told['format']}, this version reads up to {FORMAT}; upgrade"
+                f"{path} has format {content['format']}, this version reads {FORMAT}; make it again with "
+                "`longcompress shards index FOLDER`"
             )
-        shards = tuple(Shard(**s) for s in told["shards"])
+        shards = tuple(Shard(**s) for s in content["shards"])
         entries = tuple(
             Entry(
                 e["key"],
@@ -158,13 +158,13 @@ def load_index(
                 e["duration_s"],
                 e["tokens"],
             )
-            for e in told["samples"]
+            for e in content["samples"]
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no index of shards ({error!r}); make it anew") from error
+        raise ValueError(f"{path} is no index of shards ({error!r}); make it again") from error
     for shard in shards:
         _check_name(shard, str(path))
-    return Index(where, shards, entries, told["features"])
+    return Index(where, shards, entries, content["features"])
 
 
 def make_index(folder: str | Path, *, progress: bool = True) -> Index:
@@ -183,20 +183,22 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
     features: dict[str, Any] | None = None
     for number, path in enumerate(tqdm(paths, desc="index", unit="shard", disable=not progress)):
         with open(path, "rb") as file:
-            found = members_in(file, str(path))
-            for key, members in found.items():
+            samples = members_in(file, str(path))
+            for key, members in samples.items():
                 where = f"{path}: sample {key!r}"
                 if key in seen:
                     raise ValueError(f"{where} is in {seen[key]} too; a key names one sample")
                 seen[key] = path.name
-                told = _told(file, members, where)
-                made = told.get("features") or {}
-                same = {k: made[k] for k in ("identity", "segments", "merge") if k in made}
+                content = read_json(
+                    read_members(file, {n: m for n, m in members.items() if n == JSON}), where
+                )
+                made_with = content.get("features") or {}
+                same = {k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with}
                 if features is not None and same != features:
                     raise ValueError(f"{where} has other encoders, segments or detail than those before it")
                 features = same
-                tokens = {name: stream["tokens"] for name, stream in made.get("streams", {}).items()}
-                duration_s = float(made.get("duration_s") or told.get("duration_s") or 0.0)
+                tokens = {name: stream["tokens"] for name, stream in made_with.get("streams", {}).items()}
+                duration_s = float(made_with.get("duration_s") or content.get("duration_s") or 0.0)
                 entries.append(Entry(key, number, members, duration_s, tokens))
             shards.append(Shard(path.name, path.stat().st_size, sha256_of(path)))
     index = Index(folder, tuple(shards), tuple(entries), features or {})
@@ -211,17 +213,3 @@ def _check_name(shard: Shard, where: str) -> None:
         raise ValueError(f"{where}: shard {shard.name!r} must be a file beside the index")
     if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"{where}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
-
-
-def _told(file: BinaryIO, members: dict[str, Member], where: str) -> dict[str, Any]:
-    if JSON not in members:
-        raise ValueError(f"{where}: member json is missing")
-    try:
-        told = json.loads(read_members(file, {JSON: members[JSON]})[JSON])
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: member json is no JSON: {error}") from error
-    finally:
-        file.seek(0, io.SEEK_SET)
-    if not isinstance(told, dict):
-        raise ValueError(f"{where}: member json must be an object")
-    return told

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,9 +14,9 @@ from ...files import replacing
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import compressed
-from ..data.records import SLACK_S, Record, complaints, overlapping
+from ..data.records import SLACK_S, Record, checked
 from .index import Index, load_index, make_index
-from .sample import JSON, hold_of, members_of
+from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar
 
 T = TypeVar("T")
@@ -27,17 +27,17 @@ MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of a video.
+class Result:
+    """The result of making one video's part.
 
     Attributes:
         key: of its record.
-        status: "made", "there" (it had been made before) or "failed".
-        reason: why it failed.
+        status: "made", "exists" (it had been made before) or "failed".
+        reason: of the failure.
     """
 
     key: str
-    status: Literal["made", "there", "failed"]
+    status: Literal["made", "exists", "failed"]
     reason: str = ""
 
 
@@ -50,53 +50,53 @@ def make(
     share: tuple[int, int] = (0, 1),
     on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
-) -> list[Made]:
-    """Make the parts of some videos; those that are there already are left alone.
+) -> list[Result]:
+    """Make the parts of some videos; parts that exist are left alone.
 
     Args:
         records: of all videos.
         out: folder; parts lie in its folder `parts`.
-        model: whose encoders and merging make features; not needed for media.
+        model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
         share: (i, N): every N-th record by key from the i-th on, for arrays of jobs.
         on_error: "quarantine" notes a video that can't be used and goes on; "stop" raises.
         progress: show a bar.
 
     Raises:
-        ValueError: share is none, there is no model for features, or somebody else makes the same share here.
+        ValueError: share is none, there is no model for features, or another process makes the same share.
     """
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def part(record: Record, folder: Path) -> Made:
+    def part(record: Record, folder: Path) -> Result:
         return make_part(record, folder, model, kind)
 
-    return each(records, out, part, share=share, on_error=on_error, progress=progress)
+    return make_each(records, out, part, share=share, on_error=on_error, progress=progress)
 
 
-def each(
+def make_each(
     records: Sequence[Record],
     out: str | Path,
-    part: Callable[[Record, Path], Made],
+    part: Callable[[Record, Path], Result],
     *,
     share: tuple[int, int] = (0, 1),
     on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
-) -> list[Made]:
-    """What `part` makes of each record of a share, in the folder `parts` of `out`; see `make`."""
-    mine = mine_of(records, share)
+) -> list[Result]:
+    """Call `part` for each record of a share, with the folder `parts` of `out`; see `make`."""
+    own = records_of_share(records, share)
     folder = Path(out) / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    done = []
-    with alone(folder, share):
-        for record in tqdm(mine, desc="videos", unit="video", disable=not progress):
-            done.append(part(record, folder))
-            if done[-1].status == "failed" and on_error == "stop":
-                raise ValueError(f"{record.video}: {done[-1].reason}")
-    return done
+    results = []
+    with share_lock(folder, share):
+        for record in tqdm(own, desc="videos", unit="video", disable=not progress):
+            results.append(part(record, folder))
+            if results[-1].status == "failed" and on_error == "stop":
+                raise ValueError(f"{record.video}: {results[-1].reason}")
+    return results
 
 
-def mine_of(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
+def records_of_share(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
     """Every N-th record by key from the i-th on, of share (i, N)."""
     number, of = share
     if not 0 <= number < of:
@@ -104,40 +104,40 @@ def mine_of(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
     return sorted(records, key=lambda r: r.key)[number::of]
 
 
-def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Made:
+def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Result:
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
     path = folder / f"{record.key}.tar"
 
     def read() -> dict[str, bytes]:
         return _features(record, model) if kind == "features" and model else _media(record)
 
-    return attempt(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)]))
+    return try_part(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)]))
 
 
-def attempt(
+def try_part(
     record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
-) -> Made:
-    """What is read of a video, written; unless `path`, which writing ends with, is there. What can't be read
-    has its reason in KEY.failed.json."""
+) -> Result:
+    """`write` what `read` gives, unless `path`, which writing ends with, exists. If reading fails, the reason
+    goes to KEY.failed.json."""
     failed = folder / f"{record.key}.failed.json"
     if path.is_file():
-        return Made(record.key, "there")
+        return Result(record.key, "exists")
     try:
-        found = read()
+        content = read()
     except (OSError, ValueError) as error:
         with replacing(failed) as part:
             part.write_text(
                 json.dumps({"key": record.key, "video": record.video, "reason": str(error)}) + "\n"
             )
-        return Made(record.key, "failed", str(error))
-    write(found)
+        return Result(record.key, "failed", str(error))
+    write(content)
     failed.unlink(missing_ok=True)
-    return Made(record.key, "made")
+    return Result(record.key, "made")
 
 
 @contextlib.contextmanager
-def alone(folder: Path, share: tuple[int, int]) -> Iterator[None]:
-    """ValueError if another process makes this share; let go when a process ends, however it ends."""
+def share_lock(folder: Path, share: tuple[int, int]) -> Iterator[None]:
+    """ValueError if another process makes this share; the lock ends with its process, however that ends."""
     with open(folder / f".lock-{share[0]}-of-{share[1]}", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,15 +165,15 @@ def pack(
     out = Path(out)
     keys = sorted(record.key for record in records)
     failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
-    made = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
-    missing = sorted(set(keys) - set(made) - set(failed))
+    packed = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
+    missing = sorted(set(keys) - set(packed) - set(failed))
     if missing:
         raise ValueError(
             f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
         )
-    if not made:
+    if not packed:
         raise ValueError(f"{out}: none of {len(keys)} videos could be used; {MANIFEST} says why")
-    parts = [out / PARTS / f"{key}.tar" for key in made]
+    parts = [out / PARTS / f"{key}.tar" for key in packed]
 
     def sample(i: int) -> tuple[str, dict[str, bytes]]:
         with open(parts[i], "rb") as file:
@@ -184,7 +184,7 @@ def pack(
     for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
         if old.name not in written:
             old.unlink()
-    _write_manifest(out, made, failed)
+    _write_manifest(out, packed, failed)
     return make_index(out, progress=progress)
 
 
@@ -205,8 +205,8 @@ def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: b
 
 
 def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
-    """What is wrong with indexed shards, each in a line: hashes, members, features that don't read."""
-    index, found = load_index(folder), []
+    """Faults of indexed shards, each in a line: hashes, members, unreadable features."""
+    index, lines = load_index(folder), []
     if not isinstance(index.folder, Path):
         raise ValueError(
             f"verify reads a folder, got {folder}; a cache checks shards of a URL on fetching them"
@@ -214,27 +214,27 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
     for number, shard in enumerate(tqdm(index.shards, desc="verify", unit="shard", disable=not progress)):
         path = index.folder / shard.name
         if not path.is_file():
-            found.append(f"{path} is missing")
+            lines.append(f"{path} is missing")
             continue
         with open(path, "rb") as file:
             if sha256_of(path) != shard.sha256:
-                found.append(f"{path} was altered: its hash is not the index's")
+                lines.append(f"{path} was altered: its hash is not the index's")
             try:
-                there = members_in(file, str(path))
+                members = members_in(file, str(path))
             except ValueError as error:
-                found.append(str(error))
+                lines.append(str(error))
                 continue
         for i, entry in enumerate(index.entries):
             if entry.shard != number:
                 continue
-            if there.get(entry.key) != entry.members:
-                found.append(f"{path}: sample {entry.key!r} is not where the index says")
+            if members.get(entry.key) != entry.members:
+                lines.append(f"{path}: sample {entry.key!r} is not where the index says")
             elif entry.tokens:
                 try:
-                    hold_of(index.read(i), f"{path}: sample {entry.key!r}")
+                    read_sample(index.read(i), f"{path}: sample {entry.key!r}")
                 except ValueError as error:
-                    found.append(str(error))
-    return found
+                    lines.append(str(error))
+    return lines
 
 
 def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
@@ -245,15 +245,12 @@ def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
     if not seen["raw_tokens"]:
         raise ValueError(f"{name} gave neither a frame nor a sample that could be read")
     duration_s = _length_of(record, seen["seen_s"])
-    record = _with_overlaps(replace(record, duration_s=duration_s))
-    if wrong := complaints(record):
-        raise ValueError("; ".join(wrong))
-    told = record.to_json() | {"video": _source(record.video)}
-    return members_of(session.held(), model, told, duration_s)
+    content = checked(record, duration_s).to_json() | {"video": _source(record.video)}
+    return members_of(session.held(), model, content, duration_s)
 
 
 def _length_of(record: Record, seen_s: float) -> float:
-    """Seconds of what was compressed.
+    """Seconds of media that were encoded.
 
     Raises:
         ValueError: the record is of a part that goes on after the video's end.
@@ -269,12 +266,6 @@ def _length_of(record: Record, seen_s: float) -> float:
     return min(seen_s, end_s - start_s)
 
 
-def _with_overlaps(record: Record) -> Record:
-    """The record with the number of its overlapping events, if there are any."""
-    num = overlapping(record.events)
-    return replace(record, meta=record.meta | {"overlapping": num}) if num else record
-
-
 def _media(record: Record) -> dict[str, bytes]:
     if record.part:
         raise ValueError(
@@ -284,13 +275,11 @@ def _media(record: Record) -> dict[str, bytes]:
     info = media.probe(record.video)
     if not (info.has_video or info.has_audio):
         raise ValueError(f"{record.video}: there is no frame and no audio track in it that can be decoded")
-    record = _with_overlaps(replace(record, duration_s=info.duration_s or record.duration_s))
-    if wrong := complaints(record):
-        raise ValueError("; ".join(wrong))
     path = Path(record.video)
-    told = record.to_json() | {"video": _source(record.video)}
+    record = checked(record, info.duration_s or record.duration_s)
+    content = record.to_json() | {"video": _source(record.video)}
     suffix = path.suffix.lower().lstrip(".") or "bin"
-    return {JSON: json.dumps(told, sort_keys=True).encode(), suffix: path.read_bytes()}
+    return {JSON: json.dumps(content, sort_keys=True).encode(), suffix: path.read_bytes()}
 
 
 def _source(video: str) -> dict[str, object]:
@@ -302,22 +291,22 @@ def _source(video: str) -> dict[str, object]:
 
 
 def _write_shards(
-    out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], most: int,
+    out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
     progress: bool,
 ) -> set[str]:  # fmt: skip
     """Write samples (key, members) 0, 1, ... of these sizes to shards; their names."""
-    chunks = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(_chunks(sizes, most))}
+    chunks = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(_chunks(sizes, max_bytes))}
     for name, chunk in tqdm(chunks.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))
     return set(chunks)
 
 
-def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Numbers of neighbours whose sizes come to at most `most`; one alone may pass it."""
+def _chunks(sizes: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
+    """Numbers of neighbours whose sizes sum to at most `max_bytes`; a chunk of one may pass it."""
     chunk: list[int] = []
     total = 0
     for i, size in enumerate(sizes):
-        if chunk and total + size > most:
+        if chunk and total + size > max_bytes:
             yield chunk
             chunk, total = [], 0
         chunk.append(i)
@@ -326,9 +315,9 @@ def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield chunk
 
 
-def _write_manifest(out: Path, made: Sequence[str], failed: Sequence[str]) -> None:
+def _write_manifest(out: Path, packed: Sequence[str], failed: Sequence[str]) -> None:
     """A line a video, by key: made, or failed and why."""
-    lines = [{"key": key, "status": "made"} for key in made]
+    lines = [{"key": key, "status": "made"} for key in packed]
     for key in failed:
         lines.append(json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"})
     lines.sort(key=lambda line: line["key"])

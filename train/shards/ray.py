@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...model import LongCompress
 from ..data.records import Record, parse_record
-from .make import PARTS, Kind, Made, alone, make_part, mine_of
+from .make import PARTS, Kind, Result, make_part, records_of_share, share_lock
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
@@ -39,7 +39,7 @@ class Maker:
     ) -> None:  # fmt: skip
         os.chdir(here)
         torch.set_num_threads(threads)
-        self.folder, self.kind, self.model, self.wrong = Path(folder), kind, None, ""
+        self.folder, self.kind, self.model, self.error = Path(folder), kind, None, ""
         try:
             if model is not None:
                 from ...presets import load
@@ -48,15 +48,17 @@ class Maker:
                 if detail is not None:
                     self.model.change({"merge": {"tokens_per_segment": detail}})
         except (OSError, ValueError, ImportError) as error:  # Ray would bury it in a page of its own
-            self.wrong = str(error)
+            self.error = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """What became of a batch of one record."""
-        if self.wrong:
-            return {"key": [""], "status": [NO_MODEL], "reason": [self.wrong]}
+        """The result of a batch of one record."""
+        if self.error:
+            return {"key": [""], "status": [NO_MODEL], "reason": [self.error]}
         (text,) = batch["record"]
-        made = make_part(parse_record(json.loads(text), Path(), "record"), self.folder, self.model, self.kind)
-        return {"key": [made.key], "status": [made.status], "reason": [made.reason]}
+        result = make_part(
+            parse_record(json.loads(text), Path(), "record"), self.folder, self.model, self.kind
+        )
+        return {"key": [result.key], "status": [result.status], "reason": [result.reason]}
 
 
 def make(
@@ -72,7 +74,7 @@ def make(
     workers: int = 1,
     gpus_per_worker: float = 0,
     progress: bool = True,
-) -> list[Made]:
+) -> list[Result]:
     """As `shards.make`, by actors of Ray.
 
     A Ray that this process runs already, or that RAY_ADDRESS names, is used; else one is started. On a
@@ -98,45 +100,45 @@ def make(
         raise ValueError("kind 'features' needs a model")
     folder = Path(out) / PARTS
     folder.mkdir(parents=True, exist_ok=True)
-    mine = mine_of(records, share)
-    videos = {record.key: record.video for record in mine}
+    own = records_of_share(records, share)
+    videos = {record.key: record.video for record in own}
     words = {
         "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
         "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
         "device": device or (None if gpus_per_worker else "cpu"),
     }  # fmt: skip
-    done: list[Made] = []
-    if not mine:
-        return done
-    with alone(folder, share), _running(workers) as ray:
-        there = ray.cluster_resources().get("GPU", 0)
-        if gpus_per_worker > there:  # Ray would wait for more
+    results: list[Result] = []
+    if not own:
+        return results
+    with share_lock(folder, share), _running(workers) as ray:
+        num_gpus = ray.cluster_resources().get("GPU", 0)
+        if gpus_per_worker > num_gpus:  # Ray would wait for more
             raise ValueError(
-                f"gpus_per_worker must be at most what there is, {there:g}, got {gpus_per_worker}"
+                f"gpus_per_worker must be at most the cluster's GPUs, {num_gpus:g}, got {gpus_per_worker}"
             )
-        rows = _rows([json.dumps(record.to_json()) for record in mine], words, workers, gpus_per_worker, ray)
-        for row in tqdm(rows, desc="videos", unit="video", total=len(mine), disable=not progress):
+        rows = _rows([json.dumps(record.to_json()) for record in own], words, workers, gpus_per_worker, ray)
+        for row in tqdm(rows, desc="videos", unit="video", total=len(own), disable=not progress):
             if row["status"] == NO_MODEL:
                 raise ValueError(row["reason"])
-            done.append(Made(row["key"], row["status"], row["reason"]))
-            if done[-1].status == "failed" and on_error == "stop":
-                raise ValueError(f"{videos[done[-1].key]}: {done[-1].reason}")
-    return sorted(done, key=lambda made: made.key)
+            results.append(Result(row["key"], row["status"], row["reason"]))
+            if results[-1].status == "failed" and on_error == "stop":
+                raise ValueError(f"{videos[results[-1].key]}: {results[-1].reason}")
+    return sorted(results, key=lambda result: result.key)
 
 
 def _rows(
     texts: Sequence[str], words: dict[str, Any], workers: int, gpus_per_worker: float, ray: Any
 ) -> Iterator[dict[str, Any]]:
-    """What became of each record, as the actors come to it."""
+    """The result of each record, as the actors come to it."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     items = ray.data.from_items([{"record": text} for text in texts], override_num_blocks=len(texts))
-    made = items.map_batches(
+    results = items.map_batches(
         Maker, fn_constructor_kwargs=words, batch_size=1, num_gpus=gpus_per_worker or None,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(texts))),
     )  # fmt: skip
-    yield from made.iter_rows()
+    yield from results.iter_rows()
 
 
 @contextmanager

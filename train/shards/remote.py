@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...files import replacing
-from .tar import Member, cut, read_members, sha256_of, span_of
+from .tar import Member, range_of, read_members, sha256_of, slice_members
 
 T = TypeVar("T")
 SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
@@ -72,9 +72,9 @@ class Remote:
             ValueError: what was fetched is another shard; without a cache, the server knows no ranges.
         """
         if self.cache is not None:
-            with open(self.kept(name, num_bytes, sha256), "rb") as file:
+            with open(self.cached(name, num_bytes, sha256), "rb") as file:
                 return read_members(file, members)
-        url, span = self.of(name), span_of(members.values())  # one request a sample
+        url, span = self.of(name), range_of(members.values())  # one request a sample
         end = span.offset + span.num_bytes
         data = self._tried(url, lambda files, path: files.cat_file(path, span.offset, end))
         if len(data) > span.num_bytes:
@@ -82,9 +82,9 @@ class Remote:
                 f"{url}: asked for {span.num_bytes} bytes, the server sent {len(data)}: it knows no ranges; "
                 "give a cache, so that whole shards are fetched"
             )
-        return cut(data, span.offset, members)
+        return slice_members(data, span.offset, members)
 
-    def kept(self, name: str, num_bytes: int, sha256: str) -> Path:
+    def cached(self, name: str, num_bytes: int, sha256: str) -> Path:
         """A whole shard in the cache; fetched by one process, once, and checked then.
 
         Raises:
@@ -178,5 +178,5 @@ def _passes(error: Exception) -> bool:
 
 def _status(error: Exception) -> int | None:
     """What an HTTP server answered, if it did: aiohttp and the clients of s3 and hf keep it in two places."""
-    found = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    return found if isinstance(found, int) else None
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None

@@ -1,7 +1,8 @@
-"""Features of a video as members of a shard: a hold that smaller budgets are compressed from; no pickle."""
+"""Features of a video as members of a shard; any smaller budget is compressed from them; no pickle."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -33,27 +34,27 @@ def members_of(
     of its class tokens, where it has them.
 
     Args:
-        hold: what a session kept, at the detail wanted.
-        model: that made it.
-        record: the video and what is said of it, as JSON.
-        duration_s: length of what was compressed.
+        hold: of a session.
+        model: its maker.
+        record: the video and its annotations, as JSON.
+        duration_s: of the media that was encoded.
 
     Raises:
         ValueError: a feature is not finite.
     """
     pieces = [[p.start_s, p.end_s, p.count, p.novelty] for p in hold.pieces]
-    told: dict[str, Any] = {
+    features: dict[str, Any] = {
         "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
         "merge": to_dict(model.config.merge), "duration_s": duration_s, "pieces": pieces, "streams": {},
     }  # fmt: skip
     out = {}
     for name in hold.streams():
         groups = [p.groups.get(name) for p in hold.pieces]
-        there = [g for g in groups if g is not None]
-        tokens = Tokens.join(g.tokens for g in there)
+        present = [g for g in groups if g is not None]
+        tokens = Tokens.join(g.tokens for g in present)
         counts = torch.tensor([0, *(0 if g is None else len(g) for g in groups)])
         tensors = {
-            "x": tokens.x.to(torch.bfloat16), "metric": torch.cat([g.metric for g in there]),
+            "x": tokens.x.to(torch.bfloat16), "metric": torch.cat([g.metric for g in present]),
             "size": tokens.size, "time_s": tokens.time_s, "start_s": tokens.start_s, "end_s": tokens.end_s,
             "offsets": counts.cumsum(0).int(),
         }  # fmt: skip
@@ -66,7 +67,7 @@ def members_of(
         mean = hold.memory.get(name)
         if isinstance(mean, Mean):
             tensors["summary"], count = mean.total, mean.count
-        told["streams"][name] = {
+        features["streams"][name] = {
             "tokens": len(tokens),
             "frames": hold.seen.get(name, 0),
             "summaries": count,
@@ -74,32 +75,55 @@ def members_of(
         out[f"{name}.safetensors"] = save(
             {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
         )
-    out[JSON] = json.dumps(dict(record) | {"features": told}, sort_keys=True).encode()
+    out[JSON] = json.dumps(dict(record) | {"features": features}, sort_keys=True).encode()
     return out
 
 
-def hold_of(members: Mapping[str, bytes], where: str, device: torch.device | str = "cpu") -> Hold:
-    """The hold that `members_of` wrote, x in float32.
+@dataclass(frozen=True)
+class Sample:
+    """A sample as it is read.
+
+    Attributes:
+        record: the video and its annotations, as JSON.
+        features: how the features were made: format, identity, segments, merge, duration_s, pieces, streams.
+        hold: the features, x in float32; `Compressor.compress_to` derives any smaller budget from them.
+    """
+
+    record: dict[str, Any]
+    features: dict[str, Any]
+    hold: Hold
+
+
+def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
+    """What `members_of` wrote.
 
     Args:
         members: of one sample.
-        where: what errors call it.
-        device: of the tensors.
+        where: its name in errors.
 
     Raises:
-        ValueError: a member is missing or cut, of another type or shape, or not finite.
+        ValueError: a member is missing or cut, of another type, shape or format, or not finite.
     """
-    told = features_of(members, where)
-    pieces = told["pieces"]
+    record = read_json(members, where)
+    features = record.pop("features", None)
+    if not isinstance(features, dict) or not {"format", "pieces", "streams", "identity", "segments"} <= set(
+        features
+    ):
+        raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
+    if features["format"] != FORMAT:
+        raise ValueError(
+            f"{where}: features of format {features['format']}, this version reads {FORMAT}; "
+            "make them again with `longcompress shards make`"
+        )
+    pieces = features["pieces"]
     groups: list[dict[str, Group]] = [{} for _ in pieces]
     hold = Hold()
-    for name, stream in sorted(told["streams"].items()):
-        tensors = {k: v.to(device) for k, v in _tensors(members, name, len(pieces), where).items()}
-        at = tensors["offsets"].tolist()
+    for name, stream in sorted(features["streams"].items()):
+        tensors = _tensors(members, name, len(pieces), where)
         tokens = Tokens(
             tensors["x"].float(), tensors["size"], tensors["time_s"], tensors["start_s"], tensors["end_s"]
         )
-        for i, (a, b) in enumerate(pairwise(at)):
+        for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
                 groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
         hold.seen[name] = stream["frames"]
@@ -109,41 +133,44 @@ def hold_of(members: Mapping[str, bytes], where: str, device: torch.device | str
         Piece(start_s, end_s, count, of, novelty)
         for (start_s, end_s, count, novelty), of in zip(pieces, groups, strict=True)
     ]
-    return hold
+    return Sample(record, features, hold)
 
 
-def features_of(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
-    """What the `json` member says of the features.
+def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    """The object of the `json` member.
 
     Raises:
-        ValueError: there is no such member, it is no JSON, has no features, or is of a newer format.
+        ValueError: there is no such member, or it is no JSON object.
     """
     if JSON not in members:
         raise ValueError(f"{where}: member json is missing")
     try:
-        told = json.loads(members[JSON]).get("features")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{where}: member json is no JSON object: {error}") from error
-    if not isinstance(told, dict) or not {"format", "pieces", "streams", "identity", "segments"} <= set(told):
-        raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
-    if told["format"] > FORMAT:
-        raise ValueError(
-            f"{where}: features of format {told['format']}, this version reads up to {FORMAT}; upgrade"
-        )
-    return told
+        content = json.loads(members[JSON])
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: member json is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: member json must be an object")
+    return content
 
 
-def check_model(told: Mapping[str, Any], model: LongCompress, where: str) -> None:
+def without(hold: Hold, stream: str) -> Hold:
+    """The hold less one stream; pieces that had no other are left out."""
+    pieces = [replace(p, groups={n: g for n, g in p.groups.items() if n != stream}) for p in hold.pieces]
+    memory = {n: m for n, m in hold.memory.items() if n != stream}
+    return Hold([p for p in pieces if p.groups], memory=memory)
+
+
+def check_model(features: Mapping[str, Any], model: LongCompress, where: str) -> None:
     """ValueError unless features were made by these encoders and cut into these segments."""
-    if told["identity"] != model.identity():
+    if features["identity"] != model.identity():
         raise ValueError(
-            f"{where}: features of other encoders than model {model.config.name!r} has; make them anew"
+            f"{where}: features of other encoders than model {model.config.name!r} has; make them again"
         )
-    want = to_dict(model.config.segments)
-    if told["segments"] != want:
+    if features["segments"] != to_dict(model.config.segments):
         raise ValueError(
-            f"{where}: features were cut into segments by {told['segments']}, the model cuts by {want}; "
-            "use the shard's, or make features anew"
+            f"{where}: features were cut into segments by {features['segments']}, the model cuts by "
+            f"{to_dict(model.config.segments)}; "
+            "use the shard's, or make the features again"
         )
 
 

@@ -1,12 +1,13 @@
-"""Plain webdataset tars: samples of members KEY.NAME side by side, written the same way every time."""
+"""webdataset tars: members KEY.NAME of a sample side by side; the same samples give the same bytes."""
 
 import hashlib
-import io
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from webdataset import TarWriter
 
 from ...files import replacing
 
@@ -15,7 +16,7 @@ FORBIDDEN = (".pkl", ".pickle", ".pyd", ".pt", ".pth", ".npy.pkl")  # what loade
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of a member lie in its tar."""
+    """The position of a member's bytes in its tar."""
 
     offset: int
     num_bytes: int
@@ -23,12 +24,13 @@ class Member:
 
 def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
     """Write (key, members) one after the other, members by name; the same samples give the same bytes."""
-    with replacing(path) as part, tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        replacing(path) as part,
+        open(part, "wb") as file,
+        TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
+    ):
         for key, members in samples:
-            for name, data in sorted(members.items()):
-                info = tarfile.TarInfo(f"{key}.{name}")
-                info.size, info.mode = len(data), 0o644
-                tar.addfile(info, io.BytesIO(data))
+            tar.write({"__key__": key, **members})
 
 
 def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
@@ -38,7 +40,7 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
         ValueError: the tar is cut, holds a pickle, a name without a key, one member twice, or one key in two
             places.
     """
-    found: dict[str, dict[str, Member]] = {}
+    samples: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             last, end = None, 0
@@ -52,18 +54,18 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
                     raise ValueError(
                         f"{where}: member {info.name!r} is a pickle, which is never read; make it anew"
                     )
-                if key in found and key != last:
+                if key in samples and key != last:
                     raise ValueError(f"{where}: key {key!r} stands in two places")
-                if name in found.setdefault(key, {}):
+                if name in samples.setdefault(key, {}):
                     raise ValueError(f"{where}: member {info.name!r} is there twice")
-                found[key][name] = Member(info.offset_data, info.size)
+                samples[key][name] = Member(info.offset_data, info.size)
                 last, end = key, info.offset_data + info.size
     except tarfile.TarError as error:
         raise ValueError(f"{where} is no tar, or was cut: {error}") from error
     file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
     if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):  # what every tar ends with
         raise ValueError(f"{where} was cut: the end of the tar is missing")
-    return found
+    return samples
 
 
 def read_members(file: BinaryIO, members: Mapping[str, Member]) -> dict[str, bytes]:
@@ -75,15 +77,15 @@ def read_members(file: BinaryIO, members: Mapping[str, Member]) -> dict[str, byt
     return out
 
 
-def span_of(members: Iterable[Member]) -> Member:
-    """The smallest range that has all these members in it: those of a sample lie side by side."""
+def range_of(members: Iterable[Member]) -> Member:
+    """The smallest range that holds these members; those of a sample are contiguous."""
     members = list(members)
     offset = min((member.offset for member in members), default=0)
     return Member(offset, max((m.offset + m.num_bytes for m in members), default=0) - offset)
 
 
-def cut(data: bytes, offset: int, members: Mapping[str, Member]) -> dict[str, bytes]:
-    """The bytes of these members out of a range of a tar that begins at `offset`."""
+def slice_members(data: bytes, offset: int, members: Mapping[str, Member]) -> dict[str, bytes]:
+    """The bytes of these members from a range of a tar that starts at `offset`."""
     return {n: data[m.offset - offset : m.offset - offset + m.num_bytes] for n, m in members.items()}
 
 

@@ -1,4 +1,4 @@
-"""Videos for training the tiny model: clips drawn and encoded once, spliced into videos as they are needed."""
+"""Videos to train the tiny model on, spliced from a cache of synthetic clips that are encoded once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +10,10 @@ import torch
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
-from ...compression.baselines import only, spend
+from ...compression.baselines import only, segments_of, spend
 from ...compression.merging import Compressor
-from ...compression.segmenter import Segmenter
 from ...compression.state import KINDS, Hold, Mean, Piece
 from ...config import MergeConfig
-from ...encoders import AudioEncoder, Blocks, VisionEncoder
 from ...files import replacing
 from ...llm import Example, Video
 from ...model import LongCompress
@@ -23,11 +21,12 @@ from ...serialize import pack, unpack
 from ...synthetic.questions import ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment, Tokens
-from ..loaders import stage_at, turn
-from .encoders import DRAWN_PX, half
+from ..loaders import enter_worker, stage_at
+from ..shards.sample import without
+from .encoders import SCENE_PX, half
 
-ENDLESS = 1 << 40  # tokens; a clip cache's holds are never brought down
-NEAR_TENS = 60  # marks that are learned first: all of three hours at once keep a model from learning any
+ENDLESS = 1 << 40  # tokens; the clips' holds are never reduced
+NEAR_TENS = 60  # times that are learned first: all of three hours at once keep a model from learning any
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,26 @@ class Clip:
 
 @dataclass(frozen=True)
 class Mix:
-    """What videos of a stage of training are like.
+    """Distribution of the videos of a training stage.
 
     Attributes:
         steps: optimizer steps of the stage.
         videos: videos a step, of those of the shortest length; longer ones are fewer by the root of their
             length, so that steps take time alike.
-        clips: clips a video has, drawn from these; below 1: that share of one clip's segments, cut out
+        clips: clips a video has, sampled from these; below 1: that share of one clip's segments, cut out
             anywhere.
         questions: questions about each video.
-        shares: tokens kept, as a share of the raw ones, drawn from these.
+        shares: tokens kept, as a share of the raw tokens, sampled from these.
         kinds: weight of each kind of question; empty: all alike.
         offset_tens: a quarter of the videos begin below this many tens of seconds, a quarter below
             NEAR_TENS of them, the rest at 0.
-        ways: weight of each way to so many tokens, OURS or one of `methods.METHODS`; empty: ours.
-        alone: names that are in one clip of each video only, so that long videos can be asked about them.
-        deaf: share of the steps whose videos have no audio.
-        forgetful: share of the videos without global tokens.
+        methods: weight of each compression method, OURS or a baseline of `methods.METHODS`; empty: ours.
+        unique_names: number of names that only one clip of each video has, so that questions about long videos
+            have an answer.
+        no_audio: share of the steps whose videos have no audio.
+        no_globals: share of the videos without global tokens.
         weight: of this mix among those that a step is drawn from.
-        others: that a step may take instead of this one, which is first among them; their steps don't count.
+        others: mixes that a step may take instead of this one; their steps don't count.
     """
 
     steps: int
@@ -73,54 +73,49 @@ class Mix:
     kinds: dict[str, float]
     offset_tens: int = NEAR_TENS
     methods: dict[str, float] = field(default_factory=dict)
-    alone: int = 0
-    deaf: float = 0.0
-    forgetful: float = 0.0
+    unique_names: int = 0
+    no_audio: float = 0.0
+    no_globals: float = 0.0
     weight: float = 1.0
     others: list["Mix"] = field(default_factory=list)
 
 
-CLIP_CLASSES = (*KINDS, Clip, SceneEvent, Segment, Encoded)
+CLIP_KINDS = (*KINDS, Clip, SceneEvent, Segment, Encoded)
 OURS = "ours"
-SEEN_KINDS = ("when_seen", "count")  # of questions that need no audio
-UNMERGED = 5  # videos a step are divided by so much where nothing is merged
+SILENT_KINDS = ("when_seen", "count")  # of questions that need no audio
+UNMERGED = 5  # a step has this times fewer videos where nothing is merged
 
 
-def save_clip_cache(clip_cache: list[Clip], path: Path) -> None:
-    """Write a clip cache as safetensors."""
+def save_clips(clips: list[Clip], path: Path) -> None:
+    """Write clips as safetensors."""
     with replacing(path) as part:
-        part.write_bytes(pack(clip_cache, CLIP_CLASSES))
+        part.write_bytes(pack(clips, CLIP_KINDS))
 
 
-def load_clip_cache(path: Path) -> list[Clip]:
-    """What `save_clip_cache` wrote."""
-    clip_cache: list[Clip] = unpack(path.read_bytes(), CLIP_CLASSES)
-    return clip_cache
+def load_clips(path: Path) -> list[Clip]:
+    """Read what `save_clips` wrote."""
+    clips: list[Clip] = unpack(path.read_bytes(), CLIP_KINDS)
+    return clips
 
 
 def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s: float) -> Clip:
-    """Draw a scene, encode it as `compress` would (but for the codec), and close its segments."""
-    scene = make_scene(seed, duration_s)
-    time_s = np.arange(0, duration_s, 1 / model.config.media.rate_fps)
-    pixels = half(frames(scene, time_s, size_px=DRAWN_PX))
-    assert model.video is not None and isinstance(model.audio, AudioEncoder)
-    parts: dict[str, tuple[VisionEncoder | AudioEncoder, Frames | Audio]] = {
-        "video": (model.video, Frames(pixels, torch.from_numpy(time_s), 1 / model.config.media.rate_fps)),
-        "audio": (model.audio, Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0)),
-    }
-    hold, segmenter, raw = Hold(), Segmenter(model.config.segments, model.streams), []
-    for name, (encoder, part) in parts.items():
-        blocks = Blocks(encoder.encode, encoder.block)
-        for encoded in blocks.push(part) + blocks.flush():
-            raw += segmenter.push(name, encoded)
-        raw += segmenter.finish(name)
+    """Synthesize a scene, encode it as `compress` would (but for the codec), and close its segments."""
+    scene, rate_fps = make_scene(seed, duration_s), model.config.media.rate_fps
+    time_s = np.arange(0, duration_s, 1 / rate_fps)
+    pixels = half(frames(scene, time_s, size_px=SCENE_PX))
+    parts: list[Frames | Audio] = [
+        Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps),
+        Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
+    ]
+    raw, _ = segments_of(model, parts, ("video", "audio"))
+    hold = Hold()
     for segment in raw:
         compressor.close(hold, segment, ENDLESS)
     memory = {k: v for k, v in hold.memory.items() if isinstance(v, Mean)}
     return Clip(hold.pieces, memory, scene.events, duration_s, tuple(raw))
 
 
-def make_clip_cache(
+def make_clips(
     model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int]
 ) -> list[Clip]:
     """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets compress the
@@ -149,20 +144,20 @@ def cut(clip: Clip, share: float, random: np.random.Generator) -> Clip:
     """`share` of a clip's segments, from a random one on; its global tokens stay those of the whole clip."""
     num = max(1, round(share * len(clip.pieces)))
     first = int(random.integers(len(clip.pieces) - num + 1))
-    kept = clip.pieces[first : first + num]
-    start_s, end_s = kept[0].start_s, kept[-1].end_s
+    pieces = clip.pieces[first : first + num]
+    start_s, end_s = pieces[0].start_s, pieces[-1].end_s
     inside = clip_events(clip.events, start_s, end_s)
     raw = raw_segments([replace(clip, segments=clip.segments[first : first + num])], -start_s)
-    return Clip([_shift(p, -start_s) for p in kept], clip.memory, inside, end_s - start_s, tuple(raw))
+    return Clip([_shift(p, -start_s) for p in pieces], clip.memory, inside, end_s - start_s, tuple(raw))
 
 
 def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
     """Raw segments of clips one after the other, times from offset_s on."""
     out: list[Segment] = []
     for clip in clips:
-        for one in clip.segments:
-            streams = {n: replace(e, tokens=_moved(e.tokens, offset_s)) for n, e in one.streams.items()}
-            out.append(Segment(len(out), one.start_s + offset_s, one.end_s + offset_s, streams))
+        for segment in clip.segments:
+            streams = {n: replace(e, tokens=_moved(e.tokens, offset_s)) for n, e in segment.streams.items()}
+            out.append(Segment(len(out), segment.start_s + offset_s, segment.end_s + offset_s, streams))
         offset_s += clip.duration_s
     return out
 
@@ -180,28 +175,22 @@ class Videos(IterableDataset[list[Example]]):
     """Endless batches of spliced videos with questions, stage after stage (the last one goes on).
 
     Args:
-        clip cache: clips.
+        clips: to splice.
         compressor: compresses the budgets.
         mixes: the stages.
-        seed: of everything drawn.
+        seed: of everything random.
         raw_a_second: raw tokens a second of video has, which shares are counted from.
     """
 
     def __init__(
-        self,
-        clip_cache: list[Clip],
-        compressor: Compressor,
-        mixes: Sequence[Mix],
-        seed: int,
-        raw_a_second: float,
+        self, clips: list[Clip], compressor: Compressor, mixes: Sequence[Mix], seed: int, raw_a_second: float
     ) -> None:
-        self.clip_cache, self.compressor, self.mixes, self.seed = clip_cache, compressor, list(mixes), seed
+        self.clips, self.compressor, self.mixes, self.seed = clips, compressor, list(mixes), seed
         self.raw_a_second = raw_a_second
-        self._names = [{h.name for h in clip.events} for clip in clip_cache]
+        self._names = [{h.name for h in clip.events} for clip in clips]
 
     def __iter__(self) -> Iterator[list[Example]]:
-        number, step = turn()
-        torch.set_num_threads(1)
+        number, step = enter_worker()
         while True:
             yield self.batch(number)
             number += step
@@ -211,39 +200,45 @@ class Videos(IterableDataset[list[Example]]):
         mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         if mix.others:
-            mix = _drawn([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
+            mix = _choose([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
-        method = _drawn(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
-        deaf = bool(random.random() < mix.deaf)
-        wanted = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
+        method = _choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
+        no_audio = bool(random.random() < mix.no_audio)
+        num = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
         videos: list[Example] = []
-        while len(videos) < max(1, round(wanted)):  # a video may have no question of the kinds asked for
-            video = self._video(mix, num_clips, share, method, deaf, random)
+        while len(videos) < max(1, round(num)):  # a video may have no question of the kinds asked for
+            video = self._video(mix, num_clips, share, method, no_audio, random)
             videos += [video] if video.turns else []
         return videos
 
     def _video(
-        self, mix: Mix, num_clips: float, share: float, method: str, deaf: bool, random: np.random.Generator
+        self,
+        mix: Mix,
+        num_clips: float,
+        share: float,
+        method: str,
+        no_audio: bool,
+        random: np.random.Generator,
     ) -> Example:
-        clips = self._clips(max(1, int(num_clips)), mix.alone, random)
+        clips = self._clips(max(1, int(num_clips)), mix.unique_names, random)
         if num_clips < 1:
             clips = [cut(clips[0], num_clips, random)]
         length = sum(c.duration_s for c in clips)
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset = 10 * int(random.integers(max(1, tens - int(length // 10) - 1)))
         hold, events, duration_s = splice(clips, float(offset))
-        kinds, forget = mix.kinds, bool(random.random() < mix.forgetful)
-        if deaf:
-            hold = _without(hold, "audio")
+        kinds, no_globals = mix.kinds, bool(random.random() < mix.no_globals)
+        if no_audio:
+            hold = without(hold, "audio")
             events = [h for h in events if h.kind == "video"]
-            kinds = {kind: kinds.get(kind, 1.0) for kind in SEEN_KINDS}
+            kinds = {kind: kinds.get(kind, 1.0) for kind in SILENT_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
         if method == OURS:
             streams, globals_, _ = self.compressor.compress_to(hold, budget)
         else:
             globals_ = self.compressor.memory.read(hold.memory)
             segments = raw_segments(clips, float(offset))
-            if deaf:
+            if no_audio:
                 segments = only(segments, ["video"])
             taken = sum(map(len, globals_.values()))
             shares, seed = self.compressor.shares, int(random.integers(1 << 31))
@@ -251,39 +246,32 @@ class Videos(IterableDataset[list[Example]]):
                 method, segments, budget - taken, shares, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
             budget = max(budget, sum(map(len, streams.values())))
-        video = Video(streams, {} if forget else globals_, budget)
-        asked = ask(
+        video = Video(streams, {} if no_globals else globals_, budget)
+        questions = ask(
             events, duration_s, num=mix.questions, generator=random, offset_s=offset,
             paraphrase=bool(random.random() < 0.5), **({"kinds": kinds} if kinds else {}),  # type: ignore[arg-type]
         )  # fmt: skip
-        return Example(video, [(q.text, q.answer) for q in asked])
+        return Example(video, [(q.text, q.answer) for q in questions])
 
-    def _clips(self, num: int, alone: int, random: np.random.Generator) -> list[Clip]:
-        """So many clips; `alone` names, a third of them sounds, are in one of them each and in no other."""
-        if not alone:
-            return [self.clip_cache[i] for i in random.integers(len(self.clip_cache), size=num)]
-        sounds = list(random.permutation(SOUNDS)[: alone // 3])
-        names = {*sounds, *random.permutation(OBJECTS)[: alone - len(sounds)]}
-        hay = [clip for clip, has in zip(self.clip_cache, self._names, strict=True) if not has & names]
+    def _clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
+        """`num` clips; each of `unique_names` names, a third of them sounds, is in only one of them."""
+        if not unique_names:
+            return [self.clips[i] for i in random.integers(len(self.clips), size=num)]
+        sounds = list(random.permutation(SOUNDS)[: unique_names // 3])
+        names = {*sounds, *random.permutation(OBJECTS)[: unique_names - len(sounds)]}
+        hay = [clip for clip, has in zip(self.clips, self._names, strict=True) if not has & names]
         if not hay:
-            raise ValueError(f"alone must leave clips that have none of these names, got {alone}; lower it")
+            raise ValueError(
+                f"unique_names must leave clips that have none of these names, got {unique_names}; lower it"
+            )
         clips = [hay[i] for i in random.integers(len(hay), size=num)]
         for place, name in zip(random.permutation(num), sorted(names), strict=False):
-            fits = [
-                clip for clip, has in zip(self.clip_cache, self._names, strict=True) if has & names == {name}
-            ]
+            fits = [clip for clip, has in zip(self.clips, self._names, strict=True) if has & names == {name}]
             clips[place] = fits[int(random.integers(len(fits)))] if fits else clips[place]
         return clips
 
 
-def _drawn(of: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
-    """One of them, by weight."""
-    share = np.array(weights, dtype=float)
-    return of[int(random.choice(len(of), p=share / share.sum()))]
-
-
-def _without(hold: Hold, stream: str) -> Hold:
-    """A hold less one stream."""
-    pieces = [replace(p, groups={n: g for n, g in p.groups.items() if n != stream}) for p in hold.pieces]
-    memory = {n: m for n, m in hold.memory.items() if n != stream}
-    return Hold([p for p in pieces if p.groups], memory=memory)
+def _choose(items: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
+    """An item, sampled by weight."""
+    p = np.array(weights, dtype=float)
+    return items[int(random.choice(len(items), p=p / p.sum()))]

@@ -1,4 +1,4 @@
-"""The tiny encoders learn what is where and what is heard, on frames and sounds drawn as they go."""
+"""Training of the tiny encoders on synthetic frames and sounds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from torch.utils.data import IterableDataset
 
 from ...encoders import AudioEncoder, VisionEncoder
 from ...synthetic.scenes import OBJECTS, SOUNDS, audio, frames, heard, make_scene, patches
-from ..loaders import turn
+from ..loaders import enter_worker
 
-DRAWN_PX = 128  # videos are drawn at twice the encoder's side, as the decoder sees them before it scales
+SCENE_PX = 128  # scenes are painted at twice the encoder's side; `half` scales as a decoder would
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """How long an encoder is trained.
+    """Training of an encoder.
 
     Attributes:
         steps: optimizer steps.
         batch: frames (or blocks of audio) a step.
         lr: highest learning rate.
-        seconds: length of the scenes that are drawn.
+        seconds: length of the scenes.
     """
 
     steps: int
@@ -61,14 +61,14 @@ class AudioTask(nn.Module):
         return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
 
 
-class Drawn(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "frame") or blocks of audio ("audio") of scenes nobody has seen.
+class SyntheticData(IterableDataset[dict[str, Any]]):
+    """Endless labelled frames (kind "frame") or blocks of audio ("audio") of random scenes.
 
     Args:
-        kind: which.
+        kind: see above.
         seed: scene numbers begin at seed * 1_000_000; workers take turns.
         seconds: length of each scene.
-        side: side of the frames, half of what is drawn.
+        side: of the frames, half of the painted side.
         block_s: seconds of a block of audio.
     """
 
@@ -76,13 +76,13 @@ class Drawn(IterableDataset[dict[str, Any]]):
         self.kind, self.seed, self.seconds, self.side, self.block_s = kind, seed, seconds, side, block_s
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        first, step = turn()
-        number = self.seed * 1_000_000 + first
+        worker, num_workers = enter_worker()
+        number = self.seed * 1_000_000 + worker
         while True:
             scene = make_scene(number, self.seconds)
             random = np.random.default_rng(number)
             yield from self._frames(scene, random) if self.kind == "video" else self._sounds(scene)
-            number += step
+            number += num_workers
 
     def _frames(self, scene: Any, random: np.random.Generator) -> Iterator[dict[str, Any]]:
         shown = [h for h in scene.events if h.kind == "video"]

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,11 +19,13 @@ from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
 from ..engine import Engine
-from ..trainer import Run, run
-from .clips import Clip, Mix, Videos, load_clip_cache, make_clip_cache, save_clip_cache
-from .encoders import AudioTask, Drawn, EncoderConfig, VideoTask, score
+from ..trainer import run
+from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
+from .encoders import AudioTask, EncoderConfig, SyntheticData, VideoTask, score
 
 CPU = Engine(device="cpu", report=[])
+CLIPS, HEADS = "clips.safetensors", "heads.safetensors"
+Stage = Literal["encoders", "clips", "lm"]
 RECIPE = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 
 
@@ -32,13 +34,13 @@ class TinyRecipe:
     """All of it.
 
     Attributes:
-        begin: preset or folder of a model whose language model is trained on; "": from nothing.
+        init: preset or folder of a model whose language model is trained on; "": a new model.
         seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
         frame, audio: training of the encoders.
-        clips: clips in the clip cache.
+        clips: number of clips that videos are spliced from.
         clip_s: length of each.
-        detail: tokens a segment of the clip cache keeps at least, per stream.
+        detail: tokens that a segment of a clip keeps, by stream.
         mixes: stages of the language model's training, one after the other.
         lr: highest learning rate of the language model.
         warmup: steps to it.
@@ -46,7 +48,7 @@ class TinyRecipe:
         threads: torch threads of the training process.
     """
 
-    begin: str = ""
+    init: str = ""
     seed: int = 0
     width: int = 128
     layers: int = 4
@@ -62,69 +64,41 @@ class TinyRecipe:
     threads: int = 1
 
 
-def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: str = "encoders") -> Path:
-    """Train the embedded model from nothing (or from a saved stage) and save it in `out`.
+def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stage = "encoders") -> Path:
+    """Train the embedded model, or train recipe.init on with its own encoders and projectors; save it in `out`.
 
     Args:
-        out: folder; stages are kept in it, so that an interrupted run goes on with start="clip cache" or "lm".
+        out: folder; stages are kept in it, so that an interrupted run goes on with start="clips" or "lm".
         recipe: None: train/recipes/tiny.yaml.
-        start: "encoders", "clip cache" or "lm".
+        start: first stage to run; of recipe.init, the encoders are never trained.
     """
     out = Path(out)
     recipe = recipe or load_config(TinyRecipe, RECIPE)
     torch.set_num_threads(recipe.threads)
-    begin = time.perf_counter()
-    if recipe.begin:
-        return train_on(out, recipe, start)
-    if start == "encoders":
+    start_s = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    if start == "encoders" and not recipe.init:
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         heads = train_encoders(model, recipe, out)
         model.save_pretrained(out / "encoders")
         flat = {f"{k}.{n}": v for k, head in heads.items() for n, v in head.state_dict().items()}
-        save_file(flat, out / "encoders" / "heads.safetensors")
-    if start in ("encoders", "clip_cache"):
-        trained = LongCompress.from_pretrained(out / "encoders", device="cpu")
-        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
-        save_clip_cache(
-            make_clip_cache(trained, seeds, recipe.clip_s, recipe.detail), out / "clip_cache.safetensors"
-        )
-    trained = LongCompress.from_pretrained(out / "encoders", device="cpu")
-    model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
-    model.video, model.audio = trained.video, trained.audio
-    clip_cache, heads = (
-        load_clip_cache(out / "clip_cache.safetensors"),
-        load_file(out / "encoders" / "heads.safetensors"),
-    )
-    print(
-        f"variance of the words that the projectors begin with: {align(model, clip_cache, heads)}", flush=True
-    )
-    train_lm(model, clip_cache, recipe, out)
-    return save_tiny(model, heads, recipe, out, begin)
-
-
-def train_on(out: Path, recipe: TinyRecipe, start: str = "clip_cache") -> Path:
-    """Train the language model of recipe.begin on, with its own encoders and projectors; saved in `out`."""
-    begin = time.perf_counter()
-    model = load(recipe.begin, device="cpu")
+        save_file(flat, out / "encoders" / HEADS)
+    trained = load(recipe.init or str(out / "encoders"), device="cpu")
     if start != "lm":
-        seeds = range((recipe.seed + 1) * 1_000_000, (recipe.seed + 1) * 1_000_000 + recipe.clips)
-        out.mkdir(parents=True, exist_ok=True)
-        save_clip_cache(
-            make_clip_cache(model, seeds, recipe.clip_s, recipe.detail), out / "clip_cache.safetensors"
-        )
-    assert model.folder is not None
-    heads = load_file(model.folder / "heads.safetensors")
-    train_lm(model, load_clip_cache(out / "clip_cache.safetensors"), recipe, out)
-    return save_tiny(model, heads, recipe, out, begin)
-
-
-def save_tiny(
-    model: LongCompress, heads: dict[str, Tensor], recipe: TinyRecipe, out: Path, begin: float
-) -> Path:
-    """The folder of a finished model, with how it was made; `begin` is when that began."""
+        first = (recipe.seed + 1) * 1_000_000
+        seeds = range(first, first + recipe.clips)
+        save_clips(make_clips(trained, seeds, recipe.clip_s, recipe.detail), out / CLIPS)
+    assert trained.folder is not None
+    clips, heads = load_clips(out / CLIPS), load_file(trained.folder / HEADS)
+    model = trained
+    if not recipe.init:  # the trained encoders, and a language model and projectors that are new
+        model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+        model.video, model.audio = trained.video, trained.audio
+        print(f"explained variance of the projectors' init: {align(model, clips, heads)}", flush=True)
+    train_lm(model, clips, recipe, out)
     model.eval().save_pretrained(out / "model", include_base=True)
-    save_file(heads, out / "model" / "heads.safetensors")  # bench quality reads merged tokens with them
-    report = {"minutes": (time.perf_counter() - begin) / 60, "recipe": asdict(recipe)}
+    save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
+    report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": asdict(recipe)}
     (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return out / "model"
 
@@ -139,18 +113,21 @@ def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[s
     for kind, task in tasks.items():
         config: EncoderConfig = getattr(recipe, kind)
         task.requires_grad_(True)
-        data = Drawn(kind, recipe.seed + 500, config.seconds)
-        plan = Run(config.steps, config.batch, config.lr, 30, 0.5, recipe.seed, engine=CPU)
-        run(task, data, None, plan, out / kind)
-        fresh = iter(DataLoader(Drawn(kind, recipe.seed + 900, config.seconds), batch_size=64))
-        print(f"{kind} encoder, share right on unseen scenes: {score(task, fresh, 20)}", flush=True)
+        data = SyntheticData(kind, recipe.seed + 500, config.seconds)
+        args = CPU.arguments(
+            out / kind, steps=config.steps, lr=config.lr, warmup=30, decay=0.5, seed=recipe.seed,
+            per_device_train_batch_size=config.batch,
+        )  # fmt: skip
+        run(task, data, args)
+        unseen = iter(DataLoader(SyntheticData(kind, recipe.seed + 900, config.seconds), batch_size=64))
+        print(f"{kind} encoder, accuracy on unseen scenes: {score(task, unseen, 20)}", flush=True)
         task.requires_grad_(False).eval()
     return {kind: task.head for kind, task in tasks.items()}
 
 
 @torch.no_grad()
 def align(
-    model: LongCompress, clip_cache: list[Clip], heads: dict[str, Tensor], num_clips: int = 100
+    model: LongCompress, clips: list[Clip], heads: dict[str, Tensor], num_clips: int = 100
 ) -> dict[str, float]:
     """Start the projectors where a token gives the embeddings of what the encoder's head sees in it.
 
@@ -160,14 +137,14 @@ def align(
     table = model.llm.lm.get_input_embeddings().weight
     explained = {}
     for stream, known in {"video": OBJECTS, "audio": SOUNDS}.items():
-        x = torch.cat([p.groups[stream].tokens.x for c in clip_cache[:num_clips] for p in c.pieces]).float()
+        x = torch.cat([p.groups[stream].tokens.x for c in clips[:num_clips] for p in c.pieces]).float()
         weight, bias = heads[f"{stream}.weight"], heads[f"{stream}.bias"]
         if stream == "video":  # logits of a softmax count against their mean; the last class is background
             weight, bias = weight - weight.mean(0), bias - bias.mean()
         weight, bias = weight[: len(known)], bias[: len(known)]
         logits = x @ weight.t() + bias
-        there = logits.amax(1) > (logits.amax(1).max() / 2 if stream == "video" else 0)
-        unit = logits.amax(1)[there].median()  # of what stands out
+        salient = logits.amax(1) > (logits.amax(1).max() / 2 if stream == "video" else 0)
+        unit = logits.amax(1)[salient].median()
         layers = model.llm.project[stream]
         assert isinstance(layers, nn.Sequential)
         first, second = layers[0], layers[2]
@@ -184,20 +161,20 @@ def align(
         second.bias.copy_(fit[-1])
         left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
-    as_matcher(model)
+    init_as_matcher(model)
     return explained
 
 
 @torch.no_grad()
-def as_matcher(model: LongCompress) -> None:
-    """Let its language model begin as a matcher: alike attends to alike and hands itself on."""
+def init_as_matcher(model: LongCompress) -> None:
+    """Initialise its language model as a matcher: similar tokens attend to each other and are copied."""
     for layer in model.llm.lm.model.layers:
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
 
 
-def train_lm(model: LongCompress, clip_cache: list[Clip], recipe: TinyRecipe, out: Path) -> None:
+def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Path) -> None:
     """The language model on spliced videos.
 
     The projectors stay as `align` made them: trained along, they leave the words before these have learned to
@@ -209,14 +186,11 @@ def train_lm(model: LongCompress, clip_cache: list[Clip], recipe: TinyRecipe, ou
     detail = replace(model.config.merge, tokens_per_segment=recipe.detail)
     compressor = Compressor(detail, model.config.budget, model.compressor.memory)
     raw = 16 * model.config.media.rate_fps + 1
-    videos = Videos(clip_cache, compressor, recipe.mixes, recipe.seed, raw)
+    videos = Videos(clips, compressor, recipe.mixes, recipe.seed, raw)
     steps = sum(m.steps for m in recipe.mixes)
 
-    def collate(items: list[Any]) -> dict[str, Tensor]:
-        return model.llm.collate(items[0])
-
-    plan = Run(
-        steps, 1, recipe.lr, recipe.warmup, recipe.decay, recipe.seed, save_every=250, muon=True,
-        engine=replace(CPU, bf16=True),
+    args = replace(CPU, bf16=True).arguments(
+        out / "lm", steps=steps, lr=recipe.lr, warmup=recipe.warmup, decay=recipe.decay, save_steps=250,
+        seed=recipe.seed,
     )  # fmt: skip
-    run(model.llm, videos, collate, plan, out / "lm")
+    run(model.llm, videos, args, collate=lambda items: model.llm.collate(items[0]), muon=True)

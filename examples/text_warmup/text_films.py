@@ -1,7 +1,7 @@
-"""Videos told in words: tokens that hold names instead of what an encoder saw, for a language model that only ever read.
+"""Videos in words: tokens that hold names instead of features, for a language model without projectors.
 
-A language model trained on them knows what a question wants and where times stand, and has never met a
-frame or a sound: what projectors and LoRA must then learn is to see and to hear.
+A language model trained on them knows questions and times, and no frame or audio. Projectors and LoRA must
+then learn to see and to hear.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..llm import Example, Video
-from ..llm.prompt import encode
-from ..synthetic.questions import ask
-from ..synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
-from ..types import Tokens
-from .loaders import stage_at, turn
+from longcompress.llm import Example, Video
+from longcompress.llm.prompt import encode
+from longcompress.synthetic.questions import ask
+from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
+from longcompress.train.loaders import enter_worker, stage_at
+from longcompress.types import Tokens
 
 NAMES = {"video": OBJECTS, "audio": SOUNDS}
 TOKENS = {"video": 14, "audio": 3}  # of ten seconds, about as many as a tenth of the raw ones
@@ -30,12 +30,12 @@ SEGMENT_S = 10.0
 
 @dataclass(frozen=True)
 class TextMix:
-    """Videos of a stage of a reader's training.
+    """Videos of a stage of the training on text.
 
     Attributes:
         steps: optimizer steps.
         videos: videos a step.
-        seconds: lengths, one drawn for each step; multiples of 10.
+        seconds: lengths, one sampled for each step; multiples of 10.
         questions: about each video.
         kinds: weight of each kind of question.
         tens: videos begin at a random ten of seconds below this many.
@@ -61,9 +61,9 @@ class Spelled(nn.Module):
     def __init__(self, table: nn.Embedding, tokenizer: Any, names: Sequence[str]) -> None:
         super().__init__()
         self.table = table
-        written = [encode(tokenizer, name) for name in names]
-        longest = max(map(len, written))
-        ids = torch.tensor([w + [-1] * (longest - len(w)) for w in written])
+        words = [encode(tokenizer, name) for name in names]
+        longest = max(map(len, words))
+        ids = torch.tensor([w + [-1] * (longest - len(w)) for w in words])
         self.ids: Tensor
         self.register_buffer("ids", ids, persistent=False)
 
@@ -79,15 +79,14 @@ class TextVideos(IterableDataset[list[Example]]):
 
     Args:
         mixes: the stages.
-        seed: of everything drawn; scenes have numbers from (seed + 1) * 2_000_000 on.
+        seed: of everything random; scenes have numbers from (seed + 1) * 2_000_000 on.
     """
 
     def __init__(self, mixes: Sequence[TextMix], seed: int) -> None:
         self.mixes, self.seed = list(mixes), seed
 
     def __iter__(self) -> Iterator[list[Example]]:
-        number, step = turn()
-        torch.set_num_threads(1)
+        number, step = enter_worker()
         while True:
             yield self.batch(number)
             number += step
@@ -97,18 +96,18 @@ class TextVideos(IterableDataset[list[Example]]):
         mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         seconds = int(random.choice(mix.seconds))
-        wanted = max(1, round(mix.videos * (min(mix.seconds) / seconds) ** 0.5))
+        num = max(1, round(mix.videos * (min(mix.seconds) / seconds) ** 0.5))
         videos: list[Example] = []
-        while len(videos) < wanted:
+        while len(videos) < num:
             scene = make_scene((self.seed + 1) * 2_000_000 + int(random.integers(1_000_000)), seconds)
             offset_s = 10 * int(random.integers(max(1, int(random.choice([1, mix.tens])) - seconds // 10)))
-            asked = ask(
+            questions = ask(
                 scene.events, seconds, num=mix.questions, generator=random, kinds=mix.kinds,
                 offset_s=offset_s, paraphrase=bool(random.random() < 0.5),
             )  # fmt: skip
-            if asked:  # a video may have no question of the kinds asked for
+            if questions:  # a video may have no question of the kinds asked for
                 video = in_words(scene.events, seconds, offset_s, random)
-                videos.append(Example(video, [(q.text, q.answer) for q in asked]))
+                videos.append(Example(video, [(q.text, q.answer) for q in questions]))
         return videos
 
 
@@ -141,18 +140,18 @@ def _segment(
 ) -> list[tuple[float, float, int]]:  # fmt: skip
     """Tokens of ten seconds."""
     rows: list[tuple[float, float, int]] = []
-    for one in events:
-        if one.kind != stream:
+    for event in events:
+        if event.kind != stream:
             continue
-        first = ceil(one.start_s) if stream == "video" else floor(one.start_s + 0.5)
-        end = ceil(one.end_s) if stream == "video" else ceil(one.end_s - 0.5)
+        first = ceil(event.start_s) if stream == "video" else floor(event.start_s + 0.5)
+        end = ceil(event.end_s) if stream == "video" else ceil(event.end_s - 0.5)
         first, end = max(first, int(start_s)), min(max(end, first + 1), int(start_s + SEGMENT_S))
         if first >= end:
             continue
         cuts = [first, end]
         if end - first > 1 and random.random() < 0.3:
             cuts.insert(1, int(random.integers(first + 1, end)))
-        rows += [(float(a), float(b), names.index(one.name)) for a, b in pairwise(cuts)]
+        rows += [(float(a), float(b), names.index(event.name)) for a, b in pairwise(cuts)]
     while len(rows) < TOKENS[stream]:
         a = int(random.integers(int(start_s), int(start_s + SEGMENT_S)))
         b = int(random.integers(a + 1, int(start_s + SEGMENT_S) + 1))
