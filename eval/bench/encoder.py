@@ -37,7 +37,7 @@ def time_encoder(
     Raises:
         ValueError: the encoder run part by part with no pairs doesn't give the stock features.
     """
-    config = VisionConfig(layer=-1, summary_layers=1, block=block)
+    config = VisionConfig(layer=-1, summary_layers=1, batch_size=block)
     if base:
         stock = VisionEncoder.load(config, base, size_px, dtype=DTYPES[dtype]).to(device)
     else:

@@ -52,7 +52,7 @@ def providers_of(model: LongCompress, video: Path, budgets: Sequence[int]) -> li
 
 def uncompressed(model: LongCompress) -> LongCompress:
     """A model of the same encoders and language model that merges nothing."""
-    config = replace(model.config, merge=replace(model.config.merge, detail=NO_MERGING))
+    config = replace(model.config, merge=replace(model.config.merge, tokens_per_segment=NO_MERGING))
     other = LongCompress(config, model.video, model.audio, model.llm, speech=model.speech)
     other.compressor.memory = model.compressor.memory
     return other.eval()
