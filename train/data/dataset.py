@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ...llm import Example, Video
+from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ..loaders import enter_worker
@@ -184,7 +184,7 @@ class ShardData(IterableDataset[Loaded]):
             )  # fmt: skip
             if turns:
                 short = shortened(turns, lambda t: len(encode(self.tokenizer, t)), config.max_text_tokens)
-                video = Video(streams, globals_, budget)
+                video = CompressedVideo(streams, globals_, budget)
                 whole = Example(video, short.turns, dialogue=kinds[at] == "conversation")
                 example, dropped = self.room.fitted(whole, where)
                 return example, short.dropped + dropped

@@ -15,7 +15,7 @@ from ...compression.merging import Compressor
 from ...compression.state import KINDS, Hold, Mean, Piece
 from ...config import MergeConfig
 from ...files import replacing
-from ...llm import Example, Video
+from ...llm import CompressedVideo, Example
 from ...model import LongCompress
 from ...serialize import pack, unpack
 from ...synthetic.questions import ask
@@ -246,7 +246,7 @@ class Videos(IterableDataset[list[Example]]):
                 method, segments, budget - taken, shares, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
             budget = max(budget, sum(map(len, streams.values())))
-        video = Video(streams, {} if no_globals else globals_, budget)
+        video = CompressedVideo(streams, {} if no_globals else globals_, budget)
         questions = ask(
             events, duration_s, num=mix.questions, generator=random, offset_s=offset,
             paraphrase=bool(random.random() < 0.5), **({"kinds": kinds} if kinds else {}),  # type: ignore[arg-type]
