@@ -12,16 +12,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Row by row, in the order of the table: a file or a whole folder, and its floor. Files of one row (a folder,
-# or an operation with its Triton half) may import each other, but not in a circle at import time.
+# Row by row, in the order of the table: a file or a whole folder, and its floor. Files of one row
+# (a folder) may import each other, but not in a circle at import time.
 FLOORS = {
     "kernels/_dispatch.py": 0,
     "kernels/_means.py": 0,
-    "kernels/plan*.py": 0,
-    "kernels/pool*.py": 0,
-    "kernels/attend*.py": 0,
-    "kernels/novelty*.py": 0,
-    "kernels/metric*.py": 0,
+    "kernels/gpu/*": 0,
+    "kernels/plan.py": 0,
+    "kernels/pool.py": 0,
+    "kernels/attend.py": 0,
+    "kernels/novelty.py": 0,
+    "kernels/head_mean.py": 0,
     "kernels/__init__.py": 0,
     "longcompress/types.py": 1,
     "longcompress/files.py": 1,
@@ -80,9 +81,9 @@ HOMES = {
     "av": ("longcompress/media*.py", "longcompress/scenes.py"),
     "fsspec": ("longcompress/media*.py", "train/store.py"),
     "aiohttp": ("longcompress/media*.py", "train/store.py"),
-    "triton": ("kernels/*_triton.py", "eval/bench_compile.py"),
+    "triton": ("kernels/gpu/*", "eval/bench_compile.py"),
     "webdataset": ("train/bench_read.py",),
-    "xformers": ("kernels/attend_xformers.py",),
+    "xformers": ("kernels/gpu/attend_xformers.py",),
     "matplotlib": ("longcompress/plot.py", "eval/bench_plot.py", "eval/compare_table.py"),
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py", "train/card.py"),
@@ -303,7 +304,7 @@ def test_a_wrong_import_is_found(monkeypatch, path, source, message):
 
 RIGHT_FLOOR = [
     ("longcompress/compress.py", "from longcompress.kernels import plan\nfrom .types import Tokens"),
-    ("kernels/pool.py", "def f():\n    from .pool_triton import pool_triton"),
+    ("kernels/pool.py", "def f():\n    from .gpu.pool import means"),
     ("kernels/pool.py", "from .plan import Plan"),
     ("train/data.py", "from longcompress import types\nfrom .stages import x"),
 ]
@@ -311,7 +312,7 @@ RIGHT_FLOOR = [
 
 @pytest.mark.parametrize(("path", "source"), RIGHT_FLOOR)
 def test_a_right_import_is_left_alone(monkeypatch, path, source):
-    for made in ("kernels/pool_triton.py", "train/__init__.py", "train/stages.py"):
+    for made in ("kernels/gpu/pool.py", "train/__init__.py", "train/stages.py"):
         monkeypatch.setitem(PATHS, module_name(made), made)
     assert not faults_of(path, floor_fault, source)
 

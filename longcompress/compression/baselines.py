@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import BudgetConfig
 from ..encoders import Stream
-from ..kernels import Plan, novelty, plan
+from ..kernels import Plan, frame_novelty, plan
 from ..media.reader import fit_pixels
 from ..model import LongCompress
 from ..session import KINDS_OF_MEDIA
@@ -180,8 +180,7 @@ def _random(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
 
 def _evs(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     video = Encoded.join(parts)
-    before = torch.arange(len(video), dtype=torch.int32, device=video.metric.device) - video.patches
-    new = novelty(video.metric, before.clamp_min(-1))
+    new = frame_novelty(video.metric, video.patches)
     new[: video.patches] = 3.0  # above all that novelty can be
     most = new.argsort(descending=True, stable=True)[: sum(keep)]
     return video.tokens.take(most.sort().values)

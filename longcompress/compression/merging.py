@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BudgetConfig, MemoryConfig, MergeConfig
-from ..kernels import Plan, State, after_rounds, attend, extremes, novelty, plan, pool, start_state
+from ..kernels import Plan, State, after_rounds, attend, extremes, frame_novelty, plan, pool, start_state
 from ..types import Encoded, Segment, Tokens
 from .budget import check_budget, shares
 from .state import Group, Hold, Mean, Piece, join_pairs
@@ -230,7 +230,7 @@ class Compressor(nn.Module):
         """A new group after the full rounds that the detail allows, and as many more as all others had."""
         schedule, detail = self.local.config.schedule, self.local.config.detail_of(stream)
         if isinstance(schedule, float):
-            left, _ = after_rounds(len(group), schedule, least=detail)
+            left, _ = after_rounds(len(group), schedule, min_tokens=detail)
         else:
             left = min(detail, len(group))
         group = self.local.merge([group], [left], schedule)[0]
@@ -280,11 +280,8 @@ class Compressor(nn.Module):
 
     def _novelty(self, hold: Hold, stream: str, encoded: Encoded) -> Tensor:
         """() mean novelty of a segment's tokens against the frame (or window) before each."""
-        patches, last = encoded.patches, hold.last.get(stream)
-        metric = encoded.metric if last is None else torch.cat([last, encoded.metric])
-        before = torch.arange(len(metric), dtype=torch.int32, device=metric.device) - patches
-        new = novelty(metric, before.clamp_min(-1))[-len(encoded) :]
-        hold.last[stream] = encoded.metric[-patches:]
+        new = frame_novelty(encoded.metric, encoded.patches, hold.last.get(stream))
+        hold.last[stream] = encoded.metric[-encoded.patches :]
         return new.mean()
 
 
