@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import BudgetConfig
-from ..kernels import Plan, novelty, plan
+from ..kernels import Plan, frame_novelty, plan
 from ..types import Encoded, Segment, Tokens, stream_order
 from .budget import allocate, check_budget
 from .merging import pool_tokens
@@ -142,8 +142,7 @@ def _random(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
 
 def _evs(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     video = Encoded.join(parts)
-    before = torch.arange(len(video), dtype=torch.int32, device=video.metric.device) - video.patches
-    new = novelty(video.metric, before.clamp_min(-1))
+    new = frame_novelty(video.metric, video.patches)
     new[: video.patches] = 3.0  # above all that novelty can be
     most = new.argsort(descending=True, stable=True)[: sum(keep)]
     return video.tokens.take(most.sort().values)

@@ -127,7 +127,7 @@ def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int
 
     def kept(num: int) -> int:
         if isinstance(merge.schedule, float):
-            return after_rounds(num, merge.schedule, least=detail)[0]
+            return after_rounds(num, merge.schedule, min_tokens=detail)[0]
         return min(num, detail)
 
     return raw // full * kept(full) + kept(raw % full)
