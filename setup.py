@@ -39,6 +39,7 @@ setup(
         "tokenizers>=0.22",
         "av>=17.1",
         "numpy>=1.26",
+        "scipy>=1.15",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
         "jsonargparse[signatures]>=4.35",

@@ -34,9 +34,9 @@ from ..session import compress
 from ..synthetic.questions import ask
 from ..synthetic.scenes import make_scene, read_truth, write_video
 from .bench_pipeline import in_own_process, peaks_gb
-from .bench_quiz import FIRST_SEED
 from .bench_rows import Row, line, median, save
 from .stages import synchronize, tensors_of
+from .tasks.synthetic import QA_SEED
 
 MODULE = "longcompress.eval.bench_concurrency"
 KINDS = ("when_seen", "when_heard", "first_after", "count", "while")  # of questions, in turn
@@ -163,7 +163,7 @@ def requests_of(work: Path, num: int, seconds: float) -> list[Request]:
     for i in range(num):
         path = work / f"clip_{seconds:g}s_{i:03d}.mp4"
         if not path.is_file():
-            write_video(make_scene(FIRST_SEED + i, seconds), path)
+            write_video(make_scene(QA_SEED + i, seconds), path)
         scene = read_truth(path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to

@@ -87,6 +87,7 @@ HOMES = {
     "jsonargparse": ("longcompress/cli*.py", "longcompress/config.py", "train/*", "eval/*"),
     "yaml": ("longcompress/config.py", "train/card.py"),
     "ray": ("train/shards_ray.py",),
+    "scipy": ("eval/metrics/bootstrap.py",),
     "lmms_eval": ("eval/lmms_*.py",),
     "safetensors": (
         "longcompress/delta.py",

@@ -305,7 +305,7 @@ def doctor(*, json: bool = False) -> int:
 def bench(
     what: Literal[
         "compile", "concurrency", "features", "kernels", "media", "memory", "merge",
-        "needle", "pairs", "pipeline", "plot", "quality", "synthetic_qa", "table", "encoder"
+        "pipeline", "plot", "quality", "table", "encoder"
     ],
     rest: list[str],
 ) -> int:  # fmt: skip
