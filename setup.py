@@ -39,6 +39,7 @@ setup(
         "av>=17.1",
         "numpy>=1.26",
         "einops>=0.8",
+        "scipy>=1.15",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
         "webdataset>=1.0",

@@ -90,6 +90,7 @@ HOMES = {
     "packaging": ("longcompress/doctor.py",),
     "pysubs2": ("longcompress/event_files.py",),
     "ray": ("train/shards_ray.py",),
+    "scipy": ("eval/metrics/bootstrap.py",),
     "lmms_eval": ("eval/lmms_*.py",),
     "safetensors": (
         "longcompress/delta.py",

@@ -18,13 +18,13 @@ from lmms_eval.api.model import lmms
 from torch import nn
 from tqdm import tqdm
 
-from longcompress.llm import Example
-from longcompress.llm.prompt import IGNORED
-from longcompress.media import reader as media
-from longcompress.memory import VideoMemory
-from longcompress.presets import load
-from longcompress.session import Session, media_of
-from longcompress.types import Audio, Frames
+from ...llm import Example
+from ...llm.prompt import IGNORED
+from ...media import reader as media
+from ...memory import VideoMemory
+from ...presets import load
+from ...session import Session, media_of
+from ...types import Audio, Frames
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
 """Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""

@@ -304,7 +304,7 @@ def doctor(*, json: bool = False) -> int:
 
 
 def bench(
-    what: Literal["kernels", "throughput", "report", "needle", "pairs", "quality", "synthetic_qa"],
+    what: Literal["kernels", "throughput", "report", "quality"],
     rest: list[str],
 ) -> int:
     """Measure speed, memory or answers, or show figures; `longcompress bench kernels --help` has more.
