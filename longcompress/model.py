@@ -30,10 +30,9 @@ from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
 from .files import replacing
 from .llm import CausalLM
-from .llm.calibrate import begin
+from .llm.calibrate import init_heads
 from .llm.prompt import encode, mark_text
 from .llm.tokenizer import load_tokenizer
-from .types import Frames
 
 CHANGEABLE = {
     name: tuple(f.name for f in fields(kind) if f.name not in fixed)
@@ -141,7 +140,7 @@ class LongCompress(nn.Module):
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
         model = cls.from_config(
-            config, folder=folder, device=device, dtype=dtype, quantization=quantization, fresh=False
+            config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
         )
         model.load_own(folder / "model.safetensors")
         if (folder / "adapter").is_dir():
@@ -162,7 +161,7 @@ class LongCompress(nn.Module):
         dtype: torch.dtype | str | None = None,
         quantization: Any = None,
         llm: bool = True,
-        fresh: bool = True,
+        init: bool = True,
     ) -> Self:
         """A model that is still to be trained: encoders and language model from their bases, new projectors.
 
@@ -170,8 +169,8 @@ class LongCompress(nn.Module):
             config: all knobs; a section whose base is "" has no encoder.
             folder: what bases that begin with "./" are relative to.
             device, dtype, quantization: as for `from_pretrained`.
-            language model: with the language model; False: encoders alone, to make features with.
-            fresh: its own parameters begin as `llms.fresh` says; False: they are about to be loaded.
+            llm: with the language model; False: encoders alone, to make features with.
+            init: initialise its own parameters (`llm.calibrate`); False: they are about to be loaded.
         """
         check_attention(config)
         if llm:
@@ -207,8 +206,8 @@ class LongCompress(nn.Module):
                 part.to(target)
         if quantization is None:
             model.llm.lm.to(target)
-        if fresh:
-            begin(model.llm, model.encoders, config.media)
+        if init:
+            init_heads(model.llm, model.encoders, config.media)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .encode import SegmentEncoder
+from .media.reader import Reading
 from .memory import VideoMemory
 from .model import LongCompress
 from .serialize import pack, unpack
@@ -298,7 +299,9 @@ def read_session(
     # a track that the model takes in and the video lacks gives a warning
     config = replace(model.config.media, video="video" in model.media, audio="audio" in model.media)
     with media.read(source, config, part=interval, protocols=protocols) as parts:
-        session = Session(model, budget, media=_media_of(source, parts, model), keep_assignment=keep_assignment)
+        session = Session(
+            model, budget, media=_media_of(source, parts, model), keep_assignment=keep_assignment
+        )
         for part in progress_bar(parts, parts.duration_s, parts.name) if progress else parts:
             session.push(part)
         name = parts.name
@@ -333,7 +336,7 @@ def progress_bar(
                 bar.update(part.end_s - bar.n)
 
 
-def _media_of(source: Any, parts: media.Reading, model: LongCompress) -> list[str]:
+def _media_of(source: Any, parts: Reading, model: LongCompress) -> list[str]:
     """Media that the model takes in and that will come, as far as it is known."""
     known = parts.streams
     if known is None and isinstance(source, list | tuple):

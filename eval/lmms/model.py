@@ -23,8 +23,8 @@ from ...llm.prompt import IGNORED
 from ...media import reader as media
 from ...memory import VideoMemory
 from ...presets import load
-from ...session import Session, media_of
-from ...types import Audio, Frames
+from ...session import Session
+from ...types import Audio, CompressedVideo, Frames
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
 """Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""
@@ -72,7 +72,7 @@ class LongCompressModel(lmms):
                 f"{batch_size!r} and {max_batch_size!r}"
             )
         self.model = load(str(pretrained), device=device, dtype=dtype)
-        known = media_of(self.model)
+        known = self.model.media
         if streams != "both" and streams not in known:
             raise ValueError(f"streams must be 'both' or of {', '.join(known)}, got {streams!r}")
         self.streams = known if streams == "both" else (streams,)
@@ -181,7 +181,7 @@ class LongCompressModel(lmms):
             ValueError, FileNotFoundError: one that can't be read, or nothing in them that is taken in.
         """
         if not visuals:
-            return VideoMemory({}, {}, 0.0, self.budget, model=self.model)
+            return VideoMemory(CompressedVideo({}, {}, self.budget), self.model)
         plain = self.model.config.media
         with ExitStack() as stack:
             readings = []
@@ -193,17 +193,17 @@ class LongCompressModel(lmms):
                 )  # fmt: skip
                 reading = stack.enter_context(media.read(source, config, part=part))
                 readings.append((reading, reading.streams or _streams(source)))
-            come = [name for name in self.streams if any(name in names for _, names in readings)]
-            if not come:
+            present = [name for name in self.streams if any(name in names for _, names in readings)]
+            if not present:
                 raise ValueError(
                     f"visuals have no {' and no '.join(self.streams)} that could be read: "
                     f"{[_name(visual) for visual in visuals]}"
                 )
-            session = Session(self.model, self.budget, streams=come)
+            session = Session(self.model, self.budget, media=present)
             for reading, _ in readings:
-                begin_s = session.stats()["seen_s"]
-                for given in reading:
-                    session.push(_later(given, begin_s))
+                start_s = session.encoder.end_s
+                for chunk in reading:
+                    session.push(_later(chunk, start_s))
         session.close()
         if not session.stats()["raw_tokens"]:
             raise ValueError(f"visuals gave neither a frame nor a sample: {[_name(v) for v in visuals]}")

@@ -12,14 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ...compression.baselines import METHODS, only, segments_of, spend
-from ...compression.merging import Compressor, GlobalMemory
-from ...compression.state import Hold
-from ...config import MemoryConfig
+from ...compression.baselines import METHODS, only, spend
+from ...compression.state import MergeState
+from ...encode import segments_of
 from ...memory import VideoMemory
 from ...model import LongCompress
-from ...session import KINDS_OF_MEDIA, media_of
-from ...types import Segment
+from ...types import CompressedVideo, Segment
 from ..tasks.task import Example, How, Prediction
 from .ask import Questioner
 from .locks import alone
@@ -109,10 +107,8 @@ def compare(
     examples = selected(source.examples, config)
     questioner = Questioner(task_of(source.task), config.prompt, config.max_new_tokens, how)
     _check(source.task, questioner, examples)
-    if "no-audio" in config.methods and media_of(model) != ("video", "audio"):
-        raise ValueError(
-            f"method no-audio needs a model that sees and hears, this one takes {media_of(model)}"
-        )
+    if "no-audio" in config.methods and model.media != ("video", "audio"):
+        raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
     pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
                                               max_new_tokens=config.max_new_tokens), how)  # fmt: skip
     only = {name: list(some) for name, some in (config.only or {}).items()}
@@ -163,7 +159,7 @@ def _encode(
     start_s = time.perf_counter()
     try:
         with source.open(video, model.config.media, warnings.append) as parts:
-            present = [kind for kind in media_of(model) if parts.streams is None or kind in parts.streams]
+            present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
             segments, duration_s = segments_of(model, parts, present)
         if not segments:
             raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
@@ -184,7 +180,7 @@ class RawVideo:
     """A video's raw segments, to be compressed by any method.
 
     Args:
-        model: whose compressor is ours.
+        model: whose merging is ours.
         segments: of the video, raw.
         duration_s: its seconds.
         seed: of random methods.
@@ -195,7 +191,7 @@ class RawVideo:
     ) -> None:
         self.model, self.segments, self.duration_s, self.seed = model, segments, duration_s, seed
         self.raw = sum(len(value) for part in segments for value in part.streams.values())
-        self._held: dict[tuple[int, bool], Hold] = {}
+        self._states: dict[tuple[int, bool], MergeState] = {}
 
     def budget(self, text: str) -> int:
         """The tokens of a budget."""
@@ -208,50 +204,49 @@ class RawVideo:
             ValueError: the budget is too small or the memory larger than the language model's context; the
                 video has nothing but audio, and the method is no-audio.
         """
-        ours, budget = self.model.compressor, self.budget(arm.budget)
-        hold = self._hold(budget, no_audio=arm.method == "no-audio")
+        budget = self.budget(arm.budget)
+        state = self._state(budget, no_audio=arm.method == "no-audio")
         if arm.method in OURS:
-            share: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
-            memory = ours.memory
+            allocation: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
+            state = replace(state, allocation=replace(state.allocation, allocation=allocation))
             if arm.method == "no-memory":
-                hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
-            compressor = Compressor(ours.local.config, replace(ours.shares, share=share), memory)
-            streams, globals_, _ = compressor.compress_to(hold, budget)
+                state = replace(state, memory={})
+            compressed = state.compress(budget)
         else:
-            globals_ = ours.memory.read(hold.memory)
+            globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
             streams = spend(
                 arm.method,  # type: ignore[arg-type]
                 self.segments,
                 budget - num_global,
-                ours.shares,
+                state.allocation,
                 global_tokens=num_global,
                 seed=self.seed,
             )
-        num = sum(map(len, streams.values())) + sum(map(len, globals_.values()))
+            compressed = CompressedVideo(streams, globals_, budget)
+        num = compressed.num_tokens
         context = self.model.llm.context
         if context is not None and num >= context:
             raise ValueError(
                 f"{num} tokens are more than the {context} positions that the language model was made for; "
                 "compare shorter videos, or leave this method out"
             )
-        return VideoMemory(
-            streams, globals_, self.duration_s, max(num, min(budget, self.raw)),
-            identity=self.model.identity(), model=self.model,
-        )  # fmt: skip
+        budget = max(num, min(budget, self.raw))
+        compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
+        return VideoMemory(compressed, self.model, self.model.identity())
 
-    def _hold(self, budget: int, *, no_audio: bool) -> Hold:
-        if (budget, no_audio) not in self._held:
-            hold = Hold()
+    def _state(self, budget: int, *, no_audio: bool) -> MergeState:
+        if (budget, no_audio) not in self._states:
+            state = self.model.merge_state(budget)
             for segment in self._without_audio() if no_audio else self.segments:
-                self.model.compressor.close(hold, segment, budget)
-            self._held[budget, no_audio] = hold
-        return self._held[budget, no_audio]
+                state.add(segment)
+            self._states[budget, no_audio] = state
+        return self._states[budget, no_audio]
 
     def _without_audio(self) -> list[Segment]:
         """The segments without streams of audio."""
         encoders = self.model.encoders.items()
-        names = [name for name, encoder in encoders if KINDS_OF_MEDIA[encoder.takes] == "video"]
+        names = [name for name, encoder in encoders if encoder.modality == "video"]
         if not (out := only(self.segments, names)):
             raise ValueError("method no-audio: the video has no frame that could be read")
         return out

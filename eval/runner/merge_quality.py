@@ -153,15 +153,15 @@ def measure(
     from ...presets import load
 
     loaded = None if encoder else load(model, device="cpu")
-    encoder: Any = loaded.video if loaded else VisionEncoder.load(VisionConfig(layer=layer), encoder, size_px)
+    vision: Any = loaded.video if loaded else VisionEncoder.load(VisionConfig(layer=layer), encoder, size_px)
     rows: list[dict[str, Any]] = []
     for number in range(num_synthetic if loaded else 0):
         parts, rule = synthetic(loaded, 10_000_000 + number, seconds)
         rows += printed(compare(f"synthetic {number}", parts, keep or [8, 14, 40], rule))
     for path in files or []:
-        with read(path, MediaConfig(size_px=encoder.size_px, audio=False)) as media:
+        with read(path, MediaConfig(size_px=vision.size_px, audio=False)) as media:
             pixels = torch.cat([part.pixels for part in media if isinstance(part, Frames)])
-        parts = parts_of(encoder, pixels[:seconds])
+        parts = parts_of(vision, pixels[:seconds])
         rows += printed(compare(Path(path).name, parts, keep or [30, 80, 160, 320], None))
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ...config import to_dict
 from ...memory import VideoMemory
 from ...model import LongCompress
-from ...session import KINDS_OF_MEDIA, Session, media_of
+from ...session import Session
 from ..metrics.meteor import meteor_name
 from ..tasks.files import write_json
 from ..tasks.task import Example, How, Prediction, Predictions
@@ -87,7 +87,7 @@ def run(
     budgets = config.budgets or (str(model.config.budget.tokens),)
     header = header_of(source, model, config, how) | {"budgets": list(budgets)}
     streams = _streams(model, config)
-    names = [name for name, encoder in model.encoders.items() if KINDS_OF_MEDIA[encoder.takes] in streams]
+    names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
     for budget in budgets:
         if not budget.endswith("%"):
             model.compressor.check(int(budget), names)
@@ -172,7 +172,7 @@ def encode_video(
             if not present:
                 raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
             tokens = _tokens(model, budgets, parts.duration_s)
-            session = Session(model, max(tokens.values()), streams=present)
+            session = Session(model, max(tokens.values()), media=present)
             deque(session.run(parts), maxlen=0)
             session.close()
             if not session.stats()["raw_tokens"]:
@@ -295,7 +295,7 @@ def _how(source: Source, config: RunConfig) -> How:
 
 
 def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
-    known = media_of(model)
+    known = model.media
     if config.streams == "both":
         return known
     if config.streams not in known:

@@ -210,7 +210,7 @@ def plot(
     paths = [Path(f"{stem}.tokens.{format}")]
     with writing(folder):
         draw.plot_tokens(memory, paths[0])
-        if video or (not is_memory(source) and "video" in memory.members):
+        if video or (not is_memory(source) and "video" in memory.video.assignment):
             path = Path(f"{stem}.merged.{format}")
             paths.append(draw.plot_merged(memory, video or source, path, protocols=common.allowed))
         found = memory.events(progress=bars())

@@ -82,8 +82,10 @@ class MergeState:
 
     def copy(self) -> "MergeState":
         """An independent copy that shares tensors."""
-        data = {name: value.copy() if isinstance(value, list | dict) else value for name, value in self.state().items()}
-        return replace(self, **data)
+        twin = replace(self)
+        for name, value in self.state().items():
+            setattr(twin, name, value.copy() if isinstance(value, list | dict) else value)
+        return twin
 
     def state(self) -> dict[str, Any]:
         """All but the configuration, for `set_state`."""

@@ -5,4 +5,12 @@ from .causal import CausalLM
 from .collate import collate, learned_places, text_positions, video_positions
 from .prompt import Example
 
-__all__ = ["CausalLM", "Example", "CompressedVideo", "collate", "video_positions", "learned_places", "text_positions"]
+__all__ = [
+    "CausalLM",
+    "Example",
+    "CompressedVideo",
+    "collate",
+    "video_positions",
+    "learned_places",
+    "text_positions",
+]

@@ -80,8 +80,8 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
         again = _alone(name, hay_sounds[i], hidden, rest, duration_s, rng)
         hidden.append(again)
         rest = [event for event in rest if not _near(event, again)]
-    events = tuple(sorted(rest + hidden, key=lambda event: event.start_s))
-    return Scene(seed, float(duration_s), events), needles
+    shown_events = tuple(sorted(rest + hidden, key=lambda event: event.start_s))
+    return Scene(seed, float(duration_s), shown_events), needles
 
 
 def _needle(
