@@ -82,7 +82,7 @@ def load_model(common: Common) -> "LongCompress":
         if getattr(common, flag) is not None:
             changes.setdefault("media", {})[flag] = getattr(common, flag)
     if common.budget_share is not None:
-        changes["budget"] = {"share": common.budget_share}
+        changes["budget"] = {"allocation": common.budget_share}
     model.change(changes)
     return model
 

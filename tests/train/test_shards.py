@@ -267,8 +267,6 @@ class TestBad:
             check_model(told, other, "here")
         with pytest.raises(ValueError, match="features of other encoders"):
             check_model(told | {"identity": "?"}, model, "here")
-        before = {k: v for k, v in told["segments"].items() if k != "frames"}  # a knob that came later
-        check_model(told | {"segments": before}, model, "here")
 
     def test_features_that_are_not_finite_are_not_written(self, made, model):
         hold = hold_of(made.read(0), "a")
