@@ -21,6 +21,7 @@ NEEDED = {
     "tokenizers": ">=0.22",
     "av": ">=17.1",
     "numpy": ">=1.26",
+    "scipy": ">=1.15",
     "safetensors": ">=0.5",
     "huggingface_hub": ">=1.0",
     "jsonargparse": ">=4.35",
