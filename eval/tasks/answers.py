@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from longcompress.events.parse import parse_spans
-
+from ...events.parse import parse_spans
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .task import Example, How, Times

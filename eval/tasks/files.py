@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from longcompress.files import replacing
+from ...files import replacing
 
 _IDS = ("id", "video_id", "question_id", "qid", "uid")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
