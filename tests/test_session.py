@@ -11,7 +11,7 @@ import torch
 import longcompress as lc
 from longcompress.media.reader import arrays
 from longcompress.memory import VideoMemory
-from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress
+from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress, compress_many
 from longcompress.synthetic.scenes import audio, frames, make_scene, write_video
 from longcompress.types import Audio, Frames
 
@@ -108,8 +108,17 @@ def test_a_file_and_its_arrays_are_compressed_alike(model, tmp_path):
     assert memory.num_tokens == 30 and memory.source["name"] == "video.mp4"
     assert set(memory.streams) == {"video", "audio"}
     assert abs(memory.duration_s - 12.0) < 0.2
-    both = compress(model, [path, path], budget=30, progress=False)
-    assert same(both[0], memory) and same(both[1], memory)
+
+
+def test_many_videos_go_on_after_one_that_cannot_be_read(model, tmp_path):
+    path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    sources = [path, tmp_path / "broken.mp4", tmp_path / "missing.mp4", path]
+    first, broken, missing, last = compress_many(model, sources, budget=30, progress=False)
+    assert [r.source for r in (first, broken, missing, last)] == sources
+    assert same(first.memory, last.memory) and first.error is last.error is None
+    assert broken.memory is missing.memory is None
+    assert isinstance(broken.error, ValueError) and isinstance(missing.error, FileNotFoundError)
 
 
 def test_ten_hours_hold_memory_tokens_and_time_flat(model):
@@ -264,7 +273,7 @@ def test_a_newer_memory_file_is_refused(model, saved):
     values["__metadata__"]["longcompress"] = json.dumps(own | {"format": 99})
     new = json.dumps(values).encode()
     saved.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + head :])
-    with pytest.raises(ValueError, match="format 99, this version reads up to 1"):
+    with pytest.raises(ValueError, match="format 99, this version reads 1"):
         lc.load_memory(saved, model)
 
 

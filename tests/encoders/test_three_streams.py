@@ -136,7 +136,7 @@ def test_a_model_may_hear_speech_alone(sources):
     alone = LongCompress(made.config, None, None, made.llm, speech=made.speech)
     assert alone.streams == ("speech",)
     assert set(compress(alone, sources["both"], progress=False).streams) == {"speech"}
-    assert set(Session(alone, media=["audio"])._streams) == {"speech"}
+    assert Session(alone, media=["audio"]).encoder.streams == ("speech",)
     with pytest.raises(ValueError, match=r"streams must be some of \('audio',\)"):
         Session(alone, media=["video"])
 
