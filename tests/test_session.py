@@ -35,12 +35,12 @@ def video(seconds: float, seed: int = 0) -> tuple[Frames, Audio]:
 
 def in_pieces(frame: Frames, heard: Audio, seed: int) -> list[Frames | Audio]:
     """Random pieces of both, each in its order, in time order as a live source would give them."""
-    draw = random.Random(seed)
-    cuts = [0, *sorted(draw.sample(range(1, len(frame)), min(9, len(frame) - 1))), len(frame)]
+    generator = random.Random(seed)
+    cuts = [0, *sorted(generator.sample(range(1, len(frame)), min(9, len(frame) - 1))), len(frame)]
     parts: list[tuple[float, Frames | Audio]] = [
         (float(frame.time_s[a]), Frames(frame.pixels[a:b], frame.time_s[a:b], 1.0)) for a, b in pairwise(cuts)
     ]
-    cuts = [0, *sorted(draw.sample(range(1, len(heard)), 15)), len(heard)]
+    cuts = [0, *sorted(generator.sample(range(1, len(heard)), 15)), len(heard)]
     parts += [(a / 16000, Audio(heard.samples[a:b], a / 16000)) for a, b in pairwise(cuts)]
     return [part for _, part in sorted(parts, key=lambda p: p[0])]
 
@@ -124,12 +124,12 @@ def test_many_videos_go_on_after_one_that_cannot_be_read(model, tmp_path):
 def test_ten_hours_hold_memory_tokens_and_time_flat(model):
     session = Session(model, 24, media=["video"])
     frame = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     sizes = []
     with torch.no_grad():
         for minute in range(600):
             if minute % 10 == 0:
-                frame = torch.randint(0, 255, frame.shape, dtype=torch.uint8, generator=draw)
+                frame = torch.randint(0, 255, frame.shape, dtype=torch.uint8, generator=rng)
             session.push(Frames(frame, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
             stats = session.stats()
             sizes.append(
@@ -153,8 +153,8 @@ def test_ten_hours_hold_memory_tokens_and_time_flat(model):
 def test_what_happens_is_told(model):
     frame, heard = video(12.0)
     session = Session(model, 40)
-    told = session.push(frame) + session.push(heard) + session.close()
-    closed = [t for t in told if isinstance(t, SegmentClosed)]
+    messages = session.push(frame) + session.push(heard) + session.close()
+    closed = [t for t in messages if isinstance(t, SegmentClosed)]
     assert [(c.start_s, c.end_s) for c in closed] == [(0.0, 5.0), (5.0, 10.0), (10.0, 12.0)]
     assert sum(c.tokens_in for c in closed) == session.stats()["raw_tokens"] == 12 * 4 + 12
 
@@ -209,8 +209,8 @@ def test_saving_and_loading_a_model_keeps_its_logits(model, tmp_path):
 
 
 def test_lora_is_saved_and_loaded(tmp_path):
-    made = make_model()
-    made.save_pretrained(tmp_path / "base", include_base=True)
+    built = make_model()
+    built.save_pretrained(tmp_path / "base", include_base=True)
     loaded = lc.load(tmp_path / "base", device="cpu")
     loaded.add_lora(r=2)
     for name, value in loaded.llm.lm.named_parameters():
@@ -223,7 +223,7 @@ def test_lora_is_saved_and_loaded(tmp_path):
     batch = loaded.llm.collate([Example(memory.video, [("what is seen", "the red ball")])])
     with torch.no_grad():
         want = loaded.eval()(**batch)["logits"]
-        plain = made(**batch)["logits"]
+        plain = built(**batch)["logits"]
     assert float((want - plain).abs().max()) > 1e-3
     loaded.llm.lm.save_pretrained(tmp_path / "base" / "adapter")
     loaded.save_pretrained(
