@@ -20,7 +20,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile
-	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/test_kernels_attend.py tests/test_kernels_novelty.py
+	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/kernels/test_attend.py tests/kernels/test_novelty.py
 
 # Needs a GPU and an environment of one's own (PyTorch for CUDA, pip install -e ".[dev]"): kernels run compiled there.
 test-gpu:

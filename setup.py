@@ -38,6 +38,8 @@ setup(
         "tokenizers>=0.22",
         "av>=17.1",
         "numpy>=1.26",
+        "einops>=0.8",
+        "scipy>=1.15",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
         "webdataset>=1.0",

@@ -18,8 +18,8 @@ if __name__ == "kernels":
         _spec.loader.exec_module(_module)
 else:
     from .attend import State, attend, attend_reference, start_state
-    from .metric import head_mean, head_mean_reference
-    from .novelty import novelty, novelty_reference
+    from .head_mean import head_mean, head_mean_reference
+    from .novelty import frame_novelty, novelty, novelty_reference
     from .plan import Plan, after_rounds, plan, plan_reference
     from .pool import extremes, pool, pool_reference, unpool
 
@@ -30,6 +30,7 @@ else:
         "attend",
         "attend_reference",
         "extremes",
+        "frame_novelty",
         "head_mean",
         "head_mean_reference",
         "novelty",

@@ -1,43 +1,83 @@
-"""The one rule that says which code runs an operation: Triton or the torch reference."""
+"""The rule for which code runs an operation: the Triton kernels in `gpu/` or the torch reference."""
 
 import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset({"attend", "metric", "novelty", "plan", "pool"})  # have a `*_triton.py` beside them
+TRITON_OPS = frozenset({"attend", "head_mean", "novelty", "plan", "pool"})  # each has a file in `gpu/`
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NARROW = 128  # channels; rows of no more are pooled token by token, in float64 too
+# Compute capability that the kernels need. A T4 (7.5) has too little shared memory for them.
+MIN_CAPABILITY = (8, 0)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def use_triton(op: str, x: Tensor) -> bool:
-    """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter."""
-    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        return False
-    if op not in TRITON_OPS:
+    """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter.
+
+    The environment variable LONGCOMPRESS_TRITON=0 sends everything to the torch reference.
+    """
+    if op not in TRITON_OPS or os.environ.get("LONGCOMPRESS_TRITON") == "0":
         return False
     precise = x.dtype == torch.float64 and op == "pool" and x.shape[1] <= NARROW  # times
     if x.dtype not in TRITON_DTYPES and not precise:
         return False
+    if not (_is_capable(x.device.index) if x.is_cuda else os.environ.get("TRITON_INTERPRET") == "1"):
+        return False
     return "triton" in sys.modules or find_spec("triton") is not None
 
 
+def _is_capable(device_index: int) -> bool:
+    """Whether the kernels fit this GPU; Python shows the warning once."""
+    gpu = torch.cuda.get_device_properties(device_index)  # a constant to torch.compile
+    if (gpu.major, gpu.minor) >= MIN_CAPABILITY:
+        return True
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"GPU {device_index} has compute capability {gpu.major}.{gpu.minor} and the Triton kernels need "
+            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}: torch runs in their place, more slowly",
+            stacklevel=2,
+        )
+    return False
+
+
+def on_its_device(launch: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """`launch` with its first tensor's GPU as the current one: Triton launches on torch's current GPU."""
+
+    @wraps(launch)
+    def guarded(x: Tensor, *args: P.args, **options: P.kwargs) -> R:
+        with torch.cuda.device_of(x):
+            return launch(x, *args, **options)
+
+    return guarded
+
+
 def can_wait(x: Tensor) -> bool:
-    """Whether x's values may be looked at now: not while a graph is compiled, or captured on its device."""
+    """Whether x's values may be read now: not while a graph is compiled, or captured on its device."""
     if torch.compiler.is_compiling():
         return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    if not x.is_cuda:
+        return True
+    with torch.cuda.device_of(x):  # the question is about the current device's stream
+        return not torch.cuda.is_current_stream_capturing()
 
 
 def one_device(**tensors: Tensor | None) -> None:
-    """ValueError unless all tensors given are on one device."""
+    """ValueError unless all these tensors are on one device."""
     devices = {name: t.device for name, t in tensors.items() if t is not None}
     if len(set(devices.values())) > 1:
-        told = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ValueError(f"{' and '.join(devices)} must be on one device, got {told}")
+        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"{' and '.join(devices)} must be on one device, got {places}")
 
 
 def check_offsets(offsets: Tensor, num_tokens: int) -> list[int]:

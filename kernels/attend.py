@@ -82,11 +82,11 @@ def attend(
         got = [tuple(part.shape) for part in state]
         raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
     if backend == "xformers":
-        from .attend_xformers import attend_xformers
+        from .gpu.attend_xformers import attend_xformers
 
         return State(*attend_xformers(query, x, at, bias, state))
     if fused:
-        from .attend_triton import attend_triton
+        from .gpu.attend import attend_triton
 
         return State(*attend_triton(query, x, offsets.to(x.device), bias, state))
     return attend_reference(query, x, at, bias, state)

@@ -1,4 +1,4 @@
-"""How much of each token was not there one frame (or window) before."""
+"""How much of each token is new against the frame (or audio window) before."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,15 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
 
     Args:
         metric: (N, d) float.
-        previous: (N,) int32, the row of the token before (same place, one frame or window earlier), -1 =
-            none.
+        previous: (N,) int32, the row of the token before (same patch, one frame earlier), -1: none.
 
     Returns:
-        (N,) float32 in [0, 2]; 1 where there is none before, or where just one of the two is a zero vector;
-        0 where both are.
+        (N,) float32 in [0, 2]; 1 without a token before, or where just one of the two is a zero vector; 0 where
+        both are.
 
     Raises:
         ValueError: for other shapes, two devices, or rows out of range (where a graph is compiled or captured
-            they aren't looked at, and the kernel reads row 0 for them).
+            nobody checks them, and the kernel reads row 0 for them).
     """
     if metric.dim() != 2:
         raise ValueError(f"metric must be (N, d), got {tuple(metric.shape)}")
@@ -39,10 +38,23 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
             f"got {int(previous.min())} to {int(previous.max())}"
         )
     if use_triton("novelty", metric):
-        from .novelty_triton import novelty_triton
+        from .gpu.novelty import novelty_triton
 
         return novelty_triton(metric, previous)
     return novelty_reference(metric, previous)
+
+
+def frame_novelty(metric: Tensor, patches: int, last: Tensor | None = None) -> Tensor:
+    """(N,) float32 `novelty` of each token against the same patch one frame before; 1 in a first frame.
+
+    Args:
+        metric: (N, d) float, frame by frame, `patches` tokens each (audio: a token a window).
+        patches: tokens of a frame.
+        last: (patches, d) metric of the frame before these; None: they are the first.
+    """
+    known = metric if last is None else torch.cat([last, metric])
+    previous = torch.arange(len(known), dtype=torch.int32, device=known.device) - patches
+    return novelty(known, previous.clamp_min(-1))[len(known) - len(metric) :]
 
 
 def novelty_reference(metric: Tensor, previous: Tensor) -> Tensor:

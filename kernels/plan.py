@@ -1,15 +1,16 @@
 """Which tokens become one: rounds of bipartite soft matching on a small metric, composed into one map.
 
-The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461) as LongVLM (ECCV 2024, arXiv
-2404.03384)
-uses it per segment; the Ward score, gentle rounds and seat order are this project's.
+The matching is that of ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461), as LongVLM (ECCV 2024,
+arXiv 2404.03384) uses it per segment; the Ward score, gentle rounds and seat order are this project's.
+A *seat* is a token's position in its segment in the current round.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ._dispatch import can_wait, check_offsets, one_device, use_triton
@@ -20,11 +21,11 @@ Score = Literal["ward", "cosine"]
 Order = Literal["seat", "reference"]
 Precision = Literal["exact", "fast"]
 
-LOOP_FROM = (
-    256  # tokens; from here a segment's similarities fill the cache, so one buffer serves all segments
-)
+# Tokens. From here a segment's similarities fill the cache, so one buffer serves all segments.
+LOOP_FROM = 256
 LEAST_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
-BATCH_SCORES = 1 << 24  # scores held at once for a batch of small segments
+BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
+LIBRARY = torch.library.Library("longcompress_plan", "DEF")
 
 
 class Plan(NamedTuple):
@@ -50,13 +51,12 @@ def plan(
     """Which tokens of each segment become one, so that exactly min(keep, n) groups are left.
 
     A round over n tokens matches even seats against odd ones and merges the best
-    r = min(max(1, floor(schedule * n)), floor(n / 2), n - keep) pairs; a merged group keeps its odd token's
-    seat.
+    r = min(max(1, floor(schedule * n)), floor(n / 2), n - keep) pairs; a merged group takes its odd token's
+    seat. Ties go to the lowest seat. Nothing here has a gradient.
+
     Stopping after a full round (one that `keep` did not shorten) and planning on from the group means and
-    masses
-    gives the plan of going through (after several rounds at once the means may differ in the last bit, and
-    then a
-    tie may fall otherwise). Ties go to the lowest seat. Nothing here has a gradient.
+    masses gives the plan of going through. After several rounds at once the means may differ in the last
+    bit, and then a tie may fall otherwise.
 
     Args:
         metric: (N, d) float, a linear map of the features; float64 is worked in float64, all else in float32.
@@ -64,12 +64,11 @@ def plan(
         keep: groups a segment may have at most, >= 1: one number or (S,).
         weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector);
             None: 1.
-        schedule: share of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
+        schedule: fraction of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
             repeats).
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
-        order: "seat", or "reference": between rounds and in the result, tokens left alone by falling score,
-            then
-            the odd ones (the order of ToMe and LongVLM).
+        order: "seat", or "reference" (the order of ToMe and LongVLM): between rounds and in the result,
+            first the unmerged even tokens by falling score, then the odd ones.
         precision: "exact" decides in float32; "fast" lets the Triton kernels take scores from bfloat16
             products, whose partners may be worse by 4e-3 of |a||b| (the torch path stays exact).
 
@@ -77,8 +76,8 @@ def plan(
         Plan whose groups of a segment come in seat order (or `order="reference"`).
 
     On a GPU with `offsets` on the CPU only the check that all values are finite waits for the device. While a
-    CUDA graph is captured nothing waits: `offsets` must be on the CPU, the same lengths must have been
-    planned before, and a token that isn't finite joins whichever token the comparisons leave it.
+    CUDA graph is captured nothing waits: `offsets` and `keep` must be on the CPU, the same lengths must have
+    been planned before, and nobody checks that values are finite.
 
     Raises:
         ValueError: for shapes and ranges other than these, tensors on several devices, or a value that is not
@@ -86,67 +85,48 @@ def plan(
     """
     if torch.compiler.is_compiling():
         return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
-    at = _check(metric, offsets, weight, schedule, score, order, precision)
-    kept = _keep_of(keep, len(at) - 1)
+    at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
+    limits = _limits_of(keep, len(at) - 1)
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
-        _refuse(torch.isfinite(metric).all(dim=1), weight, at)
-        return plan_reference(metric, at, kept, weight, schedule, score, order)
-    from .plan_triton import measure, plan_triton
+        _check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        return plan_reference(metric, at, limits, weight, schedule, score, order)
+    from .gpu import plan as gpu
 
+    # The layout comes first: while a graph is captured it may refuse, and then nothing was launched.
+    capturing = not can_wait(metric)
+    lengths = tuple(b - a for a, b in pairwise(at))
+    layout = gpu.layout_of(lengths, tuple(limits), schedule, gpu.TAIL, metric.device, capturing=capturing)
     metric = metric.detach().float().contiguous()
     if weight is None:
         weight = torch.ones(len(metric), device=metric.device)
     weight = weight.detach().float().contiguous()
-    measured = measure(metric, weight, score == "ward")
-    if can_wait(metric):
-        _refuse(torch.isfinite(measured[0]), weight, at)
-    group, mass, starts = plan_triton(
-        metric, at, kept, weight, measured, schedule,
+    measured = gpu.measure(metric, weight, score == "ward")
+    if not capturing:
+        _check_values(torch.isfinite(measured[0]), weight, at)
+    group, mass, starts = gpu.plan_triton(
+        metric, weight, measured, layout,
         ward=score == "ward", reference=order == "reference", fast=precision == "fast",
     )  # fmt: skip
     return Plan(group, weight, mass, starts)
 
 
-def _plan_in_graph(
-    metric: Tensor,
-    offsets: Tensor,
-    keep: int | Tensor,
-    weight: Tensor | None,
-    schedule: Schedule,
-    score: Score,
-    order: Order,
-    precision: str,
-) -> Plan:
-    """`plan` where torch traces: as one operator, whose checks run when it runs."""
-    from . import plan_op  # noqa: F401  (registers it)
-
-    if not isinstance(keep, Tensor):
-        keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
-    share, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
-    return Plan(
-        *torch.ops.longcompress_plan.plan(
-            metric.detach(), offsets, keep, weight, share, pairs, score, order, precision
-        )
-    )
-
-
 def after_rounds(
-    num_tokens: int, schedule: float, *, rounds: int | None = None, least: int = 1
+    num_tokens: int, schedule: float, *, rounds: int | None = None, min_tokens: int = 1
 ) -> tuple[int, int]:
-    """(tokens left, rounds run) after full rounds over num_tokens, as long as `least` are left.
+    """(tokens left, rounds run) after full rounds over num_tokens, as long as `min_tokens` are left.
 
     Args:
         num_tokens: tokens before, >= 0.
-        schedule: share of a round's tokens that merge.
-        rounds: at most so many; None: as many as `least` allows.
-        least: no round is run that would leave fewer.
+        schedule: fraction of a round's tokens that merge.
+        rounds: at most this number of rounds; None: as many as `min_tokens` allows.
+        min_tokens: no round is run that would leave fewer.
     """
     done = 0
     while num_tokens > 1 and (rounds is None or done < rounds):
         left = num_tokens - _num_pairs(num_tokens, schedule, done)
-        if left < least:
+        if left < min_tokens:
             break
         num_tokens, done = left, done + 1
     return num_tokens, done
@@ -172,79 +152,100 @@ def plan_reference(
         weight = torch.ones(num, device=device)
     else:
         weight = weight.detach().float()
-        metric = metric.masked_fill(
-            (weight == 0)[:, None], 0
-        )  # what counts for nothing is nowhere, before and after
+        # a token without weight is a zero vector, before its first merge as after it
+        metric = metric.masked_fill((weight == 0)[:, None], 0)
     lengths = [b - a for a, b in pairwise(at)]
-    kept = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
-    starts = [0]
-    for m in kept:
-        starts.append(starts[-1] + m)
+    limits = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
+    starts = [0, *accumulate(limits)]
 
     group = torch.empty(num, dtype=torch.int64, device=device)
     for n in sorted(set(lengths) - {0}):
         segments = [s for s, length in enumerate(lengths) if length == n]
-        rows = _rows([at[s] for s in segments], n, device)
-        local = _rounds(
-            metric[rows],
-            weight[rows].to(metric.dtype),
-            [kept[s] for s in segments],
-            schedule,
-            score,
-            order,
+        first_row = torch.tensor([at[s] for s in segments], device=device)
+        rows = first_row[:, None] + torch.arange(n, device=device)  # (segments, n)
+        local = _run_rounds(
+            metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments], schedule, score, order
         )
-        first = torch.tensor([starts[s] for s in segments], device=device)
-        group[rows] = local + first[:, None]
+        first_group = torch.tensor([starts[s] for s in segments], device=device)
+        group[rows] = local + first_group[:, None]
 
     mass = torch.zeros(starts[-1], dtype=torch.float64, device=device).index_add_(0, group, weight.double())
     out = torch.tensor(starts, dtype=torch.int32, device=device)
     return Plan(group.int(), weight, mass.float(), out)
 
 
-def _rounds(x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order) -> Tensor:
-    """(S, n) int64: the group of each token within its segment, for S segments of n tokens."""
-    num_segments, num = w.shape
-    group = torch.arange(num, device=w.device).expand(num_segments, num).clone()
-    active = torch.arange(num_segments)
+def _run_rounds(
+    x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order
+) -> Tensor:
+    """(S, n) int64: the group of each token within its segment, for S segments of n tokens.
+
+    Args:
+        x: (S, n, d) metric.
+        w: (S, n) weights in x's dtype.
+        keep: groups of each segment at the end, in [1, n].
+    """
+    num_segments, n = w.shape
+    group = torch.arange(n, device=w.device).repeat(num_segments, 1)
+    # The segments that still have too many tokens. x and w hold their tokens, all of one length n, and lose
+    # the rows of the segments that finish.
+    active = [s for s in range(num_segments) if keep[s] < n]
+    x, w = _select(active, num_segments, x, w)
     done = 0
-    while True:
-        goes_on = torch.tensor([keep[s] < x.shape[1] for s in active.tolist()], dtype=torch.bool)
-        if not goes_on.all():
-            active, x, w = active[goes_on], x[goes_on], w[goes_on]
-        if not len(active):
-            return group
+    while active:
         n = x.shape[1]
         full = _num_pairs(n, schedule, done)
-        pairs = torch.tensor([min(full, n - keep[s]) for s in active.tolist()], device=w.device)
+        pairs = torch.tensor([min(full, n - keep[s]) for s in active], device=w.device)
+
+        # Match, and compose the map: a raw token is where its token of this round goes.
         best, partner = best_partner(x, w, score)
-        target = _targets(best, partner, pairs, n, order)  # (S, n) position after the round
-        where = active.to(w.device)
-        group[where] = target.gather(1, group[where])
+        target = _targets(best, partner, pairs, n, order)  # (active, n)
+        rows = torch.tensor(active, device=w.device)
+        group[rows] = target.gather(1, group[rows])
+
+        # Finished: a segment whose round `keep` cut short, or whose full round ended exactly at `keep`. Its
+        # means are never read. All others ran a full round, so they are of one length again.
+        left = n - full
+        unfinished = [i for i, s in enumerate(active) if keep[s] < left]
+        x, w, target = _select(unfinished, len(active), x, w, target)
+        active = [active[i] for i in unfinished]
+
+        # Full: the next round matches the means of this one.
+        if active:
+            x, w = _merge(x, w, target, left)
         done += 1
-        full_ones = (pairs == full).cpu()
-        if not full_ones.all():  # those cut short by `keep` are finished
-            active, x, w, target = active[full_ones], x[full_ones], w[full_ones], target[full_ones]
-        x, w = _merge(x, w, target, n - full)
+    return group
+
+
+def _select(rows: list[int], num: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """These of the `num` rows of each tensor; no copy where they are all."""
+    if len(rows) == num:
+        return tensors
+    index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    return tuple(tensor[index] for tensor in tensors)
 
 
 def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
-    """(S, n) int64 where each seat's token is after the best `pairs` (S,) even seats joined their
-    partners."""
+    """(S, n) int64 seat of each token after the best `pairs` (S,) even seats joined their partners."""
     num_segments, num_even = best.shape
+    device = best.device
+    # rank of each even seat by falling score; the sort is stable, so ties go to the lowest seat
     falling = best.sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(falling).scatter_(
-        1, falling, torch.arange(num_even, device=best.device).expand_as(falling)
+        1, falling, torch.arange(num_even, device=device).expand_as(falling)
     )
     merges = rank < pairs[:, None]
-    target = torch.empty(num_segments, n, dtype=torch.int64, device=best.device)
+    target = torch.empty(num_segments, n, dtype=torch.int64, device=device)
     if order == "reference":
+        # the unmerged even tokens by rank, then all odd ones
         left = num_even - pairs[:, None]
-        target[:, 1::2] = left + torch.arange(n // 2, device=best.device)
+        target[:, 1::2] = left + torch.arange(n // 2, device=device)
         target[:, 0::2] = torch.where(merges, left + partner, rank - pairs[:, None])
         return target
-    stays = torch.ones(num_segments, n, dtype=torch.int64, device=best.device)
+    # seats close up: a token that stays has as many before it as stay there
+    stays = torch.ones(num_segments, n, dtype=torch.int64, device=device)
     stays[:, 0::2] = (~merges).long()
     seat = stays.cumsum(1) - 1
+    # an odd token always stays; an even one that merges goes where its partner is
     target[:, 1::2] = seat[:, 1::2]
     target[:, 0::2] = torch.where(merges, seat.gather(1, 2 * partner + 1), seat[:, 0::2])
     return target
@@ -252,20 +253,25 @@ def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order)
 
 def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
     """Means (S, left, d) and masses (S, left) after a round, by the arithmetic of `pool`."""
-    num_segments, _, d = x.shape
-    flat = (target + left * torch.arange(num_segments, device=w.device)[:, None]).reshape(-1)
-    mass = w.new_zeros(num_segments * left).index_add_(0, flat, w.reshape(-1))
-    share = shares_of(flat, w.reshape(-1), mass, x.dtype)
-    means = means_of(x.reshape(-1, d), flat, share, num_segments * left)
-    return means.view(num_segments, left, d), mass.view(num_segments, left)
+    num_segments = len(x)
+    # number the groups of all segments in one line, so that one call averages them all
+    group = target + left * torch.arange(num_segments, device=w.device)[:, None]
+    group, weight = rearrange(group, "s n -> (s n)"), rearrange(w, "s n -> (s n)")
+    mass = weight.new_zeros(num_segments * left).index_add_(0, group, weight)
+    share = shares_of(group, weight, mass, x.dtype)
+    means = means_of(rearrange(x, "s n d -> (s n) d"), group, share, num_segments * left)
+    return (
+        rearrange(means, "(s m) d -> s m d", s=num_segments), rearrange(mass, "(s m) -> s m", s=num_segments)
+    )  # fmt: skip
 
 
 def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """(S, ceil(n/2)) best score of each even seat and the odd seat's number that gives it, lowest on ties."""
-    even, odd = _sides(x, score)
+    even, odd = _factors(x, score)
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     step = max(1, BATCH_SCORES // (even.shape[1] * odd.shape[1]))
     scores, partners = [], []
+    # large segments go through a buffer that stays in the cache, small ones in batches
     buffer = spare = None
     if x.shape[1] >= LOOP_FROM:
         step, buffer = 1, x.new_empty(even.shape[1], odd.shape[1])
@@ -284,32 +290,34 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 
 def _over_weights(dots: Tensor, w: Tensor, spare: Tensor | None) -> Tensor:
-    """Ward's scores (S, even, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a merge cost
-    nothing."""
+    """Ward's scores (S, even, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a merge free.
+
+    A large segment (S = 1, `spare` to write to) whose weights are all equal, as raw tokens' are, gets
+    -|a - b|^2 as it is. That is a positive multiple of its score, so the same pairs are best, and the first
+    round, the largest, needs no division.
+    """
     inverse = 1 / w
     near, far = inverse[:, 0::2, None], inverse[:, None, 1::2]
     if spare is None:
         return dots / (near + far)
-    if bool(
-        (w == w[:, :1]).all() and w[0, 0] > 0
-    ):  # one large segment of equal weights: its order is the same
+    if bool((w == w[:, :1]).all() and w[0, 0] > 0):
         return dots
     return torch.div(dots, torch.add(near[0], far[0], out=spare[: dots.shape[1]])[None], out=dots)
 
 
-def _sides(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """Even and odd rows (S, side, d + 2) whose products are the cosines, or -|a - b|^2 for ward."""
-    ones = torch.ones_like(x[..., :1])
+    unit_column = torch.ones_like(x[..., :1])
     if score == "ward":  # 2 a.b - |a|^2 - |b|^2
         square = (x * x).sum(-1, keepdim=True)
-        even = torch.cat([2 * x, -square, -ones], -1)[:, 0::2]
-        odd = torch.cat([x, ones, square], -1)[:, 1::2]
+        even = torch.cat([2 * x, -square, -unit_column], -1)[:, 0::2]
+        odd = torch.cat([x, unit_column, square], -1)[:, 1::2]
     else:  # a.b / |a||b|; with a zero vector on either side, -1
         length = x.norm(dim=-1, keepdim=True)
         zero = (length == 0).to(x.dtype)
-        unit = x / torch.where(length == 0, ones, length)
+        unit = x / torch.where(length == 0, unit_column, length)
         even = torch.cat([unit, -zero, zero - 1], -1)[:, 0::2]
-        odd = torch.cat([unit, ones, zero], -1)[:, 1::2]
+        odd = torch.cat([unit, unit_column, zero], -1)[:, 1::2]
     if odd.shape[1] < LEAST_SIDE:
         even = torch.nn.functional.pad(even, (0, 0, 0, max(0, LEAST_SIDE - even.shape[1])))
         odd = torch.nn.functional.pad(odd, (0, 0, 0, LEAST_SIDE - odd.shape[1]))
@@ -318,43 +326,40 @@ def _sides(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
-    wanted = (
-        int(schedule * n) if isinstance(schedule, float | int) else schedule[min(done, len(schedule) - 1)]
-    )
-    return min(max(1, wanted), n // 2)
+    if isinstance(schedule, float | int):
+        pairs = int(schedule * n)
+    else:
+        pairs = schedule[min(done, len(schedule) - 1)]
+    return min(max(1, pairs), n // 2)
 
 
-def _rows(starts: list[int], n: int, device: torch.device) -> Tensor:
-    """(S, n) the token rows of segments of n tokens that begin at `starts`."""
-    return torch.tensor(starts, device=device)[:, None] + torch.arange(n, device=device)
-
-
-def _keep_of(keep: int | Tensor, num_segments: int) -> list[int]:
+def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
+    """`keep` as a number for each segment."""
     if isinstance(keep, Tensor):
         if keep.shape != (num_segments,) or keep.is_floating_point():
             raise ValueError(
                 f"keep must be one integer or (S,) = ({num_segments},) integers, "
                 f"got {tuple(keep.shape)} {keep.dtype}"
             )
-        kept: list[int] = keep.tolist()
+        if not can_wait(keep):
+            raise ValueError(
+                "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
+            )
+        limits: list[int] = keep.tolist()
     elif isinstance(keep, int) and not isinstance(keep, bool):
-        kept = [keep] * num_segments
+        limits = [keep] * num_segments
     else:
         raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {keep!r}")
-    if any(k < 1 for k in kept):
-        raise ValueError(f"keep must be >= 1 for every segment, got {min(kept)}")
-    return kept
+    if any(k < 1 for k in limits):
+        raise ValueError(f"keep must be >= 1 for every segment, got {min(limits)}")
+    return limits
 
 
-def _check(
-    metric: Tensor,
-    offsets: Tensor,
-    weight: Tensor | None,
-    schedule: Schedule,
-    score: str,
-    order: str,
+def _check_arguments(
+    metric: Tensor, offsets: Tensor, weight: Tensor | None, schedule: Schedule, score: str, order: str,
     precision: str,
-) -> list[int]:
+) -> list[int]:  # fmt: skip
+    """`offsets` as a list, or ValueError for an argument of `plan` that is out of shape or range."""
     if metric.dim() != 2 or not metric.is_floating_point():
         raise ValueError(f"metric must be (N, d) float, got {tuple(metric.shape)} {metric.dtype}")
     one_device(metric=metric, weight=weight)
@@ -364,7 +369,7 @@ def _check(
     if isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
             raise ValueError(
-                f"schedule must be a share in (0, 0.5] or a list of pairs a round, got {schedule}"
+                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {schedule}"
             )
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
@@ -378,13 +383,65 @@ def _check(
     return at
 
 
-def _refuse(fine: Tensor, weight: Tensor | None, at: list[int]) -> None:
-    """ValueError that names the first token whose metric isn't `fine` (N,) or whose weight can't be one."""
+def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
+    """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
     if weight is not None:
-        fine = fine & torch.isfinite(weight) & (weight >= 0)
-    if bool(fine.all()):
+        finite = finite & torch.isfinite(weight) & (weight >= 0)
+    if bool(finite.all()):
         return
-    row = int((~fine).nonzero()[0, 0])
+    row = int((~finite).nonzero()[0, 0])
     segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
-    what = "metric must be finite and weight finite and >= 0"
-    raise ValueError(f"{what}, but token {row} (segment {segment}) is not; check the encoder's output there")
+    rule = "metric must be finite and weight finite and >= 0"
+    raise ValueError(f"{rule}, but token {row} (segment {segment}) is not; check the encoder's output there")
+
+
+# --- `plan` as one operator, for graphs that are compiled or exported: its checks run when it runs
+
+
+def _plan_in_graph(
+    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule, score: Score,
+    order: Order, precision: str,
+) -> Plan:  # fmt: skip
+    """`plan` where torch traces."""
+    if not isinstance(keep, Tensor):
+        keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
+    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
+    return Plan(
+        *torch.ops.longcompress_plan.plan(
+            metric.detach(), offsets, keep, weight, fraction, pairs, score, order, precision
+        )
+    )
+
+
+def _plan_operator(
+    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
+    score: str, order: str, precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    group, weight, mass, starts = plan(
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=cast(Score, score),
+        order=cast(Order, order), precision=cast(Precision, precision),
+    )  # fmt: skip
+    return group, weight.clone(), mass, starts  # an operator's results are its own
+
+
+LIBRARY.define(
+    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, str score, "
+    "str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
+)
+for _device in ("CPU", "CUDA"):
+    LIBRARY.impl("plan", _plan_operator, _device)
+
+
+@torch.library.register_fake("longcompress_plan::plan", lib=LIBRARY)
+def _plan_fake(
+    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
+    score: str, order: str, precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    num = metric.shape[0]
+    groups = torch.library.get_ctx().new_dynamic_size()  # known when it runs, not when it is traced
+    return (
+        metric.new_empty((num,), dtype=torch.int32), metric.new_empty((num,), dtype=torch.float32),
+        metric.new_empty((groups,), dtype=torch.float32),
+        metric.new_empty((offsets.shape[0],), dtype=torch.int32),
+    )  # fmt: skip

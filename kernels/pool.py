@@ -50,15 +50,15 @@ def unpool(y: Tensor, plan: Plan) -> Tensor:
 
 
 def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """((M,), (M,)): the least of low (N,) and the greatest of high (N,) over the tokens of each group."""
+    """((M,), (M,)): the minimum of low (N,) and the maximum of high (N,) over the tokens of each group."""
     group, num = plan.group.long(), len(plan.mass)
     if low.shape != group.shape or high.shape != group.shape or not low.is_floating_point():
         raise ValueError(
             f"low and high must be (N,) = ({len(group)},) float, got {low.shape} and {high.shape}"
         )
-    least = low.new_full((num,), float("inf")).scatter_reduce_(0, group, low, "amin")
-    most = high.new_full((num,), float("-inf")).scatter_reduce_(0, group, high, "amax")
-    return least, most
+    lowest = low.new_full((num,), float("inf")).scatter_reduce_(0, group, low, "amin")
+    highest = high.new_full((num,), float("-inf")).scatter_reduce_(0, group, high, "amax")
+    return lowest, highest
 
 
 class _Pool(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _Pool(torch.autograd.Function):
         ctx.save_for_backward(index, share)
         ctx.dtype, ctx.fused = x.dtype, fused
         if fused:
-            from .pool_triton import means
+            from .gpu.pool import means
 
             return means(x, index, share, len(mass), starts)
         return means_of(x.to(wide), index, share, len(mass)).to(x.dtype)
@@ -80,7 +80,7 @@ class _Pool(torch.autograd.Function):
     def backward(ctx, dy):  # type: ignore[no-untyped-def]
         index, share = ctx.saved_tensors
         if ctx.fused:
-            from .pool_triton import spread
+            from .gpu.pool import spread
 
             dx = spread(dy, index, share)
         else:

@@ -6,59 +6,63 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .compression.budget import Estimate
     from .memory import VideoMemory, ask_each
     from .model import LongCompress
     from .presets import load
-    from .session import Session, compress
+    from .session import Result, Session, compress, compress_many
     from .types import Answer, Audio, Event, Frames, Tokens
 
 __version__ = "0.1.0"
 
-# Public names and the file each one is in; they are imported when they are first used, so that
+# Public names and the file each is in; they are imported when they are first used, so that
 # `import longcompress` stays quick.
 _HOMES = {
     "Answer": "types",
+    "Audio": "types",
     "Event": "types",
     "Frames": "types",
     "LongCompress": "model",
+    "Result": "session",
     "Session": "session",
-    "Audio": "types",
     "Tokens": "types",
     "VideoMemory": "memory",
     "ask_each": "memory",
-    "load": "presets",
     "compress": "session",
+    "compress_many": "session",
+    "load": "presets",
 }
 __all__ = [
     "Answer",
+    "Audio",
     "Event",
     "Frames",
     "LongCompress",
+    "Result",
     "Session",
-    "Audio",
     "Tokens",
     "VideoMemory",
     "ask_each",
+    "compress",
+    "compress_many",
     "estimate",
     "load",
-    "open",
-    "compress",
+    "load_memory",
 ]
 
 
-def open(path: "str | Path", model: "LongCompress") -> "VideoMemory":
+def load_memory(path: "str | Path", model: "LongCompress") -> "VideoMemory":
     """The memory in a .lcm file, to be asked with `model`; see VideoMemory.load."""
     from .memory import VideoMemory
 
     return VideoMemory.load(path, model)
 
 
-def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> Any:
-    """What compressing a video (path, or its length in seconds) will come to, before decoding; see
-    budget.Estimate."""
+def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> "Estimate":
+    """Sizes of a compressed video (path, or its length in seconds) before decoding; see budget.Estimate."""
     if isinstance(source, int | float):
         return model.estimate(float(source), budget)
-    from .media.reader import probe
+    from .media import probe
 
     info = probe(source)
     if info.duration_s is None:

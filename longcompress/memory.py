@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,57 +12,62 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from .events.parse import join_events, parse_spans
 from .files import replacing
-from .llm import Video
 from .llm.causal import Prefix
 from .model import LongCompress
-from .types import Answer, Cite, Event, Tokens
+from .types import Answer, Cite, CompressedVideo, Event, Tokens
 
 FORMAT = 1
 FIELDS = ("x", "size", "time_s", "start_s", "end_s")
-WINDOWS_AT_ONCE = 8
+WINDOW_BATCH = 8
 
 
 @dataclass
 class VideoMemory:
-    """What is left of a video, ready for questions.
+    """A compressed video with the model that answers about it, and where it came from.
 
     Attributes:
-        streams: "frame", "audio", ... -> Tokens, by time.
-        globals: stream -> (E, C) float32.
-        duration_s: length of the video.
-        budget: tokens that were asked for.
+        video: its tokens.
+        model: what answers; None: nothing can be asked.
+        identity: of the encoders and the merging that made it.
         source: {"name", "num_bytes", "sha256"} as far as they are known.
-        identity: of the encoders and compressor that made it.
-        members: stream -> (n_raw,) int32 token of each raw one, by frame and patch; empty unless asked for.
-        model: what answers.
-        stats: what compressing took, where it was compressed in this process.
+        stats: what compressing took, where that was in this process.
     """
 
-    streams: dict[str, Tokens]
-    globals: dict[str, Tensor]
-    duration_s: float
-    budget: int
-    source: dict[str, Any] = field(default_factory=dict)
-    identity: str = ""
-    members: dict[str, Tensor] = field(default_factory=dict)
+    video: CompressedVideo
     model: LongCompress | None = field(default=None, repr=False)
+    identity: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict, repr=False)
     _prefix: Prefix | None = field(default=None, repr=False)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens in all: the budget, unless the video has fewer."""
-        return sum(map(len, self.streams.values())) + sum(map(len, self.globals.values()))
+    def streams(self) -> dict[str, Tokens]:
+        """Stream -> its tokens, by time."""
+        return self.video.streams
 
     @property
-    def video(self) -> Video:
-        """What a language model reads, on the model's device."""
-        device = self._model().device
-        streams = {n: t.to(device) for n, t in self.streams.items()}
-        return Video(streams, {n: g.to(device) for n, g in self.globals.items()}, self.budget)
+    def globals(self) -> dict[str, Tensor]:
+        """Stream -> (E, C) float32 global tokens."""
+        return self.video.globals
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the video."""
+        return self.video.duration_s
+
+    @property
+    def budget(self) -> int:
+        """Tokens that were asked for."""
+        return self.video.budget
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all: the budget, unless the video has fewer."""
+        return self.video.num_tokens
 
     def ask(
         self,
@@ -81,10 +87,8 @@ class VideoMemory:
             generate: options of transformers' generate, such as do_sample and temperature.
         """
         llm = self._model().llm
-        text = llm.answer(self._read(), [question], stream=stream, max_new_tokens=max_new_tokens, **generate)[
-            0
-        ]
-        return self._answer(text)
+        options = {"stream": stream, "max_new_tokens": max_new_tokens} | generate
+        return self._answer(llm.answer(self._read(), [question], **options)[0])
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
         """The answers to several questions about the video, generated together."""
@@ -95,23 +99,18 @@ class VideoMemory:
         joined."""
         config = self._model().config.llm
         if config.time_format == "hundredths":
-            said = self.ask(config.events).text
-            return parse_spans(said, duration_s=self.duration_s, percent=True, inclusive=True)
+            text = self.ask(config.events).text
+            return parse_spans(text, duration_s=self.duration_s, percent=True, inclusive=True)
         window_s = window_s or config.events_window_s
-        starts = [float(s) for s in _steps(self.duration_s, window_s)]
-        found: list[Event] = []
-        batches: Iterable[list[float]] = (
-            starts[i : i + WINDOWS_AT_ONCE] for i in range(0, len(starts), WINDOWS_AT_ONCE)
-        )
-        if progress:
-            from tqdm import tqdm
-
-            batches = tqdm(batches, total=-(-len(starts) // WINDOWS_AT_ONCE), desc="events", unit="batch")
-        for batch in batches:
-            ask = [config.events.format(start=round(s), end=round(s + window_s)) for s in batch]
-            for answer in self.ask_all(ask):
-                found += [e for e in answer.events if e.text and e.start_s < self.duration_s]
-        return join_events(found, gap_s=1.0)
+        num = max(1, math.ceil(self.duration_s / window_s))
+        starts = [window_s * i for i in range(num)]
+        batches = [starts[i : i + WINDOW_BATCH] for i in range(0, num, WINDOW_BATCH)]
+        events: list[Event] = []
+        for batch in tqdm(batches, desc="events", unit="batch", disable=not progress):
+            questions = [config.events.format(start=round(s), end=round(s + window_s)) for s in batch]
+            for answer in self.ask_all(questions):
+                events += [e for e in answer.events if e.text and e.start_s < self.duration_s]
+        return join_events(events, gap_s=1.0)
 
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""
@@ -120,7 +119,7 @@ class VideoMemory:
         header = {
             "format": FORMAT, "sha256": _hash(tensors), "source": self.source, "budget": self.budget,
             "duration_s": self.duration_s, "identity": self.identity,
-            "streams": sorted(self.streams), "globals": sorted(self.globals), "members": sorted(self.members),
+            "streams": list(self.streams), "globals": list(self.globals), "assignment": list(self.video.assignment),
         }  # fmt: skip
         try:
             with replacing(path) as part:
@@ -137,7 +136,7 @@ class VideoMemory:
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is cut, altered, of a newer format, or made by other encoders than `model` has.
+            ValueError: if it is cut, altered, of another format, or made by other encoders than `model` has.
         """
         path = Path(path)
         if not path.is_file():
@@ -152,10 +151,10 @@ class VideoMemory:
             raise ValueError(
                 f"path {path} is a safetensors file but not a memory file; make one with `compress`"
             )
-        if header["format"] > FORMAT:
+        if header["format"] != FORMAT:
             raise ValueError(
-                f"path {path} has format {header['format']}, this version reads up to {FORMAT}; "
-                f"upgrade longcompress"
+                f"path {path} has format {header['format']}, this version reads {FORMAT}; "
+                f"make it anew with `longcompress compress`"
             )
         if header["sha256"] != _hash(tensors):
             raise ValueError(
@@ -166,34 +165,35 @@ class VideoMemory:
                 f"path {path} was made by other encoders than model {model.config.name!r} has; "
                 f"compress the video again with this model, or load the one that made it"
             )
-        streams = {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in header["streams"]}
-        globals_ = {n: tensors[f"{n}.globals"] for n in header["globals"]}
-        members = {n: tensors[f"{n}.members"] for n in header["members"]}
-        return cls(
-            streams, globals_, header["duration_s"], header["budget"], header["source"], header["identity"],
-            members, model,
-        )  # fmt: skip
+        video = CompressedVideo(
+            {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in header["streams"]},
+            {n: tensors[f"{n}.globals"] for n in header["globals"]},
+            header["budget"],
+            header["duration_s"],
+            {n: tensors[f"{n}.assignment"] for n in header["assignment"]},
+        )
+        return cls(video, model, header["identity"], header["source"])
 
     def _tensors(self) -> dict[str, Tensor]:
         out = {f"{n}.{f}": getattr(t, f).cpu().contiguous() for n, t in self.streams.items() for f in FIELDS}
         out |= {f"{n}.globals": g.cpu().contiguous() for n, g in self.globals.items()}
-        return out | {f"{n}.members": m.cpu().contiguous() for n, m in self.members.items()}
+        return out | {f"{n}.assignment": a.cpu().contiguous() for n, a in self.video.assignment.items()}
 
     def _model(self) -> LongCompress:
         if self.model is None:
-            raise ValueError("memory has no model to answer with; use longcompress.open(path, model)")
+            raise ValueError("memory has no model to answer with; use longcompress.load_memory(path, model)")
         return self.model
 
     def _read(self) -> Prefix:
         if self._prefix is None:
-            self._prefix = self._model().llm.prefill(self.video)
+            self._prefix = self._model().llm.prefill(self.video.to(self._model().device))
         return self._prefix
 
     def _answer(self, text: str) -> Answer:
         percent = self._model().config.llm.time_format == "hundredths"
         events = tuple(parse_spans(text, duration_s=self.duration_s, percent=percent))
         cites = []
-        for name, tokens in sorted(self.streams.items()):
+        for name, tokens in self.streams.items():
             hit = torch.zeros(len(tokens), dtype=torch.bool)
             for event in events:
                 hit |= (tokens.start_s < event.end_s).cpu() & (tokens.end_s > event.start_s).cpu()
@@ -210,15 +210,10 @@ def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **option
         return []
     if len({id(m.model) for m in memories}) != 1:
         raise ValueError("memories must all have the same model to be asked in one batch")
-    texts = memories[0]._model().llm.answer_each([m.video for m in memories], questions, **options)
+    model = memories[0]._model()
+    videos = [m.video.to(model.device) for m in memories]
+    texts = model.llm.answer_each(videos, questions, **options)
     return [m._answer(t) for m, t in zip(memories, texts, strict=True)]
-
-
-def _steps(duration_s: float, step_s: float) -> Iterator[float]:
-    start_s = 0.0
-    while start_s < max(duration_s, step_s * 1e-6):
-        yield start_s
-        start_s += step_s
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

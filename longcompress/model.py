@@ -1,8 +1,8 @@
-"""The parts joined: encoders, compressor, language model; saving, loading, LoRA."""
+"""The parts joined: encoders, global memory, language model; saving, loading, LoRA."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .compression.budget import Estimate, Flow, Shape, check_duration, estimate
-from .compression.merging import Compressor, GlobalMemory
+from .compression.budget import Estimate, Flow, Shape, check_budget, check_duration, estimate
+from .compression.global_memory import GlobalMemory
+from .compression.state import MergeState
 from .config import (
     AudioConfig,
     BudgetConfig,
@@ -29,10 +30,9 @@ from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
 from .files import replacing
 from .llm import CausalLM
-from .llm.calibrate import begin
+from .llm.calibrate import init_heads
 from .llm.prompt import encode, mark_text
 from .llm.tokenizer import load_tokenizer
-from .types import Frames
 
 CHANGEABLE = {
     name: tuple(f.name for f in fields(kind) if f.name not in fixed)
@@ -51,7 +51,7 @@ ATTENTION = {
 """Values of an `attention` field, and the package that each needs besides torch."""
 PARTS = {"video": "video", "audio": "audio", "speech": "speech"}
 """Streams, and what the encoder of each is called in the model, in its config and in a saved folder."""
-OWN = ("compressor.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
+OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
 
 
 class LongCompress(nn.Module):
@@ -62,7 +62,7 @@ class LongCompress(nn.Module):
         vision: the video encoder, or None.
         audio: the audio encoder, of Whisper or BEATs, or None.
         language model: the language model with its projectors; None: the model makes features and can't be asked.
-        compressor: None makes the one that config describes.
+        global_memory: None makes the one that config describes.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
         speech: a second encoder of audio, or None.
     """
@@ -75,7 +75,7 @@ class LongCompress(nn.Module):
         video: VisionEncoder | None,
         audio: AudioEncoder | BeatsEncoder | None,
         llm: CausalLM | None,
-        compressor: Compressor | None = None,
+        global_memory: GlobalMemory | None = None,
         folder: Path | None = None,
         speech: AudioEncoder | BeatsEncoder | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class LongCompress(nn.Module):
         self.video, self.audio, self.speech = video, audio, speech
         if not self.encoders:
             raise ValueError("vision or audio must be given: a model without encoders sees and hears nothing")
-        self.compressor = compressor or make_compressor(config, self.encoders)
+        self.global_memory = global_memory or make_global_memory(config, self.encoders)
         if llm is not None:
             self.llm = llm
         self.folder = folder
@@ -106,6 +106,11 @@ class LongCompress(nn.Module):
     def streams(self) -> tuple[str, ...]:
         """Names of the streams it takes in."""
         return tuple(self.encoders)
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """What it takes in, of "video" and "audio"."""
+        return tuple(dict.fromkeys(encoder.modality for encoder in self.encoders.values()))
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +140,7 @@ class LongCompress(nn.Module):
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
         model = cls.from_config(
-            config, folder=folder, device=device, dtype=dtype, quantization=quantization, fresh=False
+            config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
         )
         model.load_own(folder / "model.safetensors")
         if (folder / "adapter").is_dir():
@@ -156,7 +161,7 @@ class LongCompress(nn.Module):
         dtype: torch.dtype | str | None = None,
         quantization: Any = None,
         llm: bool = True,
-        fresh: bool = True,
+        init: bool = True,
     ) -> Self:
         """A model that is still to be trained: encoders and language model from their bases, new projectors.
 
@@ -164,8 +169,8 @@ class LongCompress(nn.Module):
             config: all knobs; a section whose base is "" has no encoder.
             folder: what bases that begin with "./" are relative to.
             device, dtype, quantization: as for `from_pretrained`.
-            language model: with the language model; False: encoders alone, to make features with.
-            fresh: its own parameters begin as `llms.fresh` says; False: they are about to be loaded.
+            llm: with the language model; False: encoders alone, to make features with.
+            init: initialise its own parameters (`llm.calibrate`); False: they are about to be loaded.
         """
         check_attention(config)
         if llm:
@@ -196,13 +201,13 @@ class LongCompress(nn.Module):
         widths = {stream: encoder.width for stream, encoder in encoders.items() if encoder is not None}
         reader = CausalLM(lm, tokenizer, config.llm, widths)
         model = cls(config, video, audio, reader, folder=folder, speech=speech)
-        for part in (*model.encoders.values(), model.compressor, model.llm.project, model.llm.time):
+        for part in (*model.encoders.values(), model.global_memory, model.llm.project, model.llm.time):
             if part is not None:
                 part.to(target)
         if quantization is None:
             model.llm.lm.to(target)
-        if fresh:
-            begin(model.llm, model.encoders, config.media)
+        if init:
+            init_heads(model.llm, model.encoders, config.media)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:
@@ -244,7 +249,7 @@ class LongCompress(nn.Module):
         return str(url)
 
     def load_own(self, path: str | Path) -> None:
-        """Load compressor, projectors and time from a safetensors file; every parameter must be there and
+        """Load global memory, projectors and time from a safetensors file; every parameter must be there and
         fit."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
@@ -274,8 +279,22 @@ class LongCompress(nn.Module):
         self.config = replace(self.config, **sections)
         if self.video is not None:
             self.video.config = self.config.video
-        memory = self.compressor.memory
-        self.compressor = Compressor(self.config.merge, self.config.budget, memory)
+
+    def check_budget(self, budget: int, streams: Iterable[str] | None = None) -> None:
+        """ValueError unless `budget` has room for the global tokens and a token of each stream (None: all)."""
+        names = list(self.streams if streams is None else streams)
+        check_budget(budget, self.global_memory.num_tokens(names) + len(names))
+
+    def merge_state(self, budget: int | None = None, *, keep_assignment: bool = False) -> MergeState:
+        """An empty state that segments are merged into; see MergeState.
+
+        Args:
+            budget: tokens that it is kept for; None: as the config says.
+            keep_assignment: remember where each raw token went.
+        """
+        config = self.config
+        budget = config.budget.tokens if budget is None else budget
+        return MergeState(config.merge, config.budget, self.global_memory, budget, keep_assignment)
 
     def add_lora(self, **options: Any) -> None:
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
@@ -299,12 +318,12 @@ class LongCompress(nn.Module):
         flows = {
             name: Flow(encoder.num_tokens(*length), encoder.tokens_a_second(*length), encoder.width)
             for name, encoder in self.encoders.items()
-            if (video if encoder.takes is Frames else audio)
+            if (video if encoder.modality == "video" else audio)
         }
         patches = self.video.patches if self.video else 1
         shape = Shape(
             flows, frames=flows["video"].tokens // patches if "video" in flows else 0,
-            global_tokens=self.compressor.memory.num_tokens(list(flows)),
+            global_tokens=self.global_memory.num_tokens(list(flows)),
             mark_tokens=len(encode(self.llm.tokenizer, mark_text(config.llm, duration_s))),
             context=self.llm.context,
         )  # fmt: skip
@@ -312,7 +331,7 @@ class LongCompress(nn.Module):
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
     def identity(self) -> str:
-        """A hash of what makes its tokens mean what they mean: encoders and compressor, not projectors or LM.
+        """A hash of what makes its tokens mean what they mean: encoders and global memory, not projectors or language model.
 
         Weights go in as bfloat16 and sampled, so that it is quick and the same in every dtype.
         """
@@ -335,7 +354,7 @@ class LongCompress(nn.Module):
         if self.speech:
             used["speech"] = _heard(config.speech)
         digest.update(json.dumps(used, sort_keys=True).encode())
-        for part in (self.video, self.audio, self.speech, self.compressor):
+        for part in (self.video, self.audio, self.speech, self.global_memory):
             for name, value in sorted((part.state_dict() if part is not None else {}).items()):
                 flat = value.detach().flatten()
                 at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
@@ -354,11 +373,11 @@ class LongCompress(nn.Module):
         self.llm.tokenizer.save_pretrained(folder)
 
 
-def make_compressor(config: ModelConfig, encoders: Mapping[str, Encoder]) -> Compressor:
-    """The compressor that `config` describes, for these encoders of streams."""
+def make_global_memory(config: ModelConfig, encoders: Mapping[str, Encoder]) -> GlobalMemory:
+    """The global memory that `config` describes, for these encoders of streams."""
     widths = {stream: encoder.width for stream, encoder in encoders.items()}
     summaries = {stream: encoder.num_summaries for stream, encoder in encoders.items()}
-    return Compressor(config.merge, config.budget, GlobalMemory(config.memory, widths, summaries))
+    return GlobalMemory(config.memory, widths, summaries)
 
 
 def check_attention(config: ModelConfig) -> None:

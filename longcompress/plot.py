@@ -132,7 +132,7 @@ def plot_merged(
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    members = memory.members.get("video")
+    members = memory.video.assignment.get("video")
     if members is None:
         raise ValueError(
             "memory doesn't say which patches became one token; compress the video with keep_assignment=True "

@@ -1,12 +1,23 @@
 """The values that flow between stages. Times are float64 seconds from the start of the media, intervals
 half-open."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+
+STREAMS = ("video", "audio", "speech")
+"""The order of streams, wherever it matters: of tokens, prompts, files and tables. Never alphabetical."""
+
+
+def stream_order(names: Iterable[str]) -> list[str]:
+    """The names in the order of STREAMS, each once; ValueError for a name that is no stream."""
+    names = set(names)
+    if unknown := names - set(STREAMS):
+        raise ValueError(f"streams must be of {STREAMS}, got {min(unknown)!r}")
+    return [name for name in STREAMS if name in names]
 
 
 def _need(condition: bool, message: str) -> None:
@@ -28,6 +39,7 @@ class Frames:
     pixels: Tensor
     time_s: Tensor
     step_s: float
+    modality: ClassVar[str] = "video"
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -43,6 +55,34 @@ class Frames:
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
+    def __repr__(self) -> str:
+        interval = f"{self.start_s:g} to {self.end_s:g} s" if len(self) else "none"
+        return f"Frames({tuple(self.pixels.shape)}, {interval})"
+
+    @property
+    def start_s(self) -> float:
+        """Time of the first frame."""
+        return float(self.time_s[0])
+
+    @property
+    def end_s(self) -> float:
+        """Time just after the last frame."""
+        return float(self.time_s[-1]) + self.step_s
+
+    def cut(self, start: int, stop: int) -> "Frames":
+        """Frames `start` to `stop`."""
+        return Frames(self.pixels[start:stop], self.time_s[start:stop], self.step_s)
+
+    @classmethod
+    def join(cls, parts: "Sequence[Frames]") -> "Frames":
+        """One after the other, on the device of the first and with its step; at least one part is needed."""
+        pixels, time_s = parts[0].pixels, parts[0].time_s
+        return cls(
+            torch.cat([part.pixels.to(pixels.device) for part in parts]),
+            torch.cat([part.time_s.to(time_s.device) for part in parts]),
+            parts[0].step_s,
+        )
+
 
 @dataclass(frozen=True)
 class Audio:
@@ -57,6 +97,7 @@ class Audio:
     samples: Tensor
     start_s: float
     rate_hz: int = 16000
+    modality: ClassVar[str] = "audio"
 
     def __post_init__(self) -> None:
         _need(self.samples.dim() == 1, f"Audio.samples must be (n,), got {tuple(self.samples.shape)}")
@@ -66,10 +107,24 @@ class Audio:
     def __len__(self) -> int:
         return self.samples.shape[0]
 
+    def __repr__(self) -> str:
+        return f"Audio(({len(self)},), {self.start_s:g} to {self.end_s:g} s, {self.rate_hz} Hz)"
+
     @property
     def end_s(self) -> float:
         """Time just after the last sample."""
         return self.start_s + len(self) / self.rate_hz
+
+    def cut(self, start: int, stop: int) -> "Audio":
+        """Samples `start` to `stop`."""
+        return Audio(self.samples[start:stop], self.start_s + start / self.rate_hz, self.rate_hz)
+
+    @classmethod
+    def join(cls, parts: "Sequence[Audio]") -> "Audio":
+        """One after the other, on the device of the first; at least one part is needed."""
+        samples = parts[0].samples
+        joined = torch.cat([part.samples.to(samples.device) for part in parts])
+        return cls(joined, parts[0].start_s, parts[0].rate_hz)
 
 
 @dataclass(frozen=True)
@@ -103,6 +158,14 @@ class Tokens:
 
     def __len__(self) -> int:
         return self.x.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Tokens({tuple(self.x.shape)} {self.x.dtype}, {float(self.size.sum()):g} raw)"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of features, sizes and times."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
 
     def take(self, index: Tensor | slice) -> Self:
         """The tokens at `index` (n,) int64, bool (N,) or a slice, in that order."""
@@ -141,7 +204,7 @@ class Encoded:
         metric: (N, d) float32, a linear map of tokens.x on which merging is decided.
         summary: (T, E, C) class tokens of the last layers, or None.
         patches: tokens a frame (or window) has.
-        reused: frames that took the features of the one before instead of the encoder's (`reuse_below`);
+        reused: frames that took the features of the frame before (`reuse_below`);
             said once, of the block as it leaves the encoder.
     """
 
@@ -214,6 +277,39 @@ class Segment:
     def __post_init__(self) -> None:
         _need(
             self.end_s > self.start_s, f"Segment.end_s must be > start_s = {self.start_s}, got {self.end_s}"
+        )
+
+
+@dataclass(frozen=True)
+class CompressedVideo:
+    """A video as a fixed number of tokens: what a language model reads.
+
+    Attributes:
+        streams: stream -> Tokens by time, in the order of STREAMS.
+        globals: stream -> (E, C) float32 global tokens.
+        budget: tokens that were asked for.
+        duration_s: length of the video.
+        assignment: stream -> (n_raw,) int32 the token that each raw token is in, raw tokens by frame and
+            patch; empty unless asked for.
+    """
+
+    streams: dict[str, Tokens]
+    globals: dict[str, Tensor]
+    budget: int
+    duration_s: float = 0.0
+    assignment: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all: the budget, unless the video has fewer."""
+        return sum(map(len, self.streams.values())) + sum(map(len, self.globals.values()))
+
+    def to(self, device: torch.device | str) -> "CompressedVideo":
+        """The same with streams and global tokens on `device`."""
+        return replace(
+            self,
+            streams={name: tokens.to(device) for name, tokens in self.streams.items()},
+            globals={name: tokens.to(device) for name, tokens in self.globals.items()},
         )
 
 

@@ -29,7 +29,7 @@ from longcompress.config import (
 from longcompress.encoders import AudioEncoder, BeatsEncoder, VisionEncoder
 from longcompress.encoders.beats import Beats
 from longcompress.encoders.beats_layers import BeatsConfig
-from longcompress.llm import CausalLM, Video
+from longcompress.llm import CausalLM, CompressedVideo
 from longcompress.model import LongCompress
 from longcompress.synthetic.tokenizer import word_tokenizer
 from longcompress.types import Tokens
@@ -93,11 +93,11 @@ def tokens(num: int, width: int, seed: int, duration_s: float = 60.0) -> Tokens:
     return Tokens(torch.randn(num, width, generator=draw), size, time_s, start_s, start_s + 1)
 
 
-def video(seed: int, frames: int = 20, sounds: int = 6, budget: int = 400) -> Video:
+def video(seed: int, frames: int = 20, sounds: int = 6, budget: int = 400) -> CompressedVideo:
     """Random tokens of both streams with two global ones."""
     streams = {"video": tokens(frames, 32, seed), "audio": tokens(sounds, 16, seed + 1)}
     globals_ = {"video": torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))}
-    return Video(streams, globals_, budget)
+    return CompressedVideo(streams, globals_, budget)
 
 
 def model(**changes) -> LongCompress:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..llm import Example, Video, learned_places
+from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
 from ..types import Tokens
 from .callbacks import memory_gib
@@ -98,7 +98,7 @@ def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Examp
         start_s, end_s = edges[:-1], edges[1:]
         x = torch.randn(num, first.in_features, generator=generator)
         streams[name] = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
-    return Example(Video(streams, {}, tokens), [("When does it end?", "From 0 to 1.")])
+    return Example(CompressedVideo(streams, {}, tokens), [("When does it end?", "From 0 to 1.")])
 
 
 class _Step:

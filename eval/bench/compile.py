@@ -20,7 +20,7 @@ CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 
 KINDS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
 INTEGERS = (
-    "partner", "rank", "gone", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key",
+    "partner", "rank", "count", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key",
     "offsets", "previous", "tokens", "groups",
 )  # fmt: skip
 NUMBERS = ("blocks", "num")
@@ -47,7 +47,10 @@ class Variant(NamedTuple):
 
 def variants() -> Iterator[Variant]:
     """All kernels in the forms that are launched, at the widths of the encoders in use."""
-    from ...kernels import attend_triton, metric_triton, novelty_triton, pool_triton
+    from ...kernels.gpu import attend as attend_triton
+    from ...kernels.gpu import head_mean as head_mean_triton
+    from ...kernels.gpu import novelty as novelty_triton
+    from ...kernels.gpu import pool as pool_triton
 
     attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
         "CHANNELS": attend_triton.CHANNELS
@@ -62,8 +65,8 @@ def variants() -> Iterator[Variant]:
             product = {"C": width, "SPLIT": kind == "bf16", "TOKENS": lanes, "CHANNELS": channels}
             product |= {"GROUPS": pool_triton.HOT_GROUPS}
             warps = pool_triton.HOT_WARPS
-            mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": metric_triton.ROWS}
-            yield Variant(metric_triton.head_mean_kernel, kind, ("x",), (), mean, 4, False)
+            mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": head_mean_triton.ROWS}
+            yield Variant(head_mean_triton.head_mean_kernel, kind, ("x",), (), mean, 4, False)
             yield Variant(pool_triton.product_kernel, kind, ("x", "out"), ("group",), product, warps, True)
         narrow = {"C": 64, "WIDE": 64, "GROUPS": pool_triton.NARROW_GROUPS}
         yield Variant(pool_triton.narrow_kernel, kind, ("x", "out"), ("order", "first"), narrow, 4, False)
@@ -80,12 +83,13 @@ def variants() -> Iterator[Variant]:
 
 
 def _plan_variants() -> Iterator[Variant]:
-    from ...kernels import plan_rounds_triton, plan_triton
+    from ...kernels.gpu import plan as plan_triton
+    from ...kernels.gpu import plan_rounds as plan_rounds_triton
 
     keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
     warps = plan_triton.WARPS
     yield Variant(plan_rounds_triton.rank_kernel, "fp32", (), (), keys, warps, False)
-    yield Variant(plan_rounds_triton.gone_kernel, "fp32", (), (), keys, 1, False)
+    yield Variant(plan_rounds_triton.count_kernel, "fp32", (), (), keys, 1, False)
     for ranked in (True, False):
         for reference in (True, False):
             how = keys | {"RANKED": ranked, "REFERENCE": reference}

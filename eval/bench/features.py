@@ -22,7 +22,7 @@ from ...encoders.random_encoders import SHAPES, Size, random_encoders
 from ...encoders.vision import CLIP_MEAN, CLIP_STD
 from ...media.reader import read
 from ...model import LongCompress
-from ...session import compressed
+from ...session import read_session
 from ...types import Frames
 from .rows import Job, Row, make_row
 from .timer import in_own_process, peaks_gb, timed
@@ -91,13 +91,13 @@ def random_model(preset: str, size: Size) -> LongCompress:
 
 def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
     """(stream -> (tokens, C) as `shards make` has them, seconds of the video)."""
-    session, _ = compressed(model, video, NO_BUDGET, progress=False)
-    pieces = session.held().pieces
+    session = read_session(model, video, budget=NO_BUDGET, progress=False)
+    chunks = session.state().chunks
     features = {
-        name: torch.cat([p.groups[name].tokens.x for p in pieces if name in p.groups]).cpu()
+        name: torch.cat([chunk.groups[name].tokens.x for chunk in chunks if name in chunk.groups]).cpu()
         for name in model.streams
     }
-    return features, session.stats()["seen_s"]
+    return features, session.encoder.end_s
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def one_by_one(model: LongCompress, requests: Sequence[Request], budget: int) ->
     begin = time.perf_counter()
     for request in requests:
         start = time.perf_counter()
-        memory = compress(model, request.video, budget, progress=False)
+        memory = compress(model, request.video, budget=budget, progress=False)
         synchronize(model.device)
         served = served._replace(compress_s=served.compress_s + time.perf_counter() - start)
         served.answers.append(memory.ask(request.question).text)
@@ -74,12 +74,16 @@ def batched(model: LongCompress, requests: Sequence[Request], budget: int, *, wo
     """All clips compressed, by several threads at once, then one batch of questions."""
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        compress = lambda request: compress(model, request.video, budget, progress=False)  # noqa: E731
-        memories = list(pool.map(compress, requests)) if workers > 1 else [compress(r) for r in requests]
+        read = partial(_compress, model, budget)
+        memories = list(pool.map(read, requests)) if workers > 1 else [read(r) for r in requests]
     synchronize(model.device)
     compress_s = time.perf_counter() - begin
     answers = [answer.text for answer in ask_each(memories, [request.question for request in requests])]
     return Served(answers, memories, [time.perf_counter() - begin] * len(requests), compress_s)
+
+
+def _compress(model: LongCompress, budget: int, request: Request) -> VideoMemory:
+    return compress(model, request.video, budget=budget, progress=False)
 
 
 PROVIDERS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] = {

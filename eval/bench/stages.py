@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...compression.baselines import segments_of
-from ...compression.state import Hold
+from ...encode import segments_of
 from ...media.reader import probe, read
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...presets import load
-from ...session import compress, media_of
+from ...session import compress
 from ...types import Audio, Frames, Segment
 from .rows import Job, Row, make_row
 from .timer import in_own_process, peaks_gb, synchronize, timed
@@ -53,8 +52,9 @@ def providers_of(model: LongCompress, video: Path, budgets: Sequence[int]) -> li
 def uncompressed(model: LongCompress) -> LongCompress:
     """A model of the same encoders and language model that merges nothing."""
     config = replace(model.config, merge=replace(model.config.merge, tokens_per_segment=NO_MERGING))
-    other = LongCompress(config, model.video, model.audio, model.llm, speech=model.speech)
-    other.compressor.memory = model.compressor.memory
+    other = LongCompress(
+        config, model.video, model.audio, model.llm, model.global_memory, speech=model.speech
+    )
     return other.eval()
 
 
@@ -65,7 +65,7 @@ def model_of(model: LongCompress, provider: Provider) -> LongCompress:
 
 def decode(model: LongCompress, video: Path) -> tuple[list[Frames | Audio], list[str]]:
     """(the parts of a whole video, the kinds of media in it)."""
-    kinds = media_of(model)
+    kinds = model.media
     config = replace(model.config.media, video="video" in kinds, audio="audio" in kinds)
     with read(video, config) as parts:
         known = kinds if parts.streams is None else parts.streams
@@ -75,11 +75,10 @@ def decode(model: LongCompress, video: Path) -> tuple[list[Frames | Audio], list
 @torch.no_grad()
 def merge(model: LongCompress, segments: Sequence[Segment], duration_s: float, budget: int) -> VideoMemory:
     """The memory of encoded segments."""
-    hold = Hold()
+    state = model.merge_state(budget)
     for segment in segments:
-        model.compressor.close(hold, segment, budget)
-    streams, globals_, _ = model.compressor.compress_to(hold, budget)
-    return VideoMemory(streams, globals_, duration_s, budget, model=model)
+        state.add(segment)
+    return VideoMemory(replace(state.compress(), duration_s=duration_s), model)
 
 
 def stage_rows(
@@ -118,7 +117,7 @@ def stage_rows(
             ),
             (
                 "compress",
-                partial(compress, chosen, video, budget, progress=False),
+                partial(compress, chosen, video, budget=budget, progress=False),
                 {"x real time": duration_s},
             ),
         ]
@@ -143,7 +142,7 @@ def _timed_rows(
 def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMemory) -> None:
     """ValueError unless a memory of the stages, and its answer, are those of `compress` and `ask`."""
     where = f"{video.name}, {provider[0]}, budget {provider[1]}"
-    expected = compress(model, video, provider[1], progress=False)
+    expected = compress(model, video, budget=provider[1], progress=False)
     if different := differences(memory, expected):
         raise ValueError(f"{where}: the stages and watch give different {different}; nothing is timed")
     answer = model.llm.answer(model.llm.prefill(memory.video), QUESTIONS[:1], **LENGTH)[0]
@@ -199,7 +198,7 @@ def compress_in_this_process(
         begin = time.perf_counter()
 
     lap("load")
-    memory = compress(model_of(model, provider), video, provider[1], progress=False)
+    memory = compress(model_of(model, provider), video, budget=provider[1], progress=False)
     lap("compress")
     for case, question in zip(("first answer", "second answer"), QUESTIONS, strict=True):
         memory.ask(question, **LENGTH)

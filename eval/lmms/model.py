@@ -18,13 +18,13 @@ from lmms_eval.api.model import lmms
 from torch import nn
 from tqdm import tqdm
 
-from longcompress.llm import Example
-from longcompress.llm.prompt import IGNORED
-from longcompress.media import reader as media
-from longcompress.memory import VideoMemory
-from longcompress.presets import load
-from longcompress.session import Session, media_of
-from longcompress.types import Audio, Frames
+from ...llm import Example
+from ...llm.prompt import IGNORED
+from ...media import reader as media
+from ...memory import VideoMemory
+from ...presets import load
+from ...session import Session
+from ...types import Audio, CompressedVideo, Frames
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
 """Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""
@@ -72,7 +72,7 @@ class LongCompressModel(lmms):
                 f"{batch_size!r} and {max_batch_size!r}"
             )
         self.model = load(str(pretrained), device=device, dtype=dtype)
-        known = media_of(self.model)
+        known = self.model.media
         if streams != "both" and streams not in known:
             raise ValueError(f"streams must be 'both' or of {', '.join(known)}, got {streams!r}")
         self.streams = known if streams == "both" else (streams,)
@@ -97,9 +97,9 @@ class LongCompressModel(lmms):
             _, options, *_ = some[0].args
             until, how = self._how(options)
             memory = self._memory_of(some[0])
-            said = memory.ask_all([request.args[0] for request in some], **how)
+            answered = memory.ask_all([request.args[0] for request in some], **how)
             count = TokenCounts(input_tokens=memory.num_tokens)
-            answers += [GenerationResult(_cut(one.text, until), count) for one in said]
+            answers += [GenerationResult(_cut(item.text, until), count) for item in answered]
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -155,11 +155,11 @@ class LongCompressModel(lmms):
         batch = llm.collate([Example(video, [(context, str(continuation).strip())])])
         with torch.no_grad():
             logits = llm(**{name: value.to(self.device) for name, value in batch.items()})["logits"][0]
-        wanted = batch["labels"][0, 1:].to(self.device)
-        learned = wanted != IGNORED
-        said, wanted = logits[:-1][learned].float(), wanted[learned]
-        loss = nn.functional.cross_entropy(said, wanted)
-        return float(loss), bool((said.argmax(-1) == wanted).all())
+        labels = batch["labels"][0, 1:].to(self.device)
+        learned = labels != IGNORED
+        predicted, labels = logits[:-1][learned].float(), labels[learned]
+        loss = nn.functional.cross_entropy(predicted, labels)
+        return float(loss), bool((predicted.argmax(-1) == labels).all())
 
     def _visuals(self, request: Instance) -> list[Any]:
         """The visuals of a request, flat, in their order."""
@@ -181,7 +181,7 @@ class LongCompressModel(lmms):
             ValueError, FileNotFoundError: one that can't be read, or nothing in them that is taken in.
         """
         if not visuals:
-            return VideoMemory({}, {}, 0.0, self.budget, model=self.model)
+            return VideoMemory(CompressedVideo({}, {}, self.budget), self.model)
         plain = self.model.config.media
         with ExitStack() as stack:
             readings = []
@@ -193,33 +193,33 @@ class LongCompressModel(lmms):
                 )  # fmt: skip
                 reading = stack.enter_context(media.read(source, config, part=part))
                 readings.append((reading, reading.streams or _streams(source)))
-            come = [name for name in self.streams if any(name in names for _, names in readings)]
-            if not come:
+            present = [name for name in self.streams if any(name in names for _, names in readings)]
+            if not present:
                 raise ValueError(
                     f"visuals have no {' and no '.join(self.streams)} that could be read: "
                     f"{[_name(visual) for visual in visuals]}"
                 )
-            session = Session(self.model, self.budget, streams=come)
+            session = Session(self.model, self.budget, media=present)
             for reading, _ in readings:
-                begin_s = session.stats()["seen_s"]
-                for given in reading:
-                    session.push(_later(given, begin_s))
+                start_s = session.encoder.end_s
+                for chunk in reading:
+                    session.push(_later(chunk, start_s))
         session.close()
         if not session.stats()["raw_tokens"]:
             raise ValueError(f"visuals gave neither a frame nor a sample: {[_name(v) for v in visuals]}")
         return session.memory()
 
-    def _how(self, given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    def _how(self, generation: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """(what ends an answer, options of generate) of a task's generation_kwargs."""
-        until = given.get("until") or []
-        options = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+        until = generation.get("until") or []
+        options = {name: generation[name] for name in SAMPLING if generation.get(name) is not None}
         options["do_sample"] = bool(options.get("do_sample")) and options.get("temperature", 1.0) > 0
         if not options["do_sample"]:  # greedy, or beams: what shapes a draw would only be warned of
             options = {k: v for k, v in options.items() if k not in ("temperature", "top_p", "top_k")}
-        strange = sorted(set(given) - {"until", "max_new_tokens", *SAMPLING, *UNHEEDED})
+        strange = sorted(set(generation) - {"until", "max_new_tokens", *SAMPLING, *UNHEEDED})
         if strange:
             warnings.warn(f"generation_kwargs {strange} are not heeded by longcompress", stacklevel=2)
-        longest = self.max_new_tokens or given.get("max_new_tokens")
+        longest = self.max_new_tokens or generation.get("max_new_tokens")
         return [until] if isinstance(until, str) else list(until), options | {"max_new_tokens": longest}
 
 
@@ -228,7 +228,7 @@ def _flat(visuals: Any) -> list[Any]:
     if visuals is None:
         return []
     if isinstance(visuals, list | tuple):
-        return [one for some in visuals for one in _flat(some)]
+        return [item for some in visuals for item in _flat(some)]
     return [visuals]
 
 
@@ -237,13 +237,13 @@ def _key(visuals: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for visual in visuals:
         if isinstance(visual, str | Path):
-            told, data = f"file {visual}", b""
+            about, data = f"file {visual}", b""
         elif isinstance(visual, Mapping):
-            told = repr(sorted((k, v) for k, v in visual.items() if k != "array"))
+            about = repr(sorted((k, v) for k, v in visual.items() if k != "array"))
             data = np.asarray(visual.get("array", ())).tobytes()
         else:
-            told, data = f"frame {np.shape(visual)}", np.asarray(visual).tobytes()
-        digest.update(f"{told} {len(data)} ".encode())
+            about, data = f"frame {np.shape(visual)}", np.asarray(visual).tobytes()
+        digest.update(f"{about} {len(data)} ".encode())
         digest.update(data)
     return digest.hexdigest()
 

@@ -36,12 +36,12 @@ def bleu_counts(hypotheses: Sequence[Words], references: Sequence[References]) -
     out = np.zeros((len(hypotheses), 2 * LONGEST + 2))
     for row, hypothesis, some in zip(out, hypotheses, references, strict=True):
         known = [Counter[Ngram]() for _ in range(LONGEST)]
-        for one in some:
-            known = [most | counts for most, counts in zip(known, ngrams(one), strict=True)]
-        for n, (counts, most) in enumerate(zip(ngrams(hypothesis), known, strict=True)):
-            row[n], row[LONGEST + n] = (counts & most).total(), counts.total()
+        for item in some:
+            known = [highest | counts for highest, counts in zip(known, ngrams(item), strict=True)]
+        for n, (counts, highest) in enumerate(zip(ngrams(hypothesis), known, strict=True)):
+            row[n], row[LONGEST + n] = (counts & highest).total(), counts.total()
         row[-2] = len(hypothesis)
-        row[-1] = min((abs(len(one) - len(hypothesis)), len(one)) for one in some)[1]
+        row[-1] = min((abs(len(element) - len(hypothesis)), len(element)) for element in some)[1]
     return out
 
 

@@ -1,151 +1,142 @@
-"""Answers to questions: one of several options, or free text that a judge reads."""
+"""Answers to questions: an option, or free text that a judge reads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .intervals import mean
 from .judge import Judge, rating, replies, verdict
 
+HIGHEST = 5.0  # of a judge's scores
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def multiple_choice(
-    gold: Mapping[Any, str],
-    predicted: Mapping[Any, str | None],
-    *,
-    groups: Mapping[Any, str] | None = None,
-) -> dict[str, Any]:
-    """Share of questions with the right option.
+    reference: Mapping[Any, str], predicted: Mapping[Any, str | None]
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """(share of questions with the right option, 1 or 0 for each question).
 
     Args:
-        gold: the right option of each question, "A", "B", ...
-        predicted: the option that was chosen, None where the answer could not be read; letters in either
-            case. What was not answered or not read is wrong.
+        reference: the right option of each question, "A", "B", ...
+        predicted: the option of each answer, letters in either case; None where the answer could not be read.
+            A question without an option is wrong.
+
+    Returns:
+        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed (None),
+        num_unknown.
+    """
+    each = {}
+    for key, right in reference.items():
+        option = _option(predicted.get(key))
+        each[key] = float(bool(option) and option == _option(right))
+    metrics = _by_group(each, None) | {
+        "num_missing": sum(key not in predicted for key in reference),
+        "num_unparsed": sum(predicted.get(key, "") is None for key in reference),
+        "num_unknown": sum(key not in reference for key in predicted),
+    }
+    return metrics, each
+
+
+def exact_match(
+    references: Mapping[Any, Sequence[str]],
+    predicted: Mapping[Any, str],
+    *,
+    groups: Mapping[Any, str] | None = None,
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
+
+    Args:
+        references: the right answers to each question.
+        predicted: the answers.
         groups: a name for each question (its task, its length), for a table by group.
 
     Returns:
         accuracy; with groups also accuracy/GROUP, num/GROUP and macro_accuracy, the mean over groups (None of
-        no questions); num, num_missing (without an entry), num_unparsed (None), num_unknown.
+        no questions); num, num_missing (without an entry), num_empty (answers without a word), num_unknown.
     """
     each = {}
-    for key, right in gold.items():
-        chosen = _option(predicted.get(key))
-        each[key] = float(bool(chosen) and chosen == _option(right))
-    return {
-        **_by_group(each, groups),
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_unparsed": sum(predicted.get(key, "") is None for key in gold),
-        "num_unknown": sum(key not in gold for key in predicted),
+    for key, texts in references.items():
+        answer = plain(predicted.get(key, ""))
+        each[key] = float(bool(answer) and any(plain(text) == answer for text in texts))
+    metrics = _by_group(each, groups) | {
+        "num_missing": sum(key not in predicted for key in references),
+        "num_empty": sum(not plain(predicted[key]) for key in references if key in predicted),
+        "num_unknown": sum(key not in references for key in predicted),
     }
-
-
-def exact_match(
-    gold: Mapping[Any, str], predicted: Mapping[Any, str], *, groups: Mapping[Any, str] | None = None
-) -> dict[str, Any]:
-    """Share of free answers that are the right one, but for case, punctuation, articles and spaces.
-
-    Returns:
-        As `multiple_choice`, with num_empty (answers without a word) for num_unparsed.
-    """
-    each = {
-        key: float(bool(plain(right)) and plain(predicted.get(key, "")) == plain(right))
-        for key, right in gold.items()
-    }
-    return {
-        **_by_group(each, groups),
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_empty": sum(not plain(predicted[key]) for key in gold if key in predicted),
-        "num_unknown": sum(key not in gold for key in predicted),
-    }
+    return metrics, each
 
 
 def open_answers(
-    gold: Mapping[Any, str],
+    reference: Mapping[Any, str],
     predicted: Mapping[Any, str],
     questions: Mapping[Any, str],
     judge: Judge,
     *,
-    highest: float = 5.0,
     groups: Mapping[Any, str] | None = None,
-) -> dict[str, Any]:
-    """Share of free answers that a judge calls right, and the mean of its scores from 0 to `highest`.
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
-    The judge is to reply with yes or no and a score (Video-ChatGPT's `{'pred': 'yes', 'score': 4}` or the
-    like). What was not answered is wrong with score 0, without asking; so is what the judge does not say:
-    a reply without yes or no is wrong, one without a score in range has score 0.
+    The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
+    4}` or the like). A missing answer is wrong with score 0, without asking. A reply without yes or no is
+    wrong. A reply without a score in range has score 0.
 
     Args:
-        gold: the right answer to each question.
-        predicted: what was answered.
+        reference: the right answer to each question.
+        predicted: the answers.
         questions: the question itself.
         judge: who judges.
-        highest: the best score.
         groups: a name for each question, for accuracies by group.
 
     Returns:
-        accuracy and its groups as `multiple_choice`; score (None of no questions); num_no_verdict and
+        accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
         num_no_score (replies that could not be read), num_missing, num_empty, num_unknown, judge, prompt.
     """
-    asked = [key for key in gold if predicted.get(key, "").strip()]
-    got = dict(
-        zip(asked, replies(judge, [(questions[k], gold[k], predicted[k]) for k in asked]), strict=True)
-    )
-    verdicts = {key: verdict(reply) for key, reply in got.items()}
-    scores = {key: rating(reply, 0, highest) for key, reply in got.items()}
-    return {
-        **_by_group({key: float(verdicts.get(key) is True) for key in gold}, groups),
-        "score": mean([scores.get(key) or 0.0 for key in gold]),
+    reply = _replies(reference, predicted, questions, judge)
+    verdicts = {key: verdict(text) for key, text in reply.items()}
+    scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
+    each = {
+        "accuracy": {key: float(verdicts.get(key) is True) for key in reference},
+        "score": {key: scores.get(key) or 0.0 for key in reference},
+    }
+    metrics = {
+        **_by_group(each["accuracy"], groups),
+        "score": mean(list(each["score"].values())),
         "num_no_verdict": sum(value is None for value in verdicts.values()),
         "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(gold, predicted, len(asked)),
-        "judge": judge.name,
-        "prompt": judge.prompt,
+        **_counts(reference, predicted, judge, len(reply)),
     }
+    return metrics, each
 
 
 def rated_answers(
-    gold: Mapping[Any, str],
-    predicted: Mapping[Any, str],
-    questions: Mapping[Any, str],
-    judge: Judge,
-    *,
-    lowest: float = 0.0,
-    highest: float = 5.0,
-) -> dict[str, Any]:
-    """Mean score that a judge gives free answers: one of Video-ChatGPT's five aspects, say.
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
 
-    What was not answered, and what the judge gives no score in range, has the lowest.
+    A missing answer, and a reply without a score in range, has score 0.
 
     Returns:
         score (None of no questions), num, num_no_score, num_missing, num_empty, num_unknown, judge, prompt.
     """
-    return rated_and_each(gold, predicted, questions, judge, lowest=lowest, highest=highest)[0]
-
-
-def rated_and_each(
-    gold: Mapping[Any, str],
-    predicted: Mapping[Any, str],
-    questions: Mapping[Any, str],
-    judge: Judge,
-    *,
-    lowest: float = 0.0,
-    highest: float = 5.0,
-) -> tuple[dict[str, Any], dict[Any, float]]:
-    """`rated_answers`, and the score of each."""
-    asked = [key for key in gold if predicted.get(key, "").strip()]
-    got = replies(judge, [(questions[k], gold[k], predicted[k]) for k in asked])
-    scores = {key: rating(reply, lowest, highest) for key, reply in zip(asked, got, strict=True)}
-    values = {key: lowest if (value := scores.get(key)) is None else value for key in gold}
-    told = {
-        "score": mean(list(values.values())),
-        "num": len(gold),
+    reply = _replies(reference, predicted, questions, judge)
+    scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
+    each = {key: scores.get(key) or 0.0 for key in reference}
+    metrics = {
+        "score": mean(list(each.values())),
+        "num": len(reference),
         "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(gold, predicted, len(asked)),
-        "judge": judge.name,
-        "prompt": judge.prompt,
+        **_counts(reference, predicted, judge, len(reply)),
     }
-    return told, values
+    return metrics, each
+
+
+def _replies(
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+) -> dict[Any, str]:
+    """The judge's reply to each answer with a word in it."""
+    keys = [key for key in reference if predicted.get(key, "").strip()]
+    cases = [(questions[key], reference[key], predicted[key]) for key in keys]
+    return dict(zip(keys, replies(judge, cases), strict=True))
 
 
 def plain(text: str) -> str:
@@ -164,7 +155,7 @@ def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> di
     members: dict[str, list[float]] = {}
     for key, value in each.items():
         if key not in groups:
-            raise ValueError(f"groups must name each question of the gold, got none for {key!r}")
+            raise ValueError(f"groups must name each question, got none for {key!r}")
         members.setdefault(groups[key], []).append(value)
     accuracies = {name: mean(values) for name, values in sorted(members.items())}
     out["macro_accuracy"] = mean([value for value in accuracies.values() if value is not None])
@@ -172,10 +163,14 @@ def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> di
     return out | {f"num/{name}": len(values) for name, values in sorted(members.items())}
 
 
-def _counts(gold: Mapping[Any, str], predicted: Mapping[Any, str], num_asked: int) -> dict[str, int]:
-    num_missing = sum(key not in predicted for key in gold)
+def _counts(
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], judge: Judge, num_judged: int
+) -> dict[str, Any]:
+    num_missing = sum(key not in predicted for key in reference)
     return {
         "num_missing": num_missing,
-        "num_empty": len(gold) - num_missing - num_asked,
-        "num_unknown": sum(key not in gold for key in predicted),
+        "num_empty": len(reference) - num_missing - num_judged,
+        "num_unknown": sum(key not in reference for key in predicted),
+        "judge": judge.name,
+        "prompt": judge.prompt,
     }

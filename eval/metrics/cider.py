@@ -13,16 +13,16 @@ SIGMA = 6.0
 class Documents(NamedTuple):
     """In how many items of a corpus each run of words is."""
 
-    found: Counter[Ngram]
+    num_items: Counter[Ngram]
     num: int
 
 
 def documents(references: Sequence[References]) -> Documents:
     """Counts, for each run of 1 .. 4 words, the items of which a reference has it."""
-    found: Counter[Ngram] = Counter()
+    num_items: Counter[Ngram] = Counter()
     for some in references:
-        found.update({run for one in some for counts in ngrams(one) for run in counts})
-    return Documents(found, len(references))
+        num_items.update({run for item in some for counts in ngrams(item) for run in counts})
+    return Documents(num_items, len(references))
 
 
 def cider(
@@ -50,7 +50,7 @@ def cider(
     scores = []
     for hypothesis, some in zip(hypotheses, references, strict=True):
         ours = _weighted(hypothesis, known, log_num)
-        alike = [_alike(ours, _weighted(one, known, log_num)) for one in some]
+        alike = [_alike(ours, _weighted(item, known, log_num)) for item in some]
         scores.append(10 * math.fsum(alike) / len(some))
     return scores
 
@@ -63,7 +63,7 @@ class _Weighted(NamedTuple):
 
 def _weighted(words: Words, known: Documents, log_num: float) -> _Weighted:
     weights = [
-        {run: times * (log_num - math.log(max(1, known.found[run]))) for run, times in counts.items()}
+        {run: times * (log_num - math.log(max(1, known.num_items[run]))) for run, times in counts.items()}
         for counts in ngrams(words)
     ]
     norms = [math.sqrt(math.fsum(weight**2 for weight in some.values())) for some in weights]

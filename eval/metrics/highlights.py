@@ -10,67 +10,62 @@ from .intervals import FloatArray, Interval, mean, tiou_matrix
 
 Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
-# Gold windows of a length above the first and up to the second number of seconds.
+# Reference windows of a length above the first and up to the second number of seconds.
 LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}
+_MAX_PREDICTIONS = 10  # of a query
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 def moments(
-    gold: Mapping[Any, Sequence[Interval]],
+    reference: Mapping[Any, Sequence[Interval]],
     predicted: Mapping[Any, Sequence[Window]],
-    *,
-    max_predictions: int = 10,
-) -> dict[str, Any]:
-    """Moment retrieval: mAP over IoU .5 : .05 : .95, mAP at each, recall at 1, all and by length of the gold.
+) -> tuple[dict[str, Any], dict[str, dict[Any, dict[str, float]]]]:
+    """(moment retrieval over all queries, the same of each query by the prefix of its names).
+
+    mAP over IoU .5 : .05 : .95, mAP at each, recall at 1, of all and by length of the reference windows.
 
     Of a query and an IoU t, predicted windows are taken by falling score (equal ones as they stand); each
-    that has IoU >= t with a gold window not yet taken takes the one it overlaps best (of equal ones the
+    that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal ones the
     last), and is right. AP is the sum over right windows of the greatest precision from there on, over the
-    number of gold windows. R1@t is the share of queries whose first window, as listed, has IoU >= t with the
-    gold window it overlaps best. By length, only gold windows of that length count, and queries that have
-    one.
+    number of reference windows. R1@t is the share of queries whose first window, as listed, has IoU >= t with
+    the reference window it overlaps best. By length, only reference windows of that length count.
 
     Args:
-        gold: windows of each query. A query without one is not scored.
-        predicted: windows of each query, the best first; beyond `max_predictions` they are not looked at. A
-            query without any, which the official evaluator leaves out of mAP and stops at in R1, scores 0.
-        max_predictions: see above.
+        reference: windows of each query. A query without one is not scored.
+        predicted: windows of each query, the best first; only the first ten count. A query without any,
+            which the official evaluator leaves out of mAP and stops at in R1, scores 0.
 
     Returns:
         mAP, mAP@t, R1@t for each t, mIoU (of the first window), and each as "short/NAME", "middle/NAME" and
         "long/NAME", None where there is no query; num, short/num, ...; num_missing (without an entry),
-        num_empty, num_unknown, num_without_gold.
+        num_empty, num_unknown, num_without_reference.
     """
-    out: dict[str, Any] = _means(moments_of_each(gold, predicted, max_predictions=max_predictions))
-    for name in LENGTHS:
-        each = moments_of_each(of_length(gold, name), predicted, max_predictions=max_predictions)
-        out |= {f"{name}/{key}": value for key, value in _means(each).items()}
-    return out | {
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_empty": sum(not predicted[key] for key in gold if key in predicted),
-        "num_unknown": sum(key not in gold for key in predicted),
-        "num_without_gold": sum(not windows for windows in gold.values()),
+    tables = {"": moments_of_each(reference, predicted)}
+    for name, (above, up_to) in LENGTHS.items():
+        of_length = {
+            key: [window for window in windows if above < window[1] - window[0] <= up_to]
+            for key, windows in reference.items()
+        }
+        tables[f"{name}/"] = moments_of_each(of_length, predicted)
+    metrics = {
+        f"{prefix}{name}": value for prefix, each in tables.items() for name, value in _means(each).items()
     }
-
-
-def of_length(gold: Mapping[Any, Sequence[Interval]], name: str) -> dict[Any, list[Interval]]:
-    """The gold windows of that length, a key of LENGTHS, of each query."""
-    above, up_to = LENGTHS[name]
-    return {
-        key: [window for window in windows if above < window[1] - window[0] <= up_to]
-        for key, windows in gold.items()
+    metrics |= {
+        "num_missing": sum(key not in predicted for key in reference),
+        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
+        "num_unknown": sum(key not in reference for key in predicted),
+        "num_without_reference": sum(not windows for windows in reference.values()),
     }
+    return metrics, tables
 
 
 def moments_of_each(
-    gold: Mapping[Any, Sequence[Interval]],
+    reference: Mapping[Any, Sequence[Interval]],
     predicted: Mapping[Any, Sequence[Window]],
-    *,
-    max_predictions: int = 10,
 ) -> dict[Any, dict[str, float]]:
-    """mAP, mAP@t, R1@t and mIoU of each query that has a gold window."""
+    """mAP, mAP@t, R1@t and mIoU of each query that has a reference window."""
     out = {}
-    for key, windows in gold.items():
+    for key, windows in reference.items():
         if not windows:
             continue
         ours = list(predicted.get(key, ()))
@@ -80,8 +75,8 @@ def moments_of_each(
                     f"predicted[{key!r}][{i}] must be (start_s, end_s, score), got {window!r}; "
                     "give 1.0 where there is no score"
                 )
-        kept = sorted(ours[:max_predictions], key=lambda window: -window[2])
-        precisions = _average_precisions(tiou_matrix(kept, windows))
+        best = sorted(ours[:_MAX_PREDICTIONS], key=lambda window: -window[2])
+        precisions = _average_precisions(tiou_matrix(best, windows))
         iou = float(tiou_matrix(ours[:1], windows).max(initial=0.0))
         out[key] = {
             "mAP": float(precisions.mean()),
@@ -93,74 +88,69 @@ def moments_of_each(
 
 
 def _average_precisions(overlap: FloatArray) -> FloatArray:
-    """(IoUs,) AP at each IoU from (predicted by falling score, gold) IoUs."""
-    num_predicted, num_gold = overlap.shape
+    """(IoUs,) AP at each IoU from (predicted by falling score, reference) IoUs."""
+    num_predicted, num_reference = overlap.shape
     out = np.zeros(len(IOUS))
     for row, t in enumerate(IOUS):
         is_right = np.zeros(num_predicted, bool)
-        is_free = np.ones(num_gold, bool)
+        is_free = np.ones(num_reference, bool)
         for i in range(num_predicted):
             fits = np.where(is_free, overlap[i], -1.0)
-            best = num_gold - 1 - int(fits[::-1].argmax())  # of equal ones the last
+            best = num_reference - 1 - int(fits[::-1].argmax())  # of equal ones the last
             if fits[best] >= t:
                 is_right[i], is_free[best] = True, False
         precision = np.cumsum(is_right) / np.arange(1, num_predicted + 1)
         from_here_on = np.maximum.accumulate(precision[::-1])[::-1]
-        out[row] = from_here_on[is_right].sum() / num_gold
+        out[row] = from_here_on[is_right].sum() / num_reference
     return out
 
 
-def highlights(gold: Mapping[Any, ArrayLike], predicted: Mapping[Any, Sequence[float]]) -> dict[str, Any]:
-    """Highlight detection: mAP and HIT@1 at the levels Fair, Good and VeryGood (the one papers quote).
+def highlights(
+    reference: Mapping[Any, ArrayLike], predicted: Mapping[Any, Sequence[float]]
+) -> tuple[dict[str, Any], dict[Any, dict[str, float]]]:
+    """(mAP and HIT@1 of highlights at the levels Fair, Good and VeryGood, the same of each query).
 
     A clip is positive for a rater who gave it at least 2, 3 or 4. HIT@1 is the share of queries whose highest
-    rated clip (of equal ones the first) is positive for any rater. AP of a query and rater is the mean,
+    rated clip (of equal ratings the first) is positive for any rater. AP of a query and rater is the mean,
     over the different recalls that a threshold on the predicted ratings reaches, of the greatest precision at
-    that recall or more; 0 if no clip is positive, 1 if all are. mAP is its mean over raters and queries.
+    that recall or more; 0 if no clip is positive, 1 if all are. mAP is its mean over raters and queries. The
+    papers quote VeryGood.
 
     Args:
-        gold: (clips, raters) ratings of each query, see `clip_ratings`.
+        reference: (clips, raters) ratings of each query, see `clip_ratings`.
         predicted: a rating of each clip; too few are filled up with 0, those beyond the last clip are cut off
             (and if the highest is one of them, it is no hit). No ratings at all score 0.
 
     Returns:
         mAP@LEVEL and HIT1@LEVEL (None of no queries), num, num_missing, num_empty, num_unknown.
     """
-    each = highlights_of_each(gold, predicted)
-    names = [f"{metric}@{level}" for level in LEVELS for metric in ("mAP", "HIT1")]
-    return {
-        **{name: mean([values[name] for values in each.values()]) for name in names},
-        "num": len(each),
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_empty": sum(len(predicted[key]) == 0 for key in gold if key in predicted),
-        "num_unknown": sum(key not in gold for key in predicted),
-    }
-
-
-def highlights_of_each(
-    gold: Mapping[Any, ArrayLike], predicted: Mapping[Any, Sequence[float]]
-) -> dict[Any, dict[str, float]]:
-    """mAP@LEVEL and HIT1@LEVEL of each query."""
-    out: dict[Any, dict[str, float]] = {}
-    for key, some in gold.items():
-        ratings = np.asarray(some, np.float64)
+    each: dict[Any, dict[str, float]] = {}
+    for key, rows in reference.items():
+        ratings, ours = np.asarray(rows, np.float64), np.asarray(predicted.get(key, ()), np.float64)
         if ratings.ndim != 2 or not ratings.size:
             raise ValueError(
-                f"gold[{key!r}] must be (clips, raters), one of each at least; got {ratings.shape}"
+                f"reference[{key!r}] must be (clips, raters), one of each at least; got {ratings.shape}"
             )
-        ours = np.asarray(predicted.get(key, ()), np.float64)
         if ours.ndim != 1 or not np.isfinite(ours).all():
             raise ValueError(f"predicted[{key!r}] must be a finite number a clip, got {predicted[key]!r}")
         filled = np.zeros(len(ratings))
         filled[: len(ours)] = ours[: len(ratings)]
         top = int(ours.argmax()) if len(ours) else len(ratings)
-        out[key] = {}
-        for level, least in LEVELS.items():
-            positive = ratings >= least
+        each[key] = {}
+        for level, lowest in LEVELS.items():
+            positive = ratings >= lowest
             precisions = [average_precision(rater, filled) for rater in positive.T]
-            out[key][f"mAP@{level}"] = float(np.mean(precisions)) if len(ours) else 0.0
-            out[key][f"HIT1@{level}"] = float(top < len(ratings) and positive[top].any())
-    return out
+            each[key][f"mAP@{level}"] = float(np.mean(precisions)) if len(ours) else 0.0
+            each[key][f"HIT1@{level}"] = float(top < len(ratings) and positive[top].any())
+    names = [f"{metric}@{level}" for level in LEVELS for metric in ("mAP", "HIT1")]
+    metrics = {
+        **{name: mean([values[name] for values in each.values()]) for name in names},
+        "num": len(each),
+        "num_missing": sum(key not in predicted for key in reference),
+        "num_empty": sum(len(predicted[key]) == 0 for key in reference if key in predicted),
+        "num_unknown": sum(key not in reference for key in predicted),
+    }
+    return metrics, each
 
 
 def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
@@ -169,10 +159,10 @@ def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
         return float(positive.all())
     order = np.argsort(-score, kind="stable")
     last_of_equals = np.append(np.diff(score[order]) != 0, True)
-    found = np.cumsum(positive[order])[last_of_equals]
-    precision = found / (np.flatnonzero(last_of_equals) + 1)
+    hits = np.cumsum(positive[order])[last_of_equals]
+    precision = hits / (np.flatnonzero(last_of_equals) + 1)
     from_here_on = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(from_here_on[np.diff(found, prepend=0) > 0].mean())
+    return float(from_here_on[np.diff(hits, prepend=0) > 0].mean())
 
 
 def clip_ratings(
@@ -190,16 +180,16 @@ def clip_ratings(
         saliency_scores: what each rater gave each of these.
         clip_s: seconds of a clip.
     """
-    given = np.asarray(saliency_scores, np.float64)
+    ratings = np.asarray(saliency_scores, np.float64)
     where = np.asarray(relevant_clip_ids, np.int64)
-    out = np.zeros((int(duration_s / clip_s), given.shape[1] if given.ndim == 2 else 3))
-    if given.shape[:1] != where.shape or ((where < 0) | (where >= len(out))).any():
+    out = np.zeros((int(duration_s / clip_s), ratings.shape[1] if ratings.ndim == 2 else 3))
+    if ratings.shape[:1] != where.shape or ((where < 0) | (where >= len(out))).any():
         raise ValueError(
-            f"relevant_clip_ids must be one of {len(out)} clips for each of {len(given)} saliency_scores; "
+            f"relevant_clip_ids must be one of {len(out)} clips for each of {len(ratings)} saliency_scores; "
             f"got {list(relevant_clip_ids)!r}"
         )
     if len(where):
-        out[where] = given
+        out[where] = ratings
     return out
 
 

@@ -1,8 +1,8 @@
-"""How well a span in time was found: temporal IoU, recall at 1, mean IoU."""
+"""How well a span in time is predicted: temporal IoU, recall at 1, mean IoU."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,54 +57,41 @@ def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon:
 
 
 def grounding(
-    gold: Mapping[Any, Interval],
+    reference: Mapping[Any, Interval],
     predicted: Mapping[Any, Interval | None],
     *,
     thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     round_iou: bool = False,
-    unanswered: Literal["zero", "skip"] = "zero",
-) -> dict[str, Any]:
-    """Recall at 1 and mean IoU of one predicted span a query.
+) -> tuple[dict[str, Any], dict[Any, float]]:
+    """(recall at 1 and mean IoU of a predicted span for each query, the IoU of each query).
 
     `R@t` is the share of queries whose IoU is at least t, `mIoU` the mean IoU.
 
     Args:
-        gold: the true span of each query.
+        reference: the true span of each query.
         predicted: the first answer to each; None, or no entry, where there is none or it could not be read.
+            Its IoU is 0.
         thresholds: the t.
         round_iou: round each IoU to two decimals before anything else, as VTimeLLM and LongVALE do (0.495
             then counts at 0.5).
-        unanswered: "zero" counts a query without an answer as IoU 0; "skip" leaves it out, as some scripts
-            do.
 
     Returns:
-        R@t for each t, mIoU (None if nothing was scored), num, num_unanswered (of the gold), num_unknown.
+        R@t for each t, mIoU (None of no queries), num, num_unanswered, num_unknown.
     """
-    if unanswered not in ("zero", "skip"):
-        raise ValueError(f"unanswered must be 'zero' or 'skip', got {unanswered!r}")
-    ious = iou_of_each(gold, predicted)
-    num_unanswered = sum(predicted.get(key) is None for key in gold)
-    if unanswered == "skip":
-        ious = {key: iou for key, iou in ious.items() if predicted.get(key) is not None}
-    if round_iou:
-        ious = {key: round(iou, 2) for key, iou in ious.items()}
+    ious = {}
+    for key, true in reference.items():
+        span = predicted.get(key)
+        iou = 0.0 if span is None else tiou(span, true)
+        ious[key] = round(iou, 2) if round_iou else iou
     values = list(ious.values())
-    return {
+    metrics = {
         **{f"R@{t:g}": mean([float(iou >= t) for iou in values]) for t in thresholds},
         "mIoU": mean(values),
         "num": len(values),
-        "num_unanswered": num_unanswered,
-        "num_unknown": sum(key not in gold for key in predicted),
+        "num_unanswered": sum(predicted.get(key) is None for key in reference),
+        "num_unknown": sum(key not in reference for key in predicted),
     }
-
-
-def iou_of_each(gold: Mapping[Any, Interval], predicted: Mapping[Any, Interval | None]) -> dict[Any, float]:
-    """The IoU of each query of the gold, 0 where nothing was answered: what `bootstrap` resamples."""
-    ious = {}
-    for key, true in gold.items():
-        got = predicted.get(key)
-        ious[key] = 0.0 if got is None else tiou(got, true)
-    return ious
+    return metrics, ious
 
 
 def mean(values: Sequence[float]) -> float | None:

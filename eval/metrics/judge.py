@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_FIELDS = re.compile(r"\{(question|gold|answer)\}")
+_FIELDS = re.compile(r"\{(question|reference|answer)\}")
 _NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?(?!\w|\.[0-9])")
 _SCORE = re.compile(r"""\bscore\b["']?\s*(?:is|of|[:=])?\s*["']?(?=-?[0-9])""", re.IGNORECASE)
 _YES_NO = re.compile(r"""\bpred\w*["']?\s*[:=]\s*["']?(yes|no)\b|^\W*(yes|no)\b""", re.IGNORECASE)
@@ -16,7 +16,7 @@ class Judge:
 
     Attributes:
         name: model and version.
-        prompt: what is asked, with {gold} and {answer} in it, and {question} if it is to know.
+        prompt: what is asked, with {reference} and {answer} in it, and {question} if it is to know.
         ask: prompts to replies, all at once; the caller's, by a local model or an endpoint.
     """
 
@@ -25,17 +25,17 @@ class Judge:
     ask: Callable[[Sequence[str]], Sequence[str]]
 
     def __post_init__(self) -> None:
-        missing = {"gold", "answer"} - set(_FIELDS.findall(self.prompt))
+        missing = {"reference", "answer"} - set(_FIELDS.findall(self.prompt))
         if missing:
             names = " and ".join(f"{{{name}}}" for name in sorted(missing))
             raise ValueError(f"Judge.prompt must say where texts go, {names} is missing; got {self.prompt!r}")
 
 
 def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The judge's reply to each (question, gold, answer); equal ones are asked once."""
+    """The judge's reply to each (question, reference, answer); equal ones are asked once."""
     prompts = []
-    for question, gold, answer in cases:
-        texts = {"question": question, "gold": gold, "answer": answer}
+    for question, reference, answer in cases:
+        texts = {"question": question, "reference": reference, "answer": answer}
         prompts.append(_FIELDS.sub(lambda field, texts=texts: texts[field[1]], judge.prompt))  # type: ignore[misc]
     different = list(dict.fromkeys(prompts))
     got = list(judge.ask(different)) if different else []
@@ -48,8 +48,8 @@ def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
 def rating(reply: str, low: float, high: float) -> float | None:
     """The number after "score", or else the first number; None if there is none in [low, high]."""
     score = _SCORE.search(reply)
-    found = _NUMBER.search(reply, score.end() if score else 0)
-    value = float(found[0]) if found else None
+    match = _NUMBER.search(reply, score.end() if score else 0)
+    value = float(match[0]) if match else None
     return value if value is not None and low <= value <= high else None
 
 
@@ -61,5 +61,5 @@ def first_digit(reply: str, low: float, high: float) -> float | None:
 
 def verdict(reply: str) -> bool | None:
     """True for yes, False for no: after "pred", or as the first word; None for neither."""
-    found = _YES_NO.search(reply)
-    return (found[1] or found[2]).lower() == "yes" if found else None
+    match = _YES_NO.search(reply)
+    return (match[1] or match[2]).lower() == "yes" if match else None

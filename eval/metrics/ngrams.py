@@ -24,5 +24,5 @@ def check_items(hypotheses: Sequence[Words], references: Sequence[References]) -
     for i, some in enumerate(references):
         if not some:
             raise ValueError(f"references[{i}] must have at least one caption, got none; leave out the item")
-        if isinstance(some, str) or any(isinstance(one, str) for one in some):
+        if isinstance(some, str) or any(isinstance(item, str) for item in some):
             raise ValueError(f"references[{i}] must be lists of words (see words.words), got {some!r}")

@@ -1,18 +1,16 @@
-"""A score for each frame of how much it has to do with a query, as MMDuet scores such curves: spans, clips.
+"""A score for each frame of its relevance to a query, summed by clip as MMDuet does.
 
-From its paper and test/evaluate.py (yellow-binary-tree/MMDuet, MIT). These are offline numbers: smoothing
-looks ahead, and the least and greatest score are of the whole video.
+From its test/evaluate.py (yellow-binary-tree/MMDuet, MIT). These are offline numbers: smoothing looks ahead.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .intervals import FloatArray, Interval, mean
+from .intervals import FloatArray
 
-PUBLISHED_FRAMES = {"charades-sta": 6, "qvhighlights": 2}  # of smoothing, at 2 and 1 frames a second
+PUBLISHED_FRAMES = 2  # of smoothing QVHighlights, at a frame a second
 
 
 class Curve(NamedTuple):
@@ -33,77 +31,7 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def relevant_frames(curve: Curve, *, threshold: float, num_frames: int) -> NDArray[np.bool_]:
-    """(T,) where the smoothed score, its least in the video set to 0 and its greatest to 1, is >= threshold.
-
-    A curve that is the same everywhere points nowhere: no frame is relevant.
-    """
-    _, score = _checked(curve)
-    values = smoothed(score, num_frames)
-    spread = np.ptp(values) if len(values) else 0.0
-    if not spread > 1e-12 * max(np.abs(values).max(initial=0.0), 1e-300):
-        return np.zeros(len(values), bool)
-    return (values - values.min()) / spread >= threshold
-
-
-def relevance_grounding(
-    gold: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Curve],
-    *,
-    threshold: float,
-    num_frames: int = PUBLISHED_FRAMES["charades-sta"],
-    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
-) -> dict[str, Any]:
-    """Recall at 1 and mean IoU of relevant frames, which need not lie together.
-
-    IoU is of frames: those that are relevant (`relevant_frames`) and in a gold span, both ends included, over
-    those that are either; 0 where there are none. It is not that of spans: of one frame a second, a span may
-    gain or lose one at either end.
-
-    Args:
-        gold: the true spans of each query.
-        predicted: the curve of each; none, or one without frames, is IoU 0.
-        threshold: of relevant frames, in [0, 1]; MMDuet's script tries .30 to .70, its paper doesn't name it.
-        num_frames: of smoothing.
-        thresholds: the t of R@t.
-
-    Returns:
-        R@t for each t, mIoU (None of no queries), num, num_missing, num_unknown.
-    """
-    each = frame_iou_of_each(gold, predicted, threshold=threshold, num_frames=num_frames)
-    return {
-        **{f"R@{t:g}": mean([float(iou >= t) for iou in each.values()]) for t in thresholds},
-        "mIoU": mean(list(each.values())),
-        "num": len(each),
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_unknown": sum(key not in gold for key in predicted),
-    }
-
-
-def frame_iou_of_each(
-    gold: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Curve],
-    *,
-    threshold: float,
-    num_frames: int,
-) -> dict[Any, float]:
-    """The IoU of frames of each query of the gold."""
-    out = {}
-    for key, spans in gold.items():
-        curve = predicted.get(key, Curve((), ()))
-        ours = relevant_frames(curve, threshold=threshold, num_frames=num_frames)
-        time_s, _ = _checked(curve)
-        theirs = np.zeros(len(time_s), bool)
-        for start_s, end_s in spans:
-            theirs |= (start_s <= time_s) & (time_s <= end_s)
-        either = int((ours | theirs).sum())
-        out[key] = int((ours & theirs).sum()) / either if either else 0.0
-    return out
-
-
-def clip_scores(
-    curve: Curve, *, num_frames: int = PUBLISHED_FRAMES["qvhighlights"], clip_s: float = 2.0
-) -> list[float]:
+def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
     """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed scores.
 
     Args:
@@ -125,7 +53,7 @@ def clip_scores(
 
 
 def _checked(curve: Curve) -> tuple[FloatArray, FloatArray]:
-    time_s, score = (np.asarray(one, np.float64) for one in curve)
+    time_s, score = (np.asarray(item, np.float64) for item in curve)
     if time_s.ndim != 1 or time_s.shape != score.shape or not np.isfinite([time_s, score]).all():
         raise ValueError(
             "curve must be a finite time and a finite score for each frame, got "

@@ -1,15 +1,15 @@
-"""Corpus scores of captions computed again over drawn videos, quickly: what `bootstrap.intervals_of` asks."""
+"""Corpus scores of captions over resampled videos, quickly: for `bootstrap.intervals_of`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .bleu import bleu_counts, bleu_of
 from .bootstrap import Corpus
-from .captions import WhichMeteor, meteor
 from .cider import SIGMA
 from .intervals import FloatArray, IntArray
+from .meteor import meteor
 from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
 from .rouge import rouge_l
 from .words import words
@@ -38,21 +38,21 @@ class Ciders:
         runs: dict[Ngram, int] = {}
         owners, had = [], []
         for at, some in zip(video, documents, strict=True):
-            for run in {run for one in some for counts in ngrams(one) for run in counts}:
+            for run in {run for item in some for counts in ngrams(item) for run in counts}:
                 owners.append(at)
                 had.append(runs.setdefault(run, len(runs)))
         ours, theirs, both = _Squares(runs), _Squares(runs), _Squares(runs)
         gaps, items = [], []
         for item, (hypothesis, some) in enumerate(zip(hypotheses, references, strict=True)):
             counts = ngrams(hypothesis)
-            for one in some:
-                for mine, right in zip(counts, ngrams(one), strict=True):
+            for element in some:
+                for mine, right in zip(counts, ngrams(element), strict=True):
                     ours.add({run: n * n for run, n in mine.items()})
                     theirs.add({run: n * n for run, n in right.items()})
                     both.add(
                         {run: min(n, right[run]) * right[run] for run, n in mine.items() if run in right}
                     )
-                gaps.append(max(len(hypothesis) - 1, 0) - max(len(one) - 1, 0))
+                gaps.append(max(len(hypothesis) - 1, 0) - max(len(element) - 1, 0))
                 items.append(item)
         self._owners, self._had = np.array(owners, np.int64), np.array(had, np.int64)
         self._videos = np.bincount(np.array(video, np.int64), minlength=num_videos).astype(np.float64)
@@ -64,9 +64,9 @@ class Ciders:
 
     def __call__(self, times: FloatArray) -> FloatArray:
         """(items,) CIDEr of each where each video's documents are there so often, (videos,)."""
-        found = np.bincount(self._had, times[self._owners], self._num_runs)
+        num_documents = np.bincount(self._had, times[self._owners], self._num_runs)
         log_num = np.log(max(float(times @ self._videos), 1.0))
-        squared = (log_num - np.log(np.maximum(found, 1.0))) ** 2
+        squared = (log_num - np.log(np.maximum(num_documents, 1.0))) ** 2
         ours, theirs, both = (
             np.bincount(rows, counts * squared[runs], LONGEST * len(self._items)).reshape(-1, LONGEST)
             for rows, runs, counts in (self._ours, self._theirs, self._both)
@@ -102,36 +102,28 @@ class _Squares:
 
 
 def caption_corpus(
-    gold: Mapping[Any, Sequence[str]],
-    predicted: Mapping[Any, str],
-    video: Mapping[Any, Any],
-    *,
-    which_meteor: WhichMeteor = "auto",
-    unanswered: Literal["zero", "skip"] = "zero",
-    tokenize: Callable[[str], list[str]] = words,
+    reference: Mapping[Any, Sequence[str]], predicted: Mapping[Any, str], video: Mapping[Any, Any]
 ) -> Corpus:
-    """The scores of `captions.caption_scores` of drawn videos: CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR.
+    """The scores of `captions.caption_scores` of resampled videos: CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR.
 
     Args:
-        gold: as there.
+        reference: as there.
         predicted: as there.
-        video: the video of each item of the gold.
-        which_meteor: as there.
-        unanswered: as there.
-        tokenize: as there.
+        video: the video of each item.
     """
-    keys = [key for key in gold if unanswered == "zero" or key in predicted]
-    videos = tuple(dict.fromkeys(video[key] for key in keys))
-    place = {one: i for i, one in enumerate(videos)}
-    at = np.array([place[video[key]] for key in keys], np.int64)
-    hypotheses = [tokenize(predicted.get(key, "")) for key in keys]
-    references = [[tokenize(text) for text in gold[key]] for key in keys]
+    videos = tuple(dict.fromkeys(video[key] for key in reference))
+    place = {name: i for i, name in enumerate(videos)}
+    at = np.array([place[video[key]] for key in reference], np.int64)
+    hypotheses = [words(predicted.get(key, "")) for key in reference]
+    references = [[words(text) for text in texts] for texts in reference.values()]
     ciders = Ciders(hypotheses, references, references, at.tolist(), len(videos))
     bleus = _summed(bleu_counts(hypotheses, references), at, len(videos))
     rouges = _summed(np.array(rouge_l(hypotheses, references))[:, None], at, len(videos))[:, 0]
     nums = np.bincount(at, minlength=len(videos)).astype(np.float64)
-    counts, score_of = meteor(which_meteor).counts(hypotheses, references)
-    meteors = _summed(counts, at, len(videos))
+    program = meteor()
+    if program is not None:
+        counts, score_of = program.counts(hypotheses, references)
+        meteors = _summed(counts, at, len(videos))
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         num = float(times @ nums)
@@ -141,7 +133,7 @@ def caption_corpus(
             "CIDEr": float(ciders(times) @ times[at]) / num,
             **{f"BLEU-{n}": value for n, value in enumerate(bleu_of(times @ bleus), 1)},
             "ROUGE-L": float(times @ rouges) / num,
-            "METEOR": score_of(times @ meteors),
+            "METEOR": score_of(times @ meteors) if program is not None else None,
         }
 
     return Corpus(videos, scores)

@@ -16,15 +16,15 @@ def rouge_l(hypotheses: Sequence[Words], references: Sequence[References]) -> li
     hypothesis without words.
     """
     check_items(hypotheses, references)
-    return [_score(one, some) for one, some in zip(hypotheses, references, strict=True)]
+    return [_score(item, some) for item, some in zip(hypotheses, references, strict=True)]
 
 
 def _score(hypothesis: Words, references: References) -> float:
-    lengths = [common_length(hypothesis, one) for one in references]
+    lengths = [common_length(hypothesis, item) for item in references]
     if not any(lengths):
         return 0.0
     precision = max(lengths) / len(hypothesis)
-    recall = max(length / len(one) for length, one in zip(lengths, references, strict=True) if one)
+    recall = max(length / len(item) for length, item in zip(lengths, references, strict=True) if item)
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 

@@ -5,11 +5,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .captions import WhichMeteor, meteor, meteor_of_pairs
 from .intervals import FloatArray, IntArray, mean, tiou_matrix
-from .words import ascii_only
+from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
+from .words import ascii_only, words_of_each
 
-Captioned = tuple[float, float, str]  # start_s, end_s, what happens
+Captioned = tuple[float, float, str]  # start_s, end_s, text
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
 
@@ -21,79 +21,99 @@ class Soda(NamedTuple):
     f1: float
 
 
-def soda_c(
-    gold: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    *,
-    scorer: PairScorer | None = None,
-    which_meteor: WhichMeteor = "auto",
-    swapped: bool | None = None,
-    compat: Literal["paper"] | None = None,
-) -> dict[str, Any]:
-    """Mean SODA_c over videos.
-
-    Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a gold event
-    that are matched earn their temporal IoU times the score of their texts. Each event is matched at most
-    once, and matches don't cross; the matching that earns most counts. What it earns over the number of
-    predicted events is the precision, over that of gold events the recall, and f1 their harmonic mean.
+class MeteorOfPairs:
+    """METEOR of (prediction, reference) pairs of texts; `__name__` stands beside the numbers.
 
     Args:
-        gold: (start_s, end_s, text) of the events of each video, in any order.
-        predicted: the same of what was predicted.
-        scorer: (prediction, gold) texts to scores; METEOR if not given.
-        which_meteor: which one, as of `captions.meteor`.
-        swapped: METEOR with its arguments exchanged, as the papers call it; by default what `compat` does.
-        compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: METEOR's arguments
-            exchanged, characters beyond ASCII read as spaces, videos that were not predicted left out
-            (those with an empty list score 0 all the same).
+        program: METEOR's.
+        swapped: hand the prediction over as the reference and the reference as the hypothesis, as the SODA
+            evaluators of the papers do. METEOR is not symmetric.
+    """
+
+    def __init__(self, program: Meteor, *, swapped: bool = False) -> None:
+        self._program, self._swapped = program, swapped
+        self.__name__ = meteor_name(swapped=swapped)
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        read = words_of_each([text for pair in pairs for text in pair])
+        predicted, reference = read[0::2], read[1::2]
+        if self._swapped:
+            predicted, reference = reference, predicted
+        return self._program(predicted, [[text] for text in reference])[1]
+
+
+def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
+    """The scorer of SODA_c; None where METEOR's program can't run."""
+    program = meteor()
+    return MeteorOfPairs(program, swapped=swapped) if program else None
+
+
+def soda_c(
+    reference: Mapping[Any, Sequence[Captioned]],
+    predicted: Mapping[Any, Sequence[Captioned]],
+    scorer: PairScorer | None,
+    *,
+    compat: Literal["paper"] | None = None,
+) -> tuple[dict[str, Any], dict[Any, Soda]]:
+    """(mean SODA_c over videos, SODA_c of each video).
+
+    Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a reference
+    event that are matched earn their temporal IoU times the score of their texts. Each event is matched at
+    most once, and matches don't cross; the matching that earns most counts. The sum over the number of
+    predicted events is the precision, over that of reference events the recall. f1 is their harmonic mean.
+
+    Args:
+        reference: (start_s, end_s, text) of the events of each video, in any order.
+        predicted: the same of the predictions.
+        scorer: (prediction, reference) texts to scores, see `meteor_of_pairs`; None: nothing is computed.
+        compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
+            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0). Its
+            scorer has METEOR's arguments swapped.
 
     Returns:
-        SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos), scorer (its name), num,
-        num_missing (videos of the gold without an entry), num_empty (with an empty list), num_unknown.
+        SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
+        (its name, or the remedy), num, num_missing (videos without an entry), num_empty (with an empty list),
+        num_unknown.
     """
     if compat not in (None, "paper"):
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")
-    is_swapped = compat == "paper" if swapped is None else swapped
-    if scorer is None:
-        name = meteor(which_meteor).name + (", arguments swapped" if is_swapped else "")
-
-        def scorer(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
-            return meteor_of_pairs(pairs, which_meteor, swapped=is_swapped)
-    elif swapped is not None:
-        raise ValueError(f"swapped is for METEOR, got {swapped} with a scorer of your own; leave it out")
-    else:
-        name = getattr(scorer, "__name__", type(scorer).__name__)
-    keys = [key for key in gold if compat is None or key in predicted]
-    if compat == "paper":
-        gold, predicted = ({k: _in_ascii(v) for k, v in some.items()} for some in (gold, predicted))
-    each = soda_of_each({key: gold[key] for key in keys}, predicted, scorer)
-    return {
-        "SODA_c": mean([one.f1 for one in each.values()]),
-        "SODA_c_precision": mean([one.precision for one in each.values()]),
-        "SODA_c_recall": mean([one.recall for one in each.values()]),
-        "scorer": name,
-        "num": len(each),
-        "num_missing": sum(key not in predicted for key in gold),
-        "num_empty": sum(not predicted[key] for key in gold if key in predicted),
-        "num_unknown": sum(key not in gold for key in predicted),
+    keys = [key for key in reference if compat is None or key in predicted]
+    plain = _in_ascii if compat else list
+    each = {}
+    if scorer is not None:
+        each = soda_of_each(
+            {key: plain(reference[key]) for key in keys},
+            {key: plain(events) for key, events in predicted.items()},
+            scorer,
+        )
+    metrics = {
+        "SODA_c": mean([soda.f1 for soda in each.values()]),
+        "SODA_c_precision": mean([soda.precision for soda in each.values()]),
+        "SODA_c_recall": mean([soda.recall for soda in each.values()]),
+        "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
+        "num": len(keys),
+        "num_missing": sum(key not in predicted for key in reference),
+        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
+        "num_unknown": sum(key not in reference for key in predicted),
     }
+    return metrics, each
 
 
 def soda_of_each(
-    gold: Mapping[Any, Sequence[Captioned]],
+    reference: Mapping[Any, Sequence[Captioned]],
     predicted: Mapping[Any, Sequence[Captioned]],
     scorer: PairScorer,
 ) -> dict[Any, Soda]:
-    """SODA_c of each video of the gold; all 0 where nothing was predicted, or nothing is to be found.
+    """SODA_c of each video of the reference; all 0 where nothing was predicted, or nothing is to be found.
 
     The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
     """
     overlaps: dict[Any, FloatArray] = {}
-    wanted: dict[Any, IntArray] = {}
+    pair_ids: dict[Any, IntArray] = {}
     texts: dict[str, int] = {}
-    for key in gold:
+    for key in reference:
         ours, theirs = (
-            sorted(some, key=lambda event: event[0]) for some in (predicted.get(key, ()), gold[key])
+            sorted(some, key=lambda event: event[0]) for some in (predicted.get(key, ()), reference[key])
         )
         overlaps[key] = tiou_matrix(ours, theirs)
         first, second = (
@@ -101,12 +121,12 @@ def soda_of_each(
             for some in (ours, theirs)
         )
         # One number a pair of texts.
-        wanted[key] = ((first << 32)[:, None] | second[None, :])[overlaps[key] > 0]
-    pairs = np.unique(np.concatenate([*wanted.values(), np.zeros(0, np.int64)]))
+        pair_ids[key] = ((first << 32)[:, None] | second[None, :])[overlaps[key] > 0]
+    pairs = np.unique(np.concatenate([*pair_ids.values(), np.zeros(0, np.int64)]))
     scores = _scores(scorer, list(texts), pairs)
     out = {}
     for key, overlap in overlaps.items():
-        overlap[overlap > 0] *= scores[np.searchsorted(pairs, wanted[key])]
+        overlap[overlap > 0] *= scores[np.searchsorted(pairs, pair_ids[key])]
         out[key] = _soda(in_order(overlap), *overlap.shape)
     return out
 
@@ -135,10 +155,10 @@ def in_order(earned: FloatArray) -> float:
     return float(best[-1])
 
 
-def _soda(earned: float, num_predicted: int, num_gold: int) -> Soda:
-    if earned <= 0 or not num_predicted or not num_gold:
+def _soda(earned: float, num_predicted: int, num_reference: int) -> Soda:
+    if earned <= 0 or not num_predicted or not num_reference:
         return Soda(0.0, 0.0, 0.0)
-    precision, recall = earned / num_predicted, earned / num_gold
+    precision, recall = earned / num_predicted, earned / num_reference
     return Soda(precision, recall, 2 * precision * recall / (precision + recall))
 
 

@@ -60,8 +60,8 @@ def words(text: str) -> list[str]:
     letters. A text of nothing but spaces or punctuation has no words.
     """
     out: list[str] = []
-    for found in _TOKEN.finditer(text.translate(_QUOTES)):
-        token = found[0].lower()
+    for match in _TOKEN.finditer(text.translate(_QUOTES)):
+        token = match[0].lower()
         out += _IN_TWO.get(token) or [_BRACKETS.get(token) or _CURRENCY.get(token) or token]
     return [token for token in out if token not in _DROPPED and token.strip("-")]
 

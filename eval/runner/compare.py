@@ -1,60 +1,52 @@
-"""The same tokens, other ways: one model, one video, one question, and tokens that were chosen otherwise.
+"""Baselines at equal token budgets: one model and one video, with tokens selected by several methods.
 
-Each video is read and encoded once. Every way and number of tokens then has a run of its own
-(`eval.run_file`), so that any two can be compared by `longcompress eval pairs`, and a comparison that was
-killed goes on.
+Each video is read and encoded once. Every method and budget then has a run of its own (`eval.run_file`), so
+that any two can be compared by `longcompress eval pairs`, and a killed comparison resumes.
 """
 
-import math
 import time
 import zlib
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
-from longcompress.compression.baselines import METHODS, only, segments_of, spend
-from longcompress.compression.merging import Compressor, GlobalMemory
-from longcompress.compression.state import Hold
-from longcompress.config import MemoryConfig
-from longcompress.memory import VideoMemory
-from longcompress.model import LongCompress
-from longcompress.session import KINDS_OF_MEDIA, media_of
-from longcompress.types import Segment
-
-from ..tasks.task import Example, How, Said
-from .ask import QuestionSampling, answered, by_video, unread, worth
+from ...compression.baselines import METHODS, only, spend
+from ...compression.state import MergeState
+from ...encode import segments_of
+from ...memory import VideoMemory
+from ...model import LongCompress
+from ...types import CompressedVideo, Segment
+from ..tasks.task import Example, How, Prediction
+from .ask import Questioner
 from .locks import alone
-from .run import JUDGED, header_of, summarise
-from .run_file import RunConfig, begin, line_of, summary_of
+from .run import ENDLESS, Encoded, header_of, run_all, summarise
+from .run_file import RunConfig, check_budgets, num_tokens, summary_of
 from .score import task_of
 from .sources import Source
 
 OURS = ("even", "novelty", "no-memory", "no-audio")
-ALL = "all"  # tokens of what isn't compressed
+ALL = "all"  # the budget without compression
 NAMES = (*METHODS, *OURS)
-ENDLESS = 1 << 40  # tokens
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way at one number of tokens.
+    """A method at a budget.
 
     Attributes:
-        way: one of NAMES.
-        tokens: "4096", "10%" of a video's raw ones, or ALL for "full".
+        method: one of NAMES.
+        budget: "4096", "10%" of a video's raw tokens, or ALL for "full".
     """
 
     method: str
-    tokens: str
+    budget: str
 
     @property
-    def file(self) -> str:
-        """The name of its run."""
-        return f"{self.method}_{self.tokens.replace('%', 'pc')}.jsonl"
+    def name(self) -> str:
+        """The stem of its run's file."""
+        return f"{self.method}_{self.budget.replace('%', 'pc')}"
 
 
 @dataclass(frozen=True)
@@ -62,17 +54,17 @@ class CompareConfig:
     """What is compared.
 
     Attributes:
-        tokens: each "4096", or "10%" of a video's raw tokens.
-        ways: some of NAMES: those of `methods.METHODS`; and ours: a budget spread evenly, by novelty, evenly
-            without global tokens, evenly without audio.
+        budgets: each "4096", or "10%" of a video's raw tokens.
+        methods: some of NAMES: the baselines of `methods.METHODS`; and ours: a budget allocated evenly, by novelty,
+            evenly without global tokens, evenly without audio.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
-        limit: only so many examples, the first.
-        only: kinds of groups of examples to the names that are kept, {"kind": ["binding"]}.
-        seed: of what is drawn.
+        limit: only the first examples, this many.
+        only: kinds of groups of examples to the names that are asked, {"kind": ["binding"]}.
+        seed: of random methods.
     """
 
-    tokens: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
+    budgets: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
     methods: tuple[str, ...] = NAMES
     prompt: str = "default"
     max_new_tokens: int | None = None
@@ -82,210 +74,179 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if unknown := [method for method in self.methods if method not in NAMES]:
-            raise ValueError(f"ways must be of {', '.join(NAMES)}, got {unknown[0]!r}")
-        for one in self.tokens:
-            number = one.removesuffix("%")
-            try:
-                fits = 0 < float(number) < math.inf and (one.endswith("%") or number.isdigit())
-            except ValueError:
-                fits = False
-            if not fits:
-                raise ValueError(f"tokens must be numbers, or shares such as 10%, got {one!r}")
-        for name in ("methods", "tokens"):
-            some: tuple[str, ...] = getattr(self, name)
-            if twice := [one for one in some if some.count(one) > 1]:
-                raise ValueError(f"{name} must be different, got {twice[0]!r} twice")
+            raise ValueError(f"methods must be of {', '.join(NAMES)}, got {unknown[0]!r}")
+        check_budgets("budgets", self.budgets)
+        if twice := [method for method in self.methods if self.methods.count(method) > 1]:
+            raise ValueError(f"methods must be different, got {twice[0]!r} twice")
 
     @property
     def arms(self) -> list[Arm]:
-        """All ways at all numbers of tokens."""
+        """All methods at all budgets."""
         whole = [Arm("full", ALL)] if "full" in self.methods else []
-        return whole + [Arm(method, n) for n in self.tokens for method in self.methods if method != "full"]
+        return whole + [Arm(method, n) for n in self.budgets for method in self.methods if method != "full"]
 
 
 def compare(
     source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
 ) -> list[Arm]:
-    """Ask every example of every arm; runs in `folder` are begun, or gone on with.
+    """Ask every example of every arm; runs in `folder` are started, or resumed.
 
     Args:
-        source: what is asked about, and the videos.
-        model: what compresses and answers, greedily.
+        source: questions and videos.
+        model: encodes, and answers greedily.
         folder: gets a file for each arm.
         config: what is compared.
         how: how answers are read.
 
     Raises:
-        ValueError: a run was begun with something else; another process writes there; a model without the
-            streams that a way needs; a prompt that the task hasn't, or a task that scores no example by
-            itself.
+        ValueError: a run has another header; another process writes there; a model without the streams that a
+            method needs; an unknown prompt; a task that scores no example by itself.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    examples = kept(source.examples, config)
-    question_sampling = QuestionSampling(
-        task_of(source.task), config.prompt, config.max_new_tokens, how, source.task in JUDGED
-    )
-    _check(source.task, question_sampling, examples)
-    if "no-audio" in config.methods and media_of(model) != ("video", "audio"):
-        raise ValueError(f"way no-audio needs a model that sees and hears, this one takes {media_of(model)}")
+    examples = selected(source.examples, config)
+    questioner = Questioner(task_of(source.task), config.prompt, config.max_new_tokens, how)
+    _check(source.task, questioner, examples)
+    if "no-audio" in config.methods and model.media != ("video", "audio"):
+        raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
     pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
                                               max_new_tokens=config.max_new_tokens), how)  # fmt: skip
     only = {name: list(some) for name, some in (config.only or {}).items()}
     pins |= {"num_examples": len(examples), "only": only, "seed": config.seed}
+    arms = {arm.name: arm for arm in config.arms}
+    outs = {name: folder / f"{name}.jsonl" for name in arms}
+    headers = {name: {**pins, "method": arm.method, "budget": arm.budget} for name, arm in arms.items()}
     with alone(folder / "compare"):
-        done = {
-            arm: begin(folder / arm.file, {**pins, "method": arm.method, "budget": arm.tokens}).lines
-            for arm in config.arms
-        }
-        for video, asked in tqdm(by_video(examples).items(), desc=source.task, unit="video", disable=None):
-            todo = [arm for arm in config.arms if any(one.id not in done[arm] for one in asked)]
-            if not todo:
-                continue
-            with ExitStack() as stack:
-                files = {arm: stack.enter_context((folder / arm.file).open("ab")) for arm in todo}
-                for arm, line in _ask_video(
-                    source, model, question_sampling, config.seed, video, asked, todo, done
-                ):
-                    files[arm].write(line_of(line))
-                    files[arm].flush()
-        for arm in config.arms:  # what `eval pairs` compares
-            if summary_of(folder / arm.file) is None:
-                summarise(source.task, examples, folder / arm.file, how)
+        encode = partial(_encode, source, model, config.seed, arms)
+        run_all(source.task, outs, headers, questioner, examples, encode)
+        for out in outs.values():
+            if summary_of(out) is None:
+                summarise(source.task, examples, out, how)
     return config.arms
 
 
-def _check(name: str, question_sampling: QuestionSampling, examples: Sequence[Example[Any]]) -> None:
-    """ValueError, before hours of work, for what can't be asked or told."""
-    known = question_sampling.task.prompts
-    if question_sampling.prompt not in known:
+def _check(name: str, questioner: Questioner, examples: Sequence[Example[Any]]) -> None:
+    """ValueError, before hours of work, for what can't be asked or scored."""
+    prompts = questioner.task.prompts
+    if questioner.prompt not in prompts:
+        raise ValueError(f"prompt must be one of {', '.join(prompts)} of {name}, got {questioner.prompt!r}")
+    if examples and questioner.score(examples[0], Prediction("", None)) is None:
         raise ValueError(
-            f"prompt must be one of {', '.join(known)} of {name}, got {question_sampling.prompt!r}"
-        )
-    if examples and worth(question_sampling, examples[0], Said("", None)) is None:
-        raise ValueError(
-            f"task must be one that scores each example, {name} doesn't without a judge or a corpus; use "
-            "`longcompress eval run` and `eval score`"
+            f"task must be one that scores each example, {name} doesn't without a judge, a corpus or METEOR; "
+            "use `longcompress eval run` and `eval score`"
         )
 
 
-def kept(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
+def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
     """The examples that are asked.
 
     Raises:
         ValueError: there are none.
     """
-    wanted = config.only or {}
-    some = [one for one in examples if all(dict(one.groups).get(k) in v for k, v in wanted.items())]
+    only = config.only or {}
+    some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]
     if not some:
-        known = sorted({f"{kind}={name}" for one in examples for kind, name in one.groups})
-        raise ValueError(f"only must leave an example, got {dict(wanted)}; there are {', '.join(known)}")
+        known = sorted({f"{kind}={name}" for example in examples for kind, name in example.groups})
+        raise ValueError(f"only must leave an example, got {dict(only)}; known are {', '.join(known)}")
     return some[: config.limit]
 
 
-def _ask_video(
-    source: Source, model: LongCompress, question_sampling: QuestionSampling, seed: int, video: str, asked: Sequence[Example[Any]],
-    todo: Sequence[Arm], done: Mapping[Arm, Container[str]],
-) -> Iterator[tuple[Arm, dict[str, Any]]]:  # fmt: skip
-    """Lines of one video, arm by arm."""
-    warned: list[str] = []
-    begun = time.perf_counter()
+def _encode(
+    source: Source, model: LongCompress, seed: int, arms: Mapping[str, Arm], video: str, names: Sequence[str]
+) -> Iterator[tuple[str, Encoded]]:
+    """A video, encoded once, in some arms."""
+    warnings: list[str] = []
+    start_s = time.perf_counter()
     try:
-        with source.open(video, model.config.media, warned.append) as parts:
-            come = [kind for kind in media_of(model) if parts.streams is None or kind in parts.streams]
-            segments, duration_s = segments_of(model, parts, come)
+        with source.open(video, model.config.media, warnings.append) as parts:
+            present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+            segments, duration_s = segments_of(model, parts, present)
         if not segments:
             raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
     except (OSError, ValueError) as error:
-        for arm in todo:
-            yield from ((arm, line) for line in unread(asked, done[arm], str(error)))
+        yield from ((name, Encoded(str(error), 0.0)) for name in names)
         return
-    compress_s = time.perf_counter() - begun
-    spending = Spending(model, segments, duration_s, seed + zlib.crc32(video.encode()))
-    for arm in todo:
+    seconds = time.perf_counter() - start_s
+    raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
+    for name in names:
         try:
-            memory = spending.memory(arm)
-            _fits(model, memory)
+            memory: VideoMemory | str = raw.memory(arms[name])
         except ValueError as error:
-            yield from ((arm, line) for line in unread(asked, done[arm], str(error)))
-            continue
-        yield from (
-            (arm, line) for line in answered(question_sampling, memory, asked, done[arm], compress_s, warned)
-        )
+            memory = str(error)
+        yield name, Encoded(memory, seconds, warnings)
 
 
-class Spending:
-    """A video's raw segments, spent in any way.
+class RawVideo:
+    """A video's raw segments, to be compressed by any method.
 
     Args:
-        model: whose compressor is ours.
+        model: whose merging is ours.
         segments: of the video, raw.
         duration_s: its seconds.
-        seed: of what is drawn.
+        seed: of random methods.
     """
 
     def __init__(
         self, model: LongCompress, segments: Sequence[Segment], duration_s: float, seed: int
     ) -> None:
         self.model, self.segments, self.duration_s, self.seed = model, segments, duration_s, seed
-        self.raw = sum(len(one) for part in segments for one in part.streams.values())
-        self._held: dict[tuple[int, bool], Hold] = {}
+        self.raw = sum(len(value) for part in segments for value in part.streams.values())
+        self._states: dict[tuple[int, bool], MergeState] = {}
 
-    def budget(self, tokens: str) -> int:
-        """How many tokens that is."""
-        if tokens == ALL:
-            return ENDLESS
-        return round(float(tokens[:-1]) / 100 * self.raw) if tokens.endswith("%") else int(tokens)
+    def budget(self, text: str) -> int:
+        """The tokens of a budget."""
+        return ENDLESS if text == ALL else num_tokens(text, self.raw)
 
     def memory(self, arm: Arm) -> VideoMemory:
-        """The video's memory by this way.
+        """The video's memory by this method.
 
         Raises:
-            ValueError: the budget is too small; the video has nothing but audio, and way is no-audio.
+            ValueError: the budget is too small or the memory larger than the language model's context; the
+                video has nothing but audio, and the method is no-audio.
         """
-        ours, budget = self.model.compressor, self.budget(arm.tokens)
-        hold = self._hold(budget, deaf=arm.method == "no-audio")
+        budget = self.budget(arm.budget)
+        state = self._state(budget, no_audio=arm.method == "no-audio")
         if arm.method in OURS:
-            share: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
-            memory = ours.memory
+            allocation: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
+            state = replace(state, allocation=replace(state.allocation, allocation=allocation))
             if arm.method == "no-memory":
-                hold, memory = replace(hold, memory={}), GlobalMemory(MemoryConfig("none"), {}, {})
-            spent = Compressor(ours.local.config, replace(ours.shares, allocation=share), memory)
-            streams, globals_, _ = spent.compress_to(hold, budget)
+                state = replace(state, memory={})
+            compressed = state.compress(budget)
         else:
-            globals_ = ours.memory.read(hold.memory)
-            taken = sum(map(len, globals_.values()))
+            globals_ = state.global_memory.read(state.memory)
+            num_global = sum(map(len, globals_.values()))
             streams = spend(
-                arm.method, self.segments, budget - taken, ours.shares, global_tokens=taken, seed=self.seed,  # type: ignore[arg-type]
-            )  # fmt: skip
-        num = sum(map(len, streams.values())) + sum(map(len, globals_.values()))
-        return VideoMemory(
-            streams, globals_, self.duration_s, max(num, min(budget, self.raw)),
-            identity=self.model.identity(), model=self.model,
-        )  # fmt: skip
+                arm.method,  # type: ignore[arg-type]
+                self.segments,
+                budget - num_global,
+                state.allocation,
+                global_tokens=num_global,
+                seed=self.seed,
+            )
+            compressed = CompressedVideo(streams, globals_, budget)
+        num = compressed.num_tokens
+        context = self.model.llm.context
+        if context is not None and num >= context:
+            raise ValueError(
+                f"{num} tokens are more than the {context} positions that the language model was made for; "
+                "compare shorter videos, or leave this method out"
+            )
+        budget = max(num, min(budget, self.raw))
+        compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
+        return VideoMemory(compressed, self.model, self.model.identity())
 
-    def _hold(self, budget: int, *, deaf: bool) -> Hold:
-        if (budget, deaf) not in self._held:
-            hold = Hold()
-            for segment in self._seen() if deaf else self.segments:
-                self.model.compressor.close(hold, segment, budget)
-            self._held[budget, deaf] = hold
-        return self._held[budget, deaf]
+    def _state(self, budget: int, *, no_audio: bool) -> MergeState:
+        if (budget, no_audio) not in self._states:
+            state = self.model.merge_state(budget)
+            for segment in self._without_audio() if no_audio else self.segments:
+                state.add(segment)
+            self._states[budget, no_audio] = state
+        return self._states[budget, no_audio]
 
-    def _seen(self) -> list[Segment]:
-        """The segments less all that is heard."""
+    def _without_audio(self) -> list[Segment]:
+        """The segments without streams of audio."""
         encoders = self.model.encoders.items()
-        seen = [name for name, encoder in encoders if KINDS_OF_MEDIA[encoder.takes] == "video"]
-        if not (out := only(self.segments, seen)):
-            raise ValueError("way no-audio: the video has no frame that could be read")
+        names = [name for name, encoder in encoders if encoder.modality == "video"]
+        if not (out := only(self.segments, names)):
+            raise ValueError("method no-audio: the video has no frame that could be read")
         return out
-
-
-def _fits(model: LongCompress, memory: VideoMemory) -> None:
-    """ValueError if the language model was not made for so many tokens."""
-    context = model.llm.context
-    if context is not None and memory.num_tokens >= context:
-        raise ValueError(
-            f"{memory.num_tokens} tokens are more than the {context} positions that the language model was "
-            "made for; compare shorter videos, or leave this way out"
-        )

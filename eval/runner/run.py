@@ -1,165 +1,211 @@
-"""A model asked questions, video by video, into a file that a killed run goes on from."""
+"""A model asked questions, video by video, into files that a killed run resumes."""
 
 import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from tqdm import tqdm
 
-from longcompress.config import to_dict
-from longcompress.memory import VideoMemory
-from longcompress.model import LongCompress
-from longcompress.session import KINDS_OF_MEDIA, Session, media_of
-
-from ..metrics.captions import WhichMeteor
-from ..metrics.captions import meteor as meteor_of
-from ..tasks.files import write_json, write_lines
-from ..tasks.spoken import write_spoken
-from ..tasks.synthetic import Drawn
-from ..tasks.task import Example, How, Predictions, Said
-from ..tasks.video_chatgpt import KINDS
-from .ask import QUESTIONS_AT_ONCE, QuestionSampling, answered, by_video, unread
+from ...config import to_dict
+from ...memory import VideoMemory
+from ...model import LongCompress
+from ...session import Session
+from ..metrics.meteor import meteor_name
+from ..tasks.files import write_json
+from ..tasks.task import Example, How, Prediction, Predictions
+from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
-from .run_file import FORMAT, RunConfig, begin, file_hash, line_of, read_run, replace_lines, summary_path
-from .score import NUM_DRAWS, lost, task_of, told
-from .sources import Source, from_files, from_scenes
+from .run_file import (
+    FORMAT,
+    RunConfig,
+    budget_path,
+    file_hash,
+    line_of,
+    num_tokens,
+    open_run,
+    read_run,
+    replace_lines,
+    summary_path,
+)  # fmt: skip
+from .score import NUM_DRAWS, problems, task_of, with_intervals
+from .sources import Source
 
-JUDGED = ("magqa", "video-chatgpt")  # without a judge they have no score
-CAPTIONED = ("activitynet-dense", "youcook2", "longvale-dvc", "longvale-sc", "avsd")  # scored with METEOR
 PACKAGES = ("longcompress", "torch", "transformers", "av")
+ENDLESS = 1 << 40  # tokens
+
+
+class Encoded(NamedTuple):
+    """A video at one budget: its memory or why there is none, seconds it took, warnings of reading it."""
+
+    memory: VideoMemory | str
+    seconds: float
+    warnings: Sequence[str] = ()
+
+
+Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]
 
 
 def run(
-    task: str,
-    gold: Sequence[str | Path],
-    videos: str | Path,
-    model: LongCompress,
-    out: str | Path,
-    config: RunConfig | None = None,
-    *,
-    meteor: WhichMeteor = "auto",
-    retry_failed: bool = False,
-    num_draws: int = NUM_DRAWS,
-) -> dict[str, Any]:
-    """The summary of a run over all examples of a benchmark; see `run_on`.
-
-    Args:
-        task: a key of TASKS.
-        gold: the benchmark's files.
-        videos: the folder of its videos, in which they may lie deeper.
-        model: what compresses and answers, greedily.
-        out: JSON lines, a header first.
-        config: what it is made with.
-        meteor: which METEOR lines and summary have.
-        retry_failed: ask again where a video was missing or could not be read.
-        num_draws: of the intervals of corpus scores.
-
-    Raises:
-        ValueError: `out` was begun with something else; what can't be asked or taken in.
-    """
-    config = config or RunConfig()
-    source = from_files(task, gold, videos, durations=config.durations)
-    return run_on(source, model, out, config, meteor=meteor, retry_failed=retry_failed, num_draws=num_draws)
-
-
-def run_drawn(
-    task: str,
-    drawn: Drawn,
-    model: LongCompress,
-    out: str | Path,
-    config: RunConfig | None = None,
-    *,
-    num_draws: int = NUM_DRAWS,
-) -> dict[str, Any]:
-    """The summary of a run over drawn videos; see `run_on`.
-
-    Args:
-        task: a key of TASKS whose videos are drawn: "needle", "synthetic QA".
-        drawn: which videos.
-        model: what compresses and answers, greedily.
-        out: JSON lines, a header first.
-        config: what it is made with; streams "frame" shows videos without their audio.
-        num_draws: of the intervals of corpus scores.
-    """
-    return run_on(from_scenes(task, drawn), model, out, config, num_draws=num_draws)
-
-
-def run_on(
     source: Source,
     model: LongCompress,
     out: str | Path,
     config: RunConfig | None = None,
     *,
-    meteor: WhichMeteor = "auto",
     retry_failed: bool = False,
     num_draws: int = NUM_DRAWS,
-) -> dict[str, Any]:
-    """The summary of a run over all examples; the run is begun, or gone on with, in `out`.
+) -> list[dict[str, Any]]:
+    """The summary of a run over all examples for each budget; runs in `out` are resumed.
 
     Args:
-        source: what is asked about, and the videos.
-        model: what compresses and answers, greedily.
-        out: JSON lines, a header first. Beside it come NAME.summary.json and the folder NAME.predictions.
-        config: what it is made with.
-        meteor: which METEOR lines and summary have.
-        retry_failed: ask again where a video was missing or could not be read; what comes of it takes the place
-            of the line that was there.
+        source: questions and videos.
+        model: encodes, and answers greedily.
+        out: JSON lines, a header first. Beside it come NAME.summary.json and the folder NAME.predictions. Of
+            several budgets each has its own: NAME.4096.jsonl, NAME.10pc.jsonl.
+        config: how the run is made.
+        retry_failed: ask again where a video was missing or could not be read; the new line takes the place
+            of the old one.
         num_draws: of the intervals of corpus scores.
 
     Returns:
-        The summary: header, counts and lists of what is lost, missing or unparsed, metrics, intervals, each.
+        Summaries: header, counts and lists of failed, missing or unparsed examples, metrics, intervals, each.
 
     Raises:
-        ValueError: `out` was begun with something else, or another run writes to it; what can't be asked or
-            taken in.
+        ValueError: `out` has another header, or another run writes to it; what can't be asked or taken in.
     """
     config, out = config or RunConfig(), Path(out)
-    how = _how(source, config, meteor)
-    header = header_of(source, model, config, how)
+    how = _how(source, config)
+    budgets = config.budgets or (str(model.config.budget.tokens),)
+    header = header_of(source, model, config, how) | {"budgets": list(budgets)}
     streams = _streams(model, config)
-    names = [name for name, encoder in model.encoders.items() if KINDS_OF_MEDIA[encoder.takes] in streams]
-    model.compressor.check(header["budget"], names)
+    names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
+    for budget in budgets:
+        if not budget.endswith("%"):
+            model.compressor.check(int(budget), names)
+    outs = {budget: budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
+    questioner = Questioner(task_of(source.task), config.prompt, header["max_new_tokens"], how)
     examples = source.examples[: config.limit]
-    task = task_of(source.task)
-    question_sampling = QuestionSampling(
-        task, config.prompt, header["max_new_tokens"], how, source.task in JUDGED
-    )
-    with alone(out):
-        there = begin(out, header).lines
-        done = {key: line for key, line in there.items() if not (retry_failed and "lost" in line)}
-        for video, questions in tqdm(
-            by_video(examples).items(), desc=source.task, unit="video", disable=None
-        ):
-            if all(one.id in done for one in questions):
-                continue
-            again: dict[str, dict[str, Any]] = {}
-            with out.open("ab") as file:
-                for line in _ask_video(
-                    source, model, header, streams, question_sampling, video, questions, done
-                ):
-                    if line["id"] in there:
-                        again[line["id"]] = line
-                        continue
-                    file.write(line_of(line))
-                    file.flush()
-            if any(there[key] != line for key, line in again.items()):
-                replace_lines(out, again)
-        return summarise(source.task, examples, out, how, num_draws=num_draws)
+    headers = {budget: header | {"budget": budget} for budget in budgets}
+    encode = partial(encode_video, source, model, streams, budgets)
+    run_all(source.task, outs, headers, questioner, examples, encode, retry_failed=retry_failed)
+    return [summarise(source.task, examples, out, how, num_draws=num_draws) for out in outs.values()]
+
+
+def run_all(
+    task: str, outs: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]], questioner: Questioner,
+    examples: Sequence[Example[Any]], encode: Encode, *, retry_failed: bool = False,
+) -> None:  # fmt: skip
+    """Ask all examples of several runs that read each video once.
+
+    Args:
+        task: a key of TASKS.
+        outs: name of a run to its file.
+        headers: name of a run to its header.
+        questioner: asks and reads.
+        examples: of all runs.
+        encode: a video, and names of runs, to the video for each of these runs.
+        retry_failed: as of `run`.
+    """
+    with ExitStack() as stack:
+        for out in outs.values():
+            stack.enter_context(alone(out))
+        before = {name: open_run(out, headers[name]).lines for name, out in outs.items()}
+        done = {
+            name: {key: line for key, line in lines.items() if not (retry_failed and "failed" in line)}
+            for name, lines in before.items()
+        }
+        # A video at a time: encoded once, asked by every run that lacks a line of it.
+        for video, questions in tqdm(by_video(examples).items(), desc=task, unit="video", disable=None):
+            names = [name for name in outs if any(e.id not in done[name] for e in questions)]
+            for name, encoded in encode(video, names) if names else ():
+                again = {}
+                with outs[name].open("ab") as file:
+                    for line in _lines(questioner, encoded, questions, done[name]):
+                        if line["id"] in before[name]:
+                            again[line["id"]] = line
+                            continue
+                        file.write(line_of(line))  # at once: what is asked is not asked again
+                        file.flush()
+                if any(before[name][key] != line for key, line in again.items()):
+                    replace_lines(outs[name], again)
+
+
+def _lines(
+    questioner: Questioner, encoded: Encoded, examples: Sequence[Example[Any]], done: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Lines of the examples of a video that aren't done."""
+    memory, seconds, warnings = encoded
+    if not isinstance(memory, str):
+        return questioner.lines(memory, examples, done, seconds, warnings)
+    return ({"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done)
+
+
+def encode_video(
+    source: Source, model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str,
+    names: Sequence[str],
+) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
+    """A video at some budgets, all of one session with the largest of all budgets.
+
+    Args:
+        source: opens the video.
+        model: encodes.
+        streams: which it takes in.
+        budgets: of the run.
+        video: its name.
+        names: of these budgets, which are wanted.
+    """
+    start_s = time.perf_counter()
+    warnings: list[str] = []
+    config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
+    try:
+        with source.open(video, config, warnings.append) as parts:
+            present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
+            if not present:
+                raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
+            tokens = _tokens(model, budgets, parts.duration_s)
+            session = Session(model, max(tokens.values()), media=present)
+            deque(session.run(parts), maxlen=0)
+            session.close()
+            if not session.stats()["raw_tokens"]:
+                raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+    except (OSError, ValueError) as error:
+        yield from ((name, Encoded(str(error), 0.0)) for name in names)
+        return
+    seconds = time.perf_counter() - start_s
+    for name in names:
+        try:
+            memory: VideoMemory | str = session.memory(tokens[name])
+        except ValueError as error:  # a share of a short video's tokens may be too few
+            memory = str(error)
+        yield name, Encoded(memory, seconds, warnings)
+
+
+def _tokens(model: LongCompress, budgets: Sequence[str], duration_s: float | None) -> dict[str, int]:
+    """Budget to tokens of a video."""
+    num_raw = 0
+    if any(budget.endswith("%") for budget in budgets):
+        if duration_s is None:
+            raise ValueError("a budget in percent needs the video's length, which its file does not say")
+        num_raw = model.estimate(duration_s, ENDLESS).raw_tokens
+    return {budget: num_tokens(budget, num_raw) for budget in budgets}
 
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
-    """All that the lines of a run depend on."""
-    prompt = task_of(source.task).prompts[config.prompt]
+    """All that the lines of a run depend on, but the budget."""
+    task = task_of(source.task)
+    prompt = task.prompts[config.prompt]
     digest = hashlib.sha256()
-    for one in source.examples:
-        digest.update(line_of({"id": one.id, "prompt": prompt(one)}))
+    for example in source.examples:
+        digest.update(line_of({"id": example.id, "prompt": prompt(example)}))
     settings = model.config
     return {
         "format": FORMAT,
@@ -168,8 +214,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "prompt": config.prompt,
         "prompt_sha256": digest.hexdigest(),
         "times": how.times,
-        "meteor": meteor_of(how.meteor).name if source.task in CAPTIONED else None,
-        "budget": config.budget or settings.budget.tokens,
+        "meteor": meteor_name() if task.uses_meteor else None,
         "streams": config.streams,
         "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,
@@ -188,65 +233,69 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
 def summarise(
     task: str, examples: Sequence[Example[Any]], out: Path, how: How, *, num_draws: int = NUM_DRAWS
 ) -> dict[str, Any]:
-    """What the run in `out` is worth; written beside it, with the predictions in the benchmark's format.
+    """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format.
 
     Args:
         task: a key of TASKS.
         examples: those that were asked.
         out: the run's file, with a line for each.
-        how: how its answers are read, and the METEOR.
+        how: how its answers are read.
         num_draws: of the intervals of corpus scores.
     """
-    found = read_run(out)
-    assert found is not None
-    one = task_of(task)
-    said = {
-        key.id: Said(text, one.parse(text, key, how))
-        for key in examples
-        if key.id in found.answered
-        for text in [found.lines[key.id]["answer"]]
+    file = read_run(out)
+    assert file is not None
+    benchmark = task_of(task)
+    predictions = {
+        example.id: Prediction(text, benchmark.parse(text, example, how))
+        for example in examples
+        if example.id in file.answered
+        for text in [file.lines[example.id]["answer"]]
     }
+    folder = out.with_suffix(".predictions")
+    folder.mkdir(exist_ok=True)
     summary: dict[str, Any] = {
         "task": task,
         "run": out.name,
         "run_sha256": file_hash(out),
-        "header": found.header,
-        "predictions": [str(path) for path in _write_predictions(task, out, examples, said, how)],
+        "header": file.header,
+        "predictions": [
+            str(path) for path in benchmark.write_predictions(folder, examples, predictions, how)
+        ],
         "num_examples": len(examples),
-        "num_answered": len(said),
-        "num_lost": len(found.lost),
-        "lost": [{name: line[name] for name in ("id", "video", "lost")} for line in found.lost.values()],
+        "num_answered": len(predictions),
+        "num_failed": len(file.failed),
+        "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
     }
-    summary |= lost(examples, Predictions(said))
-    if task in JUDGED:
+    summary |= problems(examples, Predictions(predictions))
+    if benchmark.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
     else:
-        scored = one.score(examples, said, how)
-        summary |= told(examples, scored, num_draws=num_draws) | {"each": scored.each}
+        scored = benchmark.score(examples, predictions, how)
+        summary |= with_intervals(examples, scored, num_draws=num_draws) | {"each": scored.each}
     write_json(summary_path(out), summary)
     return summary
 
 
-def _how(source: Source, config: RunConfig, meteor: WhichMeteor) -> How:
+def _how(source: Source, config: RunConfig) -> How:
     """How answers to the prompt are read; what would fail after hours fails now."""
-    one = task_of(source.task)
-    if config.prompt not in one.prompts:
+    task = task_of(source.task)
+    if config.prompt not in task.prompts:
         raise ValueError(
-            f"prompt must be one of {', '.join(one.prompts)} of {source.task}, got {config.prompt!r}"
+            f"prompt must be one of {', '.join(task.prompts)} of {source.task}, got {config.prompt!r}"
         )
-    times = config.times or one.times.get(config.prompt, "seconds")
+    times = config.times or task.times.get(config.prompt, "seconds")
     unknown = next((e.video for e in source.examples if not e.duration_s or e.duration_s <= 0), None)
     if times == "hundredths" and unknown is not None:
         raise ValueError(
             f"answers to prompt {config.prompt!r} are in hundredths and need the length of {unknown!r}, "
-            "which the gold doesn't have; give --durations FILE"
+            "which the reference doesn't have; give --durations FILE"
         )
-    return How(times=times, meteor=meteor)
+    return How(times=times)
 
 
 def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
-    known = media_of(model)
+    known = model.media
     if config.streams == "both":
         return known
     if config.streams not in known:
@@ -254,64 +303,6 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
             f"streams must be of {', '.join(known)}, which the model takes in, got {config.streams}"
         )
     return (config.streams,)
-
-
-def _ask_video(
-    source: Source, model: LongCompress, header: Mapping[str, Any], streams: tuple[str, ...], question_sampling: QuestionSampling,
-    video: str, examples: Sequence[Example[Any]], done: Mapping[str, Any],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Lines of the examples of one video that aren't done."""
-    begun = time.perf_counter()
-    warned: list[str] = []
-    memory = _compress(source, model, header["budget"], streams, video, warned)
-    compress_s = time.perf_counter() - begun
-    if isinstance(memory, str):
-        yield from unread(examples, done, memory)
-    else:
-        yield from answered(question_sampling, memory, examples, done, compress_s, warned)
-
-
-def _compress(
-    source: Source, model: LongCompress, budget: int, streams: tuple[str, ...], video: str, warned: list[str]
-) -> VideoMemory | str:
-    """The memory of a video, or why it can't be read; `warned` takes what reading complains of."""
-    config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
-    try:
-        with source.open(video, config, warned.append) as parts:
-            come = [kind for kind in streams if parts.streams is None or kind in parts.streams]
-            if not come:
-                return f"{parts.name} has no {' and no '.join(streams)} that could be read"
-            session = Session(model, budget, streams=come)
-            for part in parts:
-                session.push(part)
-            name = parts.name
-    except (OSError, ValueError) as error:
-        return str(error)
-    session.close()
-    if not session.stats()["raw_tokens"]:
-        return f"{name} gave neither a frame nor a sample that could be read"
-    return session.memory()
-
-
-def _write_predictions(
-    task: str, out: Path, examples: Sequence[Example[Any]], said: Mapping[str, Said[Any]], how: How
-) -> list[Path]:
-    """Files that `eval score` reads: the benchmark's own format, or our lines where that is in hundredths."""
-    folder = out.with_suffix(".predictions")
-    folder.mkdir(exist_ok=True)
-    one = task_of(task)
-    if task == "video-chatgpt":
-        kinds = {kind for example in examples for name, kind in example.groups if name == "file"}
-        paths = [folder / f"{kind}_pred.json" for kind in KINDS if kind in kinds]
-    else:
-        paths = [folder / "predictions.json"]
-    if getattr(one.write_predictions, "func", None) is write_spoken and how.times != "hundredths":
-        paths = [folder / "predictions.jsonl"]
-        write_lines(paths[0], [{"id": key, "answer": some.text} for key, some in said.items()])
-        return paths
-    for path in paths:
-        one.write_predictions(path, examples, said)
-    return paths
 
 
 def _model_hash(model: LongCompress) -> str:

@@ -2,52 +2,82 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from longcompress.files import replacing
-
+from ...files import replacing
 from ..metrics.bootstrap import difference
 from ..tasks.task import Times
 
-FORMAT = 2
-_BEGINS = b'{"format"'  # of a header, whole or torn
-_SAME = ("task", "gold_sha256", "prompt", "prompt_sha256", "durations_sha256")  # or runs can't be compared
+FORMAT = 1
+_START = b'{"format"'  # of a header, whole or torn
+_SAME = (
+    "task",
+    "reference_sha256",
+    "prompt",
+    "prompt_sha256",
+    "durations_sha256",
+)  # or runs can't be compared
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is made with.
+    """How a run is made.
 
     Attributes:
-        budget: tokens of a video's memory; None: as the model's config says.
-        streams: what is taken in; "both": all that the model takes in.
+        budgets: tokens of a video's memory, each "4096", or "10%" of a video's raw tokens; none: as the
+            model's config says. Each video is encoded once for all budgets.
+        streams: which the model takes in; "both": all of them.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
-        limit: only so many examples, the first of the gold.
-        durations: a file with lengths of videos, where the gold has none.
+        limit: only the first examples of the reference, this many.
         times: what numbers in answers are; None: as the prompt asks for them.
     """
 
-    budget: int | None = None
+    budgets: tuple[str, ...] = ()
     streams: Literal["video", "audio", "both"] = "both"
     prompt: str = "default"
     max_new_tokens: int | None = None
     limit: int | None = None
-    durations: Path | None = None
     times: Times | None = None
 
     def __post_init__(self) -> None:
+        check_budgets("budgets", self.budgets)
         if self.streams not in ("video", "audio", "both"):
             raise ValueError(f"streams must be 'frame', 'audio' or 'both', got {self.streams!r}")
         if self.times is not None and self.times not in get_args(Times):
             raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
-        for name in ("budget", "max_new_tokens", "limit"):
+        for name in ("max_new_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_budgets(name: str, budgets: Sequence[str]) -> None:
+    """ValueError unless all are different, each "4096" or "10%"."""
+    for text in budgets:
+        number = text.removesuffix("%")
+        try:
+            fits = 0 < float(number) < math.inf and (text.endswith("%") or number.isdigit())
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{name} must be numbers, or shares such as 10%, got {text!r}")
+        if budgets.count(text) > 1:
+            raise ValueError(f"{name} must be different, got {text!r} twice")
+
+
+def num_tokens(budget: str, num_raw: int) -> int:
+    """Tokens of a budget of a video with so many raw tokens."""
+    return round(float(budget[:-1]) / 100 * num_raw) if budget.endswith("%") else int(budget)
+
+
+def budget_path(out: Path, budget: str) -> Path:
+    """The file of one of several budgets: run.jsonl has run.10pc.jsonl."""
+    return out.with_name(f"{out.stem}.{budget.replace('%', 'pc')}{out.suffix}")
 
 
 @dataclass(frozen=True)
@@ -67,12 +97,12 @@ class RunFile:
     @property
     def answered(self) -> dict[str, dict[str, Any]]:
         """The lines that have an answer."""
-        return {key: line for key, line in self.lines.items() if "lost" not in line}
+        return {key: line for key, line in self.lines.items() if "failed" not in line}
 
     @property
-    def lost(self) -> dict[str, dict[str, Any]]:
+    def failed(self) -> dict[str, dict[str, Any]]:
         """The lines whose video is missing or could not be read."""
-        return {key: line for key, line in self.lines.items() if "lost" in line}
+        return {key: line for key, line in self.lines.items() if "failed" in line}
 
 
 def file_hash(path: Path) -> str:
@@ -95,7 +125,7 @@ def read_run(path: Path) -> RunFile | None:
     """
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if data and not (data.startswith(_BEGINS) or _BEGINS.startswith(data)):
+    if data and not (data.startswith(_START) or _START.startswith(data)):
         raise ValueError(f"{path} is no file of a run: its first line must be a header; name another file")
     if not whole:
         return None
@@ -107,49 +137,46 @@ def read_run(path: Path) -> RunFile | None:
             raise ValueError(f"{path}:{number}: must be a JSON object ({error}); begin a new file") from error
     header, *rest = values
     lines: dict[str, dict[str, Any]] = {}
-    for number, one in enumerate(rest, 2):
-        if not isinstance(one, dict) or not isinstance(one.get("id"), str):
+    for number, line in enumerate(rest, 2):
+        if not isinstance(line, dict) or not isinstance(line.get("id"), str):
             raise ValueError(f"{path}:{number}: must be an object with an 'id'; begin a new file")
-        if one["id"] in lines:
-            raise ValueError(f"{path}:{number}: {one['id']!r} is there already; remove one of its lines")
-        lines[one["id"]] = one
+        if line["id"] in lines:
+            raise ValueError(f"{path}:{number}: {line['id']!r} comes again; remove one of its lines")
+        lines[line["id"]] = line
     return RunFile(header, lines, len(whole))
 
 
-def begin(path: Path, header: Mapping[str, Any]) -> RunFile:
-    """The run at `path`, begun if there is none; a torn last line is cut off.
+def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
+    """The run at `path`, a new one if there is none; a torn last line is cut off.
 
     Raises:
-        ValueError: what is there was begun with another header; it is left as it is.
+        ValueError: the run has another header; it is left as it is.
     """
-    found = read_run(path) if path.is_file() else None
-    if found is None:
+    run = read_run(path) if path.is_file() else None
+    if run is None:
         line = line_of(header)
         path.write_bytes(line)
         return RunFile(dict(header), {}, len(line))
-    wanted = json.loads(line_of(header))
-    for name in dict.fromkeys([*wanted, *found.header]):
-        if found.header.get(name) != wanted.get(name):
+    ours = json.loads(line_of(header))
+    for name in dict.fromkeys([*ours, *run.header]):
+        if run.header.get(name) != ours.get(name):
             raise ValueError(
-                f"{path} was begun with {name} = {_short(found.header.get(name))}, this run has "
-                f"{_short(wanted.get(name))}; resume with the same, or give another --out"
+                f"{path} was started with {name} = {_short(run.header.get(name))}, this run has "
+                f"{_short(ours.get(name))}; resume with the same, or give another --out"
             )
     with path.open("r+b") as file:
-        file.truncate(found.num_bytes)
-    return found
+        file.truncate(run.num_bytes)
+    return run
 
 
 def replace_lines(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
-    """These lines, by id, in the places of those with the same ids; the rest of the file stays as it is.
-
-    The file is there as it was, or with all of them.
-    """
-    kept = []
+    """Put these lines, by id, in the places of those with the same ids; atomically."""
+    out = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
         key = json.loads(line)["id"] if number else ""  # of the header
-        kept.append(line_of(lines[key]) if key in lines else line)
+        out.append(line_of(lines[key]) if key in lines else line)
     with replacing(path) as part:
-        part.write_bytes(b"".join(kept))
+        part.write_bytes(b"".join(out))
 
 
 def summary_path(path: Path) -> Path:
@@ -158,50 +185,51 @@ def summary_path(path: Path) -> Path:
 
 
 def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, Any]:
-    """What the first run is worth more than the second, example by example.
+    """The scores of the first run minus those of the second, example by example.
 
     Args:
-        first: the file of a run that came to its end.
-        second: of another, on the same gold with the same prompt.
+        first: the file of a complete run.
+        second: of another, on the same reference with the same prompt.
         seed: of the intervals.
 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
-        `bootstrap.difference` of each main score, whole videos drawn.
+        `bootstrap.difference` of each main score.
 
     Raises:
-        ValueError: gold, durations or prompt differ; a run has no summary of just this file.
+        ValueError: reference, durations or prompt differ; a run has no summary of just this file.
     """
     paths = Path(first), Path(second)
-    runs = [_whole(path) for path in paths]
-    one, two = (run for run, _ in runs)
+    (ours, our_summary), (theirs, their_summary) = map(_complete, paths)
     for name in _SAME:
-        if one.header.get(name) != two.header.get(name):
+        if ours.header.get(name) != theirs.header.get(name):
             raise ValueError(
-                f"runs to compare must have the same {name}, got {_short(one.header.get(name))} in "
-                f"{paths[0]} and {_short(two.header.get(name))} in {paths[1]}"
+                f"runs to compare must have the same {name}, got {_short(ours.header.get(name))} in "
+                f"{paths[0]} and {_short(theirs.header.get(name))} in {paths[1]}"
             )
-    both = [key for key in one.answered if key in two.answered]
-    videos = {key: one.lines[key]["video"] for key in both}
-    scores, others = (summary["each"] for _, summary in runs)
+    both = [key for key in ours.answered if key in theirs.answered]
+    videos = {key: ours.lines[key]["video"] for key in both}
     differences = {}
-    for name in (name for name in scores if name in others):
-        kept = [key for key in both if key in scores[name] and key in others[name]]
-        left, right = ({key: each[name][key] for key in kept} for each in (scores, others))
+    for name, values in our_summary["each"].items():
+        others = their_summary["each"].get(name, {})
+        keys = [key for key in both if key in values and key in others]
+        if name not in their_summary["each"]:
+            continue
+        left, right = ({key: side[key] for key in keys} for side in (values, others))
         differences[name] = difference(left, right, videos, seed=seed)
     return {
-        "task": one.header["task"],
+        "task": ours.header["task"],
         "first": str(first),
         "second": str(second),
         "differs": {
-            key: [one.header[key], two.header.get(key)]
-            for key in one.header
-            if one.header[key] != two.header.get(key)
+            key: [value, theirs.header.get(key)]
+            for key, value in ours.header.items()
+            if value != theirs.header.get(key)
         },
         "num": len(both),
-        "only_first": [key for key in one.answered if key not in two.answered],
-        "only_second": [key for key in two.answered if key not in one.answered],
+        "only_first": [key for key in ours.answered if key not in theirs.answered],
+        "only_second": [key for key in theirs.answered if key not in ours.answered],
         "differences": differences,
     }
 
@@ -213,14 +241,14 @@ def summary_of(path: Path) -> dict[str, Any] | None:
     return summary if summary.get("run_sha256") == file_hash(path) else None
 
 
-def _whole(path: Path) -> tuple[RunFile, dict[str, Any]]:
+def _complete(path: Path) -> tuple[RunFile, dict[str, Any]]:
     """A run and its summary."""
-    found, summary = read_run(path), summary_of(path)
-    if found is None or summary is None:
+    run, summary = read_run(path), summary_of(path)
+    if run is None or summary is None:
         raise ValueError(
             f"{path} has no summary of its present lines in {summary_path(path)}; run it to its end first"
         )
-    return found, summary
+    return run, summary
 
 
 def _short(value: object) -> str:

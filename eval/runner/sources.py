@@ -1,4 +1,4 @@
-"""Where the questions and videos of a run come from: files, or scenes drawn from seeds."""
+"""Where the questions and videos of a run come from: files, or synthetic scenes."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from longcompress.config import MediaConfig
-from longcompress.media import reader as media
-from longcompress.synthetic.scenes import parts_of
-from longcompress.types import Frames
-
-from ..tasks.synthetic import Drawn, draw_all
+from ...config import MediaConfig
+from ...media import reader as media
+from ...synthetic.scenes import parts_of
+from ...types import Frames
+from ..tasks.synthetic import Synthetic, synthesize_all
 from ..tasks.task import Example
 from .run_file import file_hash, line_of
 from .score import read_examples, task_of
@@ -23,14 +22,14 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".
 
 @dataclass(frozen=True)
 class Source:
-    """What is asked about, and the videos.
+    """Questions, and the videos they are about.
 
     Attributes:
         task: a key of TASKS.
         examples: all of them, before a limit.
         pins: what the header of a run says of them.
-        open: a video's name, how to read, and who hears warnings, to its frames and audio; OSError or
-            ValueError says why there is none.
+        open: a video's name, how to read, and who hears warnings, to its media; OSError or ValueError says
+            why there is none.
     """
 
     task: str
@@ -40,86 +39,81 @@ class Source:
 
 
 def from_files(
-    task: str, gold: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
+    task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
     """A benchmark's files and its videos in a folder.
 
     Args:
-        task: a key of TASKS, none whose videos are drawn.
-        gold: the benchmark's files.
+        task: a key of TASKS, none with synthetic videos.
+        reference: the benchmark's files.
         videos: the folder of its videos, in which they may lie deeper.
-        durations: a file with lengths of videos, where the gold has none.
+        durations: a file with lengths of videos, where the reference has none.
 
     Raises:
-        ValueError: naming file and place, if a file is not what it should be; a video that is there twice.
+        ValueError: naming file and place, if a file is not what it should be; two videos of one name.
         FileNotFoundError: there is no such folder.
     """
-    if task_of(task).draw is not None:
-        raise ValueError(f"the videos of {task} are drawn, it has no files; use from_scenes")
-    examples = read_examples(task, gold, durations=durations)
-    files = _videos(Path(videos), {one.video for one in examples})
+    if task_of(task).synthesize is not None:
+        raise ValueError(f"the videos of {task} are synthetic, it has no files; use from_scenes")
+    examples = read_examples(task, reference, durations=durations)
+    paths = _paths(Path(videos), {example.video for example in examples})
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
-        if name not in files:
+        if name not in paths:
             raise FileNotFoundError(f"no video {name!r} in {videos}")
-        return media.read(files[name], config, on_warning=on_warning)
+        return media.read(paths[name], config, on_warning=on_warning)
 
     pins = {
-        "gold": [Path(path).name for path in gold],
-        "gold_sha256": [file_hash(Path(path)) for path in gold],
+        "reference": [Path(path).name for path in reference],
+        "reference_sha256": [file_hash(Path(path)) for path in reference],
         "durations_sha256": file_hash(Path(durations)) if durations else None,
-        "drawn": None,
+        "synthetic": None,
     }
     return Source(task, examples, pins, read)
 
 
-def from_scenes(task: str, drawn: Drawn) -> Source:
-    """Videos and questions drawn from seeds; frames and audio come as they are drawn, no codec between.
+def from_scenes(task: str, synthetic: Synthetic) -> Source:
+    """Synthetic videos and questions; frames and audio come without a codec between.
 
     Args:
-        task: a key of TASKS whose videos are drawn.
-        drawn: which videos.
+        task: a key of TASKS with synthetic videos.
+        synthetic: which videos.
     """
-    draw = task_of(task).draw
-    if draw is None:
-        raise ValueError(f"the videos of {task} are not drawn, it has files; use from_files")
-    examples, files = draw_all(task, draw, drawn)
+    synthesize = task_of(task).synthesize
+    if synthesize is None:
+        raise ValueError(f"the videos of {task} are not synthetic, it has files; use from_files")
+    examples, videos = synthesize_all(task, synthesize, synthetic)
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
-        scene, _ = draw(*files[name])
-        streams = tuple(
-            kind for kind, is_read in (("video", config.video), ("audio", config.audio)) if is_read
-        )
-        parts = (
-            part
-            for part in parts_of(scene, config.rate_fps)
-            if ("video" if isinstance(part, Frames) else "audio") in streams
-        )
-        return media.Reading(parts, name, streams, scene.duration_s)
+        scene, _ = synthesize(*videos[name])
+        is_read_by_kind = {"video": config.video, "audio": config.audio}
+        streams = tuple(kind for kind, is_read in is_read_by_kind.items() if is_read)
+        parts = parts_of(scene, config.rate_fps)
+        some = (part for part in parts if ("video" if isinstance(part, Frames) else "audio") in streams)
+        return media.Reading(some, name, streams, scene.duration_s)
 
     digest = hashlib.sha256()
-    for one in examples:
-        digest.update(line_of({"id": one.id, "question": one.question, "truth": asdict(one.truth)}))
+    for example in examples:
+        line = {"id": example.id, "question": example.question, "truth": asdict(example.truth)}
+        digest.update(line_of(line))
     pins = {
-        "gold": [],
-        "gold_sha256": [digest.hexdigest()],
+        "reference": [],
+        "reference_sha256": [digest.hexdigest()],
         "durations_sha256": None,
-        "drawn": asdict(drawn) | {"minutes": list(drawn.minutes)},
+        "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }
     return Source(task, examples, pins, read)
 
 
-def _videos(folder: Path, wanted: set[str]) -> dict[str, Path]:
-    """Wanted videos below a folder, by name without suffix."""
+def _paths(folder: Path, names: set[str]) -> dict[str, Path]:
+    """Videos of these names below a folder, by name without suffix."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"videos must be a folder that is there, got {folder}")
-    found: dict[str, Path] = {}
+        raise FileNotFoundError(f"videos must be an existing folder, got {folder}")
+    out: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.stem not in wanted:
+        if path.suffix.lower() not in SUFFIXES or path.stem not in names:
             continue
-        if path.stem in found:
-            raise ValueError(
-                f"videos: {path.stem!r} is there twice, {found[path.stem]} and {path}; remove one"
-            )
-        found[path.stem] = path
-    return found
+        if path.stem in out:
+            raise ValueError(f"videos: two are called {path.stem!r}, {out[path.stem]} and {path}; remove one")
+        out[path.stem] = path
+    return out

@@ -1,4 +1,4 @@
-"""The benchmarks: their files as published, what models are asked, what answers say and are worth."""
+"""The benchmarks: their files as published, prompts, parsers of answers, scores."""
 
 from typing import Any
 

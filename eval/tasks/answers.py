@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from longcompress.events.parse import parse_spans
-
+from ...events.parse import parse_spans
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .task import Example, How, Times
@@ -30,6 +29,11 @@ _BOXED = re.compile(r"\\(?:boxed|text|textbf)\{\s*\(?([A-Za-z])\)?\s*\.?\s*\}")
 def without_thoughts(text: str) -> str:
     """The text without what a model thought before it answered."""
     return _THOUGHT.sub(" ", text)
+
+
+def words_of(text: str, example: Example[Any], how: How) -> str | None:
+    """The words of an answer, None if there are none."""
+    return without_thoughts(text).strip() or None
 
 
 def duration_of(example: Example[Any], times: Times) -> float | None:
@@ -56,9 +60,9 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     times = how.times or "seconds"
     duration_s = duration_of(example, times)
     if how.compat == "paper" and times == "hundredths":
-        found = _TWO_DIGITS.search(text)
+        matches = _TWO_DIGITS.search(text)
         assert duration_s is not None
-        return (int(found[1]) / 100 * duration_s, int(found[2]) / 100 * duration_s) if found else None
+        return (int(matches[1]) / 100 * duration_s, int(matches[2]) / 100 * duration_s) if matches else None
     events = parse_spans(
         without_thoughts(text),
         duration_s=duration_s if times == "hundredths" else None,
@@ -83,8 +87,8 @@ def events_of(
     if how.compat == "paper" and times == "hundredths":
         assert duration_s is not None
         return tuple(
-            (start / 100 * duration_s, (end + 1) / 100 * duration_s, said)
-            for start, end, said in _merged(_paper_events(text))
+            (start / 100 * duration_s, (end + 1) / 100 * duration_s, text)
+            for start, end, text in _merged(_paper_events(text))
         )
     events = parse_spans(
         without_thoughts(text),
@@ -100,31 +104,31 @@ def _paper_events(text: str) -> list[tuple[int, int, str]]:
     listed = re.search(r"\[.*\]", text)
     if listed:
         try:
-            found = [
-                (int(one["timestamps"][5:7]), int(one["timestamps"][-2:]), str(one["event"]))
-                for one in json.loads(listed[0])
+            matches = [
+                (int(item["timestamps"][5:7]), int(item["timestamps"][-2:]), str(item["event"]))
+                for item in json.loads(listed[0])
             ]
         except (ValueError, KeyError, TypeError):
-            found = []
-        if found:
-            return found
+            matches = []
+        if matches:
+            return matches
     return line_events(text)  # brackets may stand in a sentence too
 
 
 def line_events(text: str) -> list[tuple[int, int, str]]:
     """Hundredths and texts of "From 3 to 10, a dog jumps", one a line, as the papers' scripts find them."""
-    return [(int(start), int(end), said.strip()) for start, end, said in _LINE_EVENT.findall(text)]
+    return [(int(start), int(end), text.strip()) for start, end, text in _LINE_EVENT.findall(text)]
 
 
 def _merged(events: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     out: list[tuple[int, int, str]] = []
-    for start, end, said in events:
+    for start, end, text in events:
         if out and -1 <= start - out[-1][1] <= 1:
-            alike = difflib.SequenceMatcher(None, out[-1][2], said).ratio()
+            alike = difflib.SequenceMatcher(None, out[-1][2], text).ratio()
             if alike > _SAME:
                 out[-1] = (out[-1][0], end, out[-1][2])
                 continue
-        out.append((start, end, said))
+        out.append((start, end, text))
     return out
 
 
@@ -141,12 +145,12 @@ def first_letter(text: str, options: Sequence[str]) -> str | None:
 def letter_of(text: str, options: Sequence[str]) -> str | None:
     """The option that an answer chooses, "A", "B", ...; None if it chooses none, or several.
 
-    In this order: a box; the last letter said to be the answer, in JSON too; a letter that the answer begins
+    In this order: a box; the last letter text to be the answer, in JSON too; a letter that the answer begins
     with; the only letter that stands alone; the words of just one option.
     """
     letters = _letters(options)
     text = without_thoughts(text).strip()
-    boxed = [one.upper() for one in _BOXED.findall(text) if one.upper() in letters]
+    boxed = [item.upper() for item in _BOXED.findall(text) if item.upper() in letters]
     if boxed:
         return boxed[-1]
     same = _by_words(re.sub(rf"^\W*{_SAYS}", "", text), options, letters, whole=True)
@@ -154,19 +158,19 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
         return same
     # "A" is a word too: small, or in a sentence, it has to stand in brackets or before a stop.
     small = letters.lower()
-    said = re.findall(
+    stated = re.findall(
         rf"{_SAYS}[(\[{{*_`\"']*(?:([{letters}]){_ENDS}|([{small}])(?=[)\]}}*_`\"'.,:;]|\s*$))", text
     )
-    if said:
-        return "".join(said[-1]).upper()
+    if stated:
+        return "".join(stated[-1]).upper()
     alone = re.fullmatch(rf"\W*([{letters}{small}])\W*", text)
     begins = alone or re.match(rf"[(\[*_`\"']*([{letters}])(?:[)\].:,;*`\"'\n]|\s+[-\u2013\u2014])", text)
     if begins:
         return begins[1].upper()
     stands = re.findall(rf"[(\[*]([{letters}])[)\]*]|{_EDGE}([{letters[1:] or letters}]){_ENDS}", text)
-    found = {one or other for one, other in stands}
-    if found:
-        return found.pop() if len(found) == 1 else None
+    matches = {item or other for item, other in stands}
+    if matches:
+        return matches.pop() if len(matches) == 1 else None
     return _by_words(text, options, letters)
 
 
@@ -179,11 +183,11 @@ def _by_words(text: str, options: Sequence[str], letters: str, *, whole: bool = 
     """The one option whose words the answer is, or holds; of options within each other the longest."""
     plain = [_plain(option) for option in options]
     words = _plain(text)
-    found = [i for i, option in enumerate(plain) if option and option == words]
-    if not found and not whole:
+    matches = [i for i, option in enumerate(plain) if option and option == words]
+    if not matches and not whole:
         held = [i for i, option in enumerate(plain) if option and f" {option} " in f" {words} "]
-        found = [i for i in held if not any(i != j and f" {plain[i]} " in f" {plain[j]} " for j in held)]
-    return letters[found[0]] if len(found) == 1 else None
+        matches = [i for i in held if not any(i != j and f" {plain[i]} " in f" {plain[j]} " for j in held)]
+    return letters[matches[0]] if len(matches) == 1 else None
 
 
 def _plain(text: str) -> str:

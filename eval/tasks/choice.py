@@ -1,16 +1,27 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..metrics.choice import multiple_choice
 from .answers import first_letter, letter_of
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task, asked
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    IdsByQuestion,
+    Prediction,
+    Predictions,
+    Scored,
+    Task,
+    counted,
+)  # fmt: skip
 
 Parse: TypeAlias = Callable[[str, Example[str], How], str | None]
 
@@ -60,30 +71,30 @@ def choice_as_lvbench(text: str, example: Example[str], how: How) -> str | None:
 
 
 def score_choices(
-    examples: Sequence[Example[str]], said: Mapping[str, Said[str]], how: How, *, skip_missing: bool = False
+    examples: Sequence[Example[str]], predictions: Answers[str], how: How, *, skip_missing: bool = False
 ) -> Scored:
     """Accuracy, of all and by group: "accuracy/KIND/NAME" and "macro_accuracy/KIND".
 
     Args:
         examples: with their groups, of which one kind may come several times.
-        said: options chosen.
+        predictions: options.
         how: for the papers `skip_missing` counts.
         skip_missing: the paper's script leaves questions out that have no entry.
     """
-    kept = asked(examples, said, how) if skip_missing else list(examples)
-    gold = {one.id: one.truth for one in kept}
-    chosen = {key: one.value for key, one in said.items()}
-    metrics = multiple_choice(gold, chosen)
-    for kind in dict.fromkeys(kind for one in kept for kind, _ in one.groups):
-        names = sorted({name for one in kept for other, name in one.groups if other == kind})
-        means = []
-        for name in names:
-            some = {one.id: one.truth for one in kept if (kind, name) in one.groups}
-            got = multiple_choice(some, chosen)
-            metrics |= {f"accuracy/{kind}/{name}": got["accuracy"], f"num/{kind}/{name}": got["num"]}
-            means.append(got["accuracy"])
-        metrics[f"macro_accuracy/{kind}"] = sum(means) / len(means)
-    each = {key: float(multiple_choice({key: right}, chosen)["accuracy"]) for key, right in gold.items()}
+    scored = counted(examples, predictions, how) if skip_missing else list(examples)
+    metrics, each = multiple_choice(
+        {example.id: example.truth for example in scored},
+        {key: prediction.value for key, prediction in predictions.items()},
+    )
+    members: dict[str, dict[str, list[float]]] = {}
+    for example in scored:
+        for kind, name in dict.fromkeys(example.groups):
+            members.setdefault(kind, {}).setdefault(name, []).append(each[example.id])
+    for kind, groups in members.items():
+        means = {name: sum(groups[name]) / len(groups[name]) for name in sorted(groups)}
+        for name, value in means.items():
+            metrics |= {f"accuracy/{kind}/{name}": value, f"num/{kind}/{name}": len(groups[name])}
+        metrics[f"macro_accuracy/{kind}"] = sum(means.values()) / len(means)
     return Scored(metrics, {"accuracy": each})
 
 
@@ -97,8 +108,8 @@ def _example(record: Record, key: str, video: str, letter: str, options: Sequenc
 
 def _in_order(options: Sequence[str]) -> bool:
     """True if each option begins with its own letter."""
-    found = [_LETTERED.match(option) for option in options]
-    return all(one is not None and one[1] == chr(ord("A") + i) for i, one in enumerate(found))
+    matches = [_LETTERED.match(option) for option in options]
+    return all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches))
 
 
 def _with(example: Example[str], duration_s: float | None, *groups: tuple[str, str]) -> Example[str]:
@@ -111,10 +122,10 @@ def _with(example: Example[str], duration_s: float | None, *groups: tuple[str, s
 def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
     out = []
-    for video in read_records(one_file(paths, "gold")):
+    for video in read_records(one_file(paths, "reference")):
         for record in video.records("questions") if video.has("questions") else [video]:
             options = record.texts("options", "choices")
-            one = _example(
+            example = _example(
                 record,
                 record.name("question_id"),
                 video.name("videoID", "video_id"),
@@ -128,7 +139,7 @@ def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
             }
             groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
             task = [("task", record.text("task_type"))] if record.has("task_type") else []
-            out.append(_with(one, None, *groups, *task))
+            out.append(_with(example, None, *groups, *task))
     return out
 
 
@@ -137,41 +148,35 @@ def read_video_mme_answers(
 ) -> Predictions[str]:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
     records = [
-        one
+        question
         for video in read_records(one_file(paths, "pred"))
-        for one in (video.records("questions") if video.has("questions") else [video])
+        for question in (video.records("questions") if video.has("questions") else [video])
     ]
-    return _said(
-        [(one.name("question_id", "id"), one.text("response", "pred", "answer")) for one in records if
-         one.has("response", "pred") or not one.has("options", "choices")],
-        examples, how, choice_as_video_mme,
-    )  # fmt: skip
+    pairs = [
+        (record.name("question_id", "id"), record.text("response", "pred", "answer"))
+        for record in records
+        if record.has("response", "pred") or not record.has("options", "choices")
+    ]
+    return _predictions(pairs, examples, how, choice_as_video_mme)
 
 
-def write_video_mme(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
+def write_video_mme(
+    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
+) -> list[Path]:
     """The results template."""
-    videos: dict[str, dict[str, object]] = {}
-    lists: dict[str, list[dict[str, object]]] = {}
+    videos: dict[str, dict[str, Any]] = {}
     names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
-    for one in examples:
-        groups = dict(one.groups)
-        questions = lists.setdefault(one.video, [])
-        video = {"video_id": one.id.rpartition("-")[0]} | {
-            names[k]: v for k, v in groups.items() if k in names
-        }
-        videos.setdefault(one.video, video | {"questions": questions})
-        if one.id in said:
-            questions.append(
-                {
-                    "question_id": one.id,
-                    "task_type": groups.get("task", ""),
-                    "question": one.question,
-                    "options": listed(one).split("\n"),
-                    "answer": one.truth,
-                    "response": said[one.id].text or said[one.id].value or "",
-                }
-            )
-    write_json(path, [video for name, video in videos.items() if lists[name]])
+    for example in (example for example in examples if example.id in predictions):
+        groups = dict(example.groups)
+        about = {"video_id": example.id.rpartition("-")[0]}
+        about |= {names[kind]: name for kind, name in groups.items() if kind in names}
+        questions = videos.setdefault(example.video, about | {"questions": []})["questions"]
+        questions.append({
+            "question_id": example.id, "task_type": groups.get("task", ""), "question": example.question,
+            "options": listed(example).split("\n"), "answer": example.truth,
+            "response": predictions[example.id].words,
+        })  # fmt: skip
+    return [write_json(folder / "predictions.json", list(videos.values()))]
 
 
 # --- MLVU
@@ -184,7 +189,7 @@ def read_mlvu(paths: Sequence[Path]) -> list[Example[str]]:
     """
     out = []
     seen: dict[str, int] = {}
-    for record in (one for path in paths for one in read_records(path)):
+    for record in (record for path in paths for record in read_records(path)):
         kind, candidates = record.text("question_type"), record.texts("candidates")
         right = record.text("answer")
         if right not in candidates:
@@ -192,10 +197,10 @@ def read_mlvu(paths: Sequence[Path]) -> list[Example[str]]:
         seen[kind] = seen.get(kind, -1) + 1
         key = record.name("question_id") if record.has("question_id") else f"{kind}_{seen[kind]}"
         letter = chr(ord("A") + candidates.index(right))
-        one = Example(
+        example = Example(
             key, video_of(record.name("video")), record.text("question"), letter, options=tuple(candidates)
         )
-        out.append(_with(one, record.maybe_number("duration"), ("task", kind)))
+        out.append(_with(example, record.maybe_number("duration"), ("task", kind)))
     return out
 
 
@@ -203,36 +208,31 @@ def read_mlvu_answers(paths: Sequence[Path], examples: Sequence[Example[str]], h
     """[{"question_id", "question_type", "option"}], or the "res_list" that the dev set's scripts write."""
     if is_lines(one_file(paths, "pred")):
         records = read_records(paths[0])
-        pairs = [(one.name("question_id", "id"), one.text("option", "pred", "answer")) for one in records]
-        return _said(pairs, examples, how, choice_as_mlvu)
-    ids: dict[tuple[str, str], list[str]] = {}
-    for example in examples:
-        ids.setdefault((example.video, " ".join(example.question.split())), []).append(example.id)
+        pairs = [(item.name("question_id", "id"), item.text("option", "pred", "answer")) for item in records]
+        return _predictions(pairs, examples, how, choice_as_mlvu)
+    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
     pairs = []
-    for one in read_object(paths[0])[0].records("res_list"):
-        question = one.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
-        video = video_of(one.name("video", "video_path"))
-        same = ids.get((video, " ".join(question.split())), [])
-        pairs.append(
-            (same.pop(0) if len(same) > 1 else same[0] if same else f"{video}: {question}", one.text("pred"))
-        )
-    return _said(pairs, examples, how, choice_as_mlvu)
+    for record in read_object(paths[0])[0].records("res_list"):
+        question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
+        video = video_of(record.name("video", "video_path"))
+        pairs.append((ids.take(video, question), record.text("pred")))
+    return _predictions(pairs, examples, how, choice_as_mlvu)
 
 
-def write_mlvu(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
+def write_mlvu(
+    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
+) -> list[Path]:
     """The form of the test set's evaluation; an answer that could not be read has option ""."""
-    write_json(
-        path,
-        [
-            {
-                "question_id": one.id,
-                "question_type": dict(one.groups)["task"],
-                "option": said[one.id].value or "",
-            }
-            for one in examples
-            if one.id in said
-        ],
-    )
+    options = [
+        {
+            "question_id": example.id,
+            "question_type": dict(example.groups)["task"],
+            "option": predictions[example.id].value or "",
+        }
+        for example in examples
+        if example.id in predictions
+    ]
+    return [write_json(folder / "predictions.json", options)]
 
 
 # --- LVBench
@@ -241,7 +241,7 @@ def write_mlvu(path: Path, examples: Sequence[Example[str]], said: Mapping[str, 
 def read_lvbench(paths: Sequence[Path]) -> list[Example[str]]:
     """video_info.meta.jsonl: a video a line, its questions in "qa" with the options in their text."""
     out = []
-    for video in read_records(one_file(paths, "gold")):
+    for video in read_records(one_file(paths, "reference")):
         info = video.within(video.value.get("video_info", {}), "video_info")
         minutes = info.maybe_number("duration_minutes")
         for record in video.records("qa"):
@@ -251,12 +251,16 @@ def read_lvbench(paths: Sequence[Path]) -> list[Example[str]]:
                 raise record.fault(
                     "'question' must list its options as (A), (B), ...", record.get("question")
                 )
-            one = _example(record, record.name("uid"), video.name("key"), record.text("answer"), options)
+            example = _example(record, record.name("uid"), video.name("key"), record.text("answer"), options)
             groups = [("task", name) for name in dict.fromkeys(record.texts("question_type"))]
-            made = Example(
-                one.id, one.video, question.strip(), one.truth, options=tuple(o.strip() for o in options)
+            whole = Example(
+                example.id,
+                example.video,
+                question.strip(),
+                example.truth,
+                options=tuple(o.strip() for o in options),
             )
-            out.append(_with(made, None if minutes is None else 60 * minutes, *groups))
+            out.append(_with(whole, None if minutes is None else 60 * minutes, *groups))
     return out
 
 
@@ -266,8 +270,8 @@ def read_by_id(
     """{id: answer}, the answer a letter, words, or the number of an option from 0; or lines of our own."""
     path = one_file(paths, "pred")
     if is_lines(path):
-        pairs = [(one.name("id", "uid"), one.text("pred", "answer")) for one in read_records(path)]
-        return _said(pairs, examples, how, parse)
+        pairs = [(record.name("id", "uid"), record.text("pred", "answer")) for record in read_records(path)]
+        return _predictions(pairs, examples, how, parse)
     whole, twice = read_object(path)
     pairs = []
     for key, value in whole.value.items():
@@ -276,13 +280,19 @@ def read_by_id(
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
-    read = _said(pairs, examples, how, parse)
-    return Predictions(read.said, tuple(key for key in twice if key in read.said))
+    out = _predictions(pairs, examples, how, parse)
+    out.duplicates = [key for key in twice if key in out.by_id]
+    return out
 
 
-def write_by_id(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
+def write_by_id(
+    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
+) -> list[Path]:
     """{id: letter}; an answer that could not be read is ""."""
-    write_json(path, {one.id: said[one.id].value or "" for one in examples if one.id in said})
+    letters = {
+        example.id: predictions[example.id].value or "" for example in examples if example.id in predictions
+    }
+    return [write_json(folder / "predictions.json", letters)]
 
 
 # --- LongVideoBench
@@ -291,7 +301,7 @@ def write_by_id(path: Path, examples: Sequence[Example[str]], said: Mapping[str,
 def read_longvideobench(paths: Sequence[Path]) -> list[Example[str]]:
     """lvb_val.json: a list of questions with "candidates" and "correct_choice", from 0."""
     out = []
-    for record in read_records(one_file(paths, "gold")):
+    for record in read_records(one_file(paths, "reference")):
         candidates = record.texts("candidates")
         if not record.has("correct_choice"):
             raise record.fault(
@@ -300,32 +310,25 @@ def read_longvideobench(paths: Sequence[Path]) -> list[Example[str]]:
             )
         number = record.number("correct_choice")
         letter = chr(ord("A") + int(number)) if 0 <= number < 26 else "?"
-        one = _example(
+        example = _example(
             record, record.name("id"), video_of(record.name("video_path", "video_id")), letter, candidates
         )
         kinds = {"length": "duration_group", "task": "question_category", "topic": "topic_category"}
         groups = [(kind, record.name(name)) for kind, name in kinds.items() if record.has(name)]
-        out.append(_with(one, record.maybe_number("duration"), *groups))
+        out.append(_with(example, record.maybe_number("duration"), *groups))
     return out
 
 
-def _said(
-    pairs: Sequence[tuple[str, str]], examples: Sequence[Example[str]], how: How, parse: Parse = choice_in
+def _predictions(
+    pairs: Sequence[tuple[str, str]], examples: Sequence[Example[str]], how: How, parse: Parse
 ) -> Predictions[str]:
-    """Answers by id, read."""
-    known = {one.id: one for one in examples}
-    said: dict[str, Said[str]] = {}
-    twice = []
+    """Predictions of (id, answer) pairs."""
+    known = {example.id: example for example in examples}
+    out: Predictions[str] = Predictions()
     for key, text in pairs:
-        if key in said:
-            twice.append(key)
-        else:
-            said[key] = Said(text, parse(text, known[key], how) if key in known else None)
-    return Predictions(said, tuple(twice))
-
-
-def _skipping(examples: Sequence[Example[str]], said: Mapping[str, Said[str]], how: How) -> Scored:
-    return score_choices(examples, said, how, skip_missing=True)
+        if out.is_new(key):
+            out.by_id[key] = Prediction(text, parse(text, known[key], how) if key in known else None)
+    return out
 
 
 def _prompts(name: str, prompt: Callable[[Example[str]], str]) -> dict[str, Callable[[Example[str]], str]]:
@@ -341,12 +344,12 @@ VIDEO_MME_TASK = Task(
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
-    score=_skipping,
+    score=partial(score_choices, skip_missing=True),
 )
 
 MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
-    where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several after --gold",
+    where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
     prompts=_prompts(
         "mlvu",
@@ -368,7 +371,7 @@ LVBENCH_TASK = Task(
     parse=choice_as_lvbench,
     read_predictions=partial(read_by_id, parse=choice_as_lvbench),
     write_predictions=write_by_id,
-    score=_skipping,
+    score=partial(score_choices, skip_missing=True),
 )
 
 LONGVIDEOBENCH_TASK = Task(

@@ -1,19 +1,17 @@
-"""Everything that happens, told with its times: ActivityNet Captions, and the scorer that LongVALE shares."""
+"""Dense captioning: ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from ..metrics.bootstrap import Corpus, means_of
-from ..metrics.captions import meteor, meteor_of_pairs
-from ..metrics.dense import dense_captions, dense_corpus
-from ..metrics.soda import Captioned, soda_c, soda_of_each
-from ..metrics.words import ascii_only
+from ..metrics.dense import dense_captions
+from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
 from .event_references import whole_videos
-from .files import Record, is_lines, one_file, read_object, write_json
+from .files import is_lines, one_file, read_object, write_json
 from .spoken import read_spoken
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task, asked
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
 
 Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
@@ -30,94 +28,66 @@ DEFAULT_PROMPT = (
 )
 
 
-class PairScores:
-    """METEOR of pairs of texts, each asked once."""
-
-    def __init__(self, how: How) -> None:
-        self._how = how
-        self._known: dict[tuple[str, str], float] = {}
-        swapped = ", arguments swapped" if how.compat == "paper" else ""
-        self.__name__ = meteor(how.meteor).name + swapped
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        scores = meteor_of_pairs(new, self._how.meteor, swapped=self._how.compat == "paper")
-        self._known |= dict(zip(new, scores, strict=True))
-        return [self._known[pair] for pair in pairs]
-
-
-def score_events(
-    examples: Sequence[Example[Annotated]], said: Mapping[str, Said[Events]], how: How
-) -> Scored:
+def score_events(examples: Sequence[Example[Annotated]], predictions: Answers[Events], how: How) -> Scored:
     """SODA_c (of the first annotator) and the ActivityNet protocol; no events that could be read score 0."""
-    predicted = {key: list(one.value or ()) for key, one in said.items()}
-    most = max((len(one.truth) for one in examples), default=1)
-    gold = [
-        {one.id: list(one.truth[i]) for one in examples if len(one.truth) > i} for i in range(max(most, 1))
+    predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
+    num_annotators = max((len(example.truth) for example in examples), default=1)
+    reference = [
+        {example.id: list(example.truth[i]) for example in examples if len(example.truth) > i}
+        for i in range(max(num_annotators, 1))
     ]
-    scorer = PairScores(how)
-    story = soda_c(gold[0], predicted, scorer=scorer, compat=how.compat)
-    protocol = dense_captions(gold, predicted, which_meteor=how.meteor, compat=how.compat)
-    plain = ascii_only if how.compat == "paper" else str
-    kept = {one.id for one in asked(examples, said, how)}
-    each = soda_of_each(
-        {key: _in(plain, some) for key, some in gold[0].items() if key in kept},
-        {key: _in(plain, some) for key, some in predicted.items()},
-        scorer,
-    )
-    metrics = {name: story[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
+    scorer = meteor_of_pairs(swapped=how.compat == "paper")
+    soda, each = soda_c(reference[0], predicted, scorer, compat=how.compat)
+    protocol, corpus = dense_captions(reference, predicted, compat=how.compat)
+    metrics = {name: soda[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
 
     def corpora() -> list[Corpus]:
         sides = {
-            "SODA_c_precision": {key: one.precision for key, one in each.items()},
-            "SODA_c_recall": {key: one.recall for key, one in each.items()},
+            "SODA_c_precision": {key: video.precision for key, video in each.items()},
+            "SODA_c_recall": {key: video.recall for key, video in each.items()},
         }
-        told = dense_corpus(gold, predicted, which_meteor=how.meteor, compat=how.compat)
-        return [means_of(sides, {key: key for key in each}), told]
+        return [*([means_of(sides, {key: key for key in each})] if each else []), corpus()]
 
-    return Scored(metrics | protocol, {"SODA_c": {key: one.f1 for key, one in each.items()}}, corpora)
-
-
-def _in(plain: type[str] | object, events: Sequence[Captioned]) -> list[Captioned]:
-    assert callable(plain)
-    return [(start_s, end_s, plain(text)) for start_s, end_s, text in events]
+    f1 = {key: video.f1 for key, video in each.items()}
+    return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
 
 
-def read_results(whole: Record, twice: Sequence[str]) -> Predictions[Events]:
-    """The official form: {"results": {video: [{"sentence", "timestamp": [start, end]}]}}."""
-    results = whole.within(whole.get("results"), "results")
-    said: dict[str, Said[Events]] = {}
-    for video in results.value:
-        told = tuple(
-            (*one.span(one.get("timestamp"), "'timestamp'"), one.text("sentence", "caption"))
-            for one in results.records(video)
-        )
-        said[video] = Said("", told)
-    return Predictions(said, tuple(key for key in twice if key in said))
+def read_events(
+    paths: Sequence[Path], examples: Sequence[Example[Annotated]], how: How
+) -> Predictions[Events]:
+    """The official form, VTimeLLM's or LongVALE's log, or our own lines.
 
-
-def read_told(paths: Sequence[Path], examples: Sequence[Example[Annotated]], how: How) -> Predictions[Events]:
-    """The official form, VTimeLLM's or LongVALE's log, or our own lines."""
+    The official form is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}.
+    """
     if is_lines(one_file(paths, "pred")):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-    return read_results(*read_object(paths[0]))
+    whole, twice = read_object(paths[0])
+    results = whole.within(whole.get("results"), "results")
+    out: Predictions[Events] = Predictions()
+    for video in results.value:
+        events = tuple(
+            (*event.span(event.get("timestamp"), "'timestamp'"), event.text("sentence", "caption"))
+            for event in results.records(video)
+        )
+        out.by_id[video] = Prediction("", events)
+    out.duplicates = [key for key in twice if key in out.by_id]
+    return out
 
 
 def write_results(
-    path: Path, examples: Sequence[Example[Annotated]], said: Mapping[str, Said[Events]]
-) -> None:
+    folder: Path, examples: Sequence[Example[Annotated]], predictions: Answers[Events], how: How
+) -> list[Path]:
     """The official form; a video whose answer could not be read has an empty list."""
     results = {
-        one.id: [
+        example.id: [
             {"sentence": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in said[one.id].value or ()
+            for start_s, end_s, text in predictions[example.id].value or ()
         ]
-        for one in examples
-        if one.id in said
+        for example in examples
+        if example.id in predictions
     }
-    write_json(
-        path, {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
-    )
+    form = {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
+    return [write_json(folder / "predictions.json", form)]
 
 
 ACTIVITYNET_DENSE = Task(
@@ -127,7 +97,8 @@ ACTIVITYNET_DENSE = Task(
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "vtimellm": lambda example: VTIMELLM},
     times={"vtimellm": "hundredths"},
     parse=events_of,
-    read_predictions=read_told,
+    read_predictions=read_events,
     write_predictions=write_results,
     score=score_events,
+    uses_meteor=True,
 )

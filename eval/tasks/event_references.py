@@ -1,4 +1,4 @@
-"""Gold of ActivityNet Captions' shape, which Charades-STA and LongVALE share: videos, spans, sentences."""
+"""References of ActivityNet Captions' shape, which Charades-STA and LongVALE share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from .spoken import sentence_id
 from .task import Example
 
 
-def videos_of(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
+def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
     """Length and events of each video of {video: {"duration", "timestamps", "sentences"}}."""
     whole, twice = read_object(path)
     if twice:
@@ -23,39 +23,29 @@ def videos_of(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
             raise record.fault(
                 "'timestamps' and 'sentences' must be as many", f"{len(spans)} and {len(sentences)}"
             )
-        out[video] = (
-            record.number("duration"),
-            tuple(
-                (*record.span(span, f"timestamps {i}"), sentence)
-                for i, (span, sentence) in enumerate(zip(spans, sentences, strict=True), 1)
-            ),
-        )
+        pairs = enumerate(zip(spans, sentences, strict=True), 1)
+        events = tuple((*record.span(span, f"timestamps {i}"), text) for i, (span, text) in pairs)
+        out[video] = record.number("duration"), events
     return out
 
 
 def sentences_of(path: Path) -> list[Example[Interval]]:
     """An example for each sentence: where is it?"""
     return [
-        Example(sentence_id(video, i), video, said.strip(), (start_s, end_s), duration_s)
-        for video, (duration_s, events) in videos_of(path).items()
-        for i, (start_s, end_s, said) in enumerate(events)
+        Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
+        for video, (duration_s, events) in events_by_video(path).items()
+        for i, (start_s, end_s, text) in enumerate(events)
     ]
 
 
 def whole_videos(paths: Sequence[Path]) -> list[Example[tuple[tuple[Captioned, ...], ...]]]:
-    """An example for each video: what happens in it, by each annotator (one a file) who saw it."""
-    each = [videos_of(path) for path in paths]
-    videos = dict.fromkeys(video for records in each for video in records)
-    return [
-        Example(
-            video,
-            video,
-            "",
-            tuple(records[video][1] for records in each if video in records),
-            next(records[video][0] for records in each if video in records),
-        )
-        for video in videos
-    ]
+    """An example for each video: its events, by each annotator (one a file)."""
+    each = [events_by_video(path) for path in paths]
+    out = []
+    for video in dict.fromkeys(video for annotator in each for video in annotator):
+        known = [annotator[video] for annotator in each if video in annotator]
+        out.append(Example(video, video, "", tuple(events for _, events in known), known[0][0]))
+    return out
 
 
 def asked_sentence(sentence: str) -> str:

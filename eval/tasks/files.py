@@ -1,4 +1,4 @@
-"""Files of gold and predictions: JSON, JSON lines; what is wrong is named with file and place."""
+"""Reference and prediction files: JSON, JSON lines; errors name file and place."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from longcompress.files import replacing
+from ...files import replacing
 
 _IDS = ("id", "video_id", "question_id", "qid", "uid")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -68,13 +68,13 @@ class Record:
     def texts(self, *names: str) -> list[str]:
         """A field that is a list of texts."""
         value = self.items(*names)
-        if not all(isinstance(one, str) for one in value):
+        if not all(isinstance(item, str) for item in value):
             raise self.fault(f"{names[0]!r} must be a list of texts", value)
         return value
 
     def records(self, *names: str) -> list["Record"]:
         """A field that is a list of objects."""
-        return [self.within(one, f"{names[0]} {i}") for i, one in enumerate(self.items(*names), 1)]
+        return [self.within(item, f"{names[0]} {i}") for i, item in enumerate(self.items(*names), 1)]
 
     def within(self, value: object, name: str) -> "Record":
         """An object inside this one."""
@@ -140,7 +140,7 @@ def read_records(path: Path) -> list[Record]:
     text = read_text(path)
     if text.lstrip()[:1] == "[":
         entries, _ = read_json(path)
-        return [Record({}, str(path)).within(one, f"entry {i}") for i, one in enumerate(entries, 1)]
+        return [Record({}, str(path)).within(item, f"entry {i}") for i, item in enumerate(entries, 1)]
     out = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -184,15 +184,17 @@ def video_of(name: str) -> str:
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
 
 
-def write_json(path: Path, value: Any) -> None:
-    """One JSON value; the file appears whole or not at all."""
+def write_json(path: Path, value: Any) -> Path:
+    """One JSON value; the file appears whole or not at all. Its path."""
     with replacing(path) as part:
         part.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
-def write_lines(path: Path, records: Iterable[Any]) -> None:
-    """JSON lines; the file appears whole or not at all."""
+def write_lines(path: Path, records: Iterable[Any]) -> Path:
+    """JSON lines; the file appears whole or not at all. Its path."""
     with replacing(path) as part:
         part.write_text(
-            "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8"
+            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
         )
+    return path

@@ -1,16 +1,16 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..metrics.intervals import Interval, grounding, iou_of_each
+from ..metrics.intervals import Interval, grounding
 from .answers import span_of
 from .event_references import asked_sentence, sentences_of
 from .files import one_file, read_text
-from .spoken import read_spoken, say_span, sentence_id, write_spoken
-from .task import DEFAULT, Example, How, Said, Scored, Task, Times, asked
+from .spoken import read_spoken, sentence_id, write_spoken
+from .task import DEFAULT, Answers, Example, How, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -39,19 +39,14 @@ PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
-def score_spans(
-    examples: Sequence[Example[Interval]], said: Mapping[str, Said[Interval]], how: How
-) -> Scored:
+def score_spans(examples: Sequence[Example[Interval]], predictions: Answers[Interval], how: How) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
     """
-    gold = {one.id: one.truth for one in asked(examples, said, how)}
-    predicted = {key: one.value for key, one in said.items()}
-    metrics = grounding(gold, predicted, thresholds=THRESHOLDS, round_iou=how.compat == "paper")
-    ious = iou_of_each(gold, predicted)
-    if how.compat == "paper":
-        ious = {key: round(iou, 2) for key, iou in ious.items()}
+    reference = {example.id: example.truth for example in counted(examples, predictions, how)}
+    predicted = {key: prediction.value for key, prediction in predictions.items()}
+    metrics, ious = grounding(reference, predicted, thresholds=THRESHOLDS, round_iou=how.compat == "paper")
     each = {"mIoU": ious}
     each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in THRESHOLDS}
     return Scored(metrics, each)
@@ -59,7 +54,7 @@ def score_spans(
 
 def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
-    path = one_file(paths, "gold")
+    path = one_file(paths, "reference")
     if path.suffix == ".json":
         return sentences_of(path)
     seen: dict[str, int] = {}
@@ -90,7 +85,7 @@ CHARADES_STA = Task(
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),
-    write_predictions=partial(write_spoken, task="grounding", say=say_span),
+    write_predictions=partial(write_spoken, task="grounding"),
     score=score_spans,
 )
 
@@ -98,5 +93,5 @@ ACTIVITYNET_GROUNDING = replace(
     CHARADES_STA,
     about="when a sentence happens in a video of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
-    read=lambda paths: sentences_of(one_file(paths, "gold")),
+    read=lambda paths: sentences_of(one_file(paths, "reference")),
 )

@@ -51,7 +51,7 @@ def endpoint(
     known = _cached(cache, model)
     lock = Lock()
 
-    def one(prompt: str) -> str:
+    def reply_to(prompt: str) -> str:
         if prompt in known:
             return known[prompt]
         reply = _asked(f"{url.rstrip('/')}/chat/completions", model, prompt, key, num_tries, timeout_s, wait)
@@ -65,7 +65,7 @@ def endpoint(
 
     def ask(prompts: Sequence[str]) -> list[str]:
         with ThreadPoolExecutor(num_at_once) as pool:
-            return list(pool.map(one, prompts))
+            return list(pool.map(reply_to, prompts))
 
     return Asker(f"{model} at {urlsplit(url).netloc}", ask)
 
@@ -77,7 +77,9 @@ def _cached(cache: Path | None, model: str) -> dict[str, str]:
     if text and not text.endswith(b"\n"):  # killed while it wrote: the rest of a line is no reply
         cache.write_bytes(text[: text.rfind(b"\n") + 1])
     return {
-        one.text("prompt"): one.text("reply") for one in read_records(cache) if one.text("model") == model
+        record.text("prompt"): record.text("reply")
+        for record in read_records(cache)
+        if record.text("model") == model
     }
 
 

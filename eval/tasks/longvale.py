@@ -1,23 +1,22 @@
-"""LongVALE: events seen, heard and spoken; found (TVG), told with times (DVC), told of a span (SC)."""
+"""LongVALE: audio-visual events with speech; located (TVG), captioned with times (DVC), or by span (SC)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from longcompress.events.parse import to_percent
-from longcompress.types import Event
-
+from ...events.parse import to_percent
+from ...types import Event
 from ..metrics.captions import caption_scores
 from ..metrics.intervals import Interval
 from ..metrics.resample import caption_corpus
-from .answers import events_of, without_thoughts
-from .dense import DEFAULT_PROMPT, read_told, score_events
-from .event_references import asked_sentence, sentences_of, videos_of, whole_videos
+from .answers import events_of, words_of
+from .dense import DEFAULT_PROMPT, read_events, score_events
+from .event_references import asked_sentence, events_by_video, sentences_of, whole_videos
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
-from .spoken import read_spoken, say_events, sentence_id, write_spoken
-from .task import DEFAULT, Example, How, Said, Scored, Task, asked, values
+from .spoken import read_spoken, sentence_id, write_spoken
+from .task import DEFAULT, Answers, Example, How, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -42,9 +41,9 @@ def ask_as_longvale(example: Example[Interval]) -> str:
 def read_spans(paths: Sequence[Path]) -> list[Example[str]]:
     """An example for each event: what happens there?"""
     return [
-        Example(sentence_id(video, i), video, "", said, duration_s, (start_s, end_s))
-        for video, (duration_s, events) in videos_of(one_file(paths, "gold")).items()
-        for i, (start_s, end_s, said) in enumerate(events)
+        Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
+        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
+        for i, (start_s, end_s, text) in enumerate(events)
     ]
 
 
@@ -66,20 +65,14 @@ def ask_what_as_longvale(example: Example[str]) -> str:
     return TELL_OF.format(f"{first:02d}", f"{last:02d}")
 
 
-def caption_of(text: str, example: Example[str], how: How) -> str | None:
-    """The words, None if there are none."""
-    return without_thoughts(text).strip() or None
-
-
-def score_captions(examples: Sequence[Example[str]], said: Mapping[str, Said[str]], how: How) -> Scored:
+def score_captions(examples: Sequence[Example[str]], predictions: Answers[str], how: How) -> Scored:
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
-    kept = asked(examples, said, how)
-    predicted = values(kept, said) | {key: one.text for key, one in said.items() if one.value is None}
-    gold = {one.id: [one.truth] for one in kept}
-    videos = {one.id: one.video for one in kept}
+    scored = counted(examples, predictions, how)
+    predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
+    reference = {example.id: [example.truth] for example in scored}
+    videos = {example.id: example.video for example in scored}
     return Scored(
-        caption_scores(gold, predicted, which_meteor=how.meteor),
-        corpora=lambda: [caption_corpus(gold, predicted, videos, which_meteor=how.meteor)],
+        caption_scores(reference, predicted), corpora=lambda: [caption_corpus(reference, predicted, videos)]
     )
 
 
@@ -87,7 +80,7 @@ LONGVALE_TVG = replace(
     CHARADES_STA,
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
-    read=lambda paths: sentences_of(one_file(paths, "gold")),
+    read=lambda paths: sentences_of(one_file(paths, "reference")),
     prompts=PROMPTS | {"longvale": ask_as_longvale},
     times=TIMES | {"longvale": "hundredths"},
 )
@@ -99,9 +92,10 @@ LONGVALE_DVC = Task(
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "longvale": lambda example: TELL},
     times={"longvale": "hundredths"},
     parse=events_of,
-    read_predictions=read_told,
-    write_predictions=partial(write_spoken, task="captioning", say=say_events),
+    read_predictions=read_events,
+    write_predictions=partial(write_spoken, task="captioning"),
     score=score_events,
+    uses_meteor=True,
 )
 
 LONGVALE_SC = Task(
@@ -109,8 +103,9 @@ LONGVALE_SC = Task(
     where=WHERE,
     read=read_spans,
     prompts={DEFAULT: ask_what, "longvale": ask_what_as_longvale},
-    parse=caption_of,
-    read_predictions=partial(read_spoken, task="seg_captioning", parse=caption_of),
-    write_predictions=partial(write_spoken, task="seg_captioning", say=lambda said, example: said),
+    parse=words_of,
+    read_predictions=partial(read_spoken, task="seg_captioning", parse=words_of),
+    write_predictions=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
+    uses_meteor=True,
 )

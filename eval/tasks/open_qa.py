@@ -2,118 +2,99 @@
 
 import ast
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from ..metrics.choice import exact_match, open_answers, plain
-from ..metrics.judge import rating, replies, verdict
-from .answers import without_thoughts
+from ..metrics.choice import exact_match, open_answers
+from .answers import without_thoughts, words_of
 from .files import Record, one_file, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task
+from .task import DEFAULT, Answers, Example, How, IdsByQuestion, Prediction, Predictions, Scored, Task
+
+Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 
 JUDGE = (
     "Say whether an answer to a question about a video means the same as the right answer. Synonyms, other "
     "words and more detail are the same; something else, or against it, is not."
-    f"{SYSTEM_ENDS}Question: {{question}}\nRight answer: {{gold}}\nAnswer: {{answer}}\n"
+    f"{SYSTEM_ENDS}Question: {{question}}\nRight answer: {{reference}}\nAnswer: {{answer}}\n"
     "Reply with a dictionary and nothing else: {'pred': 'yes' or 'no', 'score': a whole number from 0, "
     "nothing in common, to 5, the same}."
 )
 
 
-def ask_short(example: Example[str]) -> str:
+def ask_short(example: Example[Right]) -> str:
     """Our own question."""
     return f"{example.question}\nAnswer in a few words."
 
 
-def answer_in(text: str, example: Example[str], how: How) -> str | None:
-    """The words, None if there are none."""
-    return without_thoughts(text).strip() or None
+def score_answers(examples: Sequence[Example[Right]], predictions: Answers[str], how: How) -> Scored:
+    """Exact match with any right answer ("exact/..."), and with a judge accuracy and score from 0 to 5.
 
-
-def score_answers(examples: Sequence[Example[str]], said: Mapping[str, Said[str]], how: How) -> Scored:
-    """Exact match ("exact/..."), and with a judge accuracy and score from 0 to 5."""
-    gold = {one.id: one.truth for one in examples}
-    groups = {one.id: dict(one.groups)["task"] for one in examples if one.groups}
-    told = {key: one.value or "" for key, one in said.items()}
-    exact = exact_match(gold, told, groups=groups or None)
+    The judge reads the first right answer.
+    """
+    groups = {example.id: dict(example.groups)["task"] for example in examples if example.groups} or None
+    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
+    exact, matches = exact_match(
+        {example.id: example.truth for example in examples}, predicted, groups=groups
+    )
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
-    each = {
-        "exact/accuracy": {
-            key: float(bool(plain(right)) and plain(told.get(key, "")) == plain(right))
-            for key, right in gold.items()
-        }
-    }
+    each = {"exact/accuracy": matches}
     judge = how.judge(JUDGE)
     if judge is not None:
-        questions = {one.id: one.question for one in examples}
-        metrics |= open_answers(gold, told, questions, judge, groups=groups or None)
-        due = [key for key in gold if told.get(key, "").strip()]
-        again = dict(
-            zip(due, replies(judge, [(questions[key], gold[key], told[key]) for key in due]), strict=True)
-        )
-        each["accuracy"] = {key: float(verdict(again.get(key, "")) is True) for key in gold}
-        each["score"] = {key: rating(again.get(key, ""), 0, 5) or 0.0 for key in gold}
+        questions = {example.id: example.question for example in examples}
+        first = {example.id: example.truth[0] for example in examples}
+        judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
+        metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
 
 
 # --- predictions: as Video-ChatGPT's inference writes them, or as its scripts read them
 
 
-def read_answers(paths: Sequence[Path], examples: Sequence[Example[str]], how: How) -> Predictions[str]:
+def read_answers(paths: Sequence[Path], examples: Sequence[Example[Right]], how: How) -> Predictions[str]:
     """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
-    "answer" is the gold; what was said is "pred". Lines of our own have "id" and "answer" only.
+    "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
-    ids: dict[tuple[str, str], list[str]] = {}
-    for one in examples:
-        ids.setdefault((one.video, _flat(one.question)), []).append(one.id)
-    said: dict[str, Said[str]] = {}
-    twice = []
+    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
+    out: Predictions[str] = Predictions()
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):
             key = record.name("id", "question_id")
         else:
-            video, question = video_of(record.name("video_name")), record.text("Q", "question")
-            same = ids.get((video, _flat(question)), [])
-            key = (same.pop(0) if len(same) > 1 else same[0]) if same else f"{video}: {question}"
-        if key in said:
-            twice.append(key)
-            continue
-        text = record.text("pred", "answer")
-        said[key] = Said(text, without_thoughts(text).strip() or None)
-    return Predictions(said, tuple(twice))
+            key = ids.take(video_of(record.name("video_name")), record.text("Q", "question"))
+        if out.is_new(key):
+            text = record.text("pred", "answer")
+            out.by_id[key] = Prediction(text, without_thoughts(text).strip() or None)
+    return out
 
 
-def write_answers(path: Path, examples: Sequence[Example[str]], said: Mapping[str, Said[str]]) -> None:
+def write_answers(
+    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[str], how: How
+) -> list[Path]:
     """Both of Video-ChatGPT's forms at once: its inference writes fields that its scripts don't read."""
-    write_json(
-        path,
-        [
-            {
-                "id": one.id,
-                "video_name": one.video,
-                "question": one.question,
-                "Q": one.question,
-                "answer": one.truth,
-                "A": one.truth,
-                "pred": said[one.id].text or said[one.id].value or "",
-            }
-            for one in examples
-            if one.id in said
-        ],
-    )
+    records = [
+        {
+            "id": example.id,
+            "video_name": example.video,
+            "question": example.question,
+            "Q": example.question,
+            "answer": example.truth[0],
+            "A": example.truth[0],
+            "pred": predictions[example.id].words,
+        }
+        for example in examples
+        if example.id in predictions
+    ]
+    return [write_json(folder / "predictions.json", records)]
 
 
-def _flat(text: str) -> str:
-    return " ".join(text.split())
+# --- references
 
 
-# --- gold
-
-
-def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[str]]:
+def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[Right]]:
     """test_q.json and test_a.json, or one file of questions with their answers.
 
     Args:
@@ -121,7 +102,7 @@ def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[str]]:
         video: a video's name from its number, of files that have "video_id".
     """
     if len(paths) not in (1, 2):
-        raise ValueError(f"--gold must be one file, or test_q.json and test_a.json, got {len(paths)}")
+        raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
     answers: dict[str, Record] = {}
     for path in paths[1:]:
         for record in read_records(path):
@@ -132,20 +113,20 @@ def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[str]]:
         answer = answers.get(key) if answers else record
         if answer is None:
             raise record.fault(f"needs an answer to it in {paths[1]}", key)
-        name = (
-            video_of(record.name("video_name"))
-            if record.has("video_name")
-            else video.format(record.name("video_id"))
-        )
+        if record.has("video_name"):
+            name = video_of(record.name("video_name"))
+        else:
+            name = video.format(record.name("video_id"))
         groups = (("task", answer.name("type")),) if answer.has("type") else ()
-        out.append(Example(key, name, record.text("question"), answer.name("answer"), groups=groups))
+        right: Right = (answer.name("answer"),)
+        out.append(Example(key, name, record.text("question"), right, groups=groups))
     return out
 
 
-def read_music(paths: Sequence[Path]) -> list[Example[str]]:
+def read_music(paths: Sequence[Path]) -> list[Example[Right]]:
     """avqa-test.json: templates with their <words>, answers under the name "anser"."""
     out = []
-    for record in read_records(one_file(paths, "gold")):
+    for record in read_records(one_file(paths, "reference")):
         if record.value.get("question_deleted"):
             continue
         kinds, words = (_python_list(record, name) for name in ("type", "templ_values"))
@@ -153,8 +134,8 @@ def read_music(paths: Sequence[Path]) -> list[Example[str]]:
         if template.count("<") > len(words):
             raise record.fault("'templ_values' must have a word for each <...> of 'question_content'", words)
         rest = iter(words)
-        question = re.sub(r"<[^<>]*>", lambda found, rest=rest: next(rest), template)  # type: ignore[misc]
-        right = record.name("anser", "answer")
+        question = re.sub(r"<[^<>]*>", lambda match, rest=rest: next(rest), template)  # type: ignore[misc]
+        right: Right = (record.name("anser", "answer"),)
         group = (("task", "/".join(kinds)),)
         key, video = record.name("question_id"), video_of(record.name("video_id"))
         out.append(Example(key, video, question, right, groups=group))
@@ -168,18 +149,18 @@ def _python_list(record: Record, name: str) -> list[str]:
         value = ast.literal_eval(written) if isinstance(written, str) else written
     except (ValueError, SyntaxError):
         value = None
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise record.fault(f"{name!r} must be a list of words, written as text", written)
     return value
 
 
-def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[str]]]) -> Task[str, str]:
+def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[Right]]]) -> Task[Right, str]:
     return Task(
         about=about,
         where=where,
         read=read,
         prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
-        parse=answer_in,
+        parse=words_of,
         read_predictions=read_answers,
         write_predictions=write_answers,
         score=score_answers,
@@ -193,7 +174,7 @@ MUSIC_AVQA = _task(
 )
 ACTIVITYNET_QA = _task(
     "questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
-    "test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --gold",
+    "test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
     read_qa,
 )
 MSVD_QA = _task(

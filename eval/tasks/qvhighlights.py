@@ -5,36 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..metrics.bootstrap import means_of
-from ..metrics.highlights import (
-    LENGTHS,
-    Window,
-    clip_ratings,
-    highlights,
-    highlights_of_each,
-    moments,
-    moments_of_each,
-    of_length,
-)
+from ..metrics.highlights import Window, clip_ratings, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records, write_lines
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
 
 CLIP_S = 2.0
 
 
 @dataclass(frozen=True)
 class Relevant:
-    """What is right for a query: windows, and (clips, raters) ratings, None where there are none."""
+    """The reference of a query: windows, and (clips, raters) ratings, None where there are none."""
 
     windows: tuple[Interval, ...]
     ratings: FloatArray | None
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was said of a query; None where the file has nothing of that kind."""
+class Relevance:
+    """The prediction for a query; None where the file has nothing of that kind."""
 
     windows: tuple[Window, ...] | None
     ratings: tuple[float, ...] | None
@@ -43,11 +34,11 @@ class Found:
 def read_queries(paths: Sequence[Path]) -> list[Example[Relevant]]:
     """highlight_val_release.jsonl and the like."""
     out = []
-    for record in read_records(one_file(paths, "gold")):
+    for record in read_records(one_file(paths, "reference")):
         duration_s = record.number("duration")
         windows = tuple(
-            record.span(one, f"relevant_windows {i}")
-            for i, one in enumerate(record.items("relevant_windows"), 1)
+            record.span(item, f"relevant_windows {i}")
+            for i, item in enumerate(record.items("relevant_windows"), 1)
         )
         ratings = None
         if record.has("saliency_scores"):
@@ -71,7 +62,7 @@ def read_queries(paths: Sequence[Path]) -> list[Example[Relevant]]:
     return out
 
 
-def found_in(text: str, example: Example[Relevant], how: How) -> Found | None:
+def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance | None:
     """All windows that an answer names, the best first; clips whose middle is in one are rated 1, others 0.
 
     That is how the papers score models that can't rate clips.
@@ -84,40 +75,41 @@ def found_in(text: str, example: Example[Relevant], how: How) -> Found | None:
     ratings = tuple(
         float(any(start_s <= middle < end_s for start_s, end_s, _ in windows)) for middle in middles
     )
-    return Found(windows, ratings)
+    return Relevance(windows, ratings)
 
 
-def read_found(paths: Sequence[Path], examples: Sequence[Example[Relevant]], how: How) -> Predictions[Found]:
+def read_relevance(
+    paths: Sequence[Path], examples: Sequence[Example[Relevant]], how: How
+) -> Predictions[Relevance]:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
     """
-    known = {one.id: one for one in examples}
-    said: dict[str, Said[Found]] = {}
-    twice = []
+    known = {example.id: example for example in examples}
+    out: Predictions[Relevance] = Predictions()
     for record in read_records(one_file(paths, "pred")):
         key = record.name("qid", "id", "question_id")
-        if key in said:
-            twice.append(key)
-        elif record.has("pred_relevant_windows", "pred_saliency_scores"):
-            said[key] = Said("", Found(_windows(record), _ratings(record)))
+        if not out.is_new(key):
+            continue
+        if record.has("pred_relevant_windows", "pred_saliency_scores"):
+            out.by_id[key] = Prediction("", Relevance(_windows(record), _ratings(record)))
         elif record.has("debug_data"):
-            said[key] = Said("", Found(None, _streamed(record)))
+            out.by_id[key] = Prediction("", Relevance(None, _streamed(record)))
         else:
             text = record.text("answer", "pred")
-            said[key] = Said(text, found_in(text, known[key], how) if key in known else None)
-    return Predictions(said, tuple(twice))
+            out.by_id[key] = Prediction(text, relevance_in(text, known[key], how) if key in known else None)
+    return out
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:
     if not record.has("pred_relevant_windows"):
         return None
     out: list[Window] = []
-    for i, one in enumerate(record.items("pred_relevant_windows"), 1):
+    for i, item in enumerate(record.items("pred_relevant_windows"), 1):
         name = f"pred_relevant_windows {i}"
-        if not isinstance(one, list) or len(one) not in (2, 3):
-            raise record.fault(f"{name} must be [start, end, score]", one)
-        start_s, end_s, score = (record.as_number(value, name) for value in [*one, 1.0][:3])
+        if not isinstance(item, list) or len(item) not in (2, 3):
+            raise record.fault(f"{name} must be [start, end, score]", item)
+        start_s, end_s, score = (record.as_number(value, name) for value in [*item, 1.0][:3])
         out.append((start_s, end_s, score))
     return tuple(out)
 
@@ -126,80 +118,79 @@ def _ratings(record: Record) -> tuple[float, ...] | None:
     if not record.has("pred_saliency_scores"):
         return None
     return tuple(
-        record.as_number(one, "pred_saliency_scores") for one in record.items("pred_saliency_scores")
+        record.as_number(item, "pred_saliency_scores") for item in record.items("pred_saliency_scores")
     )
 
 
 def _streamed(record: Record) -> tuple[float, ...]:
     """Ratings of clips from a relevance score a frame; what has none counts 0, as in MMDuet's script."""
     frames = record.records("debug_data")
-    times = [one.number("time", "video_time") for one in frames]
+    times = [element.number("time", "video_time") for element in frames]
     scores = []
-    for one in frames:
-        score = one.value.get("relevance_score", 0.0)
-        scores.append(one.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
+    for item in frames:
+        score = item.value.get("relevance_score", 0.0)
+        scores.append(item.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
     try:
         return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
     except ValueError as error:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
-def write_found(path: Path, examples: Sequence[Example[Relevant]], said: Mapping[str, Said[Found]]) -> None:
+def write_relevance(
+    folder: Path, examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
+) -> list[Path]:
     """The official lines; an answer that could not be read has no windows."""
     lines = []
-    for one in examples:
-        if one.id not in said:
-            continue
-        found = said[one.id].value or Found((), ())
+    for example in (example for example in examples if example.id in predictions):
+        value = predictions[example.id].value or Relevance((), ())
         line: dict[str, object] = {
-            "qid": int(one.id) if one.id.isdecimal() else one.id,
-            "query": one.question,
-            "vid": one.video,
+            "qid": int(example.id) if example.id.isdecimal() else example.id,
+            "query": example.question,
+            "vid": example.video,
         }
-        if found.windows is not None:
-            line["pred_relevant_windows"] = [list(window) for window in found.windows]
-        if found.ratings is not None:
-            line["pred_saliency_scores"] = list(found.ratings)
+        if value.windows is not None:
+            line["pred_relevant_windows"] = [list(window) for window in value.windows]
+        if value.ratings is not None:
+            line["pred_saliency_scores"] = list(value.ratings)
         lines.append(line)
-    write_lines(path, lines)
+    return [write_lines(folder / "predictions.json", lines)]
 
 
-def score_found(examples: Sequence[Example[Relevant]], said: Mapping[str, Said[Found]], how: How) -> Scored:
-    """Moment retrieval as "MR/...", highlights as "HD/..."; what the file has nothing of is left out."""
-    windows = {one.id: one.truth.windows for one in examples}
-    ratings = {one.id: one.truth.ratings for one in examples if one.truth.ratings is not None}
-    unread = Found((), ())
-    found = {key: one.value or unread for key, one in said.items()}
-    our_windows = {key: one.windows for key, one in found.items() if one.windows is not None}
-    our_ratings = {key: one.ratings for key, one in found.items() if one.ratings is not None}
+def score_relevance(
+    examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
+) -> Scored:
+    """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
+    windows = {example.id: example.truth.windows for example in examples}
+    ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
+    values = {key: prediction.value or Relevance((), ()) for key, prediction in predictions.items()}
+    our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
+    our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}
     each: dict[str, dict[str, float]] = {}
     tables: dict[str, Mapping[str, Mapping[str, float]]] = {}
     if our_windows or not our_ratings:
-        metrics |= {f"MR/{name}": value for name, value in moments(windows, our_windows).items()}
-        of_each = moments_of_each(windows, our_windows)
+        of_all, of_each = moments(windows, our_windows)
+        metrics |= {f"MR/{name}": value for name, value in of_all.items()}
+        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
         for name in ("mAP", "R1@0.5", "R1@0.7", "mIoU"):
-            each[f"MR/{name}"] = {key: one[name] for key, one in of_each.items()}
-        tables["MR/"] = of_each
-        for name in LENGTHS:
-            tables[f"MR/{name}/"] = moments_of_each(of_length(windows, name), our_windows)
+            each[f"MR/{name}"] = {key: numbers[name] for key, numbers in of_each[""].items()}
     if ratings and (our_ratings or not our_windows):
-        metrics |= {f"HD/{name}": value for name, value in highlights(ratings, our_ratings).items()}
-        clips = highlights_of_each(ratings, our_ratings)
-        for name in ("mAP@VeryGood", "HIT1@VeryGood"):
-            each[f"HD/{name}"] = {key: one[name] for key, one in clips.items()}
+        of_all, clips = highlights(ratings, our_ratings)
+        metrics |= {f"HD/{name}": value for name, value in of_all.items()}
         tables["HD/"] = clips
-    videos = {one.id: one.video for one in examples}
+        for name in ("mAP@VeryGood", "HIT1@VeryGood"):
+            each[f"HD/{name}"] = {key: numbers[name] for key, numbers in clips.items()}
+    videos = {example.id: example.video for example in examples}
     return Scored(metrics, each, lambda: [means_of(_columns(tables), videos)])
 
 
 def _columns(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     """Each number of each query, by its name first."""
     out: dict[str, dict[str, float]] = {}
-    for begin, of_each in tables.items():
+    for prefix, of_each in tables.items():
         for key, numbers in of_each.items():
             for name, value in numbers.items():
-                out.setdefault(f"{begin}{name}", {})[key] = value
+                out.setdefault(f"{prefix}{name}", {})[key] = value
     return out
 
 
@@ -213,8 +204,8 @@ QVHIGHLIGHTS = Task(
             "with start and end in seconds, like this: From 12.0 to 15.5 seconds."
         )
     },
-    parse=found_in,
-    read_predictions=read_found,
-    write_predictions=write_found,
-    score=score_found,
+    parse=relevance_in,
+    read_predictions=read_relevance,
+    write_predictions=write_relevance,
+    score=score_relevance,
 )

@@ -1,25 +1,19 @@
 """Answers as JSON lines: the log of VTimeLLM's and LongVALE's evaluation, and our own plain form.
 
-A line of the log is {"video_id", "task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is what the
-model said, "task" is "grounding", "captioning" or "seg_captioning", "query_id" counts prompts (papers score
+A line of the log is {"video_id", "task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is the
+model's text, "task" is "grounding", "captioning" or "seg_captioning", "query_id" counts prompts (papers score
 the first), "sentence_id" counts the sentences of a video from 0. Its numbers are hundredths of the video.
 
 Our own is {"id", "answer"}; its numbers are seconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longcompress.events.parse import to_percent
-from longcompress.types import Event
-
-from ..metrics.intervals import Interval
-from ..metrics.soda import Captioned
-from .answers import duration_of
 from .files import Record, read_records, write_lines
-from .task import Example, How, Predictions, Said, Truth, Value
+from .task import Answers, Example, How, Prediction, Predictions, Truth, Value
 
 LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 
@@ -41,28 +35,24 @@ def read_spoken(
 
     Args:
         paths: the files.
-        examples: those of the gold; what is said of others is kept as it is, unread.
+        examples: those of the reference; predictions of unknown ids are kept as they are, unread.
         how: with `times`, all numbers are that.
         task: as the log calls it.
         parse: reads an answer.
     """
-    known = {one.id: one for one in examples}
-    said: dict[str, Said[Value]] = {}
-    twice: list[str] = []
-    num_other = 0
-    for record in (one for path in paths for one in read_records(path)):
+    known = {example.id: example for example in examples}
+    out: Predictions[Value] = Predictions()
+    for record in (record for path in paths for record in read_records(path)):
         is_log = record.has("video_id")
         if is_log and (record.text("task") != task or record.number("query_id") != 0):
-            num_other += 1
+            out.num_other += 1
             continue
         key = _log_id(record, task) if is_log else record.name("id", "question_id", "qid")
-        if key in said:
-            twice.append(key)
-            continue
-        text = record.text("answer", "pred", "text")
-        reading = replace(how, times=how.times or ("hundredths" if is_log else "seconds"))
-        said[key] = Said(text, parse(text, known[key], reading) if key in known else None)
-    return Predictions(said, tuple(twice), num_other)
+        if out.is_new(key):
+            text = record.text("answer", "pred", "text")
+            reading = replace(how, times=how.times or ("hundredths" if is_log else "seconds"))
+            out.by_id[key] = Prediction(text, parse(text, known[key], reading) if key in known else None)
+    return out
 
 
 def _log_id(record: Record, task: str) -> str:
@@ -79,47 +69,25 @@ def _log_id(record: Record, task: str) -> str:
 
 
 def write_spoken(
-    path: Path,
-    examples: Sequence[Example[Truth]],
-    said: Mapping[str, Said[Value]],
-    *,
-    task: str,
-    say: Callable[[Value, Example[Truth]], str],
-) -> None:
-    """The log.
+    folder: Path, examples: Sequence[Example[Any]], predictions: Answers[Any], how: How, *, task: str
+) -> list[Path]:
+    """The log of answers in hundredths; of others our own lines, so that no time is rounded.
 
     Args:
-        path: the file.
+        folder: gets the file.
         examples: in their order.
-        said: answers whose words, if there are any, are in hundredths; what was said in seconds goes in
-            without its words.
+        predictions: answers with their words.
+        how: what numbers in them are.
         task: as the log calls it.
-        say: puts a value into words, where there are none.
     """
-    lines = []
-    for one in examples:
-        if one.id not in said:
-            continue
-        answer = said[one.id]
-        words = answer.text if answer.text or answer.value is None else say(answer.value, one)
-        line: dict[str, Any] = {"video_id": one.video, "task": task, "query_id": 0, "answer": words}
-        number = one.id.rpartition("_")[2]
-        lines.append(line if task == "captioning" else line | {"info": {"sentence_id": int(number)}})
-    write_lines(path, lines)
-
-
-def say_span(span: Interval, example: Example[Any]) -> str:
-    """A span in hundredths of the video, as VTimeLLM answers."""
-    first, last = to_percent(Event(*span, ""), duration_of(example, "hundredths") or 0.0)
-    return f"From {first:02d} to {last:02d}."
-
-
-def say_events(events: Sequence[Captioned], example: Example[Any]) -> str:
-    """Events in hundredths of the video, one a line, as LongVALE's models answer; the last one is included."""
-    duration_s = duration_of(example, "hundredths") or 0.0
-    lines = []
-    for start_s, end_s, text in events:
-        first, _ = to_percent(Event(start_s, end_s, ""), duration_s)
-        last = max(first, min(round(end_s / duration_s * 100) - 1, 99))
-        lines.append(f"From {first:02d} to {last:02d}, {' '.join(text.split())}")
-    return "\n".join(lines)
+    known = [example for example in examples if example.id in predictions]
+    if how.times != "hundredths":
+        lines = [{"id": example.id, "answer": predictions[example.id].words} for example in known]
+        return [write_lines(folder / "predictions.jsonl", lines)]
+    log = []
+    for example in known:
+        line = {"video_id": example.video, "task": task, "query_id": 0}
+        line |= {"answer": predictions[example.id].words}
+        number = example.id.rpartition("_")[2]
+        log.append(line if task == "captioning" else line | {"info": {"sentence_id": int(number)}})
+    return [write_lines(folder / "predictions.json", log)]

@@ -1,14 +1,12 @@
 """What a task is: examples, prompts, a parser of answers, files of predictions, a score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from longcompress.synthetic.scenes import Scene
-
+from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
-from ..metrics.captions import WhichMeteor
 from ..metrics.judge import Judge
 
 Truth = TypeVar("Truth")
@@ -44,30 +42,66 @@ class Example(Generic[Truth]):
     context: tuple[str, ...] = ()
 
 
-Draw: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]  # video's number, its seconds
+Synthesize: TypeAlias = Callable[
+    [int, float], tuple[Scene, list[Example[Any]]]
+]  # video's number, its seconds
 
 
 @dataclass(frozen=True)
-class Said(Generic[Value]):
+class Prediction(Generic[Value]):
     """One answer: the words as they came, and what could be read in them (None: nothing)."""
 
     text: str
     value: Value | None
 
+    @property
+    def words(self) -> str:
+        """The words, of a value of words if there are no others."""
+        return self.text or (self.value if isinstance(self.value, str) else "")
 
-@dataclass(frozen=True)
+
+Answers: TypeAlias = Mapping[str, Prediction[Value]]  # by the id of the example
+
+
+@dataclass
 class Predictions(Generic[Value]):
     """A prediction file as read.
 
     Attributes:
-        said: by the id of the example; ids that the gold doesn't have included.
+        by_id: by the id of the example, unknown ids included.
         duplicates: ids that came again; what came first counts.
         num_other: entries of another task of the same file, or of a further prompt for the same question.
     """
 
-    said: dict[str, Said[Value]]
-    duplicates: tuple[str, ...] = ()
+    by_id: dict[str, Prediction[Value]] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
     num_other: int = 0
+
+    def is_new(self, key: str) -> bool:
+        """True for an id that comes for the first time; another one is listed as a duplicate."""
+        if key in self.by_id:
+            self.duplicates.append(key)
+        return key not in self.by_id
+
+
+class IdsByQuestion:
+    """Ids of examples by video and question, for prediction files without ids.
+
+    Args:
+        keys: (video, question) to the id of each example.
+    """
+
+    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        self._ids: dict[tuple[str, str], list[str]] = {}
+        for video, question, key in keys:
+            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
+
+    def take(self, video: str, question: str) -> str:
+        """The id; of equal questions one after another, of an unknown question a text that is no id."""
+        ids = self._ids.get((video, " ".join(question.split())), [])
+        if not ids:
+            return f"{video}: {question}"
+        return ids.pop(0) if len(ids) > 1 else ids[0]
 
 
 @dataclass(frozen=True)
@@ -86,30 +120,20 @@ class How:
         compat: "paper" for the quirks of the papers' scripts.
         times: what numbers in answers are; None: what the file's format has by itself. "187 to 192" is
             [187, 192) in "seconds" and [187, 193) in "whole_seconds", which include the last.
-        meteor: which METEOR.
         asker: the judge, None for none.
         judge_prompt: what it is asked instead of the task's own words.
     """
 
     compat: Literal["paper"] | None = None
     times: Times | None = None
-    meteor: WhichMeteor = "auto"
     asker: Asker | None = None
     judge_prompt: str | None = None
 
     def judge(self, prompt: str) -> Judge | None:
-        """The judge with the task's prompt, or the caller's; it remembers its replies. None without one."""
+        """The judge with the task's prompt, or the caller's; None without a judge."""
         if self.asker is None:
             return None
-        known: dict[str, str] = {}
-        asker = self.asker
-
-        def ask(prompts: Sequence[str]) -> list[str]:
-            new = [one for one in prompts if one not in known]
-            known.update(zip(new, asker.ask(new) if new else [], strict=True))
-            return [known[one] for one in prompts]
-
-        return Judge(asker.name, self.judge_prompt or prompt, ask)
+        return Judge(self.asker.name, self.judge_prompt or prompt, self.asker.ask)
 
 
 @dataclass(frozen=True)
@@ -134,15 +158,18 @@ class Task(Generic[Truth, Value]):
     Attributes:
         about: what is asked and how it is scored, in a line.
         where: where to get the data, in a line.
-        read: gold files to examples.
+        read: reference files to examples.
         prompts: name to what a model is asked; "default" is ours, others are of the papers.
         times: prompt to what numbers in answers to it are; seconds where it has no entry.
         parse: an answer's words to what they say, None if nothing could be read.
         read_predictions: files to predictions of these examples.
-        write_predictions: the benchmark's own format, as `read_predictions` reads it.
-        score: examples and what was said of them to their worth.
-        draw: of a task whose videos are drawn, a video and what is asked about it; ids and groups of its video
-            are added later.
+        write_predictions: into a folder, files that `read_predictions` reads, in the benchmark's own format
+            where it keeps the answers whole; their paths.
+        score: examples and their predictions to the scores.
+        needs_judge: without a judge there is no score.
+        uses_meteor: METEOR is among the scores.
+        synthesize: of a task with synthetic videos, a video and the questions about it; ids and groups of its
+            video are added later.
     """
 
     about: str
@@ -151,20 +178,16 @@ class Task(Generic[Truth, Value]):
     prompts: Mapping[str, Callable[[Example[Truth]], str]]
     parse: Callable[[str, Example[Truth], How], Value | None]
     read_predictions: Callable[[Sequence[Path], Sequence[Example[Truth]], How], Predictions[Value]]
-    write_predictions: Callable[[Path, Sequence[Example[Truth]], Mapping[str, Said[Value]]], None]
-    score: Callable[[Sequence[Example[Truth]], Mapping[str, Said[Value]], How], Scored]
+    write_predictions: Callable[[Path, Sequence[Example[Truth]], Answers[Value], How], list[Path]]
+    score: Callable[[Sequence[Example[Truth]], Answers[Value], How], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
-    draw: Draw | None = None
+    needs_judge: bool = False
+    uses_meteor: bool = False
+    synthesize: Synthesize | None = None
 
 
-def asked(
-    examples: Sequence[Example[Truth]], said: Mapping[str, Said[Value]], how: How
+def counted(
+    examples: Sequence[Example[Truth]], predictions: Answers[Value], how: How
 ) -> list[Example[Truth]]:
     """The examples that count: all, but for the papers only those with an entry."""
-    return [one for one in examples if how.compat is None or one.id in said]
-
-
-def values(examples: Sequence[Example[Truth]], said: Mapping[str, Said[Value]]) -> dict[str, Value]:
-    """What was said and could be read, of these examples."""
-    found = {one.id: said[one.id].value for one in examples if one.id in said}
-    return {key: value for key, value in found.items() if value is not None}
+    return [example for example in examples if how.compat is None or example.id in predictions]

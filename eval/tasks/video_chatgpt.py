@@ -1,17 +1,31 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..metrics.choice import rated_and_each
+from ..metrics.choice import rated_answers
 from .answers import without_thoughts
 from .files import Record, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task, asked
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    IdsByQuestion,
+    Prediction,
+    Predictions,
+    Scored,
+    Task,
+    counted,
+)  # fmt: skip
 
 KINDS = ("generic", "temporal", "consistency")  # files, by their names
-_CASE = "{question}\nRight answer: {gold}\n{answer}\nReply with {{'score': a whole number}} and nothing else."
+_CASE = (
+    "{question}\nRight answer: {reference}\n{answer}\nReply with {{'score': a whole number}} and nothing "
+    "else."
+)
 _RATE = "Rate from 0, not at all, to 5, entirely, "
 # Aspect to the file whose answers it rates, and what the judge is asked.
 ASPECTS = {
@@ -50,20 +64,20 @@ def judge_prompt(aspect: str) -> str:
 
 
 def _kind(path: Path) -> str:
-    found = [kind for kind in KINDS if kind in path.name.lower()]
-    if len(found) != 1:
+    kinds = [kind for kind in KINDS if kind in path.name.lower()]
+    if len(kinds) != 1:
         raise ValueError(
             f"{path}: which of Video-ChatGPT's files it is must show by its name, got {path.name!r}; have "
             f"one of {', '.join(KINDS)} in it"
         )
-    return found[0]
+    return kinds[0]
 
 
 def read_questions(paths: Sequence[Path]) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     if not paths or len({_kind(path) for path in paths}) < len(paths):
         raise ValueError(
-            f"--gold must be different ones of {', '.join(KINDS)}, got {[p.name for p in paths]}"
+            f"--reference must be different ones of {', '.join(KINDS)}, got {[p.name for p in paths]}"
         )
     out = []
     for path in paths:
@@ -96,78 +110,68 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
 def read_answers(
     paths: Sequence[Path], examples: Sequence[Example[Right]], how: How
 ) -> Predictions[tuple[str, ...]]:
-    """The gold's records with "pred", or "pred1" and "pred2", in files named like the gold's."""
-    ids: dict[tuple[str, str, str], list[str]] = {}
-    for one in examples:
-        ids.setdefault((one.truth.kind, one.video, " ".join(one.question.split())), []).append(one.id)
-    said: dict[str, Said[tuple[str, ...]]] = {}
-    twice = []
+    """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
+    ids = IdsByQuestion((f"{e.truth.kind} {e.video}", e.question, e.id) for e in examples)
+    out: Predictions[tuple[str, ...]] = Predictions()
     for path in paths:
         kind = _kind(path)
         for record in read_records(path):
-            video = video_of(record.name("video_name"))
             question = record.text("Q1" if kind == "consistency" else "Q")
-            same = ids.get((kind, video, " ".join(question.split())), [])
-            key = (same.pop(0) if len(same) > 1 else same[0]) if same else f"{kind} {video}: {question}"
-            if key in said:
-                twice.append(key)
-            else:
-                said[key] = _pred(record, kind)
-    return Predictions(said, tuple(twice))
+            key = ids.take(f"{kind} {video_of(record.name('video_name'))}", question)
+            if out.is_new(key):
+                out.by_id[key] = _prediction(record, kind)
+    return out
 
 
-def _pred(record: Record, kind: str) -> Said[tuple[str, ...]]:
+def _prediction(record: Record, kind: str) -> Prediction[tuple[str, ...]]:
     texts = tuple(record.text(name) for name in (("pred1", "pred2") if kind == "consistency" else ("pred",)))
-    return Said("\n".join(texts), texts if any(text.strip() for text in texts) else None)
+    return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
 
 
 def write_answers(
-    path: Path, examples: Sequence[Example[Right]], said: Mapping[str, Said[tuple[str, ...]]]
-) -> None:
-    """One file, of the kind that its name says."""
-    kind = _kind(path)
-    out = []
-    for one in examples:
-        if one.truth.kind != kind or one.id not in said:
+    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
+) -> list[Path]:
+    """A file for each kind that is asked about."""
+    records: dict[str, list[dict[str, str]]] = {}
+    for example in examples:
+        some = records.setdefault(example.truth.kind, [])
+        if example.id not in predictions:
             continue
-        texts = said[one.id].value
-        if kind == "consistency":
-            first, second = texts or ("", "")
-            asked_of = {"Q1": one.question, "Q2": one.truth.second}
-            out.append(
-                {"video_name": one.video, **asked_of, "A": one.truth.text, "pred1": first, "pred2": second}
-            )
+        texts = predictions[example.id].value or ("", "")
+        record = {"video_name": example.video, "A": example.truth.text}
+        if example.truth.kind == "consistency":
+            record |= {"Q1": example.question, "Q2": example.truth.second}
+            some.append(record | {"pred1": texts[0], "pred2": texts[1]})
         else:
-            words = texts[0] if texts else ""
-            out.append({"video_name": one.video, "Q": one.question, "A": one.truth.text, "pred": words})
-    write_json(path, out)
+            some.append(record | {"Q": example.question, "pred": texts[0]})
+    return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in KINDS if kind in records]
 
 
 def score_answers(
-    examples: Sequence[Example[Right]], said: Mapping[str, Said[tuple[str, ...]]], how: How
+    examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
 ) -> Scored:
     """The score of each aspect whose file is there, and their mean.
 
-    For the papers, questions without an entry are left out, and the judge is told the first question of a
-    pair twice, as their script does.
+    For the papers, questions without an entry are left out, and the judge reads the first question of a pair
+    twice, as in their script.
     """
     metrics: dict[str, object] = {}
     each: dict[str, dict[str, float]] = {}
     scores = []
     for aspect, (kind, _) in ASPECTS.items():
-        kept = [one for one in asked(examples, said, how) if one.truth.kind == kind]
-        if not any(one.truth.kind == kind for one in examples):
+        if not any(example.truth.kind == kind for example in examples):
             continue
+        scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
         judge = how.judge(judge_prompt(aspect))
         if judge is None:
             raise ValueError(
                 "video-chatgpt is scored by a judge, got none; give --judge-url and --judge-model of an "
                 "OpenAI-compatible endpoint"
             )
-        got, values = rated_and_each(
-            {one.id: one.truth.text for one in kept},
-            {one.id: _told(said[one.id].value) for one in kept if one.id in said},
-            {one.id: _asked_of(one, how) for one in kept},
+        got, values = rated_answers(
+            {example.id: example.truth.text for example in scored},
+            {e.id: _text_of(predictions[e.id].value) for e in scored if e.id in predictions},
+            {example.id: _question_of(example, how) for example in scored},
             judge,
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
@@ -177,14 +181,14 @@ def score_answers(
     return Scored(metrics, each)
 
 
-def _asked_of(example: Example[Right], how: How) -> str:
+def _question_of(example: Example[Right], how: How) -> str:
     if not example.truth.second:
         return f"Question: {example.question}"
     second = example.question if how.compat == "paper" else example.truth.second
     return f"Question 1: {example.question}\nQuestion 2: {second}"
 
 
-def _told(texts: tuple[str, ...] | None) -> str:
+def _text_of(texts: tuple[str, ...] | None) -> str:
     if not texts:
         return ""
     if len(texts) == 1:
@@ -202,4 +206,5 @@ VIDEO_CHATGPT = Task(
     read_predictions=read_answers,
     write_predictions=write_answers,
     score=score_answers,
+    needs_judge=True,
 )

@@ -1,16 +1,16 @@
 """YouCook2: the steps of a recipe with their times, as TimeChat, MMDuet and their successors score them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..metrics.soda import Captioned, soda_of_each
-from ..metrics.youcook import reply_segments, youcook2, youcook2_corpus
+from ..metrics.soda import Captioned
+from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
-from .dense import Events, PairScores
+from .dense import Events
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
 from .magqa import replies_of
 from .spoken import read_spoken
-from .task import DEFAULT, Example, How, Predictions, Said, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -20,21 +20,20 @@ PROMPT = (
 
 def read_recipes(paths: Sequence[Path]) -> list[Example[Events]]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
-    whole, twice = read_object(one_file(paths, "gold"))
+    whole, twice = read_object(one_file(paths, "reference"))
     if whole.has("database"):
         database = whole.within(whole.get("database"), "database")
         if twice:
             raise whole.fault("each video must be there once", twice)
-        videos = [database.within(database.value[name], f"video {name!r}") for name in database.value]
-        named = zip(database.value, videos, strict=True)
-        return [_video(name, one) for name, one in named if one.get("subset") == "validation"]
-    return [_captioned(one) for one in whole.records("annotations")]
+        videos = {key: database.within(database.value[key], f"video {key!r}") for key in database.value}
+        return [_annotated(key, item) for key, item in videos.items() if item.get("subset") == "validation"]
+    return [_captioned(record) for record in whole.records("annotations")]
 
 
-def _video(name: str, video: Record) -> Example[Events]:
+def _annotated(name: str, video: Record) -> Example[Events]:
     steps = tuple(
-        (*one.span(one.get("segment"), "'segment'"), one.text("sentence"))
-        for one in video.records("annotations")
+        (*step.span(step.get("segment"), "'segment'"), step.text("sentence"))
+        for step in video.records("annotations")
     )
     return Example(video_of(name), video_of(name), "", steps, video.maybe_number("duration"))
 
@@ -42,13 +41,13 @@ def _video(name: str, video: Record) -> Example[Events]:
 def _captioned(record: Record) -> Example[Events]:
     """One video of TimeChat's file: its sentences are one text, "a. b. c."."""
     name = video_of(record.name("image_id"))
-    spans = [record.span(one, f"segments {i}") for i, one in enumerate(record.items("segments"), 1)]
-    sentences = [one.strip().removesuffix(".") + "." for one in record.text("pure_cap").split(". ")]
+    spans = [record.span(item, f"segments {i}") for i, item in enumerate(record.items("segments"), 1)]
+    sentences = [item.strip().removesuffix(".") + "." for item in record.text("pure_cap").split(". ")]
     if len(spans) != len(sentences):
         raise record.fault(
             "'pure_cap' must have a sentence for each of 'segments'", f"{len(sentences)} and {len(spans)}"
         )
-    steps = tuple((*span, said) for span, said in zip(spans, sentences, strict=True))
+    steps = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
     return Example(name, name, "", steps, record.maybe_number("duration"))
 
 
@@ -61,64 +60,51 @@ def read_steps(paths: Sequence[Path], examples: Sequence[Example[Events]], how: 
             return read_spoken(paths, examples, how, task="captioning", parse=events_of)
         return _streamed(records, how)
     whole, twice = read_object(path)
-    said: dict[str, Said[Events]] = {}
-    again = list(twice)
+    out: Predictions[Events] = Predictions(duplicates=[video_of(name) for name in twice])
     for name in whole.value:
         steps: tuple[Captioned, ...] = tuple(
-            (*one.span(one.get("timestamp"), "'timestamp'"), one.text("caption", "sentence"))
-            for one in whole.records(name)
+            (*step.span(step.get("timestamp"), "'timestamp'"), step.text("caption", "sentence"))
+            for step in whole.records(name)
         )
-        if video_of(name) in said:
-            again.append(name)
-        else:
-            said[video_of(name)] = Said("", steps)
-    return Predictions(said, tuple(video_of(name) for name in again if video_of(name) in said))
+        if out.is_new(video_of(name)):
+            out.by_id[video_of(name)] = Prediction("", steps)
+    out.duplicates = [name for name in out.duplicates if name in out.by_id]
+    return out
 
 
 def _streamed(records: Sequence[Record], how: How) -> Predictions[Events]:
-    said: dict[str, Said[Events]] = {}
-    twice = []
+    out: Predictions[Events] = Predictions()
     for record in records:
         name = video_of(record.name("question_id"))
-        if name in said:
-            twice.append(name)
-            continue
-        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
-        first_start_s = None if how.compat == "paper" else 0.0
-        said[name] = Said("", tuple(reply_segments(timed, first_start_s=first_start_s)))
-    return Predictions(said, tuple(twice))
+        if out.is_new(name):
+            timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
+            first_start_s = None if how.compat == "paper" else 0.0
+            out.by_id[name] = Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
+    return out
 
 
-def write_steps(path: Path, examples: Sequence[Example[Events]], said: Mapping[str, Said[Events]]) -> None:
-    """TimeChat's form, its videos with .mp4 as its gold has them."""
-    write_json(
-        path,
-        {
-            f"{one.id}.mp4": [
-                {"caption": text, "timestamp": [start_s, end_s]}
-                for start_s, end_s, text in said[one.id].value or ()
-            ]
-            for one in examples
-            if one.id in said
-        },
-    )
-
-
-def score_steps(examples: Sequence[Example[Events]], said: Mapping[str, Said[Events]], how: How) -> Scored:
-    """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
-    gold = {one.id: list(one.truth) for one in examples}
-    predicted = {key: list(one.value or ()) for key, one in said.items()}
-    metrics = youcook2(gold, predicted, which_meteor=how.meteor, compat=how.compat)
-    ordered = {
-        key: [(min(start, end), max(start, end), text) for start, end, text in some]
-        for key, some in predicted.items()
+def write_steps(
+    folder: Path, examples: Sequence[Example[Events]], predictions: Answers[Events], how: How
+) -> list[Path]:
+    """TimeChat's form, its videos with .mp4 as its references have them."""
+    steps = {
+        f"{example.id}.mp4": [
+            {"caption": text, "timestamp": [start_s, end_s]}
+            for start_s, end_s, text in predictions[example.id].value or ()
+        ]
+        for example in examples
+        if example.id in predictions
     }
-    each = soda_of_each(gold, ordered, PairScores(how))
-    return Scored(
-        metrics,
-        {"SODA_c": {key: one.f1 for key, one in each.items()}},
-        lambda: [youcook2_corpus(gold, predicted, which_meteor=how.meteor, compat=how.compat)],
-    )
+    return [write_json(folder / "predictions.json", steps)]
+
+
+def score_steps(examples: Sequence[Example[Events]], predictions: Answers[Events], how: How) -> Scored:
+    """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
+    reference = {example.id: list(example.truth) for example in examples}
+    predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
+    metrics, each, corpus = youcook2(reference, predicted, compat=how.compat)
+    f1 = {key: video.f1 for key, video in each.items()}
+    return Scored(metrics, {"SODA_c": f1} if f1 else {}, lambda: [corpus()])
 
 
 YOUCOOK2 = Task(
@@ -131,4 +117,5 @@ YOUCOOK2 = Task(
     read_predictions=read_steps,
     write_predictions=write_steps,
     score=score_steps,
+    uses_meteor=True,
 )

@@ -82,7 +82,7 @@ def load_model(common: Common) -> "LongCompress":
         if getattr(common, flag) is not None:
             changes.setdefault("media", {})[flag] = getattr(common, flag)
     if common.budget_share is not None:
-        changes["budget"] = {"share": common.budget_share}
+        changes["budget"] = {"allocation": common.budget_share}
     model.change(changes)
     return model
 
@@ -95,13 +95,16 @@ def compress_video(
 
     has = {"video": video.has_video, "audio": video.has_audio}
     budget = model.config.budget.tokens if common.budget is None else common.budget
-    model.compressor.check(budget, [name for name in model.streams if has[name]])
+    model.check_budget(budget, [name for name in model.streams if has[name]])
     with reading():
-        memory = compress(
-            model, file, budget, progress=bars(), protocols=common.allowed, keep_assignment=keep_assignment
+        return compress(
+            model,
+            file,
+            budget=budget,
+            progress=bars(),
+            protocols=common.allowed,
+            keep_assignment=keep_assignment,
         )
-    assert not isinstance(memory, list)
-    return memory
 
 
 def remember(source: str, common: Common, *, keep_assignment: bool = False) -> "VideoMemory":

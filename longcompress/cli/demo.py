@@ -48,7 +48,7 @@ def demo(
     expected = loaded.estimate(scene.duration_s, budget)
     show.print(_estimate_table(expected))
     with _timed(took, "watch (decode, see, hear, merge)"):
-        memory = compress(loaded, video, budget, keep_assignment=True)
+        memory = compress(loaded, video, budget=budget, keep_assignment=True)
     memory.save(out / "video.lcm")
     show.print(
         f"{memory.stats['raw_tokens']:,.0f} tokens became {memory.num_tokens:,} "

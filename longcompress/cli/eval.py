@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from jsonargparse import ArgumentParser
 
 from .common import check_writable, writing
-from .compare import compare
 from .output import print_table
 
 if TYPE_CHECKING:
@@ -20,14 +19,13 @@ _SHOWN = 5  # ids of a list that are printed
 
 def score(words: Sequence[str]) -> None:
     """Score predictions in a benchmark's own format, without a model."""
-    from ..eval.metrics.captions import WhichMeteor
     from ..eval.runner.score import score_files
     from ..eval.tasks import TASKS
     from ..eval.tasks.task import How, Times
 
     parser = _parser("score", "Score predictions in a benchmark's own format; `eval tasks` lists benchmarks.")
     parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--gold", nargs="+", required=True, metavar="FILE", help="the benchmark's files")
+    parser.add_argument("--reference", nargs="+", required=True, metavar="FILE", help="the benchmark's files")
     parser.add_argument("--pred", nargs="+", required=True, metavar="FILE", help="the predictions")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--out", metavar="FILE", help="the JSON object as a file too")
@@ -38,74 +36,67 @@ def score(words: Sequence[str]) -> None:
     parser.add_argument(
         "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
     )
-    parser.add_argument("--meteor", choices=list(get_args(WhichMeteor)), default="auto", help="which METEOR")
     parser.add_argument(
         "--judge-url", help="an OpenAI-compatible endpoint, up to and without /chat/completions"
     )
     parser.add_argument("--judge-model", help="what the endpoint calls the judge")
-    parser.add_argument("--judge-prompt", metavar="FILE", help="what to ask it: {question}, {gold}, {answer}")
+    parser.add_argument(
+        "--judge-prompt", metavar="FILE", help="what to ask it: {question}, {reference}, {answer}"
+    )
     parser.add_argument("--judge-key", metavar="FILE", help="a file with the endpoint's key")
     parser.add_argument("--judge-cache", metavar="FILE", help="its replies, kept for the next time")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
     _add_draws(parser)
-    given = parser.parse_args(list(words))
-    if given.out:
-        check_writable(Path(given.out))
+    args = parser.parse_args(list(words))
+    if args.out:
+        check_writable(Path(args.out))
     how = How(
-        compat=given.compat,
-        times=given.times,
-        meteor=given.meteor,
-        asker=_judge(given),
-        judge_prompt=Path(given.judge_prompt).read_text(encoding="utf-8") if given.judge_prompt else None,
+        compat=args.compat,
+        times=args.times,
+        asker=_judge(args),
+        judge_prompt=Path(args.judge_prompt).read_text(encoding="utf-8") if args.judge_prompt else None,
     )
     report = score_files(
-        given.task,
-        given.gold,
-        given.pred,
+        args.task,
+        args.reference,
+        args.pred,
         how,
-        durations=given.durations,
-        seed=given.seed,
-        num_draws=given.num_draws,
+        durations=args.durations,
+        seed=args.seed,
+        num_draws=args.num_draws,
     )
     text = dumps(report, ensure_ascii=False)
-    if given.out:
-        with writing(given.out):
-            Path(given.out).write_text(text + "\n", encoding="utf-8")
-    print(text if given.json else "", end="\n" if given.json else "")
-    if not given.json:
+    if args.out:
+        with writing(args.out):
+            Path(args.out).write_text(text + "\n", encoding="utf-8")
+    print(text if args.json else "", end="\n" if args.json else "")
+    if not args.json:
         _print(report)
 
 
 def run(words: Sequence[str]) -> None:
     """Ask a model a benchmark's questions; the same words again go on where a killed run stopped."""
-    from ..eval.metrics.captions import WhichMeteor
-    from ..eval.runner.run import run_on
+    from ..eval.runner.run import run
     from ..eval.runner.run_file import RunConfig, summary_path
     from ..eval.tasks import TASKS
-    from ..eval.tasks.synthetic import heat_of
+    from ..eval.tasks.synthetic import depths_of
     from ..eval.tasks.task import Times
     from ..plot import plot_depths
     from .common import Common, load_model
 
-    parser = _parser("run", "Ask a model a benchmark's questions; called again, it goes on where it stopped.")
+    parser = _parser("run", "Ask a model a benchmark's questions; the same command resumes.")
     parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--gold", nargs="+", metavar="FILE", help="the benchmark's files")
-    parser.add_argument("--videos", metavar="FOLDER", help="its videos, or folders of them")
-    parser.add_argument(
-        "--minutes", nargs="+", type=float, help="of needle and synthetic QA, lengths of the videos: 5 15"
-    )
-    parser.add_argument(
-        "--num-videos", type=int, help="of needle and synthetic QA, how many of each length: 3"
-    )
-    parser.add_argument("--video", metavar="FILE", help="of needle, its heat map, depth against length")
-    parser.add_argument(
-        "--first-video", type=int, help="of needle and synthetic QA, the first one's number: 0"
-    )
     parser.add_argument("--model", required=True, help="a preset (tiny), a folder, or a hub name owner/model")
-    parser.add_argument("--budget", type=int, help="tokens that stand for a video; the model's own number")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="a header, a line an example")
+    add_source(parser)
+    parser.add_argument(
+        "--budgets", nargs="+", default=[],
+        help="tokens of a video's memory, or shares of its raw tokens: 1024 10%%; the model's own number. "
+        "Several have a file each: FILE.1024.jsonl",
+    )  # fmt: skip
+    parser.add_argument("--plot", metavar="FILE", help="of needle, its heat map, depth against length")
     parser.add_argument("--prompt", default="default", help="`eval tasks` lists each benchmark's")
-    parser.add_argument("--limit", type=int, help="only so many examples, the first of the gold")
+    parser.add_argument("--limit", type=int, help="only the first examples of the reference, this many")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer; the model's own number")
     parser.add_argument(
         "--streams", choices=["video", "audio", "both"], default="both", help="what is taken in"
@@ -114,41 +105,37 @@ def run(words: Sequence[str]) -> None:
         "--times", choices=list(get_args(Times)), help="what numbers in answers are; as the prompt asks"
     )
     parser.add_argument(
-        "--retry-lost", action="store_true", help="ask again where a video was missing or unreadable"
+        "--retry-failed", action="store_true", help="ask again where a video was missing or unreadable"
     )
-    parser.add_argument(
-        "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
-    )
-    parser.add_argument("--rate-fps", type=float, help="frames looked at a second; the model's own number")
+    parser.add_argument("--rate-fps", type=float, help="frames a second; the model's own number")
     parser.add_argument("--device", help="cpu, cuda, ...; the GPU if there is one")
-    parser.add_argument("--meteor", choices=list(get_args(WhichMeteor)), default="auto", help="which METEOR")
     _add_draws(parser)
-    parser.add_argument("--json", action="store_true", help="the summary as JSON instead of a table")
-    given = parser.parse_args(list(words))
-    out = Path(given.out)
+    parser.add_argument("--json", action="store_true", help="the summaries as JSON instead of tables")
+    args = parser.parse_args(list(words))
+    out = Path(args.out)
     if out.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {out}; summary and predictions are named after it")
     check_writable(out)
-    if given.frame:
-        if given.task != "needle":
-            raise ValueError(f"--frame is of needle, got it with {given.task}; leave it out")
-        check_writable(Path(given.frame))
-    names = ("budget", "streams", "prompt", "max_new_tokens", "limit", "times")
-    durations = Path(given.durations) if given.durations else None
-    config = RunConfig(**{name: given[name] for name in names}, durations=durations)
-    source = _source(given)
-    model = load_model(Common(model=given.model, device=given.device, rate_fps=given.rate_fps))
-    options = {name: given[name] for name in ("meteor", "retry_failed", "num_draws")}
-    summary = run_on(source, model, out, config, **options)
-    if given.frame:
-        plot_depths(heat_of(source.examples, summary["each"]["found"]), given.frame)
-    if given.json:
-        print(dumps(summary, ensure_ascii=False))
-        return
-    _print(summary)
-    for one in summary["lost"][:_SHOWN]:
-        print(f"lost: {one['id']}: {one['lost']}")
-    print(f"{summary['num_answered']} answered, {summary['num_lost']} lost; all of it in {summary_path(out)}")
+    if args.plot:
+        if args.task != "needle" or len(args.budgets) > 1:
+            raise ValueError(f"--plot is of needle at one budget, got it with {args.task}; leave it out")
+        check_writable(Path(args.plot))
+    names = ("streams", "prompt", "max_new_tokens", "limit", "times")
+    config = RunConfig(budgets=tuple(args.budgets), **{name: args[name] for name in names})
+    source = source_of(args)
+    model = load_model(Common(model=args.model, device=args.device, rate_fps=args.rate_fps))
+    summaries = run(source, model, out, config, retry_failed=args.retry_failed, num_draws=args.num_draws)
+    if args.plot:
+        plot_depths(depths_of(source.examples, summaries[0]["each"]["recall"]), args.plot)
+    for summary in summaries:
+        if args.json:
+            print(dumps(summary, ensure_ascii=False))
+            continue
+        _print(summary)
+        for line in summary["failed"][:_SHOWN]:
+            print(f"failed: {line['id']}: {line['failed']}")
+        counts = f"{summary['num_answered']} answered, {summary['num_failed']} failed"
+        print(f"{counts}; all of it in {summary_path(out.with_name(summary['run']))}")
 
 
 def pairs(words: Sequence[str]) -> None:
@@ -160,17 +147,17 @@ def pairs(words: Sequence[str]) -> None:
     parser.add_argument("second", metavar="B.jsonl", help="another, of the same gold and prompt")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    given = parser.parse_args(list(words))
-    report = compare(given.first, given.second, seed=given.seed)
-    if given.json:
+    args = parser.parse_args(list(words))
+    report = compare(args.first, args.second, seed=args.seed)
+    if args.json:
         print(dumps(report, ensure_ascii=False))
         return
-    rows = [(name, *_shown(one["mean"], one)) for name, one in report["differences"].items()]
-    title = f"{Path(given.first).name} minus {Path(given.second).name}, {report['num']} examples of both"
+    rows = [(name, *_shown(item["mean"], item)) for name, item in report["differences"].items()]
+    title = f"{Path(args.first).name} minus {Path(args.second).name}, {report['num']} examples of both"
     print_table(title, rows)
     for name in ("first", "second"):
         if some := report[f"only_{name}"]:
-            print(f"only in {given[name]}: {len(some)}: {_listed(some)}")
+            print(f"only in {args[name]}: {len(some)}: {_listed(some)}")
 
 
 def tasks(words: Sequence[str]) -> None:
@@ -179,16 +166,23 @@ def tasks(words: Sequence[str]) -> None:
 
     parser = _parser("tasks", "List the benchmarks.")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    given = parser.parse_args(list(words))
-    told = {
-        name: {"about": one.about, "where": one.where, "prompts": list(one.prompts)}
-        for name, one in TASKS.items()
+    args = parser.parse_args(list(words))
+    listed = {
+        name: {"about": element.about, "where": element.where, "prompts": list(element.prompts)}
+        for name, element in TASKS.items()
     }
-    if given.json:
-        print(dumps(told, ensure_ascii=False))
+    if args.json:
+        print(dumps(listed, ensure_ascii=False))
         return
-    for name, one in TASKS.items():
-        print(f"{name}\n    {one.about}\n    data: {one.where}\n    prompts: {', '.join(one.prompts)}")
+    for name, item in TASKS.items():
+        print(f"{name}\n    {item.about}\n    data: {item.where}\n    prompts: {', '.join(item.prompts)}")
+
+
+def compare(words: Sequence[str]) -> None:
+    """`cli_compare.compare`."""
+    from .compare import compare
+
+    compare(words)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -205,6 +199,38 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def add_source(parser: ArgumentParser) -> None:
+    """The flags of `source_of`."""
+    parser.add_argument("--reference", nargs="+", metavar="FILE", help="the benchmark's files")
+    parser.add_argument("--videos", metavar="FOLDER", help="its videos, or folders of them")
+    parser.add_argument(
+        "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
+    )
+    parser.add_argument("--minutes", nargs="+", type=float, help="of synthetic videos, their lengths: 5 15")
+    parser.add_argument("--num-videos", type=int, help="synthetic ones of each length: 3")
+    parser.add_argument("--first-video", type=int, help="number of the first synthetic one: 0")
+
+
+def source_of(args: Any) -> "Source":
+    """Where questions and videos come from: files, or synthetic scenes."""
+    from ..eval.runner.score import task_of
+    from ..eval.runner.sources import from_files, from_scenes
+    from ..eval.tasks.synthetic import Synthetic
+
+    names = ("minutes", "num_videos", "first_video")
+    synthetic = {name: args[name] for name in names if args[name] is not None}
+    files = {name: args[name] for name in ("reference", "videos", "durations") if args[name] is not None}
+    if task_of(args.task).synthesize is not None:
+        if files:
+            raise ValueError(f"the videos of {args.task} are synthetic; leave out {_flags(files)}")
+        return from_scenes(args.task, Synthetic(**synthetic))
+    if synthetic:
+        raise ValueError(f"{_flags(synthetic)} is for tasks with synthetic videos, {args.task} has files")
+    if not args.reference or not args.videos:
+        raise ValueError(f"{args.task} needs --reference and --videos, got {_flags(files) or 'neither'}")
+    return from_files(args.task, args.reference, args.videos, durations=args.durations)
+
+
 def _parser(name: str, about: str) -> ArgumentParser:
     return ArgumentParser(prog=f"longcompress eval {name}", description=about)
 
@@ -215,47 +241,26 @@ def _add_draws(parser: ArgumentParser) -> None:
     )
 
 
-def _source(given: Any) -> "Source":
-    """Where questions and videos come from: files, or what is drawn."""
-    from ..eval.runner.score import task_of
-    from ..eval.runner.sources import from_files, from_scenes
-    from ..eval.tasks.synthetic import Drawn
-
-    drawn = {
-        name: given[name] for name in ("minutes", "num_videos", "first_video") if given[name] is not None
-    }
-    files = {name: given[name] for name in ("gold", "videos", "durations") if given[name] is not None}
-    if task_of(given.task).draw is not None:
-        if files:
-            raise ValueError(f"the videos of {given.task} are drawn; leave out {_flags(files)}")
-        return from_scenes(given.task, Drawn(**drawn))
-    if drawn:
-        raise ValueError(f"{_flags(drawn)} is for tasks whose videos are drawn, {given.task} has files")
-    if not given.gold or not given.videos:
-        raise ValueError(f"{given.task} needs --gold and --videos, got {_flags(files) or 'neither'}")
-    return from_files(given.task, given.gold, given.videos, durations=given.durations)
-
-
 def _flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def _judge(given: Any) -> "Asker | None":
-    if not given.judge_url and not given.judge_model:
+def _judge(args: Any) -> "Asker | None":
+    if not args.judge_url and not args.judge_model:
         for flag in ("prompt", "key", "cache"):
-            if given[f"judge_{flag}"]:
+            if args[f"judge_{flag}"]:
                 raise ValueError(f"--judge-{flag} needs --judge-url and --judge-model, got neither")
         return None
-    if not given.judge_url or not given.judge_model:
+    if not args.judge_url or not args.judge_model:
         raise ValueError(
-            f"a judge needs both --judge-url and --judge-model, got {given.judge_url!r} and "
-            f"{given.judge_model!r}"
+            f"a judge needs both --judge-url and --judge-model, got {args.judge_url!r} and "
+            f"{args.judge_model!r}"
         )
     from ..eval.tasks.judging import endpoint
 
-    key = Path(given.judge_key).read_text(encoding="utf-8").strip() if given.judge_key else None
-    cache = Path(given.judge_cache) if given.judge_cache else None
-    return endpoint(given.judge_url, given.judge_model, key=key, cache=cache)
+    key = Path(args.judge_key).read_text(encoding="utf-8").strip() if args.judge_key else None
+    cache = Path(args.judge_cache) if args.judge_cache else None
+    return endpoint(args.judge_url, args.judge_model, key=key, cache=cache)
 
 
 def _print(report: dict[str, Any]) -> None:

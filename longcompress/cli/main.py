@@ -210,7 +210,7 @@ def plot(
     paths = [Path(f"{stem}.tokens.{format}")]
     with writing(folder):
         draw.plot_tokens(memory, paths[0])
-        if video or (not is_memory(source) and "video" in memory.members):
+        if video or (not is_memory(source) and "video" in memory.video.assignment):
             path = Path(f"{stem}.merged.{format}")
             paths.append(draw.plot_merged(memory, video or source, path, protocols=common.allowed))
         found = memory.events(progress=bars())
@@ -304,7 +304,7 @@ def doctor(*, json: bool = False) -> int:
 
 
 def bench(
-    what: Literal["kernels", "throughput", "report", "needle", "pairs", "quality", "synthetic_qa"],
+    what: Literal["kernels", "throughput", "report", "quality"],
     rest: list[str],
 ) -> int:
     """Measure speed, memory or answers, or show figures; `longcompress bench kernels --help` has more.

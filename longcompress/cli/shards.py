@@ -388,7 +388,7 @@ def draw(
         out: folder of the shards.
         videos: how many.
         seconds: length of each.
-        first: number of the first scene; `bench synthetic QA` asks about those from 10 million on.
+        first: number of the first scene; `eval run synthetic_qa` asks about those from 10 million on.
         model: preset, folder or hub name, whose encoders make the features.
         detail: tokens a segment keeps at least, by stream; else the model's.
     """

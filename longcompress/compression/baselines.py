@@ -5,7 +5,7 @@ segments; they differ in what is kept. Times and sizes are kept as in merging, s
 of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
@@ -14,52 +14,14 @@ import torch
 from torch import Tensor
 
 from ..config import BudgetConfig
-from ..encoders import Stream
-from ..kernels import Plan, novelty, plan
-from ..media.reader import fit_pixels
-from ..model import LongCompress
-from ..session import KINDS_OF_MEDIA
-from ..types import Audio, Encoded, Frames, Segment, Tokens
-from .budget import check_budget, shares
+from ..kernels import Plan, frame_novelty, plan
+from ..types import Encoded, Segment, Tokens, stream_order
+from .budget import allocate, check_budget
 from .merging import pool_tokens
-from .segmenter import Segmenter
 
 Method = Literal["full", "frames", "pool", "random", "evs", "tome", "longvlm", "kmeans"]
 METHODS: tuple[Method, ...] = get_args(Method)
 ROUNDS = 25  # of Lloyd's algorithm
-
-
-def segments_of(
-    model: LongCompress, parts: Iterable[Frames | Audio], come: Sequence[str]
-) -> tuple[list[Segment], float]:
-    """(a video's segments as its encoders made them, the video's seconds); nothing is merged, so this grows with
-    the video.
-
-    Args:
-        model: its encoders and where it cuts.
-        parts: frames and audio as `media.read` gives them.
-        come: of "frame" and "audio", what will come.
-    """
-    streams = {n: Stream(t) for n, t in model.encoders.items() if KINDS_OF_MEDIA[t.takes] in come}
-    segmenter = Segmenter(model.config.segments, tuple(streams))
-    out: list[Segment] = []
-    end_s = 0.0
-    for part in parts:
-        if not len(part) or not any(isinstance(part, stream.encoder.takes) for stream in streams.values()):
-            continue
-        if isinstance(part, Frames):
-            end_s = max(end_s, float(part.time_s[-1]) + part.step_s)
-            part = Frames(fit_pixels(part.pixels, model.config.media), part.time_s, part.step_s)
-        else:
-            end_s = max(end_s, part.end_s)
-        for name, stream in streams.items():
-            if isinstance(part, stream.encoder.takes):
-                for encoded in stream.push(part):
-                    out += segmenter.push(name, encoded)
-    for name, stream in streams.items():
-        for encoded in stream.flush():
-            out += segmenter.push(name, encoded)
-    return out + segmenter.flush(), end_s
 
 
 def only(segments: Sequence[Segment], names: Sequence[str]) -> list[Segment]:
@@ -105,20 +67,20 @@ def spend(
     """
     if method not in METHODS:
         raise ValueError(f"way must be one of {', '.join(METHODS)}, got {method!r}")
-    names = sorted({name for one in segments for name in one.streams})
+    names = stream_order({name for one in segments for name in one.streams})
     if method == "full":
         return {name: Tokens.join(p.tokens for p in _parts(segments, name)) for name in names}
     check_budget(room, len(names))
     joined = [dict(one.streams) for one in segments]
     spans = [1] * len(joined)
-    most_groups = min(room, max((room + global_tokens) / 2, len(names)))  # as `Compressor` bounds them
+    most_groups = min(room, max((room + global_tokens) / 2, len(names)))  # as `MergeState` bounds them
     while sum(map(len, joined)) > most_groups:
         spans = [sum(spans[i : i + 2]) for i in range(0, len(spans), 2)]
         joined = [_both(*joined[i : i + 2]) for i in range(0, len(joined), 2)]
-    places = [(i, name) for i, part in enumerate(joined) for name in sorted(part)]
+    places = [(i, name) for i, part in enumerate(joined) for name in stream_order(part)]
     claims = [spans[i] * split.stream_weight(n) / sum(map(split.stream_weight, joined[i])) for i, n in places]
     most = [len(joined[i][name]) for i, name in places]
-    keep = dict(zip(places, shares(claims, room, most=most), strict=True))
+    keep = dict(zip(places, allocate(claims, room, max_tokens=most), strict=True))
     out = {}
     for name in names:
         at = [i for i, part in enumerate(joined) if name in part]
@@ -180,8 +142,7 @@ def _random(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
 
 def _evs(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     video = Encoded.join(parts)
-    before = torch.arange(len(video), dtype=torch.int32, device=video.metric.device) - video.patches
-    new = novelty(video.metric, before.clamp_min(-1))
+    new = frame_novelty(video.metric, video.patches)
     new[: video.patches] = 3.0  # above all that novelty can be
     most = new.argsort(descending=True, stable=True)[: sum(keep)]
     return video.tokens.take(most.sort().values)
@@ -197,7 +158,7 @@ def _tome(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
             continue
         seen = _spread(steps, min(steps, num)).tolist()
         frames += [part.rows(t, t + 1) for t in seen]
-        room += shares([1.0] * len(seen), num, most=[part.patches] * len(seen))
+        room += allocate([1.0] * len(seen), num, max_tokens=[part.patches] * len(seen))
     return _merged(frames, room)
 
 

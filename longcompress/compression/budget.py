@@ -102,7 +102,7 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     check_budget(budget, num_globals + len(flows))
     room = min(budget - num_globals, sum(most))
     weights = [config.budget.stream_weight(k) for k in flows]
-    parts = dict(zip(flows, shares(weights, room, most=most), strict=True))
+    parts = dict(zip(flows, allocate(weights, room, max_tokens=most), strict=True))
     seconds = mark_seconds(duration_s, config.llm.timestamp_s, budget, shape.mark_tokens)
     marks = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
     tokens = room + num_globals
@@ -127,7 +127,7 @@ def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int
 
     def kept(num: int) -> int:
         if isinstance(merge.schedule, float):
-            return after_rounds(num, merge.schedule, least=detail)[0]
+            return after_rounds(num, merge.schedule, min_tokens=detail)[0]
         return min(num, detail)
 
     return raw // full * kept(full) + kept(raw % full)
@@ -151,30 +151,32 @@ def check_budget(budget: int, least: int) -> None:
         )
 
 
-def shares(weights: Sequence[float], total: int, *, most: Sequence[int], least: int = 1) -> list[int]:
+def allocate(
+    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int = 1
+) -> list[int]:
     """`total` dealt out in proportion to `weights` by largest remainder.
 
     Args:
         weights: >= 0; all zero counts as all equal.
         total: what is dealt out.
-        most: no part gets more than this.
-        least: nor less than this (or its `most`).
+        max_tokens: no part gets more than this.
+        min_tokens: nor less than this (or its max_tokens).
 
     Returns:
-        Whole numbers that sum to exactly min(total, sum(most)); equal remainders go to the lower index.
+        Whole numbers that sum to exactly min(total, sum(max_tokens)); equal remainders go to the lower index.
 
     Raises:
-        ValueError: if total is less than what `least` asks for.
+        ValueError: if total is less than what `min_tokens` asks for.
     """
     num = len(weights)
-    if len(most) != num:
-        raise ValueError(f"most must have {num} entries like weights, got {len(most)}")
-    floor = [min(least, m) for m in most]
+    if len(max_tokens) != num:
+        raise ValueError(f"max_tokens must have {num} entries like weights, got {len(max_tokens)}")
+    floor = [min(min_tokens, m) for m in max_tokens]
     if total < sum(floor):
         raise ValueError(
-            f"total must be at least {sum(floor)} to give each of {num} parts {least}, got {total}"
+            f"total must be at least {sum(floor)} to give each of {num} parts {min_tokens}, got {total}"
         )
-    total = min(total, sum(most))
+    total = min(total, sum(max_tokens))
     w = list(weights) if sum(weights) > 0 else [1.0] * num
     fixed: dict[int, int] = {}
     while True:  # parts whose share lies outside their bounds get the bound; the rest is dealt anew
@@ -183,9 +185,9 @@ def shares(weights: Sequence[float], total: int, *, most: Sequence[int], least: 
         sum_w = sum(w[i] for i in free)
         ideal = {i: (room * w[i] / sum_w if sum_w > 0 else room / len(free)) for i in free}
         low = {i: floor[i] for i in free if ideal[i] < floor[i]}
-        high = {i: most[i] for i in free if ideal[i] > most[i]}
+        high = {i: max_tokens[i] for i in free if ideal[i] > max_tokens[i]}
         lack = sum(floor[i] - ideal[i] for i in low)
-        spare = sum(ideal[i] - most[i] for i in high)
+        spare = sum(ideal[i] - max_tokens[i] for i in high)
         if not low and not high:
             break
         fixed.update(low if lack >= spare else high)
@@ -194,7 +196,7 @@ def shares(weights: Sequence[float], total: int, *, most: Sequence[int], least: 
         out[i] = int(ideal[i])
     left = total - sum(out)
     by_rest = sorted((i for i in free), key=lambda i: (int(ideal[i]) - ideal[i], i))
-    for i in [i for i in by_rest if out[i] < most[i]][:left]:
+    for i in [i for i in by_rest if out[i] < max_tokens[i]][:left]:
         out[i] += 1
     assert sum(out) == total, (out, total)
     return out

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import SegmentConfig
-from ..kernels import novelty
+from ..kernels import frame_novelty
 from ..types import Encoded, Segment
 
 NEVER = float("inf")
@@ -152,12 +151,8 @@ class Segmenter:
     def _find_cuts(self, encoded: Encoded) -> None:
         """Note the start of every frame that differs enough from the one before."""
         patches = encoded.patches
-        metric = encoded.metric if self._last is None else torch.cat([self._last, encoded.metric])
-        before = torch.arange(len(metric), dtype=torch.int32, device=metric.device) - patches
-        before = torch.where(before < 0, torch.full_like(before, -1), before)
-        change = novelty(metric, before).view(-1, patches).mean(1)
+        change = frame_novelty(encoded.metric, patches, self._last).view(-1, patches).mean(1)
         starts = encoded.tokens.start_s[::patches]
-        change = change[-len(starts) :]
         for time_s, value in zip(starts.tolist(), change.tolist(), strict=True):
             if value > self.config.min_novelty:
                 self._cuts.append(time_s)

@@ -1,126 +1,243 @@
-"""What is kept of a video while it is compressed: groups of tokens by stream, in pieces by time."""
+"""A bounded merge state: segments go in as they close, and any budget comes out, as often as asked.
 
-from dataclasses import dataclass, field
+`add` merges a segment as far as the configured tokens per segment allow and keeps it. While the state holds
+too much, every group of a stream runs one more round. `compress` allocates a budget and merges down to it;
+only `compress` depends on the budget asked for, and it changes nothing held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..kernels import State
-from ..types import Tokens
+from ..config import BudgetConfig, MergeConfig
+from ..kernels import State, after_rounds, frame_novelty
+from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
+from .budget import allocate, check_budget
+from .global_memory import GlobalMemory, Mean
+from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
+
+DATA = ("chunks", "segments_per_chunk", "num_rounds", "last", "num_frames", "memory", "duration_s")
 
 
 @dataclass(frozen=True)
-class Group:
-    """What is held of one stream of one piece of video, in seat order.
+class Chunk:
+    """A segment, or `num_segments` neighbouring segments that were joined.
 
     Attributes:
-        tokens: n tokens.
-        metric: (n, d) float32 their mean metric.
-        member: (n_raw,) int32 the token that each raw one is in, or None.
-        origin: (n_raw,) int64 frame number * patches + patch of each raw token, or None.
-    """
-
-    tokens: Tokens
-    metric: Tensor
-    member: Tensor | None = None
-    origin: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def join(self, other: "Group") -> "Group":
-        """Both as one group, the seats of `other` after those of this one."""
-        member = origin = None
-        if self.member is not None and other.member is not None:
-            member = torch.cat([self.member, other.member + len(self)])
-            origin = torch.cat([self.origin, other.origin])  # type: ignore[list-item]
-        tokens = Tokens.join([self.tokens, other.tokens])
-        return Group(tokens, torch.cat([self.metric, other.metric]), member, origin)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One segment, or `count` neighbouring ones that were joined.
-
-    Attributes:
-        start_s, end_s: the stretch of video.
-        count: segments in it.
-        groups: stream name -> Group.
+        start_s, end_s: the interval of the video.
+        num_segments: segments in it.
+        groups: stream -> Group.
         novelty: mean novelty of each segment's tokens, summed over streams and segments.
     """
 
     start_s: float
     end_s: float
-    count: int
+    num_segments: int
     groups: dict[str, Group]
     novelty: float
 
-    def join(self, other: "Piece") -> "Piece":
-        """Both as one, `other` later."""
+    def join(self, other: "Chunk") -> "Chunk":
+        """Both as a single chunk, `other` later."""
         groups = dict(self.groups)
         for name, group in other.groups.items():
             groups[name] = groups[name].join(group) if name in groups else group
-        return Piece(
-            self.start_s, other.end_s, self.count + other.count, groups, self.novelty + other.novelty
-        )
+        num = self.num_segments + other.num_segments
+        return Chunk(self.start_s, other.end_s, num, groups, self.novelty + other.novelty)
 
 
 @dataclass
-class Hold:
-    """All that is kept of a stream so far; bounded. Tensors in it are never written to, so `copy` is cheap.
+class MergeState:
+    """All that is kept of a video so far; bounded. Tensors in it are never written to, so `copy` is cheap.
 
     Attributes:
-        pieces: in time order.
-        span: segments a piece has when it is full.
-        levels: rounds that every group of a stream has gone through beyond the configured detail.
+        merge: how tokens merge.
+        allocation: how a budget is allocated, and the bound on what is held.
+        global_memory: makes the global tokens.
+        budget: tokens that the state is kept for; it holds at most allocation.buffer_ratio times as many.
+        keep_assignment: remember where each raw token went (this grows with the video).
+        chunks: in time order.
+        segments_per_chunk: segments of a full chunk.
+        num_rounds: stream -> rounds that all its groups had beyond the configured tokens per segment.
         last: stream -> (patches, d) metric of its last frame or window.
-        seen: stream -> frames or windows closed so far.
+        num_frames: stream -> frames or windows so far.
         memory: stream -> state of its global tokens.
+        duration_s: end of the last segment.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
-    span: int = 1
-    levels: dict[str, int] = field(default_factory=dict)
+    merge: MergeConfig
+    allocation: BudgetConfig
+    global_memory: GlobalMemory
+    budget: int
+    keep_assignment: bool = False
+    chunks: list[Chunk] = field(default_factory=list)
+    segments_per_chunk: int = 1
+    num_rounds: dict[str, int] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
-    memory: "dict[str, State | Mean]" = field(default_factory=dict)
+    num_frames: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, State | Mean] = field(default_factory=dict)
+    duration_s: float = 0.0
 
-    def copy(self) -> "Hold":
+    def copy(self) -> "MergeState":
         """An independent copy that shares tensors."""
-        return Hold(
-            list(self.pieces),
-            self.span,
-            dict(self.levels),
-            dict(self.last),
-            dict(self.seen),
-            dict(self.memory),
-        )
+        twin = replace(self)
+        for name, value in self.state().items():
+            setattr(twin, name, value.copy() if isinstance(value, list | dict) else value)
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """All but the configuration, for `set_state`."""
+        return {name: getattr(self, name) for name in DATA}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name in DATA:
+            setattr(self, name, state[name])
+
+    @property
+    def streams(self) -> list[str]:
+        """Streams that tokens are held of, in the order of STREAMS."""
+        return stream_order({name for chunk in self.chunks for name in chunk.groups})
+
+    @property
+    def num_groups(self) -> int:
+        """Groups held: one a chunk and stream."""
+        return sum(len(chunk.groups) for chunk in self.chunks)
 
     def num_tokens(self, stream: str | None = None) -> int:
-        """Tokens held, of one stream or of all."""
-        return sum(len(g) for p in self.pieces for n, g in p.groups.items() if stream in (None, n))
+        """Tokens held, of a stream or of all."""
+        return sum(len(g) for c in self.chunks for n, g in c.groups.items() if stream in (None, n))
 
-    def num_groups(self) -> int:
-        """(piece, stream) groups held."""
-        return sum(len(p.groups) for p in self.pieces)
+    def groups(self, stream: str) -> list[tuple[int, Group]]:
+        """(chunk number, group) of every chunk that has the stream."""
+        return [(i, c.groups[stream]) for i, c in enumerate(self.chunks) if stream in c.groups]
 
-    def streams(self) -> list[str]:
-        """Names of the streams that something is held of, sorted."""
-        return sorted({name for p in self.pieces for name in p.groups})
+    @torch.no_grad()
+    def add(self, segment: Segment) -> int:
+        """Take the next segment in time, and keep within the bound. Returns the raw tokens taken."""
+        groups, novelty, num_raw = {}, 0.0, 0
+        for name in stream_order(segment.streams):
+            encoded = segment.streams[name]
+            novelty += self._novelty(name, encoded)
+            first = self.num_frames.get(name, 0)
+            self.num_frames[name] = first + len(encoded) // encoded.patches
+            num_raw += len(encoded)
+            # as many rounds as the configuration allows, then as many as all older groups had
+            group = seat_order(encoded, self.merge, first, self.keep_assignment)
+            group = merge_segment(group, name, self.merge, self.num_rounds.setdefault(name, 0))
+            self.global_memory.update(self.memory, name, group.tokens, encoded.summary)
+            groups[name] = group
+        chunk = Chunk(segment.start_s, segment.end_s, 1, groups, novelty)
+        if self.chunks and self.chunks[-1].num_segments < self.segments_per_chunk:
+            self.chunks[-1] = self.chunks[-1].join(chunk)
+        else:
+            self.chunks.append(chunk)
+        self.duration_s = segment.end_s
+        self._level()
+        self._bound()
+        return num_raw
+
+    @torch.no_grad()
+    def compress(self, budget: int | None = None) -> CompressedVideo:
+        """Exactly min(budget, held) tokens, global tokens included; the state stays as it is.
+
+        Args:
+            budget: tokens; None: the state's own.
+
+        Raises:
+            ValueError: if the budget is too small for the global tokens and a token of each stream.
+        """
+        budget = self.budget if budget is None else budget
+        names, globals_ = self.streams, self.global_memory.read(self.memory)
+        num_globals = sum(map(len, globals_.values()))
+        check_budget(budget, num_globals + len(names))
+        room = budget - num_globals
+        chunks = list(self.chunks)
+        while sum(len(chunk.groups) for chunk in chunks) > room:  # a group needs a token at least
+            chunks = join_pairs(chunks)
+        keep = self._allocate(chunks, room)
+        streams, assignment = {}, {}
+        for name in names:
+            at = [i for i, chunk in enumerate(chunks) if name in chunk.groups]
+            merged = merge([chunks[i].groups[name] for i in at], [keep[i, name] for i in at], self.merge)
+            tokens = Tokens.join(group.tokens for group in merged)
+            by_time = tokens.time_s.argsort(stable=True)
+            streams[name] = tokens.take(by_time)
+            if all(group.member is not None for group in merged):
+                assignment[name] = assignment_of(merged, by_time)
+        return CompressedVideo(streams, globals_, budget, self.duration_s, assignment)
+
+    def _allocate(self, chunks: Sequence[Chunk], room: int) -> dict[tuple[int, str], int]:
+        """(chunk, stream) -> tokens to keep, `room` in all."""
+        weights, sizes, places = [], [], []
+        for i, chunk in enumerate(chunks):
+            weight = chunk.novelty if self.allocation.allocation == "novelty" else float(chunk.num_segments)
+            parts = {name: self.allocation.stream_weight(name) for name in stream_order(chunk.groups)}
+            for name, part in parts.items():
+                weights.append(weight * part / sum(parts.values()))
+                sizes.append(len(chunk.groups[name]))
+                places.append((i, name))
+        if not places:
+            return {}
+        numbers = allocate(weights, max(room, len(sizes)), max_tokens=sizes)
+        return dict(zip(places, numbers, strict=True))
+
+    def _level(self) -> None:
+        """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each stream."""
+        *older, last = self.chunks
+        further = round_schedule(self.merge)
+        groups = dict(last.groups)
+        for name, group in last.groups.items():
+            fullest = max((len(c.groups[name]) for c in older if name in c.groups), default=len(group))
+            num = len(group)
+            while num > fullest:
+                num, _ = after_rounds(num, further, rounds=1)
+            groups[name] = merge([group], [num], self.merge, further)[0]
+        self.chunks[-1] = replace(last, groups=groups)
+
+    def _bound(self) -> None:
+        """Keep within buffer_ratio * budget tokens and budget / 2 groups.
+
+        The next round goes to the streams that hold more than their part of the bound, so that a thin stream
+        (audio) isn't worn down by a thick stream (video). All groups of a stream always have the same rounds.
+        """
+        # too many groups: neighbouring chunks become one, and so will those to come
+        while self.num_groups > max(self.budget / 2, len(self.streams)) and len(self.chunks) > 1:
+            self.chunks, self.segments_per_chunk = join_pairs(self.chunks), 2 * self.segments_per_chunk
+        bound = self.allocation.buffer_ratio * self.budget
+        # too many tokens: one more round at a time
+        while self.num_tokens() > bound:
+            reducible = [n for n in self.streams if self.num_tokens(n) > len(self.groups(n))]
+            if not reducible:  # every group is down to a token
+                return
+            parts = {n: self.allocation.stream_weight(n) for n in self.streams}
+            over = [n for n in reducible if self.num_tokens(n) > bound * parts[n] / sum(parts.values())]
+            for name in over or reducible:
+                self._run_round(name)
+
+    def _run_round(self, stream: str) -> None:
+        """One more full round for every group of a stream."""
+        at, groups = zip(*self.groups(stream), strict=True)
+        further = round_schedule(self.merge)
+        keep = [after_rounds(len(g), further, rounds=1)[0] for g in groups]
+        for i, group in zip(at, merge(groups, keep, self.merge, further), strict=True):
+            self.chunks[i] = replace(self.chunks[i], groups=self.chunks[i].groups | {stream: group})
+        self.num_rounds[stream] += 1
+
+    def _novelty(self, stream: str, encoded: Encoded) -> float:
+        """Mean novelty of a segment's tokens against the frame (or window) before each."""
+        novelty = frame_novelty(encoded.metric, encoded.patches, self.last.get(stream))
+        self.last[stream] = encoded.metric[-encoded.patches :]
+        return float(novelty.mean())
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A running mean: total (E, C) float64 of `count` summaries."""
-
-    total: Tensor
-    count: int
+def join_pairs(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Neighbours joined in pairs; an odd last chunk stays alone."""
+    pairs = zip(chunks[::2], chunks[1::2], strict=False)
+    return [a.join(b) for a, b in pairs] + list(chunks[len(chunks) & ~1 :])
 
 
-def join_pairs(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours joined in pairs; an odd last one stays alone."""
-    return [a.join(b) for a, b in zip(pieces[::2], pieces[1::2], strict=False)] + pieces[len(pieces) & ~1 :]
-
-
-KINDS = (Hold, Piece, Group, Tokens, Mean, State)
-"""The classes that a hold is made of, for `pack`."""
+STATE_CLASSES = (Chunk, Group, Tokens, Mean, State)
+"""The classes that a merge state is made of, for `serialize.pack`."""

@@ -29,7 +29,7 @@ class BeatsEncoder(nn.Module):
         config: tail, summary, metric.
     """
 
-    takes = Audio
+    modality = "audio"
     block = WINDOW * STEP
     look = FRAME - STEP
     means = None

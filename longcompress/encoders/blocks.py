@@ -62,7 +62,7 @@ class Blocks:
         at = 0
         while at < len(part):
             take = min(self.size + self.look - self.num_pending, len(part) - at)
-            self._parts.append(cut(part, at, at + take))
+            self._parts.append(part.cut(at, at + take))
             at += take
             if self.num_pending == self.size + self.look:
                 out.append(self._encoded())
@@ -81,7 +81,7 @@ class Blocks:
         self._parts = []
         for part in parts:
             if len(part) > left:
-                self._parts.append(cut(part, left, len(part)) if left else part)
+                self._parts.append(part.cut(left, len(part)) if left else part)
             left -= min(left, len(part))
         if isinstance(block, Audio):
             block = Audio(block.samples, self._run_s + self._run / block.rate_hz, block.rate_hz)
@@ -116,19 +116,6 @@ def lasting(encoded: Encoded, parts: list[Frames]) -> Encoded:
     return replace(encoded, tokens=tokens)
 
 
-def cut(part: Frames | Audio, start: int, stop: int) -> Frames | Audio:
-    """Frames or samples start to stop."""
-    if isinstance(part, Audio):
-        return Audio(part.samples[start:stop], part.start_s + start / part.rate_hz, part.rate_hz)
-    return Frames(part.pixels[start:stop], part.time_s[start:stop], part.step_s)
-
-
 def join(parts: list[Frames | Audio]) -> Frames | Audio:
-    """Parts of one stream, one after the other; those of a snapshot may be on another device."""
-    first = parts[0]
-    if isinstance(first, Audio):
-        heard = [p.samples.to(first.samples.device) for p in parts]  # type: ignore[union-attr]
-        return Audio(torch.cat(heard), first.start_s, first.rate_hz)
-    seen = [p.pixels.to(first.pixels.device) for p in parts]  # type: ignore[union-attr]
-    times = [p.time_s.to(first.time_s.device) for p in parts]  # type: ignore[union-attr]
-    return Frames(torch.cat(seen), torch.cat(times), first.step_s)
+    """Parts of a stream, one after the other."""
+    return type(parts[0]).join(parts)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
 Encoder = VisionEncoder | AudioEncoder | BeatsEncoder
-"""Each says what it takes (`takes`: Frames or Audio, `block`, `look`) and gives (`width`, `patches`,
+"""Each says what it takes (`modality`: "video" or "audio", `block`, `look`) and gives (`width`, `patches`,
 `num_summaries`, `means`, `num_tokens`, `tokens_a_second`), and has `encode`, `load` and `save_pretrained`."""
 
 AUDIO: dict[str, Callable[..., AudioEncoder | BeatsEncoder]] = {

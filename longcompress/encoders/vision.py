@@ -44,7 +44,7 @@ class VisionEncoder(nn.Module):
         std: (3,) what each is divided by.
     """
 
-    takes = Frames
+    modality = "video"
     look = 0
     means = None
 

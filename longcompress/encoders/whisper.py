@@ -28,7 +28,7 @@ class AudioEncoder(nn.Module):
         config: layer, pooling, metric.
     """
 
-    takes = Audio
+    modality = "audio"
     look = 0
     patches = 1
 

@@ -1,7 +1,16 @@
 """Language models that read videos: project, splice into the prompt, loss, generate."""
 
+from ..types import CompressedVideo
 from .causal import CausalLM
 from .collate import collate, learned_places, text_positions, video_positions
-from .prompt import Example, Video
+from .prompt import Example
 
-__all__ = ["CausalLM", "Example", "Video", "collate", "video_positions", "learned_places", "text_positions"]
+__all__ = [
+    "CausalLM",
+    "Example",
+    "CompressedVideo",
+    "collate",
+    "video_positions",
+    "learned_places",
+    "text_positions",
+]

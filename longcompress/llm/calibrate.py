@@ -1,37 +1,37 @@
-"""What a language model begins with before anything is learned: video tokens as long as words, time beside them.
+"""The scale of newly initialised projectors and time embeddings: video tokens as long as words.
 
-A language model tells apart what differs by about as much as its own words do. Features of encoders differ in
-length by orders of magnitude, so a projector that begins as torch begins it makes tokens that are lost beside
-the time embedding, or that drown everything else; how long they come out is measured on drawn videos.
+A language model tells apart vectors that differ by about as much as its own words do. Features of encoders
+differ in norm by orders of magnitude. With torch's initialisation their tokens are lost beside the time
+embedding, or they drown everything else. So their norm is measured on seeded noise and tones, and set.
 """
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import MediaConfig
 from ..encoders import Encoder, Stream
-from ..synthetic.scenes import audio, frames, make_scene
 from ..types import Audio, Frames
 from .causal import CausalLM, together
 from .prompt import encode, mark_text
 
-SECONDS: dict[type, float] = {Frames: 16.0, Audio: 30.0}  # of the drawn video that an encoder is shown
-MOST_ROWS = 4096  # of the embedding table
-MARKS = 64
+NUM_FRAMES = 16  # noise frames that a vision encoder is shown
+AUDIO_S = 30.0  # tones that an audio encoder is given
+MAX_ROWS = 4096  # of the embedding table
+NUM_TIMESTAMPS = 64
 
 
 @torch.no_grad()
-def begin(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfig) -> None:
-    """Bring fresh projectors and a fresh time embedding to `token_norm` and `time_norm` of the language model's config.
+def init_heads(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfig) -> None:
+    """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of the language model's config.
 
     A projector keeps its directions. Each of its layers is centred, so that what all features have in common
     gives nothing, and scaled: a layer inside to variance 1, the last to the norm wanted.
 
     Args:
-        language model: not trained yet.
+        llm: not trained yet.
         encoders: of its streams.
         media: how they are shown a video.
     """
@@ -51,7 +51,7 @@ def embedding_norm(llm: CausalLM) -> float:
     """The median norm of the language model's own embeddings, as it reads them."""
     table = llm.lm.get_input_embeddings()
     num = table.weight.shape[0]
-    ids = torch.linspace(0, num - 1, min(num, MOST_ROWS)).long().to(table.weight.device)
+    ids = torch.linspace(0, num - 1, min(num, MAX_ROWS)).long().to(table.weight.device)
     return float(table(ids).float().norm(dim=1).median())
 
 
@@ -65,7 +65,9 @@ def time_norm(llm: CausalLM) -> float:
     if llm.time is None:
         raise ValueError("language model must have a time embedding (llm.time in its config), got none")
     settings, table = llm.settings, llm.lm.get_input_embeddings()
-    ids = [encode(llm.tokenizer, mark_text(settings, k * settings.timestamp_s)) for k in range(MARKS)]
+    ids = [
+        encode(llm.tokenizer, mark_text(settings, k * settings.timestamp_s)) for k in range(NUM_TIMESTAMPS)
+    ]
     device = table.weight.device
     marks = torch.cat([together(table, torch.tensor([i], device=device), settings.numbers) for i in ids])
     seconds = torch.arange(min(settings.max_offset_s, max(1, int(settings.timestamp_s))), device=device)
@@ -77,17 +79,21 @@ def time_norm(llm: CausalLM) -> float:
 
 @torch.no_grad()
 def features_of(encoder: Encoder, media: MediaConfig) -> Tensor:
-    """(N, C) float32 tokens of a short drawn video, as the encoder gives them."""
-    scene = make_scene(
-        0, SECONDS[encoder.takes], objects_per_minute=20, sounds_per_minute=20, length_s=(2.0, 6.0)
-    )
+    """(N, C) float32 tokens of seeded noise frames (video) or tones in noise (audio)."""
+    generator = torch.Generator().manual_seed(0)
     stream = Stream(encoder)
-    if encoder.takes is Frames:
-        time_s = np.arange(0.0, scene.duration_s)
-        pixels = torch.from_numpy(frames(scene, time_s, size_px=media.size_px))
-        encoded = stream.push(Frames(pixels, torch.from_numpy(time_s), 1.0))
+    if encoder.modality == "video":
+        # blotches of colour with fine noise on top: smooth areas and edges at every scale
+        blotches = torch.rand(NUM_FRAMES, 3, 8, 8, generator=generator)
+        pixels = nn.functional.interpolate(blotches, (media.size_px, media.size_px), mode="bilinear")
+        pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=generator)
+        frames = rearrange((255 * pixels).clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
+        encoded = stream.push(Frames(frames, torch.arange(NUM_FRAMES, dtype=torch.float64), 1.0))
     else:
-        samples = torch.from_numpy(audio(scene, 0.0, scene.duration_s, rate_hz=media.rate_hz))
+        time_s = torch.arange(int(AUDIO_S * media.rate_hz)) / media.rate_hz
+        pitch_hz = 200 * 2 ** (torch.rand(int(AUDIO_S), generator=generator) * 4)  # another tone a second
+        tones = torch.sin(2 * torch.pi * pitch_hz[time_s.long().clamp_max(len(pitch_hz) - 1)] * time_s)
+        samples = 0.3 * tones + 0.02 * torch.randn(len(time_s), generator=generator)
         encoded = stream.push(Audio(samples, 0.0, media.rate_hz))
     return torch.cat([part.tokens.x.float() for part in [*encoded, *stream.flush()]])
 

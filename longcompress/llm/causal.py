@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
+from ..types import CompressedVideo, stream_order
 from .collate import collate
 from .packing import branch_mask, check_apart, packed_logits, takes_lengths
-from .prompt import IGNORED, Example, Video, around, encode
+from .prompt import IGNORED, Example, around, encode
 
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
@@ -66,7 +67,7 @@ class CausalLM(nn.Module):
         self.lm = lm
         self.tokenizer = tokenizer
         self.settings = config
-        self.names = tuple(sorted(widths))
+        self.names = tuple(stream_order(widths))
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
@@ -154,7 +155,7 @@ class CausalLM(nn.Module):
         return out
 
     @torch.no_grad()
-    def prefill(self, video: Video) -> "Prefix":
+    def prefill(self, video: CompressedVideo) -> "Prefix":
         """The cache of everything before a question, filled once."""
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
         num = int((batch["branch"] == 0).sum())
@@ -195,7 +196,7 @@ class CausalLM(nn.Module):
     @torch.no_grad()
     def answer_each(
         self,
-        videos: Sequence[Video],
+        videos: Sequence[CompressedVideo],
         questions: Sequence[str],
         *,
         max_new_tokens: int | None = None,

@@ -9,26 +9,11 @@ from torch import Tensor
 
 from ..compression.budget import mark_seconds
 from ..config import LLMConfig
-from ..types import Tokens
+from ..types import CompressedVideo, Tokens
 
 IGNORED = -100
 VIDEO = "\ufffcfilm\ufffc"  # stands for the video while a chat template is applied
 ANSWER = "\ufffcanswer {}\ufffc"  # and for an answer
-
-
-@dataclass(frozen=True)
-class Video:
-    """A compressed memory, as a language model reads it.
-
-    Attributes:
-        streams: stream name -> Tokens.
-        globals: stream name -> (E, C) float32.
-        budget: what the marks' number is bound by.
-    """
-
-    streams: dict[str, Tokens]
-    globals: dict[str, Tensor]
-    budget: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +27,7 @@ class Example:
             alone.
     """
 
-    video: Video
+    video: CompressedVideo
     turns: Sequence[tuple[str, str | None]]
     dialogue: bool = False
 
@@ -161,7 +146,7 @@ def _after_end(tokenizer: Any, piece: str) -> list[int]:
     return ids[1:] if ids[0] == tokenizer.eos_token_id else encode(tokenizer, piece.lstrip()[len(end) :])
 
 
-def lay_out(video: Video, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
+def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
     """The video's tokens in the order of the prompt: global ones first, then mark by mark, stream beside
     stream; or stream after stream (`LLMConfig.order`)."""
     unknown = sorted(set(video.streams) - set(names))

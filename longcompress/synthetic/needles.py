@@ -56,94 +56,94 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
     """
     if duration_s < LEAST_S:
         raise ValueError(f"duration_s must be >= {LEAST_S:g} to keep needles apart, got {duration_s:g}")
-    draw = np.random.default_rng([seed, 4])
-    objects = [str(name) for name in draw.permutation(OBJECTS)]
-    sounds = [str(name) for name in draw.permutation(SOUNDS)]
+    rng = np.random.default_rng([seed, 4])
+    objects = [str(name) for name in rng.permutation(OBJECTS)]
+    sounds = [str(name) for name in rng.permutation(SOUNDS)]
     shown, bound, first = objects[:DEPTHS], objects[DEPTHS : 2 * DEPTHS], objects[2 * DEPTHS : 3 * DEPTHS]
     heard, hay_sounds = sounds[:DEPTHS], sounds[DEPTHS:]
     hay = make_scene(seed, duration_s, objects=objects[3 * DEPTHS :])
-    kept = [one for one in hay.events if one.kind == "video" or one.name in hay_sounds]
+    rest = [event for event in hay.events if event.kind == "video" or event.name in hay_sounds]
     hidden: list[SceneEvent] = []
     needles: list[Needle] = []
     slot_s = duration_s / DEPTHS
     for i in range(DEPTHS):
-        begin = i * slot_s + draw.uniform(1, max(1.5, slot_s - len(KINDS) * PLACE_S - LENGTH_S))
-        for k, kind in enumerate(draw.permutation(len(KINDS)).tolist()):
-            start_s = begin + k * PLACE_S
-            made, question = _needle(
-                KINDS[kind], start_s, (shown[i], heard[i], bound[i], first[i]), hay_sounds[i], draw
+        first_s = i * slot_s + rng.uniform(1, max(1.5, slot_s - len(KINDS) * PLACE_S - LENGTH_S))
+        for k, kind in enumerate(rng.permutation(len(KINDS)).tolist()):
+            start_s = first_s + k * PLACE_S
+            events, question = _needle(
+                KINDS[kind], start_s, (shown[i], heard[i], bound[i], first[i]), hay_sounds[i], rng
             )
-            hidden += made
+            hidden += events
             needles.append(Needle(KINDS[kind], i / DEPTHS, question, start_s, start_s + LENGTH_S))
-    kept = [one for one in kept if not any(_near(one, needle) for needle in hidden)]
+    rest = [event for event in rest if not any(_near(event, needle) for needle in hidden)]
     for i, name in enumerate(bound):  # seen a second time, without the sound
-        again = _alone(name, hay_sounds[i], hidden, kept, duration_s, draw)
+        again = _alone(name, hay_sounds[i], hidden, rest, duration_s, rng)
         hidden.append(again)
-        kept = [one for one in kept if not _near(one, again)]
-    events = tuple(sorted(kept + hidden, key=lambda one: one.start_s))
-    return Scene(seed, float(duration_s), events), needles
+        rest = [event for event in rest if not _near(event, again)]
+    shown_events = tuple(sorted(rest + hidden, key=lambda event: event.start_s))
+    return Scene(seed, float(duration_s), shown_events), needles
 
 
 def _needle(
-    kind: Kind, start_s: float, names: Sequence[str], hay_sound: str, draw: np.random.Generator
+    kind: Kind, start_s: float, names: Sequence[str], hay_sound: str, rng: np.random.Generator
 ) -> tuple[list[SceneEvent], Question]:
     """What is added to the video, and what is asked."""
     shown, heard, bound, first = names
     asked, end_s = ASKED[kind], start_s + LENGTH_S
     form = TEMPLATES[asked][0]
     if kind == "video":
-        one = _seen(shown, start_s, end_s, draw)
-        return [one], _span_question(asked, form.format(object=shown), [one])
+        event = _seen(shown, start_s, end_s, rng)
+        return [event], _span_question(asked, form.format(object=shown), [event])
     if kind == "audio":
-        one = _played(heard, start_s, end_s, draw)
-        return [one], _span_question(asked, form.format(audio=heard), [one])
+        event = _played(heard, start_s, end_s, rng)
+        return [event], _span_question(asked, form.format(audio=heard), [event])
     if kind == "binding":
-        both = [_seen(bound, start_s, end_s, draw), _played(hay_sound, start_s, end_s, draw)]
+        both = [_seen(bound, start_s, end_s, rng), _played(hay_sound, start_s, end_s, rng)]
         return both, _span_question(asked, form.format(object=bound, audio=hay_sound), both)
-    both = [_seen(first, start_s, end_s, draw), _played(hay_sound, start_s + 3, end_s + 2, draw)]
+    both = [_seen(first, start_s, end_s, rng), _played(hay_sound, start_s + 3, end_s + 2, rng)]
     question = Question(asked, form.format(object=first), hay_sound, names=(hay_sound,))
     return both, question
 
 
 def _span_question(kind: str, text: str, events: Sequence[SceneEvent]) -> Question:
-    start_s = max(one.start_s for one in events)
-    end_s = min(one.end_s for one in events)
-    printed = [printed_seconds(one) for one in events]
+    start_s = max(event.start_s for event in events)
+    end_s = min(event.end_s for event in events)
+    printed = [printed_seconds(event) for event in events]
     answer = f"{max(a for a, _ in printed)} to {min(b for _, b in printed)}"
     return Question(kind, text, answer, spans=((start_s, end_s),))
 
 
-def _seen(name: str, start_s: float, end_s: float, draw: np.random.Generator) -> SceneEvent:
-    size = float(draw.uniform(0.28, 0.40))
-    points = draw.uniform(0.54 * size, 1 - 0.54 * size, (3, 2)).tolist()
+def _seen(name: str, start_s: float, end_s: float, rng: np.random.Generator) -> SceneEvent:
+    size = float(rng.uniform(0.28, 0.40))
+    points = rng.uniform(0.54 * size, 1 - 0.54 * size, (3, 2)).tolist()
     path = tuple((float(x), float(y)) for x, y in points)
-    return SceneEvent(start_s, end_s, "video", name, path, size, float(draw.uniform(-0.25, 0.25)))
+    return SceneEvent(start_s, end_s, "video", name, path, size, float(rng.uniform(-0.25, 0.25)))
 
 
-def _played(name: str, start_s: float, end_s: float, draw: np.random.Generator) -> SceneEvent:
+def _played(name: str, start_s: float, end_s: float, rng: np.random.Generator) -> SceneEvent:
     return SceneEvent(
-        start_s, end_s, "audio", name, pitch=float(draw.uniform(0.96, 1.04)),
-        loudness=float(draw.uniform(0.15, 0.35)), key=int(draw.integers(1 << 31)),
+        start_s, end_s, "audio", name, pitch=float(rng.uniform(0.96, 1.04)),
+        loudness=float(rng.uniform(0.15, 0.35)), key=int(rng.integers(1 << 31)),
     )  # fmt: skip
 
 
-def _near(one: SceneEvent, needle: SceneEvent) -> bool:
+def _near(event: SceneEvent, needle: SceneEvent) -> bool:
     """Whether a distraction would touch a needle of its own sort."""
-    apart = one.end_s + NEAR_S <= needle.start_s or needle.end_s + NEAR_S <= one.start_s
-    return one.kind == needle.kind and not apart
+    apart = event.end_s + NEAR_S <= needle.start_s or needle.end_s + NEAR_S <= event.start_s
+    return event.kind == needle.kind and not apart
 
 
 def _alone(
     name: str, hay_sound: str, hidden: Sequence[SceneEvent], hay: Sequence[SceneEvent], duration_s: float,
-    draw: np.random.Generator,
+    rng: np.random.Generator,
 ) -> SceneEvent:  # fmt: skip
     """Another showing of an object, away from what is hidden and from a sound."""
-    sounding = [one for one in (*hidden, *hay) if one.name == hay_sound]
-    for start_s in draw.permutation(np.arange(0, duration_s - LENGTH_S, 0.5)).tolist():
-        one = _seen(name, start_s, start_s + LENGTH_S, draw)
-        silent = all(o.end_s + NEAR_S <= start_s or one.end_s + NEAR_S <= o.start_s for o in sounding)
-        if silent and not any(_near(o, one) for o in hidden):
-            return one
+    sounding = [event for event in (*hidden, *hay) if event.name == hay_sound]
+    for start_s in rng.permutation(np.arange(0, duration_s - LENGTH_S, 0.5)).tolist():
+        event = _seen(name, start_s, start_s + LENGTH_S, rng)
+        silent = all(o.end_s + NEAR_S <= start_s or event.end_s + NEAR_S <= o.start_s for o in sounding)
+        if silent and not any(_near(o, event) for o in hidden):
+            return event
     raise ValueError(
         f"duration_s = {duration_s:g} leaves no place to show the {name} alone; take a longer video"
     )

@@ -1,4 +1,4 @@
-"""`eval compare`: the same tokens, other ways, on drawn videos of a minute."""
+"""`eval compare`: baselines at equal token budgets, on synthetic videos of a minute."""
 
 import json
 import shutil
@@ -8,19 +8,21 @@ import pytest
 
 import longcompress as lc
 from longcompress.cli.main import main as command
-from longcompress.eval.runner.compare import ALL, NAMES, Arm, CompareConfig, compare, kept
-from longcompress.eval.runner.compare_table import ABOUT, draw, markdown, rows_of, trained_with
-from longcompress.eval.runner.run import run_drawn
+from longcompress.eval.runner.compare import ALL, NAMES, Arm, CompareConfig, compare, selected
+from longcompress.eval.runner.compare_table import ABOUT, markdown, plot, rows_of, trained_with
+from longcompress.eval.runner.run import run
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.sources import from_scenes
-from longcompress.eval.tasks.synthetic import Drawn
+from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
 
-VIDEOS = Drawn((1.0,), 2)
+VIDEOS = Synthetic((1.0,), 2)
 HOW = How(times="whole_seconds")
-CONFIG = CompareConfig(tokens=("60", "10%"), methods=("full", "random", "even", "no-audio"), max_new_tokens=6)
-FEW = replace(CONFIG, tokens=("60",), methods=("full", "random", "even"), limit=3)
+CONFIG = CompareConfig(
+    budgets=("60", "10%"), methods=("full", "random", "even", "no-audio"), max_new_tokens=6
+)
+FEW = replace(CONFIG, budgets=("60",), methods=("full", "random", "even"), limit=3)
 
 
 @pytest.fixture(scope="module")
@@ -51,28 +53,27 @@ def answers(path):
 
 def test_each_arm_asks_every_question_once(whole, source):
     folder, arms = whole
-    assert [arm.file for arm in arms] == [
-        "full_all.jsonl", "random_60.jsonl", "even_60.jsonl", "no-audio_60.jsonl", "random_10pc.jsonl",
-        "even_10pc.jsonl", "no-audio_10pc.jsonl",
+    assert [arm.name for arm in arms] == [
+        "full_all", "random_60", "even_60", "no-audio_60", "random_10pc", "even_10pc", "no-audio_10pc",
     ]  # fmt: skip
     ids = [one.id for one in source.examples]
     for arm in arms:
-        header, *each = lines(folder / arm.file)
-        assert (header["method"], header["budget"]) == (arm.method, arm.tokens)
+        header, *each = lines(folder / f"{arm.name}.jsonl")
+        assert (header["method"], header["budget"]) == (arm.method, arm.budget)
         assert [one["id"] for one in each] == ids
         for one in each:
             raw = 60 * 16 + 60
-            want = {"60": 60, "10%": raw // 10}.get(arm.tokens)
-            assert one["tokens"] == want or (arm.tokens == ALL and one["tokens"] >= raw)
+            want = {"60": 60, "10%": raw // 10}.get(arm.budget)
+            assert one["tokens"] == want or (arm.budget == ALL and one["tokens"] >= raw)
             assert one["prompt"] and set(one["score"]) >= {"score"}
 
 
-def test_even_is_what_a_run_with_that_budget_says(tiny, whole, tmp_path):
-    run_drawn("synthetic_qa", VIDEOS, tiny, tmp_path / "run.jsonl", RunConfig(budget=60, max_new_tokens=6))
+def test_even_is_what_a_run_with_that_budget_says(tiny, source, whole, tmp_path):
+    run(source, tiny, tmp_path / "run.jsonl", RunConfig(budgets=("60",), max_new_tokens=6))
     mine, same = (lines(path)[1:] for path in (whole[0] / "even_60.jsonl", tmp_path / "run.jsonl"))
     assert mine == same and len({one["answer"] for one in mine}) > 3
-    run_drawn("synthetic_qa", VIDEOS, tiny, tmp_path / "deaf.jsonl",
-              RunConfig(budget=60, max_new_tokens=6, streams="video"))  # fmt: skip
+    run(source, tiny, tmp_path / "deaf.jsonl",
+              RunConfig(budgets=("60",), max_new_tokens=6, streams="video"))  # fmt: skip
     assert answers(whole[0] / "no-audio_60.jsonl") == answers(tmp_path / "deaf.jsonl")
     assert answers(whole[0] / "random_60.jsonl") != answers(whole[0] / "even_60.jsonl")
 
@@ -91,11 +92,11 @@ def test_cut_anywhere_and_gone_on_with_it_is_the_same(tiny, source, whole, tmp_p
     path.write_bytes(header + second + b"".join(others[:-2]))
     assert compare(source, tiny, again, CONFIG, HOW) == arms
     for arm in arms:
-        got, want = lines(again / arm.file), lines(folder / arm.file)
-        if arm.file == path.name:
+        got, want = lines(again / f"{arm.name}.jsonl"), lines(folder / f"{arm.name}.jsonl")
+        if arm.name == path.stem:
             assert json.loads(first)["id"] == got[-3]["id"]  # what was missing in the middle comes at the end
             got, want = ([one[0], *sorted(one[1:], key=lambda line: line["id"])] for one in (got, want))
-        assert got == want, arm.file
+        assert got == want, arm.name
     before = {p.name: p.read_bytes() for p in again.iterdir() if p.suffix == ".jsonl"}
     compare(source, tiny, again, CONFIG, HOW)  # nothing is left to do
     assert before == {p.name: p.read_bytes() for p in again.iterdir() if p.suffix == ".jsonl"}
@@ -105,7 +106,7 @@ def test_another_comparison_in_the_same_folder_is_refused(tiny, source, whole, t
     again = tmp_path / "again"
     shutil.copytree(whole[0], again)
     for other, name in ((replace(CONFIG, seed=1), "seed"), (replace(CONFIG, limit=2), "limit")):
-        with pytest.raises(ValueError, match=rf"full_all.jsonl was begun with {name} = .*resume"):
+        with pytest.raises(ValueError, match=rf"full_all.jsonl was started with {name} = .*resume"):
             compare(source, tiny, again, other, HOW)
 
 
@@ -129,50 +130,52 @@ def test_a_video_that_can_not_be_read_is_lost_with_its_reason(tiny, source, tmp_
     config = replace(FEW, limit=None)
     arms = compare(some, tiny, tmp_path, config, HOW)
     for arm in arms:
-        found = read_run(tmp_path / arm.file)
-        want = {e.id: {"id": e.id, "video": bad, "lost": f"{bad} is no video"} for e in some.examples[2:]}
-        assert found.lost == want and len(found.answered) == 2
+        found = read_run(tmp_path / f"{arm.name}.jsonl")
+        want = {e.id: {"id": e.id, "video": bad, "failed": f"{bad} is no video"} for e in some.examples[2:]}
+        assert found.failed == want and len(found.answered) == 2
     rows = rows_of(tmp_path, arms, some.examples, "kind")
-    assert {row["num_lost"] for row in rows} == {2} and {r["num"] for r in rows if not r["group"]} == {2}
+    assert {row["num_failed"] for row in rows} == {2} and {r["num"] for r in rows if not r["group"]} == {2}
 
 
 def test_what_is_too_long_for_the_language_model_is_lost_with_its_reason(tiny, source, tmp_path, monkeypatch):
     monkeypatch.setattr(CausalLM, "context", property(lambda llm: 200))
     arms = compare(source, tiny, tmp_path, FEW, HOW)
-    found = {arm.method: read_run(tmp_path / arm.file) for arm in arms}
-    assert len(found["full"].lost) == 3 and not found["full"].answered
-    assert all("tokens are more than the 200 positions" in one["lost"] for one in found["full"].lost.values())
-    assert not found["even"].lost and not found["random"].lost
-    rows = rows_of(tmp_path, arms, kept(source.examples, FEW), "kind")
+    found = {arm.method: read_run(tmp_path / f"{arm.name}.jsonl") for arm in arms}
+    assert len(found["full"].failed) == 3 and not found["full"].answered
+    assert all(
+        "tokens are more than the 200 positions" in one["failed"] for one in found["full"].failed.values()
+    )
+    assert not found["even"].failed and not found["random"].failed
+    rows = rows_of(tmp_path, arms, selected(source.examples, FEW), "kind")
     text = markdown(rows, "title", "note")
     assert "nan" not in text.lower() and "None" not in text
     assert "Uncompressed: no question could be answered." in text and "Uncompressed, " not in text
-    assert draw(rows, tmp_path / "a.svg", "title").stat().st_size > 1000
+    assert plot(rows, tmp_path / "a.svg", "title").stat().st_size > 1000
 
 
 def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, source, tmp_path):
-    config = replace(FEW, tokens=("1", "60"), limit=2)
+    config = replace(FEW, budgets=("1", "60"), limit=2)
     arms = compare(source, tiny, tmp_path, config, HOW)
     for arm in arms:
-        found = read_run(tmp_path / arm.file)
-        assert len(found.lost) == (2 if arm.tokens == "1" else 0), arm
-        assert all("budget must be" in one["lost"] for one in found.lost.values())
-    text = markdown(rows_of(tmp_path, arms, kept(source.examples, config), ""), "title", "note")
-    assert "| way | 1 | 60 (60 tokens) |" in text
+        found = read_run(tmp_path / f"{arm.name}.jsonl")
+        assert len(found.failed) == (2 if arm.budget == "1" else 0), arm
+        assert all("budget must be" in one["failed"] for one in found.failed.values())
+    text = markdown(rows_of(tmp_path, arms, selected(source.examples, config), ""), "title", "note")
+    assert "| method | 1 | 60 (60 tokens) |" in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": ("even", "best")}, r"ways must be of full, .*no-audio, got 'best'"),
-        ({"tokens": ("10%", "0%")}, r"tokens must be numbers, or shares such as 10%, got '0%'"),
-        ({"tokens": ("x",)}, r"tokens must be .*got 'x'"),
-        ({"tokens": ("1.5",)}, r"tokens must be .*got '1.5'"),
-        ({"tokens": ("-4",)}, r"tokens must be .*got '-4'"),
-        ({"tokens": ("inf%",)}, r"tokens must be .*got 'inf%'"),
-        ({"tokens": ("nan%",)}, r"tokens must be .*got 'nan%'"),
-        ({"tokens": ("10%", "10%")}, r"tokens must be different, got '10%' twice"),
-        ({"methods": ("even", "even")}, r"ways must be different, got 'even' twice"),
+        ({"methods": ("even", "best")}, r"methods must be of full, .*no-audio, got 'best'"),
+        ({"budgets": ("10%", "0%")}, r"budgets must be numbers, or shares such as 10%, got '0%'"),
+        ({"budgets": ("x",)}, r"budgets must be .*got 'x'"),
+        ({"budgets": ("1.5",)}, r"budgets must be .*got '1.5'"),
+        ({"budgets": ("-4",)}, r"budgets must be .*got '-4'"),
+        ({"budgets": ("inf%",)}, r"budgets must be .*got 'inf%'"),
+        ({"budgets": ("nan%",)}, r"budgets must be .*got 'nan%'"),
+        ({"budgets": ("10%", "10%")}, r"budgets must be different, got '10%' twice"),
+        ({"methods": ("even", "even")}, r"methods must be different, got 'even' twice"),
     ],
 )
 def test_what_can_not_be_compared(change, message):
@@ -182,17 +185,17 @@ def test_what_can_not_be_compared(change, message):
 
 def test_what_leaves_nothing_to_ask(tiny, source, tmp_path):
     for only in ({"kind": ["smell"]}, {"colour": ["red"]}):
-        with pytest.raises(ValueError, match=r"only must leave an example, got .*; there are .*kind=between"):
+        with pytest.raises(ValueError, match=r"only must leave an example, got .*; known are .*kind=between"):
             compare(source, tiny, tmp_path, replace(FEW, only=only), HOW)
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         compare(source, tiny, tmp_path, replace(FEW, limit=0), HOW)
     with pytest.raises(
-        ValueError, match="prompt must be one of default, explained of synthetic QA, got 'mine'"
+        ValueError, match="prompt must be one of default, explained of synthetic_qa, got 'mine'"
     ):
         compare(source, tiny, tmp_path, replace(FEW, prompt="mine"), HOW)
     with pytest.raises(ValueError, match="task must be one that scores each example, magqa doesn't without"):
         compare(replace(source, task="magqa"), tiny, tmp_path, FEW, HOW)
-    some = kept(source.examples, replace(FEW, only={"kind": ["count", "while"]}, limit=None))
+    some = selected(source.examples, replace(FEW, only={"kind": ["count", "while"]}, limit=None))
     assert {dict(one.groups)["kind"] for one in some} == {"count", "while"}
     assert [one.id for one in some] == [
         one.id for one in source.examples if dict(one.groups)["kind"] in ("count", "while")
@@ -210,8 +213,8 @@ def put(folder, arm, scores, sizes, lost=()):
         video = key.split("-")[0]
         values.append({"id": key, "video": video, "score": {"score": score, "other": 1 - score},
                        "tokens": sizes[video]})  # fmt: skip
-    values += [{"id": key, "video": key.split("-")[0], "lost": "gone"} for key in lost]
-    (folder / arm.file).write_text("".join(json.dumps(one) + "\n" for one in values))
+    values += [{"id": key, "video": key.split("-")[0], "failed": "gone"} for key in lost]
+    (folder / f"{arm.name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in values))
 
 
 def made_up(folder):
@@ -233,17 +236,17 @@ def test_rows_by_hand(tmp_path):
     rows = {(row["method"], row["group"]): row for row in rows_of(tmp_path, arms, examples, "kind")}
     assert len(rows) == 9 and {group for _, group in rows} == {"", "when", "count"}
     full, even, random = (rows[method, ""] for method in ("full", "even", "random"))
-    assert (full["tokens"], full["num_tokens"], full["num"], full["num_videos"]) == (ALL, 200, 3, 2)
-    assert full["mean"] == pytest.approx(2.5 / 3) and full["kept"] is None
-    assert even["kept"]["mean"] == pytest.approx(2 / 2.5) and even["ours_more"] is None
-    assert even["kept"]["low"] == pytest.approx(0.75) and even["kept"]["high"] == pytest.approx(1)
-    assert (random["num"], random["num_lost"], random["num_tokens"]) == (2, 1, 10)
-    assert random["mean"] == 0.125 and random["kept"]["mean"] == pytest.approx(0.25 / 2)
-    assert random["ours_more"] == {"mean": pytest.approx(0.625), "low": None, "high": None}
-    assert full["ours_more"] is None  # ours at that many tokens isn't there
+    assert (full["budget"], full["num_tokens"], full["num"], full["num_videos"]) == (ALL, 200, 3, 2)
+    assert full["mean"] == pytest.approx(2.5 / 3) and full["relative"] is None
+    assert even["relative"]["mean"] == pytest.approx(2 / 2.5) and even["gain"] is None
+    assert even["relative"]["low"] == pytest.approx(0.75) and even["relative"]["high"] == pytest.approx(1)
+    assert (random["num"], random["num_failed"], random["num_tokens"]) == (2, 1, 10)
+    assert random["mean"] == 0.125 and random["relative"]["mean"] == pytest.approx(0.25 / 2)
+    assert random["gain"] == {"mean": pytest.approx(0.625), "low": None, "high": None}
+    assert full["gain"] is None  # ours at that many tokens isn't there
     when = rows["even", "when"]
     assert (when["mean"], when["num"], when["num_videos"]) == (0.75, 2, 2)
-    assert rows["random", "when"]["ours_more"]["mean"] == 1.0
+    assert rows["random", "when"]["gain"]["mean"] == 1.0
     others = rows_of(tmp_path, arms, examples, "", "other")
     assert [row["group"] for row in others] == [""] * 3
     assert others[1]["mean"] == pytest.approx(1 / 3)
@@ -253,8 +256,8 @@ def test_rows_of_what_has_no_score(tmp_path):
     arms, examples = made_up(tmp_path)
     with pytest.raises(ValueError, match=r"full_all.jsonl: 'a-0' has no score best, it has .*; compare"):
         rows_of(tmp_path, arms, examples, "kind", "best")
-    (tmp_path / arms[0].file).write_text('{"for')
-    with pytest.raises(ValueError, match=r"full_all.jsonl has no header; begin the comparison again"):
+    (tmp_path / f"{arms[0].name}.jsonl").write_text('{"for')
+    with pytest.raises(ValueError, match=r"full_all.jsonl has no header; start the comparison again"):
         rows_of(tmp_path, arms, examples, "kind")
 
 
@@ -265,16 +268,16 @@ def test_tables_say_what_the_rows_say(tmp_path):
     text = markdown(rows, "A title", "A note.")
     assert text.startswith("# A title\n\nA note.\n\n## All questions\n\nUncompressed, 200 tokens: 0.833 (")
     tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert tables[0] == ["| way", "10% (20 tokens) |"] and tables[2][0] == f"| {ABOUT['even']}"
+    assert tables[0] == ["| method", "10% (20 tokens) |"] and tables[2][0] == f"| {ABOUT['even']}"
     assert tables[2][1].startswith("0.667 (0.50 to 0.75)") and tables[3][1].startswith("0.083 (0.00 to 0.12)")
     assert f"| {ABOUT['random']} | **+0.583 (+0.500 to +0.625)** |" in text
     assert f"| {ABOUT['random']} | 0.100 (0.00 to 0.12) |" in text
     for name in ("a.png", "a.svg"):
-        assert draw(rows, tmp_path / name, "A title").stat().st_size > 5000
+        assert plot(rows, tmp_path / name, "A title").stat().st_size > 5000
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     alone = markdown(rows_of(tmp_path, arms[:1], examples, ""), "A title", "A note.")
     assert "Uncompressed, 200 tokens" in alone
-    draw(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
+    plot(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
     assert set(ABOUT) == set(NAMES)
 
 
@@ -285,7 +288,7 @@ def test_what_a_model_was_trained_with(tmp_path):
     assert "not known" in trained_with(Model())
     mixes = [{"methods": {"ours": 8.0, "evs": 1.5}}, {"steps": 3}]
     (tmp_path / "training.json").write_text(json.dumps({"recipe": {"mixes": mixes}}))
-    assert trained_with(Model()).endswith("with these weights: ours 8, evs 1.5.")
+    assert trained_with(Model()).endswith("with weights: ours 8, evs 1.5.")
 
 
 # --- the command
@@ -294,13 +297,14 @@ def test_what_a_model_was_trained_with(tmp_path):
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "out"
     words = [
-        "eval", "compare", "synthetic_qa", "--model", "tiny", "--device", "cpu", "--out", str(out), "--minutes", "1",
-        "--num-videos", "2", "--tokens", "60", "--methods", "even", "pool", "--only", "kind=count",
+        "eval", "compare", "synthetic_qa", "--model", "tiny", "--device", "cpu", "--out", str(out),
+        "--minutes", "1",
+        "--num-videos", "2", "--budgets", "60", "--methods", "even", "pool", "--only", "kind=count",
         "--max-new-tokens", "4",
     ]  # fmt: skip
     assert command(words) == 0
     said = capsys.readouterr().out
-    assert (out / "compare.md").read_text() in said and f"0 questions lost; all of it in {out}" in said
+    assert (out / "compare.md").read_text() in said and f"0 questions failed; all of it in {out}" in said
     rows = [json.loads(line) for line in (out / "compare.jsonl").read_text().splitlines()]
     assert [(row["method"], row["group"]) for row in rows] == [
         ("even", ""), ("even", "count"), ("pool", ""), ("pool", "count")
@@ -310,19 +314,19 @@ def test_the_command(tmp_path, capsys):
     first = capsys.readouterr().out.splitlines()[0]
     assert json.loads(first) == rows
     assert command([*words, "--seed", "3"]) == 2
-    assert "was begun with seed = 0, this run has 3" in capsys.readouterr().err
+    assert "was started with seed = 0, this run has 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--methods", "best"], "ways must be of"),
-        (["--tokens", "0%"], "tokens must be numbers, or shares such as 10%, got '0%'"),
-        (["--tokens", "x"], "got 'x'"),
+        (["--methods", "best"], "methods must be of"),
+        (["--budgets", "0%"], "budgets must be numbers, or shares such as 10%, got '0%'"),
+        (["--budgets", "x"], "got 'x'"),
         (["--only", "kind=smell"], "only must leave an example"),
         (["--only", "smell"], "--only must be KIND=NAME, got 'smell'"),
-        (["--prompt", "mine"], "prompt must be one of default, explained of synthetic QA, got 'mine'"),
-        (["--gold", "a.json"], "--gold and --videos go together"),
+        (["--prompt", "mine"], "prompt must be one of default, explained of synthetic_qa, got 'mine'"),
+        (["--reference", "a.json"], "the videos of synthetic_qa are synthetic; leave out --reference"),
     ],
 )
 def test_flags_that_say_nothing(tmp_path, capsys, flags, message):

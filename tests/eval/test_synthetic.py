@@ -16,25 +16,23 @@ import pytest
 
 from longcompress.cli.eval import main
 from longcompress.config import MediaConfig
-from longcompress.eval.bench_quiz import QUESTIONS
 from longcompress.eval.metrics.bootstrap import interval
 from longcompress.eval.runner import run as running
-from longcompress.eval.runner.run import run_drawn
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
-from longcompress.eval.tasks.synthetic import Drawn, draw_all, heat_of
-from longcompress.eval.tasks.task import How, Said
+from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
+from longcompress.eval.tasks.task import How, Prediction
 from longcompress.synthetic.needles import FIRST_SEED, haystack
 from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
 
 import models
 
-TWO_OF_5 = Drawn(minutes=(5,), videos=2)
-TWO = Drawn(minutes=(5, 6), videos=2)
-CONFIG = RunConfig(budget=24, max_new_tokens=4, streams="video")
+TWO_OF_5 = Synthetic(minutes=(5,), num_videos=2)
+TWO = Synthetic(minutes=(5, 6), num_videos=2)
+CONFIG = RunConfig(budgets=("24",), max_new_tokens=4, streams="video")
 
 
 @pytest.fixture(scope="module")
@@ -49,76 +47,89 @@ def lines(path):
 
 
 def examples_of(task, drawn=TWO):
-    return draw_all(task, TASKS[task].draw, drawn)[0]
+    return synthesize_all(task, TASKS[task].synthesize, drawn)[0]
 
 
-def compressed(source, model, budget, streams, video, warned):
-    """What takes the place of compressing: answers that depend on video and question alone."""
+def run_drawn(task, synthetic, model, out, config=None):
+    (summary,) = running.run(from_scenes(task, synthetic), model, out, config)
+    return summary
+
+
+def compressed(source, model, streams, budgets, video, names):
+    """What takes the place of encoding: answers that depend on video and question alone."""
 
     def answer(prompt):
         first = crc32(f"{video} {prompt}".encode()) % 300
         return SimpleNamespace(text=f"{first} to {first + 7}")
 
-    return SimpleNamespace(num_tokens=8, ask_all=lambda asked, **_: [answer(one) for one in asked])
+    memory = SimpleNamespace(num_tokens=8, ask_all=lambda asked, **_: [answer(one) for one in asked])
+    return [(name, running.Encoded(memory, 0.0)) for name in names]
 
 
 def saying(monkeypatch, says):
     """A model that answers by `says(video, prompt)` without compressing."""
 
-    def compress(source, model, budget, streams, video, warned):
-        return SimpleNamespace(
+    def encode(source, model, streams, budgets, video, names):
+        memory = SimpleNamespace(
             num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=says(video, one)) for one in asked]
         )
+        return [(name, running.Encoded(memory, 0.0)) for name in names]
 
-    monkeypatch.setattr(running, "_compress", compress)
+    monkeypatch.setattr(running, "encode_video", encode)
 
 
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("drawn") / "a.jsonl"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "_compress", compressed)
+        patch.setattr(running, "encode_video", compressed)
         return out, run_drawn("needle", TWO_OF_5, model, out, CONFIG)
 
 
 def test_a_model_that_compresses(tmp_path):
     """The one test here in which videos are drawn, pushed and looked at."""
     model = models.model(media=MediaConfig(size_px=16, rate_fps=0.02))
-    config, drawn = RunConfig(budget=24, max_new_tokens=2, streams="video"), Drawn(minutes=(5,), videos=1)
+    config, drawn = (
+        RunConfig(budgets=("24",), max_new_tokens=2, streams="video"),
+        Synthetic(minutes=(5,), num_videos=1),
+    )
     summary = run_drawn("needle", drawn, model, tmp_path / "a.jsonl", config)
     header, *each = lines(tmp_path / "a.jsonl")
     assert summary["num_answered"] == 20 == len(each) and all(0 < one["tokens"] <= 24 for one in each)
-    assert (header["rate_fps"], header["budget"]) == (0.02, 24)
+    assert (header["rate_fps"], header["budget"]) == (0.02, "24")
 
 
 def test_a_line_for_each_needle_and_a_header_that_says_what_was_drawn(whole):
     out, summary = whole
     header, *each = lines(out)
-    assert header["drawn"] == {"minutes": [5.0], "videos": 2, "first_video": 0} and header["gold"] == []
+    assert (
+        header["synthetic"] == {"minutes": [5.0], "num_videos": 2, "first_video": 0}
+        and header["reference"] == []
+    )
     assert (header["times"], header["streams"], header["meteor"]) == ("whole_seconds", "video", None)
     assert [one["id"] for one in each] == [f"needle-5min-{n}-{i}" for n in range(2) for i in range(20)]
     for number in range(2):
         asked = [one["prompt"] for one in each if one["video"] == f"needle-5min-{number}"]
         assert asked == [one.question.text for one in haystack(FIRST_SEED + number, 300.0)[1]]
-    assert all(set(one["score"]) <= {"found", "error_s"} for one in each)
-    assert summary["num_answered"] == 40 and summary["num_lost"] == 0
+    assert all(set(one["score"]) <= {"recall", "error_s"} for one in each)
+    assert summary["num_answered"] == 40 and summary["num_failed"] == 0
     scored = score_files("needle", [out], summary["predictions"], How())  # the run is its own gold
     assert scored["metrics"] == summary["metrics"] and scored["intervals"] == summary["intervals"]
-    assert pairs(out, out)["differences"]["found"]["mean"] == 0
+    assert pairs(out, out)["differences"]["recall"]["mean"] == 0
 
 
 def test_two_runs_with_one_seed_are_the_same(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "_compress", compressed)
+    monkeypatch.setattr(running, "encode_video", compressed)
     again = tmp_path / "b.jsonl"
     run_drawn("needle", TWO_OF_5, model, again, CONFIG)
     assert lines(again) == lines(whole[0])
     other = tmp_path / "c.jsonl"
-    run_drawn("needle", Drawn(minutes=(5,), videos=1, first_video=1), model, other, CONFIG)
+    run_drawn("needle", Synthetic(minutes=(5,), num_videos=1, first_video=1), model, other, CONFIG)
     assert [one["prompt"] for one in lines(other)[1:]] == [one["prompt"] for one in lines(again)[21:]]
 
 
 def test_cut_anywhere_and_gone_on_with_it_is_the_same(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "_compress", compressed)
+    monkeypatch.setattr(running, "encode_video", compressed)
     out, summary = whole
     data, again = out.read_bytes(), tmp_path / "a.jsonl"
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
@@ -135,17 +146,17 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import models
 from test_eval_drawn import CONFIG, TWO_OF_5, run_drawn, running, compressed
-def slow(*given):
-    if given[4].endswith("-1"):
+def slow(*args):
+    if args[4].endswith("-1"):
         time.sleep(600)
-    return compressed(*given)
-running._watch = slow
+    return compressed(*args)
+running.encode_video = slow
 run_drawn("needle", TWO_OF_5, models.model(), sys.argv[2], CONFIG)
 """
 
 
 def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "_compress", compressed)
+    monkeypatch.setattr(running, "encode_video", compressed)
     out = tmp_path / "killed.jsonl"
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(out)], env=os.environ
@@ -170,21 +181,21 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
 
 
 def test_other_videos_are_refused_by_name(model, whole):
-    with pytest.raises(ValueError, match=r"was begun with gold_sha256 = \['\w+'\], this run has"):
-        run_drawn("needle", Drawn(minutes=(5,), videos=3), model, whole[0], CONFIG)
-    with pytest.raises(ValueError, match=r"was begun with streams = 'frame', this run has 'both'"):
+    with pytest.raises(ValueError, match=r"was started with reference_sha256 = \['\w+'\], this run has"):
+        run_drawn("needle", Synthetic(minutes=(5,), num_videos=3), model, whole[0], CONFIG)
+    with pytest.raises(ValueError, match=r"was started with streams = 'frame', this run has 'both'"):
         run_drawn(
             "needle",
-            Drawn(minutes=(5,), videos=2),
+            Synthetic(minutes=(5,), num_videos=2),
             model,
             whole[0],
-            RunConfig(budget=24, max_new_tokens=4),
+            RunConfig(budgets=("24",), max_new_tokens=4),
         )
 
 
 @pytest.mark.parametrize("streams", ["video", "audio", "both"])
 def test_what_comes_of_a_video_is_what_is_asked_for(model, streams):
-    source = from_scenes("needle", Drawn(minutes=(5,), videos=1))
+    source = from_scenes("needle", Synthetic(minutes=(5,), num_videos=1))
     kinds = ("video", "audio") if streams == "both" else (streams,)
     config = model.config.media
     config = type(config)(size_px=16, video="video" in kinds, audio="audio" in kinds)
@@ -201,17 +212,17 @@ def test_right_answers_find_all_and_intervals_are_of_videos(model, tmp_path, mon
     saying(monkeypatch, lambda *asked: right[asked])
     summary = run_drawn("needle", TWO, model, tmp_path / "a.jsonl")
     metrics = summary["metrics"]
-    assert metrics["found"] == 1 and metrics["error_s"] < 0.5 and metrics["num"] == 80
+    assert metrics["recall"] == 1 and metrics["error_s"] < 0.5 and metrics["num"] == 80
     for name in ("kind/audio", "depth/0.8", "minutes/6", "kind,minutes/binding,5", "depth,minutes/0,6"):
-        assert metrics[f"found/{name}"] == 1.0, name
+        assert metrics[f"recall/{name}"] == 1.0, name
     saying(monkeypatch, lambda *asked: right[asked] if asked[1].startswith("When does the") else "nothing")
     summary = run_drawn("needle", TWO, model, tmp_path / "b.jsonl")
-    metrics, each = summary["metrics"], summary["each"]["found"]
-    assert (metrics["found/kind/video"], metrics["found/kind/two_hop"]) == (1.0, 0.0)
+    metrics, each = summary["metrics"], summary["each"]["recall"]
+    assert (metrics["recall/kind/video"], metrics["recall/kind/two_hop"]) == (1.0, 0.0)
     assert set(summary["each"]["error_s"]) == {one.id for one in examples if each[one.id] > 0}
     five = {one.id: each[one.id] for one in examples if ("minutes", "5") in one.groups}
     want = interval(five, {one.id: one.video for one in examples})
-    got = summary["intervals"]["found/minutes/5"]
+    got = summary["intervals"]["recall/minutes/5"]
     assert (
         got == {key: want[key] for key in ("mean", "low", "high", "num_videos")} and want["num_videos"] == 2
     )
@@ -221,7 +232,7 @@ def test_the_heat_map_is_the_share_of_each_patch():
     examples = examples_of("needle")
     found = {one.id: float(("minutes", "6") in one.groups) for one in examples}
     found[examples[0].id] = 1.0  # one of two videos of five minutes
-    heat = heat_of(examples, found)
+    heat = depths_of(examples, found)
     assert list(heat) == [*dict.fromkeys(dict(one.groups)["kind"] for one in examples)] and len(heat) == 4
     first = dict(examples[0].groups)
     for kind, patches in heat.items():
@@ -232,26 +243,28 @@ def test_the_heat_map_is_the_share_of_each_patch():
 
 
 def test_the_qa_asks_all_kinds_and_is_graded_as_the_bench_is():
-    examples = examples_of("synthetic_qa", Drawn(minutes=(3,), videos=2))
+    examples = examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
     assert {one.truth.kind for one in examples} == set(KINDS)
     for kind in KINDS:
         for video in ("synthetic_qa-3min-0", "synthetic_qa-3min-1"):
             num = sum(one.truth.kind == kind and one.video == video for one in examples)
-            assert num <= QUESTIONS
+            assert num <= NUM_QUESTIONS
     task = TASKS["synthetic_qa"]
     texts = ["3 to 7", "nothing", "red ball", "2", "bell 3 to 7, red ball 5 to 9", "", "?"]
     for i, one in enumerate(examples):
         for text in (texts[i % len(texts)], one.truth.answer, f"From {one.truth.answer}."):
-            said = {one.id: Said(text, task.parse(text, one, How()))}
+            said = {one.id: Prediction(text, task.parse(text, one, How()))}
             want = grade(one.truth, text)
             assert (said[one.id].value is not None) == want["parsed"]
             assert task.score([one], said, How()).each["score"] == {one.id: want["score"]}
-    right = {one.id: Said(one.truth.answer, task.parse(one.truth.answer, one, How())) for one in examples}
+    right = {
+        one.id: Prediction(one.truth.answer, task.parse(one.truth.answer, one, How())) for one in examples
+    }
     assert task.score(examples, right, How()).metrics["score"] == 1.0
 
 
 def test_commonest_answers_and_silence():
-    task, examples = TASKS["synthetic_qa"], examples_of("synthetic_qa", Drawn(minutes=(3,), videos=2))
+    task, examples = TASKS["synthetic_qa"], examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
     metrics = task.score(examples, {}, How()).metrics
     assert metrics["score"] == 0.0 and metrics["error_s"] is metrics["error_s_median"] is None
     counts = [one.truth.answer for one in examples if one.truth.kind == "count"]
@@ -262,7 +275,7 @@ def test_commonest_answers_and_silence():
 
 def test_for_models_that_were_not_told_the_form_stands_in_the_prompt():
     ask = TASKS["synthetic_qa"].prompts["explained"]
-    for one in examples_of("synthetic_qa", Drawn(minutes=(3,), videos=1)):
+    for one in examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=1)):
         assert one.question in ask(one) and "red ball" in ask(one) and "whistle" in ask(one)
         form = ask(one).rpartition("\n")[2]
         assert ("187 to 192" in form) == (one.truth.kind in SPAN_KINDS)
@@ -273,20 +286,24 @@ def test_wrong_arguments(tmp_path):
         ({"minutes": ()}, r"minutes must be lengths above 0, at least one, got \(\)"),
         ({"minutes": (0,)}, r"minutes must be lengths above 0, at least one, got \(0.0,\)"),
         ({"minutes": (5, 5)}, r"minutes must be different lengths, got \(5.0, 5.0\)"),
-        ({"videos": 0}, "videos must be at least 1 and first_video at least 0, got 0 and 0"),
-        ({"first_video": -1}, "videos must be at least 1 and first_video at least 0, got 3 and -1"),
+        ({"num_videos": 0}, "num_videos must be at least 1 and first_video at least 0, got 0 and 0"),
+        ({"first_video": -1}, "num_videos must be at least 1 and first_video at least 0, got 3 and -1"),
     ):
         with pytest.raises(ValueError, match=message):
-            Drawn(**kwargs)
+            Synthetic(**kwargs)
     with pytest.raises(ValueError, match="duration_s must be >= 300 to keep needles apart, got 60"):
-        from_scenes("needle", Drawn(minutes=(1,)))
-    with pytest.raises(ValueError, match="the videos of lvbench are not drawn, it has files; use from_files"):
-        from_scenes("lvbench", Drawn())
-    with pytest.raises(ValueError, match="the videos of needle are drawn, it has no files; use from_scenes"):
+        from_scenes("needle", Synthetic(minutes=(1,)))
+    with pytest.raises(
+        ValueError, match="the videos of lvbench are not synthetic, it has files; use from_files"
+    ):
+        from_scenes("lvbench", Synthetic())
+    with pytest.raises(
+        ValueError, match="the videos of needle are synthetic, it has no files; use from_scenes"
+    ):
         from_files("needle", [], tmp_path)
     (tmp_path / "g.json").write_text('{"minutes": [5]}')
     with pytest.raises(
-        ValueError, match=r"g.json:1: must say which videos were drawn, .* \(KeyError: 'drawn'"
+        ValueError, match=r"g.json:1: must say which videos were synthesized, .* \(KeyError: 'synthetic'"
     ):
         score_files("needle", [tmp_path / "g.json"], [tmp_path / "g.json"])
 
@@ -299,19 +316,23 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         more = ["--minutes", "5", "6", "--num-videos", "1", "--streams", "video"]
-        more += ["--video", str(tmp_path / "heat.png")]
+        more += ["--plot", str(tmp_path / "heat.png")]
         assert main([*words, *more]) == 0
     table = capsys.readouterr().out
-    assert "needle, 40 examples" in table and "found/kind,minutes/video,6" in table
+    assert "needle, 40 examples" in table and "recall/kind,minutes/video,6" in table
     header = read_run(out).header
-    assert header["drawn"] == {"minutes": [5.0, 6.0], "videos": 1, "first_video": 0}
+    assert header["synthetic"] == {"minutes": [5.0, 6.0], "num_videos": 1, "first_video": 0}
     assert header["streams"] == "video" and (tmp_path / "heat.png").stat().st_size > 3000
-    with pytest.raises(ValueError, match=r"the videos of needle are drawn; leave out --gold and --videos"):
-        main([*words, "--gold", "x", "--videos", "y"])
+    with pytest.raises(
+        ValueError, match=r"the videos of needle are synthetic; leave out --reference and --videos"
+    ):
+        main([*words, "--reference", "x", "--videos", "y"])
     words[1] = "lvbench"
-    with pytest.raises(ValueError, match=r"--minutes is for tasks whose videos are drawn, lvbench has files"):
+    with pytest.raises(ValueError, match=r"--minutes is for tasks with synthetic videos, lvbench has files"):
         main([*words, "--minutes", "5"])
-    with pytest.raises(ValueError, match=r"--frame is of needle, got it with lvbench; leave it out"):
-        main([*words, "--video", "x.png"])
-    with pytest.raises(ValueError, match=r"lvbench needs --gold and --videos, got --gold"):
-        main([*words, "--gold", "x"])
+    with pytest.raises(
+        ValueError, match=r"--plot is of needle at one budget, got it with lvbench; leave it out"
+    ):
+        main([*words, "--plot", "x.png"])
+    with pytest.raises(ValueError, match=r"lvbench needs --reference and --videos, got --reference"):
+        main([*words, "--reference", "x"])

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.answers import events_of, first_letter, letter_of, span_of
-from longcompress.eval.tasks.spoken import say_events, say_span
-from longcompress.eval.tasks.task import Example, How, Said
+from longcompress.eval.tasks.task import Example, How, Prediction
 
 VIDEO = Example("v_0", "v", "a dog runs", (0.0, 1.0), 200.0)
 SECONDS, HUNDREDTHS, WHOLE = How(), How(times="hundredths"), How(times="whole_seconds")
@@ -58,7 +57,7 @@ def test_spans_in_whole_seconds_include_the_last(text, want):
         assert one.times["whole-seconds"] == "whole_seconds" and "187 to 192" in one.prompts["whole-seconds"](
             video
         )
-        said = {"v_0": Said("", one.parse("187 to 192", video, WHOLE))}
+        said = {"v_0": Prediction("", one.parse("187 to 192", video, WHOLE))}
         assert one.score([video], said, WHOLE).metrics["mIoU"] == 1.0
 
 
@@ -103,17 +102,6 @@ def test_hundredths_need_the_videos_length():
     with pytest.raises(ValueError, match=r"hundredths need the length of 'v', got None; give --durations"):
         span_of("From 10 to 25.", video, HUNDREDTHS)
     assert span_of("From 10 to 25.", video, SECONDS) == (10, 25)
-
-
-@given(st.tuples(st.floats(0, 200), st.floats(0, 200)).map(sorted))
-def test_what_is_said_in_hundredths_is_read_again_to_a_hundredth(span):
-    near = pytest.approx(span, abs=200 / 100)
-    for how in (HUNDREDTHS, PAPER):
-        assert list(span_of(say_span(tuple(span), VIDEO), VIDEO, how)) == near
-        ((start_s, end_s, text),) = events_of(say_events([(*span, "a dog\n runs")], VIDEO), VIDEO, how)
-        assert [start_s, end_s] == pytest.approx(span, abs=2 * 200 / 100) and text == "a dog runs"
-    whole = [(20.0, 40.0, "a"), (40.0, 200.0, "b")]
-    assert list(events_of(say_events(whole, VIDEO), VIDEO, PAPER)) == whole
 
 
 OPTIONS = ("A red ball", "blue", "dark blue", "None of these")

@@ -6,11 +6,12 @@ import pytest
 from test_tasks import CASES, HOW, LVBENCH, MLVU, MME, VIDEOS, lines, log, put
 
 from longcompress.eval.metrics.captions import caption_scores
+from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.task import How
 
-PAPER = How(meteor="stems", compat="paper", asker=HOW.asker)
+PAPER = How(compat="paper", asker=HOW.asker)
 
 
 def scored(folder, name, pred, how, gold=None):
@@ -35,8 +36,11 @@ def test_the_papers_leave_videos_out_that_were_not_predicted(tmp_path):
         "log.txt": lines([log("v_1", "captioning", "From 00 to 49, a dog runs.\nFrom 50 to 99, it naps.")])
     }
     ours, paper = (scored(tmp_path, "longvale-dvc", pred, how) for how in (HOW, PAPER))
-    assert (ours["metrics"]["SODA_c"], paper["metrics"]["SODA_c"]) == pytest.approx((0.5, 1.0))
-    assert "arguments swapped" in paper["metrics"]["scorer"] and paper["metrics"]["num"] == 1
+    if is_available():
+        assert (ours["metrics"]["SODA_c"], paper["metrics"]["SODA_c"]) == pytest.approx((0.5, 1.0))
+    assert paper["metrics"]["num"] == 1
+    if is_available():
+        assert "arguments swapped" in paper["metrics"]["scorer"]
 
 
 def test_two_annotators(tmp_path):
@@ -112,9 +116,9 @@ def test_the_judge_is_needed_and_named(tmp_path):
             scored(tmp_path, name, CASES[name][1], How())
     got = scored(tmp_path, "msvd-qa", CASES["msvd-qa"][1], How())
     assert got["metrics"]["exact/accuracy"] == 0.5 and "accuracy" not in got["metrics"]
-    mine = How(asker=HOW.asker, judge_prompt="{gold}? {answer}")
+    mine = How(asker=HOW.asker, judge_prompt="{reference}? {answer}")
     got = scored(tmp_path, "msvd-qa", CASES["msvd-qa"][1], mine)["metrics"]
-    assert (got["judge"], got["prompt"]) == ("a line of Python", "{gold}? {answer}")
+    assert (got["judge"], got["prompt"]) == ("a line of Python", "{reference}? {answer}")
 
 
 def test_pairs_of_questions_and_the_papers_slip(tmp_path):
@@ -148,7 +152,7 @@ def test_hidden_turns_of_avsd(tmp_path):
         return json.dumps({"dialogs": [{"image_id": "XYZ", "dialog": turns}]})
 
     gold = {"test.json": dialogue("__UNDISCLOSED__"), "labels.json": dialogue("no he is not")}
-    got = scored(tmp_path, "avsd", {"p.json": dialogue("no he is not")}, How(meteor="stems"), gold)
+    got = scored(tmp_path, "avsd", {"p.json": dialogue("no he is not")}, How(), gold)
     assert got["num_examples"] == 1 and got["num_other"] == 1 and got["metrics"]["exact/accuracy"] == 1.0
     with pytest.raises(ValueError, match=r"dialog 2: the answer is hidden; give the labelled file after it"):
         scored(tmp_path, "avsd", {"p.json": "{}"}, HOW, {"test.json": gold["test.json"]})
@@ -169,13 +173,17 @@ def test_several_right_answers_of_avsd(tmp_path):
         "b.json": dialogue(several[1]),
     }
     for gold in (hidden, more, {"multiref.json": dialogue(several)}):
-        got = scored(tmp_path, "avsd", pred, How(meteor="stems"), gold)
+        got = scored(tmp_path, "avsd", pred, How(), gold)
         assert got["num_examples"] == 1 and got["num_other"] == 2
         metrics = got["metrics"]
-        assert metrics["exact/accuracy"] == metrics["METEOR"] == metrics["ROUGE-L"] == 1.0
-        want = caption_scores({"": several}, {"": "it is a dog"}, which_meteor="stems")
+        assert metrics["exact/accuracy"] == metrics["ROUGE-L"] == 1.0
+        assert metrics["METEOR"] == (1.0 if is_available() else None)
+        want = caption_scores(
+            {"": several},
+            {"": "it is a dog"},
+        )
         assert {name: metrics[name] for name in want} == want
-    one = scored(tmp_path, "avsd", pred, How(meteor="stems"), {"g.json": dialogue(several[0])})
+    one = scored(tmp_path, "avsd", pred, How(), {"g.json": dialogue(several[0])})
     assert one["num_examples"] == 3 and one["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)
     asked = []
 
@@ -183,7 +191,7 @@ def test_several_right_answers_of_avsd(tmp_path):
         asked.extend(prompts)
         return ["{'pred': 'yes', 'score': 4}"] * len(prompts)
 
-    how = How(meteor="stems", asker=type(HOW.asker)("j", judge))
+    how = How(asker=type(HOW.asker)("j", judge))
     got = scored(tmp_path, "avsd", pred, how, hidden)
     assert (got["metrics"]["score"], got["intervals"]["score"]["mean"]) == (4.0, 4.0)
     assert "a red dog runs" in asked[0]
@@ -225,9 +233,9 @@ def test_video_mmes_rows(tmp_path):
     task = TASKS["video-mme"]
     examples = task.read([tmp_path / "rows.jsonl"])
     assert {one.video for one in examples} == {"yt"}  # what the video's file is called
-    said = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).said
-    task.write_predictions(tmp_path / "r.json", examples, said)
-    (video,) = json.loads((tmp_path / "r.json").read_text())
+    said = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).by_id
+    (path,) = task.write_predictions(tmp_path, examples, said, HOW)
+    (video,) = json.loads(path.read_text())
     assert video["video_id"] == "001" and video["questions"][0]["options"] == ["A. x", "B. y"]
 
 
@@ -244,7 +252,7 @@ def test_what_came_first_counts_and_the_rest_is_listed(tmp_path):
 WRONG_GOLD = [
     ("charades-sta", "g.txt", "AAA 0.0 1.0##x\nAAA 1.0##y\n",
      r"g\.txt:2: must be 'VIDEO START END##sentence'"),
-    ("charades-sta", "g.txt", "\n", r"--gold must hold examples of charades-sta, got none in .*g\.txt"),
+    ("charades-sta", "g.txt", "\n", r"--reference must hold examples of charades-sta, got none in .*g\.txt"),
     ("activitynet-dense", "g.json", '{\n"v_1": {"duration": 1,,}}', r"g\.json:2: must be JSON; .* at column"),
     ("activitynet-dense", "g.json", '{"v": {"duration": 1, "timestamps": [[0]], "sentences": ["a"]}}',
      r"g\.json, video 'v': timestamps 1 must be \[start, end\] in seconds; got \[0\]"),
@@ -302,13 +310,13 @@ def test_files_that_are_no_text_or_too_many(tmp_path):
     (tmp_path / "g.txt").write_bytes(b"AAA 0 1##\xff")
     with pytest.raises(ValueError, match=r"g\.txt: must be UTF-8 text; byte 9 is not"):
         score_files("charades-sta", [tmp_path / "g.txt"], [tmp_path / "g.txt"], HOW)
-    with pytest.raises(ValueError, match=r"--gold must be one file for this task, got 2"):
+    with pytest.raises(ValueError, match=r"--reference must be one file for this task, got 2"):
         score_files("charades-sta", ["a", "b"], ["c"], HOW)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         score_files("charades-sta", ["nowhere"], ["c"], HOW)
     with pytest.raises(ValueError, match=r"task must be one of charades-sta, .*; got 'x'"):
         score_files("x", ["a"], ["c"])
-    with pytest.raises(ValueError, match=r"--gold and --pred need a file each, got 0 and 1"):
+    with pytest.raises(ValueError, match=r"--reference and --pred need a file each, got 0 and 1"):
         score_files("mlvu", [], ["c"])
     double = put(tmp_path, {"a.json": json.dumps([MLVU[0] | {"question_id": "x"}] * 2)})
     with pytest.raises(ValueError, match=r"a\.json: each id must be there once, 'x' comes again"):

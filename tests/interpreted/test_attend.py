@@ -20,13 +20,13 @@ def reference(query, x, offsets, bias, state) -> State:
     return attend_reference(query, x, offsets.tolist(), bias, state)
 
 
-def inputs(lengths, queries, width, dtype, *, biased=True, fresh=False):
+def inputs(lengths, queries, width, dtype, *, biased=True, empty=False):
     num = sum(lengths)
     query = normal(queries, width, seed=1) * width**-0.5
     x = normal(num, width, seed=2, dtype=dtype)
     bias = normal(num, seed=3).abs() if biased else None
     state = start_state(len(lengths), queries, width)
-    if not fresh:
+    if not empty:
         state = State(
             normal(len(lengths), queries, seed=4), normal(len(lengths), queries, seed=5).abs() + 0.5,
             normal(len(lengths), queries, width, seed=6),
@@ -38,9 +38,9 @@ def inputs(lengths, queries, width, dtype, *, biased=True, fresh=False):
 @pytest.mark.parametrize("lengths", SEGMENTS, ids=str)
 @pytest.mark.parametrize(("queries", "width"), [(1, 8), (5, 70), (16, 64), (20, 33)])
 def test_the_state_is_that_of_the_reference(lengths, queries, width, dtype, dispatched):
-    for biased, fresh in ((True, False), (False, True)):
-        given = inputs(lengths, queries, width, dtype, biased=biased, fresh=fresh)
-        got, want = attend(*given[:3], bias=given[3], state=given[4]), reference(*given)
+    for biased, empty in ((True, False), (False, True)):
+        arguments = inputs(lengths, queries, width, dtype, biased=biased, empty=empty)
+        got, want = attend(*arguments[:3], bias=arguments[3], state=arguments[4]), reference(*arguments)
         assert dispatched[-1] == ("attend", True)
         assert torch.equal(got.max.isinf(), want.max.isinf())
         seen = ~want.max.isinf()
@@ -53,16 +53,16 @@ def test_the_state_is_that_of_the_reference(lengths, queries, width, dtype, disp
 @pytest.mark.parametrize("lengths", SEGMENTS[:3], ids=str)
 def test_the_gradients_are_those_of_the_reference(lengths, dtype):
     grads = []
-    for method in (attend, reference):
+    for op in (attend, reference):
         query, x, offsets, bias, state = inputs(lengths, 5, 70, dtype)
         leaves = [t.clone().requires_grad_() for t in (query, x, bias, *state)]
         old = State(*leaves[3:])
-        if method is attend:
-            made = attend(leaves[0], leaves[1], offsets, bias=leaves[2], state=old)
+        if op is attend:
+            after = attend(leaves[0], leaves[1], offsets, bias=leaves[2], state=old)
         else:
-            made = reference(leaves[0], leaves[1], offsets, leaves[2], old)
-        weights = [normal(*part.shape, seed=9 + i) for i, part in enumerate(made)]
-        sum((part * w).sum() for part, w in zip(made, weights, strict=True)).backward()
+            after = reference(leaves[0], leaves[1], offsets, leaves[2], old)
+        weights = [normal(*part.shape, seed=9 + i) for i, part in enumerate(after)]
+        sum((part * w).sum() for part, w in zip(after, weights, strict=True)).backward()
         grads.append([leaf.grad for leaf in leaves])
     for name, got, want in zip(("query", "x", "bias", "max", "sum", "acc"), *grads, strict=True):
         assert_close(name, got.double(), want.double(), TOLERANCE[dtype] * 3 if name == "x" else 1e-5)
@@ -90,9 +90,9 @@ def test_a_segment_alone_and_in_a_pack_agree_to_the_bit_and_so_do_two_runs():
 
 def test_the_operators_are_registered_well():
     query, x, offsets, bias, state = inputs([20, 13], 5, 24, torch.float32)
-    for given in (bias, None):
+    for maybe_bias in (bias, None):
         torch.library.opcheck(
-            torch.ops.longcompress_attend.attend.default, (query, x, offsets, given, *state)
+            torch.ops.longcompress_attend.attend.default, (query, x, offsets, maybe_bias, *state)
         )
     top, total, acc, scores = torch.ops.longcompress_attend.attend(query, x, offsets, bias, *state)
     torch.library.opcheck(

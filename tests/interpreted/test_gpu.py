@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from longcompress.kernels import Plan, attend, head_mean, novelty, plan, plan_layout, pool
+from longcompress.kernels import Plan, attend, head_mean, novelty, plan, pool
+from longcompress.kernels.gpu import plan_layout
 
 from helpers import normal, offsets_of
 
@@ -30,8 +31,8 @@ def test_a_captured_merge_is_the_merge(options):
     offsets = torch.tensor([0, 1500, 2560], dtype=torch.int32, device="cpu")
 
     def step():
-        made = plan(head_mean(x, 64), offsets, 30, **options)
-        return pool(x, made), pool(times, made), made.group
+        merged = plan(head_mean(x, 64), offsets, 30, **options)
+        return pool(x, merged), pool(times, merged), merged.group
 
     graph, out = captured(step)
     for seed in (3, 4):
@@ -52,7 +53,7 @@ def test_captured_reading_and_novelty():
 
 
 def test_lengths_that_were_not_planned_are_refused_while_capturing():
-    plan_layout.layout_of.cache_clear()
+    plan_layout.clear_layouts()
     metric, graph = normal(50, 16, seed=8), torch.cuda.CUDAGraph()
     with pytest.raises(ValueError, match="plan them once before"), torch.cuda.graph(graph):
         plan(metric, torch.tensor([0, 50], dtype=torch.int32, device="cpu"), 5)

@@ -3,11 +3,15 @@
 Plans of ragged packs are the reference's, whichever rounds run together in one program.
 """
 
+import sys
+
 import pytest
 import torch
 import triton
 
-from longcompress.kernels import plan, plan_layout, plan_reference, plan_rounds_triton, plan_triton, pool
+from longcompress.kernels import plan, plan_reference, pool
+from longcompress.kernels.gpu import plan as gpu_plan
+from longcompress.kernels.gpu import plan_layout, plan_rounds
 
 from helpers import drifting_patches, integers, normal, offsets_of
 
@@ -18,14 +22,14 @@ def matched(x, w, score, fast=0, width=None):
     """(best, partner), each (S, ceil(n / 2)), of one launch over S segments of n tokens."""
     segments, n, d = x.shape
     flat, weight = x.reshape(-1, d).contiguous(), w.reshape(-1)
-    measured = plan_triton.measure(flat, weight, score == "ward")
+    measured = gpu_plan.measure(flat, weight, score == "ward")
     layout = plan_layout.layout_of((n,) * segments, (1,) * segments, 0.5, 1, flat.device)
     best = flat.new_empty((len(flat),))
     partner, key = (flat.new_empty((len(flat),), dtype=torch.int32) for _ in range(2))
     wide = max(16, triton.next_power_of_2(d))
-    tile = plan_triton.tile_of(d)
+    tile = gpu_plan.tile_of(d)
     blocks = triton.cdiv((n + 1) // 2, tile["EVENS"])
-    plan_rounds_triton.match_kernel[(segments * blocks,)](
+    plan_rounds.match_kernel[(segments * blocks,)](
         flat, *measured, best, partner, key, layout.rows, blocks, D=d, WIDE=wide, SLICE=width or wide,
         WARD=score == "ward", FAST=fast, **tile,
     )  # fmt: skip
@@ -70,11 +74,11 @@ def test_round_by_round_from_the_kernels_own_state_the_best_pairs_merge(score):
     for _ in range(5):
         n = len(x)
         pairs = n // 4
-        made = plan(x, offsets_of([n]), n - pairs, weight=w, score=score)
+        merged_once = plan(x, offsets_of([n]), n - pairs, weight=w, score=score)
         want = scores64(x, w, score)
         scale = 1.0 if score == "cosine" else float(want.abs().max())
         # even seats in a group with an odd one have merged with it: with as good a partner as there is
-        same = made.group[0::2, None] == made.group[None, 1::2]
+        same = merged_once.group[0::2, None] == merged_once.group[None, 1::2]
         merged = same.any(1)
         assert int(merged.sum()) == pairs
         best = want.max(1).values
@@ -82,7 +86,7 @@ def test_round_by_round_from_the_kernels_own_state_the_best_pairs_merge(score):
         assert float((best - chosen)[merged].max()) <= 1e-6 * scale
         # and they are those with the best scores
         assert float(best[~merged].max()) - float(best[merged].min()) <= 1e-6 * scale
-        x, w = pool(x, made), made.mass
+        x, w = pool(x, merged_once), merged_once.mass
 
 
 @pytest.mark.parametrize("score", ["ward", "cosine"])
@@ -127,7 +131,7 @@ def test_zero_vectors_and_zero_weights():
 @pytest.mark.parametrize("order", ["seat", "reference"])
 @pytest.mark.parametrize("schedule", [0.25, 0.5, [20, 10, 7]], ids=str)
 def test_plans_of_ragged_packs_are_the_reference(tail, score, order, schedule, dispatched, monkeypatch):
-    monkeypatch.setattr(plan_triton, "TAIL", tail)
+    monkeypatch.setattr(gpu_plan, "TAIL", tail)
     metric = normal(138, 16, seed=4)  # no near ties, which two ways of rounding may break differently
     offsets = offsets_of([77, 0, 1, 60])
     keep = torch.tensor([9, 4, 1, 20])
@@ -143,7 +147,7 @@ def test_plans_of_ragged_packs_are_the_reference(tail, score, order, schedule, d
 
 @pytest.mark.parametrize("tail", [256, 20, 1])
 def test_weights_count_and_may_be_zero(tail, monkeypatch):
-    monkeypatch.setattr(plan_triton, "TAIL", tail)
+    monkeypatch.setattr(gpu_plan, "TAIL", tail)
     metric = normal(90, 12, seed=6)
     weight = integers(0, 5, 90, seed=2).float()
     for score in ("ward", "cosine"):
@@ -157,7 +161,7 @@ def test_weights_count_and_may_be_zero(tail, monkeypatch):
 
 @pytest.mark.parametrize("tail", [256, 20])
 def test_stopping_after_a_full_round_and_going_on_is_going_through(tail, monkeypatch):
-    monkeypatch.setattr(plan_triton, "TAIL", tail)
+    monkeypatch.setattr(gpu_plan, "TAIL", tail)
     metric, offsets = drifting_patches(4, 16, 20, seed=9).float().view(-1, 20), offsets_of([64])
     through = plan(metric, offsets, 20)
     first = plan(metric, offsets, 48)
@@ -168,7 +172,7 @@ def test_stopping_after_a_full_round_and_going_on_is_going_through(tail, monkeyp
 
 def test_random_lengths_give_exactly_what_is_kept(monkeypatch):
     for tail in (1, 12, 256):
-        monkeypatch.setattr(plan_triton, "TAIL", tail)
+        monkeypatch.setattr(gpu_plan, "TAIL", tail)
         lengths = integers(0, 40, 6, seed=tail).tolist()
         keep = integers(1, 20, 6, seed=tail + 1)
         got = plan(normal(sum(lengths), 8, seed=tail), offsets_of(lengths), keep)
@@ -179,7 +183,7 @@ def test_random_lengths_give_exactly_what_is_kept(monkeypatch):
 
 
 def test_keys_of_very_long_segments_are_wide(monkeypatch):
-    monkeypatch.setattr(plan_triton, "NARROW", 10)
+    monkeypatch.setattr(gpu_plan, "NARROW", 10)
     metric = normal(64, 8, seed=11)
     for order in ("seat", "reference"):
         got = plan(metric, offsets_of([64]), 9, order=order)
@@ -188,7 +192,7 @@ def test_keys_of_very_long_segments_are_wide(monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused_before_anything_is_planned(value, monkeypatch):
-    monkeypatch.setattr(plan_triton, "plan_triton", lambda *_, **__: pytest.fail("launched"))
+    monkeypatch.setattr(gpu_plan, "plan_triton", lambda *_, **__: pytest.fail("launched"))
     metric = normal(30, 8, seed=12)
     metric[17, 3] = value
     with pytest.raises(ValueError, match=r"token 17 \(segment 1\)"):
@@ -205,17 +209,69 @@ def test_half_precision_is_planned_in_float32():
     assert torch.equal(got.group, plan(metric.float(), offsets_of([50]), 7).group)
 
 
+def layout_of(n: int, **options) -> plan_layout.Layout:
+    """The layout that `plan` uses for one segment of n tokens, 5 of which are left."""
+    device = torch.zeros(0).device
+    return plan_layout.layout_of((n,), (5,), 0.25, gpu_plan.TAIL, device, **options)
+
+
 def test_the_same_lengths_send_nothing_again():
-    plan_layout.layout_of.cache_clear()
-    metric = normal(60, 8, seed=14)
-    for _ in range(3):
-        plan(metric, offsets_of([20, 40]), 7)
-    assert plan_layout.layout_of.cache_info()[:2] == (2, 1)
+    plan_layout.clear_layouts()
+    first = layout_of(60)
+    assert layout_of(60) is first
+    for n in range(100, 100 + plan_layout.MAX_LAYOUTS - 1):
+        layout_of(n)
+    assert layout_of(60) is first
+    for n in range(200, 200 + plan_layout.MAX_LAYOUTS):
+        layout_of(n)
+    assert layout_of(60) is not first
+
+
+def test_a_layout_that_a_graph_reads_is_never_dropped():
+    planned = layout_of(61)
+    assert layout_of(61, capturing=True) is planned
+    for n in range(100, 100 + 2 * plan_layout.MAX_LAYOUTS):
+        layout_of(n)
+    plan_layout.clear_layouts()
+    assert layout_of(61) is planned
+
+
+def test_unplanned_lengths_are_refused_while_capturing_before_anything_is_launched(monkeypatch):
+    plan_layout.clear_layouts()
+    monkeypatch.setattr(gpu_plan, "measure", lambda *_: pytest.fail("launched"))
+    monkeypatch.setattr(sys.modules["longcompress.kernels.plan"], "can_wait", lambda x: x.dim() != 2)
+    with pytest.raises(ValueError, match="plan them once before capturing a CUDA graph"):
+        plan(normal(62, 8, seed=14), offsets_of([62]), 5)
+
+
+def test_keep_must_be_on_the_cpu_while_capturing(monkeypatch):
+    monkeypatch.setattr(sys.modules["longcompress.kernels.plan"], "can_wait", lambda x: False)
+    with pytest.raises(ValueError, match="keep must be on the CPU while a CUDA graph is captured"):
+        plan(normal(9, 8, seed=14), offsets_of([9]), torch.tensor([5]))
+
+
+@pytest.mark.parametrize("lengths", [[3], [2560, 7, 0, 300], [700] * 4], ids=str)
+def test_layouts_are_worked_out_on_the_cpu(lengths):
+    """Whatever torch's default device: on a GPU every branch over a table would wait for it."""
+    key = (tuple(lengths), (5,) * len(lengths), 0.25, gpu_plan.TAIL, torch.device("cpu"))
+    before = torch.get_default_device()
+    layouts = []
+    for device in ("cpu", "meta"):
+        plan_layout.clear_layouts()
+        torch.set_default_device(device)
+        try:
+            layouts.append(plan_layout.layout_of(*key))
+        finally:
+            torch.set_default_device(before)
+    for name, a, b in zip(plan_layout.Layout._fields, *layouts, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+
+
+def test_the_operator_is_kept_out_of_inductors_graphs():
+    assert torch.Tag.cudagraph_unsafe in torch.ops.longcompress_plan.plan.default.tags
 
 
 def test_the_operator_is_registered_well():
-    import longcompress.kernels.plan_op  # noqa: F401
-
     metric, offsets, keep = normal(31, 6, seed=5), offsets_of([11, 20]), torch.tensor([4, 5])
     for weight in (None, torch.ones(31)):
         torch.library.opcheck(
@@ -247,8 +303,8 @@ def test_planning_and_pooling_compile_whole_for_any_size():
     torch._dynamo.reset()
 
     def merge(metric, x, offsets):
-        made = plan(metric, offsets, 7)
-        return pool(x, made).sum(1), made.mass, made.group
+        merged = plan(metric, offsets, 7)
+        return pool(x, merged).sum(1), merged.mass, merged.group
 
     compiled = torch.compile(merge, fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (40, 57):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress.kernels import Plan, plan, pool, pool_reference, pool_triton
-from longcompress.kernels.pool_triton import means, spread
+from longcompress.kernels import Plan, plan, pool, pool_reference
+from longcompress.kernels.gpu import pool as gpu_pool
+from longcompress.kernels.gpu.pool import means, spread
 
 from helpers import assert_close, drifting_patches, normal, offsets_of
 
@@ -77,7 +78,7 @@ def test_a_real_plan_of_ragged_segments_gives_the_reference():
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_few_wide_groups_of_ragged_segments_are_a_product(dtype, monkeypatch):
-    monkeypatch.setattr(pool_triton, "means_kernel", None)  # must not be needed
+    monkeypatch.setattr(gpu_pool, "means_kernel", None)  # must not be needed
     lengths, width = [70, 0, 33, 1, 90], 150
     x, metric = normal(sum(lengths), width, seed=20, dtype=dtype), normal(sum(lengths), 8, seed=21)
     weight = torch.tensor(np.random.default_rng(3).integers(0, 5, sum(lengths)).astype(np.float32))
@@ -115,8 +116,8 @@ def test_tokens_without_weight_may_hold_anything():
     weight[3] = 0
     group = torch.zeros(10, dtype=torch.int32)
     how = Plan(group, weight, torch.tensor([9.0]), offsets_of([1]))
-    kept = [i for i in range(10) if i != 3]
-    assert_close("mean", pool(x, how), x[kept].double().mean(0, keepdim=True), 1e-6)
+    weighted = [i for i in range(10) if i != 3]
+    assert_close("mean", pool(x, how), x[weighted].double().mean(0, keepdim=True), 1e-6)
 
 
 def test_rows_that_do_not_lie_side_by_side():

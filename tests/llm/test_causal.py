@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longcompress.llm import Example, Video
+from longcompress.llm import CompressedVideo, Example
 from longcompress.llm.prompt import IGNORED, encode, lay_out
 
 from models import llm, tokens, video
@@ -29,7 +29,7 @@ def test_a_video_is_marks_and_tokens_in_time_order():
 
 def test_marks_take_at_most_an_eighth_of_the_budget():
     reader = llm()
-    long = Video({"video": tokens(300, 32, 3, duration_s=590.0)}, {}, 64)
+    long = CompressedVideo({"video": tokens(300, 32, 3, duration_s=590.0)}, {}, 64)
     layout = lay_out(long, reader.tokenizer, reader.settings, reader.names)
     assert sum(i >= 0 for i in layout.ids) <= 64 // 8
     assert len(set(layout.mark_s.diff().tolist())) == 1
@@ -39,7 +39,7 @@ def test_one_text_stands_for_several_marks_and_each_token_keeps_its_own():
     reader = llm()
     streams = {"video": tokens(300, 32, 3, duration_s=590.0), "audio": tokens(40, 16, 4, duration_s=590.0)}
     few, many = (
-        lay_out(Video(streams, {}, budget), reader.tokenizer, reader.settings, reader.names)
+        lay_out(CompressedVideo(streams, {}, budget), reader.tokenizer, reader.settings, reader.names)
         for budget in (64, 4000)
     )
     stretches = sorted({float(s) // 10 * 10 for t in streams.values() for s in t.start_s})
@@ -67,7 +67,7 @@ def test_what_a_token_looks_like_does_not_depend_on_how_many_marks_are_said():
     streams = {"video": tokens(50, 32, 3, duration_s=400.0), "audio": tokens(20, 16, 4, duration_s=400.0)}
     seen = []
     for budget in (16, 4000):
-        batch = reader.collate([Example(Video(streams, {}, budget), [("what is seen", "nothing")])])
+        batch = reader.collate([Example(CompressedVideo(streams, {}, budget), [("what is seen", "nothing")])])
         x, ids = reader.embed(batch)[0], batch["input_ids"][0]
         seen.append([x[ids == -1], x[ids == -3]])
     for few, many in zip(*seen, strict=True):
@@ -84,7 +84,7 @@ def test_blocks_are_streams_one_after_the_other_without_marks():
     reader, seen = llm(order="blocks", time=False), video(0)
     layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
     assert layout.ids == [-2] * 2 + [-1] * 20 + [-3] * 6 and not len(layout.mark_s)
-    silent = Video({"video": seen.streams["video"]}, {}, 400)
+    silent = CompressedVideo({"video": seen.streams["video"]}, {}, 400)
     assert lay_out(silent, reader.tokenizer, reader.settings, reader.names).ids == [-1] * 20
     turns = [("when does the red ball appear", "30 to 42")]
     batch = reader.collate([Example(seen, turns), Example(silent, turns)])
@@ -242,7 +242,7 @@ def test_a_chat_template_goes_around_the_video():
         ),
         (lambda h: h.answer_each([video(1)], []), "questions must be as many as videos = 1"),
         (
-            lambda h: h.collate([Example(Video({"smell": tokens(3, 4, 0)}, {}, 9), [("what", None)])]),
+            lambda h: h.collate([Example(CompressedVideo({"smell": tokens(3, 4, 0)}, {}, 9), [("what", None)])]),
             "video has stream 'smell'",
         ),
     ],

@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 import longcompress as lc
 from longcompress.compression.baselines import METHODS
 from longcompress.config import load_config
-from longcompress.eval.bench_quiz import evaluate, from_file, from_scene
+from longcompress.eval.runner.run import run as run_eval
+from longcompress.eval.runner.run_file import RunConfig
+from longcompress.eval.runner.sources import from_scenes
+from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.presets import TINY, new_tiny
 from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
@@ -49,6 +52,15 @@ def test_the_tokenizer_knows_its_world_and_gives_every_answer_back(tiny):
         assert tokenizer.decode(answer).strip() == question.answer
 
 
+def compressed(model, scene, budget):
+    """The memory of a scene without a codec."""
+    session = lc.Session(model, budget)
+    for part in parts_of(scene, model.config.media.rate_fps):
+        session.push(part)
+    session.close()
+    return session.memory()
+
+
 def test_the_codec_changes_little_of_what_the_encoders_see(tiny, tmp_path):
     scene = make_scene(10_000_123, 40.0)
     drawn = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
@@ -63,25 +75,28 @@ def test_the_codec_changes_little_of_what_the_encoders_see(tiny, tmp_path):
     assert a.shape == b.shape
     same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)
     assert float(same.median()) > 0.9
-    memories = *from_scene(tiny, scene, [60]), *from_file(tiny, scene, [60])
+    memories = compressed(tiny, scene, 60), lc.compress(tiny, video, 60, progress=False)
     assert memories[0].num_tokens == memories[1].num_tokens == 60
 
 
 def test_it_answers_with_times_and_cites_tokens(tiny):
     scene = make_scene(10_000_321, 60.0)
-    memory = from_scene(tiny, scene, [104])[0]
+    memory = compressed(tiny, scene, 104)
     name = next(h.name for h in scene.events if h.kind == "video")
     answer = memory.ask(f"When does the {name} appear?")
     assert len(answer.events) == 1 and 0 <= answer.events[0].start_s < 60
     assert answer.cites and all(c.end_s > answer.events[0].start_s for c in answer.cites)
 
 
-def test_it_is_right_about_videos_nobody_trained_on(tiny):
-    scores = evaluate(tiny, videos=10, minutes=1.5, shares=[0.1, 0.2], progress=False, first_seed=11_000_000)
-    for share in (0.1, 0.2):
-        right = {s.kind: s.score for s in scores[share]}
+def test_it_is_right_about_videos_nobody_trained_on(tiny, tmp_path):
+    source = from_scenes("synthetic_qa", Synthetic((1.5,), 10, first_video=1_000_000))
+    config = RunConfig(budgets=("10%", "20%"))
+    for summary in run_eval(source, tiny, tmp_path / "a.jsonl", config):
+        metrics = summary["metrics"]
+        right = {kind: metrics[f"score/kind/{kind}"] for kind in KINDS}
         assert right["when_seen"] >= 0.85 and right["when_heard"] >= 0.75 and right["binding"] >= 0.6, right
-        assert all(s.score > s.majority for s in scores[share]), scores[share]
+        common = {kind: metrics.get(f"majority/{kind}", 0.0) for kind in KINDS}
+        assert all(right[kind] > common[kind] for kind in KINDS), right
 
 
 @pytest.fixture(scope="module")

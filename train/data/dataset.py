@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ...llm import Example, Video
+from ...llm import Example
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ..loaders import enter_worker
@@ -103,7 +103,7 @@ class ShardData(IterableDataset[Loaded]):
     ) -> None:  # fmt: skip
         self.batches, self.questions, self.on_error = batches, questions, on_error
         self.rank, self.world, self.accumulate = rank, world, accumulate
-        self.compressor, self.tokenizer = model.compressor, model.llm.tokenizer
+        self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room.of(model.llm)
         if not 0 <= rank < world or accumulate < 1 or batches.min_videos < world * accumulate:
             raise ValueError(
@@ -169,10 +169,11 @@ class ShardData(IterableDataset[Loaded]):
             ValueError: it can't be read, nothing can be asked about it, or it is longer than the context.
         """
         sample, config = read_sample(members, where), self.questions
-        hold, names = sample.hold, sample.hold.streams()
+        state = sample.state(self.empty)
+        names = state.streams
         if len(names) > 1 and generator.random() < config.drop_stream:
-            hold = without(hold, names[int(generator.integers(len(names)))])
-        streams, globals_, _ = self.compressor.compress_to(hold, budget)
+            state = without(state, names[int(generator.integers(len(names)))])
+        video = state.compress(budget)
         record = parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)
@@ -184,7 +185,6 @@ class ShardData(IterableDataset[Loaded]):
             )  # fmt: skip
             if turns:
                 short = shortened(turns, lambda t: len(encode(self.tokenizer, t)), config.max_text_tokens)
-                video = Video(streams, globals_, budget)
                 whole = Example(video, short.turns, dialogue=kinds[at] == "conversation")
                 example, dropped = self.room.fitted(whole, where)
                 return example, short.dropped + dropped

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...compression.global_memory import Mean
+from ...compression.merging import Group
 from ...compression.segmenter import Segmenter
-from ...compression.state import Group, Hold, Mean, Piece
+from ...compression.state import Chunk, MergeState
 from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
@@ -115,15 +117,17 @@ def sample_of(
         )
     if set(folders) == set(LONGVLM):
         local, memory = (_read(record, folders[name], name) for name in LONGVLM)
-        hold = longvlm_hold(local, memory, model, duration_s)
+        state = longvlm_state(local, memory, model, duration_s)
     else:
-        hold = streams_hold(record, model, folders, duration_s)
+        state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
-    return members_of(hold, model, content, duration_s)
+    return members_of(state, model, content, duration_s)
 
 
-def streams_hold(record: Record, model: LongCompress, folders: Mapping[str, Path], duration_s: float) -> Hold:
-    """What a session would hold of a video with these features, an .npy file a stream."""
+def streams_state(
+    record: Record, model: LongCompress, folders: Mapping[str, Path], duration_s: float
+) -> MergeState:
+    """The state of a session after a video with these features, an .npy file a stream."""
     streams = {}
     for name in [n for n in model.streams if n in folders]:
         path = _file(record, folders[name], ".npy")
@@ -139,10 +143,10 @@ def streams_hold(record: Record, model: LongCompress, folders: Mapping[str, Path
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
     segmenter = Segmenter(model.config.segments, tuple(streams))
     segments = [s for name, encoded in streams.items() for s in segmenter.push(name, encoded)]
-    hold = Hold()
+    state = model.merge_state(ENDLESS)
     for segment in [*segments, *segmenter.flush()]:
-        model.compressor.close(hold, segment, ENDLESS)
-    return hold
+        state.add(segment)
+    return state
 
 
 def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: float) -> Encoded:
@@ -185,8 +189,10 @@ def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: flo
     return Encoded(tokens, encoder.metric(x))
 
 
-def longvlm_hold(local: np.ndarray, memory: np.ndarray, model: LongCompress, duration_s: float) -> Hold:
-    """What a session of LongVLM would hold of a video with these features.
+def longvlm_state(
+    local: np.ndarray, memory: np.ndarray, model: LongCompress, duration_s: float
+) -> MergeState:
+    """The state of a session of LongVLM after a video with these features.
 
     Where in its segment a merged token lay, and how many patches it stands for, is not in the file: all get
     the segment's time and the same share of its patches.
@@ -221,7 +227,8 @@ def longvlm_hold(local: np.ndarray, memory: np.ndarray, model: LongCompress, dur
     x, frames = torch.from_numpy(local).float(), config.media.frames
     metric = encoder.metric(x)
     share = config.segments.frames * encoder.patches / keep
-    hold = Hold(seen={"video": frames})
+    state = model.merge_state(ENDLESS)
+    state.num_frames["video"] = frames
     for i in range(num):
         start_s, end_s = i * duration_s / num, (i + 1) * duration_s / num
         part = slice(i * keep, (i + 1) * keep)
@@ -229,10 +236,10 @@ def longvlm_hold(local: np.ndarray, memory: np.ndarray, model: LongCompress, dur
             x[part], torch.full((keep,), share), _all(keep, (start_s + end_s) / 2), _all(keep, start_s),
             _all(keep, end_s),
         )  # fmt: skip
-        hold.pieces.append(Piece(start_s, end_s, 1, {"video": Group(tokens, metric[part])}, 1.0))
+        state.chunks.append(Chunk(start_s, end_s, 1, {"video": Group(tokens, metric[part])}, 1.0))
     last = torch.from_numpy(memory[-layers:]).double()
-    hold.memory["video"] = Mean(last * frames, frames)
-    return hold
+    state.memory["video"] = Mean(last * frames, frames)
+    return state
 
 
 def _all(num: int, value: float) -> Tensor:

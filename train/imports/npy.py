@@ -10,7 +10,7 @@ import numpy as np
 
 from ...files import replacing
 from ...model import LongCompress
-from ...session import compressed
+from ...session import read_session
 from ..data.records import Record
 from ..shards.make import ENDLESS, Result, make_each, try_part
 
@@ -79,10 +79,8 @@ def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> 
     Raises:
         ValueError: it can't be read, or frames of it are missing.
     """
-    session, _ = compressed(model, record.video, ENDLESS, part=record.part, progress=False)
-    if not session.stats()["raw_tokens"]:
-        raise ValueError(f"{record.video} gave neither a frame nor a sample that could be read")
-    streams, _, _ = model.compressor.compress_to(session.held(), ENDLESS)
+    session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
+    streams = session.state().compress().streams
     num_frames = model.config.media.frames
     frames = len(streams["video"]) if "video" in streams else num_frames
     if frames != num_frames:

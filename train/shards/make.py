@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ...files import replacing
 from ...media import reader as media
 from ...model import LongCompress
-from ...session import compressed
+from ...session import read_session
 from ..data.records import SLACK_S, Record, checked
 from .index import Index, load_index, make_index
 from .sample import JSON, members_of, read_sample
@@ -240,13 +240,10 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
 def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
     """A video, or the part of it that its record is of: the file is then read from its beginning on and what
     lies before dropped, so every part of a long video costs its reading up to there."""
-    session, name = compressed(model, record.video, ENDLESS, part=record.part, progress=False)
-    seen = session.stats()
-    if not seen["raw_tokens"]:
-        raise ValueError(f"{name} gave neither a frame nor a sample that could be read")
-    duration_s = _length_of(record, seen["seen_s"])
+    session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
+    duration_s = _length_of(record, session.encoder.end_s)
     content = checked(record, duration_s).to_json() | {"video": _source(record.video)}
-    return members_of(session.held(), model, content, duration_s)
+    return members_of(session.state(), model, content, duration_s)
 
 
 def _length_of(record: Record, seen_s: float) -> float:

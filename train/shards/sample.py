@@ -11,10 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...compression.state import Group, Hold, Mean, Piece
+from ...compression.global_memory import Mean
+from ...compression.merging import Group
+from ...compression.state import Chunk, MergeState
 from ...config import to_dict
+from ...kernels import State
 from ...model import LongCompress
-from ...types import Tokens
+from ...types import Tokens, stream_order
 
 FORMAT = 1
 JSON = "json"
@@ -25,16 +28,16 @@ TENSORS = {
 
 
 def members_of(
-    hold: Hold, model: LongCompress, record: Mapping[str, Any], duration_s: float
+    state: MergeState, model: LongCompress, record: Mapping[str, Any], duration_s: float
 ) -> dict[str, bytes]:
     """Member name -> bytes of a video's sample: `json`, and `STREAM.safetensors` for each of its streams.
 
     A stream's tensors: x (N, C) bfloat16, metric (N, d), size (N,) float32, time_s, start_s, end_s (N,)
-    float64 in seat order, offsets (S + 1,) int32 of its tokens by piece; summary (E, C) float64, the sum
+    float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64, the sum
     of its class tokens, where it has them.
 
     Args:
-        hold: of a session.
+        state: of a session.
         model: its maker.
         record: the video and its annotations, as JSON.
         duration_s: of the media that was encoded.
@@ -42,14 +45,14 @@ def members_of(
     Raises:
         ValueError: a feature is not finite.
     """
-    pieces = [[p.start_s, p.end_s, p.count, p.novelty] for p in hold.pieces]
+    chunks = [[c.start_s, c.end_s, c.num_segments, c.novelty] for c in state.chunks]
     features: dict[str, Any] = {
         "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
-        "merge": to_dict(model.config.merge), "duration_s": duration_s, "pieces": pieces, "streams": {},
+        "merge": to_dict(model.config.merge), "duration_s": duration_s, "chunks": chunks, "streams": {},
     }  # fmt: skip
     out = {}
-    for name in hold.streams():
-        groups = [p.groups.get(name) for p in hold.pieces]
+    for name in state.streams:
+        groups = [chunk.groups.get(name) for chunk in state.chunks]
         present = [g for g in groups if g is not None]
         tokens = Tokens.join(g.tokens for g in present)
         counts = torch.tensor([0, *(0 if g is None else len(g) for g in groups)])
@@ -64,12 +67,12 @@ def members_of(
                     f"stream {name!r}: {tensor_name} is not finite; the encoder's output is broken there"
                 )
         count = 0
-        mean = hold.memory.get(name)
+        mean = state.memory.get(name)
         if isinstance(mean, Mean):
             tensors["summary"], count = mean.total, mean.count
         features["streams"][name] = {
             "tokens": len(tokens),
-            "frames": hold.seen.get(name, 0),
+            "frames": state.num_frames.get(name, 0),
             "summaries": count,
         }
         out[f"{name}.safetensors"] = save(
@@ -85,13 +88,28 @@ class Sample:
 
     Attributes:
         record: the video and its annotations, as JSON.
-        features: how the features were made: format, identity, segments, merge, duration_s, pieces, streams.
-        hold: the features, x in float32; `Compressor.compress_to` derives any smaller budget from them.
+        features: how the features were made: format, identity, segments, merge, duration_s, chunks, streams.
+        chunks: the merged tokens, x in float32.
+        num_frames: stream -> frames or windows.
+        memory: stream -> state of its global tokens.
     """
 
     record: dict[str, Any]
     features: dict[str, Any]
-    hold: Hold
+    chunks: list[Chunk]
+    num_frames: dict[str, int]
+    memory: dict[str, Mean | State]
+
+    def state(self, empty: MergeState) -> MergeState:
+        """The features as a state like `empty` (`LongCompress.merge_state`); any smaller budget is derived
+        from it."""
+        return replace(
+            empty,
+            chunks=self.chunks,
+            num_frames=self.num_frames,
+            memory=self.memory,
+            duration_s=self.features["duration_s"],
+        )
 
 
 def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
@@ -106,7 +124,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     """
     record = read_json(members, where)
     features = record.pop("features", None)
-    if not isinstance(features, dict) or not {"format", "pieces", "streams", "identity", "segments"} <= set(
+    if not isinstance(features, dict) or not {"format", "chunks", "streams", "identity", "segments"} <= set(
         features
     ):
         raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
@@ -115,25 +133,27 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
             f"{where}: features of format {features['format']}, this version reads {FORMAT}; "
             "make them again with `longcompress shards make`"
         )
-    pieces = features["pieces"]
-    groups: list[dict[str, Group]] = [{} for _ in pieces]
-    hold = Hold()
-    for name, stream in sorted(features["streams"].items()):
-        tensors = _tensors(members, name, len(pieces), where)
+    chunks = features["chunks"]
+    groups: list[dict[str, Group]] = [{} for _ in chunks]
+    num_frames: dict[str, int] = {}
+    memory: dict[str, Mean | State] = {}
+    for name in stream_order(features["streams"]):
+        stream = features["streams"][name]
+        tensors = _tensors(members, name, len(chunks), where)
         tokens = Tokens(
             tensors["x"].float(), tensors["size"], tensors["time_s"], tensors["start_s"], tensors["end_s"]
         )
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
                 groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
-        hold.seen[name] = stream["frames"]
+        num_frames[name] = stream["frames"]
         if stream["summaries"]:
-            hold.memory[name] = Mean(tensors["summary"], stream["summaries"])
-    hold.pieces = [
-        Piece(start_s, end_s, count, of, novelty)
-        for (start_s, end_s, count, novelty), of in zip(pieces, groups, strict=True)
+            memory[name] = Mean(tensors["summary"], stream["summaries"])
+    merged = [
+        Chunk(start_s, end_s, num, of, novelty)
+        for (start_s, end_s, num, novelty), of in zip(chunks, groups, strict=True)
     ]
-    return Sample(record, features, hold)
+    return Sample(record, features, merged, num_frames, memory)
 
 
 def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
@@ -153,11 +173,11 @@ def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
     return content
 
 
-def without(hold: Hold, stream: str) -> Hold:
-    """The hold less one stream; pieces that had no other are left out."""
-    pieces = [replace(p, groups={n: g for n, g in p.groups.items() if n != stream}) for p in hold.pieces]
-    memory = {n: m for n, m in hold.memory.items() if n != stream}
-    return Hold([p for p in pieces if p.groups], memory=memory)
+def without(state: MergeState, stream: str) -> MergeState:
+    """The state less one stream; chunks that had no other are left out."""
+    chunks = [replace(c, groups={n: g for n, g in c.groups.items() if n != stream}) for c in state.chunks]
+    memory = {name: value for name, value in state.memory.items() if name != stream}
+    return replace(state, chunks=[chunk for chunk in chunks if chunk.groups], memory=memory)
 
 
 def check_model(features: Mapping[str, Any], model: LongCompress, where: str) -> None:
@@ -174,7 +194,7 @@ def check_model(features: Mapping[str, Any], model: LongCompress, where: str) ->
         )
 
 
-def _tensors(members: Mapping[str, bytes], name: str, num_pieces: int, where: str) -> dict[str, Tensor]:
+def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: str) -> dict[str, Tensor]:
     """The checked tensors of a stream."""
     member = f"{name}.safetensors"
     if member not in members:
@@ -194,9 +214,9 @@ def _tensors(members: Mapping[str, bytes], name: str, num_pieces: int, where: st
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     fine = all(shapes[k] == (num,) for k in ("size", "time_s", "start_s", "end_s"))
     fine = fine and tensors["x"].dim() == tensors["metric"].dim() == 2 and shapes["metric"][0] == num
-    if not fine or shapes["offsets"] != (num_pieces + 1,):
+    if not fine or shapes["offsets"] != (num_chunks + 1,):
         raise ValueError(
-            f"{where}: member {member}: shapes don't fit together or its {num_pieces} pieces: {shapes}"
+            f"{where}: member {member}: shapes don't fit together or its {num_chunks} chunks: {shapes}"
         )
     at = tensors["offsets"]
     if int(at[0]) != 0 or int(at[-1]) != num or bool((at.diff() < 0).any()):

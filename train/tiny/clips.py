@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
-from ...compression.baselines import only, segments_of, spend
-from ...compression.merging import Compressor
-from ...compression.state import KINDS, Hold, Mean, Piece
+from ...compression.baselines import only, spend
+from ...compression.global_memory import Mean
+from ...compression.state import STATE_CLASSES, Chunk, MergeState
 from ...config import MergeConfig
+from ...encode import segments_of
 from ...files import replacing
-from ...llm import Example, Video
+from ...llm import CompressedVideo, Example
 from ...model import LongCompress
 from ...serialize import pack, unpack
 from ...synthetic.questions import ask
@@ -31,10 +32,10 @@ NEAR_TENS = 60  # times that are learned first: all of three hours at once keep 
 
 @dataclass(frozen=True)
 class Clip:
-    """A short video as a hold: pieces, the sums its global tokens are made of, what happens in it, and the raw
-    segments for other ways than ours."""
+    """A short video as merged chunks, the sums of its global tokens, its events, and its raw segments for the
+    baselines."""
 
-    pieces: list[Piece]
+    chunks: list[Chunk]
     memory: dict[str, Mean]
     events: tuple[SceneEvent, ...]
     duration_s: float
@@ -80,7 +81,7 @@ class Mix:
     others: list["Mix"] = field(default_factory=list)
 
 
-CLIP_KINDS = (*KINDS, Clip, SceneEvent, Segment, Encoded)
+CLIP_CLASSES = (*STATE_CLASSES, Clip, SceneEvent, Segment, Encoded)
 OURS = "ours"
 SILENT_KINDS = ("when_seen", "count")  # of questions that need no audio
 UNMERGED = 5  # a step has this times fewer videos where nothing is merged
@@ -89,16 +90,16 @@ UNMERGED = 5  # a step has this times fewer videos where nothing is merged
 def save_clips(clips: list[Clip], path: Path) -> None:
     """Write clips as safetensors."""
     with replacing(path) as part:
-        part.write_bytes(pack(clips, CLIP_KINDS))
+        part.write_bytes(pack(clips, CLIP_CLASSES))
 
 
 def load_clips(path: Path) -> list[Clip]:
     """Read what `save_clips` wrote."""
-    clips: list[Clip] = unpack(path.read_bytes(), CLIP_KINDS)
+    clips: list[Clip] = unpack(path.read_bytes(), CLIP_CLASSES)
     return clips
 
 
-def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s: float) -> Clip:
+def make_clip(model: LongCompress, empty: MergeState, seed: int, duration_s: float) -> Clip:
     """Synthesize a scene, encode it as `compress` would (but for the codec), and close its segments."""
     scene, rate_fps = make_scene(seed, duration_s), model.config.media.rate_fps
     time_s = np.arange(0, duration_s, 1 / rate_fps)
@@ -108,11 +109,11 @@ def make_clip(model: LongCompress, compressor: Compressor, seed: int, duration_s
         Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
     ]
     raw, _ = segments_of(model, parts, ("video", "audio"))
-    hold = Hold()
+    state = empty.copy()
     for segment in raw:
-        compressor.close(hold, segment, ENDLESS)
-    memory = {k: v for k, v in hold.memory.items() if isinstance(v, Mean)}
-    return Clip(hold.pieces, memory, scene.events, duration_s, tuple(raw))
+        state.add(segment)
+    memory = {name: value for name, value in state.memory.items() if isinstance(value, Mean)}
+    return Clip(state.chunks, memory, scene.events, duration_s, tuple(raw))
 
 
 def make_clips(
@@ -121,34 +122,36 @@ def make_clips(
     """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets compress the
     same)."""
     merge: MergeConfig = replace(model.config.merge, tokens_per_segment=detail)
-    compressor = Compressor(merge, model.config.budget, model.compressor.memory)
-    return [make_clip(model, compressor, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]
+    empty = replace(model.merge_state(ENDLESS), merge=merge)
+    return [make_clip(model, empty, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]
 
 
-def splice(clips: Sequence[Clip], offset_s: float) -> tuple[Hold, list[SceneEvent], float]:
-    """(hold, what happens, duration) of clips one after the other; times of the hold start at offset_s."""
-    hold, events, at = Hold(), [], 0.0
+def splice(
+    clips: Sequence[Clip], offset_s: float, empty: MergeState
+) -> tuple[MergeState, list[SceneEvent], float]:
+    """(state, events, duration) of clips one after the other; times in the state start at offset_s."""
+    state, events, at = empty.copy(), [], 0.0
     for clip in clips:
-        hold.pieces += [_shift(p, at + offset_s) for p in clip.pieces]
+        state.chunks += [_shift(chunk, at + offset_s) for chunk in clip.chunks]
         for name, mean in clip.memory.items():
-            before = hold.memory.get(name)
+            before = state.memory.get(name)
             if isinstance(before, Mean):
                 mean = Mean(before.total + mean.total, before.count + mean.count)
-            hold.memory[name] = mean
+            state.memory[name] = mean
         events += [replace(h, start_s=h.start_s + at, end_s=h.end_s + at) for h in clip.events]
         at += clip.duration_s
-    return hold, events, at
+    return state, events, at
 
 
 def cut(clip: Clip, share: float, random: np.random.Generator) -> Clip:
     """`share` of a clip's segments, from a random one on; its global tokens stay those of the whole clip."""
-    num = max(1, round(share * len(clip.pieces)))
-    first = int(random.integers(len(clip.pieces) - num + 1))
-    pieces = clip.pieces[first : first + num]
-    start_s, end_s = pieces[0].start_s, pieces[-1].end_s
+    num = max(1, round(share * len(clip.chunks)))
+    first = int(random.integers(len(clip.chunks) - num + 1))
+    chunks = clip.chunks[first : first + num]
+    start_s, end_s = chunks[0].start_s, chunks[-1].end_s
     inside = clip_events(clip.events, start_s, end_s)
     raw = raw_segments([replace(clip, segments=clip.segments[first : first + num])], -start_s)
-    return Clip([_shift(p, -start_s) for p in pieces], clip.memory, inside, end_s - start_s, tuple(raw))
+    return Clip([_shift(p, -start_s) for p in chunks], clip.memory, inside, end_s - start_s, tuple(raw))
 
 
 def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
@@ -166,9 +169,9 @@ def _moved(t: Tokens, by_s: float) -> Tokens:
     return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
 
 
-def _shift(piece: Piece, by_s: float) -> Piece:
-    groups = {n: replace(g, tokens=_moved(g.tokens, by_s)) for n, g in piece.groups.items()}
-    return replace(piece, start_s=piece.start_s + by_s, end_s=piece.end_s + by_s, groups=groups)
+def _shift(chunk: Chunk, by_s: float) -> Chunk:
+    groups = {n: replace(g, tokens=_moved(g.tokens, by_s)) for n, g in chunk.groups.items()}
+    return replace(chunk, start_s=chunk.start_s + by_s, end_s=chunk.end_s + by_s, groups=groups)
 
 
 class Videos(IterableDataset[list[Example]]):
@@ -176,16 +179,16 @@ class Videos(IterableDataset[list[Example]]):
 
     Args:
         clips: to splice.
-        compressor: compresses the budgets.
+        empty: a state without segments, which says how tokens merge and budgets are allocated.
         mixes: the stages.
         seed: of everything random.
         raw_a_second: raw tokens a second of video has, which shares are counted from.
     """
 
     def __init__(
-        self, clips: list[Clip], compressor: Compressor, mixes: Sequence[Mix], seed: int, raw_a_second: float
+        self, clips: list[Clip], empty: MergeState, mixes: Sequence[Mix], seed: int, raw_a_second: float
     ) -> None:
-        self.clips, self.compressor, self.mixes, self.seed = clips, compressor, list(mixes), seed
+        self.clips, self.empty, self.mixes, self.seed = clips, empty, list(mixes), seed
         self.raw_a_second = raw_a_second
         self._names = [{h.name for h in clip.events} for clip in clips]
 
@@ -226,27 +229,28 @@ class Videos(IterableDataset[list[Example]]):
         length = sum(c.duration_s for c in clips)
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset = 10 * int(random.integers(max(1, tens - int(length // 10) - 1)))
-        hold, events, duration_s = splice(clips, float(offset))
+        state, events, duration_s = splice(clips, float(offset), self.empty)
         kinds, no_globals = mix.kinds, bool(random.random() < mix.no_globals)
         if no_audio:
-            hold = without(hold, "audio")
+            state = without(state, "audio")
             events = [h for h in events if h.kind == "video"]
             kinds = {kind: kinds.get(kind, 1.0) for kind in SILENT_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
         if method == OURS:
-            streams, globals_, _ = self.compressor.compress_to(hold, budget)
+            video = state.compress(budget)
+            streams, globals_ = video.streams, video.globals
         else:
-            globals_ = self.compressor.memory.read(hold.memory)
+            globals_ = state.global_memory.read(state.memory)
             segments = raw_segments(clips, float(offset))
             if no_audio:
                 segments = only(segments, ["video"])
             taken = sum(map(len, globals_.values()))
-            shares, seed = self.compressor.shares, int(random.integers(1 << 31))
+            allocation, seed = state.allocation, int(random.integers(1 << 31))
             streams = spend(
-                method, segments, budget - taken, shares, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
+                method, segments, budget - taken, allocation, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
             budget = max(budget, sum(map(len, streams.values())))
-        video = Video(streams, {} if no_globals else globals_, budget)
+        video = CompressedVideo(streams, {} if no_globals else globals_, budget)
         questions = ask(
             events, duration_s, num=mix.questions, generator=random, offset_s=offset,
             paraphrase=bool(random.random() < 0.5), **({"kinds": kinds} if kinds else {}),  # type: ignore[arg-type]

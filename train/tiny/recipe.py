@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ...compression.merging import Compressor
 from ...config import load_config
 from ...encoders import AudioEncoder
 from ...llm.prompt import encode
@@ -137,7 +136,7 @@ def align(
     table = model.llm.lm.get_input_embeddings().weight
     explained = {}
     for stream, known in {"video": OBJECTS, "audio": SOUNDS}.items():
-        x = torch.cat([p.groups[stream].tokens.x for c in clips[:num_clips] for p in c.pieces]).float()
+        x = torch.cat([p.groups[stream].tokens.x for c in clips[:num_clips] for p in c.chunks]).float()
         weight, bias = heads[f"{stream}.weight"], heads[f"{stream}.bias"]
         if stream == "video":  # logits of a softmax count against their mean; the last class is background
             weight, bias = weight - weight.mean(0), bias - bias.mean()
@@ -183,10 +182,10 @@ def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Pa
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     model.llm.project.requires_grad_(False)
-    detail = replace(model.config.merge, tokens_per_segment=recipe.detail)
-    compressor = Compressor(detail, model.config.budget, model.compressor.memory)
+    merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
+    empty = replace(model.merge_state(), merge=merge)
     raw = 16 * model.config.media.rate_fps + 1
-    videos = Videos(clips, compressor, recipe.mixes, recipe.seed, raw)
+    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw)
     steps = sum(m.steps for m in recipe.mixes)
 
     args = replace(CPU, bf16=True).arguments(

@@ -70,4 +70,4 @@ def _sample(
     dialogues = tuple((Turn("user", question), Turn("assistant", answer)) for question, answer in pairs)
     caption = ", ".join(dict.fromkeys(event.text for event in events))
     record = Record(key, key, seconds, events, dialogues, captions=(caption,) if caption else ())
-    return key, members_of(session.held(), model, record.to_json() | {"video": {"name": key}}, seconds)
+    return key, members_of(session.state(), model, record.to_json() | {"video": {"name": key}}, seconds)

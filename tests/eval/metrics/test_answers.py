@@ -1,15 +1,31 @@
-"""Choices, free answers, MAGQA and needles by hand, with judges that are a line of Python."""
+"""Choices, free answers and MAGQA by hand, with judges that are a line of Python."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.eval.metrics.choice import exact_match, multiple_choice, open_answers, plain, rated_answers
+from longcompress.eval.metrics import choice
+from longcompress.eval.metrics import magqa as magqa_
+from longcompress.eval.metrics.choice import plain
 from longcompress.eval.metrics.judge import Judge, first_digit, rating, replies, verdict
-from longcompress.eval.metrics.magqa import magqa
-from longcompress.eval.metrics.needles import found_of_each, heat_map, needles
 
-PROMPT = "{question} | {gold} | {answer}"
+
+def first(metric):
+    """The metrics without those of each example."""
+    return lambda *args, **options: metric(*args, **options)[0]
+
+
+multiple_choice, open_answers, rated_answers = map(
+    first, (choice.multiple_choice, choice.open_answers, choice.rated_answers)
+)
+magqa = first(magqa_.magqa)
+
+
+def exact_match(right, predicted, **options):
+    return choice.exact_match({key: [text] for key, text in right.items()}, predicted, **options)[0]
+
+
+PROMPT = "{question} | {reference} | {answer}"
 
 
 def judge(reply, asked=None, prompt=PROMPT):
@@ -24,16 +40,25 @@ def judge(reply, asked=None, prompt=PROMPT):
 def test_multiple_choice_by_hand():
     gold = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A"}
     predicted = {1: "a", 2: "B ", 3: None, 4: "A", 9: "A"}
-    got = multiple_choice(gold, predicted, groups={1: "short", 2: "long", 3: "long", 4: "long", 5: "short"})
-    assert got == {
-        "accuracy": 0.4, "num": 5, "macro_accuracy": pytest.approx((1 / 2 + 1 / 3) / 2),
-        "accuracy/long": pytest.approx(1 / 3), "accuracy/short": 0.5, "num/long": 3, "num/short": 2,
-        "num_missing": 1, "num_unparsed": 1, "num_unknown": 1,
+    assert multiple_choice(gold, predicted) == {
+        "accuracy": 0.4, "num": 5, "num_missing": 1, "num_unparsed": 1, "num_unknown": 1,
     }  # fmt: skip
     assert multiple_choice({}, {})["accuracy"] is None
     assert multiple_choice({1: ""}, {1: ""})["accuracy"] == 0.0
-    with pytest.raises(ValueError, match="groups must name each question of the gold, got none for 2"):
-        multiple_choice(gold, predicted, groups={1: "short"})
+
+
+def test_exact_match_by_group_and_with_several_right_answers():
+    gold = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A b"}
+    predicted = {1: "a A!", 2: "B ", 3: "", 4: "x", 9: "A"}
+    groups = {1: "short", 2: "long", 3: "long", 4: "long", 5: "short"}
+    got = exact_match(
+        {key: text.replace("A", "cat") for key, text in gold.items()}, predicted | {1: "Cat"}, groups=groups
+    )
+    assert (got["accuracy/long"], got["accuracy/short"], got["num/long"]) == (pytest.approx(1 / 3), 0.5, 3)
+    assert got["macro_accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert choice.exact_match({1: ["two", "2"]}, {1: "2"})[1] == {1: 1.0}
+    with pytest.raises(ValueError, match="groups must name each question, got none for 2"):
+        exact_match(gold, predicted, groups={1: "short"})
 
 
 def test_exact_match_by_hand():
@@ -87,15 +112,15 @@ def test_any_reply_can_be_read(reply):
 
 def test_the_judge_is_asked_once_about_equal_cases_and_texts_are_left_as_they_are():
     asked = []
-    cases = [("q", "{answer}", "x"), ("q", "{answer}", "x"), ("q", "{gold}", "{'a': 1}")]
+    cases = [("q", "{answer}", "x"), ("q", "{answer}", "x"), ("q", "{reference}", "{'a': 1}")]
     assert replies(judge(lambda q, g, a: a, asked), cases) == ["x", "x", "{'a': 1}"]
-    assert asked == ["q | {answer} | x", "q | {gold} | {'a': 1}"]
+    assert asked == ["q | {answer} | x", "q | {reference} | {'a': 1}"]
     assert replies(judge("yes"), []) == []
 
 
 def test_wrong_judges_are_refused():
     with pytest.raises(
-        ValueError, match=r"Judge.prompt must say where texts go, \{answer\} and \{gold\} is missing"
+        ValueError, match=r"Judge.prompt must say where texts go, \{answer\} and \{reference\} is missing"
     ):
         Judge("x", "what?", lambda prompts: [])
     with pytest.raises(ValueError, match=r"Judge.ask must give a reply to each of 1 prompts, got 0"):
@@ -164,44 +189,5 @@ def test_magqa_for_the_papers_fills_up_and_lets_answers_without_a_time_fit():
 def test_magqa_of_odd_input():
     got = magqa({"q1": [], "q2": GOLD["q2"]}, {"q2": [(1.0, "red")], "q9": []}, ASK, judge("who knows"))
     assert got["in_span"] == 1.0 and got["num_unparsed"] == 1
-    assert (got["num"], got["num_without_gold"], got["num_unknown"]) == (1, 1, 1)
+    assert (got["num"], got["num_without_reference"], got["num_unknown"]) == (1, 1, 1)
     assert magqa({}, {}, {}, judge("1"))["in_span"] is None
-
-
-# --- needles
-
-
-def test_needles_by_hand():
-    gold = {1: (100.0, 104.0), 2: (200.0, 204.0), 3: (300.0, 304.0), 4: (0.0, 2.0)}
-    predicted = {1: (101.0, 103.0), 2: (209.0, 209.0), 3: None, 7: (0.0, 1.0)}
-    got = needles(gold, predicted, groups={1: "5 min", 2: "5 min", 3: "1 h", 4: "1 h"})
-    assert got["recall"] == 0.25 and got["mIoU"] == pytest.approx(0.5 / 4)
-    assert (got["error_s_mean"], got["error_s_median"], got["error_s_p90"]) == (3.5, 3.5, 7.0)
-    assert (got["recall/5 min"], got["num/5 min"], got["recall/1 h"]) == (0.5, 2, 0.0)
-    assert (got["num"], got["num_unanswered"], got["num_unknown"]) == (4, 2, 1)
-    assert needles(gold, predicted, tolerance_s=5.0)["recall"] == 0.5
-
-
-def test_half_the_video_finds_nothing():
-    assert needles({1: (100.0, 104.0)}, {1: (0.0, 1800.0)})["recall"] == 0.0
-    assert needles({1: (100.0, 104.0)}, {1: (104.0, 100.0)})["recall"] == 1.0
-
-
-def test_needles_of_nothing_and_wrong_ones():
-    got = needles({}, {})
-    assert got["recall"] is got["error_s_median"] is got["error_s_p90"] is None and got["num"] == 0
-    with pytest.raises(ValueError, match="tolerance_s must be at least 0 seconds, got -1"):
-        needles({}, {}, tolerance_s=-1)
-    with pytest.raises(
-        ValueError, match=r"gold\[1\] must be \(start_s, end_s >= start_s\), got \(5.0, 2.0\)"
-    ):
-        needles({1: (5.0, 2.0)}, {})
-    with pytest.raises(ValueError, match="groups must name each needle of the gold, got none for 1"):
-        needles({1: (0.0, 2.0)}, {}, groups={})
-
-
-def test_the_heat_map_is_of_what_there_is():
-    found = found_of_each({1: (0, 2), 2: (5, 7), 3: (0, 2)}, {1: (0, 2), 3: (0, 2)})
-    assert found == {1: 1.0, 2: 0.0, 3: 1.0}
-    got = heat_map(found, length={1: 300, 2: 300, 3: 3600}, depth={1: 0.0, 2: 0.0, 3: 0.5})
-    assert got == {(300, 0.0): 0.5, (3600, 0.5): 1.0}

@@ -6,23 +6,19 @@ them anew for the lines, words and captions in the store; it needs `pip install 
 
 import json
 import random
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from longcompress.eval.metrics import meteor as built_in
 from longcompress.eval.metrics.bleu import bleu
-from longcompress.eval.metrics.captions import caption_scores, meteor, meteor_of_pairs
+from longcompress.eval.metrics.captions import caption_scores
 from longcompress.eval.metrics.cider import cider
 from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions
-from longcompress.eval.metrics.meteor_java import JavaMeteor, is_available, jar
+from longcompress.eval.metrics.meteor import is_available, meteor
 from longcompress.eval.metrics.rouge import rouge_l
-from longcompress.eval.metrics.soda import soda_c
-from longcompress.eval.metrics.stem import stem
+from longcompress.eval.metrics.soda import meteor_of_pairs, soda_c
 from longcompress.eval.metrics.words import ascii_only, words
 
 STORE = Path(__file__).with_name("expected.json")
@@ -72,7 +68,6 @@ def made() -> dict[str, Any]:
     scorer = Meteor()
     return {
         "tokens": {line: tokens[line] for line in STORED["tokens"]},
-        "stems": by_jar_stems(list(STORED["stems"])),
         "captions": scores_by_package(gts, res, scorer),
         "captions_of": CAPTIONS,
         "meteor_pairs": [scorer.compute_score({0: gts[i][:1]}, {0: res[i]})[0] for i in res],
@@ -87,22 +82,6 @@ def by_package_tokens(texts: list[str]) -> dict[str, str]:
 
     got = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(texts)})
     return {text: got[i][0] for i, text in enumerate(texts)}
-
-
-def by_jar_stems(some: list[str]) -> dict[str, str]:
-    """Stems by the class in METEOR's jar, through a few lines of Java."""
-    source = """
-        import edu.cmu.meteor.aligner.SnowballStemmerWrapper;
-        public class Stems { public static void main(String[] a) {
-            var stemmer = new SnowballStemmerWrapper(new org.tartarus.snowball.ext.englishStemmer());
-            for (var in = new java.util.Scanner(System.in); in.hasNextLine();)
-                System.out.println(stemmer.stem(in.nextLine())); } }"""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "Stems.java"
-        path.write_text(source)
-        command = ["java", "-cp", str(jar()), str(path)]
-        run = subprocess.run(command, input="\n".join(some), capture_output=True, text=True, check=True)
-    return dict(zip(some, run.stdout.split("\n"), strict=False))
 
 
 def scores_by_package(gts: dict, res: dict, scorer: Any) -> dict[str, float]:
@@ -185,8 +164,7 @@ def captions() -> tuple[dict, dict]:
 @has_java
 def test_the_store_is_what_the_package_says():
     again = json.loads(json.dumps(made()))
-    for name in ("tokens", "stems"):
-        assert again[name] == STORED[name]
+    assert again["tokens"] == STORED["tokens"]
     for name in ("captions", "dense"):
         assert again[name] == pytest.approx(STORED[name], abs=1e-9)
     for name in ("meteor_pairs", "meteor_swapped", "soda"):
@@ -198,19 +176,15 @@ def test_words_are_those_of_the_tokeniser(line):
     assert " ".join(words(line)) == STORED["tokens"][line]
 
 
-def test_stems_are_those_of_meteor():
-    assert {word: stem(word) for word in STORED["stems"]} == STORED["stems"]
-
-
 @pytest.mark.parametrize("name", ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"])
 def test_corpus_scores_are_those_of_the_package(captions, name):
-    got = caption_scores(*captions, which_meteor="stems")
+    got = caption_scores(*captions)
     assert got[name] == pytest.approx(STORED["captions"][name], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["CIDEr", "BLEU-1", "BLEU-4", "ROUGE-L"])
 def test_dense_captions_are_those_of_the_package(name):
-    got = dense_captions([GOLD, GOLD_2], PREDICTED, which_meteor="stems", compat="paper")
+    got = dense_captions([GOLD, GOLD_2], PREDICTED, compat="paper")[0]
     for t in THRESHOLDS:
         assert got[f"{name}@{t}"] == pytest.approx(STORED["dense"][f"{name}@{t}"], abs=1e-6)
 
@@ -240,60 +214,33 @@ def test_random_corpora_score_as_in_the_package():
 
 @has_java
 def test_meteor_is_that_of_the_package(captions):
-    assert caption_scores(*captions, which_meteor="java")["METEOR"] == pytest.approx(
-        STORED["captions"]["METEOR"], abs=1e-6
-    )
+    assert caption_scores(*captions)["METEOR"] == pytest.approx(STORED["captions"]["METEOR"], abs=1e-6)
     pairs = [(one, some[0]) for one, some in CAPTIONS]
-    assert meteor_of_pairs(pairs, "java") == pytest.approx(STORED["meteor_pairs"], abs=1e-6)
-    assert meteor_of_pairs(pairs, "java", swapped=True) == pytest.approx(STORED["meteor_swapped"], abs=1e-6)
+    assert meteor_of_pairs()(pairs) == pytest.approx(STORED["meteor_pairs"], abs=1e-6)
+    assert meteor_of_pairs(swapped=True)(pairs) == pytest.approx(STORED["meteor_swapped"], abs=1e-6)
     assert STORED["meteor_pairs"] != pytest.approx(STORED["meteor_swapped"], abs=1e-3)
-    got = dense_captions([GOLD, GOLD_2], PREDICTED, which_meteor="java", compat="paper")
+    got = dense_captions([GOLD, GOLD_2], PREDICTED, compat="paper")[0]
     for t in THRESHOLDS:
         assert got[f"METEOR@{t}"] == pytest.approx(STORED["dense"][f"METEOR@{t}"], abs=1e-6)
 
 
 @has_java
 def test_soda_is_that_of_every_matching_tried():
-    got = soda_c(GOLD, PREDICTED, which_meteor="java", compat="paper")
+    got = soda_c(GOLD, PREDICTED, meteor_of_pairs(swapped=True), compat="paper")[0]
     assert got["SODA_c"] == pytest.approx(STORED["soda"], abs=1e-6)
     assert got["num"] == 3 and got["num_missing"] == 1 and got["num_empty"] == 1
     assert got["scorer"] == "METEOR 1.5 (java), arguments swapped"
 
 
 @has_java
-def test_built_in_meteor_is_the_program_with_exact_and_stem(tmp_path):
-    (tmp_path / "function.words").write_text("\n".join(sorted(built_in.FUNCTION_WORDS)) + "\n")
-    options = ("-l", "en", "-m", "exact stem", "-w", "1.0 0.6", "-s", str(tmp_path / "function.words"))
-    hypotheses = [words(one) for one, _ in CAPTIONS for _ in range(3)]
-    references = [
-        [words(text) for text in CAPTIONS[(i + k) % len(CAPTIONS)][1]]
-        for i in range(len(CAPTIONS))
-        for k in (0, 1, 5)
-    ]
-    program = JavaMeteor(options)
-    corpus, items = program(hypotheses, references)
-    program.close()
-    got_corpus, got_items = built_in.meteor_of_stems(hypotheses, references)
-    assert got_items == pytest.approx(items, abs=1e-9)
-    assert got_corpus == pytest.approx(corpus, abs=1e-9)
-
-
-@has_java
 def test_the_program_reads_what_is_not_words():
-    program = meteor("java").score
+    program = meteor()
     corpus, items = program(
         [[], ["a"], ["|||", "b"], ["日本"], ["a"]], [[["a"]], [[]], [["b"]], [["日本"]], [["a"]]]
     )
     assert items == pytest.approx([0, 0, 1, 1, 1])
     assert 0 < corpus < 1
     assert program([], []) == (0.0, [])
-
-
-@has_java
-def test_a_program_that_stops_says_why():
-    program = JavaMeteor(("-l", "no such language"))
-    with pytest.raises(RuntimeError, match=r"METEOR's program stopped \(exit code"):
-        program([["a"]], [[["a"]]])
 
 
 if __name__ == "__main__":

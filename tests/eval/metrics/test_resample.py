@@ -7,10 +7,9 @@ import pytest
 
 from longcompress.eval.metrics.bootstrap import Corpus, interval, intervals_of, means_of
 from longcompress.eval.metrics.captions import caption_scores
-from longcompress.eval.metrics.dense import dense_captions, dense_corpus
-from longcompress.eval.metrics.meteor_java import is_available
+from longcompress.eval.metrics.dense import dense_captions
 from longcompress.eval.metrics.resample import caption_corpus
-from longcompress.eval.metrics.youcook import youcook2, youcook2_corpus
+from longcompress.eval.metrics.youcook import youcook2
 
 WORDS = [
     "a",
@@ -60,21 +59,15 @@ def repeated(times, *of):
     )
 
 
-@pytest.mark.parametrize("unanswered", ["zero", "skip"])
 @pytest.mark.parametrize("times", TIMES)
-def test_captions_of_drawn_videos(times, unanswered, which="stems"):
+def test_captions_of_drawn_videos(times):
     some = corpus_of()
-    corpus = caption_corpus(*some, which_meteor=which, unanswered=unanswered)
+    corpus = caption_corpus(*some)
     assert set(corpus.videos) == {f"v{i}" for i in range(5)}
-    want = caption_scores(*repeated(times, *some), which_meteor=which, unanswered=unanswered)
+    want = caption_scores(*repeated(times, *some))
     got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
     assert set(got) == {"CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR"}
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
-
-
-@pytest.mark.skipif(not is_available(), reason="java or pycocoevalcap is not installed")
-def test_captions_of_drawn_videos_with_the_program():
-    test_captions_of_drawn_videos(TIMES[1], "zero", "java")
 
 
 def events_of(seed=0, num=5):
@@ -103,9 +96,9 @@ def of_times(times, events):
 @pytest.mark.parametrize("times", TIMES)
 def test_dense_captions_of_drawn_videos(times, compat):
     gold, predicted = events_of()
-    how = {"which_meteor": "stems", "compat": compat}
-    corpus = dense_corpus(gold, predicted, **how)
-    want = dense_captions([of_times(times, one) for one in gold], of_times(times, predicted), **how)
+    how = {"compat": compat}
+    corpus = dense_captions(gold, predicted, **how)[1]()
+    want = dense_captions([of_times(times, one) for one in gold], of_times(times, predicted), **how)[0]
     got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9) and len(got) == 50
 
@@ -114,9 +107,9 @@ def test_dense_captions_of_drawn_videos(times, compat):
 @pytest.mark.parametrize("times", TIMES)
 def test_youcook2_of_drawn_videos(times, compat):
     (gold, _), predicted = events_of(1)
-    how = {"which_meteor": "stems", "compat": compat}
-    corpus = youcook2_corpus(gold, predicted, **how)
-    want = youcook2(of_times(times, gold), of_times(times, predicted), **how)
+    how = {"compat": compat}
+    corpus = youcook2(gold, predicted, **how)[2]()
+    want = youcook2(of_times(times, gold), of_times(times, predicted), **how)[0]
     got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
     assert set(got) == {"F1", "precision", "recall", "CIDEr", "METEOR"}
@@ -138,28 +131,29 @@ def test_means_as_a_corpus_have_the_intervals_of_means():
 
 def test_one_seed_gives_one_answer_and_one_video_says_nothing_of_others():
     gold, predicted, video = corpus_of()
-    corpus = caption_corpus(gold, predicted, video, which_meteor="stems")
+    corpus = caption_corpus(gold, predicted, video)
     first = intervals_of(corpus, num_draws=50, seed=3)
     assert first == intervals_of(corpus, num_draws=50, seed=3) != intervals_of(corpus, num_draws=50, seed=4)
-    assert all(one["low"] <= one["high"] for one in first.values())
-    alone = caption_corpus(gold, predicted, dict.fromkeys(gold, "v"), which_meteor="stems")
+    assert all(one["low"] <= one["high"] for one in first.values() if one["mean"] is not None)
+    alone = caption_corpus(gold, predicted, dict.fromkeys(gold, "v"))
     for one in intervals_of(alone, num_draws=5).values():
-        assert one["low"] is one["high"] is None and one["mean"] >= 0
+        assert one["low"] is one["high"] is None and (one["mean"] is None or one["mean"] >= 0)
     with pytest.raises(ValueError, match="num_draws must be at least 1, got 0"):
         intervals_of(corpus, num_draws=0)
 
 
 def test_of_nothing_there_is_no_score():
     for corpus in (
-        caption_corpus({}, {"x": "a dog"}, {}, which_meteor="stems"),
-        dense_corpus([], {}, which_meteor="stems"),
-        youcook2_corpus({}, {}, which_meteor="stems"),
+        caption_corpus({}, {"x": "a dog"}, {}),
+        dense_captions([], {})[1](),
+        youcook2({}, {})[2](),
         means_of({"a": {}}, {}),
     ):
         assert all(one["mean"] is one["low"] is None for one in intervals_of(corpus, num_draws=3).values())
     empty = {"v": [(5.0, 5.0, "")], "w": []}  # no length, no words, no events
-    for name, one in intervals_of(dense_corpus([empty], empty, which_meteor="stems"), num_draws=9).items():
-        assert one["mean"] == 0.0 == one["low"] == one["high"], name
+    for name, one in intervals_of(dense_captions([empty], empty)[1](), num_draws=9).items():
+        if not name.startswith("METEOR"):
+            assert one["mean"] == 0.0 == one["low"] == one["high"], name
 
 
 def test_thousands_of_captions_take_seconds():
@@ -167,7 +161,7 @@ def test_thousands_of_captions_take_seconds():
     gold = {i: [text(random)] for i in range(3000)}
     predicted = {i: text(random) for i in range(3000)}
     begun = time.process_time()
-    corpus = caption_corpus(gold, predicted, {i: i // 6 for i in range(3000)}, which_meteor="stems")
+    corpus = caption_corpus(gold, predicted, {i: i // 6 for i in range(3000)})
     got = intervals_of(corpus, num_draws=20)
     assert time.process_time() - begun < 20  # made in seconds, each draw in some hundredths
     assert got["CIDEr"]["low"] < got["CIDEr"]["mean"] < got["CIDEr"]["high"]

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.eval.metrics.stem import stem
 from longcompress.eval.metrics.words import ascii_only, words, words_of_each
 
 
@@ -48,32 +47,10 @@ def test_plain_words_are_themselves(some):
     "piece", ["a", "a-", "a.", "'", "-", ".", "<a ", "http://", "n't", "1.", "1:", "a'", "@", "a@"]
 )
 def test_long_texts_are_read_in_linear_time(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     words(piece * 20_000)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_ascii_only():
     assert ascii_only("café 日本") == "caf    "
-
-
-@pytest.mark.parametrize(
-    ("word", "want"),
-    [
-        ("", ""),
-        ("a", "a"),
-        ("running", "run"),
-        ("flies", "fli"),
-        ("日本語", "日本語"),
-        ("'", "'"),
-        ("happily", "happili"),
-    ],
-)
-def test_stems_by_hand(word, want):
-    assert stem(word) == want
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="abcdefghilmnorstuyz'", max_size=14))
-def test_a_stem_is_no_longer_than_its_word_and_an_e(word):
-    assert len(stem(word)) <= len(word) + 1

@@ -3,9 +3,9 @@
 import triton
 import triton.language as tl
 
-from .plan_tiles_triton import (
+from .plan_tiles import (
     compose_tile,
-    gone_tile,
+    count_tile,
     match_tile,
     merge_tile,
     place_tile,
@@ -71,16 +71,16 @@ def rank_kernel(
 
 
 @triton.jit(do_not_specialize=["blocks"])
-def gone_kernel(key, gone, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
-    """`gone_tile` of every segment of a round."""
+def count_kernel(key, count, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
+    """`count_tile` of every segment of a round."""
     _, tile, base, n = segment_of(rows, blocks)
     if tile * SEATS < (n + 1) // 2:
-        gone_tile(key, gone, base, n, tile, NO_KEY, SEATS)
+        count_tile(key, count, base, n, tile, NO_KEY, SEATS)
 
 
 @triton.jit(do_not_specialize=["blocks"])
 def place_kernel(
-    partner, key, rank, gone, order, target, first_slot, rows, blocks, NO_KEY: tl.constexpr,
+    partner, key, rank, count, order, target, first_slot, rows, blocks, NO_KEY: tl.constexpr,
     RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """`place_tile` of every segment of a round."""
@@ -88,7 +88,7 @@ def place_kernel(
     pairs = tl.load(row + 2)
     if tile * SEATS < (n + 1) // 2:
         place_tile(
-            partner, key, rank, gone, order, target, first_slot, base, n, pairs, tile, NO_KEY, RANKED,
+            partner, key, rank, count, order, target, first_slot, base, n, pairs, tile, NO_KEY, RANKED,
             REFERENCE, SEATS, KEYS,
         )  # fmt: skip
 
@@ -123,7 +123,7 @@ def merge_kernel(
 
 @triton.jit
 def tail_kernel(
-    x, square, scale, weight, tail_x, tail_square, tail_scale, tail_weight, best, partner, key, rank, gone,
+    x, square, scale, weight, tail_x, tail_square, tail_scale, tail_weight, best, partner, key, rank, count,
     order, target, first_slot, mass, group, tails, steps, NO_KEY: tl.constexpr, REFERENCE: tl.constexpr,
     D: tl.constexpr, WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr,
     EVENS: tl.constexpr, ODDS: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr, GROUPS: tl.constexpr,
@@ -135,13 +135,13 @@ def tail_kernel(
     """
     row = tails + tl.program_id(0).to(tl.int64) * COLUMNS
     base = tl.load(row).to(tl.int64)
-    begin = tl.load(row + 1)
+    first_step = tl.load(row + 1)
     end = tl.load(row + 2)
     room = tl.load(row + 3).to(tl.int64)
     raw_at = tl.load(row + 4).to(tl.int64)
     raw_tokens = tl.load(row + 5)
     start = tl.load(row + 6)
-    half = tl.load(steps + 2 * begin)
+    half = tl.load(steps + 2 * first_step)
     from_x = x + base * D
     from_square = square + base
     from_scale = scale + base
@@ -150,12 +150,12 @@ def tail_kernel(
     partner += room
     key += room
     rank += room
-    gone += room
+    count += room
     order += room
     target += room
     first_slot += room
     out = room
-    for step in range(begin, end):
+    for step in range(first_step, end):
         n = tl.load(steps + 2 * step)
         pairs = tl.load(steps + 2 * step + 1)
         final = tl.where(step == end - 1, start, -1)
@@ -171,11 +171,11 @@ def tail_kernel(
             rank_tile(best, key, rank, 0, n, pairs, tile, NO_KEY, SEATS, KEYS)
         tl.debug_barrier()
         for tile in range(0, tl.cdiv(num_even, SEATS)):
-            gone_tile(key, gone, 0, n, tile, NO_KEY, SEATS)
+            count_tile(key, count, 0, n, tile, NO_KEY, SEATS)
         tl.debug_barrier()
         for tile in range(0, tl.cdiv(num_even, SEATS)):
             place_tile(
-                partner, key, rank, gone, order, target, first_slot, 0, n, pairs, tile, NO_KEY, True,
+                partner, key, rank, count, order, target, first_slot, 0, n, pairs, tile, NO_KEY, True,
                 REFERENCE, SEATS, KEYS,
             )  # fmt: skip
         tl.debug_barrier()

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._dispatch import NARROW
+from .._dispatch import NARROW, on_its_device
 
 ROWS = 8  # rows of a group that are loaded at once
 CHANNELS = 256  # channels of a program
@@ -54,13 +54,13 @@ def narrow_kernel(
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     live = group < num
     column = tl.arange(0, WIDE)
-    begin = tl.load(first + group, mask=live, other=0)
-    count = tl.load(first + group + 1, mask=live, other=0) - begin
+    start = tl.load(first + group, mask=live, other=0)
+    count = tl.load(first + group + 1, mask=live, other=0) - start
     acc = tl.zeros([GROUPS, WIDE], share.dtype.element_ty)
     for j in range(0, tl.max(count, axis=0)):
-        there = live & (j < count)
-        row = tl.load(order + begin + j, mask=there, other=0).to(tl.int64)
-        part = tl.load(share + row, mask=there, other=0.0)
+        inside = live & (j < count)
+        row = tl.load(order + start + j, mask=inside, other=0).to(tl.int64)
+        part = tl.load(share + row, mask=inside, other=0.0)
         rows = tl.load(
             x + row[:, None] * C + column[None, :],
             mask=(part != 0)[:, None] & (column < C)[None, :],
@@ -82,14 +82,14 @@ def product_kernel(
     segment = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
-    begin = tl.load(tokens + segment)
+    start = tl.load(tokens + segment)
     end = tl.load(tokens + segment + 1)
     last = tl.load(groups + segment + 1)
     lane = tl.arange(0, TOKENS)
-    for start in range(tl.load(groups + segment), last, GROUPS):
-        number = start + tl.arange(0, GROUPS)
+    for first in range(tl.load(groups + segment), last, GROUPS):
+        number = first + tl.arange(0, GROUPS)
         total = tl.zeros([CHANNELS, GROUPS], tl.float32)
-        for at in range(begin, end, TOKENS):
+        for at in range(start, end, TOKENS):
             token = (at + lane).to(tl.int64)
             live = token < end
             of = tl.load(group + token, mask=live, other=-1)
@@ -160,6 +160,7 @@ def spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
     return out
 
 
+@on_its_device
 def _means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None) -> Tensor:
     x, share = x.contiguous(), share.contiguous()
     width = x.shape[1]
@@ -192,6 +193,7 @@ def _means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | N
     return out.to(x.dtype)
 
 
+@on_its_device
 def _spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
     y, group, share = y.contiguous(), group.contiguous(), share.contiguous()
     out = y.new_empty((group.shape[0], y.shape[1]), dtype=_kernel_dtype(y))

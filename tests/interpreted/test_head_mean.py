@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longcompress.kernels import head_mean
-from longcompress.kernels.metric_triton import head_mean_triton
+from longcompress.kernels.gpu.head_mean import head_mean_triton
 
 from helpers import assert_close, normal
 
@@ -14,12 +14,12 @@ from helpers import assert_close, normal
 def test_it_is_the_mean_over_heads(n, c, width, dtype, dispatched):
     x = normal(n, c, seed=n, dtype=dtype)
     got = head_mean(x, width)
-    assert dispatched == [("metric", True)]
+    assert dispatched == [("head_mean", True)]
     assert_close("metric", got, x.double().unflatten(1, (-1, width)).mean(1), 1e-6)
 
 
 def test_the_operator_is_registered_well_and_compiles_whole():
-    torch.library.opcheck(torch.ops.longcompress_metric.head_mean.default, (normal(40, 32, seed=1), 8))
+    torch.library.opcheck(torch.ops.longcompress_head_mean.head_mean.default, (normal(40, 32, seed=1), 8))
     torch._dynamo.reset()
     step = torch.compile(
         lambda x: head_mean_triton(x * 2, 8).sum(0), fullgraph=True, dynamic=True, backend="aot_eager"

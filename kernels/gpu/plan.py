@@ -1,14 +1,13 @@
-"""`plan` on the GPU: lengths decide every launch on the language model, values are looked at by kernels alone."""
-
-from itertools import pairwise
+"""`plan` on the GPU: the layout of the lengths decides every launch, only kernels read values."""
 
 import torch
 import triton
 from torch import Tensor
 
-from .plan_layout import layout_of
-from .plan_rounds_triton import (
-    gone_kernel,
+from .._dispatch import on_its_device
+from .plan_layout import Layout
+from .plan_rounds import (
+    count_kernel,
     match_kernel,
     merge_kernel,
     place_kernel,
@@ -29,13 +28,12 @@ NARROW = 90_000  # tokens of a segment whose keys fit 32 bits
 WARPS, MERGE_WARPS, TAIL_WARPS = 4, 2, 8
 
 
+@on_its_device
 def plan_triton(
     metric: Tensor,
-    at: list[int],
-    keep: list[int],
     weight: Tensor,
     measured: tuple[Tensor, Tensor],
-    schedule: float | tuple[int, ...],
+    layout: Layout,
     *,
     ward: bool,
     reference: bool,
@@ -45,40 +43,26 @@ def plan_triton(
 
     Args:
         metric: (N, d) float32, contiguous.
-        at: where each segment's tokens begin, and N.
-        keep: groups of each at most.
         weight: (N,) float32.
         measured: `measure` of them, with this score.
-        schedule: of `plan`.
+        layout: `layout_of` the segments, with `TAIL`.
         ward: that score, else cosine.
         reference: that order, else seats.
         fast: scores from bfloat16.
-
-    Raises:
-        ValueError: for lengths not planned before while a CUDA graph is captured.
     """
-    lengths = tuple(b - a for a, b in pairwise(at))
-    try:
-        layout = layout_of(lengths, tuple(keep), schedule, TAIL, metric.device)
-    except RuntimeError as error:
-        if not (metric.is_cuda and torch.cuda.is_current_stream_capturing()):
-            raise
-        raise ValueError(
-            "plan: these lengths were not planned before; plan them once before capturing a CUDA graph"
-        ) from error
     num, width = metric.shape
     whole = dict(_depth(width), D=width, WARD=ward, FAST=0 if not fast else 2 if metric.is_cuda else 1)
     tile = tile_of(width)
     wide_keys = layout.longest > NARROW
     no_key = (1 << 63) - 1 if wide_keys else (1 << 31) - 1
     group, mass = layout.local.clone(), metric.new_empty((layout.num_groups,))
-    mass[layout.still_groups] = weight[layout.still]
+    mass[layout.unmerged_groups] = weight[layout.unmerged]
     if not layout.rounds and not len(layout.tails):
         return group, mass, layout.starts.clone()
     scratch = max(num, *layout.half_rows, layout.tail_rows)
     best = metric.new_empty((scratch,))
     key = metric.new_empty((scratch,), dtype=torch.int64 if wide_keys else torch.int32)
-    partner, rank, gone, order, target, first = (
+    partner, rank, count, order, target, first = (
         metric.new_empty((scratch,), dtype=torch.int32) for _ in range(6)
     )
     halves = [_state(metric, rows) for rows in layout.half_rows]
@@ -87,40 +71,41 @@ def plan_triton(
     now: tuple[Tensor, ...] = (metric, *measured, weight)
     for k, a_round in enumerate(layout.rounds):
         rows = layout.rows[a_round.first :]
-        blocks = triton.cdiv((a_round.most + 1) // 2, tile["EVENS"])
+        blocks = triton.cdiv((a_round.longest + 1) // 2, tile["EVENS"])
         match_kernel[(blocks * a_round.num,)](*now[:3], best, partner, key, rows, blocks, **tile, **whole)
-        blocks = triton.cdiv((a_round.most + 1) // 2, SEATS)
+        blocks = triton.cdiv((a_round.longest + 1) // 2, SEATS)
         if a_round.ranked:
             rank_kernel[(blocks * a_round.num,)](
                 best, key, rank, rows, blocks, NO_KEY=no_key, num_warps=WARPS, **tiles
             )
-            gone_kernel[(blocks * a_round.num,)](
-                key, gone, rows, blocks, NO_KEY=no_key, SEATS=SEATS, num_warps=1
+            count_kernel[(blocks * a_round.num,)](
+                key, count, rows, blocks, NO_KEY=no_key, SEATS=SEATS, num_warps=1
             )
         place_kernel[(blocks * a_round.num,)](
-            partner, key, rank, gone, order, target, first, rows, blocks, NO_KEY=no_key,
+            partner, key, rank, count, order, target, first, rows, blocks, NO_KEY=no_key,
             RANKED=a_round.ranked, REFERENCE=reference, num_warps=WARPS, **tiles,
         )  # fmt: skip
-        blocks = triton.cdiv(a_round.most, GROUPS)
+        blocks = triton.cdiv(a_round.longest, GROUPS)
         merge_kernel[(blocks * a_round.num,)](
             now[0], now[3], order, target, first, *halves[k % 2], *tails, mass, group, rows, blocks, D=width,
             SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=MERGE_WARPS,
         )  # fmt: skip
         now = halves[k % 2]
-    scratches = (best, partner, key, rank, gone, order, target, first)
+    scratches = (best, partner, key, rank, count, order, target, first)
     of_metric, of_rounds = layout.tails.split(
         (layout.num_raw_tails, len(layout.tails) - layout.num_raw_tails)
     )
-    for some, state in ((of_metric, (metric, *measured, weight)), (of_rounds, tails)):
-        if len(some):
-            tail_kernel[(len(some),)](
-                *state, *tails, *scratches, mass, group, some, layout.steps, NO_KEY=no_key,
+    for tails_of, state in ((of_metric, (metric, *measured, weight)), (of_rounds, tails)):
+        if len(tails_of):
+            tail_kernel[(len(tails_of),)](
+                *state, *tails, *scratches, mass, group, tails_of, layout.steps, NO_KEY=no_key,
                 REFERENCE=reference, EVENS=FEW_EVENS, ODDS=ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
                 num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
             )  # fmt: skip
     return group, mass, layout.starts.clone()
 
 
+@on_its_device
 def measure(metric: Tensor, weight: Tensor, ward: bool) -> tuple[Tensor, Tensor]:
     """((N,) |metric|^2, (N,) scale): what a score needs of each token beside its metric, float32.
 
@@ -153,5 +138,5 @@ def _depth(width: int) -> dict[str, int]:
 
 
 def _state(metric: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """Metric, squares, scales and weights of so many tokens."""
+    """Metric, squares, scales and weights of `rows` tokens."""
     return metric.new_empty((rows, metric.shape[1])), *(metric.new_empty((rows,)) for _ in range(3))

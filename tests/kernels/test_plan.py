@@ -30,8 +30,8 @@ def planned(metric: Tensor, lengths: list[int], keep: int | list[int], **options
     if isinstance(keep, list):
         keep = torch.tensor(keep)
     got = plan(metric, offsets_of(lengths), keep, **options)
-    kept = [keep] * len(lengths) if isinstance(keep, int) else keep.tolist()
-    begins = offsets_of([min(k, n) for k, n in zip(kept, lengths, strict=True)])
+    limits = [keep] * len(lengths) if isinstance(keep, int) else keep.tolist()
+    begins = offsets_of([min(k, n) for k, n in zip(limits, lengths, strict=True)])
     assert torch.equal(got.offsets, begins)
     assert [part.dtype for part in got] == [torch.int32, torch.float32, torch.float32, torch.int32]
     assert got.group.shape == got.weight.shape == metric.shape[:1]
@@ -53,9 +53,9 @@ def random_weight(rng: np.random.Generator, n: int, kind: str) -> Tensor | None:
 def expected_groups(metric: Tensor, lengths: list[int], keep: list[int], weight: Tensor | None, **options):
     """(N,) groups and (M,) sizes that the step-by-step merge of every segment gives."""
     groups, sizes, at, first = [], [], 0, 0
-    for n, most in zip(lengths, keep, strict=True):
-        one = None if weight is None else weight[at : at + n].numpy()
-        merged = merge_step_by_step(metric[at : at + n].numpy(), keep=most, weight=one, **options)
+    for n, limit in zip(lengths, keep, strict=True):
+        part = None if weight is None else weight[at : at + n].numpy()
+        merged = merge_step_by_step(metric[at : at + n].numpy(), keep=limit, weight=part, **options)
         groups.append(merged.group + first)
         sizes.append(merged.size)
         at, first = at + n, first + len(merged.size)
@@ -169,6 +169,23 @@ def test_float32_pairs_are_as_good_as_float64_ones(score, n):
     assert best.sum() - sum(chosen) <= 1e-5 * np.abs(best).sum()
 
 
+@pytest.mark.parametrize(
+    "n", [60, 300]
+)  # in a batch, and through the buffer: there equal weights need no division
+@pytest.mark.parametrize("factor", [0.5, 3.0, 4096.0])
+def test_equal_weights_plan_as_no_weights(n, factor):
+    metric = normal(n, 16, seed=30, dtype=torch.float64)
+    equal = planned(metric, [n], 5, weight=torch.full((n,), factor))
+    assert torch.equal(equal.group, planned(metric, [n], 5).group)
+    group, _ = expected_groups(metric, [n], [5], equal.weight)
+    assert np.array_equal(equal.group.numpy(), group)
+    one_round = n - n // 4
+    uneven = torch.full((n,), factor)
+    uneven[-1] *= 1 + 1e-6  # the division now happens, and changes nothing that matters
+    almost = planned(metric, [n], one_round, weight=uneven)
+    assert torch.equal(almost.group, planned(metric, [n], one_round).group)
+
+
 # --- what a plan is
 
 
@@ -263,9 +280,9 @@ def test_after_rounds_counts_full_rounds(schedule):
         for rounds in (0, 1, 2, 5):
             done = min(rounds, len(left) - 1)
             assert after_rounds(n, schedule, rounds=rounds) == (left[done], done)
-        for least in (1, 2, 30, 342):
-            done = max((k for k, m in enumerate(left) if m >= least), default=0)
-            assert after_rounds(n, schedule, least=least) == (left[done], done)
+        for min_tokens in (1, 2, 30, 342):
+            done = max((k for k, m in enumerate(left) if m >= min_tokens), default=0)
+            assert after_rounds(n, schedule, min_tokens=min_tokens) == (left[done], done)
 
 
 # --- nesting
@@ -274,8 +291,8 @@ def test_after_rounds_counts_full_rounds(schedule):
 def through_stops(metric: Tensor, lengths: list[int], stops: list[int], keep: int, **options) -> Tensor:
     """(N,) groups of planning to each of `stops` and then keep, each from the means and masses before."""
     composed, weight = torch.arange(len(metric)), options.pop("weight", None)
-    for most in [*stops, keep]:
-        step = planned(metric, lengths, most, weight=weight, **options)
+    for limit in [*stops, keep]:
+        step = planned(metric, lengths, limit, weight=weight, **options)
         metric, weight = pool(metric, step), step.mass
         lengths = step.offsets.diff().tolist()
         composed = step.group.long()[composed]
@@ -330,7 +347,7 @@ def test_planning_nests_with_weights(seed, score, weights):
 @pytest.mark.parametrize("schedule", [0.5, 0.25, 0.125])
 @pytest.mark.parametrize("score", SCORES)
 def test_pooling_after_one_round_gives_the_bits_the_plan_goes_on_with(score, schedule):
-    """So a stop at every round (the compressor's hold) nests to the bit, with all but still patches too."""
+    """So a stop at every round (as between budgets) nests to the bit, with all but still patches too."""
     for seed in range(6):
         metric = drifting_patches(10, 32, 24, seed=seed).float()
         straight = planned(metric, [320], 6, score=score, schedule=schedule).group.long()
@@ -340,7 +357,7 @@ def test_pooling_after_one_round_gives_the_bits_the_plan_goes_on_with(score, sch
 
 
 def test_budgets_nest_too():
-    """Any two budgets of one stop: the compressed plans are those of going through."""
+    """Any two budgets of one stop: their plans after the stop are those of going through."""
     metric, (stop, _) = normal(500, 16, seed=21), after_rounds(500, 0.25, rounds=4)
     for keep in (1, 2, 50, 51, stop):
         straight = planned(metric, [500], keep).group.long()
@@ -469,9 +486,9 @@ BAD = {
         r"offsets must rise from 0 to N = 6, got \[0, 1, .*, 12\]",
     ),
     "weight-shape": ({"weight": torch.ones(5)}, r"weight must be \(N,\) = \(6,\) like metric, got \(5,\)"),
-    "schedule-zero": ({"schedule": 0.0}, r"schedule must be a share in \(0, 0\.5\].*got 0\.0"),
-    "schedule-high": ({"schedule": 0.51}, r"schedule must be a share in \(0, 0\.5\].*got 0\.51"),
-    "schedule-nan": ({"schedule": float("nan")}, r"schedule must be a share in \(0, 0\.5\].*got nan"),
+    "schedule-zero": ({"schedule": 0.0}, r"schedule must be a fraction in \(0, 0\.5\].*got 0\.0"),
+    "schedule-high": ({"schedule": 0.51}, r"schedule must be a fraction in \(0, 0\.5\].*got 0\.51"),
+    "schedule-nan": ({"schedule": float("nan")}, r"schedule must be a fraction in \(0, 0\.5\].*got nan"),
     "schedule-empty": ({"schedule": []}, r"schedule must list at least one round.*got \[\]"),
     "schedule-no-pairs": ({"schedule": [4, 0]}, r"schedule must list .* >= 1 pairs, got \[4, 0\]"),
     "score": ({"score": "dot"}, r"score must be one of .*ward.*cosine.*got 'dot'"),

@@ -116,8 +116,8 @@ def test_no_streams():
 
 def test_the_start_state_is_the_default():
     query, x = normal(2, 3, seed=20), normal(7, 3, seed=21)
-    given = attend(query, x, offsets_of([3, 4]), state=start_state(2, 2, 3))
-    assert all(torch.equal(a, b) for a, b in zip(given, attend(query, x, offsets_of([3, 4])), strict=True))
+    started = attend(query, x, offsets_of([3, 4]), state=start_state(2, 2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(started, attend(query, x, offsets_of([3, 4])), strict=True))
 
 
 def test_log_size_counts_a_token_size_times():

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._dispatch import on_its_device
+
 ROWS = 32  # rows of a program
 LIBRARY = torch.library.Library("longcompress_novelty", "DEF")
 
@@ -37,6 +39,7 @@ def novelty_triton(metric: Tensor, previous: Tensor) -> Tensor:
     return out
 
 
+@on_its_device
 def _novelty(metric: Tensor, previous: Tensor) -> Tensor:
     metric, previous = metric.contiguous(), previous.contiguous()
     num, width = metric.shape

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress.kernels import novelty
+from longcompress.kernels import frame_novelty, novelty
 
 from helpers import assert_within, normal
 
@@ -72,6 +72,19 @@ def test_a_token_far_away_changes_nothing():
     more = torch.cat([metric, normal(7, 8, seed=9)])
     packed = novelty(more, torch.cat([previous, torch.full((7,), 3)]))
     assert torch.equal(packed[:40], novelty(metric, previous))
+
+
+@pytest.mark.parametrize("patches", [1, 4, 12])
+def test_frames_are_as_new_in_parts_as_at_once(patches):
+    metric = normal(24, 7, seed=10)
+    previous = torch.arange(24, dtype=torch.int32) - patches
+    whole = frame_novelty(metric, patches)
+    assert torch.equal(whole, novelty(metric, previous.clamp_min(-1)))
+    assert whole[:patches].tolist() == [1.0] * patches
+    head, tail = metric[:12], metric[12:]
+    parts = [frame_novelty(head, patches), frame_novelty(tail, patches, head[-patches:])]
+    assert torch.equal(torch.cat(parts), whole)
+    assert frame_novelty(metric[:0], patches, head[-patches:]).shape == (0,)
 
 
 def test_no_tokens():

@@ -5,8 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._dispatch import on_its_device
+
 ROWS = 32  # rows of a program
-LIBRARY = torch.library.Library("longcompress_metric", "DEF")
+LIBRARY = torch.library.Library("longcompress_head_mean", "DEF")
 
 
 @triton.jit(do_not_specialize=["num"])
@@ -27,10 +29,11 @@ def head_mean_kernel(
 
 def head_mean_triton(x: Tensor, width: int) -> Tensor:
     """(N, width) float32, what `head_mean` means, of x (N, C) float32, bfloat16 or float16."""
-    out: Tensor = torch.ops.longcompress_metric.head_mean(x, width)
+    out: Tensor = torch.ops.longcompress_head_mean.head_mean(x, width)
     return out
 
 
+@on_its_device
 def _head_mean(x: Tensor, width: int) -> Tensor:
     x = x.contiguous()
     num, channels = x.shape
@@ -47,6 +50,6 @@ for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
     LIBRARY.impl("head_mean", _head_mean, _device)
 
 
-@torch.library.register_fake("longcompress_metric::head_mean", lib=LIBRARY)
+@torch.library.register_fake("longcompress_head_mean::head_mean", lib=LIBRARY)
 def _head_mean_fake(x: Tensor, width: int) -> Tensor:
     return x.new_empty((x.shape[0], width), dtype=torch.float32)

@@ -13,7 +13,7 @@ ALIGNED = 8  # channels; xformers' kernels read so many at a time
 def attend_xformers(
     query: Tensor, x: Tensor, at: list[int], bias: Tensor | None, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(max, sum, acc) after the tokens: the same state written another way, max being the log of a sum.
+    """(max, sum, acc) after the tokens: the same state, with a max that is the log of a sum.
 
     `read` and further chunks see no difference.
 
@@ -25,35 +25,35 @@ def attend_xformers(
         state: max (S, E), sum (S, E), acc (S, E, C), float32.
 
     Raises:
-        ImportError: xformers is not there.
-        ValueError: it can't run these tensors, with its own reason; or a gradient is wanted.
+        ImportError: xformers isn't installed.
+        ValueError: it can't run these tensors, with its own reason; or a tensor needs a gradient.
     """
     partial, mask_of = _xformers()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, x, bias, *state)):
         raise ValueError("backend 'xformers' has no gradient; use backend='auto' or torch.no_grad()")
     lengths = [b - a for a, b in pairwise(at)]
-    there = [s for s, n in enumerate(lengths) if n]
-    if not there:
+    filled = [s for s, n in enumerate(lengths) if n]
+    if not filled:
         return state
-    num, slots = len(there), len(query)
-    keys, asked = x, query.to(x.dtype)
+    num, slots = len(filled), len(query)
+    keys, queries = x, query.to(x.dtype)
     if bias is not None:
         high = bias.to(x.dtype)
         low = (bias.float() - high.float()).to(x.dtype)
         spare = x.new_zeros(len(x), ALIGNED - 2)
         keys = torch.cat([x, high[:, None], low[:, None], spare], 1)
-        asked = torch.cat([asked, asked.new_ones(slots, 2), asked.new_zeros(slots, ALIGNED - 2)], 1)
-    mask = mask_of([slots] * num, [lengths[s] for s in there])
+        queries = torch.cat([queries, queries.new_ones(slots, 2), queries.new_zeros(slots, ALIGNED - 2)], 1)
+    mask = mask_of([slots] * num, [lengths[s] for s in filled])
     try:
         out, summed = partial(
-            asked.repeat(num, 1)[None, :, None], keys[None, :, None], x[None, :, None], mask, scale=1.0
+            queries.repeat(num, 1)[None, :, None], keys[None, :, None], x[None, :, None], mask, scale=1.0
         )
     except NotImplementedError as error:
         raise ValueError(f"backend 'xformers' can't read these tensors: {error}") from error
     # one row a query, packed one after another or padded segment by segment
     packed = summed.shape[0] == 1
     level = summed[0, 0, : num * slots].view(num, slots) if packed else summed[:, 0, :slots]
-    rows = torch.tensor(there, device=x.device)
+    rows = torch.tensor(filled, device=x.device)
     return _joined(state, rows, level.float(), out.reshape(num, slots, -1).float())
 
 
@@ -65,11 +65,11 @@ def _joined(
     before = torch.where(old_sum > 0, old_max + old_sum.log(), torch.full_like(old_max, -torch.inf))
     top = torch.maximum(before, level)
     shift = torch.where(top.isinf(), torch.zeros_like(top), top)
-    kept = torch.where(old_sum > 0, (old_max - shift).exp(), torch.zeros_like(top))
+    old_share = torch.where(old_sum > 0, (old_max - shift).exp(), torch.zeros_like(top))
     new = (level - shift).exp()
-    found = (top, old_sum * kept + new, old_acc * kept[..., None] + mean * new[..., None])
+    after = (top, old_sum * old_share + new, old_acc * old_share[..., None] + mean * new[..., None])
     whole = [part.clone() for part in state]
-    for part, value in zip(whole, found, strict=True):
+    for part, value in zip(whole, after, strict=True):
         part[rows] = value
     return whole[0], whole[1], whole[2]
 

@@ -6,6 +6,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._dispatch import on_its_device
+
 ROWS = 32  # tokens at once
 CHANNELS = 64  # channels at once
 LIBRARY = torch.library.Library("longcompress_attend", "DEF")
@@ -27,11 +29,11 @@ def scores_kernel(
         rows = tl.load(
             x + row[:, None] * C + (at + lane)[None, :], mask=live[:, None] & inside[None, :], other=0.0
         ).to(tl.float32)
-        asked = tl.load(
+        queries = tl.load(
             query + each[None, :] * C + (at + lane)[:, None],
             mask=(each < E)[None, :] & inside[:, None], other=0.0,
         ).to(tl.float32)  # fmt: skip
-        total += tl.dot(rows, asked, input_precision="tf32x3")
+        total += tl.dot(rows, queries, input_precision="tf32x3")
     if BIASED:
         total += tl.load(bias + row, mask=live, other=0.0).to(tl.float32)[:, None]
     tl.store(scores + row[:, None] * E + each[None, :], total, mask=live[:, None] & (each < E)[None, :])
@@ -46,21 +48,21 @@ def read_kernel(
     segment = tl.program_id(0).to(tl.int64)
     each = tl.arange(0, QUERIES)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    asked = each < E
+    is_query = each < E
     inside = channel < C
     start = tl.load(offsets + segment)
     stop = tl.load(offsets + segment + 1)
     lane = tl.arange(0, ROWS)
-    top = tl.load(old_max + segment * E + each, mask=asked, other=float("-inf"))
-    total = tl.load(old_sum + segment * E + each, mask=asked, other=0.0)
+    top = tl.load(old_max + segment * E + each, mask=is_query, other=float("-inf"))
+    total = tl.load(old_sum + segment * E + each, mask=is_query, other=0.0)
     where = segment * E * C + each[:, None] * C + channel[None, :]
-    both = asked[:, None] & inside[None, :]
+    both = is_query[:, None] & inside[None, :]
     acc = tl.load(old_acc + where, mask=both, other=0.0)
     for at in range(start, stop, ROWS):
         row = (at + lane).to(tl.int64)
         live = row < stop
         score = tl.load(
-            scores + row[None, :] * E + each[:, None], mask=asked[:, None] & live[None, :],
+            scores + row[None, :] * E + each[:, None], mask=is_query[:, None] & live[None, :],
             other=float("-inf"),
         )  # fmt: skip
         higher = tl.maximum(top, tl.max(score, axis=1))
@@ -75,8 +77,8 @@ def read_kernel(
         top = higher
     tl.store(new_acc + where, acc, mask=both)
     if tl.program_id(1) == 0:
-        tl.store(new_max + segment * E + each, top, mask=asked)
-        tl.store(new_sum + segment * E + each, total, mask=asked)
+        tl.store(new_max + segment * E + each, top, mask=is_query)
+        tl.store(new_sum + segment * E + each, total, mask=is_query)
 
 
 @triton.jit
@@ -87,21 +89,21 @@ def score_grad_kernel(
     """dscore = share (dtotal + dacc . x), and dm more where a token is the first with the greatest score."""
     segment = tl.program_id(0).to(tl.int64)
     each = tl.arange(0, QUERIES)
-    asked = each < E
+    is_query = each < E
     lane = tl.arange(0, ROWS)
     channels = tl.arange(0, CHANNELS)
     start = tl.load(offsets + segment)
     stop = tl.load(offsets + segment + 1)
-    highest = tl.load(top + segment * E + each, mask=asked, other=0.0)
+    highest = tl.load(top + segment * E + each, mask=is_query, other=0.0)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
-    more = tl.load(dm + segment * E + each, mask=asked, other=0.0)
-    least = tl.load(first + segment * E + each, mask=asked, other=-1)
-    pulled_total = tl.load(dtotal + segment * E + each, mask=asked, other=0.0)
+    more = tl.load(dm + segment * E + each, mask=is_query, other=0.0)
+    winner = tl.load(first + segment * E + each, mask=is_query, other=-1)
+    grad_total = tl.load(dtotal + segment * E + each, mask=is_query, other=0.0)
     for at in range(start, stop, ROWS):
         row = (at + lane).to(tl.int64)
         live = row < stop
-        both = live[:, None] & asked[None, :]
-        pulled = tl.zeros([ROWS, QUERIES], tl.float32) + pulled_total[None, :]
+        both = live[:, None] & is_query[None, :]
+        grad_share = tl.zeros([ROWS, QUERIES], tl.float32) + grad_total[None, :]
         for c in range(0, C, CHANNELS):
             inside = c + channels < C
             rows = tl.load(
@@ -111,14 +113,14 @@ def score_grad_kernel(
             ).to(tl.float32)
             grad = tl.load(
                 dacc + segment * E * C + each[None, :] * C + (c + channels)[:, None],
-                mask=asked[None, :] & inside[:, None], other=0.0,
+                mask=is_query[None, :] & inside[:, None], other=0.0,
             )  # fmt: skip
-            pulled += tl.dot(rows, grad, input_precision="tf32x3")
+            grad_share += tl.dot(rows, grad, input_precision="tf32x3")
         where = row[:, None] * E + each[None, :]
         score = tl.load(scores + where, mask=both, other=float("-inf"))
         share = tl.exp(score - shift[None, :])
-        best = row[:, None] == least[None, :]
-        tl.store(dscore + where, share * pulled + tl.where(best, more[None, :], 0.0), mask=both)
+        best = row[:, None] == winner[None, :]
+        tl.store(dscore + where, share * grad_share + tl.where(best, more[None, :], 0.0), mask=both)
 
 
 @triton.jit
@@ -130,14 +132,14 @@ def token_grad_kernel(
     segment = tl.program_id(0).to(tl.int64)
     each = tl.arange(0, QUERIES)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    asked = each < E
+    is_query = each < E
     inside = channel < C
     lane = tl.arange(0, ROWS)
     start = tl.load(offsets + segment)
     stop = tl.load(offsets + segment + 1)
-    highest = tl.load(top + segment * E + each, mask=asked, other=0.0)
+    highest = tl.load(top + segment * E + each, mask=is_query, other=0.0)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
-    of_queries = asked[:, None] & inside[None, :]
+    of_queries = is_query[:, None] & inside[None, :]
     where = each[:, None] * C + channel[None, :]
     grad = tl.load(dacc + segment * E * C + where, mask=of_queries, other=0.0)
     keys = tl.load(query + where, mask=of_queries, other=0.0).to(tl.float32)
@@ -145,7 +147,7 @@ def token_grad_kernel(
     for at in range(start, stop, ROWS):
         row = (at + lane).to(tl.int64)
         live = row < stop
-        both = live[:, None] & asked[None, :]
+        both = live[:, None] & is_query[None, :]
         of_rows = live[:, None] & inside[None, :]
         at_scores = row[:, None] * E + each[None, :]
         score = tl.load(scores + at_scores, mask=both, other=float("-inf"))
@@ -170,10 +172,11 @@ def attend_triton(
         bias: (N,) or None.
         state: max (S, E), sum (S, E), acc (S, E, C), float32.
     """
-    made: tuple[Tensor, Tensor, Tensor] = _Attend.apply(query, x, offsets, bias, *state)
-    return made
+    after: tuple[Tensor, Tensor, Tensor] = _Attend.apply(query, x, offsets, bias, *state)
+    return after
 
 
+@on_its_device
 def _forward(
     query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
     old_acc: Tensor,
@@ -195,6 +198,7 @@ def _forward(
     return out[0], out[1], out[2], scores
 
 
+@on_its_device
 def _backward(
     query: Tensor, x: Tensor, offsets: Tensor, scores: Tensor, top: Tensor, dtotal: Tensor, dacc: Tensor,
     dm: Tensor, first: Tensor,
@@ -278,12 +282,13 @@ class _Attend(torch.autograd.Function):
             query, x, offsets, scores, top, dtotal, dacc, dm, first
         )
         shift = torch.where(top.isinf(), torch.zeros_like(top), top)
-        kept = torch.where(old_sum > 0, (old_max - shift).exp(), torch.zeros_like(top))
-        dold_max = kept * (dtotal * old_sum + (dacc * old_acc).sum(-1))
+        old_share = torch.where(old_sum > 0, (old_max - shift).exp(), torch.zeros_like(top))
+        dold_max = old_share * (dtotal * old_sum + (dacc * old_acc).sum(-1))
         dold_max = dold_max + torch.where(old_max == top, dm, torch.zeros_like(dm))
         dbias = None if ctx.bias_dtype is None else dscore.sum(1).to(ctx.bias_dtype)
         return (
-            dquery.to(query.dtype), dx, None, dbias, dold_max, kept * dtotal, kept[..., None] * dacc,
+            dquery.to(query.dtype), dx, None, dbias, dold_max, old_share * dtotal,
+            old_share[..., None] * dacc,
         )  # fmt: skip
 
 
@@ -293,6 +298,6 @@ def _first_best(scores: Tensor, top: Tensor, old_max: Tensor, offsets: Tensor) -
     number = torch.arange(num, device=scores.device)
     of = torch.searchsorted(offsets[1:].contiguous(), number.to(offsets.dtype), right=True)
     at = torch.where(scores == top[of], number[:, None], num)
-    least = torch.full_like(top, num, dtype=torch.int64)
-    least = least.scatter_reduce(0, of[:, None].expand_as(at), at, "amin")
-    return torch.where((old_max == top) | (least == num), -1, least)
+    first = torch.full_like(top, num, dtype=torch.int64)
+    first = first.scatter_reduce(0, of[:, None].expand_as(at), at, "amin")
+    return torch.where((old_max == top) | (first == num), -1, first)

@@ -1,6 +1,7 @@
 """The small metric that planning works on: features averaged over heads."""
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from ._dispatch import use_triton
@@ -23,8 +24,8 @@ def head_mean(x: Tensor, width: int) -> Tensor:
         raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
     if width < 1 or x.shape[1] % min(width, x.shape[1]):
         raise ValueError(f"width must divide the C = {x.shape[1]} channels of x, got {width}")
-    if use_triton("metric", x):
-        from .metric_triton import head_mean_triton
+    if use_triton("head_mean", x):
+        from .gpu.head_mean import head_mean_triton
 
         return head_mean_triton(x.detach(), min(width, x.shape[1]))
     return head_mean_reference(x, width)
@@ -32,4 +33,4 @@ def head_mean(x: Tensor, width: int) -> Tensor:
 
 def head_mean_reference(x: Tensor, width: int) -> Tensor:
     """What `head_mean` means, in plain torch. Also the path on CPU."""
-    return x.detach().to(torch.float32).unflatten(1, (-1, min(width, x.shape[1]))).mean(1)
+    return reduce(x.detach().to(torch.float32), "n (h d) -> n d", "mean", d=min(width, x.shape[1]))

@@ -1,4 +1,4 @@
-"""The steps of a round of `plan` in Triton, each for a tile of a segment; `plan_rounds_triton` runs them.
+"""The steps of a round of `plan` in Triton, each for a tile of a segment; `plan_rounds` runs them.
 
 A round over n tokens, even and odd seats:
 - *match*: each even seat's best odd seat, the odd ones going by in tiles; its key is (partner, seat).
@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def shown(scale, WARD: tl.constexpr):
+def is_weighted(scale, WARD: tl.constexpr):
     """Which tokens count for something, by what `scale_of` says of them."""
     return scale < float("inf") if WARD else scale > 0
 
@@ -29,7 +29,7 @@ def scale_of(square, weight, WARD: tl.constexpr):
 
 
 @triton.jit
-def octave(square, UP: tl.constexpr):
+def power_of_two(square, UP: tl.constexpr):
     """The power of two at or below a length, from its square; or one over it. 1 for a zero vector."""
     k = ((square.to(tl.int32, bitcast=True) >> 23) - 127) >> 1
     k = tl.where(square > 0, tl.maximum(k, -63), 0)
@@ -74,8 +74,8 @@ def match_tile(
     square_a = tl.load(square + row, mask=live, other=0.0)
     scale_a = tl.load(scale + row, mask=live, other=1.0)
     column = tl.arange(0, SLICE)
-    filled = live & shown(scale_a, WARD)
-    lift_a = octave(square_a, False) if WARD else scale_a  # to lengths of about 1; or of 1
+    filled = live & is_weighted(scale_a, WARD)
+    lift_a = power_of_two(square_a, False) if WARD else scale_a  # to lengths of about 1; or of 1
     if WIDE == SLICE:
         a = tl.load(
             x + row[:, None] * D + column[None, :], mask=filled[:, None] & (column < D)[None, :], other=0.0
@@ -85,17 +85,17 @@ def match_tile(
     at = tl.zeros([EVENS], tl.int32)
     for first in range(0, num_odd, ODDS):
         odd = first + tl.arange(0, ODDS)
-        there = odd < num_odd
+        real = odd < num_odd
         other = base + 2 * odd + 1
-        square_b = tl.load(square + other, mask=there, other=0.0)
-        scale_b = tl.load(scale + other, mask=there, other=1.0)
-        seen = there & shown(scale_b, WARD)
-        lift_b = octave(square_b, False)
-        lower_b = octave(square_b, True)
+        square_b = tl.load(square + other, mask=real, other=0.0)
+        scale_b = tl.load(scale + other, mask=real, other=1.0)
+        counts = real & is_weighted(scale_b, WARD)
+        lift_b = power_of_two(square_b, False)
+        lower_b = power_of_two(square_b, True)
         if WIDE == SLICE:
             b = tl.load(
                 x + other[None, :] * D + column[:, None],
-                mask=seen[None, :] & (column < D)[:, None], other=0.0,
+                mask=counts[None, :] & (column < D)[:, None], other=0.0,
             )  # fmt: skip
             dots = products(a, b * lift_b[None, :], FAST)
         else:
@@ -108,16 +108,16 @@ def match_tile(
                 )  # fmt: skip
                 b = tl.load(
                     x + other[None, :] * D + (slice + column)[:, None],
-                    mask=seen[None, :] & inside[:, None], other=0.0,
+                    mask=counts[None, :] & inside[:, None], other=0.0,
                 )  # fmt: skip
                 dots += products(a * lift_a[:, None], b * lift_b[None, :], FAST)
         if WARD:
-            twice = 2 * octave(square_a, True)
+            twice = 2 * power_of_two(square_a, True)
             score = dots * lower_b[None, :] * twice[:, None] - square_a[:, None] - square_b[None, :]
             score = score / (scale_a[:, None] + scale_b[None, :])
-            score = tl.where(there[None, :], score, float("-inf"))
+            score = tl.where(real[None, :], score, float("-inf"))
         else:
-            level = tl.where(there, tl.where(scale_b == 0, -1.0, 0.0), float("-inf"))
+            level = tl.where(real, tl.where(scale_b == 0, -1.0, 0.0), float("-inf"))
             score = dots * (lower_b * scale_b)[None, :] + level[None, :]
         value, index = tl.max(score, axis=1, return_indices=True)
         better = value > top  # not >=: ties go to the lowest seat
@@ -155,8 +155,8 @@ def rank_tile(
 
 
 @triton.jit
-def gone_tile(key, gone, base, n, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
-    """gone[e] = even seats up to e that have a key, of SEATS even seats."""
+def count_tile(key, count, base, n, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
+    """count[e] = even seats up to e that have a key, of SEATS even seats."""
     num_even = (n + 1) // 2
     lane = tl.arange(0, SEATS)
     before = tl.zeros([SEATS], tl.int32)
@@ -165,12 +165,12 @@ def gone_tile(key, gone, base, n, tile, NO_KEY: tl.constexpr, SEATS: tl.constexp
     seat = tile * SEATS + lane
     live = seat < num_even
     mine = (tl.load(key + base + seat, mask=live, other=NO_KEY) < NO_KEY).to(tl.int32)
-    tl.store(gone + base + seat, tl.sum(before, axis=0) + tl.cumsum(mine, axis=0), mask=live)
+    tl.store(count + base + seat, tl.sum(before, axis=0) + tl.cumsum(mine, axis=0), mask=live)
 
 
 @triton.jit
 def place_tile(
-    partner, key, rank, gone, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
+    partner, key, rank, count, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
     RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """target (where a seat's token goes), order (seats by that) and first_slot (where each goal's seats are
@@ -184,7 +184,7 @@ def place_tile(
     join = tl.load(partner + base + seat, mask=even, other=0)
     mine = tl.load(key + base + seat, mask=even, other=NO_KEY)
     joins = even & (mine < NO_KEY)
-    asked = tl.where(joins, mine, wide * num_even)  # a seat alone comes after all that join lower odd seats
+    bound = tl.where(joins, mine, wide * num_even)  # a seat alone comes after all that join lower odd seats
     own = wide * num_even
     below = tl.zeros([SEATS, KEYS], tl.int32)  # keys less than the even seat's
     below_odd = tl.zeros([SEATS, KEYS], tl.int32)  # keys that join lower odd seats
@@ -192,7 +192,7 @@ def place_tile(
     for first in range(0, num_even, KEYS):
         number = first + tl.arange(0, KEYS)
         others = tl.load(key + base + number, mask=number < num_even, other=NO_KEY)
-        below += (others[None, :] < asked[:, None]).to(tl.int32)
+        below += (others[None, :] < bound[:, None]).to(tl.int32)
         below_odd += (others[None, :] < own[:, None]).to(tl.int32)
         upto_odd += (others[None, :] <= (own + wide)[:, None]).to(tl.int32)
     below = tl.sum(below, axis=1)
@@ -208,13 +208,13 @@ def place_tile(
         first_odd = left + seat + below_odd
     else:
         if RANKED:
-            gone_here = tl.load(gone + base + seat, mask=even, other=0)
-            gone_join = tl.load(gone + base + join, mask=joins, other=0)
-        else:  # all have gone
-            gone_here = seat + 1
-            gone_join = join + 1
-        goal_odd = 2 * seat + 1 - gone_here
-        goal_even = tl.where(joins, 2 * join + 1 - gone_join, 2 * seat - gone_here)
+            count_here = tl.load(count + base + seat, mask=even, other=0)
+            count_join = tl.load(count + base + join, mask=joins, other=0)
+        else:  # all of them merge
+            count_here = seat + 1
+            count_join = join + 1
+        goal_odd = 2 * seat + 1 - count_here
+        goal_even = tl.where(joins, 2 * join + 1 - count_join, 2 * seat - count_here)
         slot_even = goal_even + below + tl.where(joins, (join < seat).to(tl.int32), 0)
         slot_odd = goal_odd + upto_odd
         first_odd = goal_odd + below_odd
@@ -235,13 +235,13 @@ def merge_tile(
     left = n - pairs
     group = tile * GROUPS + tl.arange(0, GROUPS)
     live = group < left
-    begin = tl.load(first_slot + base + group, mask=live, other=0)
+    start = tl.load(first_slot + base + group, mask=live, other=0)
     end = tl.load(first_slot + base + group + 1, mask=group + 1 < left, other=n)
-    num = tl.where(live, end - begin, 0)
-    most = tl.max(num, axis=0)
+    num = tl.where(live, end - start, 0)
+    largest = tl.max(num, axis=0)
     total = tl.zeros([GROUPS], tl.float32)
-    for j in range(0, most):
-        seat = tl.load(order + base + begin + j, mask=j < num, other=0)
+    for j in range(0, largest):
+        seat = tl.load(order + base + start + j, mask=j < num, other=0)
         total += tl.load(weight + base + seat, mask=j < num, other=0.0)
     if final >= 0:
         tl.store(mass + final + group, total, mask=live)
@@ -252,8 +252,8 @@ def merge_tile(
         for slice in range(0, D, SLICE):
             inside = slice + column < D
             acc = tl.zeros([GROUPS, SLICE], tl.float32)
-            for j in range(0, most):
-                seat = tl.load(order + base + begin + j, mask=j < num, other=0)
+            for j in range(0, largest):
+                seat = tl.load(order + base + start + j, mask=j < num, other=0)
                 part = tl.load(weight + base + seat, mask=j < num, other=0.0)
                 share = tl.where((part == total) & (part > 0), 1.0, inverse * part)
                 rows = tl.load(
