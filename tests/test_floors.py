@@ -1,4 +1,4 @@
-"""Imports keep to the design's table: lower floors only, no circle, outside packages at home, one name for each module."""
+"""Imports keep to the design's table: lower floors, no circle, packages at home, one name a module."""
 
 import ast
 import os
@@ -88,7 +88,11 @@ HOMES = {
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
     "pysubs2": ("longcompress/events/*",),
-    "peft": ("longcompress/model.py", "longcompress/checkpoints/apply.py", "train/engine.py"),  # apply merges a LoRA
+    "peft": (
+        "longcompress/model.py",
+        "longcompress/checkpoints/apply.py",
+        "train/engine.py",
+    ),  # apply merges a LoRA
     "huggingface_hub": ("longcompress/model.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
     "accelerate": ("train/engine.py",),
@@ -204,7 +208,7 @@ def package_fault(path: str, imported: Import) -> str | None:
 
 
 def name_fault(path: str, imported: Import) -> str | None:
-    """What is wrong with the name that `path` imports a module by: `import train` would be a second module."""
+    """What is wrong with the name of an import in `path`: `import train` would be a second module."""
     package = imported.module.split(".")[0]
     if package in FOLDERS and package != "longcompress":
         return f"the only name is longcompress.{imported.module}"
@@ -263,11 +267,10 @@ def test_modules_have_one_name():
 def test_kernels_import_their_own_files_relatively():
     """The folder is also found as `kernels`: see the guard in kernels/__init__.py."""
     absolute = [
-        f"{path}:{node.lineno}"
+        f"{path}: {line}"
         for path in sources("kernels")
-        for node in ast.walk(tree_of(path))
-        if (isinstance(node, ast.Import) and any(name.name.startswith("longcompress") for name in node.names))
-        or (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").startswith("longcompress"))
+        for line in (ROOT / path).read_text().splitlines()
+        if line.lstrip().startswith(("from longcompress", "import longcompress"))
     ]
     assert not absolute, absolute
 
@@ -287,8 +290,16 @@ def test_no_circle_of_folders():
 WRONG_FLOOR = [
     ("longcompress/types.py", "from .session import x", "floor 1 imports longcompress/session.py of floor 6"),
     ("longcompress/files.py", "from .types import Tokens", "on the same floor 1"),
-    ("train/stages.py", "from longcompress.eval import tasks", "eval/tasks/__init__.py is on the same floor 7"),
-    ("eval/runner/run.py", "def f():\n    from ...train import stages", "train/stages.py is on the same floor 7"),
+    (
+        "train/stages.py",
+        "from longcompress.eval import tasks",
+        "eval/tasks/__init__.py is on the same floor 7",
+    ),
+    (
+        "eval/runner/run.py",
+        "def f():\n    from ...train import stages",
+        "train/stages.py is on the same floor 7",
+    ),
     ("longcompress/events/parse.py", "from .. import session", "of floor 6"),
     ("longcompress/strange.py", "from .types import Tokens", "longcompress/strange.py has no floor"),
     ("longcompress/plot.py", "from .strange import x", "longcompress.strange does not exist"),
@@ -302,7 +313,10 @@ def test_a_wrong_import_is_found(path, source, message):
 
 
 RIGHT_FLOOR = [
-    ("longcompress/compression/state.py", "from longcompress.kernels import plan\nfrom ..types import Tokens"),
+    (
+        "longcompress/compression/state.py",
+        "from longcompress.kernels import plan\nfrom ..types import Tokens",
+    ),
     ("kernels/pool.py", "from .plan import Plan"),
     ("train/stages.py", "from longcompress import types\nfrom .data import records"),
     ("longcompress/__main__.py", "from .cli.main import main"),
@@ -318,12 +332,22 @@ def test_a_right_import_passes(path, source):
 @pytest.mark.parametrize(
     ("path", "source", "check", "message"),
     [
-        ("longcompress/session.py", "from transformers import AutoModel", package_fault, "transformers is at home in"),
+        (
+            "longcompress/session.py",
+            "from transformers import AutoModel",
+            package_fault,
+            "transformers is at home in",
+        ),
         ("longcompress/encoders/vision.py", "import av.video", package_fault, "av is at home in"),
         ("kernels/plan.py", "import triton.language as tl", package_fault, "triton is at home in"),
         ("longcompress/plot.py", "import seaborn", package_fault, "seaborn has no home"),
         ("train/trainer.py", "import eval.metrics", name_fault, "the only name is longcompress.eval.metrics"),
-        ("eval/runner/run.py", "from kernels import pool", name_fault, "the only name is longcompress.kernels"),
+        (
+            "eval/runner/run.py",
+            "from kernels import pool",
+            name_fault,
+            "the only name is longcompress.kernels",
+        ),
     ],
 )
 def test_a_package_away_from_home_is_found(path, source, check, message):
@@ -333,5 +357,8 @@ def test_a_package_away_from_home_is_found(path, source, check, message):
 
 def test_a_circle_is_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"e"}, "e": {"d"}}) == [["a", "b", "c"], ["d", "e"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"e"}, "e": {"d"}}) == [
+        ["a", "b", "c"],
+        ["d", "e"],
+    ]
     assert not circles({"a": {"a", "b", "c"}, "b": {"c"}, "c": set()})

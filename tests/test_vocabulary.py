@@ -1,6 +1,6 @@
-"""The words of this project: video, frame, audio, encoder, language model, compress; no pronoun or participle is a name.
+"""The words of this project: video, frame, audio, encoder, compress; no pronoun or participle is a name.
 
-`python tests/test_vocabulary.py [path ...]` prints the faults of the tracked files below these paths, file by file.
+`python tests/test_vocabulary.py [path ...]` prints the faults of the tracked files below these paths.
 """
 
 import ast
@@ -35,8 +35,11 @@ FORMS = {form: word for word, others in REFUSED.items() for form in (word, *othe
 
 # Refused as a whole name: of a variable, function, class, module, parameter, field, flag or key.
 NO_NAMES = frozenset(
-    "one ones told said found gone lost made given kept wanted there least most way ways look drawn draw"
-    " fresh begin gold predict".split()
+    {
+        *("one", "ones", "there", "least", "most", "way", "ways", "fresh", "gold"),
+        *("told", "said", "found", "gone", "lost", "made", "given", "kept", "wanted", "drawn"),
+        *("look", "draw", "begin", "predict"),
+    }
 )
 
 # (file, words, text that the line contains, why). At most 40, and each must still excuse a line.
@@ -125,7 +128,9 @@ def _names(node: ast.AST) -> list[str]:
 
 def _keys(node: ast.AST) -> list[str]:
     """The constant keys of a dict literal or a subscript: fields of a record."""
-    keys = node.keys if isinstance(node, ast.Dict) else [node.slice] if isinstance(node, ast.Subscript) else []
+    keys = (
+        node.keys if isinstance(node, ast.Dict) else [node.slice] if isinstance(node, ast.Subscript) else []
+    )
     return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
 
 
@@ -192,18 +197,21 @@ def _excuses(entry: tuple[str, str, str, str], path: str, word: str, line: str) 
     return fnmatch(path, pattern) and (words == "*" or word in words.split(", ")) and text in line
 
 
-def report(found: list[Fault]) -> str:
+def report(refused: list[Fault]) -> str:
     """Faults by file with counts, then by word."""
     by_file: dict[str, list[Fault]] = defaultdict(list)
-    for fault in found:
+    for fault in refused:
         by_file[fault.path].append(fault)
     parts = []
     for path, group in sorted(by_file.items(), key=lambda item: -len(item[1])):
         counts = Counter(fault.word for fault in group)
         parts.append(f"{path}: {len(group)} ({', '.join(f'{w} {n}' for w, n in counts.most_common())})")
         parts += [f"    {fault.line}: {fault.word}: {fault.text[:90]}" for fault in group]
-    total = Counter(fault.word for fault in found)
-    parts.append(f"{len(found)} faults in {len(by_file)} files: " + ", ".join(f"{w} {n}" for w, n in total.most_common()))
+    total = Counter(fault.word for fault in refused)
+    parts.append(
+        f"{len(refused)} faults in {len(by_file)} files: "
+        + ", ".join(f"{w} {n}" for w, n in total.most_common())
+    )
     return "\n".join(parts)
 
 

@@ -5,7 +5,6 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-import videos
 import webdataset
 
 from longcompress.cli.main import main
@@ -16,6 +15,7 @@ from longcompress.train.shards.bench import by_ranges, compressed, memory_along,
 from longcompress.train.shards.index import load_index
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from itertools import islice
 
 import pytest
 import torch
-import videos
 from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
@@ -21,6 +20,7 @@ from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import write_tar
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

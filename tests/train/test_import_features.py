@@ -142,9 +142,9 @@ def test_three_folders_are_three_blocks_and_a_video_may_lack_audio(longvale, tmp
 
 def test_what_our_encoders_extract_in_their_format_comes_back(longvale, tmp_path):
     """Ours to theirs and back: the same tokens as straight from the video."""
-    import videos
-
     from longcompress.train.imports import npy as arrays
+
+    import videos
 
     (tmp_path / "in").mkdir()
     videos.write(tmp_path / "in" / "v.mkv", videos.Video())

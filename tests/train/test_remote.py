@@ -17,7 +17,6 @@ from multiprocessing import get_context
 import fsspec
 import numpy as np
 import pytest
-import videos
 from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 from torch.utils.data import DataLoader
@@ -31,6 +30,7 @@ from longcompress.train.shards.remote import Remote
 from longcompress.train.shards.tar import write_tar
 
 import models
+import videos
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

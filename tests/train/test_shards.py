@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import videos
 from safetensors.torch import load, save
 
 from longcompress.config import SegmentConfig
@@ -25,6 +24,7 @@ from longcompress.train.shards.tar import members_in, write_tar
 from longcompress.types import Event
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

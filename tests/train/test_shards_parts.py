@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-import videos
 
 from longcompress.config import MediaConfig
 from longcompress.media import reader as media
@@ -17,6 +16,7 @@ from longcompress.train.shards.sample import members_of, read_sample
 from longcompress.types import Audio, Event, Frames
 
 import models
+import videos
 
 PARTS = [
     (0.0, 3.2),

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import ray
-import videos
 
 from longcompress.cli.main import main
 from longcompress.model import LongCompress
@@ -15,6 +14,7 @@ from longcompress.train.shards import make as shards
 from longcompress.train.shards import ray as shards_ray
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

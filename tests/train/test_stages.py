@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import videos
 
 from longcompress.train.data.dataset import QuestionConfig
 from longcompress.train.data.records import read_records
@@ -27,6 +26,7 @@ from longcompress.train.stages import (
 
 import models
 import stages
+import videos
 from helpers import save_config
 from stages import CPU, losses, weights
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from longcompress.train.data.truncate import Room
 from longcompress.train.shards import make as shards
 
 import models
+import videos
 
 TURNS = [
     ("what is seen", "the red ball .\n the blue box .\n nothing"),
