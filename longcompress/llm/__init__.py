@@ -7,10 +7,10 @@ from .prompt import Example
 
 __all__ = [
     "CausalLM",
-    "CompressedVideo",
     "Example",
+    "CompressedVideo",
     "collate",
+    "video_positions",
     "learned_places",
     "text_positions",
-    "video_positions",
 ]
