@@ -55,7 +55,7 @@ def on_its_device(launch: Callable[Concatenate[Tensor, P], R]) -> Callable[Conca
     """`launch` with its first tensor's GPU as the current one: Triton launches on torch's current GPU."""
 
     @wraps(launch)
-    def guarded(x: Tensor, *args: P.args, **options: P.kwargs) -> R:
+    def guarded(x: Tensor, /, *args: P.args, **options: P.kwargs) -> R:
         with torch.cuda.device_of(x):
             return launch(x, *args, **options)
 

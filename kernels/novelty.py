@@ -14,8 +14,8 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
         previous: (N,) int32, the row of the token before (same patch, one frame earlier), -1: none.
 
     Returns:
-        (N,) float32 in [0, 2]; 1 without a token before, or where just one of the two is a zero vector; 0 where
-        both are.
+        (N,) float32 in [0, 2]; 1 without a token before, or where just one of the two is a zero vector; 0
+        where both are.
 
     Raises:
         ValueError: for other shapes, two devices, or rows out of range (where a graph is compiled or captured

@@ -23,7 +23,7 @@ Precision = Literal["exact", "fast"]
 
 # Tokens. From here a segment's similarities fill the cache, so one buffer serves all segments.
 LOOP_FROM = 256
-LEAST_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
+MIN_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
 LIBRARY = torch.library.Library("longcompress_plan", "DEF")
 
@@ -93,11 +93,12 @@ def plan(
         _check_values(torch.isfinite(metric).all(dim=1), weight, at)
         return plan_reference(metric, at, limits, weight, schedule, score, order)
     from .gpu import plan as gpu
+    from .gpu.plan_layout import layout_of
 
     # The layout comes first: while a graph is captured it may refuse, and then nothing was launched.
     capturing = not can_wait(metric)
     lengths = tuple(b - a for a, b in pairwise(at))
-    layout = gpu.layout_of(lengths, tuple(limits), schedule, gpu.TAIL, metric.device, capturing=capturing)
+    layout = layout_of(lengths, tuple(limits), schedule, gpu.TAIL, metric.device, capturing=capturing)
     metric = metric.detach().float().contiguous()
     if weight is None:
         weight = torch.ones(len(metric), device=metric.device)
@@ -318,19 +319,17 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         unit = x / torch.where(length == 0, unit_column, length)
         even = torch.cat([unit, -zero, zero - 1], -1)[:, 0::2]
         odd = torch.cat([unit, unit_column, zero], -1)[:, 1::2]
-    if odd.shape[1] < LEAST_SIDE:
-        even = torch.nn.functional.pad(even, (0, 0, 0, max(0, LEAST_SIDE - even.shape[1])))
-        odd = torch.nn.functional.pad(odd, (0, 0, 0, LEAST_SIDE - odd.shape[1]))
+    if odd.shape[1] < MIN_SIDE:
+        even = torch.nn.functional.pad(even, (0, 0, 0, max(0, MIN_SIDE - even.shape[1])))
+        odd = torch.nn.functional.pad(odd, (0, 0, 0, MIN_SIDE - odd.shape[1]))
     return even.contiguous(), odd.contiguous()
 
 
 def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
     if isinstance(schedule, float | int):
-        pairs = int(schedule * n)
-    else:
-        pairs = schedule[min(done, len(schedule) - 1)]
-    return min(max(1, pairs), n // 2)
+        return min(max(1, int(schedule * n)), n // 2)
+    return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
 
 
 def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
@@ -399,8 +398,8 @@ def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
 
 
 def _plan_in_graph(
-    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule, score: Score,
-    order: Order, precision: str,
+    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule,
+    score: Score, order: Order, precision: str,
 ) -> Plan:  # fmt: skip
     """`plan` where torch traces."""
     if not isinstance(keep, Tensor):
@@ -425,8 +424,8 @@ def _plan_operator(
 
 
 LIBRARY.define(
-    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, str score, "
-    "str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, "
+    "str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
 )
 for _device in ("CPU", "CUDA"):

@@ -1,14 +1,16 @@
-"""What several tests share: closeness by RMS ratio, packs of segments, and a merge written step by step."""
+"""What several tests share: closeness by RMS ratio, equality of videos, packs of segments, a merge step by step."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from longcompress.types import CompressedVideo, Tokens
 
 
 def assert_close(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, rel: float) -> None:
@@ -29,6 +31,22 @@ def assert_within(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray
     assert a.shape == b.shape, f"{name}: shape {a.shape}, want {b.shape}"
     error = np.abs(a - b).max(initial=0.0)
     assert error <= most, f"{name}: greatest difference {error:.3e} is above {most:.0e}"  # false for NaN too
+
+
+def assert_same_video(got: CompressedVideo, want: CompressedVideo) -> None:
+    """Fails unless two compressed videos are equal to the bit: streams, global tokens, assignment, budget."""
+    assert (got.budget, got.duration_s) == (want.budget, want.duration_s)
+    assert list(got.streams) == list(want.streams)
+    for name, tokens in want.streams.items():
+        for field in fields(Tokens):
+            assert torch.equal(getattr(got.streams[name], field.name), getattr(tokens, field.name)), (
+                name,
+                field.name,
+            )
+    for one, other in ((got.globals, want.globals), (got.assignment, want.assignment)):
+        assert one.keys() == other.keys()
+        for name, tensor in other.items():
+            assert torch.equal(one[name], tensor), name
 
 
 def offsets_of(lengths: Sequence[int]) -> Tensor:

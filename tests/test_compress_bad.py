@@ -53,7 +53,7 @@ def compressed(model, path, budget=RAW):
     """The memory and the warnings."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        memory = compress(model, path, budget, progress=False)
+        memory = compress(model, path, budget=budget, progress=False)
     return memory, [str(w.message) for w in told]
 
 
@@ -94,14 +94,14 @@ def test_flash_and_beep_are_tokens_of_their_seconds(tmp_path, suffix, stamps):
 def test_no_video_is_one_clear_error(model, tmp_path, data, message):
     (tmp_path / "x.mp4").write_bytes(data)
     with pytest.raises(ValueError, match=rf"x\.mp4: {message}"):
-        compress(model, tmp_path / "x.mp4", 40, progress=False)
+        compress(model, tmp_path / "x.mp4", budget=40, progress=False)
 
 
 def test_what_is_not_there_or_a_folder_is_one_clear_error(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
-        compress(model, tmp_path / "gone.mp4", 40, progress=False)
+        compress(model, tmp_path / "gone.mp4", budget=40, progress=False)
     with pytest.raises((ValueError, OSError), match=str(tmp_path.name)):
-        compress(model, tmp_path, 40, progress=False)
+        compress(model, tmp_path, budget=40, progress=False)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
@@ -165,7 +165,7 @@ def test_tiny_and_huge_frames(model, folder):
     limited.change({"media": {"max_pixels": 1000}})
     large = write(folder / "large.mp4", replace(PLAIN, audio_codec=None))
     with pytest.raises(ValueError, match="max_pixels"):
-        compress(limited, large, 40, progress=False)
+        compress(limited, large, budget=40, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_tiny_and_huge_frames(model, folder):
 )
 def test_a_budget_too_small_is_refused_before_anything_is_decoded(model, mkv, budget, message):
     with pytest.raises(ValueError, match=message):
-        compress(model, mkv, budget, progress=False)
+        compress(model, mkv, budget=budget, progress=False)
 
 
 def test_a_budget_larger_than_the_video_keeps_all_of_it(model, mkv):

@@ -27,7 +27,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def memory(video):
-    return compress(models.model(), video, 40, progress=False, keep_assignment=True)
+    return compress(models.model(), video, budget=40, progress=False, keep_assignment=True)
 
 
 def png_size(path):
@@ -80,7 +80,7 @@ def test_every_token_is_in_one_bar(memory):
 
 
 def test_tokens_without_a_model_have_no_marks(video, tmp_path):
-    memory = compress(models.model(), video, 40, progress=False)
+    memory = compress(models.model(), video, budget=40, progress=False)
     memory.model = None
     svg = plot.plot_tokens(memory, tmp_path / "a.svg").read_text()
     assert "time marks" not in svg
@@ -97,7 +97,7 @@ def test_merged_patches(memory, video, tmp_path, num_frames):
 
 def test_merged_patches_name_time_and_tokens(memory, video, tmp_path):
     svg = plot.plot_merged(memory, video, tmp_path / "a.svg", num_frames=2).read_text()
-    number = memory.members["video"].view(-1, 4)
+    number = memory.video.assignment["video"].view(-1, 4)
     for frame in (3, 9):
         num = len(number[frame].unique())
         assert f"0:{frame:02d}   {num} token{'' if num == 1 else 's'} for 4 patches" in svg
@@ -157,7 +157,7 @@ class TestRefusals:
             plot.plot_timeline(EVENTS, 0, tmp_path / "a.png")
 
     def test_no_members(self, video, tmp_path):
-        memory = compress(models.model(), video, 40, progress=False)
+        memory = compress(models.model(), video, budget=40, progress=False)
         with pytest.raises(ValueError, match="compress the video with keep_assignment=True"):
             plot.plot_merged(memory, video, tmp_path / "a.png")
 
@@ -177,7 +177,7 @@ class TestRefusals:
 
     def test_a_grid_that_is_not_square(self, memory, video, tmp_path, monkeypatch):
         monkeypatch.setattr(memory.model.video, "patches", 6)
-        monkeypatch.setitem(memory.members, "video", torch.zeros(72, dtype=torch.int32))
+        monkeypatch.setitem(memory.video.assignment, "video", torch.zeros(72, dtype=torch.int32))
         with pytest.raises(ValueError, match="must have a square grid of patches, got 6 patches"):
             plot.plot_merged(memory, video, tmp_path / "a.png")
 

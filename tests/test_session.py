@@ -97,23 +97,23 @@ def test_a_memory_in_the_middle_is_that_of_the_video_until_then(model):
 
 def test_a_file_and_its_arrays_are_compressed_alike(model, tmp_path):
     frame, heard = video(12.0)
-    from_arrays = compress(model, arrays(frame.pixels, 1.0, heard.samples), 30, progress=False)
+    from_arrays = compress(model, arrays(frame.pixels, 1.0, heard.samples), budget=30, progress=False)
     pushed = Session(model, 30)
     pushed.push(frame)
     pushed.push(heard)
     pushed.close()
     assert from_arrays.num_tokens == pushed.memory().num_tokens == 30
     path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
-    memory = compress(model, path, 30, progress=False)
+    memory = compress(model, path, budget=30, progress=False)
     assert memory.num_tokens == 30 and memory.source["name"] == "video.mp4"
     assert set(memory.streams) == {"video", "audio"}
     assert abs(memory.duration_s - 12.0) < 0.2
-    both = compress(model, [path, path], 30, progress=False)
+    both = compress(model, [path, path], budget=30, progress=False)
     assert same(both[0], memory) and same(both[1], memory)
 
 
 def test_ten_hours_hold_memory_tokens_and_time_flat(model):
-    session = Session(model, 24, streams=["video"])
+    session = Session(model, 24, media=["video"])
     frame = torch.zeros(60, 16, 16, 3, dtype=torch.uint8)
     draw = torch.Generator().manual_seed(0)
     sizes = []
@@ -156,7 +156,6 @@ def test_single_frames_and_samples_can_be_pushed(model):
         session.push_frame(np.full((40, 30, 3), 9 * k, dtype=np.uint8), float(k))
         session.push_audio(np.zeros(16000, dtype=np.int16), 16000)
     assert isinstance(session.push_text("what is seen")[0], Reply)
-    assert session.push_text("what is seen", reply="no") == []
     late = session.push_frame(np.zeros((16, 16, 3), dtype=np.uint8), 2.0)
     assert isinstance(late[0], Dropped) and "late" in late[0].reason
     session.advance(20.0)
@@ -166,18 +165,18 @@ def test_single_frames_and_samples_can_be_pushed(model):
 
 def test_a_silent_video_and_audio_alone_are_compressed(model):
     frame, heard = video(8.0)
-    silent = compress(model, arrays(frame.pixels, 1.0), 16, progress=False)
+    silent = compress(model, arrays(frame.pixels, 1.0), budget=16, progress=False)
     assert set(silent.streams) == {"video"} and silent.num_tokens == 16
-    alone = compress(model, arrays(samples=heard.samples), 8, progress=False)
+    alone = compress(model, arrays(samples=heard.samples), budget=8, progress=False)
     assert set(alone.streams) == {"audio"} and alone.num_tokens == 8
     assert silent.ask("what is seen").text == silent.ask("what is seen").text
 
 
 def test_a_memory_file_gives_the_same_answers(model, tmp_path):
     frame, heard = video(15.0)
-    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
+    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), budget=40, progress=False)
     path = memory.save(tmp_path / "video.lcm")
-    again = lc.open(path, model)
+    again = lc.load_memory(path, model)
     assert same(memory, again) and again.num_tokens == 40 == again.budget
     assert again.ask("what is seen") == memory.ask("what is seen")
     assert [p.name for p in tmp_path.iterdir()] == ["video.lcm"]
@@ -188,8 +187,8 @@ def test_saving_and_loading_a_model_keeps_its_logits(model, tmp_path):
     model.save_pretrained(tmp_path / "saved", include_base=True)
     loaded = lc.load(tmp_path / "saved", device="cpu")
     assert loaded.identity() == model.identity()
-    first = compress(model, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
-    second = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), 40, progress=False)
+    first = compress(model, arrays(frame.pixels, 1.0, heard.samples), budget=40, progress=False)
+    second = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), budget=40, progress=False)
     assert same(first, second)
     from longcompress.llm import Example
 
@@ -209,7 +208,7 @@ def test_lora_is_saved_and_loaded(tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
     frame, heard = video(6.0)
-    memory = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), 20, progress=False)
+    memory = compress(loaded, arrays(frame.pixels, 1.0, heard.samples), budget=20, progress=False)
     from longcompress.llm import Example
 
     batch = loaded.llm.collate([Example(memory.video, [("what is seen", "the red ball")])])
@@ -230,14 +229,14 @@ def test_lora_is_saved_and_loaded(tmp_path):
 @pytest.fixture
 def saved(model, tmp_path):
     frame, heard = video(6.0)
-    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), 20, progress=False)
+    memory = compress(model, arrays(frame.pixels, 1.0, heard.samples), budget=20, progress=False)
     return memory.save(tmp_path / "video.lcm")
 
 
 def test_a_cut_memory_file_is_refused(model, saved):
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole memory file"):
-        lc.open(saved, model)
+        lc.load_memory(saved, model)
 
 
 def test_an_altered_memory_file_is_refused(model, saved):
@@ -245,7 +244,7 @@ def test_an_altered_memory_file_is_refused(model, saved):
     data[-3] ^= 1
     saved.write_bytes(data)
     with pytest.raises(ValueError, match="was altered"):
-        lc.open(saved, model)
+        lc.load_memory(saved, model)
 
 
 def test_a_memory_of_other_encoders_is_refused(saved):
@@ -254,7 +253,7 @@ def test_a_memory_of_other_encoders_is_refused(saved):
     with torch.no_grad():
         next(other.video.parameters()).add_(1.0)
     with pytest.raises(ValueError, match="other encoders"):
-        lc.open(saved, other)
+        lc.load_memory(saved, other)
 
 
 def test_a_newer_memory_file_is_refused(model, saved):
@@ -266,7 +265,7 @@ def test_a_newer_memory_file_is_refused(model, saved):
     new = json.dumps(values).encode()
     saved.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + head :])
     with pytest.raises(ValueError, match="format 99, this version reads up to 1"):
-        lc.open(saved, model)
+        lc.load_memory(saved, model)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +273,8 @@ def test_a_newer_memory_file_is_refused(model, saved):
     [
         (lambda m: Session(m, 0), "budget must be a whole number of tokens >= 1"),
         (lambda m: Session(m, 3), "budget must be at least 5"),
-        (lambda m: Session(m, streams=["smell"]), "streams must be some of"),
+        (lambda m: Session(m, media=["smell"]), "media must be some of"),
         (lambda m: lc.load("nothing"), "name must be one of"),
-        (lambda m: Session(m).push_text("hm", role="dog"), "role must be 'user'"),
     ],
 )
 def test_errors_say_what_is_wrong(model, call, message):
@@ -303,17 +301,17 @@ def test_an_interrupted_compress_leaves_nothing_and_can_be_run_again(model, tmp_
 
     monkeypatch.setattr(Session, "push", push)
     with pytest.raises(KeyboardInterrupt):
-        compress(model, path, 20, progress=False)
+        compress(model, path, budget=20, progress=False)
     monkeypatch.undo()
     import threading
 
     assert not [t for t in threading.enumerate() if t.name == "longcompress-media"]
-    assert compress(model, path, 20, progress=False).num_tokens == 20
+    assert compress(model, path, budget=20, progress=False).num_tokens == 20
 
 
 def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch):
     frame, _ = video(6.0)
-    memory = compress(model, arrays(frame.pixels, 1.0), 16, progress=False)
+    memory = compress(model, arrays(frame.pixels, 1.0), budget=16, progress=False)
     from safetensors import SafetensorError
 
     def full(tensors, path, metadata=None):
@@ -332,11 +330,11 @@ def test_frames_that_hardly_change_spare_the_encoder_and_are_counted():
     still[9:] += 1  # less than the limit
     still[15:] = 200  # block of 4: 12..15
     frames_ = Frames(still, torch.arange(20, dtype=torch.float64), 1.0)
-    plain, spared = Session(model, 40, streams=["video"]), []
+    plain, spared = Session(model, 40, media=["video"]), []
     plain.push(frames_)
     model.change({"video": {"reuse_below": 0.02}})
     for cut in (20, 7, 1):
-        session = Session(model, 40, streams=["video"])
+        session = Session(model, 40, media=["video"])
         for at in range(0, 20, cut):
             session.push(Frames(still[at : at + cut], frames_.time_s[at : at + cut], 1.0))
         session.close()

@@ -32,13 +32,13 @@ def test_a_restored_session_ends_as_the_one_that_went_on(model, seed, keep_assig
     assert told == again
     one, other = went_on.memory(), restored.memory()
     assert same(one, other) and one.duration_s == other.duration_s
-    assert one.members.keys() == other.members.keys()
-    assert all(torch.equal(one.members[n], other.members[n]) for n in one.members)
+    assert one.video.assignment.keys() == other.video.assignment.keys()
+    assert all(torch.equal(one.video.assignment[n], other.video.assignment[n]) for n in one.video.assignment)
     assert went_on.stats()["raw_tokens"] == restored.stats()["raw_tokens"]
 
 
 def test_a_snapshot_is_of_bounded_size(model):
-    session = Session(model, 24, streams=["video"])
+    session = Session(model, 24, media=["video"])
     draw = torch.Generator().manual_seed(0)
     sizes = []
     for minute in range(60):

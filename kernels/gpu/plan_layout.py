@@ -85,7 +85,8 @@ def layout_of(
         if layout is None:
             if capturing:
                 raise ValueError(
-                    "plan: these lengths were not planned before; plan them once before capturing a CUDA graph"
+                    "plan: these lengths were not planned before; "
+                    "plan them once before capturing a CUDA graph"
                 )
             with torch.device("cpu"):  # the tables are worked out there, whatever torch's default device
                 layout = _layout(lengths, keep, schedule, tail, device)
@@ -182,9 +183,8 @@ def _steps(
         return torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     # they came round by round; a program reads its own side by side
     segment = torch.cat(segments)
-    return torch.cat(steps)[segment.argsort(stable=True)], torch.bincount(segment, minlength=len(now)).cumsum(
-        0
-    )
+    last = torch.bincount(segment, minlength=len(now)).cumsum(0)
+    return torch.cat(steps)[segment.argsort(stable=True)], last
 
 
 def _pairs(n: Tensor, schedule: float | tuple[int, ...], done: Tensor) -> Tensor:

@@ -90,10 +90,14 @@ def features_of(encoder: Encoder, media: MediaConfig) -> Tensor:
         frames = rearrange((255 * pixels).clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
         encoded = stream.push(Frames(frames, torch.arange(NUM_FRAMES, dtype=torch.float64), 1.0))
     else:
+        # a tone, a hiss, both or silence, another every second, over a faint hum
         time_s = torch.arange(int(AUDIO_S * media.rate_hz)) / media.rate_hz
-        pitch_hz = 200 * 2 ** (torch.rand(int(AUDIO_S), generator=generator) * 4)  # another tone a second
-        tones = torch.sin(2 * torch.pi * pitch_hz[time_s.long().clamp_max(len(pitch_hz) - 1)] * time_s)
-        samples = 0.3 * tones + 0.02 * torch.randn(len(time_s), generator=generator)
+        second = time_s.long()
+        pitch_hz = 100 * 2 ** (5 * torch.rand(second[-1] + 1, generator=generator))
+        tone, hiss = (torch.rand(2, len(pitch_hz), generator=generator) > 0.5).float() * 0.3
+        noise = torch.randn(len(time_s), generator=generator)
+        samples = tone[second] * torch.sin(2 * torch.pi * pitch_hz[second] * time_s) + hiss[second] * noise
+        samples = (samples + 0.01 * torch.sin(2 * torch.pi * 50 * time_s)).clamp(-1, 1)
         encoded = stream.push(Audio(samples, 0.0, media.rate_hz))
     return torch.cat([part.tokens.x.float() for part in [*encoded, *stream.flush()]])
 

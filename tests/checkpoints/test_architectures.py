@@ -119,7 +119,7 @@ def test_longvale_compresses_a_real_video(base, tmp_path, video, want):
     assert layout.ids == want
     assert memory.duration_s == pytest.approx(4.0, abs=0.03)
     assert memory.ask("what happens").text == memory.ask("what happens").text
-    again = lc.open(memory.save(tmp_path / "video.lcm"), model)
+    again = lc.load_memory(memory.save(tmp_path / "video.lcm"), model)
     assert again.ask("what happens") == memory.ask("what happens")
 
 

@@ -112,7 +112,7 @@ def test_the_projects_own_files(where, tmp_path, capsys):
         assert {key: array.shape for key, array in found[name].items()} == want
         assert {array.dtype for array in found[name].values()} == {np.dtype(dtype)}
     model = encoders_of("longvale", base=parts_of("longvale", where), device="cpu")
-    streams = lc.compress(model, where / "in" / "both.mp4", 2048, progress=False).streams
+    streams = lc.compress(model, where / "in" / "both.mp4", budget=2048, progress=False).streams
     assert np.array_equal(found["speech"]["both"], streams["speech"].x.numpy())
     assert np.array_equal(found["visual"]["both"], streams["video"].x.half().numpy())
     (tmp_path / "all" / "parts" / "heard.json").unlink()

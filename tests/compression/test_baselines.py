@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import longcompress as lc
-from longcompress.compression.baselines import METHODS, segments_of, spend
-from longcompress.compression.merging import Compressor, GlobalMemory
-from longcompress.compression.state import Hold
+from longcompress.compression.baselines import METHODS, spend
+from longcompress.compression.global_memory import GlobalMemory
+from longcompress.compression.state import MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig
+from longcompress.encode import segments_of
 from longcompress.session import Session
 from longcompress.synthetic.scenes import make_scene, parts_of
 from longcompress.types import Audio, Encoded, Frames, Segment, Tokens
@@ -83,12 +84,19 @@ def rows(tokens: Tokens) -> list[tuple[float, ...]]:
 
 def ours(segments, budget: int, split: BudgetConfig = SPLIT) -> dict[str, int]:
     """Tokens a stream has where these segments are closed and compressed, nothing lost on the way."""
+    return lengths(lossless_state(segments, budget, split).compress())
+
+
+def lossless_state(segments, budget: int, allocation: BudgetConfig = SPLIT) -> MergeState:
     merge = MergeConfig(tokens_per_segment={"*": 1 << 20})
-    compressor = Compressor(merge, split, GlobalMemory(MemoryConfig("none"), {}, {}))
-    hold = Hold()
-    for one in segments:
-        compressor.close(hold, one, budget)
-    return {name: len(tokens) for name, tokens in compressor.compress_to(hold, budget)[0].items()}
+    state = MergeState(merge, allocation, GlobalMemory(MemoryConfig("none"), {}, {}), budget)
+    for segment in segments:
+        state.add(segment)
+    return state
+
+
+def lengths(compressed) -> dict[str, int]:
+    return {name: len(tokens) for name, tokens in compressed.streams.items()}
 
 
 @pytest.mark.parametrize(("name", "room"), CASES)
@@ -145,12 +153,7 @@ def test_with_room_for_all_nothing_is_lost(method):
 def test_what_there_is_room_for_is_split_like_ours_with_global_tokens_too():
     segments = video([2] * 40)  # 80 groups; ours holds no more than half of the budget
     for room, taken in product((30, 80, 151, 158, 160), (0, 9)):
-        memory = GlobalMemory(MemoryConfig("none"), {}, {})
-        compressor = Compressor(MergeConfig(tokens_per_segment={"*": 1 << 20}), SPLIT, memory)
-        hold = Hold()
-        for one in segments:
-            compressor.close(hold, one, room + taken)
-        wanted = {name: len(tokens) for name, tokens in compressor.compress_to(hold, room)[0].items()}
+        wanted = lengths(lossless_state(segments, room + taken).compress(room))
         got = spend("random", segments, room, SPLIT, global_tokens=taken)
         assert {name: len(tokens) for name, tokens in got.items()} == wanted, (room, taken)
 
@@ -317,10 +320,10 @@ def parts(tiny):
 
 
 def compressed(model, segments, budget):
-    hold = Hold()
-    for one in segments:
-        model.compressor.close(hold, one, budget)
-    return model.compressor.compress_to(hold, budget)
+    state = model.merge_state(budget)
+    for segment in segments:
+        state.add(segment)
+    return state.compress()
 
 
 def pieces(parts, num: int):
@@ -337,7 +340,7 @@ def pieces(parts, num: int):
 
 @pytest.mark.parametrize("come", [("video", "audio"), ("video",), ("audio",)])
 def test_segments_closed_and_compressed_are_the_memory_of_a_session(tiny, parts, come):
-    session = Session(tiny, 120, streams=come)
+    session = Session(tiny, 120, media=come)
     for part in parts:
         session.push(part)
     session.close()
@@ -347,19 +350,19 @@ def test_segments_closed_and_compressed_are_the_memory_of_a_session(tiny, parts,
         segments, duration_s = segments_of(tiny, given, come)
         assert duration_s == memory.duration_s
         assert sum(len(e) for one in segments for e in one.streams.values()) == session.stats()["raw_tokens"]
-        streams, globals_, _ = compressed(tiny, segments, 120)
-        assert streams.keys() == memory.streams.keys() and globals_.keys() == memory.globals.keys()
-        for name, tokens in streams.items():
+        video = compressed(tiny, segments, 120)
+        assert video.streams.keys() == memory.streams.keys() and video.globals.keys() == memory.globals.keys()
+        for name, tokens in video.streams.items():
             assert rows(tokens) == rows(memory.streams[name])
-        for name, some in globals_.items():
+        for name, some in video.globals.items():
             assert torch.equal(some, memory.globals[name])
 
 
 def test_a_real_video_in_every_way(tiny, parts):
     segments, _ = segments_of(tiny, parts, ("video", "audio"))
     for budget in (12, 20, 60, 111, 300):
-        streams, globals_, _ = compressed(tiny, segments, budget)
-        taken = sum(map(len, globals_.values()))
+        ours_video = compressed(tiny, segments, budget)
+        streams, taken = ours_video.streams, sum(map(len, ours_video.globals.values()))
         for method in METHODS:
             got = spend(method, segments, budget - taken, tiny.config.budget, global_tokens=taken)
             for name, tokens in got.items():

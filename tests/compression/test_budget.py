@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.compression.budget import Flow, Shape, check_budget, estimate, mark_seconds, shares
+from longcompress.compression.budget import Flow, Shape, allocate, check_budget, estimate, mark_seconds
 from longcompress.config import MergeConfig, ModelConfig
 
 
@@ -28,7 +28,7 @@ parts = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=1, m
 def test_shares_sum_exactly_and_stay_within_bounds(parts, extra):
     weights, most = [w for w, _ in parts], [m for _, m in parts]
     total = len(parts) + extra
-    got = shares(weights, total, most=most)
+    got = allocate(weights, total, max_tokens=most)
     assert sum(got) == min(total, sum(most))
     assert all(1 <= g <= m for g, m in zip(got, most, strict=True))
 
@@ -37,7 +37,7 @@ def test_shares_sum_exactly_and_stay_within_bounds(parts, extra):
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 300))
 def test_shares_follow_the_weights_by_largest_remainder(weights, total):
     total = max(total, len(weights))
-    got = shares(weights, total, most=[10**6] * len(weights), least=0)
+    got = allocate(weights, total, max_tokens=[10**6] * len(weights), min_tokens=0)
     ideal = [total * w / sum(weights) for w in weights]
     assert all(abs(g - i) < 1 for g, i in zip(got, ideal, strict=True))
     up = [i for i in range(len(weights)) if got[i] > int(ideal[i] + 1e-9)]
@@ -47,15 +47,15 @@ def test_shares_follow_the_weights_by_largest_remainder(weights, total):
 
 
 def test_equal_remainders_go_to_the_lower_index():
-    assert shares([1, 1, 1], 5, most=[9, 9, 9]) == [2, 2, 1]
-    assert shares([0, 0], 4, most=[9, 9]) == [2, 2]
+    assert allocate([1, 1, 1], 5, max_tokens=[9, 9, 9]) == [2, 2, 1]
+    assert allocate([0, 0], 4, max_tokens=[9, 9]) == [2, 2]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: shares([1, 1], 1, most=[3, 3]), "total must be at least 2"),
-        (lambda: shares([1], 1, most=[3, 3]), "most must have 1 entries"),
+        (lambda: allocate([1, 1], 1, max_tokens=[3, 3]), "total must be at least 2"),
+        (lambda: allocate([1], 1, max_tokens=[3, 3]), "max_tokens must have 1 entries"),
         (lambda: check_budget(True, 1), "whole number of tokens"),
         (lambda: check_budget(2, 5), "at least 5"),
         (lambda: estimate(-1.0, budget=9, config=ModelConfig(), shape=SHAPE), "duration_s must be"),

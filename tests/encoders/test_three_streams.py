@@ -49,9 +49,9 @@ def test_a_video_is_compressed_with_what_it_has(model, sources, kinds, tmp_path)
     expected = model.estimate(SECONDS, video=kinds != "audio", audio=kinds != "frames")
     assert expected.stream_tokens == want and expected.tokens == memory.num_tokens == sum(want.values())
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
-    again = lc.open(memory.save(tmp_path / "video.lcm"), model)
+    again = lc.load_memory(memory.save(tmp_path / "video.lcm"), model)
     assert same(memory, again) and again.ask("what is seen") == memory.ask("what is seen")
-    few = compress(model, sources[kinds], 9, progress=False)
+    few = compress(model, sources[kinds], budget=9, progress=False)
     assert few.num_tokens == min(9, sum(want.values())) and set(few.streams) == set(want)
 
 
@@ -88,7 +88,7 @@ def test_a_file_without_audio_and_one_with_it(model, tmp_path):
     loud = write_video(scene, tmp_path / "loud.mp4", size_px=32)
     memory = compress(model, loud, progress=False)
     assert set(memory.streams) == {"video", "audio", "speech"}
-    silent = Session(model, streams=["video"])
+    silent = Session(model, media=["video"])
     silent.push(video(12.0)[0])
     assert set(silent.memory().streams) == {"video"}
 
@@ -136,9 +136,9 @@ def test_a_model_may_hear_speech_alone(sources):
     alone = LongCompress(made.config, None, None, made.llm, speech=made.speech)
     assert alone.streams == ("speech",)
     assert set(compress(alone, sources["both"], progress=False).streams) == {"speech"}
-    assert set(Session(alone, streams=["audio"])._streams) == {"speech"}
+    assert set(Session(alone, media=["audio"])._streams) == {"speech"}
     with pytest.raises(ValueError, match=r"streams must be some of \('audio',\)"):
-        Session(alone, streams=["video"])
+        Session(alone, media=["video"])
 
 
 def test_late_audio_is_told_once_and_wrong_rates_are_refused(model):

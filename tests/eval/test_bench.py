@@ -336,7 +336,7 @@ class TestThroughput:
 
     def test_another_memory_is_not_timed(self, work, tiny, monkeypatch):
         def other(model, source, budget, **options):
-            memory = compress(model, source, budget, **options)
+            memory = compress(model, source, budget=budget, **options)
             memory.streams["video"].x[0, 0] += 1e-3
             return memory
 

@@ -24,7 +24,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def on_the_device():
-    """Tensors are made where kernels run."""
+    """Tensors are outputs where kernels run."""
     if DEVICE == "cpu":
         yield
         return
@@ -36,7 +36,7 @@ def on_the_device():
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
     """new_empty gives NaN (or -1 for integers) with canaries behind; they must be there after the test."""
-    original, made = torch.Tensor.new_empty, []
+    original, outputs = torch.Tensor.new_empty, []
 
     def new_empty(self, *size, **options):
         out = original(self, *size, **options)
@@ -44,12 +44,12 @@ def poisoned(monkeypatch):
             return out
         whole = original(self, (out.numel() + 64,), **options)
         whole.fill_(CANARY)
-        made.append(whole)
+        outputs.append(whole)
         return whole[: out.numel()].fill_(float("nan") if out.is_floating_point() else -1).view(out.shape)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     yield
-    for whole in made:
+    for whole in outputs:
         assert bool((whole[-64:] == CANARY).all()), "something was written behind an output"
 
 

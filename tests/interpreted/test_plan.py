@@ -293,9 +293,9 @@ def test_every_public_operation_compiles_whole():
     for n in (24, 37):
         x, query = normal(n, 12, seed=n).requires_grad_(), normal(3, 12, seed=1)
         previous, offsets = torch.arange(n, dtype=torch.int32) - 1, offsets_of([n - 9, 9])
-        wanted, got = step(x, query, previous, offsets), compiled(x, query, previous, offsets)
-        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
-        grads = [torch.autograd.grad(out[0], x)[0] for out in (wanted, got)]
+        eager, got = step(x, query, previous, offsets), compiled(x, query, previous, offsets)
+        assert all(torch.equal(a, b) for a, b in zip(eager, got, strict=True))
+        grads = [torch.autograd.grad(out[0], x)[0] for out in (eager, got)]
         assert torch.equal(*grads)
 
 
@@ -310,7 +310,7 @@ def test_planning_and_pooling_compile_whole_for_any_size():
     for n in (40, 57):
         metric, offsets = normal(n, 8, seed=n), offsets_of([n - 20, 20])
         x = normal(n, 12, seed=1).requires_grad_()
-        wanted, got = merge(metric, x, offsets), compiled(metric, x, offsets)
-        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
-        grads = [torch.autograd.grad(out[0].square().sum(), x)[0] for out in (wanted, got)]
+        eager, got = merge(metric, x, offsets), compiled(metric, x, offsets)
+        assert all(torch.equal(a, b) for a, b in zip(eager, got, strict=True))
+        grads = [torch.autograd.grad(out[0].square().sum(), x)[0] for out in (eager, got)]
         assert torch.equal(*grads)

@@ -93,8 +93,8 @@ def test_the_default_device_of_torch_does_not_matter():
     def everything():
         merged = plan(x, offsets, keep, order="reference")
         return [
-            *merged, *plan(x, offsets, 9, schedule=[5, 2]), pool(x, merged), novelty(x, previous), head_mean(x, 4),
-            *attend(query, x, offsets),
+            *merged, *plan(x, offsets, 9, schedule=[5, 2]), pool(x, merged), novelty(x, previous),
+            head_mean(x, 4), *attend(query, x, offsets),
         ]  # fmt: skip
 
     want = everything()

@@ -169,9 +169,7 @@ def test_float32_pairs_are_as_good_as_float64_ones(score, n):
     assert best.sum() - sum(chosen) <= 1e-5 * np.abs(best).sum()
 
 
-@pytest.mark.parametrize(
-    "n", [60, 300]
-)  # in a batch, and through the buffer: there equal weights need no division
+@pytest.mark.parametrize("n", [60, 300])  # in a batch; through the buffer, where no division is needed
 @pytest.mark.parametrize("factor", [0.5, 3.0, 4096.0])
 def test_equal_weights_plan_as_no_weights(n, factor):
     metric = normal(n, 16, seed=30, dtype=torch.float64)

@@ -124,7 +124,7 @@ def rms(x):
 
 def test_tokens_are_as_long_as_words_and_time_is_the_stated_share(made):
     scene = make_scene(4, 30.0)  # not the one that was measured
-    memory = compress(made, list(parts_of(scene, 1.0)), 60, progress=False)
+    memory = compress(made, list(parts_of(scene, 1.0)), budget=60, progress=False)
     table = made.llm.lm.get_input_embeddings()
     words = float(table(torch.arange(32)).detach().norm(dim=1).median())
     assert embedding_norm(made.llm) == pytest.approx(words, rel=0.05)

@@ -256,5 +256,5 @@ def test_a_token_without_a_place_is_an_error():
     reader = llm()
     batch = reader.collate([Example(video(1), [("what", None)])])
     batch["input_ids"][batch["input_ids"] == -2] = 0
-    with pytest.raises(ValueError, match="has 0 places for stream 'frame', got 2 tokens"):
+    with pytest.raises(ValueError, match="has 0 places for stream 'video', got 2 tokens"):
         reader.embed(batch)

@@ -75,7 +75,7 @@ def test_the_codec_changes_little_of_what_the_encoders_see(tiny, tmp_path):
     assert a.shape == b.shape
     same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)
     assert float(same.median()) > 0.9
-    memories = compressed(tiny, scene, 60), lc.compress(tiny, video, 60, progress=False)
+    memories = compressed(tiny, scene, 60), lc.compress(tiny, video, budget=60, progress=False)
     assert memories[0].num_tokens == memories[1].num_tokens == 60
 
 

@@ -1,16 +1,17 @@
-"""Close, hold, compress: exact budgets, mass and time kept, the same for any cut."""
+"""The merge state: exact budgets, mass and time kept, the same for any cut."""
 
 import random
 
 import pytest
 import torch
 
-from longcompress.compression.merging import Compressor, GlobalMemory
+from longcompress.compression.global_memory import GlobalMemory
 from longcompress.compression.segmenter import Segmenter
-from longcompress.compression.state import Hold
+from longcompress.compression.state import MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
 from longcompress.types import Encoded, Segment, Tokens
 
+from helpers import assert_same_video
 from models import tokens
 
 PATCHES, WIDTHS = 4, {"video": 16, "audio": 8}
@@ -27,58 +28,44 @@ def stream(name: str, steps: int, seed: int = 0) -> Encoded:
     return Encoded(made, x[:, :8].contiguous(), x.view(steps, patches, -1).mean(1, keepdim=True), patches)
 
 
-def compressor(kind: str = "mean", **options) -> Compressor:
+def empty_state(
+    budget: int = 64, kind: str = "mean", *, keep_assignment: bool = False, **options
+) -> MergeState:
     torch.manual_seed(0)
     memory = GlobalMemory(MemoryConfig(kind=kind, num_queries=2), WIDTHS, dict.fromkeys(WIDTHS, 1))
-    merge = MergeConfig(
-        tokens_per_segment={"video": 20, "*": 5}, **{k: v for k, v in options.items() if k != "share"}
-    )
-    budget = BudgetConfig(tokens=64, allocation=options.get("share", "even"))
-    return Compressor(merge, budget, memory)
+    merge = MergeConfig(tokens_per_segment={"video": 20, "*": 5})
+    allocation = BudgetConfig(tokens=64, allocation=options.get("allocation", "even"))
+    return MergeState(merge, allocation, memory, budget, keep_assignment)
 
 
-def compressed(
-    made: Compressor, steps: int, budget: int, cuts: list[int] = (), *, members: bool = False
-) -> Hold:
+def fill(state: MergeState, steps: int, cuts: list[int] = ()) -> MergeState:
+    """The state after `steps` seconds of both streams, pushed in pieces that end at `cuts`."""
     parts = {name: stream(name, steps) for name in WIDTHS}
-    hold, segmenter, at = Hold(), Segmenter(SegmentConfig()), 0
+    segmenter, at = Segmenter(SegmentConfig()), 0
     for cut in [*cuts, steps]:
         for name, part in parts.items():
             for segment in segmenter.push(name, part.rows(at, cut)):
-                made.close(hold, segment, budget, keep_assignment=members)
+                state.add(segment)
         at = cut
     for segment in segmenter.flush():
-        made.close(hold, segment, budget, keep_assignment=members)
-    return hold
-
-
-def same(a: tuple, b: tuple) -> bool:
-    """Whether two compressed memories are equal to the bit."""
-    tokens_equal = all(
-        torch.equal(getattr(a[0][n], f), getattr(b[0][n], f))
-        for n in a[0]
-        for f in ("x", "size", "time_s", "start_s", "end_s")
-    )
-    return a[0].keys() == b[0].keys() and tokens_equal and all(torch.equal(a[1][n], b[1][n]) for n in a[1])
+        state.add(segment)
+    return state
 
 
 @pytest.mark.parametrize("kind", ["none", "mean", "learned"])
 @pytest.mark.parametrize("steps", [1, 9, 10, 11, 95])
 @pytest.mark.parametrize("budget", [8, 31, 64, 10_000])
 def test_a_compressed_memory_has_exactly_the_budget_or_all_there_is(kind, steps, budget):
-    made = compressor(kind)
-    hold = compressed(made, steps, 64)
-    streams, globals_, _ = made.compress_to(hold, budget)
-    num_globals = sum(map(len, globals_.values()))
+    state = fill(empty_state(kind=kind), steps)
+    video = state.compress(budget)
+    num_globals = sum(map(len, video.globals.values()))
     assert num_globals == {"none": 0, "mean": 2, "learned": 4}[kind]
-    assert sum(map(len, streams.values())) + num_globals == min(budget, hold.num_tokens() + num_globals)
+    assert video.num_tokens == min(budget, state.num_tokens() + num_globals)
 
 
-@pytest.mark.parametrize("share", ["even", "novelty"])
-def test_mass_and_time_are_kept(share):
-    made = compressor(share=share)
-    hold = compressed(made, 300, 64)
-    streams, _, _ = made.compress_to(hold, 50)
+@pytest.mark.parametrize("allocation", ["even", "novelty"])
+def test_mass_and_time_are_kept(allocation):
+    streams = fill(empty_state(allocation=allocation), 300).compress(50).streams
     for name, patches in (("video", PATCHES), ("audio", 1)):
         held = streams[name]
         assert float(held.size.sum()) == 300 * patches
@@ -96,63 +83,56 @@ def test_mass_and_time_are_kept(share):
 @pytest.mark.parametrize("kind", ["mean", "learned"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_memory_is_the_same_for_any_cut(kind, seed):
-    made = compressor(kind)
-    whole = compressed(made, 200, 40)
+    whole = fill(empty_state(40, kind), 200)
     cuts = sorted(random.Random(seed).sample(range(1, 200), 25))
-    pieces = compressed(made, 200, 40, cuts)
+    pieces = fill(empty_state(40, kind), 200, cuts)
     for budget in (8, 40, 500):
-        assert same(made.compress_to(whole, budget), made.compress_to(pieces, budget))
+        assert_same_video(whole.compress(budget), pieces.compress(budget))
 
 
 def test_compressing_changes_nothing_held():
-    made = compressor()
-    hold = compressed(made, 100, 40)
-    first = made.compress_to(hold, 40)
-    made.compress_to(hold, 9)
-    assert same(first, made.compress_to(hold, 40))
+    state = fill(empty_state(40), 100)
+    first = state.compress()
+    state.compress(9)
+    assert_same_video(first, state.compress(40))
 
 
 def test_what_is_held_is_bounded_for_ever():
-    made = compressor()
     parts = {name: stream(name, 2000) for name in WIDTHS}
-    hold, segmenter, most = Hold(), Segmenter(SegmentConfig()), []
+    state, segmenter, sizes = empty_state(32), Segmenter(SegmentConfig()), []
     for at in range(0, 2000, 10):
         for name, part in parts.items():
             for segment in segmenter.push(name, part.rows(at, at + 10)):
-                made.close(hold, segment, 32)
-                most.append((hold.num_tokens(), hold.num_groups()))
-    assert max(n for n, _ in most) <= 4 * 32
-    assert max(g for _, g in most) <= 16
-    early, late = most[len(most) // 4 :][:20], most[-20:]
+                state.add(segment)
+                sizes.append((state.num_tokens(), state.num_groups))
+    assert max(n for n, _ in sizes) <= 4 * 32
+    assert max(g for _, g in sizes) <= 16
+    early, late = sizes[len(sizes) // 4 :][:20], sizes[-20:]
     assert abs(sum(n for n, _ in late) - sum(n for n, _ in early)) < 20 * 40
-    held = [len(p.groups["video"]) / p.count for p in hold.pieces]
+    held = [len(c.groups["video"]) / c.num_segments for c in state.chunks]
     assert max(held) <= 3 * min(held)  # early and late stretches are kept alike
 
 
 def test_learned_memory_reads_what_closed_tokens_say():
-    made = compressor("learned")
-    hold = compressed(made, 50, 1000)
-    query = made.memory.query["video"]
-    closed = Tokens.join(p.groups["video"].tokens for p in hold.pieces)
+    state = fill(empty_state(1000, "learned"), 50)
+    query = state.global_memory.query["video"]
+    closed = Tokens.join(chunk.groups["video"].tokens for chunk in state.chunks)
     score = query.double() @ closed.x.double().t() + closed.size.double().log()
     want = score.softmax(1) @ closed.x.double()
-    torch.testing.assert_close(made.memory.read(hold.memory)["video"].double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state.compress().globals["video"].double(), want, rtol=1e-5, atol=1e-5)
 
 
 def test_mean_memory_is_the_mean_of_summaries():
-    made = compressor("mean")
-    hold = compressed(made, 73, 30)
+    state = fill(empty_state(30), 73)
     want = stream("audio", 73).summary.double().mean(0)
-    torch.testing.assert_close(made.memory.read(hold.memory)["audio"].double(), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state.compress().globals["audio"].double(), want, rtol=1e-6, atol=1e-6)
 
 
-def test_members_say_where_every_raw_token_went():
-    made = compressor()
-    hold = compressed(made, 60, 40, members=True)
-    streams, _, members = made.compress_to(hold, 40)
+def test_the_assignment_says_where_every_raw_token_went():
+    video = fill(empty_state(40, keep_assignment=True), 60).compress()
     for name in WIDTHS:
-        raw, held = stream(name, 60).tokens, streams[name]
-        group = members[name].long()
+        raw, held = stream(name, 60).tokens, video.streams[name]
+        group = video.assignment[name].long()
         assert len(group) == len(raw)
         assert torch.equal(torch.bincount(group, minlength=len(held)).float(), held.size)
         sums = torch.zeros_like(held.x).index_add(0, group, raw.x)
@@ -160,8 +140,7 @@ def test_members_say_where_every_raw_token_went():
 
 
 def test_novelty_buys_tokens_where_something_happens():
-    made = compressor(share="novelty")
-    hold, segments = Hold(), []
+    state, segments = empty_state(1000, allocation="novelty"), []
     for k in range(4):
         part = stream("video", 10, seed=k).rows(0, 10)
         moved = Tokens(
@@ -177,8 +156,8 @@ def test_novelty_buys_tokens_where_something_happens():
             Segment(k, 10.0 * k, 10.0 * k + 10, {"video": Encoded(moved, metric, part.summary, PATCHES)})
         )
     for segment in segments:
-        made.close(hold, segment, 1000)
-    streams, _, _ = made.compress_to(hold, 30)
+        state.add(segment)
+    streams = state.compress(30).streams
     counts = torch.bincount((streams["video"].time_s // 10).long(), minlength=4)
     assert int(counts.argmax()) == 2 and int(counts[1]) < int(counts[2])
 
@@ -187,14 +166,12 @@ def test_novelty_buys_tokens_where_something_happens():
     ("budget", "message"), [(0, "budget must be a whole number"), (3, "at least 4"), (2.5, "whole number")]
 )
 def test_a_budget_too_small_is_an_error(budget, message):
-    made = compressor("mean")
     with pytest.raises(ValueError, match=message):
-        made.compress_to(compressed(made, 20, 64), budget)
+        fill(empty_state(), 20).compress(budget)
 
 
 def test_the_smallest_budget_works():
-    made = compressor("mean")
-    streams, _, _ = made.compress_to(compressed(made, 200, 64), 4)
+    streams = fill(empty_state(), 200).compress(4).streams
     assert {n: len(t) for n, t in streams.items()} == {"video": 1, "audio": 1}
 
 
