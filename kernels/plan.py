@@ -271,6 +271,10 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     even, odd = _factors(x, score)
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     step = max(1, BATCH_SCORES // (even.shape[1] * odd.shape[1]))
+    # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
+    # gets a product of its own, of rows copied to a place of their own.
+    alone = x.dtype == torch.float64
+    step = 1 if alone else step
     scores, partners = [], []
     # large segments go through a buffer that stays in the cache, small ones in batches
     buffer = spare = None
@@ -279,7 +283,10 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         spare = torch.empty_like(buffer)
     for s in range(0, len(x), step):
         if buffer is None:
-            dots = torch.bmm(even[s : s + step], odd[s : s + step].transpose(1, 2))[:, :num_even, :num_odd]
+            rows, columns = even[s : s + step], odd[s : s + step]
+            if alone:
+                rows, columns = rows.clone(), columns.clone()
+            dots = torch.bmm(rows, columns.transpose(1, 2))[:, :num_even, :num_odd]
         else:
             dots = torch.mm(even[s], odd[s].t(), out=buffer)[None, :num_even, :num_odd]
         if score == "ward":

@@ -93,7 +93,7 @@ def features_of(encoder: Encoder, media: MediaConfig) -> Tensor:
         # a tone, a hiss, both or silence, another every second, over a faint hum
         time_s = torch.arange(int(AUDIO_S * media.rate_hz)) / media.rate_hz
         second = time_s.long()
-        pitch_hz = 100 * 2 ** (5 * torch.rand(second[-1] + 1, generator=generator))
+        pitch_hz = 100 * 2 ** (5 * torch.rand(int(second[-1]) + 1, generator=generator))
         tone, hiss = (torch.rand(2, len(pitch_hz), generator=generator) > 0.5).float() * 0.3
         noise = torch.randn(len(time_s), generator=generator)
         samples = tone[second] * torch.sin(2 * torch.pi * pitch_hz[second] * time_s) + hiss[second] * noise
