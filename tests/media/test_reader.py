@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,9 +264,8 @@ def test_threads_end_when_closed_dropped_or_read_through(tmp_path):
     config = MediaConfig(rate_fps=25, size_px=320)
     reading = read(path, config)
     next(reading)
-    start = time.monotonic()
     reading.close()
-    assert time.monotonic() - start < 1 and not media_threads()
+    assert not media_threads()
     with pytest.raises(StopIteration):
         next(reading)
     read(path, config)  # never read at all
