@@ -74,9 +74,18 @@ def test_a_file_and_its_arrays_are_compressed_alike(model, tmp_path):
     assert memory.num_tokens == 30 and memory.source["name"] == "video.mp4"
     assert set(memory.streams) == {"video", "audio"}
     assert abs(memory.duration_s - 12.0) < 0.2
-    for result in lc.compress_many(model, [path, path], budget=30, progress=False):
-        assert result.source == path and result.error is None
-        assert_same_memory(result.memory, memory)
+
+
+def test_many_videos_go_on_after_one_that_cannot_be_read(model, tmp_path):
+    path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    sources = [path, tmp_path / "broken.mp4", tmp_path / "missing.mp4", path]
+    first, broken, missing, last = lc.compress_many(model, sources, budget=30, progress=False)
+    assert [r.source for r in (first, broken, missing, last)] == sources
+    assert_same_memory(first.memory, last.memory)
+    assert first.error is last.error is None
+    assert broken.memory is missing.memory is None
+    assert isinstance(broken.error, ValueError) and isinstance(missing.error, FileNotFoundError)
 
 
 @pytest.mark.slow
