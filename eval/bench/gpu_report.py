@@ -106,7 +106,7 @@ SECTIONS = {
     "tests": Section(240, interpreted_tests),
     "segment": Section(60, kernel_section("bf16", ["one segment"])),
     "profile": Section(60, profile_kernels),
-    **{f"operations-{name}": Section(75, kernel_section(name, OPERATIONS)) for name in reversed(DTYPES)},
+    **{f"operations-{name}": Section(110, kernel_section(name, OPERATIONS)) for name in reversed(DTYPES)},
     "encoder": Section(90, kernel_section("bf16", ["encoder"], repeat=5)),
 }
 

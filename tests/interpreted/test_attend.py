@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import longcompress.kernels.gpu.attend  # noqa: F401 - registers the operator
 from longcompress.kernels import State, attend, attend_reference, start_state
 
 from helpers import assert_close, normal, offsets_of
@@ -25,7 +26,7 @@ def inputs(lengths, queries, width, dtype, *, biased=True, empty=False):
     query = normal(queries, width, seed=1) * width**-0.5
     x = normal(num, width, seed=2, dtype=dtype)
     bias = normal(num, seed=3).abs() if biased else None
-    state = start_state(len(lengths), queries, width)
+    state = start_state(len(lengths), queries, width, x.device)
     if not empty:
         state = State(
             normal(len(lengths), queries, seed=4), normal(len(lengths), queries, seed=5).abs() + 0.5,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import longcompress.kernels.gpu.novelty  # noqa: F401 - registers the operator
 from longcompress.kernels import novelty
 
 from helpers import assert_within, normal
