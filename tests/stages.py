@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from longcompress.config import load_config
 from longcompress.train import stages as module
 from longcompress.train.data.dataset import QuestionConfig
-from longcompress.train.data.records import read_records
 from longcompress.train.engine import Engine
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.stages import StageRecipe, last_checkpoint
 from longcompress.train.trainer import WEIGHTS

@@ -8,7 +8,7 @@ import pytest
 import webdataset
 
 from longcompress.cli.main import main
-from longcompress.train.data.records import read_records
+from longcompress.train.records import read_records
 from longcompress.train.shards import bench as bench_read
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.bench import by_ranges, compressed, memory_along, open_shards, plain, repeated

@@ -20,10 +20,10 @@ from longcompress.llm.prompt import lay_out
 from longcompress.train import stages as stages_module
 from longcompress.train.data.convert import convert, save_records
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.records import Record
 from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.imports import features as released_features
 from longcompress.train.imports.array_files import read_npy, read_pickle
+from longcompress.train.records import Record
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import read_sample
 from longcompress.train.stages import StageRecipe, train_stage

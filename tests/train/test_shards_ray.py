@@ -9,7 +9,7 @@ import ray
 
 from longcompress.cli.main import main
 from longcompress.model import LongCompress
-from longcompress.train.data.records import read_records
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards import ray as shards_ray
 

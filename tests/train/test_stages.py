@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from longcompress.train.data.dataset import QuestionConfig
-from longcompress.train.data.records import read_records
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.tar import write_tar
 from longcompress.train.stages import (
