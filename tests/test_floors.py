@@ -97,7 +97,7 @@ HOMES = {
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
     "accelerate": ("train/engine.py",),
     "liger_kernel": ("train/engine.py",),
-    "webdataset": ("train/shards/*",),
+    "webdataset": ("train/shards/*", "train/bench_read.py"),
     "ray": ("train/shards/ray.py",),
     "lmms_eval": ("eval/lmms/*",),
     "pycocoevalcap": ("eval/metrics/*",),

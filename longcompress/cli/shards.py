@@ -326,8 +326,8 @@ def bench(
         budget: tokens that videos are compressed to.
         out: JSON file to write the figures to.
     """
-    from ..train.shards.bench import bench as run_bench
-    from ..train.shards.bench import table
+    from ..train.bench_read import bench as run_bench
+    from ..train.bench_read import table
     from ..train.shards.index import load_index
 
     with reading():
