@@ -94,7 +94,7 @@ MAX_LINES = {
     "train/tiny": (726, 500),
 }
 MAX_TOTAL = (25_000, 17_000)
-MAX_FILES = 24  # of ours that compressing a file and asking about it goes through
+MAX_FILES = 24  # of ours that compress and ask of a file go through
 
 
 def parameters(function: Callable[..., Any]) -> str:
@@ -182,7 +182,7 @@ def test_lines_are_counted_without_comments_and_docstrings():
     assert num_lines(source) == (10, 4)
 
 
-def test_compressing_and_asking_goes_through_few_files(tmp_path):
+def test_compress_and_ask_go_through_few_files(tmp_path):
     path = write_video(make_scene(3, 25.0), tmp_path / "video.mp4", size_px=64)
     model = lc.load("tiny", device="cpu")
     files: set[str] = set()
