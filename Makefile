@@ -1,4 +1,7 @@
-# make demo: install, then the main job on the embedded model.  make test: install, then every test.  make lint: style and types.
+# make demo       install, then compress a synthetic video and ask about it with the embedded model
+# make test       install, then run every test
+# make test-fast  install, then run the tests that take seconds
+# make lint       install, then check style and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 LMMS := .venv-lmms
 
-.PHONY: demo test test-gpu gpu-report test-lmms lint clean
+.PHONY: demo test test-fast test-gpu gpu-report test-lmms lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,19 +21,23 @@ $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 demo: $(STAMP)
 	$(BIN)/longcompress demo --out demo_out
 
+# Triton's interpreter is chosen when a process starts, so the kernels under it run in a process of their own.
 test: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile
 	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/kernels/test_attend.py tests/kernels/test_novelty.py
 
-# Needs a GPU and an environment of one's own (PyTorch for CUDA, pip install -e ".[dev]"): kernels run compiled there.
+test-fast: $(STAMP)
+	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not compiled and not real"
+
+# Needs a GPU, and PyTorch for CUDA in the environment of PYTHON. The kernels run compiled.
 test-gpu:
 	LONGCOMPRESS_REQUIRE_GPU=1 $(PYTHON) -m pytest -q tests/interpreted
 
-# The same machine in under ten minutes: device, tests, every operation and type, kernels one by one, a captured segment.
+# Needs the same. Writes one report in under ten minutes: the device, the tests, every kernel and type with its speed.
 gpu-report:
 	$(PYTHON) -m longcompress.eval.bench.gpu_report --out gpu_report
 
-# lmms-eval asks for an older av, and for a torchvision that breaks transformers where torch is for CPUs: it goes again.
+# lmms-eval needs an older av. It also brings a torchvision that breaks transformers beside a torch for CPUs: remove it.
 $(LMMS)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(LMMS)
 	$(LMMS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -39,7 +46,7 @@ $(LMMS)/.installed: setup.py pyproject.toml
 	$(LMMS)/bin/pip install --quiet --disable-pip-version-check --editable . pytest
 	touch $@
 
-# The plugin under the real lmms-eval.
+# Runs the plugin under the real lmms-eval.
 test-lmms: $(LMMS)/.installed
 	$(ENV) $(LMMS)/bin/pytest -q tests/lmms
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longcompress.memory import VideoMemory
 from longcompress.types import CompressedVideo, Tokens
 
 
@@ -47,6 +48,12 @@ def assert_same_video(got: CompressedVideo, want: CompressedVideo) -> None:
         assert item.keys() == other.keys()
         for name, tensor in other.items():
             assert torch.equal(item[name], tensor), name
+
+
+def assert_same_memory(got: VideoMemory, want: VideoMemory) -> None:
+    """Fails unless two memories are equal to the bit, and were made by the same encoders and merging."""
+    assert got.identity == want.identity
+    assert_same_video(got.video, want.video)
 
 
 def offsets_of(lengths: Sequence[int]) -> Tensor:

@@ -1,20 +1,28 @@
 """What tests of training share: three videos with events as feature shards, and a recipe for them."""
 
 import json
+from pathlib import Path
 
-import videos
 from safetensors.torch import load_file
 
+from longcompress.config import load_config
+from longcompress.train import stages as module
 from longcompress.train.data.dataset import QuestionConfig
-from longcompress.train.data.records import read_records
 from longcompress.train.engine import Engine
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.stages import StageRecipe, last_checkpoint
 from longcompress.train.trainer import WEIGHTS
 
 import models
+import videos
 
 CPU = Engine(device="cpu", workers=0, report=[])
+
+
+def recipe_of(name):
+    """A recipe that comes with the project."""
+    return load_config(StageRecipe, Path(module.__file__).parent / "recipes" / f"{name}.yaml")
 
 
 def make_folder(where):

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_bad_files import longer, patched, restamp
-from test_reader import KINDS, STAMPS, media_threads
-from videos import Video, write
 
 from longcompress.config import MergeConfig
 from longcompress.session import compress
 
 from models import model as make_model
+from readings import KINDS, STAMPS, longer, media_threads, patched, restamp
+from videos import Video, write
 
 PLAIN = Video(stamps=range(0, 6000, 40), audio_s=6, options={"g": "10", "sc_threshold": "0"})
 RAW = 10_000  # tokens; more than any video here has

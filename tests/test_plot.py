@@ -1,4 +1,4 @@
-"""Frames are whole files of the kind asked for, and say what they need."""
+"""Plots show the data they are made of, are whole files of the kind asked for, and say what they need."""
 
 import struct
 import sys
@@ -7,8 +7,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.path import Path
 
 from longcompress import files, plot
+from longcompress.llm.prompt import lay_out
 from longcompress.session import compress
 from longcompress.synthetic import scenes
 from longcompress.types import Event
@@ -30,11 +33,35 @@ def memory(video):
     return compress(models.model(), video, budget=40, progress=False, keep_assignment=True)
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, in order."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: saved.append(self) or save(self, *args, **options)
+    )
+    return saved
+
+
 def png_size(path):
     """(width, height) from the header of a PNG."""
     head = path.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">II", head[16:24])
+
+
+def title_of(axes):
+    return axes.get_title(loc="left")
+
+
+def rows_of(axes):
+    """Text of each row of a timeline, and the (start_s, end_s) of its bars."""
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    spans = [
+        [(box.x0, box.x1) for box in map(Path.get_extents, bars.get_paths())] for bars in axes.collections
+    ]
+    return dict(zip(labels, spans, strict=True))
 
 
 def test_a_timeline_has_a_row_for_each_text(tmp_path):
@@ -45,86 +72,96 @@ def test_a_timeline_has_a_row_for_each_text(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few.png", "more.png"]
 
 
-def test_a_timeline_shows_texts_as_they_are(tmp_path):
-    svg = plot.plot_timeline(EVENTS, 10.0, tmp_path / "a.svg").read_text()
-    assert "<!-- a $ red ball $ -->" in svg
-    assert "3 events in 0:10" in svg
+def test_a_timeline_shows_texts_as_they_are_and_each_event_at_its_time(tmp_path, figures):
+    plot.plot_timeline(EVENTS, 10.0, tmp_path / "a.svg")
+    (axes,) = figures[0].axes
+    rows = rows_of(axes)
+    assert rows["a $ red ball $"] == [(1.0, 4.0), (6.0, 9.0)]
+    ((start_s, end_s),) = rows["a beep"]  # an instant is as wide as can be seen
+    assert start_s == 3.0 and 3.0 < end_s < 3.1
+    assert not any(label.get_parse_math() for label in axes.get_yticklabels())  # a dollar sign is one
+    assert title_of(axes) == "3 events in 0:10" and axes.get_xlim() == (0, 10)
 
 
-def test_a_long_timeline_shows_the_longest_and_says_so(tmp_path):
+def test_a_long_timeline_shows_the_longest_and_says_so(tmp_path, figures):
     events = [Event(float(i), i + 1.0 + (i == 77), f"event {i}") for i in range(100)]
-    svg = plot.plot_timeline(events, 100.0, tmp_path / "a.svg").read_text()
-    assert "100 events in 1:40; of 100 texts the 40 that last longest" in svg
-    assert svg.count("<!-- event ") == 40
-    assert "<!-- event 77 -->" in svg
+    plot.plot_timeline(events, 100.0, tmp_path / "a.svg")
+    (axes,) = figures[0].axes
+    assert title_of(axes) == "100 events in 1:40; of 100 texts the 40 that last longest"
+    assert len(rows_of(axes)) == 40 and rows_of(axes)["event 77"] == [(77.0, 79.0)]
 
 
-def test_a_timeline_of_nothing_says_so(tmp_path):
-    assert "no events" in plot.plot_timeline([], 10.0, tmp_path / "a.svg").read_text()
+def test_a_timeline_of_nothing_says_so(tmp_path, figures):
+    plot.plot_timeline([], 10.0, tmp_path / "a.svg")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["no events"]
 
 
-def test_tokens_are_counted_by_stream_with_marks(memory, tmp_path):
-    svg = plot.plot_tokens(memory, tmp_path / "a.svg").read_text()
+def test_every_token_is_in_one_bar_of_its_stream(memory, tmp_path, figures):
+    plot.plot_tokens(memory, tmp_path / "a.svg")
+    (axes,) = figures[0].axes
+    bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert list(map(len, bars.values())) == [3, 3]  # of 5 seconds each
     for name, tokens in memory.streams.items():
-        assert f"<!-- {name}, {len(tokens)} tokens -->" in svg
+        assert sum(bars[f"{name}, {len(tokens)} tokens"]) == len(tokens)
     raw = round(sum(float(t.size.sum()) for t in memory.streams.values()))
-    assert f"40 tokens stand for {raw} in 0:12" in svg
-    assert "time marks, " in svg
-    assert "tokens per 5 s" in svg
+    assert title_of(axes).startswith(f"40 tokens stand for {raw} in 0:12")
+    assert axes.get_ylabel() == "tokens per 5 s"
 
 
-def test_every_token_is_in_one_bar(memory):
-    edges = np.array([0.0, 5.0, 10.0, 15.0])
-    for tokens in memory.streams.values():
-        assert plot._histogram(tokens, edges).sum() == len(tokens)
+def test_timestamps_stand_where_the_prompt_has_them(memory, tmp_path, figures):
+    plot.plot_tokens(memory, tmp_path / "a.svg")
+    llm = memory.model.llm
+    want = lay_out(memory.video, llm.tokenizer, llm.settings, llm.names).said_s
+    (line,) = figures[0].axes[0].lines
+    assert line.get_xdata().tolist() == list(want)
 
 
-def test_tokens_without_a_model_have_no_marks(video, tmp_path):
+def test_tokens_without_a_model_have_no_timestamps(video, tmp_path, figures):
     memory = compress(models.model(), video, budget=40, progress=False)
     memory.model = None
-    svg = plot.plot_tokens(memory, tmp_path / "a.svg").read_text()
-    assert "time marks" not in svg
+    plot.plot_tokens(memory, tmp_path / "a.svg")
+    assert not figures[0].axes[0].lines
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, 100])
-def test_merged_patches(memory, video, tmp_path, num_frames):
+def test_merged_patches(memory, video, tmp_path, num_frames, figures):
     path = plot.plot_merged(memory, video, tmp_path / "a.png", num_frames=num_frames)
     wide, high = png_size(path)
     assert wide > 200
     assert high > 200
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert len(figures[0].axes) == min(num_frames, 12)
 
 
-def test_merged_patches_name_time_and_tokens(memory, video, tmp_path):
-    svg = plot.plot_merged(memory, video, tmp_path / "a.svg", num_frames=2).read_text()
+def test_merged_patches_name_time_and_tokens(memory, video, tmp_path, figures):
+    plot.plot_merged(memory, video, tmp_path / "a.svg", num_frames=2)
     number = memory.video.assignment["video"].view(-1, 4)
-    for frame in (3, 9):
+    for frame, axes in zip((3, 9), figures[0].axes, strict=True):
         num = len(number[frame].unique())
-        assert f"0:{frame:02d}   {num} token{'' if num == 1 else 's'} for 4 patches" in svg
+        assert axes.get_title() == f"0:{frame:02d}   {num} token{'' if num == 1 else 's'} for 4 patches"
 
 
 @pytest.mark.parametrize(
     ("number", "sides"),
     [
         (np.zeros((2, 2), int), 8),  # one square: each outer patch side is a line
-        (np.arange(4).reshape(2, 2), 16),  # four of their own
+        (np.arange(4).reshape(2, 2), 16),  # four tokens
         (
             np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]),
-            20,
-        ),  # a ring has an inside too: 12 + 4, and the 4 of its middle
+            20,  # a ring has an inside too: 12 + 4, and the 4 of its middle
+        ),
     ],
 )
-def test_outlines_are_closed(number, sides):
-    from matplotlib.figure import Figure
-
-    axes = Figure().add_subplot()
-    axes.set_aspect(1)
-    plot._outline(axes, number)
-    lines = axes.collections[0].get_segments()
+def test_outlines_are_closed(memory, video, tmp_path, monkeypatch, figures, number, sides):
+    monkeypatch.setattr(memory.model.video, "patches", number.size)
+    assignment = torch.from_numpy(np.tile(number.ravel(), 12).astype(np.int32))  # of 12 frames
+    monkeypatch.setitem(memory.video.assignment, "video", assignment)
+    plot.plot_merged(memory, video, tmp_path / "a.png", num_frames=1)
+    lines = figures[0].axes[0].collections[0].get_segments()
     assert len(lines) == sides
     ends = np.round(np.concatenate([line[[0, -1]] for line in lines]), 6)
     _, times = np.unique(ends, axis=0, return_counts=True)
-    assert (times == 2).all()  # where a line ends, another one begins
+    assert (times == 2).all()  # where a line ends, another begins
 
 
 def test_no_state_of_matplotlib_is_touched(memory, tmp_path):
@@ -137,7 +174,7 @@ def test_no_state_of_matplotlib_is_touched(memory, tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_failed_frame_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_plot_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 

@@ -4,11 +4,12 @@ import random
 
 import pytest
 import torch
-from test_session import in_pieces, same, video
 
 from longcompress.session import Session
 from longcompress.types import Frames
 
+from clips import make_clip, random_parts
+from helpers import assert_same_memory
 from models import model as make_model
 
 
@@ -19,32 +20,29 @@ def model():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("keep_assignment", [False, True])
-def test_a_restored_session_ends_as_the_one_that_went_on(model, seed, keep_assignment):
-    parts = in_pieces(*video(37.0), seed)
+def test_a_restored_session_ends_as_the_first(model, seed, keep_assignment):
+    parts = random_parts(*make_clip(37.0), seed)
     at = random.Random(seed).randrange(len(parts) + 1)
-    went_on = Session(model, 30, keep_assignment=keep_assignment)
-    messages = [went_on.push(p) for p in parts[:at]]
-    data = went_on.snapshot()
-    assert data == went_on.snapshot()
-    restored = Session.restore(make_model(), data)
-    messages = [went_on.push(p) for p in parts[at:]], went_on.close()
-    again = [restored.push(p) for p in parts[at:]], restored.close()
-    assert messages == again
-    item, other = went_on.memory(), restored.memory()
-    assert same(item, other) and item.duration_s == other.duration_s
-    assert item.video.assignment.keys() == other.video.assignment.keys()
-    assert all(
-        torch.equal(item.video.assignment[n], other.video.assignment[n]) for n in item.video.assignment
-    )
-    assert went_on.stats()["raw_tokens"] == restored.stats()["raw_tokens"]
+    first = Session(model, 30, keep_assignment=keep_assignment)
+    for part in parts[:at]:
+        first.push(part)
+    data = first.snapshot()
+    assert data == first.snapshot()
+    second = Session.restore(make_model(), data)
+    for part in parts[at:]:
+        assert first.push(part) == second.push(part)
+    assert first.close() == second.close()
+    assert_same_memory(second.memory(), first.memory())
+    assert first.stats()["raw_tokens"] == second.stats()["raw_tokens"]
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_of_bounded_size(model):
     session = Session(model, 24, media=["video"])
-    rng = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     sizes = []
     for minute in range(60):
-        pixels = torch.randint(0, 255, (60, 16, 16, 3), dtype=torch.uint8, generator=rng)
+        pixels = torch.randint(0, 255, (60, 16, 16, 3), dtype=torch.uint8, generator=generator)
         session.push(Frames(pixels, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
         sizes.append(len(session.snapshot()))
     assert max(sizes[30:]) <= 1.1 * max(sizes[10:30])
@@ -52,10 +50,10 @@ def test_a_snapshot_is_of_bounded_size(model):
 
 def test_a_closed_session_stays_closed(model):
     session = Session(model, 40)
-    session.push(video(6.0)[0])
+    session.push(make_clip(6.0)[0])
     session.close()
     with pytest.raises(ValueError, match="session is closed"):
-        Session.restore(model, session.snapshot()).push(video(9.0)[0])
+        Session.restore(model, session.snapshot()).push(make_clip(9.0)[0])
 
 
 def test_what_cannot_be_restored_is_refused(model):

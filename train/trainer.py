@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 from .callbacks import CheckGradients, EverySteps, StopOnSignal, Throughput
-from .tiny.muon import with_muon
+from .muon import with_muon
 
 WEIGHTS = "trained.safetensors"
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from ...files import replacing
 from ...plot import FAINT, INK
-from .report import UNCOMPRESSED, by_subject, grouped, number, tokens_of
-from .rows import Row
+from .rows import UNCOMPRESSED, Row, by_subject, grouped, number, tokens_of
 
 # Okabe and Ito's colours, which are told apart with any kind of colour vision; series have markers too
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#555555")

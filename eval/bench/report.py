@@ -7,15 +7,14 @@ With --check nothing is written, and the exit code is 1 where a table isn't that
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ...files import replacing
-from .rows import MACHINE, Row, load_rows
+from .plot import plot_all
+from .rows import MACHINE, Row, by_subject, grouped, load_rows, number, tokens_of
 
-K = TypeVar("K")
-UNCOMPRESSED = "uncompressed"
 MARKER = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench:(\w+) -->)", re.S)
 ANY_MARKER = re.compile(r"<!-- /?bench:")
 
@@ -50,8 +49,6 @@ def bench_report(
         print(f"{name}: its tables {state}" if check else f"{name}: its tables are written")
     if check:
         return int(bool(stale))
-    from .plot import plot_all
-
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(f"## {name}\n\n{tables(name, rows)}" for name in grouped(rows, lambda r: r.suite))
@@ -130,18 +127,6 @@ def patch(row: Row) -> str:
     return f"{value} ({low} to {high})" if low != high else value
 
 
-def number(value: float) -> str:
-    """Three digits, whole from a hundred on."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
-
-
-def tokens_of(row: Row) -> str:
-    """Number of tokens of a row's memory; "" for stages that have none."""
-    tokens = row.settings.get("tokens")
-    text = "" if tokens is None else f"{tokens:,}"
-    return f"all {text}" if row.provider == UNCOMPRESSED else text
-
-
 def quantity(row: Row) -> str:
     """Case, metric and unit, without the metric where that is the time."""
     return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
@@ -170,24 +155,6 @@ TABLES = {
         lambda r: f"{r.metric}, {r.unit}",
     ),
 }  # fmt: skip
-
-
-def by_subject(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
-    """The rows of each device, and model where there is one, by its name."""
-
-    def subject(row: Row) -> str:
-        about, device = row.settings, row.machine["device"]
-        return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
-
-    return grouped(rows, subject)
-
-
-def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
-    """The rows of each key, in the order in which keys come."""
-    groups: dict[K, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 def measured_with(subject: str, rows: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -74,6 +74,8 @@ class Job(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
 
 
+K = TypeVar("K")
+UNCOMPRESSED = "uncompressed"
 MACHINE = ("device", "cpu_threads", "python", "torch", "triton", "transformers", "date")
 OWN = tuple(f.name for f in fields(Row) if f.name != "machine")
 COLUMNS = (*OWN, *MACHINE)
@@ -167,6 +169,36 @@ def load_rows(path: str | Path) -> list[Row]:
 
 
 @cache
+def number(value: float) -> str:
+    """Three digits, whole from a hundred on."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def tokens_of(row: Row) -> str:
+    """Number of tokens of a row's memory; "" for stages that have none."""
+    tokens = row.settings.get("tokens")
+    text = "" if tokens is None else f"{tokens:,}"
+    return f"all {text}" if row.provider == UNCOMPRESSED else text
+
+
+def by_subject(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
+    """The rows of each device, and model where there is one, by its name."""
+
+    def subject(row: Row) -> str:
+        about, device = row.settings, row.machine["device"]
+        return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
+
+    return grouped(rows, subject)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """The rows of each key, in the order in which keys come."""
+    groups: dict[K, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
 def machine_info(device: str) -> dict[str, str]:
     """Name of the device, versions of the packages that matter, and the date."""
     on_gpu = device.startswith("cuda")

@@ -63,7 +63,7 @@ def make(
     import torch
 
     from ..presets import load
-    from ..train.data.records import read_records
+    from ..train.records import read_records
     from ..train.shards import make as shards
 
     if threads < 0:
@@ -118,8 +118,8 @@ def npy(
         on_error: as for `make`.
         device: of the encoders; a GPU if there is one.
     """
-    from ..train.data.records import read_records
     from ..train.imports.npy import make as make_arrays
+    from ..train.records import read_records
 
     share, encoders = _share_of(shard), _encoders_of(preset, base, variant)
     with reading():
@@ -168,8 +168,8 @@ def features(
         on_error: as for `make`.
         shard_mb: as for `make`.
     """
-    from ..train.data.records import read_records
     from ..train.imports import features as released_features
+    from ..train.records import read_records
     from ..train.shards import make as shards
 
     share, encoders = _share_of(shard), _encoders_of(preset, base, variant)
@@ -326,8 +326,8 @@ def bench(
         budget: tokens that videos are compressed to.
         out: JSON file to write the figures to.
     """
-    from ..train.shards.bench import bench as run_bench
-    from ..train.shards.bench import table
+    from ..train.bench_read import bench as run_bench
+    from ..train.bench_read import table
     from ..train.shards.index import load_index
 
     with reading():

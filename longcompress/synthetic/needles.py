@@ -96,10 +96,10 @@ def _needle(
         return [event], _span_question(asked, form.format(object=shown), [event])
     if kind == "audio":
         event = _played(heard, start_s, end_s, rng)
-        return [event], _span_question(asked, form.format(audio=heard), [event])
+        return [event], _span_question(asked, form.format(sound=heard), [event])
     if kind == "binding":
         both = [_seen(bound, start_s, end_s, rng), _played(hay_sound, start_s, end_s, rng)]
-        return both, _span_question(asked, form.format(object=bound, audio=hay_sound), both)
+        return both, _span_question(asked, form.format(object=bound, sound=hay_sound), both)
     both = [_seen(first, start_s, end_s, rng), _played(hay_sound, start_s + 3, end_s + 2, rng)]
     question = Question(asked, form.format(object=first), hay_sound, names=(hay_sound,))
     return both, question

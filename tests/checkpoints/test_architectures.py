@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
-from videos import Video, write
 
 import longcompress as lc
 from longcompress.checkpoints.architectures import PUBLISHED, longvale, longvlm, vtimellm
@@ -18,6 +17,7 @@ from longcompress.media.reader import read
 from longcompress.session import SegmentClosed, Session, compress
 
 from models import published
+from videos import Video, write
 
 TABLE = {  # seconds: tokens as released, and with all that is heard
     5.12: (106, 102), 30.0: (111, 112), 60.0: (123, 124), 200.0: (180, 180), 235.0: (192, 192),

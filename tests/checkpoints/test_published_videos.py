@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_recipes import recipe_of
-from videos import Video, write
 
 import longcompress as lc
 from longcompress.checkpoints.architectures import encoders_of
@@ -23,6 +21,8 @@ from longcompress.types import Audio
 
 import stages
 from models import published
+from stages import recipe_of
+from videos import Video, write
 
 VIDEOS = {
     "both.mp4": Video(), "silent.webm": Video(codec="libvpx-vp9", audio_codec=None),

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-import videos
 
 from longcompress.cli.main import main
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.sample import read_sample
+
+import videos
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from oracles_beats import CFG, SMALL, beats, layout, random_model, wide
 from safetensors.torch import load_file, save_file
 
 from longcompress.encoders.beats import Beats, released_shapes
@@ -17,6 +16,7 @@ from longcompress.encoders.beats_layers import BeatsConfig, distance_buckets
 from longcompress.encoders.fbank import beats_filters
 
 from helpers import assert_close, assert_within, normal
+from oracles_beats import CFG, SMALL, beats, layout, random_model, wide
 
 SIZES = BeatsConfig(2 * 8, 10, 24, 2, 3, 40, 6, 4, 16, 20)  # SMALL's
 

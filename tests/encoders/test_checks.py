@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from videos import Video, write
 
 import longcompress as lc
 from longcompress.checkpoints.architectures import config_of, encoders_of
 from longcompress.session import compress, compressed
 
 from models import published
+from videos import Video, write
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from assets import dinov2_small, whisper_tiny
 
 from longcompress.config import AudioConfig, VisionConfig
 from longcompress.encoders import AudioEncoder, VisionEncoder
 from longcompress.synthetic.scenes import frames, make_scene
 from longcompress.types import Audio, Frames
+
+from assets import dinov2_small, whisper_tiny
 
 pytestmark = pytest.mark.real
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_session import in_pieces, same, video
 
 import longcompress as lc
 from longcompress.encoders import Stream
@@ -16,6 +15,8 @@ from longcompress.model import LongCompress
 from longcompress.session import Session, compress
 from longcompress.synthetic.scenes import make_scene, write_video
 
+from clips import make_clip, random_parts
+from helpers import assert_same_memory
 from models import three_streams
 
 SECONDS = 37.0
@@ -28,7 +29,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def sources():
-    frame, heard = video(SECONDS)
+    frame, heard = make_clip(SECONDS)
     return {
         "both": arrays(frame.pixels, 1.0, heard.samples), "frames": arrays(frame.pixels, 1.0),
         "audio": arrays(samples=heard.samples),
@@ -50,13 +51,14 @@ def test_a_video_is_compressed_with_what_it_has(model, sources, kinds, tmp_path)
     assert expected.stream_tokens == want and expected.tokens == memory.num_tokens == sum(want.values())
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
     again = lc.load_memory(memory.save(tmp_path / "video.lcm"), model)
-    assert same(memory, again) and again.ask("what is seen") == memory.ask("what is seen")
+    assert_same_memory(again, memory)
+    assert again.ask("what is seen") == memory.ask("what is seen")
     few = compress(model, sources[kinds], budget=9, progress=False)
     assert few.num_tokens == min(9, sum(want.values())) and set(few.streams) == set(want)
 
 
 def test_the_streams_are_those_of_the_encoders(model, sources):
-    _, heard = video(SECONDS)
+    _, heard = make_clip(SECONDS)
     memory = compress(model, sources["both"], progress=False)
     for name in ("audio", "speech"):
         stream = Stream(model.encoders[name])
@@ -66,9 +68,9 @@ def test_the_streams_are_those_of_the_encoders(model, sources):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cuts_and_snapshots_change_nothing(model, seed):
-    parts = in_pieces(*video(SECONDS), seed)
+    parts = random_parts(*make_clip(SECONDS), seed)
     whole, restored = Session(model), Session(model)
-    for part in video(SECONDS):
+    for part in make_clip(SECONDS):
         whole.push(part)
     at = random.Random(seed).randrange(1, len(parts))
     for part in parts[:at]:
@@ -80,7 +82,7 @@ def test_cuts_and_snapshots_change_nothing(model, seed):
     for part in parts[at:]:
         restored.push(part)
     whole.close(), restored.close()
-    assert same(whole.memory(), restored.memory())
+    assert_same_memory(restored.memory(), whole.memory())
 
 
 def test_a_file_without_audio_and_one_with_it(model, tmp_path):
@@ -89,24 +91,24 @@ def test_a_file_without_audio_and_one_with_it(model, tmp_path):
     memory = compress(model, loud, progress=False)
     assert set(memory.streams) == {"video", "audio", "speech"}
     silent = Session(model, media=["video"])
-    silent.push(video(12.0)[0])
+    silent.push(make_clip(12.0)[0])
     assert set(silent.memory().streams) == {"video"}
 
 
 @pytest.mark.parametrize("seconds", [5.12, 30.0, 60.0])
 def test_a_video_in_blocks_is_laid_out_as_published(seconds):
-    made = three_streams("released")
-    llm = replace(made.config.llm, order="blocks", time=False)
-    made = three_streams("released", llm=llm, media=replace(made.config.media, frames=100))
-    _, heard = video(60.0)
+    model = three_streams("released")
+    llm = replace(model.config.llm, order="blocks", time=False)
+    model = three_streams("released", llm=llm, media=replace(model.config.media, frames=100))
+    _, heard = make_clip(60.0)
     pixels = torch.zeros(round(3 * seconds), 16, 16, 3, dtype=torch.uint8)
     source = arrays(pixels, 3.0, heard.samples[: round(16000 * seconds)])
-    memory = compress(made, source, progress=False)
+    memory = compress(model, source, progress=False)
     assert memory.duration_s == pytest.approx(seconds)
     audio, speech = {5.12: (1, 5), 30.0: (6, 5), 60.0: (12, 11)}[seconds]
-    ids = lay_out(memory.video, made.llm.tokenizer, made.llm.settings, made.llm.names).ids
+    ids = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names).ids
     assert ids == [-1] * 100 + [-3] * audio + [-5] * speech
-    expected = made.estimate(seconds)
+    expected = model.estimate(seconds)
     assert expected.prompt_tokens == expected.tokens == len(ids) and expected.marks == 0
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
 
@@ -128,20 +130,21 @@ def test_saving_and_loading_keeps_the_tokens(model, sources, tmp_path):
     loaded = lc.load(tmp_path / "model", device="cpu")
     assert loaded.streams == model.streams and loaded.identity() == model.identity()
     first, second = (compress(m, sources["both"], progress=False) for m in (model, loaded))
-    assert same(first, second) and first.ask("what is seen") == second.ask("what is seen")
+    assert_same_memory(second, first)
+    assert first.ask("what is seen") == second.ask("what is seen")
 
 
 def test_a_model_may_hear_speech_alone(sources):
-    made = three_streams()
-    alone = LongCompress(made.config, None, None, made.llm, speech=made.speech)
+    model = three_streams()
+    alone = LongCompress(model.config, None, None, model.llm, speech=model.speech)
     assert alone.streams == ("speech",)
     assert set(compress(alone, sources["both"], progress=False).streams) == {"speech"}
     assert Session(alone, media=["audio"]).encoder.streams == ("speech",)
-    with pytest.raises(ValueError, match=r"streams must be some of \('audio',\)"):
+    with pytest.raises(ValueError, match=r"media must be some of \('audio',\)"):
         Session(alone, media=["video"])
 
 
-def test_late_audio_is_told_once_and_wrong_rates_are_refused(model):
+def test_late_audio_is_reported_once_and_wrong_rates_are_refused(model):
     session = Session(model)
     session.push_audio(torch.zeros(16000 * 3), 16000)
     assert len(session.push_audio(torch.zeros(16000), 16000, 1.0)) == 1
@@ -169,6 +172,6 @@ def test_the_identity_knows_what_makes_the_tokens(model):
 
 
 def test_a_model_without_encoders_is_refused():
-    made = three_streams()
+    model = three_streams()
     with pytest.raises(ValueError, match="a model without encoders sees and hears nothing"):
-        LongCompress(made.config, None, None, made.llm)
+        LongCompress(model.config, None, None, model.llm)

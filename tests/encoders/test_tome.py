@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from assets import dinov2_small
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -32,6 +31,7 @@ from longcompress.synthetic.scenes import frames, make_scene
 from longcompress.types import Frames
 
 import models
+from assets import dinov2_small
 from helpers import assert_close, assert_within, normal, save_config
 
 SIZE, SIDE, LAYERS, HEADS = 48, 8, 4, 4

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import videos
 
 from longcompress.cli import main as cli
 from longcompress.eval.bench import (
@@ -30,6 +29,8 @@ from longcompress.llm import CausalLM
 from longcompress.presets import load
 from longcompress.session import compress
 from longcompress.synthetic import scenes
+
+import videos
 
 MINUTES = 1 / 3
 MODEL = {"model": "tiny", "dtype": "float32"}

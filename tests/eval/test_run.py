@@ -12,8 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import videos
-from test_tasks import CASES, HOW, put
 
 from longcompress.cli.eval import main
 from longcompress.eval.metrics.meteor import is_available
@@ -27,6 +25,8 @@ from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import How
 
 import models
+import videos
+from task_cases import CASES, HOW, put
 
 DENSE = {
     name: {"duration": 4.0, "timestamps": [[0, 2], [2, 4]], "sentences": ["It is red.", "It is a ball."]}

@@ -5,13 +5,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from test_tasks import CASES, put
 
 from longcompress.cli.main import main
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.judging import SYSTEM_ENDS, endpoint
 from longcompress.eval.tasks.task import How
+
+from task_cases import CASES, put
 
 
 def run(capsys, *words):

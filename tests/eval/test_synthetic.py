@@ -9,7 +9,6 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -29,10 +28,9 @@ from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
 
 import models
+from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn
 
-TWO_OF_5 = Synthetic(minutes=(5,), num_videos=2)
 TWO = Synthetic(minutes=(5, 6), num_videos=2)
-CONFIG = RunConfig(budgets=("24",), max_new_tokens=4, streams="video")
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +46,6 @@ def lines(path):
 
 def examples_of(task, drawn=TWO):
     return synthesize_all(task, TASKS[task].synthesize, drawn)[0]
-
-
-def run_drawn(task, synthetic, model, out, config=None):
-    (summary,) = running.run(from_scenes(task, synthetic), model, out, config)
-    return summary
-
-
-def compressed(source, model, streams, budgets, video, names):
-    """What takes the place of encoding: answers that depend on video and question alone."""
-
-    def answer(prompt):
-        first = crc32(f"{video} {prompt}".encode()) % 300
-        return SimpleNamespace(text=f"{first} to {first + 7}")
-
-    memory = SimpleNamespace(num_tokens=8, ask_all=lambda asked, **_: [answer(one) for one in asked])
-    return [(name, running.Encoded(memory, 0.0)) for name in names]
 
 
 def saying(monkeypatch, says):
@@ -145,7 +127,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import models
-from test_eval_drawn import CONFIG, TWO_OF_5, run_drawn, running, compressed
+from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn, running
 def slow(*args):
     if args[4].endswith("-1"):
         time.sleep(600)

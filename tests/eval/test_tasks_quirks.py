@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from test_tasks import CASES, HOW, LVBENCH, MLVU, MME, VIDEOS, lines, log, put
 
 from longcompress.eval.metrics.captions import caption_scores
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.task import How
+
+from task_cases import CASES, HOW, LVBENCH, MLVU, MME, VIDEOS, lines, log, put
 
 PAPER = How(compat="paper", asker=HOW.asker)
 

@@ -12,12 +12,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from test_reader import SMALL, gather, joined, media_threads
-from videos import Video, number_of, write
 
 from longcompress.config import MediaConfig
 from longcompress.media.reader import probe, read
 from longcompress.types import Audio
+
+from readings import SMALL, gather, joined, longer, media_threads, patched, restamp
+from videos import Video, number_of, write
 
 PLAIN = Video(stamps=range(0, 3000, 40), audio_s=3, options={"g": "10", "sc_threshold": "0"})
 
@@ -41,14 +42,6 @@ def mkv(folder):
 def no_thread_left():
     yield
     assert not media_threads()
-
-
-def patched(path: Path, name: str, old: bytes, new: bytes, count: int = -1) -> Path:
-    data = path.read_bytes()
-    assert old in data
-    other = path.with_name(name)
-    other.write_bytes(data.replace(old, new, count))
-    return other
 
 
 # --- not a video at all
@@ -237,20 +230,6 @@ def test_random_damage_never_hangs_or_crashes(folder, mp4, mkv, seed):
         assert "noise" in str(error)
 
 
-def longer(path: Path, name: str, factor: float) -> Path:
-    """The MP4 with the durations in its mvhd, tkhd, mdhd and edit list boxes multiplied."""
-    data = bytearray(path.read_bytes())
-    for kind, offset in ((b"mvhd", 20), (b"mdhd", 20), (b"tkhd", 24)):
-        at = data.find(kind)
-        while at >= 0:
-            field = slice(at + offset, at + offset + 4)
-            data[field] = struct.pack(">I", int(struct.unpack(">I", data[field])[0] * factor))
-            at = data.find(kind, at + 4)
-    other = path.with_name(name)
-    other.write_bytes(data)
-    return other
-
-
 @pytest.mark.parametrize("factor", [12000, 0.1])
 def test_an_mp4_header_that_lies_about_the_length_is_not_believed(mp4, factor):
     path = longer(mp4, "hours.mp4", factor)
@@ -320,18 +299,6 @@ def remux(source: Path, target: Path, change) -> Path:
 @pytest.fixture(scope="module")
 def simple(folder):
     return write(folder / "simple.mkv", replace(PLAIN, audio_codec=None, options={"bf": "0", "g": "10"}))
-
-
-def restamp(source: Path, target: Path, stamps: dict[int, int]) -> Path:
-    """A copy of a Matroska video of one cluster with other stamps (ms) for the frames of these numbers."""
-    data = source.read_bytes()
-    for number, stamp in stamps.items():
-        old = [b"\x81" + struct.pack(">h", 40 * number) + flags for flags in (b"\x80", b"\x00")]
-        assert sum(map(data.count, old)) == 1
-        for block in old:
-            data = data.replace(block, block[:1] + struct.pack(">h", stamp) + block[3:])
-    target.write_bytes(data)
-    return target
 
 
 ODD = {"back": {30: 1080}, "repeated": {n: 40 * n - 40 for n in range(5, 70, 10)}, "hour": {}}

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from test_reader import SMALL, STAMPS, gather, joined, shown_at
-from videos import Video, number_of, write
 
 from longcompress.config import MediaConfig
 from longcompress.media.audio import AudioTrack
 from longcompress.media.frames import Clock, VideoTrack
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio
+
+from readings import SMALL, STAMPS, gather, joined, shown_at
+from videos import Video, number_of, write
 
 PARTS = [(0.0, 1.0), (0.5, 2.25), (1.337, 3.9), (2.0, 60.0)]
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from test_reader import gather
-from videos import Video, number_of, write
 
 from longcompress.config import MediaConfig
 from longcompress.media.frames import Grid
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio, Frames
+
+from readings import gather
+from videos import Video, number_of, write
 
 LATE = range(120, 5000, 40)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import videos
 
 from longcompress.synthetic import scenes
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene
+
+import videos
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,17 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-import videos
 import webdataset
 
 from longcompress.cli.main import main
-from longcompress.train.data.records import read_records
-from longcompress.train.shards import bench as bench_read
+from longcompress.train import bench_read
+from longcompress.train.bench_read import by_ranges, compressed, memory_along, open_shards, plain, repeated
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
-from longcompress.train.shards.bench import by_ranges, compressed, memory_along, open_shards, plain, repeated
 from longcompress.train.shards.index import load_index
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

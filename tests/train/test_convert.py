@@ -5,7 +5,7 @@ import json
 import pytest
 
 from longcompress.train.data.convert import SHAPES, convert, save_records
-from longcompress.train.data.records import Turn, read_records
+from longcompress.train.records import Turn, read_records
 from longcompress.types import Event
 
 

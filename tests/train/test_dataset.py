@@ -7,20 +7,20 @@ from itertools import islice
 
 import pytest
 import torch
-import videos
 from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
 from longcompress.train.collate import BadSampleList
 from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
-from longcompress.train.data.records import read_records
 from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.loaders import enter_worker
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import write_tar
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from longcompress.llm.prompt import lay_out
 from longcompress.train import stages as stages_module
 from longcompress.train.data.convert import convert, save_records
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.records import Record
 from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.imports import features as released_features
 from longcompress.train.imports.array_files import read_npy, read_pickle
+from longcompress.train.records import Record
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import read_sample
 from longcompress.train.stages import StageRecipe, train_stage
@@ -142,9 +142,9 @@ def test_three_folders_are_three_blocks_and_a_video_may_lack_audio(longvale, tmp
 
 def test_what_our_encoders_extract_in_their_format_comes_back(longvale, tmp_path):
     """Ours to theirs and back: the same tokens as straight from the video."""
-    import videos
-
     from longcompress.train.imports import npy as arrays
+
+    import videos
 
     (tmp_path / "in").mkdir()
     videos.write(tmp_path / "in" / "v.mkv", videos.Video())

@@ -9,8 +9,8 @@ from longcompress.cli.main import main
 from longcompress.config import load_config
 from longcompress.presets import load
 from longcompress.synthetic.scenes import make_scene
-from longcompress.train.data.records import parse_record
 from longcompress.train.overfit_check import arbitrary_question, first_samples
+from longcompress.train.records import parse_record
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.sample import JSON, read_sample
 from longcompress.train.tiny.shards import all_questions, synthetic_shards

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from longcompress.events.parse import parse_spans
 from longcompress.train.data.questions import CHOICE, LETTERS, Shortened, shortened, time_text, turns_of
-from longcompress.train.data.records import Record, Turn
+from longcompress.train.records import Record, Turn
 from longcompress.types import Event
 
 EVENTS = (

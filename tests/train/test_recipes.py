@@ -2,22 +2,20 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import videos
 
-from longcompress.config import load_config
 from longcompress.presets import load
 from longcompress.train import stages as module
 from longcompress.train.data.convert import convert
 from longcompress.train.shards import make as shards
-from longcompress.train.stages import StageRecipe, train_stage
+from longcompress.train.stages import train_stage
 
 import models
 import stages
+import videos
+from stages import recipe_of
 
-RECIPES = Path(module.__file__).parent / "recipes"
 PAPERS = {
     "vtimellm_align": (1e-3, 1, 128),
     "vtimellm_boundary": (1e-4, 2, 128),
@@ -26,10 +24,6 @@ PAPERS = {
     "longvale_instruct": (1e-4, 2, 128),
     "longvlm": (2e-5, 3, 32),
 }
-
-
-def recipe_of(name):
-    return load_config(StageRecipe, RECIPES / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", PAPERS)

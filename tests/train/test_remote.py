@@ -17,20 +17,20 @@ from multiprocessing import get_context
 import fsspec
 import numpy as np
 import pytest
-import videos
 from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 from torch.utils.data import DataLoader
 
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.records import read_records
 from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index, make_index
 from longcompress.train.shards.remote import Remote
 from longcompress.train.shards.tar import write_tar
 
 import models
+import videos
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -12,12 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import videos
 from safetensors.torch import load, save
 
 from longcompress.config import SegmentConfig
 from longcompress.session import compressed
-from longcompress.train.data.records import Record, faults, num_overlapping, read_records, slug
+from longcompress.train.records import Record, faults, num_overlapping, read_records, slug
 from longcompress.train.shards import index as indexes
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import check_model, members_of, read_sample
@@ -25,6 +24,7 @@ from longcompress.train.shards.tar import members_in, write_tar
 from longcompress.types import Event
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, 
         "import sys, torch; torch.set_num_threads(1)\n"
         "from longcompress.model import LongCompress\n"
         "from longcompress.train import shards\n"
-        "from longcompress.train.data.records import read_records\n"
+        "from longcompress.train.records import read_records\n"
         "model = LongCompress.from_pretrained(sys.argv[1], device='cpu')\n"
         "shards.make(read_records(sys.argv[2]), sys.argv[3], model, progress=False)\n"
     )

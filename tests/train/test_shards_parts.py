@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
-import videos
 
 from longcompress.config import MediaConfig
 from longcompress.media import reader as media
 from longcompress.session import compressed
 from longcompress.train.data.questions import turns_of
-from longcompress.train.data.records import Record, Turn, part_key, part_of, read_records
+from longcompress.train.records import Record, Turn, part_key, part_of, read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import members_of, read_sample
 from longcompress.types import Audio, Event, Frames
 
 import models
+import videos
 
 PARTS = [
     (0.0, 3.2),

@@ -6,15 +6,15 @@ import sys
 
 import pytest
 import ray
-import videos
 
 from longcompress.cli.main import main
 from longcompress.model import LongCompress
-from longcompress.train.data.records import read_records
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards import ray as shards_ray
 
 import models
+import videos
 
 
 @pytest.fixture(scope="module")

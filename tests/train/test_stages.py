@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import videos
 
 from longcompress.train.data.dataset import QuestionConfig
-from longcompress.train.data.records import read_records
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.tar import write_tar
 from longcompress.train.stages import (
@@ -27,6 +26,7 @@ from longcompress.train.stages import (
 
 import models
 import stages
+import videos
 from helpers import save_config
 from stages import CPU, losses, weights
 

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.llm import Example
 from longcompress.llm.prompt import encode
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.records import read_records
 from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.data.truncate import Room
+from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 
 import models
+import videos
 
 TURNS = [
     ("what is seen", "the red ball .\n the blue box .\n nothing"),

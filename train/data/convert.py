@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from ...files import replacing
 from ...types import Event
-from .records import VIDEOS, Record, Turn, part_key, part_of, sorted_events
+from ..records import VIDEOS, Record, Turn, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}

@@ -12,9 +12,9 @@ from ...llm import Example
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ..loaders import enter_worker
+from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without
 from .questions import TEMPLATES, Kind, Times, shortened, turns_of
-from .records import parse_record
 from .sampler import Batch, BatchSampler
 from .truncate import Room
 

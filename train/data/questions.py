@@ -13,7 +13,7 @@ import numpy as np
 
 from ...events.parse import to_seconds
 from ...types import Event
-from .records import Record, Turn
+from ..records import Record, Turn
 
 Times = Literal["seconds", "hundredths"]
 Kind = Literal["grounding", "segment", "dense", "choice", "conversation", "caption", "qa"]

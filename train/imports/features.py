@@ -26,7 +26,7 @@ from ...compression.state import Chunk, MergeState
 from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
-from ..data.records import Record, checked
+from ..records import Record, checked
 from ..shards.make import ENDLESS, Result, make_each, try_part
 from ..shards.sample import members_of
 from ..shards.tar import write_tar

@@ -11,7 +11,7 @@ import numpy as np
 from ...files import replacing
 from ...model import LongCompress
 from ...session import read_session
-from ..data.records import Record
+from ..records import Record
 from ..shards.make import ENDLESS, Result, make_each, try_part
 
 

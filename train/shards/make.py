@@ -14,7 +14,7 @@ from ...files import replacing
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session
-from ..data.records import SLACK_S, Record, checked
+from ..records import SLACK_S, Record, checked
 from .index import Index, load_index, make_index
 from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar

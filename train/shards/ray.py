@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ...model import LongCompress
-from ..data.records import Record, parse_record
+from ..records import Record, parse_record
 from .make import PARTS, Kind, Result, make_part, records_of_share, share_lock
 
 Loader = Callable[..., LongCompress]

@@ -11,7 +11,7 @@ from ...session import Session
 from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import Scene, make_scene, parts_of
 from ...types import Event
-from ..data.records import Record, Turn
+from ..records import Record, Turn
 from ..shards.index import Index, make_index
 from ..shards.make import ENDLESS
 from ..shards.sample import members_of

