@@ -44,10 +44,10 @@ def assert_same_video(got: CompressedVideo, want: CompressedVideo) -> None:
                 name,
                 field.name,
             )
-    for one, other in ((got.globals, want.globals), (got.assignment, want.assignment)):
-        assert one.keys() == other.keys()
+    for item, other in ((got.globals, want.globals), (got.assignment, want.assignment)):
+        assert item.keys() == other.keys()
         for name, tensor in other.items():
-            assert torch.equal(one[name], tensor), name
+            assert torch.equal(item[name], tensor), name
 
 
 def assert_same_memory(got: VideoMemory, want: VideoMemory) -> None:
@@ -121,12 +121,12 @@ def merge_step_by_step(
     while len(rows) > keep:
         n = len(rows)
         if isinstance(schedule, float):
-            wanted = int(schedule * n)
+            expected = int(schedule * n)
         elif done < len(schedule):
-            wanted = schedule[done]
+            expected = schedule[done]
         else:
             break
-        pairs = min(max(1, wanted), n // 2, n - keep)
+        pairs = min(max(1, expected), n // 2, n - keep)
         metric = metric_of(np.stack(rows))
         best, partner = {}, {}
         for i in range(0, n, 2):
@@ -155,15 +155,15 @@ def merge_step_by_step(
 
 def _scores(metric: np.ndarray, size: np.ndarray, i: int, score: str) -> np.ndarray:
     """(floor(n / 2),) scores of seat i against each odd seat."""
-    one, odd = metric[i], metric[1::2]
+    item, odd = metric[i], metric[1::2]
     if score == "ward":  # a weight of 0 loses nothing by a merge
         near, far = size[i], size[1::2]
         both = near + far
-        return -np.where(both > 0, near * far / np.where(both > 0, both, 1), 0) * ((odd - one) ** 2).sum(
+        return -np.where(both > 0, near * far / np.where(both > 0, both, 1), 0) * ((odd - item) ** 2).sum(
             axis=1
         )
-    lengths = np.sqrt((one**2).sum()) * np.sqrt((odd**2).sum(axis=1))
-    return np.where(lengths > 0, (odd * one).sum(axis=1) / np.where(lengths > 0, lengths, 1), -1.0)
+    lengths = np.sqrt((item**2).sum()) * np.sqrt((odd**2).sum(axis=1))
+    return np.where(lengths > 0, (odd * item).sum(axis=1) / np.where(lengths > 0, lengths, 1), -1.0)
 
 
 def _mean(rows: list[np.ndarray], sizes: list[float]) -> np.ndarray:

@@ -77,20 +77,20 @@ def llm(kind: str = "llama", **options) -> CausalLM:
     config = LLMConfig(
         timestamp="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
     )
-    made = CausalLM(language_model(kind), tokenizer(), config, WIDTHS).eval()
-    if made.time is not None:
-        torch.nn.init.normal_(made.time.table, std=0.1)
-        torch.nn.init.normal_(made.time.size, std=0.1)
-    return made
+    built = CausalLM(language_model(kind), tokenizer(), config, WIDTHS).eval()
+    if built.time is not None:
+        torch.nn.init.normal_(built.time.table, std=0.1)
+        torch.nn.init.normal_(built.time.size, std=0.1)
+    return built
 
 
 def tokens(num: int, width: int, seed: int, duration_s: float = 60.0) -> Tokens:
     """Random tokens by time."""
-    draw = torch.Generator().manual_seed(seed)
-    time_s = (torch.rand(num, generator=draw, dtype=torch.float64) * (duration_s - 1)).sort().values
+    random = torch.Generator().manual_seed(seed)
+    time_s = (torch.rand(num, generator=random, dtype=torch.float64) * (duration_s - 1)).sort().values
     start_s = time_s.floor()
-    size = torch.randint(1, 9, (num,), generator=draw).float()
-    return Tokens(torch.randn(num, width, generator=draw), size, time_s, start_s, start_s + 1)
+    size = torch.randint(1, 9, (num,), generator=random).float()
+    return Tokens(torch.randn(num, width, generator=random), size, time_s, start_s, start_s + 1)
 
 
 def video(seed: int, frames: int = 20, sounds: int = 6, budget: int = 400) -> CompressedVideo:

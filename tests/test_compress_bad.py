@@ -51,10 +51,10 @@ def no_thread_left():
 
 def compressed(model, path, budget=RAW):
     """The memory and the warnings."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         memory = compress(model, path, budget=budget, progress=False)
-    return memory, [str(w.message) for w in told]
+    return memory, [str(w.message) for w in messages]
 
 
 def loudness(encoder):
@@ -76,15 +76,15 @@ def test_flash_and_beep_are_tokens_of_their_seconds(tmp_path, suffix, stamps):
     model.audio.features = loudness(model.audio)
     video = replace(KINDS[suffix], stamps=STAMPS[stamps])
     memory, _ = compressed(model, write(tmp_path / f"video.{suffix}", video))
-    for name, wanted, window_s in (("video", video.flashes, 0.1), ("audio", video.beeps, 1.0)):
+    for name, expected, window_s in (("video", video.flashes, 0.1), ("audio", video.beeps, 1.0)):
         tokens = memory.streams[name]
         far = (tokens.x - tokens.x.median(0).values).norm(dim=1)
         hit = far > (far.max() + far.median()) / 2
         starts = sorted(set(tokens.start_s[hit].tolist()))
-        for second in wanted:
+        for second in expected:
             assert any(abs(s - second) <= window_s + 1e-6 for s in starts), (name, second, starts)
         for start in starts:  # and nowhere else: a flash lasts 0.1 s, a beep a little longer
-            assert any(s - window_s - 0.05 <= start <= s + 0.35 for s in wanted), (name, start)
+            assert any(s - window_s - 0.05 <= start <= s + 0.35 for s in expected), (name, start)
 
 
 @pytest.mark.parametrize(
@@ -132,18 +132,18 @@ def test_a_header_that_lies_is_not_believed(model, mp4, factor):
 
 
 def test_missing_and_short_tracks_are_told_and_the_rest_is_there(model, folder):
-    silent, told = compressed(model, write(folder / "silent.mp4", replace(PLAIN, audio_codec=None)))
-    assert set(silent.streams) == {"video"} and "no audio track" in told[0] and len(told) == 1
-    blind, told = compressed(model, write(folder / "blind.mp4", replace(PLAIN, codec=None)))
-    assert "no video track" in told[0] and len(told) == 1
+    silent, messages = compressed(model, write(folder / "silent.mp4", replace(PLAIN, audio_codec=None)))
+    assert set(silent.streams) == {"video"} and "no audio track" in messages[0] and len(messages) == 1
+    blind, messages = compressed(model, write(folder / "blind.mp4", replace(PLAIN, codec=None)))
+    assert "no video track" in messages[0] and len(messages) == 1
     assert set(blind.streams) == {"audio"} and blind.duration_s == pytest.approx(6, abs=0.1)
     short, _ = compressed(model, write(folder / "short.mp4", replace(PLAIN, audio_s=1)))
     assert float(short.streams["audio"].end_s.max()) < 2.1 and len(short.streams["video"]) == 24
     odd = patched(
         write(folder / "odd0.mp4", PLAIN), "odd.mp4", b"avc1\x00\x00\x00\x00", b"zzzz\x00\x00\x00\x00"
     )
-    heard, told = compressed(model, odd)
-    assert set(heard.streams) == {"audio"} and any("codec" in text for text in told)
+    heard, messages = compressed(model, odd)
+    assert set(heard.streams) == {"audio"} and any("codec" in text for text in messages)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_missing_and_short_tracks_are_told_and_the_rest_is_there(model, folder):
 def test_odd_stamps_change_no_count(model, folder, stamps):
     plain = replace(PLAIN, stamps=range(0, 3000, 40), audio_codec=None, options={"bf": "0", "g": "10"})
     simple = write(folder / "simple.mkv", plain)
-    memory, told = compressed(model, restamp(simple, folder / "stamps.mkv", stamps))
-    assert len(memory.streams["video"]) == 3 * 4 and len(told) <= 2  # of the sound, of the stamps
+    memory, messages = compressed(model, restamp(simple, folder / "stamps.mkv", stamps))
+    assert len(memory.streams["video"]) == 3 * 4 and len(messages) <= 2  # of the sound, of the stamps
     assert memory.streams["video"].start_s.unique().tolist() == [0, 1, 2]
 
 
 def test_tiny_and_huge_frames(model, folder):
-    one = replace(PLAIN, codec="ffv1", size=(1, 1), stamps=range(0, 2000, 500), audio_codec=None, options={})
-    memory, _ = compressed(model, write(folder / "one.mkv", one))
+    item = replace(PLAIN, codec="ffv1", size=(1, 1), stamps=range(0, 2000, 500), audio_codec=None, options={})
+    memory, _ = compressed(model, write(folder / "one.mkv", item))
     assert len(memory.streams["video"]) == 2 * 4
     limited = unmerged()
     limited.change({"media": {"max_pixels": 1000}})

@@ -219,7 +219,7 @@ def plot(
     print(dumps([str(p) for p in paths]) if json else "\n".join(map(str, paths)))
 
 
-def scenes(
+def synthesize(
     *,
     out: str,
     seconds: float = 120.0,
@@ -373,7 +373,7 @@ def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
-    "info": info, "compress": compress, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
+    "info": info, "compress": compress, "ask": ask, "events": events, "plot": plot, "synthesize": synthesize,
     "demo": demo, "doctor": doctor, "train": train, "shards": shards, "bench": bench,
     "eval": evaluate, "weights": weights,
 }  # fmt: skip

@@ -279,7 +279,7 @@ class TestPlot:
 
 def test_scenes(run, tmp_path):
     words = (
-        "scenes",
+        "synthesize",
         "--out",
         tmp_path / "new",
         "--seconds",
@@ -298,7 +298,7 @@ def test_scenes(run, tmp_path):
     for one in told:
         assert len(scenes.read_truth(one["video"]).events) == one["events"]
     assert len(list((tmp_path / "new").iterdir())) == 4
-    code, _, err = run("scenes", "--out", tmp_path, "--num", "0", model=False)
+    code, _, err = run("synthesize", "--out", tmp_path, "--num", "0", model=False)
     assert code == 2
     assert "--num must be > 0, got 0" in err
 
@@ -447,7 +447,7 @@ WRONG = [
         ["compress", "HERE/video.mp4", "--out", "HERE/video.mp4/x.lcm"],
         "is no folder that can be written into",
     ),
-    (4, ["scenes", "--out", "HERE/video.mp4/x"], "can't be written"),
+    (4, ["synthesize", "--out", "HERE/video.mp4/x"], "can't be written"),
 ]
 
 
