@@ -13,7 +13,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
     assert from_dict(ModelConfig, json.loads(json.dumps(asdict(config)))) == config
     assert from_dict(ModelConfig, {}) == ModelConfig()
     path = tmp_path / "config.yaml"
-    path.write_text("name: x\nvision: {base: ./vision, summary_until: 3}\n")
+    path.write_text("name: x\nvideo: {base: ./video, summary_until: 3}\n")
     assert load_config(ModelConfig, path) == config
 
 
