@@ -186,7 +186,7 @@ def shards_of(name, source, out, where):
 
 
 def small(name, folder, **changes):
-    """A paper's recipe as it stands, but for sizes: 4 videos a step instead of 128, a tiny language model's rates."""
+    """A paper's recipe with other sizes: 4 videos a step instead of 128, a tiny language model's rates."""
     recipe = recipe_of(name)
     engine = replace(stages.CPU, accumulate=2, checkpointing=True)
     sizes = {"min_videos": 4, "max_videos": 4, "lr": 0.02, "log_steps": 1, "save_steps": 1000, "seed": 3}
