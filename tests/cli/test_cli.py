@@ -1,4 +1,4 @@
-"""Every command in this process through `main`, with its exit code; a small random model, seconds of video."""
+"""Every command runs in this process through `main`, on a small random model and seconds of video."""
 
 import ast
 import json
