@@ -255,7 +255,9 @@ def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]
 
     write_video(scene, path, progress=bars(), **options)
     listed = tuple(Event(event.start_s, event.end_s, event.name) for event in scene.events)
-    record = Record(path.stem, path.name, scene.duration_s, listed, source="synthetic", meta={"seed": scene.seed})
+    record = Record(
+        path.stem, path.name, scene.duration_s, listed, source="synthetic", meta={"seed": scene.seed}
+    )
     with replacing(path.with_suffix(".json")) as part:
         part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")
     return path, path.with_suffix(".json")

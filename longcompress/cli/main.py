@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(words)
             sys.stdout.flush()
             return code
+    except SystemExit as stop:  # after help
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         complain("interrupted", "no half-written file was left")
         return 130

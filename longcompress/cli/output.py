@@ -18,7 +18,10 @@ def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple
     """What a header says, and the estimate; `answer` tokens are left for the answer."""
     frames = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
     audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
-    header = [("frames", frames if video.has_video else "none"), ("audio", audio if video.has_audio else "none")]
+    header = [
+        ("frames", frames if video.has_video else "none"),
+        ("audio", audio if video.has_audio else "none"),
+    ]
     return [("length", clock(expected.duration_s)), *header, ("", ""), *estimate_rows(expected, answer)]
 
 
@@ -86,7 +89,9 @@ def _whether_it_fits(expected: "Estimate", answer: int) -> str:
     of = f"{expected.prompt_tokens:,} of {expected.context:,} positions"
     if expected.fits:
         return f"yes, {of}"
-    max_budget = max(1, (expected.context - answer) * 8 // 9)  # timestamps take at most an eighth of the budget
+    max_budget = max(
+        1, (expected.context - answer) * 8 // 9
+    )  # timestamps take at most an eighth of the budget
     return f"no, {of}; --budget {max_budget} does"
 
 

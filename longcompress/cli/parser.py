@@ -109,11 +109,15 @@ def parser_of(
         elif is_required and parameter.kind is not parameter.KEYWORD_ONLY:
             is_optional = type(None) in typing.get_args(typing.get_type_hints(function)[key])
             options = {"nargs": "+" if _item(hint) else "?"} if _item(hint) or is_optional else {}
-            parser.add_argument(key, type=_item(hint) or hint, help=notes[key], metavar=key.upper(), **options)
+            parser.add_argument(
+                key, type=_item(hint) or hint, help=notes[key], metavar=key.upper(), **options
+            )
         elif hint is bool and parameter.default is False:
             parser.add_argument(_flag(key), action="store_true", help=notes.get(key))
         else:
-            _add(parser, key, hint, None if is_required else parameter.default, notes.get(key, ""), is_required)
+            _add(
+                parser, key, hint, None if is_required else parameter.default, notes.get(key, ""), is_required
+            )
     required = [_shown(action) for action in parser._actions if action.dest in _required(parser)]
     parser.usage = " ".join([name, *required, "[options]"])
     return parser, defaults
@@ -154,7 +158,11 @@ def _tree(default: Any, values: Any) -> dict[str, Any]:
     for field in fields(default):
         if field.metadata.get("fields_of"):
             sections = values[field.name].as_dict().items()
-            changes = {name: {k: v for k, v in s.items() if v is not None} for name, s in sections if isinstance(s, dict)}
+            changes = {
+                name: {k: v for k, v in s.items() if v is not None}
+                for name, s in sections
+                if isinstance(s, dict)
+            }
             tree[field.name] = {name: section for name, section in changes.items() if section}
         elif is_dataclass(getattr(default, field.name)):
             tree[field.name] = _tree(getattr(default, field.name), values[field.name])
@@ -236,7 +244,9 @@ def _in_one_line(message: str, parser: ArgumentParser) -> str:
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split())).replace("typing.", "")
     if "are required" in message or "is required" in message:
         actions = {action.dest: action for action in parser._actions}
-        needed = [_flag(n) if actions[n].option_strings else n.upper() for n in dict.fromkeys(_required(parser))]
+        needed = [
+            _flag(n) if actions[n].option_strings else n.upper() for n in dict.fromkeys(_required(parser))
+        ]
         return f"needs {' and '.join(needed)}"
     if unknown := re.match(r"unrecognized arguments: (.*)", message):
         flags = [flag.replace("changes.", "") for flag in parser._option_string_actions]

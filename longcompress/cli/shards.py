@@ -37,14 +37,18 @@ class EncoderOptions:
         from ..presets import load
 
         if self.model is not None and self.preset is not None:
-            raise ValueError(f"--model {self.model} and --preset {self.preset} both say whose features; leave one out")
+            raise ValueError(
+                f"--model {self.model} and --preset {self.preset} both say whose features; leave one out"
+            )
         if self.preset is not None:
             from ..checkpoints.architectures import config_of, encoders_of
 
             config_of(self.preset, self.base, self.variant)
             return partial(encoders_of, self.preset, base=self.base, variant=self.variant)
         if self.base or self.variant:
-            raise ValueError(f"--{'base' if self.base else 'variant'} is of a published model; give --preset too")
+            raise ValueError(
+                f"--{'base' if self.base else 'variant'} is of a published model; give --preset too"
+            )
         name = self.model or default
         if name is None:
             raise ValueError("one of --model and --preset must say whose features they are")

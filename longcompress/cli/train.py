@@ -91,7 +91,9 @@ def recipe_of(words: Sequence[str]) -> Any:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"train: no recipe {name!r}; give one of {known}, or a YAML file")
     values = read_values(path)
-    return from_dict(TinyRecipe if "mixes" in values else StageRecipe, values)  # only the embedded model mixes clips
+    return from_dict(
+        TinyRecipe if "mixes" in values else StageRecipe, values
+    )  # only the embedded model mixes clips
 
 
 def _check_text(result: dict[str, Any]) -> str:
