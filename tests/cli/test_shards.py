@@ -69,7 +69,7 @@ def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_
             assert main([*words, "--dtype", dtype, "--threads", "1"]) == 0
             assert torch.get_num_threads() == 1
             kept[dtype] = (
-                read_sample(load_index(tmp_path / dtype).read(0), "here").hold.pieces[0].groups["video"]
+                read_sample(load_index(tmp_path / dtype).read(0), "here").chunks[0].groups["video"]
             )
     finally:
         torch.set_num_threads(threads)
