@@ -1,4 +1,4 @@
-"""What a base is before its weights are read: a wrong one is told by what it is, not by what then breaks."""
+"""Checks of a base before and after its weights are read, and of an encoder's metric width."""
 
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,14 @@ def kind_of(base: str | Path) -> Any:
 
 def check_vision(base: str | Path, known: Any) -> None:
     """ValueError unless it is a vision encoder, or has one among others."""
-    made = MODEL_MAPPING.get(type(known), None)
-    classes = made if isinstance(made, tuple) else (made,)
-    if hasattr(known, "vision_config") or any(
-        getattr(one, "main_input_name", "") == "pixel_values" for one in classes
-    ):
-        return
-    raise ValueError(
-        f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), got a model of type "
-        f"{known.model_type!r}"
-    )
+    classes = MODEL_MAPPING.get(type(known), None)
+    classes = classes if isinstance(classes, tuple) else (classes,)
+    takes_pixels = any(getattr(kind, "main_input_name", "") == "pixel_values" for kind in classes)
+    if not takes_pixels and not hasattr(known, "vision_config"):
+        raise ValueError(
+            f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), got a model of type "
+            f"{known.model_type!r}"
+        )
 
 
 def check_whisper(base: str | Path, known: Any) -> None:
@@ -60,6 +58,21 @@ def check_language(base: str | Path, known: Any) -> None:
         )
 
 
+def check_whole(base: str | Path, info: dict[str, Any]) -> None:
+    """ValueError if parameters were missing as an encoder was loaded: they would be random numbers."""
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise ValueError(
+            f"base {str(base)!r} lacks {len(missing)} of the encoder's parameters, such as {missing[:3]}"
+        )
+
+
+def check_width(width: int, channels: int) -> None:
+    """ValueError unless the width of a metric divides the encoder's channels."""
+    if channels % min(width, channels):
+        raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
+
+
 def _first(error: Exception) -> str:
-    """What an error says, without the advice behind it."""
+    """The first line of an error, without the advice that follows."""
     return str(error).strip().split("\n")[0]
