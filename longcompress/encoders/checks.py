@@ -36,8 +36,8 @@ def check_vision(base: str | Path, known: Any) -> None:
     takes_pixels = any(getattr(kind, "main_input_name", "") == "pixel_values" for kind in classes)
     if not takes_pixels and not hasattr(known, "vision_config"):
         raise ValueError(
-            f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), got a model of type "
-            f"{known.model_type!r}"
+            f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), "
+            f"got a model of type {known.model_type!r}"
         )
 
 

@@ -7,7 +7,7 @@ from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
 Encoder = VisionEncoder | AudioEncoder | BeatsEncoder
-"""Input: `modality` ("video" or "audio"), `block` (frames or samples that `encode` takes at once), `lookahead`
+"""Input: `modality` ("video" or "audio"), `block` (frames or samples that are encoded at once), `lookahead`
 (frames or samples behind a block that it also sees). Output: `width`, `patches`, `num_summaries`, `means`,
 `num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`."""
 

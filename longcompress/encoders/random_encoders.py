@@ -1,4 +1,4 @@
-"""The three encoders of LongVALE with random weights, to time: in the papers' sizes, or in smaller ones."""
+"""The three encoders of LongVALE with random weights, for benchmarks, in the papers' sizes or smaller."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -37,7 +37,7 @@ half of BEATs' width and layers, the encoder of Whisper tiny."""
 
 
 class Encoders(NamedTuple):
-    """CLIP with its projection, BEATs, Whisper's encoder, and what makes its frames of audio."""
+    """CLIP with its projection, BEATs, and Whisper's encoder with its feature extractor."""
 
     video: CLIPVisionModelWithProjection
     audio: Beats
@@ -46,25 +46,21 @@ class Encoders(NamedTuple):
 
 
 def random_encoders(size: Size) -> Encoders:
-    """Encoders of a size, with the windows, patches and resolution of the papers.
-
-    Raises:
-        ValueError: there is no such size.
-    """
+    """Encoders of a size, with the windows, patches and resolution of the papers."""
     if size not in SHAPES:
         raise ValueError(f"size must be one of {', '.join(SHAPES)}, got {size!r}")
-    eyes, ears, words = (SHAPES[size][name] for name in ("video", "audio", "speech"))
+    video_shape, audio_shape, speech_shape = (SHAPES[size][name] for name in ("video", "audio", "speech"))
     torch.manual_seed(0)
     video = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=eyes.width, intermediate_size=4 * eyes.width, num_hidden_layers=eyes.layers,
-            num_attention_heads=eyes.heads, image_size=224, patch_size=14, projection_dim=3 * eyes.width // 4,
+            hidden_size=video_shape.width, intermediate_size=4 * video_shape.width, num_hidden_layers=video_shape.layers,
+            num_attention_heads=video_shape.heads, image_size=224, patch_size=14, projection_dim=3 * video_shape.width // 4,
         )
     )  # fmt: skip
     audio = Beats(
         BeatsConfig(
-            patch_width=2 * ears.width // 3, width=ears.width, layers=ears.layers, heads=ears.heads,
-            hidden_width=4 * ears.width,
+            patch_width=2 * audio_shape.width // 3, width=audio_shape.width, layers=audio_shape.layers, heads=audio_shape.heads,
+            hidden_width=4 * audio_shape.width,
         )
     )  # fmt: skip
     for value in audio.parameters():
@@ -72,8 +68,8 @@ def random_encoders(size: Size) -> Encoders:
             torch.nn.init.normal_(value, std=0.02)
     speech = WhisperEncoder(
         WhisperConfig(
-            d_model=words.width, encoder_layers=words.layers, encoder_attention_heads=words.heads,
-            encoder_ffn_dim=4 * words.width, num_mel_bins=80, architectures=["WhisperEncoder"],
+            d_model=speech_shape.width, encoder_layers=speech_shape.layers, encoder_attention_heads=speech_shape.heads,
+            encoder_ffn_dim=4 * speech_shape.width, num_mel_bins=80, architectures=["WhisperEncoder"],
         )
     )  # fmt: skip
     return Encoders(video.eval(), audio.eval(), speech.eval(), WhisperFeatureExtractor(feature_size=80))

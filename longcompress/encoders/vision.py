@@ -59,8 +59,8 @@ class VisionEncoder(nn.Module):
         super().__init__()
         if config.tokens == "class" and not isinstance(encoder, CLIPVisionModelWithProjection):
             raise ValueError(
-                'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), got '
-                f'{type(encoder).__name__}; use tokens "patches"'
+                'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), '
+                f'got {type(encoder).__name__}; use tokens "patches"'
             )
         self.encoder = encoder.eval().requires_grad_(False)
         self.config = config
@@ -165,7 +165,7 @@ class VisionEncoder(nn.Module):
         states: Sequence[Tensor] | Mapping[int, Tensor] = ()
         if not config.merge_per_layer:
             states = self.encoder(pixel_values=x, output_hidden_states=True).hidden_states
-        # Indices of the chosen state and of the last state that has a summary; negative ones count from the end.
+        # The chosen state, and the last state with a summary; negative indices count from the end.
         every = range(len(states) or self.encoder.config.num_hidden_layers + 1)
         at, last = (
             every[config.layer],
@@ -178,7 +178,7 @@ class VisionEncoder(nn.Module):
         if (
             chosen.dim() == 4
         ):  # convolutional: (T, C, h, w), no class token; the mean of the patches stands in
-            x = chosen.flatten(2).transpose(1, 2)
+            x = rearrange(chosen, "t c h w -> t (h w) c")
             return x, (x.mean(1, keepdim=True) if num else None)
         num_patches = (self.size_px // self.encoder.config.patch_size) ** 2
         first = chosen.shape[1] - num_patches  # class token, and registers where an encoder has them

@@ -87,8 +87,8 @@ class AudioEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
-        """The tokens of one block of audio, or less. The encoder always sees a full block: silence follows the
-        audio. With tail "released" the silence has tokens too, at the time of the last token of the audio."""
+        """The tokens of at most one block of audio. The encoder always sees a full block, filled with silence.
+        With tail "released" the silence has tokens too, at the time of the last token of the audio."""
         num = len(audio)
         if audio.rate_hz != self.rate_hz:
             raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
