@@ -40,16 +40,11 @@ BROKEN = (  # errors of torch.load for bytes that are no whole file of plain ten
 )  # fmt: skip
 MODULES = {"layer_norm": "patch_norm", "post_extract_proj": "widen", "encoder.layer_norm": "norm"}
 LAYER_MODULES = {
-    "self_attn.q_proj": "attention.query",
-    "self_attn.k_proj": "attention.key",
-    "self_attn.v_proj": "attention.value",
-    "self_attn.out_proj": "attention.out",
-    "self_attn.grep_linear": "attention.gate",
-    "self_attn_layer_norm": "attention_norm",
-    "fc1": "enter",
-    "fc2": "leave",
-    "final_layer_norm": "norm",
-}
+    "self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value", "self_attn.out_proj": "attention.out",
+    "self_attn.grep_linear": "attention.gate", "self_attn_layer_norm": "attention_norm",
+    "fc1": "enter", "fc2": "leave", "final_layer_norm": "norm",
+}  # fmt: skip
 """Modules with weight and bias, of the whole and of layer i (`encoder.layers.i.`): released name -> ours."""
 POSITION = "encoder.pos_conv.0"  # released as direction, `weight_v`, and length, `weight_g`, of its weight
 TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"  # one tensor, listed by every layer
@@ -109,8 +104,8 @@ class Beats(nn.Module):
         side = self.config.patch_size
         if mel.dim() != 3 or mel.shape[2] != BANDS or not mel.is_floating_point():
             raise ValueError(
-                f"mel must be (A, L, {BANDS}) float, got {tuple(mel.shape)} {mel.dtype}; make it from samples "
-                "with beats_filters"
+                f"mel must be (A, L, {BANDS}) float, got {tuple(mel.shape)} {mel.dtype}; "
+                "make it from samples with beats_filters"
             )
         if mel.shape[1] < side:
             raise ValueError(

@@ -11,7 +11,7 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .beats import Beats
-from .checks import check_width
+from .checks import check_audio, check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
 
 WINDOW = 512  # frames of the mel filters
@@ -63,10 +63,7 @@ class BeatsEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
         """The token of at most one block of audio and its lookahead; no token if the audio is too short."""
-        if audio.rate_hz != self.rate_hz:
-            raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
-        if not 0 < len(audio) <= self.block + self.lookahead:
-            raise ValueError(f"audio must be 1 to {self.block + self.lookahead} samples, got {len(audio)}")
+        check_audio(audio, self.rate_hz, self.block + self.lookahead)
         x = self.features(audio.samples[None])  # (1 or 0, C)
         num, end_s = len(x), audio.start_s + min(len(audio), self.block) / self.rate_hz
         start_s, end = (

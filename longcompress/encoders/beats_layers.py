@@ -72,27 +72,17 @@ class BeatsConfig:
 
 
 RELEASED_SIZES = {
-    "input_patch_size": "patch_size",
-    "embed_dim": "patch_width",
-    "encoder_embed_dim": "width",
-    "encoder_layers": "layers",
-    "encoder_attention_heads": "heads",
-    "encoder_ffn_embed_dim": "hidden_width",
-    "conv_pos": "position_kernel",
-    "conv_pos_groups": "position_groups",
-    "num_buckets": "buckets",
+    "input_patch_size": "patch_size", "embed_dim": "patch_width", "encoder_embed_dim": "width",
+    "encoder_layers": "layers", "encoder_attention_heads": "heads", "encoder_ffn_embed_dim": "hidden_width",
+    "conv_pos": "position_kernel", "conv_pos_groups": "position_groups", "num_buckets": "buckets",
     "max_distance": "max_distance",
-}
+}  # fmt: skip
 """Entry of a released file's `cfg` -> field."""
 RELEASED_KIND = {
-    "activation_fn": "gelu",
-    "conv_bias": False,
-    "layer_norm_first": False,
-    "deep_norm": True,
-    "relative_position_embedding": True,
-    "gru_rel_pos": True,
-}
-"""Entries of `cfg` that name the architecture; entries about training (dropouts, ...) don't matter."""
+    "activation_fn": "gelu", "conv_bias": False, "layer_norm_first": False, "deep_norm": True,
+    "relative_position_embedding": True, "gru_rel_pos": True,
+}  # fmt: skip
+"""Entries of `cfg` that name the architecture; entries about training don't matter."""
 
 
 def distance_buckets(num: int, config: BeatsConfig, device: torch.device | str = "cpu") -> Tensor:

@@ -1,18 +1,17 @@
-"""Checks of a base before and after its weights are read, and of an encoder's metric width."""
+"""Checks of a base before and after its weights are read, and of what an encoder takes."""
 
 from pathlib import Path
 from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
+from ..types import Audio
+
 
 def kind_of(base: str | Path) -> Any:
     """transformers' config of a folder or hub name.
 
-    Raises:
-        FileNotFoundError: there is no such folder, or no config.json in it.
-        ValueError: it is a file, or of a model that transformers doesn't know.
-        OSError: the hub can't be reached, or has no such model.
+    OSError where it isn't found or the hub can't be reached, ValueError for a file or an unknown model.
     """
     path, name = Path(base), str(base)
     if path.is_file():
@@ -71,6 +70,14 @@ def check_width(width: int, channels: int) -> None:
     """ValueError unless the width of a metric divides the encoder's channels."""
     if channels % min(width, channels):
         raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
+
+
+def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
+    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
+    if audio.rate_hz != rate_hz:
+        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
+    if not 0 < len(audio) <= max_samples:
+        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")
 
 
 def _first(error: Exception) -> str:

@@ -49,27 +49,23 @@ def random_encoders(size: Size) -> Encoders:
     """Encoders of a size, with the windows, patches and resolution of the papers."""
     if size not in SHAPES:
         raise ValueError(f"size must be one of {', '.join(SHAPES)}, got {size!r}")
-    video_shape, audio_shape, speech_shape = (SHAPES[size][name] for name in ("video", "audio", "speech"))
+    clip, beats, whisper = (SHAPES[size][name] for name in ("video", "audio", "speech"))
     torch.manual_seed(0)
-    video = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=video_shape.width, intermediate_size=4 * video_shape.width, num_hidden_layers=video_shape.layers,
-            num_attention_heads=video_shape.heads, image_size=224, patch_size=14, projection_dim=3 * video_shape.width // 4,
-        )
+    clip_config = CLIPVisionConfig(
+        hidden_size=clip.width, intermediate_size=4 * clip.width, num_hidden_layers=clip.layers,
+        num_attention_heads=clip.heads, image_size=224, patch_size=14, projection_dim=3 * clip.width // 4,
     )  # fmt: skip
-    audio = Beats(
-        BeatsConfig(
-            patch_width=2 * audio_shape.width // 3, width=audio_shape.width, layers=audio_shape.layers, heads=audio_shape.heads,
-            hidden_width=4 * audio_shape.width,
-        )
+    beats_config = BeatsConfig(
+        patch_width=2 * beats.width // 3, width=beats.width, layers=beats.layers, heads=beats.heads,
+        hidden_width=4 * beats.width,
     )  # fmt: skip
+    whisper_config = WhisperConfig(
+        d_model=whisper.width, encoder_layers=whisper.layers, encoder_attention_heads=whisper.heads,
+        encoder_ffn_dim=4 * whisper.width, num_mel_bins=80, architectures=["WhisperEncoder"],
+    )  # fmt: skip
+    video, audio = CLIPVisionModelWithProjection(clip_config), Beats(beats_config)
     for value in audio.parameters():
         if value.dim() > 1:
             torch.nn.init.normal_(value, std=0.02)
-    speech = WhisperEncoder(
-        WhisperConfig(
-            d_model=speech_shape.width, encoder_layers=speech_shape.layers, encoder_attention_heads=speech_shape.heads,
-            encoder_ffn_dim=4 * speech_shape.width, num_mel_bins=80, architectures=["WhisperEncoder"],
-        )
-    )  # fmt: skip
+    speech = WhisperEncoder(whisper_config)
     return Encoders(video.eval(), audio.eval(), speech.eval(), WhisperFeatureExtractor(feature_size=80))

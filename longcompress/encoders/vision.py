@@ -49,13 +49,9 @@ class VisionEncoder(nn.Module):
     means = None
 
     def __init__(
-        self,
-        encoder: PreTrainedModel,
-        config: VisionConfig,
-        size_px: int,
-        mean: tuple[float, ...] = HALF,
-        std: tuple[float, ...] = HALF,
-    ) -> None:
+        self, encoder: PreTrainedModel, config: VisionConfig, size_px: int,
+        mean: tuple[float, ...] = HALF, std: tuple[float, ...] = HALF,
+    ) -> None:  # fmt: skip
         super().__init__()
         if config.tokens == "class" and not isinstance(encoder, CLIPVisionModelWithProjection):
             raise ValueError(
@@ -167,17 +163,13 @@ class VisionEncoder(nn.Module):
             states = self.encoder(pixel_values=x, output_hidden_states=True).hidden_states
         # The chosen state, and the last state with a summary; negative indices count from the end.
         every = range(len(states) or self.encoder.config.num_hidden_layers + 1)
-        at, last = (
-            every[config.layer],
-            every[config.layer if config.summary_until is None else config.summary_until],
-        )
+        at = every[config.layer]
+        last = at if config.summary_until is None else every[config.summary_until]
         if config.merge_per_layer:
             needed = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
             states = merged_states(self.encoder, x, config.merge_per_layer, needed)
         chosen = states[at]
-        if (
-            chosen.dim() == 4
-        ):  # convolutional: (T, C, h, w), no class token; the mean of the patches stands in
+        if chosen.dim() == 4:  # convolutional: the mean of the patches stands in for a class token
             x = rearrange(chosen, "t c h w -> t (h w) c")
             return x, (x.mean(1, keepdim=True) if num else None)
         num_patches = (self.size_px // self.encoder.config.patch_size) ** 2

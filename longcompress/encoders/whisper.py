@@ -14,7 +14,7 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .averaging import Means
-from .checks import check_whisper, check_whole, check_width, kind_of
+from .checks import check_audio, check_whisper, check_whole, check_width, kind_of
 
 
 class AudioEncoder(nn.Module):
@@ -87,13 +87,10 @@ class AudioEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
-        """The tokens of at most one block of audio. The encoder always sees a full block, filled with silence.
+        """The tokens of at most one block of audio. The encoder sees a full block, filled with silence.
         With tail "released" the silence has tokens too, at the time of the last token of the audio."""
         num = len(audio)
-        if audio.rate_hz != self.rate_hz:
-            raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
-        if not 0 < num <= self.block:
-            raise ValueError(f"audio must be 1 to {self.block} samples, got {num}")
+        check_audio(audio, self.rate_hz, self.block)
         x = self.features(audio.samples[None])[0]
         num_audible = -(-num // self.step)
         num_rows = num_audible if self.config.tail == "kept" else self.rows

@@ -123,7 +123,7 @@ def test_no_pairs_give_the_encoders_own_states(name, attention):
 def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
     real = tome.merged_states
     monkeypatch.setattr(
-        "longcompress.encoders.video.merged_states", lambda made, x, _, wanted: real(made, x, 0, wanted)
+        "longcompress.encoders.vision.merged_states", lambda made, x, _, wanted: real(made, x, 0, wanted)
     )
     options = {"layer": layer, "summary_layers": 1 if layer == 0 else 2}
     got, want = (encoder(name, r, **options).features(images()) for r in (5, 0))
@@ -133,8 +133,8 @@ def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_off_runs_the_encoder_and_nothing_else(name, monkeypatch):
-    monkeypatch.setattr("longcompress.encoders.video.merged_states", None)
-    monkeypatch.setattr("longcompress.encoders.video.check_encoder", None)
+    monkeypatch.setattr("longcompress.encoders.vision.merged_states", None)
+    monkeypatch.setattr("longcompress.encoders.vision.check_encoder", None)
     eyes = encoder(name, 0, layer=-2, summary_layers=2)
     pixels, first = images(), ENCODERS[name][1]
     with torch.no_grad():
