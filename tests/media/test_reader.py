@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Clock, FrameSampler, VideoTrack
+from longcompress.media.clock import Clock
+from longcompress.media.frames import FrameSampler, VideoTrack
 from longcompress.media.reader import arrays, probe, read
 from longcompress.types import Audio, Frames
 
@@ -108,8 +109,8 @@ def test_leaving_out_what_is_not_wanted_changes_no_bit(tmp_path, kind, monkeypat
         config = MediaConfig(rate_fps=rate_fps, audio=False, **SMALL)
         some = gather(path, config)
         with monkeypatch.context() as patch:
-            patch.setattr(VideoTrack, "_pays", lambda self: False)
-            patch.setattr(VideoTrack, "_worth_looking", lambda self: False)
+            patch.setattr(VideoTrack, "_dropping_pays", lambda self: False)
+            patch.setattr(VideoTrack, "_lookahead_pays", lambda self: False)
             every = gather(path, config)
         assert some[1] == every[1]
         assert all(map(torch.equal, some[0], every[0])) or (kind == "h264-refresh.ts" and some[3])
@@ -320,8 +321,8 @@ def test_clock_rebuilds_missing_repeated_and_lying_stamps():
     clock = Clock(0.001, 0.0, 0.04)
     got = [clock.next(pts, None) for pts in (0, 40, None, 120, 120, 90, 9_000_000, 200, 240)]
     assert got == pytest.approx([0, 0.04, 0.08, 0.12, None, None, 0.16, 0.2, 0.24])
-    assert (clock.num_missing, clock.num_repeated, clock.num_lying) == (1, 2, 1)
-    assert clock.complaint() == (
+    assert (clock.num_missing, clock.num_repeated, clock.num_jumps) == (1, 2, 1)
+    assert clock.warning() == (
         "time stamps: 1 missing (rebuilt), 2 repeated or set back (left out), "
         "1 that jump or restart (ignored)"
     )

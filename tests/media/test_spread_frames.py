@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Grid
+from longcompress.media.clock import Grid
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio, Frames
 
@@ -107,6 +107,6 @@ def test_the_middles_of_stretches_can_be_taken(tmp_path):
 
 
 def test_a_grid_knows_its_instants():
-    grid = Grid.spread(MediaConfig(frames=4), (1.0, 2.5, 0.04))
+    grid = Grid.spread(MediaConfig(frames=4), 1.0, 2.5, 0.04)
     assert [grid.at(k) for k in range(5)] == [1.0, 1.5, 2.0, 2.5, float("inf")]
     assert grid.between(1.4, 1.6) and not grid.between(1.6, 1.9)
