@@ -224,10 +224,8 @@ class VideoTrack:
 
     def _lookahead_pays(self) -> bool:
         """Whether many frames lie between two wanted ones, stamps are in order, and groups aren't dropped."""
-        is_far = self.sampler.step_s > 2 * self.clock.step_s
-        return (
-            is_far and self._may_skip and self.sampler.config.decode == "exact" and not self._dropping_pays()
-        )
+        can_skip = self._may_skip and self.sampler.config.decode == "exact"
+        return can_skip and self.sampler.step_s > 2 * self.clock.step_s and not self._dropping_pays()
 
     def _decode_known(self, last_dts: int) -> Iterator[Frames]:
         """Decode the packets of the lookahead whose following frame is known."""

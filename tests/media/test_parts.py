@@ -46,8 +46,8 @@ def test_parts_of_arrays(part):
     if part[0] * 25 == first:
         want, want_times, _, _ = gather(arrays(pixels[first:last], 25.0), config)
         assert times == want_times and torch.equal(torch.stack(got), torch.stack(want))
-    begin, end = (round(second * 16000) for second in part)
-    np.testing.assert_array_equal(joined(sounds), samples[begin:end].numpy())
+    start, end = (round(second * 16000) for second in part)
+    np.testing.assert_array_equal(joined(sounds), samples[start:end].numpy())
 
 
 def test_a_part_that_begins_after_an_hour(tmp_path):

@@ -181,12 +181,12 @@ def test_crop_keeps_the_aspect(tmp_path):
 
 def test_reading_twice_gives_the_same_bits(tmp_path):
     path = write(tmp_path / "video.mp4", Video())
-    one, other = (
+    first, second = (
         gather(path, MediaConfig(rate_fps=5, size_px=32)),
         gather(path, MediaConfig(rate_fps=5, size_px=32)),
     )
-    assert one[1] == other[1] and all(map(torch.equal, one[0], other[0]))
-    assert np.array_equal(joined(one[2]), joined(other[2]))
+    assert first[1] == second[1] and all(map(torch.equal, first[0], second[0]))
+    assert np.array_equal(joined(first[2]), joined(second[2]))
 
 
 def test_paths_file_objects_and_streams_give_the_same(tmp_path):
@@ -247,16 +247,16 @@ def test_arrays_are_taken_at_the_wanted_rate_and_size():
 def test_a_live_source_is_not_held_back():
     def live():
         for second in range(3):
-            told.append(second)
+            sent.append(second)
             yield Frames(
                 torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([float(second)]).double(), 1.0
             )
             yield Audio(torch.zeros(16000), float(second))
 
-    told: list[int] = []
+    sent: list[int] = []
     seen = []
     for item in read(live(), MediaConfig(size_px=8)):
-        seen.append((type(item).__name__, told[-1]))
+        seen.append((type(item).__name__, sent[-1]))
     assert seen == [(kind, second) for second in range(3) for kind in ("Frames", "Audio")]
 
 
