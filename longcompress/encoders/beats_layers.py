@@ -61,7 +61,7 @@ class BeatsConfig:
 
     @classmethod
     def from_released(cls, cfg: Mapping[str, Any]) -> Self:
-        """The sizes in the `cfg` of a released file; sizes that it leaves out are those of the iter3+ files."""
+        """The sizes in the `cfg` of a released file; the others are those of the iter3+ files."""
         for name, want in RELEASED_KIND.items():
             if cfg.get(name, want) != want:
                 raise ValueError(f"cfg[{name!r}] must be {want!r} as in BEATs' files, got {cfg[name]!r}")

@@ -216,10 +216,10 @@ class Container:
                 faults.append(f"{name}: {video.num_bad} packets were lost, first at {first_s:.1f} s")
             if sampler.num_bad:
                 faults.append(f"{name}: {sampler.num_bad} frames could not be scaled")
-            if sampler.num_frames < self.config.frames and self.config.decode == "exact":
+            num, want = sampler.num_frames, self.config.frames
+            if num < want and self.config.decode == "exact":
                 faults.append(
-                    f"{name} gave {sampler.num_frames} of {self.config.frames} frames; it could not be decoded "
-                    "up to its last one"
+                    f"{name} gave {num} of {want} frames; it could not be decoded up to its last one"
                 )
             if video.num_inexact:
                 faults.append(
@@ -247,8 +247,8 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
     frames. ValueError for a file that can't be read twice."""
     if not handle.seekable():
         raise ValueError(
-            f"{handle.name}: frames = {config.frames} are spread over a whole video, whose end isn't known of "
-            "a source that can be read but once; save it to a file, or set frames to 0 and use rate_fps"
+            f"{handle.name}: frames = {config.frames} are spread over a whole video, whose end isn't known in "
+            "a source that can be read only once; save it to a file, or set frames to 0 and use rate_fps"
         )
     start_s, end_s = part or (0.0, math.inf)
     with open_container(handle, config.max_pixels) as container:

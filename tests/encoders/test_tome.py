@@ -487,7 +487,7 @@ def test_real_features_stay_near_and_nearer_with_fewer_pairs():
     errors = []
     for r in (1, 4, 16):
         config = replace(stock.config, merge_per_layer=r)
-        got = VisionEncoder(stock.vision_model, config, 224, *stock.norm).features(pixels)
+        got = VisionEncoder(stock.encoder, config, 224, *stock.norm).features(pixels)
         errors.append(float((got[0] - want[0]).norm() / want[0].norm()))
         assert torch.nn.functional.cosine_similarity(got[1], want[1], dim=-1).min() > 0.97
     assert errors[0] < errors[1] < errors[2] < 0.3
