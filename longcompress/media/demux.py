@@ -247,8 +247,8 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
     frames. ValueError for a file that can't be read twice."""
     if not handle.seekable():
         raise ValueError(
-            f"{handle.name}: frames = {config.frames} are spread over a whole video, whose end isn't known in "
-            "a source that can be read only once; save it to a file, or set frames to 0 and use rate_fps"
+            f"{handle.name}: frames = {config.frames} are spread over a whole video, whose end isn't known "
+            "in a source that can be read only once; save it to a file, or set frames to 0 and use rate_fps"
         )
     start_s, end_s = part or (0.0, math.inf)
     with open_container(handle, config.max_pixels) as container:

@@ -23,15 +23,7 @@ _MAX_GROUP_BYTES = 32_000_000
 
 class FrameSampler:
     """Chooses the frames of the wanted instants in [0, length_s), scales them, and returns them in chunks.
-
-    Args:
-        config: rate, size and limits.
-        name: of the track, for errors.
-        tolerance_s: stamps that differ by less are equal.
-        pixel_aspect: width of a pixel over its height.
-        length_s: instants from here on aren't wanted.
-        grid: the wanted instants; None: at `config.rate_fps`.
-    """
+    Times that differ by less than `tolerance_s` are equal."""
 
     def __init__(
         self, config: MediaConfig, name: str, *, tolerance_s: float = 1e-6, pixel_aspect: float = 1.0,
@@ -208,7 +200,7 @@ class VideoTrack:
 
     def _decode_group(self) -> Iterator[Frames]:
         if self._restart_s is not None:
-            # The decoder never saw the dropped groups: it starts anew, and the clock just before the key frame.
+            # The decoder never saw the dropped groups: it starts anew, the clock just before the key frame.
             self.stream.codec_context.flush_buffers()
             self.clock.last_s = self._restart_s - self.clock.step_s
             self._restart_s = None

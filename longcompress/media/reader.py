@@ -1,7 +1,7 @@
 """Path, URL, file object or arrays -> a bounded iterator of Frames and Audio with true times.
 
-**One pass.** The container is read once, in its own order; frames and audio come in small chunks as they
-are decoded, so memory doesn't grow with the length. A thread decodes ahead by a few chunks.
+**One pass.** A thread reads the file once, in its own order, and decodes a few chunks ahead, so memory
+doesn't grow with the length.
 
 **Time.** Seconds from the start of the media: the earlier of the first frame and the first sample by the
 stamps in the file, also where only one of the two is wanted. A file whose frames begin at 0.12 s and
@@ -93,12 +93,8 @@ def read(
         raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Audio):
         source = [source]
-    if isinstance(source, str | Path) or hasattr(source, "read"):
-        container = Container.open(source, config, protocols, part)
-        streams = tuple(name for name in ("video", "audio") if getattr(container, name) is not None)
-        name, duration_s = container.name, container.duration_s  # before the thread owns the container
-        return Reading(_DecodeAhead(container, on_warning), name, streams, duration_s)
-    if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
+    is_file = isinstance(source, str | Path | bytes | np.ndarray | torch.Tensor) or hasattr(source, "read")
+    if isinstance(source, Iterable) and not is_file:
         if config.frames and config.video and not isinstance(source, Sequence):
             raise ValueError(
                 f"source must be a file or a list with frames = {config.frames}, which are spread over a "
@@ -106,10 +102,10 @@ def read(
                 "rate_fps"
             )
         return Reading(_from_values(source, config, part or (0.0, math.inf)))
-    raise TypeError(
-        "source must be a path, a URL, a binary file object, Frames, Audio or an iterable of them, "
-        f"got {type(source).__name__}; wrap arrays with longcompress.media.arrays"
-    )
+    container = Container.open(source, config, protocols, part)  # TypeError for arrays and other objects
+    streams = tuple(name for name in ("video", "audio") if getattr(container, name) is not None)
+    name, duration_s = container.name, container.duration_s  # before the thread owns the container
+    return Reading(_DecodeAhead(container, on_warning), name, streams, duration_s)
 
 
 def arrays(
@@ -151,9 +147,6 @@ class Reading(Iterator[Frames | Audio]):
     ) -> None:  # fmt: skip
         self._items = items
         self.name, self.streams, self.duration_s = name, streams, duration_s
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Frames | Audio:
         return next(self._items)
