@@ -20,31 +20,18 @@ GATES, GATE_TERMS = 2, 4  # numbers of a gate, and terms that each is the sum of
 
 @dataclass(frozen=True)
 class BeatsConfig:
-    """Sizes of a BEATs encoder; the defaults are those of the released iter3+ files.
+    """Sizes of a BEATs encoder; the defaults are those of the released iter3+ files."""
 
-    Attributes:
-        patch_size: frames, and bands, of a patch; patches don't overlap.
-        patch_width: channels of a patch before it is widened.
-        width: channels of a token.
-        layers: of the transformer.
-        heads: of its attention.
-        hidden_width: inside its MLP.
-        position_kernel: tokens in the kernel of the position convolution.
-        position_groups: groups of its channels.
-        buckets: of distances, in both directions together.
-        max_distance: in tokens; larger distances share a bucket.
-    """
-
-    patch_size: int = 16
-    patch_width: int = 512
-    width: int = 768
+    patch_size: int = 16  # frames, and bands; patches don't overlap
+    patch_width: int = 512  # channels of a patch before it is widened
+    width: int = 768  # channels of a token
     layers: int = 12
     heads: int = 12
-    hidden_width: int = 3072
-    position_kernel: int = 128
-    position_groups: int = 16
-    buckets: int = 320
-    max_distance: int = 800
+    hidden_width: int = 3072  # inside the MLP
+    position_kernel: int = 128  # tokens in the kernel of the position convolution
+    position_groups: int = 16  # of its channels
+    buckets: int = 320  # of distances, in both directions together
+    max_distance: int = 800  # in tokens; larger distances share a bucket
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

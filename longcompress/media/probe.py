@@ -23,41 +23,23 @@ S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """The header of a file, true or not.
+    """The header of a file, true or not."""
 
-    Attributes:
-        name: path or URL.
-        duration_s: length; None if unknown. From the packets where they were scanned.
-        has_video: there is a video track that can be decoded.
-        has_audio: there is an audio track that can be decoded.
-        width: of the frames as stored, before rotation; 0 without frames.
-        height: likewise.
-        rate_fps: frames a second on average; None if unknown.
-        rate_hz: samples a second; 0 without audio.
-        channels: of the audio.
-        num_bytes: size; None if unknown.
-        container: FFmpeg's name.
-        video_codec: FFmpeg's name; "" without frames.
-        audio_codec: likewise.
-        rotation_deg: counterclockwise turn that shows the frames upright: 0, 90, 180 or 270.
-        keyframe_gap_s: longest distance of two key frames; None unless the packets were scanned.
-    """
-
-    name: str
-    duration_s: float | None = None
-    has_video: bool = False
+    name: str  # path or URL
+    duration_s: float | None = None  # None if unknown; from the packets where they were scanned
+    has_video: bool = False  # a video track that can be decoded
     has_audio: bool = False
-    width: int = 0
+    width: int = 0  # of the frames as stored, before rotation; 0 without frames
     height: int = 0
-    rate_fps: float | None = None
-    rate_hz: int = 0
+    rate_fps: float | None = None  # on average; None if unknown
+    rate_hz: int = 0  # 0 without audio
     channels: int = 0
-    num_bytes: int | None = None
-    container: str = ""
+    num_bytes: int | None = None  # None if unknown
+    container: str = ""  # FFmpeg's name, like the codecs
     video_codec: str = ""
     audio_codec: str = ""
-    rotation_deg: int = 0
-    keyframe_gap_s: float | None = None
+    rotation_deg: int = 0  # counterclockwise turn that shows the frames upright: 0, 90, 180 or 270
+    keyframe_gap_s: float | None = None  # longest distance of two key frames; None without a scan
 
 
 def probe(

@@ -93,8 +93,9 @@ def read(
         raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Audio):
         source = [source]
-    is_file = isinstance(source, str | Path | bytes | np.ndarray | torch.Tensor) or hasattr(source, "read")
-    if isinstance(source, Iterable) and not is_file:
+    # Arrays are iterable too, but `open_handle` refuses them.
+    is_single = isinstance(source, str | Path | bytes | np.ndarray | torch.Tensor) or hasattr(source, "read")
+    if isinstance(source, Iterable) and not is_single:
         if config.frames and config.video and not isinstance(source, Sequence):
             raise ValueError(
                 f"source must be a file or a list with frames = {config.frames}, which are spread over a "
