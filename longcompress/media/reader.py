@@ -22,7 +22,7 @@ half a tick of the file's clock (1 ms at most).
 the file's packets, not from its header, so the file is opened twice. An instant whose frame can't be decoded
 is missing, with a warning.
 
-`resize.py` says how frames are scaled. Interlaced frames are taken as they are. Missing stamps are rebuilt,
+`frames.py` says how frames are scaled. Interlaced frames are taken as they are. Missing stamps are rebuilt,
 repeated stamps left out, jumps of more than an hour ignored, with a warning.
 
 **Audio** is mono at `rate_hz` and contiguous from `Audio.start_s`: gaps in the stamps over 50 ms are filled
@@ -47,9 +47,8 @@ from ..types import Audio, Frames
 from .audio import AudioTrack
 from .clock import Grid
 from .demux import Container
-from .frames import FrameSampler
+from .frames import FrameSampler, fit_pixels
 from .probe import MediaInfo, probe
-from .resize import fit_pixels
 
 __all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
 
