@@ -288,8 +288,8 @@ def too_large(where: str, width: int, height: int, max_pixels: int) -> ValueErro
 
 
 # The two resizers, both to (size_px, size_px) by `MediaConfig.fit`; they don't give the same bits. Decoded
-# frames go through FFmpeg's scaler, which converts from YUV in the same pass. Frames that are pushed as tensors
-# go through torch, on their own device.
+# frames go through FFmpeg's scaler, which converts from YUV in the same pass. Frames that are pushed as
+# tensors go through torch, on their own device.
 
 
 def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
