@@ -11,7 +11,7 @@ encoders that the model has can't be seen in them; that is for whoever names the
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -28,7 +28,7 @@ from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
-from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_sample
+from ..shards.make import ENDLESS, MakeOptions, Parts, Result, make_share, try_sample
 from ..shards.sample import members_of
 from .array_files import read_npy, read_pickle
 
@@ -57,7 +57,7 @@ def make(
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
 
-    def parts(own: Sequence[Record], folder: Path) -> Iterator[Result]:
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
         for record in own:
             yield try_sample(record, folder, partial(sample_of, record, model, places, unknown_s))
 

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, TypeVar, Unpack
@@ -20,6 +20,7 @@ from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar
 
 T = TypeVar("T")
+Parts = Generator["Result", None, None]
 Kind = Literal["features", "media"]
 ENDLESS = 1 << 40  # tokens; a shard keeps all `tokens_per_segment`, no budget reduces them
 PARTS = "parts"
@@ -74,14 +75,14 @@ def make(
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def parts(own: Sequence[Record], folder: Path) -> Iterator[Result]:
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
         return (make_part(record, folder, model, kind) for record in own)
 
     return make_share(records, out, parts, **options)
 
 
 def make_share(
-    records: Sequence[Record], out: str | Path, parts: Callable[[Sequence[Record], Path], Iterable[Result]],
+    records: Sequence[Record], out: str | Path, parts: Callable[[Sequence[Record], Path], Parts],
     *, share: tuple[int, int] = (0, 1), on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
 ) -> list[Result]:  # fmt: skip
@@ -94,8 +95,9 @@ def make_share(
     folder = Path(out) / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    with share_lock(folder, share):
-        arriving = parts(own, folder) if own else []
+    if not own:
+        return results
+    with share_lock(folder, share), contextlib.closing(parts(own, folder)) as arriving:
         for result in tqdm(arriving, desc="videos", unit="video", total=len(own), disable=not progress):
             results.append(result)
             if result.status == "failed" and on_error == "stop":

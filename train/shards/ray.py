@@ -11,7 +11,7 @@ import torch
 
 from ...model import LongCompress
 from ..records import Record, parse_record
-from .make import Kind, MakeOptions, Result, make_part, make_share
+from .make import Kind, MakeOptions, Parts, Result, make_part, make_share
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
@@ -89,7 +89,7 @@ def make(
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def parts(own: Sequence[Record], folder: Path) -> Iterator[Result]:
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
         arguments = {
             "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
             "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
