@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import webdataset
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..model import LongCompress
 from .data.dataset import QuestionConfig, ShardData
@@ -98,7 +98,7 @@ def open_shards(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def by_ranges(index: Index, workers: int) -> Iterator[Step]:
     """`Index.read` in the order of an epoch, undecoded."""
     order: list[int] = index.order(0, 0).tolist()
-    for members in DataLoader(Bytes(index), batch_size=None, sampler=order, num_workers=workers):
+    for members in DataLoader(index, batch_size=None, sampler=order, num_workers=workers):
         yield 1, sum(map(len, members.values()))
 
 
@@ -120,19 +120,6 @@ def compressed(index: Index, model: LongCompress, workers: int, budget: int) -> 
 def num_bytes(entry: Entry) -> int:
     """Of all members of a sample."""
     return sum(member.num_bytes for member in entry.members.values())
-
-
-class Bytes(Dataset[dict[str, bytes]]):
-    """Members of samples by number."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, number: int) -> dict[str, bytes]:
-        return self.index.read(number)
 
 
 def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) -> dict[str, dict[str, Any]]:

@@ -16,11 +16,10 @@ import numpy as np
 NPY = b"\x93NUMPY"  # what such a file begins with
 FLOATS = {"f2": 2, "f4": 4, "f8": 8}  # types that features come in, and their bytes
 ORDERS = {"<": "<", ">": ">", "=": "=", "|": "="}
-MODULES = {
-    f"numpy{part}"
-    for part in ("", ".core.multiarray", "._core.multiarray", ".core.numeric", "._core.numeric")
-}
-MODULES |= {"_codecs"}
+MODULES = (
+    "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric",
+    "_codecs",
+)  # fmt: skip
 NAMES = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "encode")
 BROKEN = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError,
