@@ -74,7 +74,7 @@ def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> Non
     elif "video" not in names or set(names) - set(takes) or model.encoders["video"].patches != 1:
         raise ValueError(
             f"model {model.config.name!r} takes features of one row a frame in folders of {takes}, the "
-            f"frame's at least, got {names}"
+            f"video's at least, got {names}"
         )
     for folder in folders.values():
         if not Path(folder).is_dir():

@@ -223,7 +223,7 @@ class Videos(IterableDataset[list[Example]]):
         no_audio: bool,
         random: np.random.Generator,
     ) -> Example:
-        clips = self._clips(max(1, int(num_clips)), mix.unique_names, random)
+        clips = self.sample_clips(max(1, int(num_clips)), mix.unique_names, random)
         if num_clips < 1:
             clips = [cut(clips[0], num_clips, random)]
         length = sum(c.duration_s for c in clips)
@@ -257,7 +257,7 @@ class Videos(IterableDataset[list[Example]]):
         )  # fmt: skip
         return Example(video, [(q.text, q.answer) for q in questions])
 
-    def _clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
+    def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
         """`num` clips; each of `unique_names` names, a third of them sounds, is in only one of them."""
         if not unique_names:
             return [self.clips[i] for i in random.integers(len(self.clips), size=num)]

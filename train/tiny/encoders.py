@@ -62,7 +62,7 @@ class AudioTask(nn.Module):
 
 
 class SyntheticData(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "frame") or blocks of audio ("audio") of random scenes.
+    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes.
 
     Args:
         kind: see above.
