@@ -243,7 +243,7 @@ def test_the_command(base, tmp_path, stage_2, capsys):
     output = capsys.readouterr().out
     assert (
         "2 made" in output
-        and "2 samples in 1 shards, by stream {'video': 2, 'audio': 1, 'speech': 1}" in output
+        and "2 samples in 1 shards, by stream {'audio': 1, 'speech': 1, 'video': 2}" in output
     )
     np.save(folders["video"] / "v0.npy", rows(99, 8, 1))
     (tmp_path / "out" / "parts" / "v0.tar").unlink()

@@ -80,11 +80,7 @@ def test_the_tars_are_plain_webdataset(dataset):
         with tarfile.open(dataset.folder / dataset.shards[entry.shard].name) as tar:
             names = tar.getnames()
             assert names == sorted(names) and {n.partition(".")[0] for n in names} == {entry.key}
-            assert {n.partition(".")[2] for n in names} == {
-                "json",
-                "video.safetensors",
-                "audio.safetensors",
-            }
+            assert {n.partition(".")[2] for n in names} == {"json", "video.safetensors", "audio.safetensors"}
             results = {(i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) for i in tar.getmembers()}
             assert results == {(0, 0, 0, "", "", 0o644)}
         content = json.loads(dataset.read(number)["json"])
@@ -147,10 +143,7 @@ def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, 
 
 def test_two_makers_of_one_share_are_one_too_many(folder, tmp_path):
     (tmp_path / "parts").mkdir()
-    with (
-        shards.share_lock(tmp_path / "parts", (0, 1)),
-        pytest.raises(ValueError, match="another process"),
-    ):
+    with shards.share_lock(tmp_path / "parts", (0, 1)), pytest.raises(ValueError, match="another process"):
         shards.make(read_records(folder), tmp_path, None, kind="media", progress=False)
 
 

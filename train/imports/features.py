@@ -195,11 +195,7 @@ def longvlm_state(
         ValueError: for other shapes.
     """
     config, encoder = model.config, model.encoders["video"]
-    num, keep, layers = (
-        segmented(model) or 0,
-        config.merge.min_tokens("video"),
-        config.video.summary_layers,
-    )
+    num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)
     want = (num * keep, encoder.width)
     if local.shape != want:
         other = {300: "local=300", 200: "local=200, what the released script's schedule gives"}.get(
