@@ -78,8 +78,8 @@ class Remote:
         data = self._tried(url, lambda files, path: files.cat_file(path, extent.offset, end))
         if len(data) > extent.num_bytes:
             raise ValueError(
-                f"{url}: asked for {extent.num_bytes} bytes, the server sent {len(data)}: it knows no ranges; "
-                "give a cache, so that whole shards are fetched"
+                f"{url}: asked for {extent.num_bytes} bytes, the server sent {len(data)}: it knows no "
+                "ranges; give a cache, so that whole shards are fetched"
             )
         return slice_members(data, extent.offset, members)
 

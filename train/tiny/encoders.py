@@ -34,7 +34,7 @@ class EncoderConfig:
 
 
 class VideoTask(nn.Module):
-    """Which object each patch of a frame shows: the vision encoder and a linear head, (T, P) cross-entropy."""
+    """Which object each patch of a frame shows: vision encoder and linear head, (T, P) cross-entropy."""
 
     def __init__(self, encoder: VisionEncoder) -> None:
         super().__init__()
