@@ -69,9 +69,9 @@ ATTRIBUTES = {
 # Lines of Python that a folder may have: all, and code alone (no blank line, comment or docstring). A later
 # capability raises its folder's numbers in the commit that adds it, and says there what it replaced.
 MAX_LINES = {
-    ".": (80, 75),
-    "eval": (10, 10),
-    "eval/bench": (2361, 1686),
+    ".": (68, 65),
+    "eval": (1, 0),
+    "eval/bench": (2359, 1685),
     "eval/lmms": (310, 209),
     "eval/metrics": (2139, 1357),
     "eval/runner": (1659, 1138),
@@ -87,11 +87,11 @@ MAX_LINES = {
     "longcompress/llm": (961, 645),
     "longcompress/media": (1679, 1270),
     "longcompress/synthetic": (1117, 815),
-    "train": (1285, 852),
-    "train/data": (1108, 697),
+    "train": (1805, 1185),
+    "train/data": (834, 533),
     "train/imports": (540, 367),
-    "train/shards": (1407, 964),
-    "train/tiny": (726, 500),
+    "train/shards": (1208, 825),
+    "train/tiny": (679, 470),
 }
 MAX_TOTAL = (25_000, 17_000)
 MAX_FILES = 24  # of ours that compress and ask of a file go through

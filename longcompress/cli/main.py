@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from functools import partial
-from importlib import import_module
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -188,7 +187,7 @@ def plot(
     *,
     out: str,
     format: Literal["png", "svg", "pdf"] = "png",
-    video: str | None = None,
+    original: str | None = None,
     json: bool = False,
 ) -> None:
     """Draw a video's events, tokens and merged patches.
@@ -197,29 +196,29 @@ def plot(
         source: a video, which is compressed first, or a memory file (.lcm).
         out: the folder for the frames.
         format: of the frames.
-        video: the video of a memory file that was compressed with --keep-members, to draw merged patches.
+        original: the video of a memory file that was compressed with --keep-assignment, to draw merged patches.
         json: one JSON list of the paths.
     """
     from .. import plot as draw
 
     folder = folder_of(out)
-    if video:
-        probe_video(video, common)
+    if original:
+        probe_video(original, common)
     memory = remember(source, common, keep_assignment=True)
     stem = folder / Path(source).stem
     paths = [Path(f"{stem}.tokens.{format}")]
     with writing(folder):
         draw.plot_tokens(memory, paths[0])
-        if video or (not is_memory(source) and "video" in memory.video.assignment):
+        if original or (not is_memory(source) and "video" in memory.video.assignment):
             path = Path(f"{stem}.merged.{format}")
-            paths.append(draw.plot_merged(memory, video or source, path, protocols=common.allowed))
+            paths.append(draw.plot_merged(memory, original or source, path, protocols=common.allowed))
         found = memory.events(progress=bars())
         path = Path(f"{stem}.timeline.{format}")
         paths.append(draw.plot_timeline(found, max(memory.duration_s, 1e-3), path))
     print(dumps([str(p) for p in paths]) if json else "\n".join(map(str, paths)))
 
 
-def scenes(
+def synthesize(
     *,
     out: str,
     seconds: float = 120.0,
@@ -318,7 +317,9 @@ def bench(
 
     if what in BENCHES:
         return _hand_over(f"bench {what}", partial(run_bench, what), rest)
-    return _hand_over(f"bench {what}", import_module(f"longcompress.eval.bench_{what}").main, rest)
+    from ..eval.runner import merge_quality
+
+    return _hand_over(f"bench {what}", merge_quality.main, rest)
 
 
 def shards(
@@ -373,7 +374,7 @@ def _hand_over(name: str, command: Callable[[], Any], rest: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
-    "info": info, "compress": compress, "ask": ask, "events": events, "plot": plot, "scenes": scenes,
+    "info": info, "compress": compress, "ask": ask, "events": events, "plot": plot, "synthesize": synthesize,
     "demo": demo, "doctor": doctor, "train": train, "shards": shards, "bench": bench,
     "eval": evaluate, "weights": weights,
 }  # fmt: skip

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..types import stream_order
+
 if TYPE_CHECKING:
     from ..compression.budget import Estimate
     from ..media.reader import MediaInfo
@@ -39,7 +41,7 @@ def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> 
         "source": file, "out": str(target), "tokens": memory.num_tokens, "budget": memory.budget,
         "streams": {name: len(tokens) for name, tokens in memory.streams.items()},
         "global_tokens": sum(map(len, memory.globals.values())), "raw_tokens": int(stats["raw_tokens"]),
-        "seen_s": stats["seen_s"], "num_bytes": target.stat().st_size, "wall_s": wall_s,
+        "duration_s": stats["duration_s"], "num_bytes": target.stat().st_size, "wall_s": wall_s,
         "encode_s": stats["encode_s"], "merge_s": stats["merge_s"],
         "reused_frames": int(stats["reused_frames"]),
         "read_s": max(0.0, wall_s - stats["encode_s"] - stats["merge_s"]),
@@ -50,12 +52,12 @@ def sentence(report: dict[str, Any]) -> str:
     """The same in a line for people."""
     parts = [f"{num:,} {name}" for name, num in report["streams"].items()]
     parts += [f"{report['global_tokens']:,} for all of it"] if report["global_tokens"] else []
-    again = f", {report['reused_pictures']:,} frames hardly new" if report["reused_frames"] else ""
+    again = f", {report['reused_frames']:,} frames hardly new" if report["reused_frames"] else ""
     wall_s = report["wall_s"]
-    speed = f"{report['seen_s'] / wall_s:.0f} times as fast as it plays" if wall_s else ""
+    speed = f"{report['duration_s'] / wall_s:.0f} times as fast as it plays" if wall_s else ""
     return (
         f"{report['out']}: {report['tokens']:,} tokens ({', '.join(parts)}) of {report['raw_tokens']:,}, "
-        f"{clock(report['seen_s'])} of video{again}, {size_text(report['num_bytes'])}; "
+        f"{clock(report['duration_s'])} of video{again}, {size_text(report['num_bytes'])}; "
         f"{wall_s:.1f} s, {speed}: encoders {report['encode_s']:.1f}, merging {report['merge_s']:.1f}, "
         f"reading and the rest {report['read_s']:.1f}"
     )
@@ -71,7 +73,10 @@ def cited(cites: Sequence[Any]) -> list[tuple[float, float, str]]:
             start_s, end_s = before[0], max(end_s, before[1])
             names = before[2] | {cite.stream: before[2].get(cite.stream, 0) + 1}
         found.append((start_s, end_s, names))
-    return [(s, e, ", ".join(f"{num} {name}" for name, num in sorted(n.items()))) for s, e, n in found]
+    return [
+        (s, e, ", ".join(f"{num} {name}" for name, num in ((k, n[k]) for k in stream_order(n))))
+        for s, e, n in found
+    ]
 
 
 def _whether_it_fits(expected: "Estimate", answer: int) -> str:

@@ -7,4 +7,4 @@ from .stream import Stream
 from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
-__all__ = ["AUDIO", "BeatsEncoder", "Blocks", "AudioEncoder", "Stream", "Encoder", "VisionEncoder"]
+__all__ = ["AUDIO", "AudioEncoder", "BeatsEncoder", "Blocks", "Encoder", "Stream", "VisionEncoder"]

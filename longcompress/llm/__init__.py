@@ -7,10 +7,10 @@ from .prompt import Example
 
 __all__ = [
     "CausalLM",
-    "Example",
     "CompressedVideo",
+    "Example",
     "collate",
-    "video_positions",
     "learned_places",
     "text_positions",
+    "video_positions",
 ]

@@ -232,7 +232,7 @@ def test_what_is_still_to_be_trained_must_be_named(base, tmp_path):
 
 
 def test_longvlms_words_go_around_the_video(base, tmp_path):
-    """Its file holds the whole table of embeddings, whose last rows are words that begin and end the video."""
+    """Its file holds the whole table of embeddings. The last rows are words around the video."""
     lm = language_model()
     own = lm.get_input_embeddings().weight.detach()
     new = torch.randn(3, 32)

@@ -186,7 +186,7 @@ def shards_of(name, source, out, where):
 
 
 def small(name, folder, **changes):
-    """A paper's recipe as it stands, but for sizes: 4 videos a step instead of 128, a tiny language model's rates."""
+    """A paper's recipe with other sizes: 4 videos a step instead of 128, a tiny language model's rates."""
     recipe = recipe_of(name)
     engine = replace(stages.CPU, accumulate=2, checkpointing=True)
     sizes = {"min_videos": 4, "max_videos": 4, "lr": 0.02, "log_steps": 1, "save_steps": 1000, "seed": 3}
@@ -226,6 +226,7 @@ def answered(model, where, names):
         }
 
 
+@pytest.mark.slow
 def test_vtimellm_from_videos_to_answers(where, tmp_path):
     (where / "captioned").mkdir()
     for name in ("v0", "v1"):
@@ -249,6 +250,7 @@ def test_vtimellm_from_videos_to_answers(where, tmp_path):
     answered(again, where, ["both.mp4", "silent.webm"])
 
 
+@pytest.mark.slow
 def test_longvale_from_videos_to_answers(where, tmp_path):
     silent = [dialogue("silent")]
     seen = shards_of("longvale", converted(where, silent, "dialogues"), tmp_path / "s1", where)
@@ -280,6 +282,7 @@ def test_longvale_from_videos_to_answers(where, tmp_path):
     answered(again, where, ["both.mp4", "silent.webm", "heard.mkv", "short.avi"])
 
 
+@pytest.mark.slow
 def test_longvlm_from_videos_to_answers(where, tmp_path):
     eyes = published(tmp_path / "eyes", patch=14)  # 256 patches, as many as are merged
     flags = ["--preset", "longvlm", "--base.video", eyes["video"]]

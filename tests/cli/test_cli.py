@@ -1,4 +1,4 @@
-"""Every command in this process through `main`, with its exit code; a small random model, seconds of video."""
+"""Every command runs in this process through `main`, on a small random model and seconds of video."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     scenes.write_video(scenes.make_scene(2, 12.0), folder / "video.mp4", size_px=64, rate_fps=4)
     models.model().save_pretrained(folder / "model", include_base=True)
-    words = ["compress", f"{folder}/video.mp4", "--out", f"{folder}/video.lcm", "--keep-members"]
+    words = ["compress", f"{folder}/video.mp4", "--out", f"{folder}/video.lcm", "--keep-assignment"]
     assert cli.main([*words, "--model", f"{folder}/model", "--budget", "40"]) == 0
     return folder
 
@@ -205,7 +205,7 @@ class TestAsk:
 
     def test_cites_that_touch_are_one_stretch(self):
         cites = [Cite("video", 0, 2.0, 4.0), Cite("audio", 0, 4.0, 5.0), Cite("video", 1, 0.0, 1.0)]
-        assert cli.cited(cites) == [(0.0, 1.0, "1 frame"), (2.0, 5.0, "1 frame, 1 audio")]
+        assert cli.cited(cites) == [(0.0, 1.0, "1 video"), (2.0, 5.0, "1 video, 1 audio")]
 
 
 class TestEvents:
@@ -271,15 +271,15 @@ class TestPlot:
         assert out.split() == [f"{tmp_path}/video.tokens.svg", f"{tmp_path}/video.timeline.svg"]
 
     def test_of_a_memory_with_its_video(self, run, tmp_path):
-        code, out, _ = run("plot", "HERE/video.lcm", "--video", "HERE/video.mp4", "--out", tmp_path)
+        code, out, _ = run("plot", "HERE/video.lcm", "--original", "HERE/video.mp4", "--out", tmp_path)
         assert code == 0
         assert f"{tmp_path}/video.merged.png" in out
-        assert run("plot", "HERE/video.lcm", "--video", "nowhere.mp4", "--out", tmp_path)[0] == 3
+        assert run("plot", "HERE/video.lcm", "--original", "nowhere.mp4", "--out", tmp_path)[0] == 3
 
 
 def test_scenes(run, tmp_path):
     words = (
-        "scenes",
+        "synthesize",
         "--out",
         tmp_path / "new",
         "--seconds",
@@ -298,7 +298,7 @@ def test_scenes(run, tmp_path):
     for one in told:
         assert len(scenes.read_truth(one["video"]).events) == one["events"]
     assert len(list((tmp_path / "new").iterdir())) == 4
-    code, _, err = run("scenes", "--out", tmp_path, "--num", "0", model=False)
+    code, _, err = run("synthesize", "--out", tmp_path, "--num", "0", model=False)
     assert code == 2
     assert "--num must be > 0, got 0" in err
 
@@ -416,7 +416,7 @@ class TestDoctor:
 
 WRONG = [
     (2, ["foo"], "invalid choice: 'foo'"),
-    (2, ["compress"], "needs FILES and --out; see longcompress watch --help"),
+    (2, ["compress"], "needs FILES and --out; see longcompress compress --help"),
     (2, ["info", "HERE/video.mp4", "--rate-fps", "fast"], "--rate-fps: Expected a float. Got value: fast"),
     (
         2,
@@ -447,7 +447,7 @@ WRONG = [
         ["compress", "HERE/video.mp4", "--out", "HERE/video.mp4/x.lcm"],
         "is no folder that can be written into",
     ),
-    (4, ["scenes", "--out", "HERE/video.mp4/x"], "can't be written"),
+    (4, ["synthesize", "--out", "HERE/video.mp4/x"], "can't be written"),
 ]
 
 

@@ -123,7 +123,7 @@ def test_no_pairs_give_the_encoders_own_states(name, attention):
 def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
     real = tome.merged_states
     monkeypatch.setattr(
-        "longcompress.encoders.video.merged_states", lambda made, x, _, wanted: real(made, x, 0, wanted)
+        "longcompress.encoders.vision.merged_states", lambda made, x, _, wanted: real(made, x, 0, wanted)
     )
     options = {"layer": layer, "summary_layers": 1 if layer == 0 else 2}
     got, want = (encoder(name, r, **options).features(images()) for r in (5, 0))
@@ -133,13 +133,13 @@ def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_off_runs_the_encoder_and_nothing_else(name, monkeypatch):
-    monkeypatch.setattr("longcompress.encoders.video.merged_states", None)
-    monkeypatch.setattr("longcompress.encoders.video.check_encoder", None)
+    monkeypatch.setattr("longcompress.encoders.vision.merged_states", None)
+    monkeypatch.setattr("longcompress.encoders.vision.check_encoder", None)
     eyes = encoder(name, 0, layer=-2, summary_layers=2)
     pixels, first = images(), ENCODERS[name][1]
     with torch.no_grad():
         x = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-        states = eyes.vision_model(pixel_values=x, output_hidden_states=True).hidden_states
+        states = eyes.encoder(pixel_values=x, output_hidden_states=True).hidden_states
         got, summary = eyes.features(pixels)
     assert torch.equal(got, states[-2][:, first:])
     pair = [s[:, 0] if first else s.mean(1) for s in states[-3:-1]]
@@ -373,12 +373,12 @@ def test_half_precision_stays_near():
 def test_summaries_are_of_the_merged_states():
     eyes = encoder("siglip", 5, layer=-1, summary_layers=2)
     x, summary = eyes.features(images())
-    states = merged_states(eyes.vision_model, eyes.normal(images()), 5, range(LAYERS + 1))
+    states = merged_states(eyes.encoder, eyes.normal(images()), 5, range(LAYERS + 1))
     assert torch.equal(x, states[LAYERS])
     assert_within("means", summary, torch.stack([states[LAYERS - 1].mean(1), states[LAYERS].mean(1)], 1), 0)
     eyes = encoder("registers", 5, summary_layers=2)
     x, summary = eyes.features(images())
-    states = merged_states(eyes.vision_model, eyes.normal(images()), 5, range(LAYERS + 1))
+    states = merged_states(eyes.encoder, eyes.normal(images()), 5, range(LAYERS + 1))
     assert torch.equal(x, states[LAYERS - 1][:, 4:])
     assert torch.equal(summary, torch.stack([states[k][:, 0] for k in (LAYERS - 2, LAYERS - 1)], 1))
     with pytest.raises(ValueError, match="summary_layers must be <= 2, the states up to layer 1, got 3"):
@@ -487,7 +487,7 @@ def test_real_features_stay_near_and_nearer_with_fewer_pairs():
     errors = []
     for r in (1, 4, 16):
         config = replace(stock.config, merge_per_layer=r)
-        got = VisionEncoder(stock.vision_model, config, 224, *stock.norm).features(pixels)
+        got = VisionEncoder(stock.encoder, config, 224, *stock.norm).features(pixels)
         errors.append(float((got[0] - want[0]).norm() / want[0].norm()))
         assert torch.nn.functional.cosine_similarity(got[1], want[1], dim=-1).min() > 0.97
     assert errors[0] < errors[1] < errors[2] < 0.3

@@ -254,6 +254,7 @@ class TestReport:
 
 
 class TestKernels:
+    @pytest.mark.slow
     def test_every_operation_is_checked_timed_and_written(self, tmp_path, capsys):
         path = tmp_path / "new" / "k.csv"
         assert (
@@ -316,6 +317,7 @@ class TestKernels:
 
 
 class TestThroughput:
+    @pytest.mark.slow
     def test_stages_and_a_fresh_process(self, work, tmp_path):
         options = {"minutes": [MINUTES], "budgets": [32], "repeat": 1, "device": "cpu", "work": str(work)}
         path = tmp_path / "t.csv"
@@ -397,6 +399,7 @@ class TestRequests:
     def two(self, work):
         return requests.make_requests(work, 2, 12.0)
 
+    @pytest.mark.slow
     def test_every_provider_has_its_figures(self, tiny, two):
         rows = list(requests.serve(tiny, two, 40, 2, {"seconds": 12.0}))
         assert len({request.video for request in two}) == 2
@@ -422,6 +425,7 @@ class TestRequests:
         )
         assert {r.provider for r in rows if not r.error} == {"one by one", "batched"}
 
+    @pytest.mark.slow
     def test_through_the_command(self, work, tmp_path, capsys):
         words = "--cases requests --clips 1 --seconds 12 --budgets 40 --repeat 1 --device cpu".split()  # noqa: SIM905
         out = tmp_path / "new" / "a.csv"
@@ -448,6 +452,7 @@ class TestFeatures:
         ):
             features.check(ours, expected, torch.float32)
 
+    @pytest.mark.slow
     def test_figures_of_a_short_run(self, tmp_path):
         path = str(videos.write(tmp_path / "video.mp4", videos.Video()))
         rows = list(features.features_rows(path, 0.1, "vtimellm", "small", 2, "cpu", None))
@@ -479,6 +484,7 @@ class TestMedia:
 
 
 class TestGpuReport:
+    @pytest.mark.slow
     def test_runs_where_only_torch_and_transformers_are(self, tmp_path):
         missing = ("av", "jsonargparse", "webdataset", "xformers", "matplotlib")
         code = (

@@ -51,6 +51,7 @@ def answers(path):
     return {one["id"]: one["answer"] for one in lines(path)[1:]}
 
 
+@pytest.mark.slow
 def test_each_arm_asks_every_question_once(whole, source):
     folder, arms = whole
     assert [arm.name for arm in arms] == [

@@ -242,7 +242,7 @@ def test_a_chat_template_goes_around_the_video():
         ),
         (lambda h: h.answer_each([video(1)], []), "questions must be as many as videos = 1"),
         (
-            lambda h: h.collate([Example(CompressedVideo({"smell": tokens(3, 4, 0)}, {}, 9), [("what", None)])]),
+            lambda h: h.collate([Example(CompressedVideo({"smell": tokens(3, 4, 0)}, {}, 9), [("a", None)])]),
             "video has stream 'smell'",
         ),
     ],

@@ -16,6 +16,7 @@ from videos import Video, number_of, write
 PARTS = [(0.0, 1.0), (0.5, 2.25), (1.337, 3.9), (2.0, 60.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("stamps", STAMPS)
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])

@@ -24,7 +24,9 @@ IRREGULAR = [0, 40, 80, 200, 240, 700, 720, 760, 1500, 1510, 1600, 2400, 2440, 3
 
 
 @pytest.mark.parametrize("stamps", STAMPS)
-@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize(
+    "suffix", [kind if kind == "mp4" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_flash_and_beep_come_back_at_their_seconds(tmp_path, suffix, stamps):
     video = replace(KINDS[suffix], stamps=STAMPS[stamps])
     path = write(tmp_path / f"video.{suffix}", video)
@@ -49,6 +51,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("kind", SHOWN)
 def test_every_exact_frame_is_the_one_shown(tmp_path, kind, suffix):
@@ -75,6 +78,7 @@ def test_fast_ways_report_their_own_times(tmp_path, decode):
     assert len(joined(sounds)) >= 8 * 16000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_sparse_frames_are_the_same_with_far_less_decoded(tmp_path, suffix, monkeypatch):
     video = Video(stamps=range(0, 40000, 40), audio_codec=None, options={"g": "10", "preset": "ultrafast"})
@@ -100,6 +104,7 @@ DECODERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DECODERS)
 def test_leaving_out_what_is_not_wanted_changes_no_bit(tmp_path, kind, monkeypatch):
     video = replace(DECODERS[kind], stamps=range(0, 12000, 40), audio_codec=None, size=(128, 64))
@@ -279,6 +284,7 @@ def test_threads_end_when_closed_dropped_or_read_through(tmp_path):
     assert not media_threads()
 
 
+@pytest.mark.slow
 def test_an_abandoned_reading_does_not_keep_the_program_alive(tmp_path):
     path = write(tmp_path / "video.mp4", Video())
     code = (
@@ -302,6 +308,7 @@ def resident_mb():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 def test_memory_does_not_grow_with_the_length(tmp_path):
     video = Video(

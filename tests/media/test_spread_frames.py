@@ -20,6 +20,7 @@ def numbers(source, num: int, **options) -> tuple[list[int], list[float], list[s
     return [number_of(p) for p in pixels], times, warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("num", [2, 7, 10, 100])
 @pytest.mark.parametrize("stamps", [range(0, 4000, 40), LATE], ids=["constant", "late"])

@@ -43,6 +43,7 @@ def size_of(index):
     return sum(member.num_bytes for entry in index.entries for member in entry.members.values())
 
 
+@pytest.mark.slow
 def test_webdataset_hands_out_our_members(index):
     """Its own reader, of files that we open: its own opening is not used."""
     steps = open_shards({"url": str(index.folder / shard.name)} for shard in index.shards)

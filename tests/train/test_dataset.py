@@ -62,6 +62,7 @@ def content(loaded):
     return loaded.number, list(zip(loaded.keys, videos_of, strict=True))
 
 
+@pytest.mark.slow
 def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
     want = [content(x) for x in islice(data(index, model), 12)]
     for workers in (1, 2):
@@ -69,6 +70,7 @@ def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
         assert [content(x) for x in islice(loader, 12)] == want
 
 
+@pytest.mark.slow
 def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(index, model):
     alone = [content(x) for x in islice(data(index, model), 8)]
     for start, world in ((0, 2), (3, 2)):
@@ -82,6 +84,7 @@ def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(i
             assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(expected, key=str)
 
 
+@pytest.mark.slow
 def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_the_same_samples(index, model):
     def keys(loader, num):
         return [(x.number, x.keys) for x in islice(loader, num)]
@@ -96,6 +99,7 @@ def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_t
     assert [(n, sorted(k)) for n, k in first] + together == [(n, sorted(k)) for n, k in whole]
 
 
+@pytest.mark.slow
 def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
     whole = [content(x) for x in islice(data(index, model), 6)]
     for workers in (0, 2):
@@ -199,6 +203,7 @@ def test_bad_samples_are_summed_up_by_reason(tmp_path):
     assert listed.summary() == ""
 
 
+@pytest.mark.slow
 def test_reading_in_the_training_process_leaves_its_threads(index, model):
     threads = torch.get_num_threads()
     try:

@@ -17,6 +17,7 @@ import models
 RECIPE = StageRecipe(lora={"r": 4}, engine=Engine(device="cpu", report=[]))
 
 
+@pytest.mark.slow
 def test_a_longer_step_is_told_from_shorter_ones(tmp_path):
     """In a process of its own, as the command has it: what others have freed would be taken again."""
     models.model().save_pretrained(tmp_path / "m", include_base=True)

@@ -44,6 +44,7 @@ def test_what_is_learned_by_heart_can_not_be_guessed(painted, tmp_path):
     assert [e.key for e in load_index(tmp_path / "few").entries] == [e.key for e in painted.entries]
 
 
+@pytest.mark.slow
 def test_the_check_says_whether_it_learns(tmp_path, capsys):
     """It knows three samples by heart after a few steps, and not after one."""
     from longcompress.train import overfit_check as module

@@ -95,6 +95,7 @@ def small(name, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vtimellm", "longvale"])
 def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, family):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
@@ -107,6 +108,7 @@ def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, famil
     assert (before / "adapter").is_dir()
 
 
+@pytest.mark.slow
 def test_longvlms_recipe_trains_its_projector(data, tmp_path):
     recipe = replace(small("longvlm", data["qa"]), save_steps=12)
     train_stage(models.model(), recipe, tmp_path)
@@ -114,6 +116,7 @@ def test_longvlms_recipe_trains_its_projector(data, tmp_path):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_one_streams_projector_alone(data, tmp_path):
     recipe = replace(small("longvale_boundary", data["dialogues"]), train=["projectors.audio"], save_steps=12)
     model = models.model()

@@ -267,6 +267,7 @@ class TestCache:
         make_index(server.folder, progress=False)
         assert load(url, tmp_path).read(0)["mp4"] == b"new"
 
+    @pytest.mark.slow
     def test_processes_and_threads_that_want_one_shard_at_once_fetch_it_once(self, served, tmp_path):
         server, url, index = served
         server.spoil = lambda name: "slow" if name.endswith(".tar") else None

@@ -43,6 +43,7 @@ def recipe(folder):
     return stages.make_recipe(folder)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
     model = models.model()
     model.llm.lm.lm_head.weight.data.mul_(30)  # random and frozen it could hardly say anything clearly
@@ -56,6 +57,7 @@ def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
     assert "trained: projectors" in capsys.readouterr().out and (results / "config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, workers):
     recipe = replace(recipe, engine=replace(CPU, workers=workers))
@@ -76,6 +78,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
     assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(recipe, tmp_path, capsys):
     recipe = replace(recipe, steps=60, save_steps=60, log_steps=1, engine=replace(CPU, workers=1))
     train_stage(models.model(), recipe, tmp_path / "whole")
@@ -99,6 +102,7 @@ def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(rec
     assert losses(tmp_path / "whole") == losses(tmp_path / "part") and len(losses(tmp_path / "part")) == 60
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
@@ -112,6 +116,7 @@ def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     assert whole == pytest.approx(resumed, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_ends_both_and_one_alone_goes_on(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
@@ -152,6 +157,7 @@ def test_parts_that_are_not_there(recipe):
     assert "projectors" in trained_text(model, prepare(model, replace(recipe, train=["projectors"])))
 
 
+@pytest.mark.slow
 def test_bad_samples_are_listed_and_a_batch_of_none_stops(recipe, folder, tmp_path):
     from longcompress.train.shards.index import load_index, make_index
 
@@ -198,6 +204,7 @@ def test_the_recipes_that_come_with_it_load(name):
     assert recipe.merge_lora == (name == "instruct")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     from longcompress.cli.main import main
 
@@ -221,6 +228,7 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     assert "lrr" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_videos_without_audio_or_without_frames_are_learned_from_beside_others(tmp_path):
     where = tmp_path / "in"
     where.mkdir()

@@ -61,6 +61,7 @@ def compressed(model, scene, budget):
     return session.memory()
 
 
+@pytest.mark.slow
 def test_the_codec_changes_little_of_what_the_encoders_see(tiny, tmp_path):
     scene = make_scene(10_000_123, 40.0)
     painted = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
@@ -88,6 +89,7 @@ def test_it_answers_with_times_and_cites_tokens(tiny):
     assert answer.cites and all(c.end_s > answer.events[0].start_s for c in answer.cites)
 
 
+@pytest.mark.slow
 def test_it_is_right_about_videos_nobody_trained_on(tiny, tmp_path):
     source = from_scenes("synthetic_qa", Synthetic((1.5,), 10, first_video=1_000_000))
     config = RunConfig(budgets=("10%", "20%"))
@@ -308,6 +310,7 @@ def test_names_that_are_alone_are_in_one_clip_of_a_video(tiny, clips):
         videos.sample_clips(3, len(OBJECTS + SOUNDS), np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_with_its_own_encoders(tiny, tmp_path):
     mix = replace(SHORT, steps=2, videos=2, clips=(1.0,), methods={"ours": 1.0, "evs": 1.0})
     recipe = TinyRecipe(init="tiny", clips=2, clip_s=20.0, mixes=[mix], warmup=1)

@@ -43,6 +43,7 @@ def apart(first, second):
     return max(float((first[n] - second[n]).abs().max()) for n in first)
 
 
+@pytest.mark.slow
 def test_shares_of_a_batch_teach_what_the_whole_batch_does(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80)
     train_stage(models.model(), recipe, tmp_path / "whole")
@@ -60,6 +61,7 @@ def test_shares_of_a_batch_teach_what_the_whole_batch_does(recipe, tmp_path):
         train_stage(models.model(), odd, tmp_path / "odd")
 
 
+@pytest.mark.slow
 def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(recipe, tmp_path):
     recipe = replace(
         recipe, questions=replace(recipe.questions, max_questions=1), min_videos=4, max_tokens=80
@@ -75,6 +77,7 @@ def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(recipe, tmp_
     assert apart(weights(tmp_path / "rows"), weights(tmp_path / "row")) < 1e-4
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_memory_not_what_is_learned(recipe, tmp_path):
     train_stage(models.model(), recipe, tmp_path / "kept")
     model, calls = models.model(), []
@@ -100,6 +103,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_samples_keys(recipe, tmp_pat
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
 
 
+@pytest.mark.slow
 def test_the_log_says_how_fast_it_goes_and_tensorboard_has_it(recipe, tmp_path):
     fsdp = replace(recipe, log_steps=2, engine=replace(CPU, report=["tensorboard"]))
     train_stage(models.model(), fsdp, tmp_path)
@@ -112,6 +116,7 @@ def test_the_log_says_how_fast_it_goes_and_tensorboard_has_it(recipe, tmp_path):
     assert list((tmp_path / "log").glob("events.out*"))
 
 
+@pytest.mark.slow
 def test_validation_changes_nothing(recipe, folder, tmp_path, capsys):
     recipe = replace(recipe, lora=recipe.lora | {"lora_dropout": 0.3})
     train_stage(models.model(), recipe, tmp_path / "blind")
@@ -141,6 +146,7 @@ def test_validation_leaves_the_threads_of_the_training(recipe, tmp_path):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_learned_from_what(recipe, tmp_path):
     result = train_stage(models.model(), replace(recipe, log_steps=2), tmp_path)
     card = (result / "README.md").read_text()
@@ -161,6 +167,7 @@ def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
     torch.testing.assert_close(whole["loss"], part["loss"])
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_says_the_same(recipe, tmp_path):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     base = load(tmp_path / "base")
@@ -200,6 +207,7 @@ fill.steps = 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "full"])
 def test_a_save_cut_short_leaves_the_checkpoint_before_it(recipe, tmp_path, how):
     recipe = replace(recipe, log_steps=1)
@@ -281,6 +289,7 @@ if sharded:
 """
 
 
+@pytest.mark.slow
 def test_sharded_over_two_processes_it_learns_and_saves_what_one_does(folder, tmp_path):
     (tmp_path / "s.py").write_text(SHARDED)
     here = str(Path(__file__).parents[1])
@@ -348,6 +357,7 @@ def test_engines_that_are_none():
         Engine(accumulate=0)
 
 
+@pytest.mark.slow
 def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tmp_path):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     engine = replace(CPU, bf16=True)
@@ -372,6 +382,7 @@ def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
         replace(recipe, epochs=1.0)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_another_run_is_not_resumed(recipe, tmp_path):
     train_stage(models.model(), recipe, tmp_path)
     with pytest.raises(ValueError, match="resume: budgets, lr differ from"):
