@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import webdataset
@@ -98,7 +98,7 @@ def open_shards(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def by_ranges(index: Index, workers: int) -> Iterator[Step]:
     """`Index.read` in the order of an epoch, undecoded."""
     order: list[int] = index.order(0, 0).tolist()
-    for members in DataLoader(index, batch_size=None, sampler=order, num_workers=workers):
+    for members in DataLoader(cast(Any, index), batch_size=None, sampler=order, num_workers=workers):
         yield 1, sum(map(len, members.values()))
 
 
