@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from longcompress.presets import load, new_tiny
-from longcompress.synthetic.questions import seconds
+from longcompress.synthetic.questions import printed_seconds
 from longcompress.synthetic.scenes import OBJECTS, make_scene
 
 FOLDER = Path(__file__).parents[1] / "examples" / "text_warmup"
@@ -30,7 +30,7 @@ def test_a_video_in_words_has_each_event_in_its_seconds():
                 for a, b in zip(tokens.start_s[mine], tokens.end_s[mine], strict=True)
                 for s in range(int(a), int(b))
             }
-            first, last = seconds(event, offset_s=100)
+            first, last = printed_seconds(event, offset_s=100)
             assert set(range(first, last + 1)) <= covered
 
 
