@@ -49,7 +49,7 @@ def make(
         base: its encoders, --base.vision FOLDER --base.audio FILE.pt --base.speech FOLDER; else by their names.
         variant: of the preset, as --variant.tail released; docs/published_models.md lists them.
         kind: "features", or "media" for the files' own bytes.
-        detail: tokens a segment keeps at least, by stream, '{"frame": 342, "*": 25}'; else the model's.
+        detail: tokens a segment keeps at least, by stream, '{"video": 342, "*": 25}'; else the model's.
         shard: i/N: every N-th video from the i-th on, for arrays of jobs.
         on_error: "quarantine" lists videos that can't be used and goes on; "stop" ends at the first.
         shard_mb: a shard is closed before it passes this.
@@ -139,7 +139,7 @@ def features(
     preset: Preset | None = None,
     base: dict[str, str] | None = None,
     variant: dict[str, str | int | bool] | None = None,
-    frame: str | None = None,
+    video: str | None = None,
     audio: str | None = None,
     speech: str | None = None,
     local: str | None = None,
@@ -158,7 +158,7 @@ def features(
         preset: as for `make`, instead of model.
         base: as for `make`.
         variant: as for `make`.
-        frame: folder of .npy files, 100 rows each.
+        video: folder of .npy files, 100 rows each.
         audio: folder of .npy files of LongVALE's audio; a video may have none.
         speech: folder of .npy files of LongVALE's speech; a video may have none.
         local: folder of LongVLM's pickles of merged tokens.
@@ -176,7 +176,7 @@ def features(
     loads = encoders or model
     if loads is None or (model is not None and encoders is not None):
         raise ValueError("one of --model and --preset must say whose features they are")
-    paths = {"video": frame, "audio": audio, "speech": speech, "local": local, "memory": memory}
+    paths = {"video": video, "audio": audio, "speech": speech, "local": local, "memory": memory}
     folders = {name: folder for name, folder in paths.items() if folder is not None}
     with reading():
         records = read_records(source)
