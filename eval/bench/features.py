@@ -103,12 +103,12 @@ def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
 @torch.no_grad()
 def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
-    begin = time.perf_counter()
+    start_s = time.perf_counter()
     took: dict[str, float] = {}
 
     def lap(name: str) -> None:
-        nonlocal begin
-        took[name], begin = time.perf_counter() - begin, time.perf_counter()
+        nonlocal start_s
+        took[name], start_s = time.perf_counter() - start_s, time.perf_counter()
 
     pixels, samples = decode_all(video, model.config)
     lap("decode")

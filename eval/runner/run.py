@@ -90,7 +90,7 @@ def run(
     names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
     for budget in budgets:
         if not budget.endswith("%"):
-            model.compressor.check(int(budget), names)
+            model.check_budget(int(budget), names)
     outs = {budget: budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
     questioner = Questioner(task_of(source.task), config.prompt, header["max_new_tokens"], how)
     examples = source.examples[: config.limit]
