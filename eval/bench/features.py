@@ -79,7 +79,9 @@ def extraction_peaks(preset: Preset, size: Size, video: str, threads: int) -> di
 def random_model(preset: str, size: Size) -> LongCompress:
     """A published model's encoders, random, without a language model."""
     config, encoders = config_of(preset), random_encoders(size)
-    heads = {name: replace(getattr(config, name), width=shape.width) for name, shape in SHAPES[size].items()}
+    heads = {
+        name: replace(getattr(config, name), metric_width=shape.width) for name, shape in SHAPES[size].items()
+    }
     config = replace(config, **heads)  # of the metric, which nothing here uses
     video = VisionEncoder(encoders.video, config.video, config.media.size_px, CLIP_MEAN, CLIP_STD)
     if not config.audio.base:
