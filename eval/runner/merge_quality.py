@@ -95,7 +95,7 @@ def compare(
             tokens = tokens_of()["video"]
             seconds = time.perf_counter() - start_s
             row = {"video": name, "keep": keep, "method": method, "num_tokens": len(tokens) / len(parts)}
-            row |= {"lost": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
+            row |= {"lost_variance": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
             yield row | ({"read": share_read(tokens, rule)} if rule else {})
 
 
@@ -172,7 +172,7 @@ def printed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         read = f"  read {row['read']:.2f}" if "read" in row else ""
         about = f"{row['video']:12s} {row['keep']:5d}  {row['method']:30s}"
-        print(f"{about} lost {row['lost']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
+        print(f"{about} lost {row['lost_variance']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
         yield row
 
 
