@@ -228,7 +228,8 @@ class Encoded:
         if self.summary is not None:
             _need(
                 self.summary.dim() == 3 and self.summary.shape[0] == n // self.patches,
-                f"Encoded.summary must be (T, E, C), T = {n // self.patches}, got {tuple(self.summary.shape)}",
+                f"Encoded.summary must be (T, E, C), T = {n // self.patches}, "
+                f"got {tuple(self.summary.shape)}",
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,5 @@
-"""What the commands share: the flags of a model, videos compressed or remembered, and whose fault an error is."""
+"""What the commands share: the flags of a model, videos compressed or remembered, and whose fault an error
+is."""
 
 import os
 import sys
@@ -115,7 +116,8 @@ def remember(source: str, common: Common, *, keep_assignment: bool = False) -> "
     given = [n for n in ("budget", "budget_share", "rate_fps", "decode", "overrides") if getattr(common, n)]
     if given:
         raise ValueError(
-            f"--{given[0].replace('_', '-')} is for videos; the memory file {source} was compressed with its own"
+            f"--{given[0].replace('_', '-')} is for videos; the memory file {source} was "
+            f"compressed with its own"
         )
     from ..memory import VideoMemory
 

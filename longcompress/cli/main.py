@@ -196,7 +196,8 @@ def plot(
         source: a video, which is compressed first, or a memory file (.lcm).
         out: the folder for the frames.
         format: of the frames.
-        original: the video of a memory file that was compressed with --keep-assignment, to draw merged patches.
+        original: the video of a memory file that was compressed with --keep-assignment, to draw merged
+            patches.
         json: one JSON list of the paths.
     """
     from .. import plot as draw

@@ -43,10 +43,11 @@ def make(
     Args:
         source: folder of videos (NAME.json beside NAME.mp4 says what is in it) or JSONL file of records.
         out: folder of the shards.
-        model: preset, folder or hub name, whose encoders make the features; tiny if neither this nor preset is
-            given.
+        model: preset, folder or hub name, whose encoders make the features; tiny if neither this nor
+            preset is given.
         preset: a published model instead, of which only the encoders are loaded.
-        base: its encoders, --base.vision FOLDER --base.audio FILE.pt --base.speech FOLDER; else by their names.
+        base: its encoders, --base.vision FOLDER --base.audio FILE.pt --base.speech FOLDER; else by their
+            names.
         variant: of the preset, as --variant.tail released; docs/published_models.md lists them.
         kind: "features", or "media" for the files' own bytes.
         detail: tokens a segment keeps at least, by stream, '{"video": 342, "*": 25}'; else the model's.

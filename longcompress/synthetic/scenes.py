@@ -252,7 +252,8 @@ def write_video(
     rate_hz: int = 16000,
     progress: bool = False,
 ) -> Path:
-    """The path of a video of the scene, as `media_write.write` writes it; `read_truth` reads what it shows."""
+    """The path of a video of the scene, as `media_write.write` writes it; `read_truth` reads what it
+    shows."""
     path = media_write.write(
         Path(path),
         lambda times: frames(scene, times, size_px=size_px),

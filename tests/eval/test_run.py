@@ -346,7 +346,8 @@ def test_wrong_arguments(here, model, tmp_path):
 def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_path):
     (tmp_path / "first.mp4").write_bytes(b"no video at all" * 100)
     videos.write(tmp_path / "second.mp4", videos.Video(audio_codec=None))
-    summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model, tmp_path / "a.jsonl",
+    summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model,
+    tmp_path / "a.jsonl",
                   RunConfig(budgets=("24",), streams="audio"))  # fmt: skip
     assert summary["num_answered"] == 0 and summary["num_failed"] == 3
     reasons = {item["id"]: item["failed"] for item in summary["failed"]}
