@@ -296,7 +296,8 @@ class ModelConfig:
     """A whole model.
 
     Attributes:
-        speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech` Whisper).
+        speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech`
+            Whisper).
         format: of the file.
     """
 

@@ -87,8 +87,8 @@ class Inputs(NamedTuple):
         """Name and function of each implementation that runs here."""
         if not self.fused:
             return [("torch", op)]
-        found = [("triton", op), ("reference", reference)]
-        return [*found, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else found
+        out = [("triton", op), ("reference", reference)]
+        return [*out, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else out
 
 
 def bench_kernels(

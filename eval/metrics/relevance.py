@@ -32,7 +32,8 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
 
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
-    """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed scores.
+    """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed
+    scores.
 
     Args:
         curve: frames at an even rate, from the video's start.

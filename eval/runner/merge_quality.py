@@ -95,7 +95,7 @@ def compare(
             tokens = tokens_of()["video"]
             seconds = time.perf_counter() - start_s
             row = {"video": name, "keep": keep, "method": method, "num_tokens": len(tokens) / len(parts)}
-            row |= {"lost": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
+            row |= {"lost_variance": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
             yield row | ({"read": share_read(tokens, rule)} if rule else {})
 
 
@@ -132,7 +132,8 @@ def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule 
 
 
 def measure(
-    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224, files: list[str] | None = None,
+    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224,
+    files: list[str] | None = None,
     seconds: int = 120, num_synthetic: int = 3, keep: list[int] | None = None, out: str = "",
 ) -> None:  # fmt: skip
     """Print the share of the features' variance that each merging loses, and write it to --out.
@@ -172,5 +173,5 @@ def printed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         read = f"  read {row['read']:.2f}" if "read" in row else ""
         about = f"{row['video']:12s} {row['keep']:5d}  {row['method']:30s}"
-        print(f"{about} lost {row['lost']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
+        print(f"{about} lost {row['lost_variance']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
         yield row

@@ -306,7 +306,8 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _model_hash(model: LongCompress) -> str:
-    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model out."""
+    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model
+    out."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()

@@ -11,6 +11,7 @@ import torch
 import longcompress as lc
 from longcompress.checkpoints.architectures import encoders_of
 from longcompress.cli.main import main
+from longcompress.compression.state import MergeState
 from longcompress.encoders import Stream
 from longcompress.media.reader import read
 from longcompress.train.imports import npy as arrays
@@ -142,13 +143,13 @@ def test_the_projects_own_files(where, tmp_path, capsys):
 
 def test_a_frame_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkeypatch):
     model = encoders_of("vtimellm", base=parts_of("vtimellm", where), device="cpu")
-    compress_to = model.compressor.compress_to
+    whole = MergeState.compress
 
-    def fewer(*given):
-        streams, *rest = compress_to(*given)
-        return ({name: tokens.take(slice(1, None)) for name, tokens in streams.items()}, *rest)
+    def fewer(self, *budget):
+        video = whole(self, *budget)
+        return replace(video, streams={n: tokens.take(slice(1, None)) for n, tokens in video.streams.items()})
 
-    monkeypatch.setattr(model.compressor, "compress_to", fewer)
+    monkeypatch.setattr(MergeState, "compress", fewer)
     record = arrays.Record("both", str(where / "in" / "both.mp4"))
     (made,) = arrays.make([record], tmp_path, model, progress=False)
     assert made.status == "failed" and "gave 99 frames of 100, which their code needs" in made.reason

@@ -429,6 +429,10 @@ class TestErrors:
         with pytest.raises(ValueError, match=rf"{format}: event 1 needs finite times >= 0 seconds, got"):
             written([Event(0, 1), event], format)
 
+    def test_an_event_that_ends_before_it_starts(self):
+        with pytest.raises(ValueError, match=r"Event\.end_s must be >= start_s = 2, got 1"):
+            Event(2, 1)
+
     def test_half_a_character(self):
         with pytest.raises(ValueError, match="jsonl: event 0 needs a text without lone surrogates, got"):
             written([Event(0, 1, "a\udc00")], "jsonl")

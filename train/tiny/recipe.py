@@ -64,7 +64,7 @@ class TinyRecipe:
 
 
 def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stage = "encoders") -> Path:
-    """Train the embedded model, or train recipe.init on with its own encoders and projectors; save it in `out`.
+    """Train the embedded model, or recipe.init with its own encoders and projectors; save it in `out`.
 
     Args:
         out: folder; stages are kept in it, so that an interrupted run goes on with start="clips" or "lm".
