@@ -287,6 +287,6 @@ def doctor(*, json: bool = False) -> int:
     if json:
         print(dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}))
     else:
-        rows = [(c.status, c.name, c.found + (f"\n-> {c.remedy}" if c.remedy else "")) for c in checks]
+        rows = [(c.status, c.name, c.state + (f"\n-> {c.remedy}" if c.remedy else "")) for c in checks]
         print_table("longcompress doctor", rows)
     return 1 if wrong else 0

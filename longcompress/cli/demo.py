@@ -1,4 +1,4 @@
-"""The whole path on the embedded model: a synthetic video is compressed and asked, beside the true answers."""
+"""The whole path on the embedded model: a synthetic video, its memory, and answers beside the true ones."""
 
 import sys
 import time

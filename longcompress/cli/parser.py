@@ -1,7 +1,7 @@
 """Functions as commands: signature, annotations and docstring become flags, which jsonargparse reads.
 
-A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags: a bool
-is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers 2`.
+A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags: a
+bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers 2`.
 """
 
 import inspect
@@ -49,8 +49,8 @@ def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tupl
         raise SystemExit(0)
     command = group.commands.get(words[0]) if words else None
     if command is None:
-        given = f"no command {words[0]!r}" if words else "a command is missing"
-        raise ValueError(f"{given}; {name} has {', '.join(group.commands)}")
+        fault = f"no command {words[0]!r}" if words else "a command is missing"
+        raise ValueError(f"{fault}; {name} has {', '.join(group.commands)}")
     name, rest = f"{name} {words[0]}", list(words[1:])
     if isinstance(command, Group):
         return find(rest, command, name)
@@ -98,28 +98,27 @@ def parser_of(
     parser = ArgumentParser(
         prog=name, description=_about(function), exit_on_error=False, formatter_class=HelpFormatter
     )
-    notes, signature = documented(function), inspect.signature(function).parameters
+    notes, hints = documented(function), _hints(function)
     defaults: dict[str, Any] = {}
-    for key, hint in _hints(function).items():
-        parameter = signature[key]
+    usage = [name]
+    for key, parameter in inspect.signature(function).parameters.items():
+        hint, item = hints[key], _item(hints[key])
         is_required = parameter.default is parameter.empty
         if key in instances or is_dataclass(hint):
             defaults[key] = instances.get(key) or hint()
             _add_fields(parser, defaults[key])
         elif is_required and parameter.kind is not parameter.KEYWORD_ONLY:
-            is_optional = type(None) in typing.get_args(typing.get_type_hints(function)[key])
-            options = {"nargs": "+" if _item(hint) else "?"} if _item(hint) or is_optional else {}
-            parser.add_argument(
-                key, type=_item(hint) or hint, help=notes[key], metavar=key.upper(), **options
-            )
+            is_optional = "None" in str(parameter.annotation)
+            options = {"nargs": "+" if item else "?"} if item or is_optional else {}
+            parser.add_argument(key, type=item or hint, help=notes[key], metavar=key.upper(), **options)
+            usage.append(f"[{key.upper()}]" if is_optional else f"{key.upper()}{' ...' if item else ''}")
         elif hint is bool and parameter.default is False:
-            parser.add_argument(_flag(key), action="store_true", help=notes.get(key))
+            parser.add_argument(_flag(key), action="store_true", help=notes[key])
         else:
-            _add(
-                parser, key, hint, None if is_required else parameter.default, notes.get(key, ""), is_required
-            )
-    required = [_shown(action) for action in parser._actions if action.dest in _required(parser)]
-    parser.usage = " ".join([name, *required, "[options]"])
+            default = None if is_required else parameter.default
+            _add(parser, key, hint, default, notes[key], required=is_required)
+            usage += [f"{_flag(key)} {key.upper()}"] if is_required else []
+    parser.usage = " ".join([*usage, "[options]"])
     return parser, defaults
 
 
@@ -157,18 +156,18 @@ def _tree(default: Any, values: Any) -> dict[str, Any]:
     tree, hints = to_dict(default), _hints(type(default))
     for field in fields(default):
         if field.metadata.get("fields_of"):
-            sections = values[field.name].as_dict().items()
-            changes = {
-                name: {k: v for k, v in s.items() if v is not None}
-                for name, s in sections
-                if isinstance(s, dict)
-            }
-            tree[field.name] = {name: section for name, section in changes.items() if section}
+            tree[field.name] = _present(values[field.name].as_dict())
         elif is_dataclass(getattr(default, field.name)):
             tree[field.name] = _tree(getattr(default, field.name), values[field.name])
         elif not is_dataclass(_item(hints[field.name])):
             tree[field.name] = values[field.name]
     return tree
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    """What is neither None nor empty, at any depth."""
+    deep = {key: _present(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in deep.items() if value is not None and value != {}}
 
 
 def _item(hint: Any) -> Any:
@@ -224,29 +223,13 @@ def _spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:
     return out
 
 
-def _required(parser: ArgumentParser) -> list[str]:
-    """The names of the arguments that a command needs."""
-    return [
-        action.dest for action in parser._actions
-        if (action.required or (not action.option_strings and action.nargs != "?")) and action.help != SUPPRESS
-    ]  # fmt: skip
-
-
-def _shown(action: Any) -> str:
-    """A required argument as a usage shows it."""
-    if action.option_strings:
-        return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
-    return f"{action.metavar}{' ...' if action.nargs == '+' else ''}"
-
-
 def _in_one_line(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message, with flags as they are typed and what was needed."""
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split())).replace("typing.", "")
     if "are required" in message or "is required" in message:
-        actions = {action.dest: action for action in parser._actions}
-        needed = [
-            _flag(n) if actions[n].option_strings else n.upper() for n in dict.fromkeys(_required(parser))
-        ]
+        needed = re.findall(
+            r"(?<= )(?:--[\w-]+|[A-Z_]+)(?= |$)", re.sub(r"(--\S+) \S+", r"\1", parser.usage or "")
+        )
         return f"needs {' and '.join(needed)}"
     if unknown := re.match(r"unrecognized arguments: (.*)", message):
         flags = [flag.replace("changes.", "") for flag in parser._option_string_actions]
@@ -254,5 +237,5 @@ def _in_one_line(message: str, parser: ArgumentParser) -> str:
         return f"{message}{f'; did you mean {near[0]}?' if near else ''}".replace("changes.", "")
     return re.sub(
         r'Parser key "(?:changes\.)?([\w.]+)"(?: element \d+)?: (?:Expected an? (.*?)\. Got value: )?',
-        lambda found: _flag(found[1]) + (f" must be {found[2]}, got " if found[2] else ": "), message,
+        lambda match: _flag(match[1]) + (f" must be {match[2]}, got " if match[2] else ": "), message,
     )  # fmt: skip

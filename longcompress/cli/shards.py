@@ -23,7 +23,7 @@ class EncoderOptions:
     Attributes:
         model: preset, folder or hub name.
         preset: a published model instead, of which only the encoders are loaded.
-        base: its encoders, --base.video FOLDER --base.audio FILE.pt --base.speech FOLDER; else by their names.
+        base: its encoders, --base.video FOLDER --base.audio FILE.pt --base.speech FOLDER; else from the hub.
         variant: of the preset, as --variant.tail released; docs/models.md lists them.
     """
 

@@ -424,8 +424,8 @@ class TestDoctor:
         assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(told)
 
     def test_what_is_missing_is_told_with_the_command(self, run, monkeypatch):
-        monkeypatch.setitem(doctor.NEEDED, "no-such-package", ">=1.2")
-        monkeypatch.setitem(doctor.EXTRAS["plot"], "matplotlib", ">=99")
+        monkeypatch.setattr(doctor, "NEEDED", [*doctor.NEEDED, "no-such-package>=1.2"])
+        monkeypatch.setitem(doctor.EXTRAS, "plot", ["matplotlib>=99"])
         code, out, _ = run("doctor", "--json", model=False)
         told = {c["name"]: c for c in json.loads(out)["checks"]}
         assert code == 1
@@ -452,7 +452,7 @@ class TestDoctor:
     )
     def test_versions(self, found, spec, status, monkeypatch):
         monkeypatch.setattr(doctor, "version", lambda _: found)
-        monkeypatch.setattr(doctor, "NEEDED", {"thing": spec})
+        monkeypatch.setattr(doctor, "NEEDED", [f"thing{spec}"])
         (check,) = [c for c in doctor.examine() if c.name == "thing"]
         assert check.status == status
 
@@ -465,9 +465,9 @@ class TestDoctor:
         def split(specs):
             return {re.sub(r"\[\w+\]", "", s) for s in specs}
 
-        assert split(needed) == {name + spec for name, spec in doctor.NEEDED.items()}
+        assert split(needed) == set(doctor.NEEDED)
         for extra, packages in doctor.EXTRAS.items():
-            assert split(lists[extra]) == {name + spec for name, spec in packages.items()}
+            assert split(lists[extra]) == set(packages)
 
 
 WRONG = [

@@ -68,9 +68,7 @@ def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_
             words = ["shards", "make", str(tmp_path / "in"), "--out", str(tmp_path / dtype)]
             assert main([*words, "--dtype", dtype, "--threads", "1"]) == 0
             assert torch.get_num_threads() == 1
-            kept[dtype] = (
-                read_sample(load_index(tmp_path / dtype).read(0), "here").chunks[0].groups["video"]
-            )
+            kept[dtype] = read_sample(load_index(tmp_path / dtype).read(0), "here").chunks[0].groups["video"]
     finally:
         torch.set_num_threads(threads)
     wide, narrow = (kept[dtype].metric for dtype in ("float32", "bfloat16"))
