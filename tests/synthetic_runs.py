@@ -11,7 +11,7 @@ from longcompress.eval.tasks.synthetic import Synthetic
 TWO_OF_5 = Synthetic(minutes=(5,), num_videos=2)
 
 
-CONFIG = RunConfig(budgets=("24",), max_new_tokens=4, streams="video")
+CONFIG = RunConfig(budgets=("24",), max_new_tokens=4, media="video")
 
 
 def run_drawn(task, synthetic, model, out, config=None):

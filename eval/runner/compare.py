@@ -60,7 +60,7 @@ class CompareConfig:
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
-        only: kinds of groups of examples to the names that are asked, {"kind": ["binding"]}.
+        only: groups of examples that are asked, KIND=NAME each, kind=binding kind=count; none: all.
         seed: of random methods.
     """
 
@@ -69,15 +69,25 @@ class CompareConfig:
     prompt: str = "default"
     max_new_tokens: int | None = None
     limit: int | None = None
-    only: Mapping[str, Sequence[str]] | None = None
+    only: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         if unknown := [method for method in self.methods if method not in NAMES]:
             raise ValueError(f"methods must be of {', '.join(NAMES)}, got {unknown[0]!r}")
         check_budgets("budgets", self.budgets)
+        if wrong := [text for text in self.only if "=" not in text]:
+            raise ValueError(f"only must be KIND=NAME, got {wrong[0]!r}")
         if twice := [method for method in self.methods if self.methods.count(method) > 1]:
             raise ValueError(f"methods must be different, got {twice[0]!r} twice")
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Kind to the names of `only`."""
+        groups: dict[str, list[str]] = {}
+        for kind, _, name in (text.partition("=") for text in self.only):
+            groups.setdefault(kind, []).append(name)
+        return groups
 
     @property
     def arms(self) -> list[Arm]:
@@ -111,8 +121,7 @@ def compare(
         raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
     pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
                                               max_new_tokens=config.max_new_tokens), how)  # fmt: skip
-    only = {name: list(some) for name, some in (config.only or {}).items()}
-    pins |= {"num_examples": len(examples), "only": only, "seed": config.seed}
+    pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
     outs = {name: folder / f"{name}.jsonl" for name in arms}
     headers = {name: {**pins, "method": arm.method, "budget": arm.budget} for name, arm in arms.items()}
@@ -143,11 +152,11 @@ def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Ex
     Raises:
         ValueError: there are none.
     """
-    only = config.only or {}
+    only = config.groups
     some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]
     if not some:
         known = sorted({f"{kind}={name}" for example in examples for kind, name in example.groups})
-        raise ValueError(f"only must leave an example, got {dict(only)}; known are {', '.join(known)}")
+        raise ValueError(f"only must leave an example, got {only}; known are {', '.join(known)}")
     return some[: config.limit]
 
 

@@ -215,7 +215,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "prompt_sha256": digest.hexdigest(),
         "times": how.times,
         "meteor": meteor_name() if task.uses_meteor else None,
-        "streams": config.streams,
+        "media": config.media,
         "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,
         "num_examples": len(source.examples[: config.limit]),
@@ -296,13 +296,11 @@ def _how(source: Source, config: RunConfig) -> How:
 
 def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
     known = model.media
-    if config.streams == "both":
+    if config.media == "both":
         return known
-    if config.streams not in known:
-        raise ValueError(
-            f"streams must be of {', '.join(known)}, which the model takes in, got {config.streams}"
-        )
-    return (config.streams,)
+    if config.media not in known:
+        raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
+    return (config.media,)
 
 
 def _model_hash(model: LongCompress) -> str:

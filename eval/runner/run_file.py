@@ -30,7 +30,7 @@ class RunConfig:
     Attributes:
         budgets: tokens of a video's memory, each "4096", or "10%" of a video's raw tokens; none: as the
             model's config says. Each video is encoded once for all budgets.
-        streams: which the model takes in; "both": all of them.
+        media: what the model takes in; "both": all.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples of the reference, this many.
@@ -38,7 +38,7 @@ class RunConfig:
     """
 
     budgets: tuple[str, ...] = ()
-    streams: Literal["video", "audio", "both"] = "both"
+    media: Literal["video", "audio", "both"] = "both"
     prompt: str = "default"
     max_new_tokens: int | None = None
     limit: int | None = None
@@ -46,8 +46,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_budgets("budgets", self.budgets)
-        if self.streams not in ("video", "audio", "both"):
-            raise ValueError(f"streams must be 'video', 'audio' or 'both', got {self.streams!r}")
+        if self.media not in ("video", "audio", "both"):
+            raise ValueError(f"media must be 'video', 'audio' or 'both', got {self.media!r}")
         if self.times is not None and self.times not in get_args(Times):
             raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
         for name in ("max_new_tokens", "limit"):

@@ -74,8 +74,8 @@ def demo(
                 plot_tokens(memory, folder / "tokens.png"),
                 plot_merged(memory, video, folder / "merged.png"),
             ]
-        rows = [(step, f"{seconds:.2f}") for step, seconds in took.items()]
-        print_table("Seconds", [*rows, ("all", f"{sum(took.values()):.2f}")])
+        steps = [*took.items(), ("all", sum(took.values()))]
+        print_table("Seconds", [(step, f"{seconds:.2f}") for step, seconds in steps])
         print("\n".join(f"wrote {file}" for file in files))
     if json:
         print(dumps({"questions": answers, "seconds": took, "files": list(map(str, files))}))

@@ -4,16 +4,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..eval.runner.compare import CompareConfig, selected
+from ..eval.runner.compare import compare as run_methods
+from ..eval.runner.compare_table import markdown, plot, rows_of, trained_with
+from ..eval.runner.run import run as run_task
+from ..eval.runner.run_file import RunConfig, summary_path
+from ..eval.runner.run_file import pairs as compare_runs
+from ..eval.runner.score import score_files, task_of
+from ..eval.runner.sources import Source, from_files, from_scenes
+from ..eval.tasks import TASKS
+from ..eval.tasks.judging import endpoint
+from ..eval.tasks.synthetic import Synthetic, depths_of
+from ..eval.tasks.task import Asker, How, Times
+from ..plot import plot_depths
 from .common import ModelOptions, check_writable, folder_of, load_model, writing
 from .output import print_table
 
-if TYPE_CHECKING:
-    from ..eval.runner.sources import Source
-    from ..eval.tasks.task import Asker
-
-Times = Literal["seconds", "whole_seconds", "hundredths"]
 _SHOWN = 5  # ids of a list that are printed
 
 
@@ -37,12 +45,8 @@ class SourceOptions:
     num_videos: int | None = None
     first_video: int | None = None
 
-    def open(self, task: str) -> "Source":
+    def open(self, task: str) -> Source:
         """Questions and videos of a task."""
-        from ..eval.runner.score import task_of
-        from ..eval.runner.sources import from_files, from_scenes
-        from ..eval.tasks.synthetic import Synthetic
-
         values = {name: value for name, value in asdict(self).items() if value not in (None, [])}
         files = {name: values[name] for name in ("reference", "videos", "durations") if name in values}
         synthetic = {name: value for name, value in values.items() if name not in files}
@@ -75,17 +79,15 @@ class JudgeOptions:
     judge_key: str | None = None
     judge_cache: str | None = None
 
-    def asker(self) -> "Asker | None":
+    def asker(self) -> Asker | None:
         """The judge, None without an endpoint."""
         if not self.judge_url and not self.judge_model:
-            if given := [name for name, value in asdict(self).items() if value]:
-                raise ValueError(f"{_flags(given[:1])} needs --judge-url and --judge-model, got neither")
+            if others := [name for name, value in asdict(self).items() if value]:
+                raise ValueError(f"{_flags(others[:1])} needs --judge-url and --judge-model, got neither")
             return None
         if not self.judge_url or not self.judge_model:
             names = f"{self.judge_url!r} and {self.judge_model!r}"
             raise ValueError(f"a judge needs both --judge-url and --judge-model, got {names}")
-        from ..eval.tasks.judging import endpoint
-
         key = Path(self.judge_key).read_text(encoding="utf-8").strip() if self.judge_key else None
         cache = Path(self.judge_cache) if self.judge_cache else None
         return endpoint(self.judge_url, self.judge_model, key=key, cache=cache)
@@ -96,12 +98,7 @@ def run(
     *,
     out: str,
     source: SourceOptions,
-    budgets: list[str] | None = None,
-    media: Literal["video", "audio", "both"] = "both",
-    prompt: str = "default",
-    limit: int | None = None,
-    max_new_tokens: int | None = None,
-    times: Times | None = None,
+    config: RunConfig,
     retry_failed: bool = False,
     num_draws: int = 1000,
     plot: str | None = None,
@@ -111,37 +108,22 @@ def run(
     """Ask a model a benchmark's questions; the same command resumes.
 
     Args:
-        task: a benchmark; `eval tasks` lists them.
+        task: a benchmark; `eval tasks` lists them and their prompts.
         out: FILE.jsonl, a header, then a line for each example; summary and predictions come beside it.
-        budgets: tokens of a video's memory, or shares of its raw tokens: 1024 10%. The model's own number if
-            not given. Several have a file each: FILE.1024.jsonl.
-        media: what the model takes in.
-        prompt: `eval tasks` lists each benchmark's.
-        limit: only the first examples, this many.
-        max_new_tokens: longest answer; the model's own number if not given.
-        times: what numbers in answers are; as the prompt asks if not given.
+            Several budgets have a file each: FILE.1024.jsonl.
         retry_failed: ask again where a video was missing or unreadable.
         num_draws: of the intervals of corpus scores; 0 for none of those.
         plot: of needle, an image of depth against length.
         json: the summaries as JSON instead of tables.
     """
-    from ..eval.runner.run import run as run_task
-    from ..eval.runner.run_file import RunConfig, summary_path
-    from ..eval.tasks.synthetic import depths_of
-    from ..plot import plot_depths
-
     path = Path(out)
     if path.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {path}; summary and predictions are named after it")
     check_writable(path)
     if plot:
-        if task != "needle" or len(budgets or ()) > 1:
+        if task != "needle" or len(config.budgets) > 1:
             raise ValueError(f"--plot is of needle at one budget, got it with {task}; leave it out")
         check_writable(Path(plot))
-    config = RunConfig(
-        budgets=tuple(budgets or ()), streams=media, prompt=prompt, max_new_tokens=max_new_tokens,
-        limit=limit, times=times,
-    )  # fmt: skip
     questions = source.open(task)
     model = load_model(options)
     summaries = run_task(questions, model, path, config, retry_failed=retry_failed, num_draws=num_draws)
@@ -186,9 +168,6 @@ def score(
         num_draws: of the intervals of corpus scores; 0 for none of those.
         json: one JSON object instead of a table.
     """
-    from ..eval.runner.score import score_files
-    from ..eval.tasks.task import How
-
     if out:
         check_writable(Path(out))
     prompt = Path(judge.judge_prompt).read_text(encoding="utf-8") if judge.judge_prompt else None
@@ -209,56 +188,25 @@ def compare(
     *,
     out: str,
     source: SourceOptions,
-    budgets: list[str] | None = None,
-    methods: list[str] | None = None,
-    prompt: str = "default",
-    limit: int | None = None,
-    max_new_tokens: int | None = None,
-    only: list[str] | None = None,
+    config: CompareConfig,
     by: str = "kind",
     score: str = "",
-    seed: int = 0,
     json: bool = False,
     options: ModelOptions,
 ) -> None:
     """Compare our methods with baselines at equal token budgets; the same command resumes.
 
     Args:
-        task: a benchmark; `eval tasks` lists them.
+        task: a benchmark; `eval tasks` lists them and their prompts.
         out: the folder of a run for each method and budget, and of the tables.
-        budgets: tokens of a video's memory, or shares of its raw tokens; 3% 5% 10% 20% 40% if not given.
-        methods: full, frames, pool, random, evs, tome, longvlm, kmeans; ours: even, novelty, no-memory,
-            no-audio. All of them if not given.
-        prompt: `eval tasks` lists each benchmark's.
-        limit: only the first examples, this many.
-        max_new_tokens: longest answer; the model's own number if not given.
-        only: examples of these groups: kind=binding kind=when_seen.
         by: kind of group that the table tells apart.
         score: which number of an example; the task's first if not given.
-        seed: of random methods.
         json: the rows as JSON instead of the tables.
     """
-    from ..eval.runner.compare import CompareConfig, selected
-    from ..eval.runner.compare import compare as run_methods
-    from ..eval.runner.compare_table import markdown, plot, rows_of, trained_with
-    from ..eval.runner.score import task_of
-    from ..eval.tasks.task import How
-
     folder = folder_of(out)
     questions = source.open(task)
-    groups: dict[str, list[str]] = {}
-    for text in only or ():
-        kind, equals, name = text.partition("=")
-        if not equals:
-            raise ValueError(f"--only must be KIND=NAME, got {text!r}")
-        groups.setdefault(kind, []).append(name)
-    lists = {"budgets": budgets, "methods": methods}
-    config = CompareConfig(
-        prompt=prompt, limit=limit, max_new_tokens=max_new_tokens, only=groups, seed=seed,
-        **{name: tuple(values) for name, values in lists.items() if values},
-    )  # fmt: skip
     model = load_model(options)
-    how = How(times=task_of(task).times.get(prompt, "seconds"))
+    how = How(times=task_of(task).times.get(config.prompt, "seconds"))
     arms = run_methods(questions, model, folder, config, how)
     examples = selected(questions.examples, config)
     rows = rows_of(folder, arms, examples, by, score)
@@ -283,8 +231,6 @@ def pairs(first: str, second: str, *, seed: int = 0, json: bool = False) -> None
         seed: of the intervals.
         json: one JSON object instead of a table.
     """
-    from ..eval.runner.run_file import pairs as compare_runs
-
     report = compare_runs(first, second, seed=seed)
     if json:
         print(dumps(report, ensure_ascii=False))
@@ -303,8 +249,6 @@ def tasks(*, json: bool = False) -> None:
     Args:
         json: one JSON object instead of a table.
     """
-    from ..eval.tasks import TASKS
-
     if json:
         listed = {
             name: {"about": task.about, "where": task.where, "prompts": list(task.prompts)}

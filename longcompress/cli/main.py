@@ -15,33 +15,35 @@ from .. import __version__
 from .commands import ask, compress, config, doctor, events, info, plot, synthesize
 from .common import Failed, bars, complain
 from .demo import demo
-from .eval import compare, pairs, run, score, tasks
 from .parser import Group, find, parse
-from .shards import bench, convert, export_npy, import_features, index, make, repack, synthetic, verify
-from .shards import info as shards_info
 from .train import recipe_of, train
-from .weights import apply, delta
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
-BENCH = "longcompress.eval.bench"
-SHARDS = Group("Encode videos once for training, and look into shards.", {
-    "make": make, "index": index, "verify": verify, "info": shards_info, "repack": repack, "bench": bench,
-    "convert": convert, "synthesize": synthetic, "export-npy": export_npy,
-    "import-features": import_features,
-})  # fmt: skip
-EVAL = Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", {
-    "run": run, "score": score, "compare": compare, "pairs": pairs, "tasks": tasks,
-    "merge-quality": "longcompress.eval.runner.merge_quality:measure",
-})  # fmt: skip
-BENCHES = Group("Measure speed and memory, and write the tables of the figures.", {
-    "kernels": f"{BENCH}.kernels:bench_kernels", "throughput": f"{BENCH}.throughput:bench_throughput",
-    "report": f"{BENCH}.report:bench_report",
-})  # fmt: skip
-WEIGHTS = Group("Read weights that other projects published.", {"apply": apply, "delta": delta})
+
+
+def _in(module: str, names: str) -> dict[str, str]:
+    """Command to the function of its name in a module, which is imported when one of them is run."""
+    return {name: f"longcompress.{module}:{name.replace('-', '_')}" for name in names.split()}
+
+
+SHARDS = Group(
+    "Encode videos once for training, and look into shards.",
+    _in("cli.shards", "make index verify info repack convert synthesize export-npy import-features bench"),
+)
+EVAL = Group(
+    "Run benchmarks, score predictions as the papers do, compare at equal budgets.",
+    _in("cli.eval", "run score compare pairs tasks")
+    | {"merge-quality": "longcompress.eval.runner.merge_quality:measure"},
+)
+BENCH = Group(
+    "Measure speed and memory, and write the tables of the figures.",
+    {name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ("kernels", "throughput", "report")},
+)
+WEIGHTS = Group("Read weights that other projects published.", _in("cli.weights", "apply delta"))
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "demo": demo,
     "doctor": doctor, "config": config, "synthesize": synthesize, "train": train, "shards": SHARDS,
-    "eval": EVAL, "bench": BENCHES, "weights": WEIGHTS,
+    "eval": EVAL, "bench": BENCH, "weights": WEIGHTS,
 }, """
 --version shows the version; --debug shows where an error comes from.
 Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input unreadable,

@@ -1,7 +1,7 @@
 """Functions as commands: signature, annotations and docstring become flags, which jsonargparse reads.
 
-A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags: a
-bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers 2`.
+A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags.
+A bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 1 --engine.workers 2`.
 """
 
 import inspect
@@ -109,7 +109,7 @@ def parser_of(
             _add_fields(parser, defaults[key])
         elif is_required and parameter.kind is not parameter.KEYWORD_ONLY:
             is_optional = "None" in str(parameter.annotation)
-            options = {"nargs": "+" if item else "?"} if item or is_optional else {}
+            options: Any = {"nargs": "+" if item else "?"} if item or is_optional else {}
             parser.add_argument(key, type=item or hint, help=notes[key], metavar=key.upper(), **options)
             usage.append(f"[{key.upper()}]" if is_optional else f"{key.upper()}{' ...' if item else ''}")
         elif hint is bool and parameter.default is False:
@@ -124,6 +124,7 @@ def parser_of(
 
 def _add(parser: Any, key: str, hint: Any, default: Any, note: str, required: bool = False) -> None:
     """A flag; a bool takes `true` or `false`, or nothing, which is true."""
+    default = list(default) if isinstance(default, tuple) else default
     options: dict[str, Any] = {"type": hint, "default": default, "required": required}
     if item := _item(hint):
         options |= {"type": item, "nargs": "*"}
@@ -171,8 +172,8 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _item(hint: Any) -> Any:
-    """The type of a list's items; None for what is no list."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+    """The type of a list's or tuple's items; None for anything else."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) in (list, tuple) else None
 
 
 def _hints(thing: Any) -> dict[str, Any]:

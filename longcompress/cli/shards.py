@@ -5,15 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+
+from ..checkpoints.architectures import config_of, encoders_of
+from ..model import LongCompress
+from ..presets import load
+from ..train import bench_read
+from ..train.data import convert as annotations
+from ..train.imports import features, npy
+from ..train.records import Record, read_records
+from ..train.shards import make as shards
+from ..train.shards.index import Index, load_index, make_index
+from ..train.tiny.shards import synthetic_shards
+from ..types import stream_order
 from .common import bars, check_positive, complain, folder_of, reading, writing
-
-if TYPE_CHECKING:
-    from ..model import LongCompress
-    from ..train.records import Record
-    from ..train.shards.index import Index
-    from ..train.shards.make import Result
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,13 @@ class EncoderOptions:
     base: dict[str, str] | None = None
     variant: dict[str, str | int | bool] | None = None
 
-    def loader(self, default: str | None = None) -> "Callable[..., LongCompress]":
+    def loader(self, default: str | None = None) -> Callable[..., LongCompress]:
         """The function that loads it, with device and dtype still to be given; wrong names fail at once."""
-        from ..presets import load
-
         if self.model is not None and self.preset is not None:
             raise ValueError(
                 f"--model {self.model} and --preset {self.preset} both say whose features; leave one out"
             )
         if self.preset is not None:
-            from ..checkpoints.architectures import config_of, encoders_of
-
             config_of(self.preset, self.base, self.variant)
             return partial(encoders_of, self.preset, base=self.base, variant=self.variant)
         if self.base or self.variant:
@@ -112,25 +115,22 @@ def make(
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.
     """
-    import torch
-
-    from ..train.shards import make as shards
 
     if threads < 0:
         raise ValueError(f"--threads must be at least 0, got {threads}")
     if threads:
         torch.set_num_threads(threads)  # actors take as many as are here
-    load = partial(encoders.loader("tiny"), dtype=dtype)
+    loader = partial(encoders.loader("tiny"), dtype=dtype)
     records, folder = _records_of(source), folder_of(out)
     options: dict[str, Any] = {"kind": kind, "share": job.share, "on_error": job.on_error, "progress": bars()}
     if engine == "ray":
-        from ..train.shards.ray import make as make_by_ray
+        from ..train.shards.ray import make as make_by_ray  # an extra
 
         options |= {"detail": tokens_per_segment, "device": device}
         options |= {"workers": workers, "gpus_per_worker": gpus_per_worker}
-        results = make_by_ray(records, folder, load, **options)
+        results = make_by_ray(records, folder, loader, **options)
     else:
-        model = _load(load, device, tokens_per_segment) if kind == "features" else None
+        model = _load(loader, device, tokens_per_segment) if kind == "features" else None
         results = shards.make(records, folder, model, **options)
     code = _report(results, folder)
     if job.share[1] == 1:
@@ -148,14 +148,12 @@ def export_npy(
         out: folder of the files; of longvale in its folders visual, audio and speech.
         device: of the encoders; a GPU if there is one.
     """
-    from ..train.imports.npy import make as make_arrays
-
     if encoders.preset not in ("vtimellm", "longvale"):
         raise ValueError(f"--preset must be vtimellm or longvale, got {encoders.preset}")
-    load = encoders.loader()
+    loader = encoders.loader()
     records, folder = _records_of(source), folder_of(out)
-    results = make_arrays(
-        records, folder, load(device=device), share=job.share, on_error=job.on_error, progress=bars()
+    results = npy.make(
+        records, folder, loader(device=device), share=job.share, on_error=job.on_error, progress=bars()
     )
     return _report(results, folder)
 
@@ -187,20 +185,17 @@ def import_features(
         default_duration_s: seconds of the videos whose record has no length; 0: these fail.
         shard_mb: as for `make`.
     """
-    from ..train.imports import features
-    from ..train.shards.make import pack
-
-    load = encoders.loader()
+    loader = encoders.loader()
     paths = {"video": video, "audio": audio, "speech": speech, "local": local, "memory": memory}
     folders = {name: path for name, path in paths.items() if path is not None}
     records, folder = _records_of(source), folder_of(out)
     results = features.make(
-        records, folder, load(device="cpu"), folders, unknown_s=default_duration_s, share=job.share,
+        records, folder, loader(device="cpu"), folders, unknown_s=default_duration_s, share=job.share,
         on_error=job.on_error, progress=bars(),
     )  # fmt: skip
     code = _report(results, folder)
     if job.share[1] == 1:
-        packed = pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
         counts = {name: sum(name in entry.tokens for entry in packed.entries) for name in _streams_of(packed)}
         _print_index(folder, packed, f", by stream {counts}")
     return code
@@ -212,8 +207,6 @@ def index(folder: str) -> None:
     Args:
         folder: of tars.
     """
-    from ..train.shards.index import make_index
-
     with reading():
         _print_index(folder, make_index(folder, progress=bars()))
 
@@ -224,10 +217,8 @@ def verify(folder: str) -> int:
     Args:
         folder: of indexed shards.
     """
-    from ..train.shards.make import verify as faults_of
-
     with reading():
-        faults = faults_of(folder, progress=bars())
+        faults = shards.verify(folder, progress=bars())
     for line in faults:
         print(line)
     print(f"{folder}: {len(faults)} things wrong" if faults else f"{folder}: all as it was indexed")
@@ -261,10 +252,8 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
         out: another folder.
         shard_mb: a shard is closed before it passes this.
     """
-    from ..train.shards.make import repack as pack_again
-
     with reading():
-        _print_index(out, pack_again(folder, out, shard_bytes=shard_mb << 20, progress=bars()))
+        _print_index(out, shards.repack(folder, out, shard_bytes=shard_mb << 20, progress=bars()))
 
 
 def bench(
@@ -290,16 +279,12 @@ def bench(
         rounds: runs of each loader; they take turns.
         budget: tokens that videos are compressed to.
     """
-    from ..presets import load
-    from ..train.bench_read import bench as run_bench
-    from ..train.bench_read import table
-
     content = _index_of(folder)
-    figures = run_bench(
+    figures = bench_read.bench(
         content, None if model is None else load(model, device="cpu"), samples=samples or len(content),
         workers=workers, rounds=rounds, budget=budget, repeat=repeat,
     )  # fmt: skip
-    print("\n".join(table(figures)))
+    print("\n".join(bench_read.table(figures)))
     if out is not None:
         with writing(out):
             Path(out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
@@ -321,21 +306,18 @@ def convert(
             (VideoInstruct) or one of MMDuetIT's.
         videos: folder that the videos lie in, or features of them for `import-features`.
     """
-    from ..train.data.convert import convert as convert_annotations
-    from ..train.data.convert import save_records
-
     with reading():
-        records, missing = convert_annotations(source, format, videos)
+        records, missing = annotations.convert(source, format, videos)
         if not records:
             raise ValueError(f"{source}: none of {len(missing)} videos lies in {videos}")
     with writing(out):
-        save_records(records, out)
+        annotations.save_records(records, out)
     print(f"{out}: {len(records)} records, {len(missing)} videos are not in {videos}")
     for name in missing[:10]:
         complain("warning", f"no video {name}")
 
 
-def synthetic(
+def synthesize(
     *,
     out: str,
     num: int = 400,
@@ -354,50 +336,44 @@ def synthetic(
         model: preset, folder or hub name, whose encoders make the features.
         tokens_per_segment: as for `make`.
     """
-    from ..presets import load
-    from ..train.tiny.shards import synthetic_shards
-
     check_positive(num=num, seconds=seconds)
     with writing(out):
         encoders = _load(partial(load, model), "cpu", tokens_per_segment)
-        shards = synthetic_shards(encoders, range(seed, seed + num), seconds, out, progress=bars())
-    _print_index(out, shards)
+        content = synthetic_shards(encoders, range(seed, seed + num), seconds, out, progress=bars())
+    _print_index(out, content)
 
 
-def _records_of(source: str) -> "list[Record]":
-    from ..train.records import read_records
+def _records_of(source: str) -> list[Record]:
 
     with reading():
         return read_records(source)
 
 
-def _index_of(folder: str) -> "Index":
-    from ..train.shards.index import load_index
+def _index_of(folder: str) -> Index:
 
     with reading():
         return load_index(folder)
 
 
 def _load(
-    load: "Callable[..., LongCompress]", device: str | None, tokens_per_segment: dict[str, int] | None
-) -> "LongCompress":
+    load: Callable[..., LongCompress], device: str | None, tokens_per_segment: dict[str, int] | None
+) -> LongCompress:
     model = load(device=device)
     if tokens_per_segment is not None:
         model.change({"merge": {"tokens_per_segment": tokens_per_segment}})
     return model
 
 
-def _streams_of(content: "Index") -> list[str]:
-    from ..types import stream_order
+def _streams_of(content: Index) -> list[str]:
 
     return stream_order({name for entry in content.entries for name in entry.tokens})
 
 
-def _print_index(folder: str | Path, content: "Index", more: str = "") -> None:
+def _print_index(folder: str | Path, content: Index, more: str = "") -> None:
     print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
 
 
-def _report(results: "Sequence[Result]", folder: Path) -> int:
+def _report(results: Sequence[shards.Result], folder: Path) -> int:
     """Print the results of videos; the exit code."""
     counts = {status: sum(r.status == status for r in results) for status in ("made", "exists", "failed")}
     print(f"{folder}: {counts['made']} made, {counts['exists']} there already, {counts['failed']} failed")

@@ -2,6 +2,9 @@
 
 from typing import Any, Literal
 
+from ..checkpoints.apply import apply as put
+from ..checkpoints.delta import apply_delta
+from ..presets import load
 from .common import bars, folder_of, reading, writing
 
 
@@ -14,14 +17,11 @@ def delta(*, out: str, base: str, delta: str, shard_mb: int = 1024) -> None:
         delta: folder of the difference.
         shard_mb: a file of the result is closed before it passes this; about as much memory is needed.
     """
-    from ..checkpoints.delta import apply_delta
-
     folder_of(out)
     result = apply_delta(base, delta, out, shard_bytes=shard_mb << 20, progress=bars())
     num_words = max(result.grown.values(), default=0)
-    print(
-        f"{result.folder}: {result.tensors} tensors{f', {num_words} words more than the base' if num_words else ''}"
-    )
+    grown = f", {num_words} words more than the base" if num_words else ""
+    print(f"{result.folder}: {result.tensors} tensors{grown}")
     if result.projector is not None:
         print(f"{result.projector}: the projector that came with the delta")
 
@@ -49,9 +49,6 @@ def apply(
         device: to do it on; a GPU if there is one.
         dtype: of the saved weights; float32 on a CPU, bfloat16 on a GPU if not given.
     """
-    from ..checkpoints.apply import apply as put
-    from ..presets import load
-
     folder = folder_of(out)
     loaded = load(model, base=base, variant=variant, device=device, dtype=dtype)
     with reading():

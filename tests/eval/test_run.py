@@ -279,7 +279,7 @@ def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
             RunConfig(budgets=("32",)),
             r"a.jsonl was started with budgets = \['24'\], this run has \['32'\]; resume with the same",
         ),
-        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'frame'"),
+        (RunConfig(budgets=("24",), media="video"), r"with media = 'both', this run has 'video'"),
         (RunConfig(budgets=("24",), limit=2), r"with limit = None, this run has 2"),
         (RunConfig(budgets=("24",), max_new_tokens=3), r"with max_new_tokens = 6, this run has 3"),
     ],
@@ -331,7 +331,7 @@ def test_wrong_arguments(here, model, tmp_path):
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         RunConfig(limit=0)
     with pytest.raises(ValueError, match=r"streams must be 'frame', 'audio' or 'both', got 'text'"):
-        RunConfig(streams="text")
+        RunConfig(media="text")
     with pytest.raises(FileNotFoundError, match=r"videos must be an existing folder, got .*none"):
         run("lvbench", reference(here, "lvbench"), tmp_path / "none", model, out)
     for name in ("first.mp4", "first.mkv"):
@@ -348,7 +348,7 @@ def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_pa
     videos.write(tmp_path / "second.mp4", videos.Video(audio_codec=None))
     summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model,
     tmp_path / "a.jsonl",
-                  RunConfig(budgets=("24",), streams="audio"))  # fmt: skip
+                  RunConfig(budgets=("24",), media="audio"))  # fmt: skip
     assert summary["num_answered"] == 0 and summary["num_failed"] == 3
     reasons = {item["id"]: item["failed"] for item in summary["failed"]}
     assert (
@@ -405,7 +405,7 @@ def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
     monkeypatch.setattr("longcompress.eval.runner.run.media_of", lambda model: ("video",))
     with pytest.raises(ValueError, match=r"streams must be of frame, which the model takes in, got audio"):
-        do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
+        do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(media="audio"))
 
 
 def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
@@ -429,8 +429,9 @@ def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
 def test_the_commands(here, tmp_path, capsys):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     out = tmp_path / "a.jsonl"
-    words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"), "--videos", here / "videos",
-             "--model", tmp_path / "model", "--budgets", 24, "--limit", 4, "--max-new-tokens", 4,
+    words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"),
+             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24,
+             "--limit", 4, "--max-new-tokens", 4,
              "--media", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -439,7 +440,7 @@ def test_the_commands(here, tmp_path, capsys):
         assert "lvbench, 4 examples" in table and "4 answered, 0 failed; all of it in" in table
         assert main([*map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["header"]["max_new_tokens"] == 4
-    assert read_run(out).header["streams"] == "video"
+    assert read_run(out).header["media"] == "video"
     assert main(["eval", "pairs", str(out), str(out)]) == 0
     table = " ".join(capsys.readouterr().out.split())  # a title wraps at its table's width
     assert "a.jsonl minus a.jsonl, 4 examples of both" in table and "0.0000 to 0.0000" in table

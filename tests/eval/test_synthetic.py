@@ -73,7 +73,7 @@ def test_a_model_that_compresses(tmp_path):
     """The one test here in which videos are drawn, pushed and looked at."""
     model = models.model(media=MediaConfig(size_px=16, rate_fps=0.02))
     config, synthetic = (
-        RunConfig(budgets=("24",), max_new_tokens=2, streams="video"),
+        RunConfig(budgets=("24",), max_new_tokens=2, media="video"),
         Synthetic(minutes=(5,), num_videos=1),
     )
     summary = run_drawn("needle", synthetic, model, tmp_path / "a.jsonl", config)
@@ -89,7 +89,7 @@ def test_a_line_for_each_needle_and_a_header_that_says_what_was_drawn(whole):
         header["synthetic"] == {"minutes": [5.0], "num_videos": 2, "first_video": 0}
         and header["reference"] == []
     )
-    assert (header["times"], header["streams"], header["meteor"]) == ("whole_seconds", "video", None)
+    assert (header["times"], header["media"], header["meteor"]) == ("whole_seconds", "video", None)
     assert [example["id"] for example in each] == [
         f"needle-5min-{n}-{i}" for n in range(2) for i in range(20)
     ]
@@ -168,7 +168,7 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
 def test_other_videos_are_refused_by_name(model, whole):
     with pytest.raises(ValueError, match=r"was started with reference_sha256 = \['\w+'\], this run has"):
         run_drawn("needle", Synthetic(minutes=(5,), num_videos=3), model, whole[0], CONFIG)
-    with pytest.raises(ValueError, match=r"was started with streams = 'frame', this run has 'both'"):
+    with pytest.raises(ValueError, match=r"was started with media = 'video', this run has 'both'"):
         run_drawn(
             "needle",
             Synthetic(minutes=(5,), num_videos=2),
@@ -321,12 +321,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "needle, 40 examples" in table and "recall/kind,minutes/video,6" in table
     header = read_run(out).header
     assert header["synthetic"] == {"minutes": [5.0, 6.0], "num_videos": 1, "first_video": 0}
-    assert header["streams"] == "video" and (tmp_path / "heat.png").stat().st_size > 3000
+    assert header["media"] == "video" and (tmp_path / "heat.png").stat().st_size > 3000
     for task, flags, message in (
         ("needle", ["--reference", "x", "--videos", "y"],
          "the videos of needle are synthetic; leave out --reference and --videos"),
         ("lvbench", ["--minutes", "5"], "--minutes is for tasks with synthetic videos, lvbench has files"),
-        ("lvbench", ["--plot", "x.png"], "--plot is of needle at one budget, got it with lvbench; leave it out"),
+        ("lvbench", ["--plot", "x.png"], "--plot is of needle at one budget, got it with lvbench"),
         ("lvbench", ["--reference", "x"], "lvbench needs --reference and --videos, got --reference"),
     ):  # fmt: skip
         assert main([*words[:2], task, *words[3:], *flags]) == 2
