@@ -15,7 +15,7 @@ def compare(words: Sequence[str]) -> None:
     from ..eval.runner.compare_table import ABOUT, markdown, plot, rows_of, trained_with
     from ..eval.tasks import TASKS
     from ..eval.tasks.task import How
-    from .eval import add_source, source_of
+    from .sources import add_source, source_of
 
     methods = "; ".join(f"{name}: {ABOUT[name]}" for name in NAMES)
     parser = ArgumentParser(

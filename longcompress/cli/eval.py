@@ -1,6 +1,6 @@
 """`longcompress eval ...`: predictions scored as the benchmarks' papers do, and models asked for them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,9 +9,9 @@ from jsonargparse import ArgumentParser
 
 from .common import check_writable, writing
 from .output import print_table
+from .sources import add_source, source_of
 
 if TYPE_CHECKING:
-    from ..eval.runner.sources import Source
     from ..eval.tasks.task import Asker
 
 _SHOWN = 5  # ids of a list that are printed
@@ -199,38 +199,6 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def add_source(parser: ArgumentParser) -> None:
-    """The flags of `source_of`."""
-    parser.add_argument("--reference", nargs="+", metavar="FILE", help="the benchmark's files")
-    parser.add_argument("--videos", metavar="FOLDER", help="its videos, or folders of them")
-    parser.add_argument(
-        "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
-    )
-    parser.add_argument("--minutes", nargs="+", type=float, help="of synthetic videos, their lengths: 5 15")
-    parser.add_argument("--num-videos", type=int, help="synthetic ones of each length: 3")
-    parser.add_argument("--first-video", type=int, help="number of the first synthetic one: 0")
-
-
-def source_of(args: Any) -> "Source":
-    """Where questions and videos come from: files, or synthetic scenes."""
-    from ..eval.runner.score import task_of
-    from ..eval.runner.sources import from_files, from_scenes
-    from ..eval.tasks.synthetic import Synthetic
-
-    names = ("minutes", "num_videos", "first_video")
-    synthetic = {name: args[name] for name in names if args[name] is not None}
-    files = {name: args[name] for name in ("reference", "videos", "durations") if args[name] is not None}
-    if task_of(args.task).synthesize is not None:
-        if files:
-            raise ValueError(f"the videos of {args.task} are synthetic; leave out {_flags(files)}")
-        return from_scenes(args.task, Synthetic(**synthetic))
-    if synthetic:
-        raise ValueError(f"{_flags(synthetic)} is for tasks with synthetic videos, {args.task} has files")
-    if not args.reference or not args.videos:
-        raise ValueError(f"{args.task} needs --reference and --videos, got {_flags(files) or 'neither'}")
-    return from_files(args.task, args.reference, args.videos, durations=args.durations)
-
-
 def _parser(name: str, about: str) -> ArgumentParser:
     return ArgumentParser(prog=f"longcompress eval {name}", description=about)
 
@@ -239,10 +207,6 @@ def _add_draws(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--num-draws", type=int, default=1000, help="of the intervals of corpus scores; 0 for none of those"
     )
-
-
-def _flags(names: Iterable[str]) -> str:
-    return " and ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _judge(args: Any) -> "Asker | None":
