@@ -76,7 +76,7 @@ HOMES = {
         "longcompress/cli/*",
         "eval/bench/__init__.py",
         "eval/runner/merge_quality.py",
-    ),  # fmt: skip
+    ),
     "yaml": ("longcompress/config.py", "train/model_card.py"),  # a model card begins with YAML
     "av": ("longcompress/media/*",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL

@@ -93,8 +93,8 @@ MAX_LINES = {
     "train/shards": (1147, 771),
     "train/tiny": (679, 471),
 }
-# The house is still larger than its goal of (25_000, 17_000) lines, and the walk longer than its goal of 24 files.
-# Both numbers may only fall.
+# The house is still larger than its goal of (25_000, 17_000) lines, and the walk longer than its goal of 24
+# files. These numbers may only fall.
 MAX_TOTAL = (29_400, 20_400)
 MAX_FILES = 34  # of ours that compress and ask of a file go through
 
