@@ -287,12 +287,12 @@ def test_the_command_saves_a_model_to_train_on(base, tmp_path, capsys):
     adapter = stage(tmp_path / "stage2", 2)
     parts = {name: base[name] for name in ("video", "llm")}
     words = ["weights", "apply", "vtimellm", "--base", json.dumps(parts), "--out", str(tmp_path / "out")]
-    words += ["--device", "cpu", "--weights", json.dumps([str(tmp_path / "p.bin"), str(tmp_path / "stage2")])]
+    words += ["--device", "cpu", "--weights", str(tmp_path / "p.bin"), str(tmp_path / "stage2")]
     assert main(words) == 0 and "vtimellm with 2 stages" in capsys.readouterr().out
     again = lc.load(tmp_path / "out", device="cpu")
     assert_projector(again, "mm_projector", projector)
     assert_lm(again, merged(adapter))
-    assert main([*words[:-1], '["gone"]']) == 3 and "no file or folder gone" in capsys.readouterr().err
+    assert main([*words[:-1], "gone"]) == 3 and "no file or folder gone" in capsys.readouterr().err
 
 
 class Evil:

@@ -99,7 +99,14 @@ def test_any_container_becomes_shards_and_broken_ones_are_named(where, tmp_path,
 
 
 def test_the_projects_own_files(where, tmp_path, capsys):
-    words = ["shards", "npy", str(where / "in"), "--out", str(tmp_path / "all"), *flags_of("longvale", where)]
+    words = [
+        "shards",
+        "export-npy",
+        str(where / "in"),
+        "--out",
+        str(tmp_path / "all"),
+        *flags_of("longvale", where),
+    ]
     assert main(words) == 3
     assert "broken: " in capsys.readouterr().err
     found = {
@@ -119,7 +126,14 @@ def test_the_projects_own_files(where, tmp_path, capsys):
     (tmp_path / "all" / "parts" / "heard.json").unlink()
     main(words)
     assert "1 made, 3 there already, 1 failed" in capsys.readouterr().out
-    words = ["shards", "npy", str(where / "in"), "--out", str(tmp_path / "one"), *flags_of("vtimellm", where)]
+    words = [
+        "shards",
+        "export-npy",
+        str(where / "in"),
+        "--out",
+        str(tmp_path / "one"),
+        *flags_of("vtimellm", where),
+    ]
     assert main(words) == 3
     assert "heard: " in capsys.readouterr().err  # there is nothing to see in it
     assert {path.stem for path in (tmp_path / "one").glob("*.npy")} == {"both", "silent", "short"}
@@ -150,7 +164,7 @@ def test_a_frame_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkey
         (["make", "--preset", "vtimellm", "--base.audio", "x"], "base must be of parts of vtimellm"),
         (["make", "--preset", "vtimellm", "--variant.tail", "x"], "variant of vtimellm must be of"),
         (["make", "--preset", "vtimellm", "--base.video", "/no"], "base '/no': no such folder"),
-        (["npy", "--preset", "vtimellm", "--variant.mode", "ours", "--base.video", "VISION"],
+        (["export-npy", "--preset", "vtimellm", "--variant.mode", "ours", "--base.video", "VISION"],
          'variant mode must be "paper": their code wants 100 frames'),
         (["make", "--preset", "shortvlm"], "shortvlm"),
     ],
@@ -175,7 +189,7 @@ def converted(where, rows, shape):
     """Records of made-up annotations, as `shards convert` writes them."""
     source, out = where / f"{shape}.json", where / f"{shape}.jsonl"
     source.write_text(json.dumps(rows))
-    words = ["--shape", shape, "--videos", str(where / "in"), "--out", str(out)]
+    words = ["--format", shape, "--videos", str(where / "in"), "--out", str(out)]
     assert main(["shards", "convert", str(source), *words]) == 0
     return out
 
@@ -291,7 +305,7 @@ def test_longvlm_from_videos_to_answers(where, tmp_path):
     write(tmp_path / "in" / "both.mp4", Video())
     asked = [{"q": "What is red?", "a": "The ball.", "video_id": "both"}]
     (tmp_path / "qa.json").write_text(json.dumps(asked))
-    words = ["--shape", "qa", "--videos", str(tmp_path / "in"), "--out", str(tmp_path / "qa.jsonl")]
+    words = ["--format", "qa", "--videos", str(tmp_path / "in"), "--out", str(tmp_path / "qa.jsonl")]
     assert main(["shards", "convert", str(tmp_path / "qa.json"), *words]) == 0
     assert main(["shards", "make", str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "s"), *flags]) == 0
     assert features(tmp_path / "s") == {"both": {"video": 300}}
@@ -325,7 +339,7 @@ def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task,
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "gold.json").write_text(json.dumps(GOLD))
     out = tmp_path / "run.jsonl"
-    words = ["eval", "run", task, "--gold", str(tmp_path / "gold.json"), "--videos", str(where / "in")]
+    words = ["eval", "run", task, "--reference", str(tmp_path / "gold.json"), "--videos", str(where / "in")]
     words += ["--model", str(tmp_path / "model"), "--prompt", prompt, "--device", "cpu"]
 
     def done(out, *more):

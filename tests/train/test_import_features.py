@@ -236,14 +236,14 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
 def test_the_command(base, tmp_path, stage_2, capsys):
     _, folders = stage_2
     encoders = {n: base[n] for n in ("video", "audio", "speech")}
-    words = ["shards", "features", str(tmp_path / "stage2.jsonl"), "--out", str(tmp_path / "out")]
+    words = ["shards", "import-features", str(tmp_path / "stage2.jsonl"), "--out", str(tmp_path / "out")]
     words += ["--preset", "longvale", "--base", json.dumps(encoders)]
     words += [w for n, f in folders.items() for w in (f"--{n}", str(f))]
     assert main(words) == 0
     output = capsys.readouterr().out
     assert (
         "2 made" in output
-        and "2 samples in 1 shards, by stream {'audio': 1, 'speech': 1, 'video': 2}" in output
+        and "2 samples in 1 shards, by stream {'video': 2, 'audio': 1, 'speech': 1}" in output
     )
     np.save(folders["video"] / "v0.npy", rows(99, 8, 1))
     (tmp_path / "out" / "parts" / "v0.tar").unlink()

@@ -49,7 +49,7 @@ def test_the_check_says_whether_it_learns(tmp_path, capsys):
     """It knows three samples by heart after a few steps, and not after one."""
     from longcompress.train import overfit_check as module
 
-    words = ["train", "--check", "--out", str(tmp_path / "a"), "--engine.workers", "0", "--json"]
+    words = ["train", "--overfit-check", "--out", str(tmp_path / "a"), "--engine.workers", "0", "--json"]
     assert main([*words, "--steps", "2"]) == 1
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not report["ok"] and report["asked"] == module.NUM_SAMPLES
@@ -59,7 +59,7 @@ def test_the_check_says_whether_it_learns(tmp_path, capsys):
     assert report["ok"] and report["last_loss"] < 0.1 * report["first_loss"]
 
 
-@pytest.mark.parametrize("name", ["check"])
+@pytest.mark.parametrize("name", ["overfit_check"])
 def test_the_recipes_load(name):
     from longcompress.train import stages
     from longcompress.train.stages import StageRecipe
@@ -69,7 +69,7 @@ def test_the_recipes_load(name):
 
 
 def test_the_command_draws(tmp_path, capsys):
-    assert main(["shards", "draw", "--videos", "2", "--seconds", "10", "--out", str(tmp_path / "d")]) == 0
+    assert main(["shards", "synthesize", "--num", "2", "--seconds", "10", "--out", str(tmp_path / "d")]) == 0
     assert "2 samples in 1 shards" in capsys.readouterr().out and len(load_index(tmp_path / "d")) == 2
-    assert main(["shards", "draw", "--videos", "0", "--out", str(tmp_path / "e")]) == 2
-    assert "--videos must be > 0, got 0" in capsys.readouterr().err
+    assert main(["shards", "synthesize", "--num", "0", "--out", str(tmp_path / "e")]) == 2
+    assert "--num must be > 0, got 0" in capsys.readouterr().err

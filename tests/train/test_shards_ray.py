@@ -54,7 +54,7 @@ DETAIL = {"detail": {"*": 7}, "device": "cpu", "progress": False}
 
 @pytest.mark.slow
 def test_actors_make_the_same_bytes_and_the_same_manifest(where, running, capsys):
-    words = ["--out", "ray", "--model", "model", "--detail", '{"*": 7}', "--device", "cpu"]
+    words = ["--out", "ray", "--model", "model", "--tokens-per-segment", '{"*": 7}', "--device", "cpu"]
     assert main(["shards", "make", "in", *words, "--engine", "ray", "--workers", "2"]) == 3
     out, err = capsys.readouterr()
     assert "ray: 3 made, 0 there already, 1 failed" in out and "error: c: in/c.mp4" in err
