@@ -1,4 +1,5 @@
-"""The share of the features' variance that each merging loses at equal tokens: `longcompress eval merge-quality`.
+"""The share of the features' variance that each merging loses at equal tokens: `longcompress eval
+merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
 k-means and pooling of `methods`. Of synthetic videos also how often a linear rule still reads from the merged

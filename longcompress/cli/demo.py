@@ -74,8 +74,8 @@ def demo(
                 plot_tokens(memory, folder / "tokens.png"),
                 plot_merged(memory, video, folder / "merged.png"),
             ]
-        rows = [(step, f"{seconds:.2f}") for step, seconds in took.items()]
-        print_table("Seconds", [*rows, ("all", f"{sum(took.values()):.2f}")])
+        timings: list[tuple[str, ...]] = [(step, f"{seconds:.2f}") for step, seconds in took.items()]
+        print_table("Seconds", [*timings, ("all", f"{sum(took.values()):.2f}")])
         print("\n".join(f"wrote {file}" for file in files))
     if json:
         print(dumps({"questions": answers, "seconds": took, "files": list(map(str, files))}))

@@ -1,7 +1,8 @@
 """Functions as commands: signature, annotations and docstring become flags, which jsonargparse reads.
 
 A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags: a
-bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers 2`.
+bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers
+2`.
 """
 
 import inspect
@@ -109,7 +110,7 @@ def parser_of(
             _add_fields(parser, defaults[key])
         elif is_required and parameter.kind is not parameter.KEYWORD_ONLY:
             is_optional = "None" in str(parameter.annotation)
-            options = {"nargs": "+" if item else "?"} if item or is_optional else {}
+            options: dict[str, Any] = {"nargs": "+" if item else "?"} if item or is_optional else {}
             parser.add_argument(key, type=item or hint, help=notes[key], metavar=key.upper(), **options)
             usage.append(f"[{key.upper()}]" if is_optional else f"{key.upper()}{' ...' if item else ''}")
         elif hint is bool and parameter.default is False:

@@ -19,9 +19,8 @@ def delta(*, out: str, base: str, delta: str, shard_mb: int = 1024) -> None:
     folder_of(out)
     result = apply_delta(base, delta, out, shard_bytes=shard_mb << 20, progress=bars())
     num_words = max(result.grown.values(), default=0)
-    print(
-        f"{result.folder}: {result.tensors} tensors{f', {num_words} words more than the base' if num_words else ''}"
-    )
+    more = f", {num_words} words more than the base" if num_words else ""
+    print(f"{result.folder}: {result.tensors} tensors{more}")
     if result.projector is not None:
         print(f"{result.projector}: the projector that came with the delta")
 

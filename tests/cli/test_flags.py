@@ -1,6 +1,7 @@
 """The commands and their flags, frozen in flags.txt.
 
-`python tests/cli/test_flags.py > tests/cli/flags.txt` writes the file anew; a change there is one that users see.
+`python tests/cli/test_flags.py > tests/cli/flags.txt` writes the file anew; a change there is one that
+users see.
 """
 
 from collections.abc import Iterator

@@ -326,7 +326,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         ("needle", ["--reference", "x", "--videos", "y"],
          "the videos of needle are synthetic; leave out --reference and --videos"),
         ("lvbench", ["--minutes", "5"], "--minutes is for tasks with synthetic videos, lvbench has files"),
-        ("lvbench", ["--plot", "x.png"], "--plot is of needle at one budget, got it with lvbench; leave it out"),
+        ("lvbench", ["--plot", "x.png"], "--plot is of needle at one budget, got it with lvbench; "
+         "leave it out"),
         ("lvbench", ["--reference", "x"], "lvbench needs --reference and --videos, got --reference"),
     ):  # fmt: skip
         assert main([*words[:2], task, *words[3:], *flags]) == 2
