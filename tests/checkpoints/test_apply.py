@@ -227,7 +227,7 @@ def test_what_is_still_to_be_trained_must_be_named(base, tmp_path):
     with pytest.raises(ValueError, match=r"leave 3 parameters unset: llm.time.gain"):
         apply(ours, tmp_path / "p.bin")
     apply(ours, tmp_path / "p.bin", fresh=["time"])
-    with pytest.raises(ValueError, match=r"fresh must be some of .*'frame'.*, got 'smell'"):
+    with pytest.raises(ValueError, match=r"fresh must be some of .*'video'.*, got 'smell'"):
         apply(ours, tmp_path / "p.bin", fresh=["smell"])
 
 
@@ -404,7 +404,7 @@ def test_bad_weights_are_refused(bad, model, case):
 
 
 def test_weights_are_for_published_models_that_are_not_quantized(base, tmp_path):
-    with pytest.raises(ValueError, match=r"weights are for published models.*'tiny'.*released\.apply"):
+    with pytest.raises(ValueError, match=r"weights are for published models.*'tiny'.*checkpoints\.apply"):
         lc.load("tiny", weights=tmp_path)
     stage_1(tmp_path / "p.bin")
     stage(tmp_path / "s", 2)

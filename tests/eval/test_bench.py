@@ -346,7 +346,7 @@ class TestThroughput:
 
         monkeypatch.setattr(stages, "compress", other)
         rows = stages.stage_rows(tiny, media.video_of(work, MINUTES), MINUTES, [32], 1, MODEL)
-        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different frame.x; nothing is timed"
+        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different video.x; nothing is timed"
         with pytest.raises(ValueError, match=match):
             list(rows)
 

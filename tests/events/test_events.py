@@ -354,7 +354,7 @@ class TestRows:
         assert written([Event(1, 2.5, 'a, "b"')], "csv") == '"start_s","end_s","text"\n1.0,2.5,"a, ""b"""\n'
 
     def test_edl(self):
-        assert written([Event(1, 3, "a"), Event(2, 2, "b\nc")], "edl", rate_fps=24, title="my\nfilm") == (
+        assert written([Event(1, 3, "a"), Event(2, 2, "b\nc")], "edl", rate_fps=24, title="my\nvideo") == (
             "TITLE: my video\nFCM: NON-DROP FRAME\n\n"
             "001  AX       V     C        00:00:01:00 00:00:03:00 00:00:00:00 00:00:02:00\n"
             "* RATE_FPS: 24.0\n* FROM CLIP NAME: my video\n* COMMENT: a\n"
