@@ -27,7 +27,7 @@ ROOTS = {"time": "llm.time.", "memory": "global_memory."}  # our parts that no r
 
 
 def apply(
-    model: LongCompress, weights: str | Path | Sequence[str | Path], *, fresh: Sequence[str] = ()
+    model: LongCompress, weights: str | Path | Sequence[str | Path], *, init: Sequence[str] = ()
 ) -> None:
     """Set the projectors of a model and merge adapters into its language model.
 
@@ -39,7 +39,7 @@ def apply(
     Args:
         model: published model with towers and language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        fresh: parts that may stay as they are, without weights: streams whose projectors are still to be
+        init: parts that may stay as they are, without weights: streams whose projectors are still to be
             trained ("sound"), "time", "memory".
 
     Raises:
@@ -48,9 +48,9 @@ def apply(
             one. What `read_stage` raises.
     """
     roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
-    unknown = sorted(set(fresh) - set(roots))
+    unknown = sorted(set(init) - set(roots))
     if unknown:
-        raise ValueError(f"fresh must be some of {sorted(roots)}, got {unknown[0]!r}")
+        raise ValueError(f"init must be some of {sorted(roots)}, got {unknown[0]!r}")
     if hasattr(model.llm.lm, "peft_config"):
         raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
     stages = read_stages(weights)
@@ -63,12 +63,12 @@ def apply(
     done: set[str] = set()
     for stage in stages:
         done |= check_stage(stage, model, homes, shapes)
-    keep = tuple(roots[name] for name in fresh)
+    keep = tuple(roots[name] for name in init)
     unset = sorted(n for n in shapes if n.startswith(OWN) and n not in done and not n.startswith(keep))
     if unset:
         raise ValueError(
             f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
-            "trained in too (mm_projector.bin comes first), or name their part in `fresh` "
+            "trained in too (mm_projector.bin comes first), or name their part in `init` "
             "(longcompress.checkpoints.apply.apply) if it is still to be trained"
         )
     for stage in tqdm(stages, desc="weights", unit="stage", disable=None):

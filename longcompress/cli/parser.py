@@ -132,7 +132,7 @@ def _add(parser: Any, key: str, hint: Any, default: Any, note: str, required: bo
         options |= {"nargs": "?", "const": True}
     if note is not SUPPRESS and default not in (None, "", []) and not isinstance(default, dict):
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
-        note = f"{note.rstrip('.')} [{shown}]"
+        note = f"{note.rstrip('.')} [{str(shown).replace('%', '%%')}]"
     if typing.get_origin(hint) is not typing.Literal and hint is not bool:
         options["metavar"] = {int: "INT", float: "FLOAT"}.get(item or hint, key.rpartition(".")[2].upper())
     parser.add_argument(_flag(key), help=note, **options)

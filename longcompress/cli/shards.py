@@ -376,7 +376,7 @@ def _print_index(folder: str | Path, content: Index, more: str = "") -> None:
 def _report(results: Sequence[shards.Result], folder: Path) -> int:
     """Print the results of videos; the exit code."""
     counts = {status: sum(r.status == status for r in results) for status in ("made", "exists", "failed")}
-    print(f"{folder}: {counts['made']} made, {counts['exists']} there already, {counts['failed']} failed")
+    print("{}: {made} made, {exists} there already, {failed} failed".format(folder, **counts))
     for result in results:
         if result.status == "failed":
             complain("error", f"{result.key}: {result.reason}")

@@ -220,15 +220,15 @@ def test_what_is_still_to_be_trained_must_be_named(base, tmp_path):
         load("longvale", base, tmp_path / "p.bin")
     model = load("longvale", base)
     before = model.llm.project["audio"].weight.clone()
-    apply(model, tmp_path / "p.bin", fresh=["audio", "speech"])
+    apply(model, tmp_path / "p.bin", init=["audio", "speech"])
     assert_projector(model, "mm_projector", projector)
     assert torch.equal(model.llm.project["audio"].weight, before)
     ours = load("vtimellm", base, variant={"mode": "ours"})
     with pytest.raises(ValueError, match=r"leave 3 parameters unset: llm.time.gain"):
         apply(ours, tmp_path / "p.bin")
-    apply(ours, tmp_path / "p.bin", fresh=["time"])
-    with pytest.raises(ValueError, match=r"fresh must be some of .*'video'.*, got 'smell'"):
-        apply(ours, tmp_path / "p.bin", fresh=["smell"])
+    apply(ours, tmp_path / "p.bin", init=["time"])
+    with pytest.raises(ValueError, match=r"init must be some of .*'video'.*, got 'smell'"):
+        apply(ours, tmp_path / "p.bin", init=["smell"])
 
 
 def test_longvlms_words_go_around_the_video(base, tmp_path):

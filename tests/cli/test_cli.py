@@ -47,8 +47,8 @@ def run(here, capsys):
     """Runs a command with the small model: (exit code, stdout, stderr)."""
 
     def run(*words, model=True):
-        given = [str(w).replace("HERE", str(here)) for w in words]
-        code = cli.main([*given, "--model", f"{here}/model"] if model else given)
+        typed = [str(w).replace("HERE", str(here)) for w in words]
+        code = cli.main([*typed, "--model", f"{here}/model"] if model else typed)
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -71,10 +71,10 @@ class TestInfo:
 
     def test_json(self, run):
         code, out, _ = run("info", "HERE/video.mp4", "--budget", "40", "--json")
-        told = json.loads(out)
+        report = json.loads(out)
         assert code == 0
-        assert told["video"]["video_codec"] == "h264"
-        estimate = told["estimate"]
+        assert report["video"]["video_codec"] == "h264"
+        estimate = report["estimate"]
         assert estimate["tokens"] == 40
         assert estimate["frames"] == 12
         assert estimate["video_tokens"] + estimate["audio_tokens"] + estimate["global_tokens"] == 40
@@ -112,13 +112,13 @@ class TestCompress:
         code, out, _ = run(
             "compress", "HERE/video.mp4", other, "--out", tmp_path / "new", "--budget=30", "--json"
         )
-        told = lines(out)
+        report = lines(out)
         assert code == 0
-        assert [t["out"] for t in told] == [f"{tmp_path}/new/video.lcm", f"{tmp_path}/new/other.lcm"]
-        for one in told:
-            assert one["tokens"] == sum(one["streams"].values()) + one["global_tokens"] == 30
-            assert one["num_bytes"] == Path(one["out"]).stat().st_size
-            assert one["wall_s"] >= one["encode_s"] + one["merge_s"] > 0
+        assert [t["out"] for t in report] == [f"{tmp_path}/new/video.lcm", f"{tmp_path}/new/other.lcm"]
+        for item in report:
+            assert item["tokens"] == sum(item["streams"].values()) + item["global_tokens"] == 30
+            assert item["num_bytes"] == Path(item["out"]).stat().st_size
+            assert item["wall_s"] >= item["encode_s"] + item["merge_s"] > 0
 
     def test_a_bad_one_among_several_is_told_and_the_rest_done(self, run, tmp_path):
         (tmp_path / "bad.mp4").write_bytes(b"nothing")
@@ -207,10 +207,10 @@ class TestAsk:
 
     def test_json(self, run):
         code, out, _ = run("ask", "HERE/video.lcm", "when is it", "what", "--json", "--max-new-tokens", "3")
-        told = lines(out)
+        report = lines(out)
         assert code == 0
-        assert [t["question"] for t in told] == ["when is it", "what"]
-        assert set(told[0]) == {"question", "text", "events", "cites"}
+        assert [t["question"] for t in report] == ["when is it", "what"]
+        assert set(report[0]) == {"question", "text", "events", "cites"}
 
     def test_a_real_answer_streams(self, run):
         text = lines(run("ask", "HERE/video.lcm", "when is it", "--json")[1])[0]["text"]
@@ -232,8 +232,8 @@ class TestEvents:
         """Events, whatever the model says."""
         from longcompress.types import Event
 
-        found = [Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")]
-        monkeypatch.setattr(VideoMemory, "events", lambda *_, **__: found)
+        listed = [Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")]
+        monkeypatch.setattr(VideoMemory, "events", lambda *_, **__: listed)
 
     @pytest.mark.parametrize("kind", ["jsonl", "srt", "vtt", "ass", "csv", "edl"])
     def test_every_format_is_printed(self, run, kind):
@@ -417,31 +417,31 @@ class TestDoctor:
         assert code == 0, out
         assert "FFmpeg" in out
         code, out, _ = run("doctor", "--json", model=False)
-        told = {c["name"]: c for c in json.loads(out)["checks"]}
+        report = {c["name"]: c for c in json.loads(out)["checks"]}
         assert code == 0
         for name in ("python", "torch", "video", "decoder"):
-            assert told[name]["status"] == "ok"
-        assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(told)
+            assert report[name]["status"] == "ok"
+        assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(report)
 
     def test_what_is_missing_is_told_with_the_command(self, run, monkeypatch):
         monkeypatch.setattr(doctor, "NEEDED", [*doctor.NEEDED, "no-such-package>=1.2"])
         monkeypatch.setitem(doctor.EXTRAS, "plot", ["matplotlib>=99"])
         code, out, _ = run("doctor", "--json", model=False)
-        told = {c["name"]: c for c in json.loads(out)["checks"]}
+        report = {c["name"]: c for c in json.loads(out)["checks"]}
         assert code == 1
-        assert told["no-such-package"]["remedy"] == 'pip install "no-such-package>=1.2"'
-        assert told["matplotlib (extra 'plot')"]["status"] == "note"
-        assert told["matplotlib (extra 'plot')"]["remedy"] == 'pip install "matplotlib>=99"'
+        assert report["no-such-package"]["remedy"] == 'pip install "no-such-package>=1.2"'
+        assert report["matplotlib (extra 'plot')"]["status"] == "note"
+        assert report["matplotlib (extra 'plot')"]["remedy"] == 'pip install "matplotlib>=99"'
 
     def test_a_broken_package_is_told(self, monkeypatch):
         for name in ("av", "torch"):
             monkeypatch.setitem(sys.modules, name, None)
-        found = {c.name: c for c in doctor.examine()}
-        assert found["decoder"].remedy == "pip install --force-reinstall av"
-        assert found["gpu"].remedy == "pip install --force-reinstall torch"
+        checks = {c.name: c for c in doctor.examine()}
+        assert checks["decoder"].remedy == "pip install --force-reinstall av"
+        assert checks["gpu"].remedy == "pip install --force-reinstall torch"
 
     @pytest.mark.parametrize(
-        ("found", "spec", "status"),
+        ("installed", "spec", "status"),
         [
             ("2.13.0+cpu", ">=2.8", "ok"),
             ("2.7.1", ">=2.8", "wrong"),
@@ -450,8 +450,8 @@ class TestDoctor:
             ("3.1rc1", ">=3", "ok"),
         ],
     )
-    def test_versions(self, found, spec, status, monkeypatch):
-        monkeypatch.setattr(doctor, "version", lambda _: found)
+    def test_versions(self, installed, spec, status, monkeypatch):
+        monkeypatch.setattr(doctor, "version", lambda _: installed)
         monkeypatch.setattr(doctor, "NEEDED", [f"thing{spec}"])
         (check,) = [c for c in doctor.examine() if c.name == "thing"]
         assert check.status == status

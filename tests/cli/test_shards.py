@@ -13,7 +13,7 @@ import videos
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def folder(tmp_path_factory):
     """Two videos and what `make` made of them and of a file that is none, in two shares."""
     where = tmp_path_factory.mktemp("made")
     (where / "in").mkdir()
@@ -33,12 +33,12 @@ def made(tmp_path_factory):
     return where, [*codes, main(words)]
 
 
-def test_shares_then_all_then_the_exit_code_of_a_bad_video(made, capsys):
-    where, codes = made
+def test_shares_then_all_then_the_exit_code_of_a_bad_video(folder, capsys):
+    where, codes = folder
     assert codes == [0, 0, 3]
     assert main(["shards", "info", str(where / "out")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["shards"], told["features"]["merge"]["tokens_per_segment"]) == (
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["samples"], figures["shards"], figures["features"]["merge"]["tokens_per_segment"]) == (
         2,
         1,
         {"*": 9},
@@ -47,8 +47,8 @@ def test_shares_then_all_then_the_exit_code_of_a_bad_video(made, capsys):
     assert '"key": "c"' in manifest and '"status": "failed"' in manifest
 
 
-def test_verify_says_what_is_wrong(made, capsys):
-    where, _ = made
+def test_verify_says_what_is_wrong(folder, capsys):
+    where, _ = folder
     assert main(["shards", "verify", str(where / "out")]) == 0
     assert "all as it was indexed" in capsys.readouterr().out
     assert main(["shards", "repack", str(where / "out"), "--out", str(where / "new"), "--shard-mb", "1"]) == 0
@@ -58,26 +58,27 @@ def test_verify_says_what_is_wrong(made, capsys):
     assert "shard-000000.tar" in capsys.readouterr().out
 
 
-def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_path, capsys):
-    where, _ = made
+def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(folder, tmp_path, capsys):
+    where, _ = folder
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes((where / "in" / "a.mp4").read_bytes())
-    threads, kept = torch.get_num_threads(), {}
+    threads, groups = torch.get_num_threads(), {}
     try:
         for dtype in ("float32", "bfloat16"):
             words = ["shards", "make", str(tmp_path / "in"), "--out", str(tmp_path / dtype)]
             assert main([*words, "--dtype", dtype, "--threads", "1"]) == 0
             assert torch.get_num_threads() == 1
-            kept[dtype] = read_sample(load_index(tmp_path / dtype).read(0), "here").chunks[0].groups["video"]
+            sample = read_sample(load_index(tmp_path / dtype).read(0), "here")
+            groups[dtype] = sample.chunks[0].groups["video"]
     finally:
         torch.set_num_threads(threads)
-    wide, narrow = (kept[dtype].metric for dtype in ("float32", "bfloat16"))
+    wide, narrow = (groups[dtype].metric for dtype in ("float32", "bfloat16"))
     assert not torch.equal(wide, wide.bfloat16().float())
     assert wide.shape == narrow.shape and not torch.equal(wide, narrow)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["make", "nowhere", "--out", "OUT"], 3, "no folder of videos"),
         (["make", "IN"], 2, "out"),
@@ -89,17 +90,17 @@ def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_
         (["index", "IN"], 3, "no tar in it"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(made, tmp_path, capsys, words, code, said):
-    where, _ = made
+def test_what_is_wrong_is_said_in_a_line(folder, tmp_path, capsys, words, code, message):
+    where, _ = folder
     swap = {"IN": str(where / "in"), "OUT": str(tmp_path / "out")}
     assert main(["shards", *(swap.get(word, word) for word in words)]) == code
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_convert_then_make(made, tmp_path, capsys):
-    where, _ = made
-    given = {name: {"duration": 4.0, "timestamps": [[1, 2]], "sentences": ["beep"]} for name in ("a", "gone")}
-    (tmp_path / "in.json").write_text(json.dumps(given))
+def test_convert_then_make(folder, tmp_path, capsys):
+    where, _ = folder
+    annotation = {"duration": 4.0, "timestamps": [[1, 2]], "sentences": ["beep"]}
+    (tmp_path / "in.json").write_text(json.dumps({"a": annotation, "gone": annotation}))
     words = ["--format", "events", "--videos", str(where / "in"), "--out", str(tmp_path / "r.jsonl")]
     assert main(["shards", "convert", str(tmp_path / "in.json"), *words]) == 0
     out, err = capsys.readouterr()
