@@ -219,7 +219,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import models
-from longcompress.eval import run as running
+from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig
 import time
 from longcompress.eval.runner.sources import from_files
@@ -279,7 +279,7 @@ def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
             RunConfig(budgets=("32",)),
             r"a.jsonl was started with budgets = \['24'\], this run has \['32'\]; resume with the same",
         ),
-        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'frame'"),
+        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'video'"),
         (RunConfig(budgets=("24",), limit=2), r"with limit = None, this run has 2"),
         (RunConfig(budgets=("24",), max_new_tokens=3), r"with max_new_tokens = 6, this run has 3"),
     ],
@@ -330,7 +330,7 @@ def test_wrong_arguments(here, model, tmp_path):
         do(here, "lvbench", model, out, RunConfig(budgets=("1",)))
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         RunConfig(limit=0)
-    with pytest.raises(ValueError, match=r"streams must be 'frame', 'audio' or 'both', got 'text'"):
+    with pytest.raises(ValueError, match=r"streams must be 'video', 'audio' or 'both', got 'text'"):
         RunConfig(streams="text")
     with pytest.raises(FileNotFoundError, match=r"videos must be an existing folder, got .*none"):
         run("lvbench", reference(here, "lvbench"), tmp_path / "none", model, out)
@@ -403,8 +403,8 @@ def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
 
 
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("longcompress.eval.runner.run.media_of", lambda model: ("video",))
-    with pytest.raises(ValueError, match=r"streams must be of frame, which the model takes in, got audio"):
+    monkeypatch.setattr(type(model), "media", property(lambda self: ("video",)))
+    with pytest.raises(ValueError, match=r"streams must be of video, which the model takes in, got audio"):
         do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
 
 

@@ -168,7 +168,7 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
 def test_other_videos_are_refused_by_name(model, whole):
     with pytest.raises(ValueError, match=r"was started with reference_sha256 = \['\w+'\], this run has"):
         run_drawn("needle", Synthetic(minutes=(5,), num_videos=3), model, whole[0], CONFIG)
-    with pytest.raises(ValueError, match=r"was started with streams = 'frame', this run has 'both'"):
+    with pytest.raises(ValueError, match=r"was started with streams = 'video', this run has 'both'"):
         run_drawn(
             "needle",
             Synthetic(minutes=(5,), num_videos=2),
