@@ -33,36 +33,19 @@ CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linu
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: what was checked.
-        status: "ok"; "wrong": longcompress doesn't work without it; "note": something optional is missing.
-        state: what this machine has.
-        remedy: a command or a sentence; "" where all is well.
-    """
+    """Result of one check: what is here, and a command that mends what is missing."""
 
     name: str
-    status: Literal["ok", "wrong", "note"]
+    status: Literal["ok", "wrong", "note"]  # "wrong": longcompress doesn't work; "note": an optional part
     state: str
     remedy: str = ""
 
 
 def examine() -> list[Check]:
     """Results of all checks, required things first."""
-    needed = [_package(spec) for spec in NEEDED]
-    extras = [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
-    return [
-        _python(),
-        *needed,
-        _decoder(),
-        _video(),
-        _gpu(),
-        _triton(),
-        *_torchvision(),
-        _embedded(),
-        *extras,
-    ]
+    checks = [_python(), *(_package(spec) for spec in NEEDED), _decoder(), _video(), _gpu(), _triton()]
+    checks += [*_torchvision(), _embedded()]
+    return checks + [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
 
 
 def _version(name: str) -> str | None:
@@ -115,18 +98,17 @@ def _decoder() -> Check:
 def _video() -> Check:
     """Writes a second of video and reads it."""
     try:
-        from ..media import reader as media
-        from ..synthetic import scenes
+        from ..media import read
+        from ..synthetic.scenes import make_scene, write_video
 
         with tempfile.TemporaryDirectory() as folder:
-            path = scenes.write_video(scenes.make_scene(0, 1.0), Path(folder) / "video.mp4", size_px=64)
-            with media.read(path) as parts:
-                kinds = {type(part).__name__ for part in parts}
+            path = write_video(make_scene(0, 1.0), Path(folder) / "video.mp4", size_px=64)
+            with read(path) as parts:
+                kinds = {part.modality for part in parts}
+        if kinds != {"video", "audio"}:
+            raise ValueError(f"only {sorted(kinds)} came back")
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        fault = f"a video can't be written and read: {error}"
-        return Check("video", "wrong", fault, "repair what is wrong above")
-    if kinds != {"Frames", "Audio"}:
-        fault = f"a video with audio gave {sorted(kinds)}"
+        fault = f"a video with audio can't be written and read: {error}"
         return Check("video", "wrong", fault, "pip install --force-reinstall av")
     return Check("video", "ok", "written and read, with audio")
 
@@ -156,18 +138,14 @@ def _torchvision() -> list[Check]:
     installed = _version("torchvision")
     if installed is None:
         return []
-    _, fault = _module("torchvision")
-    if fault:
-        fault = f"doesn't fit torch, and breaks transformers: {fault}"
-        return [Check("torchvision", "wrong", fault, "pip uninstall torchvision")]
+    if fault := _module("torchvision")[1]:
+        state = f"doesn't fit torch, and breaks transformers: {fault}"
+        return [Check("torchvision", "wrong", state, "pip uninstall torchvision")]
     return [Check("torchvision", "ok", f"{installed} (not used)")]
 
 
 def _embedded() -> Check:
     folder = Path(__file__).parents[1] / "weights" / "tiny"
     if (folder / "config.json").is_file():
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        return Check("model tiny", "ok", f"{size / 1e6:.1f} MB in {folder}")
-    return Check(
-        "model tiny", "note", f"not in {folder}", "longcompress train tiny --out FOLDER makes it anew"
-    )
+        return Check("model tiny", "ok", str(folder))
+    return Check("model tiny", "note", f"not in {folder}", "longcompress train tiny --out FOLDER")
