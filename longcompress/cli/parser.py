@@ -227,6 +227,7 @@ def _spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:
 def _in_one_line(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message, with flags as they are typed and what was needed."""
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split())).replace("typing.", "")
+    message = re.sub(r"Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), message)
     if "are required" in message or "is required" in message:
         needed = re.findall(
             r"(?<= )(?:--[\w-]+|[A-Z_]+)(?= |$)", re.sub(r"(--\S+) \S+", r"\1", parser.usage or "")

@@ -479,7 +479,7 @@ WRONG = [
     (
         2,
         ["info", "HERE/video.mp4", "--media.decode", "best"],
-        "--media.decode must be Literal['exact', 'nonref', 'keyframe'], got best; see",
+        "--media.decode must be one of exact, nonref, keyframe, got best; see",
     ),
     (2, ["info", "HERE/video.mp4", "--rate-fps", "8"], "did you mean --media.rate_fps?"),
     (2, ["info", "HERE/video.mp4", "--media.size_px", "8"], "changes must be fields of"),
