@@ -80,7 +80,7 @@ MAX_LINES = {
     "kernels/gpu": (1551, 1203),
     "longcompress": (2631, 1741),
     "longcompress/checkpoints": (866, 567),
-    "longcompress/cli": (2029, 1354),
+    "longcompress/cli": (2030, 1355),
     "longcompress/compression": (1050, 683),
     "longcompress/encoders": (1504, 1057),
     "longcompress/events": (428, 300),
