@@ -173,5 +173,5 @@ def test_the_identity_knows_what_makes_the_tokens(model):
 
 def test_a_model_without_encoders_is_refused():
     model = three_streams()
-    with pytest.raises(ValueError, match="a model without encoders sees and hears nothing"):
+    with pytest.raises(ValueError, match="a model without encoders reads no media"):
         LongCompress(model.config, None, None, model.llm)
