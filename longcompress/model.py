@@ -22,7 +22,7 @@ from .encoders.checks import check_language, kind_of
 from .files import replacing
 from .llm import CausalLM
 from .llm.calibrate import init_heads
-from .llm.prompt import encode, mark_text
+from .llm.prompt import encode, timestamp_text
 from .llm.tokenizer import load_tokenizer
 from .types import STREAMS
 
@@ -300,7 +300,7 @@ class LongCompress(nn.Module):
         shape = Shape(
             flows, frames=flows["video"].tokens // patches if "video" in flows else 0,
             global_tokens=self.global_memory.num_tokens(list(flows)),
-            mark_tokens=len(encode(self.llm.tokenizer, mark_text(config.llm, duration_s))),
+            timestamp_tokens=len(encode(self.llm.tokenizer, timestamp_text(config.llm, duration_s))),
             context=self.llm.context,
         )  # fmt: skip
         budget = config.budget.tokens if budget is None else budget

@@ -3,6 +3,8 @@
 From its test/evaluate.py (yellow-binary-tree/MMDuet, MIT). These are offline numbers: smoothing looks ahead.
 """
 
+from math import fsum
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +26,14 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
     """(T,) the mean of each score and up to `num_frames` before and behind it, fewer at the ends."""
     if num_frames < 0:
         raise ValueError(f"num_frames must be at least 0, got {num_frames}")
-    values = np.asarray(score, np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    first, end = np.maximum(at - num_frames, 0), np.minimum(at + num_frames + 1, len(values))
-    return (sums[end] - sums[first]) / (end - first)
+    values = np.asarray(score, np.float64).tolist()
+    # exact means, rounded once: windows of the same scores tie in any order and at the ends
+    windows = [values[max(i - num_frames, 0) : i + num_frames + 1] for i in range(len(values))]
+    return np.array([mean(window) for window in windows], np.float64)
 
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
-    """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed scores.
+    """The rating of each clip, for `highlights.highlights`: the sum of its frames' smoothed scores.
 
     Args:
         curve: frames at an even rate, from the video's start.
@@ -49,7 +50,8 @@ def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: flo
             f"{step_s:g} s"
         )
     of_clip = int(clip_s / step_s + 1e-9)
-    return np.add.reduceat(smoothed(score, num_frames), np.arange(0, len(time_s), of_clip)).tolist()
+    frames = smoothed(score, num_frames).tolist()
+    return [fsum(frames[first : first + of_clip]) for first in range(0, len(frames), of_clip)]
 
 
 def _checked(curve: Curve) -> tuple[FloatArray, FloatArray]:

@@ -23,11 +23,11 @@ TABLE = "embed_tokens.weight"
 VIDEO_WORDS = ("<vid_patch>", "<vid_start>", "<vid_end>")  # LongVLM adds them, in this order
 NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
 SAMPLED = 2048  # of these words
-ROOTS = {"time": "llm.time.", "memory": "compressor."}  # our parts that no released file has
+ROOTS = {"time": "llm.time.", "memory": "global_memory."}  # our parts that no released file has
 
 
 def apply(
-    model: LongCompress, weights: str | Path | Sequence[str | Path], *, fresh: Sequence[str] = ()
+    model: LongCompress, weights: str | Path | Sequence[str | Path], *, init: Sequence[str] = ()
 ) -> None:
     """Set the projectors of a model and merge adapters into its language model.
 
@@ -37,10 +37,10 @@ def apply(
     saved with the model from then on.
 
     Args:
-        model: published model with towers and language model of its paper (`presets.load`).
+        model: published model with the encoders and the language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        fresh: parts that may stay as they are, without weights: streams whose projectors are still to be
-            trained ("sound"), "time", "memory".
+        init: parts that keep their initial values, for training: streams ("audio"), whose projectors these
+            are, "time", "memory".
 
     Raises:
         ValueError: an entry has no place in the model, or another shape; a parameter of our own stays unset;
@@ -48,9 +48,9 @@ def apply(
             one. What `read_stage` raises.
     """
     roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
-    unknown = sorted(set(fresh) - set(roots))
+    unknown = sorted(set(init) - set(roots))
     if unknown:
-        raise ValueError(f"fresh must be some of {sorted(roots)}, got {unknown[0]!r}")
+        raise ValueError(f"init must be some of {sorted(roots)}, got {unknown[0]!r}")
     if hasattr(model.llm.lm, "peft_config"):
         raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
     stages = read_stages(weights)
@@ -63,12 +63,12 @@ def apply(
     done: set[str] = set()
     for stage in stages:
         done |= check_stage(stage, model, homes, shapes)
-    keep = tuple(roots[name] for name in fresh)
+    keep = tuple(roots[name] for name in init)
     unset = sorted(n for n in shapes if n.startswith(OWN) and n not in done and not n.startswith(keep))
     if unset:
         raise ValueError(
             f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
-            "trained in too (mm_projector.bin comes first), or name their part in `fresh` "
+            "trained in too (mm_projector.bin comes first), or name their part in `init` "
             "(longcompress.checkpoints.apply.apply) if it is still to be trained"
         )
     for stage in tqdm(stages, desc="weights", unit="stage", disable=None):

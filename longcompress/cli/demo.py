@@ -113,7 +113,7 @@ def _estimate_table(expected: Any) -> Any:
         ("  of frames", expected.video_tokens),
         ("  of audio", expected.audio_tokens),
         ("  global", expected.global_tokens),
-        ("time marks", expected.marks),
+        ("time marks", expected.timestamps),
         ("positions of the language model taken", f"{expected.prompt_tokens:,} of {expected.context:,}"),
         ("memory file, bytes", expected.memory_bytes),
     ):

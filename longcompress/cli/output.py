@@ -25,7 +25,7 @@ def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple
         ("tokens before merging", f"{expected.raw_tokens:,}"),
         ("tokens", f"{expected.tokens:,}"), ("  of frames", f"{expected.video_tokens:,}"),
         ("  of audio", f"{expected.audio_tokens:,}"), ("  of the whole video", f"{expected.global_tokens:,}"),
-        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("time marks", f"{expected.timestamps:,}, one every {expected.timestamp_s:g} s"),
         ("memory file", size_text(expected.memory_bytes)),
         ("held on the way", f"{expected.held_tokens:,} tokens at most"),
         ("fits the language model", _whether_it_fits(expected, answer)),

@@ -57,7 +57,7 @@ def apply(
     folder = folder_of(out)
     loaded = load(model, base=base, variant=variant, device=device, dtype=dtype)
     with reading():
-        put(loaded, weights, fresh=fresh or ())
+        put(loaded, weights, init=fresh or ())
     with writing(folder):
         loaded.save_pretrained(folder)
     print(f"{folder}: {model} with {len(weights)} stages")

@@ -6,11 +6,6 @@ from .collate import collate, learned_places, text_positions, video_positions
 from .prompt import Example
 
 __all__ = [
-    "CausalLM",
-    "Example",
-    "CompressedVideo",
-    "collate",
+    "CausalLM", "CompressedVideo", "Example", "collate", "learned_places", "text_positions",
     "video_positions",
-    "learned_places",
-    "text_positions",
-]
+]  # fmt: skip

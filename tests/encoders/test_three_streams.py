@@ -109,7 +109,7 @@ def test_a_video_in_blocks_is_laid_out_as_published(seconds):
     ids = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names).ids
     assert ids == [-1] * 100 + [-3] * audio + [-5] * speech
     expected = model.estimate(seconds)
-    assert expected.prompt_tokens == expected.tokens == len(ids) and expected.marks == 0
+    assert expected.prompt_tokens == expected.tokens == len(ids) and expected.timestamps == 0
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
 
 

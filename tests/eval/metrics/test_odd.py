@@ -1,6 +1,5 @@
 """Every metric on input that is odd: nothing, silence, one item, the same again, other scripts, thousands."""
 
-
 import numpy as np
 import pytest
 

@@ -1,6 +1,5 @@
 """Corpus scores of drawn videos against the same scores of a corpus in which those videos stand so often."""
 
-
 import numpy as np
 import pytest
 

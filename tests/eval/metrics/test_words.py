@@ -1,7 +1,6 @@
 """Words of captions by hand (test_metrics_package.py has those of the evaluators' tokeniser), and that
 reading ends."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
