@@ -15,11 +15,10 @@ from .files import replacing
 from .llm.prompt import lay_out
 from .media import reader as media
 from .memory import VideoMemory
-from .types import Event, Frames, Tokens
+from .types import Event, Frames, Tokens, stream_order
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
 COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
-MORE_COLOURS = ("#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
 MAX_ROWS, MAX_LETTERS = 40, 56  # of a timeline
 MAX_BARS = 240  # of a token plot
 KEY_FRAME_PX = 448
@@ -80,11 +79,12 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     axes = figure.add_subplot()
     base = np.zeros(len(edges) - 1)
     line = 0.6 if len(base) <= 120 else 0
-    for name, tokens in memory.streams.items():
+    for name in stream_order(memory.streams):
+        tokens = memory.streams[name]
         count = _histogram(tokens, edges)
         label = f"{name}, {_count(len(tokens), 'token')}"
         axes.bar(
-            edges[:-1], count, bar_s, base, align="edge", color=_stream_colour(name), edgecolor="white",
+            edges[:-1], count, bar_s, base, align="edge", color=COLOURS[name], edgecolor="white",
             linewidth=line, label=label, zorder=2,
         )  # fmt: skip
         base += count
@@ -323,10 +323,6 @@ def _colour(number: int) -> tuple[float, float, float]:
     """RGB of a number; neighbouring numbers get different colours."""
     hue = number * 0.61803398875 % 1
     return colorsys.hls_to_rgb(hue, (0.45, 0.58, 0.52)[number % 3], (0.62, 0.72, 0.9)[number // 3 % 3])
-
-
-def _stream_colour(name: str) -> str:
-    return COLOURS.get(name) or MORE_COLOURS[sum(name.encode()) % len(MORE_COLOURS)]
 
 
 def _short(text: str) -> str:

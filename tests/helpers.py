@@ -1,4 +1,4 @@
-"""What several tests share: closeness by RMS ratio, equality of videos, packs of segments, a merge step by step."""
+"""What several tests share: closeness by RMS ratio, equal videos, packs of segments, a merge in steps."""
 
 import json
 from collections.abc import Callable, Sequence

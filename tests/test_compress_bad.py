@@ -1,4 +1,4 @@
-"""Odd and broken videos end to end: `compress` gives a memory of all that could be had, or one clear error."""
+"""Odd and broken videos end to end: `compress` gives a memory of what can be read, or a clear error."""
 
 import io
 import warnings

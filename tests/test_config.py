@@ -13,7 +13,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
     assert from_dict(ModelConfig, json.loads(json.dumps(asdict(config)))) == config
     assert from_dict(ModelConfig, {}) == ModelConfig()
     path = tmp_path / "config.yaml"
-    path.write_text("name: x\nvision: {base: ./vision, summary_until: 3}\n")
+    path.write_text("name: x\nvideo: {base: ./video, summary_until: 3}\n")
     assert load_config(ModelConfig, path) == config
 
 
@@ -25,7 +25,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
             {"video": {"blok": 3}},
             r"unknown key 'video.blok'; VisionConfig has \['attention', 'base'",
         ),
-        (ModelConfig, {"nope": 1}, r"unknown key 'nope'; ModelConfig has \['budget', 'format'"),
+        (ModelConfig, {"nope": 1}, r"unknown key 'nope'; ModelConfig has \['audio', 'budget', 'format'"),
         (ModelConfig, {"video": {"layer": 2.5}}, r"^video.layer must be int, got 2.5"),
         (
             ModelConfig,

@@ -23,6 +23,7 @@ def python(code: str, *path: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_transformers_works_from_the_root():
     """`kernels/` lies where transformers looks for the public package of that name."""
     code = "from transformers import LlamaForCausalLM; print(LlamaForCausalLM.__name__)"
@@ -37,6 +38,7 @@ def test_the_guard_loads_nothing_of_ours():
     assert "'plan'" not in answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import longcompress.kernels", "pass"])
 def test_the_public_package_is_found_behind_ours(tmp_path, first):
     (tmp_path / "kernels").mkdir()
@@ -54,6 +56,7 @@ def test_the_root_folders_are_linked_into_the_package(name):
     assert link.resolve() == ROOT / name
 
 
+@pytest.mark.slow
 def test_kernels_are_reached_by_one_name():
     code = (
         "import longcompress.kernels, sys;"
@@ -62,6 +65,7 @@ def test_kernels_are_reached_by_one_name():
     assert python(code) == "[]"
 
 
+@pytest.mark.slow
 def test_kernels_import_nothing_heavy():
     code = (
         "import longcompress.kernels, sys;"

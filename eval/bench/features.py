@@ -79,7 +79,9 @@ def extraction_peaks(preset: Preset, size: Size, video: str, threads: int) -> di
 def random_model(preset: str, size: Size) -> LongCompress:
     """A published model's encoders, random, without a language model."""
     config, encoders = config_of(preset), random_encoders(size)
-    heads = {name: replace(getattr(config, name), width=shape.width) for name, shape in SHAPES[size].items()}
+    heads = {
+        name: replace(getattr(config, name), metric_width=shape.width) for name, shape in SHAPES[size].items()
+    }
     config = replace(config, **heads)  # of the metric, which nothing here uses
     video = VisionEncoder(encoders.video, config.video, config.media.size_px, CLIP_MEAN, CLIP_STD)
     if not config.audio.base:
@@ -103,12 +105,12 @@ def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
 @torch.no_grad()
 def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
-    begin = time.perf_counter()
+    start_s = time.perf_counter()
     took: dict[str, float] = {}
 
     def lap(name: str) -> None:
-        nonlocal begin
-        took[name], begin = time.perf_counter() - begin, time.perf_counter()
+        nonlocal start_s
+        took[name], start_s = time.perf_counter() - start_s, time.perf_counter()
 
     pixels, samples = decode_all(video, model.config)
     lap("decode")

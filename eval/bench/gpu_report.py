@@ -114,11 +114,11 @@ SECTIONS = {
 def report(out: Path, device: str, names: list[str]) -> int:
     """Run sections one after another, and write what came of each to report.json as it comes."""
     out.mkdir(parents=True, exist_ok=True)
-    begin, results = time.monotonic(), {}
+    report_start_s, results = time.monotonic(), {}
     for name in names:
-        limit_s = min(SECTIONS[name].limit_s, LIMIT_S - (time.monotonic() - begin))
+        limit_s = min(SECTIONS[name].limit_s, LIMIT_S - (time.monotonic() - report_start_s))
         own = [sys.executable, "-m", MODULE, "--out", str(out), "--device", device]
-        start = time.monotonic()
+        start_s = time.monotonic()
         with open(out / f"{name}.log", "w", encoding="utf8") as log:
             try:
                 if limit_s <= 0:
@@ -127,7 +127,7 @@ def report(out: Path, device: str, names: list[str]) -> int:
                 state = "done" if done.returncode == 0 else f"failed with exit code {done.returncode}"
             except subprocess.TimeoutExpired:
                 state = f"stopped after {max(limit_s, 0):.0f} s"
-        results[name] = {"state": state, "seconds": round(time.monotonic() - start, 1)}
+        results[name] = {"state": state, "seconds": round(time.monotonic() - start_s, 1)}
         _write(out / "report.json", results)
         lines = (out / f"{name}.log").read_text(encoding="utf8").strip().splitlines()
         print(f"== {name}: {state}, {results[name]['seconds']} s", *lines[-40:], sep="\n", flush=True)

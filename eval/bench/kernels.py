@@ -87,8 +87,8 @@ class Inputs(NamedTuple):
         """Name and function of each implementation that runs here."""
         if not self.fused:
             return [("torch", op)]
-        found = [("triton", op), ("reference", reference)]
-        return [*found, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else found
+        out = [("triton", op), ("reference", reference)]
+        return [*out, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else out
 
 
 def bench_kernels(
@@ -97,7 +97,7 @@ def bench_kernels(
     repeat: int = 20, step_segments: int | None = None, threads: int | None = None, compile: bool = False,
     encoder: str = "", encoder_px: int = 224, pairs: list[int] | None = None, blocks: list[int] | None = None,
 ) -> int:  # fmt: skip
-    """Check, then time; prints a line for each figure. The exit code is 1 if a case failed.
+    """Time every operation of `kernels/` beside other implementations; exit code 1 if a case failed.
 
     Args:
         out: CSV file of the figures.

@@ -22,7 +22,7 @@ from ...model import LongCompress
 from ...presets import load
 from ...session import compress
 from ...synthetic.questions import ask
-from ...synthetic.scenes import make_scene, read_truth, write_video
+from ...synthetic.scenes import make_scene, write_video
 from .rows import Job, Row, failed_row, make_row
 from .stages import differences
 from .timer import in_own_process, peaks_gb, synchronize, timed
@@ -58,28 +58,28 @@ class Served(NamedTuple):
 def one_by_one(model: LongCompress, requests: Sequence[Request], budget: int) -> Served:
     """Each clip compressed and asked before the next."""
     served = Served([], [], [], 0.0)
-    begin = time.perf_counter()
+    start_s = time.perf_counter()
     for request in requests:
-        start = time.perf_counter()
+        clip_start_s = time.perf_counter()
         memory = compress(model, request.video, budget=budget, progress=False)
         synchronize(model.device)
-        served = served._replace(compress_s=served.compress_s + time.perf_counter() - start)
+        served = served._replace(compress_s=served.compress_s + time.perf_counter() - clip_start_s)
         served.answers.append(memory.ask(request.question).text)
-        served.done_s.append(time.perf_counter() - begin)
+        served.done_s.append(time.perf_counter() - start_s)
         served.memories.append(memory)
     return served
 
 
 def batched(model: LongCompress, requests: Sequence[Request], budget: int, *, workers: int = 1) -> Served:
     """All clips compressed, by several threads at once, then one batch of questions."""
-    begin = time.perf_counter()
+    start_s = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
         read = partial(_compress, model, budget)
         memories = list(pool.map(read, requests)) if workers > 1 else [read(r) for r in requests]
     synchronize(model.device)
-    compress_s = time.perf_counter() - begin
+    compress_s = time.perf_counter() - start_s
     answers = [answer.text for answer in ask_each(memories, [request.question for request in requests])]
-    return Served(answers, memories, [time.perf_counter() - begin] * len(requests), compress_s)
+    return Served(answers, memories, [time.perf_counter() - start_s] * len(requests), compress_s)
 
 
 def _compress(model: LongCompress, budget: int, request: Request) -> VideoMemory:
@@ -107,9 +107,9 @@ def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
     requests = []
     for i in range(num):
         path = folder / f"clip_{seconds:g}s_{i:03d}.mp4"
+        scene = make_scene(FIRST_SEED + i, seconds)
         if not path.is_file():
-            write_video(make_scene(FIRST_SEED + i, seconds), path)
-        scene = read_truth(path)
+            write_video(scene, path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to
         questions = [

@@ -1,7 +1,8 @@
 """Cases of `bench throughput`: the stages from a video to an answer, each alone, and all in a fresh process.
 
 The stages are decode, one encoder a stream, merge, prefill (the projectors and the language model) and answer
-(32 new tokens). They must give the very memory and answer that `compress` and `ask` give, or nothing is timed.
+(32 new tokens). They must give the very memory and answer that `compress` and `ask` give, or nothing is
+timed.
 """
 
 import time
@@ -144,7 +145,7 @@ def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMem
     where = f"{video.name}, {provider[0]}, budget {provider[1]}"
     expected = compress(model, video, budget=provider[1], progress=False)
     if different := differences(memory, expected):
-        raise ValueError(f"{where}: the stages and watch give different {different}; nothing is timed")
+        raise ValueError(f"{where}: the stages and compress give different {different}; nothing is timed")
     answer = model.llm.answer(model.llm.prefill(memory.video), QUESTIONS[:1], **LENGTH)[0]
     asked = expected.ask(QUESTIONS[0], **LENGTH).text
     if answer != asked:
@@ -187,15 +188,15 @@ def compress_in_this_process(
 ) -> dict[str, Any]:
     """Figures of this process, which was started at `started_s` (time.time)."""
     figures = {"start|time|s": time.time() - started_s}
-    begin = time.perf_counter()
+    start_s = time.perf_counter()
     model = load(name, device=device, dtype=dtype)
 
     def lap(case: str) -> None:
-        nonlocal begin
+        nonlocal start_s
         synchronize(model.device)
-        figures[f"{case}|time|s"] = time.perf_counter() - begin
+        figures[f"{case}|time|s"] = time.perf_counter() - start_s
         figures.update({f"{case}|memory of the {of}|GB": gb for of, gb in peaks_gb(model.device).items()})
-        begin = time.perf_counter()
+        start_s = time.perf_counter()
 
     lap("load")
     memory = compress(model_of(model, provider), video, budget=provider[1], progress=False)

@@ -49,24 +49,24 @@ def timed(
     took: dict[K, list[Took]] = {name: [] for name in work}
     for number in range(-warm_up, repeat):
         for name in list(work)[:: -1 if number % 2 else 1]:
-            one = _one_run(work[name], number, calls, on_gpu)
+            run = _timed_run(work[name], number, calls, on_gpu)
             if number >= 0:
-                took[name].append(one if keep_results else one._replace(result=None))
+                took[name].append(run if keep_results else run._replace(result=None))
     return took
 
 
-def _one_run(work: Callable[[int], Any], number: int, calls: int, on_gpu: bool) -> Took:
+def _timed_run(work: Callable[[int], Any], number: int, calls: int, on_gpu: bool) -> Took:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     if on_gpu:
         torch.cuda.synchronize()
         events[0].record()
-    cores, begin = cpu_seconds(), time.perf_counter()
+    cores, start_s = cpu_seconds(), time.perf_counter()
     for call in range(calls):
         result = work(abs(number) * calls + call)
     if on_gpu:
         events[1].record()
         torch.cuda.synchronize()
-    wall_s = time.perf_counter() - begin
+    wall_s = time.perf_counter() - start_s
     if on_gpu:
         wall_s = events[0].elapsed_time(events[1]) / 1e3
     return Took(wall_s / calls, (cpu_seconds() - cores) / calls, result)

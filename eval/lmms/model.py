@@ -77,7 +77,7 @@ class LongCompressModel(lmms):
             raise ValueError(f"streams must be 'both' or of {', '.join(known)}, got {streams!r}")
         self.streams = known if streams == "both" else (streams,)
         self.budget = self.model.config.budget.tokens if budget is None else int(budget)
-        self.model.compressor.check(self.budget, list(self.model.encoders))
+        self.model.check_budget(self.budget)
         self.max_new_tokens = max_new_tokens
         self.batch_size = int(batch_size)
         self._memory: tuple[str, VideoMemory] | None = None

@@ -77,8 +77,8 @@ def open_answers(
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
-    4}` or the like). A missing answer is wrong with score 0, without asking. A reply without yes or no is
-    wrong. A reply without a score in range has score 0.
+    4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without
+    yes or no is wrong. A reply without a score in range has score 0.
 
     Args:
         reference: the right answer to each question.

@@ -55,8 +55,8 @@ class CompareConfig:
 
     Attributes:
         budgets: each "4096", or "10%" of a video's raw tokens.
-        methods: some of NAMES: the baselines of `methods.METHODS`; and ours: a budget allocated evenly, by novelty,
-            evenly without global tokens, evenly without audio.
+        methods: some of NAMES: the baselines of `methods.METHODS`; and ours: a budget allocated evenly, by
+            novelty, evenly without global tokens, evenly without audio.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.

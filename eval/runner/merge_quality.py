@@ -1,4 +1,5 @@
-"""The share of the features' variance that each merging loses at equal tokens: `longcompress bench quality`.
+"""The share of the features' variance that each merging loses at equal tokens: `longcompress eval
+merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
 k-means and pooling of `methods`. Of synthetic videos also how often a linear rule still reads from the merged
@@ -95,7 +96,7 @@ def compare(
             tokens = tokens_of()["video"]
             seconds = time.perf_counter() - start_s
             row = {"video": name, "keep": keep, "method": method, "num_tokens": len(tokens) / len(parts)}
-            row |= {"lost": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
+            row |= {"lost_variance": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
             yield row | ({"read": share_read(tokens, rule)} if rule else {})
 
 
@@ -132,10 +133,11 @@ def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule 
 
 
 def measure(
-    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224, files: list[str] | None = None,
+    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224,
+    files: list[str] | None = None,
     seconds: int = 120, num_synthetic: int = 3, keep: list[int] | None = None, out: str = "",
 ) -> None:  # fmt: skip
-    """Print (and with --out write as JSON lines) the lost variance of each merging.
+    """Print the share of the features' variance that each merging loses, and write it to --out.
 
     Args:
         model: whose vision encoder, if no encoder is named.
@@ -172,16 +174,5 @@ def printed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         read = f"  read {row['read']:.2f}" if "read" in row else ""
         about = f"{row['video']:12s} {row['keep']:5d}  {row['method']:30s}"
-        print(f"{about} lost {row['lost']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
+        print(f"{about} lost {row['lost_variance']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
         yield row
-
-
-def main() -> None:
-    """`measure` with the flags of the command line."""
-    from jsonargparse import auto_cli
-
-    auto_cli(measure)
-
-
-if __name__ == "__main__":
-    main()

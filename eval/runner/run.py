@@ -90,7 +90,7 @@ def run(
     names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
     for budget in budgets:
         if not budget.endswith("%"):
-            model.compressor.check(int(budget), names)
+            model.check_budget(int(budget), names)
     outs = {budget: budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
     questioner = Questioner(task_of(source.task), config.prompt, header["max_new_tokens"], how)
     examples = source.examples[: config.limit]
@@ -306,7 +306,8 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _model_hash(model: LongCompress) -> str:
-    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model out."""
+    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model
+    out."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()

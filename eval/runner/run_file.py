@@ -47,7 +47,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_budgets("budgets", self.budgets)
         if self.streams not in ("video", "audio", "both"):
-            raise ValueError(f"streams must be 'frame', 'audio' or 'both', got {self.streams!r}")
+            raise ValueError(f"streams must be 'video', 'audio' or 'both', got {self.streams!r}")
         if self.times is not None and self.times not in get_args(Times):
             raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
         for name in ("max_new_tokens", "limit"):

@@ -45,7 +45,8 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
     if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
         raise ValueError(
             f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
-            "give --durations FILE, a JSON object of seconds by video, or a CSV with the columns id and length"
+            "give --durations FILE, a JSON object of seconds by video, or a CSV with the "
+            "columns id and length"
         )
     return example.duration_s
 
@@ -53,7 +54,8 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
 def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     """The first span that an answer names.
 
-    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught to write.
+    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught
+        to write.
     Hundredths are shares of the video, both ends as they stand: x is x / 100 of its length. For the papers
     only two digits, "to" or "and", two digits are read, anywhere in the answer.
     """
@@ -77,7 +79,8 @@ def events_of(
 ) -> tuple[Captioned, ...] | None:
     """The events that an answer tells of, None if it names none.
 
-    Of whole seconds the last is included. Hundredths are shares of the video, the last one included: x to y is
+    Of whole seconds the last is included. Hundredths are shares of the video, the last one included: x to
+        y is
     x / 100 to (y + 1) / 100 of its length, as both papers score dense captions; without `last_included` as
     in `span_of`. For the papers only their own forms are read, and events of one text that follow each other
     within a hundredth are one.

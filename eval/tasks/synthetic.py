@@ -150,7 +150,8 @@ def score_replies(
 ) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
-    The grade is that of `synthetic_qa.grade`: 1 for a span with an IoU of .5 or more (R@1 of one span), for just the
+    The grade is that of `synthetic_qa.grade`: 1 for a span with an IoU of .5 or more (R@1 of one span),
+    for just the
     right names or number; the F1 of a list. The error in time is the distance, in seconds, between the
     middle of the first span of an answer and the true one, of answered questions about a span.
 

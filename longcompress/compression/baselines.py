@@ -48,7 +48,8 @@ def spend(
     - evs: those that differ most from the same patch of the frame before (Efficient Video Sampling, arXiv
       2510.14624); the first frame goes last.
     - tome: each frame merged on its own (ToMe, arXiv 2210.09461); with fewer tokens than frames, that
-      number of frames, evenly spread, each merged into one token. A stream of one token a window is merged along time.
+      number of frames, evenly spread, each merged into one token. A stream of one token a window is merged
+      along time.
     - longvlm: each segment's tokens frame by frame, halved by cosine until they fit (LongVLM, arXiv
       2404.03384).
     - kmeans: k-means on the metric of each segment's tokens: k-means++, then 25 rounds of Lloyd's.

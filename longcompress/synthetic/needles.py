@@ -1,4 +1,4 @@
-"""Needles in a haystack: events that a long synthetic video has once, at known depths, and questions about them.
+"""Needles in a haystack: events that a long video has once, at known depths, and questions about them.
 
 A video has needles of four kinds at each depth: *video* (an object shown once), *audio* (a sound heard once),
 *binding* (an object shown twice and a sound heard often, together once), *two_hop* (the sound that follows an

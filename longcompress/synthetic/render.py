@@ -1,4 +1,4 @@
-"""How the synthetic videos of `scenes.py` look and sound: shapes, grounds, noise, voices, on plain numbers."""
+"""Pixels and samples of the synthetic videos of `scenes.py`: shapes, grounds, noise, voices."""
 
 from collections.abc import Callable
 from functools import lru_cache

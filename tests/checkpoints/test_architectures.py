@@ -189,7 +189,11 @@ def test_prompts_are_vicunas_or_the_template(base):
     [
         (lambda base: vtimellm("fast"), 'mode must be "paper" or "ours", got \'fast\'', ValueError),
         (lambda base: lc.load("longvale", base={"ears": ""}), "base must be of parts of", ValueError),
-        (lambda base: lc.load("vtimellm", base={"audio": ""}), r"which are \['vision', 'language model'\]", ValueError),
+        (
+            lambda base: lc.load("vtimellm", base={"audio": ""}),
+            r"which are \['video', 'llm'\]",
+            ValueError,
+        ),
         (lambda base: lc.load("tiny", base=base), "base and variant are for published models", ValueError),
         (lambda base: lc.load("longvlm2"), "name must be one of .'longvale', 'longvlm', 'tiny'", ValueError),
         (lambda base: lc.load("longvale", base=base | {"audio": "BEATs.pt"}, device="cpu"),

@@ -19,7 +19,6 @@ from longcompress.eval.bench import (
     plot,
     report,
     requests,
-    spell_flags,
     stages,
 )
 from longcompress.eval.bench.rows import Job, Recorder, Row, load_rows, machine_info, make_row, save_rows
@@ -62,9 +61,9 @@ def tiny():
 def row(suite="stages", case="compress", provider="longcompress", metric="time", unit="s", x=10.0, value=2.0,
         **changes):  # fmt: skip
     """A row with a spread of a tenth."""
-    made = Row(suite, case, provider, metric, unit, "minutes", x, value, value * 0.9, value * 1.1, 3,
+    row = Row(suite, case, provider, metric, unit, "minutes", x, value, value * 0.9, value * 1.1, 3,
                settings=dict(MODEL), machine=machine_info("cpu"))  # fmt: skip
-    return replace(made, **changes)
+    return replace(row, **changes)
 
 
 def rows_of_stages():
@@ -116,12 +115,12 @@ def figures(tmp_path):
 class TestRows:
     def test_come_back_as_they_were(self, figures):
         assert load_rows(figures) == all_rows()
-        assert {one.machine["device"] for one in load_rows(figures)} == {machine_info("cpu")["device"]}
+        assert {row.machine["device"] for row in load_rows(figures)} == {machine_info("cpu")["device"]}
 
     def test_a_suite_is_replaced_and_others_stay(self, figures):
         recorder = Recorder(figures, "cpu", ["kernels"])
         recorder.add(row("kernels", value=5.0))
-        others = [one for one in all_rows() if one.suite != "kernels"]
+        others = [item for item in all_rows() if item.suite != "kernels"]
         assert load_rows(figures) == [*others, row("kernels", value=5.0)]
 
     def test_a_failure_is_a_row_and_the_others_go_on(self, tmp_path, capsys):
@@ -130,7 +129,10 @@ class TestRows:
             raise RuntimeError("out of\nmemory")
 
         def reads():
-            assert [one.case for one in load_rows(tmp_path / "a.csv")] == ["first", "second"]  # as they come
+            assert [item.case for item in load_rows(tmp_path / "a.csv")] == [
+                "first",
+                "second",
+            ]  # as they come
             return [row(case="third")]
 
         recorder = Recorder(tmp_path / "a.csv", "cpu", ["stages"])
@@ -147,9 +149,9 @@ class TestRows:
             load_rows(figures)
 
     def test_a_median_has_its_spread(self):
-        made = make_row(Job("stages", "a", "b", "minutes", 1.0), [3.0, 1.0, 2.0])
-        assert (made.value, made.low, made.high, made.runs) == (2.0, 1.0, 3.0, 3)
-        assert "[1, 3]" in str(made)
+        row = make_row(Job("stages", "a", "b", "minutes", 1.0), [3.0, 1.0, 2.0])
+        assert (row.value, row.low, row.high, row.runs) == (2.0, 1.0, 3.0, 3)
+        assert "[1, 3]" in str(row)
 
 
 class TestTimer:
@@ -175,7 +177,7 @@ class TestTimer:
 class TestReport:
     @pytest.fixture
     def readme(self, tmp_path):
-        names = dict.fromkeys(one.suite for one in all_rows())
+        names = dict.fromkeys(row.suite for row in all_rows())
         parts = [f"# {n}\n\n<!-- bench:{n} -->\nold\n<!-- /bench:{n} -->\n" for n in names]
         (tmp_path / "README.md").write_text("".join(parts) + "end\n")
         return tmp_path / "README.md"
@@ -254,6 +256,7 @@ class TestReport:
 
 
 class TestKernels:
+    @pytest.mark.slow
     def test_every_operation_is_checked_timed_and_written(self, tmp_path, capsys):
         path = tmp_path / "new" / "k.csv"
         assert (
@@ -261,11 +264,11 @@ class TestKernels:
         )
         rows = load_rows(path)
         encoders = {"encoder, stock", "encoder, 1 pairs a layer"}
-        assert {one.case for one in rows} == OPERATIONS | encoders
-        assert {one.provider for one in rows} == {"torch", "step by step"}
-        assert {one.settings["dtype"] for one in rows} == {"fp16", "fp32"}
-        assert all(0 < one.low <= one.value <= one.high and not one.error for one in rows)
-        near = {one.case: one.settings["relative_rms"] for one in rows if one.case in encoders}
+        assert {row.case for row in rows} == OPERATIONS | encoders
+        assert {row.provider for row in rows} == {"torch", "step by step"}
+        assert {row.settings["dtype"] for row in rows} == {"fp16", "fp32"}
+        assert all(0 < row.low <= row.value <= row.high and not row.error for row in rows)
+        near = {row.case: row.settings["relative_rms"] for row in rows if row.case in encoders}
         assert near["encoder, stock"] == 0 < near["encoder, 1 pairs a layer"]
         out, err = capsys.readouterr()
         assert "merge, default" in out and "no GPU" in err
@@ -275,7 +278,7 @@ class TestKernels:
         monkeypatch.setattr(kernels, "pool", lambda x, merge: right(x, merge) * 1.01)
         path = tmp_path / "k.csv"
         assert kernels.bench_kernels(str(path), cases=["pool", "novelty"], dtypes=["bf16"], **SMALL) == 1
-        by_case = {(one.case, one.metric): one for one in load_rows(path)}
+        by_case = {(row.case, row.metric): row for row in load_rows(path)}
         assert re.search(r"pool by torch \(bf16\) is wrong by 1.*nothing is timed", by_case["pool", ""].error)
         assert by_case["novelty", "time"].value > 0
 
@@ -294,16 +297,16 @@ class TestKernels:
         monkeypatch.setattr(kernels, "start_state", broken)
         path = tmp_path / "k.csv"
         assert kernels.bench_kernels(str(path), cases=["attend", "novelty"], dtypes=["fp32"], **SMALL) == 1
-        assert {(one.case, one.error) for one in load_rows(path)} == {
+        assert {(row.case, row.error) for row in load_rows(path)} == {
             ("attends, fp32", "RuntimeError: no kernel image"), ("novelty", ""),
         }  # fmt: skip
 
     def test_an_encoder_whose_parts_differ_is_not_timed(self, monkeypatch, tmp_path):
         from longcompress.eval.bench import encoder
 
-        made = encoder.random_dinov2(28)
-        made.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
-        monkeypatch.setattr(encoder, "random_dinov2", lambda _: made)
+        row = encoder.random_dinov2(28)
+        row.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
+        monkeypatch.setattr(encoder, "random_dinov2", lambda _: row)
         monkeypatch.setattr(encoder, "timed", never)
         path = tmp_path / "k.csv"
         options = {"cases": ["encoder"], "dtypes": ["fp32"], "encoder_px": 28}
@@ -316,6 +319,7 @@ class TestKernels:
 
 
 class TestThroughput:
+    @pytest.mark.slow
     def test_stages_and_a_fresh_process(self, work, tmp_path):
         options = {"minutes": [MINUTES], "budgets": [32], "repeat": 1, "device": "cpu", "work": str(work)}
         path = tmp_path / "t.csv"
@@ -342,7 +346,7 @@ class TestThroughput:
 
         monkeypatch.setattr(stages, "compress", other)
         rows = stages.stage_rows(tiny, media.video_of(work, MINUTES), MINUTES, [32], 1, MODEL)
-        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different frame.x; nothing is timed"
+        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different video.x; nothing is timed"
         with pytest.raises(ValueError, match=match):
             list(rows)
 
@@ -397,16 +401,17 @@ class TestRequests:
     def two(self, work):
         return requests.make_requests(work, 2, 12.0)
 
+    @pytest.mark.slow
     def test_every_provider_has_its_figures(self, tiny, two):
         rows = list(requests.serve(tiny, two, 40, 2, {"seconds": 12.0}))
         assert len({request.video for request in two}) == 2
-        found = {(r.provider, r.case, r.metric): r for r in rows}
+        figures = {(r.provider, r.case, r.metric): r for r in rows}
         for name in requests.PROVIDERS:
-            assert found[name, "compress and ask", "rate"].unit == "requests/s"
-            p50, p95 = (found[name, "compress and ask", metric].value for metric in ("p50", "p95"))
+            assert figures[name, "compress and ask", "rate"].unit == "requests/s"
+            p50, p95 = (figures[name, "compress and ask", metric].value for metric in ("p50", "p95"))
             assert p50 < p95 if name == "one by one" else p50 == p95
         assert all(r.value > 0 and (r.x, r.x_name) == (2, "clips") for r in rows)
-        assert found["batched", "compress and ask", "memory of the process"].unit == "GB"
+        assert figures["batched", "compress and ask", "memory of the process"].unit == "GB"
 
     def test_a_provider_that_differs_is_not_timed(self, tiny, two, monkeypatch):
         def other(*arguments):
@@ -422,6 +427,7 @@ class TestRequests:
         )
         assert {r.provider for r in rows if not r.error} == {"one by one", "batched"}
 
+    @pytest.mark.slow
     def test_through_the_command(self, work, tmp_path, capsys):
         words = "--cases requests --clips 1 --seconds 12 --budgets 40 --repeat 1 --device cpu".split()  # noqa: SIM905
         out = tmp_path / "new" / "a.csv"
@@ -448,16 +454,17 @@ class TestFeatures:
         ):
             features.check(ours, expected, torch.float32)
 
+    @pytest.mark.slow
     def test_figures_of_a_short_run(self, tmp_path):
         path = str(videos.write(tmp_path / "video.mp4", videos.Video()))
         rows = list(features.features_rows(path, 0.1, "vtimellm", "small", 2, "cpu", None))
-        found = {(r.case, r.provider, r.metric): r for r in rows}
-        memory = [found[case, features.OURS, "memory"].value for case in ("load", "extract")]
+        figures = {(r.case, r.provider, r.metric): r for r in rows}
+        memory = [figures[case, features.OURS, "memory"].value for case in ("load", "extract")]
         assert 0 < memory[0] <= memory[1]
         for metric in ("time", "time of all cores"):
-            times = [found["extract", name, metric] for name in (features.OURS, features.SEPARATE)]
+            times = [figures["extract", name, metric] for name in (features.OURS, features.SEPARATE)]
             assert all(r.runs == 2 and r.value > 0 for r in times)
-            assert found["extract", features.SEPARATE, f"{metric}, ratio"].unit == "x"
+            assert figures["extract", features.SEPARATE, f"{metric}, ratio"].unit == "x"
 
     def test_wrong_words(self):
         with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got 'int8'"):
@@ -479,6 +486,7 @@ class TestMedia:
 
 
 class TestGpuReport:
+    @pytest.mark.slow
     def test_runs_where_only_torch_and_transformers_are(self, tmp_path):
         missing = ("av", "jsonargparse", "webdataset", "xformers", "matplotlib")
         code = (
@@ -499,13 +507,3 @@ class TestGpuReport:
         states = json.loads((tmp_path / "report.json").read_text())
         assert states["profile"]["state"] == "stopped after 0 s" and states["device"]["state"] == "done"
         assert json.loads((tmp_path / "device.json").read_text())["copy_tb_per_s"] > 0
-
-
-def test_lists_and_switches_are_spelled_as_jsonargparse_reads_them():
-    words = "--out a.csv --minutes 1 10 --cases stages memory --clips [1,2] --repeat 2".split()  # noqa: SIM905
-    joined = ["--out", "a.csv", "--minutes=[1, 10]", '--cases=["stages", "memory"]', "--clips", "[1,2]"]
-    assert spell_flags(bench_throughput, words) == [*joined, "--repeat", "2"]
-    assert spell_flags(report.bench_report, ["--docs", "a.md", "--check"]) == [
-        '--docs=["a.md"]',
-        "--check=true",
-    ]

@@ -44,34 +44,35 @@ def whole(tiny, source, tmp_path_factory):
 def lines(path):
     """Header and lines of a run, without what a clock says."""
     values = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [{key: value for key, value in one.items() if key != "seconds"} for one in values]
+    return [{key: value for key, value in item.items() if key != "seconds"} for item in values]
 
 
 def answers(path):
-    return {one["id"]: one["answer"] for one in lines(path)[1:]}
+    return {line["id"]: line["answer"] for line in lines(path)[1:]}
 
 
+@pytest.mark.slow
 def test_each_arm_asks_every_question_once(whole, source):
     folder, arms = whole
     assert [arm.name for arm in arms] == [
         "full_all", "random_60", "even_60", "no-audio_60", "random_10pc", "even_10pc", "no-audio_10pc",
     ]  # fmt: skip
-    ids = [one.id for one in source.examples]
+    ids = [example.id for example in source.examples]
     for arm in arms:
         header, *each = lines(folder / f"{arm.name}.jsonl")
         assert (header["method"], header["budget"]) == (arm.method, arm.budget)
-        assert [one["id"] for one in each] == ids
-        for one in each:
+        assert [example["id"] for example in each] == ids
+        for example in each:
             raw = 60 * 16 + 60
             want = {"60": 60, "10%": raw // 10}.get(arm.budget)
-            assert one["tokens"] == want or (arm.budget == ALL and one["tokens"] >= raw)
-            assert one["prompt"] and set(one["score"]) >= {"score"}
+            assert example["tokens"] == want or (arm.budget == ALL and example["tokens"] >= raw)
+            assert example["prompt"] and set(example["score"]) >= {"score"}
 
 
 def test_even_is_what_a_run_with_that_budget_says(tiny, source, whole, tmp_path):
     run(source, tiny, tmp_path / "run.jsonl", RunConfig(budgets=("60",), max_new_tokens=6))
     mine, same = (lines(path)[1:] for path in (whole[0] / "even_60.jsonl", tmp_path / "run.jsonl"))
-    assert mine == same and len({one["answer"] for one in mine}) > 3
+    assert mine == same and len({line["answer"] for line in mine}) > 3
     run(source, tiny, tmp_path / "deaf.jsonl",
               RunConfig(budgets=("60",), max_new_tokens=6, streams="video"))  # fmt: skip
     assert answers(whole[0] / "no-audio_60.jsonl") == answers(tmp_path / "deaf.jsonl")
@@ -95,7 +96,7 @@ def test_cut_anywhere_and_gone_on_with_it_is_the_same(tiny, source, whole, tmp_p
         got, want = lines(again / f"{arm.name}.jsonl"), lines(folder / f"{arm.name}.jsonl")
         if arm.name == path.stem:
             assert json.loads(first)["id"] == got[-3]["id"]  # what was missing in the middle comes at the end
-            got, want = ([one[0], *sorted(one[1:], key=lambda line: line["id"])] for one in (got, want))
+            got, want = ([item[0], *sorted(item[1:], key=lambda line: line["id"])] for item in (got, want))
         assert got == want, arm.name
     before = {p.name: p.read_bytes() for p in again.iterdir() if p.suffix == ".jsonl"}
     compare(source, tiny, again, CONFIG, HOW)  # nothing is left to do
@@ -119,7 +120,7 @@ def test_any_two_can_be_compared(whole):
 
 
 def test_a_video_that_can_not_be_read_is_lost_with_its_reason(tiny, source, tmp_path):
-    bad = next(reversed([one.video for one in source.examples]))
+    bad = next(reversed([example.video for example in source.examples]))
 
     def opened(name, config, on_warning):
         if name == bad:
@@ -130,9 +131,9 @@ def test_a_video_that_can_not_be_read_is_lost_with_its_reason(tiny, source, tmp_
     config = replace(FEW, limit=None)
     arms = compare(some, tiny, tmp_path, config, HOW)
     for arm in arms:
-        found = read_run(tmp_path / f"{arm.name}.jsonl")
+        runs = read_run(tmp_path / f"{arm.name}.jsonl")
         want = {e.id: {"id": e.id, "video": bad, "failed": f"{bad} is no video"} for e in some.examples[2:]}
-        assert found.failed == want and len(found.answered) == 2
+        assert runs.failed == want and len(runs.answered) == 2
     rows = rows_of(tmp_path, arms, some.examples, "kind")
     assert {row["num_failed"] for row in rows} == {2} and {r["num"] for r in rows if not r["group"]} == {2}
 
@@ -140,12 +141,12 @@ def test_a_video_that_can_not_be_read_is_lost_with_its_reason(tiny, source, tmp_
 def test_what_is_too_long_for_the_language_model_is_lost_with_its_reason(tiny, source, tmp_path, monkeypatch):
     monkeypatch.setattr(CausalLM, "context", property(lambda llm: 200))
     arms = compare(source, tiny, tmp_path, FEW, HOW)
-    found = {arm.method: read_run(tmp_path / f"{arm.name}.jsonl") for arm in arms}
-    assert len(found["full"].failed) == 3 and not found["full"].answered
+    runs = {arm.method: read_run(tmp_path / f"{arm.name}.jsonl") for arm in arms}
+    assert len(runs["full"].failed) == 3 and not runs["full"].answered
     assert all(
-        "tokens are more than the 200 positions" in one["failed"] for one in found["full"].failed.values()
+        "tokens are more than the 200 positions" in line["failed"] for line in runs["full"].failed.values()
     )
-    assert not found["even"].failed and not found["random"].failed
+    assert not runs["even"].failed and not runs["random"].failed
     rows = rows_of(tmp_path, arms, selected(source.examples, FEW), "kind")
     text = markdown(rows, "title", "note")
     assert "nan" not in text.lower() and "None" not in text
@@ -157,9 +158,9 @@ def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, sour
     config = replace(FEW, budgets=("1", "60"), limit=2)
     arms = compare(source, tiny, tmp_path, config, HOW)
     for arm in arms:
-        found = read_run(tmp_path / f"{arm.name}.jsonl")
-        assert len(found.failed) == (2 if arm.budget == "1" else 0), arm
-        assert all("budget must be" in one["failed"] for one in found.failed.values())
+        runs = read_run(tmp_path / f"{arm.name}.jsonl")
+        assert len(runs.failed) == (2 if arm.budget == "1" else 0), arm
+        assert all("budget must be" in line["failed"] for line in runs.failed.values())
     text = markdown(rows_of(tmp_path, arms, selected(source.examples, config), ""), "title", "note")
     assert "| method | 1 | 60 (60 tokens) |" in text
 
@@ -196,9 +197,9 @@ def test_what_leaves_nothing_to_ask(tiny, source, tmp_path):
     with pytest.raises(ValueError, match="task must be one that scores each example, magqa doesn't without"):
         compare(replace(source, task="magqa"), tiny, tmp_path, FEW, HOW)
     some = selected(source.examples, replace(FEW, only={"kind": ["count", "while"]}, limit=None))
-    assert {dict(one.groups)["kind"] for one in some} == {"count", "while"}
-    assert [one.id for one in some] == [
-        one.id for one in source.examples if dict(one.groups)["kind"] in ("count", "while")
+    assert {dict(example.groups)["kind"] for example in some} == {"count", "while"}
+    assert [example.id for example in some] == [
+        example.id for example in source.examples if dict(example.groups)["kind"] in ("count", "while")
     ]
     assert not list(tmp_path.glob("*.jsonl"))
 
@@ -206,15 +207,15 @@ def test_what_leaves_nothing_to_ask(tiny, source, tmp_path):
 # --- rows and tables
 
 
-def put(folder, arm, scores, sizes, lost=()):
-    """A run by hand: scores by example "FILM-NUMBER", tokens by video."""
+def put(folder, arm, scores, sizes, failed=()):
+    """A run by hand: scores by example "VIDEO-NUMBER", tokens by video."""
     values = [{"format": 2, "task": "synthetic_qa"}]
     for key, score in scores.items():
         video = key.split("-")[0]
         values.append({"id": key, "video": video, "score": {"score": score, "other": 1 - score},
                        "tokens": sizes[video]})  # fmt: skip
-    values += [{"id": key, "video": key.split("-")[0], "failed": "gone"} for key in lost]
-    (folder / f"{arm.name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in values))
+    values += [{"id": key, "video": key.split("-")[0], "failed": "missing"} for key in failed]
+    (folder / f"{arm.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in values))
 
 
 def made_up(folder):
@@ -222,7 +223,7 @@ def made_up(folder):
     full, even, random = Arm("full", ALL), Arm("even", "10%"), Arm("random", "10%")
     put(folder, full, {"a-0": 1.0, "a-1": 1.0, "b-0": 0.5}, {"a": 100, "b": 300})
     put(folder, even, {"a-0": 1.0, "a-1": 0.5, "b-0": 0.5}, {"a": 10, "b": 30})
-    put(folder, random, {"a-0": 0.0, "a-1": 0.25}, {"a": 10, "b": 30}, lost=["b-0"])
+    put(folder, random, {"a-0": 0.0, "a-1": 0.25}, {"a": 10, "b": 30}, failed=["b-0"])
     kinds = {"a-0": "when", "a-1": "count", "b-0": "when"}
     examples = [
         Example(key, key[0], "?", None, groups=(("kind", kind), ("minutes", "1")))
@@ -303,8 +304,10 @@ def test_the_command(tmp_path, capsys):
         "--max-new-tokens", "4",
     ]  # fmt: skip
     assert command(words) == 0
-    said = capsys.readouterr().out
-    assert (out / "compare.md").read_text() in said and f"0 questions failed; all of it in {out}" in said
+    printed = capsys.readouterr().out
+    assert (
+        out / "compare.md"
+    ).read_text() in printed and f"0 questions failed; all of it in {out}" in printed
     rows = [json.loads(line) for line in (out / "compare.jsonl").read_text().splitlines()]
     assert [(row["method"], row["group"]) for row in rows] == [
         ("even", ""), ("even", "count"), ("pool", ""), ("pool", "count")

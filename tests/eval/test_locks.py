@@ -36,14 +36,14 @@ def test_what_a_killed_one_left_is_no_obstacle_and_an_error_lets_go(tmp_path):
 
 def test_never_two_at_once(tmp_path):
     """Many that try at the same time, each making and taking away the file that is locked."""
-    inside, most, times = [], [], []
+    inside, num_inside, times = [], [], []
 
     def work():
         for _ in range(60):
             try:
                 with alone(tmp_path / "a.jsonl"):
                     inside.append(1)
-                    most.append(len(inside))
+                    num_inside.append(len(inside))
                     time.sleep(0.0002)
                     inside.pop()
                     times.append(1)
@@ -51,8 +51,8 @@ def test_never_two_at_once(tmp_path):
                 time.sleep(0.0001)
 
     workers = [threading.Thread(target=work) for _ in range(6)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    assert max(most) == 1 and len(times) > 1 and list(tmp_path.iterdir()) == []
+    for line in workers:
+        line.start()
+    for line in workers:
+        line.join()
+    assert max(num_inside) == 1 and len(times) > 1 and list(tmp_path.iterdir()) == []

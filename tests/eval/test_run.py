@@ -1,4 +1,4 @@
-"""`eval run` and `eval pairs`: a small random model, made-up gold, videos of seconds."""
+"""`eval run` and `eval pairs`: a small random model, made-up references, videos of seconds."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from longcompress.cli.eval import main
+from longcompress.cli.main import main
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.locks import alone
@@ -30,26 +30,30 @@ from task_cases import CASES, HOW, put
 
 DENSE = {
     name: {"duration": 4.0, "timestamps": [[0, 2], [2, 4]], "sentences": ["It is red.", "It is a ball."]}
-    for name in ("one", "two", "gone")
+    for name in ("first", "second", "missing")
 }
 CHOICE = [
     {"key": key, "type": "tv", "video_info": {"duration_minutes": 1}, "qa": [
         {"uid": f"{key}-{i}", "question": f"Which {i}?\n(A) red\n(B) blue", "answer": "B",
          "question_type": ["reasoning"], "time_reference": "00:00-00:01"} for i in range(3)]}
-    for key in ("one", "two", "gone")
+    for key in ("first", "second", "missing")
 ]  # fmt: skip
-SPANS = "one 0 2##a red ball\ngone 0 1##x\ntwo 1 3##a box\none 1 2##what is seen\n"
-GOLD = {
-    "charades-sta": ("gold.txt", SPANS),
-    "lvbench": ("gold.jsonl", "".join(json.dumps(one) + "\n" for one in CHOICE)),
-    "activitynet-dense": ("gold.json", json.dumps(DENSE)),
+SPANS = "first 0 2##a red ball\nmissing 0 1##x\nsecond 1 3##a box\nfirst 1 2##what is seen\n"
+REFERENCE = {
+    "charades-sta": ("reference.txt", SPANS),
+    "lvbench": ("reference.jsonl", "".join(json.dumps(item) + "\n" for item in CHOICE)),
+    "activitynet-dense": ("reference.json", json.dumps(DENSE)),
 }
 IDS = {
-    "charades-sta": ["one_0", "one_1", "gone_0", "two_0"],
-    "lvbench": [f"{key}-{i}" for key in ("one", "two", "gone") for i in range(3)],
-    "activitynet-dense": ["one", "two", "gone"],
+    "charades-sta": ["first_0", "first_1", "missing_0", "second_0"],
+    "lvbench": [f"{key}-{i}" for key in ("first", "second", "missing") for i in range(3)],
+    "activitynet-dense": ["first", "second", "missing"],
 }
-LOST = {"charades-sta": ["gone_0"], "lvbench": ["gone-0", "gone-1", "gone-2"], "activitynet-dense": ["gone"]}
+FAILED = {
+    "charades-sta": ["missing_0"],
+    "lvbench": ["missing-0", "missing-1", "missing-2"],
+    "activitynet-dense": ["missing"],
+}
 CONFIG = RunConfig(budgets=("24",))
 
 
@@ -60,19 +64,19 @@ def model():
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with two videos of the three, one of them deeper, and the gold of each task."""
+    """A folder with two videos of the three, one of them deeper, and the reference of each task."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "videos" / "deep").mkdir(parents=True)
-    videos.write(folder / "videos" / "one.mp4", videos.Video())
-    videos.write(folder / "videos" / "deep" / "two.mp4", videos.Video(beeps=(0.5, 2.0)))
-    for task, (name, text) in GOLD.items():
+    videos.write(folder / "videos" / "first.mp4", videos.Video())
+    videos.write(folder / "videos" / "deep" / "second.mp4", videos.Video(beeps=(0.5, 2.0)))
+    for task, (name, text) in REFERENCE.items():
         (folder / task).mkdir()
         (folder / task / name).write_text(text)
     return folder
 
 
-def gold(here, task):
-    return [here / task / GOLD[task][0]]
+def reference(here, task):
+    return [here / task / REFERENCE[task][0]]
 
 
 def run(task, files, videos, model, out, config=None, *, durations=None, **options):
@@ -83,13 +87,13 @@ def run(task, files, videos, model, out, config=None, *, durations=None, **optio
 
 
 def do(here, task, model, out, config=CONFIG):
-    return run(task, gold(here, task), here / "videos", model, out, config, num_draws=50)
+    return run(task, reference(here, task), here / "videos", model, out, config, num_draws=50)
 
 
 def lines(path):
     """Header and lines, without what a clock says."""
     values = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [{key: value for key, value in one.items() if key != "seconds"} for one in values]
+    return [{key: value for key, value in item.items() if key != "seconds"} for item in values]
 
 
 @pytest.fixture
@@ -98,47 +102,47 @@ def whole(here, model, tmp_path):
     return out, do(here, "lvbench", model, out)
 
 
-@pytest.mark.parametrize("task", GOLD)
+@pytest.mark.parametrize("task", REFERENCE)
 def test_every_id_is_there_once_and_the_score_is_that_of_its_predictions(here, model, tmp_path, task):
     out = tmp_path / "a.jsonl"
     summary = do(here, task, model, out)
     header, *each = lines(out)
-    assert [one["id"] for one in each] == IDS[task]
+    assert [line["id"] for line in each] == IDS[task]
     assert (header["task"], header["budget"], header["size_px"]) == (task, "24", 16)
     assert header["versions"]["torch"] and len(header["reference_sha256"][0]) == 64
-    lost = [one for one in each if "failed" in one]
-    assert [one["id"] for one in lost] == LOST[task] == summary["missing"]
-    assert lost[0] == {
-        "id": LOST[task][0],
-        "video": "gone",
-        "failed": f"no video 'gone' in {here / 'videos'}",
+    failed = [line for line in each if "failed" in line]
+    assert [line["id"] for line in failed] == FAILED[task] == summary["missing"]
+    assert failed[0] == {
+        "id": FAILED[task][0],
+        "video": "missing",
+        "failed": f"no video 'missing' in {here / 'videos'}",
     }
-    assert summary["failed"] == lost and summary["num_failed"] == len(lost)
-    for one in (one for one in each if "failed" not in one):
-        assert 0 < one["tokens"] <= 24 and one["prompt"] and one["parsed"] is (one["value"] is not None)
-    scored = score_files(task, gold(here, task), summary["predictions"], How(), num_draws=50)
+    assert summary["failed"] == failed and summary["num_failed"] == len(failed)
+    for line in (line for line in each if "failed" not in line):
+        assert 0 < line["tokens"] <= 24 and line["prompt"] and line["parsed"] is (line["value"] is not None)
+    scored = score_files(task, reference(here, task), summary["predictions"], How(), num_draws=50)
     assert scored["metrics"] == pytest.approx(summary["metrics"], nan_ok=True)
     assert scored["intervals"] == summary["intervals"]
     assert json.loads((tmp_path / "a.summary.json").read_text()) == json.loads(json.dumps(summary))
     same = pairs(out, out)
-    assert same["num"] == len(each) - len(lost) and same["only_first"] == same["only_second"] == []
+    assert same["num"] == len(each) - len(failed) and same["only_first"] == same["only_second"] == []
     assert (same["differences"] or task == "activitynet-dense") and all(
-        (one["mean"], one["low"], one["high"]) == (0, 0, 0) for one in same["differences"].values()
+        (line["mean"], line["low"], line["high"]) == (0, 0, 0) for line in same["differences"].values()
     )
 
 
 def test_answers_that_say_something_score_as_their_predictions_do(here, model, tmp_path, monkeypatch):
-    told = {
+    answers = {
         "charades-sta": "From 0.25 to 1.75 seconds.",
         "lvbench": "(B) blue",
         "activitynet-dense": "From 0.5 to 2 seconds, it is red.",
     }
-    for task, text in told.items():
+    for task, text in answers.items():
         monkeypatch.setattr(model.llm, "answer", lambda video, asked, text=text, **_: [text for _ in asked])
         summary = do(here, task, model, tmp_path / f"{task}.jsonl")
-        scored = score_files(task, gold(here, task), summary["predictions"], How())
+        scored = score_files(task, reference(here, task), summary["predictions"], How())
         assert scored["metrics"] == pytest.approx(summary["metrics"]) and summary["num_unparsed"] == 0
-        assert all(one["parsed"] for one in lines(tmp_path / f"{task}.jsonl")[1:] if "failed" not in one)
+        assert all(line["parsed"] for line in lines(tmp_path / f"{task}.jsonl")[1:] if "failed" not in line)
         assert (task == "activitynet-dense" and not is_available()) or (
             max(max(of.values()) for of in summary["each"].values()) >= 0.5
         )
@@ -149,24 +153,24 @@ SAYS = {  # task: an answer to its prompt that can be read
     "video-chatgpt": "a dog\na cat", "longvale-sc": "A dog runs.", "needle": "2 to 50",
     "synthetic_qa": "2 to 50",
 }  # fmt: skip
-PROMPTED = [(task, prompt) for task, one in TASKS.items() for prompt in one.prompts]
+PROMPTED = [(task, prompt) for task, item in TASKS.items() for prompt in item.prompts]
 
 
 @pytest.mark.parametrize(("task", "prompt"), PROMPTED)
 def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, prompt):
     """Without compressing: what is written beside a run is worth what its summary says."""
-    said = SAYS.get(task, "From 02 to 50, a dog runs.")
+    words = SAYS.get(task, "From 02 to 50, a dog runs.")
     memory = SimpleNamespace(
-        num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=said) for _ in asked]
+        num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=words) for _ in asked]
     )
     monkeypatch.setattr(
         running, "encode_video", lambda *args: [(name, running.Encoded(memory, 0.0)) for name in args[-1]]
     )
     files, out = put(tmp_path, CASES[task][0]), tmp_path / "a.jsonl"
     examples = TASKS[task].read(files)
-    (tmp_path / "lengths.json").write_text(json.dumps({one.video: 40.0 for one in examples}))
-    for one in examples:
-        (tmp_path / f"{one.video}.mp4").touch()
+    (tmp_path / "lengths.json").write_text(json.dumps({example.video: 40.0 for example in examples}))
+    for example in examples:
+        (tmp_path / f"{example.video}.mp4").touch()
     config, lengths = RunConfig(prompt=prompt), tmp_path / "lengths.json"
     if TASKS[task].synthesize is not None:
         files, lengths = [out], None
@@ -181,7 +185,7 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
     assert scored["unparsed"] == summary["unparsed"] and bool(TASKS[task].synthesize) == bool(
         summary["unparsed"]
     )
-    each = {one["id"]: one["score"] for one in lines(out)[1:]}
+    each = {example["id"]: example["score"] for example in lines(out)[1:]}
     names = summary["each"]
     of_all = {key: {n: names[n][key] for n in names if key in names[n]} or None for key in each}
     of_meteor = task in ("activitynet-dense", "longvale-dvc", "youcook2") and not is_available()
@@ -215,13 +219,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import models
-from longcompress.eval import run as running
+from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig
 import time
 from longcompress.eval.runner.sources import from_files
 first = running.encode_video
 def slow(*args):
-    if args[4] == "two":
+    if args[4] == "second":
         time.sleep(600)
     return first(*args)
 running.encode_video = slow
@@ -234,7 +238,7 @@ def test_each_of_several_budgets_has_a_run_of_the_same_videos(here, model, whole
     sessions = []
     first = running.Session
     monkeypatch.setattr(running, "Session", lambda *a, **k: sessions.append(a) or first(*a, **k))
-    source = from_files("lvbench", gold(here, "lvbench"), here / "videos")
+    source = from_files("lvbench", reference(here, "lvbench"), here / "videos")
     config = RunConfig(budgets=("8", "16", "50%"))
     summaries = running.run(source, model, tmp_path / "a.jsonl", config, num_draws=50)
     assert len(sessions) == 2  # one for each video that can be read
@@ -243,7 +247,7 @@ def test_each_of_several_budgets_has_a_run_of_the_same_videos(here, model, whole
     assert [summary["header"]["budget"] for summary in summaries] == ["8", "16", "50%"]
     for name, budget in zip(names[:2], (8, 16), strict=True):
         each = lines(tmp_path / name)[1:]
-        assert {one["tokens"] for one in each if "failed" not in one} == {budget}
+        assert {line["tokens"] for line in each if "failed" not in line} == {budget}
     got = pairs(tmp_path / names[0], tmp_path / names[1])
     assert got["num"] == 6 and got["differs"]["budget"] == ["8", "16"]
     done = len(sessions)
@@ -253,7 +257,7 @@ def test_each_of_several_budgets_has_a_run_of_the_same_videos(here, model, whole
 
 def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
     out, again = whole[0], tmp_path / "killed.jsonl"
-    words = [Path(__file__).parents[1], *gold(here, "lvbench"), here / "videos", again]
+    words = [Path(__file__).parents[1], *reference(here, "lvbench"), here / "videos", again]
     child = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, words)], env=os.environ)
     try:
         until = time.monotonic() + 300
@@ -275,7 +279,7 @@ def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
             RunConfig(budgets=("32",)),
             r"a.jsonl was started with budgets = \['24'\], this run has \['32'\]; resume with the same",
         ),
-        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'frame'"),
+        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'video'"),
         (RunConfig(budgets=("24",), limit=2), r"with limit = None, this run has 2"),
         (RunConfig(budgets=("24",), max_new_tokens=3), r"with max_new_tokens = 6, this run has 3"),
     ],
@@ -292,8 +296,8 @@ def test_another_model_and_gold_are_refused_by_name(here, model, whole, tmp_path
     other.llm.lm.lm_head.weight.data += 1
     with pytest.raises(ValueError, match=r"was started with model_sha256 = '\w+', this run has '\w+'"):
         do(here, "lvbench", other, whole[0])
-    changed = tmp_path / "gold.jsonl"
-    changed.write_text(GOLD["lvbench"][1].replace("tv", "video"))
+    changed = tmp_path / "reference.jsonl"
+    changed.write_text(REFERENCE["lvbench"][1].replace("tv", "video"))
     with pytest.raises(
         ValueError, match=r"was started with reference_sha256 = \['\w+'\], this run has \['\w+'\]"
     ):
@@ -318,34 +322,39 @@ def test_wrong_arguments(here, model, tmp_path):
     out = tmp_path / "a.jsonl"
     with pytest.raises(ValueError, match=r"prompt must be one of default of lvbench, got 'mine'"):
         do(here, "lvbench", model, out, RunConfig(prompt="mine"))
-    with pytest.raises(ValueError, match=r"prompt 'vtimellm' are in hundredths and need the length of 'one'"):
+    with pytest.raises(
+        ValueError, match=r"prompt 'vtimellm' are in hundredths and need the length of 'first'"
+    ):
         do(here, "charades-sta", model, out, RunConfig(prompt="vtimellm"))
     with pytest.raises(ValueError, match=r"budget must"):
         do(here, "lvbench", model, out, RunConfig(budgets=("1",)))
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         RunConfig(limit=0)
-    with pytest.raises(ValueError, match=r"streams must be 'frame', 'audio' or 'both', got 'text'"):
+    with pytest.raises(ValueError, match=r"streams must be 'video', 'audio' or 'both', got 'text'"):
         RunConfig(streams="text")
     with pytest.raises(FileNotFoundError, match=r"videos must be an existing folder, got .*none"):
-        run("lvbench", gold(here, "lvbench"), tmp_path / "none", model, out)
-    for name in ("one.mp4", "one.mkv"):
+        run("lvbench", reference(here, "lvbench"), tmp_path / "none", model, out)
+    for name in ("first.mp4", "first.mkv"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"videos: two are called 'one', .*one.mkv and .*one.mp4; remove one"
+        ValueError, match=r"videos: two are called 'first', .*first.mkv and .*first.mp4; remove one"
     ):
-        run("lvbench", gold(here, "lvbench"), tmp_path, model, out)
+        run("lvbench", reference(here, "lvbench"), tmp_path, model, out)
     assert not out.exists()
 
 
 def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_path):
-    (tmp_path / "one.mp4").write_bytes(b"no film at all" * 100)
-    videos.write(tmp_path / "two.mp4", videos.Video(audio_codec=None))
-    summary = run("activitynet-dense", gold(here, "activitynet-dense"), tmp_path, model, tmp_path / "a.jsonl",
+    (tmp_path / "first.mp4").write_bytes(b"no video at all" * 100)
+    videos.write(tmp_path / "second.mp4", videos.Video(audio_codec=None))
+    summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model,
+    tmp_path / "a.jsonl",
                   RunConfig(budgets=("24",), streams="audio"))  # fmt: skip
     assert summary["num_answered"] == 0 and summary["num_failed"] == 3
-    reasons = {one["id"]: one["failed"] for one in summary["failed"]}
+    reasons = {item["id"]: item["failed"] for item in summary["failed"]}
     assert (
-        "one.mp4" in reasons["one"] and "two.mp4" in reasons["two"] and "no video 'gone'" in reasons["gone"]
+        "first.mp4" in reasons["first"]
+        and "second.mp4" in reasons["second"]
+        and "no video 'missing'" in reasons["missing"]
     )
 
 
@@ -353,23 +362,24 @@ def test_lost_videos_are_asked_again_in_their_places(here, model, whole, tmp_pat
     out, _ = whole
     videos, again = tmp_path / "videos", tmp_path / "b.jsonl"
     videos.mkdir()
-    (videos / "two.mp4").symlink_to(here / "videos" / "deep" / "two.mp4")
-    asked = "lvbench", gold(here, "lvbench"), videos, model, again, CONFIG
+    (videos / "second.mp4").symlink_to(here / "videos" / "deep" / "second.mp4")
+    asked = "lvbench", reference(here, "lvbench"), videos, model, again, CONFIG
     run(*asked)
     before = again.read_bytes().splitlines()
-    assert [one["id"] for one in lines(again) if "failed" in one] == [
-        "one-0",
-        "one-1",
-        "one-2",
-        *LOST["lvbench"],
+    assert [item["id"] for item in lines(again) if "failed" in item] == [
+        "first-0",
+        "first-1",
+        "first-2",
+        *FAILED["lvbench"],
     ]
-    (videos / "one.mp4").symlink_to(here / "videos" / "one.mp4")
+    (videos / "first.mp4").symlink_to(here / "videos" / "first.mp4")
     assert run(*asked)["num_failed"] == 6 and again.read_bytes().splitlines() == before
     assert run(*asked, retry_failed=True)["num_failed"] == 3
     after = again.read_bytes().splitlines()
     assert after[:1] + after[4:] == before[:1] + before[4:]  # but for the video that came
     want = [
-        one if "failed" not in one else one | {"failed": f"no video 'gone' in {videos}"} for one in lines(out)
+        item if "failed" not in item else item | {"failed": f"no video 'missing' in {videos}"}
+        for item in lines(out)
     ]
     assert lines(again) == want  # as if it had been there from the beginning
     again.write_bytes(b"".join(line + b"\n" for line in before[:6]))  # killed, videos lost and videos to come
@@ -389,12 +399,12 @@ def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
         do(here, "lvbench", model, whole[0])
     assert whole[0].read_bytes() == before
     do(here, "lvbench", model, whole[0])
-    assert [one.name for one in whole[0].parent.iterdir() if "lock" in one.name] == []
+    assert [item.name for item in whole[0].parent.iterdir() if "lock" in item.name] == []
 
 
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("longcompress.eval.runner.run.media_of", lambda model: ("video",))
-    with pytest.raises(ValueError, match=r"streams must be of frame, which the model takes in, got audio"):
+    monkeypatch.setattr(type(model), "media", property(lambda self: ("video",)))
+    with pytest.raises(ValueError, match=r"streams must be of video, which the model takes in, got audio"):
         do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
 
 
@@ -403,7 +413,7 @@ def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
     short = tmp_path / "short.jsonl"
     do(here, "lvbench", model, short, RunConfig(budgets=("40",), limit=5))
     got = pairs(out, short)
-    assert got["num"] == 5 and got["only_first"] == ["two-2"] and got["only_second"] == []
+    assert got["num"] == 5 and got["only_first"] == ["second-2"] and got["only_second"] == []
     assert got["differs"]["budget"] == ["24", "40"] and got["differences"]["accuracy"]["num"] == 5
     (tmp_path / "short.summary.json").unlink()
     with pytest.raises(ValueError, match=r"short.jsonl has no summary of its present lines in .*; run it to"):
@@ -419,9 +429,10 @@ def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
 def test_the_commands(here, tmp_path, capsys):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     out = tmp_path / "a.jsonl"
-    words = ["run", "lvbench", "--reference", *gold(here, "lvbench"), "--videos", here / "videos",
+    words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"), "--videos",
+        here / "videos",
              "--model", tmp_path / "model", "--budgets", 24, "--limit", 4, "--max-new-tokens", 4,
-             "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
+             "--media", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main(list(map(str, words))) == 0
@@ -430,21 +441,19 @@ def test_the_commands(here, tmp_path, capsys):
         assert main([*map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["header"]["max_new_tokens"] == 4
     assert read_run(out).header["streams"] == "video"
-    assert main(["pairs", str(out), str(out)]) == 0
+    assert main(["eval", "pairs", str(out), str(out)]) == 0
     table = " ".join(capsys.readouterr().out.split())  # a title wraps at its table's width
     assert "a.jsonl minus a.jsonl, 4 examples of both" in table and "0.0000 to 0.0000" in table
-    assert main(["pairs", str(out), str(out), "--json"]) == 0
+    assert main(["eval", "pairs", str(out), str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num"] == 4
-    with pytest.raises(ValueError, match=r"--out must end in .jsonl, got .*a.txt; summary and predictions"):
-        main([*map(str, words[:-1]), "a.txt"])
+    assert main([*map(str, words[:-1]), "a.txt"]) == 2
+    assert "--out must end in .jsonl, got a.txt; summary and predictions" in capsys.readouterr().err
 
 
 def test_the_command_reaches_them(tmp_path, capsys):
-    from longcompress.cli.main import main as command
-
-    gone = str(tmp_path / "gone.jsonl")
-    assert command(["eval", "pairs", gone, gone]) != 0
-    assert "gone.jsonl" in capsys.readouterr().err
-    words = ["run", "charades-sta", "--reference", gone, "--videos", str(tmp_path), "--model", "tiny"]
-    assert command(["eval", *words, "--budgets", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
-    assert "gone.jsonl" in capsys.readouterr().err
+    missing = str(tmp_path / "missing.jsonl")
+    assert main(["eval", "pairs", missing, missing]) != 0
+    assert "missing.jsonl" in capsys.readouterr().err
+    words = ["run", "charades-sta", "--reference", missing, "--videos", str(tmp_path), "--model", "tiny"]
+    assert main(["eval", *words, "--budgets", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
+    assert "missing.jsonl" in capsys.readouterr().err

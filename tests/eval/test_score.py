@@ -22,36 +22,36 @@ def run(capsys, *words):
 
 
 def test_a_table_and_json_and_a_file(tmp_path, capsys):
-    gold, pred = put(tmp_path, CASES["lvbench"][0]), put(tmp_path, CASES["lvbench"][1])
-    words = ["score", "lvbench", "--reference", *gold, "--pred", *pred]
+    reference, pred = put(tmp_path, CASES["lvbench"][0]), put(tmp_path, CASES["lvbench"][1])
+    words = ["score", "lvbench", "--reference", *reference, "--pred", *pred]
     code, out, _ = run(capsys, *words)
     assert code == 0 and "accuracy/task/reasoning" in out and "0.5000" in out and "unknown: 1: 9" in out
     code, out, _ = run(capsys, *words, "--json", "--out", tmp_path / "r.json")
     report = json.loads(out)
     assert code == 0 and report["unknown"] == ["9"] and report["metrics"]["accuracy"] == 0.5
     assert json.loads((tmp_path / "r.json").read_text()) == report
-    assert report == score_files("lvbench", gold, pred) | {
-        "reference": [str(one) for one in gold], "pred": [str(one) for one in pred]
+    assert report == score_files("lvbench", reference, pred) | {
+        "reference": [str(item) for item in reference], "pred": [str(item) for item in pred]
     }  # fmt: skip
 
 
 def test_several_gold_files_compat_and_meteor(tmp_path, capsys):
-    gold, pred = put(tmp_path, CASES["mlvu"][0]), put(tmp_path, CASES["mlvu"][1])
+    reference, pred = put(tmp_path, CASES["mlvu"][0]), put(tmp_path, CASES["mlvu"][1])
     code, out, _ = run(
-        capsys, "score", "mlvu", "--reference", *gold, "--pred", *pred, "--json", "--compat", "paper"
+        capsys, "score", "mlvu", "--reference", *reference, "--pred", *pred, "--json", "--compat", "paper"
     )
     assert code == 0 and json.loads(out)["compat"] == "paper"
-    gold, pred = put(tmp_path, CASES["longvale-sc"][0]), put(tmp_path, CASES["longvale-sc"][1])
-    words = ["score", "longvale-sc", "--reference", *gold, "--pred", *pred]
+    reference, pred = put(tmp_path, CASES["longvale-sc"][0]), put(tmp_path, CASES["longvale-sc"][1])
+    words = ["score", "longvale-sc", "--reference", *reference, "--pred", *pred]
     code, out, _ = run(capsys, *words)
     assert code == 0 and "METEOR" in out and "missing: 1: v_2_0" in out
 
 
 def test_durations_for_hundredths(tmp_path, capsys):
-    (gold,) = put(tmp_path, CASES["charades-sta"][0])
+    (reference,) = put(tmp_path, CASES["charades-sta"][0])
     line = {"video_id": "AAA", "task": "grounding", "query_id": 0, "answer": "From 00 to 50."}
     (pred,) = put(tmp_path, {"log.txt": json.dumps(line | {"info": {"sentence_id": 0}})})
-    words = ["score", "charades-sta", "--reference", gold, "--pred", pred, "--json"]
+    words = ["score", "charades-sta", "--reference", reference, "--pred", pred, "--json"]
     code, _, err = run(capsys, *words)
     assert code == 2 and "hundredths need the length of 'AAA', got None; give --durations FILE" in err
     lengths = put(tmp_path, {"d.csv": "id,subject,length\nAAA,x,20.0\n", "d.json": '{"AAA": 20}'})
@@ -97,8 +97,8 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.asked.append((self.path, self.headers.get("Authorization"), body))
-            status, text = made.replies.pop(0) if len(made.replies) > 1 else made.replies[0]
+            served.asked.append((self.path, self.headers.get("Authorization"), body))
+            status, text = served.replies.pop(0) if len(served.replies) > 1 else served.replies[0]
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
@@ -106,24 +106,25 @@ def server():
         def log_message(self, *_):
             pass
 
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.asked, made.replies = [], [(200, said("{'pred': 'yes', 'score': 5}"))]
-    made.url = f"http://127.0.0.1:{made.server_port}/v1"
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.asked, served.replies = [], [(200, reply_of("{'pred': 'yes', 'score': 5}"))]
+    served.url = f"http://127.0.0.1:{served.server_port}/v1"
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    yield served
+    served.shutdown()
+    served.server_close()
 
 
-def said(text):
+def reply_of(text):
     return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
 def test_a_judge_over_http_with_a_cache(tmp_path, capsys, server):
-    gold, pred = put(tmp_path, CASES["msvd-qa"][0]), put(tmp_path, CASES["msvd-qa"][1])
+    reference, pred = put(tmp_path, CASES["msvd-qa"][0]), put(tmp_path, CASES["msvd-qa"][1])
     (tmp_path / "key").write_text("secret\n")
-    words = ["score", "msvd-qa", "--reference", *gold, "--pred", *pred, "--json", "--judge-url", server.url,
+    words = ["score", "msvd-qa", "--reference", *reference, "--pred", *pred, "--json", "--judge-url",
+    server.url,
              "--judge-model", "judge-1", "--judge-cache", tmp_path / "c.jsonl",
              "--judge-key", tmp_path / "key"]  # fmt: skip
     code, out, _ = run(capsys, *words)
@@ -132,7 +133,7 @@ def test_a_judge_over_http_with_a_cache(tmp_path, capsys, server):
     assert metrics["judge"].startswith("judge-1 at 127.0.0.1:") and "{reference}" in metrics["prompt"]
     ((path, key, body),) = server.asked  # asked once, though accuracy and intervals both need it
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["temperature"] == 0
-    assert [one["role"] for one in body["messages"]] == ["system", "user"]
+    assert [item["role"] for item in body["messages"]] == ["system", "user"]
     with (tmp_path / "c.jsonl").open("a") as file:
         file.write('{"model": "judge-1", "pro')  # killed while it wrote
     code, again, _ = run(capsys, *words)
@@ -142,7 +143,7 @@ def test_a_judge_over_http_with_a_cache(tmp_path, capsys, server):
 
 
 def test_a_busy_judge_is_asked_again(server):
-    server.replies = [(503, "busy"), (429, "slow"), (200, "{"), (200, said("fine"))]
+    server.replies = [(503, "busy"), (429, "slow"), (200, "{"), (200, reply_of("fine"))]
     waited = []
     asker = endpoint(server.url, "m", wait=waited.append)
     assert asker.ask(["hello"]) == ["fine"] == asker.ask(["hello"])
@@ -167,9 +168,9 @@ def test_a_judge_that_refuses_or_says_nothing(server):
 
 
 def test_thousands_of_predictions(tmp_path):
-    gold = "".join(f"v{i % 200} 0 10##something {i}\n" for i in range(2000))
+    reference = "".join(f"v{i % 200} 0 10##something {i}\n" for i in range(2000))
     pred = "".join(json.dumps({"id": f"v{i}_0", "answer": "0 to 10"}) + "\n" for i in range(200))
-    (first,), (second,) = put(tmp_path, {"g.txt": gold}), put(tmp_path, {"p.jsonl": pred})
+    (first,), (second,) = put(tmp_path, {"g.txt": reference}), put(tmp_path, {"p.jsonl": pred})
     got = score_files("charades-sta", [first], [second], How())
     assert got["metrics"]["mIoU"] == pytest.approx(0.1) and got["num_missing"] == 1800
     assert got["intervals"]["mIoU"]["low"] == pytest.approx(0.1)  # each video has one of its ten

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from longcompress.cli.eval import main
+from longcompress.cli.main import main
 from longcompress.config import MediaConfig
 from longcompress.eval.metrics.bootstrap import interval
 from longcompress.eval.runner import run as running
@@ -41,11 +41,11 @@ def model():
 def lines(path):
     """Header and lines, without what a clock says."""
     values = [json.loads(line) for line in path.read_bytes().splitlines()]
-    return [{key: value for key, value in one.items() if key != "seconds"} for one in values]
+    return [{key: value for key, value in item.items() if key != "seconds"} for item in values]
 
 
-def examples_of(task, drawn=TWO):
-    return synthesize_all(task, TASKS[task].synthesize, drawn)[0]
+def examples_of(task, synthetic=TWO):
+    return synthesize_all(task, TASKS[task].synthesize, synthetic)[0]
 
 
 def saying(monkeypatch, says):
@@ -53,7 +53,8 @@ def saying(monkeypatch, says):
 
     def encode(source, model, streams, budgets, video, names):
         memory = SimpleNamespace(
-            num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=says(video, one)) for one in asked]
+            num_tokens=8,
+            ask_all=lambda asked, **_: [SimpleNamespace(text=says(video, item)) for item in asked],
         )
         return [(name, running.Encoded(memory, 0.0)) for name in names]
 
@@ -71,13 +72,13 @@ def whole(model, tmp_path_factory):
 def test_a_model_that_compresses(tmp_path):
     """The one test here in which videos are drawn, pushed and looked at."""
     model = models.model(media=MediaConfig(size_px=16, rate_fps=0.02))
-    config, drawn = (
+    config, synthetic = (
         RunConfig(budgets=("24",), max_new_tokens=2, streams="video"),
         Synthetic(minutes=(5,), num_videos=1),
     )
-    summary = run_drawn("needle", drawn, model, tmp_path / "a.jsonl", config)
+    summary = run_drawn("needle", synthetic, model, tmp_path / "a.jsonl", config)
     header, *each = lines(tmp_path / "a.jsonl")
-    assert summary["num_answered"] == 20 == len(each) and all(0 < one["tokens"] <= 24 for one in each)
+    assert summary["num_answered"] == 20 == len(each) and all(0 < line["tokens"] <= 24 for line in each)
     assert (header["rate_fps"], header["budget"]) == (0.02, "24")
 
 
@@ -89,13 +90,15 @@ def test_a_line_for_each_needle_and_a_header_that_says_what_was_drawn(whole):
         and header["reference"] == []
     )
     assert (header["times"], header["streams"], header["meteor"]) == ("whole_seconds", "video", None)
-    assert [one["id"] for one in each] == [f"needle-5min-{n}-{i}" for n in range(2) for i in range(20)]
+    assert [example["id"] for example in each] == [
+        f"needle-5min-{n}-{i}" for n in range(2) for i in range(20)
+    ]
     for number in range(2):
-        asked = [one["prompt"] for one in each if one["video"] == f"needle-5min-{number}"]
-        assert asked == [one.question.text for one in haystack(FIRST_SEED + number, 300.0)[1]]
-    assert all(set(one["score"]) <= {"recall", "error_s"} for one in each)
+        asked = [example["prompt"] for example in each if example["video"] == f"needle-5min-{number}"]
+        assert asked == [example.question.text for example in haystack(FIRST_SEED + number, 300.0)[1]]
+    assert all(set(example["score"]) <= {"recall", "error_s"} for example in each)
     assert summary["num_answered"] == 40 and summary["num_failed"] == 0
-    scored = score_files("needle", [out], summary["predictions"], How())  # the run is its own gold
+    scored = score_files("needle", [out], summary["predictions"], How())  # the run is its own reference
     assert scored["metrics"] == summary["metrics"] and scored["intervals"] == summary["intervals"]
     assert pairs(out, out)["differences"]["recall"]["mean"] == 0
 
@@ -107,7 +110,7 @@ def test_two_runs_with_one_seed_are_the_same(model, whole, tmp_path, monkeypatch
     assert lines(again) == lines(whole[0])
     other = tmp_path / "c.jsonl"
     run_drawn("needle", Synthetic(minutes=(5,), num_videos=1, first_video=1), model, other, CONFIG)
-    assert [one["prompt"] for one in lines(other)[1:]] == [one["prompt"] for one in lines(again)[21:]]
+    assert [line["prompt"] for line in lines(other)[1:]] == [line["prompt"] for line in lines(again)[21:]]
 
 
 def test_cut_anywhere_and_gone_on_with_it_is_the_same(model, whole, tmp_path, monkeypatch):
@@ -165,7 +168,7 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
 def test_other_videos_are_refused_by_name(model, whole):
     with pytest.raises(ValueError, match=r"was started with reference_sha256 = \['\w+'\], this run has"):
         run_drawn("needle", Synthetic(minutes=(5,), num_videos=3), model, whole[0], CONFIG)
-    with pytest.raises(ValueError, match=r"was started with streams = 'frame', this run has 'both'"):
+    with pytest.raises(ValueError, match=r"was started with streams = 'video', this run has 'both'"):
         run_drawn(
             "needle",
             Synthetic(minutes=(5,), num_videos=2),
@@ -184,12 +187,12 @@ def test_what_comes_of_a_video_is_what_is_asked_for(model, streams):
     with source.open("needle-5min-0", config, print) as parts:
         come = list(parts)
         assert (parts.streams, parts.duration_s, parts.name) == (kinds, 300.0, "needle-5min-0")
-    assert {type(one) for one in come} == {{"video": Frames, "audio": Audio}[kind] for kind in kinds}
+    assert {type(item) for item in come} == {{"video": Frames, "audio": Audio}[kind] for kind in kinds}
 
 
 def test_right_answers_find_all_and_intervals_are_of_videos(model, tmp_path, monkeypatch):
     examples = examples_of("needle")
-    right = {(one.video, one.question): one.truth.answer for one in examples}
+    right = {(example.video, example.question): example.truth.answer for example in examples}
     assert len(right) == len(examples) == 80
     saying(monkeypatch, lambda *asked: right[asked])
     summary = run_drawn("needle", TWO, model, tmp_path / "a.jsonl")
@@ -201,9 +204,9 @@ def test_right_answers_find_all_and_intervals_are_of_videos(model, tmp_path, mon
     summary = run_drawn("needle", TWO, model, tmp_path / "b.jsonl")
     metrics, each = summary["metrics"], summary["each"]["recall"]
     assert (metrics["recall/kind/video"], metrics["recall/kind/two_hop"]) == (1.0, 0.0)
-    assert set(summary["each"]["error_s"]) == {one.id for one in examples if each[one.id] > 0}
-    five = {one.id: each[one.id] for one in examples if ("minutes", "5") in one.groups}
-    want = interval(five, {one.id: one.video for one in examples})
+    assert set(summary["each"]["error_s"]) == {example.id for example in examples if each[example.id] > 0}
+    five = {example.id: each[example.id] for example in examples if ("minutes", "5") in example.groups}
+    want = interval(five, {example.id: example.video for example in examples})
     got = summary["intervals"]["recall/minutes/5"]
     assert (
         got == {key: want[key] for key in ("mean", "low", "high", "num_videos")} and want["num_videos"] == 2
@@ -212,10 +215,13 @@ def test_right_answers_find_all_and_intervals_are_of_videos(model, tmp_path, mon
 
 def test_the_heat_map_is_the_share_of_each_patch():
     examples = examples_of("needle")
-    found = {one.id: float(("minutes", "6") in one.groups) for one in examples}
-    found[examples[0].id] = 1.0  # one of two videos of five minutes
-    heat = depths_of(examples, found)
-    assert list(heat) == [*dict.fromkeys(dict(one.groups)["kind"] for one in examples)] and len(heat) == 4
+    scores = {example.id: float(("minutes", "6") in example.groups) for example in examples}
+    scores[examples[0].id] = 1.0  # one of two videos of five minutes
+    heat = depths_of(examples, scores)
+    assert (
+        list(heat) == [*dict.fromkeys(dict(example.groups)["kind"] for example in examples)]
+        and len(heat) == 4
+    )
     first = dict(examples[0].groups)
     for kind, patches in heat.items():
         assert set(patches) == {(m, d / 5) for m in (5.0, 6.0) for d in range(5)}
@@ -226,21 +232,22 @@ def test_the_heat_map_is_the_share_of_each_patch():
 
 def test_the_qa_asks_all_kinds_and_is_graded_as_the_bench_is():
     examples = examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
-    assert {one.truth.kind for one in examples} == set(KINDS)
+    assert {example.truth.kind for example in examples} == set(KINDS)
     for kind in KINDS:
         for video in ("synthetic_qa-3min-0", "synthetic_qa-3min-1"):
-            num = sum(one.truth.kind == kind and one.video == video for one in examples)
+            num = sum(example.truth.kind == kind and example.video == video for example in examples)
             assert num <= NUM_QUESTIONS
     task = TASKS["synthetic_qa"]
     texts = ["3 to 7", "nothing", "red ball", "2", "bell 3 to 7, red ball 5 to 9", "", "?"]
-    for i, one in enumerate(examples):
-        for text in (texts[i % len(texts)], one.truth.answer, f"From {one.truth.answer}."):
-            said = {one.id: Prediction(text, task.parse(text, one, How()))}
-            want = grade(one.truth, text)
-            assert (said[one.id].value is not None) == want["parsed"]
-            assert task.score([one], said, How()).each["score"] == {one.id: want["score"]}
+    for i, example in enumerate(examples):
+        for text in (texts[i % len(texts)], example.truth.answer, f"From {example.truth.answer}."):
+            predictions = {example.id: Prediction(text, task.parse(text, example, How()))}
+            want = grade(example.truth, text)
+            assert (predictions[example.id].value is not None) == want["parsed"]
+            assert task.score([example], predictions, How()).each["score"] == {example.id: want["score"]}
     right = {
-        one.id: Prediction(one.truth.answer, task.parse(one.truth.answer, one, How())) for one in examples
+        example.id: Prediction(example.truth.answer, task.parse(example.truth.answer, example, How()))
+        for example in examples
     }
     assert task.score(examples, right, How()).metrics["score"] == 1.0
 
@@ -249,7 +256,7 @@ def test_commonest_answers_and_silence():
     task, examples = TASKS["synthetic_qa"], examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
     metrics = task.score(examples, {}, How()).metrics
     assert metrics["score"] == 0.0 and metrics["error_s"] is metrics["error_s_median"] is None
-    counts = [one.truth.answer for one in examples if one.truth.kind == "count"]
+    counts = [example.truth.answer for example in examples if example.truth.kind == "count"]
     assert metrics["majority/count"] == max(map(counts.count, counts)) / len(counts)
     assert "majority/binding" not in metrics
     assert task.score([], {}, How()).metrics["score"] is None
@@ -257,10 +264,10 @@ def test_commonest_answers_and_silence():
 
 def test_for_models_that_were_not_told_the_form_stands_in_the_prompt():
     ask = TASKS["synthetic_qa"].prompts["explained"]
-    for one in examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=1)):
-        assert one.question in ask(one) and "red ball" in ask(one) and "whistle" in ask(one)
-        form = ask(one).rpartition("\n")[2]
-        assert ("187 to 192" in form) == (one.truth.kind in SPAN_KINDS)
+    for example in examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=1)):
+        assert example.question in ask(example) and "red ball" in ask(example) and "whistle" in ask(example)
+        form = ask(example).rpartition("\n")[2]
+        assert ("187 to 192" in form) == (example.truth.kind in SPAN_KINDS)
 
 
 def test_wrong_arguments(tmp_path):
@@ -294,10 +301,20 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     saying(monkeypatch, lambda video, prompt: "1 to 8")
     out = tmp_path / "a.jsonl"
-    words = ["run", "needle", "--model", str(tmp_path / "model"), "--out", str(out), "--device", "cpu"]
+    words = [
+        "eval",
+        "run",
+        "needle",
+        "--model",
+        str(tmp_path / "model"),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        more = ["--minutes", "5", "6", "--num-videos", "1", "--streams", "video"]
+        more = ["--minutes", "5", "6", "--num-videos", "1", "--media", "video"]
         more += ["--plot", str(tmp_path / "heat.png")]
         assert main([*words, *more]) == 0
     table = capsys.readouterr().out
@@ -305,16 +322,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     header = read_run(out).header
     assert header["synthetic"] == {"minutes": [5.0, 6.0], "num_videos": 1, "first_video": 0}
     assert header["streams"] == "video" and (tmp_path / "heat.png").stat().st_size > 3000
-    with pytest.raises(
-        ValueError, match=r"the videos of needle are synthetic; leave out --reference and --videos"
-    ):
-        main([*words, "--reference", "x", "--videos", "y"])
-    words[1] = "lvbench"
-    with pytest.raises(ValueError, match=r"--minutes is for tasks with synthetic videos, lvbench has files"):
-        main([*words, "--minutes", "5"])
-    with pytest.raises(
-        ValueError, match=r"--plot is of needle at one budget, got it with lvbench; leave it out"
-    ):
-        main([*words, "--plot", "x.png"])
-    with pytest.raises(ValueError, match=r"lvbench needs --reference and --videos, got --reference"):
-        main([*words, "--reference", "x"])
+    for task, flags, message in (
+        ("needle", ["--reference", "x", "--videos", "y"],
+         "the videos of needle are synthetic; leave out --reference and --videos"),
+        ("lvbench", ["--minutes", "5"], "--minutes is for tasks with synthetic videos, lvbench has files"),
+        ("lvbench", ["--plot", "x.png"], "--plot is of needle at one budget, got it with lvbench; "
+         "leave it out"),
+        ("lvbench", ["--reference", "x"], "lvbench needs --reference and --videos, got --reference"),
+    ):  # fmt: skip
+        assert main([*words[:2], task, *words[3:], *flags]) == 2
+        assert message in capsys.readouterr().err

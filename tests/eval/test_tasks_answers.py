@@ -53,12 +53,12 @@ def test_spans_in_whole_seconds_include_the_last(text, want):
     assert (events and events[0][:2]) == want
     video = Example("v_0", "v", "a dog", (187.0, 193.0), 200.0)
     for task in ("charades-sta", "activitynet-grounding", "longvale-tvg"):
-        one = TASKS[task]
-        assert one.times["whole-seconds"] == "whole_seconds" and "187 to 192" in one.prompts["whole-seconds"](
-            video
-        )
-        said = {"v_0": Prediction("", one.parse("187 to 192", video, WHOLE))}
-        assert one.score([video], said, WHOLE).metrics["mIoU"] == 1.0
+        benchmark = TASKS[task]
+        assert benchmark.times["whole-seconds"] == "whole_seconds" and "187 to 192" in benchmark.prompts[
+            "whole-seconds"
+        ](video)
+        predictions = {"v_0": Prediction("", benchmark.parse("187 to 192", video, WHOLE))}
+        assert benchmark.score([video], predictions, WHOLE).metrics["mIoU"] == 1.0
 
 
 @pytest.mark.parametrize("text", ["From 10 to 25.", "during frames 10 to 25", "10 and 25: from 10 to 25"])
@@ -85,13 +85,13 @@ def test_hundredths_of_an_event_include_the_last():
 
 
 def test_vtimellms_json_and_its_loops():
-    said = (
+    text = (
         '[{"event": "A dog runs.", "timestamps": "from 00 to 09"}, {"event": "A dog runs.", "timestamps": '
         '"from 10 to 19"}, {"event": "A dog runs.", "timestamps": "from 40 to 49"}]'
     )
-    got = events_of(said, VIDEO, PAPER)
+    got = events_of(text, VIDEO, PAPER)
     assert got == ((0.0, 40.0, "A dog runs."), (80.0, 100.0, "A dog runs."))
-    assert len(events_of(said, VIDEO, HUNDREDTHS)) == 3
+    assert len(events_of(text, VIDEO, HUNDREDTHS)) == 3
     assert events_of("[not json]", VIDEO, PAPER) == () == events_of('["a"]', VIDEO, PAPER)
     assert events_of("From 00 to 09, [music] plays.", VIDEO, PAPER) == ((0.0, 20.0, "[music] plays."),)
     assert events_of("nothing", VIDEO, HUNDREDTHS) is None

@@ -15,18 +15,18 @@ from task_cases import CASES, HOW, LVBENCH, MLVU, MME, VIDEOS, lines, log, put
 PAPER = How(compat="paper", asker=HOW.asker)
 
 
-def scored(folder, name, pred, how, gold=None):
-    return score_files(name, put(folder, gold or CASES[name][0]), put(folder, pred), how)
+def scored(folder, name, pred, how, reference=None):
+    return score_files(name, put(folder, reference or CASES[name][0]), put(folder, pred), how)
 
 
 def test_the_papers_round_iou_and_leave_out_what_has_no_entry(tmp_path):
-    gold = {
+    reference = {
         "g.json": json.dumps(
             {"v": {"duration": 1000, "timestamps": [[0, 505], [0, 1]], "sentences": ["a", "b"]}}
         )
     }
     pred = {"log.txt": lines([log("v", "grounding", "From 00 to 25.", 0)])}
-    ours, paper = (scored(tmp_path, "longvale-tvg", pred, how, gold) for how in (HOW, PAPER))
+    ours, paper = (scored(tmp_path, "longvale-tvg", pred, how, reference) for how in (HOW, PAPER))
     assert ours["metrics"]["mIoU"] == pytest.approx(250 / 505 / 2) and ours["metrics"]["R@0.5"] == 0.0
     assert paper["metrics"]["mIoU"] == 0.5 and paper["metrics"]["R@0.5"] == 1.0  # .495 is .5
     assert ours["missing"] == paper["missing"] == ["v_1"]
@@ -46,19 +46,19 @@ def test_the_papers_leave_videos_out_that_were_not_predicted(tmp_path):
 
 def test_two_annotators(tmp_path):
     second = {"v_1": {"duration": 100.0, "timestamps": [[0, 100]], "sentences": ["A dog runs and naps."]}}
-    gold = {"val_1.json": json.dumps(VIDEOS), "val_2.json": json.dumps(second)}
+    reference = {"val_1.json": json.dumps(VIDEOS), "val_2.json": json.dumps(second)}
     results = {"results": {"v_1": [{"sentence": "a dog runs and naps", "timestamp": [0, 100]}]}}
-    got = scored(tmp_path, "activitynet-dense", {"p.json": json.dumps(results)}, HOW, gold)
+    got = scored(tmp_path, "activitynet-dense", {"p.json": json.dumps(results)}, HOW, reference)
     assert got["metrics"]["recall@0.9"] == pytest.approx(
         0.5
     )  # 1 of the second annotator, 0 of the other video
 
 
 def test_mmduets_streams_of_youcook2(tmp_path):
-    said = [{"time": 10.0, "content": "chop onions", "role": "assistant"},
+    replies = [{"time": 10.0, "content": "chop onions", "role": "assistant"},
             {"time": 20.0, "content": "wait", "role": "assistant"},
             {"time": 30.0, "content": "fry them", "role": "assistant"}]  # fmt: skip
-    pred = {"p.jsonl": lines([{"question_id": "ab_c", "model_response_list": said}])}
+    pred = {"p.jsonl": lines([{"question_id": "ab_c", "model_response_list": replies}])}
     ours, paper = (scored(tmp_path, "youcook2", pred, how)["metrics"] for how in (HOW, PAPER))
     assert (ours["precision"], ours["recall"]) == (pytest.approx(2 / 3), 1.0)
     assert (paper["precision"], paper["recall"]) == (0.5, 0.5)  # the first reply has no start
@@ -85,8 +85,8 @@ def test_timechats_youcook2(tmp_path):
         "segments": [[0, 10], [20, 30]],
         "pure_cap": "chop onions. fry them.",
     }
-    gold = {"val.json": json.dumps({"annotations": [video]})}
-    got = scored(tmp_path, "youcook2", CASES["youcook2"][1], HOW, gold)
+    reference = {"val.json": json.dumps({"annotations": [video]})}
+    got = scored(tmp_path, "youcook2", CASES["youcook2"][1], HOW, reference)
     assert got["metrics"]["F1"] == pytest.approx(2 / 3)
     video["pure_cap"] = "chop onions."
     with pytest.raises(ValueError, match=r"entry|annotations 1: 'pure_cap' must have a sentence for each"):
@@ -152,17 +152,17 @@ def test_hidden_turns_of_avsd(tmp_path):
         turns = [{"question": "day ?", "answer": "yes"}, {"question": "alone ?", "answer": answer}]
         return json.dumps({"dialogs": [{"image_id": "XYZ", "dialog": turns}]})
 
-    gold = {"test.json": dialogue("__UNDISCLOSED__"), "labels.json": dialogue("no he is not")}
-    got = scored(tmp_path, "avsd", {"p.json": dialogue("no he is not")}, How(), gold)
+    reference = {"test.json": dialogue("__UNDISCLOSED__"), "labels.json": dialogue("no he is not")}
+    got = scored(tmp_path, "avsd", {"p.json": dialogue("no he is not")}, How(), reference)
     assert got["num_examples"] == 1 and got["num_other"] == 1 and got["metrics"]["exact/accuracy"] == 1.0
     with pytest.raises(ValueError, match=r"dialog 2: the answer is hidden; give the labelled file after it"):
-        scored(tmp_path, "avsd", {"p.json": "{}"}, HOW, {"test.json": gold["test.json"]})
+        scored(tmp_path, "avsd", {"p.json": "{}"}, HOW, {"test.json": reference["test.json"]})
 
 
 def test_several_right_answers_of_avsd(tmp_path):
     def dialogue(*answers):
         turns = [{"question": "day ?", "answer": "yes"}, {"question": "alone ?", "answer": "no"}]
-        turns += [{"question": "who ?", "answer": one} for one in answers]
+        turns += [{"question": "who ?", "answer": item} for item in answers]
         return json.dumps({"dialogs": [{"image_id": "XYZ", "dialog": turns}]})
 
     several = ["a red dog runs", "it is a dog"]
@@ -173,8 +173,8 @@ def test_several_right_answers_of_avsd(tmp_path):
         "a.json": dialogue(several[0]),
         "b.json": dialogue(several[1]),
     }
-    for gold in (hidden, more, {"multiref.json": dialogue(several)}):
-        got = scored(tmp_path, "avsd", pred, How(), gold)
+    for reference in (hidden, more, {"multiref.json": dialogue(several)}):
+        got = scored(tmp_path, "avsd", pred, How(), reference)
         assert got["num_examples"] == 1 and got["num_other"] == 2
         metrics = got["metrics"]
         assert metrics["exact/accuracy"] == metrics["ROUGE-L"] == 1.0
@@ -184,8 +184,8 @@ def test_several_right_answers_of_avsd(tmp_path):
             {"": "it is a dog"},
         )
         assert {name: metrics[name] for name in want} == want
-    one = scored(tmp_path, "avsd", pred, How(), {"g.json": dialogue(several[0])})
-    assert one["num_examples"] == 3 and one["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)
+    item = scored(tmp_path, "avsd", pred, How(), {"g.json": dialogue(several[0])})
+    assert item["num_examples"] == 3 and item["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)
     asked = []
 
     def judge(prompts):
@@ -227,15 +227,18 @@ def test_letters_as_each_papers_script_reads_them(tmp_path):
 
 
 def test_video_mmes_rows(tmp_path):
-    rows = [{"video_id": "001", "videoID": "yt", "duration": "short", **one} for one in MME[0]["questions"]]
-    gold = {"rows.jsonl": lines(rows)}
+    rows = [
+        {"video_id": "001", "videoID": "yt", "duration": "short", **example}
+        for example in MME[0]["questions"]
+    ]
+    reference = {"rows.jsonl": lines(rows)}
     pred = {"p.jsonl": lines([{"question_id": "001-1", "response": "A"}])}
-    assert scored(tmp_path, "video-mme", pred, HOW, gold)["metrics"]["accuracy/length/short"] == 0.5
+    assert scored(tmp_path, "video-mme", pred, HOW, reference)["metrics"]["accuracy/length/short"] == 0.5
     task = TASKS["video-mme"]
     examples = task.read([tmp_path / "rows.jsonl"])
-    assert {one.video for one in examples} == {"yt"}  # what the video's file is called
-    said = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).by_id
-    (path,) = task.write_predictions(tmp_path, examples, said, HOW)
+    assert {example.video for example in examples} == {"yt"}  # what the video's file is called
+    replies = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).by_id
+    (path,) = task.write_predictions(tmp_path, examples, replies, HOW)
     (video,) = json.loads(path.read_text())
     assert video["video_id"] == "001" and video["questions"][0]["options"] == ["A. x", "B. y"]
 

@@ -85,7 +85,7 @@ def test_the_environment_turns_the_kernels_off(gpu, monkeypatch):
 
 
 def test_the_default_device_of_torch_does_not_matter():
-    """With a GPU as the default, language model tables made without a device would wait for it, or be refused."""
+    """With a GPU as the default, tables on the CPU made without a device would wait for it, or be refused."""
     lengths, keep = [40, 3, 0, 300], torch.tensor([7, 5, 1, 20])
     x, offsets, query = normal(343, 8, seed=3), offsets_of(lengths), normal(2, 8, seed=4)
     previous = torch.arange(343, dtype=torch.int32) - 1

@@ -204,7 +204,9 @@ def test_ward_would_rather_move_a_light_token():
 
 @pytest.mark.parametrize("schedule", [0.5, 0.25, 0.125, 0.01, [1], [7, 2]], ids=str)
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("kind", ["random", "equal", "zero"])
+@pytest.mark.parametrize(
+    "kind", ["random", *(pytest.param(k, marks=pytest.mark.slow) for k in ("equal", "zero"))]
+)
 def test_exactly_keep_groups_are_left(kind, score, schedule):
     for keep in (1, 3, 30):
         lengths = sorted({0, 1, 2, 3, max(keep - 1, 0), keep, keep + 1, 2 * keep, 2 * keep + 1, 77})
@@ -308,6 +310,7 @@ def full_rounds(n: int, schedule: float, keep: int) -> list[int]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 @pytest.mark.parametrize("schedule", [0.5, 0.25, 0.125])
 @pytest.mark.parametrize("score", SCORES)

@@ -75,7 +75,7 @@ test_split: test
 output_type: multiple_choice
 doc_to_visual: !function functions.video
 doc_to_text: "question"
-doc_to_target: "gold"
+doc_to_target: "right"
 doc_to_choice: "choices"
 metric_list:
   - metric: acc
@@ -101,18 +101,18 @@ def folder(tmp_path_factory):
     for number in range(3):
         scene = make_scene(10_000_700 + number, 40.0)
         video = str(write_video(scene, folder / f"video{number}.mp4"))
-        draw = np.random.default_rng(number)
+        generator = np.random.default_rng(number)
         kinds = ("when_seen", "when_heard", "count", "between")
-        asked = ask(scene.events, scene.duration_s, num=4, generator=draw, kinds=kinds)
+        asked = ask(scene.events, scene.duration_s, num=4, generator=generator, kinds=kinds)
         videos += [{"video": video, "question": q.text, "answer": q.answer} for q in asked]
         for q in asked:
             if q.kind.startswith("when"):
                 low, high = (int(part) for part in q.answer.split(" to "))
                 wrong = [f"{low + d} to {high + d}" for d in (-20, 20) if low + d >= 0]
                 some = [q.answer, *wrong]
-                draw.shuffle(some)
-                gold = some.index(q.answer)
-                choices.append({"video": video, "question": q.text, "choices": some, "gold": gold})
+                generator.shuffle(some)
+                reference = some.index(q.answer)
+                choices.append({"video": video, "question": q.text, "choices": some, "right": reference})
     from PIL import Image
 
     for number, colour in enumerate([(200, 30, 30), (30, 30, 200)]):
@@ -139,10 +139,10 @@ def evaluated(folder, tasks, args=ARGS, **options):
     )  # fmt: skip
 
 
-def said(samples):
+def answers_of(samples):
     """The answers; in a log each is text, in a result a list of one."""
-    found = [sample["filtered_resps"] for sample in sorted(samples, key=lambda s: s["doc_id"])]
-    return [one if isinstance(one, str) else one[0] for one in found]
+    results = [sample["filtered_resps"] for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    return [line if isinstance(line, str) else line[0] for line in results]
 
 
 def rows(folder, name):
@@ -178,7 +178,7 @@ def test_answers_are_those_of_the_model_and_the_score_is_their_mean(folder, vide
             if row["video"] == video:
                 want.append(memory.ask(row["question"], max_new_tokens=24).text)
                 right.append(want[-1] == row["answer"])
-    assert said(samples) == want
+    assert answers_of(samples) == want
     assert results["videos"]["same,none"] == pytest.approx(sum(right) / len(right))
     assert sum(right) > 0  # the embedded model knows this world
 
@@ -196,20 +196,20 @@ def test_a_second_run_on_the_command_line_is_the_same(folder, videos, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (file,) = tmp_path.rglob("*_samples_videos.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert said(lines) == said(videos[0]["samples"]["videos"])
+    assert answers_of(lines) == answers_of(videos[0]["samples"]["videos"])
     assert sum(line["same"] for line in lines) / len(lines) == videos[0]["results"]["videos"]["same,none"]
     assert {count["input_tokens"] for line in lines for count in line["token_counts"]} == {BUDGET}
 
 
 def test_questions_asked_together_have_the_answers_of_each(folder, videos):
-    assert said(evaluated(folder, ["videos"], batch_size=4)["samples"]["videos"]) == said(
+    assert answers_of(evaluated(folder, ["videos"], batch_size=4)["samples"]["videos"]) == answers_of(
         videos[0]["samples"]["videos"]
     )
 
 
 def test_a_choice_is_the_one_of_least_loss(folder, tiny):
-    found = evaluated(folder, ["choose"])
-    samples = sorted(found["samples"]["choose"], key=lambda s: s["doc_id"])
+    results = evaluated(folder, ["choose"])
+    samples = sorted(results["samples"]["choose"], key=lambda s: s["doc_id"])
     right = []
     for sample, row in zip(samples, rows(folder, "choices"), strict=True):
         video = compress(tiny, row["video"], BUDGET, progress=False).video
@@ -220,61 +220,63 @@ def test_a_choice_is_the_one_of_least_loss(folder, tiny):
                 want.append(float(tiny.llm(**batch)["loss"]))
         got = [response[0][0] for response in sample["resps"]]
         assert [float(loss) for loss in got] == pytest.approx(want, rel=1e-4)
-        right.append(int(np.argmin(want)) == row["gold"])
-    assert found["results"]["choose"]["acc,none"] == pytest.approx(sum(right) / len(right))
+        right.append(int(np.argmin(want)) == row["right"])
+    assert results["results"]["choose"]["acc,none"] == pytest.approx(sum(right) / len(right))
     assert sum(right) > len(right) / 2
 
 
 def test_frames_and_no_visuals_are_asked_too(folder, tiny):
-    found = evaluated(folder, ["album", "alone"])["samples"]
-    assert len(said(found["album"])) == 1 and len(said(found["alone"])) == len(rows(folder, "videos"))
-    made = LongCompressModel("tiny", BUDGET, device="cpu")
+    results = evaluated(folder, ["album", "alone"])["samples"]
+    assert len(answers_of(results["album"])) == 1 and len(answers_of(results["alone"])) == len(
+        rows(folder, "videos")
+    )
+    adapter = LongCompressModel("tiny", BUDGET, device="cpu")
     from PIL import Image
 
     row = rows(folder, "album")[0]
-    frames = made._compressed([Image.open(path) for path in row["frames"]])
+    frames = adapter._compressed([Image.open(path) for path in row["frames"]])
     times = frames.streams["video"].time_s
     assert frames.duration_s == 2.0 and set(frames.streams) == {"video"}
     assert int((times < 1).sum()) == int((times > 1).sum()) == tiny.video.patches  # one behind the other
-    assert said(found["album"]) == [frames.ask(row["question"], max_new_tokens=24).text]
-    assert made._compressed(row["frames"][:1]).duration_s == 1.0  # a frame's path is read as well
-    nothing, questions = made._compressed([]), [row["question"] for row in rows(folder, "videos")]
+    assert answers_of(results["album"]) == [frames.ask(row["question"], max_new_tokens=24).text]
+    assert adapter._compressed(row["frames"][:1]).duration_s == 1.0  # a frame's path is read as well
+    nothing, questions = adapter._compressed([]), [row["question"] for row in rows(folder, "videos")]
     assert nothing.num_tokens == 0
-    assert said(found["alone"]) == [nothing.ask(q, max_new_tokens=24).text for q in questions]
+    assert answers_of(results["alone"]) == [nothing.ask(q, max_new_tokens=24).text for q in questions]
 
 
 def test_videos_and_sounds_lie_one_behind_another(folder):
-    made = LongCompressModel("tiny", 400, device="cpu")
-    one, two = (str(folder / f"video{number}.mp4") for number in range(2))
-    both = made._compressed([one, {"path": two, "video_start": 5.0, "video_end": 15.0}])
+    adapter = LongCompressModel("tiny", 400, device="cpu")
+    item, two = (str(folder / f"video{number}.mp4") for number in range(2))
+    both = adapter._compressed([item, {"path": two, "video_start": 5.0, "video_end": 15.0}])
     assert both.duration_s == pytest.approx(50.0, abs=0.2)
     audio = {"array": np.random.default_rng(0).standard_normal(24_000) / 10, "sampling_rate": 8000}
-    heard = made._compressed([audio])
+    heard = adapter._compressed([audio])
     assert set(heard.streams) == {"audio"} and heard.duration_s == pytest.approx(3.0, abs=0.05)
-    seen = LongCompressModel("tiny", 400, "video", device="cpu")._compressed([one])
+    seen = LongCompressModel("tiny", 400, "video", device="cpu")._compressed([item])
     assert set(seen.streams) == {"video"}
     with pytest.raises(ValueError, match="visuals have no frame that could be read"):
         LongCompressModel("tiny", 400, "video", device="cpu")._compressed([audio])
     with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
-        made._compressed([str(folder / "none.mp4")])
+        adapter._compressed([str(folder / "none.mp4")])
     with pytest.raises(ValueError, match=r"video_end must both be given or left out, got 5\.0 and None"):
-        made._compressed([{"path": two, "video_start": 5.0}])
+        adapter._compressed([{"path": two, "video_start": 5.0}])
     with pytest.raises(TypeError, match="a visual must be the path of a video or frame"):
-        made._compressed([3])
+        adapter._compressed([3])
 
 
 def test_answers_end_where_the_task_says():
-    made = LongCompressModel("tiny", BUDGET, device="cpu", max_new_tokens=7)
-    given = {"until": "\n", "max_new_tokens": 40, "temperature": 0, "top_p": None, "num_beams": 1}
-    assert made._how(given) == (["\n"], {"do_sample": False, "num_beams": 1, "max_new_tokens": 7})
+    adapter = LongCompressModel("tiny", BUDGET, device="cpu", max_new_tokens=7)
+    options = {"until": "\n", "max_new_tokens": 40, "temperature": 0, "top_p": None, "num_beams": 1}
+    assert adapter._how(options) == (["\n"], {"do_sample": False, "num_beams": 1, "max_new_tokens": 7})
     with pytest.warns(UserWarning, match=r"\['colour'\] are not heeded"):
-        made._how({"colour": 1})
-    made.task_dict = {"t": {"test": [{}]}}
+        adapter._how({"colour": 1})
+    adapter.task_dict = {"t": {"test": [{}]}}
     plain = ("When does the red ball appear?", {"max_new_tokens": 40}, lambda _: [], 0, "t", "test")
     cut = (plain[0], {"max_new_tokens": 40, "until": [" to"]}, *plain[2:])
     about = {"task": "t", "doc_id": 0, "repeats": 1}
     requests = [Instance("generate_until", arguments, 0, about) for arguments in (plain, cut)]
-    whole, part = (one.text for one in made.generate_until(requests))
+    whole, part = (item.text for item in adapter.generate_until(requests))
     assert " to" in whole and part == whole.partition(" to")[0].strip()
 
 
@@ -292,9 +294,9 @@ def test_what_cannot_be_is_said(options, message):
 
 
 def test_what_tasks_may_not_ask():
-    made = LongCompressModel("tiny", device="cpu")
+    adapter = LongCompressModel("tiny", device="cpu")
     with pytest.raises(NotImplementedError, match="tasks of several rounds"):
-        made.generate_until_multi_round([])
+        adapter.generate_until_multi_round([])
     bare = Instance("loglikelihood", ("", "red"), 0, {"task": "t", "doc_id": 0, "repeats": 1})
     with pytest.raises(ValueError, match="leave that metric out"):
-        made.loglikelihood([bare])
+        adapter.loglikelihood([bare])

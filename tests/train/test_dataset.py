@@ -62,6 +62,7 @@ def content(loaded):
     return loaded.number, list(zip(loaded.keys, videos_of, strict=True))
 
 
+@pytest.mark.slow
 def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
     want = [content(x) for x in islice(data(index, model), 12)]
     for workers in (1, 2):
@@ -69,6 +70,7 @@ def test_any_workers_give_the_same_batches_in_the_same_order(index, model):
         assert [content(x) for x in islice(loader, 12)] == want
 
 
+@pytest.mark.slow
 def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(index, model):
     alone = [content(x) for x in islice(data(index, model), 8)]
     for start, world in ((0, 2), (3, 2)):
@@ -77,11 +79,12 @@ def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(i
             for r in range(world)
         ]
         for at, batch in enumerate(zip(*parts, strict=True)):
-            number, wanted = alone[start + at]
+            number, expected = alone[start + at]
             assert {x.number for x in batch} == {number}
-            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(wanted, key=str)
+            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(expected, key=str)
 
 
+@pytest.mark.slow
 def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_the_same_samples(index, model):
     def keys(loader, num):
         return [(x.number, x.keys) for x in islice(loader, num)]
@@ -96,14 +99,15 @@ def test_stopped_with_one_rank_of_two_workers_and_resumed_with_two_of_one_sees_t
     assert [(n, sorted(k)) for n, k in first] + together == [(n, sorted(k)) for n, k in whole]
 
 
+@pytest.mark.slow
 def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
     whole = [content(x) for x in islice(data(index, model), 6)]
     for workers in (0, 2):
         parts = DataLoader(data(index, model, accumulate=2), batch_size=None, num_workers=workers)
-        found = [content(x) for x in islice(parts, 12)]
-        for (number, want), one, two in zip(whole, found[::2], found[1::2], strict=True):
-            assert one[0] == two[0] == number
-            assert sorted(one[1] + two[1], key=str) == sorted(want, key=str)
+        results = [content(x) for x in islice(parts, 12)]
+        for (number, want), item, two in zip(whole, results[::2], results[1::2], strict=True):
+            assert item[0] == two[0] == number
+            assert sorted(item[1] + two[1], key=str) == sorted(want, key=str)
 
 
 def test_questions_are_worded_as_they_are_asked_to_be(index, model):
@@ -119,8 +123,10 @@ def test_examples_are_learned_from(index, model):
     loaded = next(iter(data(index, model)))
     assert not loaded.bad and len(loaded.examples) == len(loaded.keys) >= 2
     for example in loaded.examples:
-        kept = sum(map(len, example.video.streams.values())) + sum(map(len, example.video.globals.values()))
-        assert kept <= example.video.budget and example.turns and all(a for _, a in example.turns)
+        remaining = sum(map(len, example.video.streams.values())) + sum(
+            map(len, example.video.globals.values())
+        )
+        assert remaining <= example.video.budget and example.turns and all(a for _, a in example.turns)
     batch = model.llm.collate(loaded.examples)
     loss = model(**batch)["loss"]
     assert bool(torch.isfinite(loss))
@@ -148,13 +154,13 @@ def broken(index, tmp_path):
         write_tar(tmp_path / f"shard-{n:06d}.tar", [(key, members)])
     from longcompress.train.shards.index import make_index
 
-    made = make_index(tmp_path, progress=False)
-    entries = list(made.entries)
+    packed = make_index(tmp_path, progress=False)
+    entries = list(packed.entries)
     entries[1] = replace(
         entries[1], members={k: m for k, m in entries[1].members.items() if "audio" not in k}
     )
     (tmp_path / "shard-000002.tar").unlink()
-    return replace(made, entries=tuple(entries))
+    return replace(packed, entries=tuple(entries))
 
 
 def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):
@@ -197,6 +203,7 @@ def test_bad_samples_are_summed_up_by_reason(tmp_path):
     assert listed.summary() == ""
 
 
+@pytest.mark.slow
 def test_reading_in_the_training_process_leaves_its_threads(index, model):
     threads = torch.get_num_threads()
     try:

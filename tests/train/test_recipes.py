@@ -64,15 +64,15 @@ def data(tmp_path_factory):
         for name in ("v0", "v1")
     ]  # fmt: skip
     asked = [{"q": "What is red?", "a": "The ball.", "video_id": name} for name in ("v0", "v1")]
-    made = {}
+    trained = {}
     for shape, rows in (("dialogues", dialogues), ("qa", asked)):
         (where / f"{shape}.json").write_text(json.dumps(rows))
         records, missing = convert(where / f"{shape}.json", shape, where / "in")
         assert not missing and len(records) == 2
         records = [replace(record, captions=("a red ball, a blue box",)) for record in records]
         shards.make(records, where / shape, models.model(), progress=False)
-        made[shape] = str(shards.pack(where / shape, records, progress=False).folder)
-    return made
+        trained[shape] = str(shards.pack(where / shape, records, progress=False).folder)
+    return trained
 
 
 def small(name, folder):
@@ -95,6 +95,7 @@ def small(name, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vtimellm", "longvale"])
 def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, family):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
@@ -107,6 +108,7 @@ def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, famil
     assert (before / "adapter").is_dir()
 
 
+@pytest.mark.slow
 def test_longvlms_recipe_trains_its_projector(data, tmp_path):
     recipe = replace(small("longvlm", data["qa"]), save_steps=12)
     train_stage(models.model(), recipe, tmp_path)
@@ -114,6 +116,7 @@ def test_longvlms_recipe_trains_its_projector(data, tmp_path):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_one_streams_projector_alone(data, tmp_path):
     recipe = replace(small("longvale_boundary", data["dialogues"]), train=["projectors.audio"], save_steps=12)
     model = models.model()

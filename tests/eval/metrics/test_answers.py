@@ -38,9 +38,9 @@ def judge(reply, asked=None, prompt=PROMPT):
 
 
 def test_multiple_choice_by_hand():
-    gold = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A"}
+    reference = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A"}
     predicted = {1: "a", 2: "B ", 3: None, 4: "A", 9: "A"}
-    assert multiple_choice(gold, predicted) == {
+    assert multiple_choice(reference, predicted) == {
         "accuracy": 0.4, "num": 5, "num_missing": 1, "num_unparsed": 1, "num_unknown": 1,
     }  # fmt: skip
     assert multiple_choice({}, {})["accuracy"] is None
@@ -48,22 +48,24 @@ def test_multiple_choice_by_hand():
 
 
 def test_exact_match_by_group_and_with_several_right_answers():
-    gold = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A b"}
+    reference = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A b"}
     predicted = {1: "a A!", 2: "B ", 3: "", 4: "x", 9: "A"}
     groups = {1: "short", 2: "long", 3: "long", 4: "long", 5: "short"}
     got = exact_match(
-        {key: text.replace("A", "cat") for key, text in gold.items()}, predicted | {1: "Cat"}, groups=groups
+        {key: text.replace("A", "cat") for key, text in reference.items()},
+        predicted | {1: "Cat"},
+        groups=groups,
     )
     assert (got["accuracy/long"], got["accuracy/short"], got["num/long"]) == (pytest.approx(1 / 3), 0.5, 3)
     assert got["macro_accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert choice.exact_match({1: ["two", "2"]}, {1: "2"})[1] == {1: 1.0}
     with pytest.raises(ValueError, match="groups must name each question, got none for 2"):
-        exact_match(gold, predicted, groups={1: "short"})
+        exact_match(reference, predicted, groups={1: "short"})
 
 
 def test_exact_match_by_hand():
-    gold = {1: "The dog", 2: "two", 3: "Strae", 4: "..."}
-    got = exact_match(gold, {1: "a Dog!", 2: "", 3: "STRASSE", 4: "..."})
+    reference = {1: "The dog", 2: "two", 3: "Straße", 4: "..."}
+    got = exact_match(reference, {1: "a Dog!", 2: "", 3: "STRASSE", 4: "..."})
     assert got["accuracy"] == 0.5 and got["num_empty"] == 2 and got["num_missing"] == 0
     assert plain(" The  red-ish Dog, a friend. ") == "red ish dog friend"
 
@@ -128,12 +130,12 @@ def test_wrong_judges_are_refused():
 
 
 def test_open_answers_by_hand():
-    gold = {1: "a dog", 2: "a cat", 3: "red", 4: "two", 5: "x"}
+    reference = {1: "a dog", 2: "a cat", 3: "red", 4: "two", 5: "x"}
     predicted = {1: "dog", 2: "dog", 3: "maroon", 4: " ", 8: "y"}
-    said = {"a dog": "{'pred': 'yes', 'score': 5}", "a cat": "{'pred': 'no', 'score': 1}", "red": "maybe"}
+    replies = {"a dog": "{'pred': 'yes', 'score': 5}", "a cat": "{'pred': 'no', 'score': 1}", "red": "maybe"}
     asked = []
-    questions = dict.fromkeys(gold, "what?")
-    got = open_answers(gold, predicted, questions, judge(lambda q, g, a: said[g], asked))
+    questions = dict.fromkeys(reference, "what?")
+    got = open_answers(reference, predicted, questions, judge(lambda q, g, a: replies[g], asked))
     assert got == {
         "accuracy": 0.2, "num": 5, "score": pytest.approx(6 / 5), "num_no_verdict": 1, "num_no_score": 1,
         "num_missing": 1, "num_empty": 1, "num_unknown": 1, "judge": "a line of Python", "prompt": PROMPT,
@@ -143,9 +145,12 @@ def test_open_answers_by_hand():
 
 
 def test_rated_answers_by_hand():
-    gold, predicted = {1: "a", 2: "b", 3: "c"}, {1: "a", 2: "?"}
+    reference, predicted = {1: "a", 2: "b", 3: "c"}, {1: "a", 2: "?"}
     got = rated_answers(
-        gold, predicted, dict.fromkeys(gold, "q"), judge(lambda q, g, a: "4" if a == "a" else "none")
+        reference,
+        predicted,
+        dict.fromkeys(reference, "q"),
+        judge(lambda q, g, a: "4" if a == "a" else "none"),
     )
     assert got["score"] == pytest.approx(4 / 3)
     assert (got["num"], got["num_no_score"], got["num_missing"]) == (3, 1, 1)
@@ -155,18 +160,18 @@ def test_rated_answers_by_hand():
 
 # --- MAGQA
 
-GOLD = {"q1": [(0, 10, "dog"), (20, 30, "cat")], "q2": [(0, 5, "red")]}
+REFERENCE = {"q1": [(0, 10, "dog"), (20, 30, "cat")], "q2": [(0, 5, "red")]}
 REPLIES = {"q1": [(1.0, "dog"), (2.0, "dog"), (10.0, "cow"), (15.0, "dog")], "q2": []}
 ASK = {"q1": "what?", "q2": "which?"}
 
 
-def points(question, gold, answer):
-    return "5" if gold == answer else "2"
+def points(question, reference, answer):
+    return "5" if reference == answer else "2"
 
 
 def test_magqa_by_hand():
     asked = []
-    got = magqa(GOLD, REPLIES, ASK, judge(points, asked))
+    got = magqa(REFERENCE, REPLIES, ASK, judge(points, asked))
     # q1: (5 + 5 + 2) / 3 in the first span, nothing in the second; q2 is silent.
     assert got["in_span"] == pytest.approx(((4 + 1) / 2 + 1) / 2)
     assert (got["turns"], got["turns_distinct"]) == (2.0, 1.0)
@@ -177,17 +182,17 @@ def test_magqa_by_hand():
 
 def test_magqa_for_the_papers_fills_up_and_lets_answers_without_a_time_fit():
     untimed = {"q1": [(None, "dog")]}
-    assert magqa(GOLD, untimed, ASK, judge(points))["in_span"] == 1.0
-    got = magqa(GOLD, untimed, ASK, judge(points), compat="paper")
+    assert magqa(REFERENCE, untimed, ASK, judge(points))["in_span"] == 1.0
+    got = magqa(REFERENCE, untimed, ASK, judge(points), compat="paper")
     assert got["in_span"] == pytest.approx(((5 + 2) / 2 + 1 * 1999) / 2000)
     assert got["turns"] == pytest.approx(1 / 2000) and got["num_missing"] == 1
-    assert magqa(GOLD, REPLIES, ASK, judge("rating 4"), compat="paper")["num_unparsed"] == 2
+    assert magqa(REFERENCE, REPLIES, ASK, judge("rating 4"), compat="paper")["num_unparsed"] == 2
     with pytest.raises(ValueError, match="compat must be None or 'paper', got 'gpt'"):
-        magqa(GOLD, {}, ASK, judge("1"), compat="gpt")
+        magqa(REFERENCE, {}, ASK, judge("1"), compat="gpt")
 
 
 def test_magqa_of_odd_input():
-    got = magqa({"q1": [], "q2": GOLD["q2"]}, {"q2": [(1.0, "red")], "q9": []}, ASK, judge("who knows"))
+    got = magqa({"q1": [], "q2": REFERENCE["q2"]}, {"q2": [(1.0, "red")], "q9": []}, ASK, judge("who knows"))
     assert got["in_span"] == 1.0 and got["num_unparsed"] == 1
     assert (got["num"], got["num_without_reference"], got["num_unknown"]) == (1, 1, 1)
     assert magqa({}, {}, {}, judge("1"))["in_span"] is None

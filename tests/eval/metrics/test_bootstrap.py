@@ -14,8 +14,8 @@ def test_the_interval_is_that_of_a_loop_over_draws():
     rng = np.random.default_rng(1)
     means = []
     for _ in range(4000):
-        drawn = rng.integers(40, size=40)
-        means.append(np.mean([VALUES[i] for v in drawn for i in VALUES if VIDEO[i] == v]))
+        sampled = rng.integers(40, size=40)
+        means.append(np.mean([VALUES[i] for v in sampled for i in VALUES if VIDEO[i] == v]))
         if len(means) == 800:
             break
     got = interval(VALUES, VIDEO)
@@ -77,8 +77,8 @@ def test_a_ratio_of_sums():
 
 
 def test_one_video_and_none():
-    one = interval({1: 0.5, 2: 1.0}, {1: "v", 2: "v"})
-    assert one["mean"] == 0.75 and one["low"] is one["high"] is None and one["num_videos"] == 1
+    item = interval({1: 0.5, 2: 1.0}, {1: "v", 2: "v"})
+    assert item["mean"] == 0.75 and item["low"] is item["high"] is None and item["num_videos"] == 1
     none = interval({})
     assert none["mean"] is none["low"] is None and none["num"] == 0
     assert difference({}, {})["share_above"] is None

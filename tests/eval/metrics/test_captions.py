@@ -40,7 +40,7 @@ def slow_bleu(items: list, n: int) -> float:
         return 0.0
     h = sum(len(hypothesis) for hypothesis, _ in items)
     r = sum(
-        sorted((abs(len(one) - len(hypothesis)), len(one)) for one in references)[0][1]
+        sorted((abs(len(line) - len(hypothesis)), len(line)) for line in references)[0][1]
         for hypothesis, references in items
     )
     return math.prod(shares) ** (1 / n) * min(1.0, math.exp(1 - r / h))
@@ -56,21 +56,21 @@ def test_bleu_is_its_definition(items):
 
 def slow_cider(items: list) -> list[float]:
     def weight(words: list[str], run: tuple[str, ...]) -> float:
-        found = sum(any(run in runs(one, len(run)) for one in references) for _, references in items)
-        return runs(words, len(run)).count(run) * (math.log(len(items)) - math.log(max(found, 1)))
+        num_items = sum(any(run in runs(line, len(run)) for line in references) for _, references in items)
+        return runs(words, len(run)).count(run) * (math.log(len(items)) - math.log(max(num_items, 1)))
 
     out = []
     for hypothesis, references in items:
         total = 0.0
-        for one in references:
+        for line in references:
             for n in range(1, 5):
-                every = set(runs(hypothesis, n)) | set(runs(one, n))
-                ours, theirs = ({run: weight(w, run) for run in every} for w in (hypothesis, one))
+                every = set(runs(hypothesis, n)) | set(runs(line, n))
+                ours, theirs = ({run: weight(w, run) for run in every} for w in (hypothesis, line))
                 norms = math.dist([0.0] * len(every), ours.values()) * math.dist(
                     [0.0] * len(every), theirs.values()
                 )
                 dot = sum(min(ours[run], theirs[run]) * theirs[run] for run in every)
-                gap = max(len(hypothesis) - 1, 0) - max(len(one) - 1, 0)
+                gap = max(len(hypothesis) - 1, 0) - max(len(line) - 1, 0)
                 total += (dot / norms if norms else 0.0) * math.exp(-(gap**2) / 72) / 4
         out.append(10 * total / len(references))
     return out
@@ -118,14 +118,14 @@ def test_rouge_by_hand():
 
 # --- the whole
 
-GOLD = {1: ["A dog runs.", "The dog is running"], 2: ["Ein Hund läuft über die Straße"], 3: ["a cat"]}
+REFERENCE = {1: ["A dog runs.", "The dog is running"], 2: ["Ein Hund läuft über die Straße"], 3: ["a cat"]}
 
 
 def test_a_perfect_answer_and_silence():
-    got = caption_scores(GOLD, {key: some[0] for key, some in GOLD.items()})
+    got = caption_scores(REFERENCE, {key: some[0] for key, some in REFERENCE.items()})
     assert got["BLEU-1"] == pytest.approx(1.0) and got["ROUGE-L"] == pytest.approx(1.0)
     assert got["num"] == 3 and got["METEOR"] == (pytest.approx(1.0) if program.is_available() else None)
-    silent = caption_scores(GOLD, {1: "", 2: " ... "})
+    silent = caption_scores(REFERENCE, {1: "", 2: " ... "})
     for name in ("CIDEr", "BLEU-1", "BLEU-4", "ROUGE-L"):
         assert silent[name] == 0.0
     assert silent["num_unanswered"] == 1 and silent["num_empty"] == 2
@@ -142,7 +142,7 @@ def test_without_the_program_meteor_is_not_computed_and_says_what_to_install(mon
     monkeypatch.setattr(program.shutil, "which", lambda _: "/usr/bin/java")
     with pytest.raises(FileNotFoundError, match=r"needs the package pycocoevalcap; install Java and `pip"):
         program.Meteor()([["a"]], [[["a"]]])
-    got = caption_scores(GOLD, {1: "A dog runs."})
+    got = caption_scores(REFERENCE, {1: "A dog runs."})
     assert got["METEOR"] is None and got["meteor"] == program.NOT_COMPUTED and got["ROUGE-L"] > 0
     assert program.meteor() is None and "pip install pycocoevalcap" in got["meteor"]
     monkeypatch.setattr(program.shutil, "which", lambda _: None)

@@ -10,15 +10,15 @@ needs_meteor = pytest.mark.skipif(not is_available(), reason="java or pycocoeval
 
 
 DOG, CAT, MAN = "a dog runs over the field", "the cat sleeps on a mat", "some man pours cold milk"
-GOLD = {"v": [(0, 10, DOG), (20, 40, CAT)], "w": [(0, 8, MAN)]}
+REFERENCE = {"v": [(0, 10, DOG), (20, 40, CAT)], "w": [(0, 8, MAN)]}
 
 
-def score(gold, predicted, **how):
-    return dense_captions(gold, predicted, **how)[0]
+def score(reference, predicted, **how):
+    return dense_captions(reference, predicted, **how)[0]
 
 
 def test_a_perfect_answer():
-    got = score([GOLD], GOLD)
+    got = score([REFERENCE], REFERENCE)
     meteor = ("METEOR",) if is_available() else ()
     for name in (*meteor, "ROUGE-L", "BLEU-4", "precision", "recall", "F1"):
         assert got[name] == pytest.approx(1.0)
@@ -28,14 +28,16 @@ def test_a_perfect_answer():
 
 
 def test_cider_of_a_video_with_one_item_is_0_for_the_papers():
-    assert score([{"w": GOLD["w"]}], GOLD, compat="paper")["CIDEr"] == 0.0
-    assert score([GOLD], GOLD, compat="paper")["CIDEr"] == pytest.approx(5.0)  # v has two items, w one
+    assert score([{"w": REFERENCE["w"]}], REFERENCE, compat="paper")["CIDEr"] == 0.0
+    assert score([REFERENCE], REFERENCE, compat="paper")["CIDEr"] == pytest.approx(
+        5.0
+    )  # v has two items, w one
 
 
 def test_localisation_by_hand():
-    # IoU .8 with the first; the second prediction finds nothing; the second gold event is not found.
+    # IoU .8 with the first; the second prediction finds nothing; the second reference event has no match.
     predicted = {"v": [(0, 8, DOG), (12, 18, DOG)], "w": []}
-    got = score([GOLD], predicted)
+    got = score([REFERENCE], predicted)
     assert [got[f"precision@{t}"] for t in THRESHOLDS] == [0.25, 0.25, 0.25, 0.0]
     assert [got[f"recall@{t}"] for t in THRESHOLDS] == [0.25, 0.25, 0.25, 0.0]
     assert got["F1"] == pytest.approx(0.75 * 0.25) and got["num_empty"] == 1
@@ -48,7 +50,7 @@ def test_an_iou_of_just_the_threshold_is_no_match():
 
 
 def test_an_unmatched_prediction_is_an_item_that_scores_0():
-    got = score([GOLD], {"v": [(0, 10, DOG), (50, 60, DOG)], "w": [(0, 8, MAN)]})
+    got = score([REFERENCE], {"v": [(0, 10, DOG), (50, 60, DOG)], "w": [(0, 8, MAN)]})
     assert got["ROUGE-L@0.3"] == pytest.approx((1 / 2 + 1) / 2)
 
 
@@ -56,30 +58,30 @@ def test_annotators_one_after_another():
     """A prediction that fits both makes two items; localisation takes the best annotator, videos are of
     any."""
     other = {"v": [(0, 10, CAT)], "x": [(0, 1, MAN)]}
-    got = score([GOLD, other], {"v": [(0, 10, DOG)]})
+    got = score([REFERENCE, other], {"v": [(0, 10, DOG)]})
     assert got["num"] == 3 and got["num_missing"] == 2
     assert got["ROUGE-L@0.9"] == pytest.approx((1 + 1 / 6) / 2 / 3)  # "the" or "a" in order
     assert got["recall@0.9"] == pytest.approx(1 / 3) and got["precision@0.9"] == pytest.approx(1 / 3)
 
 
 def test_videos_without_an_entry():
-    predicted = {"v": GOLD["v"], "z": []}
-    assert score([GOLD], predicted)["recall"] == pytest.approx(0.5)
-    got = score([GOLD], predicted, compat="paper")
+    predicted = {"v": REFERENCE["v"], "z": []}
+    assert score([REFERENCE], predicted)["recall"] == pytest.approx(0.5)
+    got = score([REFERENCE], predicted, compat="paper")
     assert got["recall"] == pytest.approx(1.0) and got["num"] == 1 and got["num_missing"] == 1
     assert got["num_unknown"] == 1
 
 
 def test_random_letters_don_t_change_a_score():
     predicted = {"v": [(0, 10, DOG), (50, 60, CAT)], "w": [(4, 8, MAN)]}
-    assert score([GOLD], predicted, compat="paper", seed=1) == score(
-        [GOLD], predicted, compat="paper", seed=2
+    assert score([REFERENCE], predicted, compat="paper", seed=1) == score(
+        [REFERENCE], predicted, compat="paper", seed=2
     )
 
 
 def test_predictions_beyond_the_limit_are_counted():
-    predicted = {"v": [(50 + i, 51 + i, DOG) for i in range(3)] + GOLD["v"], "w": GOLD["w"]}
-    got = score([GOLD], predicted, max_predictions=3)
+    predicted = {"v": [(50 + i, 51 + i, DOG) for i in range(3)] + REFERENCE["v"], "w": REFERENCE["w"]}
+    got = score([REFERENCE], predicted, max_predictions=3)
     assert got["recall"] == pytest.approx(0.5) and got["num_over"] == 2
 
 
@@ -92,9 +94,9 @@ def test_odd_input():
     got = score([odd], odd)
     assert got["BLEU-4"] < 1e-6 and 0 < got["recall"] < 1
     with pytest.raises(ValueError, match=r"reference must be a sequence of mappings.*give \[reference\]"):
-        score(GOLD, GOLD)
+        score(REFERENCE, REFERENCE)
     with pytest.raises(ValueError, match="compat must be None or 'paper', got 'x'"):
-        score([GOLD], GOLD, compat="x")
+        score([REFERENCE], REFERENCE, compat="x")
     assert (
         harmonic(0.0, 0.0) == 0.0
         and harmonic(None, 1.0) is None
@@ -105,13 +107,13 @@ def test_odd_input():
 # --- YouCook2
 
 
-def cook(gold, predicted, **how):
-    return youcook2(gold, predicted, **how)[0]
+def cook(reference, predicted, **how):
+    return youcook2(reference, predicted, **how)[0]
 
 
 def test_youcook_by_hand():
     """v: precision 1, 1, 1, 0 and recall half of it; F1 of the means .75 and .375; w is silent."""
-    got = cook(GOLD, {"v": [(0, 8, DOG)], "w": []})
+    got = cook(REFERENCE, {"v": [(0, 8, DOG)], "w": []})
     assert got["F1"] == pytest.approx(2 * 0.75 * 0.375 / (0.75 + 0.375) / 2)
     assert got["precision"] == pytest.approx(0.375) and got["num_predictions"] == 0.5
     if is_available():
@@ -122,17 +124,17 @@ def test_youcook_by_hand():
 
 
 def test_youcook_reads_exchanged_ends_and_counts_missing_videos():
-    straight, exchanged = (cook(GOLD, {"v": [span]}) for span in ((0, 8, DOG), (8, 0, DOG)))
+    straight, exchanged = (cook(REFERENCE, {"v": [span]}) for span in ((0, 8, DOG), (8, 0, DOG)))
     assert straight == exchanged and straight["num_missing"] == 1 and straight["num"] == 2
     assert cook({}, {})["F1"] is None
     with pytest.raises(ValueError, match="compat must be None or 'paper', got 'timechat'"):
-        cook(GOLD, {}, compat="timechat")
+        cook(REFERENCE, {}, compat="timechat")
 
 
 @needs_meteor
 def test_youcook_for_the_papers():
-    predicted = {"v": [(0, 10, "dog"), (20, 40, CAT)], "w": GOLD["w"]}
-    fair, paper = cook(GOLD, predicted), cook(GOLD, predicted, compat="paper")
+    predicted = {"v": [(0, 10, "dog"), (20, 40, CAT)], "w": REFERENCE["w"]}
+    fair, paper = cook(REFERENCE, predicted), cook(REFERENCE, predicted, compat="paper")
     assert paper["F1"] == fair["F1"] and paper["CIDEr"] < fair["CIDEr"]  # w has one item: 0
     assert paper["SODA_c"] != pytest.approx(fair["SODA_c"], abs=1e-3)
     assert "swapped" in paper["meteor"]

@@ -41,17 +41,17 @@ def slow_iou(a, b) -> float:
     return both / (max(a[1], b[1]) - min(a[0], b[0])) if both > 0 else 0.0
 
 
-def slow_ap(gold, predicted, t: float) -> float:
+def slow_ap(reference, predicted, t: float) -> float:
     """Precision and recall after each prediction; for each recall the best precision at it or a greater
     one."""
     taken, right, curve = set(), 0, [(0.0, 0.0)]
     for rank, window in enumerate(sorted(predicted, key=lambda w: -w[2]), 1):
-        free = [(slow_iou(window, g), j) for j, g in enumerate(gold) if j not in taken]
+        free = [(slow_iou(window, g), j) for j, g in enumerate(reference) if j not in taken]
         best = max(free, default=(0.0, -1))
         if best[1] >= 0 and best[0] >= t:
             taken.add(best[1])
             right += 1
-        curve.append((right / len(gold), right / rank))
+        curve.append((right / len(reference), right / rank))
     recalls = sorted({recall for recall, _ in curve})
     return sum(
         (recall - before) * max(p for r, p in curve if r >= recall) for before, recall in pairwise(recalls)
@@ -60,20 +60,20 @@ def slow_ap(gold, predicted, t: float) -> float:
 
 @settings(deadline=None)
 @given(st.lists(SPAN, min_size=1, max_size=4), st.lists(WINDOW, max_size=13))
-def test_moments_are_their_definition(gold, predicted):
-    got = moments_of_each({"q": gold}, {"q": predicted})["q"]
-    want = [slow_ap(gold, predicted[:10], t) for t in IOUS]
+def test_moments_are_their_definition(reference, predicted):
+    got = moments_of_each({"q": reference}, {"q": predicted})["q"]
+    want = [slow_ap(reference, predicted[:10], t) for t in IOUS]
     assert [got[f"mAP@{t:g}"] for t in IOUS] == pytest.approx(want, abs=1e-9)
     assert got["mAP"] == pytest.approx(sum(want) / 10, abs=1e-9)
-    best = max((slow_iou(predicted[0], one) for one in gold), default=0.0) if predicted else 0.0
+    best = max((slow_iou(predicted[0], line) for line in reference), default=0.0) if predicted else 0.0
     assert [got[f"R1@{t:g}"] for t in IOUS] == [float(best >= t) for t in IOUS]
 
 
 def test_moments_by_hand():
-    gold = {1: [(0, 10), (20, 40)], 2: [(0, 100)]}
+    reference = {1: [(0, 10), (20, 40)], 2: [(0, 100)]}
     # 1: found, not found, found; 2: wrong.
     predicted = {1: [(0, 10, 0.9), (50, 60, 0.8), (20, 40, 0.7)], 2: [(100, 140, 1.0)]}
-    got = moments(gold, predicted)
+    got = moments(reference, predicted)
     assert got["mAP"] == pytest.approx((1 / 2 * 1 + 1 / 2 * 2 / 3) / 2)
     assert got["R1@0.5"] == 0.5 and got["R1@0.95"] == 0.5 and got["mIoU"] == 0.5
     assert (got["short/num"], got["middle/num"], got["long/num"], got["num"]) == (1, 1, 1, 2)
@@ -95,8 +95,8 @@ def test_missing_lengths_have_no_score():
 
 
 def test_silence_and_odd_queries():
-    gold = {1: [(0, 10)], 2: [(0, 10)], 3: []}
-    got = moments(gold, {1: [], 4: [(0, 1, 1.0)]})
+    reference = {1: [(0, 10)], 2: [(0, 10)], 3: []}
+    got = moments(reference, {1: [], 4: [(0, 1, 1.0)]})
     assert got["mAP"] == got["R1@0.5"] == 0.0
     counts = ("num", "num_missing", "num_empty", "num_unknown", "num_without_reference")
     assert [got[name] for name in counts] == [2, 2, 1, 1, 1]
@@ -122,10 +122,10 @@ def slow_clip_ap(positive: list[bool], score: list[float]) -> float:
         return float(all(positive))
     curve = []
     for threshold in set(score):
-        kept = [p for p, s in zip(positive, score, strict=True) if s >= threshold]
-        curve.append((sum(kept), sum(kept) / len(kept)))
-    recalls = {found for found, _ in curve if found}
-    return sum(max(p for found, p in curve if found >= recall) for recall in recalls) / len(recalls)
+        selected = [p for p, s in zip(positive, score, strict=True) if s >= threshold]
+        curve.append((sum(selected), sum(selected) / len(selected)))
+    recalls = {recalled for recalled, _ in curve if recalled}
+    return sum(max(p for recalled, p in curve if recalled >= recall) for recall in recalls) / len(recalls)
 
 
 CLIPS = st.lists(
@@ -163,17 +163,17 @@ def test_highlights_are_their_definition(ratings, predicted):
     got = highlights_of_each({"q": np.array(ratings)}, {"q": predicted})["q"]
     filled = (predicted + [0.0] * len(ratings))[: len(ratings)]
     top = max(range(len(predicted)), key=lambda i: (predicted[i], -i)) if predicted else None
-    for level, least in LEVELS.items():
-        aps = [slow_clip_ap([rating[r] >= least for rating in ratings], filled) for r in range(3)]
+    for level, lowest in LEVELS.items():
+        aps = [slow_clip_ap([rating[r] >= lowest for rating in ratings], filled) for r in range(3)]
         assert got[f"mAP@{level}"] == pytest.approx(sum(aps) / 3 if predicted else 0.0, abs=1e-12)
-        hit = top is not None and top < len(ratings) and max(ratings[top]) >= least
+        hit = top is not None and top < len(ratings) and max(ratings[top]) >= lowest
         assert got[f"HIT1@{level}"] == float(hit)
 
 
 def test_highlights_by_hand():
-    gold = {1: clip_ratings(11, [1, 3], [(4, 4, 2), (3, 0, 0)])}
-    assert gold[1].tolist() == [[0, 0, 0], [4, 4, 2], [0, 0, 0], [3, 0, 0], [0, 0, 0]]
-    got = highlights(gold, {1: [0.1, 0.9, 0.8, 0.2, 0.0]})
+    reference = {1: clip_ratings(11, [1, 3], [(4, 4, 2), (3, 0, 0)])}
+    assert reference[1].tolist() == [[0, 0, 0], [4, 4, 2], [0, 0, 0], [3, 0, 0], [0, 0, 0]]
+    got = highlights(reference, {1: [0.1, 0.9, 0.8, 0.2, 0.0]})
     # VeryGood: two raters have clip 1 only, found first; the third has none.
     assert got["mAP@VeryGood"] == pytest.approx(2 / 3) and got["HIT1@VeryGood"] == 1.0
     # Good: the first rater also has clip 3, found third.
@@ -186,11 +186,11 @@ def test_ties_count_together():
 
 
 def test_silence_and_odd_ratings():
-    gold = {1: np.full((2, 3), 4), 2: np.zeros((2, 3)), 3: np.full((2, 3), 4)}
-    got = highlights(gold, {1: [], 2: [1.0], 9: [0.0]})
+    reference = {1: np.full((2, 3), 4), 2: np.zeros((2, 3)), 3: np.full((2, 3), 4)}
+    got = highlights(reference, {1: [], 2: [1.0], 9: [0.0]})
     assert got["mAP@Fair"] == 0.0 and got["HIT1@Fair"] == 0.0
     assert (got["num"], got["num_missing"], got["num_empty"], got["num_unknown"]) == (3, 1, 1, 1)
-    assert highlights({1: gold[1]}, {1: [0.0, 0.0, 5.0]})["HIT1@Fair"] == 0.0  # beyond the last clip
+    assert highlights({1: reference[1]}, {1: [0.0, 0.0, 5.0]})["HIT1@Fair"] == 0.0  # beyond the last clip
     assert highlights({}, {})["mAP@Fair"] is None
     assert clip_ratings(4, [], []).shape == (2, 3)
 

@@ -76,19 +76,19 @@ def test_a_span_must_be_two_finite_numbers(bad):
         tiou_matrix([(0, 1)], [(0, 1), bad])
 
 
-GOLD = {"a": (0.0, 10.0), "b": (0.0, 200.0), "c": (5.0, 6.0), "d": (1.0, 2.0)}
+REFERENCE = {"a": (0.0, 10.0), "b": (0.0, 200.0), "c": (5.0, 6.0), "d": (1.0, 2.0)}
 PREDICTED = {"a": (0.0, 10.0), "b": (0.0, 99.1), "c": None, "e": (0.0, 1.0)}  # IoU 1, .4955, -, -
 
 
 def test_grounding_by_hand():
-    got = grounding(GOLD, PREDICTED)
+    got = grounding(REFERENCE, PREDICTED)
     assert got["R@0.3"] == 0.5 and got["R@0.5"] == got["R@0.7"] == 0.25
     assert got["mIoU"] == pytest.approx((1 + 0.4955) / 4)
     assert (got["num"], got["num_unanswered"], got["num_unknown"]) == (4, 2, 1)
 
 
 def test_rounding_lifts_an_iou_over_its_threshold():
-    got = grounding(GOLD, PREDICTED, round_iou=True)
+    got = grounding(REFERENCE, PREDICTED, round_iou=True)
     assert got["R@0.5"] == 0.5 and got["mIoU"] == pytest.approx(1.5 / 4)
 
 
@@ -99,6 +99,6 @@ def test_nothing_has_no_score():
 
 
 def test_silence_scores_nothing():
-    got = grounding(GOLD, {})
+    got = grounding(REFERENCE, {})
     assert got["mIoU"] == 0.0 and got["R@0.3"] == 0.0 and got["num_unanswered"] == 4
-    assert iou_of_each(GOLD, {}) == dict.fromkeys(GOLD, 0.0)
+    assert iou_of_each(REFERENCE, {}) == dict.fromkeys(REFERENCE, 0.0)

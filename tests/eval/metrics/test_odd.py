@@ -17,9 +17,9 @@ TEXTS = ["a dog runs over the mat", "Ein Hund läuft über die Straße", "日本
 
 
 def same(prompts):
-    """A judge that looks whether gold and answer are one text."""
+    """A judge that looks whether reference and answer are the same text."""
     equal = [len(set(prompt.split(" | ")[1:])) == 1 for prompt in prompts]
-    return ["{'pred': 'yes', 'score': 5}" if one else "{'pred': 'no', 'score': 1}" for one in equal]
+    return ["{'pred': 'yes', 'score': 5}" if item else "{'pred': 'no', 'score': 1}" for item in equal]
 
 
 JUDGE = Judge("a line of Python", "{question} | {reference} | {answer}", same)
@@ -31,30 +31,31 @@ def equal(pairs):
 
 def first(metric):
     """The metrics without those of each item."""
-    return lambda gold, predicted: metric(gold, predicted)[0]
+    return lambda reference, predicted: metric(reference, predicted)[0]
 
 
-def matched(gold, predicted):
-    return exact_match({key: [text] for key, text in gold.items()}, predicted)[0]
+def matched(reference, predicted):
+    return exact_match({key: [text] for key, text in reference.items()}, predicted)[0]
 
 
-def asked(gold):
-    return dict.fromkeys(gold, "what?")
+def asked(reference):
+    return dict.fromkeys(reference, "what?")
 
 
-def dense(gold, predicted):
-    return dense_captions([gold], predicted)[0]
+def dense(reference, predicted):
+    return dense_captions([reference], predicted)[0]
 
 
-def cooked(gold, predicted):
-    return youcook2(gold, predicted)[0]
+def cooked(reference, predicted):
+    return youcook2(reference, predicted)[0]
 
 
-def judged(gold, predicted):
-    return open_answers(gold, predicted, asked(gold), JUDGE)[0]
+def judged(reference, predicted):
+    return open_answers(reference, predicted, asked(reference), JUDGE)[0]
 
 
-# name: the metric; a gold value, what is right for it, what is silence; scores that are 1 if all is right (a
+# name: the metric; a reference value, what is right for it, what is silence; scores that are 1 if all is
+# right (a
 # number: what they are instead), and that are 0 of silence.
 SPANS = {
     "grounding": (first(grounding), (2.0, 9.0), (2.0, 9.0), None, {"mIoU": 1, "R@0.7": 1}),
@@ -77,7 +78,7 @@ STORIES = {
 }
 ANSWERS = {
     "captions": (
-        lambda gold, predicted: caption_scores(gold, predicted),
+        lambda reference, predicted: caption_scores(reference, predicted),
         [TEXTS[1], TEXTS[0]], TEXTS[1], "", {"ROUGE-L": 1, "BLEU-4": 1},
     ),
     "choice": (first(multiple_choice), "B", "b", None, {"accuracy": 1}),
@@ -85,7 +86,7 @@ ANSWERS = {
     "open": (judged, TEXTS[2], TEXTS[2], "", {"accuracy": 1, "score": 5}),
     "rated": (lambda g, p: rated_answers(g, p, asked(g), JUDGE)[0], TEXTS[3], TEXTS[3], "", {"score": 5}),
     "magqa": (
-        lambda gold, predicted: magqa(gold, predicted, asked(gold), JUDGE)[0],
+        lambda reference, predicted: magqa(reference, predicted, asked(reference), JUDGE)[0],
         [(0.0, 5.0, TEXTS[2])], [(3.0, TEXTS[2])], [], {"in_span": 5},
     ),
 }  # fmt: skip
@@ -98,36 +99,38 @@ def test_of_nothing_there_is_no_score(name):
     metric, _, right, _, scores = ALL[name]
     for predicted in ({}, {"unknown": right}):
         got = metric({}, predicted)
-        assert [got[one] for one in scores] == [None] * len(scores), name
+        assert [got[item] for item in scores] == [None] * len(scores), name
         assert got["num"] == 0 and got.get("num_unknown", len(predicted)) == len(predicted)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_one_item_and_thousands_that_are_right(name):
-    metric, gold, right, _, scores = ALL[name]
-    assert metric({"é": gold}, {"é": right}) | scores == pytest.approx(metric({"é": gold}, {"é": right}))
+    metric, reference, right, _, scores = ALL[name]
+    assert metric({"é": reference}, {"é": right}) | scores == pytest.approx(
+        metric({"é": reference}, {"é": right})
+    )
     num = 300 if name in STORIES else 2000
-    got = metric(dict.fromkeys(range(num), gold), dict.fromkeys(range(num), right))
-    assert {one: got[one] for one in scores} == pytest.approx(scores) and got["num"] == num
+    got = metric(dict.fromkeys(range(num), reference), dict.fromkeys(range(num), right))
+    assert {item: got[item] for item in scores} == pytest.approx(scores) and got["num"] == num
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_silence_scores_the_least_and_is_counted(name):
-    metric, gold, right, silence, scores = ALL[name]
+    metric, reference, right, silence, scores = ALL[name]
     for predicted in ({}, {1: silence, 2: silence}):
-        got = metric({1: gold, 2: gold}, predicted)
-        assert {one: got[one] for one in scores} == {one: LOWEST.get(one, 0.0) for one in scores}, name
-    half = metric({1: gold, 2: gold}, {1: right})
-    for one in set(scores) - {"BLEU-4", "METEOR"}:  # of these the corpus is no mean of its items
-        assert half[one] == pytest.approx((scores[one] + LOWEST.get(one, 0.0)) / 2), one
+        got = metric({1: reference, 2: reference}, predicted)
+        assert {item: got[item] for item in scores} == {item: LOWEST.get(item, 0.0) for item in scores}, name
+    half = metric({1: reference, 2: reference}, {1: right})
+    for item in set(scores) - {"BLEU-4", "METEOR"}:  # of these the corpus is no mean of its items
+        assert half[item] == pytest.approx((scores[item] + LOWEST.get(item, 0.0)) / 2), item
 
 
 @pytest.mark.parametrize("name", [*STORIES, "moments", "magqa"])
 def test_the_same_said_again_is_no_better(name):
-    metric, gold, right, _, scores = ALL[name]
-    got = metric({1: gold}, {1: [one for one in right for _ in range(3)]})
-    for one, best in scores.items():
-        assert got[one] <= best + 1e-12
+    metric, reference, right, _, scores = ALL[name]
+    got = metric({1: reference}, {1: [item for item in right for _ in range(3)]})
+    for item, best in scores.items():
+        assert got[item] <= best + 1e-12
     if name == "soda":
         assert got["SODA_c_precision"] == pytest.approx(1 / 3) and got["SODA_c_recall"] == pytest.approx(1.0)
     if name == "moments":
@@ -138,10 +141,10 @@ def test_the_same_said_again_is_no_better(name):
 
 @pytest.mark.parametrize("name", ["grounding", "moments"])
 def test_spans_without_length(name):
-    metric, gold, _, _, _ = SPANS[name]
+    metric, reference, _, _, _ = SPANS[name]
     point = (5.0, 5.0)
     of = {"grounding": point, "moments": [(*point, 1.0)]}[name]
-    got = metric({1: gold}, {1: of})
+    got = metric({1: reference}, {1: of})
     assert got["mIoU"] == 0.0 and got["num"] == 1
     assert metric({1: [point] if name == "moments" else point}, {1: of})["mIoU"] == 0.0
 
@@ -151,7 +154,7 @@ def test_stories_of_points_in_time(name):
     metric, *_, scores = STORIES[name]
     points = [(5.0, 5.0, TEXTS[0]), (7.0, 7.0, TEXTS[1])]
     got = metric({1: points}, {1: points})
-    assert {one: got[one] for one in scores} == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
+    assert {item: got[item] for item in scores} == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
 
 
 def test_replies_at_a_point_in_time_are_due_there():
@@ -160,10 +163,10 @@ def test_replies_at_a_point_in_time_are_due_there():
 
 
 def test_equal_scores_take_their_order_as_it_stands():
-    gold = {1: [(0.0, 10.0)]}
+    reference = {1: [(0.0, 10.0)]}
     first, second = (0.0, 10.0, 0.5), (50.0, 60.0, 0.5)
-    assert moments(gold, {1: [first, second]})[0]["mAP"] == 1.0
-    assert moments(gold, {1: [second, first]})[0]["mAP"] == 0.5
+    assert moments(reference, {1: [first, second]})[0]["mAP"] == 1.0
+    assert moments(reference, {1: [second, first]})[0]["mAP"] == 0.5
     even = highlights({1: np.array([[0], [4], [0], [0]])}, {1: [0.5] * 4})[0]
     assert even["mAP@VeryGood"] == 0.25 and even["HIT1@VeryGood"] == 0.0  # all at once; the first is the top
 

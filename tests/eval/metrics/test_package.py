@@ -26,7 +26,7 @@ STORED = json.loads(STORE.read_text(encoding="utf8"))
 CAPTIONS = STORED["captions_of"]  # (prediction, right captions)
 has_java = pytest.mark.skipif(not is_available(), reason="java or pycocoevalcap is not installed")
 
-GOLD = {
+REFERENCE = {
     "v1": [
         (0, 10, "A man slices an onion."),
         (8, 20, "He puts it in a pan."),
@@ -36,7 +36,7 @@ GOLD = {
     "v3": [(0, 100, "A café owner doesn't smile.")],
     "v4": [(0, 10, "Nobody answered this one.")],
 }
-GOLD_2 = {
+REFERENCE_2 = {
     "v1": [(0, 12, "Someone is cutting onions."), (12, 40, "Onions fry in a pan.")],
     "v2": [(0, 20, "The dog leaps a fence.")],
 }
@@ -47,23 +47,23 @@ PREDICTED = {
 }
 
 
-def made() -> dict[str, Any]:
+def expected() -> dict[str, Any]:
     """What the package says of all that is stored."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     tokens = by_package_tokens(
         [
             *STORED["tokens"],
-            *(text for one, some in CAPTIONS for text in (one, *some)),
+            *(text for item, some in CAPTIONS for text in (item, *some)),
             *(
                 ascii_only(event[2])
-                for some in (GOLD, GOLD_2, PREDICTED)
+                for some in (REFERENCE, REFERENCE_2, PREDICTED)
                 for e in some.values()
                 for event in e
             ),
         ]
     )
-    res = {i: [tokens[one]] for i, (one, _) in enumerate(CAPTIONS)}
+    res = {i: [tokens[item]] for i, (item, _) in enumerate(CAPTIONS)}
     gts = {i: [tokens[text] for text in some] for i, (_, some) in enumerate(CAPTIONS)}
     scorer = Meteor()
     return {
@@ -106,10 +106,10 @@ def dense_by_package(tokens: dict[str, str], scorer: Any) -> dict[str, float]:
             pairs = []
             for start, end, text in ours:
                 right = [
-                    gold[2]
-                    for annotator in (GOLD, GOLD_2)
-                    for gold in annotator.get(video, [])
-                    if slow_iou((start, end), gold[:2]) >= t
+                    reference[2]
+                    for annotator in (REFERENCE, REFERENCE_2)
+                    for reference in annotator.get(video, [])
+                    if slow_iou((start, end), reference[:2]) >= t
                 ]
                 pairs += [(text, other) for other in right or [""]]
             res = {i: [tokens[ascii_only(pair[0])]] for i, pair in enumerate(pairs)}
@@ -124,28 +124,28 @@ def soda_by_package(tokens: dict[str, str], scorer: Any) -> float:
     """SODA_c as the papers run it, by trying every matching."""
     values = []
     for video, ours in PREDICTED.items():
-        ours, theirs = sorted(ours, key=lambda e: e[0]), sorted(GOLD[video], key=lambda e: e[0])
+        ours, theirs = sorted(ours, key=lambda e: e[0]), sorted(REFERENCE[video], key=lambda e: e[0])
         earned = [
             [
-                slow_iou(one[:2], gold[:2])
-                * scorer.compute_score({0: [tokens[ascii_only(one[2])]]}, {0: [tokens[ascii_only(gold[2])]]})[
-                    0
-                ]  # swapped
-                for gold in theirs
+                slow_iou(line[:2], reference[:2])
+                * scorer.compute_score(
+                    {0: [tokens[ascii_only(line[2])]]}, {0: [tokens[ascii_only(reference[2])]]}
+                )[0]  # swapped
+                for reference in theirs
             ]
-            for one in ours
+            for line in ours
         ]
-        best = most(earned)
+        best = best_match(earned)
         values.append(2 * best / (len(ours) + len(theirs)))
     return sum(values) / len(values)
 
 
-def most(earned: list[list[float]]) -> float:
+def best_match(earned: list[list[float]]) -> float:
     """The most that matches in order earn: the first row is matched with some column, or not."""
     if not earned or not earned[0]:
         return 0.0
-    tries = [earned[0][j] + most([row[j + 1 :] for row in earned[1:]]) for j in range(len(earned[0]))]
-    return max(most(earned[1:]), *tries)
+    tries = [earned[0][j] + best_match([row[j + 1 :] for row in earned[1:]]) for j in range(len(earned[0]))]
+    return max(best_match(earned[1:]), *tries)
 
 
 def slow_iou(a: tuple, b: tuple) -> float:
@@ -157,13 +157,13 @@ def slow_iou(a: tuple, b: tuple) -> float:
 def captions() -> tuple[dict, dict]:
     return (
         {i: some for i, (_, some) in enumerate(CAPTIONS)},
-        {i: one for i, (one, _) in enumerate(CAPTIONS)},
+        {i: item for i, (item, _) in enumerate(CAPTIONS)},
     )
 
 
 @has_java
 def test_the_store_is_what_the_package_says():
-    again = json.loads(json.dumps(made()))
+    again = json.loads(json.dumps(expected()))
     assert again["tokens"] == STORED["tokens"]
     for name in ("captions", "dense"):
         assert again[name] == pytest.approx(STORED[name], abs=1e-9)
@@ -184,7 +184,7 @@ def test_corpus_scores_are_those_of_the_package(captions, name):
 
 @pytest.mark.parametrize("name", ["CIDEr", "BLEU-1", "BLEU-4", "ROUGE-L"])
 def test_dense_captions_are_those_of_the_package(name):
-    got = dense_captions([GOLD, GOLD_2], PREDICTED, compat="paper")[0]
+    got = dense_captions([REFERENCE, REFERENCE_2], PREDICTED, compat="paper")[0]
     for t in THRESHOLDS:
         assert got[f"{name}@{t}"] == pytest.approx(STORED["dense"][f"{name}@{t}"], abs=1e-6)
 
@@ -197,14 +197,14 @@ def test_random_corpora_score_as_in_the_package():
 
     rng = random.Random(0)
 
-    def some(least: int) -> list[str]:
-        return [rng.choice("abcdefgh") for _ in range(rng.randint(least, 9))]
+    def some(shortest: int) -> list[str]:
+        return [rng.choice("abcdefgh") for _ in range(rng.randint(shortest, 9))]
 
     for turn in range(100):
         hypotheses = [some(turn % 3 > 0) for _ in range(rng.randint(1, 12))]  # some of them empty
         references = [[some(1) for _ in range(rng.randint(1, 4))] for _ in hypotheses]
-        res = {i: [" ".join(one)] for i, one in enumerate(hypotheses)}
-        gts = {i: [" ".join(one) for one in of_item] for i, of_item in enumerate(references)}
+        res = {i: [" ".join(item)] for i, item in enumerate(hypotheses)}
+        gts = {i: [" ".join(item) for item in of_item] for i, of_item in enumerate(references)}
         assert bleu(hypotheses, references) == pytest.approx(
             Bleu(4).compute_score(gts, res, verbose=0)[0], abs=1e-9
         )
@@ -215,18 +215,18 @@ def test_random_corpora_score_as_in_the_package():
 @has_java
 def test_meteor_is_that_of_the_package(captions):
     assert caption_scores(*captions)["METEOR"] == pytest.approx(STORED["captions"]["METEOR"], abs=1e-6)
-    pairs = [(one, some[0]) for one, some in CAPTIONS]
+    pairs = [(item, some[0]) for item, some in CAPTIONS]
     assert meteor_of_pairs()(pairs) == pytest.approx(STORED["meteor_pairs"], abs=1e-6)
     assert meteor_of_pairs(swapped=True)(pairs) == pytest.approx(STORED["meteor_swapped"], abs=1e-6)
     assert STORED["meteor_pairs"] != pytest.approx(STORED["meteor_swapped"], abs=1e-3)
-    got = dense_captions([GOLD, GOLD_2], PREDICTED, compat="paper")[0]
+    got = dense_captions([REFERENCE, REFERENCE_2], PREDICTED, compat="paper")[0]
     for t in THRESHOLDS:
         assert got[f"METEOR@{t}"] == pytest.approx(STORED["dense"][f"METEOR@{t}"], abs=1e-6)
 
 
 @has_java
 def test_soda_is_that_of_every_matching_tried():
-    got = soda_c(GOLD, PREDICTED, meteor_of_pairs(swapped=True), compat="paper")[0]
+    got = soda_c(REFERENCE, PREDICTED, meteor_of_pairs(swapped=True), compat="paper")[0]
     assert got["SODA_c"] == pytest.approx(STORED["soda"], abs=1e-6)
     assert got["num"] == 3 and got["num_missing"] == 1 and got["num_empty"] == 1
     assert got["scorer"] == "METEOR 1.5 (java), arguments swapped"
@@ -244,5 +244,7 @@ def test_the_program_reads_what_is_not_words():
 
 
 if __name__ == "__main__":
-    STORE.write_text(json.dumps(made(), indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf8")
+    STORE.write_text(
+        json.dumps(expected(), indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf8"
+    )
     sys.stdout.write(f"{STORE}\n")

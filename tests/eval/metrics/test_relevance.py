@@ -36,9 +36,9 @@ def test_clips_are_sums_of_their_frames():
     assert clip_scores(Curve([0, 2, 4], [1, 2, 3]), num_frames=0) == [1.0, 2.0, 3.0]
     assert clip_scores(Curve([0.1 * i for i in range(40)], [1.0] * 40)) == pytest.approx([20.0, 20.0])
     assert clip_scores(Curve([], [])) == [] and clip_scores(Curve([0.0], [0.5])) == [0.5]
-    gold = {1: clip_ratings(10, [1, 2], [[4, 4, 4], [4, 4, 4]])}
+    reference = {1: clip_ratings(10, [1, 2], [[4, 4, 4], [4, 4, 4]])}
     curve = Curve(range(10), [0, 0, 3, 2, 2, 1, 0, 0, 0, 0])
-    assert highlights(gold, {1: clip_scores(curve, num_frames=0)})[0]["mAP@VeryGood"] == 1.0
+    assert highlights(reference, {1: clip_scores(curve, num_frames=0)})[0]["mAP@VeryGood"] == 1.0
 
 
 def test_wrong_curves():

@@ -35,24 +35,24 @@ def text(random):
 def corpus_of(seed=0, num=5):
     """Right captions, predictions and videos: several items a video, some unanswered, empty or right."""
     random = np.random.default_rng(seed)
-    gold, predicted, video = {}, {}, {}
+    reference, predicted, video = {}, {}, {}
     for v in range(num):
         for i in range(1 + v % 3):
             key = f"{v}-{i}"
-            gold[key] = [text(random) for _ in range(1 + (v + i) % 2)]
+            reference[key] = [text(random) for _ in range(1 + (v + i) % 2)]
             video[key] = f"v{v}"
             if random.random() < 0.85:
-                predicted[key] = gold[key][0] if random.random() < 0.3 else text(random)
+                predicted[key] = reference[key][0] if random.random() < 0.3 else text(random)
     predicted["0-0"], predicted["unknown"] = " ... ", "a dog"
-    return gold, predicted, video
+    return reference, predicted, video
 
 
 def repeated(times, *of):
     """The same with the items of each video so often, under new names."""
-    gold, predicted, video = of
-    copies = {key: [f"{key}/{i}" for i in range(times[int(video[key][1:])])] for key in gold}
+    reference, predicted, video = of
+    copies = {key: [f"{key}/{i}" for i in range(times[int(video[key][1:])])] for key in reference}
     return (
-        {new: gold[key] for key, some in copies.items() for new in some},
+        {new: reference[key] for key, some in copies.items() for new in some},
         {new: predicted[key] for key, some in copies.items() if key in predicted for new in some},
     )
 
@@ -63,7 +63,7 @@ def test_captions_of_drawn_videos(times):
     corpus = caption_corpus(*some)
     assert set(corpus.videos) == {f"v{i}" for i in range(5)}
     want = caption_scores(*repeated(times, *some))
-    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    got = corpus.scores(np.array([times[int(item[1:])] for item in corpus.videos], float))
     assert set(got) == {"CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR"}
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
 
@@ -72,13 +72,13 @@ def events_of(seed=0, num=5):
     """Two annotators and predictions of some videos."""
     random = np.random.default_rng(seed)
 
-    def events(most):
-        starts = random.integers(0, 20, random.integers(0, most))
+    def events(longest):
+        starts = random.integers(0, 20, random.integers(0, longest))
         return [(float(s), float(s + random.integers(0, 20)), text(random)) for s in starts]
 
-    gold = [{f"v{v}": events(5) for v in range(num)}, {f"v{v}": events(4) for v in range(0, num, 2)}]
-    predicted = {f"v{v}": events(5) + gold[0][f"v{v}"][:1] for v in range(num - 1)} | {"v9": []}
-    return gold, predicted
+    reference = [{f"v{v}": events(5) for v in range(num)}, {f"v{v}": events(4) for v in range(0, num, 2)}]
+    predicted = {f"v{v}": events(5) + reference[0][f"v{v}"][:1] for v in range(num - 1)} | {"v9": []}
+    return reference, predicted
 
 
 def of_times(times, events):
@@ -93,22 +93,22 @@ def of_times(times, events):
 @pytest.mark.parametrize("compat", [None, "paper"])
 @pytest.mark.parametrize("times", TIMES)
 def test_dense_captions_of_drawn_videos(times, compat):
-    gold, predicted = events_of()
+    reference, predicted = events_of()
     how = {"compat": compat}
-    corpus = dense_captions(gold, predicted, **how)[1]()
-    want = dense_captions([of_times(times, one) for one in gold], of_times(times, predicted), **how)[0]
-    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    corpus = dense_captions(reference, predicted, **how)[1]()
+    want = dense_captions([of_times(times, item) for item in reference], of_times(times, predicted), **how)[0]
+    got = corpus.scores(np.array([times[int(item[1:])] for item in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9) and len(got) == 50
 
 
 @pytest.mark.parametrize("compat", [None, "paper"])
 @pytest.mark.parametrize("times", TIMES)
 def test_youcook2_of_drawn_videos(times, compat):
-    (gold, _), predicted = events_of(1)
+    (reference, _), predicted = events_of(1)
     how = {"compat": compat}
-    corpus = youcook2(gold, predicted, **how)[2]()
-    want = youcook2(of_times(times, gold), of_times(times, predicted), **how)[0]
-    got = corpus.scores(np.array([times[int(one[1:])] for one in corpus.videos], float))
+    corpus = youcook2(reference, predicted, **how)[2]()
+    want = youcook2(of_times(times, reference), of_times(times, predicted), **how)[0]
+    got = corpus.scores(np.array([times[int(item[1:])] for item in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
     assert set(got) == {"F1", "precision", "recall", "CIDEr", "METEOR"}
 
@@ -128,14 +128,14 @@ def test_means_as_a_corpus_have_the_intervals_of_means():
 
 
 def test_one_seed_gives_one_answer_and_one_video_says_nothing_of_others():
-    gold, predicted, video = corpus_of()
-    corpus = caption_corpus(gold, predicted, video)
+    reference, predicted, video = corpus_of()
+    corpus = caption_corpus(reference, predicted, video)
     first = intervals_of(corpus, num_draws=50, seed=3)
     assert first == intervals_of(corpus, num_draws=50, seed=3) != intervals_of(corpus, num_draws=50, seed=4)
-    assert all(one["low"] <= one["high"] for one in first.values() if one["mean"] is not None)
-    alone = caption_corpus(gold, predicted, dict.fromkeys(gold, "v"))
-    for one in intervals_of(alone, num_draws=5).values():
-        assert one["low"] is one["high"] is None and (one["mean"] is None or one["mean"] >= 0)
+    assert all(line["low"] <= line["high"] for line in first.values() if line["mean"] is not None)
+    alone = caption_corpus(reference, predicted, dict.fromkeys(reference, "v"))
+    for line in intervals_of(alone, num_draws=5).values():
+        assert line["low"] is line["high"] is None and (line["mean"] is None or line["mean"] >= 0)
     with pytest.raises(ValueError, match="num_draws must be at least 1, got 0"):
         intervals_of(corpus, num_draws=0)
 
@@ -147,18 +147,18 @@ def test_of_nothing_there_is_no_score():
         youcook2({}, {})[2](),
         means_of({"a": {}}, {}),
     ):
-        assert all(one["mean"] is one["low"] is None for one in intervals_of(corpus, num_draws=3).values())
+        assert all(line["mean"] is line["low"] is None for line in intervals_of(corpus, num_draws=3).values())
     empty = {"v": [(5.0, 5.0, "")], "w": []}  # no length, no words, no events
-    for name, one in intervals_of(dense_captions([empty], empty)[1](), num_draws=9).items():
+    for name, line in intervals_of(dense_captions([empty], empty)[1](), num_draws=9).items():
         if not name.startswith("METEOR"):
-            assert one["mean"] == 0.0 == one["low"] == one["high"], name
+            assert line["mean"] == 0.0 == line["low"] == line["high"], name
 
 
 def test_thousands_of_captions():
     random = np.random.default_rng(0)
-    gold = {i: [text(random)] for i in range(3000)}
+    reference = {i: [text(random)] for i in range(3000)}
     predicted = {i: text(random) for i in range(3000)}
-    corpus = caption_corpus(gold, predicted, {i: i // 6 for i in range(3000)})
+    corpus = caption_corpus(reference, predicted, {i: i // 6 for i in range(3000)})
     got = intervals_of(corpus, num_draws=20)
     assert got["CIDEr"]["low"] < got["CIDEr"]["mean"] < got["CIDEr"]["high"]
 

@@ -64,7 +64,11 @@ def test_soda_is_its_definition(ours, theirs):
     assert got.f1 == pytest.approx(2 * best / (len(a) + len(b)))
 
 
-GOLD = {"v": [(0, 10, "a dog runs"), (10, 20, "a cat sleeps")], "w": [(0, 5, "music")], "x": [(0, 5, "rain")]}
+REFERENCE = {
+    "v": [(0, 10, "a dog runs"), (10, 20, "a cat sleeps")],
+    "w": [(0, 5, "music")],
+    "x": [(0, 5, "rain")],
+}
 PREDICTED = {"v": [(10, 20, "a cat sleeps"), (0, 10, "a dog runs")], "w": [], "u": [(0, 1, "?")]}
 
 
@@ -73,20 +77,20 @@ def equal(pairs):
 
 
 def test_without_a_scorer_nothing_is_computed():
-    got = soda_c(GOLD, PREDICTED, None)
+    got = soda_c(REFERENCE, PREDICTED, None)
     assert got["SODA_c"] is got["SODA_c_recall"] is None and got["scorer"] == NOT_COMPUTED
     assert (got["num"], got["num_missing"]) == (3, 1)
 
 
 def test_a_perfect_story_in_any_order_and_silence():
-    got = soda_c(GOLD, PREDICTED, equal)
+    got = soda_c(REFERENCE, PREDICTED, equal)
     assert got["SODA_c"] == pytest.approx(1 / 3) and got["SODA_c_recall"] == pytest.approx(1 / 3)
     assert (got["num"], got["num_missing"], got["num_empty"], got["num_unknown"]) == (3, 1, 1, 1)
     assert got["scorer"] == "equal"
 
 
 def test_the_papers_leave_out_what_was_not_predicted():
-    got = soda_c(GOLD, PREDICTED, equal, compat="paper")
+    got = soda_c(REFERENCE, PREDICTED, equal, compat="paper")
     assert got["SODA_c"] == pytest.approx(1 / 2) and got["num"] == 2 and got["num_missing"] == 1
 
 
@@ -111,8 +115,8 @@ def test_a_scorer_of_ones_own_is_asked_once_about_overlapping_pairs():
         asked.append(list(pairs))
         return same(pairs)
 
-    gold = {"v": [(0, 10, "a"), (0, 10, "a"), (50, 60, "b")], "w": [(0, 10, "a")]}
-    got = soda_c(gold, {"v": [(0, 10, "c")] * 3, "w": [(1, 9, "c"), (70, 80, "d")]}, scorer=scorer)
+    reference = {"v": [(0, 10, "a"), (0, 10, "a"), (50, 60, "b")], "w": [(0, 10, "a")]}
+    got = soda_c(reference, {"v": [(0, 10, "c")] * 3, "w": [(1, 9, "c"), (70, 80, "d")]}, scorer=scorer)
     assert asked == [[("c", "a")]]
     assert got["scorer"] == "scorer"
 
@@ -139,7 +143,7 @@ def test_odd_events():
 
 
 def test_a_thousand_events_against_a_thousand():
-    gold = {"v": [(i, i + 1000, f"text {i % 700}") for i in range(1000)]}
+    reference = {"v": [(i, i + 1000, f"text {i % 700}") for i in range(1000)]}
     predicted = {"v": [(i + 0.3, i + 900, f"text {i}") for i in range(1000)]}
-    got = soda_c(gold, predicted, scorer=lambda pairs: [float(a == b) for a, b in pairs])
+    got = soda_c(reference, predicted, scorer=lambda pairs: [float(a == b) for a, b in pairs])
     assert 0.6 < got["SODA_c"] < 0.65
