@@ -28,8 +28,8 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
         raise ValueError(f"num_frames must be at least 0, got {num_frames}")
     values = np.asarray(score, np.float64).tolist()
     # exact means, rounded once: windows of the same scores tie in any order and at the ends
-    windows = [values[max(i - num_frames, 0) : i + num_frames + 1] for i in range(len(values))]
-    return np.array([mean(window) for window in windows], np.float64)
+    means = [mean(values[max(i - num_frames, 0) : i + num_frames + 1]) for i in range(len(values))]
+    return np.array(means, np.float64)
 
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
@@ -46,8 +46,7 @@ def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: flo
     step_s = float(time_s[1] - time_s[0]) if len(time_s) > 1 else clip_s
     if not 0 < step_s <= clip_s:
         raise ValueError(
-            f"curve must have a frame a clip at least, {clip_s:g} s, in order of time; got one each "
-            f"{step_s:g} s"
+            f"curve must have a frame a clip at least, {clip_s:g} s, by time; got one each {step_s:g} s"
         )
     of_clip = int(clip_s / step_s + 1e-9)
     frames = smoothed(score, num_frames).tolist()

@@ -57,18 +57,12 @@ def embedding_norm(llm: CausalLM) -> float:
 
 @torch.no_grad()
 def time_norm(llm: CausalLM) -> float:
-    """The RMS norm of the time embedding of a token of size 1, over all seconds of the first timestamps.
-
-    Raises:
-        ValueError: the language model has no time embedding.
-    """
+    """The RMS norm of the time embedding of a token of size 1, over all seconds of the first timestamps."""
     if llm.time is None:
         raise ValueError("language model must have a time embedding (llm.time in its config), got none")
     settings, table = llm.settings, llm.lm.get_input_embeddings()
-    ids = [
-        encode(llm.tokenizer, timestamp_text(settings, k * settings.timestamp_s))
-        for k in range(NUM_TIMESTAMPS)
-    ]
+    starts_s = [k * settings.timestamp_s for k in range(NUM_TIMESTAMPS)]
+    ids = [encode(llm.tokenizer, timestamp_text(settings, start_s)) for start_s in starts_s]
     device = table.weight.device
     timestamps = torch.cat([together(table, torch.tensor([i], device=device), settings.numbers) for i in ids])
     seconds = torch.arange(min(settings.max_offset_s, max(1, int(settings.timestamp_s))), device=device)

@@ -13,16 +13,7 @@ from ..config import LLMConfig
 from ..types import CompressedVideo, stream_order
 from .collate import collate
 from .packing import branch_mask, check_apart, packed_logits, takes_lengths
-from .prompt import (
-    IGNORED,
-    Example,
-    around,
-    encode,
-    global_placeholder,
-    padded,
-    padding_id,
-    placeholder,
-)
+from .prompt import IGNORED, Example, around, encode, global_placeholder, padded, padding_id, placeholder
 
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
@@ -119,11 +110,9 @@ class CausalLM(nn.Module):
                 (global_placeholder(i), self._globals(name, batch)),
             ):
                 where = ids == place
-                num_places, num = int(where.sum()), 0 if rows is None else len(rows)
-                if num_places != num:
-                    raise ValueError(
-                        f"input_ids has {num_places} places for stream {name!r}, got {num} tokens"
-                    )
+                places, num = int(where.sum()), 0 if rows is None else len(rows)
+                if places != num:
+                    raise ValueError(f"input_ids has {places} places for stream {name!r}, got {num} tokens")
                 if rows is not None:
                     out = out.masked_scatter(rearrange(where, "b l -> b l 1"), rows.to(out.dtype))
         return out
@@ -238,12 +227,9 @@ class CausalLM(nn.Module):
                               attention_mask=batch["attention_mask"])  # fmt: skip
 
     def _generate(
-        self,
-        stream: Callable[[str], None] | None,
-        max_new_tokens: int | None,
-        options: dict[str, Any],
+        self, stream: Callable[[str], None] | None, max_new_tokens: int | None, options: dict[str, Any],
         **inputs: Any,
-    ) -> list[str]:
+    ) -> list[str]:  # fmt: skip
         options = {"do_sample": False} | options
         if stream is not None:
             options["streamer"] = _Say(self.tokenizer, stream)

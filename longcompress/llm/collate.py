@@ -146,9 +146,9 @@ def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[
             tokens = Tokens.join(parts)
             batch |= {f"{name}_{f}": getattr(tokens, f) for f in ("x", "size", "start_s", "end_s")}
             batch[f"{name}_offsets"] = _joined_offsets(name, layouts)
-        tokens_of = [example.video.globals.get(name, ()) for example in examples]
-        if any(map(len, tokens_of)):
-            batch[f"{name}_globals"] = torch.cat([x for x in tokens_of if len(x)])
+        tokens_of = [e.video.globals[name] for e in examples if len(e.video.globals.get(name, ()))]
+        if tokens_of:
+            batch[f"{name}_globals"] = torch.cat(tokens_of)
     return batch
 
 

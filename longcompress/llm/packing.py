@@ -68,13 +68,7 @@ def branch_mask(
 
 
 def packed_logits(lm: Any, x: Tensor, position_ids: Tensor) -> Tensor:
-    """(B, L, V) logits of rows of samples, each of which sees only itself.
-
-    Args:
-        lm: the language model.
-        x: (B, L, D) input embeddings.
-        position_ids: (B, L), from 0 on in each sample.
-    """
+    """(B, L, V) logits of embeddings (B, L, D) of rows of samples, with positions from 0 on in each."""
     rows = len(x)
     if takes_lengths(lm):  # transformers reads them of a single row only
         x, position_ids = rearrange(x, "b l d -> 1 (b l) d"), rearrange(position_ids, "b l -> 1 (b l)")
@@ -89,11 +83,8 @@ def check_apart(lm: Any, x: Tensor) -> None:
     """ValueError if a sample sees the sample before it in its row.
 
     Models with a state do that, and models that make their mask without the positions. Two rows differ in
-    their first samples; the logits of the second samples must not differ.
-
-    Args:
-        lm: the language model.
-        x: (B, L, D) embeddings, for their width, type, device and scale.
+    their first samples; the logits of the second samples must not differ. Embeddings x (B, L, D) give width,
+    dtype, device and scale.
     """
     generator = torch.Generator().manual_seed(0)
     before, other, same = torch.randn(3, _APART, x.shape[-1], generator=generator).to(x) * x.std()

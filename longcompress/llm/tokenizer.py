@@ -8,11 +8,7 @@ from transformers import AutoTokenizer
 
 
 def load_tokenizer(base: str | Path) -> Any:
-    """The tokenizer in a folder or of a hub name.
-
-    Raises:
-        ImportError: a package that reads a tokenizer.model (LLaMA, Vicuna) is missing.
-    """
+    """The tokenizer in a folder or of a hub name; ImportError if a package that it needs is missing."""
     try:
         return AutoTokenizer.from_pretrained(base)
     except (ImportError, ValueError) as error:
