@@ -374,8 +374,8 @@ def _message(text: str, kind: type) -> str:
     return re.sub(r'Parser key "(?:config\.)?([\w.]+)": (?:Expected an? (.*?)\. Got value: )?', _need, text)
 
 
-def _need(found: re.Match[str]) -> str:
-    return f"{found[1]} must be {found[2]}, got " if found[2] else f"{found[1]}: "
+def _need(match: re.Match[str]) -> str:
+    return f"{match[1]} must be {match[2]}, got " if match[2] else f"{match[1]}: "
 
 
 def _positive(config: Any, *names: str) -> None:

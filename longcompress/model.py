@@ -16,23 +16,15 @@ from transformers import AutoModelForCausalLM
 from .compression.budget import Estimate, Flow, Shape, check_budget, check_duration, estimate
 from .compression.global_memory import GlobalMemory
 from .compression.state import MergeState
-from .config import (
-    AudioConfig,
-    BudgetConfig,
-    MediaConfig,
-    MergeConfig,
-    ModelConfig,
-    SegmentConfig,
-    load_config,
-    to_dict,
-)
+from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
 from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
 from .files import replacing
 from .llm import CausalLM
 from .llm.calibrate import init_heads
-from .llm.prompt import encode, mark_text
+from .llm.prompt import encode, timestamp_text
 from .llm.tokenizer import load_tokenizer
+from .types import STREAMS
 
 CHANGEABLE = {
     name: tuple(f.name for f in fields(kind) if f.name not in fixed)
@@ -49,23 +41,24 @@ ATTENTION = {
     "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
 }  # fmt: skip
 """Values of an `attention` field, and the package that each needs besides torch."""
-PARTS = {"video": "video", "audio": "audio", "speech": "speech"}
-"""Streams, and what the encoder of each is called in the model, in its config and in a saved folder."""
 OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
+NO_EFFECT = ("base", "metric_width", "batch_size", "reuse_below", "attention")
+"""Fields of an encoder's config that don't change what its tokens mean."""
 
 
 class LongCompress(nn.Module):
     """A video language model that reads a fixed number of tokens.
 
+    The encoder of a stream is the attribute, the config section and the saved folder of the stream's name.
+
     Args:
         config: all knobs.
-        vision: the video encoder, or None.
+        video: the video encoder, or None.
         audio: the audio encoder, of Whisper or BEATs, or None.
-        language model: the language model with its projectors; None: the model makes features and can't be
-            asked.
-        global_memory: None makes the one that config describes.
+        llm: the language model with its projectors; None: the model makes features and can't answer.
+        global_memory: None makes the global memory of `config`.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
-        speech: a second encoder of audio, or None.
+        speech: a second audio encoder, or None.
     """
 
     llm: CausalLM
@@ -84,39 +77,38 @@ class LongCompress(nn.Module):
         self.config = config
         self.video, self.audio, self.speech = video, audio, speech
         if not self.encoders:
-            raise ValueError("vision or audio must be given: a model without encoders sees and hears nothing")
+            raise ValueError("video, audio or speech must be given: a model without encoders reads no media")
         self.global_memory = global_memory or make_global_memory(config, self.encoders)
         if llm is not None:
             self.llm = llm
         self.folder = folder
+        self._identity: tuple[Any, str] | None = None  # (what it depends on, the hash)
 
     def __getattr__(self, name: str) -> Any:
         if name == "llm" and "llm" not in self._modules:
             raise AttributeError(
-                "language model: this model has encoders alone, which make features; load the "
-                "whole model to ask or train"
+                "llm: this model has encoders only, which make features; load the whole model to ask or train"
             )
         return super().__getattr__(name)
 
     @property
     def encoders(self) -> dict[str, Encoder]:
-        """Stream -> its encoder, of those there are."""
-        found = {stream: getattr(self, part) for stream, part in PARTS.items()}
-        return {stream: encoder for stream, encoder in found.items() if encoder is not None}
+        """Stream -> its encoder, in the order of STREAMS."""
+        return {stream: part for stream in STREAMS if (part := getattr(self, stream)) is not None}
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of the streams it takes in."""
+        """The streams that it reads."""
         return tuple(self.encoders)
 
     @property
     def media(self) -> tuple[str, ...]:
-        """What it takes in, of "video" and "audio"."""
+        """The media that it reads, of "video" and "audio"."""
         return tuple(dict.fromkeys(encoder.modality for encoder in self.encoders.values()))
 
     @property
     def device(self) -> torch.device:
-        """Where its language model is; of encoders alone, where they are."""
+        """The device of its language model, or without one of its encoders."""
         return next((self._modules.get("llm") or self).parameters()).device
 
     @classmethod
@@ -165,49 +157,35 @@ class LongCompress(nn.Module):
         llm: bool = True,
         init: bool = True,
     ) -> Self:
-        """A model that is still to be trained: encoders and language model from their bases, new projectors.
+        """An untrained model: encoders and language model from their bases, new projectors.
 
         Args:
             config: all knobs; a section whose base is "" has no encoder.
-            folder: what bases that begin with "./" are relative to.
+            folder: bases that begin with "./" are relative to it.
             device, dtype, quantization: as for `from_pretrained`.
-            llm: with the language model; False: encoders alone, to make features with.
-            init: initialise its own parameters (`llm.calibrate`); False: they are about to be loaded.
+            llm: with the language model; False: encoders only, to make features.
+            init: initialise its own parameters (`llm.calibrate`); False: they will be loaded.
         """
         check_attention(config)
+        base = resolve(config.llm.base, folder) if llm else ""
         if llm:
-            llm_base = resolve(config.llm.base, folder)
-            check_language(llm_base, kind_of(llm_base))  # before the encoders, which take their time
+            check_language(base, kind_of(base))  # before the encoders, which take their time
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if isinstance(dtype, str) and dtype != "auto":
-            dtype = getattr(torch, dtype)
-        kwargs = {"dtype": dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)}
-        video = None
-        if config.video.base:
-            base = resolve(config.video.base, folder)
-            video = VisionEncoder.load(config.video, base, config.media.size_px, **kwargs)
-        audio, speech = (
-            AUDIO[part.kind](part, resolve(part.base, folder), **kwargs) if part.base else None
-            for part in (config.audio, config.speech)
-        )
+        dtype = _dtype_of(dtype, target)
+        parts: dict[str, Any] = load_encoders(config, folder, dtype)
         if not llm:
-            return cls(config, video, audio, None, folder=folder, speech=speech).to(target).eval()
-        placed = (
-            {} if quantization is None else {"quantization_config": quantization, "device_map": {"": target}}
-        )
-        tokenizer = load_tokenizer(llm_base)
-        lm = AutoModelForCausalLM.from_pretrained(
-            llm_base, attn_implementation=config.llm.attention, **kwargs, **placed
-        )
-        encoders = {"video": video, "audio": audio, "speech": speech}
-        widths = {stream: encoder.width for stream, encoder in encoders.items() if encoder is not None}
-        reader = CausalLM(lm, tokenizer, config.llm, widths)
-        model = cls(config, video, audio, reader, folder=folder, speech=speech)
-        for part in (*model.encoders.values(), model.global_memory, model.llm.project, model.llm.time):
+            return cls(config, **parts, llm=None, folder=folder).to(target).eval()
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.llm.attention}
+        if quantization is not None:  # placed at once: a quantized model can't be moved
+            options |= {"quantization_config": quantization, "device_map": {"": target}}
+        tokenizer = load_tokenizer(base)
+        lm = AutoModelForCausalLM.from_pretrained(base, **options)
+        widths = {stream: encoder.width for stream, encoder in parts.items() if encoder is not None}
+        model = cls(config, **parts, llm=CausalLM(lm, tokenizer, config.llm, widths), folder=folder)
+        own = [*model.encoders.values(), model.global_memory, model.llm.project, model.llm.time]
+        for part in own if quantization is not None else [model]:
             if part is not None:
                 part.to(target)
-        if quantization is None:
-            model.llm.lm.to(target)
         if init:
             init_heads(model.llm, model.encoders, config.media)
         return model.eval()
@@ -215,20 +193,20 @@ class LongCompress(nn.Module):
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:
         """Write config.json, own parameters, LoRA adapter; with include_base also copies of encoders and LM.
 
-        A base that is a path relative to the model's own folder ("./vision") is always copied.
+        A base that is a path relative to the model's own folder ("./video") is always copied.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = to_dict(self.config)
-        parts = {name: (name, getattr(self, name)) for name in PARTS.values()} | {"llm": ("lm", None)}
-        for kind, (name, encoder) in parts.items():
-            base = values[kind]["base"]
+        for section in (*STREAMS, "llm"):
+            base = values[section]["base"]
             if base and (include_base or base.startswith("./")):
-                if kind == "llm":
+                name = "lm" if section == "llm" else section
+                if section == "llm":
                     self._save_llm(folder / name)
                 else:
-                    encoder.save_pretrained(folder / name)
-                values[kind]["base"] = f"./{name}"
+                    self.encoders[section].save_pretrained(folder / name)
+                values[section]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
         with replacing(folder / "model.safetensors") as part:
             save_file(own, part, metadata={"format": "pt"})
@@ -251,26 +229,22 @@ class LongCompress(nn.Module):
         return str(url)
 
     def load_own(self, path: str | Path) -> None:
-        """Load global memory, projectors and time from a safetensors file; every parameter must be there and
-        fit."""
+        """Load global memory, projectors and time from a safetensors file of exactly their parameters."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
-        given = load_file(path)
+        values = load_file(path)
         want = {k for k in self.state_dict() if k.startswith(OWN)}
-        if set(given) != want:
+        if set(values) != want:
             raise ValueError(
-                f"{path} must hold exactly this model's own parameters; missing {sorted(want - set(given))}, "
-                f"unknown {sorted(set(given) - want)}"
+                f"{path} must hold exactly this model's own parameters; missing {sorted(want - set(values))}"
+                f", unknown {sorted(set(values) - want)}"
             )
-        self.load_state_dict(given, strict=False)
+        self.load_state_dict(values, strict=False)
 
     def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
-        """Other knobs from now on: section of the config -> changed fields, as {"media": {"rate_fps": 2}}.
+        """Change the config: section -> changed fields, as {"media": {"rate_fps": 2}}.
 
-        Weights stay, so only what the encoders and the global tokens don't depend on can change.
-
-        Raises:
-            ValueError: for a section or field that can't be changed, or is not there.
+        Only fields that the weights don't depend on can change (CHANGEABLE); others raise ValueError.
         """
         for section, values in changes.items():
             if section not in CHANGEABLE or set(values) - set(CHANGEABLE[section]):
@@ -283,17 +257,16 @@ class LongCompress(nn.Module):
             self.video.config = self.config.video
 
     def check_budget(self, budget: int, streams: Iterable[str] | None = None) -> None:
-        """ValueError unless `budget` has room for the global tokens and a token of each stream (None:
-        all)."""
+        """ValueError unless `budget` holds the global tokens and a token of each stream (None: all)."""
         names = list(self.streams if streams is None else streams)
         check_budget(budget, self.global_memory.num_tokens(names) + len(names))
 
     def merge_state(self, budget: int | None = None, *, keep_assignment: bool = False) -> MergeState:
-        """An empty state that segments are merged into; see MergeState.
+        """An empty MergeState for a budget of tokens (None: the config's).
 
         Args:
-            budget: tokens that it is kept for; None: as the config says.
-            keep_assignment: remember where each raw token went.
+            budget: the largest that the state can be compressed to.
+            keep_assignment: keep which token each raw token went into.
         """
         config = self.config
         budget = config.budget.tokens if budget is None else budget
@@ -314,7 +287,7 @@ class LongCompress(nn.Module):
     def estimate(
         self, duration_s: float, budget: int | None = None, *, video: bool = True, audio: bool = True
     ) -> Estimate:
-        """What a video of this length will come to; see `budget.estimate`."""
+        """Tokens and bytes of a video of this length; see `budget.estimate`."""
         check_duration(duration_s)
         config = self.config
         length = (duration_s, config.media)
@@ -327,44 +300,32 @@ class LongCompress(nn.Module):
         shape = Shape(
             flows, frames=flows["video"].tokens // patches if "video" in flows else 0,
             global_tokens=self.global_memory.num_tokens(list(flows)),
-            mark_tokens=len(encode(self.llm.tokenizer, mark_text(config.llm, duration_s))),
+            timestamp_tokens=len(encode(self.llm.tokenizer, timestamp_text(config.llm, duration_s))),
             context=self.llm.context,
         )  # fmt: skip
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
     def identity(self) -> str:
-        """A hash of what makes its tokens mean what they mean: encoders and global memory, not projectors
-        or language model.
+        """A hash of what gives its tokens their meaning: config and weights of encoders and global memory.
 
-        Weights go in as bfloat16 and sampled, so that it is quick and the same in every dtype.
+        Weights are sampled as bfloat16, so that the hash is quick and the same in every dtype. It is kept
+        until the config or a weight changes: torch counts the changes of a tensor in `_version`.
         """
-        digest = hashlib.sha256()
         config = self.config
-        used: dict[str, Any] = {
-            "video": [config.video.layer, config.video.summary_layers, config.media.size_px]
-            if self.video
-            else None,
-            "audio": _heard(config.audio) if self.audio else None,
-            "memory": to_dict(config.memory),
-        }
-        # knobs that came later are named only where they are used, so that older memories still match
-        if config.video.merge_per_layer and used["video"]:
-            used["merge_per_layer"] = config.video.merge_per_layer
-        if config.video.tokens != "patches" and used["video"]:
-            used["tokens"] = config.video.tokens
-        if config.video.summary_until is not None and used["video"]:
-            used["summary_until"] = config.video.summary_until
-        if self.speech:
-            used["speech"] = _heard(config.speech)
-        digest.update(json.dumps(used, sort_keys=True).encode())
-        for part in (self.video, self.audio, self.speech, self.global_memory):
-            for name, value in sorted((part.state_dict() if part is not None else {}).items()):
-                flat = value.detach().flatten()
-                at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
-                digest.update(f"{name}{tuple(value.shape)}".encode())
-                digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        used: dict[str, Any] = {"memory": to_dict(config.memory)}
+        for stream in self.encoders:
+            fields_of = to_dict(getattr(config, stream))
+            used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
+        if self.video is not None:
+            used["size_px"] = config.media.size_px
+        text = json.dumps(used, sort_keys=True)
+        parts = [*self.encoders.values(), self.global_memory]
+        values = [item for part in parts for item in sorted(part.state_dict().items())]
+        key = (text, tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for _, v in values))
+        if self._identity is None or self._identity[0] != key:
+            self._identity = key, _digest(text, values)
+        return self._identity[1]
 
     def _save_llm(self, folder: Path) -> None:
         lm = self.llm.lm
@@ -387,9 +348,9 @@ def make_global_memory(config: ModelConfig, encoders: Mapping[str, Encoder]) -> 
 def check_attention(config: ModelConfig) -> None:
     """ValueError where a section of the config names an attention that is unknown or not installed.
 
-    Names with a slash are kernels of the hub, which transformers fetches; they are left to it.
+    A name with a slash is a kernel of the hub, which transformers fetches.
     """
-    for section in (*PARTS.values(), "llm"):
+    for section in (*STREAMS, "llm"):
         part = getattr(config, section)
         name = part.attention
         if not part.base or "/" in name:
@@ -405,7 +366,7 @@ def check_attention(config: ModelConfig) -> None:
 
 
 def resolve(base: str, folder: Path | None) -> str:
-    """A base as encoders take it: "./x" is looked for in `folder`, all else is left alone."""
+    """A base as encoders take it: "./x" becomes a path in `folder`, others stay."""
     if not base.startswith("./"):
         return base
     path = (folder or Path()) / base
@@ -416,12 +377,37 @@ def resolve(base: str, folder: Path | None) -> str:
     return str(path)
 
 
-def _heard(config: AudioConfig) -> list[Any]:
-    """What the tokens of an audio encoder depend on beside its weights."""
-    more = {"kind": config.kind, "pool_across": config.pool_across, "tail": config.tail}
-    plain = AudioConfig()
-    told = {name: value for name, value in more.items() if value != getattr(plain, name)}
-    return [config.layer, config.pool, config.summary, *([told] if told else [])]
+def load_encoders(
+    config: ModelConfig, folder: Path | None, dtype: torch.dtype | str
+) -> dict[str, Encoder | None]:
+    """Stream -> the encoder of its section's base, None where the base is ""."""
+    encoders: dict[str, Encoder | None] = {"video": None}
+    if config.video.base:
+        base = resolve(config.video.base, folder)
+        encoders["video"] = VisionEncoder.load(config.video, base, config.media.size_px, dtype=dtype)
+    for stream, part in (("audio", config.audio), ("speech", config.speech)):
+        load = AUDIO[part.kind]
+        encoders[stream] = load(part, resolve(part.base, folder), dtype=dtype) if part.base else None
+    return encoders
+
+
+def _dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
+    """A dtype by its name ("auto" stays); None: float32 on the CPU, bfloat16 elsewhere."""
+    if isinstance(dtype, str) and dtype != "auto":
+        named: torch.dtype = getattr(torch, dtype)
+        return named
+    return dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+
+
+def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:
+    """The hash of a text and of 64 numbers of each named tensor."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in values:
+        flat = value.detach().flatten()
+        at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _folder_of(name: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Frames of a memory: what happens when, where the tokens went, which patches became one (matplotlib)."""
+"""Plots of a memory (matplotlib): events over time, tokens over time, merged patches, recall of needles."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,10 @@ from .files import replacing
 from .llm.prompt import lay_out
 from .media import reader as media
 from .memory import VideoMemory
-from .types import Event, Frames, Tokens
+from .types import Event, Frames, Tokens, stream_order
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
 COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
-MORE_COLOURS = ("#8c5fb0", "#b8475a", "#6b7a86")  # streams of other names, by name
 MAX_ROWS, MAX_LETTERS = 40, 56  # of a timeline
 MAX_BARS = 240  # of a token plot
 KEY_FRAME_PX = 448
@@ -27,7 +26,7 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
 
 
 def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
-    """The path of a frame with a row for each text and a bar for each time that it happens.
+    """The path of a plot with a row for each text and a bar for each of its events.
 
     Args:
         events: what happens; of more than 40 texts those that last longest, and the title says so.
@@ -65,10 +64,10 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
 
 
 def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
-    """The path of a frame of how many tokens stand for each segment, stream on stream, with the time marks.
+    """The path of a plot of the tokens of each segment, stream on stream, with the timestamps.
 
     Args:
-        memory: any; its model says how long segments are and where marks stand, else no marks are drawn.
+        memory: any; its model says how long segments are and where timestamps lie, else none are plotted.
         path: .png, .svg or .pdf.
     """
     duration_s = max(memory.duration_s, 1e-3)
@@ -80,20 +79,28 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     axes = figure.add_subplot()
     base = np.zeros(len(edges) - 1)
     line = 0.6 if len(base) <= 120 else 0
-    for name, tokens in sorted(memory.streams.items()):
+    for name in stream_order(memory.streams):
+        tokens = memory.streams[name]
         count = _histogram(tokens, edges)
         label = f"{name}, {_count(len(tokens), 'token')}"
         axes.bar(
-            edges[:-1], count, bar_s, base, align="edge", color=_stream_colour(name), edgecolor="white",
+            edges[:-1], count, bar_s, base, align="edge", color=COLOURS[name], edgecolor="white",
             linewidth=line, label=label, zorder=2,
         )  # fmt: skip
         base += count
     axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
     if model is not None:
-        marks = lay_out(memory.video, model.llm.tokenizer, model.config.llm, model.llm.names).said_s
-        label = f"time marks, {len(marks)}"
+        shown_s = lay_out(memory.video, model.llm.tokenizer, model.config.llm, model.llm.names).shown_s
+        label = f"timestamps, {len(shown_s)}"
         axes.plot(
-            marks, np.zeros(len(marks)), "^", color=INK, markersize=4, clip_on=False, zorder=3, label=label
+            shown_s,
+            np.zeros(len(shown_s)),
+            "^",
+            color=INK,
+            markersize=4,
+            clip_on=False,
+            zorder=3,
+            label=label,
         )
     axes.set_ylabel(f"tokens per {bar_s:g} s")
     _time_axis(axes, duration_s)
@@ -118,7 +125,7 @@ def plot_merged(
     *,
     protocols: Sequence[str] = ("file",),
 ) -> Path:
-    """The path of a frame of key frames in which the patches of one token are outlined in one colour.
+    """The path of a plot of key frames in which the patches of a token are outlined in its colour.
 
     Args:
         memory: of `source`, compressed with keep_assignment=True.
@@ -136,11 +143,13 @@ def plot_merged(
     if members is None:
         raise ValueError(
             "memory doesn't say which patches became one token; compress the video with keep_assignment=True "
-            "(longcompress watch --keep-members)"
+            "(longcompress compress --keep-assignment)"
         )
     model = memory.model
     if model is None or model.video is None:
-        raise ValueError("memory has no model with a video encoder; use longcompress.open(path, model)")
+        raise ValueError(
+            "memory has no model with a video encoder; use longcompress.load_memory(path, model)"
+        )
     side = round(model.video.patches**0.5)
     if side**2 != model.video.patches:
         raise ValueError(
@@ -165,7 +174,7 @@ def plot_merged(
         here = len(np.unique(number[index]))
         axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {side**2} patches", fontsize=9)
     used = len(np.unique(number[indices]))
-    title = f"{num_frames} of {_count(len(number), 'video')}: patches outlined in one colour are one token"
+    title = f"{num_frames} of {_count(len(number), 'frame')}: patches outlined in one colour are one token"
     figure.suptitle(
         f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
     )
@@ -177,7 +186,7 @@ def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path:
 
     Args:
         recall: kind -> (minutes, depth) -> recall, in [0, 1].
-        path: of the frame; its suffix says the format.
+        path: of the plot, .png, .svg or .pdf.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -211,16 +220,16 @@ def _key_frames(
     source: Any, config: MediaConfig, indices: list[int], protocols: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], float]]:
     """Pixels (H, W, 3) and time of the frames at rising `indices`."""
-    found: list[tuple[NDArray[np.uint8], float]] = []
+    frames: list[tuple[NDArray[np.uint8], float]] = []
     first = 0
     with media.read(source, config, protocols=protocols) as parts:
         for part in parts:
             assert isinstance(part, Frames)
             here = [k - first for k in indices if first <= k < first + len(part)]
-            found += [(part.pixels[k].numpy(), float(part.time_s[k])) for k in here]
+            frames += [(part.pixels[k].numpy(), float(part.time_s[k])) for k in here]
             first += len(part)
-            if len(found) == len(indices):
-                return found
+            if len(frames) == len(indices):
+                return frames
     raise ValueError(
         f"source must be the video of this memory, read at rate_fps = {config.rate_fps}: it has "
         f"{first} frames, number {indices[-1]} is wanted"
@@ -260,7 +269,7 @@ def _figure(width: float, height: float, layout: Literal["constrained", "compres
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('frames need matplotlib: pip install "matplotlib>=3.8"') from error
+        raise ImportError('plots need matplotlib: pip install "matplotlib>=3.8"') from error
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
@@ -314,10 +323,6 @@ def _colour(number: int) -> tuple[float, float, float]:
     """RGB of a number; neighbouring numbers get different colours."""
     hue = number * 0.61803398875 % 1
     return colorsys.hls_to_rgb(hue, (0.45, 0.58, 0.52)[number % 3], (0.62, 0.72, 0.9)[number // 3 % 3])
-
-
-def _stream_colour(name: str) -> str:
-    return COLOURS.get(name) or MORE_COLOURS[sum(name.encode()) % len(MORE_COLOURS)]
 
 
 def _short(text: str) -> str:

@@ -111,7 +111,7 @@ def test_every_token_is_in_one_bar_of_its_stream(memory, tmp_path, figures):
 def test_timestamps_stand_where_the_prompt_has_them(memory, tmp_path, figures):
     plot.plot_tokens(memory, tmp_path / "a.svg")
     llm = memory.model.llm
-    want = lay_out(memory.video, llm.tokenizer, llm.settings, llm.names).said_s
+    want = lay_out(memory.video, llm.tokenizer, llm.settings, llm.names).shown_s
     (line,) = figures[0].axes[0].lines
     assert line.get_xdata().tolist() == list(want)
 

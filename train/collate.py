@@ -70,7 +70,7 @@ class StageCollate:
                 f"batch {loaded.number}: none of its samples could be used; {self.bad_samples.path} says why"
             )
         batch: dict[str, Any] = self.llm.collate(loaded.examples, row_tokens=self.row_tokens)
-        batch["kept"] = learned_places(batch["labels"])  # logits elsewhere would only take memory
+        batch["logits_to_keep"] = learned_places(batch["labels"])  # logits elsewhere would only take memory
         batch["about"] = {
             "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "video_s": loaded.video_s,
             "frames": loaded.video_s * self.rate_fps,

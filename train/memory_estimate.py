@@ -114,7 +114,7 @@ class _Step:
         """(peak in GiB, seconds) of a step with this number of video tokens."""
         device = self.model.device
         batch = self.model.llm.collate([synthetic_example(self.model, tokens, seconds)])
-        batch |= {"kept": learned_places(batch["labels"])}
+        batch |= {"logits_to_keep": learned_places(batch["labels"])}
         batch = {k: v.to(device) for k, v in batch.items()}
         before = [p.detach().clone() for p in self.learned]
         _reset_peak(device)

@@ -3,6 +3,8 @@
 From its test/evaluate.py (yellow-binary-tree/MMDuet, MIT). These are offline numbers: smoothing looks ahead.
 """
 
+from math import fsum
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -24,16 +26,14 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
     """(T,) the mean of each score and up to `num_frames` before and behind it, fewer at the ends."""
     if num_frames < 0:
         raise ValueError(f"num_frames must be at least 0, got {num_frames}")
-    values = np.asarray(score, np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    first, end = np.maximum(at - num_frames, 0), np.minimum(at + num_frames + 1, len(values))
-    return (sums[end] - sums[first]) / (end - first)
+    values = np.asarray(score, np.float64).tolist()
+    # exact means, rounded once: windows of the same scores tie in any order and at the ends
+    means = [mean(values[max(i - num_frames, 0) : i + num_frames + 1]) for i in range(len(values))]
+    return np.array(means, np.float64)
 
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
-    """The rating of each clip of a video, for `highlights.highlights`: the sum of its frames' smoothed
-    scores.
+    """The rating of each clip, for `highlights.highlights`: the sum of its frames' smoothed scores.
 
     Args:
         curve: frames at an even rate, from the video's start.
@@ -46,11 +46,11 @@ def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: flo
     step_s = float(time_s[1] - time_s[0]) if len(time_s) > 1 else clip_s
     if not 0 < step_s <= clip_s:
         raise ValueError(
-            f"curve must have a frame a clip at least, {clip_s:g} s, in order of time; got one each "
-            f"{step_s:g} s"
+            f"curve must have a frame a clip at least, {clip_s:g} s, by time; got one each {step_s:g} s"
         )
     of_clip = int(clip_s / step_s + 1e-9)
-    return np.add.reduceat(smoothed(score, num_frames), np.arange(0, len(time_s), of_clip)).tolist()
+    frames = smoothed(score, num_frames).tolist()
+    return [fsum(frames[first : first + of_clip]) for first in range(0, len(frames), of_clip)]
 
 
 def _checked(curve: Curve) -> tuple[FloatArray, FloatArray]:

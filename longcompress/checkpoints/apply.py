@@ -37,10 +37,10 @@ def apply(
     saved with the model from then on.
 
     Args:
-        model: published model with towers and language model of its paper (`presets.load`).
+        model: published model with the encoders and the language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        init: parts that may stay as they are, without weights: streams whose projectors are still to be
-            trained ("sound"), "time", "memory".
+        init: parts that keep their initial values, for training: streams ("audio"), whose projectors these
+            are, "time", "memory".
 
     Raises:
         ValueError: an entry has no place in the model, or another shape; a parameter of our own stays unset;

@@ -32,7 +32,7 @@ def estimate_rows(expected: "Estimate", answer: int) -> list[tuple[str, str]]:
         ("tokens before merging", f"{expected.raw_tokens:,}"),
         ("tokens", f"{expected.tokens:,}"), ("  of frames", f"{expected.video_tokens:,}"),
         ("  of audio", f"{expected.audio_tokens:,}"), ("  of the whole video", f"{expected.global_tokens:,}"),
-        ("timestamps", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("timestamps", f"{expected.timestamps:,}, one every {expected.timestamp_s:g} s"),
         ("memory file", size_text(expected.memory_bytes)),
         ("buffered while compressing", f"{expected.held_tokens:,} tokens at most"),
         ("fits the language model", _whether_it_fits(expected, answer)),

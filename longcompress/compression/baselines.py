@@ -1,8 +1,7 @@
-"""The same number of tokens, other ways: what a merging has to be better than.
+"""Baselines at an equal token budget: other methods that reduce the raw tokens of a video.
 
-Every way takes the raw tokens of a video and gives each stream as many as ours would, dealt evenly over its
-segments; they differ in what is kept. Times and sizes are kept as in merging, so that the same language
-model reads all of them.
+Each method gives a stream as many tokens as our merging would, allocated evenly over its segments. Times and
+sizes are those of merging, so that the same language model reads the tokens of all methods.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +24,9 @@ ROUNDS = 25  # of Lloyd's algorithm
 
 
 def only(segments: Sequence[Segment], names: Sequence[str]) -> list[Segment]:
-    """The segments with these streams alone; one that has none of them is left out."""
-    kept = [(one, {n: part for n, part in one.streams.items() if n in names}) for one in segments]
-    return [replace(one, streams=streams) for one, streams in kept if streams]
+    """The segments with these streams only; a segment without any of them is left out."""
+    streams = [{name: part for name, part in s.streams.items() if name in names} for s in segments]
+    return [replace(s, streams=parts) for s, parts in zip(segments, streams, strict=True) if parts]
 
 
 def spend(
@@ -39,39 +38,37 @@ def spend(
     global_tokens: int = 0,
     seed: int = 0,
 ) -> dict[str, Tokens]:
-    """A video's tokens after one of WAYS, by stream, each in time order.
+    """A video's tokens after one of METHODS, by stream, each in time order.
 
-    - full: all of them, whatever `room` says.
+    - full: all tokens, whatever `room` is.
     - frames: whole frames (or windows), evenly spread over the video.
     - pool: averages over boxes of patches and frames (as many across as down, where frames are square), of
-      the number that comes nearest to the room from below; of two alike, the one finer in time.
-    - random: tokens drawn without replacement.
+      the number that comes nearest to the room from below; of two equal numbers, the finer in time.
+    - random: tokens sampled without replacement.
     - evs: those that differ most from the same patch of the frame before (Efficient Video Sampling, arXiv
-      2510.14624); the first frame is the last to go.
-    - tome: each frame merged on its own (ToMe, arXiv 2210.09461); with less than a token a frame, so many
-      frames evenly spread, each merged into one. A stream of one token a window is merged along time.
+      2510.14624); the first frame goes last.
+    - tome: each frame merged on its own (ToMe, arXiv 2210.09461); with fewer tokens than frames, that
+      number of frames, evenly spread, each merged into one token. A stream of one token a window is merged
+      along time.
     - longvlm: each segment's tokens frame by frame, halved by cosine until they fit (LongVLM, arXiv
       2404.03384).
     - kmeans: k-means on the metric of each segment's tokens: k-means++, then 25 rounds of Lloyd's.
 
     Args:
-        way: which.
-        segments: of the video, raw.
-        room: tokens there are for them, global ones taken off; "frames" and "pool" may use fewer.
-        split: how a segment's tokens are dealt out to its streams.
-        global_tokens: what was taken off: ours holds no more groups than half of the whole budget.
+        method: of METHODS.
+        segments: raw segments of the video.
+        room: the budget less the global tokens; "frames" and "pool" may use fewer.
+        split: the allocation of a segment's tokens to its streams.
+        global_tokens: of the budget: our merging buffers no more groups than half of the budget.
         seed: of "random" and "kmeans".
-
-    Raises:
-        ValueError: for an unknown way, or less room than one token for each stream.
     """
     if method not in METHODS:
-        raise ValueError(f"way must be one of {', '.join(METHODS)}, got {method!r}")
-    names = stream_order({name for one in segments for name in one.streams})
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    names = stream_order({name for segment in segments for name in segment.streams})
     if method == "full":
         return {name: Tokens.join(p.tokens for p in _parts(segments, name)) for name in names}
     check_budget(room, len(names))
-    joined = [dict(one.streams) for one in segments]
+    joined = [dict(segment.streams) for segment in segments]
     spans = [1] * len(joined)
     most_groups = min(room, max((room + global_tokens) / 2, len(names)))  # as `MergeState` bounds them
     while sum(map(len, joined)) > most_groups:
@@ -79,8 +76,8 @@ def spend(
         joined = [_both(*joined[i : i + 2]) for i in range(0, len(joined), 2)]
     places = [(i, name) for i, part in enumerate(joined) for name in stream_order(part)]
     claims = [spans[i] * split.stream_weight(n) / sum(map(split.stream_weight, joined[i])) for i, n in places]
-    most = [len(joined[i][name]) for i, name in places]
-    keep = dict(zip(places, allocate(claims, room, max_tokens=most), strict=True))
+    max_tokens = [len(joined[i][name]) for i, name in places]
+    keep = dict(zip(places, allocate(claims, room, max_tokens=max_tokens), strict=True))
     out = {}
     for name in names:
         at = [i for i, part in enumerate(joined) if name in part]
@@ -91,14 +88,14 @@ def spend(
 
 
 def _parts(segments: Sequence[Segment], name: str) -> list[Encoded]:
-    return [one.streams[name] for one in segments if name in one.streams]
+    return [segment.streams[name] for segment in segments if name in segment.streams]
 
 
 def _both(first: dict[str, Encoded], *second: dict[str, Encoded]) -> dict[str, Encoded]:
     """Neighbouring segments as one; an odd last one stays alone."""
     streams = [first, *second]
-    names = dict.fromkeys(name for one in streams for name in one)
-    return {name: Encoded.join(one[name] for one in streams if name in one) for name in names}
+    names = dict.fromkeys(name for parts in streams for name in parts)
+    return {name: Encoded.join(parts[name] for parts in streams if name in parts) for name in names}
 
 
 def _frames(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
@@ -136,16 +133,16 @@ def _boxes(steps: int, patches: int, room: int) -> tuple[Tensor, int]:
 
 def _random(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     video = Encoded.join(parts)
-    drawn = torch.randperm(len(video), generator=torch.Generator().manual_seed(seed))[: sum(keep)]
-    return video.tokens.take(drawn.sort().values.to(video.metric.device))
+    sampled = torch.randperm(len(video), generator=torch.Generator().manual_seed(seed))[: sum(keep)]
+    return video.tokens.take(sampled.sort().values.to(video.metric.device))
 
 
 def _evs(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     video = Encoded.join(parts)
     new = frame_novelty(video.metric, video.patches)
     new[: video.patches] = 3.0  # above all that novelty can be
-    most = new.argsort(descending=True, stable=True)[: sum(keep)]
-    return video.tokens.take(most.sort().values)
+    order = new.argsort(descending=True, stable=True)[: sum(keep)]
+    return video.tokens.take(order.sort().values)
 
 
 def _tome(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
@@ -170,11 +167,11 @@ def _merged(parts: Sequence[Encoded], keep: Sequence[int]) -> Tokens:
     """Each part brought to `keep` by bipartite matching, as ToMe and LongVLM do it."""
     offsets = torch.tensor([0, *accumulate(len(p) for p in parts)], dtype=torch.int32)
     tokens, metric = Tokens.join(p.tokens for p in parts), torch.cat([p.metric for p in parts])
-    made = plan(
+    merge_plan = plan(
         metric, offsets, torch.tensor(keep), weight=tokens.size, schedule=0.5, score="cosine",
         order="reference",
     )  # fmt: skip
-    return pool_tokens(tokens, made)
+    return pool_tokens(tokens, merge_plan)
 
 
 def _kmeans(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
@@ -183,11 +180,11 @@ def _kmeans(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     for i, (part, num) in enumerate(zip(parts, keep, strict=True)):
         alike.setdefault((len(part), num), []).append(i)
     for (_, num), at in alike.items():
-        found = _lloyd(torch.stack([parts[i].metric for i in at]), num, seed)
-        for i, group in zip(at, found, strict=True):
+        members = _lloyd(torch.stack([parts[i].metric for i in at]), num, seed)
+        for i, group in zip(at, members, strict=True):
             groups[i] = group
     counts = []
-    for i, group in enumerate(groups):  # a mean that nobody is nearest to is no token
+    for i, group in enumerate(groups):  # a mean without members is no token
         used, groups[i] = group.unique(return_inverse=True)
         counts.append(len(used))
     return _means(parts, groups, counts)
@@ -203,20 +200,20 @@ def _lloyd(x: Tensor, num: int, seed: int) -> Tensor:
     return torch.cdist(x, centre).argmin(2)
 
 
-def _far_apart(x: Tensor, num: int, draw: torch.Generator) -> Tensor:
-    """(S, num, d) rows of x (S, n, d), each drawn by its squared distance to those before (k-means++)."""
+def _far_apart(x: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """(S, num, d) rows of x (S, n, d), each sampled by its squared distance to those before (k-means++)."""
     chance = torch.ones(x.shape[:2])
-    away, found = x.new_full(x.shape[:2], float("inf")), []
+    away, rows = x.new_full(x.shape[:2], float("inf")), []
     for _ in range(num):
-        at = chance.multinomial(1, generator=draw).to(x.device)  # (S, 1)
-        found.append(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
-        away = away.minimum((x - found[-1]).square().sum(2))
-        chance = away.cpu() + 1e-20  # where all are like one that was drawn, any
-    return torch.cat(found, 1)
+        at = chance.multinomial(1, generator=generator).to(x.device)  # (S, 1)
+        rows.append(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
+        away = away.minimum((x - rows[-1]).square().sum(2))
+        chance = away.cpu() + 1e-20  # any row, where all equal a sampled one
+    return torch.cat(rows, 1)
 
 
 def _means(parts: Sequence[Encoded], groups: Sequence[Tensor], counts: Sequence[int]) -> Tokens:
-    """Tokens whose groups are given: of each part numbers below its count, every one of them used."""
+    """The means of groups: those of each part are all numbers below its count."""
     tokens = Tokens.join(p.tokens for p in parts)
     firsts = [0, *accumulate(counts)]
     group = torch.cat([g + first for g, (first, _) in zip(groups, pairwise(firsts), strict=True)])
@@ -227,7 +224,7 @@ def _means(parts: Sequence[Encoded], groups: Sequence[Tensor], counts: Sequence[
 
 
 def _spread(of: int, num: int) -> Tensor:
-    """(num,) int64: the middles of so many equal stretches of `of` steps."""
+    """(num,) int64: the middles of `num` equal parts of `of` steps."""
     return ((torch.arange(num, dtype=torch.float64) + 0.5) * of / num).long()
 
 

@@ -1,4 +1,4 @@
-"""How many tokens go where: the estimate before decoding, and exact shares of a budget."""
+"""The allocation of a budget, and the estimate of tokens and bytes before decoding."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,24 +10,24 @@ from ..kernels import after_rounds
 
 @dataclass(frozen=True)
 class Estimate:
-    """What to expect of a video, from its header alone.
+    """Tokens, bytes and timestamps of a video, from its header alone.
 
     Attributes:
         duration_s: seconds, as the header says.
-        frames: frames that will be looked at.
-        windows: tokens of audio before merging, of all streams that hear.
-        segments: stretches that are merged on their own.
+        frames: sampled frames.
+        windows: tokens of audio and speech before merging.
+        segments: number of segments.
         raw_tokens: tokens of all streams before merging.
-        tokens: what the memory will hold: min(budget, what closed segments keep), and of it
-        video_tokens, audio_tokens, global_tokens: so many each (even shares); audio: of all that hear.
-        marks: time marks in the prompt, if its order has any; they take text tokens of their own.
-        seconds_a_mark: seconds one mark covers.
+        tokens: of the memory: the budget, or the tokens that closed segments keep if these are fewer.
+        video_tokens, audio_tokens, global_tokens: parts of `tokens` (allocation "even"); audio: with speech.
+        timestamps: number in the prompt; their text takes tokens of its own.
+        timestamp_s: seconds from a timestamp to the next.
         memory_bytes: size of the memory file, about.
-        held_tokens: tokens held at most on the way.
-        fits: whether the whole prompt fits into the language model's context (None: not known).
-        context: positions the language model has (None: not known).
-        prompt_tokens: tokens and marks together.
-        stream_tokens: stream -> tokens of it, without global ones.
+        held_tokens: tokens buffered at most while compressing.
+        prompt_tokens: video tokens and text of timestamps.
+        context: positions of the language model (None: not known).
+        fits: whether the prompt fits into the context (None: not known).
+        stream_tokens: stream -> its tokens, without global ones.
     """
 
     duration_s: float
@@ -39,8 +39,8 @@ class Estimate:
     video_tokens: int
     audio_tokens: int
     global_tokens: int
-    marks: int
-    seconds_a_mark: float
+    timestamps: int
+    timestamp_s: float
     memory_bytes: int
     held_tokens: int
     prompt_tokens: int
@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Flow:
-    """What a stream of a video brings: its tokens before merging, about how many come a second, channels."""
+    """A stream of a video: its tokens before merging, about how many a second, and their channels."""
 
     tokens: int
     rate: float
@@ -60,20 +60,20 @@ class Flow:
 
 @dataclass(frozen=True)
 class Shape:
-    """What an estimate needs to know of a video's streams and of the model.
+    """The numbers of a video's streams and of the model that an estimate needs.
 
     Attributes:
-        flows: stream -> what it brings; "frame" is what is seen, all others are heard.
-        frames: frames that will be looked at.
+        flows: stream -> its Flow.
+        frames: sampled frames.
         global_tokens: of these streams.
-        mark_tokens: text tokens of a time mark.
-        context: positions the language model has (None: not known).
+        timestamp_tokens: text tokens of a timestamp.
+        context: positions of the language model (None: not known).
     """
 
     flows: Mapping[str, Flow]
     frames: int = 0
     global_tokens: int = 0
-    mark_tokens: int = 1
+    timestamp_tokens: int = 1
     context: int | None = None
 
 
@@ -84,7 +84,7 @@ def check_duration(duration_s: float) -> None:
 
 
 def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shape) -> Estimate:
-    """What compressing `duration_s` seconds with this budget will come to.
+    """The estimate of compressing `duration_s` seconds to this budget.
 
     Raises:
         ValueError: if duration_s is negative or the budget too small for one token of each stream.
@@ -97,16 +97,16 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     if cut.cut == "frames":
         num = max(1, math.ceil(shape.frames / cut.frames)) if flows else 0
         inside = {k: flow.tokens * cut.frames / max(shape.frames, cut.frames) for k, flow in flows.items()}
-    most = [_closed(flow.tokens, inside[k], config.merge, k) for k, flow in flows.items()]
+    max_tokens = [_closed(flow.tokens, inside[k], config.merge, k) for k, flow in flows.items()]
     num_globals = shape.global_tokens if flows else 0
     check_budget(budget, num_globals + len(flows))
-    room = min(budget - num_globals, sum(most))
+    room = min(budget - num_globals, sum(max_tokens))
     weights = [config.budget.stream_weight(k) for k in flows]
-    parts = dict(zip(flows, allocate(weights, room, max_tokens=most), strict=True))
-    seconds = mark_seconds(duration_s, config.llm.timestamp_s, budget, shape.mark_tokens)
-    marks = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
+    parts = dict(zip(flows, allocate(weights, room, max_tokens=max_tokens), strict=True))
+    seconds = timestamp_step_s(duration_s, config.llm.timestamp_s, budget, shape.timestamp_tokens)
+    timestamps = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
     tokens = room + num_globals
-    prompt = tokens + marks * shape.mark_tokens
+    prompt = tokens + timestamps * shape.timestamp_tokens
     num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())
     num_bytes += num_globals * 4 * max((flow.width for flow in flows.values()), default=0)
     raw = sum(flow.tokens for flow in flows.values())
@@ -115,7 +115,7 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
         duration_s=duration_s, frames=shape.frames, windows=raw - seen,
         segments=num, raw_tokens=raw, tokens=tokens,
         video_tokens=parts.get("video", 0), audio_tokens=room - parts.get("video", 0),
-        global_tokens=num_globals, marks=marks, seconds_a_mark=seconds, memory_bytes=num_bytes,
+        global_tokens=num_globals, timestamps=timestamps, timestamp_s=seconds, memory_bytes=num_bytes,
         held_tokens=int(config.budget.buffer_ratio * budget), prompt_tokens=prompt, context=shape.context,
         fits=None if shape.context is None else prompt < shape.context, stream_tokens=parts,
     )  # fmt: skip
@@ -123,31 +123,30 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
 
 def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int:
     """Tokens of a stream that closed segments keep, `in_segment` raw ones in each."""
-    full, detail = max(1, round(in_segment)), merge.min_tokens(stream)
+    full, min_tokens = max(1, round(in_segment)), merge.min_tokens(stream)
 
-    def kept(num: int) -> int:
+    def merged(num: int) -> int:
         if isinstance(merge.schedule, float):
-            return after_rounds(num, merge.schedule, min_tokens=detail)[0]
-        return min(num, detail)
+            return after_rounds(num, merge.schedule, min_tokens=min_tokens)[0]
+        return min(num, min_tokens)
 
-    return raw // full * kept(full) + kept(raw % full)
-
-
-def mark_seconds(duration_s: float, mark_s: float, budget: int, mark_tokens: int = 1) -> float:
-    """Seconds one mark covers: mark_s, or the least multiple with which all marks take <= budget / 8 text
-    tokens."""
-    room = max(1, budget // (8 * max(1, mark_tokens)))
-    return mark_s * max(1, math.ceil(math.ceil(duration_s / mark_s - 1e-9) / room))
+    return raw // full * merged(full) + merged(raw % full)
 
 
-def check_budget(budget: int, least: int) -> None:
-    """ValueError unless `budget` allows one token for everything that needs one."""
+def timestamp_step_s(duration_s: float, step_s: float, budget: int, timestamp_tokens: int = 1) -> float:
+    """Seconds between timestamps: the smallest multiple of step_s with at most budget / 8 text tokens."""
+    room = max(1, budget // (8 * max(1, timestamp_tokens)))
+    return step_s * max(1, math.ceil(math.ceil(duration_s / step_s - 1e-9) / room))
+
+
+def check_budget(budget: int, min_tokens: int) -> None:
+    """ValueError unless `budget` is at least `min_tokens`: the global tokens and a token of each stream."""
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise ValueError(f"budget must be a whole number of tokens >= 1, got {budget!r}")
-    if budget < least:
+    if budget < min_tokens:
         raise ValueError(
-            f"budget must be at least {least} here (global tokens, and one for each stream), got {budget}; "
-            f"raise it, or turn global tokens off (memory.kind = none)"
+            f"budget must be at least {min_tokens} here (global tokens, and one for each stream), "
+            f"got {budget}; raise it, or turn global tokens off (memory.kind = none)"
         )
 
 

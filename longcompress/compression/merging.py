@@ -101,11 +101,11 @@ def round_schedule(config: MergeConfig) -> float:
 
 def merge_segment(group: Group, stream: str, config: MergeConfig, num_rounds: int) -> Group:
     """A new group after the full rounds that config.tokens_per_segment allows, and `num_rounds` more."""
-    num, least = len(group), config.min_tokens(stream)
+    num, min_tokens = len(group), config.min_tokens(stream)
     if isinstance(config.schedule, float):
-        num, _ = after_rounds(num, config.schedule, min_tokens=least)
+        num, _ = after_rounds(num, config.schedule, min_tokens=min_tokens)
     else:
-        num = min(least, num)
+        num = min(min_tokens, num)
     group = merge([group], [num], config)[0]
     further = round_schedule(config)
     num, _ = after_rounds(num, further, rounds=num_rounds)

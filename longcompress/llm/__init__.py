@@ -6,11 +6,6 @@ from .collate import collate, learned_places, text_positions, video_positions
 from .prompt import Example
 
 __all__ = [
-    "CausalLM",
-    "CompressedVideo",
-    "Example",
-    "collate",
-    "learned_places",
-    "text_positions",
+    "CausalLM", "CompressedVideo", "Example", "collate", "learned_places", "text_positions",
     "video_positions",
-]
+]  # fmt: skip

@@ -1,8 +1,8 @@
 """The scale of newly initialised projectors and time embeddings: video tokens as long as words.
 
-A language model tells apart vectors that differ by about as much as its own words do. Features of encoders
-differ in norm by orders of magnitude. With torch's initialisation their tokens are lost beside the time
-embedding, or they drown everything else. So their norm is measured on seeded noise and tones, and set.
+A language model tells vectors apart that differ about as much as its own words do. Features of encoders
+differ in norm by orders of magnitude. With torch's initialisation their tokens are much shorter than the time
+embedding, or much longer than words. Their norm is measured on seeded noise and tones, and set.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,25 @@ from ..config import MediaConfig
 from ..encoders import Encoder, Stream
 from ..types import Audio, Frames
 from .causal import CausalLM, together
-from .prompt import encode, mark_text
+from .prompt import encode, timestamp_text
 
-NUM_FRAMES = 16  # noise frames that a vision encoder is shown
-AUDIO_S = 30.0  # tones that an audio encoder is given
+NUM_FRAMES = 16  # of noise for a video encoder
+AUDIO_S = 30.0  # of tones for an audio encoder
 MAX_ROWS = 4096  # of the embedding table
 NUM_TIMESTAMPS = 64
 
 
 @torch.no_grad()
 def init_heads(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfig) -> None:
-    """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of the language
-    model's config.
+    """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of LLMConfig.
 
-    A projector keeps its directions. Each of its layers is centred, so that what all features have in common
-    gives nothing, and scaled: a layer inside to variance 1, the last to the norm wanted.
+    A projector keeps its directions. Each layer is centred, so that the common part of all features gives
+    zero, and scaled: an inner layer to variance 1, the last to the norm of the config.
 
     Args:
-        llm: not trained yet.
+        llm: an untrained language model.
         encoders: of its streams.
-        media: how they are shown a video.
+        media: the size of frames and the rate of samples.
     """
     settings, unit = llm.settings, embedding_norm(llm)
     for name in llm.names if settings.token_norm else ():
@@ -58,22 +57,17 @@ def embedding_norm(llm: CausalLM) -> float:
 
 @torch.no_grad()
 def time_norm(llm: CausalLM) -> float:
-    """The RMS norm of what time adds to a token of size 1, over all seconds of the first marks.
-
-    Raises:
-        ValueError: the language model has no time embedding.
-    """
+    """The RMS norm of the time embedding of a token of size 1, over all seconds of the first timestamps."""
     if llm.time is None:
         raise ValueError("language model must have a time embedding (llm.time in its config), got none")
     settings, table = llm.settings, llm.lm.get_input_embeddings()
-    ids = [
-        encode(llm.tokenizer, mark_text(settings, k * settings.timestamp_s)) for k in range(NUM_TIMESTAMPS)
-    ]
+    starts_s = [k * settings.timestamp_s for k in range(NUM_TIMESTAMPS)]
+    ids = [encode(llm.tokenizer, timestamp_text(settings, start_s)) for start_s in starts_s]
     device = table.weight.device
-    marks = torch.cat([together(table, torch.tensor([i], device=device), settings.numbers) for i in ids])
+    timestamps = torch.cat([together(table, torch.tensor([i], device=device), settings.numbers) for i in ids])
     seconds = torch.arange(min(settings.max_offset_s, max(1, int(settings.timestamp_s))), device=device)
-    every = marks.repeat_interleave(len(seconds), 0)
-    second = seconds.repeat(len(marks))
+    every = timestamps.repeat_interleave(len(seconds), 0)
+    second = seconds.repeat(len(timestamps))
     added = llm.time(every, llm.numbers(), second, second, torch.ones(len(every), device=device))
     return float(added.float().square().sum(1).mean().sqrt())
 
@@ -105,12 +99,12 @@ def features_of(encoder: Encoder, media: MediaConfig) -> Tensor:
 
 def _layers(project: nn.Module) -> tuple[list[nn.Linear], nn.Linear]:
     """(the inner layers of a projector, its last one)."""
-    found = [layer for layer in project.modules() if isinstance(layer, nn.Linear)]
-    return found[:-1], found[-1]
+    *inner, last = [layer for layer in project.modules() if isinstance(layer, nn.Linear)]
+    return inner, last
 
 
 def _centred(layer: nn.Linear, x: Tensor, norm: float) -> Tensor:
-    """(N, out) what the layer makes of x from now on: of mean 0 and RMS norm `norm` over these N."""
+    """(N, out) output of the layer for x (N, in), once changed to mean 0 and RMS norm `norm` over N."""
     centre = x.mean(0)
     out = (x - centre) @ layer.weight.t()
     layer.weight.mul_(norm / out.square().sum(1).mean().sqrt().clamp_min(1e-12))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
@@ -12,7 +13,7 @@ from ..config import LLMConfig
 from ..types import CompressedVideo, stream_order
 from .collate import collate
 from .packing import branch_mask, check_apart, packed_logits, takes_lengths
-from .prompt import IGNORED, Example, around, encode
+from .prompt import IGNORED, Example, around, encode, global_placeholder, padded, padding_id, placeholder
 
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
@@ -23,40 +24,41 @@ def projector(kind: str, width: int, llm_width: int) -> nn.Module:
 
 
 class TimeEmbedding(nn.Module):
-    """What is added to a video token: its mark, its first and last second after the mark, and log size.
+    """Added to a video token: its timestamp, its first and last second after the timestamp, and log size.
 
-    Seconds are written with the language model's own embeddings of the numbers, so that they can be copied
-    into an answer; those of the last second with random signs, to be told apart. A table learns the rest.
+    Seconds are the language model's own embeddings of the numbers, so that an answer can copy them. Random
+    signs tell the last second from the first. A table learns the rest.
 
     Args:
         width: D of the language model.
-        max_offset_s: seconds that can be told apart.
+        max_offset_s: number of seconds after a timestamp that have an embedding.
     """
 
     def __init__(self, width: int, max_offset_s: int) -> None:
         super().__init__()
         signs = torch.randint(0, 2, (1, width)).float() * 2 - 1
-        self.gain = nn.Parameter(torch.cat([torch.ones(2, width), signs]))  # of mark, first, last
+        self.gain = nn.Parameter(torch.cat([torch.ones(2, width), signs]))  # of timestamp, first, last
         self.table = nn.Parameter(torch.zeros(2, max_offset_s, width))
         self.size = nn.Parameter(torch.zeros(width))
 
-    def forward(self, mark: Tensor, numbers: Tensor, first_s: Tensor, last_s: Tensor, size: Tensor) -> Tensor:
-        """(N, D) from the marks' embeddings (N, D), those of the numbers (max_offset, D), seconds and sizes
-        (N,)."""
-        most = self.table.shape[1] - 1
-        first, last = first_s.clamp(0, most).long(), last_s.clamp(0, most).long()
-        added = self.gain[0] * mark + self.gain[1] * numbers[first] + self.gain[2] * numbers[last]
+    def forward(
+        self, timestamp: Tensor, numbers: Tensor, first_s: Tensor, last_s: Tensor, size: Tensor
+    ) -> Tensor:
+        """(N, D) from embeddings of timestamps (N, D) and numbers (max_offset, D), seconds and sizes (N,)."""
+        max_s = self.table.shape[1] - 1
+        first, last = first_s.clamp(0, max_s).long(), last_s.clamp(0, max_s).long()
+        added = self.gain[0] * timestamp + self.gain[1] * numbers[first] + self.gain[2] * numbers[last]
         return added + self.table[0, first] + self.table[1, last] + size.log2()[:, None] * self.size
 
 
 class CausalLM(nn.Module):
-    """A causal language model and what lets it read videos.
+    """A causal language model with projectors and a time embedding for video tokens.
 
     Args:
         lm: any AutoModelForCausalLM.
-        tokenizer: its own.
-        config: prompt, marks, time; kept as `settings`, for `config` is the language model's, as Trainer
-            expects.
+        tokenizer: of the language model.
+        config: prompt, timestamps, time. It is the attribute `settings`, for Trainer expects the language
+            model's own config in `config`.
         widths: stream name -> C of its tokens.
     """
 
@@ -71,7 +73,7 @@ class CausalLM(nn.Module):
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
-        self._apart = False  # known to keep samples of a row apart
+        self._apart = False  # whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
@@ -82,19 +84,19 @@ class CausalLM(nn.Module):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """The layers that FSDP shards one by one, under the name that accelerate looks for."""
+        """The layers that FSDP shards one by one; accelerate reads this name."""
         lm = self.lm.get_base_model() if hasattr(self.lm, "peft_config") else self.lm
         return sorted(lm._no_split_modules or ())
 
     @property
     def context(self) -> int | None:
-        """Positions the language model was made for, or None where its config does not say."""
+        """Positions that the language model was trained for, or None if its config has no such number."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
     def collate(
         self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
     ) -> dict[str, Tensor]:
-        """`batch.collate` with this language model's tokenizer and streams."""
+        """`collate` with this language model's tokenizer and streams."""
         return collate(examples, self.tokenizer, self.settings, self.names, left=left, row_tokens=row_tokens)
 
     def embed(self, batch: dict[str, Tensor]) -> Tensor:
@@ -104,17 +106,15 @@ class CausalLM(nn.Module):
         out = table(ids.clamp_min(0))
         for i, name in enumerate(self.names):
             for place, rows in (
-                (-(2 * i + 1), self._rows(name, batch, table)),
-                (-(2 * i + 2), self._globals(name, batch)),
+                (placeholder(i), self._rows(name, batch, table)),
+                (global_placeholder(i), self._globals(name, batch)),
             ):
                 where = ids == place
-                num = 0 if rows is None else len(rows)
-                if int(where.sum()) != num:
-                    raise ValueError(
-                        f"input_ids has {int(where.sum())} places for stream {name!r}, got {num} tokens"
-                    )
+                places, num = int(where.sum()), 0 if rows is None else len(rows)
+                if places != num:
+                    raise ValueError(f"input_ids has {places} places for stream {name!r}, got {num} tokens")
                 if rows is not None:
-                    out = out.masked_scatter(where[..., None], rows.to(out.dtype))
+                    out = out.masked_scatter(rearrange(where, "b l -> b l 1"), rows.to(out.dtype))
         return out
 
     def forward(
@@ -126,37 +126,59 @@ class CausalLM(nn.Module):
         branch: Tensor | None = None,
         sample: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        kept: Tensor | None = None,
+        logits_to_keep: Tensor | None = None,
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """Logits, and the loss: mean over the learned tokens (or their sum over num_items_in_batch).
 
-        Args: what `collate` makes; all (B, L) int64 but the streams. kept (K,) int64 are the places whose
-        logits are wanted, None for all; with labels, all that say a learned token must be among them.
+        Args: those of `collate`, all (B, L) int64 but the streams. logits_to_keep: (K,) int64 places of the
+        logits, None for all; with labels, the places before all learned tokens must be in it.
 
         Returns:
             {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
-
-        Raises:
-            ValueError: the language model can't keep branches, or samples of a row, apart.
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        logits = self._logits(x, attention_mask, position_ids, branch, sample, kept)
-        out = {"logits": logits}
-        if labels is not None:
-            said, wanted = logits[:, :-1], labels[:, 1:]
-            if kept is not None:
-                said, wanted = logits, wanted[:, kept]
-            learned = wanted != IGNORED
-            total = nn.functional.cross_entropy(said[learned].float(), wanted[learned], reduction="sum")
-            out["loss"] = total / (
-                num_items_in_batch if num_items_in_batch is not None else learned.sum().clamp_min(1)
+        branched = branch is not None and int(branch.max()) > 1
+        if sample is not None and position_ids is not None and not branched:
+            if not self._apart:  # positions alone hide the samples of a row from each other
+                check_apart(self.lm, x)
+                self._apart = True
+            logits = packed_logits(self.lm, x, position_ids)
+            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
+        else:
+            mask = self._branch_mask(x, attention_mask, branch, sample) if branched else attention_mask
+            logits = self.lm(
+                inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
+                logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
+            ).logits  # fmt: skip
+        if labels is None:
+            return {"logits": logits}
+        # the logits at a place predict the next token
+        predicted, target = logits[:, :-1], labels[:, 1:]
+        if logits_to_keep is not None:
+            predicted, target = logits, target[:, logits_to_keep]
+        learned = target != IGNORED
+        total = nn.functional.cross_entropy(predicted[learned].float(), target[learned], reduction="sum")
+        num = learned.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+        return {"logits": logits, "loss": total / num}
+
+    def _branch_mask(
+        self, x: Tensor, attention_mask: Tensor, branch: Tensor | None, sample: Tensor | None
+    ) -> Tensor:
+        """`branch_mask` in the dtype that the attention of embeddings x (B, L, D) runs in."""
+        if takes_lengths(self.lm):
+            raise ValueError(
+                "several questions about a video need a mask that flash attention doesn't take; ask one "
+                'question a video (max_questions=1), or set llm.attention to "sdpa"'
             )
-        return out
+        assert branch is not None
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        return branch_mask(branch, attention_mask, dtype, sample)
 
     @torch.no_grad()
     def prefill(self, video: CompressedVideo) -> "Prefix":
-        """The cache of everything before a question, filled once."""
+        """The cache of the prompt up to the question, filled once."""
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
         num = int((batch["branch"] == 0).sum())
         x = self.embed(batch)[:, :num]
@@ -177,14 +199,8 @@ class CausalLM(nn.Module):
     ) -> list[str]:
         """The text of an answer to each question about one video; greedy unless `generate` says otherwise."""
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
-        longest = max(map(len, tails))
-        fill = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id
-        )
-        ids = torch.tensor([[fill] * (longest - len(t)) + t for t in tails], device=self.lm.device)
-        real = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tails], device=self.lm.device)
+        ids = padded(tails, padding_id(self.tokenizer), left=True).to(self.lm.device)
+        real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(self.lm.device)
         mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
         cache = copy.deepcopy(prefix.cache)
         if len(tails) > 1:
@@ -205,57 +221,26 @@ class CausalLM(nn.Module):
         """The text of an answer to a question about each video, all in one batch of unequal rows."""
         if len(videos) != len(questions):
             raise ValueError(f"questions must be as many as videos = {len(videos)}, got {len(questions)}")
-        examples = [Example(f, [(q, None)]) for f, q in zip(videos, questions, strict=True)]
+        examples = [Example(v, [(q, None)]) for v, q in zip(videos, questions, strict=True)]
         batch = self._to_device(self.collate(examples, left=True))
         return self._generate(None, max_new_tokens, generate, inputs_embeds=self.embed(batch),
                               attention_mask=batch["attention_mask"])  # fmt: skip
 
     def _generate(
-        self,
-        stream: Callable[[str], None] | None,
-        max_new_tokens: int | None,
-        options: dict[str, Any],
+        self, stream: Callable[[str], None] | None, max_new_tokens: int | None, options: dict[str, Any],
         **inputs: Any,
-    ) -> list[str]:
+    ) -> list[str]:  # fmt: skip
         options = {"do_sample": False} | options
         if stream is not None:
             options["streamer"] = _Say(self.tokenizer, stream)
         out = self.lm.generate(
-            **inputs, **options, max_new_tokens=max_new_tokens or self.settings.max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            **inputs, **options,
+            max_new_tokens=self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            pad_token_id=padding_id(self.tokenizer), eos_token_id=self.tokenizer.eos_token_id,
         )  # fmt: skip
-        given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        texts = self.tokenizer.batch_decode(out[:, given:], skip_special_tokens=True)
+        num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        texts = self.tokenizer.batch_decode(out[:, num_prompt:], skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-    def _logits(
-        self, x: Tensor, attention_mask: Tensor, position_ids: Tensor | None, branch: Tensor | None,
-        sample: Tensor | None, kept: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """(B, L, V), or (B, K, V) of the places kept, of embeddings in which each token sees what it may."""
-        mask = attention_mask
-        if branch is not None and int(branch.max()) > 1:
-            if takes_lengths(self.lm):
-                raise ValueError(
-                    "several questions about a video need a mask that flash attention doesn't take; "
-                    "ask one a "
-                    'video (asking.most=1), or set llm.attention to "sdpa"'
-                )
-            kind = x.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-            mask = branch_mask(branch, attention_mask, dtype, sample)
-        elif sample is not None and position_ids is not None:
-            if not self._apart:
-                check_apart(self.lm, x)
-                self._apart = True
-            packed = packed_logits(self.lm, x, position_ids)
-            return packed if kept is None else packed[:, kept]
-        logits: Tensor = self.lm(
-            inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
-            logits_to_keep=0 if kept is None else kept,
-        ).logits  # fmt: skip
-        return logits
 
     def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
         """(N, D) projected tokens of a stream with their time."""
@@ -265,13 +250,14 @@ class CausalLM(nn.Module):
         rows = self._project(name, x)
         if self.time is None:
             return rows
-        mark_ids, offsets = batch["mark_ids"], batch[f"{name}_offsets"].long()
-        marks = together(table, mark_ids, self.settings.numbers)  # (K, D)
-        of = torch.arange(len(marks), device=x.device).repeat_interleave(offsets.diff(), output_size=len(x))
-        start = batch["mark_s"][of]
+        offsets = batch[f"{name}_offsets"].long()
+        timestamps = together(table, batch["timestamp_ids"], self.settings.numbers)  # (K, D)
+        number = torch.arange(len(timestamps), device=x.device)
+        of = number.repeat_interleave(offsets.diff(), output_size=len(x))  # (N,) timestamp of each token
+        start = batch["timestamp_start_s"][of]
         first = (batch[f"{name}_start_s"] - start + 1e-6).floor()
         last = (batch[f"{name}_end_s"] - start - 1e-6).ceil() - 1
-        return rows + self.time(marks[of], self.numbers(), first, last, batch[f"{name}_size"])
+        return rows + self.time(timestamps[of], self.numbers(), first, last, batch[f"{name}_size"])
 
     def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
         x = batch.get(f"{name}_globals")
@@ -281,13 +267,12 @@ class CausalLM(nn.Module):
         return self.project[name](x.to(next(self.project[name].parameters()).dtype))
 
     def numbers(self) -> Tensor:
-        """(max_offset, D) of 0, 1, 2, ...: `together` of the tokens that the tokenizer writes each with."""
+        """(max_offset, D) embeddings of 0, 1, 2, ...: `together` of the tokens of each number."""
         if not hasattr(self, "_number_ids"):
             decode = self.tokenizer.decode
             written = [encode(self.tokenizer, str(k)) for k in range(self.settings.max_offset_s)]
             digits = [[i for i in ids if any(map(str.isdigit, decode([i])))] for ids in written]
-            longest = max(map(len, digits))
-            self._number_ids = torch.tensor([d + [-1] * (longest - len(d)) for d in digits])
+            self._number_ids = padded(digits, -1)
         table = self.lm.get_input_embeddings()
         return together(table, self._number_ids.to(self.lm.device), self.settings.numbers)
 
@@ -296,7 +281,7 @@ class CausalLM(nn.Module):
 
 
 class Prefix:
-    """A video's part of the prompt, already read: the cache, and how many positions it has."""
+    """The cache of a video's part of the prompt, and its number of positions."""
 
     def __init__(self, cache: Cache, length: int) -> None:
         self.cache = cache
@@ -304,7 +289,7 @@ class Prefix:
 
 
 class _Say(TextStreamer):
-    """Hands text to a function as it is made."""
+    """Hands text to a function as it is generated."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -317,18 +302,19 @@ class _Say(TextStreamer):
 def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:
     """(K, D) one embedding for each row of ids (K, k), entries below 0 left out; see LLMConfig.numbers.
 
-    By places it is the sum of the tokens' own, each with the signs of its place, over the root of their
-    number: as long as one of them. The signs are Walsh functions: all + for the last token, orthogonal for
-    any two places.
+    "places": the sum of the tokens' embeddings, each with the signs of its place, over the root of their
+    number, so that the norm is that of a single token. The signs are Walsh functions: all + for the last
+    token, orthogonal for any two places.
     """
     x = table(ids.clamp_min(0))  # (K, k, D)
     known = ids >= 0
     count = known.sum(1, keepdim=True).clamp_min(1).to(x.dtype)
+    real = rearrange(known, "n k -> n k 1").to(x.dtype)
     if how == "mean":
-        return (x * known.to(x.dtype)[..., None]).sum(1) / count
+        return reduce(x * real, "n k d -> n d", "sum") / count
     place = known.flip(1).cumsum(1).flip(1) - 1  # from the right
     signs = _walsh(ids.shape[1], x.shape[-1]).to(x)[place.clamp_min(0)]
-    return (x * signs * known.to(x.dtype)[..., None]).sum(1) / count.sqrt()
+    return reduce(x * signs * real, "n k d -> n d", "sum") / count.sqrt()
 
 
 def _walsh(num: int, width: int) -> Tensor:

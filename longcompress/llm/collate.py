@@ -1,4 +1,4 @@
-"""Videos and questions become a batch: a sample a row, padded, or several short ones in a row."""
+"""Videos and questions become a batch: a padded row for each example, or several short examples in a row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..config import LLMConfig
 from ..types import Tokens
 from .packing import first_fit
-from .prompt import IGNORED, Example, Layout, conversation, encode, lay_out
+from .prompt import IGNORED, Example, Layout, conversation, encode, lay_out, padded, padding_id
 
 Row = dict[str, list[int]]
 
@@ -25,29 +25,25 @@ def collate(
 ) -> dict[str, Tensor]:
     """One batch of unequal videos and questions as a flat dict of tensors.
 
-    Turns of one example lie behind one another after the video. Where they are no dialogue, `branch` keeps
-    them from seeing each other; where several examples share a row, `sample` does, and positions begin anew
-    with each.
+    The turns of an example lie one behind the other after the video. Where they are no dialogue, `branch`
+    keeps them from seeing each other. `sample` does the same for examples that share a row, each with
+    positions from 0 on.
 
     Args:
         examples: B of them.
         tokenizer: the language model's.
         config: the language model's.
         names: streams in the language model's order.
-        left: pad on the left (generation of several rows); turns must then be one each, or a dialogue.
-        row_tokens: an example goes into the first row in which it makes no more than so many, else into a
-            new one; 0: a row each.
+        left: pad on the left (generation of several rows); an example must then be one turn or a dialogue.
+        row_tokens: an example goes into the first row that has no more tokens with it, else into a new row;
+            0: a row each.
 
     Returns:
         input_ids, attention_mask, position_ids, branch (0 = video), labels: (rows, L) int64, input_ids
-        negative where video tokens go; with row_tokens also sample, the example's number, -1 where there is
-        none; mark_ids (K, k), mark_s (K,); and for each stream NAME: NAME_x (N, C), NAME_size, NAME_start_s,
-        NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C), all in the order of the rows. K counts
-        the marks of all videos.
-
-    Raises:
-        ValueError: for an empty batch or question, several turns or row_tokens with `left`, a dialogue whose
-            template or answers can't be learned.
+        negative at video tokens; with row_tokens also sample, the example's number or -1 at padding;
+        timestamp_ids (K, k), timestamp_start_s (K,), K timestamps of all videos; for each stream NAME: NAME_x
+        (N, C), NAME_size, NAME_start_s, NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C), all in
+        the order of the rows.
     """
     if not examples:
         raise ValueError("examples must hold at least one video, got none")
@@ -73,15 +69,14 @@ def collate(
 def text_positions(
     turns: Sequence[tuple[str, str | None]], tokenizer: Any, config: LLMConfig, *, dialogue: bool
 ) -> int:
-    """Positions that questions and answers take after a video: all of a dialogue, else the longest of
-    them."""
+    """Positions that questions and answers take after a video: the sum of a dialogue, else the longest."""
     _, parts = _turns(turns, tokenizer, config, dialogue)
     lengths = [len(tail) + len(learned) for tail, learned in parts]
     return sum(lengths) if dialogue else max(lengths)
 
 
 def video_positions(example: Example, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> int:
-    """Positions that an example's video takes, with what is said before it."""
+    """Positions that an example's video takes, with the text before it."""
     head, _ = conversation(tokenizer, config, [example.turns[0][0]])
     return len(head) + len(lay_out(example.video, tokenizer, config, names).ids)
 
@@ -103,16 +98,16 @@ def _turns(
 
 
 def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> Row:
-    """Ids, labels, positions and branches of one example; labels come from token spans, never from text."""
+    """Ids, labels, positions and branches of one example; labels are cut from ids, never searched in text."""
     head, turns = _turns(example.turns, tokenizer, config, example.dialogue)
     ids = head + layout.ids
     video = len(ids)
     labels, position, branch = [IGNORED] * video, list(range(video)), [0] * video
     for number, (tail, learned) in enumerate(turns):
-        begin = len(ids) if example.dialogue else video
+        start = len(ids) if example.dialogue else video
         ids += tail + learned
         labels += [IGNORED] * len(tail) + learned
-        position += range(begin, begin + len(tail) + len(learned))
+        position += range(start, start + len(tail) + len(learned))
         branch += [1 if example.dialogue else number + 1] * (len(tail) + len(learned))
     return {
         "input_ids": ids, "labels": labels, "position_ids": position, "branch": branch,
@@ -121,53 +116,54 @@ def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) ->
 
 
 def _behind(numbers: Sequence[int], rows: Sequence[Row]) -> Row:
-    """Examples laid one behind another, each with its number."""
+    """Examples one behind the other in a row, each with its number."""
     row = {key: [value for i in numbers for value in rows[i][key]] for key in rows[0]}
     return row | {"sample": [i for i in numbers for _ in rows[i]["input_ids"]]}
 
 
 def _padded(rows: Sequence[Row], tokenizer: Any, *, left: bool) -> dict[str, Tensor]:
-    """(rows, L) int64 of each key. Where rows are shared, padding has positions of its own from 0 on, as if
-    it were another example: that is how transformers tells examples of a row apart."""
-    length = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED, "sample": -1}
-    batch = {}
-    for key in rows[0]:
-        padded = []
-        for row in rows:
-            missing = length - len(row[key])
-            shared = key == "position_ids" and "sample" in row
-            pad = list(range(missing)) if shared else [fill.get(key, 0)] * missing
-            padded.append(pad + row[key] if left else row[key] + pad)
-        batch[key] = torch.tensor(padded)
+    """(rows, L) int64 of each key."""
+    fill = {"input_ids": padding_id(tokenizer), "labels": IGNORED, "sample": -1}
+    batch = {key: padded([row[key] for row in rows], fill.get(key, 0), left=left) for key in rows[0]}
+    if "sample" in batch:
+        # transformers tells examples of a row apart by positions that start at 0: padding is one more example
+        for position, row in zip(batch["position_ids"], rows, strict=True):
+            num = len(row["position_ids"])
+            position[num:] = torch.arange(len(position) - num)
     return batch
 
 
 def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[str]) -> dict[str, Tensor]:
-    """The packed tokens of all videos, and their marks."""
-    longest = max(layout.mark_ids.shape[1] for layout in layouts)
-    marks = [
-        torch.nn.functional.pad(m, (0, longest - m.shape[1]), value=-1) for m in (y.mark_ids for y in layouts)
-    ]
-    batch = {"mark_ids": torch.cat(marks), "mark_s": torch.cat([y.mark_s for y in layouts])}
+    """The packed tokens of all videos, and their timestamps."""
+    texts = [ids for layout in layouts for ids in layout.timestamp_ids.tolist()]
+    batch = {
+        "timestamp_ids": padded(texts, -1) if texts else layouts[0].timestamp_ids,
+        "timestamp_start_s": torch.cat([layout.timestamp_start_s for layout in layouts]),
+    }
     for name in names:
-        parts = [y.streams[name] for y in layouts if name in y.streams]
+        parts = [layout.streams[name] for layout in layouts if name in layout.streams]
         if parts:
             tokens = Tokens.join(parts)
             batch |= {f"{name}_{f}": getattr(tokens, f) for f in ("x", "size", "start_s", "end_s")}
-            offsets, first = [torch.zeros(1, dtype=torch.int32)], 0
-            for y in layouts:
-                count = len(y.mark_s)
-                own = y.offsets[name][1:] if name in y.streams else torch.zeros(count, dtype=torch.int32)
-                offsets.append(own + first)
-                first += len(y.streams[name]) if name in y.streams else 0
-            batch[f"{name}_offsets"] = torch.cat(offsets)
-        made = [e.video.globals[name] for e in examples if len(e.video.globals.get(name, ()))]
-        if made:
-            batch[f"{name}_globals"] = torch.cat(made)
+            batch[f"{name}_offsets"] = _joined_offsets(name, layouts)
+        tokens_of = [e.video.globals[name] for e in examples if len(e.video.globals.get(name, ()))]
+        if tokens_of:
+            batch[f"{name}_globals"] = torch.cat(tokens_of)
     return batch
 
 
+def _joined_offsets(name: str, layouts: Sequence[Layout]) -> Tensor:
+    """(K + 1,) int32 offsets of a stream over the timestamps of all videos, also of videos without it."""
+    offsets, first = [torch.zeros(1, dtype=torch.int32)], 0
+    for layout in layouts:
+        if name in layout.streams:
+            offsets.append(layout.offsets[name][1:] + first)
+            first += len(layout.streams[name])
+        else:
+            offsets.append(torch.full((len(layout.timestamp_start_s),), first, dtype=torch.int32))
+    return torch.cat(offsets)
+
+
 def learned_places(labels: Tensor) -> Tensor:
-    """(K,) int64 places of a batch, labels (B, L), whose logits say a learned token in any row."""
+    """(K,) int64 places of labels (B, L) whose logits predict a learned token in any row."""
     return (labels[:, 1:] != IGNORED).any(0).nonzero()[:, 0]

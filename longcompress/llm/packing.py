@@ -1,26 +1,26 @@
-"""Several samples in one row of tokens: which share a row, and how each is kept from seeing the others.
+"""Several samples in one row of tokens: which of them share a row, and what hides them from each other.
 
-Where each sample is one unbroken sequence, transformers is given no mask but positions that begin anew with
-each sample. From them it makes the mask of its own that the attention needs: a dense one for sdpa and eager
-(sliding windows kept), blocks for flex_attention, and for flash attention lengths, which it reads of a single
-row only. Samples with branches need the dense mask of `branch_mask`.
+Where each sample is one unbroken sequence, transformers gets no mask but positions that start at 0 in each
+sample. From them it makes the mask that the attention needs: dense for sdpa and eager (with their sliding
+windows), blocks for flex_attention, and lengths for flash attention, which it reads of a single row only.
+Samples with branches need the dense mask of `branch_mask`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+MAX_BRANCH_POSITIONS = 16_384  # of a row with a dense mask: 1 GiB of float32
 _APART = 4  # tokens of each of the two samples that a language model is tried with
 
 
-def first_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Rows of numbers: each goes into the first row that it fits into, else into a new one.
+def first_fit(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Rows of indices into `lengths`: each goes into the first row with room for it, else a new row.
 
-    Args:
-        lengths: tokens of each.
-        most: tokens a row has at most; one longer than that has a row of its own.
+    A row has at most `max_tokens` tokens; a longer sample has a row of its own.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -28,7 +28,7 @@ def first_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
         at = next((i for i, left in enumerate(room) if length <= left), len(rows))
         if at == len(rows):
             rows.append([])
-            room.append(most)
+            room.append(max_tokens)
         rows[at].append(number)
         room[at] -= length
     return rows
@@ -43,52 +43,52 @@ def branch_mask(
     branch: Tensor, attention_mask: Tensor, dtype: torch.dtype, sample: Tensor | None = None
 ) -> Tensor:
     """(B, 1, L, L) additive mask: a token sees the video (branch 0) and its own branch of its own sample,
-    nothing later."""
-    length = branch.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
-    mine = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    nothing later.
+
+    Raises:
+        ValueError: L is more than MAX_BRANCH_POSITIONS, for the mask grows with its square.
+    """
+    rows, length = branch.shape
+    if length > MAX_BRANCH_POSITIONS:
+        num_bytes = rows * length * length * torch.empty(0, dtype=dtype).element_size()
+        raise ValueError(
+            "several questions about a video need a dense mask, of at most "
+            f"{MAX_BRANCH_POSITIONS} positions a row, got {length}, a mask of {num_bytes:,} bytes; "
+            "ask one question a video (max_questions=1), or give the video fewer tokens"
+        )
+    position = torch.arange(length, device=branch.device)
+    query, key = rearrange(branch, "b l -> b l 1"), rearrange(branch, "b l -> b 1 l")
+    visible = (position <= position[:, None]) & ((key == 0) | (key == query))
     if sample is not None:
-        mine &= sample[:, None, :] == sample[:, :, None]
-    seen = causal & mine & attention_mask.bool()[:, None, :]
-    seen = seen | torch.eye(
-        length, dtype=torch.bool, device=branch.device
-    )  # padding sees itself: no empty row
-    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(
-        ~seen, torch.finfo(dtype).min
-    )[:, None]
+        visible &= rearrange(sample, "b l -> b 1 l") == rearrange(sample, "b l -> b l 1")
+    visible &= rearrange(attention_mask.bool(), "b l -> b 1 l")
+    visible |= position == position[:, None]  # padding sees itself: no row is empty
+    mask = torch.zeros(visible.shape, dtype=dtype, device=branch.device)
+    return rearrange(mask.masked_fill_(~visible, torch.finfo(dtype).min), "b q k -> b 1 q k")
 
 
 def packed_logits(lm: Any, x: Tensor, position_ids: Tensor) -> Tensor:
-    """(B, L, V) logits of rows of samples, each of which sees itself only.
-
-    Args:
-        lm: the language model.
-        x: (B, L, D) input embeddings.
-        position_ids: (B, L), from 0 on in each sample.
-    """
-    rows, length = position_ids.shape
-    if takes_lengths(lm):  # which transformers reads of a single row only
-        x, position_ids = x.reshape(1, rows * length, -1), position_ids.reshape(1, -1)
+    """(B, L, V) logits of embeddings (B, L, D) of rows of samples, with positions from 0 on in each."""
+    rows = len(x)
+    if takes_lengths(lm):  # transformers reads them of a single row only
+        x, position_ids = rearrange(x, "b l d -> 1 (b l) d"), rearrange(position_ids, "b l -> 1 (b l)")
     logits: Tensor = lm(
         inputs_embeds=x, attention_mask=None, position_ids=position_ids, use_cache=False
     ).logits
-    return logits.reshape(rows, length, -1)
+    return logits.reshape(rows, -1, logits.shape[-1])
 
 
 @torch.no_grad()
 def check_apart(lm: Any, x: Tensor) -> None:
-    """ValueError if a sample sees the one before it in its row.
+    """ValueError if a sample sees the sample before it in its row.
 
-    So it is with models that have a state, and with those that don't hand positions to the mask; nothing else
-    would show it. Two rows differ in their first samples; the second ones' logits must not.
-
-    Args:
-        lm: the language model.
-        x: (B, L, D) embeddings, for their width, type, device and scale.
+    Models with a state do that, and models that make their mask without the positions. Two rows differ in
+    their first samples; the logits of the second samples must not differ. Embeddings x (B, L, D) give width,
+    dtype, device and scale.
     """
     generator = torch.Generator().manual_seed(0)
-    one, other, same = torch.randn(3, _APART, x.shape[-1], generator=generator).to(x) * x.std()
-    rows = torch.stack([torch.cat([one, same]), torch.cat([other, same])])
+    before, other, same = torch.randn(3, _APART, x.shape[-1], generator=generator).to(x) * x.std()
+    rows = torch.stack([torch.cat([before, same]), torch.cat([other, same])])
     position = torch.arange(_APART, device=x.device).repeat(2, 2)
     modes = [(module, module.training) for module in lm.modules()]
     lm.eval()

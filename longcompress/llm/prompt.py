@@ -1,18 +1,18 @@
-"""The text around a video and the order of its tokens: mark, tokens, mark, tokens, ... in time order."""
+"""The text around a video and the order of its tokens: timestamp, tokens, timestamp, tokens, ... by time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..compression.budget import mark_seconds
+from ..compression.budget import timestamp_step_s
 from ..config import LLMConfig
 from ..types import CompressedVideo, Tokens
 
 IGNORED = -100
-VIDEO = "\ufffcfilm\ufffc"  # stands for the video while a chat template is applied
+VIDEO = "\ufffcvideo\ufffc"  # stands for the video while a chat template is applied
 ANSWER = "\ufffcanswer {}\ufffc"  # and for an answer
 
 
@@ -21,10 +21,9 @@ class Example:
     """A video with questions; each answer is learned (training), or to be generated (None).
 
     Attributes:
-        video: what they are about.
+        video: the video of all questions.
         turns: (question, answer or None).
-        dialogue: they follow one another in one conversation; else each sees the video only, as if asked
-            alone.
+        dialogue: the turns follow one another in a conversation; otherwise each sees only the video.
     """
 
     video: CompressedVideo
@@ -34,24 +33,36 @@ class Example:
 
 @dataclass(frozen=True)
 class Layout:
-    """A video as prompt ids: text tokens >= 0, and a negative number where a token of stream i goes.
+    """A video as prompt ids: text tokens >= 0, and negative placeholders of video tokens.
+
+    A timestamp is a multiple of `LLMConfig.timestamp_s` in whose seconds a token starts. A text in the prompt
+    may stand for several of them.
 
     Attributes:
-        ids: the whole video; -(2 i + 1) is the next token of stream i, -(2 i + 2) its next global token.
-        streams: stream -> Tokens in the order of their places.
-        offsets: stream -> (K + 1,) int32 where the tokens of each mark begin; K = 0 without marks. Marks are
-            those of every `mark_s` in which something starts, also where one text stands for several.
-        mark_ids: (K, k) int64 text tokens of each mark, -1 where a mark has fewer.
-        mark_s: (K,) float64 start of each mark.
-        said_s: (k,) float64 start of those that stand in the prompt as text.
+        ids: the whole video; see `placeholder` and `global_placeholder`.
+        streams: stream -> Tokens in the order of their placeholders.
+        offsets: stream -> (K + 1,) int32 first token of each timestamp; K = 0 without timestamps.
+        timestamp_ids: (K, k) int64 text tokens of each timestamp, padded with -1.
+        timestamp_start_s: (K,) float64.
+        shown_s: (k,) float64 start of those whose text is in the prompt.
     """
 
     ids: list[int]
     streams: dict[str, Tokens]
     offsets: dict[str, Tensor]
-    mark_ids: Tensor
-    mark_s: Tensor
-    said_s: Tensor
+    timestamp_ids: Tensor
+    timestamp_start_s: Tensor
+    shown_s: Tensor
+
+
+def placeholder(stream: int) -> int:
+    """The id in a prompt that stands for the next token of stream number `stream`: -1, -3, ..."""
+    return -(2 * stream + 1)
+
+
+def global_placeholder(stream: int) -> int:
+    """The id in a prompt that stands for the next global token of stream number `stream`: -2, -4, ..."""
+    return -(2 * stream + 2)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -60,8 +71,22 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def mark_text(config: LLMConfig, start_s: float) -> str:
-    """What a mark at start_s says."""
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills rows up: the padding token, or the end token of a tokenizer without one."""
+    pad: int | None = tokenizer.pad_token_id
+    end: int = tokenizer.eos_token_id
+    return end if pad is None else pad
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> Tensor:
+    """(len(rows), L) int64 of the rows, filled up to the longest."""
+    length = max(map(len, rows))
+    full = [[fill] * (length - len(r)) + [*r] if left else [*r] + [fill] * (length - len(r)) for r in rows]
+    return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)
+
+
+def timestamp_text(config: LLMConfig, start_s: float) -> str:
+    """The text of a timestamp at start_s."""
     whole = int(start_s)
     clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
     return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
@@ -78,27 +103,28 @@ def conversation(
 ) -> tuple[list[int], list[list[int]]]:
     """(ids before the video, ids before each answer) of questions that follow one another about one video.
 
-    The text is the tokenizer's own template, applied to the whole, and lies in pieces: before the video,
-    from it to the first answer, from the end token of an answer to the next answer. Spaces that it writes
-    around an answer (Llama 2, Mistral) are left out, or are those it asks for an answer with: answers are
-    learned as they are made. Without a template it is `LLMConfig.question` over and over.
+    The tokenizer's template is applied to the whole conversation. Its text is cut at the video and after the
+    end token of each answer. Spaces that it writes around an answer (Llama 2, Mistral) are left out, or are
+    those before the first answer: answers are learned as they are generated. Without a template,
+    `LLMConfig.question` is repeated.
 
     Raises:
         ValueError: for an empty question, or a template that drops, moves or rewrites turns.
     """
     if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty; ask something, e.g. 'What happens first?'")
-    said = [config.question.format(question=question) for question in questions]
+    texts = [config.question.format(question=question) for question in questions]
     if not getattr(tokenizer, "chat_template", None):
         head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         head += encode(tokenizer, config.system) if config.system else []
-        return head, [encode(tokenizer, text) for text in said]
-    before, first, *later = _pieces(_rendered(tokenizer, config, said), said)
+        return head, [encode(tokenizer, text) for text in texts]
+    before, first, *later = _cut(_rendered(tokenizer, config, texts), texts)
     if later:
-        opening, asked = _pieces(_rendered(tokenizer, config, said[:1]), said[:1])
-        spaces = asked[len(asked.rstrip()) :]
-        first, *later = [piece.rstrip() + spaces for piece in (first, *later)]
-        if [before, first] != [opening, asked]:
+        # the first turn must read as it does alone, which is how it is asked
+        before_alone, alone = _cut(_rendered(tokenizer, config, texts[:1]), texts[:1])
+        spaces = alone[len(alone.rstrip()) :]
+        first, *later = [text.rstrip() + spaces for text in (first, *later)]
+        if [before, first] != [before_alone, alone]:
             raise ValueError(
                 "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone; "
                 "it would be learned as it is never asked; set another one, or leave the system text empty"
@@ -106,10 +132,10 @@ def conversation(
     return encode(tokenizer, before), [encode(tokenizer, first), *(_after_end(tokenizer, x) for x in later)]
 
 
-def _rendered(tokenizer: Any, config: LLMConfig, said: Sequence[str]) -> str:
-    """The template's text up to where the last answer begins."""
+def _rendered(tokenizer: Any, config: LLMConfig, texts: Sequence[str]) -> str:
+    """The template's text up to the start of the last answer."""
     messages = [{"role": "system", "content": config.system}] if config.system else []
-    for number, text in enumerate(said):
+    for number, text in enumerate(texts):
         if number:
             messages.append({"role": "assistant", "content": ANSWER.format(number)})
         messages.append({"role": "user", "content": text if number else VIDEO + text})
@@ -117,76 +143,82 @@ def _rendered(tokenizer: Any, config: LLMConfig, said: Sequence[str]) -> str:
     return whole
 
 
-def _pieces(whole: str, said: Sequence[str]) -> list[str]:
+def _cut(whole: str, texts: Sequence[str]) -> list[str]:
     """The text before the video, and before each answer."""
-    pieces, rest = [], whole
-    for number in range(len(said)):
-        place = ANSWER.format(number) if number else VIDEO
-        piece, found, rest = rest.partition(place)
-        if not found or whole.count(place) > 1:
+    parts, rest = [], whole
+    for number in range(len(texts)):
+        mark = ANSWER.format(number) if number else VIDEO
+        part, match, rest = rest.partition(mark)
+        if not match or whole.count(mark) > 1:
             what = f"answer {number} of a dialogue" if number else "the user's content"
             raise ValueError(f"the tokenizer's chat template drops, moves or repeats {what}; set another one")
-        pieces.append(piece)
-    pieces.append(rest)
-    for number, text in enumerate(said):
-        if len(said) > 1 and text.strip() not in pieces[number + 1]:
+        parts.append(part)
+    parts.append(rest)
+    for number, text in enumerate(texts):
+        if len(texts) > 1 and text.strip() not in parts[number + 1]:
             raise ValueError(
                 "the tokenizer's chat template drops, moves or rewrites "
                 f"question {number + 1} of a dialogue; set another one"
             )
-    return pieces
+    return parts
 
 
-def _after_end(tokenizer: Any, piece: str) -> list[int]:
-    """Ids of what follows an answer, less the end token that the template writes there: an answer has one."""
-    end = tokenizer.eos_token
-    if not piece.lstrip().startswith(end):
-        return encode(tokenizer, piece)
-    ids = encode(tokenizer, piece.lstrip())  # with it, for what comes first can be written otherwise
-    return ids[1:] if ids[0] == tokenizer.eos_token_id else encode(tokenizer, piece.lstrip()[len(end) :])
+def _after_end(tokenizer: Any, text: str) -> list[int]:
+    """Ids of the text behind an answer, less the template's end token: an answer has its own."""
+    stripped = text.lstrip()
+    if not stripped.startswith(tokenizer.eos_token):
+        return encode(tokenizer, text)
+    ids = encode(tokenizer, stripped)  # with the end token, which can change the tokens behind it
+    if ids[0] == tokenizer.eos_token_id:
+        return ids[1:]
+    return encode(tokenizer, stripped[len(tokenizer.eos_token) :])
 
 
 def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
-    """The video's tokens in the order of the prompt: global ones first, then mark by mark, stream beside
-    stream; or stream after stream (`LLMConfig.order`)."""
-    unknown = sorted(set(video.streams) - set(names))
+    """The video's tokens in the order of the prompt.
+
+    Global tokens come first. Then come timestamp by timestamp the streams side by side, or one stream after
+    the other (`LLMConfig.order`).
+    """
+    unknown = [name for name in video.streams if name not in names]
     if unknown:
         raise ValueError(f"video has stream {unknown[0]!r}, this model reads {tuple(names)}")
     ids: list[int] = []
     for i, name in enumerate(names):
-        ids += [-(2 * i + 2)] * len(video.globals.get(name, ()))
-    held = {n: t for n, t in video.streams.items() if len(t)}
-    if not held or config.order == "blocks":
+        ids += [global_placeholder(i)] * len(video.globals.get(name, ()))
+    streams = {name: tokens for name, tokens in video.streams.items() if len(tokens)}
+    if not streams or config.order == "blocks":
         for i, name in enumerate(names):
-            ids += [-(2 * i + 1)] * len(held.get(name, ()))
-        none = torch.zeros(1, dtype=torch.int32)  # marks, and so tokens that belong to one
-        marks = torch.zeros(0, 1, dtype=torch.int64)
-        never = torch.zeros(0, dtype=torch.float64)
-        return Layout(ids, held, dict.fromkeys(held, none), marks, never, never)
-    first_s = min(float(t.start_s.min()) for t in held.values())
-    last_s = max(float(t.end_s.max()) for t in held.values())
-    num_text = len(encode(tokenizer, mark_text(config, last_s)))
-    step = mark_seconds(last_s - first_s, config.timestamp_s, video.budget, num_text)
-    fine = config.timestamp_s  # a token's own time is that of its own mark, said or not
-    number = {n: (t.start_s / fine + 1e-9).floor().long() for n, t in held.items()}
-    marks = torch.cat(list(number.values())).unique().cpu()  # sorted
-    texts = [encode(tokenizer, mark_text(config, float(m) * fine)) for m in marks.tolist()]
-    streams, offsets, counts = {}, {}, {}
-    for name, tokens in held.items():
-        order = number[name].argsort(stable=True)  # tokens come by time_s; a mark's stay so
-        streams[name] = tokens.take(order)
-        counts[name] = torch.bincount(
-            torch.searchsorted(marks, number[name].cpu()), minlength=len(marks)
-        ).tolist()
-        offsets[name] = torch.tensor([0, *counts[name]]).cumsum(0).int()
-    said = (marks.double() * fine / step + 1e-9).floor()  # several have one text in common
-    shown = said.unique()
-    for group in shown.tolist():
-        of = (said == group).nonzero()[:, 0].tolist()
-        ids += encode(tokenizer, mark_text(config, group * step))
+            ids += [placeholder(i)] * len(streams.get(name, ()))
+        empty = torch.zeros(0, dtype=torch.float64)
+        offsets = dict.fromkeys(streams, torch.zeros(1, dtype=torch.int32))
+        return Layout(ids, streams, offsets, torch.zeros(0, 1, dtype=torch.int64), empty, empty)
+    step_s = config.timestamp_s
+    number = {name: (tokens.start_s / step_s + 1e-9).floor().long() for name, tokens in streams.items()}
+    numbers = torch.cat(list(number.values())).unique().cpu()  # (K,) rising
+    ordered, counts = {}, {}
+    for name, tokens in streams.items():
+        ordered[name] = tokens.take(number[name].argsort(stable=True))  # by timestamp, then as they come
+        place = torch.searchsorted(numbers, number[name].cpu())
+        counts[name] = torch.bincount(place, minlength=len(numbers))  # (K,)
+    # a text for every `shown_step_s`, so that the texts fit the budget; timestamps of one text share it
+    shown_step_s = _shown_step_s(streams, tokenizer, config, video.budget)
+    text_of = (numbers.double() * step_s / shown_step_s + 1e-9).floor()
+    shown = text_of.unique()
+    for text in shown.tolist():
+        ids += encode(tokenizer, timestamp_text(config, text * shown_step_s))
         for i, name in enumerate(names):
             if name in counts:
-                ids += [-(2 * i + 1)] * sum(counts[name][k] for k in of)
-    longest = max(len(t) for t in texts)
-    mark_ids = torch.tensor([t + [-1] * (longest - len(t)) for t in texts])
-    return Layout(ids, streams, offsets, mark_ids, marks.double() * fine, shown * step)
+                ids += [placeholder(i)] * int(counts[name][text_of == text].sum())
+    offsets = {name: torch.nn.functional.pad(n.cumsum(0), (1, 0)).int() for name, n in counts.items()}
+    start_s = numbers.double() * step_s
+    texts = [encode(tokenizer, timestamp_text(config, s)) for s in start_s.tolist()]
+    return Layout(ids, ordered, offsets, padded(texts, -1), start_s, shown * shown_step_s)
+
+
+def _shown_step_s(streams: Mapping[str, Tokens], tokenizer: Any, config: LLMConfig, budget: int) -> float:
+    """Seconds from a timestamp's text to the next."""
+    first_s = min(float(tokens.start_s.min()) for tokens in streams.values())
+    last_s = max(float(tokens.end_s.max()) for tokens in streams.values())
+    num_text = len(encode(tokenizer, timestamp_text(config, last_s)))
+    return timestamp_step_s(last_s - first_s, config.timestamp_s, budget, num_text)

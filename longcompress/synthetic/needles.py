@@ -1,10 +1,8 @@
-"""The haystack: what is shown or heard once in a long video, at a known depth, and whether a model finds it.
+"""Needles in a haystack: events that a long video has once, at known depths, and questions about them.
 
-Videos are those of `scenes`, drawn from a seed: nothing of anybody's. A video has needles of four kinds at
-each
-depth: *frame* (an object shown once), *audio* (a sound heard once), *binding* (an object shown twice, a
-audio heard often, together once), *two_hop* (the sound that follows an object shown once). All else is
-distraction.
+A video has needles of four kinds at each depth: *video* (an object shown once), *audio* (a sound heard once),
+*binding* (an object shown twice and a sound heard often, together once), *two_hop* (the sound that follows an
+object shown once). All other events are distraction.
 """
 
 from collections.abc import Sequence
@@ -18,13 +16,13 @@ from .scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene
 
 Kind = Literal["video", "audio", "binding", "two_hop"]
 KINDS: tuple[Kind, ...] = ("video", "audio", "binding", "two_hop")
-ASKED = {"video": "when_seen", "audio": "when_heard", "binding": "binding", "two_hop": "first_after"}
+QUESTIONS = {"video": "when_seen", "audio": "when_heard", "binding": "binding", "two_hop": "first_after"}
 LENGTH_S = 8.0  # of a needle
 PLACE_S = 15.0  # from one needle of a depth to the next
 NEAR_S = 2.0  # nothing of its own sort lies nearer to a needle
 DEPTHS = 5
 FIRST_SEED = 11_000_000  # videos of haystacks; training stays below
-LEAST_S = DEPTHS * (len(KINDS) + 1) * PLACE_S * 0.8
+MIN_S = DEPTHS * (len(KINDS) + 1) * PLACE_S * 0.8
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,14 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
     """A video and its needles, one of each kind at each of DEPTHS depths; the same for the same arguments.
 
     Args:
-        seed: of all that is drawn.
-        duration_s: at least LEAST_S.
+        seed: of everything random.
+        duration_s: at least MIN_S.
 
     Raises:
         ValueError: the video is too short to keep its needles apart.
     """
-    if duration_s < LEAST_S:
-        raise ValueError(f"duration_s must be >= {LEAST_S:g} to keep needles apart, got {duration_s:g}")
+    if duration_s < MIN_S:
+        raise ValueError(f"duration_s must be >= {MIN_S:g} to keep needles apart, got {duration_s:g}")
     rng = np.random.default_rng([seed, 4])
     objects = [str(name) for name in rng.permutation(OBJECTS)]
     sounds = [str(name) for name in rng.permutation(SOUNDS)]
@@ -88,9 +86,9 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
 def _needle(
     kind: Kind, start_s: float, names: Sequence[str], hay_sound: str, rng: np.random.Generator
 ) -> tuple[list[SceneEvent], Question]:
-    """What is added to the video, and what is asked."""
+    """(events to add to the video, the question about them)."""
     shown, heard, bound, first = names
-    asked, end_s = ASKED[kind], start_s + LENGTH_S
+    asked, end_s = QUESTIONS[kind], start_s + LENGTH_S
     form = TEMPLATES[asked][0]
     if kind == "video":
         event = _seen(shown, start_s, end_s, rng)

@@ -165,8 +165,8 @@ def grade(question: Question, text: str) -> dict[str, Any]:
 
 def read_spans(text: str, offset_s: int = 0) -> list[Span]:
     """The spans of whole seconds that an answer names: "187 to 192" is (187, 193)."""
-    found = [(int(first) - offset_s, int(last) + 1 - offset_s) for first, last in _SPAN.findall(text)]
-    return [(first, end) for first, end in found if first < end]
+    spans = [(int(first) - offset_s, int(last) + 1 - offset_s) for first, last in _SPAN.findall(text)]
+    return [(first, end) for first, end in spans if first < end]
 
 
 def _iou(a: Span, b: Span) -> float:
@@ -323,11 +323,11 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: boo
     if kind == "between":
         return finders[kind]()
     facts = list(finders[kind]())
-    looks = Counter(look for name in video.objects for look in name.split())
+    num_words = Counter(word for name in video.objects for word in name.split())
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):
         name = fact.slots.get("object", "")
-        if hard and sum(looks[look] for look in name.split()) > 2 * (name in video.objects):
+        if hard and sum(num_words[word] for word in name.split()) > 2 * (name in video.objects):
             ranks[i] **= 1 / 3
     order = [facts[i] for i in np.argsort(-ranks)]
     return _evenly(order, generator) if kind == "count" else iter(order)

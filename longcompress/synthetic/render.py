@@ -1,5 +1,4 @@
-"""How the synthetic videos of `scenes.py` look and audio: shapes, grounds, noise, voices, on plain
-numbers."""
+"""Pixels and samples of the synthetic videos of `scenes.py`: shapes, grounds, noise, voices."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -98,8 +97,8 @@ def ground(seed: int, size_px: int) -> NDArray[np.uint8]:
 @lru_cache(maxsize=8)
 def noise(size_px: int) -> NDArray[np.uint8]:
     """(4, 2 * size_px, 2 * size_px, 3) values from -12 to 12 modulo 256."""
-    drawn = np.random.default_rng(3).normal(0, 5, (4, 2 * size_px, 2 * size_px, 3))
-    return drawn.round().clip(-12, 12).astype(np.int8).view(np.uint8)
+    values = np.random.default_rng(3).normal(0, 5, (4, 2 * size_px, 2 * size_px, 3))
+    return values.round().clip(-12, 12).astype(np.int8).view(np.uint8)
 
 
 @lru_cache(maxsize=64)

@@ -138,15 +138,15 @@ def make_scene(
 
 def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> tuple[SceneEvent, ...]:
     """Parts of events in `[start_s, end_s)`, with times from start_s on; paths are cut too."""
-    kept = []
+    parts = []
     for event in events:
         first, last = max(event.start_s, start_s), min(event.end_s, end_s)
         if first < last:
             points = _points(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
-            middle = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the piece
+            middle = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the part
             path = tuple((float(x), float(y)) for x, y in (points[0], middle, points[2]))
-            kept.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
-    return tuple(kept)
+            parts.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
+    return tuple(parts)
 
 
 def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np.uint8]:

@@ -15,9 +15,8 @@ def word_tokenizer(
     """A word-level tokenizer that knows `words`, numbers below 10 * num_tens, and "first second" pairs as one
     token.
 
-    The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from marks
-    that count
-    tens; "18:" is the tens alone, and is how a mark is written.
+    The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from
+    timestamps that count tens: "18:" is the tens alone, the text of a timestamp.
 
     Args:
         words: words; what they are written with is brought to lower case, punctuation is known anyway.

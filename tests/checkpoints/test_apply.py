@@ -59,10 +59,10 @@ def load(name, base, weights=None, **options):
 
 def linear(name, seed, *, wrapped, hidden=32):
     """The two entries of a projector."""
-    draw = torch.Generator().manual_seed(seed)
-    weight = torch.randn(hidden, WIDTHS[name], generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(hidden, WIDTHS[name], generator=generator)
     return {
-        f"{wrapped}{name}.weight": weight, f"{wrapped}{name}.bias": torch.randn(hidden, generator=draw),
+        f"{wrapped}{name}.weight": weight, f"{wrapped}{name}.bias": torch.randn(hidden, generator=generator),
     }  # fmt: skip
 
 
@@ -75,14 +75,14 @@ def stage_1(path, seed=1, **options):
 
 def lora(seed, lm=None):
     """The entries of an adapter on all seven kinds of matrices, by the names of peft 0.4."""
-    draw = torch.Generator().manual_seed(seed)
-    found = {}
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
     for name, value in (lm or language_model()).named_parameters():
         if name.removesuffix(".weight").endswith(KINDS):
             at = PEFT + name.removesuffix(".weight")
-            found[f"{at}.lora_A.weight"] = torch.randn(RANK, value.shape[1], generator=draw)
-            found[f"{at}.lora_B.weight"] = torch.randn(value.shape[0], RANK, generator=draw)
-    return found
+            values[f"{at}.lora_A.weight"] = torch.randn(RANK, value.shape[1], generator=generator)
+            values[f"{at}.lora_B.weight"] = torch.randn(value.shape[0], RANK, generator=generator)
+    return values
 
 
 def stage(folder, seed, *, non_lora=None, adapter=None, **changes):
@@ -128,10 +128,10 @@ def assert_lm(model, want):
 
 
 def assert_projector(model, name, values):
-    found = model.llm.project[STREAMS[name]]
+    project = model.llm.project[STREAMS[name]]
     for leaf in ("weight", "bias"):
         (want,) = [v for k, v in values.items() if core(k) == f"{name}.{leaf}"]
-        assert torch.equal(getattr(found, leaf), want)
+        assert torch.equal(getattr(project, leaf), want)
 
 
 def test_vtimellm_in_three_stages(base, tmp_path):

@@ -152,7 +152,7 @@ def test_our_mode_takes_any_length_with_marks_and_seconds(base):
         "speech": 5,
     }
     layout = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names)
-    assert layout.mark_s.tolist() == [0, 10, 20] and model.llm.time is not None
+    assert layout.timestamp_start_s.tolist() == [0, 10, 20] and model.llm.time is not None
     assert memory.ask("what happens").text == memory.ask("what happens").text
 
 

@@ -297,7 +297,7 @@ def test_kmeans_goes_by_the_metric():
 
 def test_what_can_not_be_spent_is_an_error():
     segments = VIDEOS["even"]
-    with pytest.raises(ValueError, match=r"way must be one of full, frames, .*, got 'best'"):
+    with pytest.raises(ValueError, match=r"method must be one of full, frames, .*, got 'best'"):
         spend("best", segments, 10, SPLIT)
     with pytest.raises(ValueError, match=r"budget must be at least 2 here"):
         spend("random", segments, 1, SPLIT)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.compression.budget import Flow, Shape, allocate, check_budget, estimate, mark_seconds
+from longcompress.compression.budget import Flow, Shape, allocate, check_budget, estimate, timestamp_step_s
 from longcompress.config import MergeConfig, ModelConfig
 
 
@@ -26,11 +26,11 @@ parts = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=1, m
 @settings(derandomize=True, max_examples=200, deadline=None)
 @given(parts, st.integers(0, 2000))
 def test_shares_sum_exactly_and_stay_within_bounds(parts, extra):
-    weights, most = [w for w, _ in parts], [m for _, m in parts]
+    weights, max_tokens = [w for w, _ in parts], [m for _, m in parts]
     total = len(parts) + extra
-    got = allocate(weights, total, max_tokens=most)
-    assert sum(got) == min(total, sum(most))
-    assert all(1 <= g <= m for g, m in zip(got, most, strict=True))
+    got = allocate(weights, total, max_tokens=max_tokens)
+    assert sum(got) == min(total, sum(max_tokens))
+    assert all(1 <= g <= m for g, m in zip(got, max_tokens, strict=True))
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
@@ -70,7 +70,7 @@ def test_errors_say_what_is_wrong(call, message):
 @pytest.mark.parametrize("duration_s", [0.0, 1.0, 59.9, 60.0, 3600.0, 36000.0])
 @pytest.mark.parametrize("budget", [16, 100, 4096])
 def test_marks_take_at_most_an_eighth(duration_s, budget):
-    seconds = mark_seconds(duration_s, 10.0, budget, 2)
+    seconds = timestamp_step_s(duration_s, 10.0, budget, 2)
     assert seconds % 10.0 == 0
     assert -(-duration_s // seconds) * 2 <= max(2, budget / 8)
 
@@ -88,6 +88,6 @@ def test_an_estimate_adds_up():
     got = estimate(600.0, budget=1000, config=ModelConfig(), shape=shape(600, context=4096))
     assert got.frames == 600 and got.windows == 600 and got.segments == 60
     assert got.tokens == 1000 == got.video_tokens + got.audio_tokens + got.global_tokens
-    assert got.prompt_tokens == got.tokens + got.marks and got.fits
+    assert got.prompt_tokens == got.tokens + got.timestamps and got.fits
     small = estimate(3.0, budget=1000, config=ModelConfig(), shape=shape(3, heard=False))
     assert small.tokens == 3 * 16 + 2 and small.audio_tokens == 0

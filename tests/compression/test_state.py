@@ -20,12 +20,12 @@ PATCHES, WIDTHS = 4, {"video": 16, "audio": 8}
 def stream(name: str, steps: int, seed: int = 0) -> Encoded:
     """`steps` seconds of one stream: slowly drifting features, as videos have."""
     patches = PATCHES if name == "video" else 1
-    draw = torch.Generator().manual_seed(seed)
-    drift = torch.randn(steps, patches, WIDTHS[name], generator=draw).cumsum(0) * 0.3
-    x = (torch.randn(1, patches, WIDTHS[name], generator=draw) + drift).reshape(steps * patches, -1)
+    generator = torch.Generator().manual_seed(seed)
+    drift = torch.randn(steps, patches, WIDTHS[name], generator=generator).cumsum(0) * 0.3
+    x = (torch.randn(1, patches, WIDTHS[name], generator=generator) + drift).reshape(steps * patches, -1)
     start_s = torch.arange(steps, dtype=torch.float64).repeat_interleave(patches)
-    made = Tokens(x, torch.ones(len(x)), start_s + 0.5, start_s, start_s + 1)
-    return Encoded(made, x[:, :8].contiguous(), x.view(steps, patches, -1).mean(1, keepdim=True), patches)
+    tokens = Tokens(x, torch.ones(len(x)), start_s + 0.5, start_s, start_s + 1)
+    return Encoded(tokens, x[:, :8].contiguous(), x.view(steps, patches, -1).mean(1, keepdim=True), patches)
 
 
 def empty_state(

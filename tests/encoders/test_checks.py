@@ -71,5 +71,5 @@ def test_encoders_alone_make_the_features_of_the_whole(base, tmp_path):
     got = read_session(alone, path, budget=2048, progress=False).state().compress(2048).streams
     assert set(got) == set(want) == {"video", "audio", "speech"}
     assert all(torch.equal(got[name].x, want[name].x) for name in want)
-    with pytest.raises(AttributeError, match="this model has encoders alone"):
+    with pytest.raises(AttributeError, match="this model has encoders only"):
         compress(alone, path, progress=False).ask("what happens")

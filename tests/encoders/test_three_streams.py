@@ -109,7 +109,7 @@ def test_a_video_in_blocks_is_laid_out_as_published(seconds):
     ids = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names).ids
     assert ids == [-1] * 100 + [-3] * audio + [-5] * speech
     expected = model.estimate(seconds)
-    assert expected.prompt_tokens == expected.tokens == len(ids) and expected.marks == 0
+    assert expected.prompt_tokens == expected.tokens == len(ids) and expected.timestamps == 0
     assert memory.ask("what is seen").text == memory.ask("what is seen").text
 
 
@@ -173,5 +173,5 @@ def test_the_identity_knows_what_makes_the_tokens(model):
 
 def test_a_model_without_encoders_is_refused():
     model = three_streams()
-    with pytest.raises(ValueError, match="a model without encoders sees and hears nothing"):
+    with pytest.raises(ValueError, match="a model without encoders reads no media"):
         LongCompress(model.config, None, None, model.llm)

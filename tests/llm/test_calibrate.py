@@ -47,11 +47,11 @@ FIRST = {"numbers": "mean", "token_norm": 0.0, "time_norm": 0.0}
 def digits():
     """A tokenizer that writes every digit with a token of its own."""
     known = ["<pad>", "<end>", *"0123456789:", "when", "does", "it", "happen", "now"]
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    model = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<pad>"))
+    model.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[\d:]"), "isolated")]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="<end>")
 
 
 def reader(**options):
@@ -91,7 +91,7 @@ LOUD = {"clip-whisper-llama": 0.03, "dino-beats-qwen2": 10.0, "clip-whisper-gemm
 
 
 @pytest.fixture(scope="module", params=LOUD)
-def made(request, tmp_path_factory):
+def model(request, tmp_path_factory):
     """A fresh model of real classes, from folders, by `from_config`."""
     folder = tmp_path_factory.mktemp(request.param)
     seen, heard, read = request.param.split("-")
@@ -122,48 +122,48 @@ def rms(x):
     return float(x.detach().float().square().sum(-1).mean().sqrt())
 
 
-def test_tokens_are_as_long_as_words_and_time_is_the_stated_share(made):
+def test_tokens_are_as_long_as_words_and_time_is_the_stated_share(model):
     scene = make_scene(4, 30.0)  # not the one that was measured
-    memory = compress(made, list(parts_of(scene, 1.0)), budget=60, progress=False)
-    table = made.llm.lm.get_input_embeddings()
+    memory = compress(model, list(parts_of(scene, 1.0)), budget=60, progress=False)
+    table = model.llm.lm.get_input_embeddings()
     words = float(table(torch.arange(32)).detach().norm(dim=1).median())
-    assert embedding_norm(made.llm) == pytest.approx(words, rel=0.05)
-    assert time_norm(made.llm) == pytest.approx(0.4 * words, rel=1e-3)
+    assert embedding_norm(model.llm) == pytest.approx(words, rel=0.05)
+    assert time_norm(model.llm) == pytest.approx(0.4 * words, rel=1e-3)
     for name, tokens in memory.streams.items():
-        x = made.llm.project[name](tokens.x.float())
+        x = model.llm.project[name](tokens.x.float())
         assert 1 / 3 < rms(x - x.mean(0)) / words < 3, name  # what a token shows, of another video
         assert rms(x) / words < 4
-    bare = made.llm.embed(made.llm.collate([Example(memory.video, [("when", None)])]))
-    time = made.llm.time
-    made.llm.time = None
-    without = made.llm.embed(made.llm.collate([Example(memory.video, [("when", None)])]))
-    made.llm.time = time
+    bare = model.llm.embed(model.llm.collate([Example(memory.video, [("when", None)])]))
+    time = model.llm.time
+    model.llm.time = None
+    without = model.llm.embed(model.llm.collate([Example(memory.video, [("when", None)])]))
+    model.llm.time = time
     added = (bare - without)[0]
     added = added[added.norm(dim=1) > 0]
     assert len(added) == memory.num_tokens
     assert 0.2 < rms(added) / words < 0.6
 
 
-def test_what_was_chosen_is_saved_and_a_loaded_model_is_the_same(made, tmp_path):
-    made.save_pretrained(tmp_path / "new", include_base=True)
+def test_what_was_chosen_is_saved_and_a_loaded_model_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path / "new", include_base=True)
     again = LongCompress.from_pretrained(tmp_path / "new", device="cpu")
     values = json.loads((tmp_path / "new" / "config.json").read_text())
     assert values["format"] == 1
     assert {k: values["llm"][k] for k in FIRST} == {"numbers": "places", "token_norm": 1.0, "time_norm": 0.4}
-    for name, value in made.llm.project.state_dict().items():
+    for name, value in model.llm.project.state_dict().items():
         assert torch.equal(again.llm.project.state_dict()[name], value)
-    assert torch.equal(again.llm.time.gain, made.llm.time.gain)
+    assert torch.equal(again.llm.time.gain, model.llm.time.gain)
 
 
-def test_paper_presets_and_the_embedded_model_begin_as_they_did(made):
+def test_paper_presets_and_the_embedded_model_begin_as_they_did(model):
     assert longvale().llm.token_norm == 0 and not longvale().llm.time
     assert longvale("ours").llm.token_norm == 1 and longvale("ours").llm.time_norm == 0.4
     assert {k: getattr(tiny().llm, k) for k in FIRST} == FIRST
-    config = replace(made.config, llm=replace(made.config.llm, token_norm=0.0, time_norm=0.0))
+    config = replace(model.config, llm=replace(model.config.llm, token_norm=0.0, time_norm=0.0))
     torch.manual_seed(1)
-    plain = LongCompress.from_config(config, folder=made.folder, device="cpu")
+    plain = LongCompress.from_config(config, folder=model.folder, device="cpu")
     torch.manual_seed(1)
-    widths = {name: encoder.width for name, encoder in made.encoders.items()}
+    widths = {name: encoder.width for name, encoder in model.encoders.items()}
     want = CausalLM(plain.llm.lm, plain.llm.tokenizer, config.llm, widths)
     for name, value in want.project.state_dict().items():
         assert torch.equal(plain.llm.project.state_dict()[name], value)

@@ -1,5 +1,7 @@
 """Splice, loss and generation of a causal language model, against the plain language model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,13 +19,13 @@ def test_a_video_is_marks_and_tokens_in_time_order():
     assert layout.ids[:2] == [-2, -2]  # global tokens first
     assert sum(i == -1 for i in layout.ids) == 20 and sum(i == -3 for i in layout.ids) == 6
     marks = [i for i in layout.ids if i >= 0]
-    want = [encode(reader.tokenizer, f"{int(m) // 10}:")[0] for m in layout.mark_s.tolist()]
+    want = [encode(reader.tokenizer, f"{int(m) // 10}:")[0] for m in layout.timestamp_start_s.tolist()]
     assert marks == want == sorted(want, key=want.index)
     for name, stream in layout.streams.items():
         bounds = layout.offsets[name].tolist()
-        for k, mark_s in enumerate(layout.mark_s.tolist()):
+        for k, start_s in enumerate(layout.timestamp_start_s.tolist()):
             part = stream.take(slice(bounds[k], bounds[k + 1]))
-            assert bool(((part.start_s >= mark_s) & (part.start_s < mark_s + 10)).all())
+            assert bool(((part.start_s >= start_s) & (part.start_s < start_s + 10)).all())
             assert bool((part.time_s.diff() >= 0).all())
 
 
@@ -32,7 +34,7 @@ def test_marks_take_at_most_an_eighth_of_the_budget():
     long = CompressedVideo({"video": tokens(300, 32, 3, duration_s=590.0)}, {}, 64)
     layout = lay_out(long, reader.tokenizer, reader.settings, reader.names)
     assert sum(i >= 0 for i in layout.ids) <= 64 // 8
-    assert len(set(layout.mark_s.diff().tolist())) == 1
+    assert len(set(layout.timestamp_start_s.diff().tolist())) == 1
 
 
 def test_one_text_stands_for_several_marks_and_each_token_keeps_its_own():
@@ -44,17 +46,17 @@ def test_one_text_stands_for_several_marks_and_each_token_keeps_its_own():
     )
     stretches = sorted({float(s) // 10 * 10 for t in streams.values() for s in t.start_s})
     for layout in (few, many):  # whatever stands in the prompt as text
-        assert layout.mark_s.tolist() == stretches
+        assert layout.timestamp_start_s.tolist() == stretches
         want = [encode(reader.tokenizer, f"{int(m) // 10}:") for m in stretches]
-        assert layout.mark_ids.tolist() == want
+        assert layout.timestamp_ids.tolist() == want
         for name, stream in layout.streams.items():
-            own = torch.repeat_interleave(layout.mark_s, layout.offsets[name].long().diff())
+            own = torch.repeat_interleave(layout.timestamp_start_s, layout.offsets[name].long().diff())
             assert torch.equal(own, (stream.start_s / 10).floor() * 10)
             assert torch.equal(stream.x, many.streams[name].x)
-    assert many.said_s.tolist() == stretches
-    assert few.said_s.tolist() == [80.0 * i for i in range(8)]
+    assert many.shown_s.tolist() == stretches
+    assert few.shown_s.tolist() == [80.0 * i for i in range(8)]
     want = []  # the text of a mark, then what begins before the next one, stream after stream
-    for start_s in few.said_s.tolist():
+    for start_s in few.shown_s.tolist():
         want += encode(reader.tokenizer, f"{int(start_s) // 10}:")
         for place, name in ((-1, "video"), (-3, "audio")):
             start = streams[name].start_s
@@ -77,13 +79,13 @@ def test_what_a_token_looks_like_does_not_depend_on_how_many_marks_are_said():
 def test_without_marks_none_is_said():
     reader = llm(order="blocks", time=False)
     layout = lay_out(video(0), reader.tokenizer, reader.settings, reader.names)
-    assert not len(layout.said_s) and not len(layout.mark_s)
+    assert not len(layout.shown_s) and not len(layout.timestamp_start_s)
 
 
 def test_blocks_are_streams_one_after_the_other_without_marks():
     reader, seen = llm(order="blocks", time=False), video(0)
     layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
-    assert layout.ids == [-2] * 2 + [-1] * 20 + [-3] * 6 and not len(layout.mark_s)
+    assert layout.ids == [-2] * 2 + [-1] * 20 + [-3] * 6 and not len(layout.timestamp_start_s)
     silent = CompressedVideo({"video": seen.streams["video"]}, {}, 400)
     assert lay_out(silent, reader.tokenizer, reader.settings, reader.names).ids == [-1] * 20
     turns = [("when does the red ball appear", "30 to 42")]
@@ -107,17 +109,17 @@ def test_embeddings_are_projections_with_time_in_their_places(kind):
     assert torch.equal(x[ids >= 0], table(ids[ids >= 0]))
     layout = lay_out(seen, reader.tokenizer, reader.settings, reader.names)
     audio = layout.streams["audio"]
-    mark_s = (audio.start_s / 10).floor() * 10
+    start_s = (audio.start_s / 10).floor() * 10
     mark = torch.stack(
-        [table(torch.tensor(encode(reader.tokenizer, f"{int(m) // 10}:"))).mean(0) for m in mark_s]
+        [table(torch.tensor(encode(reader.tokenizer, f"{int(m) // 10}:"))).mean(0) for m in start_s]
     )
     number = [
-        table(torch.tensor(encode(reader.tokenizer, str(int(s))))[-1:])[0] for s in audio.start_s - mark_s
+        table(torch.tensor(encode(reader.tokenizer, str(int(s))))[-1:])[0] for s in audio.start_s - start_s
     ]
     last = [
-        table(torch.tensor(encode(reader.tokenizer, str(int(s) - 1)))[-1:])[0] for s in audio.end_s - mark_s
+        table(torch.tensor(encode(reader.tokenizer, str(int(s) - 1)))[-1:])[0] for s in audio.end_s - start_s
     ]
-    time, at = reader.time, (audio.start_s - mark_s).long()
+    time, at = reader.time, (audio.start_s - start_s).long()
     want = (
         reader.project["audio"](audio.x) + time.gain[0] * mark + time.gain[1] * torch.stack(number)
         + time.gain[2] * torch.stack(last) + time.table[0, at] + time.table[1, at]
@@ -258,3 +260,26 @@ def test_a_token_without_a_place_is_an_error():
     batch["input_ids"][batch["input_ids"] == -2] = 0
     with pytest.raises(ValueError, match="has 0 places for stream 'video', got 2 tokens"):
         reader.embed(batch)
+
+
+def test_the_order_of_streams_is_the_models_whatever_the_order_of_a_dict():
+    reader, seen = llm(), video(0)
+    turned = replace(seen, streams=dict(reversed(seen.streams.items())))
+    assert list(turned.streams) == ["audio", "video"] and reader.names == ("video", "audio")
+    first, second = (reader.collate([Example(v, [("what", "nothing")])]) for v in (seen, turned))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("pad", "want"), [(0, 0), (None, 1)])
+def test_padding_is_the_pad_token_even_if_it_is_0(pad, want, monkeypatch):
+    reader, seen = llm(), video(0)
+    if pad is None:
+        reader.tokenizer.pad_token = None
+    assert (reader.tokenizer.pad_token_id, reader.tokenizer.eos_token_id) == (pad, 1)
+    options = {}
+    monkeypatch.setattr(reader.lm, "generate", lambda **o: options.update(o) or o["input_ids"])
+    reader.answer(reader.prefill(seen), ["what", "when is the red ball seen"])
+    assert options["pad_token_id"] == want and options["input_ids"][0, 0] == want
+    batch = reader.collate([Example(seen, [("what", "nothing")]), Example(seen, [("what", "the red ball")])])
+    assert set(batch["input_ids"][batch["attention_mask"] == 0].tolist()) == {want}

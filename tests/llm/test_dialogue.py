@@ -38,8 +38,8 @@ def test_ids_are_the_templates_text_of_the_whole_conversation_in_pieces():
     ids, labels = ids_of(reader, TURNS)
     messages = []
     for i, (question, _) in enumerate(TURNS):
-        said = reader.settings.question.format(question=question)
-        messages += [{"role": "user", "content": said if i else VIDEO + said}]
+        text = reader.settings.question.format(question=question)
+        messages += [{"role": "user", "content": text if i else VIDEO + text}]
         messages += [{"role": "assistant", "content": f"\ufffc{i}\ufffc"}]
     whole = reader.tokenizer.apply_chat_template(messages, tokenize=False)
     before, *after = re.split(f"{VIDEO}|\ufffc\\d\ufffc", whole)

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import _is_packed_sequence, _prepare_from_posids
 
-from longcompress.llm import Example, causal
+from longcompress.llm import Example, causal, packing
 from longcompress.llm.packing import check_apart, first_fit
 
 from models import llm, tokenizer, video
@@ -37,14 +37,14 @@ BRANCHED = [*SINGLE[:3], Example(video(9, 12, 3), [("what", "the red ball"), ("w
 
 @given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
-def test_rows_hold_each_once_and_none_that_would_have_fitted_before(lengths, most):
-    rows = first_fit(lengths, most)
+def test_rows_hold_each_once_and_none_that_would_have_fitted_before(lengths, max_tokens):
+    rows = first_fit(lengths, max_tokens)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     for place, row in enumerate(rows):
-        assert row == sorted(row) and (len(row) == 1 or sum(lengths[i] for i in row) <= most)
+        assert row == sorted(row) and (len(row) == 1 or sum(lengths[i] for i in row) <= max_tokens)
         for earlier in rows[:place]:
-            there = sum(lengths[i] for i in earlier if i < row[0])
-            assert there + lengths[row[0]] > most
+            used = sum(lengths[i] for i in earlier if i < row[0])
+            assert used + lengths[row[0]] > max_tokens
 
 
 def learned(reader, batch):
@@ -87,10 +87,10 @@ def test_a_packed_batch_is_learned_as_a_padded_one(kind, attention, examples, ro
 
 
 def test_any_order_of_samples_is_learned_alike():
-    reader, draw = llm(), random.Random(3)
+    reader, shuffle = llm(), random.Random(3)
     _, want = learned(reader, reader.collate(SINGLE))
     for _ in range(4):
-        mixed = draw.sample(SINGLE, len(SINGLE))
+        mixed = shuffle.sample(SINGLE, len(SINGLE))
         compare(reader, mixed, 80)
         _, got = learned(reader, reader.collate(mixed, row_tokens=80))
         for name, grad in want.items():
@@ -170,7 +170,11 @@ def test_errors_say_what_is_wrong(monkeypatch):
         reader.collate(SINGLE, row_tokens=-1)
     with pytest.raises(ValueError, match="padding on the left, got 60"):
         reader.collate(SINGLE[:2], row_tokens=60, left=True)
+    monkeypatch.setattr(packing, "MAX_BRANCH_POSITIONS", 100)
+    reader(**reader.collate(BRANCHED, row_tokens=0))
+    with pytest.raises(ValueError, match=r"most 100 positions a row, got \d+, .* bytes; .*max_questions=1"):
+        reader(**reader.collate(BRANCHED, row_tokens=500))
     monkeypatch.setattr(causal, "takes_lengths", lambda lm: True)
     for row_tokens in (0, 500):
-        with pytest.raises(ValueError, match=r"a mask that flash attention doesn't take.*asking\.most=1"):
+        with pytest.raises(ValueError, match=r"a mask that flash attention doesn't take.*max_questions=1"):
             reader(**reader.collate(BRANCHED, row_tokens=row_tokens))

@@ -24,10 +24,10 @@ def test_vicunas_file_alone_needs_a_package(tmp_path, monkeypatch):
     if module.find_spec("sentencepiece") is None:
         with pytest.raises(ImportError, match="pip install sentencepiece protobuf"):
             load_tokenizer(tmp_path)
-    for told in ("`tiktoken` is required to read a `tiktoken` file", "SentencePieceExtractor requires"):
+    for message in ("`tiktoken` is required to read a `tiktoken` file", "SentencePieceExtractor requires"):
 
-        def fails(_, told=told):
-            raise ValueError(told)
+        def fails(_, message=message):
+            raise ValueError(message)
 
         monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", fails)
         monkeypatch.setattr(module, "find_spec", lambda _: None)

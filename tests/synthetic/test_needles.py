@@ -8,7 +8,7 @@ from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks.synthetic import Synthetic, depths_of
 from longcompress.plot import plot_depths
 from longcompress.presets import load
-from longcompress.synthetic.needles import DEPTHS, KINDS, LEAST_S, haystack
+from longcompress.synthetic.needles import DEPTHS, KINDS, MIN_S, haystack
 from longcompress.synthetic.questions import grade
 
 
@@ -24,8 +24,8 @@ def test_each_needle_is_there_once_at_its_depth(seed, minutes):
         words = f" {question.text.replace('?', '')} "
         named = [h.name for h in scene.events if f" {h.name} " in words]
         if needle.kind in ("video", "audio"):
-            (one,) = [h for h in scene.events if h.name == named[0]]
-            assert (one.start_s, one.end_s) == question.spans[0]
+            (event,) = [h for h in scene.events if h.name == named[0]]
+            assert (event.start_s, event.end_s) == question.spans[0]
         elif needle.kind == "binding":
             shown = [h for h in scene.events if h.name in named and h.kind == "video"]
             played = [h for h in scene.events if h.name in named and h.kind == "audio"]
@@ -34,14 +34,14 @@ def test_each_needle_is_there_once_at_its_depth(seed, minutes):
             span = max(h.start_s for h in both[0]), min(h.end_s for h in both[0])
             assert span == question.spans[0]
         else:
-            (one,) = [h for h in scene.events if h.name == named[0]]
-            later = sorted((h.start_s, h.name) for h in scene.of("audio") if h.start_s >= one.start_s)
+            (event,) = [h for h in scene.events if h.name == named[0]]
+            later = sorted((h.start_s, h.name) for h in scene.of("audio") if h.start_s >= event.start_s)
             assert later[0][1] == question.answer and later[1][0] - later[0][0] > 1
 
 
 def test_it_is_drawn_from_its_seed_and_videos_that_are_too_short_are_refused():
     assert haystack(7, 400) == haystack(7, 400) != haystack(8, 400)
-    assert LEAST_S <= 300
+    assert MIN_S <= 300
     with pytest.raises(ValueError, match="must be >= 300 to keep needles apart, got 60"):
         haystack(0, 60)
 

@@ -36,8 +36,8 @@ def on(events, name: str) -> np.ndarray:
     return np.any([(h.start_s <= at) & (at < h.end_s) for h in events if h.name == name] or [at < 0], axis=0)
 
 
-def runs(there: np.ndarray) -> list[tuple[float, float]]:
-    edges = np.flatnonzero(np.diff(np.r_[0, there.astype(int), 0])) * STEP_S
+def runs(visible: np.ndarray) -> list[tuple[float, float]]:
+    edges = np.flatnonzero(np.diff(np.r_[0, visible.astype(int), 0])) * STEP_S
     return [(float(a), float(b)) for a, b in edges.reshape(-1, 2)]
 
 
@@ -83,11 +83,11 @@ def test_names_and_counts_are_true(seed):
             during = on(events, noise)
             first = {name: np.argmax(on(events, name) & during) for name in OBJECTS}
             common = {name: (on(events, name) & during).sum() * STEP_S for name in OBJECTS}
-            there = [name for name in OBJECTS if common[name] > 0]
-            assert len(runs(during)) == 1 and all(common[name] > 2 - 2 * STEP_S for name in there)
-            said = () if question.answer == NOTHING else question.answer.split(", ")
-            assert sorted(said) == sorted(there) and [first[n] for n in said] == sorted(
-                first[n] for n in said
+            visible = [name for name in OBJECTS if common[name] > 0]
+            assert len(runs(during)) == 1 and all(common[name] > 2 - 2 * STEP_S for name in visible)
+            names = () if question.answer == NOTHING else question.answer.split(", ")
+            assert sorted(names) == sorted(visible) and [first[n] for n in names] == sorted(
+                first[n] for n in names
             )
         else:
             [(start_s, _)] = runs(on(events, thing))
@@ -124,16 +124,16 @@ def test_between_is_true(seed):
 def test_seconds_are_the_ones_looked_at(kind):
     generator = np.random.default_rng(0)
     for start_s, length in generator.uniform((0, 2), (90, 20), (200, 2)):
-        one = SceneEvent(start_s, start_s + length, kind, "red ball" if kind == "video" else "bell")
+        event = SceneEvent(start_s, start_s + length, kind, "red ball" if kind == "video" else "bell")
         at = np.arange(120.0)
         if kind == "video":
-            there = (one.start_s <= at) & (at < one.end_s)
+            visible = (event.start_s <= at) & (at < event.end_s)
         else:
-            there = np.minimum(at + 1, one.end_s) - np.maximum(at, one.start_s) > 0.5
-        assert printed_seconds(one) == (np.flatnonzero(there)[0], np.flatnonzero(there)[-1])
-        assert printed_seconds(one, offset_s=70) == (
-            printed_seconds(one)[0] + 70,
-            printed_seconds(one)[1] + 70,
+            visible = np.minimum(at + 1, event.end_s) - np.maximum(at, event.start_s) > 0.5
+        assert printed_seconds(event) == (np.flatnonzero(visible)[0], np.flatnonzero(visible)[-1])
+        assert printed_seconds(event, offset_s=70) == (
+            printed_seconds(event)[0] + 70,
+            printed_seconds(event)[1] + 70,
         )
     assert printed_seconds(SceneEvent(5.2, 5.8, "video", "red ball")) == (6, 6)
 

@@ -23,6 +23,13 @@ def test_smoothing_is_a_centred_mean_cut_at_the_ends(score, num_frames):
     assert smoothed(score, num_frames).tolist() == pytest.approx(slow_smoothed(score, num_frames))
 
 
+def test_equal_windows_tie_wherever_they_lie():
+    assert len(set(smoothed([0.1] * 9, 2).tolist())) == 1
+    # a running sum would leave a rest of the large score behind
+    curve = smoothed([0.7, 1e6, 0.3, *[0.0] * 5, 0.1, 0.2, 0.3, 0.0, 0.0], 2)
+    assert curve[9] == smoothed([0.0, 0.3, 0.2, 0.1, 0.0], 2)[2] and curve[5] == 0.0
+
+
 def test_clips_are_sums_of_their_frames():
     assert clip_scores(Curve(range(5), [1, 2, 3, 4, 5]), num_frames=0) == [3.0, 7.0, 5.0]
     assert clip_scores(Curve([0, 0.5, 1, 1.5, 2, 2.5], [1, 1, 1, 1, 1, 1]), num_frames=2) == [4.0, 2.0]

@@ -1,0 +1,61 @@
+"""The whole model: the hash of what gives its tokens their meaning."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import longcompress.model as model_file
+
+import models
+
+
+@pytest.fixture
+def hashes(monkeypatch):
+    """A list with an entry for each time that weights are hashed."""
+    calls = []
+
+    def digest(*args):
+        calls.append(args)
+        return real(*args)
+
+    real = model_file._digest
+    monkeypatch.setattr(model_file, "_digest", digest)
+    return calls
+
+
+def test_weights_are_hashed_once(hashes):
+    model = models.model()
+    first = model.identity()
+    assert model.identity() == first and len(hashes) == 1
+    assert copy.deepcopy(model).identity() == first
+
+
+def test_a_weight_that_changes_in_place_changes_the_identity(hashes):
+    model = models.model()
+    first = model.identity()
+    with torch.no_grad():
+        next(model.video.parameters()).add_(1)
+    second = model.identity()
+    assert second != first and len(hashes) == 2
+    with torch.no_grad():  # projectors and language model don't change the tokens
+        next(model.llm.project.parameters()).add_(1)
+    assert model.identity() == second and len(hashes) == 2
+
+
+def test_a_loaded_weight_changes_the_identity():
+    model, other = models.model(), models.model()
+    with torch.no_grad():
+        next(other.audio.parameters()).mul_(2)
+    first = model.identity()
+    model.load_state_dict(other.state_dict())
+    assert model.identity() == other.identity() != first
+
+
+def test_config_that_tokens_depend_on_changes_the_identity():
+    model = models.model()
+    first = model.identity()
+    model.change({"media": {"rate_fps": 2.0}})
+    assert model.identity() == first
+    assert models.model(audio=replace(model.config.audio, pool=10)).identity() != first
