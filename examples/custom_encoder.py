@@ -54,7 +54,7 @@ class ColourEncoder(nn.Module):
 
 
 def main(seconds: float = 60.0, budget: int = 100) -> lc.VideoMemory:
-    """The compressed video. Its projector is new and must be trained before it is asked (see train_lora.py)."""
+    """The compressed video. Its projector is new and must be trained first (see train_lora.py)."""
     tiny = lc.load("tiny")
     encoder = ColourEncoder()
     media = replace(tiny.config.media, audio=False)
