@@ -8,23 +8,26 @@ from longcompress.session import SegmentClosed
 from longcompress.synthetic.scenes import make_scene, parts_of
 
 
-def main(seconds: float = 120.0) -> list[str]:
-    """The answers on the way and at the end."""
+def main(seconds: float = 120.0, budget: int = 256) -> list[str]:
+    """The last answer of the live session, and that of the session restored from its snapshot."""
     model = lc.load("tiny")
-    session = lc.Session(model, budget=256)
-    answers = []
-    for part in parts_of(make_scene(11, seconds), model.config.media.rate_fps):
-        for event in session.push(part):  # closed segments, and input that came too late
+    scene = make_scene(26, seconds)
+    question = f"When is the {scene.of('video')[0].name} seen?"
+    session = lc.Session(model, budget=budget)
+    for part in parts_of(scene, model.config.media.rate_fps):  # `Frames` and `Audio`, in time order
+        for event in session.push(part):
             if isinstance(event, SegmentClosed):
-                print(f"{event.start_s:5.0f} to {event.end_s:5.0f} s: {event.tokens_in} tokens in, "
-                      f"{event.tokens_held} held")  # fmt: skip
-        answers.append(session.ask("What happens between 0 and 30?").text)
-    restored = lc.Session.restore(model, session.snapshot())  # bytes: any process with the same model
-    restored.close()
-    answers.append(restored.ask("What happens between 0 and 30?").text)
-    print(answers[-1])
-    print(restored.stats())
-    return answers
+                # A question never changes the session: it may come at any moment.
+                print(
+                    f"{event.end_s:5.0f} s: {event.tokens_held:4} tokens held, answer {session.ask(question)}"
+                )
+
+    data = session.snapshot()  # bytes, for any process with the same model
+    restored = lc.Session.restore(model, data)
+    restored.close()  # no more input: the last segment closes
+    session.close()
+    print(f"{len(data):,} bytes of snapshot; {restored.stats()}")
+    return [session.ask(question).text, restored.ask(question).text]
 
 
 if __name__ == "__main__":

@@ -148,3 +148,8 @@ def test_links_lead_to_files():
             if path and "://" not in path and not ((ROOT / page).parent / path).exists():
                 faults.append(f"{page}: {target}")
     assert not faults, faults
+
+
+def test_tables_are_those_of_the_figures(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["bench", "report", "--check", "--docs", "docs/results.md"]) == 0

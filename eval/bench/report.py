@@ -1,6 +1,6 @@
 """Tables and plots of the figures of benchmarks: `longcompress bench report`.
 
-    longcompress bench report --out docs/figures --docs README.md docs/kernels.md
+    longcompress bench report --out docs/figures --docs docs/results.md
 
 Between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` of a Markdown file stands the table of a suite.
 With --check nothing is written, and the exit code is 1 where a table isn't that of the figures.
