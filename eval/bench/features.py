@@ -29,11 +29,7 @@ from .timer import in_own_process, peaks_gb, timed
 
 Preset = Literal["longvale", "vtimellm"]
 BATCH_FRAMES, BATCH_WINDOWS = 25, 8  # of the encoders one after another
-TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 3e-2,
-    torch.float16: 1e-2,
-}  # relative RMS of the difference
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # relative RMS of the difference
 NO_BUDGET = 1 << 40
 WINDOW = 512  # frames of BEATs' mel filters
 MEAN = 256  # positions of Whisper

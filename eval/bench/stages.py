@@ -27,10 +27,7 @@ from .timer import in_own_process, peaks_gb, synchronize, timed
 OURS, UNCOMPRESSED = "longcompress", "uncompressed"
 QUESTIONS = ("When does the red ball appear?", "When is the bell heard?")
 NEW_TOKENS = 32
-LENGTH: dict[str, Any] = {
-    "max_new_tokens": NEW_TOKENS,
-    "min_new_tokens": NEW_TOKENS,
-}  # of each answer
+LENGTH: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}  # of each answer
 QUESTION_TOKENS = 64  # room for a question
 HEADER_ERROR_S = 2.0  # a video may be longer than its header says
 NO_MERGING = {"*": 1 << 30}
@@ -110,11 +107,7 @@ def stage_rows(
         stages: list[tuple[str, Any, dict[str, float]]] = [
             ("merge", partial(merge, chosen, segments, duration_s, budget), {"tokens/s": raw}),
             ("prefill", partial(chosen.llm.prefill, memory.video), {"tokens/s": prefix.length}),
-            (
-                "answer",
-                partial(answer, prefix, QUESTIONS[1:], **LENGTH),
-                {"tokens/s": NEW_TOKENS},
-            ),
+            ("answer", partial(answer, prefix, QUESTIONS[1:], **LENGTH), {"tokens/s": NEW_TOKENS}),
             (
                 "compress",
                 partial(compress, chosen, video, budget=budget, progress=False),

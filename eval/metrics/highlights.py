@@ -17,8 +17,7 @@ LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 def moments(
-    reference: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Sequence[Window]],
+    reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
 ) -> tuple[dict[str, Any], dict[str, dict[Any, dict[str, float]]]]:
     """(moment retrieval over all queries, the same of each query by the prefix of its names).
 
@@ -60,8 +59,7 @@ def moments(
 
 
 def moments_of_each(
-    reference: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Sequence[Window]],
+    reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
 ) -> dict[Any, dict[str, float]]:
     """mAP, mAP@t, R1@t and mIoU of each query that has a reference window."""
     out = {}

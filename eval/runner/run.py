@@ -22,7 +22,7 @@ from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
 from ..tasks.files import write_json
-from ..tasks.task import Example, How, Prediction, Predictions
+from ..tasks.task import Example, How, Prediction, Predictions, members_of
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
 from .run_file import (
@@ -267,6 +267,7 @@ def summarise(
         "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
     }
     summary |= problems(examples, Predictions(predictions))
+    summary["groups"] = {f"{kind}/{name}": ids for (kind, name), ids in members_of(examples).items()}
     if benchmark.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}

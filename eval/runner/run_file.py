@@ -195,7 +195,7 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
-        `bootstrap.difference` of each main score.
+        `bootstrap.difference` of each main score, NAME, and of it in each group, NAME/KIND/GROUP.
 
     Raises:
         ValueError: reference, durations or prompt differ; a run has no summary of just this file.
@@ -211,13 +211,15 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     both = [key for key in ours.answered if key in theirs.answered]
     videos = {key: ours.lines[key]["video"] for key in both}
     differences = {}
-    for name, values in our_summary["each"].items():
-        others = their_summary["each"].get(name, {})
-        keys = [key for key in both if key in values and key in others]
-        if name not in their_summary["each"]:
-            continue
-        left, right = ({key: side[key] for key in keys} for side in (values, others))
-        differences[name] = difference(left, right, videos, seed=seed)
+    for name in (name for name in our_summary["each"] if name in their_summary["each"]):
+        sides = [summary["each"][name] for summary in (our_summary, their_summary)]
+        shared = [key for key in both if all(key in side for side in sides)]
+        for group, ids in ({"": shared} | our_summary["groups"]).items():
+            ids = set(ids)
+            left, right = ({key: side[key] for key in shared if key in ids} for side in sides)
+            if left or not group:
+                label = f"{name}/{group}" if group else name
+                differences[label] = difference(left, right, videos, seed=seed)
     return {
         "task": ours.header["task"],
         "first": str(first),

@@ -11,7 +11,7 @@ from .answers import events_of
 from .event_references import whole_videos
 from .files import is_lines, one_file, read_object, write_json
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
@@ -81,10 +81,9 @@ def write_results(
     results = {
         example.id: [
             {"sentence": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in predictions[example.id].value or ()
+            for start_s, end_s, text in prediction.value or ()
         ]
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     }
     form = {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
     return [write_json(folder / "predictions.json", form)]

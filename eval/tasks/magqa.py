@@ -10,7 +10,7 @@ from .answers import duration_of, events_of, line_events
 from .dense import Events
 from .files import Record, one_file, read_records, video_of, write_lines
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 Replies: TypeAlias = tuple[Reply, ...]
 
@@ -120,11 +120,10 @@ def write_replies(
             "question_id": int(example.id) if example.id.isdecimal() else example.id,
             "model_response_list": [
                 {"time": -1 if time_s is None else time_s, "content": text, "role": "assistant"}
-                for time_s, text in predictions[example.id].value or ()
+                for time_s, text in prediction.value or ()
             ],
         }
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     ]
     return [write_lines(folder / "predictions.json", lines)]
 

@@ -11,7 +11,18 @@ from ..metrics.choice import exact_match, open_answers
 from .answers import without_thoughts, words_of
 from .files import Record, one_file, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, How, IdsByQuestion, Prediction, Predictions, Scored, Task
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    IdsByQuestion,
+    Prediction,
+    Predictions,
+    Scored,
+    Task,
+    answered,
+)
 
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 
@@ -83,10 +94,9 @@ def write_answers(
             "Q": example.question,
             "answer": example.truth[0],
             "A": example.truth[0],
-            "pred": predictions[example.id].words,
+            "pred": prediction.words,
         }
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     ]
     return [write_json(folder / "predictions.json", records)]
 

@@ -10,7 +10,7 @@ from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records, write_lines
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 CLIP_S = 2.0
 
@@ -141,8 +141,8 @@ def write_relevance(
 ) -> list[Path]:
     """The official lines; an answer that could not be read has no windows."""
     lines = []
-    for example in (example for example in examples if example.id in predictions):
-        value = predictions[example.id].value or Relevance((), ())
+    for example, prediction in answered(examples, predictions):
+        value = prediction.value or Relevance((), ())
         line: dict[str, object] = {
             "qid": int(example.id) if example.id.isdecimal() else example.id,
             "query": example.question,

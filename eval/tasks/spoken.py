@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import Record, read_records, write_lines
-from .task import Answers, Example, How, Prediction, Predictions, Truth, Value
+from .task import Answers, Example, How, Prediction, Predictions, Truth, Value, answered
 
 LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 
@@ -80,14 +80,13 @@ def write_spoken(
         how: what numbers in them are.
         task: as the log calls it.
     """
-    known = [example for example in examples if example.id in predictions]
+    known = list(answered(examples, predictions))
     if how.times != "hundredths":
-        lines = [{"id": example.id, "answer": predictions[example.id].words} for example in known]
+        lines = [{"id": example.id, "answer": prediction.words} for example, prediction in known]
         return [write_lines(folder / "predictions.jsonl", lines)]
     log = []
-    for example in known:
-        line = {"video_id": example.video, "task": task, "query_id": 0}
-        line |= {"answer": predictions[example.id].words}
+    for example, prediction in known:
+        line = {"video_id": example.video, "task": task, "query_id": 0, "answer": prediction.words}
         number = example.id.rpartition("_")[2]
         log.append(line if task == "captioning" else line | {"info": {"sentence_id": int(number)}})
     return [write_lines(folder / "predictions.json", log)]

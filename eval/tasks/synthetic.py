@@ -20,7 +20,7 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .files import one_file, read_text, write_lines
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Predictions, Scored, Synthesize, Task
+from .task import DEFAULT, Answers, Example, How, Predictions, Scored, Synthesize, Task, answered, members_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -189,10 +189,7 @@ def score_replies(
 def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[str]]]:
     """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
     yield "", [example.id for example in examples]
-    members: dict[tuple[str, str], list[str]] = {}
-    for example in examples:
-        for pair in example.groups:
-            members.setdefault(pair, []).append(example.id)
+    members = members_of(examples)
     order = list(dict.fromkeys(kind for kind, _ in members))
     for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
         yield f"/{kind}/{group}", members[kind, group]
@@ -225,12 +222,8 @@ def write_replies(
 ) -> list[Path]:
     """Lines {"id", "answer"}."""
     lines = [
-        {
-            "id": example.id,
-            "answer": predictions[example.id].text or words_of(predictions[example.id].value or ""),
-        }
-        for example in examples
-        if example.id in predictions
+        {"id": example.id, "answer": prediction.text or words_of(prediction.value or "")}
+        for example, prediction in answered(examples, predictions)
     ]
     return [write_lines(folder / "predictions.jsonl", lines)]
 

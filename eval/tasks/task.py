@@ -1,6 +1,6 @@
 """What a task is: examples, prompts, a parser of answers, files of predictions, a score."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -184,6 +184,22 @@ class Task(Generic[Truth, Value]):
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
+
+
+def answered(
+    examples: Iterable[Example[Truth]], predictions: Answers[Value]
+) -> Iterator[tuple[Example[Truth], Prediction[Value]]]:
+    """The examples that have a prediction, with it."""
+    return ((example, predictions[example.id]) for example in examples if example.id in predictions)
+
+
+def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list[str]]:
+    """The ids of the examples of each (kind, name) group, in the order of the examples."""
+    members: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        for group in dict.fromkeys(example.groups):
+            members.setdefault(group, []).append(example.id)
+    return members
 
 
 def counted(

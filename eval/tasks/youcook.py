@@ -10,7 +10,7 @@ from .dense import Events
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
 from .magqa import replies_of
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -90,10 +90,9 @@ def write_steps(
     steps = {
         f"{example.id}.mp4": [
             {"caption": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in predictions[example.id].value or ()
+            for start_s, end_s, text in prediction.value or ()
         ]
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     }
     return [write_json(folder / "predictions.json", steps)]
 

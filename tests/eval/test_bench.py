@@ -71,7 +71,7 @@ def rows_of_stages():
     """Videos of 1 and 10 minutes, two budgets and the uncompressed model, alone and in a fresh process."""
     rows = []
     for minutes in (1.0, 10.0):
-        rows += [row(case=case, x=minutes) for case in ("decode", "encode frame")]
+        rows += [row(case=case, x=minutes) for case in ("decode", "encode video")]
         for provider, budget in (("longcompress", 256), ("longcompress", 1024), ("uncompressed", 10_300)):
             about = {**MODEL, "budget": budget, "tokens": budget - 1}
             same = {"x": minutes, "provider": provider, "settings": about}
@@ -305,9 +305,9 @@ class TestKernels:
     def test_an_encoder_whose_parts_differ_is_not_timed(self, monkeypatch, tmp_path):
         from longcompress.eval.bench import encoder
 
-        row = encoder.random_dinov2(28)
-        row.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
-        monkeypatch.setattr(encoder, "random_dinov2", lambda _: row)
+        model = encoder.random_dinov2(28)
+        model.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
+        monkeypatch.setattr(encoder, "random_dinov2", lambda _: model)
         monkeypatch.setattr(encoder, "timed", never)
         path = tmp_path / "k.csv"
         options = {"cases": ["encoder"], "dtypes": ["fp32"], "encoder_px": 28}
@@ -347,7 +347,7 @@ class TestThroughput:
 
         monkeypatch.setattr(stages, "compress", other)
         rows = stages.stage_rows(tiny, media.video_of(work, MINUTES), MINUTES, [32], 1, MODEL)
-        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different frame.x; nothing is timed"
+        match = rf"video_{MINUTES:g}min.mp4, longcompress, budget 32: .* different video.x; nothing is timed"
         with pytest.raises(ValueError, match=match):
             list(rows)
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from longcompress.cli.eval import main
+from longcompress.cli.main import main as command
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.locks import alone
@@ -23,6 +23,7 @@ from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import How
+from longcompress.model import LongCompress
 
 import models
 import videos
@@ -218,8 +219,10 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from longcompress.model import LongCompress
+
 import models
-from longcompress.eval import run as running
+from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig
 import time
 from longcompress.eval.runner.sources import from_files
@@ -279,7 +282,7 @@ def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
             RunConfig(budgets=("32",)),
             r"a.jsonl was started with budgets = \['24'\], this run has \['32'\]; resume with the same",
         ),
-        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'frame'"),
+        (RunConfig(budgets=("24",), streams="video"), r"with streams = 'both', this run has 'video'"),
         (RunConfig(budgets=("24",), limit=2), r"with limit = None, this run has 2"),
         (RunConfig(budgets=("24",), max_new_tokens=3), r"with max_new_tokens = 6, this run has 3"),
     ],
@@ -291,7 +294,7 @@ def test_another_config_is_refused_by_name(here, model, whole, config, message):
     assert whole[0].read_bytes() == before
 
 
-def test_another_model_and_gold_are_refused_by_name(here, model, whole, tmp_path):
+def test_another_model_and_references_are_refused_by_name(here, model, whole, tmp_path):
     other = models.model()
     other.llm.lm.lm_head.weight.data += 1
     with pytest.raises(ValueError, match=r"was started with model_sha256 = '\w+', this run has '\w+'"):
@@ -330,7 +333,7 @@ def test_wrong_arguments(here, model, tmp_path):
         do(here, "lvbench", model, out, RunConfig(budgets=("1",)))
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         RunConfig(limit=0)
-    with pytest.raises(ValueError, match=r"streams must be 'frame', 'audio' or 'both', got 'text'"):
+    with pytest.raises(ValueError, match=r"streams must be 'video', 'audio' or 'both', got 'text'"):
         RunConfig(streams="text")
     with pytest.raises(FileNotFoundError, match=r"videos must be an existing folder, got .*none"):
         run("lvbench", reference(here, "lvbench"), tmp_path / "none", model, out)
@@ -346,8 +349,8 @@ def test_wrong_arguments(here, model, tmp_path):
 def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_path):
     (tmp_path / "first.mp4").write_bytes(b"no video at all" * 100)
     videos.write(tmp_path / "second.mp4", videos.Video(audio_codec=None))
-    summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model, tmp_path / "a.jsonl",
-                  RunConfig(budgets=("24",), streams="audio"))  # fmt: skip
+    files, config = reference(here, "activitynet-dense"), RunConfig(budgets=("24",), streams="audio")
+    summary = run("activitynet-dense", files, tmp_path, model, tmp_path / "a.jsonl", config)
     assert summary["num_answered"] == 0 and summary["num_failed"] == 3
     reasons = {item["id"]: item["failed"] for item in summary["failed"]}
     assert (
@@ -402,8 +405,8 @@ def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
 
 
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("longcompress.eval.runner.run.media_of", lambda model: ("video",))
-    with pytest.raises(ValueError, match=r"streams must be of frame, which the model takes in, got audio"):
+    monkeypatch.setattr(LongCompress, "media", ("video",))
+    with pytest.raises(ValueError, match=r"streams must be of video, which the model takes in, got audio"):
         do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
 
 
@@ -428,29 +431,27 @@ def test_pairs_of_runs_that_differ(here, model, whole, tmp_path):
 def test_the_commands(here, tmp_path, capsys):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     out = tmp_path / "a.jsonl"
-    words = ["run", "lvbench", "--reference", *reference(here, "lvbench"), "--videos", here / "videos",
-             "--model", tmp_path / "model", "--budgets", 24, "--limit", 4, "--max-new-tokens", 4,
+    words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"),
+             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24, "--limit", 4, "--max-new-tokens", 4,
              "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert main(list(map(str, words))) == 0
+        assert command(list(map(str, words))) == 0
         table = capsys.readouterr().out
         assert "lvbench, 4 examples" in table and "4 answered, 0 failed; all of it in" in table
-        assert main([*map(str, words), "--json"]) == 0
+        assert command([*map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["header"]["max_new_tokens"] == 4
     assert read_run(out).header["streams"] == "video"
-    assert main(["pairs", str(out), str(out)]) == 0
+    assert command(["eval", "pairs", str(out), str(out)]) == 0
     table = " ".join(capsys.readouterr().out.split())  # a title wraps at its table's width
     assert "a.jsonl minus a.jsonl, 4 examples of both" in table and "0.0000 to 0.0000" in table
-    assert main(["pairs", str(out), str(out), "--json"]) == 0
+    assert command(["eval", "pairs", str(out), str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num"] == 4
-    with pytest.raises(ValueError, match=r"--out must end in .jsonl, got .*a.txt; summary and predictions"):
-        main([*map(str, words[:-1]), "a.txt"])
+    assert command([*map(str, words[:-1]), "a.txt"]) == 2
+    assert "--out must end in .jsonl, got a.txt; summary and predictions" in capsys.readouterr().err
 
 
 def test_the_command_reaches_them(tmp_path, capsys):
-    from longcompress.cli.main import main as command
-
     missing = str(tmp_path / "missing.jsonl")
     assert command(["eval", "pairs", missing, missing]) != 0
     assert "missing.jsonl" in capsys.readouterr().err

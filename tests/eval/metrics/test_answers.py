@@ -64,7 +64,7 @@ def test_exact_match_by_group_and_with_several_right_answers():
 
 
 def test_exact_match_by_hand():
-    reference = {1: "The dog", 2: "two", 3: "Strae", 4: "..."}
+    reference = {1: "The dog", 2: "two", 3: "Straße", 4: "..."}
     got = exact_match(reference, {1: "a Dog!", 2: "", 3: "STRASSE", 4: "..."})
     assert got["accuracy"] == 0.5 and got["num_empty"] == 2 and got["num_missing"] == 0
     assert plain(" The  red-ish Dog, a friend. ") == "red ish dog friend"
