@@ -20,7 +20,7 @@ ANY_MARKER = re.compile(r"<!-- /?bench:")
 
 
 class Table(NamedTuple):
-    """How rows become a table: the heads and patches of the left columns, and the head of each other column."""
+    """How rows become a table: heads and patches of the left columns, and the head of each other column."""
 
     heads: tuple[str, ...]
     patches: Callable[[Row], tuple[str, ...]]

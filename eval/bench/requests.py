@@ -40,14 +40,7 @@ class Request(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What came of requests.
-
-    Attributes:
-        answers: to each.
-        memories: of each.
-        done_s: seconds from the start to each answer.
-        compress_s: seconds of compressing all.
-    """
+    """What came of requests: answers, memories, seconds until each answer, seconds of compressing all."""
 
     answers: list[str]
     memories: list[VideoMemory]

@@ -16,14 +16,11 @@ def multiple_choice(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of questions with the right option, 1 or 0 for each question).
 
-    Args:
-        reference: the right option of each question, "A", "B", ...
-        predicted: the option of each answer, letters in either case; None where the answer could not be read.
-            A question without an option is wrong.
+    Options are letters in either case; None where an answer could not be read. Such a question is wrong, as
+    is one without an entry.
 
     Returns:
-        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed (None),
-        num_unknown.
+        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed, num_unknown.
     """
     each = {}
     for key, right in reference.items():
@@ -45,14 +42,9 @@ def exact_match(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
-    Args:
-        references: the right answers to each question.
-        predicted: the answers.
-        groups: a name for each question (its task, its length), for a table by group.
-
     Returns:
-        accuracy; with groups also accuracy/GROUP, num/GROUP and macro_accuracy, the mean over groups (None of
-        no questions); num, num_missing (without an entry), num_empty (answers without a word), num_unknown.
+        accuracy (None of no questions); with groups (a name for each question) accuracy/GROUP, num/GROUP and
+        macro_accuracy, the mean over groups; num, num_missing, num_empty (without a word), num_unknown.
     """
     each = {}
     for key, texts in references.items():
@@ -77,19 +69,12 @@ def open_answers(
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
-    4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes or no is
-    wrong. A reply without a score in range has score 0.
-
-    Args:
-        reference: the right answer to each question.
-        predicted: the answers.
-        questions: the question itself.
-        judge: who judges.
-        groups: a name for each question, for accuracies by group.
+    4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes
+    or no is wrong. A reply without a score in range has score 0.
 
     Returns:
         accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
-        num_no_score (replies that could not be read), num_missing, num_empty, num_unknown, judge, prompt.
+        num_no_score (unreadable replies), num_missing, num_empty, num_unknown, judge, prompt.
     """
     reply = _replies(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
@@ -114,9 +99,6 @@ def rated_answers(
     """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
 
     A missing answer, and a reply without a score in range, has score 0.
-
-    Returns:
-        score (None of no questions), num, num_no_score, num_missing, num_empty, num_unknown, judge, prompt.
     """
     reply = _replies(reference, predicted, questions, judge)
     scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}

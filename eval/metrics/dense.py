@@ -137,12 +137,8 @@ def dense_of_each(
 ) -> dict[Any, dict[str, float]]:
     """The scores of each video of the reference, as NAME@t; all 0 of no predictions. No METEOR without Java.
 
-    Args:
-        reference: a mapping for each annotator.
-        predicted: the predictions.
-        thresholds: the t.
-        frequencies: CIDEr's document frequencies, of all "reference" captions or of the items of a "video".
-        letters: random letters for the word that matches nothing; without, a fixed word.
+    CIDEr's document frequencies are of all "reference" captions or of the items of a "video". The word that
+    matches nothing is of random `letters`, or a fixed word.
     """
     text_of = {event[2]: words(event[2]) for event in _events([*reference, predicted])}
     corpus = None

@@ -24,10 +24,8 @@ class Soda(NamedTuple):
 class MeteorOfPairs:
     """METEOR of (prediction, reference) pairs of texts; `__name__` stands beside the numbers.
 
-    Args:
-        program: METEOR's.
-        swapped: hand the prediction over as the reference and the reference as the hypothesis, as the SODA
-            evaluators of the papers do. METEOR is not symmetric.
+    `swapped` hands the prediction over as the reference and the reference as the hypothesis, as the SODA
+    evaluators of the papers do. METEOR is not symmetric.
     """
 
     def __init__(self, program: Meteor, *, swapped: bool = False) -> None:
@@ -67,13 +65,11 @@ def soda_c(
         predicted: the same of the predictions.
         scorer: (prediction, reference) texts to scores, see `meteor_of_pairs`; None: nothing is computed.
         compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
-            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0). Its
-            scorer has METEOR's arguments swapped.
+            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
 
     Returns:
         SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
-        (its name, or the remedy), num, num_missing (videos without an entry), num_empty (with an empty list),
-        num_unknown.
+        (its name, or the remedy), num, num_missing, num_empty, num_unknown.
     """
     if compat not in (None, "paper"):
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")

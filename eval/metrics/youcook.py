@@ -98,14 +98,11 @@ def _means_of_each(
 def reply_segments(
     replies: Sequence[tuple[float, str]], *, first_start_s: float | None = 0.0
 ) -> list[Captioned]:
-    """Replies given while a video runs, as the events they tell of.
+    """Replies during a video, (time_s, text), as the events they tell of.
 
     Equal replies in a row are one. An event reaches from the last time the reply before was given to the last
-    time this one was given.
-
-    Args:
-        replies: (time_s, text).
-        first_start_s: where the first event starts; None leaves it out, as MMDuet's evaluator does.
+    time this one was given. The first starts at `first_start_s`; None leaves it out, as MMDuet's evaluator
+    does.
     """
     out: list[Captioned] = []
     before_s = first_start_s

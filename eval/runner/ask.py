@@ -13,13 +13,9 @@ QUESTIONS_AT_ONCE = 8  # always the same ones together: an answer must not depen
 
 @dataclass(frozen=True)
 class Questioner:
-    """What stays the same from video to video.
+    """What stays the same from video to video: the task, its prompt, how answers are read.
 
-    Attributes:
-        task: whose prompts, parser and score.
-        prompt: name of the prompt.
-        max_new_tokens: longest answer; None: as the model's config says.
-        how: how answers are read.
+    max_new_tokens is the longest answer; None: as the model's config says.
     """
 
     task: Task[Any, Any]
@@ -31,15 +27,7 @@ class Questioner:
         self, memory: VideoMemory, examples: Sequence[Example[Any]], done: Container[str],
         encode_s: float, warnings: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Lines of the examples of a video that aren't done.
-
-        Args:
-            memory: of the video.
-            examples: all of the video's.
-            done: ids.
-            encode_s: seconds that the memory took.
-            warnings: of reading the video.
-        """
+        """Lines of the examples of a video that aren't done; `encode_s` are the seconds its memory took."""
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):
             some = examples[at : at + QUESTIONS_AT_ONCE]

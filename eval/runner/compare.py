@@ -33,12 +33,7 @@ NAMES = (*METHODS, *OURS)
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at a budget.
-
-    Attributes:
-        method: one of NAMES.
-        budget: "4096", "10%" of a video's raw tokens, or ALL for "full".
-    """
+    """A method (of NAMES) at a budget: "4096", "10%" of a video's raw tokens, or ALL for "full"."""
 
     method: str
     budget: str
@@ -55,8 +50,8 @@ class CompareConfig:
 
     Attributes:
         budgets: each "4096", or "10%" of a video's raw tokens.
-        methods: some of NAMES: the baselines of `methods.METHODS`; and ours: a budget allocated evenly, by novelty,
-            evenly without global tokens, evenly without audio.
+        methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
+            global tokens, evenly without audio.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -89,17 +84,10 @@ class CompareConfig:
 def compare(
     source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
 ) -> list[Arm]:
-    """Ask every example of every arm; runs in `folder` are started, or resumed.
-
-    Args:
-        source: questions and videos.
-        model: encodes, and answers greedily.
-        folder: gets a file for each arm.
-        config: what is compared.
-        how: how answers are read.
+    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed.
 
     Raises:
-        ValueError: a run has another header; another process writes there; a model without the streams that a
+        ValueError: a run has another header; another process writes there; the model lacks streams that a
             method needs; an unknown prompt; a task that scores no example by itself.
     """
     folder = Path(folder)
@@ -138,11 +126,7 @@ def _check(name: str, questioner: Questioner, examples: Sequence[Example[Any]]) 
 
 
 def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
-    """The examples that are asked.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The examples that are asked; ValueError if there are none."""
     only = config.only or {}
     some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]
     if not some:
@@ -177,14 +161,7 @@ def _encode(
 
 
 class RawVideo:
-    """A video's raw segments, to be compressed by any method.
-
-    Args:
-        model: whose merging is ours.
-        segments: of the video, raw.
-        duration_s: its seconds.
-        seed: of random methods.
-    """
+    """A video's raw segments, to be compressed by any method; `seed` is of random methods."""
 
     def __init__(
         self, model: LongCompress, segments: Sequence[Segment], duration_s: float, seed: int
@@ -201,7 +178,7 @@ class RawVideo:
         """The video's memory by this method.
 
         Raises:
-            ValueError: the budget is too small or the memory larger than the language model's context; the
+            ValueError: the budget is too small; the memory has no room in the language model's context; the
                 video has nothing but audio, and the method is no-audio.
         """
         budget = self.budget(arm.budget)

@@ -48,11 +48,8 @@ def rows_of(
 
     Returns:
         method, budget, group, num_tokens (mean of a video's), mean, low, high, num, num_videos, num_failed;
-        relative (share of the uncompressed score, with its interval) and gain (our score, allocated evenly,
-        minus this score at the same budget, example by example).
-
-    Raises:
-        ValueError: a line has no such number.
+        relative (over the uncompressed score, with its interval) and gain (our score, allocated evenly, minus
+        this score at the same budget, example by example).
     """
     videos = {example.id: example.video for example in examples}
     groups = {"": set(videos)}

@@ -143,9 +143,9 @@ def measure(
         layer: which of its hidden states.
         size_px: side of its frames.
         files: video files to try.
-        seconds: at most so much of each video.
+        seconds: read of each video at most.
         num_synthetic: synthetic videos to try (with a model).
-        keep: tokens between of 10 s; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files.
+        keep: tokens of a segment; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files.
         out: JSON lines go here too.
     """
     from ...encoders import VisionEncoder

@@ -69,18 +69,14 @@ def run(
     Args:
         source: questions and videos.
         model: encodes, and answers greedily.
-        out: JSON lines, a header first. Beside it come NAME.summary.json and the folder NAME.predictions. Of
-            several budgets each has its own: NAME.4096.jsonl, NAME.10pc.jsonl.
+        out: JSON lines, a header first. NAME.summary.json and the folder NAME.predictions come beside it.
+            Each of several budgets has a file of its own: NAME.4096.jsonl, NAME.10pc.jsonl.
         config: how the run is made.
-        retry_failed: ask again where a video was missing or could not be read; the new line takes the place
-            of the old one.
+        retry_failed: ask again where a video was missing or unreadable; the new line replaces the old line.
         num_draws: of the intervals of corpus scores.
 
     Returns:
-        Summaries: header, counts and lists of failed, missing or unparsed examples, metrics, intervals, each.
-
-    Raises:
-        ValueError: `out` has another header, or another run writes to it; what can't be asked or taken in.
+        Summaries: header, counts, lists of failed, missing or unparsed examples, metrics, intervals, each.
     """
     config, out = config or RunConfig(), Path(out)
     how = _how(source, config)
@@ -110,9 +106,9 @@ def run_all(
         task: a key of TASKS.
         outs: name of a run to its file.
         headers: name of a run to its header.
-        questioner: asks and reads.
+        questioner: asks, and parses answers.
         examples: of all runs.
-        encode: a video, and names of runs, to the video for each of these runs.
+        encode: a video and names of runs, to the video encoded for each of these runs.
         retry_failed: as of `run`.
     """
     with ExitStack() as stack:
@@ -153,16 +149,7 @@ def encode_video(
     source: Source, model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str,
     names: Sequence[str],
 ) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
-    """A video at some budgets, all of one session with the largest of all budgets.
-
-    Args:
-        source: opens the video.
-        model: encodes.
-        streams: which it takes in.
-        budgets: of the run.
-        video: its name.
-        names: of these budgets, which are wanted.
-    """
+    """A video at some budgets (`names`), all of one session with the largest of all budgets."""
     start_s = time.perf_counter()
     warnings: list[str] = []
     config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
@@ -233,15 +220,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
 def summarise(
     task: str, examples: Sequence[Example[Any]], out: Path, how: How, *, num_draws: int = NUM_DRAWS
 ) -> dict[str, Any]:
-    """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format.
-
-    Args:
-        task: a key of TASKS.
-        examples: those that were asked.
-        out: the run's file, with a line for each.
-        how: how its answers are read.
-        num_draws: of the intervals of corpus scores.
-    """
+    """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format."""
     file = read_run(out)
     assert file is not None
     benchmark = task_of(task)
@@ -307,7 +286,7 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _model_hash(model: LongCompress) -> str:
-    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model out."""
+    """A hash of the config and of samples of all weights; `identity` omits projectors and language model."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()

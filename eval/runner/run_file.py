@@ -30,7 +30,7 @@ class RunConfig:
     Attributes:
         budgets: tokens of a video's memory, each "4096", or "10%" of a video's raw tokens; none: as the
             model's config says. Each video is encoded once for all budgets.
-        streams: which the model takes in; "both": all of them.
+        streams: which media the model takes in; "both": all of them.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples of the reference, this many.
@@ -82,13 +82,7 @@ def budget_path(out: Path, budget: str) -> Path:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A run as far as it is written.
-
-    Attributes:
-        header: all that the answers depend on.
-        lines: by the id of the example, in the order of the file.
-        num_bytes: of header and whole lines; what comes after is torn.
-    """
+    """A run as far as it is written: header, lines by id, and their bytes; what comes after is torn."""
 
     header: dict[str, Any]
     lines: dict[str, dict[str, Any]]
@@ -117,12 +111,7 @@ def line_of(value: Mapping[str, Any]) -> bytes:
 
 
 def read_run(path: Path) -> RunFile | None:
-    """What is whole of a run's file; None if not even its header is.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is another kind of file, or a line of it is broken.
-    """
+    """What is whole of a run's file; None if not even its header is. ValueError for another kind of file."""
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if data and not (data.startswith(_START) or _START.startswith(data)):
@@ -147,11 +136,7 @@ def read_run(path: Path) -> RunFile | None:
 
 
 def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
-    """The run at `path`, a new one if there is none; a torn last line is cut off.
-
-    Raises:
-        ValueError: the run has another header; it is left as it is.
-    """
+    """The run at `path`, created if needed; a torn last line is cut off. ValueError for another header."""
     run = read_run(path) if path.is_file() else None
     if run is None:
         line = line_of(header)
@@ -196,9 +181,6 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
         `bootstrap.difference` of each main score, NAME, and of it in each group, NAME/KIND/GROUP.
-
-    Raises:
-        ValueError: reference, durations or prompt differ; a run has no summary of just this file.
     """
     paths = Path(first), Path(second)
     (ours, our_summary), (theirs, their_summary) = map(_complete, paths)

@@ -38,8 +38,7 @@ def score_files(
 
     Returns:
         task, reference, pred and what `how` says; num_examples; missing, unknown, duplicate and unparsed
-        (ids) and num_ of each; num_other; metrics; intervals (95 %, cluster bootstrap over videos). meteor,
-        judge and prompt are among the metrics.
+        (ids) and num_ of each; num_other; metrics; intervals (95 %, cluster bootstrap over videos).
 
     Raises:
         ValueError: naming file and line or entry, if a file is not what it should be.
@@ -73,13 +72,7 @@ def task_of(name: str) -> Task[Any, Any]:
 def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
 ) -> list[Example[Any]]:
-    """The examples of reference files, each with an id of its own, at least one.
-
-    Args:
-        task: a key of TASKS.
-        reference: the benchmark's files.
-        durations: lengths of videos, where the reference has none.
-    """
+    """The examples of reference files, each with an id of its own, at least one."""
     examples: list[Example[Any]] = task_of(task).read([Path(path) for path in reference])
     names = " and ".join(str(path) for path in reference)
     if not examples:
@@ -116,14 +109,8 @@ def with_intervals(
 ) -> dict[str, Any]:
     """Metrics, and their intervals by cluster bootstrap over videos.
 
-    Of means over examples, and over those of a group (NAME/KIND/GROUP, or NAME/GROUP), `interval` is taken;
-    of other scores, computed again over each resampled corpus, `intervals_of`.
-
-    Args:
-        examples: what was asked.
-        scored: the scores of the predictions.
-        seed: of the draws.
-        num_draws: of `intervals_of`; 0 leaves those out.
+    Means over examples, and over those of a group (NAME/KIND/GROUP, or NAME/GROUP), have an `interval`. Other
+    scores are computed again over each resampled corpus (`intervals_of`); num_draws 0 leaves these out.
     """
     videos = {example.id: example.video for example in examples}
     means: dict[str, dict[str, float]] = dict(scored.each)

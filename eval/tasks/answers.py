@@ -37,11 +37,7 @@ def words_of(text: str, example: Example[Any], how: How) -> str | None:
 
 
 def duration_of(example: Example[Any], times: Times) -> float | None:
-    """The video's seconds.
-
-    Raises:
-        ValueError: it is not known and answers are in hundredths of it.
-    """
+    """The video's seconds; ValueError if they are unknown and answers are in hundredths of them."""
     if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
         raise ValueError(
             f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
@@ -53,9 +49,9 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
 def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     """The first span that an answer names.
 
-    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught to write.
-    Hundredths are shares of the video, both ends as they stand: x is x / 100 of its length. For the papers
-    only two digits, "to" or "and", two digits are read, anywhere in the answer.
+    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught.
+    Hundredths are of the video's length, both ends as they stand: x is x / 100 of it. For the papers only two
+    digits, "to" or "and", two digits are read, anywhere in the answer.
     """
     times = how.times or "seconds"
     duration_s = duration_of(example, times)
@@ -77,9 +73,9 @@ def events_of(
 ) -> tuple[Captioned, ...] | None:
     """The events that an answer tells of, None if it names none.
 
-    Of whole seconds the last is included. Hundredths are shares of the video, the last one included: x to y is
-    x / 100 to (y + 1) / 100 of its length, as both papers score dense captions; without `last_included` as
-    in `span_of`. For the papers only their own forms are read, and events of one text that follow each other
+    Of whole seconds the last is included. Hundredths are of the video's length, the last included: x to y is
+    x / 100 to (y + 1) / 100 of it, as both papers score dense captions; without `last_included` as in
+    `span_of`. For the papers only their own forms are read, and events of one text that follow each other
     within a hundredth are one.
     """
     times = how.times or "seconds"

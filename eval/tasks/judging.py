@@ -38,11 +38,11 @@ def endpoint(
         url: up to and without "/chat/completions".
         model: what the endpoint calls it.
         key: sent as a bearer token.
-        cache: JSON lines of replies; what is there is not asked again, what is new is added at once.
+        cache: JSON lines of replies; a cached prompt is not asked again, a new reply is added at once.
         num_tries: how often a busy or silent endpoint is asked.
         timeout_s: of one try.
-        num_at_once: requests under way at a time.
-        wait: sleeps so many seconds.
+        num_at_once: concurrent requests.
+        wait: sleeps for seconds.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")

@@ -105,12 +105,7 @@ def write_answers(
 
 
 def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[Right]]:
-    """test_q.json and test_a.json, or one file of questions with their answers.
-
-    Args:
-        paths: one file or the two.
-        video: a video's name from its number, of files that have "video_id".
-    """
+    """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
     answers: dict[str, Record] = {}

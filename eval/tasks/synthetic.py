@@ -30,13 +30,7 @@ Reply: TypeAlias = tuple[Interval, ...] | str  # seconds, ends exclusive; words 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Which videos are synthesized.
-
-    Attributes:
-        minutes: their lengths.
-        num_videos: how many of each length.
-        first_video: number of the first; other numbers are other videos.
-    """
+    """Which videos are synthesized: their lengths, the number of each length, the number of the first."""
 
     minutes: tuple[float, ...] = (5.0, 15.0)
     num_videos: int = 3
@@ -139,7 +133,7 @@ def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
 
 
 def words_of(reply: Reply) -> str:
-    """A reply as `synthetic_qa.grade` reads it."""
+    """A reply as `questions.grade` reads it."""
     if isinstance(reply, str):
         return reply
     return ", ".join(f"{start_s:.0f} to {end_s - 1:.0f}" for start_s, end_s in reply)
@@ -150,15 +144,9 @@ def score_replies(
 ) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
-    The grade is that of `synthetic_qa.grade`: 1 for a span with an IoU of .5 or more (R@1 of one span), for just the
-    right names or number; the F1 of a list. The error in time is the distance, in seconds, between the
-    middle of the first span of an answer and the true one, of answered questions about a span.
-
-    Args:
-        examples: synthetic ones.
-        predictions: replies.
-        how: nothing of it counts.
-        name: what the mean grade is called.
+    The grade is that of `questions.grade`: 1 for a span with an IoU of .5 or more (R@1), or for just the
+    right names or number; the F1 of a list. The error in time is the distance, in seconds, between the middle
+    of the first span of an answer and the true one, of answered questions about a span.
 
     Returns:
         NAME, error_s, error_s_median, and each as METRIC/KIND/GROUP; num and num/KIND/GROUP; majority/KIND,

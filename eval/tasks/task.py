@@ -85,11 +85,7 @@ class Predictions(Generic[Value]):
 
 
 class IdsByQuestion:
-    """Ids of examples by video and question, for prediction files without ids.
-
-    Args:
-        keys: (video, question) to the id of each example.
-    """
+    """Ids of examples by video and question, for prediction files without ids."""
 
     def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
         self._ids: dict[tuple[str, str], list[str]] = {}
@@ -142,8 +138,8 @@ class Scored:
 
     Attributes:
         metrics: names to numbers, and what belongs beside them (the METEOR, the judge).
-        each: main numbers of each example, by name, then id: what intervals and comparisons are made of.
-        corpora: makes the form in which the other numbers are computed again over drawn videos.
+        each: main numbers of each example, by name, then id: what intervals and comparisons are of.
+        corpora: makes the form in which the other numbers are computed again over resampled videos.
     """
 
     metrics: dict[str, Any]
