@@ -60,11 +60,10 @@ class Case(NamedTuple):
     tolerance: float = 0.0
 
     def checked(
-        self, expected: Tensor, tolerance: float, read: Callable[[Any], Tensor] | None = None
+        self, expected: Tensor, tolerance: float, read: Callable[[Any], Tensor] = lambda result: result
     ) -> "Case":
         """The case, whose result on the first input (what `read` takes of it) must be `expected`."""
-        result = (lambda: read(self.work(0))) if read else partial(self.work, 0)
-        return self._replace(error=lambda: relative(result(), expected), tolerance=tolerance)
+        return self._replace(error=lambda: relative(read(self.work(0)), expected), tolerance=tolerance)
 
 
 class Inputs(NamedTuple):

@@ -132,8 +132,9 @@ def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule 
 
 
 def measure(
-    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224, files: list[str] | None = None,
-    seconds: int = 120, num_synthetic: int = 3, keep: list[int] | None = None, out: str = "",
+    model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224,
+    files: list[str] | None = None, seconds: int = 120, num_synthetic: int = 3,
+    keep: list[int] | None = None, out: str = "",
 ) -> None:  # fmt: skip
     """Print (and with --out write as JSON lines) the lost variance of each merging.
 

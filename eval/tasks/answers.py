@@ -41,7 +41,7 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
     if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
         raise ValueError(
             f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
-            "give --durations FILE, a JSON object of seconds by video, or a CSV with the columns id and length"
+            "give --durations FILE, a JSON object of seconds by video, or a CSV with columns id and length"
         )
     return example.duration_s
 

@@ -295,10 +295,9 @@ def read_longvideobench(paths: Sequence[Path]) -> list[Example[str]]:
         number = record.number("correct_choice")
         letter = chr(ord("A") + int(number)) if 0 <= number < 26 else "?"
         groups = [(kind, record.name(name)) for kind, name in kinds.items() if record.has(name)]
-        out.append(_example(
-            record, record.name("id"), video_of(record.name("video_path", "video_id")), record.text("question"),
-            letter, candidates, groups, record.maybe_number("duration"),
-        ))  # fmt: skip
+        video, question = video_of(record.name("video_path", "video_id")), record.text("question")
+        key, duration_s = record.name("id"), record.maybe_number("duration")
+        out.append(_example(record, key, video, question, letter, candidates, groups, duration_s))
     return out
 
 

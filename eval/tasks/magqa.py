@@ -130,12 +130,7 @@ def write_replies(
 
 def score_replies(examples: Sequence[Example[Events]], predictions: Answers[Replies], how: How) -> Scored:
     """The in-span score, by a judge."""
-    judge = how.judge(JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
-    if judge is None:
-        raise ValueError(
-            "magqa is scored by a judge, got none; give --judge-url and --judge-model of an "
-            "OpenAI-compatible endpoint"
-        )
+    judge = how.required_judge("magqa", JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
     reference = {example.id: list(example.truth) for example in examples}
     predicted = {key: prediction.value or () for key, prediction in predictions.items()}
     questions = {example.id: example.question for example in examples}

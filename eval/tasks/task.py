@@ -131,6 +131,15 @@ class How:
             return None
         return Judge(self.asker.name, self.judge_prompt or prompt, self.asker.ask)
 
+    def required_judge(self, task: str, prompt: str) -> Judge:
+        """The judge of a task that has no score without one; ValueError if there is none."""
+        if (judge := self.judge(prompt)) is None:
+            raise ValueError(
+                f"{task} is scored by a judge, got none; give --judge-url and --judge-model of an "
+                "OpenAI-compatible endpoint"
+            )
+        return judge
+
 
 @dataclass(frozen=True)
 class Scored:
