@@ -75,7 +75,6 @@ class Inputs(NamedTuple):
     plan: Plan
     fused: bool  # the Triton kernels run
     tolerance: float
-    step_segments: int
 
     @property
     def num_bytes(self) -> int:
@@ -101,7 +100,7 @@ class Inputs(NamedTuple):
 def bench_kernels(
     out: str | None = None, device: str | None = None, dtypes: list[str] | None = None,
     cases: list[str] | None = None, segments: int | None = None, tokens: int = 2560, channels: int = 1024,
-    repeat: int = 20, step_segments: int | None = None, threads: int | None = None, compile: bool = False,
+    repeat: int = 20, threads: int | None = None, compile: bool = False,
     encoder: str = "", encoder_px: int = 224, pairs: list[int] | None = None, blocks: list[int] | None = None,
 ) -> int:  # fmt: skip
     """Check, then time; prints a line for each figure. The exit code is 1 if a case failed.
@@ -115,7 +114,6 @@ def bench_kernels(
         tokens: of each segment.
         channels: of each token.
         repeat: timed runs of each.
-        step_segments: segments that the step-by-step form gets at once; all of them if not given.
         threads: of torch.
         compile: report registers, stack and shared memory of all kernels instead; needs no GPU.
         encoder: folder or hub name of a CLIP, SigLIP, DINOv2 or ViT encoder to merge in; if not given
@@ -142,7 +140,7 @@ def bench_kernels(
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
             raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-        make = partial(make_inputs, device, segments, tokens, channels, name, step_segments)
+        make = partial(make_inputs, device, segments, tokens, channels, name)
         recorder.run(kernel_jobs(make, cases or [], repeat, segments, settings | {"dtype": name}))
         if not cases or any(word in "encoder, pairs" for word in cases):
             from .encoder import encoder_jobs
@@ -154,9 +152,7 @@ def bench_kernels(
     return int(recorder.num_failed > 0)
 
 
-def make_inputs(
-    device: str, segments: int, tokens: int, channels: int, dtype: str, step_segments: int | None = None
-) -> Inputs:
+def make_inputs(device: str, segments: int, tokens: int, channels: int, dtype: str) -> Inputs:
     """Random inputs, with so many copies that none is still in the cache when its turn comes."""
     num_bytes = segments * tokens * channels * torch.finfo(DTYPES[dtype]).bits // 8
     copies = max(1, -(-CACHE_BYTES // num_bytes)) if device != "cpu" else 1
@@ -165,7 +161,7 @@ def make_inputs(
     offsets = torch.arange(segments + 1, dtype=torch.int32, device="cpu") * tokens
     fused = use_triton("pool", xs[0])
     first = plan(metrics[0], offsets, KEEP)
-    return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype], step_segments or segments)
+    return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype])
 
 
 def kernel_jobs(
@@ -350,22 +346,21 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
 
 
 def steps(inputs: Inputs) -> Iterator[Case]:
-    """The published step-by-step merge, `step_segments` at a time where memory is short."""
-    num, length = len(inputs.offsets) - 1, int(inputs.offsets[1])
-    forms = [("step by step", step_by_step)]
+    """The published step-by-step merge."""
+    forms = {"step by step": step_by_step}
     if inputs.xs[0].is_cuda:
-        forms.append(("compiled steps", torch.compile(step_by_step, dynamic=False)))
+        forms["compiled steps"] = torch.compile(step_by_step, dynamic=False)
 
     def error() -> float:
         x = normal(2560, inputs.xs[0].shape[1], 9, inputs.xs[0].device).double()  # the schedule's own length
         offsets = torch.tensor([0, 2560], dtype=torch.int32, device="cpu")
-        mine = composed(x, offsets, MERGES["published"])
-        return float((mine - step_by_step(x[None], PUBLISHED)[0]).abs().max())
+        ours = composed(x, offsets, MERGES["published"])
+        return float((ours - step_by_step(x[None], PUBLISHED)[0]).abs().max())
 
-    for provider, form in forms:
-        work = partial(lambda form, i: [
-            form(part, PUBLISHED) for part in inputs.x(i).view(num, length, -1).split(inputs.step_segments)
-        ], form)  # fmt: skip
+    for provider, form in forms.items():
+        work = partial(
+            lambda form, i: form(inputs.x(i).unflatten(0, (len(inputs.offsets) - 1, -1)), PUBLISHED), form
+        )
         yield Case("merge, published", provider, work, 2 * inputs.num_bytes, 0, error, 1e-12)
 
 

@@ -178,13 +178,12 @@ class LongCompressModel(lmms):
                     frames=plain.frames if spread else 0,
                 )  # fmt: skip
                 reading = stack.enter_context(media.read(source, config, part=part))
-                readings.append((reading, reading.streams or _streams(source)))
+                readings.append((reading, reading.streams or {part.modality for part in source}))
             present = [name for name in self.streams if any(name in names for _, names in readings)]
+            names = [str(v) if isinstance(v, str | Path) else type(v).__name__ for v in visuals]
             if not present:
-                raise ValueError(
-                    f"visuals have no {' and no '.join(self.streams)} that could be read: "
-                    f"{[_name(visual) for visual in visuals]}"
-                )
+                kinds = " and no ".join(self.streams)
+                raise ValueError(f"visuals have no {kinds} that could be read: {names}")
             session = Session(self.model, self.budget, media=present)
             for reading, _ in readings:
                 start_s = session.encoder.end_s
@@ -192,7 +191,7 @@ class LongCompressModel(lmms):
                     session.push(_later(chunk, start_s))
         session.close()
         if not session.stats()["raw_tokens"]:
-            raise ValueError(f"visuals gave neither a frame nor a sample: {[_name(v) for v in visuals]}")
+            raise ValueError(f"visuals gave neither a frame nor a sample: {names}")
         return session.memory()
 
     def _how(self, generation: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -257,19 +256,11 @@ def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | No
     )
 
 
-def _streams(values: Sequence[Frames | Audio]) -> tuple[str, ...]:
-    return tuple({"video" if isinstance(value, Frames) else "audio" for value in values})
-
-
-def _later(part: Frames | Audio, begin_s: float) -> Frames | Audio:
-    """The same, so many seconds later."""
+def _later(part: Frames | Audio, delay_s: float) -> Frames | Audio:
+    """The same, delayed."""
     if isinstance(part, Frames):
-        return replace(part, time_s=part.time_s + begin_s)
-    return replace(part, start_s=part.start_s + begin_s)
-
-
-def _name(visual: Any) -> str:
-    return str(visual) if isinstance(visual, str | Path) else type(visual).__name__
+        return replace(part, time_s=part.time_s + delay_s)
+    return replace(part, start_s=part.start_s + delay_s)
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

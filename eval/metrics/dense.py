@@ -10,7 +10,7 @@ import numpy as np
 from .bleu import bleu
 from .bootstrap import Corpus
 from .cider import Documents, cider, documents
-from .intervals import FloatArray, mean, tiou_matrix
+from .intervals import FloatArray, entry_counts, mean, tiou_matrix
 from .meteor import Meteor, meteor, meteor_name
 from .resample import Ciders
 from .rouge import rouge_l
@@ -101,14 +101,11 @@ def dense_captions(
         return Corpus(tuple(each), scores)
 
     means = {name: mean([video[name] for video in each.values() if name in video]) for name in names}
-    known = set(videos)
     metrics = {
         **over_thresholds(means, thresholds),
         "meteor": meteor_name(),
         "num": len(each),
-        "num_missing": sum(key not in predicted for key in videos),
-        "num_empty": sum(not predicted[key] for key in videos if key in predicted),
-        "num_unknown": sum(key not in known for key in predicted),
+        **entry_counts(videos, predicted),
         "num_over": sum(max(len(predicted.get(key, ())) - max_predictions, 0) for key in scored),
     }
     return metrics, corpus

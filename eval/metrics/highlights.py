@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .intervals import FloatArray, Interval, mean, tiou_matrix
+from .intervals import FloatArray, Interval, entry_counts, mean, tiou_matrix
 
 Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -47,13 +47,8 @@ def moments(
     metrics = {
         f"{prefix}{name}": value for prefix, each in tables.items() for name, value in _means(each).items()
     }
-    metrics |= {
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
-        "num_without_reference": sum(not windows for windows in reference.values()),
-    }
-    return metrics, tables
+    metrics |= entry_counts(reference, predicted)
+    return metrics | {"num_without_reference": sum(not w for w in reference.values())}, tables
 
 
 def moments_of_each(
@@ -141,11 +136,8 @@ def highlights(
     metrics = {
         **{name: mean([values[name] for values in each.values()]) for name in names},
         "num": len(each),
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(len(predicted[key]) == 0 for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
     }
-    return metrics, each
+    return metrics | entry_counts(reference, predicted), each
 
 
 def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:

@@ -1,7 +1,7 @@
 """How well a span in time is predicted: temporal IoU, recall at 1, mean IoU."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,16 @@ def grounding(
         "num_unknown": sum(key not in reference for key in predicted),
     }
     return metrics, ious
+
+
+def entry_counts(reference: Collection[Any], predicted: Mapping[Any, Sized]) -> dict[str, int]:
+    """num_missing (ids without an entry), num_empty (with an empty entry), num_unknown (ids of none)."""
+    keys = set(reference)
+    return {
+        "num_missing": sum(key not in predicted for key in keys),
+        "num_empty": sum(not len(predicted[key]) for key in keys if key in predicted),
+        "num_unknown": sum(key not in keys for key in predicted),
+    }
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -48,11 +48,8 @@ def magqa(
     is_paper = compat == "paper"
     keys = [key for key in reference if reference[key]]
     due = {key: _due(reference[key], predicted.get(key, ()), untimed_fits=is_paper) for key in keys}
-    pairs = list(
-        dict.fromkeys(
-            (questions[key], right, text) for key in keys for right, texts in due[key] for text in texts
-        )
-    )
+    asked = ((questions[key], right, text) for key in keys for right, texts in due[key] for text in texts)
+    pairs = list(dict.fromkeys(asked))
     read_score = first_digit if is_paper else rating
     read = [read_score(reply, _LOWEST, _HIGHEST) for reply in replies(judge, pairs)]
     scores = {pair: _LOWEST if value is None else value for pair, value in zip(pairs, read, strict=True)}
@@ -80,15 +77,12 @@ def _due(
     answers: Sequence[Captioned], turns: Sequence[Reply], *, untimed_fits: bool
 ) -> list[tuple[str, list[str]]]:
     """Each reference answer with the replies whose time is in its span."""
+
+    def fits(time_s: float | None, start_s: float, end_s: float) -> bool:
+        return untimed_fits if time_s is None else start_s <= time_s <= end_s
+
     return [
-        (
-            right,
-            [
-                text
-                for time_s, text in turns
-                if (untimed_fits if time_s is None else start_s <= time_s <= end_s)
-            ],
-        )
+        (right, [text for time_s, text in turns if fits(time_s, start_s, end_s)])
         for start_s, end_s, right in answers
     ]
 

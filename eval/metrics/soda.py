@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, mean, tiou_matrix
+from .intervals import FloatArray, IntArray, entry_counts, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
@@ -88,9 +88,7 @@ def soda_c(
         "SODA_c_recall": mean([soda.recall for soda in each.values()]),
         "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
         "num": len(keys),
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
+        **entry_counts(reference, predicted),
     }
     return metrics, each
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,10 +37,9 @@ Rule = tuple[Tensor, Tensor, list[tuple[str, int, int]]]  # weight, bias; object
 def merge(parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float) -> dict[str, Tokens]:
     """{"frame": tokens} of segments of one length, each merged to `keep`."""
     tokens, metric = Tokens.join(part.tokens for part in parts), torch.cat([part.metric for part in parts])
-    order = torch.arange(len(tokens)).view(len(parts), -1, parts[0].patches)  # (S, T, patches)
+    order = torch.arange(len(tokens))
     if layout == "patch":  # all times of a patch side by side
-        order = order.mT
-    order = order.reshape(-1)
+        order = rearrange(order, "(s t p) -> (s p t)", s=len(parts), p=parts[0].patches)
     offsets = torch.arange(len(parts) + 1, dtype=torch.int32) * len(parts[0])
     groups = plan(metric[order], offsets, keep, schedule=schedule, score=score, order="seat")  # type: ignore[arg-type]
     return {"video": pool_tokens(tokens.take(order), groups)}

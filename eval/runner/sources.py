@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from ...config import MediaConfig
 from ...media import reader as media
 from ...synthetic.scenes import parts_of
-from ...types import Frames
 from ..tasks.synthetic import Synthetic, synthesize_all
 from ..tasks.task import Example
 from .run_file import file_hash, line_of
@@ -75,11 +74,9 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
         scene, _ = synthesize(*videos[name])
-        is_read_by_kind = {"video": config.video, "audio": config.audio}
-        streams = tuple(kind for kind, is_read in is_read_by_kind.items() if is_read)
-        parts = parts_of(scene, config.rate_fps)
-        some = (part for part in parts if ("video" if isinstance(part, Frames) else "audio") in streams)
-        return media.Reading(some, name, streams, scene.duration_s)
+        kinds = tuple(kind for kind in ("video", "audio") if getattr(config, kind))
+        parts = (part for part in parts_of(scene, config.rate_fps) if part.modality in kinds)
+        return media.Reading(parts, name, kinds, scene.duration_s)
 
     digest = hashlib.sha256()
     for example in examples:

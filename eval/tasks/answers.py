@@ -1,5 +1,6 @@
 """Answers in words to spans, events and letters."""
 
+import contextlib
 import difflib
 import json
 import re
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...events.parse import parse_spans
+from ...types import Event
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .task import Example, How, Times
@@ -54,17 +56,10 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     digits, "to" or "and", two digits are read, anywhere in the answer.
     """
     times = how.times or "seconds"
-    duration_s = duration_of(example, times)
     if how.compat == "paper" and times == "hundredths":
-        matches = _TWO_DIGITS.search(text)
-        assert duration_s is not None
+        duration_s, matches = duration_of(example, times) or 0.0, _TWO_DIGITS.search(text)
         return (int(matches[1]) / 100 * duration_s, int(matches[2]) / 100 * duration_s) if matches else None
-    events = parse_spans(
-        without_thoughts(text),
-        duration_s=duration_s if times == "hundredths" else None,
-        inclusive=times == "whole_seconds",
-        percent=times == "hundredths",
-    )
+    events = _parsed(text, example, times, last_included=False)
     return (events[0].start_s, events[0].end_s) if events else None
 
 
@@ -79,36 +74,34 @@ def events_of(
     within a hundredth are one.
     """
     times = how.times or "seconds"
-    duration_s = duration_of(example, times)
     if how.compat == "paper" and times == "hundredths":
-        assert duration_s is not None
-        return tuple(
-            (start / 100 * duration_s, (end + 1) / 100 * duration_s, text)
-            for start, end, text in _merged(_paper_events(text))
-        )
-    events = parse_spans(
-        without_thoughts(text),
-        duration_s=duration_s if times == "hundredths" else None,
-        inclusive=times == "whole_seconds" or (last_included and times == "hundredths"),
-        percent=times == "hundredths",
-    )
+        unit_s, merged = (duration_of(example, times) or 0.0), _merged(_paper_events(text))
+        return tuple((start / 100 * unit_s, (end + 1) / 100 * unit_s, text) for start, end, text in merged)
+    events = _parsed(text, example, times, last_included=last_included)
     return tuple((event.start_s, event.end_s, event.text) for event in events) or None
+
+
+def _parsed(text: str, example: Example[Any], times: Times, *, last_included: bool) -> list[Event]:
+    """The events in an answer; last_included is of hundredths."""
+    in_percent, duration_s = times == "hundredths", duration_of(example, times)
+    return parse_spans(
+        without_thoughts(text),
+        duration_s=duration_s if in_percent else None,
+        inclusive=times == "whole_seconds" or (last_included and in_percent),
+        percent=in_percent,
+    )
 
 
 def _paper_events(text: str) -> list[tuple[int, int, str]]:
     """Hundredths and texts: JSON with "from 03 to 10" as VTimeLLM's script reads it, or LongVALE's lines."""
-    listed = re.search(r"\[.*\]", text)
-    if listed:
-        try:
+    matches = []
+    if listed := re.search(r"\[.*\]", text):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             matches = [
                 (int(item["timestamps"][5:7]), int(item["timestamps"][-2:]), str(item["event"]))
                 for item in json.loads(listed[0])
             ]
-        except (ValueError, KeyError, TypeError):
-            matches = []
-        if matches:
-            return matches
-    return line_events(text)  # brackets may stand in a sentence too
+    return matches or line_events(text)  # brackets may stand in a sentence too
 
 
 def line_events(text: str) -> list[tuple[int, int, str]]:

@@ -230,7 +230,10 @@ class TestReport:
             ("<!-- bench:kernels -->\n", "the file must have <!-- bench:NAME --> with"),
             ("<!-- bench:odd -->\n<!-- /bench:odd -->", "NAME of kernels, compile, stages, .*, got odd"),
             ("<!-- bench:kernels -->\n<!-- /bench:stages -->", "got kernels and /stages"),
-            ("<!-- bench:media -->\n<!-- /bench:media -->", "there are no figures of media; measure them"),
+            (
+                "<!-- bench:features -->\n<!-- /bench:features -->",
+                "there are no figures of features; measure",
+            ),
         ],
     )
     def test_markers_that_are_wrong(self, text, message):
@@ -472,18 +475,6 @@ class TestFeatures:
             features.dtype_of("int8")
         with pytest.raises(ValueError, match="size must be one of small, middle, paper, got 'huge'"):
             features.random_model("longvale", "huge")
-
-
-class TestMedia:
-    @pytest.mark.parametrize("frames", [20, 30])
-    def test_frames_must_be_as_many_as_ffmpegs(self, work, monkeypatch, frames):
-        monkeypatch.setattr(media, "read_with_ffmpeg", lambda *_: frames)
-        rows = media.media_rows(media.video_of(work, MINUTES), MINUTES, 1)
-        if frames == 30:
-            with pytest.raises(ValueError, match=r": 20 frames, ffmpeg has 30; nothing is timed"):
-                list(rows)
-        else:
-            assert {r.case for r in rows} == {media.FFMPEG, *media.READS}
 
 
 class TestGpuReport:

@@ -432,8 +432,8 @@ def test_the_commands(here, tmp_path, capsys):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     out = tmp_path / "a.jsonl"
     words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"),
-             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24, "--limit", 4, "--max-new-tokens", 4,
-             "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
+             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24, "--limit", 4,
+             "--max-new-tokens", 4, "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert command(list(map(str, words))) == 0
