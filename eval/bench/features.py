@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...checkpoints.architectures import config_of
@@ -141,7 +142,7 @@ def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
     mean, std = (torch.tensor(v, device=weight.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     batches = []
     for part in pixels.split(BATCH_FRAMES):
-        x = (part.to(weight.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = (rearrange(part.to(weight.device), "t h w c -> t c h w").float() / 255 - mean) / std
         batches.append(encoder(pixel_values=x.to(weight.dtype)).image_embeds)
     return torch.cat(batches).cpu()
 

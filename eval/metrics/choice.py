@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .intervals import mean
+from .intervals import entry_counts, mean
 from .judge import Judge, rating, replies, verdict
 
 HIGHEST = 5.0  # of a judge's scores
@@ -59,13 +59,9 @@ def exact_match(
 
 
 def open_answers(
-    reference: Mapping[Any, str],
-    predicted: Mapping[Any, str],
-    questions: Mapping[Any, str],
-    judge: Judge,
-    *,
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge, *,
     groups: Mapping[Any, str] | None = None,
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:  # fmt: skip
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
@@ -76,21 +72,11 @@ def open_answers(
         accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
         num_no_score (unreadable replies), num_missing, num_empty, num_unknown, judge, prompt.
     """
-    reply = _replies(reference, predicted, questions, judge)
+    rated, scores, reply = _rated(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
-    scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
-    each = {
-        "accuracy": {key: float(verdicts.get(key) is True) for key in reference},
-        "score": {key: scores.get(key) or 0.0 for key in reference},
-    }
-    metrics = {
-        **_by_group(each["accuracy"], groups),
-        "score": mean(list(each["score"].values())),
-        "num_no_verdict": sum(value is None for value in verdicts.values()),
-        "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(reference, predicted, judge, len(reply)),
-    }
-    return metrics, each
+    right = {key: float(verdicts.get(key) is True) for key in reference}
+    unread = {"num_no_verdict": sum(value is None for value in verdicts.values())}
+    return _by_group(right, groups) | rated | unread, {"accuracy": right, "score": scores}
 
 
 def rated_answers(
@@ -100,25 +86,30 @@ def rated_answers(
 
     A missing answer, and a reply without a score in range, has score 0.
     """
-    reply = _replies(reference, predicted, questions, judge)
+    metrics, scores, _ = _rated(reference, predicted, questions, judge)
+    return metrics, scores
+
+
+def _rated(
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
+    """(what `rated_answers` returns, the judge's reply to each answer that has a word)."""
+    keys = [key for key in reference if predicted.get(key, "").strip()]
+    cases = [(questions[key], reference[key], predicted[key]) for key in keys]
+    reply = dict(zip(keys, replies(judge, cases), strict=True))
     scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
     each = {key: scores.get(key) or 0.0 for key in reference}
+    counts = entry_counts(reference, predicted)
     metrics = {
         "score": mean(list(each.values())),
         "num": len(reference),
         "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(reference, predicted, judge, len(reply)),
+        **counts,
+        "num_empty": len(reference) - counts["num_missing"] - len(reply),
+        "judge": judge.name,
+        "prompt": judge.prompt,
     }
-    return metrics, each
-
-
-def _replies(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
-) -> dict[Any, str]:
-    """The judge's reply to each answer with a word in it."""
-    keys = [key for key in reference if predicted.get(key, "").strip()]
-    cases = [(questions[key], reference[key], predicted[key]) for key in keys]
-    return dict(zip(keys, replies(judge, cases), strict=True))
+    return metrics, each, reply
 
 
 def plain(text: str) -> str:
@@ -143,16 +134,3 @@ def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> di
     out["macro_accuracy"] = mean([value for value in accuracies.values() if value is not None])
     out |= {f"accuracy/{name}": value for name, value in accuracies.items()}
     return out | {f"num/{name}": len(values) for name, values in sorted(members.items())}
-
-
-def _counts(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], judge: Judge, num_judged: int
-) -> dict[str, Any]:
-    num_missing = sum(key not in predicted for key in reference)
-    return {
-        "num_missing": num_missing,
-        "num_empty": len(reference) - num_missing - num_judged,
-        "num_unknown": sum(key not in reference for key in predicted),
-        "judge": judge.name,
-        "prompt": judge.prompt,
-    }

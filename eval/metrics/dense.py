@@ -10,7 +10,7 @@ import numpy as np
 from .bleu import bleu
 from .bootstrap import Corpus
 from .cider import Documents, cider, documents
-from .intervals import FloatArray, entry_counts, mean, tiou_matrix
+from .intervals import FloatArray, check_compat, entry_counts, mean, tiou_matrix
 from .meteor import Meteor, meteor, meteor_name
 from .resample import Ciders
 from .rouge import rouge_l
@@ -53,8 +53,7 @@ def dense_captions(
         max_predictions: further predicted events of a video are ignored.
         compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: CIDEr's document
             frequencies of one video, random letters as the word that matches nothing, characters beyond ASCII
-            read as spaces, videos without an entry left out (those with an empty list score 0). The
-            original (densevid_eval) scores those 0: give it an empty list for each.
+            read as spaces, videos without an entry left out (those with an empty list score 0).
         seed: of the random letters.
 
     Returns:
@@ -62,8 +61,7 @@ def dense_captions(
         METEOR without its program); meteor (its name, or the remedy); num (videos), num_missing, num_empty,
         num_unknown, num_over (ignored predictions).
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     if isinstance(reference, Mapping):
         raise ValueError(
             "reference must be a sequence of mappings, one an annotator; got a mapping; give [reference]"

@@ -80,6 +80,12 @@ def grounding(
     return metrics, ious
 
 
+def check_compat(compat: str | None) -> None:
+    """ValueError unless it is None or "paper"."""
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+
+
 def entry_counts(reference: Collection[Any], predicted: Mapping[Any, Sized]) -> dict[str, int]:
     """num_missing (ids without an entry), num_empty (with an empty entry), num_unknown (ids of none)."""
     keys = set(reference)

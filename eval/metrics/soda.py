@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, entry_counts, mean, tiou_matrix
+from .intervals import FloatArray, IntArray, check_compat, entry_counts, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
@@ -71,8 +71,7 @@ def soda_c(
         SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
         (its name, or the remedy), num, num_missing, num_empty, num_unknown.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     keys = [key for key in reference if compat is None or key in predicted]
     plain = _in_ascii if compat else list
     each = {}

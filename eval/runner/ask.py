@@ -24,10 +24,15 @@ class Questioner:
     how: How
 
     def lines(
-        self, memory: VideoMemory, examples: Sequence[Example[Any]], done: Container[str],
-        encode_s: float, warnings: Sequence[str] = (),
+        self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],
+        examples: Sequence[Example[Any]], done: Container[str],
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Lines of the examples of a video that aren't done; `encode_s` are the seconds its memory took."""
+        """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
+        if isinstance(memory, str):
+            yield from (
+                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
+            )
+            return
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):
             some = examples[at : at + QUESTIONS_AT_ONCE]

@@ -4,9 +4,8 @@ Each video is read and encoded once. Every method and budget then has a run of i
 that any two can be compared by `longcompress eval pairs`, and a killed comparison resumes.
 """
 
-import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import Any, Literal
 from ...compression.baselines import METHODS, only, spend
 from ...compression.state import MergeState
 from ...encode import segments_of
+from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo, Segment
 from ..tasks.task import Example, How, Prediction
 from .ask import Questioner
 from .locks import alone
-from .run import ENDLESS, Encoded, header_of, run_all, summarise
+from .run import ENDLESS, Encoded, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, check_budgets, num_tokens, summary_of
 from .score import task_of
 from .sources import Source
@@ -139,25 +139,16 @@ def _encode(
     source: Source, model: LongCompress, seed: int, arms: Mapping[str, Arm], video: str, names: Sequence[str]
 ) -> Iterator[tuple[str, Encoded]]:
     """A video, encoded once, in some arms."""
-    warnings: list[str] = []
-    start_s = time.perf_counter()
-    try:
-        with source.open(video, model.config.media, warnings.append) as parts:
-            present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
-            segments, duration_s = segments_of(model, parts, present)
+
+    def read(parts: Reading) -> Callable[[str], VideoMemory]:
+        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+        segments, duration_s = segments_of(model, parts, present)
         if not segments:
             raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
-    except (OSError, ValueError) as error:
-        yield from ((name, Encoded(str(error), 0.0)) for name in names)
-        return
-    seconds = time.perf_counter() - start_s
-    raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
-    for name in names:
-        try:
-            memory: VideoMemory | str = raw.memory(arms[name])
-        except ValueError as error:
-            memory = str(error)
-        yield name, Encoded(memory, seconds, warnings)
+        raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
+        return lambda name: raw.memory(arms[name])
+
+    return encoded(source, model.config.media, video, names, read)
 
 
 class RawVideo:
@@ -192,14 +183,9 @@ class RawVideo:
         else:
             globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
-            streams = spend(
-                arm.method,  # type: ignore[arg-type]
-                self.segments,
-                budget - num_global,
-                state.allocation,
-                global_tokens=num_global,
-                seed=self.seed,
-            )
+            method: Any = arm.method
+            rest, options = budget - num_global, {"global_tokens": num_global, "seed": self.seed}
+            streams = spend(method, self.segments, rest, state.allocation, **options)
             compressed = CompressedVideo(streams, globals_, budget)
         num = compressed.num_tokens
         context = self.model.llm.context

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...files import replacing
 from ...model import LongCompress
-from ..bench.plot import COLOURS, MARKS
+from ..bench.plot import COLOURS, MARKERS
 from ..metrics.bootstrap import difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example
@@ -195,7 +195,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
             axes.plot(
                 [r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[method],
                 color=OUR_COLOURS[OURS.index(method)] if is_ours else COLOURS[i % len(COLOURS)],
-                marker=MARKS[i % len(MARKS)], markersize=5, linewidth=2.4 if method == BASE else 1.2,
+                marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=2.4 if method == BASE else 1.2,
                 linestyle="-" if is_ours else "--",
             )  # fmt: skip
         for whole in (r for r in ours if r["method"] == "full"):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from tqdm import tqdm
 
-from ...config import to_dict
+from ...config import MediaConfig, to_dict
+from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
@@ -122,10 +123,10 @@ def run_all(
         # A video at a time: encoded once, asked by every run that lacks a line of it.
         for video, questions in tqdm(by_video(examples).items(), desc=task, unit="video", disable=None):
             names = [name for name in outs if any(e.id not in done[name] for e in questions)]
-            for name, encoded in encode(video, names) if names else ():
+            for name, result in encode(video, names) if names else ():
                 again = {}
                 with outs[name].open("ab") as file:
-                    for line in _lines(questioner, encoded, questions, done[name]):
+                    for line in questioner.lines(*result, questions, done[name]):
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
@@ -135,43 +136,45 @@ def run_all(
                     replace_lines(outs[name], again)
 
 
-def _lines(
-    questioner: Questioner, encoded: Encoded, examples: Sequence[Example[Any]], done: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Lines of the examples of a video that aren't done."""
-    memory, seconds, warnings = encoded
-    if not isinstance(memory, str):
-        return questioner.lines(memory, examples, done, seconds, warnings)
-    return ({"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done)
-
-
 def encode_video(
     source: Source, model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str,
     names: Sequence[str],
 ) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
     """A video at some budgets (`names`), all of one session with the largest of all budgets."""
-    start_s = time.perf_counter()
-    warnings: list[str] = []
+
+    def read(parts: Reading) -> Callable[[str], VideoMemory]:
+        present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
+        if not present:
+            raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
+        tokens = _tokens(model, budgets, parts.duration_s)
+        session = Session(model, max(tokens.values()), media=present)
+        deque(session.run(parts), maxlen=0)
+        session.close()
+        if not session.stats()["raw_tokens"]:
+            raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+        return lambda name: session.memory(tokens[name])
+
     config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
+    return encoded(source, config, video, names, read)
+
+
+def encoded(
+    source: Source, config: MediaConfig, video: str, names: Sequence[str],
+    read: Callable[[Reading], Callable[[str], VideoMemory]],
+) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
+    """A video in some runs: `read` encodes it once, and what it returns makes the memory of each run."""
+    start_s, warnings = time.perf_counter(), list[str]()
     try:
         with source.open(video, config, warnings.append) as parts:
-            present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
-            if not present:
-                raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
-            tokens = _tokens(model, budgets, parts.duration_s)
-            session = Session(model, max(tokens.values()), media=present)
-            deque(session.run(parts), maxlen=0)
-            session.close()
-            if not session.stats()["raw_tokens"]:
-                raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+            memory_of = read(parts)
     except (OSError, ValueError) as error:
         yield from ((name, Encoded(str(error), 0.0)) for name in names)
         return
     seconds = time.perf_counter() - start_s
     for name in names:
         try:
-            memory: VideoMemory | str = session.memory(tokens[name])
-        except ValueError as error:  # a share of a short video's tokens may be too few
+            memory: VideoMemory | str = memory_of(name)
+        except ValueError as error:  # the budget may be too small for a short video
             memory = str(error)
         yield name, Encoded(memory, seconds, warnings)
 

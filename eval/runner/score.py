@@ -1,6 +1,7 @@
 """Anyone's predictions, in a benchmark's own format, to scores, without a model."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,11 +78,9 @@ def read_examples(
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
-    ids: set[str] = set()
-    for example in examples:
-        if example.id in ids:
-            raise ValueError(f"{names}: each id must be there once, {example.id!r} comes again; remove one")
-        ids.add(example.id)
+    twice = next((key for key, num in Counter(e.id for e in examples).items() if num > 1), None)
+    if twice is not None:
+        raise ValueError(f"{names}: each id must be there once, {twice!r} comes again; remove one")
     if durations is None:
         return examples
     known = _lengths(Path(durations))

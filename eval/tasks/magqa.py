@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
 from .dense import Events
+from .event_references import timed_texts
 from .files import Record, one_file, read_records, video_of, write_lines
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
@@ -50,10 +51,7 @@ def read_questions(paths: Sequence[Path]) -> list[Example[Events]]:
         asked = next((turn for turn in turns if turn.get("role") == "user"), None)
         if asked is None:
             raise record.fault("'conversation' must have a turn of role 'user'", turns)
-        answers = tuple(
-            (*entry.span(entry.get("time"), "'time'"), entry.text("content"))
-            for entry in record.records("answer")
-        )
+        answers = timed_texts(record, "answer", "time", "content")
         key, video = record.name("question_id"), video_of(record.name("video"))
         out.append(Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration")))
     return out

@@ -20,7 +20,18 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .files import one_file, read_text, write_lines
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Predictions, Scored, Synthesize, Task, answered, members_of
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    Predictions,
+    Scored,
+    Synthesize,
+    Task,
+    answered,
+    members_of,
+)  # fmt: skip
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
