@@ -33,7 +33,7 @@ class MediaConfig:
         decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer
             frames and give their true times.
         rate_hz: samples of audio a second, mono.
-        frames: read frames.
+        video: read frames.
         audio: read audio.
         max_pixels: larger frames are refused.
         threads: decoder threads; 0: all cores.
@@ -296,7 +296,8 @@ class ModelConfig:
     """A whole model.
 
     Attributes:
-        speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech` Whisper).
+        speech: a second audio encoder, whose stream is "speech" (LongVALE: `audio` is BEATs, `speech`
+            Whisper).
         format: of the file.
     """
 
@@ -340,19 +341,27 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def load_config(kind: type[T], path: str | Path) -> T:
-    """Read a config of `kind` from a JSON or YAML file.
+    """Read a config of `kind` from a JSON or YAML file; see `read_values` and `from_dict`."""
+    return from_dict(kind, read_values(path))
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no mapping; and what `from_dict` raises.
+        ValueError: it holds no mapping.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}")
-    values = yaml.safe_load(path.read_text())  # JSON is YAML too
+    try:
+        values = yaml.safe_load(path.read_text())  # JSON is YAML too
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: {path} must be YAML or JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
-    return from_dict(kind, values)
+    return values
 
 
 def _message(text: str, kind: type) -> str:
@@ -360,7 +369,7 @@ def _message(text: str, kind: type) -> str:
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("typing.", "")
     if unknown := re.search(r"does not accept option '([\w.]+)'", text):
         for section in unknown[1].split(".")[:-1]:
-            kind = typing.get_type_hints(kind)[section]
+            kind = typing.get_type_hints(kind).get(section, kind)
         return f"unknown key {unknown[1]!r}; {kind.__name__} has {sorted(typing.get_type_hints(kind))}"
     return re.sub(r'Parser key "(?:config\.)?([\w.]+)": (?:Expected an? (.*?)\. Got value: )?', _need, text)
 

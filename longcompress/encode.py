@@ -6,7 +6,7 @@ bounded, and the segments don't depend on how the input was cut into parts.
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .compression.segmenter import Segmenter
@@ -174,3 +174,10 @@ def segments_of(
     encoder = SegmentEncoder(model, media)
     segments = [segment for part in parts for segment in encoder.push(part)]
     return segments + encoder.flush(), encoder.end_s
+
+
+def segments_of_encoded(model: LongCompress, streams: Mapping[str, Encoded]) -> list[Segment]:
+    """All segments of a video whose streams are encoded already, as other projects publish features."""
+    segmenter = Segmenter(model.config.segments, tuple(streams))
+    segments = [segment for name, encoded in streams.items() for segment in segmenter.push(name, encoded)]
+    return segments + segmenter.flush()

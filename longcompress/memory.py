@@ -119,7 +119,8 @@ class VideoMemory:
         header = {
             "format": FORMAT, "sha256": _hash(tensors), "source": self.source, "budget": self.budget,
             "duration_s": self.duration_s, "identity": self.identity,
-            "streams": list(self.streams), "globals": list(self.globals), "assignment": list(self.video.assignment),
+            "streams": list(self.streams), "globals": list(self.globals),
+            "assignment": list(self.video.assignment),
         }  # fmt: skip
         try:
             with replacing(path) as part:

@@ -61,7 +61,8 @@ class LongCompress(nn.Module):
         config: all knobs.
         vision: the video encoder, or None.
         audio: the audio encoder, of Whisper or BEATs, or None.
-        language model: the language model with its projectors; None: the model makes features and can't be asked.
+        language model: the language model with its projectors; None: the model makes features and can't be
+            asked.
         global_memory: None makes the one that config describes.
         folder: where it was loaded from; bases that begin with "./" are relative to it.
         speech: a second encoder of audio, or None.
@@ -92,7 +93,8 @@ class LongCompress(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "llm" and "llm" not in self._modules:
             raise AttributeError(
-                "language model: this model has encoders alone, which make features; load the whole model to ask or train"
+                "language model: this model has encoders alone, which make features; load the "
+                "whole model to ask or train"
             )
         return super().__getattr__(name)
 
@@ -281,7 +283,8 @@ class LongCompress(nn.Module):
             self.video.config = self.config.video
 
     def check_budget(self, budget: int, streams: Iterable[str] | None = None) -> None:
-        """ValueError unless `budget` has room for the global tokens and a token of each stream (None: all)."""
+        """ValueError unless `budget` has room for the global tokens and a token of each stream (None:
+        all)."""
         names = list(self.streams if streams is None else streams)
         check_budget(budget, self.global_memory.num_tokens(names) + len(names))
 
@@ -331,7 +334,8 @@ class LongCompress(nn.Module):
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
     def identity(self) -> str:
-        """A hash of what makes its tokens mean what they mean: encoders and global memory, not projectors or language model.
+        """A hash of what makes its tokens mean what they mean: encoders and global memory, not projectors
+        or language model.
 
         Weights go in as bfloat16 and sampled, so that it is quick and the same in every dtype.
         """

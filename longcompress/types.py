@@ -228,7 +228,8 @@ class Encoded:
         if self.summary is not None:
             _need(
                 self.summary.dim() == 3 and self.summary.shape[0] == n // self.patches,
-                f"Encoded.summary must be (T, E, C), T = {n // self.patches}, got {tuple(self.summary.shape)}",
+                f"Encoded.summary must be (T, E, C), T = {n // self.patches}, "
+                f"got {tuple(self.summary.shape)}",
             )
 
     def __len__(self) -> int:
@@ -319,13 +320,17 @@ class Event:
 
     Attributes:
         start_s: where it begins, in seconds.
-        end_s: where it ends (half-open); annotations that end before they start are reported by their reader.
+        end_s: where it ends (half-open), >= start_s.
         text: what happens.
     """
 
     start_s: float
     end_s: float
     text: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.end_s >= self.start_s:
+            raise ValueError(f"Event.end_s must be >= start_s = {self.start_s:g}, got {self.end_s:g}")
 
     def __str__(self) -> str:
         return f"{_clock(self.start_s)} - {_clock(self.end_s)}  {self.text}".rstrip()

@@ -70,7 +70,13 @@ HOMES = {
         "train/*",
         "eval/runner/merge_quality.py",
     ),
-    "jsonargparse": ("longcompress/config.py", "longcompress/cli/*"),
+    # eval's two commands parse their own words until they are mounted in cli/
+    "jsonargparse": (
+        "longcompress/config.py",
+        "longcompress/cli/*",
+        "eval/bench/__init__.py",
+        "eval/runner/merge_quality.py",
+    ),
     "yaml": ("longcompress/config.py", "train/model_card.py"),  # a model card begins with YAML
     "av": ("longcompress/media/*",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from longcompress.presets import load, new_tiny
-from longcompress.synthetic.questions import seconds
+from longcompress.synthetic.questions import printed_seconds
 from longcompress.synthetic.scenes import OBJECTS, make_scene
 
 FOLDER = Path(__file__).parents[1] / "examples" / "text_warmup"
 sys.path.insert(0, str(FOLDER))
 import run as example  # noqa: E402 - a program beside the package
-from text_films import NAMES, Spelled, TextMix, TextVideos, in_words  # noqa: E402
+from text_videos import NAMES, Spelled, TextMix, TextVideos, in_words  # noqa: E402
 
 
 def test_a_video_in_words_has_each_event_in_its_seconds():
@@ -23,14 +23,14 @@ def test_a_video_in_words_has_each_event_in_its_seconds():
     for stream, names in NAMES.items():
         tokens = video.streams[stream]
         assert bool((tokens.time_s.diff() >= 0).all()) and bool((tokens.x.count_nonzero(1) <= 1).all())
-        for one in scene.of(stream):
-            mine = tokens.x[:, names.index(one.name)] > 0
+        for event in scene.of(stream):
+            mine = tokens.x[:, names.index(event.name)] > 0
             covered = {
                 s
                 for a, b in zip(tokens.start_s[mine], tokens.end_s[mine], strict=True)
                 for s in range(int(a), int(b))
             }
-            first, last = seconds(one, offset_s=100)
+            first, last = printed_seconds(event, offset_s=100)
             assert set(range(first, last + 1)) <= covered
 
 
@@ -42,11 +42,11 @@ def test_words_are_the_language_models_own_and_batches_are_pure():
     want = torch.eye(len(OBJECTS))[3:4]
     torch.testing.assert_close(spelled(want)[0], 2 * table.weight[ids].mean(0))
     mixes = [TextMix(2, 4, (20,), 3, {"when_seen": 1.0}), TextMix(2, 4, (60,), 3, {"when_heard": 1.0})]
-    one, two = TextVideos(mixes, 0), TextVideos(mixes, 0)
+    videos, again = TextVideos(mixes, 0), TextVideos(mixes, 0)
     for number in (0, 1, 2, 9):
-        a, b = one.batch(number), two.batch(number)
+        a, b = videos.batch(number), again.batch(number)
         assert [x.turns for x in a] == [x.turns for x in b] and len(a) == 4
-    assert one.batch(0)[0].turns != one.batch(1)[0].turns
+    assert videos.batch(0)[0].turns != videos.batch(1)[0].turns
 
 
 def test_the_encoders_are_tinys_and_the_projectors_new(tmp_path):

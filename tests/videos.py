@@ -108,11 +108,11 @@ def _sounds(spec, stream):
         frame.sample_rate = spec.audio_hz
         frame.time_base = Fraction(1, spec.audio_hz)
         frame.pts = at + round(spec.audio_start_s * spec.audio_hz)
-        wanted = stream.codec_context.format.name if stream.codec_context.format else "fltp"
-        if wanted == "fltp":
+        sample_format = stream.codec_context.format.name if stream.codec_context.format else "fltp"
+        if sample_format == "fltp":
             yield frame
         else:
-            resampler = av.AudioResampler(format=wanted, layout=spec.layout, rate=spec.audio_hz)
+            resampler = av.AudioResampler(format=sample_format, layout=spec.layout, rate=spec.audio_hz)
             yield from resampler.resample(frame)
 
 

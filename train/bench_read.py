@@ -9,15 +9,16 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import webdataset
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..model import LongCompress
 from .data.dataset import QuestionConfig, ShardData
 from .data.sampler import BatchSampler, Mixture
-from .shards.index import Index
+from .shards.index import Entry, Index
 
 Step = tuple[int, int]  # samples and their bytes
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -61,10 +62,9 @@ def bench(
     loaders = {"webdataset": lambda: plain(index, samples, workers)}
     loaders |= {name: partial(loader, epoch) for name, loader in ours.items()}
     speeds = compare(loaders, rounds)
-    stored = [sum(member.num_bytes for member in entry.members.values()) for entry in epoch.entries]
     return {
         "samples": samples, "stored": len(index), "workers": workers, "rounds": rounds, "budget": budget,
-        "mb_per_sample": round(statistics.fmean(stored) / 1e6, 3),
+        "mb_per_sample": round(statistics.fmean(map(num_bytes, epoch.entries)) / 1e6, 3),
         "hours_per_sample": round(statistics.fmean(e.duration_s for e in epoch.entries) / 3600, 3),
         "speeds": speeds,
         "of_webdataset": {
@@ -84,8 +84,7 @@ def plain(index: Index, samples: int, workers: int) -> Iterator[Step]:
         webdataset.SimpleShardList(urls * (times * workers)), webdataset.split_by_worker, open_shards,
         webdataset.tariterators.tar_file_expander, webdataset.tariterators.group_by_keys,
     )  # fmt: skip
-    loader = DataLoader(stream, batch_size=None, num_workers=workers)
-    for sample in islice(loader, samples):
+    for sample in islice(DataLoader(stream, batch_size=None, num_workers=workers), samples):
         yield 1, sum(len(value) for name, value in sample.items() if not name.startswith("__"))
 
 
@@ -96,19 +95,20 @@ def open_shards(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield shard | {"stream": stream}
 
 
-def by_ranges(index: Index, workers: int, seed: int = 0) -> Iterator[Step]:
+def by_ranges(index: Index, workers: int) -> Iterator[Step]:
     """`Index.read` in the order of an epoch, undecoded."""
-    order: list[int] = index.order(seed, 0).tolist()
-    loader = DataLoader(Bytes(index), batch_size=None, sampler=order, num_workers=workers)
-    for members in loader:
+    order: list[int] = index.order(0, 0).tolist()
+    for members in DataLoader(cast(Any, index), batch_size=None, sampler=order, num_workers=workers):
         yield 1, sum(map(len, members.values()))
 
 
-def compressed(index: Index, model: LongCompress, workers: int, budget: int, seed: int = 0) -> Iterator[Step]:
+def compressed(index: Index, model: LongCompress, workers: int, budget: int) -> Iterator[Step]:
     """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
-    sizes = {e.key: sum(member.num_bytes for member in e.members.values()) for e in index.entries}
-    batches = BatchSampler(Mixture([index]), seed, 8 * budget, (budget,))
-    data, count = ShardData(batches, model, QuestionConfig()), 0
+    sizes = {entry.key: num_bytes(entry) for entry in index.entries}
+    data, count = (
+        ShardData(BatchSampler(Mixture([index]), 0, 8 * budget, (budget,)), model, QuestionConfig()),
+        0,
+    )
     for loaded in DataLoader(data, batch_size=None, num_workers=workers):
         keys = [*loaded.keys, *(bad.key for bad in loaded.bad)]
         count += len(keys)
@@ -117,17 +117,9 @@ def compressed(index: Index, model: LongCompress, workers: int, budget: int, see
             return
 
 
-class Bytes(Dataset[dict[str, bytes]]):
-    """Members of samples by number."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, number: int) -> dict[str, bytes]:
-        return self.index.read(number)
+def num_bytes(entry: Entry) -> int:
+    """Of all members of a sample."""
+    return sum(member.num_bytes for member in entry.members.values())
 
 
 def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) -> dict[str, dict[str, Any]]:
@@ -135,38 +127,35 @@ def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) ->
 
     Loaders take turns, so that all meet the same noise; starting up isn't counted.
     """
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
+    runs: dict[str, list[np.ndarray]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, start in loaders.items():
             steps = start()
             next(steps)
             start_s = time.perf_counter()
-            counts = list(steps)
-            elapsed_s = time.perf_counter() - start_s
-            runs[name].append(
-                (sum(num for num, _ in counts) / elapsed_s, sum(b for _, b in counts) / elapsed_s / 1e6)
-            )
-    return {
-        name: {
-            "samples_per_s": round(statistics.median(speed for speed, _ in measured), 2),
-            "mb_per_s": round(statistics.median(mb for _, mb in measured), 1),
-            "runs": [round(speed, 2) for speed, _ in measured],
-        }
-        for name, measured in runs.items()
-    }
+            counts = np.array(list(steps))  # (steps, 2): samples, bytes
+            runs[name].append(counts.sum(0) / (time.perf_counter() - start_s))
+    out = {}
+    for name, speeds in runs.items():
+        samples, num = np.median(speeds, 0)
+        each = [round(float(speed), 2) for speed, _ in speeds]
+        out[name] = {"samples_per_s": round(float(samples), 2), "mb_per_s": round(num / 1e6, 1), "runs": each}
+    return out
 
 
 def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:
     """Resident MB (10^6) of this process and its workers along an epoch: the maximum of its first tenth, of
     its last tenth, and of all of it; Linux only."""
-    count, first, last, peak = 0, 0.0, 0.0, 0.0
+    count, rows = 0, []
     for num, _ in steps:
         count += num
-        mb = _resident_mb()
-        peak = max(peak, mb)
-        first = max(first, mb) if count <= max(1, samples / 10) else first
-        last = max(last, mb) if count >= 0.9 * samples else last
-    return {"samples": count, "first_mb": first, "last_mb": last, "peak_mb": peak}
+        rows.append((count, _resident_mb()))
+    first = [mb for at, mb in rows if at <= max(rows[0][0], samples / 10)]
+    last = [mb for at, mb in rows if at >= 0.9 * samples]
+    return {
+        "samples": count, "first_mb": max(first), "last_mb": max(last, default=0.0),
+        "peak_mb": max(mb for _, mb in rows),
+    }  # fmt: skip
 
 
 def _resident_mb() -> float:
@@ -191,9 +180,8 @@ def table(figures: dict[str, Any]) -> Sequence[str]:
     for name, speed in figures["speeds"].items():
         ratio = figures["of_webdataset"].get(name, 1.0)
         lines.append(f"{name:<12}{speed['samples_per_s']:>12}{speed['mb_per_s']:>10}{ratio:>16.0%}")
-    for name, memory in figures["memory"].items():
-        lines.append(
-            f"{name}: {memory['first_mb']:.0f} MB in the first tenth of {memory['samples']} samples, "
-            f"{memory['last_mb']:.0f} MB in the last, at most {memory['peak_mb']:.0f} MB (with workers)"
-        )
-    return lines
+    return lines + [
+        f"{name}: {memory['first_mb']:.0f} MB in the first tenth of {memory['samples']} samples, "
+        f"{memory['last_mb']:.0f} MB in the last, at most {memory['peak_mb']:.0f} MB (with workers)"
+        for name, memory in figures["memory"].items()
+    ]

@@ -109,7 +109,7 @@ class Engine:
                 bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
             )  # fmt: skip
         model = load(name, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}", **options)
-        for part in (*model.encoders.values(), model.compressor):
+        for part in (*model.encoders.values(), model.global_memory):
             part.to("cpu")
         return model
 

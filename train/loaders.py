@@ -1,21 +1,10 @@
 """What data sets that form their batches by number share: worker processes take turns, stages follow."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
-
-
-class HasSteps(Protocol):
-    """A stage of a training."""
-
-    @property
-    def steps(self) -> int:
-        """Its optimizer steps."""
-
-
-Stage = TypeVar("Stage", bound=HasSteps)
 
 
 def enter_worker() -> tuple[int, int]:
@@ -30,8 +19,8 @@ def enter_worker() -> tuple[int, int]:
     return worker.id, worker.num_workers
 
 
-def stage_at(stages: Sequence[Stage], number: int) -> Stage:
-    """The stage of step `number`; the last one has no end."""
+def stage_at(stages: Sequence[Any], number: int) -> Any:
+    """The stage, of those with a number of `steps`, that step `number` is of; the last one has no end."""
     for stage in stages:
         if number < stage.steps:
             return stage

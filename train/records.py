@@ -56,6 +56,7 @@ class Record:
         captions: of the whole video.
         source: which data set it is of.
         meta: anything else; `split` and `token` as above.
+        faults: annotations that no event can be made of, a line each; `checked` refuses the record for them.
     """
 
     key: str
@@ -66,10 +67,11 @@ class Record:
     captions: tuple[str, ...] = ()
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object of the shape above."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value or name != "faults"}
 
     @property
     def part(self) -> tuple[float, float] | None:
@@ -167,20 +169,28 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
     try:
         meta = dict(value.get("meta", {}))
         part = part_of(meta["split"]) if meta.get("split") else None
+        events, unordered = events_of((e["start_s"], e["end_s"], e["text"]) for e in value.get("events", ()))
         return Record(
             slug(str(value["key"])) if value.get("key") else part_key(Path(value["video"]).stem, part),
-            video,
-            None if duration_s is None else float(duration_s),
-            sorted_events(
-                Event(float(e["start_s"]), float(e["end_s"]), str(e["text"])) for e in value.get("events", ())
-            ),
+            video, None if duration_s is None else float(duration_s), events,
             tuple(tuple(_turn(t) for t in d) for d in value.get("dialogues", ())),
-            tuple(map(str, value.get("captions", ()))),
-            str(value.get("source", "")),
-            meta,
-        )
+            tuple(map(str, value.get("captions", ()))), str(value.get("source", "")), meta,
+            (*map(str, value.get("faults", ())), *unordered),
+        )  # fmt: skip
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{where}: {error!r} in its events, dialogues, captions or meta") from error
+
+
+def events_of(annotations: Iterable[tuple[Any, Any, Any]]) -> tuple[tuple[Event, ...], tuple[str, ...]]:
+    """(events of (start_s, end_s, text) by start and end, a line for each that ends before it starts)."""
+    events, lines = [], []
+    for i, (start, end, text) in enumerate(annotations):
+        start_s, end_s = float(start), float(end)
+        if end_s >= start_s:
+            events.append(Event(start_s, end_s, str(text)))
+        else:
+            lines.append(f"events[{i}] {start_s:g} to {end_s:g} s ends before it starts")
+    return sorted_events(events), tuple(lines)
 
 
 def sorted_events(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -210,25 +220,18 @@ def faults(record: Record, duration_s: float | None = None) -> list[str]:
         duration_s: its true length where it is known; None: as the record says.
     """
     end_s = record.duration_s if duration_s is None else duration_s
-    lines = []
+    lines = list(record.faults)
     for i, event in enumerate(record.events):
         where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
         if not event.text.strip():
             lines.append(f"{where} has no text")
-        if event.end_s <= event.start_s:
-            lines.append(
-                f"{where} ends before it starts" if event.end_s < event.start_s else f"{where} lasts no time"
-            )
+        if event.end_s == event.start_s:
+            lines.append(f"{where} lasts no time")
         if event.start_s < 0 or (end_s is not None and event.end_s > end_s + SLACK_S):
-            lines.append(
-                f"{where} is outside the video of {end_s:g} s" if end_s is not None else f"{where} is outside"
-            )
+            lines.append(f"{where} is outside" + ("" if end_s is None else f" the video of {end_s:g} s"))
     for i, dialogue in enumerate(record.dialogues):
-        if (
-            not dialogue
-            or any(turn.role != ROLES[j % 2] for j, turn in enumerate(dialogue))
-            or len(dialogue) % 2
-        ):
+        roles = [turn.role for turn in dialogue]
+        if not roles or roles != list(ROLES) * (len(roles) // 2):
             lines.append(f"dialogues[{i}] must be turns of user and assistant in turn, the user's first")
         elif any(not turn.text.strip() for turn in dialogue):
             lines.append(f"dialogues[{i}] has a turn without text")

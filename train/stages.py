@@ -192,8 +192,9 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
             if not hasattr(model.llm.lm, "peft_config"):
                 model.add_lora(**recipe.lora)
             parts[part] = [p for n, p in model.llm.lm.named_parameters() if "lora_" in n]
-        else:
-            parts[part] = [] if (module := _module(model, part)) is None else list(module.parameters())
+        else:  # a part that the model lacks is None, which has no parameters
+            module = model.llm.time if part == "time" else _projectors(model, part.partition(".")[2])
+            parts[part] = [] if module is None else list(module.parameters())
         if not parts[part]:
             raise ValueError(f"train: model {model.config.name!r} has no parameters of part {part!r}")
         for parameter in parts[part]:
@@ -201,14 +202,10 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
     return parts
 
 
-def _module(model: LongCompress, part: str) -> nn.Module | None:
-    """The module of a part that isn't LoRA; None where the model lacks it."""
-    if part == "time":
-        return model.llm.time
-    stream = part.partition(".")[2]
-    if not stream:
-        return model.llm.project
-    return dict(model.llm.project.items()).get(stream)
+def _projectors(model: LongCompress, stream: str) -> nn.Module | None:
+    """The projector of a stream, or of all ("")."""
+    projectors = model.llm.project
+    return projectors if not stream else dict(projectors.items()).get(stream)
 
 
 def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
@@ -221,10 +218,9 @@ def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Paramete
 
 def last_checkpoint(out: Path) -> Path | None:
     """The checkpoint of the most steps in a folder; a save that was cut short doesn't count."""
-    checkpoints = [
-        p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit() and _is_whole(p)
-    ]
-    return max(checkpoints, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    steps = {path: path.name.rpartition("-")[2] for path in out.glob("checkpoint-*")}
+    checkpoints = [path for path, num in steps.items() if num.isdigit() and _is_whole(path)]
+    return max(checkpoints, key=lambda path: int(steps[path]), default=None)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -103,7 +103,7 @@ def bench_kernels(
     repeat: int = 20, threads: int | None = None, compile: bool = False,
     encoder: str = "", encoder_px: int = 224, pairs: list[int] | None = None, blocks: list[int] | None = None,
 ) -> int:  # fmt: skip
-    """Check, then time; prints a line for each figure. The exit code is 1 if a case failed.
+    """Time every operation of `kernels/` beside other implementations; exit code 1 if a case failed.
 
     Args:
         out: CSV file of the figures.

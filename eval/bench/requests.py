@@ -22,7 +22,7 @@ from ...model import LongCompress
 from ...presets import load
 from ...session import compress
 from ...synthetic.questions import ask
-from ...synthetic.scenes import make_scene, read_truth, write_video
+from ...synthetic.scenes import make_scene, write_video
 from .rows import Job, Row, failed_row, make_row
 from .stages import differences
 from .timer import in_own_process, peaks_gb, synchronize, timed
@@ -96,9 +96,9 @@ def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
     requests = []
     for i in range(num):
         path = folder / f"clip_{seconds:g}s_{i:03d}.mp4"
+        scene = make_scene(FIRST_SEED + i, seconds)
         if not path.is_file():
-            write_video(make_scene(FIRST_SEED + i, seconds), path)
-        scene = read_truth(path)
+            write_video(scene, path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to
         questions = [

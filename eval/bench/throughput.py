@@ -33,7 +33,7 @@ def bench_throughput(
     seconds: float = 30.0, repeat: int = 3, device: str | None = None, dtype: str | None = None,
     threads: int | None = None, preset: Preset = "longvale", size: Size = "middle", work: str | None = None,
 ) -> int:  # fmt: skip
-    """Check, then time; prints a line for each figure. The exit code is 1 if a case failed.
+    """Time each step from a video to an answer; exit code 1 if a case failed.
 
     Args:
         out: CSV file of the figures; its rows of the same groups are replaced.

@@ -1,4 +1,5 @@
-"""The share of the features' variance that each merging loses at equal tokens: `longcompress bench quality`.
+"""The share of the features' variance that each merging loses at equal tokens: `longcompress eval
+merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
 k-means and pooling of `methods`. Of synthetic videos also how often a linear rule still reads from the merged
@@ -136,7 +137,7 @@ def measure(
     files: list[str] | None = None, seconds: int = 120, num_synthetic: int = 3,
     keep: list[int] | None = None, out: str = "",
 ) -> None:  # fmt: skip
-    """Print (and with --out write as JSON lines) the lost variance of each merging.
+    """Print the share of the features' variance that each merging loses, and write it to --out.
 
     Args:
         model: whose vision encoder, if no encoder is named.
@@ -175,14 +176,3 @@ def printed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         about = f"{row['video']:12s} {row['keep']:5d}  {row['method']:30s}"
         print(f"{about} lost {row['lost_variance']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
         yield row
-
-
-def main() -> None:
-    """`measure` with the flags of the command line."""
-    from jsonargparse import auto_cli
-
-    auto_cli(measure)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ from longcompress.train.trainer import run
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from text_films import NAMES, Spelled, TextMix, TextVideos  # noqa: E402 - a file beside this one
+from text_videos import NAMES, Spelled, TextMix, TextVideos  # noqa: E402 - a file beside this one
 
 FINDING = {"when_seen": 4.0, "when_heard": 2.0, "binding": 1.0}
 ALL = {
@@ -96,29 +96,29 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each")
     parser.add_argument("--test-videos", type=int, default=50)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args(words)
-    torch.set_num_threads(given.threads)
-    out: Path = given.out
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    out: Path = options.out
     model = out / "text" / "model"
     if not model.is_dir():
-        mixes = [replace(mix, steps=given.steps, videos=2) for mix in MIXES] if given.steps else MIXES
+        mixes = [replace(mix, steps=options.steps, videos=2) for mix in MIXES] if options.steps else MIXES
         train_on_text(out / "text", mixes)
     shards = out / "shards"
     if not (shards / "index.json").is_file():
-        seeds = range(TRAIN_SEED, TRAIN_SEED + given.videos)
-        synthetic_shards(load(str(model), device="cpu"), seeds, given.seconds, shards)
+        seeds = range(TRAIN_SEED, TRAIN_SEED + options.videos)
+        synthetic_shards(load(str(model), device="cpu"), seeds, options.seconds, shards)
     load_index(shards)
-    results = {"text": evaluate(model, given.test_videos, given.seconds)}
+    results = {"text": evaluate(model, options.test_videos, options.seconds)}
     for name in ("learn_align", "learn_instruct"):
         stage = out / name
         if not (stage / "model").is_dir():
             recipe = load_config(StageRecipe, HERE / f"{name}.yaml")
-            engine = replace(ENGINE, bf16=False, threads=given.threads)
-            changes = {"steps": given.steps, "save_steps": given.steps} if given.steps else {}
+            engine = replace(ENGINE, bf16=False, threads=options.threads)
+            changes = {"steps": options.steps, "save_steps": options.steps} if options.steps else {}
             recipe = replace(recipe, model=str(model), shards=[str(shards)], engine=engine, **changes)
             train_stage(engine.load(recipe.model), recipe, stage, resume=last_checkpoint(stage) is not None)
         model = stage / "model"
-        results[name] = evaluate(model, given.test_videos, given.seconds)
+        results[name] = evaluate(model, options.test_videos, options.seconds)
         print(json.dumps({name: results[name]}), flush=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     return results

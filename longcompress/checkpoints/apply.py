@@ -23,7 +23,7 @@ TABLE = "embed_tokens.weight"
 VIDEO_WORDS = ("<vid_patch>", "<vid_start>", "<vid_end>")  # LongVLM adds them, in this order
 NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
 SAMPLED = 2048  # of these words
-ROOTS = {"time": "llm.time.", "memory": "compressor."}  # our parts that no released file has
+ROOTS = {"time": "llm.time.", "memory": "global_memory."}  # our parts that no released file has
 
 
 def apply(

@@ -1,7 +1,7 @@
 """Published models as configurations of this one: what the paper does, and what we do with its parts.
 
-A model made of one has the encoders and the language model that the paper begins with, and projectors that are
-still to be trained.
+A model made of one has the encoders and the language model that the paper begins with, and projectors that
+are still to be trained.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,12 +1,14 @@
-"""What the commands share: the flags of a model, videos compressed or remembered, and whose fault an error is."""
+"""What commands share: the options of a model, videos and memory files, and the exit code of an error."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..config import ModelConfig, from_dict, read_values
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
     from ..media.reader import MediaInfo
@@ -15,35 +17,36 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import: only command
 
 
 @dataclass(frozen=True)
-class Common:
-    """What compresses, and how.
+class ModelOptions:
+    """A model, and changes to its config.
 
     Attributes:
-        model: a preset (tiny), a folder, or a hub name owner/model.
-        budget: tokens that stand for the video; the model's own number if not given.
-        budget_share: deal them out evenly over time, or by what is new.
+        model: a preset, a folder, or a hub name owner/model.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         dtype: of encoders and language model; float32 on a CPU, bfloat16 on a GPU if not given.
-        rate_fps: frames looked at a second; short for --media.rate_fps.
-        decode: exact frames, or faster ones near the wanted time; short for --media.decode.
-        protocols: where videos may come from, with commas, such as file,https.
-        overrides: section -> changed fields of the model's config.
+        config: a YAML or JSON file of changes to the model's config; --media.rate_fps 2 changes a field.
+            `longcompress config` lists the fields.
+        changes: section to changed fields, above those of `config`.
     """
 
     model: str = "tiny"
-    budget: int | None = None
-    budget_share: Literal["even", "novelty"] | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
-    rate_fps: float | None = None
-    decode: Literal["exact", "nonref", "keyframe"] | None = None
-    protocols: str = "file"
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    config: str | None = None
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"fields_of": ModelConfig})
 
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        """The protocols one by one."""
-        return tuple(p.strip() for p in self.protocols.split(",") if p.strip())
+
+@dataclass(frozen=True)
+class VideoOptions(ModelOptions):
+    """What compresses a video, and where it comes from.
+
+    Attributes:
+        budget: tokens of the memory; the model's own number if not given.
+        protocols: where videos may come from: file https.
+    """
+
+    budget: int | None = None
+    protocols: list[str] = field(default_factory=lambda: ["file"])
 
 
 class Failed(Exception):
@@ -54,75 +57,67 @@ class Failed(Exception):
         self.code = code
 
 
-def probe_video(file: str, common: Common) -> "MediaInfo":
-    """What the header says; the packets, where it doesn't tell the length."""
+def probe_video(file: str, options: VideoOptions) -> "MediaInfo":
+    """What the header of a video says; its packets are read where the header has no length."""
     from ..media import reader as media
 
     with reading():
-        found = media.probe(file, protocols=common.allowed)
-        if found.duration_s is None:
-            found = media.probe(file, protocols=common.allowed, keyframes=True)
-        if not (found.has_video or found.has_audio):
-            raise ValueError(f"{file}: there is no frame and no audio track in it that can be decoded")
-    return found
+        info = media.probe(file, protocols=options.protocols)
+        if info.duration_s is None:
+            info = media.probe(file, protocols=options.protocols, keyframes=True)
+        if not (info.has_video or info.has_audio):
+            raise ValueError(f"{file}: it has no frames and no audio that can be decoded")
+    return info
 
 
-def load_model(common: Common) -> "LongCompress":
-    """The model, with what the flags change."""
+def load_model(options: ModelOptions) -> "LongCompress":
+    """The model, with the changes to its config."""
+    changes = {section: dict(values) for section, values in options.changes.items()}
+    if options.config is not None:
+        values = read_values(options.config)
+        from_dict(ModelConfig, values)  # names and types are checked before the model is loaded
+        changes = {name: {**values.get(name, {}), **changes.get(name, {})} for name in {**values, **changes}}
     from ..presets import load
 
     try:
-        model = load(common.model, device=common.device, dtype=common.dtype)
+        model = load(options.model, device=options.device, dtype=options.dtype)
     except (RuntimeError, AssertionError) as error:
-        if common.device is None:
+        if options.device is None:
             raise
-        raise ValueError(f"--device {common.device} can't be used: {error}") from error
-    changes = {section: dict(values) for section, values in common.overrides.items()}
-    for flag in ("rate_fps", "decode"):
-        if getattr(common, flag) is not None:
-            changes.setdefault("media", {})[flag] = getattr(common, flag)
-    if common.budget_share is not None:
-        changes["budget"] = {"allocation": common.budget_share}
+        raise ValueError(f"--device {options.device} can't be used: {error}") from error
     model.change(changes)
     return model
 
 
-def compress_video(
-    model: "LongCompress", file: str, video: "MediaInfo", common: Common, *, keep_assignment: bool
-) -> "VideoMemory":
-    """The memory of a video; a wrong budget is told apart from a video that can't be read."""
-    from ..session import compress
-
-    has = {"video": video.has_video, "audio": video.has_audio}
-    budget = model.config.budget.tokens if common.budget is None else common.budget
-    model.check_budget(budget, [name for name in model.streams if has[name]])
-    with reading():
-        return compress(
-            model,
-            file,
-            budget=budget,
-            progress=bars(),
-            protocols=common.allowed,
-            keep_assignment=keep_assignment,
-        )
+def check_budget(model: "LongCompress", options: VideoOptions, infos: Sequence["MediaInfo"]) -> None:
+    """ValueError for a budget that none of these videos fits into."""
+    budget = model.config.budget.tokens if options.budget is None else options.budget
+    media = {"video": any(i.has_video for i in infos), "audio": any(i.has_audio for i in infos)}
+    model.check_budget(budget, [name for name, e in model.encoders.items() if media[e.modality]])
 
 
-def remember(source: str, common: Common, *, keep_assignment: bool = False) -> "VideoMemory":
+def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = False) -> "VideoMemory":
     """The memory of a video, compressed now, or of a memory file."""
     if not is_memory(source):
-        video = probe_video(source, common)
-        return compress_video(load_model(common), source, video, common, keep_assignment=keep_assignment)
-    given = [n for n in ("budget", "budget_share", "rate_fps", "decode", "overrides") if getattr(common, n)]
-    if given:
-        raise ValueError(
-            f"--{given[0].replace('_', '-')} is for videos; the memory file {source} was compressed with its own"
-        )
+        info = probe_video(source, options)
+        model = load_model(options)
+        check_budget(model, options, [info])
+        from ..session import compress
+
+        with reading():
+            return compress(
+                model, source, budget=options.budget, progress=bars(), protocols=options.protocols,
+                keep_assignment=keep_assignment,
+            )  # fmt: skip
+    if ignored := [name for name in ("budget", "config", "changes") if getattr(options, name)]:
+        fields = [f"{section}.{name}" for section, values in options.changes.items() for name in values]
+        flag = (fields if ignored[0] == "changes" else ignored)[0]
+        raise ValueError(f"--{flag} is for videos; the memory file {source} was compressed with its own")
+    if not Path(source).is_file():
+        raise Failed(3, f"no memory file {source}; make one with `longcompress compress`")
     from ..memory import VideoMemory
 
-    with reading():
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"no memory file {source}; make one with `longcompress compress`")
-    model = load_model(common)
+    model = load_model(options)
     with reading():
         return VideoMemory.load(source, model)
 
@@ -132,26 +127,23 @@ def is_memory(source: str) -> bool:
     return source.lower().endswith(".lcm")
 
 
-def targets_of(files: list[str], out: Path) -> list[Path]:
+def memory_paths(files: list[str], out: Path) -> list[Path]:
     """Where the memory of each video goes."""
     if len(files) == 1 and not out.is_dir():
         if not is_memory(str(out)):
-            raise ValueError(f"--out must end in .lcm or be a folder that is there, got {out}")
+            raise ValueError(f"--out must end in .lcm or be an existing folder, got {out}")
         check_writable(out)
         return [out]
     if is_memory(str(out)):
         raise ValueError(f"--out must be a folder for {len(files)} videos, got {out}")
-    folder = folder_of(str(out))
-    targets = [folder / f"{Path(file).stem}.lcm" for file in files]
-    twice = [t for t in targets if targets.count(t) > 1]
-    if twice:
-        raise ValueError(
-            f"files: several would be written to {twice[0]}; watch them into folders of their own"
-        )
-    return targets
+    folder = folder_of(out)
+    paths = [folder / f"{Path(file).stem}.lcm" for file in files]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise ValueError(f"files: several would be written to {twice[0]}; give them folders of their own")
+    return paths
 
 
-def folder_of(path: str) -> Path:
+def folder_of(path: str | Path) -> Path:
     """A folder to write into, made if it isn't there."""
     with writing(path):
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -167,9 +159,16 @@ def check_writable(path: Path) -> None:
         raise Failed(4, f"--out: {path} is a folder; name a file")
 
 
+def check_positive(**values: float | None) -> None:
+    """ValueError for a flag that is not above 0; None is one that isn't given."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be > 0, got {value}")
+
+
 @contextmanager
 def reading() -> Iterator[None]:
-    """What goes wrong in here is the input's fault."""
+    """An error in here is one of the input."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -178,7 +177,7 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """An OSError in here is the output's."""
+    """An OSError in here is one of the output."""
     try:
         yield
     except BrokenPipeError:
@@ -190,3 +189,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def bars() -> bool:
     """Whether to show progress bars: they are for people."""
     return sys.stderr.isatty()
+
+
+def complain(kind: str, what: object) -> None:
+    """A line on standard error."""
+    print(f"longcompress: {kind}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)

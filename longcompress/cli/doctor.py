@@ -11,20 +11,34 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from packaging.specifiers import SpecifierSet
+from packaging.requirements import Requirement
 
 # as in setup.py; a test compares them
-NEEDED = {
-    "torch": ">=2.9", "transformers": ">=5.18,<6", "peft": ">=0.18", "accelerate": ">=1.10",
-    "tokenizers": ">=0.22", "av": ">=17.1", "numpy": ">=1.26", "einops": ">=0.8", "scipy": ">=1.15", "safetensors": ">=0.5",
-    "huggingface_hub": ">=1.0", "webdataset": ">=1.0", "jsonargparse": ">=4.49", "packaging": ">=20", "pyyaml": ">=6",
-    "pysubs2": ">=1.7", "tqdm": ">=4.66", "rich": ">=13",
-}  # fmt: skip
+NEEDED = [
+    "torch>=2.9",
+    "transformers>=5.18,<6",
+    "peft>=0.18",
+    "accelerate>=1.10",
+    "tokenizers>=0.22",
+    "av>=17.1",
+    "numpy>=1.26",
+    "einops>=0.8",
+    "scipy>=1.15",
+    "safetensors>=0.5",
+    "huggingface_hub>=1.0",
+    "webdataset>=1.0",
+    "jsonargparse>=4.49",
+    "packaging>=20",
+    "pyyaml>=6",
+    "pysubs2>=1.7",
+    "tqdm>=4.66",
+    "rich>=13",
+]
 EXTRAS = {
-    "plot": {"matplotlib": ">=3.8"},
-    "web": {"fsspec": ">=2024.6", "aiohttp": ">=3.9", "requests": ">=2.31"},
-    "train": {"tensorboard": ">=2.15"},
-    "ray": {"ray": ">=2.40"},
+    "plot": ["matplotlib>=3.8"],
+    "web": ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"],
+    "train": ["tensorboard>=2.15"],
+    "ray": ["ray>=2.40"],
 }
 PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3")
@@ -38,23 +52,31 @@ class Check:
     Attributes:
         name: what was checked.
         status: "ok"; "wrong": longcompress doesn't work without it; "note": something optional is missing.
-        found: what this machine has.
+        state: what this machine has.
         remedy: a command or a sentence; "" where all is well.
     """
 
     name: str
     status: Literal["ok", "wrong", "note"]
-    found: str
+    state: str
     remedy: str = ""
 
 
 def examine() -> list[Check]:
     """Results of all checks, required things first."""
-    checks = [_python(), *(_package(name, spec) for name, spec in NEEDED.items())]
-    checks += [_decoder(), _video(), _gpu(), _triton(), *_torchvision(), _embedded()]
-    for extra, packages in EXTRAS.items():
-        checks += [_package(name, spec, extra) for name, spec in packages.items()]
-    return checks
+    needed = [_package(spec) for spec in NEEDED]
+    extras = [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
+    return [
+        _python(),
+        *needed,
+        _decoder(),
+        _video(),
+        _gpu(),
+        _triton(),
+        *_torchvision(),
+        _embedded(),
+        *extras,
+    ]
 
 
 def _version(name: str) -> str | None:
@@ -64,14 +86,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _package(name: str, spec: str, extra: str = "") -> Check:
+def _package(spec: str, extra: str = "") -> Check:
     """A package by its metadata, without importing it."""
-    found = _version(name)
-    title = f"{name} (extra {extra!r})" if extra else name
-    if found is not None and SpecifierSet(spec).contains(found, prereleases=True):
-        return Check(title, "ok", found)
-    found = "not installed" if found is None else f"{found}, needed is {spec}"
-    return Check(title, "note" if extra else "wrong", found, f'pip install "{name}{spec}"')
+    needed = Requirement(spec)
+    installed = _version(needed.name)
+    title = f"{needed.name} (extra {extra!r})" if extra else needed.name
+    if installed is not None and needed.specifier.contains(installed, prereleases=True):
+        return Check(title, "ok", installed)
+    state = "not installed" if installed is None else f"{installed}, needed is {needed.specifier}"
+    return Check(title, "note" if extra else "wrong", state, f'pip install "{spec}"')
 
 
 def _module(name: str) -> tuple[Any, str]:
@@ -83,10 +106,10 @@ def _module(name: str) -> tuple[Any, str]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    state = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     if sys.version_info < PYTHON:
-        return Check("python", "wrong", found, f"install Python {'.'.join(map(str, PYTHON))} or newer")
-    return Check("python", "ok", f"{found}, longcompress {_version('longcompress') or 'not installed'}")
+        return Check("python", "wrong", state, f"install Python {'.'.join(map(str, PYTHON))} or newer")
+    return Check("python", "ok", f"{state}, longcompress {_version('longcompress') or 'not installed'}")
 
 
 def _decoder() -> Check:
@@ -96,11 +119,11 @@ def _decoder() -> Check:
         return Check("decoder", "wrong", fault, "pip install --force-reinstall av")
     known = av.codecs_available | ({"av1"} if "libdav1d" in av.codecs_available else set())
     missing = sorted(set(CODECS) - known)
-    found = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(c for c in CODECS if c not in missing)}"
+    state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(c for c in CODECS if c not in missing)}"
     if missing:
         remedy = "pip install --force-reinstall --only-binary av av"
-        return Check("decoder", "note", f"{found}; not {', '.join(missing)}", remedy)
-    return Check("decoder", "ok", found)
+        return Check("decoder", "note", f"{state}; not {', '.join(missing)}", remedy)
+    return Check("decoder", "ok", state)
 
 
 def _video() -> Check:
@@ -128,30 +151,30 @@ def _gpu() -> Check:
         return Check("gpu", "wrong", fault, "pip install --force-reinstall torch")
     if torch.cuda.is_available():
         gpu, num = torch.cuda.get_device_properties(0), torch.cuda.device_count()
-        found = f"{num} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
-        return Check("gpu", "ok", found)
+        state = f"{num} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+        return Check("gpu", "ok", state)
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
         return Check("gpu", "note", f"there is one that torch {torch.__version__} doesn't see", CUDA_TORCH)
     return Check("gpu", "note", "none; the CPU is used, and large models are slow on it")
 
 
 def _triton() -> Check:
-    found = _version("triton") or _version("pytorch-triton")
-    if found:
-        return Check("triton", "ok", found)
+    state = _version("triton") or _version("pytorch-triton")
+    if state:
+        return Check("triton", "ok", state)
     return Check("triton", "note", "not installed; only GPUs need it, and it comes with torch", CUDA_TORCH)
 
 
 def _torchvision() -> list[Check]:
     """A torchvision that doesn't fit torch breaks transformers. Without torchvision there is no check."""
-    found = _version("torchvision")
-    if found is None:
+    installed = _version("torchvision")
+    if installed is None:
         return []
     _, fault = _module("torchvision")
     if fault:
         fault = f"doesn't fit torch, and breaks transformers: {fault}"
         return [Check("torchvision", "wrong", fault, "pip uninstall torchvision")]
-    return [Check("torchvision", "ok", f"{found} (not used)")]
+    return [Check("torchvision", "ok", f"{installed} (not used)")]
 
 
 def _embedded() -> Check:

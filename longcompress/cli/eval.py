@@ -1,266 +1,323 @@
-"""`longcompress eval ...`: predictions scored as the benchmarks' papers do, and models asked for them."""
+"""`longcompress eval`: models asked a benchmark's questions, predictions scored, methods compared."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentParser
-
-from .common import check_writable, writing
+from .common import ModelOptions, check_writable, folder_of, load_model, writing
 from .output import print_table
 
 if TYPE_CHECKING:
     from ..eval.runner.sources import Source
     from ..eval.tasks.task import Asker
 
+Times = Literal["seconds", "whole_seconds", "hundredths"]
 _SHOWN = 5  # ids of a list that are printed
 
 
-def score(words: Sequence[str]) -> None:
-    """Score predictions in a benchmark's own format, without a model."""
-    from ..eval.runner.score import score_files
-    from ..eval.tasks import TASKS
-    from ..eval.tasks.task import How, Times
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where questions and videos come from: files, or synthetic scenes.
 
-    parser = _parser("score", "Score predictions in a benchmark's own format; `eval tasks` lists benchmarks.")
-    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--reference", nargs="+", required=True, metavar="FILE", help="the benchmark's files")
-    parser.add_argument("--pred", nargs="+", required=True, metavar="FILE", help="the predictions")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--out", metavar="FILE", help="the JSON object as a file too")
-    parser.add_argument("--compat", choices=["paper"], help="with the quirks of the paper's script")
-    parser.add_argument(
-        "--times", choices=list(get_args(Times)), help="what numbers in answers are; by the file's format"
-    )
-    parser.add_argument(
-        "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
-    )
-    parser.add_argument(
-        "--judge-url", help="an OpenAI-compatible endpoint, up to and without /chat/completions"
-    )
-    parser.add_argument("--judge-model", help="what the endpoint calls the judge")
-    parser.add_argument(
-        "--judge-prompt", metavar="FILE", help="what to ask it: {question}, {reference}, {answer}"
-    )
-    parser.add_argument("--judge-key", metavar="FILE", help="a file with the endpoint's key")
-    parser.add_argument("--judge-cache", metavar="FILE", help="its replies, kept for the next time")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
-    _add_draws(parser)
-    args = parser.parse_args(list(words))
-    if args.out:
-        check_writable(Path(args.out))
-    how = How(
-        compat=args.compat,
-        times=args.times,
-        asker=_judge(args),
-        judge_prompt=Path(args.judge_prompt).read_text(encoding="utf-8") if args.judge_prompt else None,
-    )
-    report = score_files(
-        args.task,
-        args.reference,
-        args.pred,
-        how,
-        durations=args.durations,
-        seed=args.seed,
-        num_draws=args.num_draws,
-    )
-    text = dumps(report, ensure_ascii=False)
-    if args.out:
-        with writing(args.out):
-            Path(args.out).write_text(text + "\n", encoding="utf-8")
-    print(text if args.json else "", end="\n" if args.json else "")
-    if not args.json:
-        _print(report)
+    Attributes:
+        reference: the benchmark's files.
+        videos: the folder of its videos, in which they may lie deeper.
+        durations: seconds by video, JSON or CSV with id and length.
+        minutes: lengths of synthetic videos, 5 15; 5 if not given.
+        num_videos: synthetic videos of each length; 3 if not given.
+        first_video: number of the first synthetic video; 0 if not given.
+    """
+
+    reference: list[str] = field(default_factory=list)
+    videos: str | None = None
+    durations: str | None = None
+    minutes: list[float] = field(default_factory=list)
+    num_videos: int | None = None
+    first_video: int | None = None
+
+    def open(self, task: str) -> "Source":
+        """Questions and videos of a task."""
+        from ..eval.runner.score import task_of
+        from ..eval.runner.sources import from_files, from_scenes
+        from ..eval.tasks.synthetic import Synthetic
+
+        values = {name: value for name, value in asdict(self).items() if value not in (None, [])}
+        files = {name: values[name] for name in ("reference", "videos", "durations") if name in values}
+        synthetic = {name: value for name, value in values.items() if name not in files}
+        if task_of(task).synthesize is not None:
+            if files:
+                raise ValueError(f"the videos of {task} are synthetic; leave out {_flags(files)}")
+            return from_scenes(task, Synthetic(**synthetic))
+        if synthetic:
+            raise ValueError(f"{_flags(synthetic)} is for tasks with synthetic videos, {task} has files")
+        if not self.reference or self.videos is None:
+            raise ValueError(f"{task} needs --reference and --videos, got {_flags(files) or 'neither'}")
+        return from_files(task, self.reference, self.videos, durations=self.durations)
 
 
-def run(words: Sequence[str]) -> None:
-    """Ask a model a benchmark's questions; the same words again go on where a killed run stopped."""
-    from ..eval.runner.run import run
+@dataclass(frozen=True)
+class JudgeOptions:
+    """A language model that scores answers.
+
+    Attributes:
+        judge_url: an OpenAI-compatible endpoint, up to and without /chat/completions.
+        judge_model: what the endpoint calls the judge.
+        judge_prompt: a file with the judge's prompt: {question}, {reference}, {answer}.
+        judge_key: a file with the endpoint's key.
+        judge_cache: a file of its replies, for the next time.
+    """
+
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_prompt: str | None = None
+    judge_key: str | None = None
+    judge_cache: str | None = None
+
+    def asker(self) -> "Asker | None":
+        """The judge, None without an endpoint."""
+        if not self.judge_url and not self.judge_model:
+            if given := [name for name, value in asdict(self).items() if value]:
+                raise ValueError(f"{_flags(given[:1])} needs --judge-url and --judge-model, got neither")
+            return None
+        if not self.judge_url or not self.judge_model:
+            names = f"{self.judge_url!r} and {self.judge_model!r}"
+            raise ValueError(f"a judge needs both --judge-url and --judge-model, got {names}")
+        from ..eval.tasks.judging import endpoint
+
+        key = Path(self.judge_key).read_text(encoding="utf-8").strip() if self.judge_key else None
+        cache = Path(self.judge_cache) if self.judge_cache else None
+        return endpoint(self.judge_url, self.judge_model, key=key, cache=cache)
+
+
+def run(
+    task: str,
+    *,
+    out: str,
+    source: SourceOptions,
+    budgets: list[str] | None = None,
+    media: Literal["video", "audio", "both"] = "both",
+    prompt: str = "default",
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    times: Times | None = None,
+    retry_failed: bool = False,
+    num_draws: int = 1000,
+    plot: str | None = None,
+    json: bool = False,
+    options: ModelOptions,
+) -> None:
+    """Ask a model a benchmark's questions; the same command resumes.
+
+    Args:
+        task: a benchmark; `eval tasks` lists them.
+        out: FILE.jsonl, a header, then a line for each example; summary and predictions come beside it.
+        budgets: tokens of a video's memory, or shares of its raw tokens: 1024 10%. The model's own number if
+            not given. Several have a file each: FILE.1024.jsonl.
+        media: what the model takes in.
+        prompt: `eval tasks` lists each benchmark's.
+        limit: only the first examples, this many.
+        max_new_tokens: longest answer; the model's own number if not given.
+        times: what numbers in answers are; as the prompt asks if not given.
+        retry_failed: ask again where a video was missing or unreadable.
+        num_draws: of the intervals of corpus scores; 0 for none of those.
+        plot: of needle, an image of depth against length.
+        json: the summaries as JSON instead of tables.
+    """
+    from ..eval.runner.run import run as run_task
     from ..eval.runner.run_file import RunConfig, summary_path
-    from ..eval.tasks import TASKS
     from ..eval.tasks.synthetic import depths_of
-    from ..eval.tasks.task import Times
     from ..plot import plot_depths
-    from .common import Common, load_model
 
-    parser = _parser("run", "Ask a model a benchmark's questions; the same command resumes.")
-    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--model", required=True, help="a preset (tiny), a folder, or a hub name owner/model")
-    parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="a header, a line an example")
-    add_source(parser)
-    parser.add_argument(
-        "--budgets", nargs="+", default=[],
-        help="tokens of a video's memory, or shares of its raw tokens: 1024 10%%; the model's own number. "
-        "Several have a file each: FILE.1024.jsonl",
+    path = Path(out)
+    if path.suffix != ".jsonl":
+        raise ValueError(f"--out must end in .jsonl, got {path}; summary and predictions are named after it")
+    check_writable(path)
+    if plot:
+        if task != "needle" or len(budgets or ()) > 1:
+            raise ValueError(f"--plot is of needle at one budget, got it with {task}; leave it out")
+        check_writable(Path(plot))
+    config = RunConfig(
+        budgets=tuple(budgets or ()), streams=media, prompt=prompt, max_new_tokens=max_new_tokens,
+        limit=limit, times=times,
     )  # fmt: skip
-    parser.add_argument("--plot", metavar="FILE", help="of needle, its heat map, depth against length")
-    parser.add_argument("--prompt", default="default", help="`eval tasks` lists each benchmark's")
-    parser.add_argument("--limit", type=int, help="only the first examples of the reference, this many")
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer; the model's own number")
-    parser.add_argument(
-        "--streams", choices=["video", "audio", "both"], default="both", help="what is taken in"
-    )
-    parser.add_argument(
-        "--times", choices=list(get_args(Times)), help="what numbers in answers are; as the prompt asks"
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="ask again where a video was missing or unreadable"
-    )
-    parser.add_argument("--rate-fps", type=float, help="frames a second; the model's own number")
-    parser.add_argument("--device", help="cpu, cuda, ...; the GPU if there is one")
-    _add_draws(parser)
-    parser.add_argument("--json", action="store_true", help="the summaries as JSON instead of tables")
-    args = parser.parse_args(list(words))
-    out = Path(args.out)
-    if out.suffix != ".jsonl":
-        raise ValueError(f"--out must end in .jsonl, got {out}; summary and predictions are named after it")
-    check_writable(out)
-    if args.plot:
-        if args.task != "needle" or len(args.budgets) > 1:
-            raise ValueError(f"--plot is of needle at one budget, got it with {args.task}; leave it out")
-        check_writable(Path(args.plot))
-    names = ("streams", "prompt", "max_new_tokens", "limit", "times")
-    config = RunConfig(budgets=tuple(args.budgets), **{name: args[name] for name in names})
-    source = source_of(args)
-    model = load_model(Common(model=args.model, device=args.device, rate_fps=args.rate_fps))
-    summaries = run(source, model, out, config, retry_failed=args.retry_failed, num_draws=args.num_draws)
-    if args.plot:
-        plot_depths(depths_of(source.examples, summaries[0]["each"]["recall"]), args.plot)
+    questions = source.open(task)
+    model = load_model(options)
+    summaries = run_task(questions, model, path, config, retry_failed=retry_failed, num_draws=num_draws)
+    if plot:
+        plot_depths(depths_of(questions.examples, summaries[0]["each"]["recall"]), plot)
     for summary in summaries:
-        if args.json:
+        if json:
             print(dumps(summary, ensure_ascii=False))
             continue
         _print(summary)
         for line in summary["failed"][:_SHOWN]:
             print(f"failed: {line['id']}: {line['failed']}")
         counts = f"{summary['num_answered']} answered, {summary['num_failed']} failed"
-        print(f"{counts}; all of it in {summary_path(out.with_name(summary['run']))}")
+        print(f"{counts}; all of it in {summary_path(path.with_name(summary['run']))}")
 
 
-def pairs(words: Sequence[str]) -> None:
-    """Compare two runs on the same gold with the same prompt, example by example."""
-    from ..eval.runner.run_file import pairs as compare
+def score(
+    task: str,
+    *,
+    reference: list[str],
+    pred: list[str],
+    out: str | None = None,
+    durations: str | None = None,
+    compat: Literal["paper"] | None = None,
+    times: Times | None = None,
+    judge: JudgeOptions,
+    seed: int = 0,
+    num_draws: int = 1000,
+    json: bool = False,
+) -> None:
+    """Score predictions in a benchmark's own format, without a model.
 
-    parser = _parser("pairs", "What the first run is worth more than the second, with 95 % intervals.")
-    parser.add_argument("first", metavar="A.jsonl", help="a run that came to its end")
-    parser.add_argument("second", metavar="B.jsonl", help="another, of the same gold and prompt")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    args = parser.parse_args(list(words))
-    report = compare(args.first, args.second, seed=args.seed)
-    if args.json:
+    Args:
+        task: a benchmark; `eval tasks` lists them.
+        reference: the benchmark's files.
+        pred: the predictions.
+        out: a file for the JSON object.
+        durations: seconds by video, JSON or CSV with id and length.
+        compat: with the quirks of the paper's script.
+        times: what numbers in answers are; by the file's format if not given.
+        seed: of the intervals.
+        num_draws: of the intervals of corpus scores; 0 for none of those.
+        json: one JSON object instead of a table.
+    """
+    from ..eval.runner.score import score_files
+    from ..eval.tasks.task import How
+
+    if out:
+        check_writable(Path(out))
+    prompt = Path(judge.judge_prompt).read_text(encoding="utf-8") if judge.judge_prompt else None
+    how = How(compat=compat, times=times, asker=judge.asker(), judge_prompt=prompt)
+    report = score_files(task, reference, pred, how, durations=durations, seed=seed, num_draws=num_draws)
+    text = dumps(report, ensure_ascii=False)
+    if out:
+        with writing(out):
+            Path(out).write_text(text + "\n", encoding="utf-8")
+    if json:
+        print(text)
+    else:
+        _print(report)
+
+
+def compare(
+    task: str,
+    *,
+    out: str,
+    source: SourceOptions,
+    budgets: list[str] | None = None,
+    methods: list[str] | None = None,
+    prompt: str = "default",
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    only: list[str] | None = None,
+    by: str = "kind",
+    score: str = "",
+    seed: int = 0,
+    json: bool = False,
+    options: ModelOptions,
+) -> None:
+    """Compare our methods with baselines at equal token budgets; the same command resumes.
+
+    Args:
+        task: a benchmark; `eval tasks` lists them.
+        out: the folder of a run for each method and budget, and of the tables.
+        budgets: tokens of a video's memory, or shares of its raw tokens; 3% 5% 10% 20% 40% if not given.
+        methods: full, frames, pool, random, evs, tome, longvlm, kmeans; ours: even, novelty, no-memory,
+            no-audio. All of them if not given.
+        prompt: `eval tasks` lists each benchmark's.
+        limit: only the first examples, this many.
+        max_new_tokens: longest answer; the model's own number if not given.
+        only: examples of these groups: kind=binding kind=when_seen.
+        by: kind of group that the table tells apart.
+        score: which number of an example; the task's first if not given.
+        seed: of random methods.
+        json: the rows as JSON instead of the tables.
+    """
+    from ..eval.runner.compare import CompareConfig, selected
+    from ..eval.runner.compare import compare as run_methods
+    from ..eval.runner.compare_table import markdown, plot, rows_of, trained_with
+    from ..eval.runner.score import task_of
+    from ..eval.tasks.task import How
+
+    folder = folder_of(out)
+    questions = source.open(task)
+    groups: dict[str, list[str]] = {}
+    for text in only or ():
+        kind, equals, name = text.partition("=")
+        if not equals:
+            raise ValueError(f"--only must be KIND=NAME, got {text!r}")
+        groups.setdefault(kind, []).append(name)
+    lists = {"budgets": budgets, "methods": methods}
+    config = CompareConfig(
+        prompt=prompt, limit=limit, max_new_tokens=max_new_tokens, only=groups, seed=seed,
+        **{name: tuple(values) for name, values in lists.items() if values},
+    )  # fmt: skip
+    model = load_model(options)
+    how = How(times=task_of(task).times.get(prompt, "seconds"))
+    arms = run_methods(questions, model, folder, config, how)
+    examples = selected(questions.examples, config)
+    rows = rows_of(folder, arms, examples, by, score)
+    num_videos = len({example.video for example in examples})
+    title = f"{task}: {model.config.name or options.model} at equal token budgets, {num_videos} videos"
+    report = markdown(rows, title, trained_with(model))
+    with writing(folder):
+        (folder / "compare.jsonl").write_text("".join(dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "compare.md").write_text(report, encoding="utf-8")
+        plot(rows, folder / "compare.png", title)
+    print(dumps(rows) if json else report)
+    num_failed = sum(row["num_failed"] for row in rows if not row["group"])
+    print(f"{num_failed} questions failed; all of it in {folder}")
+
+
+def pairs(first: str, second: str, *, seed: int = 0, json: bool = False) -> None:
+    """Compare two runs on the same reference with the same prompt, example by example, with 95 % intervals.
+
+    Args:
+        first: A.jsonl, a complete run.
+        second: B.jsonl, another, of the same reference and prompt.
+        seed: of the intervals.
+        json: one JSON object instead of a table.
+    """
+    from ..eval.runner.run_file import pairs as compare_runs
+
+    report = compare_runs(first, second, seed=seed)
+    if json:
         print(dumps(report, ensure_ascii=False))
         return
     rows = [(name, *_shown(item["mean"], item)) for name, item in report["differences"].items()]
-    title = f"{Path(args.first).name} minus {Path(args.second).name}, {report['num']} examples of both"
+    title = f"{Path(first).name} minus {Path(second).name}, {report['num']} examples of both"
     print_table(title, rows)
-    for name in ("first", "second"):
-        if some := report[f"only_{name}"]:
-            print(f"only in {args[name]}: {len(some)}: {_listed(some)}")
+    for key, path in (("only_first", first), ("only_second", second)):
+        if some := report[key]:
+            print(f"only in {path}: {len(some)}: {_listed(some)}")
 
 
-def tasks(words: Sequence[str]) -> None:
-    """List the benchmarks: what each asks, where its data are."""
+def tasks(*, json: bool = False) -> None:
+    """List the benchmarks: what each asks, where its data are.
+
+    Args:
+        json: one JSON object instead of a table.
+    """
     from ..eval.tasks import TASKS
 
-    parser = _parser("tasks", "List the benchmarks.")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    args = parser.parse_args(list(words))
-    listed = {
-        name: {"about": element.about, "where": element.where, "prompts": list(element.prompts)}
-        for name, element in TASKS.items()
-    }
-    if args.json:
+    if json:
+        listed = {
+            name: {"about": task.about, "where": task.where, "prompts": list(task.prompts)}
+            for name, task in TASKS.items()
+        }
         print(dumps(listed, ensure_ascii=False))
         return
-    for name, item in TASKS.items():
-        print(f"{name}\n    {item.about}\n    data: {item.where}\n    prompts: {', '.join(item.prompts)}")
-
-
-def compare(words: Sequence[str]) -> None:
-    """`cli_compare.compare`."""
-    from .compare import compare
-
-    compare(words)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "score": score, "tasks": tasks, "run": run, "pairs": pairs, "compare": compare,
-}  # fmt: skip
-
-
-def main(words: Sequence[str]) -> int:
-    """One of COMMANDS with its flags; the exit code."""
-    try:
-        COMMANDS[words[0]](words[1:])
-    except SystemExit as error:  # the parser has said what is wrong
-        return error.code if isinstance(error.code, int) else 2
-    return 0
-
-
-def add_source(parser: ArgumentParser) -> None:
-    """The flags of `source_of`."""
-    parser.add_argument("--reference", nargs="+", metavar="FILE", help="the benchmark's files")
-    parser.add_argument("--videos", metavar="FOLDER", help="its videos, or folders of them")
-    parser.add_argument(
-        "--durations", metavar="FILE", help="seconds by video, JSON or CSV with id and length"
-    )
-    parser.add_argument("--minutes", nargs="+", type=float, help="of synthetic videos, their lengths: 5 15")
-    parser.add_argument("--num-videos", type=int, help="synthetic ones of each length: 3")
-    parser.add_argument("--first-video", type=int, help="number of the first synthetic one: 0")
-
-
-def source_of(args: Any) -> "Source":
-    """Where questions and videos come from: files, or synthetic scenes."""
-    from ..eval.runner.score import task_of
-    from ..eval.runner.sources import from_files, from_scenes
-    from ..eval.tasks.synthetic import Synthetic
-
-    names = ("minutes", "num_videos", "first_video")
-    synthetic = {name: args[name] for name in names if args[name] is not None}
-    files = {name: args[name] for name in ("reference", "videos", "durations") if args[name] is not None}
-    if task_of(args.task).synthesize is not None:
-        if files:
-            raise ValueError(f"the videos of {args.task} are synthetic; leave out {_flags(files)}")
-        return from_scenes(args.task, Synthetic(**synthetic))
-    if synthetic:
-        raise ValueError(f"{_flags(synthetic)} is for tasks with synthetic videos, {args.task} has files")
-    if not args.reference or not args.videos:
-        raise ValueError(f"{args.task} needs --reference and --videos, got {_flags(files) or 'neither'}")
-    return from_files(args.task, args.reference, args.videos, durations=args.durations)
-
-
-def _parser(name: str, about: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"longcompress eval {name}", description=about)
-
-
-def _add_draws(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--num-draws", type=int, default=1000, help="of the intervals of corpus scores; 0 for none of those"
-    )
+    for name, task in TASKS.items():
+        print(f"{name}\n    {task.about}\n    data: {task.where}\n    prompts: {', '.join(task.prompts)}")
 
 
 def _flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def _judge(args: Any) -> "Asker | None":
-    if not args.judge_url and not args.judge_model:
-        for flag in ("prompt", "key", "cache"):
-            if args[f"judge_{flag}"]:
-                raise ValueError(f"--judge-{flag} needs --judge-url and --judge-model, got neither")
-        return None
-    if not args.judge_url or not args.judge_model:
-        raise ValueError(
-            f"a judge needs both --judge-url and --judge-model, got {args.judge_url!r} and "
-            f"{args.judge_model!r}"
-        )
-    from ..eval.tasks.judging import endpoint
-
-    key = Path(args.judge_key).read_text(encoding="utf-8").strip() if args.judge_key else None
-    cache = Path(args.judge_cache) if args.judge_cache else None
-    return endpoint(args.judge_url, args.judge_model, key=key, cache=cache)
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -268,8 +325,8 @@ def _print(report: dict[str, Any]) -> None:
     for name, value in report["metrics"].items():
         if isinstance(value, str):
             rows.append((name, value if len(value) < 80 else value[:77] + "...", ""))
-            continue
-        rows.append((name, *_shown(value, report["intervals"].get(name))))
+        else:
+            rows.append((name, *_shown(value, report["intervals"].get(name))))
     print_table(f"{report['task']}, {report['num_examples']} examples", rows)
     for name in ("missing", "unknown", "duplicate", "unparsed"):
         if some := report[name]:
@@ -278,8 +335,8 @@ def _print(report: dict[str, Any]) -> None:
 
 def _shown(value: Any, at: Mapping[str, Any] | None) -> tuple[str, str]:
     """A number and its interval."""
-    around = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value), around
+    interval = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value), interval
 
 
 def _listed(some: Sequence[str]) -> str:

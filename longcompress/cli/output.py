@@ -1,4 +1,4 @@
-"""What the commands print: tables, sentences, stretches of time."""
+"""What the commands print: tables, sentences, intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..types import stream_order
-
 if TYPE_CHECKING:
     from ..compression.budget import Estimate
     from ..media.reader import MediaInfo
@@ -17,25 +15,32 @@ if TYPE_CHECKING:
 
 
 def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple[str, str]]:
-    """What a header says and an estimate expects; `answer` tokens are left for the answer."""
-    frame = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
+    """What a header says, and the estimate; `answer` tokens are left for the answer."""
+    frames = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
     audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
+    header = [
+        ("frames", frames if video.has_video else "none"),
+        ("audio", audio if video.has_audio else "none"),
+    ]
+    return [("length", clock(expected.duration_s)), *header, ("", ""), *estimate_rows(expected, answer)]
+
+
+def estimate_rows(expected: "Estimate", answer: int) -> list[tuple[str, str]]:
+    """An estimate; `answer` tokens are left for the answer."""
     return [
-        ("length", clock(expected.duration_s)), ("frames", frame if video.has_video else "none"),
-        ("audio", audio if video.has_audio else "none"), ("", ""),
-        ("frames looked at", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
+        ("sampled frames", f"{expected.frames:,}"), ("segments", f"{expected.segments:,}"),
         ("tokens before merging", f"{expected.raw_tokens:,}"),
         ("tokens", f"{expected.tokens:,}"), ("  of frames", f"{expected.video_tokens:,}"),
         ("  of audio", f"{expected.audio_tokens:,}"), ("  of the whole video", f"{expected.global_tokens:,}"),
-        ("time marks", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
+        ("timestamps", f"{expected.marks:,}, one every {expected.seconds_a_mark:g} s"),
         ("memory file", size_text(expected.memory_bytes)),
-        ("held on the way", f"{expected.held_tokens:,} tokens at most"),
+        ("buffered while compressing", f"{expected.held_tokens:,} tokens at most"),
         ("fits the language model", _whether_it_fits(expected, answer)),
     ]  # fmt: skip
 
 
 def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> dict[str, Any]:
-    """What compressing `file` into `target` came to, as plain values."""
+    """Tokens, bytes and seconds of compressing `file` into `target`, as plain values."""
     stats = memory.stats
     return {
         "source": file, "out": str(target), "tokens": memory.num_tokens, "budget": memory.budget,
@@ -51,32 +56,30 @@ def report_of(memory: "VideoMemory", file: str, target: Path, wall_s: float) -> 
 def sentence(report: dict[str, Any]) -> str:
     """The same in a line for people."""
     parts = [f"{num:,} {name}" for name, num in report["streams"].items()]
-    parts += [f"{report['global_tokens']:,} for all of it"] if report["global_tokens"] else []
-    again = f", {report['reused_frames']:,} frames hardly new" if report["reused_frames"] else ""
+    parts += [f"{report['global_tokens']:,} global"] if report["global_tokens"] else []
+    reused = f", {report['reused_frames']:,} frames reused" if report["reused_frames"] else ""
     wall_s = report["wall_s"]
     speed = f"{report['duration_s'] / wall_s:.0f} times as fast as it plays" if wall_s else ""
     return (
         f"{report['out']}: {report['tokens']:,} tokens ({', '.join(parts)}) of {report['raw_tokens']:,}, "
-        f"{clock(report['duration_s'])} of video{again}, {size_text(report['num_bytes'])}; "
+        f"{clock(report['duration_s'])} of video{reused}, {size_text(report['num_bytes'])}; "
         f"{wall_s:.1f} s, {speed}: encoders {report['encode_s']:.1f}, merging {report['merge_s']:.1f}, "
         f"reading and the rest {report['read_s']:.1f}"
     )
 
 
 def cited(cites: Sequence[Any]) -> list[tuple[float, float, str]]:
-    """Stretches of the cited tokens, joined where they touch, with how many tokens of what."""
-    found: list[tuple[float, float, dict[str, int]]] = []
+    """Intervals of the cited tokens, joined where they touch, with the number of tokens of each stream."""
+    from ..types import stream_order
+
+    intervals: list[tuple[float, float, dict[str, int]]] = []
     for cite in sorted(cites, key=lambda c: c.start_s):
-        start_s, end_s, names = cite.start_s, cite.end_s, {cite.stream: 1}
-        if found and start_s <= found[-1][1]:
-            before = found.pop()
-            start_s, end_s = before[0], max(end_s, before[1])
-            names = before[2] | {cite.stream: before[2].get(cite.stream, 0) + 1}
-        found.append((start_s, end_s, names))
-    return [
-        (s, e, ", ".join(f"{num} {name}" for name, num in ((k, n[k]) for k in stream_order(n))))
-        for s, e, n in found
-    ]
+        start_s, end_s, counts = cite.start_s, cite.end_s, {cite.stream: 1}
+        if intervals and start_s <= intervals[-1][1]:
+            start_s, last_end_s, before = intervals.pop()
+            end_s, counts = max(last_end_s, end_s), before | {cite.stream: before.get(cite.stream, 0) + 1}
+        intervals.append((start_s, end_s, counts))
+    return [(s, e, ", ".join(f"{n[name]} {name}" for name in stream_order(n))) for s, e, n in intervals]
 
 
 def _whether_it_fits(expected: "Estimate", answer: int) -> str:
@@ -86,19 +89,21 @@ def _whether_it_fits(expected: "Estimate", answer: int) -> str:
     of = f"{expected.prompt_tokens:,} of {expected.context:,} positions"
     if expected.fits:
         return f"yes, {of}"
-    most = max(1, (expected.context - answer) * 8 // 9)  # marks take an eighth of the budget at most
-    return f"no, {of}; --budget {most} does"
+    max_budget = max(
+        1, (expected.context - answer) * 8 // 9
+    )  # timestamps take at most an eighth of the budget
+    return f"no, {of}; --budget {max_budget} does"
 
 
-def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
-    """Rows of text under a title."""
-    table = Table(title=Text(title), title_justify="left", show_header=False)
+def print_table(title: str, rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> None:
+    """Rows of text under a title, and under heads of columns if there are any."""
+    table = Table(*heads, title=Text(title), title_justify="left", show_header=bool(heads))
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console()
-    with console.capture() as drawn:
+    with console.capture() as text:
         console.print(table)
-    print(drawn.get(), end="")  # rich would end the process where a pipe is closed
+    print(text.get(), end="")  # rich would end the process where a pipe is closed
 
 
 def clock(seconds: float) -> str:

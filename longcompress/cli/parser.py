@@ -1,183 +1,242 @@
-"""Functions as commands: annotations, defaults and docstrings make the flags, jsonargparse reads them."""
+"""Functions as commands: signature, annotations and docstring become flags, which jsonargparse reads.
+
+A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags: a
+bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 0.1`, `--engine.workers
+2`.
+"""
 
 import inspect
 import re
 import types
 import typing
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from ..config import from_dict, to_dict
 
-def parse(
-    words: Sequence[str],
-    commands: Mapping[str, Callable[..., Any]],
-    *,
-    common: type,
-    sections: Mapping[str, type],
-    fixed: Sequence[str] = (),
-    recipe: Any = None,
-) -> tuple[str, dict[str, Any]]:
-    """The name of the command in `words` and the arguments to call its function with.
+Command = Callable[..., int | None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands under a name.
+
+    Attributes:
+        about: a line of help.
+        commands: name to a function, or to "module:function", which is imported when it is run.
+        epilog: the last lines of its help.
+    """
+
+    about: str
+    commands: Mapping[str, "Command | str | Group"]
+    epilog: str = ""
+
+
+def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tuple[str, Command, list[str]]:
+    """The full name of the command that `words` begin with, its function, and the other words.
+
+    Raises:
+        ValueError: there is no such command.
+        SystemExit: after help.
+    """
+    if words[:1] in (["--help"], ["-h"]):
+        print(overview(group, name))
+        raise SystemExit(0)
+    command = group.commands.get(words[0]) if words else None
+    if command is None:
+        fault = f"no command {words[0]!r}" if words else "a command is missing"
+        raise ValueError(f"{fault}; {name} has {', '.join(group.commands)}")
+    name, rest = f"{name} {words[0]}", list(words[1:])
+    if isinstance(command, Group):
+        return find(rest, command, name)
+    return name, resolve_name(command) if isinstance(command, str) else command, rest
+
+
+def overview(group: Group, name: str) -> str:
+    """The help of a group: a line for each command."""
+    lines = [f"usage: {name} COMMAND ...", "", group.about, ""]
+    for key, command in group.commands.items():
+        function = resolve_name(command) if isinstance(command, str) else command
+        about = function.about if isinstance(function, Group) else _about(function)
+        lines.append(f"  {key:16} {about}")
+    return "\n".join([*lines, "", f"`{name} COMMAND --help` lists the flags of a command.{group.epilog}"])
+
+
+def parse(name: str, function: Command, words: Sequence[str], **instances: Any) -> dict[str, Any]:
+    """The arguments to call a command's function with.
 
     Args:
-        words: the command line, not empty; -- and _ in names of flags are the same.
-        commands: name -> function. Parameters before * are positional (a list: one or more), others are
-            flags, a bool is a switch, and one annotated with `common` becomes that dataclass's flags.
-        common: a dataclass whose field `overrides` takes section -> changed fields.
-        sections: name -> config dataclass, whose fields are flags --name.field.
-        fixed: of these, the ones that can't be changed.
-        recipe: a dataclass, the default of a parameter `recipe`.
+        name: of the command, for messages.
+        function: its parameters are the flags.
+        words: after the name; `-` and `_` in names of flags are the same.
+        instances: parameter to a dataclass whose values are the defaults; of others, `kind()` is.
 
     Raises:
         ValueError: for words that don't fit, in one line.
-        SystemExit: after --help and --version.
+        SystemExit: after help.
     """
-    parser = _parser(commands, common, sections, fixed, recipe)
+    parser, defaults = parser_of(name, function, instances)
     try:
-        found = parser.parse_args([*_spelled(words)])
+        values = parser.parse_args(_spelled(words, parser))
     except ArgumentError as error:
-        raise ValueError(
-            _in_one_line(str(error), words[0] if words[0] in commands else "", commands)
-        ) from error
-    if recipe is not None:
-        found = parser.instantiate(found)
-    name: str = found["command"]
-    values = found[name]
-    arguments = {}
-    for parameter, hint in _parameters(commands[name]).items():
-        if hint is not common:
-            arguments[parameter] = values.get(parameter)
-            continue
-        given = {f.name: values[f.name] for f in fields(common) if f.name != "overrides"}
-        changes = {s: {k: v for k, v in vars(values[s]).items() if v is not None} for s in sections}
-        arguments[parameter] = common(**given, overrides={s: v for s, v in changes.items() if v})
-    return name, arguments
+        raise ValueError(f"{_in_one_line(str(error), parser)}; see {name} --help") from error
+    return {
+        key: from_dict(type(defaults[key]), _tree(defaults[key], values)) if key in defaults else values[key]
+        for key in _hints(function)
+    }
 
 
-def _parser(
-    commands: Mapping[str, Callable[..., Any]],
-    common: type,
-    sections: Mapping[str, type],
-    fixed: Sequence[str],
-    recipe: Any,
-) -> ArgumentParser:
+def parser_of(
+    name: str, function: Command, instances: Mapping[str, Any]
+) -> tuple[ArgumentParser, dict[str, Any]]:
+    """The parser of a command, and the default of each parameter that is a dataclass."""
     parser = ArgumentParser(
-        prog="longcompress", version=_own_version(), exit_on_error=False,
-        description="Hours of video with audio as a fixed number of tokens that a language model reads.",
-        epilog="Exit codes: 0 done, 1 doctor found something wrong, 2 wrong argument, 3 input unreadable, "
-        "4 output unwritable, 130 interrupted. --debug shows where an error comes from.",
-    )  # fmt: skip
-    each = parser.add_subcommands(dest="command", metavar="COMMAND")
-    for name, command in commands.items():
-        about = (inspect.getdoc(command) or "").split("\n\n")[0]
-        sub = ArgumentParser(prog=f"longcompress {name}", description=about, exit_on_error=False)
-        notes, signature = _documented(command), inspect.signature(command).parameters
-        for parameter, hint in _parameters(command).items():
-            if hint is common:
-                _add_common(sub.add_argument_group((inspect.getdoc(common) or "").split(".\n")[0]), common)
-                for section, config in sections.items():
-                    group = sub.add_argument_group(f"Changes to the model's config, {section}")
-                    _add_section(group, section, config, fixed)
-            elif parameter == "recipe":
-                if recipe is not None:
-                    sub.add_argument("--recipe", type=type(recipe), default=recipe, help=notes[parameter])
-            elif parameter != "rest":
-                _add(sub, parameter, hint, signature[parameter], notes[parameter])
-        each.add_subcommand(name, sub, help=about)
-    return parser
+        prog=name, description=_about(function), exit_on_error=False, formatter_class=HelpFormatter
+    )
+    notes, hints = documented(function), _hints(function)
+    defaults: dict[str, Any] = {}
+    usage = [name]
+    for key, parameter in inspect.signature(function).parameters.items():
+        hint, item = hints[key], _item(hints[key])
+        is_required = parameter.default is parameter.empty
+        if key in instances or is_dataclass(hint):
+            defaults[key] = instances.get(key) or hint()
+            _add_fields(parser, defaults[key])
+        elif is_required and parameter.kind is not parameter.KEYWORD_ONLY:
+            is_optional = "None" in str(parameter.annotation)
+            options: dict[str, Any] = {"nargs": "+" if item else "?"} if item or is_optional else {}
+            parser.add_argument(key, type=item or hint, help=notes[key], metavar=key.upper(), **options)
+            usage.append(f"[{key.upper()}]" if is_optional else f"{key.upper()}{' ...' if item else ''}")
+        elif hint is bool and parameter.default is False:
+            parser.add_argument(_flag(key), action="store_true", help=notes[key])
+        else:
+            default = None if is_required else parameter.default
+            _add(parser, key, hint, default, notes[key], required=is_required)
+            usage += [f"{_flag(key)} {key.upper()}"] if is_required else []
+    parser.usage = " ".join([*usage, "[options]"])
+    return parser, defaults
 
 
-def _add(parser: Any, name: str, hint: Any, parameter: inspect.Parameter, note: str) -> None:
-    """One parameter of a function as a positional, a switch or a flag."""
-    flag = "--" + name.replace("_", "-")
-    many = typing.get_origin(hint) is list
-    if parameter.kind is not parameter.KEYWORD_ONLY:
-        kind = typing.get_args(hint)[0] if many else hint
-        parser.add_argument(name, type=kind, help=note, **({"nargs": "+"} if many else {}))
+def _add(parser: Any, key: str, hint: Any, default: Any, note: str, required: bool = False) -> None:
+    """A flag; a bool takes `true` or `false`, or nothing, which is true."""
+    options: dict[str, Any] = {"type": hint, "default": default, "required": required}
+    if item := _item(hint):
+        options |= {"type": item, "nargs": "*"}
     elif hint is bool:
-        parser.add_argument(flag, action="store_true", help=note)
-    elif parameter.default is parameter.empty:
-        parser.add_argument(flag, type=hint, required=True, help=note)
-    else:
-        parser.add_argument(flag, type=hint, default=parameter.default, help=note)
+        options |= {"nargs": "?", "const": True}
+    if note is not SUPPRESS and default not in (None, "", []) and not isinstance(default, dict):
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        note = f"{note.rstrip('.')} [{shown}]"
+    if typing.get_origin(hint) is not typing.Literal and hint is not bool:
+        options["metavar"] = {int: "INT", float: "FLOAT"}.get(item or hint, key.rpartition(".")[2].upper())
+    parser.add_argument(_flag(key), help=note, **options)
 
 
-def _add_common(parser: Any, common: type) -> None:
-    notes, hints = _documented(common), _hints(common)
-    for one in fields(common):
-        if one.name != "overrides":
-            flag = "--" + one.name.replace("_", "-")
-            parser.add_argument(flag, type=hints[one.name], default=one.default, help=notes[one.name])
+def _add_fields(parser: Any, default: Any, prefix: str = "", hidden: bool = False) -> None:
+    """The fields of a dataclass as flags. `hidden` ones have no default and are not in the help."""
+    notes, hints = documented(type(default)), _hints(type(default))
+    for field in fields(default):
+        value, key = getattr(default, field.name), prefix + field.name
+        if kind := field.metadata.get("fields_of"):
+            _add_fields(parser, kind(), f"{key}.", hidden=True)
+        elif is_dataclass(value):
+            _add_fields(parser, value, f"{key}.", hidden)
+        elif not is_dataclass(_item(hints[field.name])):  # those only a file can say
+            note = SUPPRESS if hidden else notes.get(field.name, "")
+            _add(parser, key, hints[field.name], None if hidden else value, note)
 
 
-def _add_section(parser: Any, section: str, config: type, fixed: Sequence[str]) -> None:
-    notes, hints = _documented(config), _hints(config)
-    for one in fields(config):
-        name = f"{section}.{one.name}"
-        if name not in fixed:
-            parser.add_argument(f"--{name}", type=hints[one.name], default=None, help=notes[one.name])
+def _tree(default: Any, values: Any) -> dict[str, Any]:
+    """The values of the flags by field, those of a dataclass in a dict of their own."""
+    tree, hints = to_dict(default), _hints(type(default))
+    for field in fields(default):
+        if field.metadata.get("fields_of"):
+            tree[field.name] = _present(values[field.name].as_dict())
+        elif is_dataclass(getattr(default, field.name)):
+            tree[field.name] = _tree(getattr(default, field.name), values[field.name])
+        elif not is_dataclass(_item(hints[field.name])):
+            tree[field.name] = values[field.name]
+    return tree
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """Parameter -> its type."""
-    return {name: hint for name, hint in _hints(function).items() if name != "return"}
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    """What is neither None nor empty, at any depth."""
+    deep = {key: _present(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in deep.items() if value is not None and value != {}}
+
+
+def _item(hint: Any) -> Any:
+    """The type of a list's items; None for what is no list."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
 
 
 def _hints(thing: Any) -> dict[str, Any]:
-    """Annotations without `| None`: a flag that isn't given is None anyway, and the messages stay short."""
+    """Annotations without `| None`: a flag that isn't there is None anyway, and the messages stay short."""
     hints = {}
     for name, hint in typing.get_type_hints(thing).items():
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
-            rest = tuple(h for h in typing.get_args(hint) if h is not type(None))
+            rest = tuple(part for part in typing.get_args(hint) if part is not type(None))
             hint = typing.Union[rest]  # noqa: UP007 - made of a tuple
-        hints[name] = hint
+        if name != "return":
+            hints[name] = hint
     return hints
 
 
-def _documented(thing: Any) -> dict[str, str]:
-    """Name -> what the Args or Attributes of a docstring say of it."""
-    lines = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(thing) or "", re.M)
-    return {name: " ".join(text.split()).replace("%", "%%") for name, text in lines}
+def _about(thing: Any) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
-def _spelled(words: Sequence[str]) -> list[str]:
+def documented(thing: Any) -> dict[str, str]:
+    """Name to what the Args or Attributes of a docstring, and of a dataclass's bases, say of it."""
+    docs = [inspect.getdoc(part) or "" for part in reversed(getattr(thing, "__mro__", [thing]))]
+    items = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", "\n".join(docs), re.M)
+    return {
+        name: " ".join(text.split()).replace("%", "%%") for names, text in items for name in names.split(", ")
+    }
+
+
+def _flag(key: str) -> str:
+    return "--" + (key if "." in key else key.replace("_", "-"))
+
+
+def _spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:
     """The words with flags as they are declared: --rate_fps as --rate-fps, --media.rate-fps with _."""
+    known = parser._option_string_actions
     out: list[str] = []
     for at, word in enumerate(words):
         if word == "--":
             return [*out, *words[at:]]
         if word.startswith("--"):
             name, *value = word[2:].split("=", 1)
-            name = name.replace("-", "_") if "." in name else name.replace("_", "-")
-            word = "=".join(["--" + name, *value])
+            head, dot, tail = name.partition(".")
+            dotted = name.replace("-", "_")
+            names = [f"--changes.{dotted}", f"--{dotted}", f"--{head.replace('_', '-')}{dot}{tail}"]
+            name = next((n for n in names if dot and n in known), names[2])
+            word = "=".join([name, *value])
         out.append(word)
     return out
 
 
-def _in_one_line(message: str, name: str, commands: Mapping[str, Callable[..., Any]]) -> str:
-    """jsonargparse's message about command `name` ("": about all) with flags as they are typed."""
-    message = " ".join(message.split())
-    message = re.sub(r'Parser key "([\w.]+)":', lambda found: _flag(found[1]) + ":", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").replace("--recipe.", "--")
-    if name and message.startswith("the following arguments are required"):
-        known = inspect.signature(commands[name]).parameters
-        lacking = re.findall(rf"\b{name}\.(\w+)", message)
-        flags = [_flag(n) if known[n].kind is known[n].KEYWORD_ONLY else n.upper() for n in lacking]
-        message = f"needs {' and '.join(flags)}"
-    return f"{message}; see longcompress {f'{name} ' if name else ''}--help"
-
-
-def _flag(name: str) -> str:
-    return "--" + (name if "." in name else name.replace("_", "-"))
-
-
-def _own_version() -> str:
-    try:
-        return version("longcompress")
-    except PackageNotFoundError:
-        return "from a checkout"
+def _in_one_line(message: str, parser: ArgumentParser) -> str:
+    """jsonargparse's message, with flags as they are typed and what was needed."""
+    message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split())).replace("typing.", "")
+    if "are required" in message or "is required" in message:
+        needed = re.findall(
+            r"(?<= )(?:--[\w-]+|[A-Z_]+)(?= |$)", re.sub(r"(--\S+) \S+", r"\1", parser.usage or "")
+        )
+        return f"needs {' and '.join(needed)}"
+    if unknown := re.match(r"unrecognized arguments: (.*)", message):
+        flags = [flag.replace("changes.", "") for flag in parser._option_string_actions]
+        near = get_close_matches(unknown[1].split()[0], flags, 1)
+        return f"{message}{f'; did you mean {near[0]}?' if near else ''}".replace("changes.", "")
+    return re.sub(
+        r'Parser key "(?:changes\.)?([\w.]+)"(?: element \d+)?: (?:Expected an? (.*?)\. Got value: )?',
+        lambda match: _flag(match[1]) + (f" must be {match[2]}, got " if match[2] else ": "), message,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`longcompress train`: recipes by name or file, single fields as flags, and the overfit check."""
+"""`longcompress train`: a recipe by name or file, its fields as flags, and the overfit check."""
 
 import re
 from collections.abc import Sequence
@@ -8,107 +8,92 @@ from typing import Any, Literal
 
 from .common import folder_of
 
-OWN = ("out", "resume", "start", "json", "help", "estimate-memory", "seconds", "measure")
-"""Flags that aren't fields of a recipe."""
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
-CHECK = "check"
-
-
-def with_recipe(words: Sequence[str]) -> tuple[list[str], Any]:
-    """The words of `longcompress train` with fields as --recipe.FIELD, and the recipe that they name.
-
-    Raises:
-        ValueError: no recipe has that name; a field of the file is unknown.
-        FileNotFoundError: there is no such file.
-    """
-    words = [CHECK if word == "--check" else word for word in words]
-    if CHECK in words[2:]:  # longcompress train --model M --check
-        words = [words[0], CHECK, *(word for word in words[1:] if word != CHECK)]
-    name = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
-    spelled = [re.sub(r"^--(?!recipe\.)([\w.-]+)", _field, word) for word in words]
-    return spelled, _recipe(name)
 
 
 def train(
-    name: str,
+    name: str | None,
     *,
     out: str,
-    start: Literal["encoders", "clips", "lm"] = "encoders",
     resume: bool = False,
+    overfit_check: bool = False,
+    start: Literal["encoders", "clips", "lm"] | None = None,
     estimate_memory: int = 0,
     seconds: float = 3600.0,
     measure: bool = False,
-    recipe: Any = None,
     json: bool = False,
+    recipe: Any,
 ) -> int:
-    """Train projectors, time and LoRA from shards by a recipe, such as longcompress train align.
-
-    Single fields are changed as --lr 1e-4 or --engine.workers 2. `--check` overfits 20 samples.
+    """Train projectors, time embeddings and LoRA from shards by a recipe: align, boundary, instruct, ...
 
     Args:
-        name: align, boundary or instruct; a YAML file; check; or tiny and tiny_more, the embedded model.
-        out: the folder for it; checkpoints are kept there.
-        start: of tiny, the stage to go on with after an interruption.
+        name: of a recipe of longcompress, or a YAML file; tiny and tiny_more make the embedded model.
+        out: the folder of the model and its checkpoints.
         resume: go on from the last checkpoint in --out.
-        estimate_memory: instead of training, estimate the memory of a step on a video of so many tokens.
-        seconds: length of this video.
+        overfit_check: train on 20 samples until they are learned; exit code 1 if they aren't.
+        start: of tiny, the stage to go on with after an interruption.
+        estimate_memory: instead of training, estimate the memory of a step on a video of this many tokens.
+        seconds: length of that video.
         measure: also run that step.
-        recipe: its fields, as --FIELD.
         json: one JSON object with the model's folder.
     """
+    from ..train.stages import StageRecipe, train_stage
+
     folder = folder_of(out)
-    if estimate_memory:
-        from ..train import memory_estimate as predict
-
-        step = predict.estimate_memory(
-            recipe.engine.load(recipe.model), recipe, estimate_memory, seconds=seconds, measure=measure
-        )
-        print(dumps(predict.estimate_json(step)))
-        return 0
-    if name == CHECK:
-        from ..train.overfit_check import overfit_check
-
-        result = overfit_check(recipe, folder)
-        print(dumps(result) if json else _check_text(result))
-        return 0 if result["ok"] else 1
-    if type(recipe).__name__ == "TinyRecipe":
+    if not isinstance(recipe, StageRecipe):
         from ..train.tiny.recipe import train_tiny
 
-        trained = train_tiny(folder, recipe, start=start)
-    else:
-        from ..train.stages import train_stage
+        if resume or overfit_check or estimate_memory:
+            raise ValueError(f"recipe {name} trains the embedded model; of these flags it has --start alone")
+        trained = train_tiny(folder, recipe, start=start or "encoders")
+    elif start is not None:
+        raise ValueError(f"--start is for the embedded model (tiny), got recipe {name}; use --resume")
+    elif estimate_memory:
+        from ..train.memory_estimate import estimate_json
+        from ..train.memory_estimate import estimate_memory as estimate
 
+        loaded = recipe.engine.load(recipe.model)
+        step = estimate(loaded, recipe, estimate_memory, seconds=seconds, measure=measure)
+        print(dumps(estimate_json(step)))
+        return 0
+    elif overfit_check:
+        from ..train.overfit_check import overfit_check as check
+
+        result = check(recipe, folder)
+        print(dumps(result) if json else _check_text(result))
+        return 0 if result["ok"] else 1
+    else:
         trained = train_stage(recipe.engine.load(recipe.model), recipe, folder, resume=resume)
     print(dumps({"model": str(trained)}) if json else f"{trained}: try it with --model {trained}")
     return 0
 
 
-def _recipe(name: str) -> Any:
-    """The recipe of a name or a file; without one, a stage's, for its flags."""
-    from ..config import load_config
+def recipe_of(words: Sequence[str]) -> Any:
+    """The recipe that the first of these words names; without one, the overfit check's or an empty stage.
+
+    Raises:
+        ValueError: no recipe has that name; a field of the file is unknown.
+        FileNotFoundError: there is no such file.
+    """
+    from ..config import from_dict, read_values
     from ..train.stages import StageRecipe
+    from ..train.tiny.recipe import TinyRecipe
 
+    name = words[0] if words and not words[0].startswith("-") else ""
     if not name:
-        return StageRecipe()
+        if "--overfit-check" not in words:
+            return StageRecipe()
+        name = "overfit_check"
     path = RECIPES / f"{name}.yaml" if re.fullmatch(r"[\w-]+", name) else Path(name)
-    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if not path.is_file():
-        if path.parent == RECIPES:
-            raise ValueError(f"train: no recipe {name!r}; give one of {', '.join(known)}, or a YAML file")
-        raise FileNotFoundError(f"train: no recipe {path}")
-    if name in ("tiny", "tiny_more"):
-        from ..train.tiny.recipe import TinyRecipe
-
-        return load_config(TinyRecipe, path)
-    return load_config(StageRecipe, path)
-
-
-def _field(flag: re.Match[str]) -> str:
-    """--lr as --recipe.lr."""
-    name = flag[1]
-    return (
-        flag[0] if name.partition(".")[0].replace("_", "-") in OWN else "--recipe." + name.replace("-", "_")
-    )
+        if path.parent != RECIPES:
+            raise FileNotFoundError(f"train: no recipe {path}")
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise ValueError(f"train: no recipe {name!r}; give one of {known}, or a YAML file")
+    values = read_values(path)
+    return from_dict(
+        TinyRecipe if "mixes" in values else StageRecipe, values
+    )  # only the embedded model mixes clips
 
 
 def _check_text(result: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The same number of tokens, other ways: what a merging has to be better than.
 
 Every way takes the raw tokens of a video and gives each stream as many as ours would, dealt evenly over its
-segments; they differ in what is kept. Times and sizes are kept as in merging, so that the same language model reads all
-of them.
+segments; they differ in what is kept. Times and sizes are kept as in merging, so that the same language
+model reads all of them.
 """
 
 from collections.abc import Callable, Sequence

@@ -46,7 +46,8 @@ class Group:
 
 
 def seat_order(encoded: Encoded, config: MergeConfig, first_frame: int, keep_assignment: bool) -> Group:
-    """The raw tokens of a segment in seat order; `first_frame` is the number of its first frame in the stream."""
+    """The raw tokens of a segment in seat order; `first_frame` is the number of its first frame in the
+    stream."""
     index = torch.arange(len(encoded), device=encoded.metric.device)
     if config.layout == "patch":  # all times of a patch, then the next patch: neighbours in time meet first
         index = rearrange(index, "(t p) -> (p t)", p=encoded.patches)

@@ -185,7 +185,8 @@ class MergeState:
         return dict(zip(places, numbers, strict=True))
 
     def _level(self) -> None:
-        """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each stream."""
+        """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each
+        stream."""
         *older, last = self.chunks
         further = round_schedule(self.merge)
         groups = dict(last.groups)

@@ -1,9 +1,9 @@
-"""BEATs: a window of audio as tokens that tell what is heard, and its released weights.
+"""BEATs, an audio encoder, and its released weights.
 
-Own code in plain torch after the paper (Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers",
-arXiv 2212.09058); its files are public (MIT) and the user's to fetch. Patches of 16 frames x 16 bands of the
-mel filters (`beats_filters`) become tokens, a convolution tells them where they are, and transformer layers do
-the rest. Letters: A windows of audio, L frames of 10 ms, P patches, C channels.
+Plain torch, written from the paper (Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers", arXiv
+2212.09058). The user fetches the weights, which are public (MIT). Patches of 16 frames x 16 bands of the mel
+filters (`beats_filters`) become tokens, a convolution adds their positions, and transformer layers follow.
+Letters: A windows of audio, L frames of 10 ms, P patches, C channels.
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from einops import rearrange, repeat
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,38 +29,29 @@ from .fbank import BANDS
 
 KIND = "beats"  # model_type in the config.json of a folder that `save_pretrained` writes
 CLASSES = 527  # of the classifier that fine-tuned files bring
-LISTED = 12  # names that an error lists
+LISTED = 12  # names that an error lists at most
 WHERE = (
     "released files are listed at github.com/microsoft/unilm (beats); BEATs_iter3_plus_AS20K.pt also lies in "
     "checkpoints/ of LongVALE's data set on Hugging Face"
 )
-BROKEN = (  # what torch.load raises over bytes that are no whole file of plain tensors
+BROKEN = (  # errors of torch.load for bytes that are no whole file of plain tensors
     RuntimeError, ValueError, LookupError, EOFError, OSError, AssertionError, TypeError, AttributeError,
     struct.error, pickle.UnpicklingError,
 )  # fmt: skip
 MODULES = {"layer_norm": "patch_norm", "post_extract_proj": "widen", "encoder.layer_norm": "norm"}
 LAYER_MODULES = {
-    "self_attn.q_proj": "attention.query",
-    "self_attn.k_proj": "attention.key",
-    "self_attn.v_proj": "attention.value",
-    "self_attn.out_proj": "attention.out",
-    "self_attn.grep_linear": "attention.gate",
-    "self_attn_layer_norm": "attention_norm",
-    "fc1": "enter",
-    "fc2": "leave",
-    "final_layer_norm": "norm",
-}
+    "self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value", "self_attn.out_proj": "attention.out",
+    "self_attn.grep_linear": "attention.gate", "self_attn_layer_norm": "attention_norm",
+    "fc1": "enter", "fc2": "leave", "final_layer_norm": "norm",
+}  # fmt: skip
 """Modules with weight and bias, of the whole and of layer i (`encoder.layers.i.`): released name -> ours."""
-POSITION = "encoder.pos_conv.0"  # its weight is released as direction, `weight_v`, and length, `weight_g`
+POSITION = "encoder.pos_conv.0"  # released as direction, `weight_v`, and length, `weight_g`, of its weight
 TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"  # one tensor, listed by every layer
 
 
 class Beats(nn.Module):
-    """The encoder, without the classifier that some released files have on top.
-
-    Args:
-        config: sizes.
-    """
+    """The encoder, without the classifier that some released files have on top."""
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
@@ -74,54 +66,55 @@ class Beats(nn.Module):
         self.layers = nn.ModuleList(BeatsLayer(config) for _ in range(config.layers))
 
     def num_patches(self, num_frames: int) -> int:
-        """Tokens of a window of so many frames; frames behind the last whole patch don't count."""
+        """Tokens of a window of `num_frames`; frames behind the last whole patch don't count."""
         return (num_frames // self.config.patch_size) * (BANDS // self.config.patch_size)
 
     def patch_padding(self, padding: Tensor) -> Tensor:
-        """(A, P) bool, True at the tokens that have a frame of padding (A, L) bool in them."""
+        """(A, P) bool, True at the tokens that hold a frame of padding (A, L) bool."""
         side = self.config.patch_size
-        columns = padding[:, : padding.shape[1] // side * side].unflatten(1, (-1, side)).any(2)
-        return columns.repeat_interleave(BANDS // side, 1)
+        padding = padding[:, : padding.shape[1] // side * side]
+        columns = rearrange(padding, "a (t side) -> a t side", side=side).any(2)
+        return repeat(columns, "a t -> a (t bands)", bands=BANDS // side)
 
-    def forward(self, clip_cache: Tensor, padding: Tensor | None = None) -> Tensor:
-        """(A, P, C) tokens in the dtype of the weights, by time and within it from low bands to high.
+    def forward(self, mel: Tensor, padding: Tensor | None = None) -> Tensor:
+        """(A, P, C) tokens in the dtype of the weights, by time, and within it from low bands to high.
 
-        A window padded and masked gives what it gives alone; its tokens that hold padding are zero. The
-        released code masks two frames a token in their order, which follows neither time nor bands.
+        Padding doesn't change the tokens of a window; tokens that hold padding are zero. The released code
+        masks two frames a token in their order, which follows neither time nor bands.
 
         Args:
-            clip cache: (A, L, 128) float, from `beats_filters`; at least one patch long.
+            mel: (A, L, 128) float, from `beats_filters`; at least one patch long.
             padding: (A, L) bool, True at frames that aren't audio; None: all are.
         """
-        self._check(clip_cache, padding)
+        self._check(mel, padding)
         weight = self.patch.weight
-        x = self.patch(clip_cache.to(weight.device, weight.dtype)[:, None]).flatten(2).transpose(1, 2)
-        x = self.widen(self.patch_norm(x))  # (A, P, C)
-        dead = None if padding is None else self.patch_padding(padding.to(weight.device))
-        if dead is not None:
-            x = x.masked_fill(dead[..., None], 0)
-        near = self.position(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
-        x = self.norm(x + functional.gelu(near))
+        x = self.patch(mel.to(weight.device, weight.dtype)[:, None])
+        x = self.widen(self.patch_norm(rearrange(x, "a c t bands -> a (t bands) c")))  # (A, P, C)
+        masked = None if padding is None else self.patch_padding(padding.to(weight.device))
+        if masked is not None:
+            x = x.masked_fill(masked[..., None], 0)
+        position = self.position(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+        x = self.norm(x + functional.gelu(position))
         bias = self.distances(distance_buckets(x.shape[1], self.config, x.device)).permute(2, 0, 1)
         for layer in self.layers:
-            x = layer(x, bias, dead)
-        return x if dead is None else x.masked_fill(dead[..., None], 0)
+            x = layer(x, bias, masked)
+        return x if masked is None else x.masked_fill(masked[..., None], 0)
 
-    def _check(self, clip_cache: Tensor, padding: Tensor | None) -> None:
+    def _check(self, mel: Tensor, padding: Tensor | None) -> None:
         side = self.config.patch_size
-        if clip_cache.dim() != 3 or clip_cache.shape[2] != BANDS or not clip_cache.is_floating_point():
+        if mel.dim() != 3 or mel.shape[2] != BANDS or not mel.is_floating_point():
             raise ValueError(
-                f"clip cache must be (A, L, {BANDS}) float, got {tuple(clip_cache.shape)} {clip_cache.dtype}; make it of "
-                "samples with beats_filters"
+                f"mel must be (A, L, {BANDS}) float, got {tuple(mel.shape)} {mel.dtype}; "
+                "make it from samples with beats_filters"
             )
-        if clip_cache.shape[1] < side:
+        if mel.shape[1] < side:
             raise ValueError(
-                f"clip cache must have at least {side} frames, one patch, got {clip_cache.shape[1]}; pad shorter audio "
-                "and say so in padding"
+                f"mel must have at least {side} frames, one patch, got {mel.shape[1]}; pad shorter audio and "
+                "mark the padding"
             )
-        if padding is not None and (padding.shape != clip_cache.shape[:2] or padding.dtype != torch.bool):
+        if padding is not None and (padding.shape != mel.shape[:2] or padding.dtype != torch.bool):
             raise ValueError(
-                f"padding must be (A, L) = {tuple(clip_cache.shape[:2])} bool like clip cache, got "
+                f"padding must be (A, L) = {tuple(mel.shape[:2])} bool like mel, got "
                 f"{tuple(padding.shape)} {padding.dtype}"
             )
 
@@ -138,16 +131,9 @@ class Beats(nn.Module):
     def from_pretrained(
         cls, base: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32
     ) -> Self:
-        """The encoder in a folder that `save_pretrained` wrote, or in a released .pt file.
+        """The encoder of a local folder that `save_pretrained` wrote, or of a released .pt file.
 
-        Args:
-            base: folder or file, on this machine.
-            dtype: of its parameters; "auto": as they are saved.
-
-        Raises:
-            FileNotFoundError: neither is there.
-            ValueError: it isn't BEATs, is cut off, or lacks a parameter or has one too many, by name. Nothing
-                that a file's pickle asks for is run.
+        Code in a file's pickle is never run. With dtype "auto" parameters keep the dtype of the file.
         """
         if isinstance(dtype, str) and dtype != "auto":
             raise ValueError(f'dtype must be a torch.dtype or "auto", got {dtype!r}')
@@ -166,7 +152,7 @@ class Beats(nn.Module):
 
 
 def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
-    """What `Beats.save_pretrained` wrote: the sizes, and our parameters by name, as they are saved."""
+    """The sizes and the parameters, by name, in a folder that `Beats.save_pretrained` wrote."""
     config_path, path = folder / "config.json", folder / "model.safetensors"
     for file in (config_path, path):
         if not file.is_file():
@@ -194,14 +180,14 @@ def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
 
 
 def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
-    """A released file: its sizes, and its parameters under our names, dtypes as in the file."""
-    given = read_plain(path)
-    if not isinstance(given, dict) or not all(isinstance(given.get(k), dict) for k in ("cfg", "model")):
-        found = sorted(map(str, given))[:LISTED] if isinstance(given, dict) else type(given).__name__
+    """The sizes and the parameters, by our names, in a released file."""
+    values = read_plain(path)
+    if not isinstance(values, dict) or not all(isinstance(values.get(k), dict) for k in ("cfg", "model")):
+        got = sorted(map(str, values))[:LISTED] if isinstance(values, dict) else type(values).__name__
         raise ValueError(
-            f"base: {path} must hold dicts 'cfg' and 'model' as BEATs' files do, got {found}; {WHERE}"
+            f"base: {path} must hold dicts 'cfg' and 'model' as BEATs' files do, got {got}; {WHERE}"
         )
-    cfg, state = given["cfg"], given["model"]
+    cfg, state = values["cfg"], values["model"]
     try:
         config = BeatsConfig.from_released(cfg)
     except ValueError as error:
@@ -215,6 +201,7 @@ def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
             raise ValueError(
                 f"base: {path}: {TABLE.format(i)} must be the same as layer 0's, got other values"
             )
+    # Weight norm over the kernel's positions, fused in float64.
     length, direction = state[f"{POSITION}.weight_g"], state[f"{POSITION}.weight_v"]
     wide = direction.double()
     fused = length * wide / wide.square().sum((0, 1), keepdim=True).sqrt()
@@ -223,18 +210,17 @@ def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
 
 
 def read_plain(path: Path) -> Any:
-    """A file of tensors and plain values, as torch.save writes it; ValueError for all else."""
+    """The contents of a file of tensors and plain values, written by torch.save; else ValueError."""
     with path.open("rb") as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except BROKEN as error:
-            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-            size_mb = path.stat().st_size / 1e6
-            if asked:
+            if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
                 raise ValueError(
                     f"base: {path} must hold tensors and plain values only, but its pickle asks for "
-                    f"{asked[1]}; nothing of it was run. {WHERE}"
+                    f"{code[1]}; nothing of it was run. {WHERE}"
                 ) from error
+            size_mb = path.stat().st_size / 1e6
             raise ValueError(
                 f"base: {path} ({size_mb:.1f} MB) is cut off or not what torch.save writes; fetch it again "
                 f"(a BEATs file has about 361 MB); {WHERE}"
@@ -242,7 +228,7 @@ def read_plain(path: Path) -> Any:
 
 
 def released_names(config: BeatsConfig) -> dict[str, str]:
-    """Entries of a released file that are our parameters as they are: released name -> ours."""
+    """Released name -> our name, of all entries that are parameters of ours unchanged."""
     names = {"patch_embedding.weight": "patch.weight", f"{POSITION}.bias": "position.bias"}
     modules = dict(MODULES)
     for i in range(config.layers):
@@ -262,7 +248,7 @@ def own_shapes(config: BeatsConfig) -> dict[str, tuple[int, ...]]:
 
 
 def released_shapes(config: BeatsConfig, classes: int = 0) -> dict[str, tuple[int, ...]]:
-    """Shapes of a released file's entries by name: 250 with the released sizes, 252 with a classifier."""
+    """Shapes of a released file's entries by name (250 of them, 252 with a classifier)."""
     own = own_shapes(config)
     shapes = {theirs: own[ours] for theirs, ours in released_names(config).items()}
     shapes |= {TABLE.format(i): own["distances.weight"] for i in range(config.layers)}
@@ -273,21 +259,21 @@ def released_shapes(config: BeatsConfig, classes: int = 0) -> dict[str, tuple[in
     return shapes
 
 
-def check_entries(path: Path, given: Mapping[str, Any], want: Mapping[str, tuple[int, ...]]) -> None:
-    """ValueError unless `given` has exactly the wanted entries, float tensors of these shapes."""
-    missing, extra = sorted(set(want) - set(given)), sorted(set(map(str, given)) - set(want))
+def check_entries(path: Path, state: Mapping[str, Any], want: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless `state` has exactly these entries, float tensors of these shapes."""
+    missing, extra = sorted(set(want) - set(state)), sorted(set(map(str, state)) - set(want))
     if missing or extra:
         raise ValueError(
             f"base: {path} must have the {len(want)} entries of BEATs; missing {len(missing)}: "
             f"{listed(missing)}; unknown {len(extra)}: {listed(extra)}"
         )
     for name, shape in want.items():
-        value = given[name]
+        value = state[name]
         if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
             got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"base: {path}: {name} must be {shape} float, got {got}")
 
 
 def listed(names: list[str]) -> str:
-    """Names for an error, the first of many."""
+    """The first names, for an error."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "") or "none"

@@ -11,31 +11,27 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .beats import Beats
+from .checks import check_audio, check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
-from .features import check_width
 
 WINDOW = 512  # frames of the mel filters
-HALF = WINDOW // 2  # frames below which the released scripts leave the last window out
+HALF = WINDOW // 2  # the released scripts leave a last window of fewer frames out
 
 
 class BeatsEncoder(nn.Module):
     """BEATs whose windows, each averaged over its patches, are an audio stream.
 
-    The last frames of a window reach into the next: its audio is shown with so much of what follows (`look`)
-    that windows are those of the whole track's mel filters.
-
-    Args:
-        encoder: BEATs.
-        config: tail, summary, metric.
+    The last mel frames of a window reach into the next window. The encoder therefore sees `lookahead` samples
+    more, and windows are those of the whole track's mel filters.
     """
 
     modality = "audio"
     block = WINDOW * STEP
-    look = FRAME - STEP
+    lookahead = FRAME - STEP
     means = None
     patches = 1
     rate_hz = RATE_HZ
-    window = block  # samples a token stands for
+    window = block  # samples of a token
 
     def __init__(self, encoder: Beats, config: AudioConfig) -> None:
         super().__init__()
@@ -44,7 +40,7 @@ class BeatsEncoder(nn.Module):
         self.width = encoder.config.width
         check_width(config.metric_width, self.width)
         self.num_summaries = int(config.summary)
-        self.least = HALF if config.tail == "released" else encoder.config.patch_size  # frames of a window
+        self.min_frames = HALF if config.tail == "released" else encoder.config.patch_size  # of a window
 
     @classmethod
     def load(cls, config: AudioConfig, base: str | Path, **kwargs: Any) -> "BeatsEncoder":
@@ -52,26 +48,22 @@ class BeatsEncoder(nn.Module):
         return cls(Beats.from_pretrained(base, **kwargs), config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `load` reads."""
+        """Write a folder that `load` reads."""
         self.encoder.save_pretrained(folder)
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
-        """Tokens of so many seconds of audio."""
+        """Number of tokens of this much audio."""
         whole, rest = divmod(num_frames(math.floor(duration_s * self.rate_hz + 1e-6)), WINDOW)
-        return whole + (rest >= self.least)
+        return whole + (rest >= self.min_frames)
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """How fast tokens come."""
+        """Tokens of a second of audio."""
         return self.rate_hz / self.window
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
-        """The token of at most one block of audio and the look behind it; none of audio that is too short
-        for one."""
-        if audio.rate_hz != self.rate_hz:
-            raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
-        if not 0 < len(audio) <= self.block + self.look:
-            raise ValueError(f"audio must be 1 to {self.block + self.look} samples, got {len(audio)}")
+        """The token of at most one block of audio and its lookahead; no token if the audio is too short."""
+        check_audio(audio, self.rate_hz, self.block + self.lookahead)
         x = self.features(audio.samples[None])  # (1 or 0, C)
         num, end_s = len(x), audio.start_s + min(len(audio), self.block) / self.rate_hz
         start_s, end = (
@@ -85,16 +77,16 @@ class BeatsEncoder(nn.Module):
         return head_mean(x, self.config.metric_width)
 
     def features(self, samples: Tensor) -> Tensor:
-        """(A, C) tokens of A windows of samples (A, n) float32; (0, C) where they are too short for one."""
+        """(A, C) tokens of A windows of samples (A, n) float32; (0, C) if they are too short."""
         weight = next(self.encoder.parameters())
-        clip_cache = beats_filters(samples.to(weight.device))  # (A, L, 128)
-        num = clip_cache.shape[1]
-        if num < self.least:
+        mel = beats_filters(samples.to(weight.device))  # (A, L, 128)
+        num = mel.shape[1]
+        if num < self.min_frames:
             return weight.new_zeros(0, self.width)
-        clip_cache = nn.functional.pad(clip_cache, (0, 0, 0, WINDOW - num))
+        mel = nn.functional.pad(mel, (0, 0, 0, WINDOW - num))
         padding = None
         if num < WINDOW and self.config.tail == "kept":
-            padding = (torch.arange(WINDOW, device=clip_cache.device) >= num).expand(len(clip_cache), -1)
-        x = self.encoder(clip_cache, padding)  # (A, P, C), zero where it is padding
-        seen = x.shape[1] if padding is None else self.encoder.num_patches(num)
-        return x.sum(1) / seen
+            padding = (torch.arange(WINDOW, device=mel.device) >= num).expand(len(mel), -1)
+        x = self.encoder(mel, padding)  # (A, P, C), zero where it is padding
+        num_patches = x.shape[1] if padding is None else self.encoder.num_patches(num)
+        return x.sum(1) / num_patches

@@ -1,18 +1,17 @@
-"""What a base is before its weights are read: a wrong one is told by what it is, not by what then breaks."""
+"""Checks of a base before and after its weights are read, and of what an encoder takes."""
 
 from pathlib import Path
 from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
+from ..types import Audio
+
 
 def kind_of(base: str | Path) -> Any:
     """transformers' config of a folder or hub name.
 
-    Raises:
-        FileNotFoundError: there is no such folder, or no config.json in it.
-        ValueError: it is a file, or of a model that transformers doesn't know.
-        OSError: the hub can't be reached, or has no such model.
+    OSError where it isn't found or the hub can't be reached, ValueError for a file or an unknown model.
     """
     path, name = Path(base), str(base)
     if path.is_file():
@@ -31,16 +30,14 @@ def kind_of(base: str | Path) -> Any:
 
 def check_vision(base: str | Path, known: Any) -> None:
     """ValueError unless it is a vision encoder, or has one among others."""
-    made = MODEL_MAPPING.get(type(known), None)
-    classes = made if isinstance(made, tuple) else (made,)
-    if hasattr(known, "vision_config") or any(
-        getattr(one, "main_input_name", "") == "pixel_values" for one in classes
-    ):
-        return
-    raise ValueError(
-        f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), got a model of type "
-        f"{known.model_type!r}"
-    )
+    classes = MODEL_MAPPING.get(type(known), None)
+    classes = classes if isinstance(classes, tuple) else (classes,)
+    takes_pixels = any(getattr(kind, "main_input_name", "") == "pixel_values" for kind in classes)
+    if not takes_pixels and not hasattr(known, "vision_config"):
+        raise ValueError(
+            f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), "
+            f"got a model of type {known.model_type!r}"
+        )
 
 
 def check_whisper(base: str | Path, known: Any) -> None:
@@ -60,6 +57,29 @@ def check_language(base: str | Path, known: Any) -> None:
         )
 
 
+def check_whole(base: str | Path, info: dict[str, Any]) -> None:
+    """ValueError if parameters were missing as an encoder was loaded: they would be random numbers."""
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise ValueError(
+            f"base {str(base)!r} lacks {len(missing)} of the encoder's parameters, such as {missing[:3]}"
+        )
+
+
+def check_width(width: int, channels: int) -> None:
+    """ValueError unless the width of a metric divides the encoder's channels."""
+    if channels % min(width, channels):
+        raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
+
+
+def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
+    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
+    if audio.rate_hz != rate_hz:
+        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
+    if not 0 < len(audio) <= max_samples:
+        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")
+
+
 def _first(error: Exception) -> str:
-    """What an error says, without the advice behind it."""
+    """The first line of an error, without the advice that follows."""
     return str(error).strip().split("\n")[0]

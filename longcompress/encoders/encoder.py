@@ -1,4 +1,4 @@
-"""The encoders there are, and how those of audio are loaded."""
+"""All encoders, and how each audio encoder is loaded."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,9 @@ from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
 Encoder = VisionEncoder | AudioEncoder | BeatsEncoder
-"""Each says what it takes (`modality`: "video" or "audio", `block`, `look`) and gives (`width`, `patches`,
-`num_summaries`, `means`, `num_tokens`, `tokens_a_second`), and has `encode`, `load` and `save_pretrained`."""
+"""Input: `modality` ("video" or "audio"), `block` (frames or samples that are encoded at once), `lookahead`
+(frames or samples behind a block that it also sees). Output: `width`, `patches`, `num_summaries`, `means`,
+`num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`."""
 
 AUDIO: dict[str, Callable[..., AudioEncoder | BeatsEncoder]] = {
     "whisper": AudioEncoder.load,

@@ -1,7 +1,7 @@
-"""The mel filters that BEATs hears with: log energies of 128 mel bands every 10 ms, as Kaldi computes them.
+"""The mel filters of BEATs: log energies of 128 mel bands every 10 ms, as Kaldi computes them.
 
 Written from Kaldi's definitions, with the options of BEATs (Chen et al., arXiv 2212.09058): mono at 16 kHz in
-units of 16-bit samples, frames of 25 ms every 10 ms that lie whole within the sound, no dither, no energy
+units of 16-bit samples, frames of 25 ms every 10 ms that lie whole within the audio, no dither, no energy
 term. Equal to `kaldi-native-fbank`, which the tests run beside it. Letters: A windows of audio, n samples,
 L frames.
 """
@@ -16,7 +16,7 @@ FRAME, STEP = 400, 160  # samples: 25 ms, 10 ms
 BANDS = 128
 POINTS = 512  # of the Fourier transform: the power of two above a frame
 LOW_HZ, HIGH_HZ = 20.0, 8000.0
-LOUDEST = 32768.0  # what 1.0 is in 16-bit samples
+LOUDEST = 32768.0  # 1.0 in 16-bit samples
 EMPHASIS = 0.97
 POWER = 0.85  # of a Hann window: Povey's
 FLOOR = torch.finfo(torch.float32).eps  # of a band's energy: silence is log(FLOOR) = -15.94
@@ -25,12 +25,12 @@ FRAMES_AT_ONCE = 8192  # bounds the memory for an hour of audio
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames that lie whole within so many samples; 0 where not even one does."""
+    """Number of frames that lie whole within `num_samples`."""
     return max(0, 1 + (num_samples - FRAME) // STEP)
 
 
 def beats_filters(samples: Tensor) -> Tensor:
-    """(A, L, 128) float32 what `Beats` takes in: `mel_filters` less its mean, over twice its deviation.
+    """(A, L, 128) float32 input of `Beats`: `mel_filters` less its mean, over twice its deviation.
 
     Args:
         samples: (A, n) or (n,) float32 in [-1, 1], mono at 16 kHz.
@@ -78,7 +78,7 @@ def povey(device: torch.device | str = "cpu") -> Tensor:
 
 
 def triangles(device: torch.device | str = "cpu") -> Tensor:
-    """(POINTS / 2, BANDS) float32 share of each frequency in each band: triangles on the mel scale.
+    """(POINTS / 2, BANDS) float32 weight of each frequency in each band: triangles on the mel scale.
 
     Their feet and tips stand evenly in mel between LOW_HZ and HIGH_HZ, each rising from its neighbour's tip
     below and falling to that above. A low band narrower than the 31.25 Hz between frequencies may hold none.

@@ -1,4 +1,4 @@
-"""The three encoders of LongVALE with random weights, to time: in the papers' sizes, or in smaller ones."""
+"""The three encoders of LongVALE with random weights, for benchmarks, in the papers' sizes or smaller."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -37,7 +37,7 @@ half of BEATs' width and layers, the encoder of Whisper tiny."""
 
 
 class Encoders(NamedTuple):
-    """CLIP with its projection, BEATs, Whisper's encoder, and what makes its frames of audio."""
+    """CLIP with its projection, BEATs, and Whisper's encoder with its feature extractor."""
 
     video: CLIPVisionModelWithProjection
     audio: Beats
@@ -46,34 +46,26 @@ class Encoders(NamedTuple):
 
 
 def random_encoders(size: Size) -> Encoders:
-    """Encoders of a size, with the windows, patches and resolution of the papers.
-
-    Raises:
-        ValueError: there is no such size.
-    """
+    """Encoders of a size, with the windows, patches and resolution of the papers."""
     if size not in SHAPES:
         raise ValueError(f"size must be one of {', '.join(SHAPES)}, got {size!r}")
-    eyes, ears, words = (SHAPES[size][name] for name in ("video", "audio", "speech"))
+    clip, beats, whisper = (SHAPES[size][name] for name in ("video", "audio", "speech"))
     torch.manual_seed(0)
-    video = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=eyes.width, intermediate_size=4 * eyes.width, num_hidden_layers=eyes.layers,
-            num_attention_heads=eyes.heads, image_size=224, patch_size=14, projection_dim=3 * eyes.width // 4,
-        )
+    clip_config = CLIPVisionConfig(
+        hidden_size=clip.width, intermediate_size=4 * clip.width, num_hidden_layers=clip.layers,
+        num_attention_heads=clip.heads, image_size=224, patch_size=14, projection_dim=3 * clip.width // 4,
     )  # fmt: skip
-    audio = Beats(
-        BeatsConfig(
-            patch_width=2 * ears.width // 3, width=ears.width, layers=ears.layers, heads=ears.heads,
-            hidden_width=4 * ears.width,
-        )
+    beats_config = BeatsConfig(
+        patch_width=2 * beats.width // 3, width=beats.width, layers=beats.layers, heads=beats.heads,
+        hidden_width=4 * beats.width,
     )  # fmt: skip
+    whisper_config = WhisperConfig(
+        d_model=whisper.width, encoder_layers=whisper.layers, encoder_attention_heads=whisper.heads,
+        encoder_ffn_dim=4 * whisper.width, num_mel_bins=80, architectures=["WhisperEncoder"],
+    )  # fmt: skip
+    video, audio = CLIPVisionModelWithProjection(clip_config), Beats(beats_config)
     for value in audio.parameters():
         if value.dim() > 1:
             torch.nn.init.normal_(value, std=0.02)
-    speech = WhisperEncoder(
-        WhisperConfig(
-            d_model=words.width, encoder_layers=words.layers, encoder_attention_heads=words.heads,
-            encoder_ffn_dim=4 * words.width, num_mel_bins=80, architectures=["WhisperEncoder"],
-        )
-    )  # fmt: skip
+    speech = WhisperEncoder(whisper_config)
     return Encoders(video.eval(), audio.eval(), speech.eval(), WhisperFeatureExtractor(feature_size=80))

@@ -1,57 +1,129 @@
-"""An encoder fed bit by bit: blocks, then means over their ends where it wants them."""
+"""An encoder that is fed bit by bit: blocks of fixed size, then means that run over the ends of blocks."""
 
+import copy
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..types import Audio, Encoded, Frames
-from .blocks import Blocks
 from .encoder import Encoder
+
+SAME_S = 1e-6  # seconds; times that differ by less are equal
 
 
 class Stream:
-    """What one encoder makes of what arrives; it doesn't depend on how that was cut.
+    """Frames or audio in, tokens of one encoder out; the tokens don't depend on how the input was cut.
 
-    Args:
-        encoder: what encodes.
+    Blocks are aligned to the start of the stream. A gap in the audio ends a block, and so does another frame
+    step, unless the frame begins just when the one before ends: the last frame of a video lasts as long as
+    the video.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self._blocks = Blocks(encoder.encode, encoder.block, encoder.look)
         self._means = encoder.means and encoder.means.copy()
+        self._parts: list[Frames | Audio] = []  # what waits for its block to be full
+        # Start of the unbroken audio, and its samples that were encoded. Times of blocks are counted from
+        # there, so that they are the same to the last bit for all cuts.
+        self._run_s, self._run = 0.0, 0
 
     def copy(self) -> "Stream":
         """An independent copy; tensors are shared, for nothing here writes into them."""
-        made = Stream(self.encoder)
-        made._blocks = self._blocks.copy()
-        made._means = self._means and self._means.copy()
-        return made
+        twin = copy.copy(self)
+        twin._parts, twin._means = list(self._parts), self._means and self._means.copy()
+        return twin
 
     def state(self) -> dict[str, Any]:
         """All but the encoder, for `set_state`."""
         means = {} if self._means is None else {"means": self._means.state()}
-        return self._blocks.state() | means
+        return {"parts": list(self._parts), "run_s": self._run_s, "run": self._run} | means
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self._blocks.set_state(state)
+        """Go on from a state that `state` returned."""
+        self._parts, self._run_s, self._run = list(state["parts"]), state["run_s"], state["run"]
         if self._means is not None:
             self._means.set_state(state["means"])
 
     @property
     def num_pending(self) -> int:
         """Frames or samples that wait for their block to be encoded."""
-        return self._blocks.num_pending
+        return sum(map(len, self._parts))
 
     def push(self, part: Frames | Audio) -> list[Encoded]:
-        """What is encoded now; `part` follows what was pushed before."""
-        return self._averaged(self._blocks.push(part))
+        """The tokens that are complete now; `part` follows what was pushed before."""
+        encoded = []
+        if self._parts and not follows(self._parts[-1], part):
+            encoded += self._encode_rest()
+            self._run = 0
+        if isinstance(part, Audio) and not self._parts:
+            # Nothing waits, so `follows` was not asked: audio may also go on at the very end of a block.
+            next_s = self._run_s + self._run / part.rate_hz
+            if self._run == 0 or abs(part.start_s - next_s) >= 0.5 / part.rate_hz:
+                self._run_s, self._run = part.start_s, 0
+        full = self.encoder.block + self.encoder.lookahead
+        start = 0
+        while start < len(part):
+            stop = min(start + full - self.num_pending, len(part))
+            self._parts.append(part.cut(start, stop))
+            start = stop
+            if self.num_pending == full:
+                encoded.append(self._encode_block())
+        return self._average(encoded)
 
     def flush(self) -> list[Encoded]:
-        """What waits, encoded as if nothing followed."""
-        out = self._averaged(self._blocks.flush())
-        return out if self._means is None else out + self._means.flush()
+        """The tokens of all that waits, encoded as if nothing followed."""
+        encoded = self._average(self._encode_rest())
+        return encoded if self._means is None else encoded + self._means.flush()
 
-    def _averaged(self, encoded: list[Encoded]) -> list[Encoded]:
+    def _encode_rest(self) -> list[Encoded]:
+        """What waits, as blocks that nothing follows; the last one may not be full."""
+        encoded = []
+        while self._parts:
+            encoded.append(self._encode_block())
+        return encoded
+
+    def _encode_block(self) -> Encoded:
+        """The first block that waits; its lookahead goes on waiting, for it begins the next block."""
+        parts, size = self._parts, self.encoder.block
+        self._parts, rest = [], size
+        for part in parts:
+            if len(part) > rest:
+                self._parts.append(part.cut(rest, len(part)) if rest else part)
+            rest -= min(rest, len(part))
+        block = type(parts[0]).join(parts)  # type: ignore[arg-type]
+        if isinstance(block, Audio):
+            block = replace(block, start_s=self._run_s + self._run / block.rate_hz)
+            self._run += min(size, len(block))
+        encoded = self.encoder.encode(block)  # type: ignore[arg-type]
+        # A joined block has the step of its first part. Frames that last otherwise get their own ends back.
+        frames = [part for part in parts if isinstance(part, Frames)]
+        return set_steps(encoded, frames) if len({part.step_s for part in frames}) > 1 else encoded
+
+    def _average(self, encoded: list[Encoded]) -> list[Encoded]:
         if self._means is None:
             return encoded
         return [mean for part in encoded for mean in self._means.push(part)]
+
+
+def follows(before: Frames | Audio, part: Frames | Audio) -> bool:
+    """Whether `part` goes on where `before` ends (audio: to half a sample), or in the same step."""
+    if isinstance(before, Audio) and isinstance(part, Audio):
+        return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
+    if isinstance(before, Frames) and isinstance(part, Frames):
+        same_shape = before.pixels.shape[1:] == part.pixels.shape[1:]
+        gap_s = float(part.time_s[0]) - float(before.time_s[-1]) - before.step_s
+        return same_shape and (before.step_s == part.step_s or abs(gap_s) < SAME_S)
+    raise TypeError(
+        f"one stream holds frames or audio, not both: {type(before).__name__}, {type(part).__name__}"
+    )
+
+
+def set_steps(encoded: Encoded, parts: list[Frames]) -> Encoded:
+    """The same tokens, each lasting as long as its frame in `parts`."""
+    steps = torch.cat([torch.full((len(part),), part.step_s, dtype=torch.float64) for part in parts])
+    step_s = steps[: len(encoded) // encoded.patches].repeat_interleave(encoded.patches)
+    start_s, step_s = encoded.tokens.start_s, step_s.to(encoded.tokens.start_s.device)
+    return replace(
+        encoded, tokens=replace(encoded.tokens, time_s=start_s + step_s / 2, end_s=start_s + step_s)
+    )

@@ -1,11 +1,11 @@
-"""Token merging inside a vision encoder: in every layer the patches most alike become one, before the MLP.
+"""Token merging inside a vision encoder: in every layer the most similar patches merge, before the MLP.
 
 The method is ToMe's (Bolya et al., ICLR 2023, arXiv 2210.09461), written from the paper: patches are matched
 by the cosine of their keys (mean over heads), r pairs merge between attention and MLP to their mean by size,
 and from then on attention counts a token of size s as s tokens (log s is added to its scores). Class tokens
-and registers stand apart: they never merge. The matching and the means are `kernels.plan` and `kernels.pool`.
+and registers never merge. The matching and the means are `kernels.plan` and `kernels.pool`.
 
-A layer of the encoder isn't rewritten: its own parts are called in its own order, the merge between them.
+No layer of the encoder is rewritten: its own modules are called in its own order, with the merge in between.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 import transformers
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
 
@@ -51,19 +52,19 @@ FAMILIES = {
     "dinov2_with_registers": DINOV2,
     "vit": VIT,
 }
-ATTENTIONS = ("eager", "sdpa")  # the ways of attention that add a mask to the scores
-EXACT, HALF = 1e-5, 1e-2  # of the states' RMS; parts in the right order give the same bits, unless compiled
+ATTENTIONS = ("eager", "sdpa")  # implementations that add a mask to the scores
+EXACT, HALF = 1e-5, 1e-2  # error relative to the states' RMS, in float32 and in half precision
 
 
-def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, wanted: range) -> dict[int, Tensor]:
+def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: range) -> dict[int, Tensor]:
     """(T, tokens, C) hidden states by their index, with all patches: each has the features of its group.
 
     Args:
         encoder: a vision encoder that `check_encoder` lets pass.
-        x: (T, 3, H, W) frames as it takes them.
+        x: (T, 3, H, W) normalised frames.
         num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left; with 0
             these are the encoder's own states.
-        wanted: indices of states as transformers' `output_hidden_states` counts them (0: the embeddings);
+        indices: of states, as transformers' `output_hidden_states` counts them (0: the embeddings);
             layers above the last one aren't run.
     """
     family = FAMILIES[encoder.config.model_type]
@@ -71,18 +72,18 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, wanted: r
     num_patches = (x.shape[2] // side) * (x.shape[3] // side)
     x = _through(encoder, family.start, x)  # (T, tokens, C)
     first = x.shape[1] - num_patches  # class token and registers, where an encoder has them
-    states = {0: x} if 0 in wanted else {}
+    states = {0: x} if 0 in indices else {}
     groups: Plan | None = None
     for index, layer in enumerate(encoder.get_submodule(family.layers).children(), 1):
-        if index >= wanted.stop:
+        if index >= indices.stop:
             break
         x, keys = attended(family, layer, x, groups, first)
         pairs = min(num_pairs, (x.shape[1] - first) // 2)
         if pairs:
-            metric = head_mean(keys[:, first:].flatten(0, 1), keys.shape[2] // heads)
+            metric = head_mean(rearrange(keys[:, first:], "t n c -> (t n) c"), keys.shape[2] // heads)
             x, groups = merged(x, metric, pairs, groups, first)
         x = x + _through(layer, family.rest, x)
-        if index in wanted:
+        if index in indices:
             states[index] = whole(x, groups, first)
     return states
 
@@ -98,40 +99,43 @@ def attended(
 
 
 def size_mask(x: Tensor, groups: Plan | None, first: int) -> Tensor | None:
-    """(T, 1, 1, tokens) log of the patches a token of x (T, tokens, C) stands for; None while that is 1."""
+    """(T, 1, 1, tokens) log of the number of patches in each token of x (T, tokens, C); None if all are 1."""
     if groups is None:
         return None
     mask = x.new_zeros(x.shape[:2])
-    mask[:, first:] = groups.mass.log().view(len(x), -1)
+    mask[:, first:] = rearrange(groups.mass.log(), "(t n) -> t n", t=len(x))
     return mask[:, None, None]
 
 
 def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int) -> tuple[Tensor, Plan]:
-    """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs became one.
+    """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs merged.
 
     Args:
         x: (T, tokens, C), of which the first `first` of a frame stay as they are.
-        metric: (T * n, d) of its n patches a frame.
+        metric: (T * n, d), of the n patches of each frame.
         pairs: pairs of each frame, 1 to n // 2.
-        groups: what the n patches of x stand for; None: each for itself.
+        groups: of the patches of the grid in x; None: every patch is its own group.
         first: tokens before the patches.
     """
     num = x.shape[1] - first
     offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
     size = None if groups is None else groups.mass
-    made = plan(metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat")
-    patches = pool(x[:, first:].flatten(0, 1), made).view(len(x), num - pairs, -1)
+    chosen = plan(metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat")
+    patches = pool(rearrange(x[:, first:], "t n c -> (t n) c"), chosen)
+    patches = rearrange(patches, "(t m) c -> t m c", t=len(x))
     x = torch.cat([x[:, :first], patches], 1)  # (T, tokens - pairs, C)
     if groups is None:
-        return x, made
-    return x, made._replace(group=made.group[groups.group.long()], weight=groups.weight)
+        return x, chosen
+    # Patches of the grid -> tokens before this layer -> tokens after it.
+    return x, chosen._replace(group=chosen.group[groups.group.long()], weight=groups.weight)
 
 
 def whole(x: Tensor, groups: Plan | None, first: int) -> Tensor:
-    """(T, first + P, C): x (T, tokens, C) with every patch of the grid at its place again."""
+    """(T, first + P, C): each patch of the grid with the features of its group in x (T, tokens, C)."""
     if groups is None:
         return x
-    patches = unpool(x[:, first:].flatten(0, 1), groups).view(len(x), -1, x.shape[2])
+    patches = unpool(rearrange(x[:, first:], "t n c -> (t n) c"), groups)
+    patches = rearrange(patches, "(t p) c -> t p c", t=len(x))
     return torch.cat([x[:, :first], patches], 1)
 
 
@@ -141,7 +145,7 @@ def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
 
     Args:
         encoder: any vision encoder.
-        pixels: (T, 3, H, W) frames to try, as it takes them.
+        pixels: (T, 3, H, W) normalised frames for a trial.
         layer: index of the hidden state that will be used.
     """
     kind, attention = encoder.config.model_type, encoder.config._attn_implementation
@@ -184,7 +188,7 @@ def _through(module: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
 
 @contextmanager
 def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What the module gives each time it is called, while this lasts."""
+    """A list to which every output of the module is added inside the context."""
     seen: list[Tensor] = []
     hook = module.register_forward_hook(lambda _, __, output: seen.append(output))
     try:

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedModel
 
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .checks import check_vision, kind_of
-from .features import check_whole, check_width
+from .checks import check_vision, check_whole, check_width, kind_of
 from .tome import check_encoder, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-# the published numbers of each family, used where the folder brings no preprocessor_config.json
+# Published mean and deviation of each family, for folders without a preprocessor_config.json.
 NORMS = {
     "clip_vision_model": (CLIP_MEAN, CLIP_STD),
     "siglip_vision_model": (HALF, HALF),
@@ -38,29 +38,25 @@ class VisionEncoder(nn.Module):
     Args:
         encoder: a transformers vision model (not one with a text encoder beside it); for tokens "class" a
             CLIPVisionModelWithProjection.
-        config: which layer, block and metric.
-        size_px: side of the frames it will be given.
-        mean: (3,) what is taken off each colour (0 to 1).
-        std: (3,) what each is divided by.
+        config: which layer, batch size and metric.
+        size_px: side of the frames.
+        mean: (3,) mean of each colour (0 to 1).
+        std: (3,) standard deviation of each colour.
     """
 
     modality = "video"
-    look = 0
+    lookahead = 0
     means = None
 
     def __init__(
-        self,
-        encoder: PreTrainedModel,
-        config: VisionConfig,
-        size_px: int,
-        mean: tuple[float, ...] = HALF,
-        std: tuple[float, ...] = HALF,
-    ) -> None:
+        self, encoder: PreTrainedModel, config: VisionConfig, size_px: int,
+        mean: tuple[float, ...] = HALF, std: tuple[float, ...] = HALF,
+    ) -> None:  # fmt: skip
         super().__init__()
         if config.tokens == "class" and not isinstance(encoder, CLIPVisionModelWithProjection):
             raise ValueError(
-                'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), got '
-                f'{type(encoder).__name__}; use tokens "patches"'
+                'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), '
+                f'got {type(encoder).__name__}; use tokens "patches"'
             )
         self.encoder = encoder.eval().requires_grad_(False)
         self.config = config
@@ -84,8 +80,8 @@ class VisionEncoder(nn.Module):
         norm = NORMS.get(getattr(known, "vision_config", known).model_type, (HALF, HALF))
         file = Path(base) / "preprocessor_config.json"
         if file.is_file():
-            given = json.loads(file.read_text())
-            norm = (tuple(given.get("image_mean", norm[0])), tuple(given.get("image_std", norm[1])))
+            values = json.loads(file.read_text())
+            norm = (tuple(values.get("image_mean", norm[0])), tuple(values.get("image_std", norm[1])))
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         if config.tokens == "class":
             if known.model_type not in ("clip", "clip_vision_model"):
@@ -93,60 +89,59 @@ class VisionEncoder(nn.Module):
                     f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
                     f'{known.model_type!r}; use tokens "patches"'
                 )
-            model, found = CLIPVisionModelWithProjection.from_pretrained(base, **kwargs)
+            model, info = CLIPVisionModelWithProjection.from_pretrained(base, **kwargs)
         else:
-            model, found = AutoModel.from_pretrained(base, **kwargs)
+            model, info = AutoModel.from_pretrained(base, **kwargs)
             model = getattr(model, "vision_model", model)
-        check_whole(base, found)
+        check_whole(base, info)
         return cls(model, config, size_px, *norm)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `load` reads."""
+        """Write a folder that `load` reads."""
         self.encoder.save_pretrained(folder)
         mean, std = self.norm
         norm = json.dumps({"image_mean": list(mean), "image_std": list(std)}, indent=2)
         (Path(folder) / "preprocessor_config.json").write_text(norm + "\n")
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
-        """Tokens of so many seconds of video."""
+        """Number of tokens of this much video."""
         if media.frames:
             return media.frames * self.patches if duration_s > 0 else 0
         return math.ceil(duration_s * media.rate_fps) * self.patches
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """How fast tokens come in so many seconds of video."""
+        """Tokens of a second of a video that lasts `duration_s`."""
         if media.frames and duration_s > 0:
             return media.frames / duration_s * self.patches
         return media.rate_fps * self.patches
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of a block of at most batch_size frames (T, H, W, 3); the encoder always sees a full
-        one."""
-        num = len(frames)
-        if not 0 < num <= self.config.batch_size:
-            raise ValueError(f"frames must be 1 to batch_size = {self.config.batch_size} frames, got {num}")
-        kept = [0]  # frames that the encoder looks at; the others take the features of the kept one before
-        use = torch.zeros(num, dtype=torch.int64)
+        """The tokens of 1 to batch_size frames (T, H, W, 3). The encoder always sees a full batch: the last
+        frame fills it."""
+        num, batch_size = len(frames), self.config.batch_size
+        if not 0 < num <= batch_size:
+            raise ValueError(f"frames must be 1 to batch_size = {batch_size} frames, got {num}")
+        # Encode the first frame, and every frame that differs enough from the frame encoded last. A frame
+        # between them takes the features of the encoded frame before it.
+        reuse, encode = self.config.reuse_below, [0]
+        source = torch.zeros(num, dtype=torch.int64)  # frame -> its place in `encode`
         for t in range(1, num):
-            if (
-                self.config.reuse_below <= 0
-                or self.change(frames.pixels[kept[-1]], frames.pixels[t]) >= self.config.reuse_below
-            ):
-                kept.append(t)
-            use[t] = len(kept) - 1
-        pixels = frames.pixels[kept]
-        room = self.config.batch_size if self.config.reuse_below <= 0 else 1 << (len(kept) - 1).bit_length()
-        pixels = torch.cat([pixels, pixels[-1:].expand(room - len(kept), -1, -1, -1)])
+            if reuse <= 0 or self.change(frames.pixels[encode[-1]], frames.pixels[t]) >= reuse:
+                encode.append(t)
+            source[t] = len(encode) - 1
+        pixels = frames.pixels[encode]
+        # With reuse the batch is the next power of two, so there are few shapes to compile.
+        size = batch_size if reuse <= 0 else 1 << (len(encode) - 1).bit_length()
+        pixels = torch.cat([pixels, pixels[-1:].expand(size - len(encode), -1, -1, -1)])
         x, summary = self.features(pixels)
-        use = use.to(x.device)
-        x = x[use]
-        flat = x.reshape(num * self.patches, self.width)
-        start_s = frames.time_s.to(x.device).repeat_interleave(self.patches)
-        tokens = Tokens(flat, torch.ones(len(flat), device=x.device), start_s + frames.step_s / 2, start_s,
-                        start_s + frames.step_s)  # fmt: skip
-        summary = None if summary is None else summary[use]
-        return Encoded(tokens, self.metric(flat), summary, self.patches, num - len(kept))
+        source = source.to(x.device)
+        x = rearrange(x[source], "t p c -> (t p) c")
+        start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
+        end_s = start_s + frames.step_s
+        tokens = Tokens(x, torch.ones(len(x), device=x.device), start_s + frames.step_s / 2, start_s, end_s)
+        summary = None if summary is None else summary[source]
+        return Encoded(tokens, self.metric(x), summary, self.patches, num - len(encode))
 
     def metric(self, x: Tensor) -> Tensor:
         """(N, d) float32: mean over heads of x (N, C)."""
@@ -160,27 +155,24 @@ class VisionEncoder(nn.Module):
             pixels: (T, size_px, size_px, 3) uint8.
         """
         x = self.normal(pixels)
-        if self.config.tokens == "class":
+        config, num = self.config, self.config.summary_layers
+        if config.tokens == "class":
             return self.encoder(pixel_values=x).image_embeds[:, None], None
-        num, until = self.config.summary_layers, self.config.summary_until
-        states: Sequence[Tensor] | Mapping[int, Tensor]
-        if self.config.merge_per_layer:
-            every = range(self.encoder.config.num_hidden_layers + 1)
-            at, last = every[self.config.layer], every[self.config.layer if until is None else until]
-            wanted = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
-            states = merged_states(self.encoder, x, self.config.merge_per_layer, wanted)
-        else:
+        states: Sequence[Tensor] | Mapping[int, Tensor] = ()
+        if not config.merge_per_layer:
             states = self.encoder(pixel_values=x, output_hidden_states=True).hidden_states
-            every = range(len(states))
-            at, last = every[self.config.layer], every[self.config.layer if until is None else until]
+        # The chosen state, and the last state with a summary; negative indices count from the end.
+        every = range(len(states) or self.encoder.config.num_hidden_layers + 1)
+        at = every[config.layer]
+        last = at if config.summary_until is None else every[config.summary_until]
+        if config.merge_per_layer:
+            needed = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
+            states = merged_states(self.encoder, x, config.merge_per_layer, needed)
         chosen = states[at]
-        if (
-            chosen.dim() == 4
-        ):  # convolutional: (T, C, h, w), no class token; the mean of the patches stands in
-            x = chosen.flatten(2).transpose(1, 2)
+        if chosen.dim() == 4:  # convolutional: the mean of the patches stands in for a class token
+            x = rearrange(chosen, "t c h w -> t (h w) c")
             return x, (x.mean(1, keepdim=True) if num else None)
-        side = self.encoder.config.patch_size
-        num_patches = (self.size_px // side) ** 2
+        num_patches = (self.size_px // self.encoder.config.patch_size) ** 2
         first = chosen.shape[1] - num_patches  # class token, and registers where an encoder has them
         if not num:
             return chosen[:, first:], None
@@ -188,13 +180,13 @@ class VisionEncoder(nn.Module):
             raise ValueError(
                 f"summary_layers must be <= {last + 1}, the states up to layer {last}, got {num}"
             )
-        of = [states[k][:, 0] if first else states[k].mean(1) for k in range(last + 1 - num, last + 1)]
-        return chosen[:, first:], torch.stack(of, 1)
+        summaries = [states[k] for k in range(last + 1 - num, last + 1)]
+        return chosen[:, first:], torch.stack([s[:, 0] if first else s.mean(1) for s in summaries], 1)
 
     def normal(self, pixels: Tensor) -> Tensor:
-        """(T, 3, H, W) in the encoder's dtype, as it takes them, of pixels (T, H, W, 3) uint8."""
+        """(T, 3, H, W) normalised pixels in the encoder's dtype, from pixels (T, H, W, 3) uint8."""
         weight = next(self.encoder.parameters())
-        x = pixels.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype).div_(255)
+        x = rearrange(pixels.to(weight.device), "t h w c -> t c h w").to(weight.dtype).div_(255)
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
         return x.sub_(mean).div_(std)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -13,23 +14,18 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .averaging import Means
-from .checks import check_whisper, kind_of
-from .features import check_whole, check_width
+from .checks import check_audio, check_whisper, check_whole, check_width, kind_of
 
 
 class AudioEncoder(nn.Module):
-    """A Whisper encoder whose positions, averaged `pool` at a time, are an audio stream.
+    """A Whisper encoder. Every `pool` of its positions become a token of the audio stream, their mean.
 
-    With `pool_across` the positions themselves leave it, and `means` averages them over the ends of blocks.
-
-    Args:
-        encoder: the encoder.
-        extractor: makes its log-mel frames; its chunk length is the block.
-        config: layer, pooling, metric.
+    With `pool_across` `encode` returns the positions themselves, and `means` averages them over the ends of
+    blocks. The extractor makes the log-mel frames of a block, which is its chunk.
     """
 
     modality = "audio"
-    look = 0
+    lookahead = 0
     patches = 1
 
     def __init__(
@@ -54,11 +50,11 @@ class AudioEncoder(nn.Module):
                 "pool_across, means run on over the ends of blocks"
             )
         check_width(config.metric_width, self.width)
-        self.pool = 1 if config.pool_across else config.pool  # positions of a token that `encode` gives
-        self.rows = positions // self.pool  # such tokens a block
-        self.step = self.block // self.rows  # samples such a token stands for
+        self.pool = 1 if config.pool_across else config.pool  # positions of a row that `encode` returns
+        self.rows = positions // self.pool  # of a block
+        self.step = self.block // self.rows  # samples of a row
         self.means = Means(config.pool, config.tail) if config.pool_across else None
-        self.window = self.step * (config.pool // self.pool)  # samples a token of the stream stands for
+        self.window = self.step * (config.pool // self.pool)  # samples of a token of the stream
         self.num_summaries = int(config.summary)
 
     @classmethod
@@ -69,45 +65,42 @@ class AudioEncoder(nn.Module):
         extractor = WhisperFeatureExtractor.from_pretrained(base)
         alone = "WhisperEncoder" in (known.architectures or ())
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
-        model, found = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
-        check_whole(base, found)
+        model, info = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
+        check_whole(base, info)
         return cls(model if alone else model.encoder, extractor, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `load` reads."""
+        """Write a folder that `load` reads."""
         self.encoder.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
-        """Tokens of so many seconds of audio."""
+        """Number of tokens of this much audio."""
         if self.config.tail == "kept":
             return math.ceil(duration_s * self.rate_hz / self.window - 1e-9)
         blocks = math.ceil(duration_s * self.rate_hz / self.block - 1e-9)
         return blocks * self.rows * self.step // self.window
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """How fast tokens come."""
+        """Tokens of a second of audio."""
         return self.rate_hz / self.window
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
-        """The tokens of at most one block of audio; the encoder always sees a full one, silence behind the
-        end. With tail "released" that silence has tokens too, with the time of the last of the sound."""
+        """The tokens of at most one block of audio. The encoder sees a full block, filled with silence.
+        With tail "released" the silence has tokens too, at the time of the last token of the audio."""
         num = len(audio)
-        if audio.rate_hz != self.rate_hz:
-            raise ValueError(f"audio must come at {self.rate_hz} samples a second, got {audio.rate_hz}")
-        if not 0 < num <= self.block:
-            raise ValueError(f"audio must be 1 to {self.block} samples, got {num}")
+        check_audio(audio, self.rate_hz, self.block)
         x = self.features(audio.samples[None])[0]
-        heard = -(-num // self.step)
-        left = heard if self.config.tail == "kept" else self.rows
-        x = x[:left]
-        index = torch.arange(left, dtype=torch.float64, device=x.device)
-        first = index.clamp_max(heard - 1) * self.step
+        num_audible = -(-num // self.step)
+        num_rows = num_audible if self.config.tail == "kept" else self.rows
+        x = x[:num_rows]
+        index = torch.arange(num_rows, dtype=torch.float64, device=x.device)
+        first = index.clamp_max(num_audible - 1) * self.step
         last = (first + self.step).clamp_max(num)
         start_s, end_s = audio.start_s + first / self.rate_hz, audio.start_s + last / self.rate_hz
-        tokens = Tokens(x, torch.ones(left, device=x.device), (start_s + end_s) / 2, start_s, end_s)
-        summary = x.mean(0, keepdim=True)[None].expand(left, -1, -1) if self.config.summary else None
+        tokens = Tokens(x, torch.ones(num_rows, device=x.device), (start_s + end_s) / 2, start_s, end_s)
+        summary = x.mean(0, keepdim=True)[None].expand(num_rows, -1, -1) if self.config.summary else None
         return Encoded(tokens, self.metric(x), summary)
 
     def metric(self, x: Tensor) -> Tensor:
@@ -121,6 +114,6 @@ class AudioEncoder(nn.Module):
             list(samples.cpu().numpy()), sampling_rate=self.rate_hz, return_tensors="pt", padding="max_length"
         ).input_features
         out = self.encoder(mel.to(weight.device, weight.dtype), output_hidden_states=True)
-        # the last entry has the final norm; others are taken as they leave their layer
+        # Only the last state has passed the final norm.
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
-        return x.unflatten(1, (-1, self.pool)).mean(2)
+        return reduce(x, "b (n pool) c -> b n c", "mean", pool=self.pool)

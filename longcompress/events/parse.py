@@ -108,7 +108,8 @@ def parse_spans(
 
     Args:
         text: answer of a model.
-        duration_s: length of the video. Spans are cut at it, and later spans are left out. `percent` needs it.
+        duration_s: length of the video. Spans are cut at it, and later spans are left out. `percent` needs
+            it.
         inclusive: whether the last whole second (or hundredth) belongs to the span: "187 to 192" is
             [187, 193) or [187, 192). A span with a decimal at either end, or in minutes, is taken literally.
             The default is True for seconds and False for hundredths. VTimeLLM scores grounding with False,

@@ -25,7 +25,8 @@ NUM_TIMESTAMPS = 64
 
 @torch.no_grad()
 def init_heads(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfig) -> None:
-    """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of the language model's config.
+    """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of the language
+    model's config.
 
     A projector keeps its directions. Each of its layers is centred, so that what all features have in common
     gives nothing, and scaled: a layer inside to variance 1, the last to the norm wanted.

@@ -238,7 +238,8 @@ class CausalLM(nn.Module):
         if branch is not None and int(branch.max()) > 1:
             if takes_lengths(self.lm):
                 raise ValueError(
-                    "several questions about a video need a mask that flash attention doesn't take; ask one a "
+                    "several questions about a video need a mask that flash attention doesn't take; "
+                    "ask one a "
                     'video (asking.most=1), or set llm.attention to "sdpa"'
                 )
             kind = x.device.type

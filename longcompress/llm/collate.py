@@ -73,7 +73,8 @@ def collate(
 def text_positions(
     turns: Sequence[tuple[str, str | None]], tokenizer: Any, config: LLMConfig, *, dialogue: bool
 ) -> int:
-    """Positions that questions and answers take after a video: all of a dialogue, else the longest of them."""
+    """Positions that questions and answers take after a video: all of a dialogue, else the longest of
+    them."""
     _, parts = _turns(turns, tokenizer, config, dialogue)
     lengths = [len(tail) + len(learned) for tail, learned in parts]
     return sum(lengths) if dialogue else max(lengths)

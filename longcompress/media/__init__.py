@@ -1,6 +1,7 @@
-"""Files, streams and arrays to frames and audio with their true times."""
+"""Files, streams and arrays -> frames and audio with their true times."""
 
-from .probe import probe
-from .reader import arrays, fit_pixels, read
+from .frames import fit_pixels
+from .probe import MediaInfo, probe
+from .reader import Reading, arrays, read
 
-__all__ = ["arrays", "fit_pixels", "probe", "read"]
+__all__ = ["MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]

@@ -1,41 +1,39 @@
 """Path, URL, file object or arrays -> a bounded iterator of Frames and Audio with true times.
 
-**One pass.** The container is read once, in its own order; frames and audio come in small chunks as they
-are decoded, so memory doesn't grow with the length. A thread decodes ahead by a few chunks.
+**One pass.** A thread reads the file once, in its own order, and decodes a few chunks ahead, so memory
+doesn't grow with the length.
 
 **Time.** Seconds from the start of the media: the earlier of the first frame and the first sample by the
 stamps in the file, also where only one of the two is wanted. A file whose frames begin at 0.12 s and
 whose audio at 0 keeps its 0.12; one whose two tracks begin at 1.4 s is shifted to 0. Stamps are known to
 half a tick of the file's clock (1 ms at most).
 
-**Frames** are wanted at k / rate_fps, k = 0, 1, ... `decode` says how they are had:
+**Frames** are wanted at k / rate_fps, k = 0, 1, ... `decode` says which frame that is:
 
 - `exact`: for every wanted instant the frame *shown* then (the latest with a stamp <= it).
-  `Frames.time_s` is that instant: the frame is on screen then, and the grid is regular. The first frame
-  also stands for an instant less than a step before it; instants after the last frame's end are not
-  given. Where the wanted step is long against the file's own distance of key frames, groups of frames
-  with no wanted instant are read, not decoded.
-- `nonref`: frames that no other refers to are not decoded; at most one for each wanted instant, the
-  latest had until then, and `time_s` is its own stamp.
+  `Frames.time_s` is that instant, so the grid is regular. The first frame also stands for an instant less
+  than a step before it. Instants after the last frame's end have no frame. Where the wanted step is long
+  against the distance of key frames, groups of frames with no wanted instant are read, not decoded.
+- `nonref`: frames that no other frame refers to are not decoded. An instant has at most one frame, the
+  latest until then, and `time_s` is its own stamp.
 - `keyframe`: likewise with key frames only. A fast preview.
 
-`frames` wants so many frames instead, evenly from the first to the last, whose times are those of the
-file's packets, not of its header: it is opened twice. An instant whose frame can't be decoded is missing,
-with a warning.
+`frames` wants this many frames instead, evenly from the first to the last. The times of these two come from
+the file's packets, not from its header, so the file is opened twice. An instant whose frame can't be decoded
+is missing, with a warning.
 
-Frames are scaled by the decoder's scaler and turned by the file's rotation flag. Interlaced frames are
-taken as they are. Missing stamps are rebuilt, repeated ones left out, jumps of more than an hour ignored,
-with a warning.
+`frames.py` says how frames are scaled. Interlaced frames are taken as they are. Missing stamps are rebuilt,
+repeated stamps left out, jumps of more than an hour ignored, with a warning.
 
-**Audio** is mono at `rate_hz`. `Audio.start_s` says where it begins; from there it is contiguous: gaps in
-the stamps over 50 ms are filled with silence, overlaps are cut, and a gap over a minute begins a new
-stretch with its own `start_s`.
+**Audio** is mono at `rate_hz` and contiguous from `Audio.start_s`: gaps in the stamps over 50 ms are filled
+with silence, overlaps are cut, and behind a gap over a minute audio begins anew with its own `start_s`.
 """
 
 import math
 import queue
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -43,13 +41,13 @@ from typing import Any, BinaryIO, Self
 import av
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .demux import Video
-from .frames import FrameSampler, Grid
+from .clock import Grid
+from .demux import Container
+from .frames import FrameSampler, fit_pixels
 from .probe import MediaInfo, probe
 
 __all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
@@ -73,19 +71,19 @@ def read(
     Args:
         source: path, URL of an allowed protocol, binary file object, Frames, Audio or an iterable of them
             (`arrays` makes one of arrays).
-        config: what is wanted; the defaults if None.
+        config: rates, sizes and tracks; the defaults if None.
         part: [start_s, end_s) of the media to read, as if it were all there is: times, and the instants of
-            wanted frames, begin at 0 of it. The file is read from its beginning, of its frames only what
-            is needed decoded, and no further than to the part's end.
-        protocols: how bytes may be had: "file", "http", "https", "s3", "hf", ... (the latter through fsspec).
-        on_warning: told, in the caller's thread, what could not be read.
+            wanted frames, begin at 0 of it. The file is read from its beginning to the part's end, but only
+            the frames that are needed are decoded.
+        protocols: allowed ones: "file", "http", "https", "s3", "hf", ... (all but the first by fsspec).
+        on_warning: called in the caller's thread for everything that could not be read.
 
     Returns:
-        An iterator; also a context. Closing it ends its thread and frees the file.
+        An iterator, also a context. Closing it ends its thread and frees the file.
 
     Raises:
         ValueError: nothing can be read, with file, track, time and remedy; later failures while iterating.
-        FileNotFoundError, IsADirectoryError, PermissionError, OSError: the bytes can't be had.
+        OSError: the bytes can't be had; FileNotFoundError, IsADirectoryError, PermissionError among others.
     """
     config = config or MediaConfig()
     if not (config.video or config.audio):
@@ -94,9 +92,9 @@ def read(
         raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Audio):
         source = [source]
-    if isinstance(source, str | Path) or hasattr(source, "read"):
-        return _FileReading(Video.open(source, config, protocols, part), on_warning)
-    if isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | bytes):
+    # Arrays are iterable too, but `open_handle` refuses them.
+    is_single = isinstance(source, str | Path | bytes | np.ndarray | torch.Tensor) or hasattr(source, "read")
+    if isinstance(source, Iterable) and not is_single:
         if config.frames and config.video and not isinstance(source, Sequence):
             raise ValueError(
                 f"source must be a file or a list with frames = {config.frames}, which are spread over a "
@@ -104,24 +102,10 @@ def read(
                 "rate_fps"
             )
         return Reading(_from_values(source, config, part or (0.0, math.inf)))
-    raise TypeError(
-        "source must be a path, a URL, a binary file object, Frames, Audio or an iterable of them, "
-        f"got {type(source).__name__}; wrap arrays with longcompress.media.reader.arrays"
-    )
-
-
-def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
-    """(T, size_px, size_px, 3) uint8: pushed frames as the model wants them."""
-    size = config.size_px
-    if pixels.shape[1:3] == (size, size):
-        return pixels
-    x = pixels.permute(0, 3, 1, 2).float()
-    if config.fit == "crop":
-        side = min(x.shape[2:])
-        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-        x = x[:, :, top : top + side, left : left + side]
-    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
-    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    container = Container.open(source, config, protocols, part)  # TypeError for arrays and other objects
+    streams = tuple(name for name in ("video", "audio") if getattr(container, name) is not None)
+    name, duration_s = container.name, container.duration_s  # before the thread owns the container
+    return Reading(_DecodeAhead(container, on_warning), name, streams, duration_s)
 
 
 def arrays(
@@ -153,8 +137,8 @@ class Reading(Iterator[Frames | Audio]):
 
     Attributes:
         name: of the file; "arrays" for values.
-        streams: what will come, of "frame" and "audio"; None where that isn't known.
-        duration_s: what the file says of its length, true or not; None where it says nothing.
+        streams: modalities that will come, of "video" and "audio"; None if unknown.
+        duration_s: the length in the header, true or not; None if unknown.
     """
 
     def __init__(
@@ -163,9 +147,6 @@ class Reading(Iterator[Frames | Audio]):
     ) -> None:  # fmt: skip
         self._items = items
         self.name, self.streams, self.duration_s = name, streams, duration_s
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Frames | Audio:
         return next(self._items)
@@ -180,23 +161,24 @@ class Reading(Iterator[Frames | Audio]):
         self.close()
 
     def close(self) -> None:
-        """Frees everything; further items are not given."""
-        self._items = iter(())
+        """End the thread and free the file; no further items come."""
+        items, self._items = self._items, iter(())
+        if isinstance(items, _DecodeAhead):
+            items.close()
 
 
-class _FileReading(Reading):
-    """A file decoded in a thread of its own, a few chunks ahead."""
+class _DecodeAhead(Iterator[Frames | Audio]):
+    """The parts of a file, decoded in a thread a few chunks ahead; warnings come in the caller's thread."""
 
-    def __init__(self, video: Video, on_warning: Callable[[str], object]) -> None:
-        tracks = {"video": video.video, "audio": video.audio}
-        streams = tuple(name for name, track in tracks.items() if track is not None)
-        super().__init__(iter(()), video.name, streams, video.duration_s)
+    def __init__(self, container: Container, on_warning: Callable[[str], object]) -> None:
         self._on_warning = on_warning
-        self._stop = video.handle.stop
-        self._queue: queue.Queue[Frames | Audio | str | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)
-        # The thread knows the video and the queue, not this object, so that dropping this object ends it.
+        self._warnings: deque[str] = deque()
+        self._stop = container.handle.stop
+        self._queue: queue.Queue[Frames | Audio | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)
+        # The thread knows the container, queue and warnings, not this object: dropping this object ends it.
+        arguments = (container, self._queue, self._warnings)
         self._thread = threading.Thread(
-            target=_pump, args=(video, self._queue), name="longcompress-media", daemon=True
+            target=_decode, args=arguments, name="longcompress-media", daemon=True
         )
         self._thread.start()
 
@@ -206,28 +188,28 @@ class _FileReading(Reading):
                 item = self._queue.get(timeout=_WAIT_S)  # a wait without end can't be interrupted everywhere
             except queue.Empty:
                 continue
-            if isinstance(item, str):
-                self._on_warning(item)
-            elif isinstance(item, Frames | Audio):
-                return item
-            else:
+            if not isinstance(item, Frames | Audio):
                 self.close()
-                if item is not None:
-                    raise item
+            # The thread appends a warning before it puts the item that follows.
+            while self._warnings:
+                self._on_warning(self._warnings.popleft())
+            if isinstance(item, Frames | Audio):
+                return item
+            if item is not None:
+                raise item
         raise StopIteration
 
     def close(self) -> None:
-        """Ends the thread, frees the file; further items are not given."""
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
 
 
-def _pump(video: Video, out: "queue.Queue[Any]") -> None:
-    """Puts what `video` gives into `out`, last None or the error; ends soon after the video is told to stop."""
+def _decode(container: Container, out: "queue.Queue[Any]", warnings: deque[str]) -> None:
+    """Put the parts of `container` into `out`, then None or the error; end soon after a stop."""
 
     def put(item: Any) -> None:
-        while not video.handle.stop.is_set():
+        while not container.handle.stop.is_set():
             try:
                 return out.put(item, timeout=_WAIT_S)
             except queue.Full:
@@ -235,14 +217,14 @@ def _pump(video: Video, out: "queue.Queue[Any]") -> None:
 
     last: BaseException | None = None
     try:
-        for item in video.items():
+        for item in container.parts(warnings.append):
             put(item)
-            if video.handle.stop.is_set():
+            if container.handle.stop.is_set():
                 break
     except BaseException as error:  # raised again in the caller's thread
         last = error
     finally:
-        video.close()
+        container.close()
         put(last)
 
 
@@ -253,7 +235,7 @@ def _from_values(
     start_s, length_s = part[0], part[1] - part[0]
     grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
     sampler = FrameSampler(config, "frames", length_s=length_s, grid=grid)
-    audio = AudioTrack(config.rate_hz, begin_s=-start_s, length_s=length_s)
+    audio = AudioTrack(config.rate_hz, media_start_s=-start_s, length_s=length_s)
     for value in values:
         if isinstance(value, Frames):
             if config.video:
@@ -275,9 +257,9 @@ def _from_values(
 
 
 def _spread_grid(values: Sequence[Any], config: MediaConfig, part: tuple[float, float]) -> Grid | None:
-    """The instants of `MediaConfig.frames`, or None where it asks for none or there are no frames."""
+    """The instants of `MediaConfig.frames`; None if it is 0 or there are no frames."""
     frames = [value for value in values if isinstance(value, Frames)]
     times = [t - part[0] for f in frames for t in f.time_s.tolist() if part[0] <= t < part[1]]
     if not times or not config.frames:
         return None
-    return Grid.spread(config, (times[0], times[-1], frames[0].step_s))
+    return Grid.spread(config, times[0], times[-1], frames[0].step_s)

@@ -1,7 +1,7 @@
-"""Opens a file, URL or file object for decoding, and refuses what points elsewhere.
+"""Opens a file, URL or file object for decoding, and refuses files that point to other files.
 
-FFmpeg never opens anything by itself here: it reads through a `Handle` of ours, and every further file that a
-container asks for is refused. So a playlist can't make us read another file or reach the network.
+FFmpeg opens nothing by itself: it reads through our `Handle`, and every further file that a container asks
+for is refused. So a playlist can't make us read another file or reach the network.
 """
 
 import os
@@ -39,13 +39,14 @@ _PLAYLISTS = (
 
 
 class Handle:
-    """Bytes of one source as PyAV reads them: stops when told, remembers a failure.
+    """The bytes of a source as PyAV reads them.
 
     Attributes:
-        name: what errors call the source.
+        name: of the source, for errors.
         num_bytes: its size, None if unknown.
-        failure: the exception that a read or seek raised; from then on the source looks as if it ended.
-        stop: once set, the source looks as if it ended.
+        head: its first bytes.
+        failure: the exception that a read or seek raised; from then on the source seems to have ended.
+        stop: once set, the source seems to have ended.
     """
 
     def __init__(self, raw: BinaryIO, name: str, *, owned: bool) -> None:
@@ -62,20 +63,15 @@ class Handle:
             if self.num_bytes is None:
                 self.num_bytes = raw.tell()
             raw.seek(0)
-        self._head = self._read_fully(_HEAD_BYTES)
+        self.head = self._read_fully(_HEAD_BYTES)
         self._pending = memoryview(b"")
-
-    @property
-    def head(self) -> bytes:
-        """The first bytes."""
-        return self._head
 
     def seekable(self) -> bool:
         return self._seekable
 
     def rewind(self) -> None:
-        """Back to the first byte, after the head was looked at."""
-        self._pending = memoryview(b"" if self._seekable else self._head)
+        """Go back to the first byte."""
+        self._pending = memoryview(b"" if self._seekable else self.head)
         if self._seekable:
             self._raw.seek(0)
 
@@ -99,7 +95,7 @@ class Handle:
         return self._raw.tell()
 
     def raise_failure(self, what: str) -> None:
-        """Raises what a read or seek raised, if any did."""
+        """Raise the failure, if there was one."""
         if self.failure is None:
             return
         if not isinstance(self.failure, Exception):  # Ctrl-C
@@ -107,7 +103,7 @@ class Handle:
         raise OSError(f"{self.name}: {what}: {self.failure!r}") from self.failure
 
     def close(self) -> None:
-        """Closes the file if we opened it."""
+        """Close the file if we opened it."""
         if self._owned:
             self._raw.close()
 
@@ -116,9 +112,7 @@ class Handle:
             return b""
         try:
             return self._raw.read(num) or b""
-        except (
-            BaseException
-        ) as error:  # can't cross FFmpeg's C code: kept, and raised by whoever reads through us
+        except BaseException as error:  # it can't cross FFmpeg's C code: `raise_failure` raises it later
             self.failure = error
             return b""
 
@@ -133,10 +127,7 @@ class Handle:
 def open_handle(source: Any, protocols: Sequence[str]) -> Handle:
     """A handle on a path, an allowed URL or a binary file object.
 
-    Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: from the file system, with the path.
-        ValueError: where the protocol is not in `protocols`, or the path is no regular file.
-        OSError: where a URL can't be read.
+    OSError if the file system or the network refuses it, ValueError for another protocol or a special file.
     """
     if isinstance(source, str | Path):
         text = str(source)
@@ -146,19 +137,17 @@ def open_handle(source: Any, protocols: Sequence[str]) -> Handle:
         return _open_path(unquote(urlsplit(text).path) if match else text, protocols)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        handle = Handle(source, name if isinstance(name, str) else f"<{type(source).__name__}>", owned=False)
-        return handle
+        return Handle(source, name if isinstance(name, str) else f"<{type(source).__name__}>", owned=False)
     raise TypeError(
         "source must be a path, a URL, a binary file object, Frames, Audio or an iterable of them, "
-        f"got {type(source).__name__}; wrap arrays with longcompress.media.reader.arrays"
+        f"got {type(source).__name__}; wrap arrays with longcompress.media.arrays"
     )
 
 
 def open_container(handle: Handle, max_pixels: int) -> InputContainer:
     """The opened container of `handle`.
 
-    Raises:
-        ValueError: for an empty file, a playlist, references to other files, or no known container.
+    ValueError for an empty file, a playlist, references to other files, or an unknown container.
     """
     handle.raise_failure("reading the header failed")
     if not handle.head:
@@ -170,29 +159,25 @@ def open_container(handle: Handle, max_pixels: int) -> InputContainer:
     if outside:
         _refuse(handle.name, f"an MP4/MOV that keeps its data elsewhere ({outside})")
     handle.rewind()
-    asked: list[str] = []
+    requests: list[str] = []  # further files that the container asks for
 
     def refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-        asked.append(url)
+        requests.append(url)
         raise PermissionError(f"{handle.name} asks for {url!r}")
 
     # Coded sizes are rounded up to blocks and may be padded, so the decoders' own limit is wider than ours.
     options = {"protocol_whitelist": "none", "max_pixels": str(2 * max_pixels + (1 << 20))}
     try:
         container = av.open(
-            handle,
-            options=options,
-            buffer_size=_BUFFER_BYTES,
-            io_open=refuse_open,
-            metadata_errors="replace",
+            handle, options=options, buffer_size=_BUFFER_BYTES, io_open=refuse_open, metadata_errors="replace"
         )
     except (av.FFmpegError, OSError) as error:
-        if asked:
-            _refuse(handle.name, f"a file that points to {asked[0]!r}")
+        if requests:
+            _refuse(handle.name, f"a file that points to {requests[0]!r}")
         handle.raise_failure("reading the header failed")
         raise ValueError(f"{handle.name}: {_why(handle, error)}") from error
     names = set(container.format.name.split(","))
-    if asked or names & _REFUSED_FORMATS:
+    if requests or names & _REFUSED_FORMATS:
         container.close()
         _refuse(handle.name, f"{container.format.long_name} ({container.format.name})")
     assert isinstance(container, InputContainer)
@@ -204,19 +189,15 @@ def _open_path(path: str, protocols: Sequence[str]) -> Handle:
         raise ValueError(
             f"{path}: protocol 'file' is not allowed, only {tuple(protocols)}; add it to protocols="
         )
-    mode = _stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a directory; name a file in it")
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is no regular file (a device or pipe); open it and pass the file object")
     return Handle(open(path, "rb", buffering=0), path, owned=True)
-
-
-def _stat(path: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {path}") from None
 
 
 def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
@@ -268,7 +249,8 @@ def _outside_reference(handle: Handle) -> str | None:
     handle.rewind()
     end = handle.num_bytes or 0
     stack = [(0, end)]
-    for _ in range(100_000):  # a hostile file must not keep us here
+    # Walk the boxes that may hold a `dref`; a bounded number of steps, for the file may be hostile.
+    for _ in range(100_000):
         if not stack:
             return None
         at, end = stack.pop()
@@ -290,9 +272,9 @@ def _outside_reference(handle: Handle) -> str | None:
             stack.append((body, min(at + size, end)))
         elif kind == b"dref":
             handle.seek(body)
-            found = _dref(handle.read(min(size - (body - at), 1 << 16)))
-            if found:
-                return found
+            reference = _dref(handle.read(min(size - (body - at), 1 << 16)))
+            if reference:
+                return reference
     return None
 
 

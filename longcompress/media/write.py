@@ -1,4 +1,4 @@
-"""Writes a video from what its frames and its audio are at any time: for synthetic videos."""
+"""Writes a video from functions of time, for synthetic videos."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..files import replacing
 
-# Containers that keep the instant 0 of frames and audio; .avi, .ts and .mpg were seen to shift one or both.
+# These containers keep the time 0 of frames and audio; .avi, .ts and .mpg shift the one or the other.
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 
 
@@ -27,10 +27,10 @@ def write(
     rate_hz: int,
     progress: bool = False,
 ) -> Path:
-    """The path, once the video (H.264, AAC) stands there whole; second by second, so in bounded memory.
+    """Write a video (H.264, AAC) second by second, so in bounded memory; the path, once the file is whole.
 
     Args:
-        path: where to; .mp4, .m4v, .mov or .mkv.
+        path: .mp4, .m4v, .mov or .mkv.
         frames: times (T,) in seconds -> (T, size_px, size_px, 3) RGB. Frame k is shown at k / rate_fps.
         samples: start and end in seconds -> (n,) in -1..1. The first sample is heard at 0.
         progress: whether to show a bar.
@@ -58,10 +58,10 @@ def write(
                 container.mux(video.encode(frame))
             wave = samples(second, min(second + 1, duration_s))
             if len(wave):
-                piece = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
-                piece.sample_rate, piece.pts = rate_hz, second * rate_hz
-                piece.time_base = Fraction(1, rate_hz)
-                container.mux(audio.encode(piece))
+                frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = rate_hz, second * rate_hz
+                frame.time_base = Fraction(1, rate_hz)
+                container.mux(audio.encode(frame))
         container.mux(video.encode())
         container.mux(audio.encode())
     return path

@@ -1,6 +1,7 @@
 """The haystack: what is shown or heard once in a long video, at a known depth, and whether a model finds it.
 
-Videos are those of `scenes`, drawn from a seed: nothing of anybody's. A video has needles of four kinds at each
+Videos are those of `scenes`, drawn from a seed: nothing of anybody's. A video has needles of four kinds at
+each
 depth: *frame* (an object shown once), *audio* (a sound heard once), *binding* (an object shown twice, a
 audio heard often, together once), *two_hop* (the sound that follows an object shown once). All else is
 distraction.

@@ -1,4 +1,5 @@
-"""How the synthetic videos of `scenes.py` look and audio: shapes, grounds, noise, voices, on plain numbers."""
+"""How the synthetic videos of `scenes.py` look and audio: shapes, grounds, noise, voices, on plain
+numbers."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -4,18 +4,16 @@ A `Scene` is a list of events. `frames`, `audio`, `patches` and `heard` give its
 T frame times, An audio windows, n samples; seconds from the start of the video, intervals half-open.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..files import replacing
 from ..media import write as media_write
 from ..types import Audio, Frames
 from . import render as paint
@@ -25,7 +23,6 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SOUNDS = ("bell", "hum", "beep", "rain", "chirp", "siren", "knock", "buzz", "whistle", "drum")
 
-VERSION = 1  # of the truth file
 GAP_S = 4.0  # at least this long between two events of the same name
 
 Float = NDArray[np.float64]
@@ -53,7 +50,7 @@ class SceneEvent:
 
     def __post_init__(self) -> None:
         if self.kind not in ("video", "audio"):
-            raise ValueError(f"SceneEvent.kind must be 'frame' or 'audio', got {self.kind!r}")
+            raise ValueError(f"SceneEvent.kind must be 'video' or 'audio', got {self.kind!r}")
         if self.name not in (OBJECTS if self.kind == "video" else SOUNDS):
             known = "OBJECTS" if self.kind == "video" else "SOUNDS"
             raise ValueError(
@@ -252,8 +249,8 @@ def write_video(
     rate_hz: int = 16000,
     progress: bool = False,
 ) -> Path:
-    """The path of a video of the scene, as `media_write.write` writes it; `read_truth` reads what it shows."""
-    path = media_write.write(
+    """The path of a video of the scene, as `media_write.write` writes it."""
+    return media_write.write(
         Path(path),
         lambda times: frames(scene, times, size_px=size_px),
         lambda start_s, end_s: audio(scene, start_s, end_s, rate_hz=rate_hz),
@@ -263,24 +260,6 @@ def write_video(
         rate_hz=rate_hz,
         progress=progress,
     )
-    with replacing(path.with_suffix(".truth.json")) as part:
-        part.write_text(json.dumps({"version": VERSION, **asdict(scene)}, indent=1))
-    return path
-
-
-def read_truth(path: str | Path) -> Scene:
-    """The scene that `write_video` wrote, from the video's path or the truth file's."""
-    path = Path(path) if str(path).endswith(".json") else Path(path).with_suffix(".truth.json")
-    if not path.exists():
-        raise FileNotFoundError(f"path: no truth file {path}; write_video leaves one beside each video")
-    data = json.loads(path.read_text())
-    if data.get("version") != VERSION:
-        raise ValueError(
-            f"{path} must have version {VERSION}, got {data.get('version')}; write the video again"
-        )
-    rows: list[dict[str, Any]] = data["events"]
-    events = [SceneEvent(**{**row, "path": tuple(tuple(point) for point in row["path"])}) for row in rows]
-    return Scene(data["seed"], data["duration_s"], tuple(events))
 
 
 # --- sampling of events

@@ -227,7 +227,7 @@ def test_what_is_still_to_be_trained_must_be_named(base, tmp_path):
     with pytest.raises(ValueError, match=r"leave 3 parameters unset: llm.time.gain"):
         apply(ours, tmp_path / "p.bin")
     apply(ours, tmp_path / "p.bin", fresh=["time"])
-    with pytest.raises(ValueError, match=r"fresh must be some of .*'frame'.*, got 'smell'"):
+    with pytest.raises(ValueError, match=r"fresh must be some of .*'video'.*, got 'smell'"):
         apply(ours, tmp_path / "p.bin", fresh=["smell"])
 
 
@@ -287,12 +287,12 @@ def test_the_command_saves_a_model_to_train_on(base, tmp_path, capsys):
     adapter = stage(tmp_path / "stage2", 2)
     parts = {name: base[name] for name in ("video", "llm")}
     words = ["weights", "apply", "vtimellm", "--base", json.dumps(parts), "--out", str(tmp_path / "out")]
-    words += ["--device", "cpu", "--weights", json.dumps([str(tmp_path / "p.bin"), str(tmp_path / "stage2")])]
+    words += ["--device", "cpu", "--weights", str(tmp_path / "p.bin"), str(tmp_path / "stage2")]
     assert main(words) == 0 and "vtimellm with 2 stages" in capsys.readouterr().out
     again = lc.load(tmp_path / "out", device="cpu")
     assert_projector(again, "mm_projector", projector)
     assert_lm(again, merged(adapter))
-    assert main([*words[:-1], '["gone"]']) == 3 and "no file or folder gone" in capsys.readouterr().err
+    assert main([*words[:-1], "gone"]) == 3 and "no file or folder gone" in capsys.readouterr().err
 
 
 class Evil:
@@ -404,7 +404,7 @@ def test_bad_weights_are_refused(bad, model, case):
 
 
 def test_weights_are_for_published_models_that_are_not_quantized(base, tmp_path):
-    with pytest.raises(ValueError, match=r"weights are for published models.*'tiny'.*released\.apply"):
+    with pytest.raises(ValueError, match=r"weights are for published models.*'tiny'.*checkpoints\.apply"):
         lc.load("tiny", weights=tmp_path)
     stage_1(tmp_path / "p.bin")
     stage(tmp_path / "s", 2)

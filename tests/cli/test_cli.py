@@ -13,12 +13,17 @@ from pathlib import Path
 import pytest
 from transformers.utils import logging
 
+import longcompress as lc
 from longcompress.cli import doctor
 from longcompress.cli import main as cli
-from longcompress.cli import parser as cli_parser
+from longcompress.cli.common import Failed
+from longcompress.cli.output import cited
+from longcompress.cli.parser import Group, documented, find
 from longcompress.memory import VideoMemory
 from longcompress.session import Session
 from longcompress.synthetic import scenes
+from longcompress.train.shards.index import load_index
+from longcompress.train.shards.sample import read_sample
 from longcompress.types import Cite
 
 import models
@@ -78,7 +83,7 @@ class TestInfo:
         words = (
             "info",
             "HERE/video.mp4",
-            "--rate-fps",
+            "--media.rate_fps",
             "400",
             "--merge.tokens_per_segment",
             '{"video": 9000, "*": 9}',
@@ -125,15 +130,28 @@ class TestCompress:
         assert "1 of 2 videos could not be read" in err
         assert [p.name for p in (tmp_path / "new").iterdir()] == ["video.lcm"]
 
-    def test_flags_change_what_is_looked_at(self, run, tmp_path):
+    def test_flags_and_a_file_change_the_config(self, run, tmp_path):
         words = ("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm", "--json", "--budget", "30")
+        config = tmp_path / "config.yaml"
+        config.write_text("media: {rate_fps: 0.5}\nmerge: {schedule: [3, 2]}\n")
         raw = [
             lines(run(*words, *more)[1])[0]["raw_tokens"]
-            for more in ([], ["--rate-fps", "2"], ["--media.rate_fps=2"], ["--media.rate-fps", "0.5"])
+            for more in (
+                [],
+                ["--media.rate_fps", "2"],
+                ["--media.rate_fps=2"],
+                ["--media.rate-fps", "0.5"],
+                ["--config", config],
+                ["--config", config, "--media.rate_fps", "2"],
+            )
         ]
-        assert raw[1] == raw[2] == raw[0] + 12 * 4
-        assert raw[3] == raw[0] - 6 * 4
-        for more in (["--budget-share", "novelty"], ["--merge.score", "cosine", "--segments.length_s", "8"]):
+        assert raw[1] == raw[2] == raw[5] == raw[0] + 12 * 4
+        assert raw[3] == raw[4] == raw[0] - 6 * 4
+        for more in (
+            ["--budget.allocation", "novelty"],
+            ["--merge.schedule", "[9, 4]"],
+            ["--merge.score", "cosine", "--segments.length_s", "8"],
+        ):
             assert lines(run(*words, *more)[1])[0]["tokens"] == 30
 
     def test_an_interrupt_leaves_nothing(self, run, tmp_path, monkeypatch):
@@ -144,7 +162,7 @@ class TestCompress:
             code, out, err = run("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm")
         finally:
             signal.signal(signal.SIGINT, before)
-        assert (code, out, err) == (130, "", "longcompress: interrupted: nothing half-written was left\n")
+        assert (code, out, err) == (130, "", "longcompress: interrupted: no half-written file was left\n")
         assert not list(tmp_path.iterdir())
 
     def test_a_full_disk_leaves_nothing(self, run, tmp_path, monkeypatch):
@@ -205,7 +223,7 @@ class TestAsk:
 
     def test_cites_that_touch_are_one_stretch(self):
         cites = [Cite("video", 0, 2.0, 4.0), Cite("audio", 0, 4.0, 5.0), Cite("video", 1, 0.0, 1.0)]
-        assert cli.cited(cites) == [(0.0, 1.0, "1 video"), (2.0, 5.0, "1 video, 1 audio")]
+        assert cited(cites) == [(0.0, 1.0, "1 video"), (2.0, 5.0, "1 video, 1 audio")]
 
 
 class TestEvents:
@@ -277,82 +295,120 @@ class TestPlot:
         assert run("plot", "HERE/video.lcm", "--original", "nowhere.mp4", "--out", tmp_path)[0] == 3
 
 
-def test_scenes(run, tmp_path):
-    words = (
-        "synthesize",
-        "--out",
-        tmp_path / "new",
-        "--seconds",
-        "2",
-        "--num",
-        "2",
-        "--seed",
-        "5",
-        "--size",
-        "64",
-    )
-    code, out, _ = run(*words, "--fps", "4", "--json", model=False)
-    told = lines(out)
+def test_synthesize_then_make_shards(run, tmp_path):
+    """The folder is one of records: `shards make` reads it as it is."""
+    words = ("synthesize", "--out", tmp_path / "new", "--seconds", "12", "--num", "2", "--seed", "5")
+    code, out, _ = run(*words, "--size", "64", "--fps", "4", "--json", model=False)
+    reports = lines(out)
     assert code == 0
-    assert [t["seed"] for t in told] == [5, 6]
-    for one in told:
-        assert len(scenes.read_truth(one["video"]).events) == one["events"]
-    assert len(list((tmp_path / "new").iterdir())) == 4
+    assert [report["seed"] for report in reports] == [5, 6]
+    names = ["scene_0005.json", "scene_0005.mp4", "scene_0006.json", "scene_0006.mp4"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    code, out, _ = run("shards", "make", tmp_path / "new", "--out", tmp_path / "shards")
+    assert (code, "2 samples in 1 shards" in out) == (0, True)
+    index = load_index(tmp_path / "shards")
+    for report, number in zip(reports, range(2), strict=True):
+        events = scenes.make_scene(report["seed"], 12.0).events
+        record = read_sample(index.read(number), "here").record
+        assert [(e["start_s"], e["end_s"], e["text"]) for e in record["events"]] == sorted(
+            (e.start_s, e.end_s, e.name) for e in events
+        )
+        assert len(events) == report["events"] > 0
     code, _, err = run("synthesize", "--out", tmp_path, "--num", "0", model=False)
     assert code == 2
     assert "--num must be > 0, got 0" in err
 
 
-def test_demo_hands_over(run, tmp_path, monkeypatch):
-    given = {}
-
-    def demo(out, **options):
-        print("a table")
-        given.update(options, out=out)
-        return {"questions": []}
-
-    monkeypatch.setattr("longcompress.cli.demo.demo", demo)
-    code, out, err = run("demo", "--out", tmp_path, "--minutes", "0.5", "--json")
-    assert (code, json.loads(out), err) == (0, {"questions": []}, "a table\n")
-    assert (given["out"], given["minutes"], given["budget"]) == (tmp_path, 0.5, 1024)
+def test_demo(run, tmp_path):
+    words = ("demo", "--out", tmp_path, "--minutes", "0.5", "--budget", "100", "--json")
+    code, out, err = run(*words, model=False)
+    report = json.loads(out)
+    assert code == 0 and "Estimate before decoding" in err and "wrote" in err
+    assert set(report["questions"][0]) == {"kind", "question", "answer", "truth", "right"}
+    assert {Path(file).name for file in report["files"]} == {path.name for path in tmp_path.iterdir()}
+    assert {"video.mp4", "video.json", "video.lcm", "events.srt", "merged.png"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
-def test_train_hands_over_the_recipe(run, tmp_path, monkeypatch):
-    from longcompress.train.tiny import recipe as tiny
+class TestTrain:
+    @pytest.fixture
+    def recipes(self, monkeypatch):
+        """The recipes that trainings were called with, and their other arguments; nothing is trained."""
+        from longcompress.train import stages
+        from longcompress.train.engine import Engine
+        from longcompress.train.tiny import recipe as tiny
 
-    given = {}
+        calls = []
 
-    def train_tiny(out, recipe, *, start):
-        given.update(recipe=recipe, start=start)
-        return out / "model"
+        def train_tiny(out, recipe, **options):
+            calls.append((recipe, options))
+            return out / "model"
 
-    monkeypatch.setattr(tiny, "train_tiny", train_tiny)
-    words = (
-        "train",
-        "tiny",
-        "--out",
-        tmp_path,
-        "--start",
-        "lm",
-        "--recipe.clips",
-        "3",
-        "--recipe.video.steps=7",
-    )
-    code, out, _ = run(*words, "--json", model=False)
-    assert (code, json.loads(out)) == (0, {"model": f"{tmp_path}/model"})
-    assert given["start"] == "lm"
-    assert (given["recipe"].clips, given["recipe"].frame.steps) == (3, 7)
-    assert isinstance(given["recipe"], tiny.TinyRecipe)
-    assert given["recipe"].mixes  # from the file
+        def train_stage(model, recipe, out, **options):
+            calls.append((recipe, options))
+            return out / "model"
 
+        monkeypatch.setattr(tiny, "train_tiny", train_tiny)
+        monkeypatch.setattr(stages, "train_stage", train_stage)
+        monkeypatch.setattr(Engine, "load", lambda *_: None)
+        return calls
 
-def test_bench_hands_over_its_words(run, monkeypatch):
-    words = []
-    monkeypatch.setattr("longcompress.eval.runner.merge_quality.main", lambda: words.extend(sys.argv))
-    before = list(sys.argv)
-    assert run("bench", "quality", "--minutes", "3", model=False)[0] == 0
-    assert words == ["longcompress bench quality", "--minutes", "3"]
-    assert sys.argv == before
+    def test_flags_are_fields_of_the_recipe(self, run, tmp_path, recipes):
+        words = (
+            "train",
+            "boundary",
+            "--out",
+            tmp_path,
+            "--shards",
+            "a",
+            "b",
+            "--weights",
+            "3",
+            "1",
+            "--lr",
+            "0.5",
+        )
+        more = ("--engine.workers", "2", "--engine.bf16", "--questions.kinds", '{"qa": 1}', "--engine.report")
+        code, out, _ = run(*words, *more, "--resume", "--json", model=False)
+        assert (code, json.loads(out)) == (0, {"model": f"{tmp_path}/model"})
+        recipe, options = recipes[0]
+        assert (recipe.shards, recipe.weights, recipe.lr) == (["a", "b"], [3.0, 1.0], 0.5)
+        assert (recipe.engine.workers, recipe.engine.bf16, recipe.engine.report) == (2, True, [])
+        assert recipe.questions.kinds == {"qa": 1.0} and recipe.lora["r"] == 64  # from the file
+        assert options == {"resume": True}
+
+    def test_a_file_and_a_bool_that_is_false(self, run, tmp_path, recipes):
+        (tmp_path / "mine.yaml").write_text("merge_lora: true\nsteps: 7\n")
+        words = ("train", tmp_path / "mine.yaml", "--out", tmp_path, "--merge-lora", "false")
+        assert run(*words, model=False)[0] == 0
+        assert (recipes[0][0].steps, recipes[0][0].merge_lora) == (7, False)
+
+    def test_the_embedded_model(self, run, tmp_path, recipes):
+        words = ("train", "tiny", "--out", tmp_path, "--start", "lm", "--clips", "3", "--video.steps=7")
+        assert run(*words, model=False)[0] == 0
+        recipe, options = recipes[0]
+        assert (recipe.clips, recipe.video.steps, options) == (3, 7, {"start": "lm"})
+        assert recipe.mixes  # from the file
+        code, _, err = run("train", "tiny", "--out", tmp_path, "--resume", model=False)
+        assert (code, "it has --start alone" in err) == (2, True)
+        code, _, err = run("train", "align", "--out", tmp_path, "--start", "lm", model=False)
+        assert (code, "--start is for the embedded model" in err) == (2, True)
+
+    def test_wrong_recipes(self, run, tmp_path):
+        (tmp_path / "a.yaml").write_text("lrr: 1\n")
+        (tmp_path / "b.yaml").write_text("{")
+        for words, code, message in (
+            (["nope"], 2, "no recipe 'nope'; give one of align, boundary"),
+            (["./nope.yaml"], 3, "no recipe nope.yaml"),
+            ([tmp_path / "a.yaml"], 2, "unknown key 'lrr'"),
+            ([tmp_path / "b.yaml"], 2, "must be YAML or JSON"),
+            (["align", "--lrr", "1"], 2, "unrecognized arguments: --lrr 1; did you mean --lr?"),
+            (["align", "--lr", "fast"], 2, "--lr must be float, got fast; see longcompress train --help"),
+            (["align", "--engine.workers", "-1"], 2, "workers >= 0"),
+        ):
+            got, _, err = run("train", *words, "--out", tmp_path, model=False)
+            assert (got, message in err) == (code, True), err
 
 
 class TestDoctor:
@@ -368,8 +424,8 @@ class TestDoctor:
         assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(told)
 
     def test_what_is_missing_is_told_with_the_command(self, run, monkeypatch):
-        monkeypatch.setitem(doctor.NEEDED, "no-such-package", ">=1.2")
-        monkeypatch.setitem(doctor.EXTRAS["plot"], "matplotlib", ">=99")
+        monkeypatch.setattr(doctor, "NEEDED", [*doctor.NEEDED, "no-such-package>=1.2"])
+        monkeypatch.setitem(doctor.EXTRAS, "plot", ["matplotlib>=99"])
         code, out, _ = run("doctor", "--json", model=False)
         told = {c["name"]: c for c in json.loads(out)["checks"]}
         assert code == 1
@@ -396,7 +452,7 @@ class TestDoctor:
     )
     def test_versions(self, found, spec, status, monkeypatch):
         monkeypatch.setattr(doctor, "version", lambda _: found)
-        monkeypatch.setattr(doctor, "NEEDED", {"thing": spec})
+        monkeypatch.setattr(doctor, "NEEDED", [f"thing{spec}"])
         (check,) = [c for c in doctor.examine() if c.name == "thing"]
         assert check.status == status
 
@@ -409,22 +465,28 @@ class TestDoctor:
         def split(specs):
             return {re.sub(r"\[\w+\]", "", s) for s in specs}
 
-        assert split(needed) == {name + spec for name, spec in doctor.NEEDED.items()}
+        assert split(needed) == set(doctor.NEEDED)
         for extra, packages in doctor.EXTRAS.items():
-            assert split(lists[extra]) == {name + spec for name, spec in packages.items()}
+            assert split(lists[extra]) == set(packages)
 
 
 WRONG = [
-    (2, ["foo"], "invalid choice: 'foo'"),
+    (2, ["foo"], "no command 'foo'; longcompress has compress, ask"),
+    (2, ["eval"], "a command is missing; longcompress eval has run, score"),
+    (2, ["eval", "foo"], "no command 'foo'; longcompress eval has run, score"),
     (2, ["compress"], "needs FILES and --out; see longcompress compress --help"),
-    (2, ["info", "HERE/video.mp4", "--rate-fps", "fast"], "--rate-fps: Expected a float. Got value: fast"),
+    (2, ["info", "HERE/video.mp4", "--media.rate_fps", "fast"], "--media.rate_fps must be float, got fast"),
     (
         2,
-        ["info", "HERE/video.mp4", "--decode", "best"],
-        "--decode: Expected a Literal['exact', 'nonref', 'keyframe']",
+        ["info", "HERE/video.mp4", "--media.decode", "best"],
+        "--media.decode must be Literal['exact', 'nonref', 'keyframe'], got best; see "
+        "longcompress info --help",
     ),
-    (2, ["info", "HERE/video.mp4", "--media.size_px", "8"], "unrecognized arguments: --media.size_px 8"),
-    (2, ["info", "HERE/video.mp4", "--rate-fps", "0"], "rate_fps must be > 0, got 0"),
+    (2, ["info", "HERE/video.mp4", "--rate-fps", "8"], "did you mean --media.rate_fps?"),
+    (2, ["info", "HERE/video.mp4", "--media.size_px", "8"], "changes must be fields of"),
+    (2, ["info", "HERE/video.mp4", "--media.rate_fps", "0"], "rate_fps must be > 0, got 0"),
+    (3, ["info", "HERE/video.mp4", "--config", "none.yaml"], "config: no file none.yaml"),
+    (2, ["info", "HERE/video.mp4", "--config", "HERE/wrong.yaml"], "media.rate_fps must be float, got fast"),
     (2, ["info", "HERE/video.mp4", "--budget", "2"], "budget must be at least"),
     (2, ["info", "HERE/video.mp4", "--device", "cuda:77"], "--device cuda:77 can't be used"),
     (2, ["compress", "HERE/video.mp4", "--out", "HERE/x.mp4"], "--out must end in .lcm"),
@@ -453,6 +515,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("code", "words", "message"), WRONG, ids=[" ".join(w) for _, w, _ in WRONG])
 def test_what_is_wrong_is_one_line_and_a_code(run, here, code, words, message):
+    (here / "wrong.yaml").write_text("media: {rate_fps: fast}")
     (here / "broken.lcm").write_bytes((here / "video.lcm").read_bytes()[:-9])
     got, out, err = run(
         *words, model=words[0] in ("info", "ask") or (words[0] == "compress" and len(words) > 1)
@@ -478,20 +541,16 @@ def test_a_package_that_is_not_there(run, monkeypatch):
 
 
 def test_debug_shows_where(run):
-    with pytest.raises(cli.Failed, match="no file"):
+    with pytest.raises(Failed, match="no file"):
         run("info", "none.mp4", "--debug")
 
 
 def test_warnings_are_one_line_each(run, monkeypatch):
-    def doctor(*, json: bool = False) -> None:
-        """Warns.
-
-        Args:
-            json: not used.
-        """
+    def doctor() -> None:
+        """Warns."""
         warnings.warn("something\nodd", stacklevel=1)
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", doctor)
+    monkeypatch.setitem(cli.COMMANDS.commands, "doctor", doctor)
     code, out, err = run("doctor", model=False)
     assert (code, out, err) == (0, "", "longcompress: warning: something odd\n")
 
@@ -506,31 +565,53 @@ def test_a_reader_that_had_enough_is_no_error(here):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_tells_every_flag(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([name, "--help"])
-    out = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0
-    for parameter, note in cli_parser._documented(cli.COMMANDS[name]).items():
-        if parameter != "rest":
-            assert note.split(".")[0].split(";")[0][:30] in out
+def commands_of(group, *words):
+    """The words of all commands."""
+    for name, command in group.commands.items():
+        yield from commands_of(command, *words, name) if isinstance(command, Group) else [(*words, name)]
+
+
+@pytest.mark.parametrize("words", commands_of(cli.COMMANDS), ids=" ".join)
+def test_help_has_a_short_usage_and_every_note(words, capsys):
+    assert cli.main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: longcompress ") and text.splitlines()[1] == ""
+    out = " ".join(text.split())
+    for note in documented(find(words, cli.COMMANDS)[1]).values():
+        assert note.replace("%%", "%").split(".")[0].split(";")[0][:30] in out
+    if "--out OUT" in text.splitlines()[0]:  # what is needed comes first
+        assert re.findall(r"^  (--[\w-]+)", text, re.M)[0] == "--out"
+
+
+def test_groups_list_their_commands(capsys):
+    assert cli.main(["bench", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "\n  kernels " in out and "\n  throughput " in out and "\n  report " in out
+
+
+def test_config_lists_the_fields_that_can_change(run):
+    code, out, _ = run("config", model=False)
+    assert code == 0
+    for field in ("--media.rate_fps", "--merge.schedule", "--segments.length_s", "--budget.allocation"):
+        assert field in out
+    assert "size_px" not in out
 
 
 def test_nothing_to_do_is_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([])
-    assert stop.value.code == 0
+    assert cli.main([]) == 0
     assert "Exit codes:" in capsys.readouterr().out
 
 
-def test_the_module_is_the_command_and_starts_light():
-    """--help imports neither torch nor transformers."""
-    words = [sys.executable, "-X", "importtime", "-m", "longcompress", "--help"]
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_the_module_is_the_command_and_starts_light(word):
+    """--help and --version import neither torch nor transformers."""
+    words = [sys.executable, "-X", "importtime", "-m", "longcompress", word]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for name in cli.COMMANDS:
-        assert f"\n    {name} " in done.stdout
+    if word == "--version":
+        assert done.stdout == f"longcompress {lc.__version__}\n"
+    else:
+        assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS.commands)
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "jsonargparse" in imported
     assert not {"torch", "transformers", "av", "matplotlib"} & imported

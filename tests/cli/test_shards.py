@@ -19,7 +19,15 @@ def made(tmp_path_factory):
     (where / "in").mkdir()
     for name in ("a.mp4", "b.mp4"):
         videos.write(where / "in" / name, videos.Video())
-    words = ["shards", "make", str(where / "in"), "--out", str(where / "out"), "--detail", '{"*": 9}']
+    words = [
+        "shards",
+        "make",
+        str(where / "in"),
+        "--out",
+        str(where / "out"),
+        "--tokens-per-segment",
+        '{"*": 9}',
+    ]
     codes = [main([*words, "--shard", f"{i}/2"]) for i in range(2)]
     (where / "in" / "c.mp4").write_bytes(b"none")
     return where, [*codes, main(words)]
@@ -60,9 +68,7 @@ def test_encoders_compute_in_the_dtype_and_threads_that_are_asked_for(made, tmp_
             words = ["shards", "make", str(tmp_path / "in"), "--out", str(tmp_path / dtype)]
             assert main([*words, "--dtype", dtype, "--threads", "1"]) == 0
             assert torch.get_num_threads() == 1
-            kept[dtype] = (
-                read_sample(load_index(tmp_path / dtype).read(0), "here").hold.pieces[0].groups["video"]
-            )
+            kept[dtype] = read_sample(load_index(tmp_path / dtype).read(0), "here").chunks[0].groups["video"]
     finally:
         torch.set_num_threads(threads)
     wide, narrow = (kept[dtype].metric for dtype in ("float32", "bfloat16"))
@@ -94,7 +100,7 @@ def test_convert_then_make(made, tmp_path, capsys):
     where, _ = made
     given = {name: {"duration": 4.0, "timestamps": [[1, 2]], "sentences": ["beep"]} for name in ("a", "gone")}
     (tmp_path / "in.json").write_text(json.dumps(given))
-    words = ["--shape", "events", "--videos", str(where / "in"), "--out", str(tmp_path / "r.jsonl")]
+    words = ["--format", "events", "--videos", str(where / "in"), "--out", str(tmp_path / "r.jsonl")]
     assert main(["shards", "convert", str(tmp_path / "in.json"), *words]) == 0
     out, err = capsys.readouterr()
     assert "1 records, 1 videos are not in" in out and "no video gone" in err

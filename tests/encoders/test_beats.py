@@ -46,17 +46,17 @@ def encoder(full):
 
 
 @pytest.fixture(scope="module")
-def clip_cache():
+def mel():
     """(2, 512, 128) of sounds that change."""
     loud = torch.linspace(0.01, 0.5, 82160) * normal(2, 82160, seed=3)
     return beats_filters(loud.clamp(-1, 1))
 
 
 @pytest.fixture(scope="module")
-def wanted(full, clip_cache):
-    """Frames -> what the formulas give for so many of the first window."""
+def reference(full, mel):
+    """Frames -> what the formulas give for this many of the first window."""
     entries = wide(full[0])
-    return {num: beats(entries, CFG, clip_cache[0, :num].double().numpy()) for num in (512, 333, 21)}
+    return {num: beats(entries, CFG, mel[0, :num].double().numpy()) for num in (512, 333, 21)}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,7 @@ def small():
     """(entries, encoder) of small sizes."""
     model = random_model(SMALL, seed=5)
     torch.manual_seed(1)
-    made = Beats(SIZES).eval()
-    return model, made
+    return model, Beats(SIZES).eval()
 
 
 @pytest.fixture
@@ -86,24 +85,24 @@ def write(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("num", [512, 333, 21])
-def test_a_window_alone(encoder, clip_cache, wanted, num):
-    got = encoder(clip_cache[:1, :num])
+def test_a_window_alone(encoder, mel, reference, num):
+    got = encoder(mel[:1, :num])
     assert got.shape == (1, encoder.num_patches(num), 768) and got.dtype == torch.float32
-    assert_close(f"{num} frames", got[0], wanted[num], rel=1e-5)
-    assert_within(f"{num} frames", got[0], wanted[num], 1e-4)
+    assert_close(f"{num} frames", got[0], reference[num], rel=1e-5)
+    assert_within(f"{num} frames", got[0], reference[num], 1e-4)
 
 
 @torch.no_grad()
-def test_windows_together(encoder, clip_cache, wanted):
-    got = encoder(clip_cache[:, :333])
-    assert_close("first", got[0], wanted[333], rel=1e-5)
-    assert_close("second", got[1], encoder(clip_cache[1:, :333])[0], rel=1e-5)
+def test_windows_together(encoder, mel, reference):
+    got = encoder(mel[:, :333])
+    assert_close("first", got[0], reference[333], rel=1e-5)
+    assert_close("second", got[1], encoder(mel[1:, :333])[0], rel=1e-5)
 
 
 @torch.no_grad()
-def test_padded_windows_are_windows_alone(encoder, clip_cache, wanted):
+def test_padded_windows_are_windows_alone(encoder, mel, reference):
     lengths = (512, 333, 21)
-    both = clip_cache[:1].repeat(3, 1, 1)
+    both = mel[:1].repeat(3, 1, 1)
     padding = torch.zeros(3, 512, dtype=torch.bool)
     for row, num in enumerate(lengths):
         padding[row, num:] = True
@@ -111,15 +110,15 @@ def test_padded_windows_are_windows_alone(encoder, clip_cache, wanted):
     got = encoder(both, padding)
     for row, num in enumerate(lengths):
         heard = encoder.num_patches(num)
-        assert_close(f"{num} frames", got[row, :heard], wanted[num], rel=1e-5)
+        assert_close(f"{num} frames", got[row, :heard], reference[num], rel=1e-5)
         assert not got[row, heard:].any()
         assert (~encoder.patch_padding(padding))[row].sum() == heard
 
 
 @torch.no_grad()
-def test_bfloat16(full, clip_cache):
+def test_bfloat16(full, mel):
     """In bfloat16 throughout, against the same rounded weights in float32."""
-    rounded = clip_cache[:1].bfloat16()
+    rounded = mel[:1].bfloat16()
     exact = Beats.from_pretrained(full[1], dtype=torch.bfloat16)
     got = exact(rounded)
     assert got.dtype == torch.bfloat16
@@ -340,9 +339,9 @@ def test_another_architecture_is_refused(write, change, message):
         Beats.from_pretrained(write(cfg=SMALL | change))
 
 
-@pytest.mark.parametrize("given", [{"model": {}}, {"cfg": {}, "model": [1]}, {"state_dict": {}}, [1, 2]])
-def test_another_kind_of_torch_file_is_refused(tmp_path, given):
-    torch.save(given, tmp_path / "x.pt")
+@pytest.mark.parametrize("content", [{"model": {}}, {"cfg": {}, "model": [1]}, {"state_dict": {}}, [1, 2]])
+def test_another_kind_of_torch_file_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"x.pt must hold dicts 'cfg' and 'model' as BEATs' files do, got"):
         Beats.from_pretrained(tmp_path / "x.pt")
 
@@ -379,12 +378,12 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, zipped):
 @pytest.mark.parametrize("zipped", [True, False, None])
 def test_code_in_a_pickle_is_not_run(tmp_path, zipped):
     path, trace = tmp_path / "x.pt", tmp_path / "trace"
-    given = {"cfg": SMALL, "model": random_model(SMALL, seed=5) | {"layer_norm.bias": Code(trace)}}
+    content = {"cfg": SMALL, "model": random_model(SMALL, seed=5) | {"layer_norm.bias": Code(trace)}}
     if zipped is None:
         path.write_bytes(pickle.dumps(Code(trace)))
         message = "is cut off or not what torch.save writes|asks for"
     else:
-        torch.save(given, path, _use_new_zipfile_serialization=zipped)
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
         message = (
             r"hold tensors and plain values only, but its pickle asks for posix.mkdir; nothing of it was run"
         )
@@ -439,28 +438,28 @@ def test_other_dtypes_are_refused(write):
 
 
 @pytest.mark.parametrize(
-    ("clip_cache", "padding", "message"),
+    ("mel", "padding", "message"),
     [
         (
             torch.zeros(512, 128),
             None,
-            r"clip cache must be \(A, L, 128\) float, got \(512, 128\) torch.float32; make it",
+            r"mel must be \(A, L, 128\) float, got \(512, 128\) torch.float32; make it",
         ),
         (torch.zeros(1, 512, 80), None, r"got \(1, 512, 80\)"),
         (torch.zeros(1, 512, 128, dtype=torch.int64), None, "torch.int64"),
         (
             torch.zeros(2, 15, 128),
             None,
-            "clip cache must have at least 16 frames, one patch, got 15; pad shorter audio",
+            "mel must have at least 16 frames, one patch, got 15; pad shorter audio",
         ),
         (
             torch.zeros(2, 32, 128),
             torch.zeros(2, 31).bool(),
-            r"padding must be \(A, L\) = \(2, 32\) bool like clip cache",
+            r"padding must be \(A, L\) = \(2, 32\) bool like mel",
         ),
         (torch.zeros(2, 32, 128), torch.zeros(2, 32), r"got \(2, 32\) torch.float32"),
     ],
 )
-def test_bad_input_is_refused(small, clip_cache, padding, message):
+def test_bad_input_is_refused(small, mel, padding, message):
     with pytest.raises(ValueError, match=message):
-        small[1](clip_cache, padding)
+        small[1](mel, padding)

@@ -1,4 +1,4 @@
-"""Wrong bases are told by what they are; encoders alone make the same features."""
+"""The error for a wrong base says what it is; encoders alone make the same features."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 
 import longcompress as lc
 from longcompress.checkpoints.architectures import config_of, encoders_of
-from longcompress.session import compress, compressed
+from longcompress.session import compress, read_session
 
 from models import published
 from videos import Video, write
@@ -35,7 +35,7 @@ def base(tmp_path_factory):
         ("vtimellm", "video", "empty", "no config.json in this folder"),
     ],
 )
-def test_a_wrong_encoder_is_told_by_what_it_is(base, tmp_path, name, part, other, message):
+def test_the_error_for_a_wrong_encoder_says_what_it_is(base, tmp_path, name, part, other, message):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "config.json").write_text(json.dumps({"model_type": "vit"}))
     (tmp_path / "empty").mkdir()
@@ -68,7 +68,7 @@ def test_encoders_alone_make_the_features_of_the_whole(base, tmp_path):
     assert alone.identity() == whole.identity() and alone.device == whole.device
     path = write(tmp_path / "video.mkv", Video())
     want = compress(whole, path, progress=False).streams
-    got, _, _ = alone.compressor.compress_to(compressed(alone, path, progress=False)[0].held(), 2048)
+    got = read_session(alone, path, budget=2048, progress=False).state().compress(2048).streams
     assert set(got) == set(want) == {"video", "audio", "speech"}
     assert all(torch.equal(got[name].x, want[name].x) for name in want)
     with pytest.raises(AttributeError, match="this model has encoders alone"):

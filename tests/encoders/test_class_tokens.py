@@ -15,8 +15,8 @@ CONFIG = VisionConfig(tokens="class", metric_width=8, batch_size=4)
 
 @pytest.fixture
 def frames():
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (3, 16, 16, 3), generator=draw, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 16, 16, 3), generator=generator, dtype=torch.uint8)
     return Frames(pixels, torch.arange(3, dtype=torch.float64), 1.0)
 
 

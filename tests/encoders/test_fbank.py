@@ -31,11 +31,11 @@ def kaldi(samples: Tensor) -> Tensor:
     frames.dither, frames.window_type, frames.snip_edges = 0, "povey", True
     options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = BANDS, 20, 0
     options.use_energy = False
-    clip_cache = kaldi_native_fbank.OnlineFbank(options)
-    clip_cache.accept_waveform(16000, (samples * 32768).tolist())
-    clip_cache.input_finished()
+    filters = kaldi_native_fbank.OnlineFbank(options)
+    filters.accept_waveform(16000, (samples * 32768).tolist())
+    filters.input_finished()
     return torch.from_numpy(
-        np.array([clip_cache.get_frame(i) for i in range(clip_cache.num_frames_ready)]).reshape(-1, BANDS)
+        np.array([filters.get_frame(i) for i in range(filters.num_frames_ready)]).reshape(-1, BANDS)
     )
 
 

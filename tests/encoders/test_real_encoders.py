@@ -53,8 +53,8 @@ def test_dinov2_sees_that_an_object_came(eyes):
 
 
 def test_whisper_tokens_are_means_of_its_positions(ears):
-    draw = torch.Generator().manual_seed(0)
-    samples = 0.1 * torch.randn(16000 * 7, generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    samples = 0.1 * torch.randn(16000 * 7, generator=generator)
     got = ears.encode(Audio(samples, 30.0))
     assert got.tokens.x.shape == (7, 384) and got.metric.shape == (7, 64)
     assert got.tokens.start_s.tolist() == [30.0 + k for k in range(7)]

@@ -27,22 +27,22 @@ TABLE = {
 def noise(seconds: float, seed: int = 0) -> torch.Tensor:
     """Audio that grows louder."""
     num = round(seconds * RATE)
-    draw = torch.Generator().manual_seed(seed)
-    return (torch.randn(num, generator=draw) * torch.linspace(0.01, 0.3, num)).clamp(-1, 1)
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(num, generator=generator) * torch.linspace(0.01, 0.3, num)).clamp(-1, 1)
 
 
 def streamed(encoder, parts: list[Audio]) -> Encoded:
     """All that a stream of the encoder gives of these parts."""
     stream = Stream(encoder)
-    given = [encoded for part in parts for encoded in stream.push(part)] + stream.flush()
+    encoded = [e for part in parts for e in stream.push(part)] + stream.flush()
     assert stream.num_pending == 0
-    return Encoded.join(given)
+    return Encoded.join(encoded)
 
 
 def in_parts(samples: torch.Tensor, num: int, seed: int, start_s: float = 0.0) -> list[Audio]:
-    """The samples in so many parts, cut anywhere."""
-    draw = random.Random(seed)
-    cuts = [0, *sorted(draw.sample(range(1, len(samples)), num - 1)), len(samples)]
+    """The samples in `num` parts, cut anywhere."""
+    rng = random.Random(seed)
+    cuts = [0, *sorted(rng.sample(range(1, len(samples)), num - 1)), len(samples)]
     return [Audio(samples[a:b], start_s + a / RATE) for a, b in pairwise(cuts)]
 
 
@@ -56,14 +56,18 @@ def same(a: Encoded, b: Encoded) -> bool:
 
 @pytest.mark.parametrize("tail", ["kept", "released"])
 @pytest.mark.parametrize("seconds", TABLE)
-def test_there_are_as_many_tokens_as_the_tables_say(seconds, tail):
+def test_the_number_of_tokens_is_that_of_the_tables(seconds, tail):
     samples = noise(seconds)
-    for encoder, (released, kept) in (
+    for encoder, (num_released, num_all) in (
         (hearing(tail=tail), TABLE[seconds][:2]),
         (listening(tail=tail), TABLE[seconds][2:]),
     ):
         got = streamed(encoder, [Audio(samples, 0.0)])
-        assert len(got) == (released if tail == "released" else kept) == encoder.num_tokens(seconds, MEDIA)
+        assert (
+            len(got)
+            == (num_released if tail == "released" else num_all)
+            == encoder.num_tokens(seconds, MEDIA)
+        )
         assert got.tokens.x.isfinite().all() and (got.tokens.end_s > got.tokens.start_s).all()
         assert float(got.tokens.end_s[-1]) <= seconds + 1e-9
         assert (got.tokens.start_s.diff() >= 0).all()
@@ -73,11 +77,11 @@ def test_there_are_as_many_tokens_as_the_tables_say(seconds, tail):
 def test_windows_are_those_of_the_whole_track(tail):
     encoder, samples = hearing(tail=tail), noise(17.77)  # three windows and 239 frames
     got = streamed(encoder, [Audio(samples, 3.0)])
-    clip_cache = beats_filters(samples)
-    assert len(clip_cache) == num_frames(len(samples)) == 1775 == 3 * 512 + 239
-    want = [encoder.encoder(clip_cache[None, 512 * k : 512 * (k + 1)]).mean(1) for k in range(3)]
+    mel = beats_filters(samples)
+    assert len(mel) == num_frames(len(samples)) == 1775 == 3 * 512 + 239
+    want = [encoder.encoder(mel[None, 512 * k : 512 * (k + 1)]).mean(1) for k in range(3)]
     if tail == "kept":
-        want.append(encoder.encoder(clip_cache[None, 1536:]).mean(1))
+        want.append(encoder.encoder(mel[None, 1536:]).mean(1))
     torch.testing.assert_close(got.tokens.x, torch.cat(want), rtol=1e-4, atol=1e-4)
     starts = torch.arange(len(want), dtype=torch.float64) * 5.12 + 3
     torch.testing.assert_close(got.tokens.start_s, starts, rtol=0, atol=1e-9)
@@ -85,8 +89,8 @@ def test_windows_are_those_of_the_whole_track(tail):
 
 def test_a_last_window_as_released_ends_in_the_average_audio():
     encoder, samples = hearing(tail="released"), noise(4.0)
-    clip_cache = beats_filters(samples)
-    want = encoder.encoder(torch.cat([clip_cache, torch.zeros(512 - len(clip_cache), 128)])[None]).mean(1)
+    mel = beats_filters(samples)
+    want = encoder.encoder(torch.cat([mel, torch.zeros(512 - len(mel), 128)])[None]).mean(1)
     torch.testing.assert_close(streamed(encoder, [Audio(samples, 0.0)]).tokens.x, want)
 
 
@@ -105,9 +109,11 @@ def test_samples_around_the_end_of_a_window(num):
     whole = streamed(encoder, [Audio(samples, 0.0)])
     assert len(whole) == encoder.num_tokens(num / RATE, MEDIA) == 1 + (num_frames(num) >= 512 + 16)
     single = Stream(encoder)
-    given = [e for at in range(0, num, 7919) for e in single.push(Audio(samples[at : at + 7919], at / RATE))]
-    assert single.num_pending <= encoder.block + encoder.look
-    assert same(whole, Encoded.join(given + single.flush()))
+    encoded = [
+        e for at in range(0, num, 7919) for e in single.push(Audio(samples[at : at + 7919], at / RATE))
+    ]
+    assert single.num_pending <= encoder.block + encoder.lookahead
+    assert same(whole, Encoded.join(encoded + single.flush()))
 
 
 def test_audio_that_is_too_short_has_no_window():
@@ -135,9 +141,9 @@ def test_means_over_the_ends_of_blocks_are_means_of_all_positions():
 @pytest.mark.parametrize("make", [hearing, listening])
 def test_tokens_begin_anew_behind_a_gap(make):
     encoder = make()
-    one, other = noise(7.0, 1), noise(9.0, 2)
-    alone = [streamed(encoder, [Audio(one, 0.0)]), streamed(encoder, [Audio(other, 100.0)])]
-    both = streamed(encoder, [*in_parts(one, 3, 0), *in_parts(other, 3, 0, 100.0)])
+    first, second = noise(7.0, 1), noise(9.0, 2)
+    alone = [streamed(encoder, [Audio(first, 0.0)]), streamed(encoder, [Audio(second, 100.0)])]
+    both = streamed(encoder, [*in_parts(first, 3, 0), *in_parts(second, 3, 0, 100.0)])
     assert same(Encoded.join(alone), both)
 
 
@@ -152,8 +158,8 @@ def test_a_copy_and_a_state_go_on_alike(make):
     restored.set_state(stream.state())
     ended.flush()
     ends = []
-    for one in (stream, restored):
-        ends.append([e for part in parts[7:] for e in one.push(part)] + one.flush())
+    for twin in (stream, restored):
+        ends.append([e for part in parts[7:] for e in twin.push(part)] + twin.flush())
     assert all(same(a, b) for a, b in zip(*ends, strict=True)) and ends[0]
 
 
@@ -184,10 +190,10 @@ def test_means_take_metric_and_summary_along():
 
 def test_encoders_of_audio_are_saved_and_loaded(tmp_path):
     samples = noise(8.0)
-    for made, kind in ((hearing(), BeatsEncoder), (listening(), AudioEncoder)):
-        made.save_pretrained(tmp_path / kind.__name__)
-        loaded = kind.load(made.config, tmp_path / kind.__name__)
-        assert same(*(streamed(encoder, [Audio(samples, 0.0)]) for encoder in (made, loaded)))
+    for encoder, kind in ((hearing(), BeatsEncoder), (listening(), AudioEncoder)):
+        encoder.save_pretrained(tmp_path / kind.__name__)
+        loaded = kind.load(encoder.config, tmp_path / kind.__name__)
+        assert same(*(streamed(e, [Audio(samples, 0.0)]) for e in (encoder, loaded)))
 
 
 def test_a_window_has_a_summary_if_it_is_asked_for():

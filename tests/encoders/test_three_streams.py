@@ -36,7 +36,7 @@ def sources():
     }  # fmt: skip
 
 
-def wanted(model, kinds: str) -> dict[str, int]:
+def counts(model, kinds: str) -> dict[str, int]:
     """Tokens of each stream of the video."""
     names = {"both": model.streams, "frames": ("video",), "audio": ("audio", "speech")}[kinds]
     return {name: model.encoders[name].num_tokens(SECONDS, model.config.media) for name in names}
@@ -44,7 +44,7 @@ def wanted(model, kinds: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("kinds", ["both", "frames", "audio"])
 def test_a_video_is_compressed_with_what_it_has(model, sources, kinds, tmp_path):
-    want = wanted(model, kinds)
+    want = counts(model, kinds)
     memory = compress(model, sources[kinds], progress=False)
     assert {name: len(tokens) for name, tokens in memory.streams.items()} == want
     expected = model.estimate(SECONDS, video=kinds != "audio", audio=kinds != "frames")
@@ -77,7 +77,7 @@ def test_cuts_and_snapshots_change_nothing(model, seed):
         restored.push(part)
     data = restored.snapshot()
     restored.memory()
-    assert restored.snapshot() == data  # asking changes nothing
+    assert restored.snapshot() == data  # a memory changes nothing
     restored = Session.restore(model, data)
     for part in parts[at:]:
         restored.push(part)
@@ -116,7 +116,7 @@ def test_a_video_in_blocks_is_laid_out_as_published(seconds):
 def test_a_video_taken_stage_by_stage_gives_the_same(model, tmp_path):
     path = write_video(make_scene(0, 12.0), tmp_path / "video.mp4", size_px=32)
     memory = stages.merge(model, *stages.segments_of(model, *stages.decode(model, path)), 40)
-    stages.check(model, path, (stages.OURS, 40), memory)  # against watch and ask
+    stages.check(model, path, (stages.OURS, 40), memory)  # against compress and ask
 
 
 def test_saving_and_loading_keeps_the_tokens(model, sources, tmp_path):
@@ -163,12 +163,12 @@ def test_the_identity_knows_what_makes_the_tokens(model):
 
     speech = model.config.speech
     other = "released" if speech.tail == "kept" else "kept"
-    found = {
+    identities = {
         identity(speech=replace(speech, **c))
         for c in ({}, {"tail": other}, {"pool": 128}, {"pool_across": False})
     }
-    assert len(found) == 4 and identity() == model.identity()
-    assert LongCompress(model.config, model.video, model.audio, model.llm).identity() not in found
+    assert len(identities) == 4 and identity() == model.identity()
+    assert LongCompress(model.config, model.video, model.audio, model.llm).identity() not in identities
 
 
 def test_a_model_without_encoders_is_refused():

@@ -40,7 +40,7 @@ SHAPE = {
     "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "image_size": SIZE,
     "patch_size": SIDE,
 }  # fmt: skip
-ENCODERS = {  # how one is made, and its tokens before the patches
+ENCODERS = {  # how one is vision, and its tokens before the patches
     "clip": (lambda: CLIPVisionModel(CLIPVisionConfig(**SHAPE, intermediate_size=48)), 1),
     "siglip": (lambda: SiglipVisionModel(SiglipVisionConfig(**SHAPE, intermediate_size=48)), 0),
     "dinov2": (lambda: Dinov2Model(Dinov2Config(**SHAPE, mlp_ratio=2, drop_path_rate=0.1)), 1),
@@ -58,19 +58,19 @@ ENCODERS = {  # how one is made, and its tokens before the patches
 def vision_model(name, attention="sdpa", seed=3):
     """A random encoder whose parameters are all far from what they begin as, layer scales and norms too."""
     torch.manual_seed(seed)
-    made = ENCODERS[name][0]().eval()
+    vision = ENCODERS[name][0]().eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in vision.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.2 if parameter.dim() > 1 else 0.1))
-    made.set_attn_implementation(attention)
-    return made
+    vision.set_attn_implementation(attention)
+    return vision
 
 
 def images(num=3, seed=0):
     """(num, SIZE, SIZE, 3) uint8: noise on patches of different colours."""
-    draw = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (num, SIZE // SIDE, SIZE // SIDE, 3), generator=draw)
-    fine = torch.randint(-20, 21, (num, SIZE, SIZE, 3), generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (num, SIZE // SIDE, SIZE // SIDE, 3), generator=generator)
+    fine = torch.randint(-20, 21, (num, SIZE, SIZE, 3), generator=generator)
     wide = coarse.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)
     return (wide + fine).clamp(0, 255).byte()
 
@@ -80,10 +80,10 @@ def encoder(name, merge_per_layer, attention="sdpa", **options):
     return VisionEncoder(vision_model(name, attention), config, SIZE)
 
 
-def seen_by_mlp(made, name, index):
+def seen_by_mlp(vision, name, index):
     """A list that fills with what layer `index`'s MLP is given."""
-    family = FAMILIES[made.config.model_type]
-    layer = made.get_submodule(family.layers)[index]
+    family = FAMILIES[vision.config.model_type]
+    layer = vision.get_submodule(family.layers)[index]
     seen = []
     layer.get_submodule("mlp").register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     return seen
@@ -91,16 +91,16 @@ def seen_by_mlp(made, name, index):
 
 @pytest.fixture
 def spied(monkeypatch):
-    """Every grouping that is made, in order."""
-    found, real = [], tome.merged
+    """Every grouping that is vision, in order."""
+    groupings, real = [], tome.merged
 
     def spy(*arguments):
         x, groups = real(*arguments)
-        found.append(groups)
+        groupings.append(groups)
         return x, groups
 
     monkeypatch.setattr(tome, "merged", spy)
-    return found
+    return groupings
 
 
 # --- with r = 0, or off
@@ -110,9 +110,9 @@ def spied(monkeypatch):
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def test_no_pairs_give_the_encoders_own_states(name, attention):
-    made, x = vision_model(name, attention), normal(2, 3, SIZE, SIZE, seed=1)
-    want = made(pixel_values=x, output_hidden_states=True).hidden_states
-    got = merged_states(made, x, 0, range(LAYERS + 1))
+    vision, x = vision_model(name, attention), normal(2, 3, SIZE, SIZE, seed=1)
+    want = vision(pixel_values=x, output_hidden_states=True).hidden_states
+    got = merged_states(vision, x, 0, range(LAYERS + 1))
     assert list(got) == list(range(len(want)))
     for index, state in got.items():
         assert_within(f"state {index}", state, want[index], 1e-5)
@@ -123,7 +123,7 @@ def test_no_pairs_give_the_encoders_own_states(name, attention):
 def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
     real = tome.merged_states
     monkeypatch.setattr(
-        "longcompress.encoders.vision.merged_states", lambda made, x, _, wanted: real(made, x, 0, wanted)
+        "longcompress.encoders.vision.merged_states", lambda model, x, _, indices: real(model, x, 0, indices)
     )
     options = {"layer": layer, "summary_layers": 1 if layer == 0 else 2}
     got, want = (encoder(name, r, **options).features(images()) for r in (5, 0))
@@ -163,8 +163,8 @@ def merge_by_the_paper(states, size, groups, metric, pairs):
         sums[j] += states[i] * size[i]
         total[j] += size[i]
         groups[j] += groups[i]
-    gone = {i for _, i, _ in links}
-    left = [k for k in range(len(size)) if k not in gone]
+    merged_away = {i for _, i, _ in links}
+    left = [k for k in range(len(size)) if k not in merged_away]
     return (sums / total[:, None])[left], total[left], [groups[k] for k in left]
 
 
@@ -235,15 +235,15 @@ ORACLES = {
 @pytest.mark.parametrize("name", ORACLES)
 @torch.no_grad()
 def test_merged_layers_are_those_of_the_paper(name, layers, pairs):
-    made, x = vision_model(name), normal(2, 3, SIZE, SIZE, seed=2)
-    begin = made(pixel_values=x, output_hidden_states=True).hidden_states[0]
-    got = merged_states(made, x, pairs, range(layers, layers + 1))[layers]
-    weights = {k: v.double().numpy() for k, v in made.state_dict().items()}
+    vision, x = vision_model(name), normal(2, 3, SIZE, SIZE, seed=2)
+    embeddings = vision(pixel_values=x, output_hidden_states=True).hidden_states[0]
+    got = merged_states(vision, x, pairs, range(layers, layers + 1))[layers]
+    weights = {k: v.double().numpy() for k, v in vision.state_dict().items()}
     names, activation = ORACLES[name]
     for t in range(2):
         want = encoder_by_the_paper(
-            weights, begin[t].double().numpy(), pairs, 1, names, activation,
-            made.config.layer_norm_eps, layers,
+            weights, embeddings[t].double().numpy(), pairs, 1, names, activation,
+            vision.config.layer_norm_eps, layers,
         )  # fmt: skip
         assert_within(f"frame {t}", got[t], want, 1e-4)
 
@@ -252,8 +252,8 @@ def test_merged_layers_are_those_of_the_paper(name, layers, pairs):
 @torch.no_grad()
 def test_equal_patches_merge_first_and_lose_nothing(name):
     """Without positions, patches of one colour are one token many times: merged, it is counted as often."""
-    made = vision_model(name)
-    for key, value in made.state_dict().items():
+    vision = vision_model(name)
+    for key, value in vision.state_dict().items():
         if "position_embedding" in key and value.is_floating_point():
             value.zero_()
     pixels = images(2)
@@ -262,8 +262,8 @@ def test_equal_patches_merge_first_and_lose_nothing(name):
     plain = plain.view(SIZE // SIDE, SIZE // SIDE).repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
     pixels[:, plain] = 90
     x = pixels.permute(0, 3, 1, 2).float() / 128 - 1
-    want = merged_states(made, x, 0, range(LAYERS, LAYERS + 1))[LAYERS]
-    got = merged_states(made, x, 4, range(LAYERS, LAYERS + 1))[LAYERS]
+    want = merged_states(vision, x, 0, range(LAYERS, LAYERS + 1))[LAYERS]
+    got = merged_states(vision, x, 4, range(LAYERS, LAYERS + 1))[LAYERS]
     assert_close("features", got, want, 1e-5)
 
 
@@ -273,8 +273,8 @@ def test_the_best_pairs_lose_less_than_any_pairs(monkeypatch):
     want = encoder("dinov2", 0).features(pixels)[0]
     eyes = encoder("dinov2", 4)
     best = (eyes.features(pixels)[0] - want).norm()
-    draw = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(tome, "head_mean", lambda x, d: torch.randn(len(x), d, generator=draw))
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(tome, "head_mean", lambda x, d: torch.randn(len(x), d, generator=generator))
     assert best < 0.5 * (eyes.features(pixels)[0] - want).norm()
 
 
@@ -285,13 +285,13 @@ def test_the_best_pairs_lose_less_than_any_pairs(monkeypatch):
 @torch.no_grad()
 def test_class_token_and_registers_never_merge(name):
     """All keys alike: the first seats would merge first, and the class token has the first seat."""
-    made, x, first = vision_model(name), normal(2, 3, SIZE, SIZE, seed=4), ENCODERS[name][1]
-    family = FAMILIES[made.config.model_type]
-    for layer in made.get_submodule(family.layers):
+    vision, x, first = vision_model(name), normal(2, 3, SIZE, SIZE, seed=4), ENCODERS[name][1]
+    family = FAMILIES[vision.config.model_type]
+    for layer in vision.get_submodule(family.layers):
         layer.get_submodule(family.attention).k_proj.weight.zero_()
-    seen = seen_by_mlp(made, name, 0)
-    made(pixel_values=x)
-    merged_states(made, x, 8, range(1, 2))
+    seen = seen_by_mlp(vision, name, 0)
+    vision(pixel_values=x)
+    merged_states(vision, x, 8, range(1, 2))
     stock, short = seen
     assert short.shape[1] == stock.shape[1] - 8
     assert torch.equal(short[:, :first], stock[:, :first])
@@ -301,10 +301,10 @@ def test_class_token_and_registers_never_merge(name):
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def test_each_layer_has_fewer_tokens(name, spied):
-    made, x, first = vision_model(name), normal(3, 3, SIZE, SIZE, seed=5), ENCODERS[name][1]
-    seen = [seen_by_mlp(made, name, index) for index in range(LAYERS)]
-    states = merged_states(made, x, 5, range(1, LAYERS))
-    assert [one[0].shape[1] for one in seen[:-1]] == [first + PATCHES - 5 * k for k in range(1, LAYERS)]
+    vision, x, first = vision_model(name), normal(3, 3, SIZE, SIZE, seed=5), ENCODERS[name][1]
+    seen = [seen_by_mlp(vision, name, index) for index in range(LAYERS)]
+    states = merged_states(vision, x, 5, range(1, LAYERS))
+    assert [x[0].shape[1] for x in seen[:-1]] == [first + PATCHES - 5 * k for k in range(1, LAYERS)]
     assert not seen[-1], "the layer above the last one wanted was run"
     assert [s.shape for s in states.values()] == [(3, first + PATCHES, 32)] * (LAYERS - 1)
     for number, groups in enumerate(spied, 1):
@@ -326,8 +326,8 @@ def test_one_patch_is_always_left(spied):
 @torch.no_grad()
 def test_a_frame_of_two_patches_comes_down_to_one(spied):
     torch.manual_seed(0)
-    made = CLIPVisionModel(CLIPVisionConfig(**SHAPE | {"image_size": 16, "patch_size": 8})).eval()
-    state = merged_states(made, normal(1, 3, 16, 16, seed=0), 2, range(LAYERS, LAYERS + 1))[LAYERS]
+    vision = CLIPVisionModel(CLIPVisionConfig(**SHAPE | {"image_size": 16, "patch_size": 8})).eval()
+    state = merged_states(vision, normal(1, 3, 16, 16, seed=0), 2, range(LAYERS, LAYERS + 1))[LAYERS]
     assert [len(groups.mass) for groups in spied] == [2, 1]
     assert torch.equal(state[0, 1:], state[0, 1:2].expand(4, -1))
 
@@ -335,9 +335,9 @@ def test_a_frame_of_two_patches_comes_down_to_one(spied):
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def test_the_hook_on_the_keys_is_gone(name):
-    made = vision_model(name)
-    merged_states(made, normal(1, 3, SIZE, SIZE, seed=0), 3, range(LAYERS, LAYERS + 1))
-    left = [n for n, part in made.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    vision = vision_model(name)
+    merged_states(vision, normal(1, 3, SIZE, SIZE, seed=0), 3, range(LAYERS, LAYERS + 1))
+    left = [n for n, part in vision.named_modules() if part._forward_hooks or part._forward_pre_hooks]
     assert not left
 
 
@@ -356,15 +356,15 @@ def test_a_frame_alone_and_in_a_batch_are_the_same(name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_both_attentions_give_the_same(name):
-    one, other = (encoder(name, 5, attention).features(images())[0] for attention in ("eager", "sdpa"))
-    assert_close("features", one, other, 1e-5)
+    eager, sdpa = (encoder(name, 5, attention).features(images())[0] for attention in ("eager", "sdpa"))
+    assert_close("features", eager, sdpa, 1e-5)
 
 
 def test_half_precision_stays_near():
-    made = vision_model("dinov2")
+    vision = vision_model("dinov2")
     config = VisionConfig(metric_width=8, merge_per_layer=4)
-    want = VisionEncoder(made, config, SIZE).features(images())[0]
-    got = VisionEncoder(made.bfloat16(), config, SIZE).features(images())[0]
+    want = VisionEncoder(vision, config, SIZE).features(images())[0]
+    got = VisionEncoder(vision.bfloat16(), config, SIZE).features(images())[0]
     assert got.dtype == torch.bfloat16
     alike = torch.nn.functional.cosine_similarity(got.float(), want, dim=2)
     assert alike.mean() > 0.98
@@ -425,20 +425,20 @@ def test_other_families_are_refused(kind, make):
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
 def test_attention_without_a_mask_is_refused(attention):
-    made = vision_model("clip")
-    made.config._attn_implementation_internal = attention
+    vision = vision_model("clip")
+    vision.config._attn_implementation_internal = attention
     with pytest.raises(ValueError, match=f"takes a mask, eager or sdpa, got '{attention}'"):
-        VisionEncoder(made, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
+        VisionEncoder(vision, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
 
 
 def test_a_encoder_whose_layers_do_more_is_refused():
-    made = vision_model("vit")
-    made.layers[1].register_forward_hook(lambda _, __, output: output * 1.5)
+    vision = vision_model("vit")
+    vision.layers[1].register_forward_hook(lambda _, __, output: output * 1.5)
     with pytest.raises(
         ValueError, match=r"parts of this 'vit' encoder.*state 3 \(off by .*merge_per_layer 0"
     ):
-        VisionEncoder(made, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
-    check_encoder(made, normal(1, 3, SIZE, SIZE, seed=0), 1)  # below that layer all is as it should be
+        VisionEncoder(vision, VisionConfig(metric_width=8, merge_per_layer=1), SIZE)
+    check_encoder(vision, normal(1, 3, SIZE, SIZE, seed=0), 1)  # below that layer all is as it should be
 
 
 def test_fewer_than_no_pairs_are_refused():
@@ -461,14 +461,14 @@ def test_the_field_is_saved_and_loaded(suffix, tmp_path):
 
 def test_a_saved_model_merges_when_it_is_loaded(tmp_path):
     video = VisionConfig(base="./video", summary_layers=2, metric_width=8, batch_size=4, merge_per_layer=1)
-    made = models.model(video=video)
-    made.save_pretrained(tmp_path / "model", include_base=True)
+    model = models.model(video=video)
+    model.save_pretrained(tmp_path / "model", include_base=True)
     loaded = LongCompress.from_pretrained(tmp_path / "model", device="cpu")
     assert loaded.config.video.merge_per_layer == 1
     plain = replace(video, merge_per_layer=0)  # other features: memories of one don't pass for the other's
-    assert loaded.identity() == made.identity() != models.model(video=plain).identity()
+    assert loaded.identity() == model.identity() != models.model(video=plain).identity()
     pixels = images()[:, :16, :16]
-    want, got = made.video.features(pixels)[0], loaded.video.features(pixels)[0]
+    want, got = model.video.features(pixels)[0], loaded.video.features(pixels)[0]
     assert_within("features", got, want, 1e-5)
     plain = models.model().video.features(pixels)[0]
     assert not torch.allclose(want, plain, atol=1e-3)

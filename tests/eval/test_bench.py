@@ -19,7 +19,6 @@ from longcompress.eval.bench import (
     plot,
     report,
     requests,
-    spell_flags,
     stages,
 )
 from longcompress.eval.bench.rows import Job, Recorder, Row, load_rows, machine_info, make_row, save_rows
@@ -499,13 +498,3 @@ class TestGpuReport:
         states = json.loads((tmp_path / "report.json").read_text())
         assert states["profile"]["state"] == "stopped after 0 s" and states["device"]["state"] == "done"
         assert json.loads((tmp_path / "device.json").read_text())["copy_tb_per_s"] > 0
-
-
-def test_lists_and_switches_are_spelled_as_jsonargparse_reads_them():
-    words = "--out a.csv --minutes 1 10 --cases stages memory --clips [1,2] --repeat 2".split()  # noqa: SIM905
-    joined = ["--out", "a.csv", "--minutes=[1, 10]", '--cases=["stages", "memory"]', "--clips", "[1,2]"]
-    assert spell_flags(bench_throughput, words) == [*joined, "--repeat", "2"]
-    assert spell_flags(report.bench_report, ["--docs", "a.md", "--check"]) == [
-        '--docs=["a.md"]',
-        "--check=true",
-    ]

@@ -433,7 +433,7 @@ def test_the_commands(here, tmp_path, capsys):
     out = tmp_path / "a.jsonl"
     words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"),
              "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24, "--limit", 4,
-             "--max-new-tokens", 4, "--streams", "video", "--device", "cpu", "--out", out]  # fmt: skip
+             "--max-new-tokens", 4, "--media", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert command(list(map(str, words))) == 0

@@ -354,7 +354,7 @@ class TestRows:
         assert written([Event(1, 2.5, 'a, "b"')], "csv") == '"start_s","end_s","text"\n1.0,2.5,"a, ""b"""\n'
 
     def test_edl(self):
-        assert written([Event(1, 3, "a"), Event(2, 2, "b\nc")], "edl", rate_fps=24, title="my\nfilm") == (
+        assert written([Event(1, 3, "a"), Event(2, 2, "b\nc")], "edl", rate_fps=24, title="my\nvideo") == (
             "TITLE: my video\nFCM: NON-DROP FRAME\n\n"
             "001  AX       V     C        00:00:01:00 00:00:03:00 00:00:00:00 00:00:02:00\n"
             "* RATE_FPS: 24.0\n* FROM CLIP NAME: my video\n* COMMENT: a\n"
@@ -428,6 +428,10 @@ class TestErrors:
     def test_times_that_no_file_has(self, format, event):
         with pytest.raises(ValueError, match=rf"{format}: event 1 needs finite times >= 0 seconds, got"):
             written([Event(0, 1), event], format)
+
+    def test_an_event_that_ends_before_it_starts(self):
+        with pytest.raises(ValueError, match=r"Event\.end_s must be >= start_s = 2, got 1"):
+            Event(2, 1)
 
     def test_half_a_character(self):
         with pytest.raises(ValueError, match="jsonl: event 0 needs a text without lone surrogates, got"):

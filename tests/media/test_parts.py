@@ -6,7 +6,8 @@ import torch
 
 from longcompress.config import MediaConfig
 from longcompress.media.audio import AudioTrack
-from longcompress.media.frames import Clock, VideoTrack
+from longcompress.media.clock import Clock
+from longcompress.media.frames import VideoTrack
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio
 
@@ -46,8 +47,8 @@ def test_parts_of_arrays(part):
     if part[0] * 25 == first:
         want, want_times, _, _ = gather(arrays(pixels[first:last], 25.0), config)
         assert times == want_times and torch.equal(torch.stack(got), torch.stack(want))
-    begin, end = (round(second * 16000) for second in part)
-    np.testing.assert_array_equal(joined(sounds), samples[begin:end].numpy())
+    start, end = (round(second * 16000) for second in part)
+    np.testing.assert_array_equal(joined(sounds), samples[start:end].numpy())
 
 
 def test_a_part_that_begins_after_an_hour(tmp_path):
@@ -58,9 +59,9 @@ def test_a_part_that_begins_after_an_hour(tmp_path):
     pixels, times, _, warned = gather(path, config, part=(3700.5, 3730.0))
     assert times == list(range(30)) and not warned
     assert [number_of(p) for p in pixels] == [int((3700.5 + t + 1e-3) // 8) for t in times]
-    clock = Clock(0.001, 0.0, 0.04, begin_s=-4000.0)
-    assert clock.next(-3_990_000, None) == -3990 and not clock.num_lying
-    assert AudioTrack(16000, begin_s=-4000.0).reached_s == -4000
+    clock = Clock(0.001, 0.0, 0.04, media_start_s=-4000.0)
+    assert clock.next(-3_990_000, None) == -3990 and not clock.num_jumps
+    assert AudioTrack(16000, media_start_s=-4000.0).reached_s == -4000
 
 
 def test_of_a_part_only_what_is_needed_is_decoded(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Clock, FrameSampler, VideoTrack
+from longcompress.media.clock import Clock
+from longcompress.media.frames import FrameSampler, VideoTrack
 from longcompress.media.reader import arrays, probe, read
 from longcompress.types import Audio, Frames
 
@@ -113,8 +114,8 @@ def test_leaving_out_what_is_not_wanted_changes_no_bit(tmp_path, kind, monkeypat
         config = MediaConfig(rate_fps=rate_fps, audio=False, **SMALL)
         some = gather(path, config)
         with monkeypatch.context() as patch:
-            patch.setattr(VideoTrack, "_pays", lambda self: False)
-            patch.setattr(VideoTrack, "_worth_looking", lambda self: False)
+            patch.setattr(VideoTrack, "_dropping_pays", lambda self: False)
+            patch.setattr(VideoTrack, "_lookahead_pays", lambda self: False)
             every = gather(path, config)
         assert some[1] == every[1]
         assert all(map(torch.equal, some[0], every[0])) or (kind == "h264-refresh.ts" and some[3])
@@ -185,12 +186,12 @@ def test_crop_keeps_the_aspect(tmp_path):
 
 def test_reading_twice_gives_the_same_bits(tmp_path):
     path = write(tmp_path / "video.mp4", Video())
-    one, other = (
+    first, second = (
         gather(path, MediaConfig(rate_fps=5, size_px=32)),
         gather(path, MediaConfig(rate_fps=5, size_px=32)),
     )
-    assert one[1] == other[1] and all(map(torch.equal, one[0], other[0]))
-    assert np.array_equal(joined(one[2]), joined(other[2]))
+    assert first[1] == second[1] and all(map(torch.equal, first[0], second[0]))
+    assert np.array_equal(joined(first[2]), joined(second[2]))
 
 
 def test_paths_file_objects_and_streams_give_the_same(tmp_path):
@@ -251,16 +252,16 @@ def test_arrays_are_taken_at_the_wanted_rate_and_size():
 def test_a_live_source_is_not_held_back():
     def live():
         for second in range(3):
-            told.append(second)
+            sent.append(second)
             yield Frames(
                 torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([float(second)]).double(), 1.0
             )
             yield Audio(torch.zeros(16000), float(second))
 
-    told: list[int] = []
+    sent: list[int] = []
     seen = []
     for item in read(live(), MediaConfig(size_px=8)):
-        seen.append((type(item).__name__, told[-1]))
+        seen.append((type(item).__name__, sent[-1]))
     assert seen == [(kind, second) for second in range(3) for kind in ("Frames", "Audio")]
 
 
@@ -327,8 +328,8 @@ def test_clock_rebuilds_missing_repeated_and_lying_stamps():
     clock = Clock(0.001, 0.0, 0.04)
     got = [clock.next(pts, None) for pts in (0, 40, None, 120, 120, 90, 9_000_000, 200, 240)]
     assert got == pytest.approx([0, 0.04, 0.08, 0.12, None, None, 0.16, 0.2, 0.24])
-    assert (clock.num_missing, clock.num_repeated, clock.num_lying) == (1, 2, 1)
-    assert clock.complaint() == (
+    assert (clock.num_missing, clock.num_repeated, clock.num_jumps) == (1, 2, 1)
+    assert clock.warning() == (
         "time stamps: 1 missing (rebuilt), 2 repeated or set back (left out), "
         "1 that jump or restart (ignored)"
     )

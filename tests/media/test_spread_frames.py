@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Grid
+from longcompress.media.clock import Grid
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio, Frames
 
@@ -46,10 +46,10 @@ def test_a_short_video_gives_frames_again_and_a_part_only_its_own(tmp_path):
 def test_the_last_frame_ends_where_the_video_does(tmp_path):
     path = write(tmp_path / "video.mkv", Video(audio_codec=None))
     with read(path, MediaConfig(frames=30, size_px=16)) as parts:
-        given = list(parts)
-    steps = [part.step_s for part in given for _ in range(len(part))]
+        frames = list(parts)
+    steps = [part.step_s for part in frames for _ in range(len(part))]
     assert steps == pytest.approx([3.96 / 29] * 29 + [0.04])
-    assert float(given[-1].time_s[-1]) + given[-1].step_s == pytest.approx(4.0)
+    assert float(frames[-1].time_s[-1]) + frames[-1].step_s == pytest.approx(4.0)
 
 
 def test_a_video_without_frames_gives_its_audio(tmp_path):
@@ -61,13 +61,13 @@ def test_a_video_without_frames_gives_its_audio(tmp_path):
 def test_a_list_of_values_is_spread_too():
     pixels = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(30, 8, 8, 3)
     with read(arrays(pixels, 10.0, torch.zeros(16000 * 3)), MediaConfig(frames=4, size_px=8)) as parts:
-        given = list(parts)
-    frames = [p for p in given if isinstance(p, Frames)]
+        items = list(parts)
+    frames = [p for p in items if isinstance(p, Frames)]
     assert [int(x) for p in frames for x in p.pixels[:, 0, 0, 0]] == [0, 9, 19, 29]
-    assert any(isinstance(p, Audio) for p in given)
+    assert any(isinstance(p, Audio) for p in items)
 
 
-def test_a_damaged_end_is_told(tmp_path):
+def test_a_damaged_end_is_reported(tmp_path):
     path = write(tmp_path / "video.ts", Video(options={"g": "10"}))
     data = bytearray(path.read_bytes())
     for at in range(len(data) * 3 // 4 // 188 * 188, len(data), 188):
@@ -102,12 +102,12 @@ def test_a_source_without_a_known_end_is_refused(tmp_path):
 def test_the_middles_of_stretches_can_be_taken(tmp_path):
     path = write(tmp_path / "video.mkv", Video(audio_codec=None))  # frames 0 to 99
     with read(path, MediaConfig(frames=9, frames_at="middles", size_px=96)) as parts:
-        given = list(parts)
-    assert [number_of(p) for part in given for p in part.pixels] == [5, 16, 27, 38, 49, 60, 71, 82, 93]
-    assert float(given[-1].time_s[-1]) + given[-1].step_s == pytest.approx(4.0)
+        frames = list(parts)
+    assert [number_of(p) for part in frames for p in part.pixels] == [5, 16, 27, 38, 49, 60, 71, 82, 93]
+    assert float(frames[-1].time_s[-1]) + frames[-1].step_s == pytest.approx(4.0)
 
 
 def test_a_grid_knows_its_instants():
-    grid = Grid.spread(MediaConfig(frames=4), (1.0, 2.5, 0.04))
+    grid = Grid.spread(MediaConfig(frames=4), 1.0, 2.5, 0.04)
     assert [grid.at(k) for k in range(5)] == [1.0, 1.5, 2.0, 2.5, float("inf")]
     assert grid.between(1.4, 1.6) and not grid.between(1.6, 1.9)

@@ -120,7 +120,7 @@ def test_between_is_true(seed):
         assert [int(first) for _, first, _ in parts] == sorted(int(first) for _, first, _ in parts)
 
 
-@pytest.mark.parametrize("kind", ["video", "sound"])
+@pytest.mark.parametrize("kind", ["video", "audio"])
 def test_seconds_are_the_ones_looked_at(kind):
     generator = np.random.default_rng(0)
     for start_s, length in generator.uniform((0, 2), (90, 20), (200, 2)):

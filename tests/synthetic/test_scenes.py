@@ -169,12 +169,6 @@ def test_clipped_events_move_as_before(scene):
     )
 
 
-def test_truth_round_trip(video):
-    path, scene = video
-    assert scenes.read_truth(path) == scene == scenes.read_truth(path.with_suffix(".truth.json"))
-    assert sorted(p.name for p in path.parent.iterdir()) == ["video.mp4", "video.truth.json"]
-
-
 def test_the_decoded_video_shows_the_scene(video):
     path, scene = video
     at, shown = frames(path)
@@ -214,10 +208,10 @@ def test_flash_and_beep_come_together(tmp_path, suffix, rate_fps):
 
 def test_messages(tmp_path):
     with pytest.raises(
-        ValueError, match=r"SceneEvent.name of a frame must be one of scenes.OBJECTS, got 'cat'"
+        ValueError, match=r"SceneEvent.name of a video must be one of scenes.OBJECTS, got 'cat'"
     ):
         SceneEvent(0, 1, "video", "cat")
-    with pytest.raises(ValueError, match=r"SceneEvent.kind must be 'frame' or 'audio', got 'smell'"):
+    with pytest.raises(ValueError, match=r"SceneEvent.kind must be 'video' or 'audio', got 'smell'"):
         SceneEvent(0, 1, "smell", "red ball")
     with pytest.raises(ValueError, match=r"SceneEvent.end_s must be after start_s = 2, got 1"):
         SceneEvent(2, 1, "audio", "bell")
@@ -229,11 +223,6 @@ def test_messages(tmp_path):
         make_scene(0, -1)
     with pytest.raises(ValueError, match=r"0 <= start_s <= end_s, got start_s = 3, end_s = 2"):
         scenes.audio(make_scene(0, 9), 3, 2)
-    with pytest.raises(FileNotFoundError, match=r"path: no truth file .*x.truth.json"):
-        scenes.read_truth(tmp_path / "x.mp4")
-    (tmp_path / "x.truth.json").write_text('{"version": 0}')
-    with pytest.raises(ValueError, match=r"must have version 1, got 0; write the video again"):
-        scenes.read_truth(tmp_path / "x.mp4")
     with pytest.raises(ValueError, match=r"path must end in one of .mp4.*, got 'x.avi'"):
         videos.write_flash(tmp_path / "x.avi", [], duration_s=1)
     with pytest.raises(ValueError, match=r"size_px must be even for H.264, got 63; take 64"):

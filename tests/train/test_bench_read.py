@@ -30,13 +30,13 @@ def index(model, tmp_path_factory):
     (where / "in").mkdir()
     for name in "abc":
         videos.write(where / "in" / f"{name}.mp4", videos.Video())
-        told = {"events": [{"start_s": 1, "end_s": 2, "text": "red ball"}]}
-        (where / "in" / f"{name}.json").write_text(json.dumps(told))
+        content = {"events": [{"start_s": 1, "end_s": 2, "text": "red ball"}]}
+        (where / "in" / f"{name}.json").write_text(json.dumps(content))
     records = read_records(where / "in")
     shards.make(records, where / "out", model, progress=False)
-    made = shards.pack(where / "out", records, shard_bytes=60_000, progress=False)
+    packed = shards.pack(where / "out", records, shard_bytes=60_000, progress=False)
     model.save_pretrained(where / "model", include_base=True)
-    return made
+    return packed
 
 
 def size_of(index):
@@ -47,22 +47,22 @@ def size_of(index):
 def test_webdataset_hands_out_our_members(index):
     """Its own reader, of files that we open: its own opening is not used."""
     steps = open_shards({"url": str(index.folder / shard.name)} for shard in index.shards)
-    found = list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(steps)))
-    assert [sample["__key__"] for sample in found] == [entry.key for entry in index.entries]
-    for number, sample in enumerate(found):
+    results = list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(steps)))
+    assert [sample["__key__"] for sample in results] == [entry.key for entry in index.entries]
+    for number, sample in enumerate(results):
         members = {name: data for name, data in sample.items() if not name.startswith("__")}
         assert members == index.read(number)
 
 
 def test_tarfile_reads_our_members(index):
-    found = {}
+    results = {}
     for shard in index.shards:
         with tarfile.open(index.folder / shard.name) as tar:
-            found |= {info.name: tar.extractfile(info).read() for info in tar}
+            results |= {info.name: tar.extractfile(info).read() for info in tar}
     want = {
         f"{e.key}.{name}": data for i, e in enumerate(index.entries) for name, data in index.read(i).items()
     }
-    assert found == want
+    assert results == want
 
 
 def test_an_epoch_by_repetition_has_keys_of_its_own_and_the_same_bytes(index):
@@ -76,17 +76,17 @@ def test_an_epoch_by_repetition_has_keys_of_its_own_and_the_same_bytes(index):
 def test_every_loader_gives_all_samples_and_all_their_bytes(index, model, workers):
     epoch = repeated(index, 12)
     for steps in (plain(index, 12, workers), by_ranges(epoch, workers)):
-        found = list(steps)
-        assert (len(found), sum(size for _, size in found)) == (12, size_of(epoch))
-    found = list(compressed(epoch, model, workers, 20))
-    assert sum(samples for samples, _ in found) >= 12
-    assert sum(size for _, size in found) >= size_of(epoch)
+        results = list(steps)
+        assert (len(results), sum(size for _, size in results)) == (12, size_of(epoch))
+    results = list(compressed(epoch, model, workers, 20))
+    assert sum(samples for samples, _ in results) >= 12
+    assert sum(size for _, size in results) >= size_of(epoch)
 
 
 def test_memory_is_seen_along_the_epoch(index):
-    found = memory_along(by_ranges(repeated(index, 400), 1), 400)
-    assert found["samples"] == 400
-    assert 0 < found["first_mb"] <= found["peak_mb"] and 0 < found["last_mb"] <= found["peak_mb"]
+    results = memory_along(by_ranges(repeated(index, 400), 1), 400)
+    assert results["samples"] == 400
+    assert 0 < results["first_mb"] <= results["peak_mb"] and 0 < results["last_mb"] <= results["peak_mb"]
 
 
 def test_as_a_person_types_it(index, tmp_path, capsys):
@@ -99,9 +99,9 @@ def test_as_a_person_types_it(index, tmp_path, capsys):
         "bytes",
         "examples",
     ]
-    told = json.loads((tmp_path / "read.json").read_text())
-    assert set(told["of_webdataset"]) == {"bytes", "examples"} and len(told["memory"]) == 2
-    assert all(len(speed["runs"]) == 1 and speed["samples_per_s"] > 0 for speed in told["speeds"].values())
+    content = json.loads((tmp_path / "read.json").read_text())
+    assert set(content["of_webdataset"]) == {"bytes", "examples"} and len(content["memory"]) == 2
+    assert all(len(speed["runs"]) == 1 and speed["samples_per_s"] > 0 for speed in content["speeds"].values())
 
 
 def test_what_can_not_be_is_refused(index):

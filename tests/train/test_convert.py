@@ -5,7 +5,7 @@ import json
 import pytest
 
 from longcompress.train.data.convert import SHAPES, convert, save_records
-from longcompress.train.records import Turn, read_records
+from longcompress.train.records import Turn, faults, read_records
 from longcompress.types import Event
 
 
@@ -18,18 +18,18 @@ def videos(tmp_path):
     return folder
 
 
-def records_of(tmp_path, videos, shape, given):
-    (tmp_path / "in.json").write_text(json.dumps(given))
+def records_of(tmp_path, videos, shape, content):
+    (tmp_path / "in.json").write_text(json.dumps(content))
     return convert(tmp_path / "in.json", shape, videos)
 
 
 def test_events(tmp_path, videos):
-    given = {
+    content = {
         "AbC-1_x": {"duration": 138.8, "timestamps": [[39.6, 52.0], [4.7, 39.6]], "sentences": ["B. ", "A."]},
-        "gone": {"duration": 1.0, "timestamps": [], "sentences": []},
+        "absent": {"duration": 1.0, "timestamps": [], "sentences": []},
     }
-    (record,), missing = records_of(tmp_path, videos, "events", given)
-    assert missing == ["gone"] and record.duration_s == 138.8
+    (record,), missing = records_of(tmp_path, videos, "events", content)
+    assert missing == ["absent"] and record.duration_s == 138.8
     assert record.events == (Event(4.7, 39.6, "A."), Event(39.6, 52.0, "B."))
     assert record.key == "AbC-1_x" and record.video.endswith("AbC-1_x.mp4")
 
@@ -39,12 +39,12 @@ def test_dialogues_of_one_video_join_and_their_times_stay_apart(tmp_path, videos
         turns = [{"from": "human", "value": f"<video>\n{question}"}, {"from": "gpt", "value": answer}]
         return {"id": "two", "conversations": turns, "meta": {"duration": 50.0, "token": token, **meta}}
 
-    given = [
+    content = [
         entry("When?", "From <s0> to <e0>.", {"<s0>": 5.0, "<e0>": 11.2}),
         entry("And from <s0> to <e0>?", "<t0> it is.", {"<s0>": 1.0, "<e0>": 2.0, "<t0>": 9.0}),
         entry("Cut?", "Yes, at <s0>.", {"<s0>": 3.0}, split=[12.0, 62.5]),
     ]
-    (whole, cut), missing = records_of(tmp_path, videos, "dialogues", given)
+    (whole, cut), missing = records_of(tmp_path, videos, "dialogues", content)
     assert not missing and (whole.key, cut.key) == ("two", "two_12_62p5")
     assert whole.dialogues[0] == (Turn("user", "When?"), Turn("assistant", "From <t0> to <t1>."))
     assert whole.dialogues[1] == (Turn("user", "And from <t2> to <t3>?"), Turn("assistant", "<t4> it is."))
@@ -55,11 +55,11 @@ def test_dialogues_of_one_video_join_and_their_times_stay_apart(tmp_path, videos
 
 
 def test_questions_and_answers(tmp_path, videos):
-    given = [
+    content = [
         {"video_id": "two", "q": "What?\n<video>", "a": "A dog."},
         {"video_id": "two", "q": "Who?", "a": "Me."},
     ]
-    (record,), _ = records_of(tmp_path, videos, "qa", given)
+    (record,), _ = records_of(tmp_path, videos, "qa", content)
     assert [[t.text for t in d] for d in record.dialogues] == [["What?", "A dog."], ["Who?", "Me."]]
 
 
@@ -81,8 +81,8 @@ def test_mmduet(tmp_path, videos):
 
 
 def test_saved_records_read_back_and_name_no_machine(tmp_path, videos):
-    given = {"two": {"duration": 9.0, "timestamps": [[1, 2]], "sentences": ["A."]}}
-    records, _ = records_of(tmp_path, videos, "events", given)
+    content = {"two": {"duration": 9.0, "timestamps": [[1, 2]], "sentences": ["A."]}}
+    records, _ = records_of(tmp_path, videos, "events", content)
     save_records(records, tmp_path / "records.jsonl")
     assert str(tmp_path) not in (tmp_path / "records.jsonl").read_text()
     assert read_records(tmp_path / "records.jsonl") == records
@@ -111,3 +111,12 @@ def test_what_is_not_there_or_does_not_fit(tmp_path, videos):
     lengths = [{"id": "two", "conversations": turn, "meta": {"duration": d}} for d in (9.0, 90.0)]
     with pytest.raises(ValueError, match=r"'two' lasts 90.0 s here and 9.0 s before"):
         records_of(tmp_path, videos, "dialogues", lengths)
+
+
+def test_events_that_end_before_they_start_are_counted_faults(tmp_path, videos):
+    content = {"two": {"duration": 9.0, "timestamps": [[1, 2], [5, 3]], "sentences": ["A.", "B."]}}
+    (record,), _ = records_of(tmp_path, videos, "events", content)
+    assert record.events == (Event(1.0, 2.0, "A."),)
+    assert record.faults == ("events[1] 5 to 3 s ends before it starts",) == tuple(faults(record))
+    save_records([record], tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == [record]

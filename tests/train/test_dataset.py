@@ -79,9 +79,9 @@ def test_ranks_together_have_what_one_alone_has_and_resume_with_another_number(i
             for r in range(world)
         ]
         for at, batch in enumerate(zip(*parts, strict=True)):
-            number, wanted = alone[start + at]
+            number, expected = alone[start + at]
             assert {x.number for x in batch} == {number}
-            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(wanted, key=str)
+            assert sorted((c for x in batch for c in content(x)[1]), key=str) == sorted(expected, key=str)
 
 
 @pytest.mark.slow
@@ -104,10 +104,10 @@ def test_shares_of_a_batch_are_the_batch_for_any_workers(index, model):
     whole = [content(x) for x in islice(data(index, model), 6)]
     for workers in (0, 2):
         parts = DataLoader(data(index, model, accumulate=2), batch_size=None, num_workers=workers)
-        found = [content(x) for x in islice(parts, 12)]
-        for (number, want), one, two in zip(whole, found[::2], found[1::2], strict=True):
-            assert one[0] == two[0] == number
-            assert sorted(one[1] + two[1], key=str) == sorted(want, key=str)
+        results = [content(x) for x in islice(parts, 12)]
+        for (number, want), item, two in zip(whole, results[::2], results[1::2], strict=True):
+            assert item[0] == two[0] == number
+            assert sorted(item[1] + two[1], key=str) == sorted(want, key=str)
 
 
 def test_questions_are_worded_as_they_are_asked_to_be(index, model):
@@ -123,8 +123,10 @@ def test_examples_are_learned_from(index, model):
     loaded = next(iter(data(index, model)))
     assert not loaded.bad and len(loaded.examples) == len(loaded.keys) >= 2
     for example in loaded.examples:
-        kept = sum(map(len, example.video.streams.values())) + sum(map(len, example.video.globals.values()))
-        assert kept <= example.video.budget and example.turns and all(a for _, a in example.turns)
+        remaining = sum(map(len, example.video.streams.values())) + sum(
+            map(len, example.video.globals.values())
+        )
+        assert remaining <= example.video.budget and example.turns and all(a for _, a in example.turns)
     batch = model.llm.collate(loaded.examples)
     loss = model(**batch)["loss"]
     assert bool(torch.isfinite(loss))
@@ -152,13 +154,13 @@ def broken(index, tmp_path):
         write_tar(tmp_path / f"shard-{n:06d}.tar", [(key, members)])
     from longcompress.train.shards.index import make_index
 
-    made = make_index(tmp_path, progress=False)
-    entries = list(made.entries)
+    packed = make_index(tmp_path, progress=False)
+    entries = list(packed.entries)
     entries[1] = replace(
         entries[1], members={k: m for k, m in entries[1].members.items() if "audio" not in k}
     )
     (tmp_path / "shard-000002.tar").unlink()
-    return replace(made, entries=tuple(entries))
+    return replace(packed, entries=tuple(entries))
 
 
 def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):

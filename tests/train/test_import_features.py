@@ -86,15 +86,10 @@ def folder_of(path, **arrays):
 
 
 def sample(record, model, folders, **options):
-    """The hold that training reads of a record's features."""
+    """The state that training reads of a record's features, and the members of its sample."""
     folders = {name: stages_module.Path(folder) for name, folder in folders.items()}
     members = released_features.sample_of(record, model, folders, options.get("unknown_s", 0.0))
-    return read_sample(members, "test").hold, members
-
-
-def compressed(model, hold, budget):
-    streams, globals_, _ = model.compressor.compress_to(hold, budget)
-    return lc.VideoMemory(streams, globals_, 1.0, budget, model=model).video
+    return read_sample(members, "test").state(model.merge_state(shards.ENDLESS)), members
 
 
 def bf16(array):
@@ -107,8 +102,8 @@ def bf16(array):
 def test_a_hundred_rows_are_a_hundred_tokens_in_their_order(vtimellm, tmp_path):
     array = rows(100, 8, 1)
     folder = folder_of(tmp_path / "f", v=array)
-    hold, members = sample(Record("v", "v.npy", 50.0), vtimellm, {"video": folder})
-    video = compressed(vtimellm, hold, 100)
+    state, members = sample(Record("v", "v.npy", 50.0), vtimellm, {"video": folder})
+    video = state.compress(100)
     tokens = video.streams["video"]
     assert torch.equal(tokens.x, bf16(array))
     assert torch.allclose(tokens.start_s, torch.arange(100, dtype=torch.float64) / 2)
@@ -125,7 +120,7 @@ def test_three_folders_are_three_blocks_and_a_video_may_lack_audio(longvale, tmp
         "audio": folder_of(tmp_path / "a", v=audio, hush=audio[:0]),
         "speech": folder_of(tmp_path / "s", v=speech),
     }
-    video = compressed(longvale, sample(Record("v", "v.npy", 200.0), longvale, folders)[0], 10_000)
+    video = sample(Record("v", "v.npy", 200.0), longvale, folders)[0].compress(10_000)
     for name, array in (("video", frames), ("audio", audio), ("speech", speech)):
         assert torch.equal(video.streams[name].x, bf16(array))
     assert torch.allclose(video.streams["audio"].start_s, 5.12 * torch.arange(39, dtype=torch.float64))
@@ -136,7 +131,7 @@ def test_three_folders_are_three_blocks_and_a_video_may_lack_audio(longvale, tmp
     layout = lay_out(video, longvale.llm.tokenizer, longvale.llm.settings, longvale.llm.names)
     assert layout.ids == [-1] * 100 + [-3] * 39 + [-5] * 41
     for name in ("mute", "hush"):
-        video = compressed(longvale, sample(Record(name, f"{name}.npy", 200.0), longvale, folders)[0], 10_000)
+        video = sample(Record(name, f"{name}.npy", 200.0), longvale, folders)[0].compress(10_000)
         assert set(video.streams) == {"video"}
 
 
@@ -149,16 +144,14 @@ def test_what_our_encoders_extract_in_their_format_comes_back(longvale, tmp_path
     (tmp_path / "in").mkdir()
     videos.write(tmp_path / "in" / "v.mkv", videos.Video())
     record = Record("v", str(tmp_path / "in" / "v.mkv"))
-    assert [one.status for one in arrays.make([record], tmp_path / "npy", longvale, progress=False)] == [
-        "made"
-    ]
+    assert [
+        result.status for result in arrays.make([record], tmp_path / "npy", longvale, progress=False)
+    ] == ["made"]
     folders = {
         n: tmp_path / "npy" / f for n, f in (("video", "visual"), ("audio", "audio"), ("speech", "speech"))
     }
     straight = lc.compress(longvale, record.video, progress=False)
-    video = compressed(
-        longvale, sample(replace(record, duration_s=straight.duration_s), longvale, folders)[0], 10_000
-    )
+    video = sample(replace(record, duration_s=straight.duration_s), longvale, folders)[0].compress(10_000)
     for name, tokens in straight.streams.items():
         got = video.streams[name]
         assert torch.allclose(got.x, tokens.x, rtol=2**-7, atol=1e-3)
@@ -168,13 +161,13 @@ def test_what_our_encoders_extract_in_their_format_comes_back(longvale, tmp_path
 def test_a_frame_is_one_token_and_parts_share_a_file(vtimellm, tmp_path):
     folder = folder_of(tmp_path / "f", image=rows(1, 8, 1)[0], two=rows(1, 8, 2), cut=rows(100, 8, 3))
     for name in ("image", "two"):
-        hold, _ = sample(Record(name, f"{name}.npy"), vtimellm, {"video": folder}, unknown_s=1.0)
-        assert len(compressed(vtimellm, hold, 100).streams["video"]) == 1
+        state, _ = sample(Record(name, f"{name}.npy"), vtimellm, {"video": folder}, unknown_s=1.0)
+        assert len(state.compress(100).streams["video"]) == 1
     part = Record("cut_12_62", "cut.npy", 50.0, meta={"split": [12.0, 62.0]})
     assert sample(part, vtimellm, {"video": folder})[0].num_tokens() == 100
     np.save(folder / "cut_12_62.npy", rows(100, 8, 4))  # one of its own goes before
-    hold, _ = sample(part, vtimellm, {"video": folder})
-    assert torch.equal(compressed(vtimellm, hold, 100).streams["video"].x, bf16(rows(100, 8, 4)))
+    state, _ = sample(part, vtimellm, {"video": folder})
+    assert torch.equal(state.compress(100).streams["video"].x, bf16(rows(100, 8, 4)))
 
 
 DIALOGUES = [
@@ -213,9 +206,9 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
     """Symbols are resolved when a sample is loaded, to hundredths of its cut; the paper's recipe learns."""
     records, folders = stage_2
     model = load(name, base)
-    given = folders if name == "longvale" else {"video": folders["video"]}
-    done = released_features.make(records, tmp_path / "out", model, given, progress=False)
-    assert [one.status for one in done] == ["made", "made"]
+    folders_of_model = folders if name == "longvale" else {"video": folders["video"]}
+    done = released_features.make(records, tmp_path / "out", model, folders_of_model, progress=False)
+    assert [result.status for result in done] == ["made", "made"]
     index = shards.pack(tmp_path / "out", records, progress=False)
     assert shards.verify(tmp_path / "out", progress=False) == []
     recipe = load_config(StageRecipe, RECIPES / f"{name}_boundary.yaml")
@@ -243,13 +236,14 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
 def test_the_command(base, tmp_path, stage_2, capsys):
     _, folders = stage_2
     encoders = {n: base[n] for n in ("video", "audio", "speech")}
-    words = ["shards", "features", str(tmp_path / "stage2.jsonl"), "--out", str(tmp_path / "out")]
+    words = ["shards", "import-features", str(tmp_path / "stage2.jsonl"), "--out", str(tmp_path / "out")]
     words += ["--preset", "longvale", "--base", json.dumps(encoders)]
     words += [w for n, f in folders.items() for w in (f"--{n}", str(f))]
     assert main(words) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "2 made" in said and "2 samples in 1 shards, by stream {'frame': 2, 'audio': 1, 'speech': 1}" in said
+        "2 made" in output
+        and "2 samples in 1 shards, by stream {'video': 2, 'audio': 1, 'speech': 1}" in output
     )
     np.save(folders["video"] / "v0.npy", rows(99, 8, 1))
     (tmp_path / "out" / "parts" / "v0.tar").unlink()
@@ -276,9 +270,9 @@ def by_numpy_1(array):
     shape = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in array.shape) + b"t"
     kind = call("numpy", "dtype") + text(array.dtype.str[1:]) + b"\x89\x88\x87R"
     kind += b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    made = call("numpy.core.multiarray", "_reconstruct") + call("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+    head = call("numpy.core.multiarray", "_reconstruct") + call("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
     values = b"B" + struct.pack("<I", array.nbytes) + array.tobytes()
-    return b"\x80\x04" + made + b"(K\x01" + shape + kind + b"\x89" + values + b"tb."
+    return b"\x80\x04" + head + b"(K\x01" + shape + kind + b"\x89" + values + b"tb."
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -305,8 +299,8 @@ def test_longvlms_pickles_are_its_305_tokens(base, tmp_path, local):
         (tmp_path / name).mkdir()
         (tmp_path / name / "v.pkl").write_bytes(by_numpy_1(array))
     folders = {"local": tmp_path / "l", "memory": tmp_path / "m"}
-    hold, _ = sample(Record("v", "v.pkl", 100.0), model, folders)
-    video = compressed(model, hold, local + 5)
+    state, _ = sample(Record("v", "v.pkl", 100.0), model, folders)
+    video = state.compress(local + 5)
     got = video.streams["video"]
     assert torch.equal(got.x, bf16(tokens))
     assert torch.allclose(video.globals["video"], torch.from_numpy(memory[-5:]).float())
@@ -327,7 +321,7 @@ def test_longvlms_recipe_reads_them(longvlm, tmp_path):
     assert not missing
     folders = {"local": tmp_path / "l", "memory": tmp_path / "m"}
     failed = released_features.make(records, tmp_path / "out", longvlm, folders, progress=False)
-    assert all("doesn't say how long its video is" in one.reason for one in failed)
+    assert all("doesn't say how long its video is" in result.reason for result in failed)
     released_features.make(records, tmp_path / "out", longvlm, folders, unknown_s=100.0, progress=False)
     index = shards.pack(tmp_path / "out", records, progress=False)
     question_sampling = QuestionConfig(kinds={"qa": 1.0}, max_questions=1)
@@ -405,10 +399,10 @@ def test_pickles_of_other_things_are_refused(tmp_path):
     lies = {
         "has 4 bytes": frombuffer + b"(C\x04abcd" + kind + b"K\x09\x85\x8c\x01CtR",
         "no shape, or no bytes": frombuffer + b"(C\x04abcd" + kind + b"\x8c\x01x\x8c\x01CtR",
-        "no pickle": frombuffer + b"(C\x04abcdtR",
+        "the pickle's array has no values": frombuffer + b"(C\x04abcdtR",
         "of floats, got NoneType": frombuffer + b"(C\x04abcdNK\x01\x85\x8c\x01CtR",
         "has no values": b"\x8c\x15numpy.core.multiarray\x8c\x0c_reconstruct\x93)R",
-        "got _Word": word,
+        "got _Function": word,
         "nothing of it was run": b"\x8c\x05numpy\x8c\x07ndarray\x93)R",
     }
     for message, data in lies.items():
@@ -420,14 +414,14 @@ def test_pickles_of_other_things_are_refused(tmp_path):
 
 
 def test_a_broken_pickle_gives_an_array_or_an_error(tmp_path):
-    draw, path = np.random.default_rng(0), tmp_path / "x.pkl"
+    generator, path = np.random.default_rng(0), tmp_path / "x.pkl"
     whole = [pickle.dumps(np.ones((3, 4), np.float16), protocol=protocol) for protocol in (2, 3, 4, 5)]
     refused = 0
     for _ in range(120):
-        data = bytearray(whole[draw.integers(4)])
-        for _ in range(draw.integers(1, 4)):
-            at = int(draw.integers(len(data)))
-            data[at : at + int(draw.integers(0, 3))] = draw.bytes(int(draw.integers(0, 3)))
+        data = bytearray(whole[generator.integers(4)])
+        for _ in range(generator.integers(1, 4)):
+            at = int(generator.integers(len(data)))
+            data[at : at + int(generator.integers(0, 3))] = generator.bytes(int(generator.integers(0, 3)))
         path.write_bytes(data)
         try:
             assert read_pickle(path).dtype.kind == "f"
@@ -483,16 +477,16 @@ def test_features_of_another_shape_are_refused_with_the_remedy(vtimellm, longval
 
     frame = rows(100, 8, 1)
     refused(vtimellm, r"must be \(100, 8\), got \(99, 8\): 99 frames instead of 100; extract them anew",
-            frame=rows(99, 8, 1))  # fmt: skip
-    refused(vtimellm, r"stream 'frame': features must be \(N, 8\), .* got \(100, 16\); are they another",
-            frame=rows(100, 16, 1))  # fmt: skip
-    refused(vtimellm, r"got \(100, 8, 1\)", frame=frame[..., None])
-    refused(vtimellm, r"got \(0, 8\)", frame=frame[:0])
-    refused(vtimellm, r"no features .*v\.npy", frame=None, kind=FileNotFoundError)
-    refused(vtimellm, "doesn't say how long its video is", frame=frame, duration_s=None)
-    refused(vtimellm, "x is not finite", frame=frame * np.float16(np.inf))
-    refused(longvale, r"stream 'audio': features must be \(N, 16\)", frame=frame, audio=rows(9, 8, 1))
-    refused(longvale, r"40 x 5.12 s are of a longer video than 50 s", frame=frame, audio=rows(40, 16, 1))
+            video=rows(99, 8, 1))  # fmt: skip
+    refused(vtimellm, r"stream 'video': features must be \(N, 8\), .* got \(100, 16\); are they another",
+            video=rows(100, 16, 1))  # fmt: skip
+    refused(vtimellm, r"got \(100, 8, 1\)", video=frame[..., None])
+    refused(vtimellm, r"got \(0, 8\)", video=frame[:0])
+    refused(vtimellm, r"no features .*v\.npy", video=None, kind=FileNotFoundError)
+    refused(vtimellm, "doesn't say how long its video is", video=frame, duration_s=None)
+    refused(vtimellm, "x is not finite", video=frame * np.float16(np.inf))
+    refused(longvale, r"stream 'audio': features must be \(N, 16\)", video=frame, audio=rows(9, 8, 1))
+    refused(longvale, r"40 x 5.12 s are of a longer video than 50 s", video=frame, audio=rows(40, 16, 1))
     local, memory = rows(300, 64, 1), rows(7, 64, 2)
     refused(longvlm, r"= \(300, 64\), got \(200, 64\); it fits longvlm with variant local=200",
             local=local[:200], memory=memory)  # fmt: skip
@@ -517,9 +511,9 @@ def test_folders_that_a_model_has_no_use_for(vtimellm, longvlm, tmp_path):
         with pytest.raises(kind, match=message):
             released_features.check_folders(model, dict.fromkeys(names, tmp_path))
 
-    refused(vtimellm, r"in folders of \('frame',\), the frame's at least, got \['frame', 'audio'\]",
+    refused(vtimellm, r"in folders of \('video',\), the video's at least, got \['audio', 'video'\]",
             "video", "audio")  # fmt: skip
     refused(vtimellm, r"got \['local', 'memory'\]", "local", "memory")
-    refused(longvlm, r"takes features in folders \('local', 'memory'\), got \['frame'\]", "video")
+    refused(longvlm, r"takes features in folders \('local', 'memory'\), got \['video'\]", "video")
     with pytest.raises(FileNotFoundError, match="no folder of features"):
         released_features.check_folders(vtimellm, {"video": tmp_path / "gone"})

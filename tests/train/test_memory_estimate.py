@@ -22,7 +22,7 @@ def test_a_longer_step_is_told_from_shorter_ones(tmp_path):
     """In a process of its own, as the command has it: what others have freed would be taken again."""
     models.model().save_pretrained(tmp_path / "m", include_base=True)
     words = ["train", "boundary", "--estimate-memory", "16384", "--measure", "--model", str(tmp_path / "m")]
-    words += ["--engine.report", "[]", "--engine.device", "cpu", "--lora.r", "4", "--out", str(tmp_path)]
+    words += ["--engine.report", "--engine.device", "cpu", "--lora.r", "4", "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "longcompress", *words],
         capture_output=True,
@@ -78,6 +78,6 @@ def test_the_command(tmp_path, capsys):
         "--out",
         str(tmp_path),
     ]
-    assert main([*words, "--engine.report", "[]", "--engine.device", "cpu"]) == 0
+    assert main([*words, "--engine.report", "--engine.device", "cpu"]) == 0
     out = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert out["tokens"] == 2000 and out["measured_gib"] is None and out["estimated_gib"] > 0

@@ -17,32 +17,31 @@ from longcompress.train.tiny.shards import all_questions, synthetic_shards
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    where = tmp_path_factory.mktemp("drawn")
+def painted(tmp_path_factory):
+    where = tmp_path_factory.mktemp("synthetic")
     return synthetic_shards(load("tiny", device="cpu"), range(3), 20.0, where, progress=False)
 
 
-def test_drawn_videos_are_shards_that_say_all_that_happens(drawn, tmp_path):
-    assert [entry.key for entry in drawn.entries] == ["scene_0", "scene_1", "scene_2"]
+def test_synthetic_shards_say_all_that_happens(painted, tmp_path):
+    assert [entry.key for entry in painted.entries] == ["scene_0", "scene_1", "scene_2"]
     for i in range(3):
-        members, scene = drawn.read(i), make_scene(i, 20.0)
-        hold = read_sample(members, "here").hold
-        assert set(hold.streams()) == {"video", "audio"}
-        given = json.loads(members[JSON])
+        members, scene = painted.read(i), make_scene(i, 20.0)
+        assert set(read_sample(members, "here").num_frames) == {"video", "audio"}
+        content = json.loads(members[JSON])
         record = parse_record(
-            {k: v for k, v in given.items() if k != "features"} | {"video": "x"}, tmp_path, "x"
+            {k: v for k, v in content.items() if k != "features"} | {"video": "x"}, tmp_path, "x"
         )
         assert {e.text for e in record.events} == {h.name for h in scene.events}
-        told = all_questions(scene, np.random.default_rng(i))
-        assert [(a.text, b.text) for a, b in record.dialogues] == told
+        questions = all_questions(scene, np.random.default_rng(i))
+        assert [(a.text, b.text) for a, b in record.dialogues] == questions
 
 
-def test_what_is_learned_by_heart_can_not_be_guessed(drawn, tmp_path):
+def test_what_is_learned_by_heart_can_not_be_guessed(painted, tmp_path):
     scene = make_scene(1, 20.0)
     ((question, answer),) = arbitrary_question(scene, np.random.default_rng(1))
     assert question and len(answer.split(", ")) == 3
-    first_samples(str(drawn.folder), tmp_path / "few")
-    assert [e.key for e in load_index(tmp_path / "few").entries] == [e.key for e in drawn.entries]
+    first_samples(str(painted.folder), tmp_path / "few")
+    assert [e.key for e in load_index(tmp_path / "few").entries] == [e.key for e in painted.entries]
 
 
 @pytest.mark.slow
@@ -50,17 +49,17 @@ def test_the_check_says_whether_it_learns(tmp_path, capsys):
     """It knows three samples by heart after a few steps, and not after one."""
     from longcompress.train import overfit_check as module
 
-    words = ["train", "--check", "--out", str(tmp_path / "a"), "--engine.workers", "0", "--json"]
+    words = ["train", "--overfit-check", "--out", str(tmp_path / "a"), "--engine.workers", "0", "--json"]
     assert main([*words, "--steps", "2"]) == 1
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert not told["ok"] and told["asked"] == module.NUM_SAMPLES
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not report["ok"] and report["asked"] == module.NUM_SAMPLES
     words[3] = str(tmp_path / "b")
     assert main([*words, "--steps", "60"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["ok"] and told["last_loss"] < 0.1 * told["first_loss"]
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["ok"] and report["last_loss"] < 0.1 * report["first_loss"]
 
 
-@pytest.mark.parametrize("name", ["check"])
+@pytest.mark.parametrize("name", ["overfit_check"])
 def test_the_recipes_load(name):
     from longcompress.train import stages
     from longcompress.train.stages import StageRecipe
@@ -70,7 +69,7 @@ def test_the_recipes_load(name):
 
 
 def test_the_command_draws(tmp_path, capsys):
-    assert main(["shards", "draw", "--num-videos", "2", "--seconds", "10", "--out", str(tmp_path / "d")]) == 0
+    assert main(["shards", "synthesize", "--num", "2", "--seconds", "10", "--out", str(tmp_path / "d")]) == 0
     assert "2 samples in 1 shards" in capsys.readouterr().out and len(load_index(tmp_path / "d")) == 2
-    assert main(["shards", "draw", "--num-videos", "0", "--out", str(tmp_path / "e")]) == 2
-    assert "--videos must be > 0, got 0" in capsys.readouterr().err
+    assert main(["shards", "synthesize", "--num", "0", "--out", str(tmp_path / "e")]) == 2
+    assert "--num must be > 0, got 0" in capsys.readouterr().err

@@ -26,7 +26,7 @@ RECORD = Record(
 )  # fmt: skip
 
 
-def drawn(kind, seed=0, record=RECORD, **options):
+def sampled(kind, seed=0, record=RECORD, **options):
     return turns_of(record, kind, np.random.default_rng(seed), duration_s=50.0, **options)
 
 
@@ -55,7 +55,7 @@ def test_hundredths_of_an_unknown_length_are_refused():
 @pytest.mark.parametrize("seed", range(8))
 def test_grounding_asks_for_what_happens_once(seed):
     spans = {"a dog runs in": "From 0 to 3.", "a car leaves": "From 20 to 31."}
-    turns = drawn("grounding", seed)
+    turns = sampled("grounding", seed)
     assert len(turns) == 2
     for question, answer in turns:
         (text,) = [t for t in spans if t in question]
@@ -77,9 +77,9 @@ def test_answers_in_seconds_read_back_as_the_whole_seconds_of_the_event(start_s,
 def test_segment_captions_and_dense_ones(seed):
     by_span = {("0", "3"): "a dog runs in", ("3", "8"): "a bell rings", ("20", "31"): "a car leaves",
                ("40", "43"): "a bell rings"}  # fmt: skip
-    for question, answer in drawn("segment", seed):
+    for question, answer in sampled("segment", seed):
         assert by_span[tuple(re.findall(r"\d+", question))] == answer
-    ((_, answer),) = drawn("dense", seed, times="hundredths")
+    ((_, answer),) = sampled("dense", seed, times="hundredths")
     assert answer.split("\n")[2:] == ["From 40 to 63, a car leaves", "From 80 to 88, a bell rings"]
 
 
@@ -87,7 +87,7 @@ def test_segment_captions_and_dense_ones(seed):
 def test_a_choice_has_one_right_answer(seed):
     texts = {("0", "3"): "a dog runs in", ("3", "8"): "a bell rings", ("20", "31"): "a car leaves",
              ("40", "43"): "a bell rings"}  # fmt: skip
-    for question, answer in drawn("choice", seed):
+    for question, answer in sampled("choice", seed):
         start, end = re.findall(r"from (\d+) to (\d+)", question)[0]
         options = dict(re.findall(r"\(([A-D])\) ([a-z ]+?)(?= \(|$)", question))
         assert options[answer] == texts[start, end] and len(set(options.values())) == len(options) > 1
@@ -97,26 +97,26 @@ def test_a_choice_has_one_right_answer(seed):
 
 
 def test_dialogues_with_their_times_written_out():
-    assert drawn("conversation") == [("When, 5?", "From 5 to 11.")]
-    assert drawn("conversation", times="hundredths") == [("When, 10?", "From 10 to 22.")]
+    assert sampled("conversation") == [("When, 5?", "From 5 to 11.")]
+    assert sampled("conversation", times="hundredths") == [("When, 10?", "From 10 to 22.")]
     broken = Record("v", "v.mp4", dialogues=((Turn("user", "At <s7>?"), Turn("assistant", "Yes.")),))
     with pytest.raises(ValueError, match="'v': <s7> in its dialogue stands for no time"):
-        drawn("conversation", record=broken)
+        sampled("conversation", record=broken)
 
 
 def test_what_a_record_does_not_have_gives_no_question():
     empty = Record("v", "v.mp4")
     for kind in ("grounding", "segment", "dense", "choice", "conversation", "caption"):
-        assert drawn(kind, record=empty) == []
-    assert drawn("caption")[0][1] == "A street."
+        assert sampled(kind, record=empty) == []
+    assert sampled("caption")[0][1] == "A street."
     with pytest.raises(ValueError, match="kind must be one of"):
-        drawn("other")
+        sampled("other")
 
 
 def test_the_same_draw_gives_the_same_questions_and_most_is_kept():
     for kind in ("grounding", "segment", "choice"):
-        assert drawn(kind, 3) == drawn(kind, 3)
-        assert len(drawn(kind, 3, max_questions=1)) <= 1
+        assert sampled(kind, 3) == sampled(kind, 3)
+        assert len(sampled(kind, 3, max_questions=1)) <= 1
 
 
 def words(text):
@@ -144,14 +144,14 @@ class TestShortened:
         st.integers(0, 30),
     )
     @settings(max_examples=60, deadline=None)
-    def test_what_is_kept_fits_and_is_a_beginning(self, turns, most):
+    def test_what_is_kept_fits_and_is_a_beginning(self, turns, max_tokens):
         try:
-            cut = shortened(turns, words, most)
+            cut = shortened(turns, words, max_tokens)
         except ValueError:
             first = turns[0]
-            assert words(first[0]) + words(first[1].split("\n")[0]) > most
+            assert words(first[0]) + words(first[1].split("\n")[0]) > max_tokens
             return
-        assert sum(words(q) + words(a) for q, a in cut.turns) <= most
+        assert sum(words(q) + words(a) for q, a in cut.turns) <= max_tokens
         for (q, a), (want_q, want_a) in zip(cut.turns, turns, strict=False):
             assert q == want_q and want_a.startswith(a)
 
@@ -160,8 +160,8 @@ def test_dialogues_of_one_turn_are_asked_each_for_itself():
     pair = tuple((Turn("user", f"q{i}"), Turn("assistant", f"a{i}")) for i in range(5))
     long = (*pair[0], *pair[1])
     record = Record("v", "v.mp4", dialogues=(*pair, long))
-    found = turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, max_questions=3)
-    assert len(found) == 3 and set(found) < {(f"q{i}", f"a{i}") for i in range(5)}
+    results = turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, max_questions=3)
+    assert len(results) == 3 and set(results) < {(f"q{i}", f"a{i}") for i in range(5)}
     assert len(turns_of(record, "qa", np.random.default_rng(0), duration_s=9.0, max_questions=9)) == 5
     assert (
         turns_of(Record("v", "v.mp4", dialogues=(long,)), "qa", np.random.default_rng(0), duration_s=9.0)

@@ -64,15 +64,15 @@ def data(tmp_path_factory):
         for name in ("v0", "v1")
     ]  # fmt: skip
     asked = [{"q": "What is red?", "a": "The ball.", "video_id": name} for name in ("v0", "v1")]
-    made = {}
+    trained = {}
     for shape, rows in (("dialogues", dialogues), ("qa", asked)):
         (where / f"{shape}.json").write_text(json.dumps(rows))
         records, missing = convert(where / f"{shape}.json", shape, where / "in")
         assert not missing and len(records) == 2
         records = [replace(record, captions=("a red ball, a blue box",)) for record in records]
         shards.make(records, where / shape, models.model(), progress=False)
-        made[shape] = str(shards.pack(where / shape, records, progress=False).folder)
-    return made
+        trained[shape] = str(shards.pack(where / shape, records, progress=False).folder)
+    return trained
 
 
 def small(name, folder):

@@ -40,13 +40,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.server.folder / self.path.lstrip("/")
-        wanted = self.headers.get("Range")
-        self.server.asked.append((path.name, wanted))
+        byte_range = self.headers.get("Range")
+        self.server.asked.append((path.name, byte_range))
         what = self.server.spoil(path.name)
         data = path.read_bytes() if path.is_file() else b""
         code = what if isinstance(what, int) else (200 if path.is_file() else 404)
-        if code == 200 and wanted and what != "no ranges":
-            first, last = wanted.removeprefix("bytes=").split("-")
+        if code == 200 and byte_range and what != "no ranges":
+            first, last = byte_range.removeprefix("bytes=").split("-")
             if int(first) >= len(data):
                 code, data = 416, b""
             else:
@@ -92,12 +92,12 @@ def served(tmp_path, serving):
     """(server, URL, index) of nine samples in three shards."""
     folder = tmp_path / "served"
     folder.mkdir()
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for shard in range(3):
         samples = [
             (
                 f"s{shard}{i}",
-                {"json": json.dumps({"key": f"s{shard}{i}"}).encode(), "mp4": draw.bytes(40_000)},
+                {"json": json.dumps({"key": f"s{shard}{i}"}).encode(), "mp4": generator.bytes(40_000)},
             )
             for i in range(3)
         ]
@@ -132,7 +132,7 @@ class TestRanges:
         remote = load(url)
         assert remote.entries == index.entries and str(remote.folder) == url
         assert everything(remote) == everything(index)
-        asked = [wanted for name, wanted in server.asked if name.endswith(".tar")]
+        asked = [byte_range for name, byte_range in server.asked if name.endswith(".tar")]
         assert len(asked) == 9 and all(asked)
         assert remote.order(3, 1).tolist() == index.order(3, 1).tolist()
 
@@ -274,8 +274,8 @@ class TestCache:
         with ThreadPoolExecutor(4) as pool:
             running = [reader(url, tmp_path / "cache", tmp_path / f"out{i}") for i in range(2)]
             local = list(pool.map(lambda _: load(url, tmp_path / "cache").read(0)["mp4"], range(4)))
-        for one in running:
-            one.join()
+        for process in running:
+            process.join()
         outs = [(tmp_path / f"out{i}").read_bytes() for i in range(2)]
         assert outs == [index.read(0)["mp4"]] * 2 and local == [index.read(0)["mp4"]] * 4
         assert [name for name, _ in server.asked].count("shard-000000.tar") == 1
@@ -357,8 +357,8 @@ def test_a_server_that_dies_while_a_stage_trains_makes_bad_samples_that_name_the
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         videos.write(tmp_path / "in" / f"{name}.mp4", videos.Video())
-        told = {"events": [{"start_s": 1, "end_s": 2, "text": "red ball"}]}
-        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(told))
+        lines = {"events": [{"start_s": 1, "end_s": 2, "text": "red ball"}]}
+        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(lines))
     records = read_records(tmp_path / "in")
     shards.make(records, tmp_path / "out", model, progress=False)
     shards.pack(tmp_path / "out", records, shard_bytes=1, progress=False)

@@ -20,8 +20,8 @@ MIX = Mixture([index(40), index(7, 1, "y")], [1.0, 3.0])
 
 
 def taken(num, mixture=MIX, **options):
-    given = {"seed": 4, "max_tokens": 600, "budgets": (20, 60, 240), "min_videos": 3} | options
-    return list(islice(BatchSampler(mixture, **given), num))
+    arguments = {"seed": 4, "max_tokens": 600, "budgets": (20, 60, 240), "min_videos": 3} | options
+    return list(islice(BatchSampler(mixture, **arguments), num))
 
 
 def test_resume_is_one_integer():
@@ -59,10 +59,10 @@ def test_more_ranks_than_samples_is_an_error():
 
 
 def test_a_mixture_keeps_its_shares_everywhere_and_each_set_its_epochs():
-    drawn = list(islice(MIX.samples(4), 400))
+    sampled = list(islice(MIX.samples(4), 400))
     for at in range(0, 400, 40):
-        assert abs(sum(d for d, _ in drawn[at : at + 40]) - 30) <= 1
-    small = [i for d, i in drawn if d == 1]
+        assert abs(sum(d for d, _ in sampled[at : at + 40]) - 30) <= 1
+    small = [i for d, i in sampled if d == 1]
     for epoch in range(len(small) // 7):
         assert sorted(small[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert small[:7] != small[7:14]

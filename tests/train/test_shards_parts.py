@@ -8,7 +8,7 @@ import torch
 
 from longcompress.config import MediaConfig
 from longcompress.media import reader as media
-from longcompress.session import compressed
+from longcompress.session import read_session
 from longcompress.train.data.questions import turns_of
 from longcompress.train.records import Record, Turn, part_key, part_of, read_records
 from longcompress.train.shards import make as shards
@@ -32,9 +32,9 @@ def model():
     return models.model()
 
 
-def written(path, begin_s=0.0, seconds=9.6):
-    """A video, or a file that holds only what that video has from begin_s on."""
-    flashes, beeps = [[t - begin_s for t in (1.1, 2.9, 4.0, 6.3, 8.5)] for _ in range(2)]
+def written(path, start_s=0.0, seconds=9.6):
+    """A video, or a file that holds only what that video has from start_s on."""
+    flashes, beeps = [[t - start_s for t in (1.1, 2.9, 4.0, 6.3, 8.5)] for _ in range(2)]
     stamps = range(0, round(seconds * 1000), 20)
     return videos.write(
         path, videos.Video(stamps=stamps, audio_s=seconds, flashes=flashes, beeps=beeps, **LOSSLESS)
@@ -47,7 +47,7 @@ def video(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(model, video, tmp_path_factory):
+def samples_by_key(model, video, tmp_path_factory):
     """The whole video and its parts side by side."""
     out = tmp_path_factory.mktemp("shards")
     records = [Record("f", str(video))]
@@ -59,14 +59,15 @@ def made(model, video, tmp_path_factory):
                    dialogues=(turns,), meta={"split": list(part), "token": token})
         )  # fmt: skip
     done = shards.make(records, out, model, progress=False)
-    assert [one.status for one in done] == ["made"] * 4, done
+    assert [result.status for result in done] == ["made"] * 4, done
     index = shards.pack(out, records, progress=False)
     return {entry.key: index.read(i) for i, entry in enumerate(index.entries)}
 
 
 def streams_of(members):
     """Each stream's compressed tokens."""
-    return models.model().compressor.compress_to(read_sample(members, "here").hold, 1 << 20)[0]
+    state = read_sample(members, "here").state(models.model().merge_state())
+    return state.compress(1 << 20).streams
 
 
 def same(got, want, rel=0.0):
@@ -78,49 +79,56 @@ def same(got, want, rel=0.0):
 
 
 @pytest.mark.parametrize("part", PARTS[:3])
-def test_features_of_a_part_are_those_of_its_frames_and_samples_alone(made, model, video, part):
+def test_features_of_a_part_are_those_of_its_frames_and_samples_alone(samples_by_key, model, video, part):
     fine = MediaConfig(rate_fps=25.0, size_px=model.config.media.size_px)
     values = []
     with media.read(video, fine) as parts:
-        for one in parts:
-            if isinstance(one, Frames):
-                keep = (one.time_s >= part[0] - 1e-6) & (one.time_s < part[1] - 1e-6)
-                values.append(Frames(one.pixels[keep], one.time_s[keep] - part[0], one.step_s))
+        for piece in parts:
+            if isinstance(piece, Frames):
+                keep = (piece.time_s >= part[0] - 1e-6) & (piece.time_s < part[1] - 1e-6)
+                values.append(Frames(piece.pixels[keep], piece.time_s[keep] - part[0], piece.step_s))
             else:
-                a, b = (round((t - one.start_s) * one.rate_hz) for t in part)
-                start_s = max(0.0, one.start_s - part[0])
-                values.append(Audio(one.samples[max(0, a) : max(0, b)], start_s, one.rate_hz))
-    session, _ = compressed(model, [v for v in values if len(v)], shards.ENDLESS, progress=False)
-    same(streams_of(made[part_key("f", part)]), streams_of(members_of(session.held(), model, {}, 1.0)))
+                a, b = (round((t - piece.start_s) * piece.rate_hz) for t in part)
+                start_s = max(0.0, piece.start_s - part[0])
+                values.append(Audio(piece.samples[max(0, a) : max(0, b)], start_s, piece.rate_hz))
+    session = read_session(model, [v for v in values if len(v)], budget=shards.ENDLESS, progress=False)
+    same(
+        streams_of(samples_by_key[part_key("f", part)]),
+        streams_of(members_of(session.state(), model, {}, 1.0)),
+    )
 
 
 @pytest.mark.parametrize("part", PARTS[:3])
-def test_features_of_a_part_are_those_of_a_file_with_only_that_part(made, model, tmp_path, part):
+def test_features_of_a_part_are_those_of_a_file_with_only_that_part(samples_by_key, model, tmp_path, part):
     path = written(tmp_path / "part.mkv", part[0], part[1] - part[0])
-    session, _ = compressed(model, path, shards.ENDLESS, progress=False)
-    want = streams_of(members_of(session.held(), model, {}, 1.0))
-    same(streams_of(made[part_key("f", part)]), want, rel=1e-4)
+    session = read_session(model, path, budget=shards.ENDLESS, progress=False)
+    want = streams_of(members_of(session.state(), model, {}, 1.0))
+    same(streams_of(samples_by_key[part_key("f", part)]), want, rel=1e-4)
 
 
-def test_a_part_lasts_as_long_as_it_was_cut_and_its_times_are_its_own(made):
-    told = json.loads(made["f_3p48_8p28"]["json"])
-    assert told["duration_s"] == told["features"]["duration_s"] == pytest.approx(4.8)
-    assert told["meta"]["split"] == [3.48, 8.28]
-    whole = json.loads(made["f"]["json"])
-    assert whole["duration_s"] == 10.0 and whole["video"] == told["video"]
+def test_a_part_lasts_as_long_as_it_was_cut_and_its_times_are_its_own(samples_by_key):
+    content = json.loads(samples_by_key["f_3p48_8p28"]["json"])
+    assert content["duration_s"] == content["features"]["duration_s"] == pytest.approx(4.8)
+    assert content["meta"]["split"] == [3.48, 8.28]
+    whole = json.loads(samples_by_key["f"]["json"])
+    assert whole["duration_s"] == 10.0 and whole["video"] == content["video"]
     record = Record(
-        "f", "f.mkv", dialogues=((Turn("user", "When?"), Turn("assistant", "<t0>")),), meta=told["meta"]
+        "f", "f.mkv", dialogues=((Turn("user", "When?"), Turn("assistant", "<t0>")),), meta=content["meta"]
     )
-    draw = np.random.default_rng(0)
-    assert turns_of(record, "conversation", draw, duration_s=4.8, times="hundredths") == [("When?", "21")]
+    generator = np.random.default_rng(0)
+    assert turns_of(record, "conversation", generator, duration_s=4.8, times="hundredths") == [
+        ("When?", "21")
+    ]
 
 
 def test_a_part_outside_its_video_fails_by_name(model, video, tmp_path):
     late = Record("late", str(video), meta={"split": [100.0, 120.0]})
     long = Record("long", str(video), meta={"split": list(PARTS[3])})
     event = Record("event", str(video), events=(Event(5, 8, "late"),), meta={"split": [1.0, 5.0]})
-    done = {one.key: one for one in shards.make([late, long, event], tmp_path, model, progress=False)}
-    assert all(one.status == "failed" for one in done.values())
+    done = {
+        result.key: result for result in shards.make([late, long, event], tmp_path, model, progress=False)
+    }
+    assert all(result.status == "failed" for result in done.values())
     assert (
         "f.mkv: there is nothing in its part from 100 to 120 s; the media ends at 9.6" in done["late"].reason
     )
@@ -130,8 +138,9 @@ def test_a_part_outside_its_video_fails_by_name(model, video, tmp_path):
 
 def test_the_bytes_of_a_part_are_refused_by_name(video, tmp_path):
     record = Record("a", str(video), meta={"split": [1.0, 3.0]})
-    (one,) = shards.make([record], tmp_path, None, kind="media", progress=False)
-    assert one.status == "failed" and "f.mkv: the record is of its part [1.0, 3.0] only" in one.reason
+    (result,) = shards.make([record], tmp_path, None, kind="media", progress=False)
+    assert result.status == "failed"
+    assert "f.mkv: the record is of its part [1.0, 3.0] only" in result.reason
 
 
 def test_parts_of_a_video_have_keys_of_their_own(tmp_path):

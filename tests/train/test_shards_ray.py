@@ -54,7 +54,7 @@ DETAIL = {"detail": {"*": 7}, "device": "cpu", "progress": False}
 
 @pytest.mark.slow
 def test_actors_make_the_same_bytes_and_the_same_manifest(where, running, capsys):
-    words = ["--out", "ray", "--model", "model", "--detail", '{"*": 7}', "--device", "cpu"]
+    words = ["--out", "ray", "--model", "model", "--tokens-per-segment", '{"*": 7}', "--device", "cpu"]
     assert main(["shards", "make", "in", *words, "--engine", "ray", "--workers", "2"]) == 3
     out, err = capsys.readouterr()
     assert "ray: 3 made, 0 there already, 1 failed" in out and "error: c: in/c.mp4" in err
@@ -63,12 +63,12 @@ def test_actors_make_the_same_bytes_and_the_same_manifest(where, running, capsys
 
 @pytest.mark.slow
 def test_stop_ends_at_a_bad_video_with_the_words_of_a_make_without_ray(where, running):
-    said = []
+    messages = []
     for make, model in ((shards.make, None), (shards_ray.make, None)):
         with pytest.raises(ValueError, match=r"in/c.mp4") as error:
             make(read_records("in"), "stop", model, kind="media", on_error="stop", progress=False)
-        said.append(str(error.value))
-    assert said[0] == said[1]
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running, monkeypatch):

@@ -49,12 +49,12 @@ def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
     model.llm.lm.lm_head.weight.data.mul_(30)  # random and frozen it could hardly say anything clearly
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     many = replace(recipe, steps=150, save_steps=150, lr=2e-2)
-    made = train_stage(model, many, tmp_path)
+    results = train_stage(model, many, tmp_path)
     first, *_, last = losses(tmp_path)
     assert last < 0.6 * first
     changed = {n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])}
     assert changed and all("project" in n or ".time." in n for n in changed)
-    assert "trained: projectors" in capsys.readouterr().out and (made / "config.json").is_file()
+    assert "trained: projectors" in capsys.readouterr().out and (results / "config.json").is_file()
 
 
 @pytest.mark.slow
@@ -74,31 +74,31 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
         train_stage(stopped, recipe, tmp_path / "part")
     assert last_checkpoint(tmp_path / "part").name == "checkpoint-4"
     train_stage(models.model(), recipe, tmp_path / "part", resume=True)
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
-    assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
 @pytest.mark.slow
 def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(recipe, tmp_path, capsys):
     recipe = replace(recipe, steps=60, save_steps=60, log_steps=1, engine=replace(CPU, workers=1))
     train_stage(models.model(), recipe, tmp_path / "whole")
-    told, steps = models.model(), []
+    model, steps = models.model(), []
 
     def terminate(*_):
         steps.append(1)
         if len(steps) == 23:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    told.llm.register_forward_pre_hook(terminate)
+    model.llm.register_forward_pre_hook(terminate)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        train_stage(told, recipe, tmp_path / "part")
+        train_stage(model, recipe, tmp_path / "part")
     assert signal.getsignal(signal.SIGTERM) is before
     assert last_checkpoint(tmp_path / "part").name == "checkpoint-23"
     assert "go on with --resume" in capsys.readouterr().out
     train_stage(models.model(), recipe, tmp_path / "part", resume=True)
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "part")
-    assert set(one) == set(two) and all(torch.equal(one[n], two[n]) for n in one)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "part") and len(losses(tmp_path / "part")) == 60
 
 
@@ -107,13 +107,13 @@ def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
     program = stages.script(tmp_path / "script.py")
-    given = [str(program), str(tmp_path / "recipe.json")]
-    for name, begin in (("one", [sys.executable]), ("two", TORCHRUN)):
-        words = [*begin, *given, str(tmp_path / name), str(Path(__file__).parents[1])]
+    arguments = [str(program), str(tmp_path / "recipe.json")]
+    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        words = [*launcher, *arguments, str(tmp_path / name), str(Path(__file__).parents[1])]
         subprocess.run(words, check=True, capture_output=True, timeout=300)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 20 and one[-1] != one[0]
-    assert one == pytest.approx(two, abs=1e-4)
+    whole, resumed = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(whole) == len(resumed) == 20 and whole[-1] != whole[0]
+    assert whole == pytest.approx(resumed, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -128,13 +128,15 @@ def tell(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 model.llm.register_forward_pre_hook(tell)
 """
-    given = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
+    arguments = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
     here = str(Path(__file__).parents[1])
-    done = subprocess.run([*TORCHRUN, *given, str(tmp_path / "two"), here], capture_output=True, timeout=300)
+    done = subprocess.run(
+        [*TORCHRUN, *arguments, str(tmp_path / "two"), here], capture_output=True, timeout=300
+    )
     assert done.returncode and last_checkpoint(tmp_path / "two").name == "checkpoint-7"
     quiet = str(stages.script(tmp_path / "quiet.py"))
     for out in ("one", "two"):
-        words = [sys.executable, quiet, given[1], str(tmp_path / out), here]
+        words = [sys.executable, quiet, arguments[1], str(tmp_path / out), here]
         subprocess.run(
             [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=300
         )
@@ -210,7 +212,7 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     some = "train: [projectors, lora]\nlora: {r: 2}\nbudgets: [8]\nmax_tokens: 20\n"
     (tmp_path / "r.yaml").write_text(some + "engine: {workers: 0, report: []}\n")
     words = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--save-steps", "2"]
-    words += [f"--shards={json.dumps([str(folder)])}", "--model", str(tmp_path / "base")]
+    words += ["--shards", str(folder), "--model", str(tmp_path / "base")]
     assert main([*words, "--steps", "4"]) == 0
     out = capsys.readouterr().out
     assert "trained: projectors" in out and "run/model" in out
@@ -218,7 +220,7 @@ def test_the_command_trains_and_goes_on(recipe, folder, tmp_path, capsys):
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-6"
     assert main([*words, "--steps", "6", "--resume", "--lr", "1"]) == 2
     assert "resume: lr differ from" in capsys.readouterr().err
-    assert main(["train", "align", "--out", str(tmp_path / "none"), "--engine.report", "[]"]) == 2
+    assert main(["train", "align", "--out", str(tmp_path / "none"), "--engine.report"]) == 2
     assert "shards must name at least one folder" in capsys.readouterr().err
     assert main(["train", "nope", "--out", str(tmp_path / "none")]) == 2
     assert "no recipe 'nope'; give one of align, boundary" in capsys.readouterr().err
@@ -237,8 +239,8 @@ def test_videos_without_audio_or_without_frames_are_learned_from_beside_others(t
         told_of = {"events": [{"start_s": 0, "end_s": 2, "text": f"a {name} video"}]}
         (where / f"{name}.json").write_text(json.dumps(told_of))
     records = read_records(where)
-    made = shards.make(records, tmp_path / "out", models.model(), progress=False)
-    assert {one.status for one in made} == {"made"}
+    results = shards.make(records, tmp_path / "out", models.model(), progress=False)
+    assert {whole.status for whole in results} == {"made"}
     index = shards.pack(tmp_path / "out", records, progress=False)
     streams = {entry.key: set(entry.tokens) for entry in index.entries}
     assert streams == {"both": {"video", "audio"}, "mute": {"video"}, "blind": {"audio"}}

@@ -64,14 +64,14 @@ def compressed(model, scene, budget):
 @pytest.mark.slow
 def test_the_codec_changes_little_of_what_the_encoders_see(tiny, tmp_path):
     scene = make_scene(10_000_123, 40.0)
-    drawn = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
+    painted = next(p for p in parts_of(scene, 1.0) if isinstance(p, Frames))
     video = write_video(scene, tmp_path / "video.mp4")
     from longcompress.media.reader import fit_pixels, read
 
     with read(video, replace(tiny.config.media, audio=False)) as parts:
         decoded = torch.cat([p.pixels for p in parts if isinstance(p, Frames)])
     with torch.no_grad():
-        a = tiny.video.features(fit_pixels(drawn.pixels, tiny.config.media))[0]
+        a = tiny.video.features(fit_pixels(painted.pixels, tiny.config.media))[0]
         b = tiny.video.features(decoded)[0]
     assert a.shape == b.shape
     same = torch.nn.functional.cosine_similarity(a - a.mean((0, 1)), b - b.mean((0, 1)), dim=-1)
@@ -110,31 +110,31 @@ def small():
 
 def test_a_spliced_video_is_the_clips_one_after_the_other(small):
     model, clip_cache = small
-    hold, events, duration_s = splice([clip_cache[0], clip_cache[1]], 120.0)
-    assert duration_s == 120.0 and hold.pieces[0].start_s == 120.0 and hold.pieces[-1].end_s == 240.0
+    state, events, duration_s = splice([clip_cache[0], clip_cache[1]], 120.0, model.merge_state())
+    assert duration_s == 120.0 and state.chunks[0].start_s == 120.0 and state.chunks[-1].end_s == 240.0
     assert len(events) == len(clip_cache[0].events) + len(clip_cache[1].events)
-    streams, globals_, _ = model.compressor.compress_to(hold, 100)
-    assert sum(map(len, streams.values())) + sum(map(len, globals_.values())) == 100
-    assert float(streams["video"].size.sum()) == 120 * 16
+    video = state.compress(100)
+    assert size_of(video) == 100
+    assert float(video.streams["video"].size.sum()) == 120 * 16
 
 
 def test_a_cache_is_saved_whole(small, tmp_path):
     model, clip_cache = small
     save_clips(clip_cache, tmp_path / "clips.safetensors")
     mix = Mix(5, 2, (1.0, 2.0), 3, (0.1,), {"when_seen": 1.0}, offset_tens=1000)
-    one, other = (
-        Videos(b, model.compressor, [mix], 0, 17.0).batch(1)
+    first, other = (
+        Videos(b, model.merge_state(), [mix], 0, 17.0).batch(1)
         for b in (clip_cache, load_clips(tmp_path / "clips.safetensors"))
     )
-    assert [e.turns for e in one] == [e.turns for e in other]
+    assert [e.turns for e in first] == [e.turns for e in other]
     for name in ("video", "audio"):
-        assert torch.equal(one[0].video.streams[name].x, other[0].video.streams[name].x)
+        assert torch.equal(first[0].video.streams[name].x, other[0].video.streams[name].x)
 
 
 def test_longer_videos_come_fewer(small):
     model, clip_cache = small
     mix = Mix(5, 8, (1.0, 4.0), 3, (0.1,), {"when_seen": 1.0})
-    videos = Videos(clip_cache, model.compressor, [mix], 0, 17.0)
+    videos = Videos(clip_cache, model.merge_state(), [mix], 0, 17.0)
     seen = {len(videos.batch(n)) for n in range(6)}
     assert seen == {8, 4}
 
@@ -160,7 +160,7 @@ def test_joined_optimizers_step_save_and_load_as_one():
 def test_batches_are_a_function_of_the_step(small):
     model, clip_cache = small
     mix = Mix(5, 2, (0.34, 1.0), 3, (0.1, 0.2), {"when_seen": 1.0})
-    videos = Videos(clip_cache, model.compressor, [mix], 0, 17.0)
+    videos = Videos(clip_cache, model.merge_state(), [mix], 0, 17.0)
     first, again, other = videos.batch(3), videos.batch(3), videos.batch(4)
     assert [e.turns for e in first] == [e.turns for e in again] != [e.turns for e in other]
     assert torch.equal(first[0].video.streams["video"].x, again[0].video.streams["video"].x)
@@ -177,7 +177,7 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     mix = Mix(4, 2, (0.34,), 3, (0.1,), {"when_seen": 1.0, "when_heard": 1.0})
-    videos = Videos(clip_cache, model.compressor, [mix], 0, 17.0)
+    videos = Videos(clip_cache, model.merge_state(), [mix], 0, 17.0)
     before = {n: p.detach().clone() for n, p in model.llm.named_parameters()}
     engine = Engine(device="cpu", workers=0, report=[])
     args = engine.arguments(tmp_path, steps=4, lr=1e-3, warmup=1, decay=0.5, save_steps=4)
@@ -203,7 +203,7 @@ SHORT = Mix(5, 3, (1.0, 2.0), 4, (0.2,), {"when_seen": 1.0, "count": 1.0, "when_
 
 
 def videos_of(tiny, clip_cache, seed=0, num_clips=SHORT.clips, **changes):
-    return Videos(clip_cache, tiny.compressor, [replace(SHORT, clips=num_clips, **changes)], seed, 17.0)
+    return Videos(clip_cache, tiny.merge_state(), [replace(SHORT, clips=num_clips, **changes)], seed, 17.0)
 
 
 def size_of(video):
@@ -214,9 +214,9 @@ def size_of(video):
 def test_deaf_videos_are_seen_only_and_asked_about_what_is_seen(tiny, clips, methods):
     videos = videos_of(tiny, clips, no_audio=1.0, methods=methods, kinds={"when_heard": 3.0, "count": 1.0})
     asked = [example for number in range(4) for example in videos.batch(number)]
-    for one in asked:
-        assert set(one.video.streams) == {"video"} == set(one.video.globals)
-        for question, _ in one.turns:
+    for example in asked:
+        assert set(example.video.streams) == {"video"} == set(example.video.globals)
+        for question, _ in example.turns:
             assert any(name in question for name in OBJECTS), question
             assert not any(name in question for name in SOUNDS) and "heard" not in question
     heard = [e.video for n in range(4) for e in videos_of(tiny, clips, methods=methods).batch(n)]
@@ -226,7 +226,7 @@ def test_deaf_videos_are_seen_only_and_asked_about_what_is_seen(tiny, clips, met
 def test_a_share_of_the_steps_is_deaf_as_a_whole(tiny, clips):
     videos = videos_of(tiny, clips, no_audio=0.5)
     deaf = [{"audio" not in e.video.streams for e in videos.batch(number)} for number in range(10)]
-    assert all(len(one) == 1 for one in deaf) and {True} in deaf and {False} in deaf
+    assert all(len(values) == 1 for values in deaf) and {True} in deaf and {False} in deaf
 
 
 @pytest.mark.parametrize("method", ["ours", "evs"])
@@ -240,15 +240,15 @@ def test_forgetful_videos_have_no_global_tokens(tiny, clips, method):
 def test_each_way_gives_the_share_of_tokens_that_is_asked_for(tiny, clips, method):
     videos = videos_of(tiny, clips, num_clips=(2.0,), methods={"ours": 0.0, method: 2.0})
     budget = round(0.2 * 17 * 40)
-    for one in (one for number in range(2) for one in videos.batch(number)):
-        num_global = sum(map(len, one.video.globals.values()))
+    for example in (example for number in range(2) for example in videos.batch(number)):
+        num_global = sum(map(len, example.video.globals.values()))
         if method == "full":
-            assert size_of(one.video) == 17 * 40 + num_global
+            assert size_of(example.video) == 17 * 40 + num_global
         elif method in ("frames", "pool", "kmeans"):
-            assert 0.5 * budget < size_of(one.video) <= budget
+            assert 0.5 * budget < size_of(example.video) <= budget
         else:
-            assert size_of(one.video) == budget
-        assert one.video.budget == (17 * 40 if method == "full" else budget)
+            assert size_of(example.video) == budget
+        assert example.video.budget == (17 * 40 if method == "full" else budget)
 
 
 def test_videos_of_ways_are_a_function_of_step_and_seed(tiny, clips):
@@ -259,11 +259,11 @@ def test_videos_of_ways_are_a_function_of_step_and_seed(tiny, clips):
         "no_globals": 0.3,
         "others": [replace(SHORT, unique_names=2, clips=(3.0,))],
     }
-    one, again = videos_of(tiny, clips, **changes), videos_of(tiny, clips, **changes)
+    videos, again = videos_of(tiny, clips, **changes), videos_of(tiny, clips, **changes)
     other = videos_of(tiny, clips, seed=1, **changes)
     differs = False
     for number in (3, 0, 1, 2):
-        first = one.batch(number)
+        first = videos.batch(number)
         for a, b in zip(first, again.batch(number), strict=True):
             assert a.turns == b.turns and a.video.budget == b.video.budget
             assert (
@@ -299,15 +299,15 @@ def test_names_that_are_alone_are_in_one_clip_of_a_video(tiny, clips):
     ]
     videos = videos_of(tiny, named)
     for seed in range(5):  # in so long a video all other names are in many clips
-        drawn = videos._clips(2000, 9, np.random.default_rng(seed))
-        count = Counter(name for clip in drawn for name in {h.name for h in clip.events})
+        sampled = videos.sample_clips(2000, 9, np.random.default_rng(seed))
+        count = Counter(name for clip in sampled for name in {h.name for h in clip.events})
         once = [name for name, num in count.items() if num == 1]
-        assert len(drawn) == 2000 and len(once) == 9 and sum(name in SOUNDS for name in once) == 3
-        assert len(videos._clips(4, 9, np.random.default_rng(seed))) == 4  # fewer clips than names
+        assert len(sampled) == 2000 and len(once) == 9 and sum(name in SOUNDS for name in once) == 3
+        assert len(videos.sample_clips(4, 9, np.random.default_rng(seed))) == 4  # fewer clips than names
     with pytest.raises(
         ValueError, match="unique_names must leave clips that have none of these names, got 46"
     ):
-        videos._clips(3, len(OBJECTS + SOUNDS), np.random.default_rng(0))
+        videos.sample_clips(3, len(OBJECTS + SOUNDS), np.random.default_rng(0))
 
 
 @pytest.mark.slow
@@ -323,8 +323,8 @@ def test_a_model_is_trained_on_with_its_own_encoders(tiny, tmp_path):
     before, after = tiny.llm.state_dict(), trained.llm.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and not any(name.startswith("project") for name in moved)
-    told = json.loads((folder / "training.json").read_text())
-    assert told["recipe"]["init"] == "tiny" and told["recipe"]["mixes"][0]["methods"] == mix.methods
+    training = json.loads((folder / "training.json").read_text())
+    assert training["recipe"]["init"] == "tiny" and training["recipe"]["mixes"][0]["methods"] == mix.methods
     heads, own = load_file(folder / "heads.safetensors"), load_file(TINY / "heads.safetensors")
     assert all(torch.equal(heads[name], own[name]) for name in own)
 

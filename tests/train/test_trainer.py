@@ -37,10 +37,10 @@ def recipe(folder):
     return stages.make_recipe(folder)
 
 
-def apart(one, two):
+def apart(first, second):
     """The largest difference of any weight."""
-    assert set(one) == set(two)
-    return max(float((one[n] - two[n]).abs().max()) for n in one)
+    assert set(first) == set(second)
+    return max(float((first[n] - second[n]).abs().max()) for n in first)
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(recipe, tmp_
     for name, row_tokens in (("rows", 0), ("row", 400)):
         model = models.model()
         model.llm.register_forward_pre_hook(
-            lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+            lambda _, __, changed: rows.append(len(changed["input_ids"])), with_kwargs=True
         )
         train_stage(model, replace(recipe, row_tokens=row_tokens), tmp_path / name)
     assert min(rows[:6]) >= 4 and max(rows[6:]) == 1
@@ -105,8 +105,8 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_samples_keys(recipe, tmp_pat
 
 @pytest.mark.slow
 def test_the_log_says_how_fast_it_goes_and_tensorboard_has_it(recipe, tmp_path):
-    told = replace(recipe, log_steps=2, engine=replace(CPU, report=["tensorboard"]))
-    train_stage(models.model(), told, tmp_path)
+    fsdp = replace(recipe, log_steps=2, engine=replace(CPU, report=["tensorboard"]))
+    train_stage(models.model(), fsdp, tmp_path)
     lines = [line for line in stages.log_of(tmp_path) if "loss" in line]
     assert len(lines) == 3
     for line in lines:
@@ -148,8 +148,8 @@ def test_validation_leaves_the_threads_of_the_training(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_the_card_says_what_was_learned_from_what(recipe, tmp_path):
-    made = train_stage(models.model(), replace(recipe, log_steps=2), tmp_path)
-    card = (made / "README.md").read_text()
+    result = train_stage(models.model(), replace(recipe, log_steps=2), tmp_path)
+    card = (result / "README.md").read_text()
     assert "| out | 3 |" in card and "lora (" in card and "lr: 0.005" in card
     assert str(tmp_path) not in card.split("## Recipe")[0]
 
@@ -171,10 +171,10 @@ def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
 def test_a_merged_adapter_says_the_same(recipe, tmp_path):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     base = load(tmp_path / "base")
-    made = train_stage(
+    result = train_stage(
         base, replace(recipe, model=str(tmp_path / "base"), steps=20, lr=2e-2), tmp_path / "run"
     )
-    apart_, merged = load(made), load(made)
+    apart_, merged = load(result), load(result)
     prepare(merged, replace(recipe, merge_lora=True, train=["projectors"]))
     assert not hasattr(merged.llm.lm, "peft_config")
     ids = torch.arange(5, 30)[None]
@@ -294,17 +294,17 @@ def test_sharded_over_two_processes_it_learns_and_saves_what_one_does(folder, tm
     (tmp_path / "s.py").write_text(SHARDED)
     here = str(Path(__file__).parents[1])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, begin in (("one", [sys.executable]), ("two", torchrun)):
-        words = [*begin, str(tmp_path / "s.py"), str(tmp_path / name), here, str(folder)]
+    for name, launcher in (("one", [sys.executable]), ("two", torchrun)):
+        words = [*launcher, str(tmp_path / "s.py"), str(tmp_path / name), here, str(folder)]
         done = subprocess.run(words, capture_output=True, timeout=300, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = load_file(tmp_path / "one" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS)
-    assert apart(one, two) < 1e-4
+    first, second = load_file(tmp_path / "one" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS)
+    assert apart(first, second) < 1e-4
     alone = models.model()
     prepare(alone, stages.make_recipe(folder))
-    before = {n: p.detach().clone() for n, p in alone.llm.named_parameters() if n in two}
-    assert set(before) == set(two) and apart(before, two) > 1e-3
-    alone.llm.load_state_dict(two, strict=False)
+    before = {n: p.detach().clone() for n, p in alone.llm.named_parameters() if n in second}
+    assert set(before) == set(second) and apart(before, second) > 1e-3
+    alone.llm.load_state_dict(second, strict=False)
     alone.save_pretrained(tmp_path / "model", include_base=True)
     again = load(tmp_path / "model")
     ids = torch.arange(5, 30)[None]
@@ -315,8 +315,8 @@ def test_fsdp2_is_told_which_layers_to_shard_and_to_gather_when_it_saves(tmp_pat
     from accelerate import FullyShardedDataParallelPlugin
 
     engine = Engine(device="cuda", fsdp={"reshard_after_forward": True}, report=[])
-    told = engine.arguments(tmp_path, steps=3, lr=1e-3).fsdp_plugin_args
-    assert told["fsdp_version"] == 2 and told["state_dict_type"] == "FULL_STATE_DICT"
+    fsdp = engine.arguments(tmp_path, steps=3, lr=1e-3).fsdp_plugin_args
+    assert fsdp["fsdp_version"] == 2 and fsdp["state_dict_type"] == "FULL_STATE_DICT"
     model = models.model()
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
     plugin.set_auto_wrap_policy(model.llm)
@@ -370,10 +370,10 @@ def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tm
 
 
 def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
-    given = replace(
+    changed = replace(
         recipe, min_videos=2, max_videos=2, epochs=4, warmup=0.3, schedule="cosine", log_steps=1, save_steps=6
     )
-    train_stage(models.model(), given, tmp_path)
+    train_stage(models.model(), changed, tmp_path)
     rates = [line["learning_rate"] for line in stages.log_of(tmp_path) if "loss" in line]
     assert len(rates) == 6  # 4 epochs of 3 videos, 2 a step
     want = [0.0, 0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 4)) for i in (1, 2, 3))]

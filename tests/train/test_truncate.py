@@ -57,8 +57,8 @@ def test_what_is_kept_fits_and_nothing_that_fits_is_refused(context, dialogue, t
     whole = Example(models.video(1), turns, dialogue)
     room = replace(Room.of(READER), context=context)
     firsts = [(q, a.split("\n")[0]) for q, a in turns]
-    least = min(length_of(replace(whole, turns=[turn])) for turn in (firsts[:1] if dialogue else firsts))
-    if least > context:
+    shortest = min(length_of(replace(whole, turns=[turn])) for turn in (firsts[:1] if dialogue else firsts))
+    if shortest > context:
         with pytest.raises(
             ValueError, match=rf"here: its video takes \d+ positions .* of the {context} that"
         ):

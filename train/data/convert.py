@@ -16,22 +16,22 @@ the cut and stay so (`records.py`).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ...files import replacing
-from ...types import Event
-from ..records import VIDEOS, Record, Turn, part_key, part_of, sorted_events
+from ..records import VIDEOS, Record, Turn, events_of, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
-FEATURES = (".npy", ".pkl")  # of other projects, for `released_features`
+FEATURES = (".npy", ".pkl")  # of other projects, for `imports.features`
 PLACEHOLDERS = ("<video>\n", "\n<video>", "<video>", "<image>\n", "<image>")
 
 
 def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[Record], list[str]]:
-    """(records by key, names of videos that are annotated but not there).
+    """(records by key, names of videos that are annotated but missing).
 
     Args:
         source: JSON file of that shape.
@@ -54,10 +54,12 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         content = json.loads(source.read_text(encoding="utf8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is no JSON: {error}") from error
-    paths_of: dict[str, str] = {}
-    paths = sorted(videos.iterdir())
-    for endings in (VIDEOS, FEATURES):
-        paths_of = {p.stem: str(p) for p in reversed(paths) if p.suffix.lower() in endings} | paths_of
+    paths = sorted(
+        videos.iterdir(), reverse=True
+    )  # of one name the first counts, and a video before features
+    paths_of = {
+        p.stem: str(p) for endings in (FEATURES, VIDEOS) for p in paths if p.suffix.lower() in endings
+    }
     merged: dict[str, Record] = {}
     missing = set()
     for where, video, part in _entries(content, shape, source):
@@ -87,9 +89,9 @@ def save_records(records: list[Record], path: str | Path) -> None:
 
 def _entries(content: Any, shape: Shape, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(where, video, fields of a record) of each entry."""
-    want = dict if shape in ("events", "mmduet-caption") else list
-    if not isinstance(content, want):
-        raise ValueError(f"{source}: shape {shape!r} is a JSON {'object' if want is dict else 'list'}")
+    is_object = shape in ("events", "mmduet-caption")
+    if not isinstance(content, dict if is_object else list):
+        raise ValueError(f"{source}: shape {shape!r} is a JSON {'object' if is_object else 'list'}")
     items = content.items() if isinstance(content, dict) else enumerate(content)
     for name, entry in items:
         where = f"{source}, entry {name!r}"
@@ -101,9 +103,9 @@ def _entries(content: Any, shape: Shape, source: Path) -> Iterator[tuple[str, st
 
 
 def _of_events(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    spans, texts = entry["timestamps"], entry["sentences"]
-    events = [Event(float(s), float(e), str(t).strip()) for (s, e), t in zip(spans, texts, strict=True)]
-    return name, {"duration_s": float(entry["duration"]), "events": sorted_events(events)}
+    pairs = zip(entry["timestamps"], entry["sentences"], strict=True)
+    fields = _events_fields((*times, text) for times, text in pairs)
+    return name, {"duration_s": float(entry["duration"])} | fields
 
 
 def _of_dialogues(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -111,8 +113,7 @@ def _of_dialogues(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, A
     turns = tuple(Turn(SPEAKERS[t["from"]], _clean(t["value"])) for t in entry["conversations"])
     fields: dict[str, Any] = {}
     if meta.get("token"):
-        fields["token"] = {str(k): float(v) for k, v in meta["token"].items()}
-        turns, fields["token"] = _renamed(turns, fields["token"], 0)
+        turns, fields["token"] = _renamed(turns, {str(k): float(v) for k, v in meta["token"].items()}, 0)
     if meta.get("split"):
         fields["split"] = list(part_of(meta["split"]))
     duration_s = meta.get("duration")
@@ -122,18 +123,14 @@ def _of_dialogues(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 
 def _of_qa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return str(entry["video_id"]), {
-        "dialogues": ((Turn("user", _clean(entry["q"])), Turn("assistant", entry["a"])),)
-    }
+    turns = (Turn("user", _clean(entry["q"])), Turn("assistant", entry["a"]))
+    return str(entry["video_id"]), {"dialogues": (turns,)}
 
 
 def _of_mmduet_caption(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    events = [
-        Event(float(e["timespan"][0]), float(e["timespan"][1]), str(e["text"]).strip())
-        for narration in entry.values()
-        for e in narration
-    ]
-    return Path(name).stem, {"events": sorted_events(events)}
+    return Path(name).stem, _events_fields(
+        (*e["timespan"], e["text"]) for narration in entry.values() for e in narration
+    )
 
 
 def _of_mmduet_magqa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -141,16 +138,20 @@ def _of_mmduet_magqa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str
     first, *rest = entry["conversation"]
     if first["role"] != "user" or any(t["role"] != "assistant" for t in rest):
         raise ValueError("a conversation is a user's question and the assistant's answers")
-    timed = [(t["timespan"], str(t["content"]).strip()) for t in rest if t.get("timespan")]
-    events = [Event(float(s), float(e), text) for (s, e), text in timed]
     text = " ".join(str(t["content"]).strip() for t in rest)
     turns = (Turn("user", str(first["content"]).strip()), Turn("assistant", text))
-    return Path(str(entry["video_uid"])).stem, {"dialogues": (turns,), "events": sorted_events(events)}
+    events = _events_fields((*t["timespan"], t["content"]) for t in rest if t.get("timespan"))
+    return Path(str(entry["video_uid"])).stem, {"dialogues": (turns,)} | events
 
 
 def _of_mmduet_grounding(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    events = [Event(float(s), float(e), str(entry["query"]).strip()) for s, e in entry["timestamps"]]
-    return Path(str(entry["video_uid"])).stem, {"events": sorted_events(events)}
+    events = _events_fields((*times, entry["query"]) for times in entry["timestamps"])
+    return Path(str(entry["video_uid"])).stem, events
+
+
+def _events_fields(annotations: Iterable[tuple[Any, Any, Any]]) -> dict[str, Any]:
+    events, faults = events_of((start, end, str(text).strip()) for start, end, text in annotations)
+    return {"events": events, "faults": faults}
 
 
 SHAPES: dict[str, Callable[[str, Any], tuple[str, dict[str, Any]]]] = {
@@ -178,7 +179,7 @@ def _joined(before: Record, more: Record, where: str) -> Record:
     meta = before.meta | more.meta | ({"token": token} if token else {})
     return Record(
         before.key, before.video, max(lengths, default=None), sorted_events([*before.events, *more.events]),
-        dialogues, before.captions + more.captions, before.source, meta,
+        dialogues, before.captions + more.captions, before.source, meta, before.faults + more.faults,
     )  # fmt: skip
 
 
@@ -187,16 +188,9 @@ def _renamed(
 ) -> tuple[tuple[Turn, ...], dict[str, float]]:
     """The turns with symbols <t0>, <t1>, ... from number `first` on, and their seconds."""
     names = {old: f"<t{first + i}>" for i, old in enumerate(token)}
-    interim = {old: f"\0{i}\0" for i, old in enumerate(token)}  # a new name may be another's old one
-    out = []
-    for turn in turns:
-        text = turn.text
-        for old, unique in interim.items():
-            text = text.replace(old, unique)
-        for old, unique in interim.items():
-            text = text.replace(unique, names[old])
-        out.append(Turn(turn.role, text))
-    return tuple(out), {names[old]: seconds for old, seconds in token.items()}
+    symbols = re.compile("|".join(map(re.escape, sorted(token, key=len, reverse=True))) or r"(?!)")
+    out = tuple(Turn(turn.role, symbols.sub(lambda m: names[m[0]], turn.text)) for turn in turns)
+    return out, {names[old]: seconds for old, seconds in token.items()}
 
 
 def _clean(text: str) -> str:

@@ -107,20 +107,20 @@ def turns_of(
     if kind == "dense":
         return [(_choose(forms["dense"], generator), "\n".join(at.line(e) for e in events))]
     sampled = [events[i] for i in generator.permutation(len(events))[:max_questions]]
-    if kind == "grounding":
-        texts = [e.text for e in events]
-        unique = [e for e in sampled if texts.count(e.text) == 1]  # else there are several answers
-        return [
-            (_choose(forms["grounding"], generator).format(text=e.text), f"{at.span(e)}.") for e in unique
-        ]
-    if kind == "segment":
-        return [
-            (_choose(forms["segment"], generator).format(start=at.ends(e)[0], end=at.ends(e)[1]), e.text)
-            for e in sampled
-        ]
-    if kind == "choice":
-        return [turn for e in sampled if (turn := _choice(e, events, at, generator)) is not None]
-    raise ValueError(f"kind must be one of {Kind.__args__}, got {kind!r}")
+    turns = []
+    for event in sampled:
+        if kind == "grounding":
+            if sum(e.text == event.text for e in events) == 1:  # else there are several answers
+                question = _choose(forms["grounding"], generator).format(text=event.text)
+                turns.append((question, f"{at.span(event)}."))
+        elif kind == "segment":
+            start, end = at.ends(event)
+            turns.append((_choose(forms["segment"], generator).format(start=start, end=end), event.text))
+        elif kind == "choice":
+            turns += _choice(event, events, at, generator)
+        else:
+            raise ValueError(f"kind must be one of {Kind.__args__}, got {kind!r}")
+    return turns
 
 
 def shortened(turns: Turns, num_tokens: Callable[[str], int], max_tokens: int) -> Shortened:
@@ -185,23 +185,21 @@ class Clock:
         return f"{self.span(event)}, {event.text}"
 
 
-def _choice(
-    event: Event, events: Sequence[Event], at: Clock, generator: np.random.Generator
-) -> tuple[str, str] | None:
-    """Which of up to four texts happens then; None if every other text happens then too."""
+def _choice(event: Event, events: Sequence[Event], at: Clock, generator: np.random.Generator) -> Turns:
+    """Which of up to four texts happens then; empty if every other text happens then too."""
+    then = {e.text for e in events if e.start_s < event.end_s and e.end_s > event.start_s} | {event.text}
     others = sorted({
-        e.text for e in events
-        if e.text != event.text and (e.end_s <= event.start_s or e.start_s >= event.end_s)
-    } - {e.text for e in events if e.start_s < event.end_s and e.end_s > event.start_s})  # fmt: skip
+        e.text for e in events if e.end_s <= event.start_s or e.start_s >= event.end_s
+    } - then)  # fmt: skip
     if not others:
-        return None
+        return []
     wrong = [others[i] for i in generator.permutation(len(others))[: len(LETTERS) - 1]]
     texts = [event.text, *wrong]
     order = generator.permutation(len(texts))
     choices = " ".join(f"({LETTERS[place]}) {texts[i]}" for place, i in enumerate(order))
     answer = LETTERS[int(np.flatnonzero(order == 0)[0])]
     start, end = at.ends(event)
-    return CHOICE.format(start=start, end=end, choices=choices), answer
+    return [(CHOICE.format(start=start, end=end, choices=choices), answer)]
 
 
 def _dialogue(record: Record, number: int, at: Clock) -> Turns:

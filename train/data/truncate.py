@@ -48,17 +48,21 @@ class Room:
             return example, 0
         video = video_positions(example, self.tokenizer, self.config, self.names)
         room = self.context - video
-        if self._text(turns, example.dialogue) <= room:
+
+        def size(some: Turns) -> int:
+            return text_positions(some, self.tokenizer, self.config, dialogue=example.dialogue)
+
+        if size(turns) <= room:
             return example, 0
         fitting: Turns = []
         dropped, min_sizes = 0, []
         for group in [turns] if example.dialogue else [[turn] for turn in turns]:
             question, answer = group[0]
-            min_sizes.append(self._text([(question, answer.partition("\n")[0])], example.dialogue))
+            min_sizes.append(size([(question, answer.partition("\n")[0])]))
             if min_sizes[-1] > room:
                 dropped += len(group)
                 continue
-            short = shortened_by(group, lambda some: self._text(some, example.dialogue), room)
+            short = shortened_by(group, size, room)
             fitting += short.turns
             dropped += short.dropped
         if not fitting:
@@ -67,6 +71,3 @@ class Room:
                 f"{self.context} that the language model has; take smaller budgets"
             )
         return replace(example, turns=fitting), dropped
-
-    def _text(self, turns: Turns, dialogue: bool) -> int:
-        return text_positions(turns, self.tokenizer, self.config, dialogue=dialogue)

@@ -1,7 +1,7 @@
 """Arrays in files of other projects: .npy, and pickles of one numpy array, of which nothing is ever run.
 
-A pickle is a program. Here it gets only the instructions that an array is written with, and in place of what
-it asks for by name it is handed words that do nothing; the array is put together by us from its bytes.
+A pickle is a program. In place of the functions that it asks for by name it gets stand-ins that do nothing;
+the array is put together by us from its bytes.
 """
 
 import io
@@ -21,16 +21,6 @@ MODULES = (
     "_codecs",
 )  # fmt: skip
 NAMES = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "encode")
-INSTRUCTIONS = b"".join(
-    (
-        pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE,
-        pickle.BUILD, pickle.MARK, pickle.TUPLE, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2,
-        pickle.TUPLE3, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1,
-        pickle.BININT2, pickle.LONG1, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINBYTES,
-        pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.BYTEARRAY8, pickle.MEMOIZE, pickle.BINPUT,
-        pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET,
-    )
-)  # fmt: skip
 BROKEN = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError,
     MemoryError, RecursionError, struct.error,
@@ -52,9 +42,7 @@ def read_npy(path: str | Path) -> np.ndarray:
     if magic != NPY:
         raise ValueError(f"{path} is cut off, or no .npy file")
     try:
-        array = np.load(
-            path, mmap_mode="r", allow_pickle=False
-        )  # mapped: a lying header can't ask for memory
+        array = np.load(path, mmap_mode="r")  # mapped: a false header can't ask for memory
     except (ValueError, EOFError) as error:
         if "object" in str(error).lower():
             raise ValueError(
@@ -76,96 +64,86 @@ def read_pickle(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        array = _Reader(io.BytesIO(path.read_bytes())).load()
-    except _Asked as error:
+        value = _Reader(io.BytesIO(path.read_bytes())).load()
+    except _RefusedName as error:
         raise ValueError(
             f"{path} must hold a numpy array only, but its pickle asks for {error}; nothing of it was run"
         ) from error
     except BROKEN as error:
         raise ValueError(f"{path} is cut off, or no pickle of a numpy array: {error!r}") from error
-    if not isinstance(array, _Array):
-        raise ValueError(f"{path} must hold a numpy array, got {type(array).__name__}")
+    if not isinstance(value, _Value):
+        raise ValueError(f"{path} must hold a numpy array, got {type(value).__name__}")
     try:
-        return array.made()
+        return _array_of(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-class _Asked(Exception):
-    """A pickle asks for something."""
+class _RefusedName(Exception):
+    """A pickle asks for something other than an array."""
 
 
-class _Word:
-    """Stands for what a pickle asks for by name; called, it makes inert values only."""
+class _Value:
+    """A dtype or an array as it is pickled: the function that makes it, its arguments, and its state."""
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple) -> None:
+        self.name, self.arguments, self.state = name, arguments, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Function:
+    """Stands for a function that a pickle asks for by name; called, it makes inert values only."""
 
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, *arguments: Any) -> "_Array | _Type | bytes":
-        if self.name == "dtype":
-            return _Type(arguments[0])
-        if self.name == "_reconstruct":
-            return _Array()
-        if self.name == "_frombuffer":
-            data, kind, shape, order = arguments
-            array = _Array()
-            array.__setstate__((1, shape, kind, order == "F", data))
-            return array
+    def __call__(self, *arguments: Any) -> _Value | bytes:
         if self.name == "encode" and type(arguments[0]) is str and arguments[1:] == ("latin1",):
             return arguments[0].encode("latin1")  # how protocol 2 writes bytes
-        raise _Asked(f"a call of {self.name}")
-
-
-class _Type:
-    """A dtype as it is pickled."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: Any) -> None:
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-
-class _Array:
-    """An array as it is pickled."""
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state: tuple | None = None
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-    def made(self) -> np.ndarray:
-        """The array."""
-        if type(self.state) is not tuple or len(self.state) != 5:
-            raise ValueError("the pickle's array has no values")
-        _, shape, kind, by_column, data = self.state
-        code, order = (kind.code, kind.order) if isinstance(kind, _Type) else (None, None)
-        if type(code) is not str or type(order) is not str or code not in FLOATS or order not in ORDERS:
-            kind_name = code if type(code) is str else type(code).__name__
-            raise ValueError(f"the pickle's array must be of floats, got {kind_name}; objects are never read")
-        whole = type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)
-        if not whole or not isinstance(data, bytes | bytearray):
-            raise ValueError("the pickle's array has no shape, or no bytes")
-        if math.prod(shape) * FLOATS[code] != len(data):
-            raise ValueError(f"the pickle's array is {shape} {code}, but has {len(data)} bytes")
-        flat = np.frombuffer(data, np.dtype(ORDERS[order] + code))
-        return flat.reshape(shape, order="F" if by_column else "C").copy()
+        if self.name not in ("dtype", "_reconstruct", "_frombuffer"):
+            raise _RefusedName(f"a call of {self.name}")
+        return _Value(self.name, arguments)
 
 
 class _Reader(pickle._Unpickler):
-    """The plain Python reader of pickles with the instructions of arrays alone."""
-
-    dispatch = {code: pickle._Unpickler.dispatch[code] for code in INSTRUCTIONS}  # noqa: RUF012 - as it is there
+    """The plain Python reader of pickles, which makes memory for no more than the file has."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A word for what an array is made with; all else is refused."""
+        """A stand-in for what an array is made with; all else is refused."""
         if module not in MODULES or name not in NAMES:
-            raise _Asked(f"{module}.{name}")
-        return _Word(name)
+            raise _RefusedName(f"{module}.{name}")
+        return _Function(name)
+
+    def get_extension(self, code: int) -> None:
+        """Refuse what a process has registered under a number."""
+        raise _RefusedName(f"extension {code}")
+
+
+def _array_of(value: _Value) -> np.ndarray:
+    """The array, put together by us from its shape, its type and its bytes."""
+    state = value.state
+    if value.name == "_frombuffer" and len(value.arguments) == 4:
+        data, dtype, shape, order = value.arguments
+        state = (1, shape, dtype, order == "F", data)
+    if type(state) is not tuple or len(state) != 5:
+        raise ValueError("the pickle's array has no values")
+    _, shape, dtype, by_column, data = state
+    code = order = None
+    if isinstance(dtype, _Value) and dtype.name == "dtype":
+        code, order = dtype.arguments[0], "=" if dtype.state is None else dtype.state[1]
+    if type(code) is not str or type(order) is not str or code not in FLOATS or order not in ORDERS:
+        type_name = code if type(code) is str else type(code).__name__
+        raise ValueError(f"the pickle's array must be of floats, got {type_name}; objects are never read")
+    is_shape = type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)
+    if not is_shape or not isinstance(data, bytes | bytearray):
+        raise ValueError("the pickle's array has no shape, or no bytes")
+    if math.prod(shape) * FLOATS[code] != len(data):
+        raise ValueError(f"the pickle's array is {shape} {code}, but has {len(data)} bytes")
+    flat = np.frombuffer(data, np.dtype(ORDERS[order] + code))
+    return flat.reshape(shape, order="F" if by_column else "C").copy()

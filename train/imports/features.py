@@ -2,8 +2,8 @@
 
 | of | files of a video |
 |---|---|
-| VTimeLLM | PICTURE/ID.npy (100, 768); of a frame (768,) or (1, 768) |
-| LongVALE | PICTURE/ID.npy, SOUND/ID.npy (n, 768), SPEECH/ID.npy (n, 1280), a row for each 5.12 s |
+| VTimeLLM | VIDEO/ID.npy (100, 768); of a frame (768,) or (1, 768) |
+| LongVALE | VIDEO/ID.npy, AUDIO/ID.npy (n, 768), SPEECH/ID.npy (n, 1280), a row for each 5.12 s |
 | LongVLM | LOCAL/ID.pkl (300 or 200, 1024), MEMORY/ID.pkl (25, 1024) |
 
 Sources of the shapes: the projects' code, in the docstrings of `published`. That the features are of the
@@ -12,8 +12,9 @@ encoders that the model has can't be seen in them; that is for whoever names the
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -21,15 +22,14 @@ from torch import Tensor
 
 from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.segmenter import Segmenter
 from ...compression.state import Chunk, MergeState
+from ...encode import segments_of_encoded
 from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
-from ..shards.make import ENDLESS, Result, make_each, try_part
+from ..shards.make import ENDLESS, MakeOptions, Parts, Result, make_share, try_sample
 from ..shards.sample import members_of
-from ..shards.tar import write_tar
 from .array_files import read_npy, read_pickle
 
 LONGVLM = ("local", "memory")
@@ -37,21 +37,14 @@ ROOM_S = 30.0  # Whisper hears in blocks of so many seconds, so its features may
 
 
 def make(
-    records: Sequence[Record],
-    out: str | Path,
-    model: LongCompress,
-    folders: Mapping[str, str | Path],
-    *,
-    unknown_s: float = 0.0,
-    share: tuple[int, int] = (0, 1),
-    on_error: Literal["quarantine", "stop"] = "quarantine",
-    progress: bool = True,
-) -> list[Result]:
+    records: Sequence[Record], out: str | Path, model: LongCompress, folders: Mapping[str, str | Path], *,
+    unknown_s: float = 0.0, **options: Unpack[MakeOptions],
+) -> list[Result]:  # fmt: skip
     """Make the parts of some videos of their features; `shards.pack` makes shards of them.
 
     Args:
         records: of the videos. Files are named as the record is (KEY), or as its video.
-        out, share, on_error, progress: as for `shards.make`.
+        out, options: as for `shards.make`.
         model: which the features are for; its encoders are not run.
         folders: stream -> folder of .npy files; or "local" and "memory" -> folders of LongVLM's pickles. Of
             audio and speech a video may have none.
@@ -64,14 +57,11 @@ def make(
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
 
-    def part(record: Record, folder: Path) -> Result:
-        path = folder / f"{record.key}.tar"
-        return try_part(
-            record, folder, path, lambda: sample_of(record, model, places, unknown_s),
-            lambda members: write_tar(path, [(record.key, members)]),
-        )  # fmt: skip
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
+        for record in own:
+            yield try_sample(record, folder, partial(sample_of, record, model, places, unknown_s))
 
-    return make_each(records, out, part, share=share, on_error=on_error, progress=progress)
+    return make_share(records, out, parts, **options)
 
 
 def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:
@@ -84,7 +74,7 @@ def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> Non
     elif "video" not in names or set(names) - set(takes) or model.encoders["video"].patches != 1:
         raise ValueError(
             f"model {model.config.name!r} takes features of one row a frame in folders of {takes}, the "
-            f"frame's at least, got {names}"
+            f"video's at least, got {names}"
         )
     for folder in folders.values():
         if not Path(folder).is_dir():
@@ -141,10 +131,8 @@ def streams_state(
             streams[name] = encoded_of(x, encoder, frames, duration_s)
         except ValueError as error:
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
-    segmenter = Segmenter(model.config.segments, tuple(streams))
-    segments = [s for name, encoded in streams.items() for s in segmenter.push(name, encoded)]
     state = model.merge_state(ENDLESS)
-    for segment in [*segments, *segmenter.flush()]:
+    for segment in segments_of_encoded(model, streams):
         state.add(segment)
     return state
 
@@ -207,11 +195,7 @@ def longvlm_state(
         ValueError: for other shapes.
     """
     config, encoder = model.config, model.encoders["video"]
-    num, keep, layers = (
-        segmented(model) or 0,
-        config.merge.min_tokens("video"),
-        config.video.summary_layers,
-    )
+    num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)
     want = (num * keep, encoder.width)
     if local.shape != want:
         other = {300: "local=300", 200: "local=200, what the released script's schedule gives"}.get(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ...files import replacing
 from ...model import LongCompress
 from ...session import read_session
 from ..records import Record
-from ..shards.make import ENDLESS, Result, make_each, try_part
+from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_part
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,13 @@ LAYOUTS: dict[str, dict[str, Place]] = {
 
 
 def make(
-    records: Sequence[Record],
-    out: str | Path,
-    model: LongCompress,
-    *,
-    share: tuple[int, int] = (0, 1),
-    on_error: Literal["quarantine", "stop"] = "quarantine",
-    progress: bool = True,
+    records: Sequence[Record], out: str | Path, model: LongCompress, **options: Unpack[MakeOptions]
 ) -> list[Result]:
     """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
-    (longvale): (tokens, C) by time. A stream that a video hasn't has no file. Result again it goes on.
+    (longvale): (tokens, C) by time. A stream that a video lacks has no file. Run again it goes on.
 
     Args:
-        records, share, on_error, progress: as for `shards.make`.
+        records, options: as for `shards.make`.
         out: folder.
         model: encoders of one of LAYOUTS, by its name, in the paper's mode.
 
@@ -70,7 +64,7 @@ def make(
             lambda arrays: _write(record, root, marker, layout, arrays),
         )  # fmt: skip
 
-    return make_each(records, root, part, share=share, on_error=on_error, progress=progress)
+    return make_share(records, root, lambda own, folder: (part(r, folder) for r in own), **options)
 
 
 def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...files import replacing
-from .remote import Remote, place_of
+from .remote import Remote
 from .sample import JSON, read_json
 from .tar import Member, members_in, read_members, sha256_of
 
@@ -75,6 +75,9 @@ class Index:
         """(len,) int64 numbers of samples in the order of an epoch."""
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
+    def __getitem__(self, number: int) -> dict[str, bytes]:
+        return self.read(number)
+
     def read(self, number: int) -> dict[str, bytes]:
         """Member name -> bytes of a sample, by ranged reads; what `Remote` raises comes with the shard's URL.
 
@@ -101,10 +104,7 @@ class Index:
         content = {
             "format": FORMAT, "features": self.features, "shards": [asdict(s) for s in self.shards],
             "samples": [
-                {
-                    "key": e.key, "shard": e.shard, "duration_s": e.duration_s, "tokens": e.tokens,
-                    "members": {n: [m.offset, m.num_bytes] for n, m in sorted(e.members.items())},
-                }
+                vars(e) | {"members": {n: [m.offset, m.num_bytes] for n, m in sorted(e.members.items())}}
                 for e in self.entries
             ],
         }  # fmt: skip
@@ -134,7 +134,9 @@ def load_index(
         OSError: the server failed at every try.
         ImportError: a package that reads such URLs is missing.
     """
-    where = place_of(folder, cache, tries, wait_s)
+    where: Path | Remote = Path(folder)
+    if "://" in str(folder):
+        where = Remote(str(folder), None if cache is None else Path(cache), tries, wait_s)
     path = where.of(INDEX) if isinstance(where, Remote) else where / INDEX
     try:
         text = where.whole(INDEX) if isinstance(where, Remote) else Path(path).read_bytes()
@@ -151,14 +153,8 @@ def load_index(
             )
         shards = tuple(Shard(**s) for s in content["shards"])
         entries = tuple(
-            Entry(
-                e["key"],
-                e["shard"],
-                {n: Member(*m) for n, m in e["members"].items()},
-                e["duration_s"],
-                e["tokens"],
-            )
-            for e in content["samples"]
+            Entry(**sample | {"members": {n: Member(*m) for n, m in sample["members"].items()}})
+            for sample in content["samples"]
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); make it again") from error
@@ -183,15 +179,13 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
     features: dict[str, Any] | None = None
     for number, path in enumerate(tqdm(paths, desc="index", unit="shard", disable=not progress)):
         with open(path, "rb") as file:
-            samples = members_in(file, str(path))
-            for key, members in samples.items():
+            for key, members in members_in(file, str(path)).items():
                 where = f"{path}: sample {key!r}"
                 if key in seen:
                     raise ValueError(f"{where} is in {seen[key]} too; a key names one sample")
                 seen[key] = path.name
-                content = read_json(
-                    read_members(file, {n: m for n, m in members.items() if n == JSON}), where
-                )
+                described = {n: m for n, m in members.items() if n == JSON}
+                content = read_json(read_members(file, described), where)
                 made_with = content.get("features") or {}
                 same = {k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with}
                 if features is not None and same != features:

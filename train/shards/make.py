@@ -3,25 +3,26 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypedDict, TypeVar, Unpack
 
 from tqdm import tqdm
 
 from ...files import replacing
 from ...media import reader as media
 from ...model import LongCompress
-from ...session import read_session
+from ...session import read_session, source_info
 from ..records import SLACK_S, Record, checked
 from .index import Index, load_index, make_index
 from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar
 
 T = TypeVar("T")
+Parts = Generator["Result", None, None]
 Kind = Literal["features", "media"]
-ENDLESS = 1 << 40  # tokens; a shard's hold is never brought below the detail asked for
+ENDLESS = 1 << 40  # tokens; a shard keeps all `tokens_per_segment`, no budget reduces them
 PARTS = "parts"
 MANIFEST = "manifest.jsonl"
 
@@ -41,16 +42,24 @@ class Result:
     reason: str = ""
 
 
+class MakeOptions(TypedDict, total=False):
+    """Options of everything that makes parts.
+
+    Attributes:
+        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs. Default (0, 1).
+        on_error: "quarantine" (the default) notes a video that can't be used and goes on; "stop" raises.
+        progress: show a bar, which is the default.
+    """
+
+    share: tuple[int, int]
+    on_error: Literal["quarantine", "stop"]
+    progress: bool
+
+
 def make(
-    records: Sequence[Record],
-    out: str | Path,
-    model: LongCompress | None,
-    *,
-    kind: Kind = "features",
-    share: tuple[int, int] = (0, 1),
-    on_error: Literal["quarantine", "stop"] = "quarantine",
-    progress: bool = True,
-) -> list[Result]:
+    records: Sequence[Record], out: str | Path, model: LongCompress | None, *, kind: Kind = "features",
+    **options: Unpack[MakeOptions],
+) -> list[Result]:  # fmt: skip
     """Make the parts of some videos; parts that exist are left alone.
 
     Args:
@@ -58,9 +67,7 @@ def make(
         out: folder; parts lie in its folder `parts`.
         model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
-        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs.
-        on_error: "quarantine" notes a video that can't be used and goes on; "stop" raises.
-        progress: show a bar.
+        options: see MakeOptions.
 
     Raises:
         ValueError: share is none, there is no model for features, or another process makes the same share.
@@ -68,49 +75,48 @@ def make(
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def part(record: Record, folder: Path) -> Result:
-        return make_part(record, folder, model, kind)
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
+        return (make_part(record, folder, model, kind) for record in own)
 
-    return make_each(records, out, part, share=share, on_error=on_error, progress=progress)
+    return make_share(records, out, parts, **options)
 
 
-def make_each(
-    records: Sequence[Record],
-    out: str | Path,
-    part: Callable[[Record, Path], Result],
-    *,
-    share: tuple[int, int] = (0, 1),
-    on_error: Literal["quarantine", "stop"] = "quarantine",
+def make_share(
+    records: Sequence[Record], out: str | Path, parts: Callable[[Sequence[Record], Path], Parts],
+    *, share: tuple[int, int] = (0, 1), on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
-) -> list[Result]:
-    """Call `part` for each record of a share, with the folder `parts` of `out`; see `make`."""
-    own = records_of_share(records, share)
-    folder = Path(out) / PARTS
-    folder.mkdir(parents=True, exist_ok=True)
-    results = []
-    with share_lock(folder, share):
-        for record in tqdm(own, desc="videos", unit="video", disable=not progress):
-            results.append(part(record, folder))
-            if results[-1].status == "failed" and on_error == "stop":
-                raise ValueError(f"{record.video}: {results[-1].reason}")
-    return results
-
-
-def records_of_share(records: Sequence[Record], share: tuple[int, int]) -> list[Record]:
-    """Every N-th record by key from the i-th on, of share (i, N)."""
+) -> list[Result]:  # fmt: skip
+    """The results, by key, of `parts`, called with the records of a share and the folder `parts` of `out`."""
     number, of = share
     if not 0 <= number < of:
         raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
-    return sorted(records, key=lambda r: r.key)[number::of]
+    own = sorted(records, key=lambda r: r.key)[number::of]
+    videos = {record.key: record.video for record in own}
+    folder = Path(out) / PARTS
+    folder.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    if not own:
+        return results
+    with share_lock(folder, share), contextlib.closing(parts(own, folder)) as arriving:
+        for result in tqdm(arriving, desc="videos", unit="video", total=len(own), disable=not progress):
+            results.append(result)
+            if result.status == "failed" and on_error == "stop":
+                raise ValueError(f"{videos[result.key]}: {result.reason}")
+    return sorted(results, key=lambda result: result.key)
 
 
 def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Result:
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
-    path = folder / f"{record.key}.tar"
 
     def read() -> dict[str, bytes]:
         return _features(record, model) if kind == "features" and model else _media(record)
 
+    return try_sample(record, folder, read)
+
+
+def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]]) -> Result:
+    """`try_part` of a sample's members, written to folder/KEY.tar."""
+    path = folder / f"{record.key}.tar"
     return try_part(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)]))
 
 
@@ -125,10 +131,9 @@ def try_part(
     try:
         content = read()
     except (OSError, ValueError) as error:
+        reason = {"key": record.key, "video": record.video, "reason": str(error)}
         with replacing(failed) as part:
-            part.write_text(
-                json.dumps({"key": record.key, "video": record.video, "reason": str(error)}) + "\n"
-            )
+            part.write_text(json.dumps(reason) + "\n")
         return Result(record.key, "failed", str(error))
     write(content)
     failed.unlink(missing_ok=True)
@@ -241,26 +246,17 @@ def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
     """A video, or the part of it that its record is of: the file is then read from its beginning on and what
     lies before dropped, so every part of a long video costs its reading up to there."""
     session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
-    duration_s = _length_of(record, session.encoder.end_s)
-    content = checked(record, duration_s).to_json() | {"video": _source(record.video)}
+    duration_s = session.encoder.end_s
+    if record.part is not None:
+        start_s, end_s = record.part
+        if start_s + duration_s < end_s - SLACK_S:
+            raise ValueError(
+                f"{record.video}: its part from {start_s:g} to {end_s:g} s goes on after its end at about "
+                f"{start_s + duration_s:.1f} s"
+            )
+        duration_s = min(duration_s, end_s - start_s)
+    content = checked(record, duration_s).to_json() | {"video": source_info(record.video)}
     return members_of(session.state(), model, content, duration_s)
-
-
-def _length_of(record: Record, seen_s: float) -> float:
-    """Seconds of media that were encoded.
-
-    Raises:
-        ValueError: the record is of a part that goes on after the video's end.
-    """
-    if record.part is None:
-        return seen_s
-    start_s, end_s = record.part
-    if start_s + seen_s < end_s - SLACK_S:
-        raise ValueError(
-            f"{record.video}: its part from {start_s:g} to {end_s:g} s goes on after its end at about "
-            f"{start_s + seen_s:.1f} s"
-        )
-    return min(seen_s, end_s - start_s)
 
 
 def _media(record: Record) -> dict[str, bytes]:
@@ -274,49 +270,39 @@ def _media(record: Record) -> dict[str, bytes]:
         raise ValueError(f"{record.video}: there is no frame and no audio track in it that can be decoded")
     path = Path(record.video)
     record = checked(record, info.duration_s or record.duration_s)
-    content = record.to_json() | {"video": _source(record.video)}
+    content = record.to_json() | {"video": source_info(record.video)}
     suffix = path.suffix.lower().lstrip(".") or "bin"
     return {JSON: json.dumps(content, sort_keys=True).encode(), suffix: path.read_bytes()}
-
-
-def _source(video: str) -> dict[str, object]:
-    """Base name, size and hash: no path of a machine goes into a shard."""
-    path = Path(video)
-    if not path.is_file():
-        return {"name": video.rsplit("/", 1)[-1]}
-    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _write_shards(
     out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
     progress: bool,
 ) -> set[str]:  # fmt: skip
-    """Write samples (key, members) 0, 1, ... of these sizes to shards; their names."""
-    chunks = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(_chunks(sizes, max_bytes))}
-    for name, chunk in tqdm(chunks.items(), desc="shards", unit="shard", disable=not progress):
-        write_tar(out / name, (sample(i) for i in chunk))
-    return set(chunks)
-
-
-def _chunks(sizes: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
-    """Numbers of neighbours whose sizes sum to at most `max_bytes`; a chunk of one may pass it."""
-    chunk: list[int] = []
+    """Write samples (key, members) 0, 1, ... of these sizes to shards of at most `max_bytes`, or of one
+    sample; their names."""
+    chunks: list[list[int]] = []
     total = 0
     for i, size in enumerate(sizes):
-        if chunk and total + size > max_bytes:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(i)
+        if not chunks or total + size > max_bytes:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(i)
         total += size
-    if chunk:
-        yield chunk
+    names = [f"shard-{number:06d}.tar" for number in range(len(chunks))]
+    for name, chunk in tqdm(
+        list(zip(names, chunks, strict=True)), desc="shards", unit="shard", disable=not progress
+    ):
+        write_tar(out / name, (sample(i) for i in chunk))
+    return set(names)
 
 
 def _write_manifest(out: Path, packed: Sequence[str], failed: Sequence[str]) -> None:
     """A line a video, by key: made, or failed and why."""
     lines = [{"key": key, "status": "made"} for key in packed]
-    for key in failed:
-        lines.append(json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"})
+    lines += [
+        json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"} for key in failed
+    ]
     lines.sort(key=lambda line: line["key"])
     with replacing(out / MANIFEST) as part:
         part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

@@ -5,14 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
-from tqdm import tqdm
 
 from ...model import LongCompress
 from ..records import Record, parse_record
-from .make import PARTS, Kind, Result, make_part, records_of_share, share_lock
+from .make import Kind, MakeOptions, Parts, Result, make_part, make_share
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
@@ -62,28 +61,19 @@ class Maker:
 
 
 def make(
-    records: Sequence[Record],
-    out: str | Path,
-    model: str | Loader | None,
-    *,
-    kind: Kind = "features",
-    detail: dict[str, int] | None = None,
-    device: str | None = None,
-    share: tuple[int, int] = (0, 1),
-    on_error: Literal["quarantine", "stop"] = "quarantine",
-    workers: int = 1,
-    gpus_per_worker: float = 0,
-    progress: bool = True,
-) -> list[Result]:
+    records: Sequence[Record], out: str | Path, model: str | Loader | None, *, kind: Kind = "features",
+    detail: dict[str, int] | None = None, device: str | None = None, workers: int = 1,
+    gpus_per_worker: float = 0, **options: Unpack[MakeOptions],
+) -> list[Result]:  # fmt: skip
     """As `shards.make`, by actors of Ray.
 
     A Ray that this process runs already, or that RAY_ADDRESS names, is used; else one is started. On a
     cluster all machines must see the same files under the same names.
 
     Args:
-        records, out, kind, share, on_error, progress: as there.
+        records, out, kind, options: as there.
         model: preset, folder or hub name that each actor loads, or what loads it; None for media.
-        detail: tokens a segment keeps at least, by stream; None: the model's.
+        detail: tokens a segment keeps, by stream; None: the model's.
         device: of the models; None: the actor's GPU, the CPU where gpus_per_worker is 0.
         workers: actors.
         gpus_per_worker: of each; may be a fraction.
@@ -98,36 +88,30 @@ def make(
         )
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
-    folder = Path(out) / PARTS
-    folder.mkdir(parents=True, exist_ok=True)
-    own = records_of_share(records, share)
-    videos = {record.key: record.video for record in own}
-    words = {
-        "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
-        "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
-        "device": device or (None if gpus_per_worker else "cpu"),
-    }  # fmt: skip
-    results: list[Result] = []
-    if not own:
-        return results
-    with share_lock(folder, share), _running(workers) as ray:
-        num_gpus = ray.cluster_resources().get("GPU", 0)
-        if gpus_per_worker > num_gpus:  # Ray would wait for more
-            raise ValueError(
-                f"gpus_per_worker must be at most the cluster's GPUs, {num_gpus:g}, got {gpus_per_worker}"
-            )
-        rows = _rows([json.dumps(record.to_json()) for record in own], words, workers, gpus_per_worker, ray)
-        for row in tqdm(rows, desc="videos", unit="video", total=len(own), disable=not progress):
-            if row["status"] == NO_MODEL:
-                raise ValueError(row["reason"])
-            results.append(Result(row["key"], row["status"], row["reason"]))
-            if results[-1].status == "failed" and on_error == "stop":
-                raise ValueError(f"{videos[results[-1].key]}: {results[-1].reason}")
-    return sorted(results, key=lambda result: result.key)
+
+    def parts(own: Sequence[Record], folder: Path) -> Parts:
+        arguments = {
+            "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
+            "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
+            "device": device or (None if gpus_per_worker else "cpu"),
+        }  # fmt: skip
+        with _running(workers) as ray:
+            num_gpus = ray.cluster_resources().get("GPU", 0)
+            if gpus_per_worker > num_gpus:  # Ray would wait for more
+                raise ValueError(
+                    f"gpus_per_worker must be at most the cluster's GPUs, {num_gpus:g}, got {gpus_per_worker}"
+                )
+            texts = [json.dumps(record.to_json()) for record in own]
+            for row in _rows(texts, arguments, workers, gpus_per_worker, ray):
+                if row["status"] == NO_MODEL:
+                    raise ValueError(row["reason"])
+                yield Result(row["key"], row["status"], row["reason"])
+
+    return make_share(records, out, parts, **options)
 
 
 def _rows(
-    texts: Sequence[str], words: dict[str, Any], workers: int, gpus_per_worker: float, ray: Any
+    texts: Sequence[str], arguments: dict[str, Any], workers: int, gpus_per_worker: float, ray: Any
 ) -> Iterator[dict[str, Any]]:
     """The result of each record, as the actors come to it."""
     context = ray.data.DataContext.get_current()
@@ -135,7 +119,7 @@ def _rows(
     context.enable_operator_progress_bars = False
     items = ray.data.from_items([{"record": text} for text in texts], override_num_blocks=len(texts))
     results = items.map_batches(
-        Maker, fn_constructor_kwargs=words, batch_size=1, num_gpus=gpus_per_worker or None,
+        Maker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus_per_worker or None,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(texts))),
     )  # fmt: skip
     yield from results.iter_rows()
@@ -154,12 +138,14 @@ def _running(workers: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, **quiet)
     else:
         cpus = max(os.cpu_count() or 1, workers + 1)  # or more actors than cores would wait for ever
-        ray.init(address="local", num_cpus=cpus, object_store_memory=STORE_BYTES, **quiet)
+        ray.init(
+            address="local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, **quiet
+        )
     try:
         yield ray
     finally:

@@ -52,11 +52,10 @@ class Remote:
 
         Raises:
             FileNotFoundError: there is no such file.
-            OSError: it couldn't be read in so many tries.
+            OSError: every try to read it failed.
             ImportError: fsspec, or what it needs for this kind of URL, is not installed.
         """
-        url = self.of(name)
-        return self._tried(url, lambda files, path: files.cat_file(path))
+        return self._tried(self.of(name), lambda files, path: files.cat_file(path))
 
     def members(
         self, members: Mapping[str, Member], name: str, num_bytes: int, sha256: str
@@ -72,45 +71,40 @@ class Remote:
             ValueError: what was fetched is another shard; without a cache, the server knows no ranges.
         """
         if self.cache is not None:
-            with open(self.cached(name, num_bytes, sha256), "rb") as file:
+            with open(self._cached(self.cache, name, num_bytes, sha256), "rb") as file:
                 return read_members(file, members)
-        url, span = self.of(name), range_of(members.values())  # one request a sample
-        end = span.offset + span.num_bytes
-        data = self._tried(url, lambda files, path: files.cat_file(path, span.offset, end))
-        if len(data) > span.num_bytes:
+        url, extent = self.of(name), range_of(members.values())  # one request a sample
+        end = extent.offset + extent.num_bytes
+        data = self._tried(url, lambda files, path: files.cat_file(path, extent.offset, end))
+        if len(data) > extent.num_bytes:
             raise ValueError(
-                f"{url}: asked for {span.num_bytes} bytes, the server sent {len(data)}: it knows no ranges; "
-                "give a cache, so that whole shards are fetched"
+                f"{url}: asked for {extent.num_bytes} bytes, the server sent {len(data)}: it knows no "
+                "ranges; give a cache, so that whole shards are fetched"
             )
-        return slice_members(data, span.offset, members)
+        return slice_members(data, extent.offset, members)
 
-    def cached(self, name: str, num_bytes: int, sha256: str) -> Path:
-        """A whole shard in the cache; fetched by one process, once, and checked then.
-
-        Raises:
-            ValueError: it has another size or hash; nothing of it is kept.
-        """
-        assert self.cache is not None
-        path = Path(self.cache) / f"{sha256}.tar"  # named by content: a shard made anew is another file
+    def _cached(self, cache: Path, name: str, num_bytes: int, sha256: str) -> Path:
+        """A whole shard in the cache; fetched by one process, once. One of another size or hash is a
+        ValueError, and nothing of it stays."""
+        path = cache / f"{sha256}.tar"  # named by content: a shard made anew is another file
         if path.is_file():
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:  # let go when a process ends, however it ends
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.is_file():
-                self._fetch(self.of(name), path, num_bytes, sha256)
+            if path.is_file():  # another process has fetched it meanwhile
+                return path
+            url = self.of(name)
+            with replacing(path) as part:
+                self._tried(url, lambda files, source: files.get_file(source, str(part)))
+                got = part.stat().st_size
+                if got != num_bytes or sha256_of(part) != sha256:
+                    fault = f"{got} bytes, not {num_bytes}" if got != num_bytes else "another hash"
+                    raise ValueError(
+                        f"{url} has {fault}: it is not the shard that was indexed; "
+                        "upload that one again, or an index of this one"
+                    )
         return path
-
-    def _fetch(self, url: str, path: Path, num_bytes: int, sha256: str) -> None:
-        with replacing(path) as part:
-            self._tried(url, lambda files, there: files.get_file(there, str(part)))
-            got = part.stat().st_size
-            if got != num_bytes or sha256_of(part) != sha256:
-                what = f"{got} bytes, not {num_bytes}" if got != num_bytes else "another hash"
-                raise ValueError(
-                    f"{url} has {what}: it is not the shard that was indexed; "
-                    "upload that one again, or an index of this one"
-                )
 
     def _tried(self, url: str, act: Callable[[Any, str], T]) -> T:
         """What `act(file system, path)` gives; errors that may pass are waited out."""
@@ -129,15 +123,6 @@ class Remote:
                     raise OSError(f"{url} can't be read: {error!r}") from error
                 last = error
         raise OSError(f"{url} couldn't be read in {self.tries} tries, the last time: {last!r}") from last
-
-
-def place_of(
-    folder: str | Path, cache: str | Path | None = None, tries: int = 5, wait_s: float = 0.5
-) -> Path | Remote:
-    """A folder, or what reads below a URL (anything with ://)."""
-    if "://" not in str(folder):
-        return Path(folder)
-    return Remote(str(folder), None if cache is None else Path(cache), tries, wait_s)
 
 
 def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
@@ -168,9 +153,8 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether another try may help: not where the server said no, nor where our own disk did."""
-    status = _status(error)
-    if status is not None:
+    """Whether another try may help: not where the server refused, nor where our own disk failed."""
+    if (status := _status(error)) is not None:
         return status >= 500 or status in PASSING
     refused = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
     return not refused and getattr(error, "errno", None) not in LASTING

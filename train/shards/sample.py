@@ -61,23 +61,15 @@ def members_of(
             "size": tokens.size, "time_s": tokens.time_s, "start_s": tokens.start_s, "end_s": tokens.end_s,
             "offsets": counts.cumsum(0).int(),
         }  # fmt: skip
-        for tensor_name in ("x", "metric"):
-            if not bool(torch.isfinite(tensors[tensor_name]).all()):
-                raise ValueError(
-                    f"stream {name!r}: {tensor_name} is not finite; the encoder's output is broken there"
-                )
+        _check_finite(tensors, f"stream {name!r}", "; the encoder's output is broken there")
         count = 0
         mean = state.memory.get(name)
         if isinstance(mean, Mean):
             tensors["summary"], count = mean.total, mean.count
-        features["streams"][name] = {
-            "tokens": len(tokens),
-            "frames": state.num_frames.get(name, 0),
-            "summaries": count,
-        }
-        out[f"{name}.safetensors"] = save(
-            {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-        )
+        num_frames = state.num_frames.get(name, 0)
+        features["streams"][name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
+        out[f"{name}.safetensors"] = save(tensors)
     out[JSON] = json.dumps(dict(record) | {"features": features}, sort_keys=True).encode()
     return out
 
@@ -101,15 +93,11 @@ class Sample:
     memory: dict[str, Mean | State]
 
     def state(self, empty: MergeState) -> MergeState:
-        """The features as a state like `empty` (`LongCompress.merge_state`); any smaller budget is derived
-        from it."""
+        """The features in a state like `empty` (`LongCompress.merge_state`), to compress to any budget."""
         return replace(
-            empty,
-            chunks=self.chunks,
-            num_frames=self.num_frames,
-            memory=self.memory,
+            empty, chunks=self.chunks, num_frames=self.num_frames, memory=self.memory,
             duration_s=self.features["duration_s"],
-        )
+        )  # fmt: skip
 
 
 def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
@@ -124,9 +112,8 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     """
     record = read_json(members, where)
     features = record.pop("features", None)
-    if not isinstance(features, dict) or not {"format", "chunks", "streams", "identity", "segments"} <= set(
-        features
-    ):
+    needed = {"format", "chunks", "streams", "identity", "segments"}
+    if not isinstance(features, dict) or not needed <= set(features):
         raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
     if features["format"] != FORMAT:
         raise ValueError(
@@ -140,9 +127,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     for name in stream_order(features["streams"]):
         stream = features["streams"][name]
         tensors = _tensors(members, name, len(chunks), where)
-        tokens = Tokens(
-            tensors["x"].float(), tensors["size"], tensors["time_s"], tensors["start_s"], tensors["end_s"]
-        )
+        tokens = Tokens(tensors["x"].float(), *(tensors[k] for k in ("size", "time_s", "start_s", "end_s")))
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
                 groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
@@ -221,7 +206,11 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
     at = tensors["offsets"]
     if int(at[0]) != 0 or int(at[-1]) != num or bool((at.diff() < 0).any()):
         raise ValueError(f"{where}: member {member}: offsets must rise from 0 to {num}")
-    for tensor_name in ("x", "metric"):
-        if not bool(torch.isfinite(tensors[tensor_name]).all()):
-            raise ValueError(f"{where}: member {member}: {tensor_name} is not finite")
+    _check_finite(tensors, f"{where}: member {member}")
     return tensors
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str, hint: str = "") -> None:
+    for name in ("x", "metric"):
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise ValueError(f"{where}: {name} is not finite{hint}")

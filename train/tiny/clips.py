@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...compression.baselines import only, spend
 from ...compression.global_memory import Mean
+from ...compression.merging import Group
 from ...compression.state import STATE_CLASSES, Chunk, MergeState
 from ...config import MergeConfig
 from ...encode import segments_of
@@ -21,12 +22,13 @@ from ...model import LongCompress
 from ...serialize import pack, unpack
 from ...synthetic.questions import ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
-from ...types import Audio, Encoded, Frames, Segment, Tokens
+from ...types import Audio, Encoded, Frames, Segment
 from ..loaders import enter_worker, stage_at
 from ..shards.sample import without
 from .encoders import SCENE_PX, half
 
-ENDLESS = 1 << 40  # tokens; the clips' holds are never reduced
+ENDLESS = 1 << 40  # tokens; no budget reduces the clips
+T = TypeVar("T")
 NEAR_TENS = 60  # times that are learned first: all of three hours at once keep a model from learning any
 
 
@@ -48,18 +50,15 @@ class Mix:
 
     Attributes:
         steps: optimizer steps of the stage.
-        videos: videos a step, of those of the shortest length; longer ones are fewer by the root of their
-            length, so that steps take time alike.
-        clips: clips a video has, sampled from these; below 1: that share of one clip's segments, cut out
-            anywhere.
+        videos: videos a step at the shortest length; fewer of longer ones, by the root of their length.
+        clips: clips of a video, sampled from these; below 1: that part of one clip's segments.
         questions: questions about each video.
         shares: tokens kept, as a share of the raw tokens, sampled from these.
         kinds: weight of each kind of question; empty: all alike.
         offset_tens: a quarter of the videos begin below this many tens of seconds, a quarter below
             NEAR_TENS of them, the rest at 0.
-        methods: weight of each compression method, OURS or a baseline of `methods.METHODS`; empty: ours.
-        unique_names: number of names that only one clip of each video has, so that questions about long videos
-            have an answer.
+        methods: weight of each compression method, OURS or one of `baselines.METHODS`; empty: ours.
+        unique_names: names that only one clip of each video has, so that questions have an answer.
         no_audio: share of the steps whose videos have no audio.
         no_globals: share of the videos without global tokens.
         weight: of this mix among those that a step is drawn from.
@@ -159,19 +158,20 @@ def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
     out: list[Segment] = []
     for clip in clips:
         for segment in clip.segments:
-            streams = {n: replace(e, tokens=_moved(e.tokens, offset_s)) for n, e in segment.streams.items()}
+            streams = {n: _shift(encoded, offset_s) for n, encoded in segment.streams.items()}
             out.append(Segment(len(out), segment.start_s + offset_s, segment.end_s + offset_s, streams))
         offset_s += clip.duration_s
     return out
 
 
-def _moved(t: Tokens, by_s: float) -> Tokens:
-    return Tokens(t.x, t.size, t.time_s + by_s, t.start_s + by_s, t.end_s + by_s)
-
-
-def _shift(chunk: Chunk, by_s: float) -> Chunk:
-    groups = {n: replace(g, tokens=_moved(g.tokens, by_s)) for n, g in chunk.groups.items()}
-    return replace(chunk, start_s=chunk.start_s + by_s, end_s=chunk.end_s + by_s, groups=groups)
+def _shift(value: T, by_s: float) -> T:
+    """A chunk, or anything that has tokens, at a time later by `by_s`."""
+    if isinstance(value, Chunk):
+        groups = {n: _shift(g, by_s) for n, g in value.groups.items()}
+        return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, groups=groups)
+    assert isinstance(value, Group | Encoded)
+    times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
+    return replace(value, tokens=replace(value.tokens, **times))
 
 
 class Videos(IterableDataset[list[Example]]):
@@ -215,49 +215,36 @@ class Videos(IterableDataset[list[Example]]):
         return videos
 
     def _video(
-        self,
-        mix: Mix,
-        num_clips: float,
-        share: float,
-        method: str,
-        no_audio: bool,
+        self, mix: Mix, num_clips: float, share: float, method: str, no_audio: bool,
         random: np.random.Generator,
-    ) -> Example:
-        clips = self._clips(max(1, int(num_clips)), mix.unique_names, random)
+    ) -> Example:  # fmt: skip
+        clips = self.sample_clips(max(1, int(num_clips)), mix.unique_names, random)
         if num_clips < 1:
             clips = [cut(clips[0], num_clips, random)]
-        length = sum(c.duration_s for c in clips)
+        length_s = sum(c.duration_s for c in clips)
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
-        offset = 10 * int(random.integers(max(1, tens - int(length // 10) - 1)))
-        state, events, duration_s = splice(clips, float(offset), self.empty)
+        offset_s = 10 * int(random.integers(max(1, tens - int(length_s // 10) - 1)))
+        state, events, duration_s = splice(clips, float(offset_s), self.empty)
         kinds, no_globals = mix.kinds, bool(random.random() < mix.no_globals)
         if no_audio:
             state = without(state, "audio")
-            events = [h for h in events if h.kind == "video"]
+            events = [event for event in events if event.kind == "video"]
             kinds = {kind: kinds.get(kind, 1.0) for kind in SILENT_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
         if method == OURS:
             video = state.compress(budget)
-            streams, globals_ = video.streams, video.globals
         else:
-            globals_ = state.global_memory.read(state.memory)
-            segments = raw_segments(clips, float(offset))
-            if no_audio:
-                segments = only(segments, ["video"])
-            taken = sum(map(len, globals_.values()))
-            allocation, seed = state.allocation, int(random.integers(1 << 31))
-            streams = spend(
-                method, segments, budget - taken, allocation, global_tokens=taken, seed=seed,  # type: ignore[arg-type]
-            )  # fmt: skip
-            budget = max(budget, sum(map(len, streams.values())))
-        video = CompressedVideo(streams, {} if no_globals else globals_, budget)
+            video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
+        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         questions = ask(
-            events, duration_s, num=mix.questions, generator=random, offset_s=offset,
-            paraphrase=bool(random.random() < 0.5), **({"kinds": kinds} if kinds else {}),  # type: ignore[arg-type]
+            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s,
+            paraphrase=bool(random.random() < 0.5), **options,
         )  # fmt: skip
+        globals_ = {} if no_globals else video.globals
+        video = CompressedVideo(video.streams, globals_, video.budget)
         return Example(video, [(q.text, q.answer) for q in questions])
 
-    def _clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
+    def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
         """`num` clips; each of `unique_names` names, a third of them sounds, is in only one of them."""
         if not unique_names:
             return [self.clips[i] for i in random.integers(len(self.clips), size=num)]
@@ -273,6 +260,19 @@ class Videos(IterableDataset[list[Example]]):
             fits = [clip for clip, has in zip(self.clips, self._names, strict=True) if has & names == {name}]
             clips[place] = fits[int(random.integers(len(fits)))] if fits else clips[place]
         return clips
+
+
+def _by_baseline(
+    method: Any, state: MergeState, segments: list[Segment], budget: int, random: np.random.Generator
+) -> CompressedVideo:
+    """The tokens that a baseline keeps of raw segments, beside the global tokens of `state`."""
+    segments = only(segments, list(state.streams))
+    globals_ = state.global_memory.read(state.memory)
+    num_global, seed = sum(map(len, globals_.values())), int(random.integers(1 << 31))
+    streams = spend(
+        method, segments, budget - num_global, state.allocation, global_tokens=num_global, seed=seed
+    )
+    return CompressedVideo(streams, globals_, max(budget, sum(map(len, streams.values()))))
 
 
 def _choose(items: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:

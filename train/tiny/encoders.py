@@ -34,7 +34,7 @@ class EncoderConfig:
 
 
 class VideoTask(nn.Module):
-    """Which object each patch of a frame shows: the vision encoder and a linear head, (T, P) cross-entropy."""
+    """Which object each patch of a frame shows: vision encoder and linear head, (T, P) cross-entropy."""
 
     def __init__(self, encoder: VisionEncoder) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class AudioTask(nn.Module):
 
 
 class SyntheticData(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "frame") or blocks of audio ("audio") of random scenes.
+    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes.
 
     Args:
         kind: see above.

@@ -36,7 +36,7 @@ class TinyRecipe:
         init: preset or folder of a model whose language model is trained on; "": a new model.
         seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
-        frame, audio: training of the encoders.
+        video, audio: training of the encoders.
         clips: number of clips that videos are spliced from.
         clip_s: length of each.
         detail: tokens that a segment of a clip keeps, by stream.
@@ -51,7 +51,7 @@ class TinyRecipe:
     seed: int = 0
     width: int = 128
     layers: int = 4
-    frame: EncoderConfig = field(default_factory=lambda: EncoderConfig(3000, 64, 2e-3))
+    video: EncoderConfig = field(default_factory=lambda: EncoderConfig(3000, 64, 2e-3))
     audio: EncoderConfig = field(default_factory=lambda: EncoderConfig(300, 16, 2e-3))
     clips: int = 1500
     clip_s: float = 60.0
@@ -64,7 +64,7 @@ class TinyRecipe:
 
 
 def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stage = "encoders") -> Path:
-    """Train the embedded model, or train recipe.init on with its own encoders and projectors; save it in `out`.
+    """Train the embedded model, or recipe.init with its own encoders and projectors; save it in `out`.
 
     Args:
         out: folder; stages are kept in it, so that an interrupted run goes on with start="clips" or "lm".

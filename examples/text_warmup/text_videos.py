@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from longcompress.llm import Example, Video
+from longcompress.llm import CompressedVideo, Example
 from longcompress.llm.prompt import encode
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
@@ -113,7 +113,7 @@ class TextVideos(IterableDataset[list[Example]]):
 
 def in_words(
     events: Sequence[SceneEvent], duration_s: float, offset_s: int, random: np.random.Generator
-) -> Video:
+) -> CompressedVideo:
     """A video as its compressed tokens would be, if encoders gave names: by segment, each event in one or
     two tokens, the others empty."""
     streams = {}
@@ -131,7 +131,7 @@ def in_words(
         tokens = Tokens(weights, size, (start_s + end_s) / 2, start_s, end_s)
         streams[stream] = tokens.take(tokens.time_s.argsort(stable=True))
     num = sum(len(t) for t in streams.values())
-    return Video(streams, {}, num)
+    return CompressedVideo(streams, {}, num)
 
 
 def _segment(

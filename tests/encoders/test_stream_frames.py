@@ -1,4 +1,4 @@
-"""Blocks of frames whose last one lasts otherwise: one block for the encoder, each frame its own end."""
+"""Streams whose last frame lasts otherwise: one block of the encoder, each frame with its own end."""
 
 import pytest
 import torch
@@ -18,19 +18,19 @@ def encoder():
 
 def frames(encoder, num):
     """(a video's frames but the last, the last, which lasts to the video's end)."""
-    draw = torch.Generator().manual_seed(num)
+    generator = torch.Generator().manual_seed(num)
     pixels = torch.randint(
-        0, 256, (num, encoder.size_px, encoder.size_px, 3), dtype=torch.uint8, generator=draw
+        0, 256, (num, encoder.size_px, encoder.size_px, 3), dtype=torch.uint8, generator=generator
     )
     times = torch.arange(num, dtype=torch.float64) * STEP_S
     return Frames(pixels[:-1], times[:-1], STEP_S), Frames(pixels[-1:], times[-1:], LAST_S)
 
 
 def streamed(encoder, parts):
-    """(all that a stream gives of these parts, how many frames each run of the encoder was for)."""
+    """(the tokens of these parts, frames of each run of the encoder)."""
     stream = Stream(encoder)
-    given = [encoded for part in parts for encoded in stream.push(part)] + stream.flush()
-    return Encoded.join(given), [len(one) // one.patches for one in given]
+    encoded = [e for part in parts for e in stream.push(part)] + stream.flush()
+    return Encoded.join(encoded), [len(e) // e.patches for e in encoded]
 
 
 def test_a_last_frame_fills_the_block_it_belongs_to(encoder):

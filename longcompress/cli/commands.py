@@ -1,0 +1,292 @@
+"""The commands about videos: each function is a command, its parameters are the flags."""
+
+import sys
+import time
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .common import (
+    Failed,
+    VideoOptions,
+    bars,
+    check_budget,
+    check_positive,
+    check_writable,
+    complain,
+    folder_of,
+    is_memory,
+    load_model,
+    memory_of,
+    memory_paths,
+    probe_video,
+    writing,
+)
+from .output import cited, clock, print_table, report_of, rows_of, sentence
+from .parser import documented
+
+if TYPE_CHECKING:
+    from ..media.reader import MediaInfo
+    from ..synthetic.scenes import Scene
+
+FORMATS = {f".{kind}": kind for kind in ("jsonl", "srt", "vtt", "ass", "csv", "edl")}
+
+
+def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
+    """Show what a video's header says, and the tokens and bytes that compressing it would give.
+
+    Args:
+        file: a video.
+        json: one JSON object instead of a table.
+    """
+    video = probe_video(file, options)
+    model = load_model(options)
+    if video.duration_s is None:
+        raise Failed(3, f"{file}: its length is not known, so nothing can be estimated; compress it")
+    expected = model.estimate(video.duration_s, options.budget, video=video.has_video, audio=video.has_audio)
+    if json:
+        print(dumps({"video": asdict(video), "estimate": asdict(expected)}))
+        return
+    print_table(Path(file).name, rows_of(video, expected, model.config.llm.max_new_tokens))
+
+
+def compress(
+    files: list[str], *, out: str, keep_assignment: bool = False, json: bool = False, options: VideoOptions
+) -> int:
+    """Decode, encode and compress videos once, each to a memory file (.lcm).
+
+    Args:
+        files: one video or several.
+        out: the memory file, or a folder; for several videos a folder.
+        keep_assignment: store which patch went into which token, for `plot`; the file grows with the video.
+        json: a JSON line for each video.
+    """
+    paths = dict(zip(files, memory_paths(files, Path(out)), strict=True))
+    infos: dict[str, MediaInfo] = {}
+    failures: list[str] = []
+
+    def fail(error: object) -> None:
+        failures.append(str(error))
+        complain("error", error)
+
+    # headers are read first: what can't be read is reported before hours of work
+    for file in files:
+        try:
+            infos[file] = probe_video(file, options)
+        except Failed as error:
+            if len(files) == 1:
+                raise
+            fail(error)
+    if infos:
+        from ..session import compress_many
+
+        model = load_model(options)
+        check_budget(model, options, list(infos.values()))
+        results = compress_many(
+            model, infos, budget=options.budget, progress=bars(), protocols=options.protocols,
+            keep_assignment=keep_assignment,
+        )  # fmt: skip
+        start_s = time.perf_counter()
+        for result in results:
+            wall_s = time.perf_counter() - start_s
+            if result.memory is None:
+                if len(files) == 1:
+                    raise Failed(3, str(result.error))
+                fail(result.error)
+            else:
+                path = paths[result.source]
+                with writing(path):
+                    result.memory.save(path)
+                report = report_of(result.memory, result.source, path, wall_s)
+                print(dumps(report) if json else sentence(report), flush=True)
+            start_s = time.perf_counter()
+    if failures:
+        complain("error", f"{len(failures)} of {len(files)} videos could not be read")
+    return 3 if failures else 0
+
+
+def ask(
+    source: str, questions: list[str], *, max_new_tokens: int | None = None, json: bool = False,
+    options: VideoOptions,
+) -> None:  # fmt: skip
+    """Answer questions about a video or a memory file.
+
+    Args:
+        source: a video, which is compressed first, or a memory file (.lcm).
+        questions: one or more, in quotes.
+        max_new_tokens: longest answer; the model's own number if not given.
+        json: a JSON line for each answer.
+    """
+    if not all(question.strip() for question in questions):
+        raise ValueError("questions must not be empty; ask something, e.g. 'What happens first?'")
+    memory = memory_of(source, options)
+    for question in questions:
+        if json:
+            answer = memory.ask(question, max_new_tokens=max_new_tokens)
+            print(dumps({"question": question, **answer.to_json()}), flush=True)
+            continue
+        if len(questions) > 1:
+            print(f"> {question}", flush=True)
+        answer = memory.ask(
+            question, stream=lambda text: print(text, end="", flush=True), max_new_tokens=max_new_tokens
+        )
+        print()
+        for event in answer.events:
+            print(f"  {event}")
+        for start_s, end_s, names in cited(answer.cites):
+            print(f"  rests on {clock(start_s)} - {clock(end_s)}: {names}")
+
+
+def events(
+    source: str,
+    *,
+    out: str | None = None,
+    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None,
+    window_s: float | None = None,
+    timecode_fps: float | None = None,
+    json: bool = False,
+    options: VideoOptions,
+) -> None:
+    """List what happens in a video or a memory file, with seconds.
+
+    Args:
+        source: a video, which is compressed first, or a memory file (.lcm).
+        out: the file; printed if not given.
+        format: of the file; the end of --out's name if not given, else jsonl.
+        window_s: length of the windows that are asked about; the model's own number if not given.
+        timecode_fps: frames a second that edl counts in; the video's own if not given, 25 for a memory file.
+        json: JSON lines; with --out one JSON object about the file.
+    """
+    from ..events.files import write_events
+
+    kind = format or (FORMATS.get(Path(out).suffix.lower()) if out else "jsonl")
+    if kind is None:
+        raise ValueError(f"--format is needed for --out {out}; names that end in {', '.join(FORMATS)} say it")
+    if json and not out and kind != "jsonl":
+        raise ValueError(f"--json prints jsonl, got --format {kind}; leave one of them out, or give --out")
+    check_positive(window_s=window_s, timecode_fps=timecode_fps)
+    if out:
+        if Path(out).resolve() == Path(source).resolve():
+            raise ValueError(f"--out must be another file than the source, got {out}")
+        check_writable(Path(out))
+    memory = memory_of(source, options)
+    listed = memory.events(window_s=window_s, progress=bars())
+    title = Path(memory.source.get("name", source)).stem
+    if kind == "edl" and timecode_fps is None and not is_memory(source):
+        timecode_fps = probe_video(source, options).rate_fps
+    with writing(out or "standard output"):
+        write_events(listed, out or sys.stdout, kind, rate_fps=timecode_fps or 25.0, title=title)
+    if out:
+        report = {"out": out, "format": kind, "events": len(listed)}
+        print(dumps(report) if json else f"{out}: {len(listed)} events")
+
+
+def plot(
+    source: str,
+    *,
+    out: str,
+    format: Literal["png", "svg", "pdf"] = "png",
+    original: str | None = None,
+    json: bool = False,
+    options: VideoOptions,
+) -> None:
+    """Plot a video's events, tokens and merged patches.
+
+    Args:
+        source: a video, which is compressed first, or a memory file (.lcm).
+        out: the folder of the images.
+        format: of the images.
+        original: the video of a memory file that was compressed with --keep-assignment, for merged patches.
+        json: one JSON list of the paths.
+    """
+    from ..plot import plot_merged, plot_timeline, plot_tokens
+
+    folder = folder_of(out)
+    if original:
+        probe_video(original, options)
+    memory = memory_of(source, options, keep_assignment=True)
+    stem = folder / Path(source).stem
+    paths = [Path(f"{stem}.tokens.{format}")]
+    with writing(folder):
+        plot_tokens(memory, paths[0])
+        if original or (not is_memory(source) and "video" in memory.video.assignment):
+            path = Path(f"{stem}.merged.{format}")
+            paths.append(plot_merged(memory, original or source, path, protocols=options.protocols))
+        path = Path(f"{stem}.timeline.{format}")
+        paths.append(plot_timeline(memory.events(progress=bars()), max(memory.duration_s, 1e-3), path))
+    print(dumps([str(path) for path in paths]) if json else "\n".join(map(str, paths)))
+
+
+def synthesize(
+    *, out: str, seconds: float = 120.0, num: int = 3, seed: int = 0, size: int = 128, fps: float = 8.0,
+    json: bool = False,
+) -> None:  # fmt: skip
+    """Make videos with audio whose events are known; `shards make` reads the folder as it is.
+
+    Args:
+        out: the folder; beside each video comes a record of its events.
+        seconds: length of each video.
+        num: number of videos.
+        seed: of the first; the others follow.
+        size: pixels a side, even.
+        fps: frames a second.
+        json: a JSON line for each video.
+    """
+    from ..synthetic.scenes import make_scene
+
+    check_positive(num=num, seconds=seconds, size=size, fps=fps)
+    folder = folder_of(out)
+    for number in range(seed, seed + num):
+        scene = make_scene(number, seconds)
+        with writing(folder):
+            path, record = write_scene(scene, folder / f"scene_{number:04d}.mp4", size_px=size, rate_fps=fps)
+        report = {"video": str(path), "record": str(record), "seed": number, "events": len(scene.events)}
+        line = f"{path}: {len(scene.events)} events, listed in {record.name}"
+        print(dumps(report) if json else line, flush=True)
+
+
+def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]:
+    """The paths of a scene's video and of the record of its events beside it, which `read_records` reads."""
+    from ..files import replacing
+    from ..synthetic.scenes import write_video
+    from ..train.records import Record
+    from ..types import Event
+
+    write_video(scene, path, progress=bars(), **options)
+    listed = tuple(Event(event.start_s, event.end_s, event.name) for event in scene.events)
+    record = Record(
+        path.stem, path.name, scene.duration_s, listed, source="synthetic", meta={"seed": scene.seed}
+    )
+    with replacing(path.with_suffix(".json")) as part:
+        part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")
+    return path, path.with_suffix(".json")
+
+
+def config() -> None:
+    """List the fields of the model's config that --config FILE and --SECTION.FIELD VALUE change."""
+    from ..config import ModelConfig
+    from ..model import CHANGEABLE
+
+    for section, names in CHANGEABLE.items():
+        kind = type(getattr(ModelConfig(), section))
+        notes = documented(kind)
+        print_table(section, [(f"--{section}.{name}", notes[name].replace("%%", "%")) for name in names])
+
+
+def doctor(*, json: bool = False) -> int:
+    """Check what longcompress needs on this machine, and name the command that mends what is missing.
+
+    Args:
+        json: one JSON object instead of a table.
+    """
+    from .doctor import examine
+
+    checks = examine()
+    wrong = [check for check in checks if check.status == "wrong"]
+    if json:
+        print(dumps({"ok": not wrong, "checks": [asdict(check) for check in checks]}))
+    else:
+        rows = [(c.status, c.name, c.state + (f"\n-> {c.remedy}" if c.remedy else "")) for c in checks]
+        print_table("longcompress doctor", rows)
+    return 1 if wrong else 0
