@@ -109,7 +109,7 @@ def bench_kernels(
         out: CSV file of the figures.
         device: "cuda" or "cpu"; the GPU if there is one.
         dtypes: of the features, of fp32, fp16, bf16; all if not given.
-        cases: only those in whose names one of these words stands, such as pool or encoder.
+        cases: only cases whose names contain one of these words, pool or encoder for example.
         segments: of the batch; 360 (an hour at a frame a second) on a GPU, 10 on a CPU.
         tokens: of each segment.
         channels: of each token.
@@ -153,7 +153,7 @@ def bench_kernels(
 
 
 def make_inputs(device: str, segments: int, tokens: int, channels: int, dtype: str) -> Inputs:
-    """Random inputs, with so many copies that none is still in the cache when its turn comes."""
+    """Random inputs, in enough copies that none is still in the cache when its turn comes."""
     num_bytes = segments * tokens * channels * torch.finfo(DTYPES[dtype]).bits // 8
     copies = max(1, -(-CACHE_BYTES // num_bytes)) if device != "cpu" else 1
     xs = [normal(segments * tokens, channels, seed, device).to(DTYPES[dtype]) for seed in range(copies)]

@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What came of requests: answers, memories, seconds until each answer, seconds of compressing all."""
+    """The results of requests: answers, memories, seconds until each answer, seconds of compressing all."""
 
     answers: list[str]
     memories: list[VideoMemory]
@@ -84,7 +84,7 @@ def request_rows(
     name: str, device: str, dtype: str | None, folder: Path, clips: int, seconds: float, budget: int,
     repeat: int, settings: Mapping[str, Any],
 ) -> Iterator[Row]:  # fmt: skip
-    """The figures of so many clips at once, measured in a process of its own."""
+    """The figures of `clips` clips at once, measured in a process of its own."""
     make_requests(folder, clips, seconds)
     arguments = (name, device, dtype, str(folder), clips, seconds, budget, repeat, dict(settings))
     yield from (Row(**values) for values in in_own_process(serve_in_this_process, *arguments))

@@ -27,7 +27,7 @@ from ...session import Session
 from ...types import Audio, CompressedVideo, Frames
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
-"""Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""
+"""The fields of a task's generation_kwargs that transformers' generate gets unchanged."""
 UNHEEDED = ("image_aspect_ratio", "max_length", "modalities")  # of other models' preprocessing
 
 

@@ -21,8 +21,8 @@ def moments(
 ) -> tuple[dict[str, Any], dict[str, dict[Any, dict[str, float]]]]:
     """(moment retrieval over all queries, the same of each query by the prefix of its names).
 
-    Of a query and an IoU t, predicted windows are taken by falling score (equal ones as they stand). Each
-    that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal ones the
+    Of a query and an IoU t, predicted windows are taken by falling score (equal scores in their order). Each
+    that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal IoUs the
     last), and is right. AP is the sum over right windows of the greatest precision from there on, over the
     number of reference windows. R1@t is the share of queries whose first window, as listed, has IoU >= t with
     the reference window it overlaps best. By length, only reference windows of that length count.
@@ -87,7 +87,7 @@ def _average_precisions(overlap: FloatArray) -> FloatArray:
         is_free = np.ones(num_reference, bool)
         for i in range(num_predicted):
             fits = np.where(is_free, overlap[i], -1.0)
-            best = num_reference - 1 - int(fits[::-1].argmax())  # of equal ones the last
+            best = num_reference - 1 - int(fits[::-1].argmax())  # of equal IoUs the last
             if fits[best] >= t:
                 is_right[i], is_free[best] = True, False
         precision = np.cumsum(is_right) / np.arange(1, num_predicted + 1)

@@ -26,7 +26,7 @@ class Judge:
 
 
 def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The judge's reply to each (question, reference, answer); equal ones are asked once."""
+    """The judge's reply to each (question, reference, answer); equal prompts are asked once."""
     prompts = []
     for question, reference, answer in cases:
         texts = {"question": question, "reference": reference, "answer": answer}

@@ -28,7 +28,7 @@ def magqa(
 
     Args:
         reference: (start_s, end_s, text) of the answers to each question.
-        predicted: (time_s, text) of the replies, equal ones in a row included; without a time in no span.
+        predicted: (time_s, text) of the replies, equal replies in a row included; without a time in no span.
         questions: the question itself.
         judge: who rates, from 1 to 5.
         compat: "paper" does as MMDuet's scripts: a reply without a time is in every span, only the first
@@ -36,7 +36,7 @@ def magqa(
             and without replies (its size).
 
     Returns:
-        in_span, turns and turns_distinct (replies of an example, all and different ones), None of no
+        in_span, turns and turns_distinct (replies of an example, all, and different texts), None of no
         examples; num (examples scored), num_missing, num_silent (an entry without replies), num_unknown,
         num_without_reference (not scored), num_judged (pairs), num_unparsed (of these), judge, prompt.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from ...memory import VideoMemory
 from ..tasks.task import Example, How, Prediction, Task
 
-QUESTIONS_AT_ONCE = 8  # always the same ones together: an answer must not depend on where a run was killed
+QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def check_budgets(name: str, budgets: Sequence[str]) -> None:
 
 
 def num_tokens(budget: str, num_raw: int) -> int:
-    """Tokens of a budget of a video with so many raw tokens."""
+    """Tokens of a budget of a video with `num_raw` raw tokens."""
     return round(float(budget[:-1]) / 100 * num_raw) if budget.endswith("%") else int(budget)
 
 
