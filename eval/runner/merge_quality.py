@@ -2,8 +2,8 @@
 merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
-k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads from the merged
-tokens alone when an object is seen.
+k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads from the
+merged tokens alone when an object is seen.
 """
 
 import json
