@@ -350,14 +350,14 @@ def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task,
     lost = {line["video"] for line in lines.values() if "failed" in line}
     assert lost == {"broken"} | ({"heard"} if preset == "vtimellm" else set())
     assert (header["task"], header["prompt"], header["model"]) == (task, prompt, preset)
-    assert {line["video"]: line["tokens"] for line in lines.values() if "lost" not in line} == {
+    assert {line["video"]: line["tokens"] for line in lines.values() if "failed" not in line} == {
         name: sum(num for stream, num in STREAMS[name].items() if stream in model.streams)
         for name in {"both", "silent", "heard"} - lost
     }
     llm = type(model.llm)
     monkeypatch.setattr(llm, "answer", lambda self, video, asked, **_: ["From 25 to 50."] * len(asked))
     _, lines = done(tmp_path / "told.jsonl")
-    assert {tuple(line["value"]) for line in lines.values() if "lost" not in line} == {(1.0, 2.0)}
+    assert {tuple(line["value"]) for line in lines.values() if "failed" not in line} == {(1.0, 2.0)}
     summary = json.loads((tmp_path / "told.summary.json").read_text())
     num = summary["num_answered"]
     assert summary["unparsed"] == [] and num == 2 * (4 - len(lost))

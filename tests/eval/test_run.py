@@ -23,7 +23,6 @@ from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import How
-from longcompress.model import LongCompress
 
 import models
 import videos
@@ -405,7 +404,7 @@ def test_a_file_that_another_run_writes_is_left_alone(here, model, whole):
 
 
 def test_streams_that_the_model_does_not_take_in(here, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(LongCompress, "media", ("video",))
+    monkeypatch.setattr(type(model), "media", property(lambda self: ("video",)))
     with pytest.raises(ValueError, match=r"streams must be of video, which the model takes in, got audio"):
         do(here, "lvbench", model, tmp_path / "a.jsonl", RunConfig(streams="audio"))
 
