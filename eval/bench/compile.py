@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +28,15 @@ NUMBERS = ("blocks", "num")
 
 
 class Variant(NamedTuple):
-    """A kernel as it is launched: which pointers have the features' type, and what is constant."""
+    """A kernel as it is launched: what is constant, and which pointers have the features' type or 64 bits."""
 
     kernel: Any
     kind: str
-    features: tuple[str, ...]
-    wide_integers: tuple[str, ...]
     constants: dict[str, Any]
-    warps: int
-    tensor_cores: bool
+    warps: int = 4
+    tensor_cores: bool = False
+    features: tuple[str, ...] = ()
+    wide_integers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -47,81 +48,56 @@ class Variant(NamedTuple):
 
 def variants() -> Iterator[Variant]:
     """All kernels in the forms that are launched, at the widths of the encoders in use."""
-    from ...kernels.gpu import attend as attend_triton
-    from ...kernels.gpu import head_mean as head_mean_triton
-    from ...kernels.gpu import novelty as novelty_triton
-    from ...kernels.gpu import pool as pool_triton
+    from ...kernels.gpu import attend, head_mean, novelty, pool
 
-    attend: dict[str, Any] = {"E": 16, "QUERIES": 16, "ROWS": attend_triton.ROWS} | {
-        "CHANNELS": attend_triton.CHANNELS
-    }
-    pool: dict[str, Any] = {"ROWS": pool_triton.ROWS, "CHANNELS": pool_triton.CHANNELS}
+    block = {"ROWS": pool.ROWS, "CHANNELS": pool.CHANNELS}
     for kind in KINDS:
         for width in (384, 1024):
-            wide = {"C": width} | pool
-            yield Variant(pool_triton.means_kernel, kind, ("x", "out"), ("order", "first"), wide, 4, False)
-            yield Variant(pool_triton.spread_kernel, kind, ("y", "out"), ("group",), wide, 4, False)
-            lanes, channels = pool_triton.HOT_SPLIT if kind == "bf16" else pool_triton.HOT_WHOLE
+            wide = {"C": width} | block
+            yield Variant(pool.means_kernel, kind, wide, 4, False, ("x", "out"), ("order", "first"))
+            yield Variant(pool.spread_kernel, kind, wide, 4, False, ("y", "out"), ("group",))
+            mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": head_mean.ROWS}
+            yield Variant(head_mean.head_mean_kernel, kind, mean, 4, False, ("x",))
+            lanes, channels = pool.HOT_SPLIT if kind == "bf16" else pool.HOT_WHOLE
             product = {"C": width, "SPLIT": kind == "bf16", "TOKENS": lanes, "CHANNELS": channels}
-            product |= {"GROUPS": pool_triton.HOT_GROUPS}
-            warps = pool_triton.HOT_WARPS
-            mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": head_mean_triton.ROWS}
-            yield Variant(head_mean_triton.head_mean_kernel, kind, ("x",), (), mean, 4, False)
-            yield Variant(pool_triton.product_kernel, kind, ("x", "out"), ("group",), product, warps, True)
-        narrow = {"C": 64, "WIDE": 64, "GROUPS": pool_triton.NARROW_GROUPS}
-        yield Variant(pool_triton.narrow_kernel, kind, ("x", "out"), ("order", "first"), narrow, 4, False)
-        yield Variant(
-            novelty_triton.novelty_kernel, kind, ("metric",), (),
-            {"D": 64, "WIDE": 64, "ROWS": novelty_triton.ROWS}, 4, False,
-        )  # fmt: skip
-        wide = {"C": 1024} | attend
-        yield Variant(attend_triton.scores_kernel, kind, ("x",), (), wide | {"BIASED": True}, 4, True)
-        yield Variant(attend_triton.read_kernel, kind, ("x",), (), wide, 4, True)
-        yield Variant(attend_triton.score_grad_kernel, kind, ("x",), ("first",), wide, 4, True)
-        yield Variant(attend_triton.token_grad_kernel, kind, ("x", "dx"), (), wide, 4, True)
+            product |= {"GROUPS": pool.HOT_GROUPS}
+            yield Variant(pool.product_kernel, kind, product, pool.HOT_WARPS, True, ("x", "out"), ("group",))
+        narrow = {"C": 64, "WIDE": 64, "GROUPS": pool.NARROW_GROUPS}
+        yield Variant(pool.narrow_kernel, kind, narrow, 4, False, ("x", "out"), ("order", "first"))
+        rows = {"D": 64, "WIDE": 64, "ROWS": novelty.ROWS}
+        yield Variant(novelty.novelty_kernel, kind, rows, 4, False, ("metric",))
+        wide = {"C": 1024, "E": 16, "QUERIES": 16, "ROWS": attend.ROWS, "CHANNELS": attend.CHANNELS}
+        yield Variant(attend.scores_kernel, kind, wide | {"BIASED": True}, 4, True, ("x",))
+        yield Variant(attend.read_kernel, kind, wide, 4, True, ("x",))
+        yield Variant(attend.score_grad_kernel, kind, wide, 4, True, ("x",), ("first",))
+        yield Variant(attend.token_grad_kernel, kind, wide, 4, True, ("x", "dx"))
     yield from _plan_variants()
 
 
 def _plan_variants() -> Iterator[Variant]:
-    from ...kernels.gpu import plan as plan_triton
-    from ...kernels.gpu import plan_rounds as plan_rounds_triton
+    from ...kernels.gpu import plan
+    from ...kernels.gpu import plan_rounds as rounds
 
-    keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan_triton.SEATS, "KEYS": plan_triton.KEYS}
-    warps = plan_triton.WARPS
-    yield Variant(plan_rounds_triton.rank_kernel, "fp32", (), (), keys, warps, False)
-    yield Variant(plan_rounds_triton.count_kernel, "fp32", (), (), keys, 1, False)
-    for ranked in (True, False):
+    variant = lambda kernel, *how: Variant(kernel, "fp32", *how)  # noqa: E731
+    keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan.SEATS, "KEYS": plan.KEYS}
+    yield variant(rounds.rank_kernel, keys, plan.WARPS)
+    yield variant(rounds.count_kernel, keys, 1)
+    for ranked, reference in product((True, False), repeat=2):
+        yield variant(rounds.place_kernel, keys | {"RANKED": ranked, "REFERENCE": reference}, plan.WARPS)
+    for width, ward in product((32, 64, 1024), (True, False)):
+        metric = {"D": width, "WIDE": width, "SLICE": width if width <= plan.DEEP else plan.SLICE}
+        metric |= {"WARD": ward}
+        rest = {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}
+        yield variant(rounds.squares_kernel, metric | {"ROWS": plan.ROWS}, plan.WARPS)
+        yield variant(rounds.merge_kernel, metric | rest, plan.MERGE_WARPS)
+        tile = plan.tile_of(width)
+        for fast in (0, 2):
+            how = metric | {"FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
+            yield variant(rounds.match_kernel, how, tile["num_warps"], True)
+        tail = metric | {"FAST": 0, "EVENS": plan.FEW_EVENS, "ODDS": plan.ODDS} | keys | rest
+        tail |= {"GROUPS": plan.TAIL_GROUPS}
         for reference in (True, False):
-            how = keys | {"RANKED": ranked, "REFERENCE": reference}
-            yield Variant(plan_rounds_triton.place_kernel, "fp32", (), (), how, warps, False)
-    for width in (32, 64, 1024):
-        deep = {"D": width, "WIDE": width, "SLICE": width if width <= plan_triton.DEEP else plan_triton.SLICE}
-        for ward in (True, False):
-            of = deep | {"WARD": ward}
-            rest = {"GROUPS": plan_triton.GROUPS, "TOKENS": plan_triton.TOKENS}
-            last = rest | {"GROUPS": plan_triton.TAIL_GROUPS}
-            yield Variant(
-                plan_rounds_triton.squares_kernel,
-                "fp32",
-                (),
-                (),
-                of | {"ROWS": plan_triton.ROWS},
-                warps,
-                False,
-            )
-            yield Variant(
-                plan_rounds_triton.merge_kernel, "fp32", (), (), of | rest, plan_triton.MERGE_WARPS, False
-            )
-            for fast in (0, 2):
-                tile = plan_triton.tile_of(width)
-                how = of | {"FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
-                yield Variant(plan_rounds_triton.match_kernel, "fp32", (), (), how, tile["num_warps"], True)
-            few = of | {"FAST": 0, "EVENS": plan_triton.FEW_EVENS, "ODDS": plan_triton.ODDS}
-            for reference in (True, False):
-                whole = few | keys | last | {"REFERENCE": reference}
-                yield Variant(
-                    plan_rounds_triton.tail_kernel, "fp32", (), (), whole, plan_triton.TAIL_WARPS, True
-                )
+            yield variant(rounds.tail_kernel, tail | {"REFERENCE": reference}, plan.TAIL_WARPS, True)
 
 
 def compiled(variant: Variant, chip: int) -> dict[str, Any]:
@@ -156,9 +132,7 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
         ).stdout
     report: dict[str, Any] = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     if len(report) != 3:
-        raise ValueError(
-            f"{variant.name}: cuobjdump reported no registers, stack and local memory: {usage!r}"
-        )
+        raise ValueError(f"{variant.name}: cuobjdump reported no registers, stack, local memory: {usage!r}")
     ptx = binary.asm["ptx"]
     wide = re.search(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.\w+\.shared\.global[^;]*16", ptx)
     cores = re.search(r"\bw?gmma|\bmma\.sync", ptx)
@@ -166,11 +140,8 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
 
 
 def compile_jobs(words: Sequence[str]) -> Iterator[Job]:
-    """A job for each variant and chip; `words` leaves those in whose names one of them stands.
-
-    Raises:
-        ValueError: Triton interprets kernels in this process.
-    """
+    """A job for each variant and chip in whose name one of `words` stands; ValueError if Triton
+    interprets."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
     for chip in CHIPS:

@@ -32,7 +32,7 @@ def encoder_jobs(
 def time_encoder(
     base: str, size_px: int, pairs: Sequence[int], block: int, repeat: int, device: str, dtype: str
 ) -> Iterator[Row]:
-    """Rows of the stock encoder (0 pairs a layer) and of merging ones, which take turns.
+    """Rows of the stock encoder (0 pairs a layer) and of merging encoders, which take turns.
 
     Raises:
         ValueError: the encoder run part by part with no pairs doesn't give the stock features.
@@ -73,7 +73,7 @@ def encode(encoder: VisionEncoder, batches: Sequence[Tensor]) -> tuple[Tensor, T
 
 
 def fidelity(result: tuple[Tensor, Tensor], stock: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """How near features are to the stock ones.
+    """How near features are to those of the stock encoder.
 
     Where features share a large part the cosine is high for any two patches: `centred_cosine` is taken less
     the stock patches' mean. `relative_rms` is the RMS of the difference over that of the stock patches.

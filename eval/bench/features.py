@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...checkpoints.architectures import config_of
@@ -29,11 +30,7 @@ from .timer import in_own_process, peaks_gb, timed
 
 Preset = Literal["longvale", "vtimellm"]
 BATCH_FRAMES, BATCH_WINDOWS = 25, 8  # of the encoders one after another
-TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 3e-2,
-    torch.float16: 1e-2,
-}  # relative RMS of the difference
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # relative RMS of the difference
 NO_BUDGET = 1 << 40
 WINDOW = 512  # frames of BEATs' mel filters
 MEAN = 256  # positions of Whisper
@@ -145,7 +142,7 @@ def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
     mean, std = (torch.tensor(v, device=weight.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     batches = []
     for part in pixels.split(BATCH_FRAMES):
-        x = (part.to(weight.device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = (rearrange(part.to(weight.device), "t h w c -> t c h w").float() / 255 - mean) / std
         batches.append(encoder(pixel_values=x.to(weight.dtype)).image_embeds)
     return torch.cat(batches).cpu()
 
@@ -153,15 +150,13 @@ def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
 def encode_audio(encoder: Any, samples: Tensor) -> Tensor:
     """(A, C) means of BEATs' windows: the filter bank of the whole track, cut and run in batches; what is not
     a whole window at the end comes last, without padding."""
-    weight = next(encoder.encoder.parameters())
-    clip_cache = beats_filters(samples.to(weight.device))
-    num = len(clip_cache) // WINDOW
-    whole = clip_cache[: num * WINDOW].unflatten(0, (num, WINDOW))
-    batches = [encoder.encoder(part).mean(1) for part in whole.split(BATCH_WINDOWS) if len(part)]
-    rest = clip_cache[num * WINDOW :]
-    if len(rest) >= encoder.encoder.config.patch_size:
-        batches.append(encoder.encoder(rest[None]).mean(1))
-    return torch.cat(batches).cpu()
+    filters = beats_filters(samples.to(next(encoder.encoder.parameters()).device))
+    windows = filters.split(WINDOW)
+    whole = [window for window in windows if len(window) == WINDOW]
+    batches = [torch.stack(whole[at : at + BATCH_WINDOWS]) for at in range(0, len(whole), BATCH_WINDOWS)]
+    if windows[-1].shape[0] < WINDOW and len(windows[-1]) >= encoder.encoder.config.patch_size:
+        batches.append(windows[-1][None])
+    return torch.cat([encoder.encoder(batch).mean(1) for batch in batches]).cpu()
 
 
 def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
@@ -190,9 +185,7 @@ def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype:
 
 def dtype_of(dtype: str) -> torch.dtype:
     """torch's dtype of this name."""
-    kind = getattr(torch, dtype, None)
-    if kind not in TOLERANCE:
-        names = ", ".join(str(kind).removeprefix("torch.") for kind in TOLERANCE)
-        raise ValueError(f"dtype must be one of {names}, got {dtype!r}")
-    assert isinstance(kind, torch.dtype)
-    return kind
+    kinds = {str(kind).removeprefix("torch."): kind for kind in TOLERANCE}
+    if dtype not in kinds:
+        raise ValueError(f"dtype must be one of {', '.join(kinds)}, got {dtype!r}")
+    return kinds[dtype]

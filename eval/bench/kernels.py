@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from ...kernels import (
@@ -28,7 +29,7 @@ from ...kernels import (
     pool,
     pool_reference,
     start_state,
-)
+)  # fmt: skip
 from ...kernels._dispatch import use_triton
 from .rows import Job, Recorder, Row, make_row
 from .timer import timed
@@ -54,9 +55,15 @@ class Case(NamedTuple):
     provider: str
     work: Callable[[int], Any]  # gets the number of the input
     num_bytes: int
-    flop: int
-    error: Callable[[], float] | None  # of its result, beside float64 or another implementation
-    tolerance: float
+    flop: int = 0
+    error: Callable[[], float] | None = None  # of its result, beside float64 or another implementation
+    tolerance: float = 0.0
+
+    def checked(
+        self, expected: Tensor, tolerance: float, read: Callable[[Any], Tensor] = lambda result: result
+    ) -> "Case":
+        """The case, whose result on the first input (what `read` takes of it) must be `expected`."""
+        return self._replace(error=lambda: relative(read(self.work(0)), expected), tolerance=tolerance)
 
 
 class Inputs(NamedTuple):
@@ -68,7 +75,6 @@ class Inputs(NamedTuple):
     plan: Plan
     fused: bool  # the Triton kernels run
     tolerance: float
-    step_segments: int
 
     @property
     def num_bytes(self) -> int:
@@ -94,7 +100,7 @@ class Inputs(NamedTuple):
 def bench_kernels(
     out: str | None = None, device: str | None = None, dtypes: list[str] | None = None,
     cases: list[str] | None = None, segments: int | None = None, tokens: int = 2560, channels: int = 1024,
-    repeat: int = 20, step_segments: int | None = None, threads: int | None = None, compile: bool = False,
+    repeat: int = 20, threads: int | None = None, compile: bool = False,
     encoder: str = "", encoder_px: int = 224, pairs: list[int] | None = None, blocks: list[int] | None = None,
 ) -> int:  # fmt: skip
     """Time every operation of `kernels/` beside other implementations; exit code 1 if a case failed.
@@ -103,12 +109,11 @@ def bench_kernels(
         out: CSV file of the figures.
         device: "cuda" or "cpu"; the GPU if there is one.
         dtypes: of the features, of fp32, fp16, bf16; all if not given.
-        cases: only those in whose names one of these words stands, such as pool or encoder.
+        cases: only cases whose names contain one of these words, pool or encoder for example.
         segments: of the batch; 360 (an hour at a frame a second) on a GPU, 10 on a CPU.
         tokens: of each segment.
         channels: of each token.
         repeat: timed runs of each.
-        step_segments: segments that the step-by-step form gets at once; all of them if not given.
         threads: of torch.
         compile: report registers, stack and shared memory of all kernels instead; needs no GPU.
         encoder: folder or hub name of a CLIP, SigLIP, DINOv2 or ViT encoder to merge in; if not given
@@ -135,7 +140,7 @@ def bench_kernels(
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
             raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-        make = partial(make_inputs, device, segments, tokens, channels, name, step_segments)
+        make = partial(make_inputs, device, segments, tokens, channels, name)
         recorder.run(kernel_jobs(make, cases or [], repeat, segments, settings | {"dtype": name}))
         if not cases or any(word in "encoder, pairs" for word in cases):
             from .encoder import encoder_jobs
@@ -147,10 +152,8 @@ def bench_kernels(
     return int(recorder.num_failed > 0)
 
 
-def make_inputs(
-    device: str, segments: int, tokens: int, channels: int, dtype: str, step_segments: int | None = None
-) -> Inputs:
-    """Random inputs, with so many copies that none is still in the cache when its turn comes."""
+def make_inputs(device: str, segments: int, tokens: int, channels: int, dtype: str) -> Inputs:
+    """Random inputs, in enough copies that none is still in the cache when its turn comes."""
     num_bytes = segments * tokens * channels * torch.finfo(DTYPES[dtype]).bits // 8
     copies = max(1, -(-CACHE_BYTES // num_bytes)) if device != "cpu" else 1
     xs = [normal(segments * tokens, channels, seed, device).to(DTYPES[dtype]) for seed in range(copies)]
@@ -158,7 +161,7 @@ def make_inputs(
     offsets = torch.arange(segments + 1, dtype=torch.int32, device="cpu") * tokens
     fused = use_triton("pool", xs[0])
     first = plan(metrics[0], offsets, KEEP)
-    return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype], step_segments or segments)
+    return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype])
 
 
 def kernel_jobs(
@@ -189,11 +192,7 @@ def _failing(case: str, segments: int, error: Exception) -> Job:
 
 
 def time_case(case: Case, repeat: int, device: torch.device, settings: dict[str, Any]) -> Iterator[Row]:
-    """Time, bandwidth and a GPU's extra memory of a case.
-
-    Raises:
-        ValueError: its result is wrong; it isn't timed then.
-    """
+    """Time, bandwidth and a GPU's extra memory of a case; ValueError, and nothing timed, if it is wrong."""
     error = case.error() if case.error is not None else 0.0
     if not error <= case.tolerance:
         raise ValueError(
@@ -223,19 +222,17 @@ def time_case(case: Case, repeat: int, device: torch.device, settings: dict[str,
 def copies(inputs: Inputs) -> Iterator[Case]:
     """A plain copy: the memory's speed."""
     target = torch.empty_like(inputs.xs[0])
-    work = lambda i: target.copy_(inputs.x(i))  # noqa: E731
-    yield Case("copy", "torch", work, 2 * inputs.num_bytes, 0, None, 0.0)
+    yield Case("copy", "torch", lambda i: target.copy_(inputs.x(i)), 2 * inputs.num_bytes)
 
 
 def head_means(inputs: Inputs) -> Iterator[Case]:
     """`head_mean`: the metric of features."""
     x = inputs.xs[0]
-    expected = x.double().unflatten(1, (-1, WIDTH)).mean(1)
+    expected = reduce(x.double(), "n (head d) -> n d", "mean", d=WIDTH)
     num_bytes = inputs.num_bytes + 4 * expected.numel()
     for provider, op in inputs.providers(head_mean, head_mean_reference):
-        error = partial(lambda op: relative(op(x, WIDTH), expected), op)
         work = partial(lambda op, i: op(inputs.x(i), WIDTH), op)
-        yield Case("metric", provider, work, num_bytes, x.numel(), error, 1e-6)
+        yield Case("metric", provider, work, num_bytes, x.numel()).checked(expected, 1e-6)
 
 
 def pools(inputs: Inputs) -> Iterator[Case]:
@@ -244,20 +241,17 @@ def pools(inputs: Inputs) -> Iterator[Case]:
     expected = means64(x, merge)
     dy = normal(expected.shape[0], expected.shape[1], 7, x.device).to(x.dtype)
     num_bytes = inputs.num_bytes + dy.numel() * dy.element_size() + 4 * len(x)
-    group = merge.group[:4096].long()
-    share = merge.weight[:4096].double() / merge.mass.double()[group]
-    expected_dx = dy.double()[group] * share[:, None]
+    group = merge.group[:4096].long()  # the gradient of as many tokens is checked
+    weight = merge.weight[:4096].double() / merge.mass.double()[group]
+    expected_dx = dy.double()[group] * weight[:, None]
     for provider, op in inputs.providers(pool, pool_reference):
-        error = partial(lambda op: relative(op(x, merge), expected), op)
         work = partial(lambda op, i: op(inputs.x(i), merge), op)
-        yield Case("pool", provider, work, num_bytes, 2 * x.numel(), error, inputs.tolerance)
+        yield Case("pool", provider, work, num_bytes, 2 * x.numel()).checked(expected, inputs.tolerance)
         leaf = x.detach().requires_grad_()
         y = op(leaf, merge)
-        back = partial(
-            lambda y, leaf, _: torch.autograd.grad(y, leaf, dy, retain_graph=True)[0], y, leaf
-        )  # fmt: skip
-        error = partial(lambda back: relative(back(0)[:4096], expected_dx), back)
-        yield Case("pool, backward", provider, back, num_bytes, x.numel(), error, inputs.tolerance)
+        back = partial(lambda y, leaf, _: torch.autograd.grad(y, leaf, dy, retain_graph=True)[0], y, leaf)
+        case = Case("pool, backward", provider, back, num_bytes, x.numel())
+        yield case.checked(expected_dx, inputs.tolerance, lambda dx: dx[:4096])
 
 
 def novelties(inputs: Inputs) -> Iterator[Case]:
@@ -266,9 +260,8 @@ def novelties(inputs: Inputs) -> Iterator[Case]:
     previous = (torch.arange(len(metric), dtype=torch.int32, device=metric.device) - 256).clamp_min(-1)
     expected = novelty_reference(metric.double(), previous)
     for provider, op in inputs.providers(novelty, novelty_reference):
-        error = partial(lambda op: relative(op(metric, previous), expected), op)
         work = partial(lambda op, i: op(inputs.metric(i), previous), op)
-        yield Case("novelty", provider, work, 4 * metric.numel(), 0, error, 1e-5)
+        yield Case("novelty", provider, work, 4 * metric.numel()).checked(expected, 1e-5)
 
 
 def attends(inputs: Inputs) -> Iterator[Case]:
@@ -281,22 +274,15 @@ def attends(inputs: Inputs) -> Iterator[Case]:
     op = lambda x: attend(query, x, inputs.offsets, state=state)  # noqa: E731
     reference = lambda x: attend_reference(query, x, at, None, state)  # noqa: E731
     for provider, read in inputs.providers(op, reference, compiles=False):
-        error = partial(lambda read: relative(read(x).read()[:1], expected), read)
         work = partial(lambda read, i: read(inputs.x(i)), read)
-        yield Case("attend", provider, work, inputs.num_bytes, 4 * x.numel() * QUERIES, error, 1e-4)
+        case = Case("attend", provider, work, inputs.num_bytes, 4 * x.numel() * QUERIES)
+        yield case.checked(expected, 1e-4, lambda after: after.read()[:1])
 
 
 def merges(inputs: Inputs) -> Iterator[Case]:
     """`plan` alone, and the whole merge: metric, plan and pool."""
     offsets, at = inputs.offsets, inputs.offsets.tolist()
     provider = "triton" if inputs.fused else "torch"
-    metric_bytes = inputs.metrics[0].numel() * 4
-
-    def plan_only(options: dict[str, Any], i: int) -> Plan:
-        return plan(inputs.metric(i), offsets, KEEP, **options)
-
-    def whole(options: dict[str, Any], i: int) -> Tensor:
-        return composed(inputs.x(i), offsets, options)
 
     def by_reference(options: dict[str, Any], i: int) -> Tensor:  # segment by segment
         complete: dict[str, Any] = {"schedule": 0.25, "score": "ward", "order": "seat"} | options
@@ -307,13 +293,13 @@ def merges(inputs: Inputs) -> Iterator[Case]:
     for kind, options in MERGES.items():
         if kind == "fast" and not inputs.fused:  # torch does the same as for the default
             continue
-        error = partial(plan_error, inputs, options)
-        planning, merging = partial(plan_only, options), partial(whole, options)
-        yield Case(f"plan, {kind}", provider, planning, metric_bytes, 0, error, 0.02)
-        yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, 0, error, 0.02)
+        check = (0, partial(plan_error, inputs, options), 0.02)
+        planning = partial(lambda options, i: plan(inputs.metric(i), offsets, KEEP, **options), options)
+        merging = partial(lambda options, i: composed(inputs.x(i), offsets, options), options)
+        yield Case(f"plan, {kind}", provider, planning, inputs.metrics[0].numel() * 4, *check)
+        yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, *check)
     for kind in ("published", "default") if inputs.fused else ():  # slow, so it comes last
-        reference = partial(by_reference, MERGES[kind])
-        yield Case(f"merge, {kind}", "reference", reference, 2 * inputs.num_bytes, 0, None, 0.0)
+        yield Case(f"merge, {kind}", "reference", partial(by_reference, MERGES[kind]), 2 * inputs.num_bytes)
 
 
 def plan_error(inputs: Inputs, options: dict[str, Any]) -> float:
@@ -355,27 +341,26 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
             return float((result.double() - expected.double()).abs().max())
 
         replay = partial(lambda graph, _: graph.replay(), graph)
-        yield Case(f"one segment, {kind}", "graph", replay, num_bytes, 0, error, 0.0)
-        yield Case(f"one segment, {kind}", "triton", launch, num_bytes, 0, None, 0.0)
+        yield Case(f"one segment, {kind}", "graph", replay, num_bytes, 0, error)
+        yield Case(f"one segment, {kind}", "triton", launch, num_bytes)
 
 
 def steps(inputs: Inputs) -> Iterator[Case]:
-    """The published step-by-step merge, `step_segments` at a time where memory is short."""
-    num, length = len(inputs.offsets) - 1, int(inputs.offsets[1])
-    forms = [("step by step", step_by_step)]
+    """The published step-by-step merge."""
+    forms = {"step by step": step_by_step}
     if inputs.xs[0].is_cuda:
-        forms.append(("compiled steps", torch.compile(step_by_step, dynamic=False)))
+        forms["compiled steps"] = torch.compile(step_by_step, dynamic=False)
 
     def error() -> float:
         x = normal(2560, inputs.xs[0].shape[1], 9, inputs.xs[0].device).double()  # the schedule's own length
         offsets = torch.tensor([0, 2560], dtype=torch.int32, device="cpu")
-        mine = composed(x, offsets, MERGES["published"])
-        return float((mine - step_by_step(x[None], PUBLISHED)[0]).abs().max())
+        ours = composed(x, offsets, MERGES["published"])
+        return float((ours - step_by_step(x[None], PUBLISHED)[0]).abs().max())
 
-    for provider, form in forms:
-        work = partial(lambda form, i: [
-            form(part, PUBLISHED) for part in inputs.x(i).view(num, length, -1).split(inputs.step_segments)
-        ], form)  # fmt: skip
+    for provider, form in forms.items():
+        work = partial(
+            lambda form, i: form(inputs.x(i).unflatten(0, (len(inputs.offsets) - 1, -1)), PUBLISHED), form
+        )
         yield Case("merge, published", provider, work, 2 * inputs.num_bytes, 0, error, 1e-12)
 
 

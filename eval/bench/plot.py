@@ -16,7 +16,7 @@ from .rows import UNCOMPRESSED, Row, by_subject, grouped, number, tokens_of
 
 # Okabe and Ito's colours, which are told apart with any kind of colour vision; series have markers too
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#555555")
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "", "\\\\", "", "..", "")
 DPI, WIDTH, HEIGHT = 150, 8.0, 5.0  # inches
 
@@ -56,7 +56,7 @@ def roofline(axes: Any, rows: Sequence[Row]) -> str:
         x = row.settings["flop"] / row.settings["bytes"]
         intensities.append(x)
         colour = COLOURS[series.index(row.case) % 8]
-        marker = MARKS[kinds.index((row.provider, row.settings.get("dtype", ""))) % 8]
+        marker = MARKERS[kinds.index((row.provider, row.settings.get("dtype", ""))) % 8]
         y, low, high = (x * value for value in (row.value, row.low, row.high))
         axes.errorbar([x], [y], [[y - low], [high - y]], linestyle="", markeredgecolor="white", color=colour,
                       marker=marker, markersize=8, capsize=2)  # fmt: skip
@@ -65,7 +65,7 @@ def roofline(axes: Any, rows: Sequence[Row]) -> str:
         axes.plot([], [], marker="o", color=COLOURS[i % 8], label=name, linestyle="", markersize=8)
     for i, kind in enumerate(kinds):
         label = ", ".join(filter(None, kind))
-        axes.plot([], [], marker=MARKS[i % 8], color="#999999", label=label, linestyle="", markersize=8)
+        axes.plot([], [], marker=MARKERS[i % 8], color="#999999", label=label, linestyle="", markersize=8)
     label = f"memory as fast as a copy, {number(roof)} GB/s"
     axes.plot(ends, [roof * x for x in ends], color=INK, linewidth=1.5, label=label)
     _style(axes, "arithmetic per byte moved (FLOP/byte)", "achieved (GFLOP/s)", log=True)
@@ -138,7 +138,7 @@ def _lines(axes: Any, rows: Sequence[Row]) -> None:
         first = own[0]
         label = UNCOMPRESSED if first.provider == UNCOMPRESSED else f"budget {first.settings['budget']:,}"
         axes.errorbar([r.x for r in own], [r.value for r in own], spread, color=COLOURS[i % 8],
-                      marker=MARKS[i % 8], capsize=3, label=label)  # fmt: skip
+                      marker=MARKERS[i % 8], capsize=3, label=label)  # fmt: skip
 
 
 def _series(row: Row) -> tuple[float, str, int]:

@@ -20,8 +20,7 @@ ANY_MARKER = re.compile(r"<!-- /?bench:")
 
 
 class Table(NamedTuple):
-    """How rows become a table: the heads and patches of the left columns, and the head of each other
-    column."""
+    """How rows become a table: heads and patches of the left columns, and the head of each other column."""
 
     heads: tuple[str, ...]
     patches: Callable[[Row], tuple[str, ...]]
@@ -47,7 +46,7 @@ def bench_report(
     stale = [path for path in docs or [] if not update(Path(path), rows, write=not check)]
     for name in docs or []:
         state = "differ from the figures" if name in stale else "are those of the figures"
-        print(f"{name}: its tables {state}" if check else f"{name}: its tables are written")
+        print(f"{name}: its tables {state if check else 'are written'}")
     if check:
         return int(bool(stale))
     folder = Path(out)
@@ -57,8 +56,7 @@ def bench_report(
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
     with replacing(folder / "report.md") as part:
         part.write_text(f"# Benchmarks\n\n{text}\n{images}", encoding="utf8")
-    for path in (folder / "report.md", *plots):
-        print(path)
+    print(folder / "report.md", *plots, sep="\n")
     return 0
 
 
@@ -133,10 +131,7 @@ def quantity(row: Row) -> str:
     return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
 
 
-def _minutes(row: Row) -> str:
-    return f"{row.x:g} min"
-
-
+_BY_TOKENS = Table(("video", "tokens"), lambda r: (f"{r.x:g} min", tokens_of(r)), quantity)
 TABLES = {
     "kernels": Table(
         ("operation", "type", "size"),
@@ -147,12 +142,11 @@ TABLES = {
         ("kernel", "warps"), lambda r: (r.case, f"{r.x:g}"),
         lambda r: f"{r.provider}: registers, shared bytes, stack bytes",
     ),
-    "stages": Table(("video", "tokens"), lambda r: (_minutes(r), tokens_of(r)), quantity),
-    "memory": Table(("video", "tokens"), lambda r: (_minutes(r), tokens_of(r)), quantity),
+    "stages": _BY_TOKENS,
+    "memory": _BY_TOKENS,
     "requests": Table(("clips", "provider"), lambda r: (f"{r.x:g}", r.provider), quantity),
-    "media": Table(("video", "reading"), lambda r: (_minutes(r), r.case), lambda r: f"{r.metric}, {r.unit}"),
     "features": Table(
-        ("video", "case", "provider"), lambda r: (_minutes(r), r.case, r.provider),
+        ("video", "case", "provider"), lambda r: (f"{r.x:g} min", r.case, r.provider),
         lambda r: f"{r.metric}, {r.unit}",
     ),
 }  # fmt: skip

@@ -40,14 +40,7 @@ class Request(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What came of requests.
-
-    Attributes:
-        answers: to each.
-        memories: of each.
-        done_s: seconds from the start to each answer.
-        compress_s: seconds of compressing all.
-    """
+    """The results of requests: answers, memories, seconds until each answer, seconds of compressing all."""
 
     answers: list[str]
     memories: list[VideoMemory]
@@ -73,17 +66,13 @@ def one_by_one(model: LongCompress, requests: Sequence[Request], budget: int) ->
 def batched(model: LongCompress, requests: Sequence[Request], budget: int, *, workers: int = 1) -> Served:
     """All clips compressed, by several threads at once, then one batch of questions."""
     start_s = time.perf_counter()
+    read = lambda request: compress(model, request.video, budget=budget, progress=False)  # noqa: E731
     with ThreadPoolExecutor(workers) as pool:
-        read = partial(_compress, model, budget)
         memories = list(pool.map(read, requests)) if workers > 1 else [read(r) for r in requests]
     synchronize(model.device)
     compress_s = time.perf_counter() - start_s
     answers = [answer.text for answer in ask_each(memories, [request.question for request in requests])]
     return Served(answers, memories, [time.perf_counter() - start_s] * len(requests), compress_s)
-
-
-def _compress(model: LongCompress, budget: int, request: Request) -> VideoMemory:
-    return compress(model, request.video, budget=budget, progress=False)
 
 
 PROVIDERS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] = {
@@ -95,7 +84,7 @@ def request_rows(
     name: str, device: str, dtype: str | None, folder: Path, clips: int, seconds: float, budget: int,
     repeat: int, settings: Mapping[str, Any],
 ) -> Iterator[Row]:  # fmt: skip
-    """The figures of so many clips at once, measured in a process of its own."""
+    """The figures of `clips` clips at once, measured in a process of its own."""
     make_requests(folder, clips, seconds)
     arguments = (name, device, dtype, str(folder), clips, seconds, budget, repeat, dict(settings))
     yield from (Row(**values) for values in in_own_process(serve_in_this_process, *arguments))
@@ -125,12 +114,9 @@ def serve_in_this_process(
     repeat: int, settings: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The rows of `serve`, as dictionaries."""
-    model = load(name, device=device, dtype=dtype)
+    model, requests = load(name, device=device, dtype=dtype), make_requests(Path(folder), clips, seconds)
     settings |= {"seconds": seconds, "budget": budget}
-    return [
-        asdict(row)
-        for row in serve(model, make_requests(Path(folder), clips, seconds), budget, repeat, settings)
-    ]
+    return [asdict(row) for row in serve(model, requests, budget, repeat, settings)]
 
 
 def serve(
@@ -138,21 +124,32 @@ def serve(
 ) -> Iterator[Row]:
     """The rows of every provider; one that gives other answers or memories has a row with its error."""
     expected = one_by_one(model, requests, budget)
-    timed_providers = {ONE_BY_ONE: PROVIDERS[ONE_BY_ONE]}
+    providers = {ONE_BY_ONE: PROVIDERS[ONE_BY_ONE]}
     job = Job("requests", "compress and ask", "", "clips", len(requests), settings=settings)
     for name in (BATCHED, THREADS):
         if wrong := changed(requests, PROVIDERS[name](model, requests, budget), expected):
             error = f"{len(wrong)} of {len(requests)} clips differ: {'; '.join(wrong)}; nothing is timed"
             yield failed_row(job._replace(provider=name), error)
         else:
-            timed_providers[name] = PROVIDERS[name]
+            providers[name] = PROVIDERS[name]
         if name == BATCHED:  # before any threads
             for of, peak in peaks_gb(model.device).items():
-                metric = f"memory of the {of}"
-                yield make_row(job, [peak], metric, "GB", provider=name)
-    work = {n: partial(lambda f, _: f(model, requests, budget), f) for n, f in timed_providers.items()}
+                yield make_row(job, [peak], f"memory of the {of}", "GB", provider=name)
+    work = {n: partial(lambda f, _: f(model, requests, budget), f) for n, f in providers.items()}
     for name, runs in timed(work, repeat, model.device, warm_up=0, keep_results=True).items():
-        yield from _served_rows(job._replace(provider=name), [run.result for run in runs])
+        # rates of the whole and of both halves, and the time until 50 and 95 % of the answers are there
+        served = [run.result for run in runs]
+        rates = {
+            "compress and ask": [run.done_s[-1] for run in served],
+            "compress": [run.compress_s for run in served],
+            "ask": [run.done_s[-1] - run.compress_s for run in served],
+        }
+        for case, seconds in rates.items():
+            values = [len(requests) / s for s in seconds]
+            yield make_row(job, values, "rate", "requests/s", case=case, provider=name)
+        for metric, quantile in (("p50", 0.5), ("p95", 0.95)):
+            values = [float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served]
+            yield make_row(job, values, metric, "s", provider=name)
 
 
 def changed(requests: Sequence[Request], served: Served, expected: Served) -> list[str]:
@@ -165,18 +162,3 @@ def changed(requests: Sequence[Request], served: Served, expected: Served) -> li
         elif different := differences(served.memories[i], expected.memories[i]):
             wrong.append(f"{Path(video).name} (another memory: {different})")
     return wrong
-
-
-def _served_rows(job: Job, runs: Sequence[Served]) -> Iterator[Row]:
-    """Rates of the whole and of both halves, and the time until 50 and 95 % of the answers are there."""
-    rates = {
-        "compress and ask": [run.done_s[-1] for run in runs],
-        "compress": [run.compress_s for run in runs],
-        "ask": [run.done_s[-1] - run.compress_s for run in runs],
-    }
-    for case, seconds in rates.items():
-        values = [len(run.answers) / s for run, s in zip(runs, seconds, strict=True)]
-        yield make_row(job, values, "rate", "requests/s", case=case)
-    for metric, quantile in (("p50", 0.5), ("p95", 0.95)):
-        values = [float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in runs]
-        yield make_row(job, values, metric, "s")

@@ -24,7 +24,7 @@ class Row:
     """One figure.
 
     Attributes:
-        suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "media", "features".
+        suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "features".
         case: the operation or stage.
         provider: the implementation ("triton", "torch", "step by step", ...).
         metric: the measured quantity ("time", "bandwidth", "memory", "rate", ...).
@@ -96,13 +96,7 @@ def failed_row(job: Job, error: str) -> Row:
 
 
 class Recorder:
-    """Prints rows and writes them to a CSV file as they come; older rows of the same suites are replaced.
-
-    Args:
-        out: the CSV file, or None to print only.
-        device: "cpu" or "cuda", whose name goes into each row.
-        suites: suites that this run measures.
-    """
+    """Prints rows and writes them to a CSV file as they come; it replaces older rows of the same suites."""
 
     def __init__(self, out: str | Path | None, device: str, suites: Iterable[str]) -> None:
         self.out, self.device = Path(out) if out else None, device

@@ -1,8 +1,7 @@
 """Cases of `bench throughput`: the stages from a video to an answer, each alone, and all in a fresh process.
 
 The stages are decode, one encoder a stream, merge, prefill (the projectors and the language model) and answer
-(32 new tokens). They must give the very memory and answer that `compress` and `ask` give, or nothing is
-timed.
+(32 new tokens). They must give the memory and answer that `compress` and `ask` give, or nothing is timed.
 """
 
 import time
@@ -28,10 +27,7 @@ from .timer import in_own_process, peaks_gb, synchronize, timed
 OURS, UNCOMPRESSED = "longcompress", "uncompressed"
 QUESTIONS = ("When does the red ball appear?", "When is the bell heard?")
 NEW_TOKENS = 32
-LENGTH: dict[str, Any] = {
-    "max_new_tokens": NEW_TOKENS,
-    "min_new_tokens": NEW_TOKENS,
-}  # of each answer
+LENGTH: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}  # of each answer
 QUESTION_TOKENS = 64  # room for a question
 HEADER_ERROR_S = 2.0  # a video may be longer than its header says
 NO_MERGING = {"*": 1 << 30}
@@ -59,18 +55,11 @@ def uncompressed(model: LongCompress) -> LongCompress:
     return other.eval()
 
 
-def model_of(model: LongCompress, provider: Provider) -> LongCompress:
-    """The model of a provider."""
-    return model if provider[0] == OURS else uncompressed(model)
-
-
 def decode(model: LongCompress, video: Path) -> tuple[list[Frames | Audio], list[str]]:
     """(the parts of a whole video, the kinds of media in it)."""
-    kinds = model.media
-    config = replace(model.config.media, video="video" in kinds, audio="audio" in kinds)
+    config = replace(model.config.media, video="video" in model.media, audio="audio" in model.media)
     with read(video, config) as parts:
-        known = kinds if parts.streams is None else parts.streams
-        return list(parts), [kind for kind in kinds if kind in known]
+        return list(parts), [kind for kind in model.media if parts.streams is None or kind in parts.streams]
 
 
 @torch.no_grad()
@@ -95,49 +84,43 @@ def stage_rows(
     segments, duration_s = segments_of(model, parts, kinds)
     frames = sum(len(part) for part in parts if isinstance(part, Frames))
     settings = {**settings, "video_s": round(duration_s, 2), "new_tokens": NEW_TOKENS}
+
+    def rows(
+        provider: str, about: dict[str, Any], work: dict[str, Any], unit: str, count: float
+    ) -> Iterator[Row]:
+        """The times of some stages, and the rates at which they handle `count` units."""
+        for case, runs in timed(work, repeat, model.device, warm_up=0).items():
+            job = Job("stages", case, provider, "minutes", minutes, settings=about)
+            took = [run.wall_s for run in runs]
+            yield make_row(job, took)
+            yield make_row(job, [count / s for s in took], "rate", unit)
+
     work: dict[str, Any] = {"decode": lambda _: decode(model, video)}
     for kind in kinds:
         own = [part for part in parts if isinstance(part, Frames) == (kind == "video")]
         work[f"encode {kind}"] = partial(lambda own, kind, _: segments_of(model, own, [kind]), own, kind)
-    yield from _timed_rows(work, OURS, minutes, repeat, model.device, settings, {"frames/s": frames})
+    yield from rows(OURS, settings, work, "frames/s", frames)
     for provider in providers_of(model, video, budgets):
         name, budget = provider
-        chosen = model_of(model, provider)
+        chosen = model if name == OURS else uncompressed(model)
         memory = merge(chosen, segments, duration_s, budget)
         check(chosen, video, provider, memory)
-        prefix = chosen.llm.prefill(memory.video)
+        prefix, raw = (
+            chosen.llm.prefill(memory.video),
+            sum(float(t.size.sum()) for t in memory.streams.values()),
+        )
         about = settings | {"budget": budget, "tokens": memory.num_tokens, "prompt": prefix.length}
-        answer, raw = chosen.llm.answer, sum(float(tokens.size.sum()) for tokens in memory.streams.values())
-        stages: list[tuple[str, Any, dict[str, float]]] = [
-            ("merge", partial(merge, chosen, segments, duration_s, budget), {"tokens/s": raw}),
-            ("prefill", partial(chosen.llm.prefill, memory.video), {"tokens/s": prefix.length}),
-            (
-                "answer",
-                partial(answer, prefix, QUESTIONS[1:], **LENGTH),
-                {"tokens/s": NEW_TOKENS},
-            ),
-            (
-                "compress",
-                partial(compress, chosen, video, budget=budget, progress=False),
-                {"x real time": duration_s},
-            ),
+        reply = partial(chosen.llm.answer, prefix, QUESTIONS[1:], **LENGTH)
+        whole = partial(compress, chosen, video, budget=budget, progress=False)
+        stages: list[tuple[str, Any, str, float]] = [
+            ("merge", partial(merge, chosen, segments, duration_s, budget), "tokens/s", raw),
+            ("prefill", partial(chosen.llm.prefill, memory.video), "tokens/s", prefix.length),
+            ("answer", reply, "tokens/s", NEW_TOKENS),
+            ("compress", whole, "x real time", duration_s),
         ]
-        for case, function, counts in stages:
-            work = {case: lambda _, function=function: function()}
-            yield from _timed_rows(work, name, minutes, repeat, model.device, about, counts)
-
-
-def _timed_rows(
-    work: Mapping[str, Any], provider: str, minutes: float, repeat: int, device: torch.device,
-    settings: Mapping[str, Any], counts: Mapping[str, float],
-) -> Iterator[Row]:  # fmt: skip
-    """The times of some stages, and the rates at which they handle what `counts` counts."""
-    for case, runs in timed(work, repeat, device, warm_up=0).items():
-        job = Job("stages", case, provider, "minutes", minutes, settings=dict(settings))
-        took = [run.wall_s for run in runs]
-        yield make_row(job, took)
-        for unit, count in counts.items():
-            yield make_row(job, [count / s for s in took], "rate", unit)
+        for case, function, unit, count in stages:
+            alone = {case: lambda _, function=function: function()}
+            yield from rows(name, about, alone, unit, count)
 
 
 def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMemory) -> None:
@@ -199,7 +182,8 @@ def compress_in_this_process(
         start_s = time.perf_counter()
 
     lap("load")
-    memory = compress(model_of(model, provider), video, budget=provider[1], progress=False)
+    chosen = model if provider[0] == OURS else uncompressed(model)
+    memory = compress(chosen, video, budget=provider[1], progress=False)
     lap("compress")
     for case, question in zip(("first answer", "second answer"), QUESTIONS, strict=True):
         memory.ask(question, **LENGTH)

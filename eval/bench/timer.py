@@ -16,13 +16,7 @@ K = TypeVar("K")
 
 
 class Took(NamedTuple):
-    """One timed run.
-
-    Attributes:
-        wall_s: seconds on the wall; of a GPU, between two events on its stream.
-        cpu_s: seconds of all cores, child processes included.
-        result: the returned value, where results are kept.
-    """
+    """One timed run: seconds on the wall (of a GPU, by events), of all cores, and the returned value."""
 
     wall_s: float
     cpu_s: float

@@ -27,7 +27,7 @@ from ...session import Session
 from ...types import Audio, CompressedVideo, Frames
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
-"""Of a task's generation_kwargs, what is handed to transformers' generate as it stands."""
+"""The fields of a task's generation_kwargs that transformers' generate gets unchanged."""
 UNHEEDED = ("image_aspect_ratio", "max_length", "modalities")  # of other models' preprocessing
 
 
@@ -35,8 +35,8 @@ class LongCompressModel(lmms):
     """What `--model longcompress` makes.
 
     The visuals of a request are laid one behind another in time: a video lasts as long as it does, a frame a
-    step of the model's frame rate. They become one memory, which is kept for the requests that follow with
-    the same visuals. A request without visuals is asked of the language model alone.
+    step of the model's frame rate. They become one memory, which is kept for following requests with the same
+    visuals. A request without visuals is asked of the language model alone.
 
     Args:
         pretrained: preset, folder or hub name.
@@ -47,9 +47,6 @@ class LongCompressModel(lmms):
         max_new_tokens: longest answer; None: as the task says.
         batch_size: questions about the same visuals that are answered together.
         max_batch_size: must be None.
-
-    Raises:
-        ValueError: what can't be.
     """
 
     is_simple = True
@@ -88,10 +85,7 @@ class LongCompressModel(lmms):
         return self.model.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """The answer to each request, cut before the first of the task's `until`.
-
-        `input_tokens` counts what stands for the visuals.
-        """
+        """The answer to each request, cut before the task's `until`; `input_tokens` counts the memory."""
         answers: list[GenerationResult] = []
         for some in self._together(requests):
             _, options, *_ = some[0].args
@@ -107,17 +101,13 @@ class LongCompressModel(lmms):
 
         Whatever the name says, lmms-eval wants the loss and chooses the least (its issue 370): the mean cross
         entropy over the continuation's tokens and the end of the answer. Spaces around the continuation are
-        left out, for answers are learned without. A pair that isn't wrapped 0.7.3 would turn into text.
+        left out, for answers are learned without. A bare pair would become text in 0.7.3, so it is wrapped.
         """
         bar = tqdm(requests, desc="longcompress", disable=self.rank > 0)
         return [GenerationResult(self._loss(request)) for request in bar]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not to be had.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Not supported: NotImplementedError, always."""
         raise NotImplementedError(
             "longcompress answers each question alone; tasks of several rounds (generate_until_multi_round) "
             "can't be run with it, leave them out of --tasks"
@@ -175,11 +165,7 @@ class LongCompressModel(lmms):
         return self._memory[1]
 
     def _compressed(self, visuals: Sequence[Any]) -> VideoMemory:
-        """What is left of visuals that lie one behind another.
-
-        Raises:
-            ValueError, FileNotFoundError: one that can't be read, or nothing in them that is taken in.
-        """
+        """The memory of visuals that lie one behind another; ValueError if none of them is taken in."""
         if not visuals:
             return VideoMemory(CompressedVideo({}, {}, self.budget), self.model)
         plain = self.model.config.media
@@ -192,13 +178,12 @@ class LongCompressModel(lmms):
                     frames=plain.frames if spread else 0,
                 )  # fmt: skip
                 reading = stack.enter_context(media.read(source, config, part=part))
-                readings.append((reading, reading.streams or _streams(source)))
+                readings.append((reading, reading.streams or {part.modality for part in source}))
             present = [name for name in self.streams if any(name in names for _, names in readings)]
+            names = [str(v) if isinstance(v, str | Path) else type(v).__name__ for v in visuals]
             if not present:
-                raise ValueError(
-                    f"visuals have no {' and no '.join(self.streams)} that could be read: "
-                    f"{[_name(visual) for visual in visuals]}"
-                )
+                kinds = " and no ".join(self.streams)
+                raise ValueError(f"visuals have no {kinds} that could be read: {names}")
             session = Session(self.model, self.budget, media=present)
             for reading, _ in readings:
                 start_s = session.encoder.end_s
@@ -206,7 +191,7 @@ class LongCompressModel(lmms):
                     session.push(_later(chunk, start_s))
         session.close()
         if not session.stats()["raw_tokens"]:
-            raise ValueError(f"visuals gave neither a frame nor a sample: {[_name(v) for v in visuals]}")
+            raise ValueError(f"visuals gave neither a frame nor a sample: {names}")
         return session.memory()
 
     def _how(self, generation: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -249,11 +234,7 @@ def _key(visuals: Sequence[Any]) -> str:
 
 
 def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | None, bool]:
-    """(what `media.read` takes, the part of it, whether it is a video) of one visual.
-
-    Raises:
-        TypeError: it is none of a path, a frame, and a sound.
-    """
+    """(what `media.read` takes, the part of it, whether it is a video) of one visual."""
     if isinstance(visual, str | Path):
         return visual, None, True
     if isinstance(visual, Mapping) and {"array", "sampling_rate"} <= set(visual):
@@ -275,19 +256,11 @@ def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | No
     )
 
 
-def _streams(values: Sequence[Frames | Audio]) -> tuple[str, ...]:
-    return tuple({"video" if isinstance(value, Frames) else "audio" for value in values})
-
-
-def _later(part: Frames | Audio, begin_s: float) -> Frames | Audio:
-    """The same, so many seconds later."""
+def _later(part: Frames | Audio, delay_s: float) -> Frames | Audio:
+    """The same, delayed."""
     if isinstance(part, Frames):
-        return replace(part, time_s=part.time_s + begin_s)
-    return replace(part, start_s=part.start_s + begin_s)
-
-
-def _name(visual: Any) -> str:
-    return str(visual) if isinstance(visual, str | Path) else type(visual).__name__
+        return replace(part, time_s=part.time_s + delay_s)
+    return replace(part, start_s=part.start_s + delay_s)
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ def bleu(hypotheses: Sequence[Words], references: Sequence[References]) -> list[
     the reference counts whose length is closest, the shorter of two.
 
     No items, or none with a word: four zeros. BLEU-n is next to 0 as soon as no run of n words is right, and
-        at
-    most 0.032 where all hypotheses are shorter than n words: the evaluator's guards against dividing by zero.
+    at most 0.032 where all hypotheses are shorter than n words: the evaluator's guards against dividing by
+    zero.
     """
     return bleu_of(bleu_counts(hypotheses, references).sum(0))
 

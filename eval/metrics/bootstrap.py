@@ -34,8 +34,7 @@ def interval(
         seed: the same seed and input give the same numbers.
 
     Returns:
-        mean, low, high, num, num_videos. With fewer than two videos low and high are None. The mean of no
-        values is None.
+        mean (None of no values), low, high (None with fewer than two videos), num, num_videos.
     """
     sums, counts = _by_video(values, video)
     draws = ratio_draws(sums, counts, num_draws, seed)
@@ -56,17 +55,7 @@ def difference(
     num_draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`interval` of values minus other, example by example.
-
-    Both are resampled together, so that the difficulty of an example cancels out.
-
-    Args:
-        values: one number an example.
-        other: of another run; the same examples.
-        video: as in `interval`.
-        confidence: as in `interval`.
-        num_draws: as in `interval`.
-        seed: as in `interval`.
+    """`interval` of values minus other, example by example: both are resampled together.
 
     Returns:
         As `interval`, with share_above: the share of draws above 0, draws at 0 counted half. None where low
@@ -89,14 +78,8 @@ def difference(
 
 
 def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) -> FloatArray:
-    """(num_draws,) sum of top over sum of bottom of resampled videos, 0 where bottom is; (0,) of one video.
-
-    Args:
-        top: (videos,) numerators.
-        bottom: (videos,) denominators.
-        num_draws: at least 1.
-        seed: of the resampling.
-    """
+    """(num_draws,) sums of top (videos,) over sums of bottom, resampled, 0 where bottom is; (0,) of one
+    video."""
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     if len(top) < 2:
@@ -127,9 +110,7 @@ def quantiles(draws: FloatArray, confidence: float = 0.95) -> dict[str, float | 
 class Corpus:
     """Scores that are no mean over examples, in a form that is quick to compute for resampled videos.
 
-    Attributes:
-        videos: what is resampled.
-        scores: (videos,) float64, how often each is in the sample, to the scores by name; None of nothing.
+    `scores` takes (videos,) float64, how often each is in the sample, to the scores by name; None of nothing.
     """
 
     videos: tuple[Any, ...]
@@ -140,12 +121,6 @@ def intervals_of(
     corpus: Corpus, *, num_draws: int = 1000, seed: int = 0, progress: bool = False
 ) -> dict[str, dict[str, Any]]:
     """`interval` of scores of a corpus, by name: all scores are computed again over each sample.
-
-    Args:
-        corpus: its scores.
-        num_draws: how often the scores are computed.
-        seed: as in `interval`.
-        progress: show a bar.
 
     Returns:
         For each name mean (the score of all videos), low, high, num_videos. A draw in which a score is None
@@ -170,12 +145,7 @@ def intervals_of(
 
 
 def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]) -> Corpus:
-    """Means over examples as a corpus: many of them at once, of different examples each.
-
-    Args:
-        values: by name, one number an example.
-        video: the video of each.
-    """
+    """Means over examples as a corpus, by name: many of them at once, of different examples each."""
     videos = tuple(dict.fromkeys(video[key] for numbers in values.values() for key in numbers))
     place = {name: i for i, name in enumerate(videos)}
     sums, counts = np.zeros((2, len(videos), len(values)))

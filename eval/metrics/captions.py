@@ -14,14 +14,11 @@ from .words import words
 def caption_scores(reference: Mapping[Any, Sequence[str]], predicted: Mapping[Any, str]) -> dict[str, Any]:
     """CIDEr, BLEU-1 .. 4, ROUGE-L and METEOR of captions, over the corpus, as the captioning evaluators do.
 
-    Args:
-        reference: the reference captions of each item, at least one.
-        predicted: the caption of each; an item without one scores like an empty caption.
+    An item without a predicted caption scores like an empty caption.
 
     Returns:
-        CIDEr, BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, METEOR (None of no items, or without its program),
-        meteor (its name, or the remedy), num, num_unanswered, num_empty (predictions without a word),
-        num_unknown.
+        CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR (None of no items, or without its program), meteor (its name, or
+        the remedy), num, num_unanswered, num_empty (predictions without a word), num_unknown.
     """
     hypotheses = [words(predicted.get(key, "")) for key in reference]
     references = [[words(text) for text in texts] for texts in reference.values()]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .intervals import mean
+from .intervals import entry_counts, mean
 from .judge import Judge, rating, replies, verdict
 
 HIGHEST = 5.0  # of a judge's scores
@@ -16,14 +16,11 @@ def multiple_choice(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of questions with the right option, 1 or 0 for each question).
 
-    Args:
-        reference: the right option of each question, "A", "B", ...
-        predicted: the option of each answer, letters in either case; None where the answer could not be read.
-            A question without an option is wrong.
+    Options are letters in either case; None where an answer could not be read. Such a question is wrong, as
+    is one without an entry.
 
     Returns:
-        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed (None),
-        num_unknown.
+        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed, num_unknown.
     """
     each = {}
     for key, right in reference.items():
@@ -45,14 +42,9 @@ def exact_match(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
-    Args:
-        references: the right answers to each question.
-        predicted: the answers.
-        groups: a name for each question (its task, its length), for a table by group.
-
     Returns:
-        accuracy; with groups also accuracy/GROUP, num/GROUP and macro_accuracy, the mean over groups (None of
-        no questions); num, num_missing (without an entry), num_empty (answers without a word), num_unknown.
+        accuracy (None of no questions); with groups (a name for each question) accuracy/GROUP, num/GROUP and
+        macro_accuracy, the mean over groups; num, num_missing, num_empty (without a word), num_unknown.
     """
     each = {}
     for key, texts in references.items():
@@ -67,45 +59,24 @@ def exact_match(
 
 
 def open_answers(
-    reference: Mapping[Any, str],
-    predicted: Mapping[Any, str],
-    questions: Mapping[Any, str],
-    judge: Judge,
-    *,
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge, *,
     groups: Mapping[Any, str] | None = None,
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:  # fmt: skip
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
-    4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without
-    yes or no is wrong. A reply without a score in range has score 0.
-
-    Args:
-        reference: the right answer to each question.
-        predicted: the answers.
-        questions: the question itself.
-        judge: who judges.
-        groups: a name for each question, for accuracies by group.
+    4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes
+    or no is wrong. A reply without a score in range has score 0.
 
     Returns:
         accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
-        num_no_score (replies that could not be read), num_missing, num_empty, num_unknown, judge, prompt.
+        num_no_score (unreadable replies), num_missing, num_empty, num_unknown, judge, prompt.
     """
-    reply = _replies(reference, predicted, questions, judge)
+    rated, scores, reply = _rated(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
-    scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
-    each = {
-        "accuracy": {key: float(verdicts.get(key) is True) for key in reference},
-        "score": {key: scores.get(key) or 0.0 for key in reference},
-    }
-    metrics = {
-        **_by_group(each["accuracy"], groups),
-        "score": mean(list(each["score"].values())),
-        "num_no_verdict": sum(value is None for value in verdicts.values()),
-        "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(reference, predicted, judge, len(reply)),
-    }
-    return metrics, each
+    right = {key: float(verdicts.get(key) is True) for key in reference}
+    unread = {"num_no_verdict": sum(value is None for value in verdicts.values())}
+    return _by_group(right, groups) | rated | unread, {"accuracy": right, "score": scores}
 
 
 def rated_answers(
@@ -114,29 +85,31 @@ def rated_answers(
     """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
 
     A missing answer, and a reply without a score in range, has score 0.
-
-    Returns:
-        score (None of no questions), num, num_no_score, num_missing, num_empty, num_unknown, judge, prompt.
     """
-    reply = _replies(reference, predicted, questions, judge)
+    metrics, scores, _ = _rated(reference, predicted, questions, judge)
+    return metrics, scores
+
+
+def _rated(
+    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
+    """(what `rated_answers` returns, the judge's reply to each answer that has a word)."""
+    keys = [key for key in reference if predicted.get(key, "").strip()]
+    cases = [(questions[key], reference[key], predicted[key]) for key in keys]
+    reply = dict(zip(keys, replies(judge, cases), strict=True))
     scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
     each = {key: scores.get(key) or 0.0 for key in reference}
+    counts = entry_counts(reference, predicted)
     metrics = {
         "score": mean(list(each.values())),
         "num": len(reference),
         "num_no_score": sum(value is None for value in scores.values()),
-        **_counts(reference, predicted, judge, len(reply)),
+        **counts,
+        "num_empty": len(reference) - counts["num_missing"] - len(reply),
+        "judge": judge.name,
+        "prompt": judge.prompt,
     }
-    return metrics, each
-
-
-def _replies(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
-) -> dict[Any, str]:
-    """The judge's reply to each answer with a word in it."""
-    keys = [key for key in reference if predicted.get(key, "").strip()]
-    cases = [(questions[key], reference[key], predicted[key]) for key in keys]
-    return dict(zip(keys, replies(judge, cases), strict=True))
+    return metrics, each, reply
 
 
 def plain(text: str) -> str:
@@ -161,16 +134,3 @@ def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> di
     out["macro_accuracy"] = mean([value for value in accuracies.values() if value is not None])
     out |= {f"accuracy/{name}": value for name, value in accuracies.items()}
     return out | {f"num/{name}": len(values) for name, values in sorted(members.items())}
-
-
-def _counts(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], judge: Judge, num_judged: int
-) -> dict[str, Any]:
-    num_missing = sum(key not in predicted for key in reference)
-    return {
-        "num_missing": num_missing,
-        "num_empty": len(reference) - num_missing - num_judged,
-        "num_unknown": sum(key not in reference for key in predicted),
-        "judge": judge.name,
-        "prompt": judge.prompt,
-    }

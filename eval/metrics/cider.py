@@ -31,18 +31,12 @@ def cider(
     """CIDEr of each item, in [0, 10]; of a corpus it is their mean.
 
     Each run of n words of a caption weighs (how often it is there) * log (items in all / items of which a
-    reference has it). For n = 1 .. 4 the hypothesis is compared with a reference as by cosine, with
-    its weight of a run cut to that of the reference; this is multiplied by exp(-d^2 / 72), d the difference
-    of their lengths, and by 10; then comes the mean over n and over references.
+    reference has it). For n = 1 .. 4 the hypothesis is compared with a reference as by cosine, with its
+    weight of a run cut to that of the reference; this is multiplied by exp(-d^2 / 72), d the difference of
+    their lengths, and by 10; then comes the mean over n and over references.
 
-    Args:
-        hypotheses: words of one caption an item.
-        references: words of the right captions of each item.
-        corpus: the items that the frequencies are of; those of `references` if not given. A corpus of one
-            item knows no rare words: everything weighs log 1 = 0 and every score is 0.
-
-    Returns:
-        (number of items); 0 for a hypothesis without words.
+    `corpus` has the items that the frequencies are of; those of `references` if not given. A corpus of one
+    item knows no rare words: everything weighs log 1 = 0 and every score is 0.
     """
     check_items(hypotheses, references)
     known = documents(references) if corpus is None else corpus

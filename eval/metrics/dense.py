@@ -10,7 +10,7 @@ import numpy as np
 from .bleu import bleu
 from .bootstrap import Corpus
 from .cider import Documents, cider, documents
-from .intervals import FloatArray, mean, tiou_matrix
+from .intervals import FloatArray, check_compat, entry_counts, mean, tiou_matrix
 from .meteor import Meteor, meteor, meteor_name
 from .resample import Ciders
 from .rouge import rouge_l
@@ -53,8 +53,7 @@ def dense_captions(
         max_predictions: further predicted events of a video are ignored.
         compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: CIDEr's document
             frequencies of one video, random letters as the word that matches nothing, characters beyond ASCII
-            read as spaces, videos without an entry left out (those with an empty list score 0). The
-            original (densevid_eval) scores those 0: give it an empty list for each.
+            read as spaces, videos without an entry left out (those with an empty list score 0).
         seed: of the random letters.
 
     Returns:
@@ -62,8 +61,7 @@ def dense_captions(
         METEOR without its program); meteor (its name, or the remedy); num (videos), num_missing, num_empty,
         num_unknown, num_over (ignored predictions).
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     if isinstance(reference, Mapping):
         raise ValueError(
             "reference must be a sequence of mappings, one an annotator; got a mapping; give [reference]"
@@ -101,14 +99,11 @@ def dense_captions(
         return Corpus(tuple(each), scores)
 
     means = {name: mean([video[name] for video in each.values() if name in video]) for name in names}
-    known = set(videos)
     metrics = {
         **over_thresholds(means, thresholds),
         "meteor": meteor_name(),
         "num": len(each),
-        "num_missing": sum(key not in predicted for key in videos),
-        "num_empty": sum(not predicted[key] for key in videos if key in predicted),
-        "num_unknown": sum(key not in known for key in predicted),
+        **entry_counts(videos, predicted),
         "num_over": sum(max(len(predicted.get(key, ())) - max_predictions, 0) for key in scored),
     }
     return metrics, corpus
@@ -137,12 +132,8 @@ def dense_of_each(
 ) -> dict[Any, dict[str, float]]:
     """The scores of each video of the reference, as NAME@t; all 0 of no predictions. No METEOR without Java.
 
-    Args:
-        reference: a mapping for each annotator.
-        predicted: the predictions.
-        thresholds: the t.
-        frequencies: CIDEr's document frequencies, of all "reference" captions or of the items of a "video".
-        letters: random letters for the word that matches nothing; without, a fixed word.
+    CIDEr's document frequencies are of all "reference" captions or of the items of a "video". The word that
+    matches nothing is of random `letters`, or a fixed word.
     """
     text_of = {event[2]: words(event[2]) for event in _events([*reference, predicted])}
     corpus = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .intervals import FloatArray, Interval, mean, tiou_matrix
+from .intervals import FloatArray, Interval, entry_counts, mean, tiou_matrix
 
 Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -17,28 +17,25 @@ LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 def moments(
-    reference: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Sequence[Window]],
+    reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
 ) -> tuple[dict[str, Any], dict[str, dict[Any, dict[str, float]]]]:
     """(moment retrieval over all queries, the same of each query by the prefix of its names).
 
-    mAP over IoU .5 : .05 : .95, mAP at each, recall at 1, of all and by length of the reference windows.
-
-    Of a query and an IoU t, predicted windows are taken by falling score (equal ones as they stand); each
-    that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal ones the
+    Of a query and an IoU t, predicted windows are taken by falling score (equal scores in their order). Each
+    that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal IoUs the
     last), and is right. AP is the sum over right windows of the greatest precision from there on, over the
     number of reference windows. R1@t is the share of queries whose first window, as listed, has IoU >= t with
     the reference window it overlaps best. By length, only reference windows of that length count.
 
     Args:
         reference: windows of each query. A query without one is not scored.
-        predicted: windows of each query, the best first; only the first ten count. A query without any,
-            which the official evaluator leaves out of mAP and stops at in R1, scores 0.
+        predicted: windows of each query, the best first; only the first ten count. A query without any, which
+            the official evaluator leaves out of mAP and stops at in R1, scores 0.
 
     Returns:
-        mAP, mAP@t, R1@t for each t, mIoU (of the first window), and each as "short/NAME", "middle/NAME" and
-        "long/NAME", None where there is no query; num, short/num, ...; num_missing (without an entry),
-        num_empty, num_unknown, num_without_reference.
+        mAP (over IoU .5 : .05 : .95), mAP@t, R1@t for each t, mIoU (of the first window), and each as
+        "short/NAME", "middle/NAME" and "long/NAME", None where there is no query; num, short/num, ...;
+        num_missing (without an entry), num_empty, num_unknown, num_without_reference.
     """
     tables = {"": moments_of_each(reference, predicted)}
     for name, (above, up_to) in LENGTHS.items():
@@ -50,18 +47,12 @@ def moments(
     metrics = {
         f"{prefix}{name}": value for prefix, each in tables.items() for name, value in _means(each).items()
     }
-    metrics |= {
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
-        "num_without_reference": sum(not windows for windows in reference.values()),
-    }
-    return metrics, tables
+    metrics |= entry_counts(reference, predicted)
+    return metrics | {"num_without_reference": sum(not w for w in reference.values())}, tables
 
 
 def moments_of_each(
-    reference: Mapping[Any, Sequence[Interval]],
-    predicted: Mapping[Any, Sequence[Window]],
+    reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
 ) -> dict[Any, dict[str, float]]:
     """mAP, mAP@t, R1@t and mIoU of each query that has a reference window."""
     out = {}
@@ -96,7 +87,7 @@ def _average_precisions(overlap: FloatArray) -> FloatArray:
         is_free = np.ones(num_reference, bool)
         for i in range(num_predicted):
             fits = np.where(is_free, overlap[i], -1.0)
-            best = num_reference - 1 - int(fits[::-1].argmax())  # of equal ones the last
+            best = num_reference - 1 - int(fits[::-1].argmax())  # of equal IoUs the last
             if fits[best] >= t:
                 is_right[i], is_free[best] = True, False
         precision = np.cumsum(is_right) / np.arange(1, num_predicted + 1)
@@ -113,13 +104,12 @@ def highlights(
     A clip is positive for a rater who gave it at least 2, 3 or 4. HIT@1 is the share of queries whose highest
     rated clip (of equal ratings the first) is positive for any rater. AP of a query and rater is the mean,
     over the different recalls that a threshold on the predicted ratings reaches, of the greatest precision at
-    that recall or more; 0 if no clip is positive, 1 if all are. mAP is its mean over raters and queries. The
-    papers quote VeryGood.
+    that recall or more; 0 if no clip is positive, 1 if all are. mAP is its mean over raters and queries.
 
     Args:
         reference: (clips, raters) ratings of each query, see `clip_ratings`.
-        predicted: a rating of each clip; too few are filled up with 0, those beyond the last clip are cut off
-            (and if the highest is one of them, it is no hit). No ratings at all score 0.
+        predicted: a rating of each clip; missing ratings are 0, those beyond the last clip are cut off (and
+            if the highest is one of them, it is no hit). No ratings at all score 0.
 
     Returns:
         mAP@LEVEL and HIT1@LEVEL (None of no queries), num, num_missing, num_empty, num_unknown.
@@ -146,11 +136,8 @@ def highlights(
     metrics = {
         **{name: mean([values[name] for values in each.values()]) for name in names},
         "num": len(each),
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(len(predicted[key]) == 0 for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
     }
-    return metrics, each
+    return metrics | entry_counts(reference, predicted), each
 
 
 def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
@@ -172,14 +159,7 @@ def clip_ratings(
     *,
     clip_s: float = 2.0,
 ) -> FloatArray:
-    """(clips, raters) ratings of all clips of a video; clips that nobody was asked about have 0.
-
-    Args:
-        duration_s: of the video; a rest shorter than a clip is none.
-        relevant_clip_ids: which clips were rated.
-        saliency_scores: what each rater gave each of these.
-        clip_s: seconds of a clip.
-    """
+    """(clips, raters) ratings of all clips of a video; clips that nobody was asked about have 0."""
     ratings = np.asarray(saliency_scores, np.float64)
     where = np.asarray(relevant_clip_ids, np.int64)
     out = np.zeros((int(duration_s / clip_s), ratings.shape[1] if ratings.ndim == 2 else 3))

@@ -1,7 +1,7 @@
 """How well a span in time is predicted: temporal IoU, recall at 1, mean IoU."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,7 @@ IntArray = NDArray[np.int64]
 
 
 def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
-    """(n, 2) float64: the first two numbers of each span; (0, 2) of none.
-
-    Raises:
-        ValueError: one has fewer than two numbers or one that is not finite; `name` is what the message calls
-            it.
-    """
+    """(n, 2) float64: the first two numbers of each span; ValueError, with `name`, unless they are finite."""
     out = np.empty((len(spans), 2))
     for i, span in enumerate(spans):
         if len(span) < 2 or not all(math.isfinite(time) for time in span[:2]):
@@ -42,11 +37,8 @@ def tiou(a: Interval, b: Interval) -> float:
 def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
     """(len(a), len(b)) float64: the `tiou` of each with each.
 
-    Args:
-        a: spans of which the first two numbers are read.
-        b: as a.
-        epsilon: added to what is divided by; 1e-8 is what the dense-caption evaluators do, by which an IoU of
-            just 0.5 is below 0.5.
+    `epsilon` is added to what is divided by; 1e-8 is what the dense-caption evaluators do, by which an IoU of
+    just 0.5 is below 0.5.
     """
     first, second = as_spans(a, "a"), as_spans(b, "b")
     start = np.maximum(first[:, None, 0], second[None, :, 0])
@@ -65,18 +57,12 @@ def grounding(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(recall at 1 and mean IoU of a predicted span for each query, the IoU of each query).
 
-    `R@t` is the share of queries whose IoU is at least t, `mIoU` the mean IoU.
-
-    Args:
-        reference: the true span of each query.
-        predicted: the first answer to each; None, or no entry, where there is none or it could not be read.
-            Its IoU is 0.
-        thresholds: the t.
-        round_iou: round each IoU to two decimals before anything else, as VTimeLLM and LongVALE do (0.495
-            then counts at 0.5).
+    A query without a prediction, or with None, has IoU 0. `round_iou` rounds each IoU to two decimals first,
+    as VTimeLLM and LongVALE do (0.495 then counts at 0.5).
 
     Returns:
-        R@t for each t, mIoU (None of no queries), num, num_unanswered, num_unknown.
+        R@t, the share of queries whose IoU is at least t, for each t; mIoU (None of no queries), num,
+        num_unanswered, num_unknown.
     """
     ious = {}
     for key, true in reference.items():
@@ -92,6 +78,22 @@ def grounding(
         "num_unknown": sum(key not in reference for key in predicted),
     }
     return metrics, ious
+
+
+def check_compat(compat: str | None) -> None:
+    """ValueError unless it is None or "paper"."""
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+
+
+def entry_counts(reference: Collection[Any], predicted: Mapping[Any, Sized]) -> dict[str, int]:
+    """num_missing (ids without an entry), num_empty (with an empty entry), num_unknown (ids of none)."""
+    keys = set(reference)
+    return {
+        "num_missing": sum(key not in predicted for key in keys),
+        "num_empty": sum(not len(predicted[key]) for key in keys if key in predicted),
+        "num_unknown": sum(key not in keys for key in predicted),
+    }
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -12,13 +12,7 @@ _YES_NO = re.compile(r"""\bpred\w*["']?\s*[:=]\s*["']?(yes|no)\b|^\W*(yes|no)\b"
 
 @dataclass(frozen=True)
 class Judge:
-    """Who judges, and what it is asked; both stand in every result.
-
-    Attributes:
-        name: model and version.
-        prompt: what is asked, with {reference} and {answer} in it, and {question} if it is to know.
-        ask: prompts to replies, all at once; the caller's, by a local model or an endpoint.
-    """
+    """A judge: name and version, prompt with {reference}, {answer}, maybe {question}, and how it is asked."""
 
     name: str
     prompt: str
@@ -32,7 +26,7 @@ class Judge:
 
 
 def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The judge's reply to each (question, reference, answer); equal ones are asked once."""
+    """The judge's reply to each (question, reference, answer); equal prompts are asked once."""
     prompts = []
     for question, reference, answer in cases:
         texts = {"question": question, "reference": reference, "answer": answer}

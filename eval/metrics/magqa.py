@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from .intervals import mean
+from .intervals import check_compat, mean
 from .judge import Judge, first_digit, rating, replies
 from .soda import Captioned
 
@@ -24,35 +24,28 @@ def magqa(
 
     The score is from 1 to 5, and 1 for silence. A reference answer's score is the mean of the judge's scores
     of the replies whose time is in its span, both ends included, and 1 if there are none. An example's score
-    is the mean over its reference answers. The judge is asked once about equal texts. A reply of the judge
-    that can't be read counts 1.
+    is the mean over its reference answers. A reply of the judge that can't be read counts 1.
 
     Args:
         reference: (start_s, end_s, text) of the answers to each question.
-        predicted: (time_s, text) of the replies, equal ones in a row included. A reply without a time is in
-            no span.
+        predicted: (time_s, text) of the replies, equal replies in a row included; without a time in no span.
         questions: the question itself.
         judge: who rates, from 1 to 5.
         compat: "paper" does as MMDuet's scripts: a reply without a time is in every span, only the first
             character of what the judge says is read, and the set is filled up to 2,000 examples of score 1
-            and without replies (its size; of a set that is smaller the score is pulled towards 1).
+            and without replies (its size).
 
     Returns:
-        in_span, turns and turns_distinct (replies of an example, all and different ones), None of no
+        in_span, turns and turns_distinct (replies of an example, all, and different texts), None of no
         examples; num (examples scored), num_missing, num_silent (an entry without replies), num_unknown,
-        num_without_reference (not scored), num_judged (pairs asked about), num_unparsed (of these), judge,
-        prompt.
+        num_without_reference (not scored), num_judged (pairs), num_unparsed (of these), judge, prompt.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     is_paper = compat == "paper"
     keys = [key for key in reference if reference[key]]
     due = {key: _due(reference[key], predicted.get(key, ()), untimed_fits=is_paper) for key in keys}
-    pairs = list(
-        dict.fromkeys(
-            (questions[key], right, text) for key in keys for right, texts in due[key] for text in texts
-        )
-    )
+    asked = ((questions[key], right, text) for key in keys for right, texts in due[key] for text in texts)
+    pairs = list(dict.fromkeys(asked))
     read_score = first_digit if is_paper else rating
     read = [read_score(reply, _LOWEST, _HIGHEST) for reply in replies(judge, pairs)]
     scores = {pair: _LOWEST if value is None else value for pair, value in zip(pairs, read, strict=True)}
@@ -80,15 +73,12 @@ def _due(
     answers: Sequence[Captioned], turns: Sequence[Reply], *, untimed_fits: bool
 ) -> list[tuple[str, list[str]]]:
     """Each reference answer with the replies whose time is in its span."""
+
+    def fits(time_s: float | None, start_s: float, end_s: float) -> bool:
+        return untimed_fits if time_s is None else start_s <= time_s <= end_s
+
     return [
-        (
-            right,
-            [
-                text
-                for time_s, text in turns
-                if (untimed_fits if time_s is None else start_s <= time_s <= end_s)
-            ],
-        )
+        (right, [text for time_s, text in turns if fits(time_s, start_s, end_s)])
         for start_s, end_s, right in answers
     ]
 

@@ -54,8 +54,8 @@ def meteor() -> "Meteor | None":
 class Meteor:
     """The program, started on first use (which takes seconds) and ended by `close` or with Python.
 
-    Called with words, it returns (METEOR of the corpus, METEOR of each item). Not for several threads at
-    once. An item without words in the hypothesis or the references scores 0.
+    Called with words, it returns (METEOR of the corpus, METEOR of each item). It is not thread-safe. An item
+    without words in the hypothesis or the references scores 0.
     """
 
     def __init__(self) -> None:

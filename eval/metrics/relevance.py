@@ -33,13 +33,7 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
 
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
-    """The rating of each clip, for `highlights.highlights`: the sum of its frames' smoothed scores.
-
-    Args:
-        curve: frames at an even rate, from the video's start.
-        num_frames: of smoothing.
-        clip_s: seconds of a clip.
-    """
+    """The rating of each clip of a video, for `highlights`: the sum of its frames' smoothed scores."""
     time_s, score = _checked(curve)
     if not len(time_s):
         return []

@@ -16,15 +16,7 @@ from .words import words
 
 
 class Ciders:
-    """CIDEr of items whose document frequencies are those of drawn documents.
-
-    Args:
-        hypotheses: words of one caption an item.
-        references: words of the right captions of each item.
-        documents: the items that the frequencies are of.
-        video: place of the video of each document.
-        num_videos: of all videos.
-    """
+    """CIDEr of items by the document frequencies of sampled documents; `video` is each document's place."""
 
     def __init__(
         self,
@@ -104,13 +96,7 @@ class _Squares:
 def caption_corpus(
     reference: Mapping[Any, Sequence[str]], predicted: Mapping[Any, str], video: Mapping[Any, Any]
 ) -> Corpus:
-    """The scores of `captions.caption_scores` of resampled videos: CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR.
-
-    Args:
-        reference: as there.
-        predicted: as there.
-        video: the video of each item.
-    """
+    """The scores of `captions.caption_scores` of resampled videos: CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR."""
     videos = tuple(dict.fromkeys(video[key] for key in reference))
     place = {name: i for i, name in enumerate(videos)}
     at = np.array([place[video[key]] for key in reference], np.int64)

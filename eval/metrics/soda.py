@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, mean, tiou_matrix
+from .intervals import FloatArray, IntArray, check_compat, entry_counts, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
@@ -24,10 +24,8 @@ class Soda(NamedTuple):
 class MeteorOfPairs:
     """METEOR of (prediction, reference) pairs of texts; `__name__` stands beside the numbers.
 
-    Args:
-        program: METEOR's.
-        swapped: hand the prediction over as the reference and the reference as the hypothesis, as the SODA
-            evaluators of the papers do. METEOR is not symmetric.
+    `swapped` hands the prediction over as the reference and the reference as the hypothesis, as the SODA
+    evaluators of the papers do. METEOR is not symmetric.
     """
 
     def __init__(self, program: Meteor, *, swapped: bool = False) -> None:
@@ -67,16 +65,13 @@ def soda_c(
         predicted: the same of the predictions.
         scorer: (prediction, reference) texts to scores, see `meteor_of_pairs`; None: nothing is computed.
         compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
-            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0). Its
-            scorer has METEOR's arguments swapped.
+            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
 
     Returns:
         SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
-        (its name, or the remedy), num, num_missing (videos without an entry), num_empty (with an empty list),
-        num_unknown.
+        (its name, or the remedy), num, num_missing, num_empty, num_unknown.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     keys = [key for key in reference if compat is None or key in predicted]
     plain = _in_ascii if compat else list
     each = {}
@@ -92,9 +87,7 @@ def soda_c(
         "SODA_c_recall": mean([soda.recall for soda in each.values()]),
         "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
         "num": len(keys),
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_empty": sum(not predicted[key] for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
+        **entry_counts(reference, predicted),
     }
     return metrics, each
 

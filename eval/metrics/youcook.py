@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from .bootstrap import Corpus, means_of
 from .dense import THRESHOLDS, dense_of_each, harmonic, resampled_ciders
-from .intervals import FloatArray, mean
+from .intervals import FloatArray, check_compat, mean
 from .meteor import meteor, meteor_name
 from .soda import Captioned, Soda, meteor_of_pairs, soda_c
 
@@ -23,13 +23,12 @@ def youcook2(
     """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, what makes them a `Corpus`).
 
     Of each video, precision and recall of its events (see `dense.dense_captions`) are averaged over IoU above
-    .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video
-    at each of the four. Spans with their ends exchanged are read the right way round. A video without
-    predictions scores 0 everywhere.
+    .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video at
+    each of the four. Spans with their ends exchanged are read the right way round.
 
     Args:
         reference: (start_s, end_s, text) of the events of each video.
-        predicted: the same of the predictions.
+        predicted: the same of the predictions; a video without any scores 0 everywhere.
         compat: "paper" takes CIDEr's document frequencies from one video's items, unmatched events against
             random letters, and METEOR in SODA_c with its arguments exchanged.
         seed: of the random letters.
@@ -39,8 +38,7 @@ def youcook2(
         program), meteor (its name, or the remedy), num, num_missing, num_empty, num_unknown, num_predictions
         (the mean of a video). The corpus has all but SODA_c.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    check_compat(compat)
     theirs, ours = _ordered(reference), _ordered(predicted)
     means = _means_of_each(theirs, ours, compat, seed)
     soda, each = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
@@ -98,14 +96,11 @@ def _means_of_each(
 def reply_segments(
     replies: Sequence[tuple[float, str]], *, first_start_s: float | None = 0.0
 ) -> list[Captioned]:
-    """Replies given while a video runs, as the events they tell of.
+    """Replies during a video, (time_s, text), as the events they tell of.
 
     Equal replies in a row are one. An event reaches from the last time the reply before was given to the last
-    time this one was given.
-
-    Args:
-        replies: (time_s, text).
-        first_start_s: where the first event starts; None leaves it out, as MMDuet's evaluator does.
+    time this one was given. The first starts at `first_start_s`; None leaves it out, as MMDuet's evaluator
+    does.
     """
     out: list[Captioned] = []
     before_s = first_start_s

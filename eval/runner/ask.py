@@ -8,18 +8,14 @@ from typing import Any
 from ...memory import VideoMemory
 from ..tasks.task import Example, How, Prediction, Task
 
-QUESTIONS_AT_ONCE = 8  # always the same ones together: an answer must not depend on where a run was killed
+QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
 
 
 @dataclass(frozen=True)
 class Questioner:
-    """What stays the same from video to video.
+    """What stays the same from video to video: the task, its prompt, how answers are read.
 
-    Attributes:
-        task: whose prompts, parser and score.
-        prompt: name of the prompt.
-        max_new_tokens: longest answer; None: as the model's config says.
-        how: how answers are read.
+    max_new_tokens is the longest answer; None: as the model's config says.
     """
 
     task: Task[Any, Any]
@@ -28,18 +24,15 @@ class Questioner:
     how: How
 
     def lines(
-        self, memory: VideoMemory, examples: Sequence[Example[Any]], done: Container[str],
-        encode_s: float, warnings: Sequence[str] = (),
+        self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],
+        examples: Sequence[Example[Any]], done: Container[str],
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Lines of the examples of a video that aren't done.
-
-        Args:
-            memory: of the video.
-            examples: all of the video's.
-            done: ids.
-            encode_s: seconds that the memory took.
-            warnings: of reading the video.
-        """
+        """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
+        if isinstance(memory, str):
+            yield from (
+                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
+            )
+            return
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):
             some = examples[at : at + QUESTIONS_AT_ONCE]

@@ -4,9 +4,8 @@ Each video is read and encoded once. Every method and budget then has a run of i
 that any two can be compared by `longcompress eval pairs`, and a killed comparison resumes.
 """
 
-import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import Any, Literal
 from ...compression.baselines import METHODS, only, spend
 from ...compression.state import MergeState
 from ...encode import segments_of
+from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo, Segment
 from ..tasks.task import Example, How, Prediction
 from .ask import Questioner
 from .locks import alone
-from .run import ENDLESS, Encoded, header_of, run_all, summarise
+from .run import ENDLESS, Encoded, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, check_budgets, num_tokens, summary_of
 from .score import task_of
 from .sources import Source
@@ -33,12 +33,7 @@ NAMES = (*METHODS, *OURS)
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at a budget.
-
-    Attributes:
-        method: one of NAMES.
-        budget: "4096", "10%" of a video's raw tokens, or ALL for "full".
-    """
+    """A method (of NAMES) at a budget: "4096", "10%" of a video's raw tokens, or ALL for "full"."""
 
     method: str
     budget: str
@@ -55,8 +50,8 @@ class CompareConfig:
 
     Attributes:
         budgets: each "4096", or "10%" of a video's raw tokens.
-        methods: some of NAMES: the baselines of `methods.METHODS`; and ours: a budget allocated evenly, by
-            novelty, evenly without global tokens, evenly without audio.
+        methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
+            global tokens, evenly without audio.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -99,17 +94,10 @@ class CompareConfig:
 def compare(
     source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
 ) -> list[Arm]:
-    """Ask every example of every arm; runs in `folder` are started, or resumed.
-
-    Args:
-        source: questions and videos.
-        model: encodes, and answers greedily.
-        folder: gets a file for each arm.
-        config: what is compared.
-        how: how answers are read.
+    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed.
 
     Raises:
-        ValueError: a run has another header; another process writes there; a model without the streams that a
+        ValueError: a run has another header; another process writes there; the model lacks streams that a
             method needs; an unknown prompt; a task that scores no example by itself.
     """
     folder = Path(folder)
@@ -147,11 +135,7 @@ def _check(name: str, questioner: Questioner, examples: Sequence[Example[Any]]) 
 
 
 def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
-    """The examples that are asked.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The examples that are asked; ValueError if there are none."""
     only = config.groups
     some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]
     if not some:
@@ -164,36 +148,20 @@ def _encode(
     source: Source, model: LongCompress, seed: int, arms: Mapping[str, Arm], video: str, names: Sequence[str]
 ) -> Iterator[tuple[str, Encoded]]:
     """A video, encoded once, in some arms."""
-    warnings: list[str] = []
-    start_s = time.perf_counter()
-    try:
-        with source.open(video, model.config.media, warnings.append) as parts:
-            present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
-            segments, duration_s = segments_of(model, parts, present)
+
+    def read(parts: Reading) -> Callable[[str], VideoMemory]:
+        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+        segments, duration_s = segments_of(model, parts, present)
         if not segments:
             raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
-    except (OSError, ValueError) as error:
-        yield from ((name, Encoded(str(error), 0.0)) for name in names)
-        return
-    seconds = time.perf_counter() - start_s
-    raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
-    for name in names:
-        try:
-            memory: VideoMemory | str = raw.memory(arms[name])
-        except ValueError as error:
-            memory = str(error)
-        yield name, Encoded(memory, seconds, warnings)
+        raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
+        return lambda name: raw.memory(arms[name])
+
+    return encoded(source, model.config.media, video, names, read)
 
 
 class RawVideo:
-    """A video's raw segments, to be compressed by any method.
-
-    Args:
-        model: whose merging is ours.
-        segments: of the video, raw.
-        duration_s: its seconds.
-        seed: of random methods.
-    """
+    """A video's raw segments, to be compressed by any method; `seed` is of random methods."""
 
     def __init__(
         self, model: LongCompress, segments: Sequence[Segment], duration_s: float, seed: int
@@ -210,7 +178,7 @@ class RawVideo:
         """The video's memory by this method.
 
         Raises:
-            ValueError: the budget is too small or the memory larger than the language model's context; the
+            ValueError: the budget is too small; the memory has no room in the language model's context; the
                 video has nothing but audio, and the method is no-audio.
         """
         budget = self.budget(arm.budget)
@@ -224,14 +192,9 @@ class RawVideo:
         else:
             globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
-            streams = spend(
-                arm.method,  # type: ignore[arg-type]
-                self.segments,
-                budget - num_global,
-                state.allocation,
-                global_tokens=num_global,
-                seed=self.seed,
-            )
+            method: Any = arm.method
+            rest, options = budget - num_global, {"global_tokens": num_global, "seed": self.seed}
+            streams = spend(method, self.segments, rest, state.allocation, **options)
             compressed = CompressedVideo(streams, globals_, budget)
         num = compressed.num_tokens
         context = self.model.llm.context

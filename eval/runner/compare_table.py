@@ -9,7 +9,7 @@ import numpy as np
 
 from ...files import replacing
 from ...model import LongCompress
-from ..bench.plot import COLOURS, MARKS
+from ..bench.plot import COLOURS, MARKERS
 from ..metrics.bootstrap import difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example
@@ -48,11 +48,8 @@ def rows_of(
 
     Returns:
         method, budget, group, num_tokens (mean of a video's), mean, low, high, num, num_videos, num_failed;
-        relative (share of the uncompressed score, with its interval) and gain (our score, allocated evenly,
-        minus this score at the same budget, example by example).
-
-    Raises:
-        ValueError: a line has no such number.
+        relative (over the uncompressed score, with its interval) and gain (our score, allocated evenly, minus
+        this score at the same budget, example by example).
     """
     videos = {example.id: example.video for example in examples}
     groups = {"": set(videos)}
@@ -166,16 +163,15 @@ def _size(budget: str, nums: Sequence[float | None]) -> str:
 def _shown(row: Mapping[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "-"
-    around = f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
-    return f"{row['mean']:.3f}{around}"
+    interval = f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
+    return f"{row['mean']:.3f}{interval}"
 
 
 def _gain(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["mean"] is None:
+    if row is None or row["mean"] is None or row["low"] is None:
         return "-"
-    text = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})" if row["low"] is not None else "-"
-    sure = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
-    return f"**{text}**" if sure else text
+    text = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    return f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -195,20 +191,17 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
         ours = [row for row in rows if row["group"] == group and row["mean"] is not None]
         for i, method in enumerate(methods):
             some = sorted((r for r in ours if r["method"] == method), key=lambda r: float(r["num_tokens"]))
-            colour = OUR_COLOURS[OURS.index(method)] if method in OURS else COLOURS[i % len(COLOURS)]
-            style: dict[str, Any] = {"color": colour, "marker": MARKS[i % len(MARKS)], "markersize": 5}
-            style |= {
-                "linewidth": 2.4 if method == BASE else 1.2,
-                "linestyle": "-" if method in OURS else "--",
-            }
+            is_ours = method in OURS
             axes.plot(
-                [r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[method], **style
-            )
+                [r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[method],
+                color=OUR_COLOURS[OURS.index(method)] if is_ours else COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=2.4 if method == BASE else 1.2,
+                linestyle="-" if is_ours else "--",
+            )  # fmt: skip
         for whole in (r for r in ours if r["method"] == "full"):
             axes.axhline(whole["mean"], color="#777777", linewidth=1, linestyle=":")
-            text = f"uncompressed, {whole['num_tokens']:.0f} tokens"
+            text, left = f"uncompressed, {whole['num_tokens']:.0f} tokens", (0.02, whole["mean"])
             place: Any = ("axes fraction", "data")
-            left = (0.02, whole["mean"])
             axes.annotate(text, left, xycoords=place, va="bottom", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="tokens of a video", title=group or "all questions", ylim=(0, 1.02))
         largest: dict[str, float] = {}

@@ -9,13 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def alone(path: str | Path) -> Iterator[None]:
-    """ValueError if another process writes to `path`; let go when a process ends, however it ends.
+    """ValueError if another process, or another run of this one, writes to `path`.
 
-    What is locked is NAME.lock beside it, which is gone afterwards. One that a killed process left is no
-    obstacle: the lock is the system's (flock), not that the file is there.
-
-    Raises:
-        ValueError: another process, or another run of this one, writes to it.
+    The lock is the system's (flock) on NAME.lock beside it, so it ends with its process, however that ends; a
+    file that a killed process left is no obstacle. The file is removed at the end.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.lock")

@@ -1,8 +1,8 @@
 """The share of the features' variance that each merging loses: `longcompress eval merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
-k-means and pooling of `methods`. Of synthetic videos also how often a linear rule still reads from the merged
-tokens alone when an object is seen.
+k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads from the
+merged tokens alone when an object is seen.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,10 +37,9 @@ Rule = tuple[Tensor, Tensor, list[tuple[str, int, int]]]  # weight, bias; object
 def merge(parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float) -> dict[str, Tokens]:
     """{"frame": tokens} of segments of one length, each merged to `keep`."""
     tokens, metric = Tokens.join(part.tokens for part in parts), torch.cat([part.metric for part in parts])
-    order = torch.arange(len(tokens)).view(len(parts), -1, parts[0].patches)  # (S, T, patches)
+    order = torch.arange(len(tokens))
     if layout == "patch":  # all times of a patch side by side
-        order = order.mT
-    order = order.reshape(-1)
+        order = rearrange(order, "(s t p) -> (s p t)", s=len(parts), p=parts[0].patches)
     offsets = torch.arange(len(parts) + 1, dtype=torch.int32) * len(parts[0])
     groups = plan(metric[order], offsets, keep, schedule=schedule, score=score, order="seat")  # type: ignore[arg-type]
     return {"video": pool_tokens(tokens.take(order), groups)}
@@ -133,8 +133,8 @@ def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule 
 
 def measure(
     model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224,
-    files: list[str] | None = None,
-    seconds: int = 120, num_synthetic: int = 3, keep: list[int] | None = None, out: str = "",
+    files: list[str] | None = None, seconds: int = 120, num_synthetic: int = 3,
+    keep: list[int] | None = None, out: str = "",
 ) -> None:  # fmt: skip
     """Print the share of the features' variance that each merging loses, and write it to --out.
 
@@ -144,9 +144,9 @@ def measure(
         layer: which of its hidden states.
         size_px: side of its frames.
         files: video files to try.
-        seconds: at most so much of each video.
+        seconds: read of each video at most.
         num_synthetic: synthetic videos to try (with a model).
-        keep: tokens between of 10 s; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files.
+        keep: tokens of a segment; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files.
         out: JSON lines go here too.
     """
     from ...encoders import VisionEncoder

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from tqdm import tqdm
 
-from ...config import to_dict
+from ...config import MediaConfig, to_dict
+from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
 from ..tasks.files import write_json
-from ..tasks.task import Example, How, Prediction, Predictions
+from ..tasks.task import Example, How, Prediction, Predictions, members_of
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
 from .run_file import (
@@ -69,18 +70,14 @@ def run(
     Args:
         source: questions and videos.
         model: encodes, and answers greedily.
-        out: JSON lines, a header first. Beside it come NAME.summary.json and the folder NAME.predictions. Of
-            several budgets each has its own: NAME.4096.jsonl, NAME.10pc.jsonl.
+        out: JSON lines, a header first. NAME.summary.json and the folder NAME.predictions come beside it.
+            Each of several budgets has a file of its own: NAME.4096.jsonl, NAME.10pc.jsonl.
         config: how the run is made.
-        retry_failed: ask again where a video was missing or could not be read; the new line takes the place
-            of the old one.
+        retry_failed: ask again where a video was missing or unreadable; the new line replaces the old line.
         num_draws: of the intervals of corpus scores.
 
     Returns:
-        Summaries: header, counts and lists of failed, missing or unparsed examples, metrics, intervals, each.
-
-    Raises:
-        ValueError: `out` has another header, or another run writes to it; what can't be asked or taken in.
+        Summaries: header, counts, lists of failed, missing or unparsed examples, metrics, intervals, each.
     """
     config, out = config or RunConfig(), Path(out)
     how = _how(source, config)
@@ -110,9 +107,9 @@ def run_all(
         task: a key of TASKS.
         outs: name of a run to its file.
         headers: name of a run to its header.
-        questioner: asks and reads.
+        questioner: asks, and parses answers.
         examples: of all runs.
-        encode: a video, and names of runs, to the video for each of these runs.
+        encode: a video and names of runs, to the video encoded for each of these runs.
         retry_failed: as of `run`.
     """
     with ExitStack() as stack:
@@ -126,10 +123,10 @@ def run_all(
         # A video at a time: encoded once, asked by every run that lacks a line of it.
         for video, questions in tqdm(by_video(examples).items(), desc=task, unit="video", disable=None):
             names = [name for name in outs if any(e.id not in done[name] for e in questions)]
-            for name, encoded in encode(video, names) if names else ():
+            for name, result in encode(video, names) if names else ():
                 again = {}
                 with outs[name].open("ab") as file:
-                    for line in _lines(questioner, encoded, questions, done[name]):
+                    for line in questioner.lines(*result, questions, done[name]):
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
@@ -139,52 +136,45 @@ def run_all(
                     replace_lines(outs[name], again)
 
 
-def _lines(
-    questioner: Questioner, encoded: Encoded, examples: Sequence[Example[Any]], done: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Lines of the examples of a video that aren't done."""
-    memory, seconds, warnings = encoded
-    if not isinstance(memory, str):
-        return questioner.lines(memory, examples, done, seconds, warnings)
-    return ({"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done)
-
-
 def encode_video(
     source: Source, model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str,
     names: Sequence[str],
 ) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
-    """A video at some budgets, all of one session with the largest of all budgets.
+    """A video at some budgets (`names`), all of one session with the largest of all budgets."""
 
-    Args:
-        source: opens the video.
-        model: encodes.
-        streams: which it takes in.
-        budgets: of the run.
-        video: its name.
-        names: of these budgets, which are wanted.
-    """
-    start_s = time.perf_counter()
-    warnings: list[str] = []
+    def read(parts: Reading) -> Callable[[str], VideoMemory]:
+        present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
+        if not present:
+            raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
+        tokens = _tokens(model, budgets, parts.duration_s)
+        session = Session(model, max(tokens.values()), media=present)
+        deque(session.run(parts), maxlen=0)
+        session.close()
+        if not session.stats()["raw_tokens"]:
+            raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+        return lambda name: session.memory(tokens[name])
+
     config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
+    return encoded(source, config, video, names, read)
+
+
+def encoded(
+    source: Source, config: MediaConfig, video: str, names: Sequence[str],
+    read: Callable[[Reading], Callable[[str], VideoMemory]],
+) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
+    """A video in some runs: `read` encodes it once, and what it returns makes the memory of each run."""
+    start_s, warnings = time.perf_counter(), list[str]()
     try:
         with source.open(video, config, warnings.append) as parts:
-            present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
-            if not present:
-                raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
-            tokens = _tokens(model, budgets, parts.duration_s)
-            session = Session(model, max(tokens.values()), media=present)
-            deque(session.run(parts), maxlen=0)
-            session.close()
-            if not session.stats()["raw_tokens"]:
-                raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+            memory_of = read(parts)
     except (OSError, ValueError) as error:
         yield from ((name, Encoded(str(error), 0.0)) for name in names)
         return
     seconds = time.perf_counter() - start_s
     for name in names:
         try:
-            memory: VideoMemory | str = session.memory(tokens[name])
-        except ValueError as error:  # a share of a short video's tokens may be too few
+            memory: VideoMemory | str = memory_of(name)
+        except ValueError as error:  # the budget may be too small for a short video
             memory = str(error)
         yield name, Encoded(memory, seconds, warnings)
 
@@ -233,15 +223,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
 def summarise(
     task: str, examples: Sequence[Example[Any]], out: Path, how: How, *, num_draws: int = NUM_DRAWS
 ) -> dict[str, Any]:
-    """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format.
-
-    Args:
-        task: a key of TASKS.
-        examples: those that were asked.
-        out: the run's file, with a line for each.
-        how: how its answers are read.
-        num_draws: of the intervals of corpus scores.
-    """
+    """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format."""
     file = read_run(out)
     assert file is not None
     benchmark = task_of(task)
@@ -267,6 +249,7 @@ def summarise(
         "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
     }
     summary |= problems(examples, Predictions(predictions))
+    summary["groups"] = {f"{kind}/{name}": ids for (kind, name), ids in members_of(examples).items()}
     if benchmark.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
@@ -304,8 +287,7 @@ def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
 
 
 def _model_hash(model: LongCompress) -> str:
-    """A hash of the config and of samples of all weights; `identity` leaves projectors and language model
-    out."""
+    """A hash of the config and of samples of all weights; `identity` omits projectors and language model."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()

@@ -71,7 +71,7 @@ def check_budgets(name: str, budgets: Sequence[str]) -> None:
 
 
 def num_tokens(budget: str, num_raw: int) -> int:
-    """Tokens of a budget of a video with so many raw tokens."""
+    """Tokens of a budget of a video with `num_raw` raw tokens."""
     return round(float(budget[:-1]) / 100 * num_raw) if budget.endswith("%") else int(budget)
 
 
@@ -82,13 +82,7 @@ def budget_path(out: Path, budget: str) -> Path:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A run as far as it is written.
-
-    Attributes:
-        header: all that the answers depend on.
-        lines: by the id of the example, in the order of the file.
-        num_bytes: of header and whole lines; what comes after is torn.
-    """
+    """A run as far as it is written: header, lines by id, and their bytes; what comes after is torn."""
 
     header: dict[str, Any]
     lines: dict[str, dict[str, Any]]
@@ -117,12 +111,7 @@ def line_of(value: Mapping[str, Any]) -> bytes:
 
 
 def read_run(path: Path) -> RunFile | None:
-    """What is whole of a run's file; None if not even its header is.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is another kind of file, or a line of it is broken.
-    """
+    """What is whole of a run's file; None if not even its header is. ValueError for another kind of file."""
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if data and not (data.startswith(_START) or _START.startswith(data)):
@@ -147,11 +136,7 @@ def read_run(path: Path) -> RunFile | None:
 
 
 def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
-    """The run at `path`, a new one if there is none; a torn last line is cut off.
-
-    Raises:
-        ValueError: the run has another header; it is left as it is.
-    """
+    """The run at `path`, created if needed; a torn last line is cut off. ValueError for another header."""
     run = read_run(path) if path.is_file() else None
     if run is None:
         line = line_of(header)
@@ -195,10 +180,7 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
-        `bootstrap.difference` of each main score.
-
-    Raises:
-        ValueError: reference, durations or prompt differ; a run has no summary of just this file.
+        `bootstrap.difference` of each main score, NAME, and of it in each group, NAME/KIND/GROUP.
     """
     paths = Path(first), Path(second)
     (ours, our_summary), (theirs, their_summary) = map(_complete, paths)
@@ -211,13 +193,15 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     both = [key for key in ours.answered if key in theirs.answered]
     videos = {key: ours.lines[key]["video"] for key in both}
     differences = {}
-    for name, values in our_summary["each"].items():
-        others = their_summary["each"].get(name, {})
-        keys = [key for key in both if key in values and key in others]
-        if name not in their_summary["each"]:
-            continue
-        left, right = ({key: side[key] for key in keys} for side in (values, others))
-        differences[name] = difference(left, right, videos, seed=seed)
+    for name in (name for name in our_summary["each"] if name in their_summary["each"]):
+        sides = [summary["each"][name] for summary in (our_summary, their_summary)]
+        shared = [key for key in both if all(key in side for side in sides)]
+        for group, ids in ({"": shared} | our_summary["groups"]).items():
+            ids = set(ids)
+            left, right = ({key: side[key] for key in shared if key in ids} for side in sides)
+            if left or not group:
+                label = f"{name}/{group}" if group else name
+                differences[label] = difference(left, right, videos, seed=seed)
     return {
         "task": ours.header["task"],
         "first": str(first),

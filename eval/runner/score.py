@@ -1,6 +1,7 @@
 """Anyone's predictions, in a benchmark's own format, to scores, without a model."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,7 @@ def score_files(
 
     Returns:
         task, reference, pred and what `how` says; num_examples; missing, unknown, duplicate and unparsed
-        (ids) and num_ of each; num_other; metrics; intervals (95 %, cluster bootstrap over videos). meteor,
-        judge and prompt are among the metrics.
+        (ids) and num_ of each; num_other; metrics; intervals (95 %, cluster bootstrap over videos).
 
     Raises:
         ValueError: naming file and line or entry, if a file is not what it should be.
@@ -73,22 +73,14 @@ def task_of(name: str) -> Task[Any, Any]:
 def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
 ) -> list[Example[Any]]:
-    """The examples of reference files, each with an id of its own, at least one.
-
-    Args:
-        task: a key of TASKS.
-        reference: the benchmark's files.
-        durations: lengths of videos, where the reference has none.
-    """
+    """The examples of reference files, each with an id of its own, at least one."""
     examples: list[Example[Any]] = task_of(task).read([Path(path) for path in reference])
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
-    ids: set[str] = set()
-    for example in examples:
-        if example.id in ids:
-            raise ValueError(f"{names}: each id must be there once, {example.id!r} comes again; remove one")
-        ids.add(example.id)
+    twice = next((key for key, num in Counter(e.id for e in examples).items() if num > 1), None)
+    if twice is not None:
+        raise ValueError(f"{names}: each id must be there once, {twice!r} comes again; remove one")
     if durations is None:
         return examples
     known = _lengths(Path(durations))
@@ -116,14 +108,8 @@ def with_intervals(
 ) -> dict[str, Any]:
     """Metrics, and their intervals by cluster bootstrap over videos.
 
-    Of means over examples, and over those of a group (NAME/KIND/GROUP, or NAME/GROUP), `interval` is taken;
-    of other scores, computed again over each resampled corpus, `intervals_of`.
-
-    Args:
-        examples: what was asked.
-        scored: the scores of the predictions.
-        seed: of the draws.
-        num_draws: of `intervals_of`; 0 leaves those out.
+    Means over examples, and over those of a group (NAME/KIND/GROUP, or NAME/GROUP), have an `interval`. Other
+    scores are computed again over each resampled corpus (`intervals_of`); num_draws 0 leaves these out.
     """
     videos = {example.id: example.video for example in examples}
     means: dict[str, dict[str, float]] = dict(scored.each)

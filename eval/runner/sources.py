@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from ...config import MediaConfig
 from ...media import reader as media
 from ...synthetic.scenes import parts_of
-from ...types import Frames
 from ..tasks.synthetic import Synthetic, synthesize_all
 from ..tasks.task import Example
 from .run_file import file_hash, line_of
@@ -28,8 +27,8 @@ class Source:
         task: a key of TASKS.
         examples: all of them, before a limit.
         pins: what the header of a run says of them.
-        open: a video's name, how to read, and who hears warnings, to its media; OSError or ValueError says
-            why there is none.
+        open: a video's name, how to read it, and who takes warnings, to its media; raises OSError or
+            ValueError.
     """
 
     task: str
@@ -41,13 +40,7 @@ class Source:
 def from_files(
     task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
-    """A benchmark's files and its videos in a folder.
-
-    Args:
-        task: a key of TASKS, none with synthetic videos.
-        reference: the benchmark's files.
-        videos: the folder of its videos, in which they may lie deeper.
-        durations: a file with lengths of videos, where the reference has none.
+    """A benchmark's files and its videos in a folder, in which they may lie deeper.
 
     Raises:
         ValueError: naming file and place, if a file is not what it should be; two videos of one name.
@@ -73,12 +66,7 @@ def from_files(
 
 
 def from_scenes(task: str, synthetic: Synthetic) -> Source:
-    """Synthetic videos and questions; frames and audio come without a codec between.
-
-    Args:
-        task: a key of TASKS with synthetic videos.
-        synthetic: which videos.
-    """
+    """Synthetic videos and questions; frames and audio pass through no codec."""
     synthesize = task_of(task).synthesize
     if synthesize is None:
         raise ValueError(f"the videos of {task} are not synthetic, it has files; use from_files")
@@ -86,11 +74,9 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
         scene, _ = synthesize(*videos[name])
-        is_read_by_kind = {"video": config.video, "audio": config.audio}
-        streams = tuple(kind for kind, is_read in is_read_by_kind.items() if is_read)
-        parts = parts_of(scene, config.rate_fps)
-        some = (part for part in parts if ("video" if isinstance(part, Frames) else "audio") in streams)
-        return media.Reading(some, name, streams, scene.duration_s)
+        kinds = tuple(kind for kind in ("video", "audio") if getattr(config, kind))
+        parts = (part for part in parts_of(scene, config.rate_fps) if part.modality in kinds)
+        return media.Reading(parts, name, kinds, scene.duration_s)
 
     digest = hashlib.sha256()
     for example in examples:

@@ -1,5 +1,6 @@
 """Answers in words to spans, events and letters."""
 
+import contextlib
 import difflib
 import json
 import re
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...events.parse import parse_spans
+from ...types import Event
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .task import Example, How, Times
@@ -37,16 +39,11 @@ def words_of(text: str, example: Example[Any], how: How) -> str | None:
 
 
 def duration_of(example: Example[Any], times: Times) -> float | None:
-    """The video's seconds.
-
-    Raises:
-        ValueError: it is not known and answers are in hundredths of it.
-    """
+    """The video's seconds; ValueError if they are unknown and answers are in hundredths of them."""
     if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
         raise ValueError(
             f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
-            "give --durations FILE, a JSON object of seconds by video, or a CSV with the "
-            "columns id and length"
+            "give --durations FILE, a JSON object of seconds by video, or a CSV with columns id and length"
         )
     return example.duration_s
 
@@ -54,23 +51,15 @@ def duration_of(example: Example[Any], times: Times) -> float | None:
 def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     """The first span that an answer names.
 
-    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught
-        to write.
-    Hundredths are shares of the video, both ends as they stand: x is x / 100 of its length. For the papers
-    only two digits, "to" or "and", two digits are read, anywhere in the answer.
+    Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught.
+    Hundredths are of the video's length, both ends as they stand: x is x / 100 of it. For the papers only two
+    digits, "to" or "and", two digits are read, anywhere in the answer.
     """
     times = how.times or "seconds"
-    duration_s = duration_of(example, times)
     if how.compat == "paper" and times == "hundredths":
-        matches = _TWO_DIGITS.search(text)
-        assert duration_s is not None
+        duration_s, matches = duration_of(example, times) or 0.0, _TWO_DIGITS.search(text)
         return (int(matches[1]) / 100 * duration_s, int(matches[2]) / 100 * duration_s) if matches else None
-    events = parse_spans(
-        without_thoughts(text),
-        duration_s=duration_s if times == "hundredths" else None,
-        inclusive=times == "whole_seconds",
-        percent=times == "hundredths",
-    )
+    events = _parsed(text, example, times, last_included=False)
     return (events[0].start_s, events[0].end_s) if events else None
 
 
@@ -79,43 +68,40 @@ def events_of(
 ) -> tuple[Captioned, ...] | None:
     """The events that an answer tells of, None if it names none.
 
-    Of whole seconds the last is included. Hundredths are shares of the video, the last one included: x to
-        y is
-    x / 100 to (y + 1) / 100 of its length, as both papers score dense captions; without `last_included` as
-    in `span_of`. For the papers only their own forms are read, and events of one text that follow each other
+    Of whole seconds the last is included. Hundredths are of the video's length, the last included: x to y is
+    x / 100 to (y + 1) / 100 of it, as both papers score dense captions; without `last_included` as in
+    `span_of`. For the papers only their own forms are read, and events of one text that follow each other
     within a hundredth are one.
     """
     times = how.times or "seconds"
-    duration_s = duration_of(example, times)
     if how.compat == "paper" and times == "hundredths":
-        assert duration_s is not None
-        return tuple(
-            (start / 100 * duration_s, (end + 1) / 100 * duration_s, text)
-            for start, end, text in _merged(_paper_events(text))
-        )
-    events = parse_spans(
-        without_thoughts(text),
-        duration_s=duration_s if times == "hundredths" else None,
-        inclusive=times == "whole_seconds" or (last_included and times == "hundredths"),
-        percent=times == "hundredths",
-    )
+        unit_s, merged = (duration_of(example, times) or 0.0), _merged(_paper_events(text))
+        return tuple((start / 100 * unit_s, (end + 1) / 100 * unit_s, text) for start, end, text in merged)
+    events = _parsed(text, example, times, last_included=last_included)
     return tuple((event.start_s, event.end_s, event.text) for event in events) or None
+
+
+def _parsed(text: str, example: Example[Any], times: Times, *, last_included: bool) -> list[Event]:
+    """The events in an answer; last_included is of hundredths."""
+    in_percent, duration_s = times == "hundredths", duration_of(example, times)
+    return parse_spans(
+        without_thoughts(text),
+        duration_s=duration_s if in_percent else None,
+        inclusive=times == "whole_seconds" or (last_included and in_percent),
+        percent=in_percent,
+    )
 
 
 def _paper_events(text: str) -> list[tuple[int, int, str]]:
     """Hundredths and texts: JSON with "from 03 to 10" as VTimeLLM's script reads it, or LongVALE's lines."""
-    listed = re.search(r"\[.*\]", text)
-    if listed:
-        try:
+    matches = []
+    if listed := re.search(r"\[.*\]", text):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             matches = [
                 (int(item["timestamps"][5:7]), int(item["timestamps"][-2:]), str(item["event"]))
                 for item in json.loads(listed[0])
             ]
-        except (ValueError, KeyError, TypeError):
-            matches = []
-        if matches:
-            return matches
-    return line_events(text)  # brackets may stand in a sentence too
+    return matches or line_events(text)  # brackets may stand in a sentence too
 
 
 def line_events(text: str) -> list[tuple[int, int, str]]:

@@ -20,7 +20,9 @@ from .task import (
     Predictions,
     Scored,
     Task,
+    answered,
     counted,
+    members_of,
 )  # fmt: skip
 
 Parse: TypeAlias = Callable[[str, Example[str], How], str | None]
@@ -50,6 +52,12 @@ def ask_choice(example: Example[str]) -> str:
     return f"{example.question}\n{listed(example)}\nAnswer with the letter of the right option only."
 
 
+def ask_as_mlvu(example: Example[str]) -> str:
+    """The question of MLVU's script."""
+    options = listed(example, "({}) {}")
+    return f"{MLVU}\nQuestion: {example.question}\nOptions:\n{options}\nOnly give the best option."
+
+
 def choice_in(text: str, example: Example[str], how: How) -> str | None:
     """The option that an answer chooses."""
     return letter_of(text, example.options)
@@ -75,35 +83,33 @@ def score_choices(
 ) -> Scored:
     """Accuracy, of all and by group: "accuracy/KIND/NAME" and "macro_accuracy/KIND".
 
-    Args:
-        examples: with their groups, of which one kind may come several times.
-        predictions: options.
-        how: for the papers `skip_missing` counts.
-        skip_missing: the paper's script leaves questions out that have no entry.
+    With `skip_missing` the paper's script leaves questions out that have no entry.
     """
     scored = counted(examples, predictions, how) if skip_missing else list(examples)
     metrics, each = multiple_choice(
         {example.id: example.truth for example in scored},
         {key: prediction.value for key, prediction in predictions.items()},
     )
-    members: dict[str, dict[str, list[float]]] = {}
-    for example in scored:
-        for kind, name in dict.fromkeys(example.groups):
-            members.setdefault(kind, {}).setdefault(name, []).append(each[example.id])
-    for kind, groups in members.items():
-        means = {name: sum(groups[name]) / len(groups[name]) for name in sorted(groups)}
-        for name, value in means.items():
-            metrics |= {f"accuracy/{kind}/{name}": value, f"num/{kind}/{name}": len(groups[name])}
-        metrics[f"macro_accuracy/{kind}"] = sum(means.values()) / len(means)
+    members = members_of(scored)
+    for kind in dict.fromkeys(kind for kind, _ in members):
+        means = []
+        for name in sorted(name for other, name in members if other == kind):
+            values = [each[key] for key in members[kind, name]]
+            means.append(sum(values) / len(values))
+            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(values)}
+        metrics[f"macro_accuracy/{kind}"] = sum(means) / len(means)
     return Scored(metrics, {"accuracy": each})
 
 
-def _example(record: Record, key: str, video: str, letter: str, options: Sequence[str]) -> Example[str]:
+def _example(
+    record: Record, key: str, video: str, question: str, letter: str, options: Sequence[str],
+    groups: Sequence[tuple[str, str]], duration_s: float | None = None,
+) -> Example[str]:  # fmt: skip
     """An example, its letter checked."""
     plain = tuple(_LETTERED.sub("", option) if _in_order(options) else option for option in options)
     if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < (len(plain) or 26):
         raise record.fault(f"the right answer must be the letter of one of {len(plain)} options", letter)
-    return Example(key, video, record.text("question"), letter, options=plain)
+    return Example(key, video, question, letter, duration_s, options=plain, groups=tuple(groups))
 
 
 def _in_order(options: Sequence[str]) -> bool:
@@ -112,46 +118,36 @@ def _in_order(options: Sequence[str]) -> bool:
     return all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches))
 
 
-def _with(example: Example[str], duration_s: float | None, *groups: tuple[str, str]) -> Example[str]:
-    return replace(example, duration_s=duration_s, groups=groups)
-
-
 # --- Video-MME
 
 
 def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
+    kinds = {
+        "length": ("duration", "duration_category"),
+        "domain": ("domain", "video_category"),
+        "sub_category": ("sub_category", "video_sub_category"),
+    }
     out = []
     for video in read_records(one_file(paths, "reference")):
-        for record in video.records("questions") if video.has("questions") else [video]:
-            options = record.texts("options", "choices")
-            example = _example(
-                record,
-                record.name("question_id"),
-                video.name("videoID", "video_id"),
-                record.text("answer"),
-                options,
-            )
-            kinds = {
-                "length": ("duration", "duration_category"),
-                "domain": ("domain", "video_category"),
-                "sub_category": ("sub_category", "video_sub_category"),
-            }
-            groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
+        groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
+        for record in _questions(video):
             task = [("task", record.text("task_type"))] if record.has("task_type") else []
-            out.append(_with(example, None, *groups, *task))
+            key, name = record.name("question_id"), video.name("videoID", "video_id")
+            options, letter = record.texts("options", "choices"), record.text("answer")
+            out.append(_example(record, key, name, record.text("question"), letter, options, groups + task))
     return out
+
+
+def _questions(video: Record) -> list[Record]:
+    return video.records("questions") if video.has("questions") else [video]
 
 
 def read_video_mme_answers(
     paths: Sequence[Path], examples: Sequence[Example[str]], how: How
 ) -> Predictions[str]:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
-    records = [
-        question
-        for video in read_records(one_file(paths, "pred"))
-        for question in (video.records("questions") if video.has("questions") else [video])
-    ]
+    records = [record for video in read_records(one_file(paths, "pred")) for record in _questions(video)]
     pairs = [
         (record.name("question_id", "id"), record.text("response", "pred", "answer"))
         for record in records
@@ -166,7 +162,7 @@ def write_video_mme(
     """The results template."""
     videos: dict[str, dict[str, Any]] = {}
     names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
-    for example in (example for example in examples if example.id in predictions):
+    for example, prediction in answered(examples, predictions):
         groups = dict(example.groups)
         about = {"video_id": example.id.rpartition("-")[0]}
         about |= {names[kind]: name for kind, name in groups.items() if kind in names}
@@ -174,7 +170,7 @@ def write_video_mme(
         questions.append({
             "question_id": example.id, "task_type": groups.get("task", ""), "question": example.question,
             "options": listed(example).split("\n"), "answer": example.truth,
-            "response": predictions[example.id].words,
+            "response": prediction.words,
         })  # fmt: skip
     return [write_json(folder / "predictions.json", list(videos.values()))]
 
@@ -196,11 +192,10 @@ def read_mlvu(paths: Sequence[Path]) -> list[Example[str]]:
             raise record.fault("'answer' must be one of 'candidates'", right)
         seen[kind] = seen.get(kind, -1) + 1
         key = record.name("question_id") if record.has("question_id") else f"{kind}_{seen[kind]}"
-        letter = chr(ord("A") + candidates.index(right))
-        example = Example(
-            key, video_of(record.name("video")), record.text("question"), letter, options=tuple(candidates)
-        )
-        out.append(_with(example, record.maybe_number("duration"), ("task", kind)))
+        video, letter = video_of(record.name("video")), chr(ord("A") + candidates.index(right))
+        options, duration_s = tuple(candidates), record.maybe_number("duration")
+        example = Example(key, video, record.text("question"), letter, duration_s, options=options)
+        out.append(replace(example, groups=(("task", kind),)))
     return out
 
 
@@ -224,13 +219,8 @@ def write_mlvu(
 ) -> list[Path]:
     """The form of the test set's evaluation; an answer that could not be read has option ""."""
     options = [
-        {
-            "question_id": example.id,
-            "question_type": dict(example.groups)["task"],
-            "option": predictions[example.id].value or "",
-        }
-        for example in examples
-        if example.id in predictions
+        {"question_id": e.id, "question_type": dict(e.groups)["task"], "option": prediction.value or ""}
+        for e, prediction in answered(examples, predictions)
     ]
     return [write_json(folder / "predictions.json", options)]
 
@@ -248,19 +238,14 @@ def read_lvbench(paths: Sequence[Path]) -> list[Example[str]]:
             question, *rest = _INLINE.split(record.text("question"))
             letters, options = rest[0::2], rest[1::2]
             if letters != [chr(ord("A") + i) for i in range(len(letters))]:
-                raise record.fault(
-                    "'question' must list its options as (A), (B), ...", record.get("question")
-                )
-            example = _example(record, record.name("uid"), video.name("key"), record.text("answer"), options)
+                needed = "'question' must list its options as (A), (B), ..."
+                raise record.fault(needed, record.get("question"))
             groups = [("task", name) for name in dict.fromkeys(record.texts("question_type"))]
-            whole = Example(
-                example.id,
-                example.video,
-                question.strip(),
-                example.truth,
-                options=tuple(o.strip() for o in options),
-            )
-            out.append(_with(whole, None if minutes is None else 60 * minutes, *groups))
+            example = _example(
+                record, record.name("uid"), video.name("key"), question.strip(), record.text("answer"),
+                options, groups, None if minutes is None else 60 * minutes,
+            )  # fmt: skip
+            out.append(replace(example, options=tuple(option.strip() for option in options)))
     return out
 
 
@@ -289,9 +274,7 @@ def write_by_id(
     folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
 ) -> list[Path]:
     """{id: letter}; an answer that could not be read is ""."""
-    letters = {
-        example.id: predictions[example.id].value or "" for example in examples if example.id in predictions
-    }
+    letters = {example.id: prediction.value or "" for example, prediction in answered(examples, predictions)}
     return [write_json(folder / "predictions.json", letters)]
 
 
@@ -300,22 +283,21 @@ def write_by_id(
 
 def read_longvideobench(paths: Sequence[Path]) -> list[Example[str]]:
     """lvb_val.json: a list of questions with "candidates" and "correct_choice", from 0."""
+    kinds = {"length": "duration_group", "task": "question_category", "topic": "topic_category"}
     out = []
     for record in read_records(one_file(paths, "reference")):
         candidates = record.texts("candidates")
         if not record.has("correct_choice"):
-            raise record.fault(
-                "needs 'correct_choice'; the test set has none, its answers are scored by the leaderboard",
-                sorted(record.value),
+            needed = (
+                "needs 'correct_choice'; the test set has none, its answers are scored by the leaderboard"
             )
+            raise record.fault(needed, sorted(record.value))
         number = record.number("correct_choice")
         letter = chr(ord("A") + int(number)) if 0 <= number < 26 else "?"
-        example = _example(
-            record, record.name("id"), video_of(record.name("video_path", "video_id")), letter, candidates
-        )
-        kinds = {"length": "duration_group", "task": "question_category", "topic": "topic_category"}
         groups = [(kind, record.name(name)) for kind, name in kinds.items() if record.has(name)]
-        out.append(_with(example, record.maybe_number("duration"), *groups))
+        video, question = video_of(record.name("video_path", "video_id")), record.text("question")
+        key, duration_s = record.name("id"), record.maybe_number("duration")
+        out.append(_example(record, key, video, question, letter, candidates, groups, duration_s))
     return out
 
 
@@ -331,16 +313,15 @@ def _predictions(
     return out
 
 
-def _prompts(name: str, prompt: Callable[[Example[str]], str]) -> dict[str, Callable[[Example[str]], str]]:
-    return {DEFAULT: ask_choice, name: prompt}
-
-
 VIDEO_MME_TASK = Task(
     about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
-    prompts=_prompts("video-mme", lambda e: f"{VIDEO_MME}\n{e.question}\n{listed(e)}\nThe best answer is:"),
+    prompts={
+        DEFAULT: ask_choice,
+        "video-mme": lambda e: f"{VIDEO_MME}\n{e.question}\n{listed(e)}\nThe best answer is:",
+    },
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
@@ -351,12 +332,7 @@ MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
-    prompts=_prompts(
-        "mlvu",
-        lambda e: (
-            f"{MLVU}\nQuestion: {e.question}\nOptions:\n{listed(e, '({}) {}')}\nOnly give the best option."
-        ),
-    ),
+    prompts={DEFAULT: ask_choice, "mlvu": ask_as_mlvu},
     parse=choice_as_mlvu,
     read_predictions=read_mlvu_answers,
     write_predictions=write_mlvu,
@@ -378,7 +354,10 @@ LONGVIDEOBENCH_TASK = Task(
     about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
-    prompts=_prompts("longvideobench", lambda e: f"Question: {e.question}\n{listed(e)}\n{LONGVIDEOBENCH}"),
+    prompts={
+        DEFAULT: ask_choice,
+        "longvideobench": lambda e: f"Question: {e.question}\n{listed(e)}\n{LONGVIDEOBENCH}",
+    },
     parse=choice_in,
     read_predictions=read_by_id,
     write_predictions=write_by_id,

@@ -8,10 +8,10 @@ from ..metrics.bootstrap import Corpus, means_of
 from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
-from .event_references import whole_videos
+from .event_references import timed_texts, whole_videos
 from .files import is_lines, one_file, read_object, write_json
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
@@ -65,11 +65,7 @@ def read_events(
     results = whole.within(whole.get("results"), "results")
     out: Predictions[Events] = Predictions()
     for video in results.value:
-        events = tuple(
-            (*event.span(event.get("timestamp"), "'timestamp'"), event.text("sentence", "caption"))
-            for event in results.records(video)
-        )
-        out.by_id[video] = Prediction("", events)
+        out.by_id[video] = Prediction("", timed_texts(results, video, "timestamp", "sentence", "caption"))
     out.duplicates = [key for key in twice if key in out.by_id]
     return out
 
@@ -81,10 +77,9 @@ def write_results(
     results = {
         example.id: [
             {"sentence": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in predictions[example.id].value or ()
+            for start_s, end_s, text in prediction.value or ()
         ]
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     }
     form = {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
     return [write_json(folder / "predictions.json", form)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
-from .files import read_object
+from .files import Record, read_object
 from .spoken import sentence_id
 from .task import Example
 
@@ -27,6 +27,13 @@ def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]
         events = tuple((*record.span(span, f"timestamps {i}"), text) for i, (span, text) in pairs)
         out[video] = record.number("duration"), events
     return out
+
+
+def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Captioned, ...]:
+    """The events in a list of objects, of which `span` is the time and one of `texts` the text."""
+    return tuple(
+        (*event.span(event.get(span), repr(span)), event.text(*texts)) for event in record.records(name)
+    )
 
 
 def sentences_of(path: Path) -> list[Example[Interval]]:

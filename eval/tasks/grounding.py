@@ -62,13 +62,13 @@ def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        head, marks, sentence = line.partition("##")
+        head, separator, sentence = line.partition("##")
         try:
             video, start, end = head.split()
             span = float(start), float(end)
         except ValueError:
             span = None
-        if span is None or not marks or not sentence.strip():
+        if span is None or not separator or not sentence.strip():
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )

@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -22,27 +22,20 @@ _LONGEST_WAIT_S = 60.0
 
 
 def endpoint(
-    url: str,
-    model: str,
-    *,
-    key: str | None = None,
-    cache: Path | None = None,
-    num_tries: int = 6,
-    timeout_s: float = 120.0,
-    num_at_once: int = 8,
-    wait: Callable[[float], None] = time.sleep,
-) -> Asker:
+    url: str, model: str, *, key: str | None = None, cache: Path | None = None, num_tries: int = 6,
+    timeout_s: float = 120.0, num_at_once: int = 8, wait: Callable[[float], None] = time.sleep,
+) -> Asker:  # fmt: skip
     """A judge that is asked over HTTP, with temperature 0.
 
     Args:
         url: up to and without "/chat/completions".
         model: what the endpoint calls it.
         key: sent as a bearer token.
-        cache: JSON lines of replies; what is there is not asked again, what is new is added at once.
+        cache: JSON lines of replies; a cached prompt is not asked again, a new reply is added at once.
         num_tries: how often a busy or silent endpoint is asked.
         timeout_s: of one try.
-        num_at_once: requests under way at a time.
-        wait: sleeps so many seconds.
+        num_at_once: concurrent requests.
+        wait: sleeps for seconds.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")
@@ -50,16 +43,24 @@ def endpoint(
         raise ValueError(f"num_tries and num_at_once must be at least 1, got {num_tries} and {num_at_once}")
     known = _cached(cache, model)
     lock = Lock()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    address = f"{url.rstrip('/')}/chat/completions"
 
     def reply_to(prompt: str) -> str:
         if prompt in known:
             return known[prompt]
-        reply = _asked(f"{url.rstrip('/')}/chat/completions", model, prompt, key, num_tries, timeout_s, wait)
+        system, ends, user = prompt.partition(SYSTEM_ENDS)
+        messages = [{"role": "system", "content": system}] if ends else []
+        messages.append({"role": "user", "content": user if ends else prompt})
+        body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
+        request = urllib.request.Request(address, body, headers)
+        reply = _content(_asked(request, num_tries, timeout_s, wait), address)
         with lock:
             known[prompt] = reply
             if cache is not None:
                 with cache.open("a", encoding="utf-8") as file:
-                    entry = {"model": model, "sha256": _hash(prompt), "prompt": prompt, "reply": reply}
+                    digest = hashlib.sha256(prompt.encode()).hexdigest()
+                    entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return reply
 
@@ -76,41 +77,26 @@ def _cached(cache: Path | None, model: str) -> dict[str, str]:
     text = cache.read_bytes()
     if text and not text.endswith(b"\n"):  # killed while it wrote: the rest of a line is no reply
         cache.write_bytes(text[: text.rfind(b"\n") + 1])
-    return {
-        record.text("prompt"): record.text("reply")
-        for record in read_records(cache)
-        if record.text("model") == model
-    }
+    records = (record for record in read_records(cache) if record.text("model") == model)
+    return {record.text("prompt"): record.text("reply") for record in records}
 
 
 def _asked(
-    url: str,
-    model: str,
-    prompt: str,
-    key: str | None,
-    num_tries: int,
-    timeout_s: float,
-    wait: Callable[[float], None],
-) -> str:
-    system, ends, user = prompt.partition(SYSTEM_ENDS)
-    messages = [{"role": "system", "content": system}] if ends else []
-    messages.append({"role": "user", "content": user if ends else prompt})
-    body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    why = ""
+    request: urllib.request.Request, num_tries: int, timeout_s: float, wait: Callable[[float], None]
+) -> Any:
+    """The JSON value of the reply; a busy or silent endpoint is asked again, later each time."""
+    url, why = request.full_url, ""
     for attempt in range(num_tries):
         if attempt:
             wait(min(2.0**attempt, _LONGEST_WAIT_S))
-        request = urllib.request.Request(url, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-                return _content(json.loads(reply.read()), url)
+                return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             why = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
             if error.code not in _BUSY:
-                raise ValueError(
-                    f"the judge at {url} refuses: {why}; see --judge-url, --judge-model"
-                ) from error
+                refusal = f"the judge at {url} refuses: {why}; see --judge-url, --judge-model"
+                raise ValueError(refusal) from error
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             why = f"{type(error).__name__}: {error}"
     raise OSError(
@@ -119,17 +105,12 @@ def _asked(
     )
 
 
-def _content(reply: Mapping[str, Any], url: str) -> str:
+def _content(reply: Any, url: str) -> str:
     try:
         content = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         content = None
     if not isinstance(content, str):
-        raise ValueError(
-            f"the judge at {url} must reply with choices[0].message.content, got {str(reply)[:200]!r}"
-        )
+        got = str(reply)[:200]
+        raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")
     return content
-
-
-def _hash(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()

@@ -8,9 +8,10 @@ from typing import TypeAlias
 from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
 from .dense import Events
+from .event_references import timed_texts
 from .files import Record, one_file, read_records, video_of, write_lines
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 Replies: TypeAlias = tuple[Reply, ...]
 
@@ -50,10 +51,7 @@ def read_questions(paths: Sequence[Path]) -> list[Example[Events]]:
         asked = next((turn for turn in turns if turn.get("role") == "user"), None)
         if asked is None:
             raise record.fault("'conversation' must have a turn of role 'user'", turns)
-        answers = tuple(
-            (*entry.span(entry.get("time"), "'time'"), entry.text("content"))
-            for entry in record.records("answer")
-        )
+        answers = timed_texts(record, "answer", "time", "content")
         key, video = record.name("question_id"), video_of(record.name("video"))
         out.append(Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration")))
     return out
@@ -120,23 +118,17 @@ def write_replies(
             "question_id": int(example.id) if example.id.isdecimal() else example.id,
             "model_response_list": [
                 {"time": -1 if time_s is None else time_s, "content": text, "role": "assistant"}
-                for time_s, text in predictions[example.id].value or ()
+                for time_s, text in prediction.value or ()
             ],
         }
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     ]
     return [write_lines(folder / "predictions.json", lines)]
 
 
 def score_replies(examples: Sequence[Example[Events]], predictions: Answers[Replies], how: How) -> Scored:
     """The in-span score, by a judge."""
-    judge = how.judge(JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
-    if judge is None:
-        raise ValueError(
-            "magqa is scored by a judge, got none; give --judge-url and --judge-model of an "
-            "OpenAI-compatible endpoint"
-        )
+    judge = how.required_judge("magqa", JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
     reference = {example.id: list(example.truth) for example in examples}
     predicted = {key: prediction.value or () for key, prediction in predictions.items()}
     questions = {example.id: example.question for example in examples}

@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -11,7 +12,18 @@ from ..metrics.choice import exact_match, open_answers
 from .answers import without_thoughts, words_of
 from .files import Record, one_file, read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, How, IdsByQuestion, Prediction, Predictions, Scored, Task
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    IdsByQuestion,
+    Prediction,
+    Predictions,
+    Scored,
+    Task,
+    answered,
+)
 
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 
@@ -75,19 +87,11 @@ def write_answers(
     folder: Path, examples: Sequence[Example[Right]], predictions: Answers[str], how: How
 ) -> list[Path]:
     """Both of Video-ChatGPT's forms at once: its inference writes fields that its scripts don't read."""
-    records = [
-        {
-            "id": example.id,
-            "video_name": example.video,
-            "question": example.question,
-            "Q": example.question,
-            "answer": example.truth[0],
-            "A": example.truth[0],
-            "pred": predictions[example.id].words,
-        }
-        for example in examples
-        if example.id in predictions
-    ]
+    records = []
+    for example, prediction in answered(examples, predictions):
+        record = {"id": example.id, "video_name": example.video}
+        record |= dict.fromkeys(("question", "Q"), example.question)
+        records.append(record | dict.fromkeys(("answer", "A"), example.truth[0]) | {"pred": prediction.words})
     return [write_json(folder / "predictions.json", records)]
 
 
@@ -95,12 +99,7 @@ def write_answers(
 
 
 def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[Right]]:
-    """test_q.json and test_a.json, or one file of questions with their answers.
-
-    Args:
-        paths: one file or the two.
-        video: a video's name from its number, of files that have "video_id".
-    """
+    """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
     answers: dict[str, Record] = {}
@@ -154,36 +153,30 @@ def _python_list(record: Record, name: str) -> list[str]:
     return value
 
 
-def _task(about: str, where: str, read: Callable[[Sequence[Path]], list[Example[Right]]]) -> Task[Right, str]:
-    return Task(
-        about=about,
-        where=where,
-        read=read,
-        prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
-        parse=words_of,
-        read_predictions=read_answers,
-        write_predictions=write_answers,
-        score=score_answers,
-    )
-
-
-MUSIC_AVQA = _task(
-    "questions on audio and frame of music; exact match by kind, a judge's accuracy",
-    "avqa-test.json of github.com/GeWu-Lab/MUSIC-AVQA",
-    read_music,
+MUSIC_AVQA = Task(
+    about="questions on audio and frame of music; exact match by kind, a judge's accuracy",
+    where="avqa-test.json of github.com/GeWu-Lab/MUSIC-AVQA",
+    read=read_music,
+    prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
+    parse=words_of,
+    read_predictions=read_answers,
+    write_predictions=write_answers,
+    score=score_answers,
 )
-ACTIVITYNET_QA = _task(
-    "questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
-    "test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
-    read_qa,
+ACTIVITYNET_QA = replace(
+    MUSIC_AVQA,
+    about="questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
+    where="test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
+    read=read_qa,
 )
-MSVD_QA = _task(
-    "questions on videos of 10 s; a judge's accuracy and score, exact match",
-    "test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
-    partial(read_qa, video="vid{}"),
+MSVD_QA = replace(
+    ACTIVITYNET_QA,
+    about="questions on videos of 10 s; a judge's accuracy and score, exact match",
+    where="test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
+    read=partial(read_qa, video="vid{}"),
 )
-MSRVTT_QA = _task(
-    "questions on videos of 15 s; a judge's accuracy and score, exact match",
-    "test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
-    partial(read_qa, video="video{}"),
+MSRVTT_QA = replace(
+    MSVD_QA,
+    about="questions on videos of 15 s; a judge's accuracy and score, exact match",
+    read=partial(read_qa, video="video{}"),
 )

@@ -10,7 +10,7 @@ from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records, write_lines
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 CLIP_S = 2.0
 
@@ -35,30 +35,18 @@ def read_queries(paths: Sequence[Path]) -> list[Example[Relevant]]:
     """highlight_val_release.jsonl and the like."""
     out = []
     for record in read_records(one_file(paths, "reference")):
-        duration_s = record.number("duration")
-        windows = tuple(
-            record.span(item, f"relevant_windows {i}")
-            for i, item in enumerate(record.items("relevant_windows"), 1)
-        )
-        ratings = None
+        duration_s, ratings = record.number("duration"), None
+        spans = enumerate(record.items("relevant_windows"), 1)
+        windows = tuple(record.span(item, f"relevant_windows {i}") for i, item in spans)
         if record.has("saliency_scores"):
+            clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
             try:
-                ratings = clip_ratings(
-                    duration_s, record.items("relevant_clip_ids"), record.items("saliency_scores")
-                )
+                ratings = clip_ratings(duration_s, clips, scores)
             except (ValueError, TypeError) as error:
-                raise record.fault(
-                    "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each", str(error)
-                ) from error
-        out.append(
-            Example(
-                record.name("qid"),
-                record.name("vid"),
-                record.text("query"),
-                Relevant(windows, ratings),
-                duration_s,
-            )
-        )
+                needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
+                raise record.fault(needed, str(error)) from error
+        key, video, query = record.name("qid"), record.name("vid"), record.text("query")
+        out.append(Example(key, video, query, Relevant(windows, ratings), duration_s))
     return out
 
 
@@ -70,12 +58,9 @@ def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance |
     events = events_of(text, example, how, last_included=False)
     if not events:
         return None
-    windows = tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events)
     middles = [CLIP_S * (i + 0.5) for i in range(int((example.duration_s or 0.0) / CLIP_S))]
-    ratings = tuple(
-        float(any(start_s <= middle < end_s for start_s, end_s, _ in windows)) for middle in middles
-    )
-    return Relevance(windows, ratings)
+    ratings = tuple(float(any(start <= middle < end for start, end, _ in events)) for middle in middles)
+    return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
 def read_relevance(
@@ -102,24 +87,21 @@ def read_relevance(
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:
-    if not record.has("pred_relevant_windows"):
+    name = "pred_relevant_windows"
+    if not record.has(name):
         return None
     out: list[Window] = []
-    for i, item in enumerate(record.items("pred_relevant_windows"), 1):
-        name = f"pred_relevant_windows {i}"
+    for i, item in enumerate(record.items(name), 1):
         if not isinstance(item, list) or len(item) not in (2, 3):
-            raise record.fault(f"{name} must be [start, end, score]", item)
-        start_s, end_s, score = (record.as_number(value, name) for value in [*item, 1.0][:3])
+            raise record.fault(f"{name} {i} must be [start, end, score]", item)
+        start_s, end_s, score = (record.as_number(value, f"{name} {i}") for value in [*item, 1.0][:3])
         out.append((start_s, end_s, score))
     return tuple(out)
 
 
 def _ratings(record: Record) -> tuple[float, ...] | None:
-    if not record.has("pred_saliency_scores"):
-        return None
-    return tuple(
-        record.as_number(item, "pred_saliency_scores") for item in record.items("pred_saliency_scores")
-    )
+    name = "pred_saliency_scores"
+    return tuple(record.as_number(item, name) for item in record.items(name)) if record.has(name) else None
 
 
 def _streamed(record: Record) -> tuple[float, ...]:
@@ -141,8 +123,8 @@ def write_relevance(
 ) -> list[Path]:
     """The official lines; an answer that could not be read has no windows."""
     lines = []
-    for example in (example for example in examples if example.id in predictions):
-        value = predictions[example.id].value or Relevance((), ())
+    for example, prediction in answered(examples, predictions):
+        value = prediction.value or Relevance((), ())
         line: dict[str, object] = {
             "qid": int(example.id) if example.id.isdecimal() else example.id,
             "query": example.question,

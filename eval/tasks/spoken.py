@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import Record, read_records, write_lines
-from .task import Answers, Example, How, Prediction, Predictions, Truth, Value
+from .task import Answers, Example, How, Prediction, Predictions, Truth, Value, answered
 
 LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 
@@ -31,14 +31,9 @@ def read_spoken(
     task: str,
     parse: Callable[[str, Example[Truth], How], Value | None],
 ) -> Predictions[Value]:
-    """Predictions from a log, or from lines of our own.
+    """Predictions from a log (of `task`, as it calls it), or from lines of our own.
 
-    Args:
-        paths: the files.
-        examples: those of the reference; predictions of unknown ids are kept as they are, unread.
-        how: with `times`, all numbers are that.
-        task: as the log calls it.
-        parse: reads an answer.
+    Predictions of unknown ids are kept as they are, unread. With how.times, all numbers are that.
     """
     known = {example.id: example for example in examples}
     out: Predictions[Value] = Predictions()
@@ -71,23 +66,14 @@ def _log_id(record: Record, task: str) -> str:
 def write_spoken(
     folder: Path, examples: Sequence[Example[Any]], predictions: Answers[Any], how: How, *, task: str
 ) -> list[Path]:
-    """The log of answers in hundredths; of others our own lines, so that no time is rounded.
-
-    Args:
-        folder: gets the file.
-        examples: in their order.
-        predictions: answers with their words.
-        how: what numbers in them are.
-        task: as the log calls it.
-    """
-    known = [example for example in examples if example.id in predictions]
+    """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
+    known = list(answered(examples, predictions))
     if how.times != "hundredths":
-        lines = [{"id": example.id, "answer": predictions[example.id].words} for example in known]
+        lines = [{"id": example.id, "answer": prediction.words} for example, prediction in known]
         return [write_lines(folder / "predictions.jsonl", lines)]
     log = []
-    for example in known:
-        line = {"video_id": example.video, "task": task, "query_id": 0}
-        line |= {"answer": predictions[example.id].words}
+    for example, prediction in known:
+        line = {"video_id": example.video, "task": task, "query_id": 0, "answer": prediction.words}
         number = example.id.rpartition("_")[2]
         log.append(line if task == "captioning" else line | {"info": {"sentence_id": int(number)}})
     return [write_lines(folder / "predictions.json", log)]

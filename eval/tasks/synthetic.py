@@ -20,7 +20,18 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .files import one_file, read_text, write_lines
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Predictions, Scored, Synthesize, Task
+from .task import (
+    DEFAULT,
+    Answers,
+    Example,
+    How,
+    Predictions,
+    Scored,
+    Synthesize,
+    Task,
+    answered,
+    members_of,
+)  # fmt: skip
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -30,13 +41,7 @@ Reply: TypeAlias = tuple[Interval, ...] | str  # seconds, ends exclusive; words 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Which videos are synthesized.
-
-    Attributes:
-        minutes: their lengths.
-        num_videos: how many of each length.
-        first_video: number of the first; other numbers are other videos.
-    """
+    """Which videos are synthesized: their lengths, the number of each length, the number of the first."""
 
     minutes: tuple[float, ...] = (5.0, 15.0)
     num_videos: int = 3
@@ -139,7 +144,7 @@ def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
 
 
 def words_of(reply: Reply) -> str:
-    """A reply as `synthetic_qa.grade` reads it."""
+    """A reply as `questions.grade` reads it."""
     if isinstance(reply, str):
         return reply
     return ", ".join(f"{start_s:.0f} to {end_s - 1:.0f}" for start_s, end_s in reply)
@@ -150,16 +155,9 @@ def score_replies(
 ) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
-    The grade is that of `synthetic_qa.grade`: 1 for a span with an IoU of .5 or more (R@1 of one span),
-    for just the
-    right names or number; the F1 of a list. The error in time is the distance, in seconds, between the
-    middle of the first span of an answer and the true one, of answered questions about a span.
-
-    Args:
-        examples: synthetic ones.
-        predictions: replies.
-        how: nothing of it counts.
-        name: what the mean grade is called.
+    The grade is that of `questions.grade`: 1 for a span with an IoU of .5 or more (R@1), or for just the
+    right names or number; the F1 of a list. The error in time is the distance, in seconds, between the middle
+    of the first span of an answer and the true one, of answered questions about a span.
 
     Returns:
         NAME, error_s, error_s_median, and each as METRIC/KIND/GROUP; num and num/KIND/GROUP; majority/KIND,
@@ -190,10 +188,7 @@ def score_replies(
 def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[str]]]:
     """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
     yield "", [example.id for example in examples]
-    members: dict[tuple[str, str], list[str]] = {}
-    for example in examples:
-        for pair in example.groups:
-            members.setdefault(pair, []).append(example.id)
+    members = members_of(examples)
     order = list(dict.fromkeys(kind for kind, _ in members))
     for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
         yield f"/{kind}/{group}", members[kind, group]
@@ -226,12 +221,8 @@ def write_replies(
 ) -> list[Path]:
     """Lines {"id", "answer"}."""
     lines = [
-        {
-            "id": example.id,
-            "answer": predictions[example.id].text or words_of(predictions[example.id].value or ""),
-        }
-        for example in examples
-        if example.id in predictions
+        {"id": example.id, "answer": prediction.text or words_of(prediction.value or "")}
+        for example, prediction in answered(examples, predictions)
     ]
     return [write_lines(folder / "predictions.jsonl", lines)]
 

@@ -1,6 +1,6 @@
 """What a task is: examples, prompts, a parser of answers, files of predictions, a score."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -85,11 +85,7 @@ class Predictions(Generic[Value]):
 
 
 class IdsByQuestion:
-    """Ids of examples by video and question, for prediction files without ids.
-
-    Args:
-        keys: (video, question) to the id of each example.
-    """
+    """Ids of examples by video and question, for prediction files without ids."""
 
     def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
         self._ids: dict[tuple[str, str], list[str]] = {}
@@ -135,6 +131,15 @@ class How:
             return None
         return Judge(self.asker.name, self.judge_prompt or prompt, self.asker.ask)
 
+    def required_judge(self, task: str, prompt: str) -> Judge:
+        """The judge of a task that has no score without one; ValueError if there is none."""
+        if (judge := self.judge(prompt)) is None:
+            raise ValueError(
+                f"{task} is scored by a judge, got none; give --judge-url and --judge-model of an "
+                "OpenAI-compatible endpoint"
+            )
+        return judge
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -142,8 +147,8 @@ class Scored:
 
     Attributes:
         metrics: names to numbers, and what belongs beside them (the METEOR, the judge).
-        each: main numbers of each example, by name, then id: what intervals and comparisons are made of.
-        corpora: makes the form in which the other numbers are computed again over drawn videos.
+        each: main numbers of each example, by name, then id: what intervals and comparisons are of.
+        corpora: makes the form in which the other numbers are computed again over resampled videos.
     """
 
     metrics: dict[str, Any]
@@ -184,6 +189,22 @@ class Task(Generic[Truth, Value]):
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
+
+
+def answered(
+    examples: Iterable[Example[Truth]], predictions: Answers[Value]
+) -> Iterator[tuple[Example[Truth], Prediction[Value]]]:
+    """The examples that have a prediction, with it."""
+    return ((example, predictions[example.id]) for example in examples if example.id in predictions)
+
+
+def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list[str]]:
+    """The ids of the examples of each (kind, name) group, in the order of the examples."""
+    members: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        for group in dict.fromkeys(example.groups):
+            members.setdefault(group, []).append(example.id)
+    return members
 
 
 def counted(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..metrics.choice import rated_answers
 from .answers import without_thoughts
-from .files import Record, read_records, video_of, write_json
+from .files import read_records, video_of, write_json
 from .judging import SYSTEM_ENDS
 from .task import (
     DEFAULT,
@@ -18,6 +18,7 @@ from .task import (
     Predictions,
     Scored,
     Task,
+    answered,
     counted,
 )  # fmt: skip
 
@@ -115,35 +116,29 @@ def read_answers(
     out: Predictions[tuple[str, ...]] = Predictions()
     for path in paths:
         kind = _kind(path)
+        question, *names = ("Q1", "pred1", "pred2") if kind == "consistency" else ("Q", "pred")
         for record in read_records(path):
-            question = record.text("Q1" if kind == "consistency" else "Q")
-            key = ids.take(f"{kind} {video_of(record.name('video_name'))}", question)
+            key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
             if out.is_new(key):
-                out.by_id[key] = _prediction(record, kind)
+                texts = tuple(record.text(name) for name in names)
+                value = texts if any(text.strip() for text in texts) else None
+                out.by_id[key] = Prediction("\n".join(texts), value)
     return out
-
-
-def _prediction(record: Record, kind: str) -> Prediction[tuple[str, ...]]:
-    texts = tuple(record.text(name) for name in (("pred1", "pred2") if kind == "consistency" else ("pred",)))
-    return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
 
 
 def write_answers(
     folder: Path, examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
 ) -> list[Path]:
     """A file for each kind that is asked about."""
-    records: dict[str, list[dict[str, str]]] = {}
-    for example in examples:
-        some = records.setdefault(example.truth.kind, [])
-        if example.id not in predictions:
-            continue
-        texts = predictions[example.id].value or ("", "")
-        record = {"video_name": example.video, "A": example.truth.text}
-        if example.truth.kind == "consistency":
-            record |= {"Q1": example.question, "Q2": example.truth.second}
-            some.append(record | {"pred1": texts[0], "pred2": texts[1]})
+    records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in examples}
+    for example, prediction in answered(examples, predictions):
+        texts, right = prediction.value or ("", ""), example.truth
+        record = {"video_name": example.video, "A": right.text}
+        if right.kind == "consistency":
+            record |= {"Q1": example.question, "Q2": right.second, "pred1": texts[0], "pred2": texts[1]}
         else:
-            some.append(record | {"Q": example.question, "pred": texts[0]})
+            record |= {"Q": example.question, "pred": texts[0]}
+        records[right.kind].append(record)
     return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in KINDS if kind in records]
 
 
@@ -157,27 +152,20 @@ def score_answers(
     """
     metrics: dict[str, object] = {}
     each: dict[str, dict[str, float]] = {}
-    scores = []
+    kinds = {example.truth.kind for example in examples}
     for aspect, (kind, _) in ASPECTS.items():
-        if not any(example.truth.kind == kind for example in examples):
+        if kind not in kinds:
             continue
         scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
-        judge = how.judge(judge_prompt(aspect))
-        if judge is None:
-            raise ValueError(
-                "video-chatgpt is scored by a judge, got none; give --judge-url and --judge-model of an "
-                "OpenAI-compatible endpoint"
-            )
-        got, values = rated_answers(
+        got, each[f"{aspect}/score"] = rated_answers(
             {example.id: example.truth.text for example in scored},
-            {e.id: _text_of(predictions[e.id].value) for e in scored if e.id in predictions},
+            {e.id: _text_of(prediction.value) for e, prediction in answered(scored, predictions)},
             {example.id: _question_of(example, how) for example in scored},
-            judge,
+            how.required_judge("video-chatgpt", judge_prompt(aspect)),
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
-        each[f"{aspect}/score"] = values
-        scores += [got["score"]] if got["score"] is not None else []
-    metrics["mean"] = sum(scores) / len(scores) if scores else None
+    scores = [value for name, value in metrics.items() if name in each and value is not None]
+    metrics["mean"] = sum(scores) / len(scores) if scores else None  # type: ignore[arg-type]
     return Scored(metrics, each)
 
 

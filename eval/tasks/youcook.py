@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..metrics.soda import Captioned
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
 from .dense import Events
+from .event_references import timed_texts
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
 from .magqa import replies_of
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -31,10 +31,7 @@ def read_recipes(paths: Sequence[Path]) -> list[Example[Events]]:
 
 
 def _annotated(name: str, video: Record) -> Example[Events]:
-    steps = tuple(
-        (*step.span(step.get("segment"), "'segment'"), step.text("sentence"))
-        for step in video.records("annotations")
-    )
+    steps = timed_texts(video, "annotations", "segment", "sentence")
     return Example(video_of(name), video_of(name), "", steps, video.maybe_number("duration"))
 
 
@@ -62,10 +59,7 @@ def read_steps(paths: Sequence[Path], examples: Sequence[Example[Events]], how: 
     whole, twice = read_object(path)
     out: Predictions[Events] = Predictions(duplicates=[video_of(name) for name in twice])
     for name in whole.value:
-        steps: tuple[Captioned, ...] = tuple(
-            (*step.span(step.get("timestamp"), "'timestamp'"), step.text("caption", "sentence"))
-            for step in whole.records(name)
-        )
+        steps = timed_texts(whole, name, "timestamp", "caption", "sentence")
         if out.is_new(video_of(name)):
             out.by_id[video_of(name)] = Prediction("", steps)
     out.duplicates = [name for name in out.duplicates if name in out.by_id]
@@ -90,10 +84,9 @@ def write_steps(
     steps = {
         f"{example.id}.mp4": [
             {"caption": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in predictions[example.id].value or ()
+            for start_s, end_s, text in prediction.value or ()
         ]
-        for example in examples
-        if example.id in predictions
+        for example, prediction in answered(examples, predictions)
     }
     return [write_json(folder / "predictions.json", steps)]
 

@@ -70,7 +70,7 @@ def rows_of_stages():
     """Videos of 1 and 10 minutes, two budgets and the uncompressed model, alone and in a fresh process."""
     rows = []
     for minutes in (1.0, 10.0):
-        rows += [row(case=case, x=minutes) for case in ("decode", "encode frame")]
+        rows += [row(case=case, x=minutes) for case in ("decode", "encode video")]
         for provider, budget in (("longcompress", 256), ("longcompress", 1024), ("uncompressed", 10_300)):
             about = {**MODEL, "budget": budget, "tokens": budget - 1}
             same = {"x": minutes, "provider": provider, "settings": about}
@@ -229,7 +229,10 @@ class TestReport:
             ("<!-- bench:kernels -->\n", "the file must have <!-- bench:NAME --> with"),
             ("<!-- bench:odd -->\n<!-- /bench:odd -->", "NAME of kernels, compile, stages, .*, got odd"),
             ("<!-- bench:kernels -->\n<!-- /bench:stages -->", "got kernels and /stages"),
-            ("<!-- bench:media -->\n<!-- /bench:media -->", "there are no figures of media; measure them"),
+            (
+                "<!-- bench:features -->\n<!-- /bench:features -->",
+                "there are no figures of features; measure",
+            ),
         ],
     )
     def test_markers_that_are_wrong(self, text, message):
@@ -304,9 +307,9 @@ class TestKernels:
     def test_an_encoder_whose_parts_differ_is_not_timed(self, monkeypatch, tmp_path):
         from longcompress.eval.bench import encoder
 
-        row = encoder.random_dinov2(28)
-        row.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
-        monkeypatch.setattr(encoder, "random_dinov2", lambda _: row)
+        model = encoder.random_dinov2(28)
+        model.encoder.layer[0].register_forward_hook(lambda _, __, output: output * 1.5)
+        monkeypatch.setattr(encoder, "random_dinov2", lambda _: model)
         monkeypatch.setattr(encoder, "timed", never)
         path = tmp_path / "k.csv"
         options = {"cases": ["encoder"], "dtypes": ["fp32"], "encoder_px": 28}
@@ -471,18 +474,6 @@ class TestFeatures:
             features.dtype_of("int8")
         with pytest.raises(ValueError, match="size must be one of small, middle, paper, got 'huge'"):
             features.random_model("longvale", "huge")
-
-
-class TestMedia:
-    @pytest.mark.parametrize("frames", [20, 30])
-    def test_frames_must_be_as_many_as_ffmpegs(self, work, monkeypatch, frames):
-        monkeypatch.setattr(media, "read_with_ffmpeg", lambda *_: frames)
-        rows = media.media_rows(media.video_of(work, MINUTES), MINUTES, 1)
-        if frames == 30:
-            with pytest.raises(ValueError, match=r": 20 frames, ffmpeg has 30; nothing is timed"):
-                list(rows)
-        else:
-            assert {r.case for r in rows} == {media.FFMPEG, *media.READS}
 
 
 class TestGpuReport:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from longcompress.cli.main import main
+from longcompress.cli.main import main as command
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.locks import alone
@@ -218,6 +218,8 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from longcompress.model import LongCompress
+
 import models
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig
@@ -291,7 +293,7 @@ def test_another_config_is_refused_by_name(here, model, whole, config, message):
     assert whole[0].read_bytes() == before
 
 
-def test_another_model_and_gold_are_refused_by_name(here, model, whole, tmp_path):
+def test_another_model_and_references_are_refused_by_name(here, model, whole, tmp_path):
     other = models.model()
     other.llm.lm.lm_head.weight.data += 1
     with pytest.raises(ValueError, match=r"was started with model_sha256 = '\w+', this run has '\w+'"):
@@ -346,9 +348,8 @@ def test_wrong_arguments(here, model, tmp_path):
 def test_a_video_that_cannot_be_read_is_lost_with_its_reason(here, model, tmp_path):
     (tmp_path / "first.mp4").write_bytes(b"no video at all" * 100)
     videos.write(tmp_path / "second.mp4", videos.Video(audio_codec=None))
-    summary = run("activitynet-dense", reference(here, "activitynet-dense"), tmp_path, model,
-    tmp_path / "a.jsonl",
-                  RunConfig(budgets=("24",), media="audio"))  # fmt: skip
+    files, config = reference(here, "activitynet-dense"), RunConfig(budgets=("24",), media="audio")
+    summary = run("activitynet-dense", files, tmp_path, model, tmp_path / "a.jsonl", config)
     assert summary["num_answered"] == 0 and summary["num_failed"] == 3
     reasons = {item["id"]: item["failed"] for item in summary["failed"]}
     assert (
@@ -430,30 +431,29 @@ def test_the_commands(here, tmp_path, capsys):
     models.model().save_pretrained(tmp_path / "model", include_base=True)
     out = tmp_path / "a.jsonl"
     words = ["eval", "run", "lvbench", "--reference", *reference(here, "lvbench"),
-             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24,
-             "--limit", 4, "--max-new-tokens", 4,
-             "--media", "video", "--device", "cpu", "--out", out]  # fmt: skip
+             "--videos", here / "videos", "--model", tmp_path / "model", "--budgets", 24, "--limit", 4,
+             "--max-new-tokens", 4, "--media", "video", "--device", "cpu", "--out", out]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert main(list(map(str, words))) == 0
+        assert command(list(map(str, words))) == 0
         table = capsys.readouterr().out
         assert "lvbench, 4 examples" in table and "4 answered, 0 failed; all of it in" in table
-        assert main([*map(str, words), "--json"]) == 0
+        assert command([*map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["header"]["max_new_tokens"] == 4
     assert read_run(out).header["media"] == "video"
-    assert main(["eval", "pairs", str(out), str(out)]) == 0
+    assert command(["eval", "pairs", str(out), str(out)]) == 0
     table = " ".join(capsys.readouterr().out.split())  # a title wraps at its table's width
     assert "a.jsonl minus a.jsonl, 4 examples of both" in table and "0.0000 to 0.0000" in table
-    assert main(["eval", "pairs", str(out), str(out), "--json"]) == 0
+    assert command(["eval", "pairs", str(out), str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num"] == 4
-    assert main([*map(str, words[:-1]), "a.txt"]) == 2
+    assert command([*map(str, words[:-1]), "a.txt"]) == 2
     assert "--out must end in .jsonl, got a.txt; summary and predictions" in capsys.readouterr().err
 
 
 def test_the_command_reaches_them(tmp_path, capsys):
     missing = str(tmp_path / "missing.jsonl")
-    assert main(["eval", "pairs", missing, missing]) != 0
+    assert command(["eval", "pairs", missing, missing]) != 0
     assert "missing.jsonl" in capsys.readouterr().err
     words = ["run", "charades-sta", "--reference", missing, "--videos", str(tmp_path), "--model", "tiny"]
-    assert main(["eval", *words, "--budgets", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
+    assert command(["eval", *words, "--budgets", "64", "--out", str(tmp_path / "out.jsonl")]) != 0
     assert "missing.jsonl" in capsys.readouterr().err

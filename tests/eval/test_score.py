@@ -123,9 +123,8 @@ def reply_of(text):
 def test_a_judge_over_http_with_a_cache(tmp_path, capsys, server):
     reference, pred = put(tmp_path, CASES["msvd-qa"][0]), put(tmp_path, CASES["msvd-qa"][1])
     (tmp_path / "key").write_text("secret\n")
-    words = ["score", "msvd-qa", "--reference", *reference, "--pred", *pred, "--json", "--judge-url",
-    server.url,
-             "--judge-model", "judge-1", "--judge-cache", tmp_path / "c.jsonl",
+    words = ["score", "msvd-qa", "--reference", *reference, "--pred", *pred, "--json",
+             "--judge-url", server.url, "--judge-model", "judge-1", "--judge-cache", tmp_path / "c.jsonl",
              "--judge-key", tmp_path / "key"]  # fmt: skip
     code, out, _ = run(capsys, *words)
     metrics = json.loads(out)["metrics"]

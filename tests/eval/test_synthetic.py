@@ -100,7 +100,10 @@ def test_a_line_for_each_needle_and_a_header_that_says_what_was_drawn(whole):
     assert summary["num_answered"] == 40 and summary["num_failed"] == 0
     scored = score_files("needle", [out], summary["predictions"], How())  # the run is its own reference
     assert scored["metrics"] == summary["metrics"] and scored["intervals"] == summary["intervals"]
-    assert pairs(out, out)["differences"]["recall"]["mean"] == 0
+    differences = pairs(out, out)["differences"]
+    of_kinds = [item["num"] for name, item in differences.items() if name.startswith("recall/kind/")]
+    assert differences["recall"]["mean"] == 0 and len(of_kinds) == 4
+    assert sum(of_kinds) == differences["recall"]["num"]
 
 
 def test_two_runs_with_one_seed_are_the_same(model, whole, tmp_path, monkeypatch):

@@ -247,20 +247,20 @@ def test_frames_and_no_visuals_are_asked_too(folder, tiny):
 
 def test_videos_and_sounds_lie_one_behind_another(folder):
     adapter = LongCompressModel("tiny", 400, device="cpu")
-    item, two = (str(folder / f"video{number}.mp4") for number in range(2))
-    both = adapter._compressed([item, {"path": two, "video_start": 5.0, "video_end": 15.0}])
+    first, second = (str(folder / f"video{number}.mp4") for number in range(2))
+    both = adapter._compressed([first, {"path": second, "video_start": 5.0, "video_end": 15.0}])
     assert both.duration_s == pytest.approx(50.0, abs=0.2)
     audio = {"array": np.random.default_rng(0).standard_normal(24_000) / 10, "sampling_rate": 8000}
     heard = adapter._compressed([audio])
     assert set(heard.streams) == {"audio"} and heard.duration_s == pytest.approx(3.0, abs=0.05)
-    seen = LongCompressModel("tiny", 400, "video", device="cpu")._compressed([item])
+    seen = LongCompressModel("tiny", 400, "video", device="cpu")._compressed([first])
     assert set(seen.streams) == {"video"}
-    with pytest.raises(ValueError, match="visuals have no frame that could be read"):
+    with pytest.raises(ValueError, match="visuals have no video that could be read"):
         LongCompressModel("tiny", 400, "video", device="cpu")._compressed([audio])
     with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
         adapter._compressed([str(folder / "none.mp4")])
     with pytest.raises(ValueError, match=r"video_end must both be given or left out, got 5\.0 and None"):
-        adapter._compressed([{"path": two, "video_start": 5.0}])
+        adapter._compressed([{"path": second, "video_start": 5.0}])
     with pytest.raises(TypeError, match="a visual must be the path of a video or frame"):
         adapter._compressed([3])
 

@@ -55,8 +55,7 @@ def judged(reference, predicted):
 
 
 # name: the metric; a reference value, what is right for it, what is silence; scores that are 1 if all is
-# right (a
-# number: what they are instead), and that are 0 of silence.
+# right (a number: what they are instead), and that are 0 of silence.
 SPANS = {
     "grounding": (first(grounding), (2.0, 9.0), (2.0, 9.0), None, {"mIoU": 1, "R@0.7": 1}),
     "moments": (first(moments), [(2.0, 9.0)], [(2.0, 9.0, 0.5)], [], {"mAP": 1, "R1@0.95": 1, "mIoU": 1}),
