@@ -71,22 +71,22 @@ ATTRIBUTES = {
 MAX_LINES = {
     ".": (68, 65),
     "eval": (1, 0),
-    "eval/bench": (2321, 1655),
-    "eval/lmms": (310, 209),
-    "eval/metrics": (2140, 1357),
-    "eval/runner": (1657, 1139),
-    "eval/tasks": (2890, 2099),
+    "eval/bench": (2221, 1593),
+    "eval/lmms": (283, 204),
+    "eval/metrics": (1986, 1320),
+    "eval/runner": (1541, 1124),
+    "eval/tasks": (2784, 2028),
     "kernels": (940, 606),
     "kernels/gpu": (1551, 1203),
-    "longcompress": (2631, 1741),
+    "longcompress": (2622, 1733),
     "longcompress/checkpoints": (866, 567),
     "longcompress/cli": (2030, 1355),
-    "longcompress/compression": (1050, 683),
+    "longcompress/compression": (1046, 683),
     "longcompress/encoders": (1504, 1057),
     "longcompress/events": (428, 300),
-    "longcompress/llm": (964, 646),
+    "longcompress/llm": (962, 645),
     "longcompress/media": (1671, 1246),
-    "longcompress/synthetic": (1098, 797),
+    "longcompress/synthetic": (1094, 797),
     "train": (1781, 1167),
     "train/data": (827, 523),
     "train/imports": (496, 327),
@@ -95,7 +95,7 @@ MAX_LINES = {
 }
 # The house is still larger than its goal of (25_000, 17_000) lines, and the walk longer than its goal of 24
 # files. These numbers may only fall.
-MAX_TOTAL = (29_400, 20_400)
+MAX_TOTAL = (28_600, 19_800)
 MAX_FILES = 34  # of ours that compress and ask of a file go through
 
 

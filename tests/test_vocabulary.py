@@ -218,7 +218,7 @@ def report(refused: list[Fault]) -> str:
 
 
 # Names that the rename by hand has not reached yet. The number may only fall; its goal is 0.
-MAX_FAULTS = 699
+MAX_FAULTS = 278
 
 
 def test_words_are_those_of_the_vocabulary():

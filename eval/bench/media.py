@@ -1,13 +1,32 @@
-"""The videos that `bench throughput` reads, made by the ffmpeg command."""
+"""Cases of `bench throughput`: how fast videos are read, beside the ffmpeg command."""
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ...config import MediaConfig
 from ...files import replacing
-from ...media.reader import probe
+from ...media.reader import probe, read
+from ...types import Frames
+from .rows import Job, Row, make_row
+from .timer import timed
 
+SIZE_PX = 224
 PART_S = 300
+FFMPEG = "ffmpeg, 1 frame a second"
+READS: dict[str, dict[str, Any]] = {
+    "exact, 1 frame a second": {"audio": False},
+    "exact, 1 frame a second, with audio": {},
+    "exact, 1 frame in 30 s": {"rate_fps": 1 / 30, "audio": False},
+    "exact, 1 frame in 30 s, with audio": {"rate_fps": 1 / 30},
+    "nonref, 1 frame a second": {"decode": "nonref", "audio": False},
+    "keyframe, 1 frame a second": {"decode": "keyframe", "audio": False},
+    "audio alone": {"video": False},
+}
+"""Case -> changes of MediaConfig."""
 
 
 def video_of(folder: Path, minutes: float) -> Path:
@@ -49,3 +68,38 @@ def make_video(path: Path, minutes: float) -> None:
     copies = max(0, round(minutes * 60 / part_s) - 1)
     subprocess.run([*ffmpeg, "-stream_loop", str(copies), "-i", part, "-c", "copy", path], check=True)
     part.unlink()
+
+
+def media_rows(video: Path, minutes: float, repeat: int) -> Iterator[Row]:
+    """Seconds on the wall and of all cores of each way to read a video.
+
+    Raises:
+        ValueError: our frames aren't as many as ffmpeg's; nothing is timed then.
+    """
+    work = {FFMPEG: partial(read_with_ffmpeg, video)}
+    work |= {name: partial(count_frames, video, options) for name, options in READS.items()}
+    theirs, ours = (work[name](0) for name in (FFMPEG, next(iter(READS))))
+    if abs(theirs - ours) > 1:
+        raise ValueError(f"{video.name}: {ours} frames, ffmpeg has {theirs}; nothing is timed")
+    for name, took in timed(work, repeat, "cpu", warm_up=0).items():
+        job = Job("media", name, "ffmpeg" if name == FFMPEG else "longcompress", "minutes", minutes)
+        yield make_row(job, [run.wall_s for run in took])
+        yield make_row(job, [run.cpu_s for run in took], "time of all cores")
+
+
+def read_with_ffmpeg(video: Path, _: int) -> int:
+    """Number of frames, one a second and scaled, that the ffmpeg command writes to a pipe."""
+    scale = f"fps=1:round=up,scale={SIZE_PX}:{SIZE_PX}"
+    output = ["-an", "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    num_bytes = 0
+    with subprocess.Popen(["ffmpeg", "-v", "error", "-i", video, *output], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while part := process.stdout.read(1 << 20):
+            num_bytes += len(part)
+    return num_bytes // (3 * SIZE_PX**2)
+
+
+def count_frames(video: Path, options: dict[str, Any], _: int) -> int:
+    """Number of frames that `media.read` gives, all parts read."""
+    with read(video, MediaConfig(size_px=SIZE_PX, **options)) as parts:
+        return sum(len(part) for part in parts if isinstance(part, Frames))

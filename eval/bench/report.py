@@ -145,6 +145,9 @@ TABLES = {
     "stages": _BY_TOKENS,
     "memory": _BY_TOKENS,
     "requests": Table(("clips", "provider"), lambda r: (f"{r.x:g}", r.provider), quantity),
+    "media": Table(
+        ("video", "reading"), lambda r: (f"{r.x:g} min", r.case), lambda r: f"{r.metric}, {r.unit}"
+    ),
     "features": Table(
         ("video", "case", "provider"), lambda r: (f"{r.x:g} min", r.case, r.provider),
         lambda r: f"{r.metric}, {r.unit}",

@@ -24,7 +24,7 @@ class Row:
     """One figure.
 
     Attributes:
-        suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "features".
+        suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "media", "features".
         case: the operation or stage.
         provider: the implementation ("triton", "torch", "step by step", ...).
         metric: the measured quantity ("time", "bandwidth", "memory", "rate", ...).

@@ -3,8 +3,8 @@
     longcompress bench throughput --out eval/results/throughput.csv --minutes 1 10 60 --budgets 256 1024
 
 Groups of cases: stages (decode, encode, merge, prefill, answer, each alone), memory (a fresh process: start,
-load, compress, answers, peaks), requests (many clips at once), features (extraction beside the encoders one
-after another). Videos are 640 x 360, 25 frames a second, H.264
+load, compress, answers, peaks), requests (many clips at once), media (decoding beside the ffmpeg command),
+features (extraction beside the encoders one after another). Videos are 640 x 360, 25 frames a second, H.264
 and AAC; making them needs the ffmpeg command.
 """
 
@@ -19,12 +19,12 @@ import torch
 from ...encoders.random_encoders import Size
 from ...presets import load
 from .features import Preset, features_rows
-from .media import video_of
+from .media import media_rows, video_of
 from .requests import request_rows
 from .rows import Job, Recorder, Row
 from .stages import memory_rows, providers_of, stage_rows
 
-Group = Literal["stages", "memory", "requests", "features"]
+Group = Literal["stages", "memory", "requests", "media", "features"]
 
 
 def bench_throughput(
@@ -70,7 +70,9 @@ def bench_throughput(
         def rows_of(group: Group, length: float) -> Iterator[Row]:
             """The rows of a group of cases about a video of this length."""
             video = video_of(place, length)
-            if group == "features":
+            if group == "media":
+                yield from media_rows(video, length, repeat)
+            elif group == "features":
                 yield from features_rows(str(video), length, preset, size, repeat, device, dtype)
             elif group == "stages":
                 yield from stage_rows(loaded(), video, length, budgets, repeat, settings())

@@ -476,6 +476,18 @@ class TestFeatures:
             features.random_model("longvale", "huge")
 
 
+class TestMedia:
+    @pytest.mark.parametrize("frames", [20, 30])
+    def test_frames_must_be_as_many_as_ffmpegs(self, work, monkeypatch, frames):
+        monkeypatch.setattr(media, "read_with_ffmpeg", lambda *_: frames)
+        rows = media.media_rows(media.video_of(work, MINUTES), MINUTES, 1)
+        if frames == 30:
+            with pytest.raises(ValueError, match=r": 20 frames, ffmpeg has 30; nothing is timed"):
+                list(rows)
+        else:
+            assert {r.case for r in rows} == {media.FFMPEG, *media.READS}
+
+
 class TestGpuReport:
     @pytest.mark.slow
     def test_runs_where_only_torch_and_transformers_are(self, tmp_path):
