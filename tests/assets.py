@@ -156,13 +156,13 @@ def _ctranslate2(data: bytes) -> dict[str, torch.Tensor]:
     take("I")
     text()
     _, count = take("II")
-    found = {}
+    result = {}
     for _ in range(count):
         name = text()
         (rank,) = take("B")
         shape = take("I" * rank)
         (kind,), (size,) = take("B"), take("I")
         values = np.frombuffer(data, kinds[kind], size // kinds[kind]().itemsize, at)
-        found[name] = torch.from_numpy(values.reshape(shape).copy())
+        result[name] = torch.from_numpy(values.reshape(shape).copy())
         at += size
-    return found
+    return result

@@ -26,12 +26,14 @@ def assert_close(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray,
     )
 
 
-def assert_within(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, most: float) -> None:
-    """Fails unless no value of got is further than `most` from want."""
+def assert_within(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, limit: float) -> None:
+    """Fails unless no value of got is further than `limit` from want."""
     a, b = _wide(got), _wide(want)
     assert a.shape == b.shape, f"{name}: shape {a.shape}, want {b.shape}"
     error = np.abs(a - b).max(initial=0.0)
-    assert error <= most, f"{name}: greatest difference {error:.3e} is above {most:.0e}"  # false for NaN too
+    assert error <= limit, (
+        f"{name}: greatest difference {error:.3e} is above {limit:.0e}"
+    )  # false for NaN too
 
 
 def assert_same_video(got: CompressedVideo, want: CompressedVideo) -> None:

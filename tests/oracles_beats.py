@@ -52,11 +52,11 @@ def layout(cfg: Mapping) -> dict[str, tuple[int, ...]]:
 
 def random_model(cfg: Mapping, seed: int = 0) -> OrderedDict[str, Tensor]:
     """Weights in the released layout, of sizes that leave no part of the formulas without a say."""
-    draw = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
     model = OrderedDict()
     table = None
     for name, shape in layout(cfg).items():
-        value = torch.randn(shape, generator=draw)
+        value = torch.randn(shape, generator=random)
         if name.endswith("relative_attention_bias.weight"):
             table = value if table is None else table
             value = table

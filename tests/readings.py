@@ -34,8 +34,8 @@ def gather(source, config=None, **options):
 
 def joined(sounds):
     """Contiguous chunks as one array."""
-    for one, other in pairwise(sounds):
-        assert other.start_s == pytest.approx(one.end_s, abs=1e-9)
+    for item, other in pairwise(sounds):
+        assert other.start_s == pytest.approx(item.end_s, abs=1e-9)
     return np.concatenate([s.samples.numpy() for s in sounds])
 
 

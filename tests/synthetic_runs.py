@@ -26,5 +26,5 @@ def compressed(source, model, streams, budgets, video, names):
         first = crc32(f"{video} {prompt}".encode()) % 300
         return SimpleNamespace(text=f"{first} to {first + 7}")
 
-    memory = SimpleNamespace(num_tokens=8, ask_all=lambda asked, **_: [answer(one) for one in asked])
+    memory = SimpleNamespace(num_tokens=8, ask_all=lambda asked, **_: [answer(item) for item in asked])
     return [(name, running.Encoded(memory, 0.0)) for name in names]

@@ -151,33 +151,33 @@ LONGVIDEO = [
 
 
 def lines(records):
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in records)
 
 
 def qa(key, pred):
     return {"id": key, "question": "?", "answer": "the gold", "pred": pred}
 
 
-DRAWN = {"synthetic": {"minutes": [5.0], "num_videos": 1, "first_video": 0}}
+SYNTHETIC = {"synthetic": {"minutes": [5.0], "num_videos": 1, "first_video": 0}}
 
 
 NEEDLES, ASKED = synthesize_needles(0, 300.0)[1], synthesize_qa(0, 300.0)[1]
 
 
-FOUND = sum(one.truth.kind == "when_seen" for one in NEEDLES)
+NUM_SEEN = sum(needle.truth.kind == "when_seen" for needle in NEEDLES)
 
 
-SPANS = sum(one.truth.kind.startswith("when") or one.truth.kind == "binding" for one in ASKED)
+SPANS = sum(needle.truth.kind.startswith("when") or needle.truth.kind == "binding" for needle in ASKED)
 
 
 def drawn_answers(task, examples, kinds, answer=None):
     """The right answers to questions of these kinds, and "?" to the next one."""
-    said = [
-        {"id": f"{task}-5min-0-{i}", "answer": answer or one.truth.answer}
-        for i, one in enumerate(examples)
-        if one.truth.kind in kinds
+    text = [
+        {"id": f"{task}-5min-0-{i}", "answer": answer or item.truth.answer}
+        for i, item in enumerate(examples)
+        if item.truth.kind in kinds
     ]
-    return lines([*said, {"id": "x", "answer": "1 to 2"}])
+    return lines([*text, {"id": "x", "answer": "1 to 2"}])
 
 
 # task: gold files, prediction files, ids, (missing, unknown, unparsed), numbers by hand
@@ -285,14 +285,14 @@ CASES = {
         ["lv_0", "lw_0"], (0, 0, 0), {"accuracy": 1.0, "accuracy/length/15": 1.0, "accuracy/task/T3E": 1.0},
     ),
     "needle": (
-        {"run.jsonl": json.dumps(DRAWN) + "\n"},
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
         {"p.jsonl": drawn_answers("needle", NEEDLES, ["when_seen"])},
-        [f"needle-5min-0-{i}" for i in range(20)], (20 - FOUND, 1, 0),
+        [f"needle-5min-0-{i}" for i in range(20)], (20 - NUM_SEEN, 1, 0),
         {"recall": 0.25, "recall/kind/video": 1.0, "recall/kind/audio": 0.0, "recall/depth/0.2": 0.25,
          "recall/kind,minutes/video,5": 1.0, "num/minutes/5": 20},
     ),
     "synthetic_qa": (
-        {"run.jsonl": json.dumps(DRAWN) + "\n"},
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
         {"p.jsonl": drawn_answers("synthetic_qa", ASKED, ["when_seen", "when_heard", "binding"], "when?")},
         [f"synthetic_qa-5min-0-{i}" for i in range(len(ASKED))], (len(ASKED) - SPANS, 1, SPANS),
         {"score": 0.0, "score/kind/when_seen": 0.0, "error_s": None},
@@ -301,13 +301,13 @@ CASES = {
 
 
 def reply(prompt):
-    """A judge that looks whether the answer is the right one, to the letter."""
+    """A judge that looks whether the answer is right, to the letter."""
     right, _, rest = prompt.partition("Right answer: ")[2].partition("\n")
-    said = rest.partition("nswer: ")[2].partition("\n")[0]
-    return "{'pred': 'yes', 'score': 5}" if said == right else "{'pred': 'no', 'score': 2}"
+    text = rest.partition("nswer: ")[2].partition("\n")[0]
+    return "{'pred': 'yes', 'score': 5}" if text == right else "{'pred': 'no', 'score': 2}"
 
 
-HOW = How(asker=Asker("a line of Python", lambda prompts: [reply(one) for one in prompts]))
+HOW = How(asker=Asker("a line of Python", lambda prompts: [reply(needle) for needle in prompts]))
 
 
 PAPER = replace(HOW, compat="paper")

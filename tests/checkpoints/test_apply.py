@@ -357,7 +357,7 @@ def bad(tmp_path_factory):
     stage(tmp_path / "chatglm", 2, target_modules=["query_key_value"])
     return {
         "none": ([], "must name at least one"),
-        "gone": (tmp_path / "gone", "no file or folder .*gone"),
+        "absent": (tmp_path / "absent", "no file or folder .*absent"),
         "twice": ([good, tmp_path / "." / "good.bin"], "good.bin is there twice"),
         "cut": (cut, r"cut.bin .0.0 MB. is cut off, or no file of tensors"),
         "short": (short, "short.safetensors .* is cut off"),
@@ -383,7 +383,8 @@ def bad(tmp_path_factory):
 
 
 CASES = (
-    "none", "gone", "twice", "cut", "short", "another kind", "integers", "13B", "another width", "not finite",
+    "none", "absent",
+    "twice", "cut", "short", "another kind", "integers", "13B", "another width", "not finite",
     "another stream", "no place", "archive", "outer folder", "a whole model", "an empty folder",
     "half an adapter", "an empty adapter", "no LoRA", "less", "more", "rank", "other targets",
 )  # fmt: skip

@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     return published(tmp_path_factory.mktemp("base"))
 
 
-def made(name, base, **variant):
+def new_model(name, base, **variant):
     """The model of that name, on the CPU."""
     torch.manual_seed(1)
     parts = base if name == "longvale" else {name: base[name] for name in ("video", "llm")}
@@ -40,15 +40,15 @@ def made(name, base, **variant):
 
 @pytest.mark.parametrize("tail", ["released", "kept"])
 def test_longvale_has_the_tokens_of_its_table(base, tail):
-    model = made("longvale", base, tail=tail)
-    for seconds, (released, kept) in TABLE.items():
+    model = new_model("longvale", base, tail=tail)
+    for seconds, (released, remaining) in TABLE.items():
         got = model.estimate(seconds)
-        assert got.tokens == got.prompt_tokens == (released if tail == "released" else kept)
+        assert got.tokens == got.prompt_tokens == (released if tail == "released" else remaining)
     assert model.estimate(235.0, audio=False).tokens == 100
 
 
 def test_vtimellm_has_a_hundred(base):
-    model = made("vtimellm", base)
+    model = new_model("vtimellm", base)
     assert model.streams == ("video",)
     assert {model.estimate(seconds).tokens for seconds in TABLE} == {100}
 
@@ -77,7 +77,7 @@ def test_longvlm_has_its_305_or_205(base, eyes, tmp_path, local):
     with read(path, model.config.media) as parts_read:
         frames = list(parts_read)
     session = Session(model)
-    closed = [told for part in frames for told in session.push(part)] + session.close()
+    closed = [messages for part in frames for messages in session.push(part)] + session.close()
     assert [c.tokens_in for c in closed if isinstance(c, SegmentClosed)] == [2560] * 10
     memory = session.memory()
     layout = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names)
@@ -113,7 +113,7 @@ def test_class_tokens_of_later_layers_and_merging_in_the_encoder_go_together(eye
     (Video(), [-1] * 100 + [-3] + [-5]), (Video(audio_codec=None), [-1] * 100), (Video(codec=None), [-3, -5]),
 ], ids=["both", "frames", "audio"])  # fmt: skip
 def test_longvale_compresses_a_real_video(base, tmp_path, video, want):
-    model = made("longvale", base)
+    model = new_model("longvale", base)
     memory = compress(model, write(tmp_path / "video.mkv", video), progress=False)
     layout = lay_out(memory.video, model.llm.tokenizer, model.llm.settings, model.llm.names)
     assert layout.ids == want
@@ -124,7 +124,7 @@ def test_longvale_compresses_a_real_video(base, tmp_path, video, want):
 
 
 def test_times_are_hundredths_of_the_video(base, tmp_path, monkeypatch):
-    memory = compress(made("vtimellm", base), write(tmp_path / "video.mkv", Video()), progress=False)
+    memory = compress(new_model("vtimellm", base), write(tmp_path / "video.mkv", Video()), progress=False)
     end_s = memory.duration_s
     monkeypatch.setattr(
         type(memory.model.llm), "answer", lambda *_, **__: ["From 00 to 25, a dog.\nFrom 50 to 99, a cat."]
@@ -133,14 +133,14 @@ def test_times_are_hundredths_of_the_video(base, tmp_path, monkeypatch):
     times = [t for event in asked.events for t in (event.start_s, event.end_s)]
     assert times == pytest.approx([0, end_s / 4, end_s / 2, 0.99 * end_s])
     assert {cite.stream for cite in asked.cites} == {"video"}
-    told = memory.events()
-    times = [t for event in told for t in (event.start_s, event.end_s)]
+    messages = memory.events()
+    times = [t for event in messages for t in (event.start_s, event.end_s)]
     assert times == pytest.approx([0, 0.26 * end_s, end_s / 2, end_s])
-    assert [e.text for e in told] == ["a dog", "a cat"]
+    assert [e.text for e in messages] == ["a dog", "a cat"]
 
 
 def test_our_mode_takes_any_length_with_marks_and_seconds(base):
-    model = made("longvale", base, mode="ours")
+    model = new_model("longvale", base, mode="ours")
     session = Session(model)
     for second in range(25):
         session.push_frame(np.full((32, 32, 3), 9 * second, dtype=np.uint8))
@@ -157,7 +157,7 @@ def test_our_mode_takes_any_length_with_marks_and_seconds(base):
 
 
 def test_its_projectors_and_lora_learn(base, tmp_path):
-    model = made("longvale", base)
+    model = new_model("longvale", base)
     video = compress(model, write(tmp_path / "video.mkv", Video()), progress=False).video
     batch = model.llm.collate([Example(video, [("what happens", "red ball")])])
     model.requires_grad_(False)
@@ -179,7 +179,7 @@ def test_its_projectors_and_lora_learn(base, tmp_path):
 
 
 def test_prompts_are_vicunas_or_the_template(base):
-    plain, chat = (made("vtimellm", base, chat=chat).config.llm for chat in (False, True))
+    plain, chat = (new_model("vtimellm", base, chat=chat).config.llm for chat in (False, True))
     assert plain.system.endswith("USER: ") and plain.question == "\n{question} ASSISTANT:"
     assert chat.system == "" and chat.question == "\n{question}"
 

@@ -35,7 +35,7 @@ def write(folder, state, config=None, files=1, safe=False):
     return folder
 
 
-def made(tmp_path, *, more=3, dtype=torch.float16, **how):
+def new_checkpoint(tmp_path, *, more=3, dtype=torch.float16, **how):
     """(base folder, delta folder, state of the base, state of the delta), as LLaVA published them."""
     state = {n: v.to(dtype) for n, v in language_model().state_dict().items()}
     torch.manual_seed(2)
@@ -48,8 +48,8 @@ def made(tmp_path, *, more=3, dtype=torch.float16, **how):
     }
     config = language_model().config.to_dict() | {"architectures": ["LLaMAForCausalLM"]}
     base = write(tmp_path / "base", state | {BUFFER: torch.rand(4)}, config, **how)
-    told = config | {"model_type": "llava", "vocab_size": 99 + more, "mm_hidden_size": 16}
-    delta = write(tmp_path / "delta", change | projector | {BUFFER: torch.rand(4)}, told, **how)
+    messages = config | {"model_type": "llava", "vocab_size": 99 + more, "mm_hidden_size": 16}
+    delta = write(tmp_path / "delta", change | projector | {BUFFER: torch.rand(4)}, messages, **how)
     words = tokenizer()
     words.add_tokens([f"<im_{i}>" for i in range(more)], special_tokens=True)
     words.save_pretrained(delta)
@@ -67,28 +67,28 @@ def by_hand(state, change):
 
 @pytest.mark.parametrize("how", [{}, {"files": 2}, {"safe": True}, {"files": 3, "safe": True}], ids=str)
 def test_the_sum_loads_and_every_value_is_base_plus_delta(tmp_path, how):
-    base, delta, state, change = made(tmp_path, **how)
+    base, delta, state, change = new_checkpoint(tmp_path, **how)
     done = apply_delta(base, delta, tmp_path / "out", shard_bytes=8192, progress=False)
     assert done.tensors == len(state) and done.grown == dict.fromkeys(WORDS, 3)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
-    lm, found = AutoModelForCausalLM.from_pretrained(
+    lm, result = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float16, output_loading_info=True
     )
-    assert type(lm) is LlamaForCausalLM and not found["missing_keys"] and not found["unexpected_keys"]
+    assert type(lm) is LlamaForCausalLM and not result["missing_keys"] and not result["unexpected_keys"]
     want = by_hand(state, change)
     for name, value in lm.state_dict().items():
         assert torch.equal(value, want[name]), name
     projector = load_file(done.projector)
-    there = TensorFolder(delta, "delta")
+    present = TensorFolder(delta, "delta")
     assert set(projector) == {"model.mm_projector.weight", "model.mm_projector.bias"}
-    assert all(torch.equal(value, there.get(name)) for name, value in projector.items())
+    assert all(torch.equal(value, present.get(name)) for name, value in projector.items())
 
 
 def test_longvlm_loads_on_the_sum_with_llavas_projector(tmp_path):
     """What its paper begins with: language model and projector out of one delta."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    base, delta, state, change = made(tmp_path, dtype=torch.float32)
+    base, delta, state, change = new_checkpoint(tmp_path, dtype=torch.float32)
     done = apply_delta(base, delta, tmp_path / "out", progress=False)
     eyes = CLIPVisionConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=6, num_attention_heads=2, image_size=224,
@@ -104,7 +104,7 @@ def test_longvlm_loads_on_the_sum_with_llavas_projector(tmp_path):
 
 
 def test_of_one_size_nothing_grows(tmp_path):
-    base, delta, *_ = made(tmp_path, more=0)
+    base, delta, *_ = new_checkpoint(tmp_path, more=0)
     done = apply_delta(base, delta, tmp_path / "out", progress=False)
     assert done.grown == {}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -113,37 +113,39 @@ def test_of_one_size_nothing_grows(tmp_path):
 
 
 def test_one_file_is_open_and_one_shard_is_held(tmp_path, monkeypatch):
-    base, delta, *_ = made(tmp_path, files=3)
+    base, delta, *_ = new_checkpoint(tmp_path, files=3)
     held = []
     save = module.save_file
-    monkeypatch.setattr(module, "save_file", lambda made, *a, **k: (held.append(made), save(made, *a, **k)))
+    monkeypatch.setattr(
+        module, "save_file", lambda tensors, *a, **k: (held.append(tensors), save(tensors, *a, **k))
+    )
     apply_delta(base, delta, tmp_path / "out", shard_bytes=8192, progress=False)
-    sizes = [sum(v.nbytes for v in one.values()) for one in held]
+    sizes = [sum(v.nbytes for v in item.values()) for item in held]
     assert len(sizes) > 3 and all(
-        size <= 8192 or len(one) == 1 for size, one in zip(sizes, held, strict=True)
+        size <= 8192 or len(item) == 1 for size, item in zip(sizes, held, strict=True)
     )
 
 
 def test_the_command(tmp_path, capsys):
-    base, delta, *_ = made(tmp_path)
+    base, delta, *_ = new_checkpoint(tmp_path)
     out = tmp_path / "out"
     words = ["weights", "delta", "--base", str(base), "--delta", str(delta), "--out", str(out)]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "21 tensors" in said and "3 words more" in said and "mm_projector.safetensors" in said
+    text = capsys.readouterr().out
+    assert "21 tensors" in text and "3 words more" in text and "mm_projector.safetensors" in text
     assert main(words) == 2 and "has files in it" in capsys.readouterr().err
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
-    base, delta, state, change = made(tmp_path)
+    base, delta, state, change = new_checkpoint(tmp_path)
 
-    def refused(message, one=base, other=delta, kind=ValueError):
+    def refused(message, base_path=base, other=delta, kind=ValueError):
         with pytest.raises(kind, match=message):
-            apply_delta(one, other, tmp_path / "out", progress=False)
+            apply_delta(base_path, other, tmp_path / "out", progress=False)
         assert not (tmp_path / "out" / "config.json").exists()
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
-    refused("base: no folder", one=tmp_path / "gone", kind=FileNotFoundError)
+    refused("base: no folder", base_path=tmp_path / "gone", kind=FileNotFoundError)
     more = write(tmp_path / "more", change | {"model.video.x": torch.zeros(2, 2)})
     tokenizer().save_pretrained(more)
     refused(r"1 of its tensors have no base: model.video.x; 0 of the base have no delta: none", other=more)
@@ -153,7 +155,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     wide = language_model().config.to_dict() | {"intermediate_size": 64}
     big = write(tmp_path / "big", LlamaForCausalLM(LlamaConfig(**wide)).state_dict(), wide)
     refused(r"of another size than the base: model.layers.0.mlp.down_proj.weight is \(32, 48\), the base's "
-            r"\(32, 64\)", one=big)  # fmt: skip
+            r"\(32, 64\)", base_path=big)  # fmt: skip
     whole = write(tmp_path / "whole", state)
     tokenizer().save_pretrained(whole)
     refused("is a whole model, not a difference: its lm_head.weight has an RMS of", other=whole)
@@ -165,14 +167,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     meta = tmp_path / "meta"
     meta.mkdir()
     (meta / "consolidated.00.pth").touch()
-    refused("no model.safetensors .* convert Meta's files", one=meta)
-    several = made(_folder(tmp_path / "several"), files=2)[0]
-    lost = next(several.glob("pytorch_model-*.bin"))
-    whole_file = lost.read_bytes()
-    lost.write_bytes(whole_file[: len(whole_file) // 2])
-    refused(f"{lost.name} .* is cut off", one=several)
-    lost.unlink()
-    refused(f"lacks {lost.name}", one=several, kind=FileNotFoundError)
+    refused("no model.safetensors .* convert Meta's files", base_path=meta)
+    several = new_checkpoint(_folder(tmp_path / "several"), files=2)[0]
+    failed = next(several.glob("pytorch_model-*.bin"))
+    whole_file = failed.read_bytes()
+    failed.write_bytes(whole_file[: len(whole_file) // 2])
+    refused(f"{failed.name} .* is cut off", base_path=several)
+    failed.unlink()
+    refused(f"lacks {failed.name}", base_path=several, kind=FileNotFoundError)
     (base / "config.json").write_text("{")
     refused("config.json is no JSON")
     (base / "config.json").unlink()

@@ -110,7 +110,7 @@ def test_the_projects_own_files(where, tmp_path, capsys):
     ]
     assert main(words) == 3
     assert "broken: " in capsys.readouterr().err
-    found = {
+    result = {
         name: {path.stem: np.load(path) for path in sorted((tmp_path / "all" / name).glob("*.npy"))}
         for name in ("visual", "audio", "speech")
     }
@@ -118,12 +118,12 @@ def test_the_projects_own_files(where, tmp_path, capsys):
     kinds["speech"] = ("speech", np.float32, 8)
     for name, (stream, dtype, width) in kinds.items():
         want = {key: (num[stream], width) for key, num in STREAMS.items() if stream in num}
-        assert {key: array.shape for key, array in found[name].items()} == want
-        assert {array.dtype for array in found[name].values()} == {np.dtype(dtype)}
+        assert {key: array.shape for key, array in result[name].items()} == want
+        assert {array.dtype for array in result[name].values()} == {np.dtype(dtype)}
     model = encoders_of("longvale", base=parts_of("longvale", where), device="cpu")
     streams = lc.compress(model, where / "in" / "both.mp4", budget=2048, progress=False).streams
-    assert np.array_equal(found["speech"]["both"], streams["speech"].x.numpy())
-    assert np.array_equal(found["visual"]["both"], streams["video"].x.half().numpy())
+    assert np.array_equal(result["speech"]["both"], streams["speech"].x.numpy())
+    assert np.array_equal(result["visual"]["both"], streams["video"].x.half().numpy())
     (tmp_path / "all" / "parts" / "heard.json").unlink()
     main(words)
     assert "1 made, 3 there already, 1 failed" in capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_the_projects_own_files(where, tmp_path, capsys):
     assert "heard: " in capsys.readouterr().err  # there is nothing to see in it
     assert {path.stem for path in (tmp_path / "one").glob("*.npy")} == {"both", "silent", "short"}
     again = np.load(tmp_path / "one" / "both.npy")
-    assert np.array_equal(again, found["visual"]["both"])
+    assert np.array_equal(again, result["visual"]["both"])
 
 
 def test_a_frame_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkeypatch):
@@ -152,13 +152,13 @@ def test_a_frame_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkey
 
     monkeypatch.setattr(MergeState, "compress", fewer)
     record = arrays.Record("both", str(where / "in" / "both.mp4"))
-    (made,) = arrays.make([record], tmp_path, model, progress=False)
-    assert made.status == "failed" and "gave 99 frames of 100, which their code needs" in made.reason
+    (built,) = arrays.make([record], tmp_path, model, progress=False)
+    assert built.status == "failed" and "gave 99 frames of 100, which their code needs" in built.reason
     assert not list(tmp_path.glob("*.npy"))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["make", "--base.video", "x"], "--base is of a published model; give --preset too"),
         (["make", "--preset", "vtimellm", "--model", "tiny"], "both say whose features; leave one out"),
@@ -170,10 +170,10 @@ def test_a_frame_that_is_missing_is_no_feature_of_theirs(where, tmp_path, monkey
         (["make", "--preset", "shortvlm"], "shortvlm"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(where, tmp_path, capsys, words, said):
+def test_what_is_wrong_is_said(where, tmp_path, capsys, words, message):
     words = [str(where / "base" / "video") if word == "VISION" else word for word in words]
     code = main(["shards", words[0], str(where / "in"), "--out", str(tmp_path / "out"), *words[1:]])
-    assert code in (2, 3) and said in capsys.readouterr().err
+    assert code in (2, 3) and message in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"model must be one of vtimellm, longvale, .* got 'longvlm'"):
         arrays.make([], tmp_path, encoders_of("longvlm", base=parts_of("longvlm", where), device="cpu"))
 
@@ -222,8 +222,8 @@ def same_logits(model, folder, video):
     """That what was saved reads a video as the model that was trained."""
     again = lc.load(folder, device="cpu")
     batches = [
-        one.llm.collate([Example(lc.compress(one, video, progress=False).video, [("what", "a ball")])])
-        for one in (model.eval(), again)
+        item.llm.collate([Example(lc.compress(item, video, progress=False).video, [("what", "a ball")])])
+        for item in (model.eval(), again)
     ]
     with torch.no_grad():
         torch.testing.assert_close(again(**batches[1])["logits"], model(**batches[0])["logits"])
@@ -322,7 +322,7 @@ def test_longvlm_from_videos_to_answers(where, tmp_path):
     assert memory.num_tokens == 305 and isinstance(memory.ask("what is red").text, str)
 
 
-GOLD = {
+REFERENCE = {
     name: {"duration": 4.0, "timestamps": [[0, 2], [1, 2]], "sentences": ["It is red.", "A ball appears."]}
     for name in ("both", "silent", "heard", "broken")
 }
@@ -336,9 +336,17 @@ def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task,
     torch.manual_seed(1)
     model = lc.load(preset, base=parts_of(preset, where), device="cpu")
     model.save_pretrained(tmp_path / "model")
-    (tmp_path / "gold.json").write_text(json.dumps(GOLD))
+    (tmp_path / "reference.json").write_text(json.dumps(REFERENCE))
     out = tmp_path / "run.jsonl"
-    words = ["eval", "run", task, "--reference", str(tmp_path / "gold.json"), "--videos", str(where / "in")]
+    words = [
+        "eval",
+        "run",
+        task,
+        "--reference",
+        str(tmp_path / "reference.json"),
+        "--videos",
+        str(where / "in"),
+    ]
     words += ["--model", str(tmp_path / "model"), "--prompt", prompt, "--device", "cpu"]
 
     def done(out, *more):
@@ -347,12 +355,12 @@ def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task,
         return header, {line["id"]: line for line in lines}
 
     header, lines = done(out, "--max-new-tokens", "4")  # what a random model says
-    lost = {line["video"] for line in lines.values() if "failed" in line}
-    assert lost == {"broken"} | ({"heard"} if preset == "vtimellm" else set())
+    failed = {line["video"] for line in lines.values() if "failed" in line}
+    assert failed == {"broken"} | ({"heard"} if preset == "vtimellm" else set())
     assert (header["task"], header["prompt"], header["model"]) == (task, prompt, preset)
     assert {line["video"]: line["tokens"] for line in lines.values() if "failed" not in line} == {
         name: sum(num for stream, num in STREAMS[name].items() if stream in model.streams)
-        for name in {"both", "silent", "heard"} - lost
+        for name in {"both", "silent", "heard"} - failed
     }
     llm = type(model.llm)
     monkeypatch.setattr(llm, "answer", lambda self, video, asked, **_: ["From 25 to 50."] * len(asked))
@@ -360,5 +368,5 @@ def test_the_evaluation_asks_and_scores_them(where, tmp_path, monkeypatch, task,
     assert {tuple(line["value"]) for line in lines.values() if "failed" not in line} == {(1.0, 2.0)}
     summary = json.loads((tmp_path / "told.summary.json").read_text())
     num = summary["num_answered"]
-    assert summary["unparsed"] == [] and num == 2 * (4 - len(lost))
+    assert summary["unparsed"] == [] and num == 2 * (4 - len(failed))
     assert summary["metrics"]["mIoU"] == pytest.approx(0.75 * num / len(lines))  # IoU .5 and 1, lost 0

@@ -100,11 +100,11 @@ def test_what_is_wrong_is_said_in_a_line(folder, tmp_path, capsys, words, code, 
 def test_convert_then_make(folder, tmp_path, capsys):
     where, _ = folder
     annotation = {"duration": 4.0, "timestamps": [[1, 2]], "sentences": ["beep"]}
-    (tmp_path / "in.json").write_text(json.dumps({"a": annotation, "gone": annotation}))
+    (tmp_path / "in.json").write_text(json.dumps({"a": annotation, "absent": annotation}))
     words = ["--format", "events", "--videos", str(where / "in"), "--out", str(tmp_path / "r.jsonl")]
     assert main(["shards", "convert", str(tmp_path / "in.json"), *words]) == 0
     out, err = capsys.readouterr()
-    assert "1 records, 1 videos are not in" in out and "no video gone" in err
+    assert "1 records, 1 videos are not in" in out and "no video absent" in err
     assert (
         main(["shards", "make", str(tmp_path / "r.jsonl"), "--out", str(tmp_path / "s"), "--kind", "media"])
         == 0

@@ -65,12 +65,12 @@ ROOMS = (1, 2, 3, 7, 16, 41, 110)
 CASES = [
     (name, room)
     for name, room in product(VIDEOS, ROOMS)
-    if room >= len({n for one in VIDEOS[name] for n in one.streams})
+    if room >= len({n for segment in VIDEOS[name] for n in segment.streams})
 ]
 
 
 def raw_of(segments, name: str) -> Tokens:
-    return Tokens.join(one.streams[name].tokens for one in segments if name in one.streams)
+    return Tokens.join(item.streams[name].tokens for item in segments if name in item.streams)
 
 
 def rows(tokens: Tokens) -> list[tuple[float, ...]]:
@@ -79,7 +79,7 @@ def rows(tokens: Tokens) -> list[tuple[float, ...]]:
         tokens.x.double(),
         *(getattr(tokens, n)[:, None] for n in ("size", "time_s", "start_s", "end_s")),
     ]
-    return [tuple(row) for row in torch.cat([one.double() for one in every], 1).tolist()]
+    return [tuple(row) for row in torch.cat([item.double() for item in every], 1).tolist()]
 
 
 def ours(segments, budget: int, split: BudgetConfig = SPLIT) -> dict[str, int]:
@@ -102,14 +102,14 @@ def lengths(compressed) -> dict[str, int]:
 @pytest.mark.parametrize(("name", "room"), CASES)
 def test_every_way_keeps_to_the_room_and_to_the_order_of_time(name, room):
     segments = VIDEOS[name]
-    wanted = ours(segments, room)
+    expected = ours(segments, room)
     for method in METHODS:
         got = spend(method, segments, room, SPLIT, seed=3)
-        assert got.keys() == wanted.keys(), method
+        assert got.keys() == expected.keys(), method
         for stream, tokens in got.items():
             raw = raw_of(segments, stream)
-            assert 1 <= len(tokens) <= (len(raw) if method == "full" else wanted[stream]), method
-            assert len(tokens) == wanted[stream] or method not in AS_OURS, (method, stream)
+            assert 1 <= len(tokens) <= (len(raw) if method == "full" else expected[stream]), method
+            assert len(tokens) == expected[stream] or method not in AS_OURS, (method, stream)
             assert bool((tokens.time_s.diff() >= 0).all()), method
             assert bool((tokens.start_s <= tokens.time_s).all() and (tokens.time_s <= tokens.end_s).all())
             assert float(tokens.start_s.min()) >= float(raw.start_s.min())
@@ -121,8 +121,8 @@ def test_every_way_keeps_to_the_room_and_to_the_order_of_time(name, room):
                 middle = float((tokens.size * tokens.time_s).sum()) / len(raw)
                 assert middle == pytest.approx(float(raw.time_s.mean()))
             if method in CHOOSING:
-                kept = rows(tokens)
-                assert set(kept) <= set(rows(raw)) and len(set(kept)) == len(kept), method
+                remaining = rows(tokens)
+                assert set(remaining) <= set(rows(raw)) and len(set(remaining)) == len(remaining), method
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -136,9 +136,9 @@ def test_full_is_everything_whatever_the_room(name):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_again_and_other_seeds(method):
     segments = VIDEOS["audio stops"]
-    one, again, other = (spend(method, segments, 30, SPLIT, seed=seed) for seed in (4, 4, 5))
-    assert {name: rows(t) for name, t in one.items()} == {name: rows(t) for name, t in again.items()}
-    same = {name: rows(t) for name, t in one.items()} == {name: rows(t) for name, t in other.items()}
+    item, again, other = (spend(method, segments, 30, SPLIT, seed=seed) for seed in (4, 4, 5))
+    assert {name: rows(t) for name, t in item.items()} == {name: rows(t) for name, t in again.items()}
+    same = {name: rows(t) for name, t in item.items()} == {name: rows(t) for name, t in other.items()}
     assert same is (method not in ("random", "kmeans"))
 
 
@@ -153,9 +153,9 @@ def test_with_room_for_all_nothing_is_lost(method):
 def test_what_there_is_room_for_is_split_like_ours_with_global_tokens_too():
     segments = video([2] * 40)  # 80 groups; ours holds no more than half of the budget
     for room, taken in product((30, 80, 151, 158, 160), (0, 9)):
-        wanted = lengths(lossless_state(segments, room + taken).compress(room))
+        expected = lengths(lossless_state(segments, room + taken).compress(room))
         got = spend("random", segments, room, SPLIT, global_tokens=taken)
-        assert {name: len(tokens) for name, tokens in got.items()} == wanted, (room, taken)
+        assert {name: len(tokens) for name, tokens in got.items()} == expected, (room, taken)
 
 
 def test_evs_keeps_what_differs_most_from_the_frame_before():
@@ -167,10 +167,10 @@ def test_evs_keeps_what_differs_most_from_the_frame_before():
         a, b = x[t, c], x[t - 1, c]
         worth[t, c] = 9.0 if t == 0 else 1 - a @ b / np.sqrt((a @ a) * (b @ b))
     for room in (3, 9, 30):
-        most = sorted(worth, key=lambda at: (-worth[at], at))[:room]
+        highest = sorted(worth, key=lambda at: (-worth[at], at))[:room]
         got = spend("evs", segments, room, SPLIT)["video"]
         raw = rows(raw_of(segments, "video"))
-        assert rows(got) == [raw[t * patches + c] for t, c in sorted(most)]
+        assert rows(got) == [raw[t * patches + c] for t, c in sorted(highest)]
         firsts = sum(float(time_s) == 0.5 for time_s in got.time_s)
         assert firsts == min(room, patches)
 
@@ -215,8 +215,8 @@ def in_order(table: np.ndarray) -> np.ndarray:
 
 def same_tokens(name: str, got: Tokens, x: np.ndarray, size: np.ndarray) -> None:
     """These features with these sizes, in whatever order."""
-    one = np.column_stack([got.size.double().numpy(), got.x.double().numpy()])
-    assert_close(name, in_order(one), in_order(np.column_stack([size, x])), rel=1e-5)
+    item = np.column_stack([got.size.double().numpy(), got.x.double().numpy()])
+    assert_close(name, in_order(item), in_order(np.column_stack([size, x])), rel=1e-5)
 
 
 @pytest.mark.parametrize("keep", [2, 3, 5, 8, 19])
@@ -346,10 +346,12 @@ def test_segments_closed_and_compressed_are_the_memory_of_a_session(tiny, parts,
     session.close()
     memory = session.memory()
     nothing = Frames(torch.zeros(0, 8, 8, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.float64), 1.0)
-    for given in (parts, list(pieces(parts, 7)), [nothing, *parts, Audio(torch.zeros(0), 65.5)]):
-        segments, duration_s = segments_of(tiny, given, come)
+    for passed in (parts, list(pieces(parts, 7)), [nothing, *parts, Audio(torch.zeros(0), 65.5)]):
+        segments, duration_s = segments_of(tiny, passed, come)
         assert duration_s == memory.duration_s
-        assert sum(len(e) for one in segments for e in one.streams.values()) == session.stats()["raw_tokens"]
+        assert (
+            sum(len(e) for item in segments for e in item.streams.values()) == session.stats()["raw_tokens"]
+        )
         video = compressed(tiny, segments, 120)
         assert video.streams.keys() == memory.streams.keys() and video.globals.keys() == memory.globals.keys()
         for name, tokens in video.streams.items():

@@ -34,13 +34,13 @@ def events(draw, time=seconds, text=texts):
     return Event(start_s, end_s, draw(text))
 
 
-def triples(found):
-    return [(e.start_s, e.end_s, e.text) for e in found]
+def triples(items):
+    return [(e.start_s, e.end_s, e.text) for e in items]
 
 
-def written(found, format, **options):
+def written(items, format, **options):
     out = io.StringIO()
-    write_events(found, out, format, **options)
+    write_events(items, out, format, **options)
     return out.getvalue()
 
 
@@ -134,9 +134,9 @@ class TestParse:
         ],
     )
     def test_words_belong_to_their_times(self, text, want):
-        found = parse_spans(text)
-        assert [e.start_s for e in found] == [3, 9] or found[0].start_s == 118
-        got = [e.text.lower() for e in found]
+        result = parse_spans(text)
+        assert [e.start_s for e in result] == [3, 9] or result[0].start_s == 118
+        got = [e.text.lower() for e in result]
         assert got == (want or ["the red ball appears", "the bell rings"])
 
     @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ class TestParse:
         assert triples(parse_spans("ball 187 to 192", inclusive=False)) == [(187, 192, "ball")]
 
     def test_cut_at_the_end_of_the_video(self):
-        found = parse_spans("a 3 to 7, b 9 to 12, c 10 to 15, d 11 to 12", duration_s=10.5)
-        assert triples(found) == [(3, 8, "a"), (9, 10.5, "b"), (10, 10.5, "c")]
+        result = parse_spans("a 3 to 7, b 9 to 12, c 10 to 15, d 11 to 12", duration_s=10.5)
+        assert triples(result) == [(3, 8, "a"), (9, 10.5, "b"), (10, 10.5, "c")]
 
     def test_a_looping_model_costs_little(self):
         for part in ("[", "[[1,", '{"a":', "12 ", "1:", "9", "at ", "start ", "1 h and ", "from about "):
@@ -239,9 +239,15 @@ class TestPercent:
 
 class TestJoin:
     def test_same_text_near(self):
-        found = [Event(5, 6, "b"), Event(0, 2, "a"), Event(3, 5, "a"), Event(5.5, 9, "a"), Event(1, 1.5, "a")]
-        assert triples(join_events(found, 1)) == [(0, 9, "a"), (5, 6, "b")]
-        assert triples(join_events(found, 0)) == [(0, 2, "a"), (3, 5, "a"), (5, 6, "b"), (5.5, 9, "a")]
+        result = [
+            Event(5, 6, "b"),
+            Event(0, 2, "a"),
+            Event(3, 5, "a"),
+            Event(5.5, 9, "a"),
+            Event(1, 1.5, "a"),
+        ]
+        assert triples(join_events(result, 1)) == [(0, 9, "a"), (5, 6, "b")]
+        assert triples(join_events(result, 0)) == [(0, 2, "a"), (3, 5, "a"), (5, 6, "b"), (5.5, 9, "a")]
         assert triples(join_events([Event(0, 1, "a"), Event(1, 2, "a")], 0)) == [(0, 2, "a")]
 
     @some
@@ -250,16 +256,16 @@ class TestJoin:
         st.integers(0, 3),
         st.randoms(),
     )
-    def test_laws(self, found, gap_s, random):
-        joined = join_events(found, gap_s)
-        mixed = list(found)
+    def test_laws(self, items, gap_s, random):
+        joined = join_events(items, gap_s)
+        mixed = list(items)
         random.shuffle(mixed)
         assert join_events(mixed, gap_s) == joined == sorted(joined)
         assert join_events(joined, gap_s) == joined
         for text in "ab":
             same = [e for e in joined if e.text == text]
             assert all(b.start_s - a.end_s > gap_s for a, b in pairwise(same))
-        for event in found:
+        for event in items:
             assert any(
                 e.start_s <= event.start_s and event.end_s <= e.end_s and e.text == event.text for e in joined
             )
@@ -287,10 +293,10 @@ class TestSubtitles:
     @some
     @given(st.lists(events(st.floats(0, 9 * 3600), plain), min_size=1, max_size=4))
     @pytest.mark.parametrize("format", SUBTITLES)
-    def test_times_and_texts(self, format, found):
+    def test_times_and_texts(self, format, items):
         tick = 100 if format == "ass" else 1000
-        cues = parsed(written(found, format), format)
-        for cue, event in zip(cues, sorted(found, key=lambda e: e.start_s), strict=True):
+        cues = parsed(written(items, format), format)
+        for cue, event in zip(cues, sorted(items, key=lambda e: e.start_s), strict=True):
             assert cue[:2] == pytest.approx((event.start_s, event.end_s), abs=0.51 / tick + 0.0005)
             text = re.sub(r"\n\s*\n", "\n", event.text).replace("-->", "->")
             assert (html.unescape(cue[2]) if format == "vtt" else cue[2]) == text
@@ -301,10 +307,10 @@ class TestSubtitles:
             "a\n\nb", "a\r\nb", " a \n \n b", "a --> b", "{\\b1}x", "C:\\Name", 'say "hi"', "ünï 漢字 🙂",
             "&amp; &lt; x", "NOTE x", "WEBVTT", "* COMMENT: x",
         ]  # fmt: skip
-        found = [Event(i, i + 40, text) for i, text in enumerate(awkward)]
+        result = [Event(i, i + 40, text) for i, text in enumerate(awkward)]
         texts = [
             html.unescape(cue[2]) if format == "vtt" else cue[2]
-            for cue in parsed(written(found, format), format)
+            for cue in parsed(written(result, format), format)
         ]
         want = ["a\nb", "a\nb", "a \n b", "a -> b", "{\\b1}x", *awkward[5:]]
         if format == "ass":
@@ -322,8 +328,8 @@ class TestSubtitles:
 
     @pytest.mark.parametrize("format", SUBTITLES)
     def test_cues_stand_in_order_and_may_overlap(self, format):
-        found = [Event(5, 9, "b"), Event(1, 8, "a"), Event(1, 7, "c")]
-        assert [cue[2] for cue in parsed(written(found, format), format)] == ["a", "c", "b"]
+        result = [Event(5, 9, "b"), Event(1, 8, "a"), Event(1, 7, "c")]
+        assert [cue[2] for cue in parsed(written(result, format), format)] == ["a", "c", "b"]
         assert parsed(written([], format), format) == []
 
     @pytest.mark.parametrize(("format", "hours"), SUBTITLES.items())
@@ -339,11 +345,11 @@ class TestSubtitles:
 class TestRows:
     @some
     @given(st.lists(events(), max_size=5))
-    def test_jsonl_and_csv_are_exact_and_keep_the_order(self, found):
-        rows = [json.loads(line) for line in written(found, "jsonl").split("\n")[:-1]]
-        assert [(row["start_s"], row["end_s"], row["text"]) for row in rows] == triples(found)
-        table = csv.DictReader(io.StringIO(written(found, "csv"), newline=""))
-        assert [(float(r["start_s"]), float(r["end_s"]), r["text"]) for r in table] == triples(found)
+    def test_jsonl_and_csv_are_exact_and_keep_the_order(self, items):
+        rows = [json.loads(line) for line in written(items, "jsonl").split("\n")[:-1]]
+        assert [(row["start_s"], row["end_s"], row["text"]) for row in rows] == triples(items)
+        table = csv.DictReader(io.StringIO(written(items, "csv"), newline=""))
+        assert [(float(r["start_s"]), float(r["end_s"]), r["text"]) for r in table] == triples(items)
 
     def test_jsonl(self):
         (line,) = written([Event(1, 2.5, "bäll\n")], "jsonl").splitlines()
@@ -364,17 +370,17 @@ class TestRows:
 
     @some
     @given(st.lists(events(), max_size=5), st.sampled_from([24, 25.0, 24000 / 1001, 30000 / 1001, 59.94, 1]))
-    def test_edl_counts_frames(self, found, rate_fps):
+    def test_edl_counts_frames(self, items, rate_fps):
         base, at = round(rate_fps), 0
-        lines = [line for line in written(found, "edl", rate_fps=rate_fps).split("\n") if line[:3].isdigit()]
-        for line, event in zip(lines, found, strict=True):
+        lines = [line for line in written(items, "edl", rate_fps=rate_fps).split("\n") if line[:3].isdigit()]
+        for line, event in zip(lines, items, strict=True):
             hours, minutes, seconds, frames = np.array(
                 [[int(part) for part in stamp.split(":")] for stamp in line.split()[-4:]]
             ).T
-            first, last, begin, end = ((hours * 60 + minutes) * 60 + seconds) * base + frames
+            first, last, start, end = ((hours * 60 + minutes) * 60 + seconds) * base + frames
             assert first == round(event.start_s * rate_fps)
             assert last == max(first + 1, round(event.end_s * rate_fps))
-            assert (begin, end) == (at, at + last - first)
+            assert (start, end) == (at, at + last - first)
             at = end
 
 

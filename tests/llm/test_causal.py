@@ -161,19 +161,19 @@ def test_only_answers_are_learned():
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_change_nothing(kind):
     reader = llm(kind)
-    one, other = (
+    item, other = (
         Example(video(1), [("what is seen", "nothing")]),
         Example(video(4, 60, 9), [("when", "12 to 40")]),
     )
     with torch.no_grad():
-        alone = reader(**reader.collate([one]))["logits"][0]
-        both = reader(**reader.collate([one, other]))["logits"][0, : len(alone)]
+        alone = reader(**reader.collate([item]))["logits"][0]
+        both = reader(**reader.collate([item, other]))["logits"][0, : len(alone)]
         left = reader.collate(
-            [Example(one.video, [("what is seen", None)]), Example(other.video, [("when", None)])], left=True
+            [Example(item.video, [("what is seen", None)]), Example(other.video, [("when", None)])], left=True
         )
         padded = reader(**left)["logits"][0]
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-5)
-    asked = reader.collate([Example(one.video, [("what is seen", None)])])
+    asked = reader.collate([Example(item.video, [("what is seen", None)])])
     with torch.no_grad():
         want = reader(**asked)["logits"][0]
     torch.testing.assert_close(padded[-len(want) :], want, rtol=1e-4, atol=1e-5)

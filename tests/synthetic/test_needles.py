@@ -51,7 +51,7 @@ def test_without_audio_no_audio_is_found(tmp_path):
     model, synthetic = load("tiny", device="cpu"), Synthetic((5,), 1)
     recall = {}
     for streams in ("both", "video"):
-        config = RunConfig(budgets=("400", "600"), streams=streams)
+        config = RunConfig(budgets=("400", "600"), media=streams)
         small, large = run(from_scenes("needle", synthetic), model, tmp_path / f"{streams}.jsonl", config)
         assert (small["header"]["budget"], large["header"]["budget"]) == ("400", "600")
         recall |= {(streams, kind): large["metrics"][f"recall/kind/{kind}"] for kind in KINDS}

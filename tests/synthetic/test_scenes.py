@@ -45,8 +45,8 @@ def samples(path: Path, rate_hz: int = 16000) -> np.ndarray:
 
 def together(scene: Scene, kind: str) -> Iterator[list[SceneEvent]]:
     """What is there at each start of an event: nowhere is there more."""
-    for one in scene.of(kind):
-        yield [other for other in scene.of(kind) if other.start_s <= one.start_s < other.end_s]
+    for item in scene.of(kind):
+        yield [other for other in scene.of(kind) if other.start_s <= item.start_s < other.end_s]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -54,19 +54,19 @@ def test_make_scene_keeps_its_word(seed):
     scene = make_scene(seed, 300.0)
     assert scene == make_scene(seed, 300.0) != make_scene(seed + 1, 300.0)
     assert 17 <= len(scene.of("video")) <= 27 and 10 <= len(scene.of("audio")) <= 18
-    assert all(one.start_s >= 0 and one.end_s <= 300 for one in scene.events)
-    assert all(5 <= one.end_s - one.start_s <= 20 for one in scene.events)
-    assert max(len(there) for there in together(scene, "video")) <= 3
-    assert max(len(there) for there in together(scene, "audio")) <= 2
+    assert all(item.start_s >= 0 and item.end_s <= 300 for item in scene.events)
+    assert all(5 <= item.end_s - item.start_s <= 20 for item in scene.events)
+    assert max(len(present) for present in together(scene, "video")) <= 3
+    assert max(len(present) for present in together(scene, "audio")) <= 2
     for name in (*OBJECTS, *SOUNDS):
-        spans = [(one.start_s, one.end_s) for one in scene.events if one.name == name]
+        spans = [(item.start_s, item.end_s) for item in scene.events if item.name == name]
         assert all(after[0] - before[1] >= 4 for before, after in pairwise(spans))
 
 
 def test_make_scene_of_few_seconds():
     scene = make_scene(0, 3.0)
     assert scene.of("video") and scene.of("audio")
-    assert all(0 <= one.start_s < one.end_s <= 3 for one in scene.events)
+    assert all(0 <= item.start_s < item.end_s <= 3 for item in scene.events)
 
 
 def test_objects_rarely_hide_each_other():
@@ -74,10 +74,10 @@ def test_objects_rarely_hide_each_other():
     for seed in range(8):
         scene, at = make_scene(seed, 120.0), np.arange(0, 120, 0.5)
         seen = scenes.patches(scene, at)
-        for one in scene.of("video"):
-            there = seen[(one.start_s <= at) & (at < one.end_s)]
-            hidden += int((there != OBJECTS.index(one.name)).all((1, 2)).sum())
-            shown += len(there)
+        for item in scene.of("video"):
+            present = seen[(item.start_s <= at) & (at < item.end_s)]
+            hidden += int((present != OBJECTS.index(item.name)).all((1, 2)).sum())
+            shown += len(present)
     assert hidden / shown < 0.01
 
 
@@ -134,16 +134,16 @@ def test_a_audio_is_there_from_start_until_end(name):
 def test_sounds_differ_within_a_second():
     """Nearest mean of log spectra, from other pitches, keys and places: each is told from all others."""
 
-    def look(name: str, pitch: float, key: int, start_s: float) -> np.ndarray:
-        one = SceneEvent(0.0, 5.0, "audio", name, pitch=pitch, key=key)
-        wave = scenes.audio(Scene(key, 5.0, (one,)), start_s, start_s + 1)
+    def spectrum_of(name: str, pitch: float, key: int, start_s: float) -> np.ndarray:
+        item = SceneEvent(0.0, 5.0, "audio", name, pitch=pitch, key=key)
+        wave = scenes.audio(Scene(key, 5.0, (item,)), start_s, start_s + 1)
         power = np.abs(np.fft.rfft(wave.reshape(-1, 400) * np.hanning(400))) ** 2
         return np.log(power[:, 1:193].reshape(40, 24, 8).sum(2) + 1e-2).mean(0)
 
-    known = np.stack([look(name, 1.0, 1, 1.0) for name in SOUNDS])
+    known = np.stack([spectrum_of(name, 1.0, 1, 1.0) for name in SOUNDS])
     for index, name in enumerate(SOUNDS):
         for pitch, key in ((0.96, 2), (1.04, 3)):
-            far = np.linalg.norm(look(name, pitch, key, 2.37) - known, axis=1)
+            far = np.linalg.norm(spectrum_of(name, pitch, key, 2.37) - known, axis=1)
             assert far.argmin() == index, name
 
 
@@ -158,7 +158,7 @@ def test_heard_is_the_share_of_the_window():
 
 def test_clipped_events_move_as_before(scene):
     clipped = scenes.clip_events(scene.events, 20, 60)
-    assert all(0 <= one.start_s < one.end_s <= 40 for one in clipped)
+    assert all(0 <= item.start_s < item.end_s <= 40 for item in clipped)
     at = np.arange(20, 60, 0.7)
     moved = Scene(scene.seed, 40.0, clipped)
     assert (
@@ -173,10 +173,10 @@ def test_the_decoded_video_shows_the_scene(video):
     path, scene = video
     at, shown = frames(path)
     assert np.allclose(at, np.arange(243) / 8)
-    drawn = scenes.frames(scene, at, size_px=96)
-    assert np.abs(shown.astype(int) - drawn).mean() < 8
-    apart = np.abs(shown[:, None, ::4, ::4].astype(np.float32) - drawn[None, :, ::4, ::4]).mean((2, 3, 4))
-    edges = [one.start_s for one in scene.of("video") if one.start_s > 0]
+    sampled = scenes.frames(scene, at, size_px=96)
+    assert np.abs(shown.astype(int) - sampled).mean() < 8
+    apart = np.abs(shown[:, None, ::4, ::4].astype(np.float32) - sampled[None, :, ::4, ::4]).mean((2, 3, 4))
+    edges = [item.start_s for item in scene.of("video") if item.start_s > 0]
     assert edges
     for edge in edges:  # the object comes with its frame, not one before or after
         k = int(np.ceil(edge * 8))

@@ -160,10 +160,10 @@ def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
         BatchSampler(Mixture([load_index(recipe.shards[0])]), 0, 60, [16]), model, recipe.questions
     )
     batch = model.llm.collate(next(iter(data)).examples)
-    kept = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
-    whole, part = model.llm(**batch), model.llm(**batch, logits_to_keep=kept)
-    assert part["logits"].shape[1] == len(kept) < whole["logits"].shape[1]
-    torch.testing.assert_close(whole["logits"][:, kept], part["logits"])
+    remaining = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
+    whole, part = model.llm(**batch), model.llm(**batch, logits_to_keep=remaining)
+    assert part["logits"].shape[1] == len(remaining) < whole["logits"].shape[1]
+    torch.testing.assert_close(whole["logits"][:, remaining], part["logits"])
     torch.testing.assert_close(whole["loss"], part["loss"])
 
 
