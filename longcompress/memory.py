@@ -101,7 +101,9 @@ class VideoMemory:
         if config.time_format == "hundredths":
             text = self.ask(config.events).text
             return parse_spans(text, duration_s=self.duration_s, percent=True, inclusive=True)
-        window_s = window_s or config.events_window_s
+        window_s = config.events_window_s if window_s is None else window_s
+        if not window_s > 0:
+            raise ValueError(f"window_s must be > 0 seconds, got {window_s}")
         num = max(1, math.ceil(self.duration_s / window_s))
         starts = [window_s * i for i in range(num)]
         batches = [starts[i : i + WINDOW_BATCH] for i in range(0, num, WINDOW_BATCH)]

@@ -298,11 +298,13 @@ class LongCompress(nn.Module):
         }
         patches = self.video.patches if self.video else 1
         shape = Shape(
-            flows, frames=flows["video"].tokens // patches if "video" in flows else 0,
+            flows,
+            frames=flows["video"].tokens // patches if "video" in flows else 0,
             global_tokens=self.global_memory.num_tokens(list(flows)),
-            timestamp_tokens=len(encode(self.llm.tokenizer, timestamp_text(config.llm, duration_s))),
-            context=self.llm.context,
-        )  # fmt: skip
+        )
+        if "llm" in self._modules:  # encoders alone make tokens, but no prompt
+            text = encode(self.llm.tokenizer, timestamp_text(config.llm, duration_s))
+            shape = replace(shape, timestamp_tokens=len(text), context=self.llm.context)
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 

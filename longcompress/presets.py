@@ -123,10 +123,10 @@ def load(
     Args:
         name: "tiny"; a published model ("longvlm", "vtimellm", "longvale"), whose projectors are then
             still to be trained; a folder; a hub name.
-        base: of a published model: "vision", "audio", "speech", "language model" -> folder, file or hub name.
+        base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
         weights: of a published model: what its project released, files and folders of its stages in their
-            order (`released.apply`, docs/released_weights.md).
+            order (`checkpoints.apply`, docs/checkpoints.md).
         options: those of `LongCompress.from_pretrained`.
     """
     if str(name) in PUBLISHED and not Path(name).exists():

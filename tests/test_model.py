@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import longcompress.model as model_file
+from longcompress.model import LongCompress
 
 import models
 
@@ -59,3 +60,15 @@ def test_config_that_tokens_depend_on_changes_the_identity():
     model.change({"media": {"rate_fps": 2.0}})
     assert model.identity() == first
     assert models.model(audio=replace(model.config.audio, pool=10)).identity() != first
+
+
+def test_encoders_alone_are_estimated_without_a_prompt():
+    whole = models.model()
+    alone = LongCompress(whole.config, whole.video, whole.audio, None)
+    got, want = alone.estimate(60.0, 64), whole.estimate(60.0, 64)
+    assert (got.raw_tokens, got.tokens, got.stream_tokens) == (
+        want.raw_tokens,
+        want.tokens,
+        want.stream_tokens,
+    )
+    assert got.context is None and got.fits is None

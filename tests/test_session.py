@@ -242,6 +242,7 @@ def test_a_newer_memory_file_is_refused(model, saved):
         (lambda m: Session(m, 3), "budget must be at least 5"),
         (lambda m: Session(m, media=["smell"]), "media must be some of"),
         (lambda m: lc.load("nothing"), "name must be one of"),
+        (lambda m: Session(m).memory().events(window_s=0), "window_s must be > 0 seconds, got 0"),
     ],
 )
 def test_errors_say_what_is_wrong(model, call, message):

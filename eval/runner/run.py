@@ -206,7 +206,9 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "times": how.times,
         "meteor": meteor_name() if task.uses_meteor else None,
         "media": config.media,
-        "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
+        "max_new_tokens": (
+            settings.llm.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
+        ),
         "limit": config.limit,
         "num_examples": len(source.examples[: config.limit]),
         "model": settings.name,

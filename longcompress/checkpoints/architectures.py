@@ -189,7 +189,7 @@ def encoders_of(
 
 
 def based(config: ModelConfig, base: Mapping[str, str]) -> ModelConfig:
-    """The config with other bases: "vision", "audio", "speech", "language model" -> folder, file or hub name.
+    """The config with other bases: "video", "audio", "speech", "llm" -> folder, file or hub name.
 
     Raises:
         ValueError: the model has no such part.
