@@ -81,6 +81,7 @@ def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running, monkey
     monkeypatch.setattr(shards_ray, "_rows", rows)
     with pytest.raises(ValueError, match=r"^name must be one of .* got 'nothing'"):
         shards_ray.make(read_records("in"), "no", "nothing", **DETAIL)
+    shards_ray.make(read_records("in"), "ray", "model", share=(0, 2), **DETAIL)
     again = shards_ray.make(read_records("in"), "ray", "model", share=(0, 2), **DETAIL)
     assert [(m.key, m.status) for m in again] == [("a", "exists"), ("c", "failed")]
 
