@@ -18,37 +18,15 @@ __version__ = "0.1.0"
 # Public names and the file each is in; they are imported when they are first used, so that
 # `import longcompress` stays quick.
 _HOMES = {
-    "Answer": "types",
-    "Audio": "types",
-    "Event": "types",
-    "Frames": "types",
-    "LongCompress": "model",
-    "Result": "session",
-    "Session": "session",
-    "Tokens": "types",
-    "VideoMemory": "memory",
-    "ask_each": "memory",
-    "compress": "session",
-    "compress_many": "session",
-    "load": "presets",
-}
+    "Answer": "types", "Audio": "types", "Event": "types", "Frames": "types", "Tokens": "types",
+    "LongCompress": "model", "load": "presets",
+    "VideoMemory": "memory", "ask_each": "memory",
+    "Result": "session", "Session": "session", "compress": "session", "compress_many": "session",
+}  # fmt: skip
 __all__ = [
-    "Answer",
-    "Audio",
-    "Event",
-    "Frames",
-    "LongCompress",
-    "Result",
-    "Session",
-    "Tokens",
-    "VideoMemory",
-    "ask_each",
-    "compress",
-    "compress_many",
-    "estimate",
-    "load",
-    "load_memory",
-]
+    "Answer", "Audio", "Event", "Frames", "LongCompress", "Result", "Session", "Tokens", "VideoMemory",
+    "ask_each", "compress", "compress_many", "estimate", "load", "load_memory",
+]  # fmt: skip
 
 
 def load_memory(path: "str | Path", model: "LongCompress") -> "VideoMemory":

@@ -88,6 +88,7 @@ class SegmentEncoder:
             part = Frames(fit_pixels(part.pixels, self.config.media), part.time_s, part.step_s)
         else:
             self._check_rate(part, names)
+        # one track may feed two streams: audio goes to "audio" and "speech"
         segments: list[Segment] = []
         for name in names:
             self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
@@ -104,7 +105,7 @@ class SegmentEncoder:
         """The segments closed by the news that nothing older than time_s will come of any stream."""
         segments: list[Segment] = []
         for name in self._streams:
-            if self._end_s.get(name, 0.0) < time_s:
+            if self._end_s.get(name, 0.0) < time_s:  # what waits for its block won't get company in time
                 segments += self._segment(name, self._encode(name))
                 self._end_s[name] = time_s
                 segments += self._segmenter.advance(name, time_s)

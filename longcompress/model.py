@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .compression.budget import Estimate, Flow, Shape, check_budget, check_duration, estimate
-from .compression.global_memory import GlobalMemory
-from .compression.state import MergeState
+from .compression.state import GlobalMemory, MergeState
 from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
 from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
@@ -78,7 +77,11 @@ class LongCompress(nn.Module):
         self.video, self.audio, self.speech = video, audio, speech
         if not self.encoders:
             raise ValueError("video, audio or speech must be given: a model without encoders reads no media")
-        self.global_memory = global_memory or make_global_memory(config, self.encoders)
+        self.global_memory = global_memory or GlobalMemory(
+            config.memory,
+            {stream: encoder.width for stream, encoder in self.encoders.items()},
+            {stream: encoder.num_summaries for stream, encoder in self.encoders.items()},
+        )
         if llm is not None:
             self.llm = llm
         self.folder = folder
@@ -338,13 +341,6 @@ class LongCompress(nn.Module):
         else:
             lm.save_pretrained(folder)
         self.llm.tokenizer.save_pretrained(folder)
-
-
-def make_global_memory(config: ModelConfig, encoders: Mapping[str, Encoder]) -> GlobalMemory:
-    """The global memory that `config` describes, for these encoders of streams."""
-    widths = {stream: encoder.width for stream, encoder in encoders.items()}
-    summaries = {stream: encoder.num_summaries for stream, encoder in encoders.items()}
-    return GlobalMemory(config.memory, widths, summaries)
 
 
 def check_attention(config: ModelConfig) -> None:

@@ -19,8 +19,7 @@ class Segmenter:
     """Cuts streams into segments: push what the encoders made, take the segments that are closed.
 
     A segment is closed once every stream in `streams` has gone past its end. A token belongs to the segment
-    in which
-    it starts. State is bounded by the longest segment and by how far one stream runs ahead of another.
+    in which it starts. State is bounded by the longest segment and by how far one stream runs ahead.
 
     Args:
         config: where to cut.
@@ -69,6 +68,7 @@ class Segmenter:
             self._find_cuts(encoded)
         if stream == "video" and self.config.cut == "frames":
             self._count(encoded)
+        # what comes may reach over several segments: it waits here until they are closed
         self._open.setdefault(stream, []).append(encoded)
         self._seen_s[stream] = float(start_s[-1])
         return self._closed()
@@ -99,10 +99,10 @@ class Segmenter:
         while (end_s := self._end()) is not None:
             taken = {name: self._take(name, end_s) for name in self.streams}
             held: Mapping[str, Encoded] = {name: part for name, part in taken.items() if part is not None}
-            if end_s == NEVER:
+            if end_s == NEVER:  # the last segment ends where its last token ends
                 end_s = max((float(p.tokens.end_s.max()) for p in held.values()), default=self._start_s)
                 end_s = max(end_s, self._start_s + 1e-3)
-            if held:
+            if held:  # an interval without any token is no segment, and takes no index
                 segments.append(Segment(self._index, self._start_s, end_s, held))
                 self._index += 1
             self._start_s = end_s
@@ -111,6 +111,7 @@ class Segmenter:
 
     def _end(self) -> float | None:
         """Where the open segment ends, once that is certain and all streams are past it."""
+        # the slowest stream decides: nothing before the watermark can come any more
         watermark = min(self._seen_s.get(name, -NEVER) for name in self.streams)
         longest = self._start_s + self.config.length_s
         end_s = longest
@@ -121,6 +122,7 @@ class Segmenter:
                 (c for c in self._cuts if c >= self._start_s + self.config.min_length_s - 1e-9), longest
             )
             end_s = min(end_s, longest)
+        # all streams are finished and no token starts after the end: this segment is the last
         if watermark == NEVER and not any(self._starts_from(n, end_s) for n in self.streams):
             return NEVER if any(self._open.get(n) for n in self.streams) else None
         return end_s if watermark >= end_s else None
@@ -132,7 +134,7 @@ class Segmenter:
         """What of `stream` starts before end_s, taken out of the open parts."""
         taken, left = [], []
         for part in self._open.get(stream, ()):
-            num = int((part.tokens.start_s[:: part.patches] < end_s).sum())
+            num = int((part.tokens.start_s[:: part.patches] < end_s).sum())  # whole frames
             steps = len(part) // part.patches
             if num:
                 taken.append(part.rows(0, num))

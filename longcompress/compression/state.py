@@ -10,16 +10,80 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..config import BudgetConfig, MergeConfig
-from ..kernels import State, after_rounds, frame_novelty
+from ..config import BudgetConfig, MemoryConfig, MergeConfig
+from ..kernels import State, after_rounds, attend, frame_novelty, start_state
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
 from .budget import allocate, check_budget
-from .global_memory import GlobalMemory, Mean
 from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
 
 DATA = ("chunks", "segments_per_chunk", "num_rounds", "last", "num_frames", "memory", "duration_s")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A running mean: total (E, C) float64 of `count` summaries."""
+
+    total: Tensor
+    count: int
+
+
+class GlobalMemory(nn.Module):
+    """A running mean of the encoder's summaries, or learned queries over the tokens of closed segments.
+
+    Source of the mean: LongVLM, arXiv 2404.03384 (class tokens of the last layers, averaged over frames).
+
+    Args:
+        config: which kind, and how many learned queries.
+        widths: stream -> C.
+        summaries: stream -> E summary rows that its encoder gives (kind "mean"); 0 for none.
+    """
+
+    def __init__(self, config: MemoryConfig, widths: dict[str, int], summaries: dict[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.summaries = {k: v for k, v in summaries.items() if v} if config.kind == "mean" else {}
+        self.query = nn.ParameterDict()
+        if config.kind == "learned":
+            for name in stream_order(widths):
+                width = widths[name]
+                self.query[name] = nn.Parameter(torch.randn(config.num_queries, width) * width**-0.5)
+
+    def num_tokens(self, streams: list[str] | None = None) -> int:
+        """Global tokens of these streams (None: of all)."""
+        numbers = self.summaries | dict.fromkeys(self.query, self.config.num_queries)
+        return sum(n for name, n in numbers.items() if streams is None or name in streams)
+
+    def update(
+        self, memory: dict[str, State | Mean], stream: str, tokens: Tokens, summary: Tensor | None
+    ) -> None:
+        """Take a closed segment of `stream` into `memory`: its tokens (n, C) and its summary (T, E, C)."""
+        if stream in self.summaries:
+            if summary is None:
+                raise ValueError(
+                    f"stream {stream!r} needs a summary for its global tokens, its encoder gave none"
+                )
+            total, num = summary.double().sum(0), len(summary)
+            before = memory.get(stream)
+            if isinstance(before, Mean):
+                total, num = before.total + total, before.count + num
+            memory[stream] = Mean(total, num)
+        elif stream in self.query:
+            query = self.query[stream]
+            state = memory.get(stream)
+            if not isinstance(state, State):
+                state = start_state(1, query.shape[0], query.shape[1], device=tokens.x.device)
+            offsets = torch.tensor([0, len(tokens)], dtype=torch.int32, device=tokens.x.device)
+            memory[stream] = attend(query, tokens.x, offsets, bias=tokens.size.log(), state=state)
+
+    def read(self, memory: dict[str, State | Mean]) -> dict[str, Tensor]:
+        """stream -> (E, C) float32 global tokens of what was taken in."""
+        out = {}
+        for name in stream_order(memory):
+            state = memory[name]
+            out[name] = (state.total / state.count).float() if isinstance(state, Mean) else state.read()[0]
+        return out
 
 
 @dataclass(frozen=True)
@@ -129,6 +193,7 @@ class MergeState:
             group = merge_segment(group, name, self.merge, self.num_rounds.setdefault(name, 0))
             self.global_memory.update(self.memory, name, group.tokens, encoded.summary)
             groups[name] = group
+        # a chunk may take several segments, once the video is long
         chunk = Chunk(segment.start_s, segment.end_s, 1, groups, novelty)
         if self.chunks and self.chunks[-1].num_segments < self.segments_per_chunk:
             self.chunks[-1] = self.chunks[-1].join(chunk)
@@ -157,6 +222,7 @@ class MergeState:
         chunks = list(self.chunks)
         while sum(len(chunk.groups) for chunk in chunks) > room:  # a group needs a token at least
             chunks = join_pairs(chunks)
+        # merge every group of a stream down to its part of the room, all groups in one plan
         keep = self._allocate(chunks, room)
         streams, assignment = {}, {}
         for name in names:
@@ -192,7 +258,7 @@ class MergeState:
         groups = dict(last.groups)
         for name, group in last.groups.items():
             fullest = max((len(c.groups[name]) for c in older if name in c.groups), default=len(group))
-            num = len(group)
+            num = len(group)  # chunks hold about the same, old or new: no part of the video is favoured
             while num > fullest:
                 num, _ = after_rounds(num, further, rounds=1)
             groups[name] = merge([group], [num], self.merge, further)[0]

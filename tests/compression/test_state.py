@@ -5,9 +5,8 @@ import random
 import pytest
 import torch
 
-from longcompress.compression.global_memory import GlobalMemory
 from longcompress.compression.segmenter import Segmenter
-from longcompress.compression.state import MergeState
+from longcompress.compression.state import GlobalMemory, MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
 from longcompress.types import Encoded, Segment, Tokens
 

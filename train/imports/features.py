@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import Chunk, MergeState
+from ...compression.state import Chunk, Mean, MergeState
 from ...encode import segments_of_encoded
 from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress

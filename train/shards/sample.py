@@ -11,9 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import Chunk, MergeState
+from ...compression.state import Chunk, Mean, MergeState
 from ...config import to_dict
 from ...kernels import State
 from ...model import LongCompress

@@ -11,9 +11,8 @@ from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from ...compression.baselines import only, spend
-from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import STATE_CLASSES, Chunk, MergeState
+from ...compression.state import STATE_CLASSES, Chunk, Mean, MergeState
 from ...config import MergeConfig
 from ...encode import segments_of
 from ...files import replacing
