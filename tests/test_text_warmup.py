@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from longcompress.presets import load, new_tiny
@@ -60,6 +61,7 @@ def test_the_encoders_are_tinys_and_the_projectors_new(tmp_path):
     assert not torch.equal(model.llm.lm.get_input_embeddings().weight, before)
 
 
+@pytest.mark.slow
 def test_the_command_runs_all_stages_and_goes_on(tmp_path):
     words = ["--out", str(tmp_path), "--steps", "2", "--videos", "8", "--seconds", "10", "--test-videos", "1"]
     results = example.main([*words, "--threads", "1"])

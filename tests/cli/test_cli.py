@@ -319,6 +319,7 @@ def test_synthesize_then_make_shards(run, tmp_path):
     assert "--num must be > 0, got 0" in err
 
 
+@pytest.mark.slow
 def test_demo(run, tmp_path):
     words = ("demo", "--out", tmp_path, "--minutes", "0.5", "--budget", "100", "--json")
     code, out, err = run(*words, model=False)
@@ -554,6 +555,7 @@ def test_warnings_are_one_line_each(run, monkeypatch):
     assert (code, out, err) == (0, "", "longcompress: warning: something odd\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_had_enough_is_no_error(here):
     """As in `longcompress info ... | true`, in a process of its own: no bar, no warning, no trace either."""
     reader, writer = os.pipe()

@@ -96,6 +96,7 @@ def test_compressing_changes_nothing_held():
     assert_same_video(first, state.compress(40))
 
 
+@pytest.mark.slow
 def test_what_is_held_is_bounded_for_ever():
     parts = {name: stream(name, 2000) for name in WIDTHS}
     state, segmenter, sizes = empty_state(32), Segmenter(SegmentConfig()), []

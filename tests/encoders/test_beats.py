@@ -83,6 +83,7 @@ def write(tmp_path):
 # --- equal to the formulas
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("num", [512, 333, 21])
 def test_a_window_alone(encoder, mel, reference, num):
@@ -92,6 +93,7 @@ def test_a_window_alone(encoder, mel, reference, num):
     assert_within(f"{num} frames", got[0], reference[num], 1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_windows_together(encoder, mel, reference):
     got = encoder(mel[:, :333])
@@ -99,6 +101,7 @@ def test_windows_together(encoder, mel, reference):
     assert_close("second", got[1], encoder(mel[1:, :333])[0], rel=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_padded_windows_are_windows_alone(encoder, mel, reference):
     lengths = (512, 333, 21)
@@ -115,6 +118,7 @@ def test_padded_windows_are_windows_alone(encoder, mel, reference):
         assert (~encoder.patch_padding(padding))[row].sum() == heard
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_bfloat16(full, mel):
     """In bfloat16 throughout, against the same rounded weights in float32."""
@@ -177,6 +181,7 @@ def test_no_window_is_no_token(small):
 # --- files
 
 
+@pytest.mark.slow
 def test_the_released_layout_has_250_entries(full):
     want = layout(CFG)
     assert released_shapes(BeatsConfig()) == want and len(want) == 250
@@ -187,6 +192,7 @@ def test_the_released_layout_has_250_entries(full):
     assert released_shapes(SIZES) == layout(SMALL)
 
 
+@pytest.mark.slow
 def test_every_value_of_a_released_file_lands_where_it_belongs(full, encoder):
     entries = dict(full[0])
     homes = {

@@ -295,6 +295,7 @@ def test_what_a_model_was_trained_with(tmp_path):
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "out"
     words = [

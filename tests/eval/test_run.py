@@ -257,6 +257,7 @@ def test_each_of_several_budgets_has_a_run_of_the_same_videos(here, model, whole
     assert len(sessions) == done  # all is there
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
     out, again = whole[0], tmp_path / "killed.jsonl"
     words = [Path(__file__).parents[1], *reference(here, "lvbench"), here / "videos", again]

@@ -143,6 +143,7 @@ run_drawn("needle", TWO_OF_5, models.model(), sys.argv[2], CONFIG)
 """
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "encode_video", compressed)
     out = tmp_path / "killed.jsonl"

@@ -202,7 +202,11 @@ def test_ward_would_rather_move_a_light_token():
     assert planned(metric, [4], 3, weight=heavy).group.tolist() == [0, 1, 2, 2]
 
 
-@pytest.mark.parametrize("schedule", [0.5, 0.25, 0.125, 0.01, [1], [7, 2]], ids=str)
+@pytest.mark.parametrize(
+    "schedule",
+    [0.5, 0.25, 0.125, [7, 2], *(pytest.param(s, marks=pytest.mark.slow) for s in (0.01, [1]))],
+    ids=str,
+)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize(
     "kind", ["random", *(pytest.param(k, marks=pytest.mark.slow) for k in ("equal", "zero"))]

@@ -418,6 +418,7 @@ def test_a_frame_that_grows_on_the_way_is_refused(folder):
     assert len(gather(folder / "grows.ts")[1]) >= 5
 
 
+@pytest.mark.slow
 def test_eight_k_is_read(folder):
     video = Video(size=(7680, 4320), stamps=[0], audio_codec=None, codec="mjpeg", pix_fmt="yuvj420p")
     pixels, times, _, _ = gather(write(folder / "large.mkv", video))

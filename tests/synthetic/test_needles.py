@@ -12,6 +12,7 @@ from longcompress.synthetic.needles import DEPTHS, KINDS, MIN_S, haystack
 from longcompress.synthetic.questions import grade
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "minutes"), [(0, 5), (1, 5), (2, 20), (3, 180)])
 def test_each_needle_is_there_once_at_its_depth(seed, minutes):
     scene, needles = haystack(seed, 60 * minutes)
@@ -46,6 +47,7 @@ def test_it_is_drawn_from_its_seed_and_videos_that_are_too_short_are_refused():
         haystack(0, 60)
 
 
+@pytest.mark.slow
 def test_without_audio_no_audio_is_found(tmp_path):
     """Two budgets of one encoding, with audio and without."""
     model, synthetic = load("tiny", device="cpu"), Synthetic((5,), 1)

@@ -169,6 +169,7 @@ def test_clipped_events_move_as_before(scene):
     )
 
 
+@pytest.mark.slow
 def test_the_decoded_video_shows_the_scene(video):
     path, scene = video
     at, shown = frames(path)

@@ -32,6 +32,8 @@ from longcompress.train.shards.tar import write_tar
 import models
 import videos
 
+pytestmark = pytest.mark.slow  # servers that fail, and retries that wait
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Files of server.folder, with ranges; every request is noted, and may be spoiled by server.spoil."""
@@ -267,7 +269,6 @@ class TestCache:
         make_index(server.folder, progress=False)
         assert load(url, tmp_path).read(0)["mp4"] == b"new"
 
-    @pytest.mark.slow
     def test_processes_and_threads_that_want_one_shard_at_once_fetch_it_once(self, served, tmp_path):
         server, url, index = served
         server.spoil = lambda name: "slow" if name.endswith(".tar") else None

@@ -115,6 +115,7 @@ def test_making_again_changes_nothing_and_a_share_of_each_makes_the_whole(datase
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, tmp_path):
     model.save_pretrained(tmp_path / "model", include_base=True)
     script = (

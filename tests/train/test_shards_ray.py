@@ -71,6 +71,7 @@ def test_stop_ends_at_a_bad_video_with_the_words_of_a_make_without_ray(where, ru
     assert messages[0] == messages[1]
 
 
+@pytest.mark.slow
 def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running, monkeypatch):
     def rows(texts, words, *_):
         actor = shards_ray.Maker(**words)

@@ -166,6 +166,7 @@ def test_batches_are_a_function_of_the_step(small):
     assert torch.equal(first[0].video.streams["video"].x, again[0].video.streams["video"].x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("muon", [True, False])
 def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon):
     model, clip_cache = small

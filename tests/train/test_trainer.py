@@ -370,6 +370,7 @@ def test_bf16_holds_what_is_frozen_in_bf16_and_what_learns_in_float32(recipe, tm
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
 
 
+@pytest.mark.slow
 def test_epochs_and_a_cosine_as_papers_give_them(recipe, tmp_path):
     changed = replace(
         recipe, min_videos=2, max_videos=2, epochs=4, warmup=0.3, schedule="cosine", log_steps=1, save_steps=6

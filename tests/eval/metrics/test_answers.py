@@ -104,6 +104,7 @@ def test_first_digit():
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_reply_can_be_read(reply):
