@@ -5,6 +5,7 @@ bounded, and the segments don't depend on how the input was cut into parts.
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,9 @@ from .media import fit_pixels
 from .model import LongCompress
 from .types import Audio, Encoded, Frames, Segment
 
-PATIENCE_S = 120.0  # a stream that lags behind another by more is taken to be silent until then
-SAME_S = 1e-3  # a part that begins so much before the end of the part before still follows it
+PATIENCE_S = 120.0  # live media that lag behind others by more are taken to be silent until then
+SAME_S = 1e-3  # media that begin so much before the end of what came still follow it
+GAP_S = {"video": 60.0, "audio": 2e-3}  # a longer silence ends the block that waits, whoever tells of it
 
 
 class SegmentEncoder:
@@ -27,11 +29,16 @@ class SegmentEncoder:
         media: what will come, of "video" and "audio" (which feeds every audio encoder); None: all that the
             model takes in.
 
+        patience_s: media that lag behind others by more are taken to be silent until then; infinite where
+            the source says how far each track has come (`reach`).
+
     Raises:
         ValueError: the model takes in none of `media`.
     """
 
-    def __init__(self, model: LongCompress, media: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, model: LongCompress, media: Sequence[str] | None = None, patience_s: float = math.inf
+    ) -> None:
         known = model.media
         media = known if media is None else tuple(media)
         if not media or set(media) - set(known):
@@ -40,7 +47,12 @@ class SegmentEncoder:
         encoders = {n: e for n, e in model.encoders.items() if e.modality in media}
         self._streams = {name: Stream(encoder) for name, encoder in encoders.items()}
         self._segmenter = Segmenter(model.config.segments, tuple(encoders))
+        self.patience_s = patience_s
+        # Modality -> start of its last frame or sample, end of what came, and the time before which nothing
+        # comes any more.
+        self._last_s: dict[str, float] = {}
         self._end_s: dict[str, float] = {}
+        self._reached_s: dict[str, float] = {}
         self.num_reused = 0  # frames that took the features of the frame before
         self.encode_s = 0.0  # seconds spent in encoders
 
@@ -64,15 +76,27 @@ class SegmentEncoder:
         """Frames and samples that wait for their block to be encoded."""
         return sum(stream.num_pending for stream in self._streams.values())
 
-    def end_of(self, modality: str) -> float:
-        """Until when media of this modality has come."""
-        return max((self._end_s.get(name, 0.0) for name in self._fed_by(modality)), default=0.0)
+    def last_s(self, modality: str) -> float:
+        """Start of the last frame, or end of the audio, that came; -infinity before any."""
+        return self._last_s.get(modality, -math.inf)
 
-    def overlap_s(self, part: Frames | Audio) -> float:
-        """Seconds by which `part` begins before the end of what came already; 0 if it follows."""
-        tolerance_s = SAME_S + (part.step_s if isinstance(part, Frames) else 0.0)
-        overlap_s = self.end_of(part.modality) - part.start_s
-        return overlap_s if overlap_s > tolerance_s else 0.0
+    def end_of(self, modality: str) -> float:
+        """Until when media of this modality have come."""
+        return self._end_s.get(modality, 0.0)
+
+    def num_late(self, part: Frames | Audio) -> int:
+        """Frames or samples at the beginning of `part` that come too late: after later ones, or after a time
+        until which their modality was taken to be silent."""
+        reached_s = self._reached_s.get(part.modality, 0.0) - SAME_S
+        if isinstance(part, Frames):  # a frame may come before the one before has been shown for its step
+            late = (part.time_s < reached_s) | (part.time_s <= self.last_s("video"))
+            return int(late.sum())
+        bound_s = max(reached_s, self.end_of("audio") - SAME_S)
+        return (
+            0
+            if part.start_s >= bound_s
+            else min(len(part), math.ceil((bound_s - part.start_s) * part.rate_hz))
+        )
 
     def push(self, part: Frames | Audio) -> list[Segment]:
         """The segments that are closed now. `part` follows what was pushed before of its modality.
@@ -84,31 +108,35 @@ class SegmentEncoder:
         if not names or not len(part):
             return []
         end_s = part.end_s
+        self._last_s[part.modality] = float(part.time_s[-1]) if isinstance(part, Frames) else end_s
+        self._end_s[part.modality] = max(end_s, self.end_of(part.modality))
         if isinstance(part, Frames):
             part = Frames(fit_pixels(part.pixels, self.config.media), part.time_s, part.step_s)
         else:
             self._check_rate(part, names)
         # one track may feed two streams: audio goes to "audio" and "speech"
-        segments: list[Segment] = []
-        for name in names:
-            self._end_s[name] = max(end_s, self._end_s.get(name, 0.0))
-            segments += self._segment(name, self._encode(name, part))
-        # a stream that lags far behind holds every segment open: take it to be silent
-        silent_s = end_s - PATIENCE_S
-        for name in self._streams:
-            if name not in names and self._end_s.get(name, 0.0) < silent_s:
-                self._end_s[name] = silent_s
-                segments += self._segmenter.advance(name, silent_s)
+        segments = [segment for name in names for segment in self._segment(name, self._encode(name, part))]
+        # live media that lag far behind hold every segment open: take them to be silent
+        for modality in self.media:
+            if modality != part.modality:
+                segments += self.reach(modality, end_s - self.patience_s)
         return segments
 
+    def reach(self, modality: str, time_s: float) -> list[Segment]:
+        """The segments closed by the news that nothing of a modality before time_s comes any more."""
+        if time_s <= self._reached_s.get(modality, 0.0):
+            return []
+        self._reached_s[modality] = time_s
+        # unless there is a gap, what waits for its block gets company
+        return self._end_block(modality, time_s) if time_s > self.end_of(modality) + GAP_S[modality] else []
+
     def advance(self, time_s: float) -> list[Segment]:
-        """The segments closed by the news that nothing older than time_s will come of any stream."""
+        """The segments closed by the news that the video has come to time_s, and nothing before comes."""
         segments: list[Segment] = []
-        for name in self._streams:
-            if self._end_s.get(name, 0.0) < time_s:  # what waits for its block won't get company in time
-                segments += self._segment(name, self._encode(name))
-                self._end_s[name] = time_s
-                segments += self._segmenter.advance(name, time_s)
+        for modality in self.media:
+            if self.end_of(modality) < time_s:
+                segments += self._end_block(modality, time_s)
+                self._end_s[modality] = self._reached_s[modality] = time_s
         return segments
 
     def flush(self) -> list[Segment]:
@@ -121,13 +149,15 @@ class SegmentEncoder:
         twin = copy.copy(self)
         twin._streams = {name: stream.copy() for name, stream in self._streams.items()}
         twin._segmenter, twin._end_s = self._segmenter.copy(), dict(self._end_s)
+        twin._last_s, twin._reached_s = dict(self._last_s), dict(self._reached_s)
         return twin
 
     def state(self) -> dict[str, Any]:
         """All but model and configuration, for `set_state`."""
         return {
             "streams": {name: stream.state() for name, stream in self._streams.items()},
-            "segmenter": self._segmenter.state(), "end_s": dict(self._end_s), "num_reused": self.num_reused,
+            "segmenter": self._segmenter.state(), "last_s": dict(self._last_s), "end_s": dict(self._end_s),
+            "reached_s": dict(self._reached_s), "patience_s": self.patience_s, "num_reused": self.num_reused,
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -135,7 +165,9 @@ class SegmentEncoder:
         for name, stream in self._streams.items():
             stream.set_state(state["streams"][name])
         self._segmenter.set_state(state["segmenter"])
-        self._end_s, self.num_reused = dict(state["end_s"]), state["num_reused"]
+        self._last_s, self._end_s = dict(state["last_s"]), dict(state["end_s"])
+        self._reached_s, self.patience_s = dict(state["reached_s"]), state["patience_s"]
+        self.num_reused = state["num_reused"]
 
     def _fed_by(self, modality: str) -> list[str]:
         return [name for name, stream in self._streams.items() if stream.encoder.modality == modality]
@@ -157,6 +189,14 @@ class SegmentEncoder:
         self.encode_s += time.perf_counter() - start
         self.num_reused += sum(e.reused for e in encoded)
         return encoded
+
+    def _end_block(self, modality: str, time_s: float) -> list[Segment]:
+        """The segments closed when all that waits is encoded, and nothing before time_s follows it."""
+        segments: list[Segment] = []
+        for name in self._fed_by(modality):
+            segments += self._segment(name, self._encode(name))
+            segments += self._segmenter.advance(name, time_s - SAME_S)
+        return segments
 
     def _segment(self, name: str, encoded: Iterable[Encoded]) -> list[Segment]:
         return [segment for e in encoded for segment in self._segmenter.push(name, e)]

@@ -2,7 +2,9 @@
 `media`."""
 
 import hashlib
+import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
-from .encode import SegmentEncoder
+from .encode import PATIENCE_S, SegmentEncoder
 from .media.reader import Reading
 from .memory import VideoMemory
 from .model import LongCompress
@@ -23,6 +25,8 @@ from .serialize import pack, unpack
 from .types import Answer, Audio, Encoded, Frames, Segment
 
 FORMAT = 1  # of snapshots
+SHORT_S = 1e-3  # step of a frame that is pushed alone
+MAX_TIME_S = 1e8  # three years; times count from the start, those since 1970 are larger
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ class SegmentClosed:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Input that could not be used: what, from where on, why."""
+    """Input that could not be used: "video" or "audio", its interval, and why."""
 
     what: str
     time_s: float
+    end_s: float
     reason: str
 
 
@@ -66,6 +71,8 @@ class Session:
         media: what will come, of "video" and "audio" (which feeds every audio encoder); None: all that the
             model takes in.
         keep_assignment: remember which raw token went where, to plot it; this grows with the video.
+        patience_s: where video or audio lags behind the other by more, it is taken to be silent until then;
+            what comes later is `Dropped`.
     """
 
     def __init__(
@@ -75,10 +82,11 @@ class Session:
         *,
         media: Sequence[str] | None = None,
         keep_assignment: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.model = model
         self.budget = model.config.budget.tokens if budget is None else budget
-        self.encoder = SegmentEncoder(model, media)
+        self.encoder = SegmentEncoder(model, media, patience_s)
         model.check_budget(self.budget, self.encoder.streams)
         self._state = model.merge_state(self.budget, keep_assignment=keep_assignment)
         self._num_raw = 0
@@ -86,28 +94,51 @@ class Session:
         self._closed = False
 
     def push(self, part: Frames | Audio) -> list[SessionEvent]:
-        """Take in frames or audio that follow what came before of their modality; parts of any length."""
+        """Take in frames or audio that follow what came before of their modality; parts of any length.
+
+        What comes too late is `Dropped`. Of frames at a higher rate than the model's, one a step is taken.
+
+        Raises:
+            ValueError: the session is closed, a sample is not a number, or a time does not count from the
+                start of the video.
+        """
         if self._closed:
             raise ValueError("session is closed; make a new one")
-        if len(part) and (late_s := self.encoder.overlap_s(part)):
-            reason = f"late: {late_s:.3f} s before the end of what came already"
-            return [Dropped(part.modality, part.start_s, reason)]
-        return self._add(self.encoder.push(part))
+        if not len(part):
+            return []
+        if part.end_s > MAX_TIME_S:
+            raise ValueError(
+                f"{part.modality} at {part.start_s:.0f} s: times count from the start of the video; subtract "
+                "the time at which it began"
+            )
+        if isinstance(part, Audio) and not part.samples.isfinite().all():
+            raise ValueError(f"samples must be finite, got NaN or infinity in audio at {part.start_s:g} s")
+        events: list[SessionEvent] = []
+        if num := self.encoder.num_late(part):
+            late, part = part.cut(0, num), part.cut(num, len(part))
+            reason = f"late: after later {late.modality}, or after {self.encoder.patience_s:g} s of patience"
+            events.append(Dropped(late.modality, late.start_s, late.end_s, reason))
+        if isinstance(part, Frames) and part.step_s < self._step_s * (1 - 1e-6):
+            part = self._thinned(part)
+        return events + self._add(self.encoder.push(part))
 
     def push_frame(self, image: Any, time_s: float | None = None) -> list[SessionEvent]:
         """Take in a frame: (H, W, 3) uint8 array or tensor, or a PIL image.
 
         Args:
             image: RGB.
-            time_s: its time; None: a frame step after the last.
+            time_s: its time in seconds from the start; None: a frame step after the last. Frames may come at
+                a higher rate than the model's: one a step is taken.
         """
-        step_s = 1 / self.model.config.media.rate_fps
         time_s = self.encoder.end_of("video") if time_s is None else time_s
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+        media_config = self.model.config.media
+        # nobody knows how many more frames come within the model's step
+        step_s = 1 / media_config.rate_fps if media_config.frames else SHORT_S
         return self.push(Frames(pixels[None], torch.tensor([time_s], dtype=torch.float64), step_s))
 
     def push_audio(self, samples: Any, rate_hz: int, start_s: float | None = None) -> list[SessionEvent]:
-        """Take in mono samples (n,), float in [-1, 1] or int16.
+        """Take in mono samples (n,): floats in [-1, 1], or integers of 8, 16 or 32 bits in their whole range.
 
         Args:
             samples: array or tensor.
@@ -115,8 +146,8 @@ class Session:
             start_s: time of the first; None: right after the last.
         """
         samples = samples if isinstance(samples, Tensor) else torch.from_numpy(np.asarray(samples))
-        if samples.dtype == torch.int16:
-            samples = samples.float() / 32768
+        if not samples.is_floating_point():
+            samples = _floats(samples)
         start_s = self.encoder.end_of("audio") if start_s is None else start_s
         return self.push(Audio(samples.float(), start_s, rate_hz))
 
@@ -129,6 +160,10 @@ class Session:
         """Nothing older than time_s will come of any stream."""
         return self._add(self.encoder.advance(time_s))
 
+    def reach(self, modality: str, time_s: float) -> list[SessionEvent]:
+        """Nothing of "video" or "audio" before time_s will come any more."""
+        return self._add(self.encoder.reach(modality, time_s))
+
     def flush(self) -> list[SessionEvent]:
         """Encode and close all that waits, as at the end of the video."""
         return self._add(self.encoder.flush())
@@ -140,9 +175,17 @@ class Session:
         return events
 
     def run(self, source: Iterable[Frames | Audio]) -> Iterator[SessionEvent]:
-        """Take in all that `source` gives, then flush; yields events as they happen."""
+        """Take in all that `source` gives, then flush; yields events as they happen.
+
+        A `media.Reading` says how far each of its tracks has come, so nothing in it is ever late.
+        """
+        if isinstance(source, Reading):
+            self.encoder.patience_s = math.inf
         for part in source:
             yield from self.push(part)
+            if isinstance(source, Reading):
+                for modality in self.encoder.media:
+                    yield from self.reach(modality, source.reached_s.get(modality, 0.0))
         yield from self.flush()
 
     def state(self) -> MergeState:
@@ -211,6 +254,18 @@ class Session:
         session._state.set_state(state["state"])
         session._num_raw, session._closed = state["num_raw"], state["closed"]
         return session
+
+    @property
+    def _step_s(self) -> float:
+        """Seconds from a frame that the model takes to the next; 0 where `frames` spreads them."""
+        media_config = self.model.config.media
+        return 0.0 if media_config.frames else 1 / media_config.rate_fps
+
+    def _thinned(self, frames: Frames) -> Frames:
+        """The first frame of every step in which none came before, each for its whole step."""
+        times = torch.cat([frames.time_s.new_tensor([self.encoder.last_s("video")]), frames.time_s])
+        first = (times / self._step_s + 1e-6).floor().diff() > 0
+        return Frames(frames.pixels[first], frames.time_s[first], self._step_s)
 
     def _add(self, segments: Iterable[Segment]) -> list[SessionEvent]:
         events: list[SessionEvent] = []
@@ -298,13 +353,25 @@ def read_session(
     """
     # a track that the model takes in and the video lacks gives a warning
     config = replace(model.config.media, video="video" in model.media, audio="audio" in model.media)
+    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}, {rate_fmt}]"
     with media.read(source, config, part=interval, protocols=protocols) as parts:
         session = Session(
             model, budget, media=_media_of(source, parts, model), keep_assignment=keep_assignment
         )
-        for part in progress_bar(parts, parts.duration_s, parts.name) if progress else parts:
-            session.push(part)
-        name = parts.name
+        length_s, name = parts.duration_s, parts.name
+        with tqdm(
+            total=length_s, desc=Path(name).name, unit="s", bar_format=shape if length_s else None,
+            disable=not progress,
+        ) as bar:  # fmt: skip
+            for event in session.run(parts):
+                if isinstance(event, Dropped):
+                    warnings.warn(
+                        f"{name}: {event.what} from {event.time_s:.1f} to {event.end_s:.1f} s was left out: "
+                        f"{event.reason}",
+                        stacklevel=2,
+                    )
+                bar.total = bar.total and max(bar.total, session.encoder.end_s)
+                bar.update(session.encoder.end_s - bar.n)
     session.close()
     if not session.stats()["raw_tokens"]:
         raise ValueError(f"source {name} gave neither a frame nor a sample that could be read")
@@ -320,25 +387,20 @@ def source_info(source: Any) -> dict[str, Any]:
     return {"name": Path(source).name, "num_bytes": Path(source).stat().st_size, "sha256": digest}
 
 
-def progress_bar(
-    parts: Iterable[Frames | Audio], duration_s: float | None, name: str
-) -> Iterator[Frames | Audio]:
-    """The same parts, with a progress bar in seconds of video."""
-    shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(
-        total=duration_s, desc=Path(name).name, unit="s", bar_format=shape if duration_s else None
-    ) as bar:
-        for part in parts:
-            yield part
-            if part.end_s > bar.n:
-                if bar.total is not None and part.end_s > bar.total:
-                    bar.total = part.end_s
-                bar.update(part.end_s - bar.n)
-
-
 def _media_of(source: Any, parts: Reading, model: LongCompress) -> list[str]:
     """Media that the model takes in and that will come, as far as it is known."""
     known = parts.streams
     if known is None and isinstance(source, list | tuple):
         known = tuple(part.modality for part in source)
     return [modality for modality in model.media if known is None or modality in known]
+
+
+def _floats(samples: Tensor) -> Tensor:
+    """Integer samples as floats in [-1, 1]."""
+    bits = {torch.uint8: 8, torch.int8: 8, torch.int16: 16, torch.int32: 32}.get(samples.dtype)
+    if bits is None:
+        raise ValueError(
+            f"samples must be floats in [-1, 1] or integers of 8, 16 or 32 bits, got {samples.dtype}"
+        )
+    silence = 128 if samples.dtype == torch.uint8 else 0
+    return ((samples.double() - silence) / 2 ** (bits - 1)).float()

@@ -1,6 +1,7 @@
 """The values that flow between stages. Times are float64 seconds from the start of the media, intervals
 half-open."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
@@ -51,6 +52,8 @@ class Frames:
             f"got {tuple(self.time_s.shape)} {self.time_s.dtype}",
         )
         _need(self.step_s > 0, f"Frames.step_s must be > 0 seconds, got {self.step_s}")
+        rising = torch.isfinite(self.time_s).all() and (self.time_s.diff() > 0).all()
+        _need(bool(rising), f"Frames.time_s must be finite and rising, got {self.time_s.tolist()[:8]}")
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -103,6 +106,7 @@ class Audio:
         _need(self.samples.dim() == 1, f"Audio.samples must be (n,), got {tuple(self.samples.shape)}")
         _need(self.samples.dtype == torch.float32, f"Audio.samples must be float32, got {self.samples.dtype}")
         _need(self.rate_hz > 0, f"Audio.rate_hz must be > 0, got {self.rate_hz}")
+        _need(math.isfinite(self.start_s), f"Audio.start_s must be finite, got {self.start_s}")
 
     def __len__(self) -> int:
         return self.samples.shape[0]

@@ -96,6 +96,7 @@ class Segmenter:
 
     def _closed(self) -> list[Segment]:
         segments = []
+        self._skip_silence()
         while (end_s := self._end()) is not None:
             taken = {name: self._take(name, end_s) for name in self.streams}
             held: Mapping[str, Encoded] = {name: part for name, part in taken.items() if part is not None}
@@ -108,6 +109,19 @@ class Segmenter:
             self._start_s = end_s
             self._cuts = [c for c in self._cuts if c > end_s]
         return segments
+
+    def _skip_silence(self) -> None:
+        """Go over whole segments without a token at once: a gap may last for days."""
+        next_s = min((self._next_s(name) for name in self.streams), default=NEVER)
+        num = (next_s - self._start_s) // self.config.length_s - 1 if next_s < NEVER else 0
+        if self.config.cut != "frames" and num > 0:
+            self._start_s += num * self.config.length_s
+            self._cuts = [c for c in self._cuts if c > self._start_s]
+
+    def _next_s(self, stream: str) -> float:
+        """The earliest start that a token of `stream` outside closed segments has, or may have."""
+        parts = self._open.get(stream)
+        return float(parts[0].tokens.start_s[0]) if parts else self._seen_s.get(stream, -NEVER)
 
     def _end(self) -> float | None:
         """Where the open segment ends, once that is certain and all streams are past it."""

@@ -147,6 +147,7 @@ class Reading(Iterator[Frames | Audio]):
     ) -> None:  # fmt: skip
         self._items = items
         self.name, self.streams, self.duration_s = name, streams, duration_s
+        self.reached_s: dict[str, float] = {}
 
     def __next__(self) -> Frames | Audio:
         return next(self._items)
