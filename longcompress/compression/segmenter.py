@@ -96,7 +96,6 @@ class Segmenter:
 
     def _closed(self) -> list[Segment]:
         segments = []
-        self._skip_silence()
         while (end_s := self._end()) is not None:
             taken = {name: self._take(name, end_s) for name in self.streams}
             held: Mapping[str, Encoded] = {name: part for name, part in taken.items() if part is not None}
@@ -108,6 +107,7 @@ class Segmenter:
                 self._index += 1
             self._start_s = end_s
             self._cuts = [c for c in self._cuts if c > end_s]
+            self._skip_silence()
         return segments
 
     def _skip_silence(self) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..types import Audio
-from .clock import BACK_S, JUMP_S, stamp_warning
+from .clock import stamp_warning
+from .timeline import BACK_S
 
 _GAP_S = 0.05  # audio that is off by less is contiguous
 _MIN_HZ = 1000  # a lower rate is a damaged header, and would make hours of a packet
@@ -44,19 +45,16 @@ class AudioTrack:
             return
         frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._anchor_s is None:
-            # The first audio: without a credible stamp it starts with the media.
-            first_s = self.media_start_s
-            if time_s is not None and abs(time_s - first_s) <= JUMP_S:
-                first_s = time_s
-            self.num_jumps += time_s is not None and time_s != first_s
+            # The first audio: without a stamp it starts with the media.
+            first_s = self.media_start_s if time_s is None else time_s
             self._start_s = max(0.0, first_s)
             self._num_to_cut = round(max(0.0, -first_s) * self.rate_hz)
             self._anchor_s = first_s
         else:
-            # Later audio: small errors of stamps are none, jumps and restarts are ignored.
+            # Later audio: small errors of stamps are none, restarts are ignored (`timeline` moves a file's).
             due_s = self.reached_s
             gap_s = 0.0 if time_s is None else time_s - due_s
-            if not -BACK_S <= gap_s <= JUMP_S:
+            if gap_s < -BACK_S:
                 self.num_jumps += 1
                 gap_s = 0.0
             if abs(gap_s) > _GAP_S or frame_format != self._format:
@@ -76,6 +74,18 @@ class AudioTrack:
             return self.media_start_s
         return self._anchor_s + self._num_in / self._format[2]
 
+    def given_until_s(self, time_s: float) -> float:
+        """The time before which no audio will be returned any more, if all that begins before time_s came."""
+        if self._anchor_s is None:
+            return time_s
+        next_s = self._start_s + self._num_out / self.rate_hz
+        return next_s if self._num_waiting or time_s - self.reached_s <= _MAX_SILENCE_S else time_s
+
+    def pause(self, time_s: float) -> Iterator[Audio]:
+        """What waits for its chunk, if there was no audio until time_s and the gap won't be filled."""
+        if self._num_waiting and time_s - self.reached_s > _MAX_SILENCE_S:
+            yield from self.finish()
+
     @property
     def done(self) -> bool:
         """Whether all wanted audio has come."""
@@ -85,7 +95,7 @@ class AudioTrack:
         """What was wrong with the stamps."""
         return stamp_warning({
             "gaps (silence)": self.num_filled, "overlaps (cut)": self.num_cut,
-            "that jump or restart (ignored)": self.num_jumps,
+            "that restart (ignored)": self.num_jumps,
         })  # fmt: skip
 
     def finish(self) -> Iterator[Audio]:

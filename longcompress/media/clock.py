@@ -6,17 +6,10 @@ from dataclasses import dataclass
 
 from ..config import MediaConfig
 
-JUMP_S = 3600.0  # a stamp that is further off is wrong
-BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
-
 
 class Clock:
     """Rising times from the stamps of a track, in seconds from `origin_s`; the media starts at
-    `media_start_s`.
-
-    A missing stamp follows the stamp before; jumps of more than an hour, and restarts, are ignored and
-    counted.
-    """
+    `media_start_s`. A missing stamp follows the stamp before."""
 
     def __init__(self, time_base: float, origin_s: float, step_s: float, media_start_s: float = 0.0) -> None:
         self.time_base = time_base
@@ -24,10 +17,10 @@ class Clock:
         self.step_s = step_s
         self.media_start_s = media_start_s
         self.last_s: float | None = None
-        self.num_missing = self.num_repeated = self.num_jumps = 0
+        self.num_missing = self.num_repeated = 0
 
     def seconds(self, stamp: int | None) -> float | None:
-        """The time of a stamp, right or wrong."""
+        """The time of a stamp."""
         return None if stamp is None else round(stamp * self.time_base - self.origin_s, 9)
 
     def next(self, pts: int | None, dts: int | None) -> float | None:
@@ -36,20 +29,11 @@ class Clock:
         if time is None:
             self.num_missing += 1
             time = self.seconds(dts)
-        if self.last_s is None:
-            # The first frame: without a credible stamp it starts with the media.
-            if time is None or abs(time - self.media_start_s) > JUMP_S:
-                self.num_jumps += time is not None
-                time = self.media_start_s
-        else:
-            time = self.last_s + self.step_s if time is None else time
-            delta = time - self.last_s
-            if not -BACK_S <= delta <= JUMP_S:
-                self.num_jumps += 1
-                time = self.last_s + self.step_s
-            elif delta <= 0:
-                self.num_repeated += 1
-                return None
+        if time is None:
+            time = self.media_start_s if self.last_s is None else self.last_s + self.step_s
+        elif self.last_s is not None and time <= self.last_s:
+            self.num_repeated += 1
+            return None
         self.last_s = time
         return time
 
@@ -57,7 +41,6 @@ class Clock:
         """What was wrong with the stamps."""
         return stamp_warning({
             "missing (rebuilt)": self.num_missing, "repeated or set back (left out)": self.num_repeated,
-            "that jump or restart (ignored)": self.num_jumps,
         })  # fmt: skip
 
 

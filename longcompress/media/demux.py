@@ -13,11 +13,14 @@ from ..types import Audio, Frames
 from .audio import AudioTrack
 from .clock import Clock, Grid
 from .frames import FrameSampler, VideoTrack, too_large
-from .probe import average_rate, find_tracks, first_and_last, origin_of
+from .probe import average_rate, find_tracks, first_and_last, header_length_s, origin_of, timeline_of
 from .source import Handle, open_container, open_handle
+from .timeline import in_step
 
 _MAX_BAD_READS = 100
 _USUAL_STEP_S = 0.04
+_WAITING_BYTES = 64_000_000  # of packets that wait for those of another track
+_WAITING_LIVE_BYTES = 8_000_000  # likewise in a source that can be read only once: it may be live
 _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
 
 
@@ -48,7 +51,10 @@ class Container:
             reason = "; ".join(problems.values()) or "the wanted track is switched off"
             raise ValueError(f"{self.name}: nothing to read: {reason}")
         self._problems = [problems[kind] for kind in problems if getattr(config, kind)]
-        self.origin_s = origin_of(video, audio) + self.start_s
+        origin_s = origin_of(video, audio)
+        self.timeline = timeline_of(container, origin_s)
+        self.origin_s = origin_s + self.start_s
+        self._time_s = 0.0  # until when all packets were taken in
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
         self._audio_track = None
         if self.audio is not None:
@@ -80,9 +86,8 @@ class Container:
     @property
     def duration_s(self) -> float | None:
         """The length in the header, true or not."""
-        if self._container.duration is None:
-            return None
-        return max(0.0, min(self._container.duration / 1e6 - self.start_s, self.length_s))
+        length_s = header_length_s(self._container)
+        return None if length_s is None else max(0.0, min(length_s - self.start_s, self.length_s))
 
     def close(self) -> None:
         """Free the decoders and the file."""
@@ -98,11 +103,17 @@ class Container:
         """
         for text in self._problems:
             on_warning(f"{self.name}: {text}; the rest is read")
-        for packet in self._packets():
+        tracks = [s.index for s in (self.video, self.audio) if s is not None]
+        max_bytes = _WAITING_BYTES if self.handle.seekable() else _WAITING_LIVE_BYTES
+        placed = ((packet, self.timeline.place(packet)) for packet in self._packets())
+        for packet, time_s in in_step(placed, tracks, max_bytes):
+            self._time_s = time_s - self.start_s
             if self._video_track is not None and packet.stream_index == self._video_track.stream.index:
                 yield from self._video_track.push(packet)
             else:
                 yield from self._decode_audio(packet)
+            if self._audio_track is not None:
+                yield from self._audio_track.pause(self._time_s)
             if self.part and self._done():
                 break
         if self.handle.stop.is_set():
@@ -120,6 +131,16 @@ class Container:
         self._check_not_empty(faults)
         for text in faults:
             on_warning(f"{self.name}: {text}")
+
+    @property
+    def reached_s(self) -> dict[str, float]:
+        """ "video" and "audio" -> the time before which none of it comes any more."""
+        reached_s = {}
+        if self._video_track is not None:
+            reached_s["video"] = self._video_track.sampler.reached_s
+        if self._audio_track is not None:
+            reached_s["audio"] = self._audio_track.given_until_s(self._time_s)
+        return reached_s
 
     def _open_video(self, video: av.VideoStream, grid: Grid | None) -> VideoTrack:
         config, context = self.config, video.codec_context
@@ -207,6 +228,10 @@ class Container:
         video, audio, end_s = self._video_track, self._audio_track, self._end_s()
         if self._read_error:
             faults.append(f"damaged at or before {end_s:.1f} s: {self._read_error}")
+        if warning := self.timeline.warning():
+            faults.append(warning)
+            if video is not None:  # stamps that were taken away are told of already
+                video.clock.num_missing = max(0, video.clock.num_missing - self.timeline.num_wrong)
         if video is not None:
             name, sampler = f"video track {video.stream.index}", video.sampler
             if not sampler.num_frames:
@@ -235,7 +260,7 @@ class Container:
                 faults.append(f"{name}: {num_bad} packets were lost")
             if warning := audio.warning():
                 faults.append(f"{name}: {warning}")
-        header_s = (self._container.duration or 0) / 1e6
+        header_s = header_length_s(self._container) or end_s  # a recording that goes on has no length yet
         is_trusted = _TRUSTED_LENGTHS & set(self._container.format.name.split(","))
         if self.part is None and is_trusted and abs(header_s - end_s) > max(1.0, 0.01 * header_s):
             faults.append(f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Frames
-from .clock import JUMP_S, Clock, Grid
+from .clock import Clock, Grid
+from .timeline import JUMP_S
 
 _CHUNK_FRAMES = 16
 _CHUNK_BYTES = 4_000_000
@@ -54,6 +55,15 @@ class FrameSampler:
     def next_s(self) -> float:
         """The first wanted instant whose frame is not known yet."""
         return self.grid.at(self._index)
+
+    @property
+    def reached_s(self) -> float:
+        """The time before which no frame will be returned any more."""
+        if self._times:
+            return self._times[0]
+        if self.config.decode == "exact" or self._shown is None:
+            return self.next_s
+        return self._shown[1]  # it may still be chosen, at its own time
 
     @property
     def done(self) -> bool:
@@ -98,12 +108,13 @@ class FrameSampler:
         while self.next_s < min(end_s, self.limit_s):
             # "exact" repeats a frame for each instant it is shown at; else it comes once, at its own time.
             time_s = self.next_s if self.config.decode == "exact" else max(shown_s, 0.0)
-            self._index += 1
-            if time_s <= self._chosen_s:
-                continue
-            if self._index == self.grid.num:  # the last frame has a step of its own, so a chunk of its own
-                yield from self.flush()
+            is_chosen = time_s <= self._chosen_s
+            if self._index + 1 == self.grid.num and not is_chosen:
+                yield from self.flush()  # the last frame has a step of its own, so a chunk of its own
                 self.step_s = self.grid.last_step_s
+            self._index += 1
+            if is_chosen:
+                continue
             if self._scaled is None:
                 try:
                     self._scaled = fit_decoded(frame, self.config, self.pixel_aspect, self._scaler)

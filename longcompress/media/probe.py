@@ -10,11 +10,12 @@ from typing import BinaryIO, TypeVar
 
 import av
 from av.container import InputContainer
+from av.format import Flags
 from av.stream import Disposition, Stream
 
 from ..config import MediaConfig
-from .clock import JUMP_S
 from .source import Handle, open_container, open_handle
+from .timeline import Timeline
 
 _FIRST_PACKETS = 100
 _USUAL_FPS = 25.0
@@ -102,6 +103,20 @@ def origin_of(*streams: av.VideoStream | av.AudioStream | None) -> float:
     return min(starts, default=0.0)
 
 
+def timeline_of(container: InputContainer, origin_s: float) -> Timeline:
+    """The timeline of a file whose stamps begin at origin_s."""
+    return Timeline(origin_s, bool(container.format.flags & Flags.ts_discont.value))
+
+
+def header_length_s(container: InputContainer) -> float | None:
+    """The length in the header, from the start of the media; None if there is none."""
+    if not container.duration:
+        return None
+    # Matroska counts from 0, wherever its stamps begin
+    is_from_0 = "matroska" in container.format.name
+    return (container.duration - (max(0, container.start_time or 0) if is_from_0 else 0)) / 1e6
+
+
 def first_and_last(
     container: InputContainer, start_s: float = 0.0, length_s: float = math.inf
 ) -> tuple[float, float, float] | None:
@@ -110,17 +125,20 @@ def first_and_last(
     video, audio, _ = find_tracks(container)
     if video is None:
         return None
-    origin_s = origin_of(video, audio) + start_s
+    timeline = timeline_of(container, origin_of(video, audio))
     step_s = 1.0 / (average_rate(video) or _USUAL_FPS)
     first_s = last_s = None
     num = 0
-    for packet in _packets(container, [video]):
+    for packet in _packets(container, [s for s in (video, audio) if s is not None]):
+        timeline.place(packet)
+        if packet.stream is not video:
+            continue
         stamp = packet.dts if packet.pts is None else packet.pts
         num += packet.size > 0
         if stamp is None or packet.time_base is None or packet.is_discard:
             continue
-        time_s = round(float(stamp * packet.time_base) - origin_s, 9)
-        if 0 <= time_s < length_s and time_s - (time_s if last_s is None else last_s) <= JUMP_S:
+        time_s = round(float(stamp * packet.time_base) - timeline.origin_s - start_s, 9)
+        if 0 <= time_s < length_s:
             first_s = time_s if first_s is None else min(first_s, time_s)
             last_s = time_s if last_s is None else max(last_s, time_s)
     if first_s is not None and last_s is not None:
@@ -140,7 +158,7 @@ def _info(container: InputContainer, handle: Handle) -> MediaInfo:
     video, audio, _ = find_tracks(container)
     return MediaInfo(
         name=handle.name,
-        duration_s=None if container.duration is None else container.duration / 1e6,
+        duration_s=header_length_s(container),
         has_video=video is not None,
         has_audio=audio is not None,
         width=video.width if video else 0,
@@ -172,13 +190,15 @@ def _rotation(container: InputContainer, video: av.VideoStream) -> int:
 def _scan(container: InputContainer, info: MediaInfo) -> MediaInfo:
     """`info` with length and key-frame distance as the packets have them."""
     video, audio, _ = find_tracks(container)
-    start_s, end_s = origin_of(video, audio), 0.0
+    timeline = timeline_of(container, origin_of(video, audio))
+    end_s = 0.0
     key_s: float | None = None
     gap_s: float | None = None
     for packet in _packets(container, [s for s in (video, audio) if s is not None]):
+        timeline.place(packet)
         if packet.pts is None or packet.time_base is None:
             continue
-        time_s = float(packet.pts * packet.time_base) - start_s
+        time_s = float(packet.pts * packet.time_base) - timeline.origin_s
         end_s = max(end_s, time_s + float((packet.duration or 0) * packet.time_base))
         if packet.stream is video and packet.is_keyframe:
             gap_s = gap_s if key_s is None else max(gap_s or 0.0, time_s - key_s)

@@ -139,6 +139,7 @@ class Reading(Iterator[Frames | Audio]):
         name: of the file; "arrays" for values.
         streams: modalities that will come, of "video" and "audio"; None if unknown.
         duration_s: the length in the header, true or not; None if unknown.
+        reached_s: of a file, modality -> the time before which none of it comes any more.
     """
 
     def __init__(
@@ -150,7 +151,10 @@ class Reading(Iterator[Frames | Audio]):
         self.reached_s: dict[str, float] = {}
 
     def __next__(self) -> Frames | Audio:
-        return next(self._items)
+        item = next(self._items)
+        if isinstance(self._items, _DecodeAhead):
+            self.reached_s = self._items.reached_s
+        return item
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +179,10 @@ class _DecodeAhead(Iterator[Frames | Audio]):
         self._on_warning = on_warning
         self._warnings: deque[str] = deque()
         self._stop = container.handle.stop
-        self._queue: queue.Queue[Frames | Audio | BaseException | None] = queue.Queue(_QUEUE_CHUNKS)
+        self.reached_s: dict[str, float] = {}  # as of the item that was returned last
+        self._queue: queue.Queue[tuple[Frames | Audio | BaseException | None, dict[str, float]]] = (
+            queue.Queue(_QUEUE_CHUNKS)
+        )
         # The thread knows the container, queue and warnings, not this object: dropping this object ends it.
         arguments = (container, self._queue, self._warnings)
         self._thread = threading.Thread(
@@ -186,7 +193,9 @@ class _DecodeAhead(Iterator[Frames | Audio]):
     def __next__(self) -> Frames | Audio:
         while not self._stop.is_set():
             try:
-                item = self._queue.get(timeout=_WAIT_S)  # a wait without end can't be interrupted everywhere
+                item, self.reached_s = self._queue.get(
+                    timeout=_WAIT_S
+                )  # a wait without end can't be interrupted everywhere
             except queue.Empty:
                 continue
             if not isinstance(item, Frames | Audio):
@@ -212,7 +221,7 @@ def _decode(container: Container, out: "queue.Queue[Any]", warnings: deque[str])
     def put(item: Any) -> None:
         while not container.handle.stop.is_set():
             try:
-                return out.put(item, timeout=_WAIT_S)
+                return out.put((item, container.reached_s), timeout=_WAIT_S)
             except queue.Full:
                 continue
 

@@ -6,7 +6,6 @@ import torch
 
 from longcompress.config import MediaConfig
 from longcompress.media.audio import AudioTrack
-from longcompress.media.clock import Clock
 from longcompress.media.frames import VideoTrack
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio
@@ -59,8 +58,6 @@ def test_a_part_that_begins_after_an_hour(tmp_path):
     pixels, times, _, warned = gather(path, config, part=(3700.5, 3730.0))
     assert times == list(range(30)) and not warned
     assert [number_of(p) for p in pixels] == [int((3700.5 + t + 1e-3) // 8) for t in times]
-    clock = Clock(0.001, 0.0, 0.04, media_start_s=-4000.0)
-    assert clock.next(-3_990_000, None) == -3990 and not clock.num_jumps
     assert AudioTrack(16000, media_start_s=-4000.0).reached_s == -4000
 
 

@@ -324,12 +324,8 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     assert max(mb for _, mb in seen) < early + 15
 
 
-def test_clock_rebuilds_missing_repeated_and_lying_stamps():
+def test_clock_rebuilds_missing_and_repeated_stamps():
     clock = Clock(0.001, 0.0, 0.04)
-    got = [clock.next(pts, None) for pts in (0, 40, None, 120, 120, 90, 9_000_000, 200, 240)]
-    assert got == pytest.approx([0, 0.04, 0.08, 0.12, None, None, 0.16, 0.2, 0.24])
-    assert (clock.num_missing, clock.num_repeated, clock.num_jumps) == (1, 2, 1)
-    assert clock.warning() == (
-        "time stamps: 1 missing (rebuilt), 2 repeated or set back (left out), "
-        "1 that jump or restart (ignored)"
-    )
+    got = [clock.next(pts, None) for pts in (0, 40, None, 120, 120, 90, 160)]
+    assert got == pytest.approx([0, 0.04, 0.08, 0.12, None, None, 0.16])
+    assert clock.warning() == "time stamps: 1 missing (rebuilt), 2 repeated or set back (left out)"

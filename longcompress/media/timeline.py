@@ -1,0 +1,150 @@
+"""One timeline for all tracks of a file: stamps that restart are moved together, and packets come in step."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import av
+
+BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
+JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
+_RESYNC_S = 10.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS (as ffmpeg does)
+
+
+@dataclass
+class _Track:
+    """Where a track is: all in seconds of the timeline, but `first_s` by the stamps of the file."""
+
+    shift_s: float  # what is added to its stamps
+    first_s: float  # its first stamp since the last restart
+    last_s: float  # its last packet
+    end_s: float
+
+
+class Timeline:
+    """Moves the stamps of packets, so that a file that was put together of several plays on.
+
+    A restart moves all tracks by the same amount: the piece that follows begins where the longest track of
+    the piece before ended. Its tracks are taken to begin as far apart as those of the piece before.
+
+    Args:
+        origin_s: where the media starts by the file's stamps.
+        may_restart: the format's clock may jump ahead at a restart.
+    """
+
+    def __init__(self, origin_s: float, may_restart: bool) -> None:
+        self.origin_s = origin_s
+        self.limit_s = _RESYNC_S if may_restart else JUMP_S
+        self.may_restart = may_restart
+        self.end_s = 0.0
+        self.num_restarts = self.num_wrong = 0
+        self.first_restart_s: float | None = None
+        self._shift_s = 0.0  # of the newest piece
+        self._tracks: dict[int, _Track] = {}
+        # After a restart: the track that began it, as it was, and the shift until then. The next packet may
+        # take the restart back.
+        self._before: tuple[int, _Track, float] | None = None
+        self._began_s = 0.0  # the newest piece's first stamp, less the same track's of the piece before
+
+    def place(self, packet: av.Packet) -> float:
+        """The packet's time in seconds from the start of the media; its stamps are moved. A packet without a
+        credible stamp loses its stamps, and follows the one before."""
+        index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
+        if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
+            packet.pts, self.num_wrong = None, self.num_wrong + 1
+        track = self._tracks.get(index)
+        stamp = pts if dts is None else dts
+        raw_s = 0.0 if stamp is None else stamp * tick_s - self.origin_s
+        shift_s = None if stamp is None else self._shift_of(index, track, raw_s)
+        if shift_s is None:
+            self.num_wrong += stamp is not None
+            packet.pts = packet.dts = None
+            time_s, shift_s = (track.end_s, track.shift_s) if track else (0.0, self._shift_s)
+        else:
+            time_s = raw_s + shift_s
+            if ticks := round(shift_s / tick_s):
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if dts is None else dts + ticks
+        length_s = (packet.duration or 0) * tick_s
+        if not 0 < length_s <= JUMP_S:  # not known: as long as the packet before
+            length_s = min(max(time_s - track.last_s, 0.0), _RESYNC_S) if track else 0.0
+        first_s = track.first_s if track and track.shift_s == shift_s else raw_s
+        track = self._tracks[index] = _Track(shift_s, first_s, time_s, time_s + length_s)
+        self.end_s = max(self.end_s, track.end_s)
+        if self.num_restarts and shift_s < self._shift_s:
+            self._begin_after(track)
+        return time_s
+
+    def _begin_after(self, track: _Track) -> None:
+        """A packet of the piece before came late (MPEG-TS holds back the last): the new piece begins after
+        it."""
+        later_s = track.end_s - track.first_s - self._began_s - self._shift_s
+        if later_s > 0:
+            for other in self._tracks.values():
+                if other.shift_s == self._shift_s:
+                    other.shift_s, other.last_s = other.shift_s + later_s, other.last_s + later_s
+                    other.end_s += later_s
+                    self.end_s = max(self.end_s, other.end_s)
+            self._shift_s += later_s
+
+    def warning(self) -> str | None:
+        """What was wrong with the stamps, and where first."""
+        faults = []
+        if self.num_restarts:
+            faults.append(
+                f"{self.num_restarts} restarts, the first at {self.first_restart_s:.1f} s (played on)"
+            )
+        if self.num_wrong:
+            faults.append(f"{self.num_wrong} that jump (rebuilt)")
+        return "time stamps: " + ", ".join(faults) if faults else None
+
+    def _shift_of(self, index: int, track: _Track | None, raw_s: float) -> float | None:
+        """What to add to a stamp; None if the stamp is wrong."""
+        if track is None:
+            # a track without a credible start begins with the media
+            is_credible = -JUMP_S <= raw_s + self._shift_s <= self.end_s + JUMP_S
+            if not is_credible and not self._tracks:
+                self._shift_s = -raw_s
+            return self._shift_s if is_credible else -raw_s
+        if self._before and self._before[0] == index:
+            (_, old, shift_s), self._before = self._before, None
+            if -BACK_S <= raw_s + old.shift_s - old.end_s <= BACK_S:  # goes on as if nothing had been
+                self.num_restarts, self.num_wrong = self.num_restarts - 1, self.num_wrong + 1
+                self._shift_s = shift_s
+                return old.shift_s
+        # its own shift, or after a restart that another track began, the newest one
+        for shift_s in dict.fromkeys((track.shift_s, self._shift_s)):
+            is_in_step = shift_s == self._shift_s or self.end_s - (raw_s + shift_s) <= _RESYNC_S
+            if is_in_step and -BACK_S <= raw_s + shift_s - track.last_s <= self._ahead_s(track):
+                return shift_s
+        if raw_s + track.shift_s > track.last_s and not self.may_restart:
+            return None
+        self._before = (index, track, self._shift_s)
+        self.num_restarts += 1
+        if self.first_restart_s is None:
+            self.first_restart_s = self.end_s
+        self._began_s = raw_s - track.first_s
+        self._shift_s = max(t.end_s - t.first_s for t in self._tracks.values()) - self._began_s
+        return self._shift_s
+
+    def _ahead_s(self, track: _Track) -> float:
+        """How far ahead of its track's last packet a packet may be: not far ahead of everything."""
+        return max(self.end_s - track.last_s, 0.0) + self.limit_s
+
+
+def in_step(
+    packets: Iterable[tuple[av.Packet, float]], tracks: Sequence[int], max_bytes: int
+) -> Iterator[tuple[av.Packet, float]]:
+    """The packets of all tracks in the order of their times, as far as `max_bytes` of packets can wait for a
+    track of which none comes: it may have paused, or ended."""
+    queues: dict[int, deque[tuple[av.Packet, float]]] = {index: deque() for index in tracks}
+    num_bytes = 0
+    for packet, time_s in packets:
+        queues[packet.stream_index].append((packet, time_s))
+        num_bytes += packet.size
+        while num_bytes > max_bytes or all(queues.values()):
+            first = min(filter(None, queues.values()), key=lambda queue: queue[0][1])
+            num_bytes -= first[0][0].size
+            yield first.popleft()
+    while any(queues.values()):
+        yield min(filter(None, queues.values()), key=lambda queue: queue[0][1]).popleft()

@@ -1,0 +1,121 @@
+"""Stamps of files that were put together go on, tracks together; wrong ones are left out; packets in step."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import pytest
+
+from longcompress.media.timeline import Timeline, in_step
+
+
+@dataclass
+class Packet:
+    """What the timeline sees of a packet, in ms."""
+
+    stream_index: int
+    pts: int | None
+    dts: int | None
+    duration: int = 40
+    size: int = 1
+    time_base: Fraction = Fraction(1, 1000)
+
+
+def packets(video, audio):
+    """Packets of both tracks, by stamp."""
+    both = [Packet(0, t, t) for t in video] + [Packet(1, t, t, 20) for t in audio]
+    return sorted(both, key=lambda p: (p.dts, -p.stream_index))
+
+
+def placed(pieces, may_restart=True):
+    """((track, ms) of every packet, the timeline)."""
+    timeline = Timeline(0.0, may_restart)
+    out = []
+    for piece in pieces:
+        for packet in piece:
+            time_s = timeline.place(packet)
+            out.append((packet.stream_index, packet.pts, round(time_s * 1000)))
+    return out, timeline
+
+
+@pytest.mark.parametrize("may_restart", [True, False])
+@pytest.mark.parametrize("audio_ms", [11000, 12000, 12740])
+def test_a_restart_moves_both_tracks_by_the_length_of_the_longer(may_restart, audio_ms):
+    piece = [(range(0, 12000, 40), range(0, audio_ms, 20))] * 5
+    out, timeline = placed([packets(*p) for p in piece], may_restart)
+    length = max(12000, audio_ms)
+    for index, step, end in ((0, 40, 12000), (1, 20, audio_ms)):
+        want = [n * length + t for n in range(5) for t in range(0, end, step)]
+        assert [pts for i, pts, _ in out if i == index] == want
+    assert timeline.num_restarts == 4 and timeline.num_wrong == 0
+    assert timeline.warning().startswith(f"time stamps: 4 restarts, the first at {length / 1000:.1f} s")
+
+
+def test_a_packet_of_the_piece_before_that_comes_late_pushes_the_new_piece_back():
+    """MPEG-TS gives a track's last packet only when the track goes on."""
+    first = packets(range(0, 12000, 40), range(0, 11000, 20))
+    last = next(p for p in reversed(first) if p.stream_index == 0)
+    first.remove(last)
+    second = packets(range(0, 12000, 40), range(0, 11000, 20))
+    second.insert(1, last)
+    out, timeline = placed([first, second])
+    video = [pts for i, pts, _ in out if i == 0]
+    assert video == [n * 12000 + t for n in range(2) for t in range(0, 12000, 40)]
+    audio = [pts for i, pts, _ in out if i == 1]
+    assert audio[-1] == 12000 + 10980 and timeline.num_restarts == 1
+
+
+def test_a_jump_ahead_of_everything_is_closed_where_the_clock_may_restart():
+    pieces = [packets(range(0, 5000, 40), range(0, 5000, 20))]
+    pieces.append(packets(range(1_805_000, 1_810_000, 40), range(1_805_000, 1_810_000, 20)))
+    out, timeline = placed(pieces)
+    assert max(pts for _, pts, _ in out) == 9980 and timeline.num_restarts == 1
+    pieces = [packets(range(0, 5000, 40), range(0, 5000, 20))]
+    pieces.append(packets(range(1_805_000, 1_810_000, 40), range(1_805_000, 1_810_000, 20)))
+    out, timeline = placed(pieces, may_restart=False)  # there stamps are what they say
+    assert max(pts for _, pts, _ in out) == 1_809_980 and timeline.warning() is None
+
+
+@pytest.mark.parametrize("may_restart", [True, False])
+def test_a_track_that_paused_is_no_restart(may_restart):
+    out, timeline = placed(
+        [packets(range(0, 300_000, 40), [*range(0, 5000, 20), *range(250_000, 300_000, 20)])], may_restart
+    )
+    assert timeline.warning() is None
+    assert all(pts == time for _, pts, time in out)
+
+
+@pytest.mark.parametrize("may_restart", [True, False])
+@pytest.mark.parametrize("wrong", [9_000_000, -8000])
+def test_a_single_wrong_stamp_moves_nothing_else(may_restart, wrong):
+    piece = packets(range(0, 10_000, 40), range(0, 10_000, 20))
+    bad = next(p for p in piece if p.stream_index == 0 and p.dts == 4000)
+    bad.pts = bad.dts = wrong
+    out, timeline = placed([piece], may_restart)
+    others = [(pts, time) for (i, pts, time), p in zip(out, piece, strict=True) if p is not bad]
+    assert all(pts == time for pts, time in others) and max(pts for pts, _ in others) == 9980
+    assert timeline.num_restarts == 0 and timeline.num_wrong == 1
+
+
+def test_packets_without_stamps_follow():
+    piece = packets(range(0, 2000, 40), range(0, 2000, 20))
+    for packet in piece[5:40:3]:
+        packet.pts = packet.dts = None
+    _, timeline = placed([piece])
+    assert timeline.warning() is None and timeline.end_s == pytest.approx(2.0)
+
+
+def test_packets_come_in_the_order_of_their_times():
+    video = [(Packet(0, t, t), t / 1000) for t in range(0, 5000, 40)]
+    audio = [(Packet(1, t, t), t / 1000) for t in range(0, 5000, 20)]
+    times = [time_s for _, time_s in in_step([*audio, *video], [0, 1], 1000)]
+    assert times == sorted(time_s for _, time_s in video + audio)
+
+
+def test_a_track_that_pauses_is_waited_for_up_to_a_number_of_bytes():
+    video = [(Packet(0, t, t), float(t)) for t in range(100)]
+    audio = [(Packet(1, 0, 0), 0.0), (Packet(1, 90, 90), 90.0)]
+    source = iter([*video[:1], audio[0], *video[1:90], audio[1], *video[90:]])
+    given = in_step(source, [0, 1], 20)
+    seen = [next(given) for _ in range(60)]
+    assert [time_s for _, time_s in seen] == [0.0, 0.0, *map(float, range(1, 59))]
+    assert len(list(given)) == 42
