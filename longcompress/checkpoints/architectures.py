@@ -140,9 +140,7 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
 
 
 PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
-    "longvlm": longvlm,
-    "vtimellm": vtimellm,
-    "longvale": longvale,
+    function.__name__: function for function in (longvlm, vtimellm, longvale)
 }
 
 
@@ -189,11 +187,7 @@ def encoders_of(
 
 
 def based(config: ModelConfig, base: Mapping[str, str]) -> ModelConfig:
-    """The config with other bases: "video", "audio", "speech", "llm" -> folder, file or hub name.
-
-    Raises:
-        ValueError: the model has no such part.
-    """
+    """The config with other bases: "video", "audio", "speech", "llm" -> folder, file or hub name."""
     sections: dict[str, Any] = {}
     for name, value in base.items():
         section = getattr(config, name, None)

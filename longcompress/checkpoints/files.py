@@ -6,6 +6,7 @@ Nothing in them is ever run: torch files are read with weights_only, others are 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,10 @@ MODELS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 
 class TensorFile:
-    """A torch or safetensors file of named tensors, read one by one; it stays on disk until then.
+    """A torch or safetensors file of named float tensors, read one by one; it stays on disk until then.
 
-    `shapes` and `num_bytes` have the shape and the size of each by name.
-
-    Args:
-        path: of the file; one that ends in .safetensors is such a file, others are torch's.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is cut off, an archive, holds something else than float tensors, or a pickle with code.
+    `shapes` and `num_bytes` have the shape and the size of each by name. A file whose name doesn't end in
+    .safetensors is torch's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,11 +44,10 @@ class TensorFile:
             except SafetensorError as error:
                 raise ValueError(f"{self.path} {_cut(self.path)}: {error}") from error
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            widths = {name: WIDTHS.get(part.get_dtype(), 0) for name, part in slices.items()}
             self.shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            self.num_bytes = {
-                n: WIDTHS.get(part.get_dtype(), 0) * numel(self.shapes[n]) for n, part in slices.items()
-            }
-            wrong = [name for name, part in slices.items() if part.get_dtype() not in WIDTHS]
+            self.num_bytes = {name: widths[name] * prod(shape) for name, shape in self.shapes.items()}
+            wrong = [name for name, width in widths.items() if not width]
         else:
             self._values = _torch_values(self.path)
             self.shapes = {name: tuple(value.shape) for name, value in self._values.items()}
@@ -73,27 +67,16 @@ class TensorFile:
 
 @dataclass(frozen=True)
 class Stage:
-    """Weights that a training stage saved.
-
-    Attributes:
-        path: the file or folder.
-        values: name -> what it learned besides adapters: projectors, embeddings.
-        adapter: name -> what its LoRA adapter learned; empty where it has none.
-    """
+    """Weights that a training stage saved in a file or folder."""
 
     path: Path
-    values: dict[str, Tensor] = field(default_factory=dict)
-    adapter: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor]  # what it learned besides adapters: projectors, embeddings
+    adapter: dict[str, Tensor] = field(default_factory=dict)  # of LoRA; empty where it has none
 
 
 def read_stage(path: str | Path) -> Stage:
     """What lies in a file of projectors (`mm_projector.bin`), or in the folder of a stage: such a file, an
-    adapter as peft saves it, and `non_lora_trainables.bin` beside it.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder, or an adapter lacks one of its two files.
-        ValueError: it is something else, with what to do; what `TensorFile` raises.
-    """
+    adapter as peft saves it, and `non_lora_trainables.bin` beside it."""
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():
@@ -120,11 +103,7 @@ def read_stage(path: str | Path) -> Stage:
 
 
 def read_stages(weights: str | Path | Sequence[str | Path]) -> list[Stage]:
-    """`read_stage` of each entry, in order; a single entry needs no list.
-
-    Raises:
-        ValueError: there is no entry, or an entry is there twice.
-    """
+    """`read_stage` of each entry, in order; a single entry needs no list."""
     entries = [weights] if isinstance(weights, str | Path) else list(weights)
     if not entries:
         raise ValueError("weights must name at least one file or folder")
@@ -141,23 +120,19 @@ def _torch_values(path: Path) -> dict[str, Tensor]:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except BROKEN as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
-            raise ValueError(
-                f"{path} must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
-            ) from error
-        raise ValueError(f"{path} {_cut(path)}") from error
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        wrong = type(values).__name__
-        if isinstance(values, dict):
-            others = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
-            wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in others.items()))
-        raise ValueError(f"{path} must hold named tensors, got {wrong}; it is another kind of checkpoint")
+        what = (
+            f"must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
+            if code
+            else ""
+        )
+        raise ValueError(f"{path} {what or _cut(path)}") from error
+    wrong = [type(values).__name__]
+    if isinstance(values, dict):
+        wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
+    if wrong:
+        got = listed(sorted(wrong))
+        raise ValueError(f"{path} must hold named tensors, got {got}; it is another kind of checkpoint")
     return {str(name): value for name, value in values.items()}
-
-
-def numel(shape: Sequence[int]) -> int:
-    """Numbers in a tensor."""
-    return int(torch.Size(shape).numel())
 
 
 def _cut(path: Path) -> str:
