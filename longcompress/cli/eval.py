@@ -48,7 +48,7 @@ class SourceOptions:
     def open(self, task: str) -> Source:
         """Questions and videos of a task."""
         values = {name: value for name, value in asdict(self).items() if value not in (None, [])}
-        files = {name: values[name] for name in ("reference", "videos", "durations") if name in values}
+        files = [name for name in ("reference", "videos", "durations") if name in values]
         synthetic = {name: value for name, value in values.items() if name not in files}
         if task_of(task).synthesize is not None:
             if files:
@@ -130,10 +130,9 @@ def run(
     if plot:
         plot_depths(depths_of(questions.examples, summaries[0]["each"]["recall"]), plot)
     for summary in summaries:
+        _print(summary, json)
         if json:
-            print(dumps(summary, ensure_ascii=False))
             continue
-        _print(summary)
         for line in summary["failed"][:_SHOWN]:
             print(f"failed: {line['id']}: {line['failed']}")
         counts = f"{summary['num_answered']} answered, {summary['num_failed']} failed"
@@ -173,14 +172,10 @@ def score(
     prompt = Path(judge.judge_prompt).read_text(encoding="utf-8") if judge.judge_prompt else None
     how = How(compat=compat, times=times, asker=judge.asker(), judge_prompt=prompt)
     report = score_files(task, reference, pred, how, durations=durations, seed=seed, num_draws=num_draws)
-    text = dumps(report, ensure_ascii=False)
     if out:
         with writing(out):
-            Path(out).write_text(text + "\n", encoding="utf-8")
-    if json:
-        print(text)
-    else:
-        _print(report)
+            Path(out).write_text(dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+    _print(report, json)
 
 
 def compare(
@@ -249,28 +244,26 @@ def tasks(*, json: bool = False) -> None:
     Args:
         json: one JSON object instead of a table.
     """
-    if json:
-        listed = {
-            name: {"about": task.about, "where": task.where, "prompts": list(task.prompts)}
-            for name, task in TASKS.items()
-        }
-        print(dumps(listed, ensure_ascii=False))
-        return
+    listed = {}
     for name, task in TASKS.items():
-        print(f"{name}\n    {task.about}\n    data: {task.where}\n    prompts: {', '.join(task.prompts)}")
+        listed[name] = {"about": task.about, "where": task.where, "prompts": list(task.prompts)}
+        if not json:
+            print(f"{name}\n    {task.about}\n    data: {task.where}\n    prompts: {', '.join(task.prompts)}")
+    if json:
+        print(dumps(listed, ensure_ascii=False))
 
 
 def _flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def _print(report: dict[str, Any]) -> None:
-    rows = []
-    for name, value in report["metrics"].items():
-        if isinstance(value, str):
-            rows.append((name, value if len(value) < 80 else value[:77] + "...", ""))
-        else:
-            rows.append((name, *_shown(value, report["intervals"].get(name))))
+def _print(report: dict[str, Any], json: bool) -> None:
+    """A report of scores, as a line of JSON or as a table."""
+    if json:
+        print(dumps(report, ensure_ascii=False))
+        return
+    intervals = report["intervals"]
+    rows = [(name, *_shown(value, intervals.get(name))) for name, value in report["metrics"].items()]
     print_table(f"{report['task']}, {report['num_examples']} examples", rows)
     for name in ("missing", "unknown", "duplicate", "unparsed"):
         if some := report[name]:
@@ -278,9 +271,10 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def _shown(value: Any, at: Mapping[str, Any] | None) -> tuple[str, str]:
-    """A number and its interval."""
+    """A metric and its interval, as cells of a table."""
     interval = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value), interval
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if len(text) < 80 else text[:77] + "...", interval
 
 
 def _listed(some: Sequence[str]) -> str:

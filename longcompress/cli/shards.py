@@ -1,6 +1,8 @@
 """`longcompress shards`: videos to shards that training reads many times, and what is in shards."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,16 +44,14 @@ class EncoderOptions:
     def loader(self, default: str | None = None) -> Callable[..., LongCompress]:
         """The function that loads it, with device and dtype still to be given; wrong names fail at once."""
         if self.model is not None and self.preset is not None:
-            raise ValueError(
-                f"--model {self.model} and --preset {self.preset} both say whose features; leave one out"
-            )
+            both = f"--model {self.model} and --preset {self.preset}"
+            raise ValueError(f"{both} both say whose features; leave one out")
         if self.preset is not None:
             config_of(self.preset, self.base, self.variant)
             return partial(encoders_of, self.preset, base=self.base, variant=self.variant)
         if self.base or self.variant:
-            raise ValueError(
-                f"--{'base' if self.base else 'variant'} is of a published model; give --preset too"
-            )
+            flag = "base" if self.base else "variant"
+            raise ValueError(f"--{flag} is of a published model; give --preset too")
         name = self.model or default
         if name is None:
             raise ValueError("one of --model and --preset must say whose features they are")
@@ -71,16 +71,19 @@ class JobOptions:
     on_error: Literal["quarantine", "stop"] = "quarantine"
 
     def __post_init__(self) -> None:
-        try:
-            _ = self.share
-        except ValueError:
-            raise ValueError(f"--shard must be i/N such as 0/8, got {self.shard!r}") from None
+        if not re.fullmatch(r"-?\d+/-?\d+", self.shard):
+            raise ValueError(f"--shard must be i/N such as 0/8, got {self.shard!r}")
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """(i, N)."""
-        number, of = (int(part) for part in self.shard.split("/"))
-        return number, of
+    def options(self) -> dict[str, Any]:
+        """What every function that makes parts takes."""
+        number, of = map(int, self.shard.split("/"))
+        return {"share": (number, of), "on_error": self.on_error, "progress": bars()}
+
+    def pack(self, folder: Path, records: Sequence[Record], shard_mb: int) -> Index | None:
+        """The index of all parts, packed to shards; None while parts of the job may be missing."""
+        if int(self.shard.split("/")[1]) != 1:
+            return None
+        return shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
 
 
 def make(
@@ -115,26 +118,26 @@ def make(
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.
     """
-
     if threads < 0:
         raise ValueError(f"--threads must be at least 0, got {threads}")
     if threads:
         torch.set_num_threads(threads)  # actors take as many as are here
     loader = partial(encoders.loader("tiny"), dtype=dtype)
     records, folder = _records_of(source), folder_of(out)
-    options: dict[str, Any] = {"kind": kind, "share": job.share, "on_error": job.on_error, "progress": bars()}
     if engine == "ray":
         from ..train.shards.ray import make as make_by_ray  # an extra
 
-        options |= {"detail": tokens_per_segment, "device": device}
-        options |= {"workers": workers, "gpus_per_worker": gpus_per_worker}
-        results = make_by_ray(records, folder, loader, **options)
+        results = make_by_ray(
+            records, folder, loader, kind=kind, detail=tokens_per_segment, device=device, workers=workers,
+            gpus_per_worker=gpus_per_worker, **job.options(),
+        )  # fmt: skip
     else:
         model = _load(loader, device, tokens_per_segment) if kind == "features" else None
-        results = shards.make(records, folder, model, **options)
+        results = shards.make(records, folder, model, kind=kind, **job.options())
     code = _report(results, folder)
-    if job.share[1] == 1:
-        _print_index(folder, shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars()))
+    packed = job.pack(folder, records, shard_mb)
+    if packed is not None:
+        _print_index(folder, packed)
     return code
 
 
@@ -152,10 +155,7 @@ def export_npy(
         raise ValueError(f"--preset must be vtimellm or longvale, got {encoders.preset}")
     loader = encoders.loader()
     records, folder = _records_of(source), folder_of(out)
-    results = npy.make(
-        records, folder, loader(device=device), share=job.share, on_error=job.on_error, progress=bars()
-    )
-    return _report(results, folder)
+    return _report(npy.make(records, folder, loader(device=device), **job.options()), folder)
 
 
 def import_features(
@@ -189,15 +189,14 @@ def import_features(
     paths = {"video": video, "audio": audio, "speech": speech, "local": local, "memory": memory}
     folders = {name: path for name, path in paths.items() if path is not None}
     records, folder = _records_of(source), folder_of(out)
-    results = features.make(
-        records, folder, loader(device="cpu"), folders, unknown_s=default_duration_s, share=job.share,
-        on_error=job.on_error, progress=bars(),
-    )  # fmt: skip
+    model, unknown_s = loader(device="cpu"), default_duration_s
+    results = features.make(records, folder, model, folders, unknown_s=unknown_s, **job.options())
     code = _report(results, folder)
-    if job.share[1] == 1:
-        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
-        counts = {name: sum(name in entry.tokens for entry in packed.entries) for name in _streams_of(packed)}
-        _print_index(folder, packed, f", by stream {counts}")
+    packed = job.pack(folder, records, shard_mb)
+    if packed is not None:
+        counts = Counter(name for entry in packed.entries for name in entry.tokens)
+        by_stream = {name: counts[name] for name in stream_order(counts)}
+        _print_index(folder, packed, f", by stream {by_stream}")
     return code
 
 
@@ -232,14 +231,14 @@ def info(folder: str) -> None:
         folder: of indexed shards.
     """
     content = _index_of(folder)
+    tokens: Counter[str] = Counter()
+    for entry in content.entries:
+        tokens.update(entry.tokens)
     figures = {
         "samples": len(content), "shards": len(content.shards),
         "num_bytes": sum(shard.num_bytes for shard in content.shards),
         "hours": round(sum(entry.duration_s for entry in content.entries) / 3600, 3),
-        "tokens": {
-            name: sum(entry.tokens.get(name, 0) for entry in content.entries) for name in _streams_of(content)
-        },
-        "features": content.features,
+        "tokens": {name: tokens[name] for name in stream_order(tokens)}, "features": content.features,
     }  # fmt: skip
     print(json.dumps(figures))
 
@@ -280,10 +279,9 @@ def bench(
         budget: tokens that videos are compressed to.
     """
     content = _index_of(folder)
-    figures = bench_read.bench(
-        content, None if model is None else load(model, device="cpu"), samples=samples or len(content),
-        workers=workers, rounds=rounds, budget=budget, repeat=repeat,
-    )  # fmt: skip
+    loaded = None if model is None else load(model, device="cpu")
+    sizes = {"samples": samples or len(content), "budget": budget, "repeat": repeat}
+    figures = bench_read.bench(content, loaded, workers=workers, rounds=rounds, **sizes)
     print("\n".join(bench_read.table(figures)))
     if out is not None:
         with writing(out):
@@ -344,13 +342,11 @@ def synthesize(
 
 
 def _records_of(source: str) -> list[Record]:
-
     with reading():
         return read_records(source)
 
 
 def _index_of(folder: str) -> Index:
-
     with reading():
         return load_index(folder)
 
@@ -364,19 +360,14 @@ def _load(
     return model
 
 
-def _streams_of(content: Index) -> list[str]:
-
-    return stream_order({name for entry in content.entries for name in entry.tokens})
-
-
 def _print_index(folder: str | Path, content: Index, more: str = "") -> None:
     print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
 
 
 def _report(results: Sequence[shards.Result], folder: Path) -> int:
     """Print the results of videos; the exit code."""
-    counts = {status: sum(r.status == status for r in results) for status in ("made", "exists", "failed")}
-    print("{}: {made} made, {exists} there already, {failed} failed".format(folder, **counts))
+    counts = Counter(result.status for result in results)
+    print(f"{folder}: {counts['made']} made, {counts['exists']} there already, {counts['failed']} failed")
     for result in results:
         if result.status == "failed":
             complain("error", f"{result.key}: {result.reason}")
