@@ -170,13 +170,9 @@ def config_of(
 
 
 def encoders_of(
-    name: str,
-    *,
-    base: Mapping[str, str] | None = None,
-    variant: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-) -> LongCompress:
+    name: str, *, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None, dtype: torch.dtype | str | None = None,
+) -> LongCompress:  # fmt: skip
     """A published model without its language model: it makes the features that the whole one trains on.
 
     Args:

@@ -118,15 +118,10 @@ def ask(
 
 
 def events(
-    source: str,
-    *,
-    out: str | None = None,
-    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None,
-    window_s: float | None = None,
-    timecode_fps: float | None = None,
-    json: bool = False,
-    options: VideoOptions,
-) -> None:
+    source: str, *, out: str | None = None,
+    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None, window_s: float | None = None,
+    timecode_fps: float | None = None, json: bool = False, options: VideoOptions,
+) -> None:  # fmt: skip
     """List what happens in a video or a memory file, with seconds.
 
     Args:
@@ -162,14 +157,9 @@ def events(
 
 
 def plot(
-    source: str,
-    *,
-    out: str,
-    format: Literal["png", "svg", "pdf"] = "png",
-    original: str | None = None,
-    json: bool = False,
-    options: VideoOptions,
-) -> None:
+    source: str, *, out: str, format: Literal["png", "svg", "pdf"] = "png", original: str | None = None,
+    json: bool = False, options: VideoOptions,
+) -> None:  # fmt: skip
     """Plot a video's events, tokens and merged patches.
 
     Args:

@@ -26,7 +26,6 @@ EXTRAS = {
     "train": ["tensorboard>=2.15"],
     "ray": ["ray>=2.40"],
 }
-PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3")
 CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linux is a CUDA one
 
@@ -43,9 +42,20 @@ class Check:
 
 def examine() -> list[Check]:
     """Results of all checks, required things first."""
-    checks = [_python(), *(_package(spec) for spec in NEEDED), _decoder(), _video(), _gpu(), _triton()]
-    checks += [*_torchvision(), _embedded()]
-    return checks + [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
+    needed = [_package(spec) for spec in NEEDED]
+    extras = [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
+    found = [
+        _python(),
+        *needed,
+        _decoder(),
+        _video(),
+        _gpu(),
+        _triton(),
+        _torchvision(),
+        _embedded(),
+        *extras,
+    ]
+    return [check for check in found if check is not None]
 
 
 def _version(name: str) -> str | None:
@@ -76,8 +86,8 @@ def _module(name: str) -> tuple[Any, str]:
 
 def _python() -> Check:
     state = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    if sys.version_info < PYTHON:
-        return Check("python", "wrong", state, f"install Python {'.'.join(map(str, PYTHON))} or newer")
+    if sys.version_info < (3, 11):
+        return Check("python", "wrong", state, "install Python 3.11 or newer")
     return Check("python", "ok", f"{state}, longcompress {_version('longcompress') or 'not installed'}")
 
 
@@ -87,11 +97,10 @@ def _decoder() -> Check:
     if av is None:
         return Check("decoder", "wrong", fault, "pip install --force-reinstall av")
     known = av.codecs_available | ({"av1"} if "libdav1d" in av.codecs_available else set())
-    missing = sorted(set(CODECS) - known)
-    state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(c for c in CODECS if c not in missing)}"
-    if missing:
+    state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(codec for codec in CODECS if codec in known)}"
+    if missing := ", ".join(sorted(set(CODECS) - known)):
         remedy = "pip install --force-reinstall --only-binary av av"
-        return Check("decoder", "note", f"{state}; not {', '.join(missing)}", remedy)
+        return Check("decoder", "note", f"{state}; not {missing}", remedy)
     return Check("decoder", "ok", state)
 
 
@@ -133,15 +142,15 @@ def _triton() -> Check:
     return Check("triton", "note", "not installed; only GPUs need it, and it comes with torch", CUDA_TORCH)
 
 
-def _torchvision() -> list[Check]:
-    """A torchvision that doesn't fit torch breaks transformers. Without torchvision there is no check."""
+def _torchvision() -> Check | None:
+    """A torchvision that doesn't fit torch breaks transformers; None without torchvision."""
     installed = _version("torchvision")
     if installed is None:
-        return []
+        return None
     if fault := _module("torchvision")[1]:
         state = f"doesn't fit torch, and breaks transformers: {fault}"
-        return [Check("torchvision", "wrong", state, "pip uninstall torchvision")]
-    return [Check("torchvision", "ok", f"{installed} (not used)")]
+        return Check("torchvision", "wrong", state, "pip uninstall torchvision")
+    return Check("torchvision", "ok", f"{installed} (not used)")
 
 
 def _embedded() -> Check:

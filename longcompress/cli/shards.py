@@ -87,21 +87,11 @@ class JobOptions:
 
 
 def make(
-    source: str,
-    *,
-    out: str,
-    encoders: EncoderOptions,
-    kind: Literal["features", "media"] = "features",
-    tokens_per_segment: dict[str, int] | None = None,
-    device: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    job: JobOptions,
-    shard_mb: int = 1024,
-    threads: int = 0,
-    engine: Literal["here", "ray"] = "here",
-    workers: int = 1,
-    gpus_per_worker: float = 0,
-) -> int:
+    source: str, *, out: str, encoders: EncoderOptions, kind: Literal["features", "media"] = "features",
+    tokens_per_segment: dict[str, int] | None = None, device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None, job: JobOptions, shard_mb: int = 1024,
+    threads: int = 0, engine: Literal["here", "ray"] = "here", workers: int = 1, gpus_per_worker: float = 0,
+) -> int:  # fmt: skip
     """Encode videos once. Run again it goes on; run for the last time without --shard it packs all parts.
 
     Args:
@@ -159,19 +149,10 @@ def export_npy(
 
 
 def import_features(
-    source: str,
-    *,
-    out: str,
-    encoders: EncoderOptions,
-    video: str | None = None,
-    audio: str | None = None,
-    speech: str | None = None,
-    local: str | None = None,
-    memory: str | None = None,
-    default_duration_s: float = 0.0,
-    job: JobOptions,
-    shard_mb: int = 1024,
-) -> int:
+    source: str, *, out: str, encoders: EncoderOptions, video: str | None = None, audio: str | None = None,
+    speech: str | None = None, local: str | None = None, memory: str | None = None,
+    default_duration_s: float = 0.0, job: JobOptions, shard_mb: int = 1024,
+) -> int:  # fmt: skip
     """Make shards of features that VTimeLLM, LongVALE or LongVLM extracted; see docs/checkpoints.md.
 
     Args:
@@ -256,16 +237,9 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
 
 
 def bench(
-    folder: str,
-    *,
-    out: str | None = None,
-    model: str | None = None,
-    samples: int | None = None,
-    repeat: int = 0,
-    workers: int = 2,
-    rounds: int = 5,
-    budget: int = 256,
-) -> None:
+    folder: str, *, out: str | None = None, model: str | None = None, samples: int | None = None,
+    repeat: int = 0, workers: int = 2, rounds: int = 5, budget: int = 256,
+) -> None:  # fmt: skip
     """Measure reading beside a plain webdataset loader, in one run, and memory along an epoch.
 
     Args:
@@ -316,14 +290,9 @@ def convert(
 
 
 def synthesize(
-    *,
-    out: str,
-    num: int = 400,
-    seconds: float = 60.0,
-    seed: int = 5_000_000,
-    model: str = "tiny",
+    *, out: str, num: int = 400, seconds: float = 60.0, seed: int = 5_000_000, model: str = "tiny",
     tokens_per_segment: dict[str, int] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make feature shards of synthetic videos whose events are all known, to try training on.
 
     Args:

@@ -95,16 +95,10 @@ def common_span(events: Sequence[SceneEvent], *, offset_s: int = 0) -> tuple[Spa
 
 
 def ask(
-    events: Sequence[SceneEvent],
-    duration_s: float,
-    *,
-    num: int,
-    generator: np.random.Generator,
-    kinds: Sequence[str] | Mapping[str, float] = KINDS,
-    offset_s: int = 0,
-    hard: bool = True,
+    events: Sequence[SceneEvent], duration_s: float, *, num: int, generator: np.random.Generator,
+    kinds: Sequence[str] | Mapping[str, float] = KINDS, offset_s: int = 0, hard: bool = True,
     paraphrase: bool = False,
-) -> list[Question]:
+) -> list[Question]:  # fmt: skip
     """At most `num` distinct questions about a video, each with a unique answer.
 
     Args:

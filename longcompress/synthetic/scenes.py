@@ -75,15 +75,9 @@ class Scene:
 
 
 def make_scene(
-    seed: int,
-    duration_s: float,
-    *,
-    objects_per_minute: float = 4.4,
-    sounds_per_minute: float = 2.8,
-    length_s: tuple[float, float] = (5.0, 20.0),
-    repeat: float = 0.25,
-    objects: Sequence[str] = OBJECTS,
-) -> Scene:
+    seed: int, duration_s: float, *, objects_per_minute: float = 4.4, sounds_per_minute: float = 2.8,
+    length_s: tuple[float, float] = (5.0, 20.0), repeat: float = 0.25, objects: Sequence[str] = OBJECTS,
+) -> Scene:  # fmt: skip
     """A random video; the same arguments give the same video.
 
     Args:
