@@ -26,12 +26,9 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
 
 
 def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
-    """The path of a plot with a row for each text and a bar for each of its events.
+    """The path, .png, .svg or .pdf, of a plot with a row for each text and a bar for each of its events.
 
-    Args:
-        events: what happens; of more than 40 texts those that last longest, and the title says so.
-        duration_s: length of the video, > 0.
-        path: .png, .svg or .pdf.
+    Of more than 40 texts those that last longest are shown, and the title says so.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be > 0 seconds, got {duration_s}")
@@ -63,11 +60,9 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
 
 
 def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
-    """The path of a plot of the tokens of each segment, stream on stream, with the timestamps.
+    """The path, .png, .svg or .pdf, of a plot of the tokens of each segment, stream on stream.
 
-    Args:
-        memory: any; its model says how long segments are and where timestamps lie, else none are plotted.
-        path: .png, .svg or .pdf.
+    The memory's model says how long segments are and where timestamps lie; without it none are plotted.
     """
     duration_s = max(memory.duration_s, 1e-3)
     model = memory.model
@@ -111,13 +106,9 @@ def plot_merged(
 
     Args:
         memory: of `source`, compressed with keep_assignment=True.
-        source: the video, as `compress` took it.
+        source, protocols: the video, as `compress` took it.
         path: .png, .svg or .pdf.
         num_frames: key frames, spread evenly over the video.
-        protocols: as `compress` takes them.
-
-    Raises:
-        ValueError: if the memory doesn't say which patch went where, or the video is another one.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
@@ -163,14 +154,11 @@ def plot_merged(
 
 
 def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
-    """Draw the recall of needles, depth against length, with a panel for each kind.
+    """The path of a plot of the recall of needles, depth against length, with a panel for each kind.
 
     Args:
         recall: kind -> (minutes, depth) -> recall, in [0, 1].
-        path: of the plot, .png, .svg or .pdf.
-
-    Raises:
-        ValueError: there is nothing to draw.
+        path: .png, .svg or .pdf.
     """
     kinds = [kind for kind, patches in recall.items() if patches]
     if not kinds:

@@ -138,11 +138,7 @@ def set_values(model: LongCompress, values: Mapping[str, Tensor], homes: Mapping
 
 
 def merge_adapter(model: LongCompress, stage: Stage) -> None:
-    """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it.
-
-    Raises:
-        ValueError: it is no LoRA adapter, is of another language model, or has entries too many or too few.
-    """
+    """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it."""
     from peft import (
         PeftConfig,
         PeftType,
@@ -176,11 +172,7 @@ def merge_adapter(model: LongCompress, stage: Stage) -> None:
 
 
 def merge_lora(model: LongCompress) -> None:
-    """Merge the adapter that a model's language model has into it; it is saved with the model from then on.
-
-    Raises:
-        ValueError: there is none, or the sum is not finite.
-    """
+    """Merge the adapter of a model's language model into it; it is saved with the model from then on."""
     if not hasattr(model.llm.lm, "merge_and_unload"):
         raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
     model.llm.lm = model.llm.lm.merge_and_unload(safe_merge=True)

@@ -5,10 +5,9 @@ Nothing in them is ever run: torch files are read with weights_only, others are 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +18,7 @@ from ..encoders.beats import BROKEN, listed
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 PLAIN = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
 ADAPTERS, ADAPTER_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
+STAGE = (*PLAIN, ADAPTER_CONFIG)  # one of these makes a folder a stage
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of safetensors' float types
 MODELS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
@@ -65,13 +65,12 @@ class TensorFile:
         return {name: self.get(name) for name in self.shapes}
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """Weights that a training stage saved in a file or folder."""
 
     path: Path
     values: dict[str, Tensor]  # what it learned besides adapters: projectors, embeddings
-    adapter: dict[str, Tensor] = field(default_factory=dict)  # of LoRA; empty where it has none
+    adapter: dict[str, Tensor]  # of LoRA; empty where it has none
 
 
 def read_stage(path: str | Path) -> Stage:
@@ -81,7 +80,7 @@ def read_stage(path: str | Path) -> Stage:
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"weights: no file or folder {path}")
-        return Stage(path, TensorFile(path).all())
+        return Stage(path, TensorFile(path).all(), {})
     values: dict[str, Tensor] = {}
     plain = [path / name for name in PLAIN if (path / name).is_file()]
     for file in plain:
@@ -95,10 +94,8 @@ def read_stage(path: str | Path) -> Stage:
         raise ValueError(f"weights: {path} holds no stage of a training: {_instead(path)}")
     adapter = TensorFile(adapters[0]).all() if adapters else {}
     if adapters and not adapter:
-        raise ValueError(
-            f"weights: {adapters[0]} is empty (so DeepSpeed's ZeRO-3 leaves it where parameters were not "
-            "gathered); get the folder anew"
-        )
+        why = "so DeepSpeed's ZeRO-3 leaves it where parameters were not gathered"
+        raise ValueError(f"weights: {adapters[0]} is empty ({why}); get the folder anew")
     return Stage(path, values, adapter)
 
 
@@ -142,13 +139,11 @@ def _cut(path: Path) -> str:
 
 def _instead(folder: Path) -> str:
     """What a folder without a stage is, and what to do."""
-    stages = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_stage(path)]
+    stages = [
+        str(path) for path in sorted(folder.iterdir()) if any((path / name).is_file() for name in STAGE)
+    ]
     if stages:
-        return f"give the stages in it one by one, in their order: {[str(path) for path in stages]}"
+        return f"give the stages in it one by one, in their order: {stages}"
     if any(any(folder.glob(pattern)) for pattern in MODELS):
         return "it is a whole model; give a language model as base={'language model': folder}"
-    return f"it has none of {', '.join((*PLAIN, ADAPTER_CONFIG))}"
-
-
-def _is_stage(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*PLAIN, ADAPTER_CONFIG))
+    return f"it has none of {', '.join(STAGE)}"

@@ -26,6 +26,7 @@ EXTRAS = {
     "train": ["tensorboard>=2.15"],
     "ray": ["ray>=2.40"],
 }
+PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3")
 CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linux is a CUDA one
 
@@ -86,8 +87,8 @@ def _module(name: str) -> tuple[Any, str]:
 
 def _python() -> Check:
     state = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    if sys.version_info < (3, 11):
-        return Check("python", "wrong", state, "install Python 3.11 or newer")
+    if sys.version_info < PYTHON:
+        return Check("python", "wrong", state, f"install Python {'.'.join(map(str, PYTHON))} or newer")
     return Check("python", "ok", f"{state}, longcompress {_version('longcompress') or 'not installed'}")
 
 

@@ -26,18 +26,16 @@ def _in(module: str, names: str) -> dict[str, str]:
     return {name: f"longcompress.{module}:{name.replace('-', '_')}" for name in names.split()}
 
 
-_SHARDS = _in(
-    "cli.shards", "make index verify info repack convert synthesize export-npy import-features bench"
-)
+_SHARDS = "make index verify info repack convert synthesize export-npy import-features bench"
 _EVAL = _in("cli.eval", "run score compare pairs tasks")
 _EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
 _BENCH = {
-    name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ("kernels", "throughput", "report")
+    name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ["kernels", "throughput", "report"]
 }
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "demo": demo,
     "doctor": doctor, "config": config, "synthesize": synthesize, "train": train,
-    "shards": Group("Encode videos once for training, and look into shards.", _SHARDS),
+    "shards": Group("Encode videos once for training, and look into shards.", _in("cli.shards", _SHARDS)),
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),
     "weights": Group("Read weights that other projects published.", _in("cli.weights", "apply delta")),
