@@ -34,8 +34,8 @@ def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
     expected = model.estimate(video.duration_s, options.budget, video=video.has_video, audio=video.has_audio)
     if json:
         print(dumps({"video": asdict(video), "estimate": asdict(expected)}))
-        return
-    print_table(Path(file).name, rows_of(video, expected, model.config.llm.max_new_tokens))
+    else:
+        print_table(Path(file).name, rows_of(video, expected, model.config.llm.max_new_tokens))
 
 
 def compress(
@@ -223,8 +223,8 @@ def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]
 
     write_video(scene, path, progress=bars(), **options)
     listed = tuple(Event(event.start_s, event.end_s, event.name) for event in scene.events)
-    about = {"source": "synthetic", "meta": {"seed": scene.seed}}
-    record = Record(path.stem, path.name, scene.duration_s, listed, **about)
+    meta, duration_s = {"seed": scene.seed}, scene.duration_s
+    record = Record(path.stem, path.name, duration_s, listed, source="synthetic", meta=meta)
     beside = path.with_suffix(".json")
     with replacing(beside) as part:
         part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")

@@ -77,7 +77,7 @@ def probe_video(file: str, options: VideoOptions) -> "MediaInfo":
 
 def load_model(options: ModelOptions) -> "LongCompress":
     """The model, with the changes to its config."""
-    changes = {section: dict(values) for section, values in options.changes.items()}
+    changes = options.changes
     if options.config is not None:
         values = read_values(options.config)
         from_dict(ModelConfig, values)  # names and types are checked before the model is loaded

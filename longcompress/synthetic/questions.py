@@ -7,9 +7,9 @@ once a second, on the second; a sound counts for the seconds it fills by half or
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -195,8 +195,7 @@ def _grade_items(question: Question, text: str) -> dict[str, Any]:
 # --- facts of a video that questions are made of
 
 
-@dataclass(frozen=True)
-class _Fact:
+class _Fact(NamedTuple):
     """A question without its wording."""
 
     slots: dict[str, Any]
@@ -205,18 +204,14 @@ class _Fact:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class _Video:
     """The events by name."""
 
-    events: Sequence[SceneEvent]
-    duration_s: float
-    offset_s: int
-    objects: dict[str, list[SceneEvent]] = field(default_factory=dict)
-    sounds: dict[str, list[SceneEvent]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for event in sorted(self.events, key=lambda event: event.start_s):
+    def __init__(self, events: Sequence[SceneEvent], duration_s: float, offset_s: int) -> None:
+        self.events, self.duration_s, self.offset_s = events, duration_s, offset_s
+        self.objects: dict[str, list[SceneEvent]] = {}
+        self.sounds: dict[str, list[SceneEvent]] = {}
+        for event in sorted(events, key=lambda event: event.start_s):
             (self.objects if event.kind == "video" else self.sounds).setdefault(event.name, []).append(event)
 
     def printed(self, event: SceneEvent) -> str:
@@ -268,7 +263,7 @@ def _first_after(video: _Video) -> Iterator[_Fact]:
         about_now = any(abs(at - event.start_s) < 1 for at, _ in starts)
         if not (more or about_now or (len(later) > 1 and later[1][0] - later[0][0] < 1.5)):
             names = tuple(noise for _, noise in later[:1])
-            yield _Fact({"object": name}, *(names or (NOTHING,)), names=names)
+            yield _Fact({"object": name}, names[0] if names else NOTHING, names=names)
 
 
 def _count(video: _Video) -> Iterator[_Fact]:

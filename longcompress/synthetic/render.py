@@ -67,7 +67,7 @@ def blend(
 def curve(path: tuple[tuple[float, float], ...], share: Float) -> Float:
     """(T, 2) points of a Bezier curve of three points, at shares (T,) of its length in time."""
     u, (start, control, end) = share[:, None], np.array(path)
-    return (1 - u) ** 2 * start + 2 * u * (1 - u) * control + u**2 * end  # type: ignore[no-any-return]
+    return (1 - u) ** 2 * start + 2 * u * (1 - u) * control + u**2 * end
 
 
 @lru_cache(maxsize=8)
