@@ -79,11 +79,15 @@ class JobOptions:
         number, of = map(int, self.shard.split("/"))
         return {"share": (number, of), "on_error": self.on_error, "progress": bars()}
 
-    def pack(self, folder: Path, records: Sequence[Record], shard_mb: int) -> Index | None:
-        """The index of all parts, packed to shards; None while parts of the job may be missing."""
-        if int(self.shard.split("/")[1]) != 1:
-            return None
-        return shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+    def finish(
+        self, results: Sequence[shards.Result], folder: Path, records: Sequence[Record], shard_mb: int
+    ) -> int:
+        """Report the results and pack all parts, unless some of the job may be missing; the exit code."""
+        code = _report(results, folder)
+        if int(self.shard.split("/")[1]) == 1:
+            packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+            _print_index(folder, packed)
+        return code
 
 
 def make(
@@ -124,11 +128,7 @@ def make(
     else:
         model = _load(loader, device, tokens_per_segment) if kind == "features" else None
         results = shards.make(records, folder, model, kind=kind, **job.options())
-    code = _report(results, folder)
-    packed = job.pack(folder, records, shard_mb)
-    if packed is not None:
-        _print_index(folder, packed)
-    return code
+    return job.finish(results, folder, records, shard_mb)
 
 
 def export_npy(
@@ -172,13 +172,7 @@ def import_features(
     records, folder = _records_of(source), folder_of(out)
     model, unknown_s = loader(device="cpu"), default_duration_s
     results = features.make(records, folder, model, folders, unknown_s=unknown_s, **job.options())
-    code = _report(results, folder)
-    packed = job.pack(folder, records, shard_mb)
-    if packed is not None:
-        counts = Counter(name for entry in packed.entries for name in entry.tokens)
-        by_stream = {name: counts[name] for name in stream_order(counts)}
-        _print_index(folder, packed, f", by stream {by_stream}")
-    return code
+    return job.finish(results, folder, records, shard_mb)
 
 
 def index(folder: str) -> None:
@@ -329,8 +323,10 @@ def _load(
     return model
 
 
-def _print_index(folder: str | Path, content: Index, more: str = "") -> None:
-    print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
+def _print_index(folder: str | Path, content: Index) -> None:
+    counts = Counter(name for entry in content.entries for name in entry.tokens)
+    by_stream = f", by stream { ({name: counts[name] for name in stream_order(counts)}) }" if counts else ""
+    print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{by_stream}")
 
 
 def _report(results: Sequence[shards.Result], folder: Path) -> int:

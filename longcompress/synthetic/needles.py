@@ -25,31 +25,19 @@ MIN_S = DEPTHS * (len(KINDS) + 1) * PLACE_S * 0.8
 
 @dataclass(frozen=True)
 class Needle:
-    """Something hidden.
+    """Something hidden."""
 
-    Attributes:
-        kind: of KINDS.
-        depth: share of the video before the needle's depth begins, of 0, 1 / DEPTHS, ...
-        question: about it, with its true span or name.
-        start_s, end_s: where it lies.
-    """
-
-    kind: str
-    depth: float
-    question: Question
+    kind: str  # of KINDS
+    depth: float  # share of the video before the needle's depth begins, of 0, 1 / DEPTHS, ...
+    question: Question  # about it, with its true span or name
     start_s: float
     end_s: float
 
 
 def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
-    """A video and its needles, one of each kind at each of DEPTHS depths; the same for the same arguments.
+    """A video of at least MIN_S and its needles, one of each kind at each of DEPTHS depths.
 
-    Args:
-        seed: of everything random.
-        duration_s: at least MIN_S.
-
-    Raises:
-        ValueError: the video is too short to keep its needles apart.
+    The same arguments give the same video.
     """
     if duration_s < MIN_S:
         raise ValueError(f"duration_s must be >= {MIN_S:g} to keep needles apart, got {duration_s:g}")

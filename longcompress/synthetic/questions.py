@@ -60,22 +60,14 @@ _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its only right answer.
+    """A question and its only right answer."""
 
-    Args:
-        kind: one of KINDS.
-        text, answer: as printed, with offset_s added to all times.
-        spans: true seconds: a span for SPAN_KINDS, a span for each item of "between".
-        names: names in the answer; empty for "nothing"; for "between", a name for each span.
-        offset_s: what was added to the printed times.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    spans: tuple[Span, ...] = ()
-    names: tuple[str, ...] = ()
-    offset_s: int = 0
+    kind: str  # one of KINDS
+    text: str  # as printed, with offset_s added to all times
+    answer: str  # likewise
+    spans: tuple[Span, ...] = ()  # true seconds: a span for SPAN_KINDS, a span for each item of "between"
+    names: tuple[str, ...] = ()  # in the answer; empty for "nothing"; for "between", a name for each span
+    offset_s: int = 0  # what was added to the printed times
 
 
 def printed_seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
