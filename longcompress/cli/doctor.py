@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
@@ -88,8 +88,7 @@ def _python() -> Check:
 
 def _decoder() -> tuple[Status, str, str]:
     """FFmpeg as PyAV brings it, and the codecs it can decode."""
-    import av
-
+    av: Any = importlib.import_module("av")
     known = av.codecs_available | ({"av1"} if "libdav1d" in av.codecs_available else set())
     state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(codec for codec in CODECS if codec in known)}"
     if missing := ", ".join(sorted(set(CODECS) - known)):

@@ -202,7 +202,8 @@ def _spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:
             head, dot, tail = name.partition(".")
             dotted = name.replace("-", "_")
             names = [f"--changes.{dotted}", f"--{dotted}", f"--{head.replace('_', '-')}{dot}{tail}"]
-            word = "=".join([next((n for n in names if dot and n in known), names[2]), *value])
+            name = next((n for n in names if dot and n in known), names[2])
+            word = "=".join([name, *value])
         out.append(word)
     return out
 

@@ -325,14 +325,15 @@ def _load(
 
 def _print_index(folder: str | Path, content: Index) -> None:
     counts = Counter(name for entry in content.entries for name in entry.tokens)
-    by_stream = f", by stream { ({name: counts[name] for name in stream_order(counts)}) }" if counts else ""
-    print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{by_stream}")
+    by_stream = {name: counts[name] for name in stream_order(counts)}
+    more = f", by stream {by_stream}" if by_stream else ""
+    print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
 
 
 def _report(results: Sequence[shards.Result], folder: Path) -> int:
     """Print the results of videos; the exit code."""
-    counts = Counter(result.status for result in results)
-    print(f"{folder}: {counts['made']} made, {counts['exists']} there already, {counts['failed']} failed")
+    counts = {status: sum(r.status == status for r in results) for status in ("made", "exists", "failed")}
+    print("{}: {made} made, {exists} there already, {failed} failed".format(folder, **counts))
     for result in results:
         if result.status == "failed":
             complain("error", f"{result.key}: {result.reason}")
