@@ -88,6 +88,10 @@ class Record:
             raise self.fault(f"{name} must be [start, end] in seconds", value)
         return self.as_number(value[0], name), self.as_number(value[1], name)
 
+    def spans(self, name: str) -> list[tuple[float, float]]:
+        """A field that is a list of starts and ends in seconds."""
+        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
+
     def as_number(self, value: object, name: str) -> float:
         """A value as a finite number."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

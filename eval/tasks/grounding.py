@@ -1,16 +1,14 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
 from .event_references import asked_sentence, sentences_of
 from .files import one_file, read_text
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, How, Scored, Task, Times, counted
+from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -39,7 +37,7 @@ PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
-def score_spans(examples: Sequence[Example[Interval]], predictions: Answers[Interval], how: How) -> Scored:
+def score_spans(examples: Examples[Interval], predictions: Answers[Interval], how: How) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
@@ -52,7 +50,7 @@ def score_spans(examples: Sequence[Example[Interval]], predictions: Answers[Inte
     return Scored(metrics, each)
 
 
-def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
+def read_charades(paths: Paths) -> list[Example[Interval]]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":

@@ -1,9 +1,7 @@
 """LongVALE: audio-visual events with speech; located (TVG), captioned with times (DVC), or by span (SC)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from ...events.parse import to_percent
 from ...types import Event
@@ -16,7 +14,7 @@ from .event_references import asked_sentence, events_by_video, sentences_of, who
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, How, Scored, Task, counted
+from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -38,7 +36,7 @@ def ask_as_longvale(example: Example[Interval]) -> str:
     return FIND.format(asked_sentence(example.question))
 
 
-def read_spans(paths: Sequence[Path]) -> list[Example[str]]:
+def read_spans(paths: Paths) -> list[Example[str]]:
     """An example for each event: what happens there?"""
     return [
         Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
@@ -65,7 +63,7 @@ def ask_what_as_longvale(example: Example[str]) -> str:
     return TELL_OF.format(f"{first:02d}", f"{last:02d}")
 
 
-def score_captions(examples: Sequence[Example[str]], predictions: Answers[str], how: How) -> Scored:
+def score_captions(examples: Examples[str], predictions: Answers[str], how: How) -> Scored:
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
     scored = counted(examples, predictions, how)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}

@@ -1,16 +1,16 @@
 """QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..metrics.bootstrap import means_of
 from ..metrics.highlights import Window, clip_ratings, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
-from .files import Record, one_file, read_records, write_lines
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
+from .files import Record, one_file, read_records
+from .forms import each_record, lines_file, number_or_text
+from .task import DEFAULT, Answers, Example, Examples, How, Paths, Prediction, Predictions, Scored, Task
 
 CLIP_S = 2.0
 
@@ -31,23 +31,20 @@ class Relevance:
     ratings: tuple[float, ...] | None
 
 
-def read_queries(paths: Sequence[Path]) -> list[Example[Relevant]]:
+@each_record
+def read_queries(record: Record) -> Iterator[Example[Relevant]]:
     """highlight_val_release.jsonl and the like."""
-    out = []
-    for record in read_records(one_file(paths, "reference")):
-        duration_s, ratings = record.number("duration"), None
-        spans = enumerate(record.items("relevant_windows"), 1)
-        windows = tuple(record.span(item, f"relevant_windows {i}") for i, item in spans)
-        if record.has("saliency_scores"):
-            clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
-            try:
-                ratings = clip_ratings(duration_s, clips, scores)
-            except (ValueError, TypeError) as error:
-                needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
-                raise record.fault(needed, str(error)) from error
-        key, video, query = record.name("qid"), record.name("vid"), record.text("query")
-        out.append(Example(key, video, query, Relevant(windows, ratings), duration_s))
-    return out
+    duration_s, ratings = record.number("duration"), None
+    windows = tuple(record.spans("relevant_windows"))
+    if record.has("saliency_scores"):
+        clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
+        try:
+            ratings = clip_ratings(duration_s, clips, scores)
+        except (ValueError, TypeError) as error:
+            needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
+            raise record.fault(needed, str(error)) from error
+    key, video, query = record.name("qid"), record.name("vid"), record.text("query")
+    yield Example(key, video, query, Relevant(windows, ratings), duration_s)
 
 
 def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance | None:
@@ -63,9 +60,7 @@ def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance |
     return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
-def read_relevance(
-    paths: Sequence[Path], examples: Sequence[Example[Relevant]], how: How
-) -> Predictions[Relevance]:
+def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Predictions[Relevance]:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
@@ -118,29 +113,15 @@ def _streamed(record: Record) -> tuple[float, ...]:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
-def write_relevance(
-    folder: Path, examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
-) -> list[Path]:
-    """The official lines; an answer that could not be read has no windows."""
-    lines = []
-    for example, prediction in answered(examples, predictions):
-        value = prediction.value or Relevance((), ())
-        line: dict[str, object] = {
-            "qid": int(example.id) if example.id.isdecimal() else example.id,
-            "query": example.question,
-            "vid": example.video,
-        }
-        if value.windows is not None:
-            line["pred_relevant_windows"] = [list(window) for window in value.windows]
-        if value.ratings is not None:
-            line["pred_saliency_scores"] = list(value.ratings)
-        lines.append(line)
-    return [write_lines(folder / "predictions.json", lines)]
+def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
+    """The official line; an answer that could not be read has no windows."""
+    value = prediction.value or Relevance((), ())
+    line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
+    lists = {"pred_relevant_windows": value.windows, "pred_saliency_scores": value.ratings}
+    return line | {name: values for name, values in lists.items() if values is not None}
 
 
-def score_relevance(
-    examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
-) -> Scored:
+def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance], how: How) -> Scored:
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
     windows = {example.id: example.truth.windows for example in examples}
     ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
@@ -188,6 +169,6 @@ QVHIGHLIGHTS = Task(
     },
     parse=relevance_in,
     read_predictions=read_relevance,
-    write_predictions=write_relevance,
+    write_predictions=lines_file("predictions.json", line_of),
     score=score_relevance,
 )

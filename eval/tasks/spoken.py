@@ -7,13 +7,13 @@ the first), "sentence_id" counts the sentences of a video from 0. Its numbers ar
 Our own is {"id", "answer"}; its numbers are seconds.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .files import Record, read_records, write_lines
-from .task import Answers, Example, How, Prediction, Predictions, Truth, Value, answered
+from .forms import answered
+from .task import Answers, Examples, How, Parse, Paths, Prediction, Predictions, Truth, Value
 
 LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 
@@ -24,12 +24,7 @@ def sentence_id(video: str, number: int) -> str:
 
 
 def read_spoken(
-    paths: Sequence[Path],
-    examples: Sequence[Example[Truth]],
-    how: How,
-    *,
-    task: str,
-    parse: Callable[[str, Example[Truth], How], Value | None],
+    paths: Paths, examples: Examples[Truth], how: How, *, task: str, parse: Parse[Truth, Value]
 ) -> Predictions[Value]:
     """Predictions from a log (of `task`, as it calls it), or from lines of our own.
 
@@ -64,7 +59,7 @@ def _log_id(record: Record, task: str) -> str:
 
 
 def write_spoken(
-    folder: Path, examples: Sequence[Example[Any]], predictions: Answers[Any], how: How, *, task: str
+    folder: Path, examples: Examples[Any], predictions: Answers[Any], how: How, *, task: str
 ) -> list[Path]:
     """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
     known = list(answered(examples, predictions))

@@ -1,6 +1,6 @@
 """What a task is: examples, prompts, a parser of answers, files of predictions, a score."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -60,7 +60,13 @@ class Prediction(Generic[Value]):
         return self.text or (self.value if isinstance(self.value, str) else "")
 
 
+Paths: TypeAlias = Sequence[Path]
+Examples: TypeAlias = Sequence[Example[Truth]]
 Answers: TypeAlias = Mapping[str, Prediction[Value]]  # by the id of the example
+Answered: TypeAlias = Sequence[tuple[Example[Truth], Prediction[Value]]]
+Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
+Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
+Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
 
 
 @dataclass
@@ -82,22 +88,6 @@ class Predictions(Generic[Value]):
         if key in self.by_id:
             self.duplicates.append(key)
         return key not in self.by_id
-
-
-class IdsByQuestion:
-    """Ids of examples by video and question, for prediction files without ids."""
-
-    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
-        self._ids: dict[tuple[str, str], list[str]] = {}
-        for video, question, key in keys:
-            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
-
-    def take(self, video: str, question: str) -> str:
-        """The id; of equal questions one after another, of an unknown question a text that is no id."""
-        ids = self._ids.get((video, " ".join(question.split())), [])
-        if not ids:
-            return f"{video}: {question}"
-        return ids.pop(0) if len(ids) > 1 else ids[0]
 
 
 @dataclass(frozen=True)
@@ -179,23 +169,16 @@ class Task(Generic[Truth, Value]):
 
     about: str
     where: str
-    read: Callable[[Sequence[Path]], list[Example[Truth]]]
+    read: Read[Truth]
     prompts: Mapping[str, Callable[[Example[Truth]], str]]
-    parse: Callable[[str, Example[Truth], How], Value | None]
-    read_predictions: Callable[[Sequence[Path], Sequence[Example[Truth]], How], Predictions[Value]]
-    write_predictions: Callable[[Path, Sequence[Example[Truth]], Answers[Value], How], list[Path]]
-    score: Callable[[Sequence[Example[Truth]], Answers[Value], How], Scored]
+    parse: Parse[Truth, Value]
+    read_predictions: Callable[[Paths, Examples[Truth], How], Predictions[Value]]
+    write_predictions: Write[Truth, Value]
+    score: Callable[[Examples[Truth], Answers[Value], How], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
-
-
-def answered(
-    examples: Iterable[Example[Truth]], predictions: Answers[Value]
-) -> Iterator[tuple[Example[Truth], Prediction[Value]]]:
-    """The examples that have a prediction, with it."""
-    return ((example, predictions[example.id]) for example in examples if example.id in predictions)
 
 
 def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list[str]]:
@@ -207,8 +190,6 @@ def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list
     return members
 
 
-def counted(
-    examples: Sequence[Example[Truth]], predictions: Answers[Value], how: How
-) -> list[Example[Truth]]:
+def counted(examples: Examples[Truth], predictions: Answers[Value], how: How) -> list[Example[Truth]]:
     """The examples that count: all, but for the papers only those with an entry."""
     return [example for example in examples if how.compat is None or example.id in predictions]

@@ -1,26 +1,26 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..metrics.choice import rated_answers
 from .answers import without_thoughts
 from .files import read_records, video_of, write_json
+from .forms import IdsByQuestion, answered
 from .judging import SYSTEM_ENDS
 from .task import (
     DEFAULT,
     Answers,
     Example,
+    Examples,
     How,
-    IdsByQuestion,
+    Paths,
     Prediction,
     Predictions,
     Scored,
     Task,
-    answered,
     counted,
-)  # fmt: skip
+)
 
 KINDS = ("generic", "temporal", "consistency")  # files, by their names
 _CASE = (
@@ -74,7 +74,7 @@ def _kind(path: Path) -> str:
     return kinds[0]
 
 
-def read_questions(paths: Sequence[Path]) -> list[Example[Right]]:
+def read_questions(paths: Paths) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     if not paths or len({_kind(path) for path in paths}) < len(paths):
         raise ValueError(
@@ -108,9 +108,7 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
     return (lines[0], " ".join(lines[1:])) if len(lines) > 1 else None
 
 
-def read_answers(
-    paths: Sequence[Path], examples: Sequence[Example[Right]], how: How
-) -> Predictions[tuple[str, ...]]:
+def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
     ids = IdsByQuestion((f"{e.truth.kind} {e.video}", e.question, e.id) for e in examples)
     out: Predictions[tuple[str, ...]] = Predictions()
@@ -127,7 +125,7 @@ def read_answers(
 
 
 def write_answers(
-    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
+    folder: Path, examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How
 ) -> list[Path]:
     """A file for each kind that is asked about."""
     records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in examples}
@@ -142,9 +140,7 @@ def write_answers(
     return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in KINDS if kind in records]
 
 
-def score_answers(
-    examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
-) -> Scored:
+def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How) -> Scored:
     """The score of each aspect whose file is there, and their mean.
 
     For the papers, questions without an entry are left out, and the judge reads the first question of a pair
