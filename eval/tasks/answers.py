@@ -11,7 +11,8 @@ from ...events.parse import parse_spans
 from ...types import Event
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
-from .task import Example, How, Times
+from .examples import Example
+from .task import How, Times
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _TWO_DIGITS = re.compile(r"([0-9]{2}) (?:to|and) ([0-9]{2})")  # as VTimeLLM's and LongVALE's scripts look

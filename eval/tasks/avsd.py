@@ -5,10 +5,11 @@ from pathlib import Path
 
 from ..metrics.captions import caption_scores
 from ..metrics.resample import caption_corpus
+from .examples import Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, video_of, write_json
 from .forms import predictions_of
 from .open_qa import MUSIC_AVQA, Right, ask_short, read_answers, score_answers
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Predictions, Scored
+from .task import DEFAULT, How, Scored
 
 UNDISCLOSED = "__UNDISCLOSED__"
 

@@ -1,30 +1,17 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ..metrics.choice import multiple_choice
 from .answers import first_letter, letter_of
+from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, each_record, json_file, predictions_of
-from .task import (
-    DEFAULT,
-    Answered,
-    Answers,
-    Example,
-    Examples,
-    How,
-    Parse,
-    Paths,
-    Predictions,
-    Scored,
-    Task,
-    counted,
-    members_of,
-)
+from .task import DEFAULT, How, Parse, Scored, Task, counted, members_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -57,19 +44,16 @@ def choice_in(text: str, example: Example[str], how: How) -> str | None:
     return letter_of(text, example.options)
 
 
-def choice_as_video_mme(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper the first capital letter of an option, wherever it stands; else as `choice_in`."""
-    return first_letter(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
+def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse[str, str]:
+    """For the paper what its script finds in an answer to these options, else as `choice_in`."""
+    return lambda text, example, how: (
+        script(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
+    )
 
 
-def choice_as_mlvu(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper what stands before the first bracket, as it is; else as `choice_in`."""
-    return text.partition(")")[0] if how.compat == "paper" else choice_in(text, example, how)
-
-
-def choice_as_lvbench(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper the answer as it is; else as `choice_in`."""
-    return text if how.compat == "paper" else choice_in(text, example, how)
+choice_as_video_mme = choice_for_papers(first_letter)
+choice_as_mlvu = choice_for_papers(lambda text, options: text.partition(")")[0])  # what is before a bracket
+choice_as_lvbench = choice_for_papers(lambda text, options: text)
 
 
 def score_choices(

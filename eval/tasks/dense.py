@@ -7,10 +7,11 @@ from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
 from .event_references import timed_texts, whole_videos
+from .examples import Answered, Answers, Examples, Paths, Prediction, Predictions
 from .files import is_lines, one_file, read_object
 from .forms import json_file
 from .spoken import read_spoken
-from .task import DEFAULT, Answered, Answers, Examples, How, Paths, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, How, Scored, Task
 
 Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
+from .examples import Example, Paths
 from .files import Record, read_object
 from .spoken import sentence_id
-from .task import Example, Paths
 
 
 def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:

@@ -2,22 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, one_file, read_records, write_json, write_lines
-from .task import (
-    Answered,
-    Answers,
-    Example,
-    Examples,
-    How,
-    Parse,
-    Paths,
-    Prediction,
-    Predictions,
-    Read,
-    Truth,
-    Value,
-    Write,
-)
+from .task import How, Line, Parse, Read, Write
 
 
 class IdsByQuestion:
@@ -58,7 +45,7 @@ def json_file(form: Callable[[Answered[Truth, Value]], object]) -> Write[Truth, 
     ]
 
 
-def lines_file(name: str, line: Callable[[Example[Truth], Prediction[Value]], object]) -> Write[Truth, Value]:
+def lines_file(name: str, line: Line[Truth, Value]) -> Write[Truth, Value]:
     """A writer of JSON lines, one for each example that has a prediction."""
     return lambda folder, examples, predictions, how: [
         write_lines(folder / name, [line(*pair) for pair in answered(examples, predictions)])

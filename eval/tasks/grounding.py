@@ -6,9 +6,10 @@ from functools import partial
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
 from .event_references import asked_sentence, sentences_of
+from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_text
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, Times, counted
+from .task import DEFAULT, How, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.

@@ -11,10 +11,11 @@ from ..metrics.resample import caption_corpus
 from .answers import events_of, words_of
 from .dense import DEFAULT_PROMPT, read_events, score_events
 from .event_references import asked_sentence, events_by_video, sentences_of, whole_videos
+from .examples import Answers, Example, Examples, Paths
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, counted
+from .task import DEFAULT, How, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -96,14 +97,14 @@ LONGVALE_DVC = Task(
     uses_meteor=True,
 )
 
-LONGVALE_SC = Task(
+LONGVALE_SC = replace(
+    LONGVALE_DVC,
     about="what happens in a given span; BLEU-4, METEOR, ROUGE-L, CIDEr over the corpus",
-    where=WHERE,
     read=read_spans,
     prompts={DEFAULT: ask_what, "longvale": ask_what_as_longvale},
+    times={},
     parse=words_of,
     read_predictions=partial(read_spoken, task="seg_captioning", parse=words_of),
     write_predictions=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
-    uses_meteor=True,
 )

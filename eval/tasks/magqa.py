@@ -8,10 +8,11 @@ from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
 from .dense import Events
 from .event_references import timed_texts
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records, video_of
 from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, How, Scored, Task
 
 Replies: TypeAlias = tuple[Reply, ...]
 

@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 from ..metrics.choice import exact_match, open_answers
 from .answers import words_of
+from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, one_file, read_records, video_of
 from .forms import IdsByQuestion, each_record, json_file, predictions_of
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answered, Answers, Example, Examples, How, Paths, Predictions, Scored, Task
+from .task import DEFAULT, How, Scored, Task
 
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 

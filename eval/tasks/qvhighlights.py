@@ -8,9 +8,10 @@ from ..metrics.highlights import Window, clip_ratings, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
 from .forms import each_record, lines_file, number_or_text
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Prediction, Predictions, Scored, Task
+from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
 

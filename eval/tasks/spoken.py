@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .examples import Answers, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, read_records, write_lines
 from .forms import answered
-from .task import Answers, Examples, How, Parse, Paths, Prediction, Predictions, Truth, Value
+from .task import How, Parse
 
 LOG_TASKS = ("grounding", "captioning", "seg_captioning")
 

@@ -17,22 +17,11 @@ from ...synthetic.questions import KINDS, SPAN_KINDS, Question, ask, grade, read
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
 from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
+from .examples import Answers, Example, Examples, Paths, Prediction
 from .files import one_file, read_text
 from .forms import lines_file
 from .spoken import read_spoken
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    Examples,
-    How,
-    Paths,
-    Prediction,
-    Scored,
-    Synthesize,
-    Task,
-    members_of,
-)
+from .task import DEFAULT, How, Scored, Synthesize, Task, members_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -162,7 +151,8 @@ def score_replies(
 
     Returns:
         NAME, error_s, error_s_median, and each as METRIC/KIND/GROUP; num and num/KIND/GROUP; majority/KIND,
-        the share that the commonest right answer alone would have, for kinds that no span answers.
+        the share that the commonest right answer alone would have, for kinds that are not answered by one
+        span.
     """
     grades: dict[str, float] = {}
     errors: dict[str, float] = {}

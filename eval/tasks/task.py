@@ -3,91 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias
 
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 
-Truth = TypeVar("Truth")
-Value = TypeVar("Value")
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
 
-
-@dataclass(frozen=True)
-class Example(Generic[Truth]):
-    """One thing that is asked.
-
-    Attributes:
-        id: what predictions call it; different from all others of the task.
-        video: the video, as the annotations name it, without folder and suffix.
-        question: what is asked: a sentence to find, a question; empty where only the video is given.
-        truth: the right answer.
-        duration_s: length of the video, if the annotations say it.
-        span_s: the part of the video that is asked about, None for all of it.
-        options: of multiple choice, without their letters.
-        groups: (kind, name) pairs for tables: ("length", "short").
-        context: said before the question: the turns of a dialogue.
-    """
-
-    id: str
-    video: str
-    question: str
-    truth: Truth
-    duration_s: float | None = None
-    span_s: tuple[float, float] | None = None
-    options: tuple[str, ...] = ()
-    groups: tuple[tuple[str, str], ...] = ()
-    context: tuple[str, ...] = ()
-
-
-Synthesize: TypeAlias = Callable[
-    [int, float], tuple[Scene, list[Example[Any]]]
-]  # video's number, its seconds
-
-
-@dataclass(frozen=True)
-class Prediction(Generic[Value]):
-    """One answer: the words as they came, and what could be read in them (None: nothing)."""
-
-    text: str
-    value: Value | None
-
-    @property
-    def words(self) -> str:
-        """The words, of a value of words if there are no others."""
-        return self.text or (self.value if isinstance(self.value, str) else "")
-
-
-Paths: TypeAlias = Sequence[Path]
-Examples: TypeAlias = Sequence[Example[Truth]]
-Answers: TypeAlias = Mapping[str, Prediction[Value]]  # by the id of the example
-Answered: TypeAlias = Sequence[tuple[Example[Truth], Prediction[Value]]]
+# Of a video's number and its seconds.
+Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]
+Line: TypeAlias = Callable[[Example[Truth], Prediction[Value]], object]
 Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
 Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
 Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
-
-
-@dataclass
-class Predictions(Generic[Value]):
-    """A prediction file as read.
-
-    Attributes:
-        by_id: by the id of the example, unknown ids included.
-        duplicates: ids that came again; what came first counts.
-        num_other: entries of another task of the same file, or of a further prompt for the same question.
-    """
-
-    by_id: dict[str, Prediction[Value]] = field(default_factory=dict)
-    duplicates: list[str] = field(default_factory=list)
-    num_other: int = 0
-
-    def is_new(self, key: str) -> bool:
-        """True for an id that comes for the first time; another one is listed as a duplicate."""
-        if key in self.by_id:
-            self.duplicates.append(key)
-        return key not in self.by_id
 
 
 @dataclass(frozen=True)

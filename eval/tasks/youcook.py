@@ -4,23 +4,12 @@ from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
 from .dense import Events, timed
 from .event_references import timed_texts
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import json_file
 from .magqa import replies_of
 from .spoken import read_spoken
-from .task import (
-    DEFAULT,
-    Answered,
-    Answers,
-    Example,
-    Examples,
-    How,
-    Paths,
-    Prediction,
-    Predictions,
-    Scored,
-    Task,
-)
+from .task import DEFAULT, How, Scored, Task
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
