@@ -1,6 +1,8 @@
 """References of ActivityNet Captions' shape, which Charades-STA and LongVALE share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
@@ -52,7 +54,6 @@ def whole_videos(paths: Paths) -> list[Example[tuple[tuple[Captioned, ...], ...]
     return out
 
 
-def asked_sentence(sentence: str) -> str:
-    """A sentence as both papers put it into a question: in small letters, without its full stop."""
-    small = sentence.strip().lower()
-    return small[:-1] if small.endswith(".") else small
+def ask_as_paper(form: str) -> Callable[[Example[Any]], str]:
+    """A prompt with the sentence as both papers put it in: in small letters, without its full stop."""
+    return lambda example: form.format(example.question.strip().lower().removesuffix("."))

@@ -5,7 +5,7 @@ from functools import partial
 
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
-from .event_references import asked_sentence, sentences_of
+from .event_references import ask_as_paper, sentences_of
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_text
 from .spoken import read_spoken, sentence_id, write_spoken
@@ -27,11 +27,6 @@ def ask_when(example: Example[Interval]) -> str:
 def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
     """The question in the words that our own language models are taught; the last second is included."""
     return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
-
-
-def ask_when_as_vtimellm(example: Example[Interval]) -> str:
-    """The question of VTimeLLM's script; its answers are in hundredths."""
-    return VTIMELLM.format(asked_sentence(example.question))
 
 
 PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
@@ -80,7 +75,7 @@ CHARADES_STA = Task(
     about="when a sentence happens in a video of 30 s; R@1 at IoU .3 .5 .7, mIoU",
     where="charades_sta_test.txt of github.com/jiyanggao/TALL; videos of prior.allenai.org/projects/charades",
     read=read_charades,
-    prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
+    prompts=PROMPTS | {"vtimellm": ask_as_paper(VTIMELLM)},
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),

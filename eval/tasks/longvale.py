@@ -6,11 +6,10 @@ from functools import partial
 from ...events.parse import to_percent
 from ...types import Event
 from ..metrics.captions import caption_scores
-from ..metrics.intervals import Interval
 from ..metrics.resample import caption_corpus
 from .answers import events_of, words_of
 from .dense import DEFAULT_PROMPT, read_events, score_events
-from .event_references import asked_sentence, events_by_video, sentences_of, whole_videos
+from .event_references import ask_as_paper, events_by_video, sentences_of, whole_videos
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
@@ -30,11 +29,6 @@ TELL = (
 TELL_OF = (
     "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
 )
-
-
-def ask_as_longvale(example: Example[Interval]) -> str:
-    """The question of LongVALE's script; its answers are in hundredths."""
-    return FIND.format(asked_sentence(example.question))
 
 
 def read_spans(paths: Paths) -> list[Example[str]]:
@@ -80,7 +74,7 @@ LONGVALE_TVG = replace(
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
     read=lambda paths: sentences_of(one_file(paths, "reference")),
-    prompts=PROMPTS | {"longvale": ask_as_longvale},
+    prompts=PROMPTS | {"longvale": ask_as_paper(FIND)},
     times=TIMES | {"longvale": "hundredths"},
 )
 

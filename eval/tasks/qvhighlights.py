@@ -14,6 +14,7 @@ from .forms import each_record, lines_file, number_or_text
 from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
+MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
 
 @dataclass(frozen=True)
@@ -130,32 +131,25 @@ def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}
-    each: dict[str, dict[str, float]] = {}
-    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
+
+    def add(prefix: str, table: Mapping[str, Mapping[str, float]]) -> None:
+        for key, numbers in table.items():
+            for name, value in numbers.items():
+                columns.setdefault(f"{prefix}{name}", {})[key] = value
+
     if our_windows or not our_ratings:
         of_all, of_each = moments(windows, our_windows)
         metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
-        for name in ("mAP", "R1@0.5", "R1@0.7", "mIoU"):
-            each[f"MR/{name}"] = {key: numbers[name] for key, numbers in of_each[""].items()}
+        for prefix, table in of_each.items():
+            add(f"MR/{prefix}", table)
     if ratings and (our_ratings or not our_windows):
         of_all, clips = highlights(ratings, our_ratings)
         metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-        tables["HD/"] = clips
-        for name in ("mAP@VeryGood", "HIT1@VeryGood"):
-            each[f"HD/{name}"] = {key: numbers[name] for key, numbers in clips.items()}
+        add("HD/", clips)
+    each = {name: columns[name] for name in MAIN if name in columns}
     videos = {example.id: example.video for example in examples}
-    return Scored(metrics, each, lambda: [means_of(_columns(tables), videos)])
-
-
-def _columns(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Each number of each query, by its name first."""
-    out: dict[str, dict[str, float]] = {}
-    for prefix, of_each in tables.items():
-        for key, numbers in of_each.items():
-            for name, value in numbers.items():
-                out.setdefault(f"{prefix}{name}", {})[key] = value
-    return out
+    return Scored(metrics, each, lambda: [means_of(columns, videos)])
 
 
 QVHIGHLIGHTS = Task(

@@ -286,7 +286,7 @@ def test_answers_end_where_the_task_says():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"streams": "speech"}, "streams must be 'both' or of frame, audio"),
+        ({"streams": "speech"}, "streams must be 'both' or of video, audio"),
         ({"batch_size": "auto"}, "batch_size must be a whole number"),
         ({"budget": 1}, "budget"),
     ],
