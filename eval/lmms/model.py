@@ -164,13 +164,12 @@ class LongCompressModel(lmms):
         """The memory of visuals that lie one behind another; ValueError if none of them is taken in."""
         if not visuals:
             return VideoMemory(CompressedVideo({}, {}, self.budget), self.model)
-        plain = self.model.config.media
-        wanted = {name: name in self.streams for name in ("video", "audio")}
+        plain = replace(self.model.config.media, video="video" in self.streams, audio="audio" in self.streams)
         with ExitStack() as stack:
             readings = []
             for visual in visuals:
                 source, part, is_video = _source(visual, plain.rate_fps)
-                config = replace(plain, **wanted, frames=plain.frames if is_video else 0)
+                config = plain if is_video else replace(plain, frames=0)
                 reading = stack.enter_context(media.read(source, config, part=part))
                 readings.append((reading, reading.streams or {part.modality for part in source}))
             present = [name for name in self.streams if any(name in names for _, names in readings)]

@@ -1,10 +1,13 @@
 """What the files of tasks have in common: an example a record, words by id, one file written."""
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, one_file, read_records, write_json, write_lines
 from .task import How, Line, Parse, Read, Write
+
+Item = TypeVar("Item")
 
 
 class IdsByQuestion:
@@ -52,16 +55,32 @@ def lines_file(name: str, line: Line[Truth, Value]) -> Write[Truth, Value]:
     ]
 
 
+def collected(
+    entries: Iterable[tuple[str, Item]],
+    examples: Examples[Truth],
+    read: Callable[[Item, Example[Truth] | None], Prediction[Value]],
+) -> Predictions[Value]:
+    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id."""
+    known = {example.id: example for example in examples}
+    out: Predictions[Value] = Predictions()
+    for key, item in entries:
+        if out.is_new(key):
+            out.by_id[key] = read(item, known.get(key))
+    return out
+
+
 def predictions_of(
     texts: Iterable[tuple[str, str]], examples: Examples[Truth], how: How, parse: Parse[Truth, Value]
 ) -> Predictions[Value]:
     """What (id, words) pairs say; the words of an unknown id are not read."""
-    known = {example.id: example for example in examples}
-    out: Predictions[Value] = Predictions()
-    for key, text in texts:
-        if out.is_new(key):
-            out.by_id[key] = Prediction(text, parse(text, known[key], how) if key in known else None)
-    return out
+    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse))
+
+
+def parsed(
+    text: str, example: Example[Truth] | None, how: How, parse: Parse[Truth, Value]
+) -> Prediction[Value]:
+    """The words, and what they say if the example is known."""
+    return Prediction(text, None if example is None else parse(text, example, how))
 
 
 def number_or_text(key: str) -> int | str:

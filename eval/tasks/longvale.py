@@ -91,14 +91,14 @@ LONGVALE_DVC = Task(
     uses_meteor=True,
 )
 
-LONGVALE_SC = replace(
-    LONGVALE_DVC,
+LONGVALE_SC = Task(
     about="what happens in a given span; BLEU-4, METEOR, ROUGE-L, CIDEr over the corpus",
+    where=WHERE,
     read=read_spans,
     prompts={DEFAULT: ask_what, "longvale": ask_what_as_longvale},
-    times={},
     parse=words_of,
     read_predictions=partial(read_spoken, task="seg_captioning", parse=words_of),
     write_predictions=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
+    uses_meteor=True,
 )

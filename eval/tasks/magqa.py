@@ -10,7 +10,7 @@ from .dense import Events
 from .event_references import timed_texts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records, video_of
-from .forms import each_record, lines_file, number_or_text
+from .forms import collected, each_record, lines_file, number_or_text, parsed
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, How, Scored, Task
 
@@ -86,24 +86,20 @@ def read_replies(paths: Paths, examples: Examples[Events], how: How) -> Predicti
 
     Lines of models that answer at the end have "model_response": [text] in place of the list.
     """
-    known = {example.id: example for example in examples}
-    out: Predictions[Replies] = Predictions()
-    for record in read_records(one_file(paths, "pred")):
-        key = record.name("question_id", "id")
-        if not out.is_new(key):
-            continue
+
+    def read(record: Record, example: Example[Events] | None) -> Prediction[Replies]:
         if record.has("model_response_list"):
-            out.by_id[key] = Prediction("", replies_of(record))
-            continue
+            return Prediction("", replies_of(record))
         response = record.get("model_response", "answer")
         text = response[0] if isinstance(response, list) and len(response) == 1 else response
         if not isinstance(text, str):
             raise record.fault("'model_response' must be [text]", response)
-        example = known.get(key)
         if example is not None and example.duration_s is None:
             example = replace(example, duration_s=record.maybe_number("video_duration"))
-        out.by_id[key] = Prediction(text, replies_in(text, example, how) if example is not None else None)
-    return out
+        return parsed(text, example, how, replies_in)
+
+    records = read_records(one_file(paths, "pred"))
+    return collected(((record.name("question_id", "id"), record) for record in records), examples, read)
 
 
 def line_of(example: Example[Events], prediction: Prediction[Replies]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
-from .forms import each_record, lines_file, number_or_text
+from .forms import collected, each_record, lines_file, number_or_text, parsed
 from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
@@ -67,20 +67,16 @@ def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Pred
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
     """
-    known = {example.id: example for example in examples}
-    out: Predictions[Relevance] = Predictions()
-    for record in read_records(one_file(paths, "pred")):
-        key = record.name("qid", "id", "question_id")
-        if not out.is_new(key):
-            continue
+
+    def read(record: Record, example: Example[Relevant] | None) -> Prediction[Relevance]:
         if record.has("pred_relevant_windows", "pred_saliency_scores"):
-            out.by_id[key] = Prediction("", Relevance(_windows(record), _ratings(record)))
-        elif record.has("debug_data"):
-            out.by_id[key] = Prediction("", Relevance(None, _streamed(record)))
-        else:
-            text = record.text("answer", "pred")
-            out.by_id[key] = Prediction(text, relevance_in(text, known[key], how) if key in known else None)
-    return out
+            return Prediction("", Relevance(_windows(record), _ratings(record)))
+        if record.has("debug_data"):
+            return Prediction("", Relevance(None, _streamed(record)))
+        return parsed(record.text("answer", "pred"), example, how, relevance_in)
+
+    records = read_records(one_file(paths, "pred"))
+    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:

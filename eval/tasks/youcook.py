@@ -6,7 +6,7 @@ from .dense import Events, timed
 from .event_references import timed_texts
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import json_file
+from .forms import collected, json_file
 from .magqa import replies_of
 from .spoken import read_spoken
 from .task import DEFAULT, How, Scored, Task
@@ -60,13 +60,13 @@ def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Prediction
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-    out = Predictions()
-    for record in records:
-        if out.is_new(name := video_of(record.name("question_id"))):
-            replies = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
-            first_start_s = None if how.compat == "paper" else 0.0
-            out.by_id[name] = Prediction("", tuple(reply_segments(replies, first_start_s=first_start_s)))
-    return out
+
+    def replies(record: Record, example: Example[Events] | None) -> Prediction[Events]:
+        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
+        first_start_s = None if how.compat == "paper" else 0.0
+        return Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
+
+    return collected(((video_of(item.name("question_id")), item) for item in records), examples, replies)
 
 
 @json_file
