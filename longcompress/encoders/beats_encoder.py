@@ -11,8 +11,9 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .beats import Beats
-from .checks import check_audio, check_width
+from .checks import check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
+from .whisper import check_audio
 
 WINDOW = 512  # frames of the mel filters
 HALF = WINDOW // 2  # the released scripts leave a last window of fewer frames out

@@ -1,11 +1,9 @@
-"""Checks of a base before and after its weights are read, and of what an encoder takes."""
+"""Checks of a base before and after its weights are read."""
 
 from pathlib import Path
 from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
-
-from ..types import Audio
 
 
 def kind_of(base: str | Path) -> Any:
@@ -40,15 +38,6 @@ def check_vision(base: str | Path, known: Any) -> None:
         )
 
 
-def check_whisper(base: str | Path, known: Any) -> None:
-    """ValueError unless it is of Whisper."""
-    if known.model_type != "whisper":
-        raise ValueError(
-            f"base {str(base)!r} must be a Whisper model, got one of type {known.model_type!r}; for BEATs "
-            'set kind "beats"'
-        )
-
-
 def check_language(base: str | Path, known: Any) -> None:
     """ValueError unless it is a causal language model."""
     if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -70,14 +59,6 @@ def check_width(width: int, channels: int) -> None:
     """ValueError unless the width of a metric divides the encoder's channels."""
     if channels % min(width, channels):
         raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
-
-
-def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
-    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
-    if audio.rate_hz != rate_hz:
-        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
-    if not 0 < len(audio) <= max_samples:
-        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")
 
 
 def _first(error: Exception) -> str:

@@ -14,7 +14,7 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .averaging import Means
-from .checks import check_audio, check_whisper, check_whole, check_width, kind_of
+from .checks import check_whole, check_width, kind_of
 
 
 class AudioEncoder(nn.Module):
@@ -61,7 +61,11 @@ class AudioEncoder(nn.Module):
     def load(cls, config: AudioConfig, base: str | Path, **kwargs: Any) -> "AudioEncoder":
         """The encoder of the Whisper model (or the Whisper encoder alone) in a folder or on the hub."""
         known = kind_of(base)
-        check_whisper(base, known)
+        if known.model_type != "whisper":
+            raise ValueError(
+                f"base {str(base)!r} must be a Whisper model, got one of type {known.model_type!r}; for "
+                'BEATs set kind "beats"'
+            )
         extractor = WhisperFeatureExtractor.from_pretrained(base)
         alone = "WhisperEncoder" in (known.architectures or ())
         kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
@@ -117,3 +121,11 @@ class AudioEncoder(nn.Module):
         # Only the last state has passed the final norm.
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
         return reduce(x, "b (n pool) c -> b n c", "mean", pool=self.pool)
+
+
+def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
+    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
+    if audio.rate_hz != rate_hz:
+        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
+    if not 0 < len(audio) <= max_samples:
+        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")

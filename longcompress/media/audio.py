@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..types import Audio
-from .clock import BACK_S, JUMP_S, stamp_warning
+from .frames import BACK_S, JUMP_S, stamp_warning
 
 _GAP_S = 0.05  # audio that is off by less is contiguous
 _MIN_HZ = 1000  # a lower rate is a damaged header, and would make hours of a packet

@@ -2,23 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition, Stream
 
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .clock import Clock, Grid
-from .frames import FrameSampler, VideoTrack, too_large
-from .probe import average_rate, find_tracks, first_and_last, origin_of
+from .frames import JUMP_S, Clock, FrameSampler, Grid, VideoTrack, too_large
 from .source import Handle, open_container, open_handle
 
 _MAX_BAD_READS = 100
 _USUAL_STEP_S = 0.04
 _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
+
+_USUAL_FPS = 25.0
+S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 
 class Container:
@@ -212,8 +214,8 @@ class Container:
             if not sampler.num_frames:
                 faults.append(f"{name} gave no frame")
             if video.num_bad:
-                first_s = self.start_s + (video.first_bad_s or 0.0)
-                faults.append(f"{name}: {video.num_bad} packets were lost, first at {first_s:.1f} s")
+                at_s = self.start_s + video.first_bad_s
+                faults.append(f"{name}: {video.num_bad} packets were lost, first at {at_s:.1f} s")
             if sampler.num_bad:
                 faults.append(f"{name}: {sampler.num_bad} frames could not be scaled")
             num, want = sampler.num_frames, self.config.frames
@@ -254,3 +256,78 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
     with open_container(handle, config.max_pixels) as container:
         times = first_and_last(container, start_s, end_s - start_s)
     return times and Grid.spread(config, *times)
+
+
+def find_tracks(
+    container: InputContainer,
+) -> tuple[av.VideoStream | None, av.AudioStream | None, dict[str, str]]:
+    """(the video track to read, the audio track, "video" or "audio" -> what is wrong with a track that can't
+    be read)."""
+    problems: dict[str, str] = {}
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    video = _first_known(videos, container.streams.best("video"), "video", problems)
+    audio = _first_known(container.streams.audio, container.streams.best("audio"), "audio", problems)
+    return video, audio, problems
+
+
+def _first_known(streams: Sequence[S], best: Stream | None, kind: str, problems: dict[str, str]) -> S | None:
+    """FFmpeg's choice, else the first that can be decoded."""
+    for stream in sorted(streams, key=lambda s: s is not best):
+        if stream.codec_context is not None:
+            return stream
+    problems[kind] = f"no {kind} track"
+    if streams:
+        problems[kind] = f"{kind} track {streams[0].index} has a codec that this FFmpeg doesn't know"
+    return None
+
+
+def average_rate(stream: av.VideoStream) -> float | None:
+    """Frames a second by the header, None where it says nothing sensible."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and 0 < rate <= 1000:
+            return float(rate)
+    return None
+
+
+def origin_of(*streams: av.VideoStream | av.AudioStream | None) -> float:
+    """Time at which the media starts by the file's own clock: of the earliest first frame or sample."""
+    starts = [
+        float(s.start_time * s.time_base)
+        for s in streams
+        if s is not None and s.start_time is not None and s.time_base is not None
+    ]
+    return min(starts, default=0.0)
+
+
+def first_and_last(
+    container: InputContainer, start_s: float = 0.0, length_s: float = math.inf
+) -> tuple[float, float, float] | None:
+    """(time of the first frame, of the last, seconds a frame lasts) by all packets of the video track; None
+    without a frame. Times count from `start_s` of the media; frames outside [0, length_s) don't count."""
+    video, audio, _ = find_tracks(container)
+    if video is None:
+        return None
+    origin_s = origin_of(video, audio) + start_s
+    step_s = 1.0 / (average_rate(video) or _USUAL_FPS)
+    first_s = last_s = None
+    num = 0
+    for packet in packets_of(container, [video]):
+        stamp = packet.dts if packet.pts is None else packet.pts
+        num += packet.size > 0
+        if stamp is None or packet.time_base is None or packet.is_discard:
+            continue
+        time_s = round(float(stamp * packet.time_base) - origin_s, 9)
+        if 0 <= time_s < length_s and time_s - (time_s if last_s is None else last_s) <= JUMP_S:
+            first_s = time_s if first_s is None else min(first_s, time_s)
+            last_s = time_s if last_s is None else max(last_s, time_s)
+    if first_s is not None and last_s is not None:
+        return first_s, last_s, step_s
+    # No packet has a stamp: only their number is known.
+    return (0.0, min(length_s, num * step_s) - step_s, step_s) if num else None
+
+
+def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator[av.Packet]:
+    """The packets up to the end, or to where the file is damaged."""
+    # IndexError: PyAV (18.1), in a file in which further tracks turned up
+    with suppress(av.FFmpegError, IndexError):
+        yield from container.demux(*streams)

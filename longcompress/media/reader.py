@@ -45,9 +45,8 @@ import torch
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .clock import Grid
 from .demux import Container
-from .frames import FrameSampler, fit_pixels
+from .frames import FrameSampler, Grid, fit_pixels
 from .probe import MediaInfo, probe
 
 __all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
