@@ -1,7 +1,7 @@
 """Means of tokens that follow one another; they run over the ends of blocks."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from einops import reduce
 from torch import Tensor
@@ -18,23 +18,12 @@ class Means:
     Args:
         size: tokens of a mean.
         tail: whether fewer tokens at the end make a mean too ("kept"), or none ("released").
+        waiting: the tokens of the next mean.
     """
 
     size: int
     tail: Literal["kept", "released"] = "kept"
-    _waiting: list[Encoded] = field(default_factory=list)
-
-    def copy(self) -> "Means":
-        """An independent copy; tensors are shared, for nothing here writes into them."""
-        return Means(self.size, self.tail, list(self._waiting))
-
-    def state(self) -> list[Encoded]:
-        """The tokens that wait, for `set_state`."""
-        return list(self._waiting)
-
-    def set_state(self, state: Any) -> None:
-        """Go on from a state that `state` returned."""
-        self._waiting = list(state)
+    waiting: list[Encoded] = field(default_factory=list)
 
     def push(self, encoded: Encoded) -> list[Encoded]:
         """The means that are complete now."""
@@ -42,22 +31,22 @@ class Means:
             return []
         means = []
         # Behind a gap means begin anew: what waits is the tail of the tokens before the gap.
-        if self._waiting:
-            gap_s = float(encoded.tokens.start_s[0]) - float(self._waiting[-1].tokens.end_s[-1])
+        if self.waiting:
+            gap_s = float(encoded.tokens.start_s[0]) - float(self.waiting[-1].tokens.end_s[-1])
             if abs(gap_s) > GAP_S:
                 means += self.flush()
-        self._waiting.append(encoded)
-        num = sum(map(len, self._waiting))
+        self.waiting.append(encoded)
+        num = sum(map(len, self.waiting))
         whole = num - num % self.size
         if whole:
-            joined = Encoded.join(self._waiting)
+            joined = Encoded.join(self.waiting)
             means.append(mean_of_each(joined.rows(0, whole), self.size))
-            self._waiting = [joined.rows(whole, num)] if num > whole else []
+            self.waiting = [joined.rows(whole, num)] if num > whole else []
         return means
 
     def flush(self) -> list[Encoded]:
         """The mean of the tokens that wait, if the tail is kept."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         if not waiting or self.tail == "released":
             return []
         joined = Encoded.join(waiting)

@@ -23,12 +23,8 @@ HALF = (0.5, 0.5, 0.5)
 # Published mean and deviation of each family, for folders without a preprocessor_config.json.
 NORMS = {
     "clip_vision_model": (CLIP_MEAN, CLIP_STD),
-    "siglip_vision_model": (HALF, HALF),
-    "siglip2_vision_model": (HALF, HALF),
-    "vit": (HALF, HALF),
-    "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
-    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
-    "convnext": (IMAGENET_MEAN, IMAGENET_STD),
+    **dict.fromkeys(("siglip_vision_model", "siglip2_vision_model", "vit"), (HALF, HALF)),
+    **dict.fromkeys(("dinov2", "dinov3_vit", "convnext"), (IMAGENET_MEAN, IMAGENET_STD)),
 }
 
 
@@ -40,8 +36,7 @@ class VisionEncoder(nn.Module):
             CLIPVisionModelWithProjection.
         config: which layer, batch size and metric.
         size_px: side of the frames.
-        mean: (3,) mean of each colour (0 to 1).
-        std: (3,) standard deviation of each colour.
+        mean, std: (3,) mean and standard deviation of each colour (0 to 1).
     """
 
     modality = "video"
@@ -59,10 +54,8 @@ class VisionEncoder(nn.Module):
                 f'got {type(encoder).__name__}; use tokens "patches"'
             )
         self.encoder = encoder.eval().requires_grad_(False)
-        self.config = config
-        self.size_px = size_px
+        self.config, self.size_px, self.norm = config, size_px, (mean, std)
         self.block = config.batch_size
-        self.norm = (mean, std)
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=encoder.device)
             if config.merge_per_layer:
@@ -148,11 +141,8 @@ class VisionEncoder(nn.Module):
         return head_mean(x, self.config.metric_width)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None);
-        with tokens "class" (T, 1, C) of the class token's projection.
-
-        Args:
-            pixels: (T, size_px, size_px, 3) uint8.
+        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of
+        pixels (T, size_px, size_px, 3) uint8; with tokens "class" (T, 1, C) of the class token's projection.
         """
         x = self.normal(pixels)
         config, num = self.config, self.config.summary_layers
