@@ -46,13 +46,16 @@ def check_language(base: str | Path, known: Any) -> None:
         )
 
 
-def check_whole(base: str | Path, info: dict[str, Any]) -> None:
-    """ValueError if parameters were missing as an encoder was loaded: they would be random numbers."""
+def load_whole(kind: Any, base: str | Path, attention: str | None, **options: Any) -> Any:
+    """The model of a class of transformers; ValueError if parameters are missing: they would be random."""
+    options |= {"attn_implementation": attention, "output_loading_info": True}
+    model, info = kind.from_pretrained(base, **options)
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         raise ValueError(
             f"base {str(base)!r} lacks {len(missing)} of the encoder's parameters, such as {missing[:3]}"
         )
+    return model
 
 
 def check_width(width: int, channels: int) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedMod
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .checks import check_vision, check_whole, check_width, kind_of
+from .checks import check_vision, check_width, kind_of, load_whole
 from .tome import check_encoder, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -75,18 +75,16 @@ class VisionEncoder(nn.Module):
         if file.is_file():
             values = json.loads(file.read_text())
             norm = (tuple(values.get("image_mean", norm[0])), tuple(values.get("image_std", norm[1])))
-        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         if config.tokens == "class":
             if known.model_type not in ("clip", "clip_vision_model"):
                 raise ValueError(
                     f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
                     f'{known.model_type!r}; use tokens "patches"'
                 )
-            model, info = CLIPVisionModelWithProjection.from_pretrained(base, **kwargs)
+            model = load_whole(CLIPVisionModelWithProjection, base, config.attention, **kwargs)
         else:
-            model, info = AutoModel.from_pretrained(base, **kwargs)
+            model = load_whole(AutoModel, base, config.attention, **kwargs)
             model = getattr(model, "vision_model", model)
-        check_whole(base, info)
         return cls(model, config, size_px, *norm)
 
     def save_pretrained(self, folder: str | Path) -> None:

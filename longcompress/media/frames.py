@@ -119,12 +119,10 @@ class FrameSampler:
     ) -> None:  # fmt: skip
         self.config, self.name, self.pixel_aspect = config, name, pixel_aspect
         self.grid = grid or Grid(config.rate_fps)
-        self.tolerance_s = tolerance_s
-        self.limit_s = length_s - tolerance_s
+        self.tolerance_s, self.limit_s = tolerance_s, length_s - tolerance_s
         self.step_s = 1.0 / self.grid.rate_fps
         self.end_s = 0.0  # of the frame pushed last
-        self.num_frames = self.num_bad = 0
-        self._index = 0  # of the next wanted instant
+        self.num_frames = self.num_bad = self._index = 0  # _index: of the next wanted instant
         self._shown: tuple[av.VideoFrame, float] | None = None  # the frame pushed last, and its time
         self._scaled: np.ndarray | None = None  # that frame, once it was chosen
         self._chosen_s = -1.0
@@ -210,14 +208,13 @@ class FrameSampler:
         if self.config.fit == "crop":
             aspect = frame.width / frame.height * self.pixel_aspect
             if not 1 / _MAX_ASPECT < aspect < _MAX_ASPECT:
-                frame, aspect = _middle(frame), 1.0
+                square: Any = frame.to_ndarray(format="rgb24")[_middle(frame.height, frame.width)]
+                frame, aspect = av.VideoFrame.from_ndarray(np.ascontiguousarray(square), "rgb24"), 1.0
             width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
         pixels = self._scaler.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         ).to_ndarray()  # (height, width, 3)
-        top, left = (height - size) // 2, (width - size) // 2
-        pixels = pixels[top : top + size, left : left + size]
-        return np.ascontiguousarray(np.rot90(pixels, turns))
+        return np.ascontiguousarray(np.rot90(pixels[_middle(height, width)], turns))
 
 
 class VideoTrack:
@@ -388,18 +385,16 @@ def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
     size = config.size_px
     if pixels.shape[1:3] == (size, size):
         return pixels
-    x = rearrange(pixels, "t h w c -> t c h w").float()
     if config.fit == "crop":
-        side = min(x.shape[2:])
-        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-        x = x[:, :, top : top + side, left : left + side]
+        rows, columns = _middle(*pixels.shape[1:3])
+        pixels = pixels[:, rows, columns]
+    x = rearrange(pixels, "t h w c -> t c h w").float()
     x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     return rearrange(x.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
 
 
-def _middle(frame: av.VideoFrame) -> av.VideoFrame:
-    """The square in the middle of a very long or very tall frame."""
-    side = min(frame.width, frame.height)
-    top, left = (frame.height - side) // 2, (frame.width - side) // 2
-    pixels: Any = frame.to_ndarray(format="rgb24")[top : top + side, left : left + side]
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+def _middle(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest square in the middle."""
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return slice(top, top + side), slice(left, left + side)
