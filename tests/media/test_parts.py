@@ -6,8 +6,7 @@ import torch
 
 from longcompress.config import MediaConfig
 from longcompress.media.audio import AudioTrack
-from longcompress.media.clock import Clock
-from longcompress.media.frames import VideoTrack
+from longcompress.media.frames import Clock, VideoTrack
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio
 
