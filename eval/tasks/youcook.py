@@ -50,12 +50,10 @@ def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Prediction
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     if not is_lines(path := one_file(paths, "pred")):
         whole, twice = read_object(path)
-        out: Predictions[Events] = Predictions(duplicates=[video_of(name) for name in twice])
-        for name in whole.value:
-            steps = timed_texts(whole, name, "timestamp", "caption", "sentence")
-            if out.is_new(video_of(name)):
-                out.by_id[video_of(name)] = Prediction("", steps)
-        out.duplicates = [name for name in out.duplicates if name in out.by_id]
+        steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
+        named = ((video_of(name), events) for name, events in steps.items())
+        out = collected(named, examples, lambda events, example: Prediction("", events))
+        out.duplicates = [video_of(name) for name in twice if video_of(name) in out.by_id] + out.duplicates
         return out
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
