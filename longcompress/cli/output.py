@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..compression.budget import Estimate
+    from ..compression.estimate import Estimate
     from ..media.reader import MediaInfo
     from ..memory import VideoMemory
 

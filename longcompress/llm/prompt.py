@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compression.budget import timestamp_step_s
 from ..config import LLMConfig
 from ..types import CompressedVideo, Tokens
 from .packing import first_fit
@@ -211,7 +210,7 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     first_s = min(float(tokens.start_s.min()) for tokens in streams.values())
     last_s = max(float(tokens.end_s.max()) for tokens in streams.values())
     num_text = len(encode(tokenizer, timestamp_text(config, last_s)))
-    shown_step_s = timestamp_step_s(last_s - first_s, step_s, video.budget, num_text)
+    shown_step_s = config.timestamp_step_s(last_s - first_s, video.budget, num_text)
     text_of = (numbers.double() * step_s / shown_step_s + 1e-9).floor()
     shown = text_of.unique()
     for text in shown.tolist():
