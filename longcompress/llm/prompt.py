@@ -72,8 +72,7 @@ def global_placeholder(stream: int) -> int:
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` alone, no special tokens added."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def padding_id(tokenizer: Any) -> int:
@@ -144,8 +143,7 @@ def _rendered(tokenizer: Any, config: LLMConfig, texts: Sequence[str]) -> str:
         if number:
             messages.append({"role": "assistant", "content": ANSWER.format(number)})
         messages.append({"role": "user", "content": text if number else VIDEO + text})
-    whole: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return whole
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _cut(whole: str, texts: Sequence[str]) -> list[str]:
