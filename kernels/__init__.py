@@ -18,27 +18,12 @@ if __name__ == "kernels":
         _spec.loader.exec_module(_module)
 else:
     from .attend import State, attend, attend_reference, start_state
-    from .head_mean import head_mean, head_mean_reference
-    from .novelty import frame_novelty, novelty, novelty_reference
-    from .plan import Plan, after_rounds, plan, plan_reference
-    from .pool import extremes, pool, pool_reference, unpool
+    from .metric import frame_novelty, head_mean, head_mean_reference, novelty, novelty_reference
+    from .plan import after_rounds, plan, plan_reference
+    from .pool import Plan, extremes, pool, pool_reference, unpool
 
     __all__ = [
-        "Plan",
-        "State",
-        "after_rounds",
-        "attend",
-        "attend_reference",
-        "extremes",
-        "frame_novelty",
-        "head_mean",
-        "head_mean_reference",
-        "novelty",
-        "novelty_reference",
-        "plan",
-        "plan_reference",
-        "pool",
-        "pool_reference",
-        "start_state",
-        "unpool",
-    ]
+        "Plan", "State", "after_rounds", "attend", "attend_reference", "extremes", "frame_novelty",
+        "head_mean", "head_mean_reference", "novelty", "novelty_reference", "plan", "plan_reference", "pool",
+        "pool_reference", "start_state", "unpool",
+    ]  # fmt: skip

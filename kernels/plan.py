@@ -7,14 +7,14 @@ A *seat* is a token's position in its segment in the current round.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ._dispatch import can_wait, check_offsets, one_device, use_triton
-from ._means import means_of, shares_of
+from .pool import Plan, means_of, shares_of
 
 Schedule = float | Sequence[int]
 Score = Literal["ward", "cosine"]
@@ -26,15 +26,6 @@ LOOP_FROM = 256
 MIN_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
 LIBRARY = torch.library.Library("longcompress_plan", "DEF")
-
-
-class Plan(NamedTuple):
-    """Which tokens become one. N tokens in, M groups out, S segments."""
-
-    group: Tensor  # (N,) int32 group of each token, in [0, M)
-    weight: Tensor  # (N,) float32 raw tokens each one stands for; 0 counts for nothing
-    mass: Tensor  # (M,) float32 summed weight of each group
-    offsets: Tensor  # (S + 1,) int32 where each segment's groups begin
 
 
 def plan(

@@ -1,12 +1,21 @@
-"""Apply a plan: weighted means of wide features in one pass, and back."""
+"""A plan, and what applies it: weighted means of wide features in one pass, and back."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ._dispatch import one_device, use_triton
-from ._means import means_of, shares_of
-from .plan import Plan
+
+
+class Plan(NamedTuple):
+    """Which tokens become one. N tokens in, M groups out, S segments."""
+
+    group: Tensor  # (N,) int32 group of each token, in [0, M)
+    weight: Tensor  # (N,) float32 raw tokens each one stands for; 0 counts for nothing
+    mass: Tensor  # (M,) float32 summed weight of each group
+    offsets: Tensor  # (S + 1,) int32 where each segment's groups begin
 
 
 def pool(x: Tensor, plan: Plan) -> Tensor:
@@ -86,3 +95,39 @@ class _Pool(torch.autograd.Function):
         else:
             dx = (dy.to(share.dtype)[index] * share[:, None]).to(ctx.dtype)
         return dx, None, None, None, None, None
+
+
+# The one arithmetic of weighted means, which planning and pooling share to the bit.
+
+
+def shares_of(group: Tensor, weight: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N,) what each token is multiplied by in its group's mean: exactly 1 if it is all of it, 0 without
+    weight.
+
+    Args:
+        group: (N,) int64.
+        weight: (N,) of each token.
+        mass: (M,) summed weight of each group.
+        dtype: of the result.
+    """
+    total = mass.to(dtype)
+    inverse = torch.where(total > 0, 1 / total, torch.zeros_like(total))
+    alone = (weight == mass[group]) & (weight > 0)
+    return torch.where(alone, torch.ones_like(inverse[group]), inverse[group] * weight.to(dtype))
+
+
+def means_of(x: Tensor, group: Tensor, share: Tensor, num: int) -> Tensor:
+    """(num, C) sum of share * x over the tokens of each group, token by token in their order.
+
+    Args:
+        x: (N, C) float32 or float64; each row is read once.
+        group: (N,) int64.
+        share: (N,) like x.
+        num: groups.
+    """
+    by_group = group.argsort(stable=True)
+    count = torch.bincount(group, minlength=num)
+    first = count.cumsum(0) - count
+    return torch.nn.functional.embedding_bag(
+        by_group, x, first, mode="sum", per_sample_weights=share[by_group]
+    )

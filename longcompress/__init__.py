@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .compression.budget import Estimate
+    from .compression.estimate import Estimate
     from .memory import VideoMemory, ask_each
     from .model import LongCompress
     from .presets import load
@@ -37,7 +37,7 @@ def load_memory(path: "str | Path", model: "LongCompress") -> "VideoMemory":
 
 
 def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> "Estimate":
-    """Sizes of a compressed video (path, or its length in seconds) before decoding; see budget.Estimate."""
+    """Sizes of a compressed video (path, or its length in seconds) before decoding; see estimate.Estimate."""
     if isinstance(source, int | float):
         return model.estimate(float(source), budget)
     from .media import probe

@@ -4,6 +4,7 @@ They are read from JSON and YAML, and unknown keys are refused.
 """
 
 import dataclasses
+import math
 import re
 import typing
 from argparse import ArgumentError
@@ -289,6 +290,12 @@ class LLMConfig:
                 'time must be False with order "blocks": without timestamps there is nothing to count '
                 'seconds from; set llm.time to False, or llm.order to "time"'
             )
+
+    def timestamp_step_s(self, duration_s: float, budget: int, num_text: int = 1) -> float:
+        """Seconds between timestamps of num_text tokens each: the smallest multiple of timestamp_s with at
+        most budget / 8 text tokens."""
+        room = max(1, budget // (8 * max(1, num_text)))
+        return self.timestamp_s * max(1, math.ceil(math.ceil(duration_s / self.timestamp_s - 1e-9) / room))
 
 
 @dataclass(frozen=True)

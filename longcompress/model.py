@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .compression.budget import Estimate, Flow, Shape, check_budget, check_duration, estimate
-from .compression.state import GlobalMemory, MergeState
+from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
+from .compression.state import GlobalMemory, MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
 from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
@@ -290,7 +290,7 @@ class LongCompress(nn.Module):
     def estimate(
         self, duration_s: float, budget: int | None = None, *, video: bool = True, audio: bool = True
     ) -> Estimate:
-        """Tokens and bytes of a video of this length; see `budget.estimate`."""
+        """Tokens and bytes of a video of this length; see `estimate.estimate`."""
         check_duration(duration_s)
         config = self.config
         length = (duration_s, config.media)

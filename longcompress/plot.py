@@ -15,7 +15,7 @@ from .files import replacing
 from .llm.prompt import lay_out
 from .media import reader as media
 from .memory import VideoMemory
-from .types import Event, Frames, Tokens, stream_order
+from .types import Event, Frames, stream_order
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
 COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
@@ -26,31 +26,27 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
 
 
 def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
-    """The path of a plot with a row for each text and a bar for each of its events.
+    """The path, .png, .svg or .pdf, of a plot with a row for each text and a bar for each of its events.
 
-    Args:
-        events: what happens; of more than 40 texts those that last longest, and the title says so.
-        duration_s: length of the video, > 0.
-        path: .png, .svg or .pdf.
+    Of more than 40 texts those that last longest are shown, and the title says so.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be > 0 seconds, got {duration_s}")
     rows: dict[str, list[Event]] = {}
     for event in sorted(events):
         rows.setdefault(event.text or "(no text)", []).append(event)
-    by_length = sorted(rows, key=lambda text: -sum(e.end_s - e.start_s for e in rows[text]))
-    shown = set(by_length[:MAX_ROWS])
     title = f"{_count(len(events), 'event')} in {_clock(duration_s)}"
-    title += f"; of {len(rows)} texts the {MAX_ROWS} that last longest" if len(rows) > MAX_ROWS else ""
-    rows = {text: same for text, same in rows.items() if text in shown}
+    if len(rows) > MAX_ROWS:
+        title += f"; of {len(rows)} texts the {MAX_ROWS} that last longest"
+        by_length = sorted(rows, key=lambda text: sum(e.start_s - e.end_s for e in rows[text]))
+        rows = {text: rows[text] for text in rows if text in by_length[:MAX_ROWS]}
     figure = _figure(10, 1.5 + 0.32 * max(2, len(rows)))
     axes = figure.add_subplot()
     for row, same in enumerate(rows.values()):
         min_s = duration_s / 400  # so that an instant can be seen
-        axes.broken_barh(
-            [(e.start_s, max(e.end_s - e.start_s, min_s)) for e in same], (row - 0.34, 0.68),
-            facecolors=BARS[row % 2], edgecolors="white", linewidth=0.6, zorder=2,
-        )  # fmt: skip
+        spans = [(e.start_s, max(e.end_s - e.start_s, min_s)) for e in same]
+        style = {"facecolors": BARS[row % 2], "edgecolors": "white", "linewidth": 0.6, "zorder": 2}
+        axes.broken_barh(spans, (row - 0.34, 0.68), **style)
     axes.set_yticks(range(len(rows)), [_short(text) for text in rows])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a dollar sign in a text is one
@@ -64,11 +60,9 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
 
 
 def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
-    """The path of a plot of the tokens of each segment, stream on stream, with the timestamps.
+    """The path, .png, .svg or .pdf, of a plot of the tokens of each segment, stream on stream.
 
-    Args:
-        memory: any; its model says how long segments are and where timestamps lie, else none are plotted.
-        path: .png, .svg or .pdf.
+    The memory's model says how long segments are and where timestamps lie; without it none are plotted.
     """
     duration_s = max(memory.duration_s, 1e-3)
     model = memory.model
@@ -78,37 +72,24 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     figure = _figure(10, 3.8)
     axes = figure.add_subplot()
     base = np.zeros(len(edges) - 1)
-    line = 0.6 if len(base) <= 120 else 0
+    style = {"align": "edge", "edgecolor": "white", "linewidth": 0.6 if len(base) <= 120 else 0, "zorder": 2}
     for name in stream_order(memory.streams):
         tokens = memory.streams[name]
-        count = _histogram(tokens, edges)
+        time_s = tokens.time_s.to("cpu", torch.float64).numpy().clip(edges[0], edges[-1])
+        count = np.histogram(time_s, edges)[0].astype(np.float64)
         label = f"{name}, {_count(len(tokens), 'token')}"
-        axes.bar(
-            edges[:-1], count, bar_s, base, align="edge", color=COLOURS[name], edgecolor="white",
-            linewidth=line, label=label, zorder=2,
-        )  # fmt: skip
+        axes.bar(edges[:-1], count, bar_s, base, color=COLOURS[name], label=label, **style)
         base += count
     axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
     if model is not None:
         shown_s = lay_out(memory.video, model.llm.tokenizer, model.config.llm, model.llm.names).shown_s
-        label = f"timestamps, {len(shown_s)}"
-        axes.plot(
-            shown_s,
-            np.zeros(len(shown_s)),
-            "^",
-            color=INK,
-            markersize=4,
-            clip_on=False,
-            zorder=3,
-            label=label,
-        )
+        style = {"color": INK, "markersize": 4, "clip_on": False, "zorder": 3}
+        axes.plot(shown_s, np.zeros(len(shown_s)), "^", label=f"timestamps, {len(shown_s)}", **style)
     axes.set_ylabel(f"tokens per {bar_s:g} s")
     _time_axis(axes, duration_s)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(
-        handles=[*reversed(axes.containers), *axes.lines], loc="upper left", bbox_to_anchor=(1.01, 1),
-        frameon=False, borderaxespad=0,
-    )  # fmt: skip
+    handles = [*reversed(axes.containers), *axes.lines]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, borderaxespad=0)
     num_globals = sum(map(len, memory.globals.values()))
     raw = round(sum(float(t.size.sum()) for t in memory.streams.values()))
     more = f", {num_globals} of them for the whole video" if num_globals else ""
@@ -118,24 +99,16 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
 
 
 def plot_merged(
-    memory: VideoMemory,
-    source: Any,
-    path: str | Path,
-    num_frames: int = 6,
-    *,
+    memory: VideoMemory, source: Any, path: str | Path, num_frames: int = 6, *,
     protocols: Sequence[str] = ("file",),
-) -> Path:
+) -> Path:  # fmt: skip
     """The path of a plot of key frames in which the patches of a token are outlined in its colour.
 
     Args:
         memory: of `source`, compressed with keep_assignment=True.
-        source: the video, as `compress` took it.
+        source, protocols: the video, as `compress` took it.
         path: .png, .svg or .pdf.
         num_frames: key frames, spread evenly over the video.
-        protocols: as `compress` takes them.
-
-    Raises:
-        ValueError: if the memory doesn't say which patch went where, or the video is another one.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
@@ -150,11 +123,10 @@ def plot_merged(
         raise ValueError(
             "memory has no model with a video encoder; use longcompress.load_memory(path, model)"
         )
-    side = round(model.video.patches**0.5)
-    if side**2 != model.video.patches:
-        raise ValueError(
-            f"the video encoder must have a square grid of patches, got {model.video.patches} patches"
-        )
+    patches = model.video.patches
+    side = round(patches**0.5)
+    if side**2 != patches:
+        raise ValueError(f"the video encoder must have a square grid of patches, got {patches} patches")
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
     indices = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
@@ -168,28 +140,25 @@ def plot_merged(
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(pixels, extent=(0, side, side, 0), aspect=1 / wide, interpolation="antialiased")
         _outline(axes, number[index])
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         here = len(np.unique(number[index]))
-        axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {side**2} patches", fontsize=9)
+        axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {patches} patches", fontsize=9)
     used = len(np.unique(number[indices]))
-    title = f"{num_frames} of {_count(len(number), 'frame')}: patches outlined in one colour are one token"
-    figure.suptitle(
-        f"{title} ({used} tokens here)" if columns > 1 else f"{used} tokens", fontsize=11, color=INK
-    )
+    title = f"{used} tokens"
+    if columns > 1:
+        frames_of = f"{num_frames} of {_count(len(number), 'frame')}"
+        title = f"{frames_of}: patches outlined in one colour are one token ({title} here)"
+    figure.suptitle(title, fontsize=11, color=INK)
     return _save(figure, path)
 
 
 def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
-    """Draw the recall of needles, depth against length, with a panel for each kind.
+    """The path of a plot of the recall of needles, depth against length, with a panel for each kind.
 
     Args:
         recall: kind -> (minutes, depth) -> recall, in [0, 1].
-        path: of the plot, .png, .svg or .pdf.
-
-    Raises:
-        ValueError: there is nothing to draw.
+        path: .png, .svg or .pdf.
     """
     kinds = [kind for kind, patches in recall.items() if patches]
     if not kinds:
@@ -197,11 +166,8 @@ def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path:
     figure = _figure(2.9 * len(kinds), 3.2)
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, kind in zip(axes, kinds, strict=True):
-        lengths = sorted({minutes for minutes, _ in recall[kind]})
-        depths = sorted({depth for _, depth in recall[kind]})
-        values = np.full((len(depths), len(lengths)), np.nan)
-        for (minutes, depth), value in recall[kind].items():
-            values[depths.index(depth), lengths.index(minutes)] = value
+        lengths, depths = (sorted(set(axis)) for axis in zip(*recall[kind], strict=True))
+        values = np.array([[recall[kind].get((x, y), np.nan) for x in lengths] for y in depths])
         image = panel.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -220,8 +186,7 @@ def _key_frames(
     source: Any, config: MediaConfig, indices: list[int], protocols: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], float]]:
     """Pixels (H, W, 3) and time of the frames at rising `indices`."""
-    frames: list[tuple[NDArray[np.uint8], float]] = []
-    first = 0
+    frames, first = [], 0
     with media.read(source, config, protocols=protocols) as parts:
         for part in parts:
             assert isinstance(part, Frames)
@@ -230,10 +195,8 @@ def _key_frames(
             first += len(part)
             if len(frames) == len(indices):
                 return frames
-    raise ValueError(
-        f"source must be the video of this memory, read at rate_fps = {config.rate_fps}: it has "
-        f"{first} frames, number {indices[-1]} is wanted"
-    )
+    what = f"source must be the video of this memory, read at rate_fps = {config.rate_fps}"
+    raise ValueError(f"{what}: it has {first} frames, number {indices[-1]} is wanted")
 
 
 def _outline(axes: Any, number: NDArray[np.int32]) -> None:
@@ -243,7 +206,7 @@ def _outline(axes: Any, number: NDArray[np.int32]) -> None:
     side = len(number)
     tint = np.array([[(*_colour(t), 0.16) for t in row] for row in number.tolist()])
     axes.imshow(tint, extent=(0, side, side, 0), aspect=axes.get_aspect(), interpolation="nearest")
-    inset = 0.06
+    inset, out = 0.06, 0.5 - 0.06
     padded = np.pad(number, 1, constant_values=-1)
     lines, colours = [], []
     for (y, x), token in np.ndenumerate(number):
@@ -255,8 +218,7 @@ def _outline(axes: Any, number: NDArray[np.int32]) -> None:
             for ax, ay in ((dy, dx), (-dy, -dx)):  # the line's two ways
                 beside = near[1 + ay, 1 + ax]
                 turns = beside and near[1 + ay + dy, 1 + ax + dx]
-                reach = 0.5 + inset if turns else 0.5 if beside else 0.5 - inset  # where the next line begins
-                out = 0.5 - inset
+                reach = 0.5 + inset if turns else 0.5 if beside else out  # where the next line begins
                 ends.append((x + 0.5 + out * dx + reach * ax, y + 0.5 + out * dy + reach * ay))
             lines.append(ends)
             colours.append(_colour(int(token)))
@@ -276,9 +238,8 @@ def _figure(width: float, height: float, layout: Literal["constrained", "compres
 def _save(figure: Any, path: str | Path) -> Path:
     """Write beside `path`, then put it in its place; nothing half-written stays."""
     path = Path(path)
-    kinds = (".png", ".svg", ".pdf")
-    if path.suffix.lower() not in kinds:
-        raise ValueError(f"path must end in one of {', '.join(kinds)}, got {path.name!r}")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"path must end in one of .png, .svg, .pdf, got {path.name!r}")
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     return path
@@ -297,12 +258,6 @@ def _time_axis(axes: Any, duration_s: float) -> None:
     axes.spines["bottom"].set_color(INK)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(colors=INK)
-
-
-def _histogram(tokens: Tokens, edges: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Tokens between each two edges, by mean time."""
-    time_s = tokens.time_s.to("cpu", torch.float64).numpy().clip(edges[0], edges[-1])
-    return np.histogram(time_s, edges)[0].astype(np.float64)
 
 
 def _aspect(source: Any, protocols: Sequence[str]) -> float:

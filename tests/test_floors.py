@@ -323,7 +323,7 @@ RIGHT_FLOOR = [
         "longcompress/compression/state.py",
         "from longcompress.kernels import plan\nfrom ..types import Tokens",
     ),
-    ("kernels/pool.py", "from .plan import Plan"),
+    ("kernels/plan.py", "from .pool import Plan"),
     ("train/stages.py", "from longcompress import types\nfrom .data import records"),
     ("longcompress/__main__.py", "from .cli.main import main"),
     ("longcompress/types.py", "if TYPE_CHECKING:\n    from .session import Session"),

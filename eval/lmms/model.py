@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +87,9 @@ class LongCompressModel(lmms):
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The answer to each request, cut before the task's `until`; `input_tokens` counts the memory."""
-        answers: list[GenerationResult] = []
+        answers = []
         for some in self._together(requests):
-            _, options, *_ = some[0].args
-            until, how = self._how(options)
+            until, how = self._how(some[0].args[1])
             memory = self._memory_of(some[0])
             answered = memory.ask_all([request.args[0] for request in some], **how)
             count = TokenCounts(input_tokens=memory.num_tokens)
@@ -120,17 +120,13 @@ class LongCompressModel(lmms):
 
     def _together(self, requests: Sequence[Instance]) -> Iterator[list[Instance]]:
         """Runs of at most batch_size requests in order, with the same visuals and options."""
-        some: list[Instance] = []
-        last: tuple[str, str] | None = None
-        for request in tqdm(requests, desc="longcompress", disable=self.rank > 0):
-            now = (_key(self._visuals(request)), repr(request.args[1])) if self.batch_size > 1 else None
-            if some and (now is None or now != last or len(some) == self.batch_size):
+        bar = tqdm(requests, desc="longcompress", disable=self.rank > 0)
+        if self.batch_size == 1:
+            yield from ([request] for request in bar)
+            return
+        for _, run in groupby(bar, lambda request: (_key(self._visuals(request)), repr(request.args[1]))):
+            while some := list(islice(run, self.batch_size)):
                 yield some
-                some = []
-            some.append(request)
-            last = now
-        if some:
-            yield some
 
     def _loss(self, request: Instance) -> tuple[float, bool]:
         if len(request.args) != 6:
@@ -168,22 +164,20 @@ class LongCompressModel(lmms):
         """The memory of visuals that lie one behind another; ValueError if none of them is taken in."""
         if not visuals:
             return VideoMemory(CompressedVideo({}, {}, self.budget), self.model)
-        plain = self.model.config.media
+        plain = replace(self.model.config.media, video="video" in self.streams, audio="audio" in self.streams)
         with ExitStack() as stack:
             readings = []
             for visual in visuals:
-                source, part, spread = _source(visual, plain.rate_fps)
-                config = replace(
-                    plain, video="video" in self.streams, audio="audio" in self.streams,
-                    frames=plain.frames if spread else 0,
-                )  # fmt: skip
+                source, part, is_video = _source(visual, plain.rate_fps)
+                config = plain if is_video else replace(plain, frames=0)
                 reading = stack.enter_context(media.read(source, config, part=part))
                 readings.append((reading, reading.streams or {part.modality for part in source}))
             present = [name for name in self.streams if any(name in names for _, names in readings)]
             names = [str(v) if isinstance(v, str | Path) else type(v).__name__ for v in visuals]
             if not present:
-                kinds = " and no ".join(self.streams)
-                raise ValueError(f"visuals have no {kinds} that could be read: {names}")
+                raise ValueError(
+                    f"visuals have no {' and no '.join(self.streams)} that could be read: {names}"
+                )
             session = Session(self.model, self.budget, media=present)
             for reading, _ in readings:
                 start_s = session.encoder.end_s
@@ -204,17 +198,16 @@ class LongCompressModel(lmms):
         strange = sorted(set(generation) - {"until", "max_new_tokens", *SAMPLING, *UNHEEDED})
         if strange:
             warnings.warn(f"generation_kwargs {strange} are not heeded by longcompress", stacklevel=2)
-        longest = self.max_new_tokens or generation.get("max_new_tokens")
+        longest = self.max_new_tokens
+        longest = generation.get("max_new_tokens") if longest is None else longest
         return [until] if isinstance(until, str) else list(until), options | {"max_new_tokens": longest}
 
 
 def _flat(visuals: Any) -> list[Any]:
     """Visuals as tasks give them (one, a list, lists of lists, None) in one list."""
-    if visuals is None:
-        return []
     if isinstance(visuals, list | tuple):
         return [item for some in visuals for item in _flat(some)]
-    return [visuals]
+    return [] if visuals is None else [visuals]
 
 
 def _key(visuals: Sequence[Any]) -> str:
@@ -243,9 +236,8 @@ def _source(visual: Any, rate_fps: float) -> tuple[Any, tuple[float, float] | No
     if isinstance(visual, Mapping) and ("path" in visual or "url" in visual):
         begin_s, end_s = visual.get("video_start"), visual.get("video_end")
         if (begin_s is None) != (end_s is None):
-            raise ValueError(
-                f"video_start and video_end must both be given or left out, got {begin_s} and {end_s}"
-            )
+            got = f"{begin_s} and {end_s}"
+            raise ValueError(f"video_start and video_end must both be given or left out, got {got}")
         part = None if begin_s is None or end_s is None else (float(begin_s), float(end_s))
         return visual.get("path") or visual["url"], part, True
     if hasattr(visual, "convert"):  # of PIL

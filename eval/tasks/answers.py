@@ -11,7 +11,8 @@ from ...events.parse import parse_spans
 from ...types import Event
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
-from .task import Example, How, Times
+from .examples import Example
+from .task import How, Times
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _TWO_DIGITS = re.compile(r"([0-9]{2}) (?:to|and) ([0-9]{2})")  # as VTimeLLM's and LongVALE's scripts look
@@ -110,14 +111,14 @@ def line_events(text: str) -> list[tuple[int, int, str]]:
 
 
 def _merged(events: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """The events, those of one text that follow each other within a hundredth as one."""
     out: list[tuple[int, int, str]] = []
     for start, end, text in events:
-        if out and -1 <= start - out[-1][1] <= 1:
-            alike = difflib.SequenceMatcher(None, out[-1][2], text).ratio()
-            if alike > _SAME:
-                out[-1] = (out[-1][0], end, out[-1][2])
-                continue
-        out.append((start, end, text))
+        first, last, before = out[-1] if out else (0, -10, "")
+        if -1 <= start - last <= 1 and difflib.SequenceMatcher(None, before, text).ratio() > _SAME:
+            out[-1] = (first, end, before)
+        else:
+            out.append((start, end, text))
     return out
 
 

@@ -1,14 +1,15 @@
 """AVSD: the next answer of a dialogue about a video, with one right answer or several."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..metrics.captions import caption_scores
 from ..metrics.resample import caption_corpus
-from .answers import words_of
+from .examples import Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, video_of, write_json
-from .open_qa import Right, ask_short, read_answers, score_answers
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task
+from .forms import predictions_of
+from .open_qa import MUSIC_AVQA, Right, ask_short, read_answers, score_answers
+from .task import DEFAULT, How, Scored
 
 UNDISCLOSED = "__UNDISCLOSED__"
 
@@ -29,7 +30,7 @@ def answers_of(turn: Record) -> Right:
     return (turn.text("answer"),)
 
 
-def read_dialogues(paths: Sequence[Path]) -> list[Example[Right]]:
+def read_dialogues(paths: Paths) -> list[Example[Right]]:
     """DSTC's {"dialogs": [{"image_id", "dialog": [{"question", "answer"}]}]}: an example for each turn.
 
     Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
@@ -47,10 +48,8 @@ def read_dialogues(paths: Sequence[Path]) -> list[Example[Right]]:
     for dialogue in read_object(paths[0])[0].records("dialogs"):
         video = video_of(dialogue.name("image_id"))
         turns = dialogue.records("dialog")
-        questions = [i for i, record in enumerate(turns) if record.get("answer") == UNDISCLOSED]
-        questions = questions or [
-            i for i, record in enumerate(turns) if isinstance(record.get("answer"), list)
-        ]
+        questions = [i for i, turn in enumerate(turns) if turn.get("answer") == UNDISCLOSED]
+        questions = questions or [i for i, turn in enumerate(turns) if isinstance(turn.get("answer"), list)]
         before: list[str] = []
         for number, turn in enumerate(turns):
             question, right = turn.text("question"), answers_of(turn)
@@ -64,29 +63,25 @@ def read_dialogues(paths: Sequence[Path]) -> list[Example[Right]]:
     return out
 
 
-def read_turns(paths: Sequence[Path], examples: Sequence[Example[Right]], how: How) -> Predictions[str]:
+def read_turns(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
     """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
     if is_lines(one_file(paths, "pred")):
         return read_answers(paths, examples, how)
     last = {example.video: int(example.id.rpartition("_")[2]) for example in examples}
     known = {example.id for example in examples}
-    out: Predictions[str] = Predictions()
+    texts = []
     for dialogue in read_object(paths[0])[0].records("dialogs"):
         video, turns = video_of(dialogue.name("image_id")), dialogue.records("dialog")
         first = last.get(video, 0) if len(turns) == 1 else 0
-        for number, turn in enumerate(turns, first):
-            key = f"{video}_{number}"
-            text = answers_of(turn)[0]
-            if video in last and key not in known:
-                out.num_other += 1  # a turn of the dialogue without a question in the reference
-            elif out.is_new(key):
-                out.by_id[key] = Prediction(text, text.strip() or None)
+        texts += [(video, f"{video}_{i}", answers_of(turn)[0]) for i, turn in enumerate(turns, first)]
+    # A turn of a known dialogue may have no question in the reference.
+    asked = [(key, text) for video, key, text in texts if key in known or video not in last]
+    out = predictions_of(asked, examples, how, lambda text, example, how: text.strip() or None)
+    out.num_other = len(texts) - len(asked)
     return out
 
 
-def write_turns(
-    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[str], how: How
-) -> list[Path]:
+def write_turns(folder: Path, examples: Examples[Right], predictions: Answers[str], how: How) -> list[Path]:
     """DSTC's form, with the turns that were asked."""
     dialogues: dict[str, list[dict[str, str]]] = {}
     for example in examples:
@@ -99,7 +94,7 @@ def write_turns(
     return [write_json(folder / "predictions.json", {"dialogs": form})]
 
 
-def score_dialogue(examples: Sequence[Example[Right]], predictions: Answers[str], how: How) -> Scored:
+def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
     """The captioning metrics over the corpus, as DSTC scores, with the metrics of open answers."""
     answers = score_answers(examples, predictions, how)
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
@@ -112,13 +107,13 @@ def score_dialogue(examples: Sequence[Example[Right]], predictions: Answers[str]
     )
 
 
-AVSD = Task(
+AVSD = replace(
+    MUSIC_AVQA,
     about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
     where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
     "github.com/dialogtekgeek/AVSD-DSTC10_Official",
     read=read_dialogues,
     prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
-    parse=words_of,
     read_predictions=read_turns,
     write_predictions=write_turns,
     score=score_dialogue,

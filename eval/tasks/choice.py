@@ -1,31 +1,17 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..metrics.choice import multiple_choice
 from .answers import first_letter, letter_of
-from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    How,
-    IdsByQuestion,
-    Prediction,
-    Predictions,
-    Scored,
-    Task,
-    answered,
-    counted,
-    members_of,
-)  # fmt: skip
-
-Parse: TypeAlias = Callable[[str, Example[str], How], str | None]
+from .examples import Answered, Answers, Example, Examples, Paths, Predictions
+from .files import Record, is_lines, one_file, read_object, read_records, video_of
+from .forms import IdsByQuestion, each_record, json_file, predictions_of
+from .task import DEFAULT, How, Parse, Scored, Task, counted, members_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -33,12 +19,13 @@ _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
 # CC BY-NC-SA 4.0; JUNJIE99/MLVU, videochat2/choice_bench.py, CC BY-NC-SA 4.0: a sentence or two of each.
 VIDEO_MME = (
     "Select the best answer to the following multiple-choice question based on the video. Respond with only "
-    "the letter (A, B, C, or D) of the correct option."
+    "the letter (A, B, C, or D) of the correct option.\n{}\n{}\nThe best answer is:"
 )
-LONGVIDEOBENCH = "Answer with the option's letter from the given choices directly."
+LONGVIDEOBENCH = "Question: {}\n{}\nAnswer with the option's letter from the given choices directly."
 MLVU = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, select the "
-    "best option that accurately addresses the question."
+    "best option that accurately addresses the question.\nQuestion: {}\nOptions:\n{}\nOnly give the best "
+    "option."
 )
 
 
@@ -52,34 +39,25 @@ def ask_choice(example: Example[str]) -> str:
     return f"{example.question}\n{listed(example)}\nAnswer with the letter of the right option only."
 
 
-def ask_as_mlvu(example: Example[str]) -> str:
-    """The question of MLVU's script."""
-    options = listed(example, "({}) {}")
-    return f"{MLVU}\nQuestion: {example.question}\nOptions:\n{options}\nOnly give the best option."
-
-
 def choice_in(text: str, example: Example[str], how: How) -> str | None:
     """The option that an answer chooses."""
     return letter_of(text, example.options)
 
 
-def choice_as_video_mme(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper the first capital letter of an option, wherever it stands; else as `choice_in`."""
-    return first_letter(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
+def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse[str, str]:
+    """For the paper what its script finds in an answer to these options, else as `choice_in`."""
+    return lambda text, example, how: (
+        script(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
+    )
 
 
-def choice_as_mlvu(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper what stands before the first bracket, as it is; else as `choice_in`."""
-    return text.partition(")")[0] if how.compat == "paper" else choice_in(text, example, how)
-
-
-def choice_as_lvbench(text: str, example: Example[str], how: How) -> str | None:
-    """For the paper the answer as it is; else as `choice_in`."""
-    return text if how.compat == "paper" else choice_in(text, example, how)
+choice_as_video_mme = choice_for_papers(first_letter)
+choice_as_mlvu = choice_for_papers(lambda text, options: text.partition(")")[0])  # what is before a bracket
+choice_as_lvbench = choice_for_papers(lambda text, options: text)
 
 
 def score_choices(
-    examples: Sequence[Example[str]], predictions: Answers[str], how: How, *, skip_missing: bool = False
+    examples: Examples[str], predictions: Answers[str], how: How, *, skip_missing: bool = False
 ) -> Scored:
     """Accuracy, of all and by group: "accuracy/KIND/NAME" and "macro_accuracy/KIND".
 
@@ -101,51 +79,47 @@ def score_choices(
     return Scored(metrics, {"accuracy": each})
 
 
-def _example(
-    record: Record, key: str, video: str, question: str, letter: str, options: Sequence[str],
-    groups: Sequence[tuple[str, str]], duration_s: float | None = None,
-) -> Example[str]:  # fmt: skip
-    """An example, its letter checked."""
-    plain = tuple(_LETTERED.sub("", option) if _in_order(options) else option for option in options)
-    if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < (len(plain) or 26):
-        raise record.fault(f"the right answer must be the letter of one of {len(plain)} options", letter)
-    return Example(key, video, question, letter, duration_s, options=plain, groups=tuple(groups))
+def _letter(record: Record, letter: str, options: Sequence[str]) -> str:
+    """The letter of the right option; ValueError if there is no such option."""
+    if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < (len(options) or 26):
+        needed = f"the right answer must be the letter of one of {len(options)} options"
+        raise record.fault(needed, letter)
+    return letter
 
 
-def _in_order(options: Sequence[str]) -> bool:
-    """True if each option begins with its own letter."""
+def _plain(options: Sequence[str]) -> tuple[str, ...]:
+    """The options, without their letters if each begins with its own."""
     matches = [_LETTERED.match(option) for option in options]
-    return all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches))
+    if all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches)):
+        return tuple(_LETTERED.sub("", option) for option in options)
+    return tuple(options)
 
 
 # --- Video-MME
 
 
-def read_video_mme(paths: Sequence[Path]) -> list[Example[str]]:
+@each_record
+def read_video_mme(video: Record) -> Iterator[Example[str]]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
     kinds = {
         "length": ("duration", "duration_category"),
         "domain": ("domain", "video_category"),
         "sub_category": ("sub_category", "video_sub_category"),
     }
-    out = []
-    for video in read_records(one_file(paths, "reference")):
-        groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
-        for record in _questions(video):
-            task = [("task", record.text("task_type"))] if record.has("task_type") else []
-            key, name = record.name("question_id"), video.name("videoID", "video_id")
-            options, letter = record.texts("options", "choices"), record.text("answer")
-            out.append(_example(record, key, name, record.text("question"), letter, options, groups + task))
-    return out
+    groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
+    for record in _questions(video):
+        task = [("task", record.text("task_type"))] if record.has("task_type") else []
+        key, name = record.name("question_id"), video.name("videoID", "video_id")
+        options, answer = _plain(record.texts("options", "choices")), record.text("answer")
+        question, right = record.text("question"), _letter(record, answer, options)
+        yield Example(key, name, question, right, options=options, groups=(*groups, *task))
 
 
 def _questions(video: Record) -> list[Record]:
     return video.records("questions") if video.has("questions") else [video]
 
 
-def read_video_mme_answers(
-    paths: Sequence[Path], examples: Sequence[Example[str]], how: How
-) -> Predictions[str]:
+def read_video_mme_answers(paths: Paths, examples: Examples[str], how: How) -> Predictions[str]:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
     records = [record for video in read_records(one_file(paths, "pred")) for record in _questions(video)]
     pairs = [
@@ -153,16 +127,15 @@ def read_video_mme_answers(
         for record in records
         if record.has("response", "pred") or not record.has("options", "choices")
     ]
-    return _predictions(pairs, examples, how, choice_as_video_mme)
+    return predictions_of(pairs, examples, how, choice_as_video_mme)
 
 
-def write_video_mme(
-    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
-) -> list[Path]:
+@json_file
+def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
     """The results template."""
     videos: dict[str, dict[str, Any]] = {}
     names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
-    for example, prediction in answered(examples, predictions):
+    for example, prediction in known:
         groups = dict(example.groups)
         about = {"video_id": example.id.rpartition("-")[0]}
         about |= {names[kind]: name for kind, name in groups.items() if kind in names}
@@ -172,13 +145,13 @@ def write_video_mme(
             "options": listed(example).split("\n"), "answer": example.truth,
             "response": prediction.words,
         })  # fmt: skip
-    return [write_json(folder / "predictions.json", list(videos.values()))]
+    return list(videos.values())
 
 
 # --- MLVU
 
 
-def read_mlvu(paths: Sequence[Path]) -> list[Example[str]]:
+def read_mlvu(paths: Paths) -> list[Example[str]]:
     """The files of the tasks, 1_plotQA.json and so on: lists of questions with candidates and the right one.
 
     Questions without an id (those of the dev set) are TYPE_0, TYPE_1, ... in their order.
@@ -193,70 +166,64 @@ def read_mlvu(paths: Sequence[Path]) -> list[Example[str]]:
         seen[kind] = seen.get(kind, -1) + 1
         key = record.name("question_id") if record.has("question_id") else f"{kind}_{seen[kind]}"
         video, letter = video_of(record.name("video")), chr(ord("A") + candidates.index(right))
-        options, duration_s = tuple(candidates), record.maybe_number("duration")
-        example = Example(key, video, record.text("question"), letter, duration_s, options=options)
-        out.append(replace(example, groups=(("task", kind),)))
+        duration_s, groups = record.maybe_number("duration"), (("task", kind),)
+        question, options = record.text("question"), tuple(candidates)
+        out.append(Example(key, video, question, letter, duration_s, options=options, groups=groups))
     return out
 
 
-def read_mlvu_answers(paths: Sequence[Path], examples: Sequence[Example[str]], how: How) -> Predictions[str]:
+def read_mlvu_answers(paths: Paths, examples: Examples[str], how: How) -> Predictions[str]:
     """[{"question_id", "question_type", "option"}], or the "res_list" that the dev set's scripts write."""
     if is_lines(one_file(paths, "pred")):
         records = read_records(paths[0])
         pairs = [(item.name("question_id", "id"), item.text("option", "pred", "answer")) for item in records]
-        return _predictions(pairs, examples, how, choice_as_mlvu)
+        return predictions_of(pairs, examples, how, choice_as_mlvu)
     ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
     pairs = []
     for record in read_object(paths[0])[0].records("res_list"):
         question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
         video = video_of(record.name("video", "video_path"))
         pairs.append((ids.take(video, question), record.text("pred")))
-    return _predictions(pairs, examples, how, choice_as_mlvu)
+    return predictions_of(pairs, examples, how, choice_as_mlvu)
 
 
-def write_mlvu(
-    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
-) -> list[Path]:
+@json_file
+def write_mlvu(known: Answered[str, str]) -> list[dict[str, str]]:
     """The form of the test set's evaluation; an answer that could not be read has option ""."""
-    options = [
+    return [
         {"question_id": e.id, "question_type": dict(e.groups)["task"], "option": prediction.value or ""}
-        for e, prediction in answered(examples, predictions)
+        for e, prediction in known
     ]
-    return [write_json(folder / "predictions.json", options)]
 
 
 # --- LVBench
 
 
-def read_lvbench(paths: Sequence[Path]) -> list[Example[str]]:
+@each_record
+def read_lvbench(video: Record) -> Iterator[Example[str]]:
     """video_info.meta.jsonl: a video a line, its questions in "qa" with the options in their text."""
-    out = []
-    for video in read_records(one_file(paths, "reference")):
-        info = video.within(video.value.get("video_info", {}), "video_info")
-        minutes = info.maybe_number("duration_minutes")
-        for record in video.records("qa"):
-            question, *rest = _INLINE.split(record.text("question"))
-            letters, options = rest[0::2], rest[1::2]
-            if letters != [chr(ord("A") + i) for i in range(len(letters))]:
-                needed = "'question' must list its options as (A), (B), ..."
-                raise record.fault(needed, record.get("question"))
-            groups = [("task", name) for name in dict.fromkeys(record.texts("question_type"))]
-            example = _example(
-                record, record.name("uid"), video.name("key"), question.strip(), record.text("answer"),
-                options, groups, None if minutes is None else 60 * minutes,
-            )  # fmt: skip
-            out.append(replace(example, options=tuple(option.strip() for option in options)))
-    return out
+    info = video.within(video.value.get("video_info", {}), "video_info")
+    minutes = info.maybe_number("duration_minutes")
+    duration_s = None if minutes is None else 60 * minutes
+    for record in video.records("qa"):
+        question, *rest = _INLINE.split(record.text("question"))
+        letters, options = rest[0::2], tuple(option.strip() for option in rest[1::2])
+        if letters != [chr(ord("A") + i) for i in range(len(letters))]:
+            raise record.fault("'question' must list its options as (A), (B), ...", record.get("question"))
+        groups = tuple(("task", name) for name in dict.fromkeys(record.texts("question_type")))
+        key, name, right = record.name("uid"), video.name("key"), record.text("answer")
+        right = _letter(record, right, options)
+        yield Example(key, name, question.strip(), right, duration_s, options=options, groups=groups)
 
 
 def read_by_id(
-    paths: Sequence[Path], examples: Sequence[Example[str]], how: How, *, parse: Parse = choice_in
+    paths: Paths, examples: Examples[str], how: How, *, parse: Parse[str, str] = choice_in
 ) -> Predictions[str]:
     """{id: answer}, the answer a letter, words, or the number of an option from 0; or lines of our own."""
     path = one_file(paths, "pred")
     if is_lines(path):
         pairs = [(record.name("id", "uid"), record.text("pred", "answer")) for record in read_records(path)]
-        return _predictions(pairs, examples, how, parse)
+        return predictions_of(pairs, examples, how, parse)
     whole, twice = read_object(path)
     pairs = []
     for key, value in whole.value.items():
@@ -265,52 +232,34 @@ def read_by_id(
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
-    out = _predictions(pairs, examples, how, parse)
+    out = predictions_of(pairs, examples, how, parse)
     out.duplicates = [key for key in twice if key in out.by_id]
     return out
 
 
-def write_by_id(
-    folder: Path, examples: Sequence[Example[str]], predictions: Answers[str], how: How
-) -> list[Path]:
+@json_file
+def write_by_id(known: Answered[str, str]) -> dict[str, str]:
     """{id: letter}; an answer that could not be read is ""."""
-    letters = {example.id: prediction.value or "" for example, prediction in answered(examples, predictions)}
-    return [write_json(folder / "predictions.json", letters)]
+    return {example.id: prediction.value or "" for example, prediction in known}
 
 
 # --- LongVideoBench
 
 
-def read_longvideobench(paths: Sequence[Path]) -> list[Example[str]]:
+@each_record
+def read_longvideobench(record: Record) -> Iterator[Example[str]]:
     """lvb_val.json: a list of questions with "candidates" and "correct_choice", from 0."""
     kinds = {"length": "duration_group", "task": "question_category", "topic": "topic_category"}
-    out = []
-    for record in read_records(one_file(paths, "reference")):
-        candidates = record.texts("candidates")
-        if not record.has("correct_choice"):
-            needed = (
-                "needs 'correct_choice'; the test set has none, its answers are scored by the leaderboard"
-            )
-            raise record.fault(needed, sorted(record.value))
-        number = record.number("correct_choice")
-        letter = chr(ord("A") + int(number)) if 0 <= number < 26 else "?"
-        groups = [(kind, record.name(name)) for kind, name in kinds.items() if record.has(name)]
-        video, question = video_of(record.name("video_path", "video_id")), record.text("question")
-        key, duration_s = record.name("id"), record.maybe_number("duration")
-        out.append(_example(record, key, video, question, letter, candidates, groups, duration_s))
-    return out
-
-
-def _predictions(
-    pairs: Sequence[tuple[str, str]], examples: Sequence[Example[str]], how: How, parse: Parse
-) -> Predictions[str]:
-    """Predictions of (id, answer) pairs."""
-    known = {example.id: example for example in examples}
-    out: Predictions[str] = Predictions()
-    for key, text in pairs:
-        if out.is_new(key):
-            out.by_id[key] = Prediction(text, parse(text, known[key], how) if key in known else None)
-    return out
+    options = _plain(record.texts("candidates"))
+    if not record.has("correct_choice"):
+        needed = "needs 'correct_choice'; the test set has none, its answers are scored by the leaderboard"
+        raise record.fault(needed, sorted(record.value))
+    number = record.number("correct_choice")
+    groups = tuple((kind, record.name(name)) for kind, name in kinds.items() if record.has(name))
+    video, question = video_of(record.name("video_path", "video_id")), record.text("question")
+    key, duration_s = record.name("id"), record.maybe_number("duration")
+    right = _letter(record, chr(ord("A") + int(number)) if 0 <= number < 26 else "?", options)
+    yield Example(key, video, question, right, duration_s, options=options, groups=groups)
 
 
 VIDEO_MME_TASK = Task(
@@ -318,10 +267,7 @@ VIDEO_MME_TASK = Task(
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
-    prompts={
-        DEFAULT: ask_choice,
-        "video-mme": lambda e: f"{VIDEO_MME}\n{e.question}\n{listed(e)}\nThe best answer is:",
-    },
+    prompts={DEFAULT: ask_choice, "video-mme": lambda e: VIDEO_MME.format(e.question, listed(e))},
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
@@ -332,7 +278,7 @@ MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
-    prompts={DEFAULT: ask_choice, "mlvu": ask_as_mlvu},
+    prompts={DEFAULT: ask_choice, "mlvu": lambda e: MLVU.format(e.question, listed(e, "({}) {}"))},
     parse=choice_as_mlvu,
     read_predictions=read_mlvu_answers,
     write_predictions=write_mlvu,
@@ -350,16 +296,13 @@ LVBENCH_TASK = Task(
     score=partial(score_choices, skip_missing=True),
 )
 
-LONGVIDEOBENCH_TASK = Task(
+LONGVIDEOBENCH_TASK = replace(
+    LVBENCH_TASK,
     about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
-    prompts={
-        DEFAULT: ask_choice,
-        "longvideobench": lambda e: f"Question: {e.question}\n{listed(e)}\n{LONGVIDEOBENCH}",
-    },
+    prompts={DEFAULT: ask_choice, "longvideobench": lambda e: LONGVIDEOBENCH.format(e.question, listed(e))},
     parse=choice_in,
     read_predictions=read_by_id,
-    write_predictions=write_by_id,
     score=score_choices,
 )

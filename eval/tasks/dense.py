@@ -1,7 +1,5 @@
 """Dense captioning: ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 from ..metrics.bootstrap import Corpus, means_of
@@ -9,9 +7,11 @@ from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
 from .event_references import timed_texts, whole_videos
-from .files import is_lines, one_file, read_object, write_json
+from .examples import Answered, Answers, Examples, Paths, Prediction, Predictions
+from .files import is_lines, one_file, read_object
+from .forms import json_file
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
+from .task import DEFAULT, How, Scored, Task
 
 Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
@@ -28,7 +28,7 @@ DEFAULT_PROMPT = (
 )
 
 
-def score_events(examples: Sequence[Example[Annotated]], predictions: Answers[Events], how: How) -> Scored:
+def score_events(examples: Examples[Annotated], predictions: Answers[Events], how: How) -> Scored:
     """SODA_c (of the first annotator) and the ActivityNet protocol; no events that could be read score 0."""
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
     num_annotators = max((len(example.truth) for example in examples), default=1)
@@ -52,9 +52,7 @@ def score_events(examples: Sequence[Example[Annotated]], predictions: Answers[Ev
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
 
 
-def read_events(
-    paths: Sequence[Path], examples: Sequence[Example[Annotated]], how: How
-) -> Predictions[Events]:
+def read_events(paths: Paths, examples: Examples[Annotated], how: How) -> Predictions[Events]:
     """The official form, VTimeLLM's or LongVALE's log, or our own lines.
 
     The official form is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}.
@@ -63,26 +61,21 @@ def read_events(
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
     whole, twice = read_object(paths[0])
     results = whole.within(whole.get("results"), "results")
-    out: Predictions[Events] = Predictions()
-    for video in results.value:
-        out.by_id[video] = Prediction("", timed_texts(results, video, "timestamp", "sentence", "caption"))
-    out.duplicates = [key for key in twice if key in out.by_id]
-    return out
+    spoken = ("sentence", "caption")
+    by_id = {name: Prediction("", timed_texts(results, name, "timestamp", *spoken)) for name in results.value}
+    return Predictions(by_id, [key for key in twice if key in by_id])
 
 
-def write_results(
-    folder: Path, examples: Sequence[Example[Annotated]], predictions: Answers[Events], how: How
-) -> list[Path]:
-    """The official form; a video whose answer could not be read has an empty list."""
-    results = {
-        example.id: [
-            {"sentence": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in prediction.value or ()
-        ]
-        for example, prediction in answered(examples, predictions)
-    }
-    form = {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
-    return [write_json(folder / "predictions.json", form)]
+def timed(events: Events | None, text_name: str) -> list[dict[str, object]]:
+    """Events as files of predictions have them; of an answer that could not be read none."""
+    return [{text_name: text, "timestamp": [start_s, end_s]} for start_s, end_s, text in events or ()]
+
+
+@json_file
+def write_results(known: Answered[Annotated, Events]) -> dict[str, object]:
+    """The official form."""
+    results = {example.id: timed(prediction.value, "sentence") for example, prediction in known}
+    return {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
 
 
 ACTIVITYNET_DENSE = Task(

@@ -1,13 +1,14 @@
 """References of ActivityNet Captions' shape, which Charades-STA and LongVALE share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
+from .examples import Example, Paths
 from .files import Record, read_object
 from .spoken import sentence_id
-from .task import Example
 
 
 def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
@@ -18,13 +19,11 @@ def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]
     out = {}
     for video in whole.value:
         record = whole.within(whole.value[video], f"video {video!r}")
-        spans, sentences = record.items("timestamps"), record.texts("sentences")
+        spans, sentences = record.spans("timestamps"), record.texts("sentences")
         if len(spans) != len(sentences):
-            raise record.fault(
-                "'timestamps' and 'sentences' must be as many", f"{len(spans)} and {len(sentences)}"
-            )
-        pairs = enumerate(zip(spans, sentences, strict=True), 1)
-        events = tuple((*record.span(span, f"timestamps {i}"), text) for i, (span, text) in pairs)
+            got = f"{len(spans)} and {len(sentences)}"
+            raise record.fault("'timestamps' and 'sentences' must be as many", got)
+        events = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
         out[video] = record.number("duration"), events
     return out
 
@@ -45,7 +44,7 @@ def sentences_of(path: Path) -> list[Example[Interval]]:
     ]
 
 
-def whole_videos(paths: Sequence[Path]) -> list[Example[tuple[tuple[Captioned, ...], ...]]]:
+def whole_videos(paths: Paths) -> list[Example[tuple[tuple[Captioned, ...], ...]]]:
     """An example for each video: its events, by each annotator (one a file)."""
     each = [events_by_video(path) for path in paths]
     out = []
@@ -55,7 +54,6 @@ def whole_videos(paths: Sequence[Path]) -> list[Example[tuple[tuple[Captioned, .
     return out
 
 
-def asked_sentence(sentence: str) -> str:
-    """A sentence as both papers put it into a question: in small letters, without its full stop."""
-    small = sentence.strip().lower()
-    return small[:-1] if small.endswith(".") else small
+def ask_as_paper(form: str) -> Callable[[Example[Any]], str]:
+    """A prompt with the sentence as both papers put it in: in small letters, without its full stop."""
+    return lambda example: form.format(example.question.strip().lower().removesuffix("."))

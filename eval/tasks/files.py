@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,19 +36,20 @@ class Record:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
+    def checked(self, names: Sequence[str], fits: Callable[[Any], bool], needed: str) -> Any:
+        """A field of which `fits` is true."""
+        value = self.get(*names)
+        if not fits(value):
+            raise self.fault(f"{names[0]!r} must be {needed}", value)
+        return value
+
     def text(self, *names: str) -> str:
         """A field that is text."""
-        value = self.get(*names)
-        if not isinstance(value, str):
-            raise self.fault(f"{names[0]!r} must be text", value)
-        return value
+        return self.checked(names, lambda value: isinstance(value, str), "text")
 
     def name(self, *names: str) -> str:
         """A field that is an id: text or a whole number."""
-        value = self.get(*names)
-        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise self.fault(f"{names[0]!r} must be an id, text or a whole number", value)
-        return str(value)
+        return str(self.checked(names, _is_id, "an id, text or a whole number"))
 
     def number(self, *names: str) -> float:
         """A field that is a finite number."""
@@ -60,17 +61,14 @@ class Record:
 
     def items(self, *names: str) -> list[Any]:
         """A field that is a list."""
-        value = self.get(*names)
-        if not isinstance(value, list):
-            raise self.fault(f"{names[0]!r} must be a list", value)
-        return value
+        return self.checked(names, lambda value: isinstance(value, list), "a list")
 
     def texts(self, *names: str) -> list[str]:
         """A field that is a list of texts."""
-        value = self.items(*names)
-        if not all(isinstance(item, str) for item in value):
-            raise self.fault(f"{names[0]!r} must be a list of texts", value)
-        return value
+        self.items(*names)
+        return self.checked(
+            names, lambda some: all(isinstance(item, str) for item in some), "a list of texts"
+        )
 
     def records(self, *names: str) -> list["Record"]:
         """A field that is a list of objects."""
@@ -88,11 +86,19 @@ class Record:
             raise self.fault(f"{name} must be [start, end] in seconds", value)
         return self.as_number(value[0], name), self.as_number(value[1], name)
 
+    def spans(self, name: str) -> list[tuple[float, float]]:
+        """A field that is a list of starts and ends in seconds."""
+        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
+
     def as_number(self, value: object, name: str) -> float:
         """A value as a finite number."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault(f"{name} must be a finite number", value)
         return float(value)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def read_text(path: Path) -> str:
@@ -186,15 +192,15 @@ def video_of(name: str) -> str:
 
 def write_json(path: Path, value: Any) -> Path:
     """One JSON value; the file appears whole or not at all. Its path."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return path
+    return _write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_lines(path: Path, records: Iterable[Any]) -> Path:
     """JSON lines; the file appears whole or not at all. Its path."""
+    return _write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def _write(path: Path, text: str) -> Path:
     with replacing(path) as part:
-        part.write_text(
-            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
-        )
+        part.write_text(text, encoding="utf-8")
     return path

@@ -1,16 +1,15 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
-from .event_references import asked_sentence, sentences_of
+from .event_references import ask_as_paper, sentences_of
+from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_text
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, How, Scored, Task, Times, counted
+from .task import DEFAULT, How, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -30,16 +29,11 @@ def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
     return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
 
 
-def ask_when_as_vtimellm(example: Example[Interval]) -> str:
-    """The question of VTimeLLM's script; its answers are in hundredths."""
-    return VTIMELLM.format(asked_sentence(example.question))
-
-
 PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
-def score_spans(examples: Sequence[Example[Interval]], predictions: Answers[Interval], how: How) -> Scored:
+def score_spans(examples: Examples[Interval], predictions: Answers[Interval], how: How) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
@@ -52,7 +46,7 @@ def score_spans(examples: Sequence[Example[Interval]], predictions: Answers[Inte
     return Scored(metrics, each)
 
 
-def read_charades(paths: Sequence[Path]) -> list[Example[Interval]]:
+def read_charades(paths: Paths) -> list[Example[Interval]]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":
@@ -81,7 +75,7 @@ CHARADES_STA = Task(
     about="when a sentence happens in a video of 30 s; R@1 at IoU .3 .5 .7, mIoU",
     where="charades_sta_test.txt of github.com/jiyanggao/TALL; videos of prior.allenai.org/projects/charades",
     read=read_charades,
-    prompts=PROMPTS | {"vtimellm": ask_when_as_vtimellm},
+    prompts=PROMPTS | {"vtimellm": ask_as_paper(VTIMELLM)},
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     read_predictions=partial(read_spoken, task="grounding", parse=span_of),

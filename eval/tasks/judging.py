@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -19,12 +19,12 @@ from .task import Asker
 SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
+_NUM_TRIES = 6
+_TIMEOUT_S = 120.0  # of one try
+_NUM_AT_ONCE = 8
 
 
-def endpoint(
-    url: str, model: str, *, key: str | None = None, cache: Path | None = None, num_tries: int = 6,
-    timeout_s: float = 120.0, num_at_once: int = 8, wait: Callable[[float], None] = time.sleep,
-) -> Asker:  # fmt: skip
+def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None = None) -> Asker:
     """A judge that is asked over HTTP, with temperature 0.
 
     Args:
@@ -32,15 +32,9 @@ def endpoint(
         model: what the endpoint calls it.
         key: sent as a bearer token.
         cache: JSON lines of replies; a cached prompt is not asked again, a new reply is added at once.
-        num_tries: how often a busy or silent endpoint is asked.
-        timeout_s: of one try.
-        num_at_once: concurrent requests.
-        wait: sleeps for seconds.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")
-    if num_tries < 1 or num_at_once < 1:
-        raise ValueError(f"num_tries and num_at_once must be at least 1, got {num_tries} and {num_at_once}")
     known = _cached(cache, model)
     lock = Lock()
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -54,7 +48,7 @@ def endpoint(
         messages.append({"role": "user", "content": user if ends else prompt})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
         request = urllib.request.Request(address, body, headers)
-        reply = _content(_asked(request, num_tries, timeout_s, wait), address)
+        reply = _content(_asked(request), address)
         with lock:
             known[prompt] = reply
             if cache is not None:
@@ -65,7 +59,7 @@ def endpoint(
         return reply
 
     def ask(prompts: Sequence[str]) -> list[str]:
-        with ThreadPoolExecutor(num_at_once) as pool:
+        with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
             return list(pool.map(reply_to, prompts))
 
     return Asker(f"{model} at {urlsplit(url).netloc}", ask)
@@ -81,16 +75,14 @@ def _cached(cache: Path | None, model: str) -> dict[str, str]:
     return {record.text("prompt"): record.text("reply") for record in records}
 
 
-def _asked(
-    request: urllib.request.Request, num_tries: int, timeout_s: float, wait: Callable[[float], None]
-) -> Any:
+def _asked(request: urllib.request.Request) -> Any:
     """The JSON value of the reply; a busy or silent endpoint is asked again, later each time."""
     url, why = request.full_url, ""
-    for attempt in range(num_tries):
+    for attempt in range(_NUM_TRIES):
         if attempt:
-            wait(min(2.0**attempt, _LONGEST_WAIT_S))
+            time.sleep(min(2.0**attempt, _LONGEST_WAIT_S))
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             why = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
@@ -100,7 +92,7 @@ def _asked(
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             why = f"{type(error).__name__}: {error}"
     raise OSError(
-        f"the judge at {url} did not answer in {num_tries} tries, the last: {why}. Replies so far are kept "
+        f"the judge at {url} did not answer in {_NUM_TRIES} tries, the last: {why}. Replies so far are kept "
         "where --judge-cache says; run again to go on"
     )
 

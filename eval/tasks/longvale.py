@@ -1,22 +1,20 @@
 """LongVALE: audio-visual events with speech; located (TVG), captioned with times (DVC), or by span (SC)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from ...events.parse import to_percent
 from ...types import Event
 from ..metrics.captions import caption_scores
-from ..metrics.intervals import Interval
 from ..metrics.resample import caption_corpus
 from .answers import events_of, words_of
 from .dense import DEFAULT_PROMPT, read_events, score_events
-from .event_references import asked_sentence, events_by_video, sentences_of, whole_videos
+from .event_references import ask_as_paper, events_by_video, sentences_of, whole_videos
+from .examples import Answers, Example, Examples, Paths
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
 from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, How, Scored, Task, counted
+from .task import DEFAULT, How, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -33,12 +31,7 @@ TELL_OF = (
 )
 
 
-def ask_as_longvale(example: Example[Interval]) -> str:
-    """The question of LongVALE's script; its answers are in hundredths."""
-    return FIND.format(asked_sentence(example.question))
-
-
-def read_spans(paths: Sequence[Path]) -> list[Example[str]]:
+def read_spans(paths: Paths) -> list[Example[str]]:
     """An example for each event: what happens there?"""
     return [
         Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
@@ -65,7 +58,7 @@ def ask_what_as_longvale(example: Example[str]) -> str:
     return TELL_OF.format(f"{first:02d}", f"{last:02d}")
 
 
-def score_captions(examples: Sequence[Example[str]], predictions: Answers[str], how: How) -> Scored:
+def score_captions(examples: Examples[str], predictions: Answers[str], how: How) -> Scored:
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
     scored = counted(examples, predictions, how)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
@@ -81,7 +74,7 @@ LONGVALE_TVG = replace(
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
     read=lambda paths: sentences_of(one_file(paths, "reference")),
-    prompts=PROMPTS | {"longvale": ask_as_longvale},
+    prompts=PROMPTS | {"longvale": ask_as_paper(FIND)},
     times=TIMES | {"longvale": "hundredths"},
 )
 

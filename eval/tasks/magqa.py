@@ -1,17 +1,18 @@
 """Shot2Story-MAGQA: a question whose several answers are due at several times, as MMDuet scores it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
 from .dense import Events
 from .event_references import timed_texts
-from .files import Record, one_file, read_records, video_of, write_lines
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
+from .files import Record, one_file, read_records, video_of
+from .forms import collected, each_record, lines_file, number_or_text, parsed
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
+from .task import DEFAULT, How, Scored, Task
 
 Replies: TypeAlias = tuple[Reply, ...]
 
@@ -43,18 +44,16 @@ JUDGE_OF_MMDUET = (
 )
 
 
-def read_questions(paths: Sequence[Path]) -> list[Example[Events]]:
+@each_record
+def read_questions(record: Record) -> Iterator[Example[Events]]:
     """MMDuet's test file: [{"question_id", "video", "conversation", "answer": [{"content", "time"}]}]."""
-    out = []
-    for record in read_records(one_file(paths, "reference")):
-        turns = record.records("conversation")
-        asked = next((turn for turn in turns if turn.get("role") == "user"), None)
-        if asked is None:
-            raise record.fault("'conversation' must have a turn of role 'user'", turns)
-        answers = timed_texts(record, "answer", "time", "content")
-        key, video = record.name("question_id"), video_of(record.name("video"))
-        out.append(Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration")))
-    return out
+    turns = record.records("conversation")
+    asked = next((turn for turn in turns if turn.get("role") == "user"), None)
+    if asked is None:
+        raise record.fault("'conversation' must have a turn of role 'user'", turns)
+    answers = timed_texts(record, "answer", "time", "content")
+    key, video = record.name("question_id"), video_of(record.name("video"))
+    yield Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration"))
 
 
 def replies_of(record: Record) -> Replies:
@@ -82,51 +81,37 @@ def replies_in(text: str, example: Example[Events], how: How) -> Replies | None:
     return ((None, text.strip()),) if text.strip() else None
 
 
-def read_replies(
-    paths: Sequence[Path], examples: Sequence[Example[Events]], how: How
-) -> Predictions[Replies]:
+def read_replies(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Replies]:
     """MMDuet's lines: {"question_id", "model_response_list": [{"time", "content", "role"}]}.
 
     Lines of models that answer at the end have "model_response": [text] in place of the list.
     """
-    known = {example.id: example for example in examples}
-    out: Predictions[Replies] = Predictions()
-    for record in read_records(one_file(paths, "pred")):
-        key = record.name("question_id", "id")
-        if not out.is_new(key):
-            continue
+
+    def read(record: Record, example: Example[Events] | None) -> Prediction[Replies]:
         if record.has("model_response_list"):
-            out.by_id[key] = Prediction("", replies_of(record))
-            continue
+            return Prediction("", replies_of(record))
         response = record.get("model_response", "answer")
         text = response[0] if isinstance(response, list) and len(response) == 1 else response
         if not isinstance(text, str):
             raise record.fault("'model_response' must be [text]", response)
-        example = known.get(key)
         if example is not None and example.duration_s is None:
             example = replace(example, duration_s=record.maybe_number("video_duration"))
-        out.by_id[key] = Prediction(text, replies_in(text, example, how) if example is not None else None)
-    return out
+        return parsed(text, example, how, replies_in)
+
+    records = read_records(one_file(paths, "pred"))
+    return collected(((record.name("question_id", "id"), record) for record in records), examples, read)
 
 
-def write_replies(
-    folder: Path, examples: Sequence[Example[Events]], predictions: Answers[Replies], how: How
-) -> list[Path]:
-    """MMDuet's lines."""
-    lines = [
-        {
-            "question_id": int(example.id) if example.id.isdecimal() else example.id,
-            "model_response_list": [
-                {"time": -1 if time_s is None else time_s, "content": text, "role": "assistant"}
-                for time_s, text in prediction.value or ()
-            ],
-        }
-        for example, prediction in answered(examples, predictions)
+def line_of(example: Example[Events], prediction: Prediction[Replies]) -> dict[str, object]:
+    """MMDuet's line."""
+    replies = [
+        {"time": -1 if time_s is None else time_s, "content": text, "role": "assistant"}
+        for time_s, text in prediction.value or ()
     ]
-    return [write_lines(folder / "predictions.json", lines)]
+    return {"question_id": number_or_text(example.id), "model_response_list": replies}
 
 
-def score_replies(examples: Sequence[Example[Events]], predictions: Answers[Replies], how: How) -> Scored:
+def score_replies(examples: Examples[Events], predictions: Answers[Replies], how: How) -> Scored:
     """The in-span score, by a judge."""
     judge = how.required_judge("magqa", JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
     reference = {example.id: list(example.truth) for example in examples}
@@ -143,7 +128,7 @@ MAGQA = Task(
     prompts={DEFAULT: lambda example: PROMPT.format(example.question)},
     parse=replies_in,
     read_predictions=read_replies,
-    write_predictions=write_replies,
+    write_predictions=lines_file("predictions.json", line_of),
     score=score_replies,
     needs_judge=True,
 )

@@ -2,28 +2,18 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 from ..metrics.choice import exact_match, open_answers
-from .answers import without_thoughts, words_of
-from .files import Record, one_file, read_records, video_of, write_json
+from .answers import words_of
+from .examples import Answered, Answers, Example, Examples, Paths, Predictions
+from .files import Record, one_file, read_records, video_of
+from .forms import IdsByQuestion, each_record, json_file, predictions_of
 from .judging import SYSTEM_ENDS
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    How,
-    IdsByQuestion,
-    Prediction,
-    Predictions,
-    Scored,
-    Task,
-    answered,
-)
+from .task import DEFAULT, How, Scored, Task
 
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 
@@ -41,7 +31,7 @@ def ask_short(example: Example[Right]) -> str:
     return f"{example.question}\nAnswer in a few words."
 
 
-def score_answers(examples: Sequence[Example[Right]], predictions: Answers[str], how: How) -> Scored:
+def score_answers(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
     """Exact match with any right answer ("exact/..."), and with a judge accuracy and score from 0 to 5.
 
     The judge reads the first right answer.
@@ -53,8 +43,7 @@ def score_answers(examples: Sequence[Example[Right]], predictions: Answers[str],
     )
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
-    judge = how.judge(JUDGE)
-    if judge is not None:
+    if judge := how.judge(JUDGE):
         questions = {example.id: example.question for example in examples}
         first = {example.id: example.truth[0] for example in examples}
         judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
@@ -65,80 +54,69 @@ def score_answers(examples: Sequence[Example[Right]], predictions: Answers[str],
 # --- predictions: as Video-ChatGPT's inference writes them, or as its scripts read them
 
 
-def read_answers(paths: Sequence[Path], examples: Sequence[Example[Right]], how: How) -> Predictions[str]:
+def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
     """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
     ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
-    out: Predictions[str] = Predictions()
+    texts = []
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):
             key = record.name("id", "question_id")
         else:
             key = ids.take(video_of(record.name("video_name")), record.text("Q", "question"))
-        if out.is_new(key):
-            text = record.text("pred", "answer")
-            out.by_id[key] = Prediction(text, without_thoughts(text).strip() or None)
-    return out
+        texts.append((key, record.text("pred", "answer")))
+    return predictions_of(texts, examples, how, words_of)
 
 
-def write_answers(
-    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[str], how: How
-) -> list[Path]:
+@json_file
+def write_answers(known: Answered[Right, str]) -> list[dict[str, str]]:
     """Both of Video-ChatGPT's forms at once: its inference writes fields that its scripts don't read."""
-    records = []
-    for example, prediction in answered(examples, predictions):
-        record = {"id": example.id, "video_name": example.video}
-        record |= dict.fromkeys(("question", "Q"), example.question)
-        records.append(record | dict.fromkeys(("answer", "A"), example.truth[0]) | {"pred": prediction.words})
-    return [write_json(folder / "predictions.json", records)]
+    return [
+        {"id": example.id, "video_name": example.video, "question": example.question, "Q": example.question}
+        | {"answer": example.truth[0], "A": example.truth[0], "pred": prediction.words}
+        for example, prediction in known
+    ]
 
 
 # --- references
 
 
-def read_qa(paths: Sequence[Path], *, video: str = "{}") -> list[Example[Right]]:
+def read_qa(paths: Paths, *, video: str = "{}") -> list[Example[Right]]:
     """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
-    answers: dict[str, Record] = {}
-    for path in paths[1:]:
-        for record in read_records(path):
-            answers[record.name("question_id", "id")] = record
+    labels = [record for path in paths[1:] for record in read_records(path)]
+    answers = {record.name("question_id", "id"): record for record in labels}
     out = []
     for record in read_records(paths[0]):
         key = record.name("question_id", "id")
         answer = answers.get(key) if answers else record
         if answer is None:
             raise record.fault(f"needs an answer to it in {paths[1]}", key)
-        if record.has("video_name"):
-            name = video_of(record.name("video_name"))
-        else:
-            name = video.format(record.name("video_id"))
+        named = record.has("video_name")
+        name = video_of(record.name("video_name")) if named else video.format(record.name("video_id"))
         groups = (("task", answer.name("type")),) if answer.has("type") else ()
         right: Right = (answer.name("answer"),)
         out.append(Example(key, name, record.text("question"), right, groups=groups))
     return out
 
 
-def read_music(paths: Sequence[Path]) -> list[Example[Right]]:
+@each_record
+def read_music(record: Record) -> Iterator[Example[Right]]:
     """avqa-test.json: templates with their <words>, answers under the name "anser"."""
-    out = []
-    for record in read_records(one_file(paths, "reference")):
-        if record.value.get("question_deleted"):
-            continue
-        kinds, words = (_python_list(record, name) for name in ("type", "templ_values"))
-        template = record.text("question_content").strip()
-        if template.count("<") > len(words):
-            raise record.fault("'templ_values' must have a word for each <...> of 'question_content'", words)
-        rest = iter(words)
-        question = re.sub(r"<[^<>]*>", lambda match, rest=rest: next(rest), template)  # type: ignore[misc]
-        right: Right = (record.name("anser", "answer"),)
-        group = (("task", "/".join(kinds)),)
-        key, video = record.name("question_id"), video_of(record.name("video_id"))
-        out.append(Example(key, video, question, right, groups=group))
-    return out
+    if record.value.get("question_deleted"):
+        return
+    kinds, words = (_python_list(record, name) for name in ("type", "templ_values"))
+    template = record.text("question_content").strip()
+    if template.count("<") > len(words):
+        raise record.fault("'templ_values' must have a word for each <...> of 'question_content'", words)
+    rest = iter(words)
+    question = re.sub(r"<[^<>]*>", lambda match: next(rest), template)
+    right, group = (record.name("anser", "answer"),), (("task", "/".join(kinds)),)
+    key, video = record.name("question_id"), video_of(record.name("video_id"))
+    yield Example(key, video, question, right, groups=group)
 
 
 def _python_list(record: Record, name: str) -> list[str]:

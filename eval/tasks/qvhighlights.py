@@ -1,18 +1,20 @@
 """QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..metrics.bootstrap import means_of
 from ..metrics.highlights import Window, clip_ratings, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
-from .files import Record, one_file, read_records, write_lines
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
+from .files import Record, one_file, read_records
+from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
+MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,20 @@ class Relevance:
     ratings: tuple[float, ...] | None
 
 
-def read_queries(paths: Sequence[Path]) -> list[Example[Relevant]]:
+@each_record
+def read_queries(record: Record) -> Iterator[Example[Relevant]]:
     """highlight_val_release.jsonl and the like."""
-    out = []
-    for record in read_records(one_file(paths, "reference")):
-        duration_s, ratings = record.number("duration"), None
-        spans = enumerate(record.items("relevant_windows"), 1)
-        windows = tuple(record.span(item, f"relevant_windows {i}") for i, item in spans)
-        if record.has("saliency_scores"):
-            clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
-            try:
-                ratings = clip_ratings(duration_s, clips, scores)
-            except (ValueError, TypeError) as error:
-                needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
-                raise record.fault(needed, str(error)) from error
-        key, video, query = record.name("qid"), record.name("vid"), record.text("query")
-        out.append(Example(key, video, query, Relevant(windows, ratings), duration_s))
-    return out
+    duration_s, ratings = record.number("duration"), None
+    windows = tuple(record.spans("relevant_windows"))
+    if record.has("saliency_scores"):
+        clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
+        try:
+            ratings = clip_ratings(duration_s, clips, scores)
+        except (ValueError, TypeError) as error:
+            needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
+            raise record.fault(needed, str(error)) from error
+    key, video, query = record.name("qid"), record.name("vid"), record.text("query")
+    yield Example(key, video, query, Relevant(windows, ratings), duration_s)
 
 
 def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance | None:
@@ -63,27 +62,21 @@ def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance |
     return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
-def read_relevance(
-    paths: Sequence[Path], examples: Sequence[Example[Relevant]], how: How
-) -> Predictions[Relevance]:
+def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Predictions[Relevance]:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
     """
-    known = {example.id: example for example in examples}
-    out: Predictions[Relevance] = Predictions()
-    for record in read_records(one_file(paths, "pred")):
-        key = record.name("qid", "id", "question_id")
-        if not out.is_new(key):
-            continue
+
+    def read(record: Record, example: Example[Relevant] | None) -> Prediction[Relevance]:
         if record.has("pred_relevant_windows", "pred_saliency_scores"):
-            out.by_id[key] = Prediction("", Relevance(_windows(record), _ratings(record)))
-        elif record.has("debug_data"):
-            out.by_id[key] = Prediction("", Relevance(None, _streamed(record)))
-        else:
-            text = record.text("answer", "pred")
-            out.by_id[key] = Prediction(text, relevance_in(text, known[key], how) if key in known else None)
-    return out
+            return Prediction("", Relevance(_windows(record), _ratings(record)))
+        if record.has("debug_data"):
+            return Prediction("", Relevance(None, _streamed(record)))
+        return parsed(record.text("answer", "pred"), example, how, relevance_in)
+
+    records = read_records(one_file(paths, "pred"))
+    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:
@@ -118,29 +111,15 @@ def _streamed(record: Record) -> tuple[float, ...]:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
-def write_relevance(
-    folder: Path, examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
-) -> list[Path]:
-    """The official lines; an answer that could not be read has no windows."""
-    lines = []
-    for example, prediction in answered(examples, predictions):
-        value = prediction.value or Relevance((), ())
-        line: dict[str, object] = {
-            "qid": int(example.id) if example.id.isdecimal() else example.id,
-            "query": example.question,
-            "vid": example.video,
-        }
-        if value.windows is not None:
-            line["pred_relevant_windows"] = [list(window) for window in value.windows]
-        if value.ratings is not None:
-            line["pred_saliency_scores"] = list(value.ratings)
-        lines.append(line)
-    return [write_lines(folder / "predictions.json", lines)]
+def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
+    """The official line; an answer that could not be read has no windows."""
+    value = prediction.value or Relevance((), ())
+    line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
+    lists = {"pred_relevant_windows": value.windows, "pred_saliency_scores": value.ratings}
+    return line | {name: values for name, values in lists.items() if values is not None}
 
 
-def score_relevance(
-    examples: Sequence[Example[Relevant]], predictions: Answers[Relevance], how: How
-) -> Scored:
+def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance], how: How) -> Scored:
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
     windows = {example.id: example.truth.windows for example in examples}
     ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
@@ -148,32 +127,25 @@ def score_relevance(
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}
-    each: dict[str, dict[str, float]] = {}
-    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
+
+    def add(prefix: str, table: Mapping[str, Mapping[str, float]]) -> None:
+        for key, numbers in table.items():
+            for name, value in numbers.items():
+                columns.setdefault(f"{prefix}{name}", {})[key] = value
+
     if our_windows or not our_ratings:
         of_all, of_each = moments(windows, our_windows)
         metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
-        for name in ("mAP", "R1@0.5", "R1@0.7", "mIoU"):
-            each[f"MR/{name}"] = {key: numbers[name] for key, numbers in of_each[""].items()}
+        for prefix, table in of_each.items():
+            add(f"MR/{prefix}", table)
     if ratings and (our_ratings or not our_windows):
         of_all, clips = highlights(ratings, our_ratings)
         metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-        tables["HD/"] = clips
-        for name in ("mAP@VeryGood", "HIT1@VeryGood"):
-            each[f"HD/{name}"] = {key: numbers[name] for key, numbers in clips.items()}
+        add("HD/", clips)
+    each = {name: columns[name] for name in MAIN if name in columns}
     videos = {example.id: example.video for example in examples}
-    return Scored(metrics, each, lambda: [means_of(_columns(tables), videos)])
-
-
-def _columns(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Each number of each query, by its name first."""
-    out: dict[str, dict[str, float]] = {}
-    for prefix, of_each in tables.items():
-        for key, numbers in of_each.items():
-            for name, value in numbers.items():
-                out.setdefault(f"{prefix}{name}", {})[key] = value
-    return out
+    return Scored(metrics, each, lambda: [means_of(columns, videos)])
 
 
 QVHIGHLIGHTS = Task(
@@ -188,6 +160,6 @@ QVHIGHLIGHTS = Task(
     },
     parse=relevance_in,
     read_predictions=read_relevance,
-    write_predictions=write_relevance,
+    write_predictions=lines_file("predictions.json", line_of),
     score=score_relevance,
 )

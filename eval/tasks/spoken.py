@@ -7,15 +7,14 @@ the first), "sentence_id" counts the sentences of a video from 0. Its numbers ar
 Our own is {"id", "answer"}; its numbers are seconds.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .examples import Answers, Examples, Paths, Predictions, Truth, Value
 from .files import Record, read_records, write_lines
-from .task import Answers, Example, How, Prediction, Predictions, Truth, Value, answered
-
-LOG_TASKS = ("grounding", "captioning", "seg_captioning")
+from .forms import answered, parsed
+from .task import How, Parse
 
 
 def sentence_id(video: str, number: int) -> str:
@@ -24,12 +23,7 @@ def sentence_id(video: str, number: int) -> str:
 
 
 def read_spoken(
-    paths: Sequence[Path],
-    examples: Sequence[Example[Truth]],
-    how: How,
-    *,
-    task: str,
-    parse: Callable[[str, Example[Truth], How], Value | None],
+    paths: Paths, examples: Examples[Truth], how: How, *, task: str, parse: Parse[Truth, Value]
 ) -> Predictions[Value]:
     """Predictions from a log (of `task`, as it calls it), or from lines of our own.
 
@@ -46,13 +40,11 @@ def read_spoken(
         if out.is_new(key):
             text = record.text("answer", "pred", "text")
             reading = replace(how, times=how.times or ("hundredths" if is_log else "seconds"))
-            out.by_id[key] = Prediction(text, parse(text, known[key], reading) if key in known else None)
+            out.by_id[key] = parsed(text, known.get(key), reading, parse)
     return out
 
 
 def _log_id(record: Record, task: str) -> str:
-    if record.text("task") not in LOG_TASKS:
-        raise record.fault(f"'task' must be one of {', '.join(LOG_TASKS)}", record.get("task"))
     video = record.name("video_id")
     if task == "captioning":
         return video
@@ -64,7 +56,7 @@ def _log_id(record: Record, task: str) -> str:
 
 
 def write_spoken(
-    folder: Path, examples: Sequence[Example[Any]], predictions: Answers[Any], how: How, *, task: str
+    folder: Path, examples: Examples[Any], predictions: Answers[Any], how: How, *, task: str
 ) -> list[Path]:
     """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
     known = list(answered(examples, predictions))

@@ -5,10 +5,9 @@ There are no files to get. The reference of a run is its own header, which says 
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,20 +17,11 @@ from ...synthetic.questions import KINDS, SPAN_KINDS, Question, ask, grade, read
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
 from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
-from .files import one_file, read_text, write_lines
+from .examples import Answers, Example, Examples, Paths, Prediction
+from .files import one_file, read_text
+from .forms import lines_file
 from .spoken import read_spoken
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    How,
-    Predictions,
-    Scored,
-    Synthesize,
-    Task,
-    answered,
-    members_of,
-)  # fmt: skip
+from .task import DEFAULT, How, Scored, Synthesize, Task, members_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -78,7 +68,7 @@ def synthesize_all(
     return examples, videos
 
 
-def examples_of(paths: Sequence[Path], *, task: str, synthesize: Synthesize) -> list[Example[Question]]:
+def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Example[Question]]:
     """The examples of a run, synthesized again, from its file, or {"synthetic": {"minutes", ...}}."""
     path = one_file(paths, "reference")
     first = next(iter(read_text(path).split("\n")), "")
@@ -151,7 +141,7 @@ def words_of(reply: Reply) -> str:
 
 
 def score_replies(
-    examples: Sequence[Example[Question]], predictions: Answers[Reply], how: How, *, name: str
+    examples: Examples[Question], predictions: Answers[Reply], how: How, *, name: str
 ) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
@@ -161,7 +151,8 @@ def score_replies(
 
     Returns:
         NAME, error_s, error_s_median, and each as METRIC/KIND/GROUP; num and num/KIND/GROUP; majority/KIND,
-        the share that the commonest right answer alone would have, for kinds that no span answers.
+        the share that the commonest right answer alone would have, for kinds that are not answered by one
+        span.
     """
     grades: dict[str, float] = {}
     errors: dict[str, float] = {}
@@ -185,7 +176,7 @@ def score_replies(
     return Scored(metrics, {name: grades, "error_s": errors})
 
 
-def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[str]]]:
+def _groups(examples: Examples[Question]) -> Iterator[tuple[str, list[str]]]:
     """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
     yield "", [example.id for example in examples]
     members = members_of(examples)
@@ -195,7 +186,7 @@ def _groups(examples: Sequence[Example[Question]]) -> Iterator[tuple[str, list[s
 
 
 def depths_of(
-    examples: Sequence[Example[Question]], score: Mapping[str, float]
+    examples: Examples[Question], score: Mapping[str, float]
 ) -> dict[str, dict[tuple[float, float], float]]:
     """Kind of needle to (minutes, depth) to the mean score, as `plot.plot_depths` draws it."""
     values: dict[str, dict[tuple[float, float], list[float]]] = {}
@@ -209,22 +200,9 @@ def depths_of(
     }
 
 
-def read_replies(
-    paths: Sequence[Path], examples: Sequence[Example[Question]], how: How
-) -> Predictions[Reply]:
-    """Lines {"id", "answer"}."""
-    return read_spoken(paths, examples, how, task="synthetic", parse=reply_in)
-
-
-def write_replies(
-    folder: Path, examples: Sequence[Example[Question]], predictions: Answers[Reply], how: How
-) -> list[Path]:
-    """Lines {"id", "answer"}."""
-    lines = [
-        {"id": example.id, "answer": prediction.text or words_of(prediction.value or "")}
-        for example, prediction in answered(examples, predictions)
-    ]
-    return [write_lines(folder / "predictions.jsonl", lines)]
+def line_of(example: Example[Question], prediction: Prediction[Reply]) -> dict[str, str]:
+    """A line {"id", "answer"}."""
+    return {"id": example.id, "answer": prediction.text or words_of(prediction.value or "")}
 
 
 def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Question, Reply]:
@@ -235,8 +213,10 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
         prompts={DEFAULT: lambda example: example.question, "explained": ask_explained},
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
-        read_predictions=read_replies,
-        write_predictions=write_replies,
+        read_predictions=lambda paths, examples, how: read_spoken(
+            paths, examples, how, task="synthetic", parse=reply_in
+        ),
+        write_predictions=lines_file("predictions.jsonl", line_of),
         score=partial(score_replies, name=name),
         synthesize=synthesize,
     )

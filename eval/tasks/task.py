@@ -1,103 +1,27 @@
 """What a task is: examples, prompts, a parser of answers, files of predictions, a score."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias
 
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
+from .examples import Answers, Examples, Paths, Truth, Value
+from .examples import Example as Example  # the runner takes these three from here
+from .examples import Prediction as Prediction
+from .examples import Predictions as Predictions
 
-Truth = TypeVar("Truth")
-Value = TypeVar("Value")
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
 
-
-@dataclass(frozen=True)
-class Example(Generic[Truth]):
-    """One thing that is asked.
-
-    Attributes:
-        id: what predictions call it; different from all others of the task.
-        video: the video, as the annotations name it, without folder and suffix.
-        question: what is asked: a sentence to find, a question; empty where only the video is given.
-        truth: the right answer.
-        duration_s: length of the video, if the annotations say it.
-        span_s: the part of the video that is asked about, None for all of it.
-        options: of multiple choice, without their letters.
-        groups: (kind, name) pairs for tables: ("length", "short").
-        context: said before the question: the turns of a dialogue.
-    """
-
-    id: str
-    video: str
-    question: str
-    truth: Truth
-    duration_s: float | None = None
-    span_s: tuple[float, float] | None = None
-    options: tuple[str, ...] = ()
-    groups: tuple[tuple[str, str], ...] = ()
-    context: tuple[str, ...] = ()
-
-
-Synthesize: TypeAlias = Callable[
-    [int, float], tuple[Scene, list[Example[Any]]]
-]  # video's number, its seconds
-
-
-@dataclass(frozen=True)
-class Prediction(Generic[Value]):
-    """One answer: the words as they came, and what could be read in them (None: nothing)."""
-
-    text: str
-    value: Value | None
-
-    @property
-    def words(self) -> str:
-        """The words, of a value of words if there are no others."""
-        return self.text or (self.value if isinstance(self.value, str) else "")
-
-
-Answers: TypeAlias = Mapping[str, Prediction[Value]]  # by the id of the example
-
-
-@dataclass
-class Predictions(Generic[Value]):
-    """A prediction file as read.
-
-    Attributes:
-        by_id: by the id of the example, unknown ids included.
-        duplicates: ids that came again; what came first counts.
-        num_other: entries of another task of the same file, or of a further prompt for the same question.
-    """
-
-    by_id: dict[str, Prediction[Value]] = field(default_factory=dict)
-    duplicates: list[str] = field(default_factory=list)
-    num_other: int = 0
-
-    def is_new(self, key: str) -> bool:
-        """True for an id that comes for the first time; another one is listed as a duplicate."""
-        if key in self.by_id:
-            self.duplicates.append(key)
-        return key not in self.by_id
-
-
-class IdsByQuestion:
-    """Ids of examples by video and question, for prediction files without ids."""
-
-    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
-        self._ids: dict[tuple[str, str], list[str]] = {}
-        for video, question, key in keys:
-            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
-
-    def take(self, video: str, question: str) -> str:
-        """The id; of equal questions one after another, of an unknown question a text that is no id."""
-        ids = self._ids.get((video, " ".join(question.split())), [])
-        if not ids:
-            return f"{video}: {question}"
-        return ids.pop(0) if len(ids) > 1 else ids[0]
+# Of a video's number and its seconds.
+Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]
+Line: TypeAlias = Callable[[Example[Truth], Prediction[Value]], object]
+Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
+Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
+Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -179,23 +103,16 @@ class Task(Generic[Truth, Value]):
 
     about: str
     where: str
-    read: Callable[[Sequence[Path]], list[Example[Truth]]]
+    read: Read[Truth]
     prompts: Mapping[str, Callable[[Example[Truth]], str]]
-    parse: Callable[[str, Example[Truth], How], Value | None]
-    read_predictions: Callable[[Sequence[Path], Sequence[Example[Truth]], How], Predictions[Value]]
-    write_predictions: Callable[[Path, Sequence[Example[Truth]], Answers[Value], How], list[Path]]
-    score: Callable[[Sequence[Example[Truth]], Answers[Value], How], Scored]
+    parse: Parse[Truth, Value]
+    read_predictions: Callable[[Paths, Examples[Truth], How], Predictions[Value]]
+    write_predictions: Write[Truth, Value]
+    score: Callable[[Examples[Truth], Answers[Value], How], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
-
-
-def answered(
-    examples: Iterable[Example[Truth]], predictions: Answers[Value]
-) -> Iterator[tuple[Example[Truth], Prediction[Value]]]:
-    """The examples that have a prediction, with it."""
-    return ((example, predictions[example.id]) for example in examples if example.id in predictions)
 
 
 def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list[str]]:
@@ -207,8 +124,6 @@ def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list
     return members
 
 
-def counted(
-    examples: Sequence[Example[Truth]], predictions: Answers[Value], how: How
-) -> list[Example[Truth]]:
+def counted(examples: Examples[Truth], predictions: Answers[Value], how: How) -> list[Example[Truth]]:
     """The examples that count: all, but for the papers only those with an entry."""
     return [example for example in examples if how.compat is None or example.id in predictions]

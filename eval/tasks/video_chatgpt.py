@@ -1,53 +1,37 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..metrics.choice import rated_answers
 from .answers import without_thoughts
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import read_records, video_of, write_json
+from .forms import IdsByQuestion, answered
 from .judging import SYSTEM_ENDS
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    How,
-    IdsByQuestion,
-    Prediction,
-    Predictions,
-    Scored,
-    Task,
-    answered,
-    counted,
-)  # fmt: skip
+from .task import DEFAULT, How, Scored, Task, counted
 
-KINDS = ("generic", "temporal", "consistency")  # files, by their names
+# What the files have in their names, to the fields of a question in them, and of an answer.
+FIELDS = {
+    "generic": (("Q",), ("pred",)),
+    "temporal": (("Q",), ("pred",)),
+    "consistency": (("Q1", "Q2"), ("pred1", "pred2")),
+}
 _CASE = (
-    "{question}\nRight answer: {reference}\n{answer}\nReply with {{'score': a whole number}} and nothing "
-    "else."
+    "{question}\nRight answer: {reference}\n{answer}\nReply with {'score': a whole number} and nothing else."
 )
-_RATE = "Rate from 0, not at all, to 5, entirely, "
+_RATE = "Rate from 0, not at all, to 5, entirely, how "
 # Aspect to the file whose answers it rates, and what the judge is asked.
 ASPECTS = {
-    "correctness": ("generic", "how far an answer about a video agrees in its facts with the right answer."),
-    "detail": (
-        "generic",
-        "how complete and how specific an answer about a video is, beside the right answer.",
-    ),
-    "context": (
-        "generic",
-        "how well an answer about a video fits its main matter, as the right answer tells it.",
-    ),
-    "temporal": (
-        "temporal",
-        "how well an answer about a video keeps the order of events of the right answer.",
-    ),
-    "consistency": (
-        "consistency",
-        "how well answers to two like questions about a video agree with the right one and each other.",
-    ),
-}
+    "correctness": ("generic", "far an answer about a video agrees in its facts with the right answer."),
+    "detail": ("generic", "complete and how specific an answer about a video is, beside the right answer."),
+    "context": ("generic", "well an answer about a video fits its main matter, as the right answer "
+                           "tells it."),
+    "temporal": ("temporal", "well an answer about a video keeps the order of events of the right answer."),
+    "consistency": ("consistency", "well answers to two like questions about a video agree with the right "
+                                   "one and each other."),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,33 +45,32 @@ class Right:
 
 def judge_prompt(aspect: str) -> str:
     """What the judge is asked of an aspect."""
-    return f"{_RATE}{ASPECTS[aspect][1]}{SYSTEM_ENDS}{_CASE}".replace("{{", "{").replace("}}", "}")
+    return f"{_RATE}{ASPECTS[aspect][1]}{SYSTEM_ENDS}{_CASE}"
 
 
 def _kind(path: Path) -> str:
-    kinds = [kind for kind in KINDS if kind in path.name.lower()]
+    kinds = [kind for kind in FIELDS if kind in path.name.lower()]
     if len(kinds) != 1:
         raise ValueError(
             f"{path}: which of Video-ChatGPT's files it is must show by its name, got {path.name!r}; have "
-            f"one of {', '.join(KINDS)} in it"
+            f"one of {', '.join(FIELDS)} in it"
         )
     return kinds[0]
 
 
-def read_questions(paths: Sequence[Path]) -> list[Example[Right]]:
+def read_questions(paths: Paths) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     if not paths or len({_kind(path) for path in paths}) < len(paths):
         raise ValueError(
-            f"--reference must be different ones of {', '.join(KINDS)}, got {[p.name for p in paths]}"
+            f"--reference must be different ones of {', '.join(FIELDS)}, got {[p.name for p in paths]}"
         )
     out = []
     for path in paths:
         kind = _kind(path)
         for number, record in enumerate(read_records(path)):
             video = video_of(record.name("video_name"))
-            second = record.text("Q2") if kind == "consistency" else ""
-            question = record.text("Q1" if kind == "consistency" else "Q")
-            right = Right(record.text("A"), kind, second)
+            question, *second = (record.text(name) for name in FIELDS[kind][0])
+            right = Right(record.text("A"), kind, *second)
             out.append(Example(f"{kind}_{number}", video, question, right, groups=(("file", kind),)))
     return out
 
@@ -108,15 +91,13 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
     return (lines[0], " ".join(lines[1:])) if len(lines) > 1 else None
 
 
-def read_answers(
-    paths: Sequence[Path], examples: Sequence[Example[Right]], how: How
-) -> Predictions[tuple[str, ...]]:
+def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
     ids = IdsByQuestion((f"{e.truth.kind} {e.video}", e.question, e.id) for e in examples)
     out: Predictions[tuple[str, ...]] = Predictions()
     for path in paths:
         kind = _kind(path)
-        question, *names = ("Q1", "pred1", "pred2") if kind == "consistency" else ("Q", "pred")
+        (question, *_), names = FIELDS[kind]
         for record in read_records(path):
             key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
             if out.is_new(key):
@@ -127,30 +108,25 @@ def read_answers(
 
 
 def write_answers(
-    folder: Path, examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
+    folder: Path, examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How
 ) -> list[Path]:
     """A file for each kind that is asked about."""
     records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in examples}
     for example, prediction in answered(examples, predictions):
-        texts, right = prediction.value or ("", ""), example.truth
+        right, (questions, answers) = example.truth, FIELDS[example.truth.kind]
         record = {"video_name": example.video, "A": right.text}
-        if right.kind == "consistency":
-            record |= {"Q1": example.question, "Q2": right.second, "pred1": texts[0], "pred2": texts[1]}
-        else:
-            record |= {"Q": example.question, "pred": texts[0]}
-        records[right.kind].append(record)
-    return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in KINDS if kind in records]
+        record |= zip(questions, (example.question, right.second), strict=False)
+        records[right.kind].append(record | dict(zip(answers, prediction.value or ("", ""), strict=False)))
+    return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in FIELDS if kind in records]
 
 
-def score_answers(
-    examples: Sequence[Example[Right]], predictions: Answers[tuple[str, ...]], how: How
-) -> Scored:
+def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How) -> Scored:
     """The score of each aspect whose file is there, and their mean.
 
     For the papers, questions without an entry are left out, and the judge reads the first question of a pair
     twice, as in their script.
     """
-    metrics: dict[str, object] = {}
+    metrics: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {}
     kinds = {example.truth.kind for example in examples}
     for aspect, (kind, _) in ASPECTS.items():
@@ -165,7 +141,7 @@ def score_answers(
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
     scores = [value for name, value in metrics.items() if name in each and value is not None]
-    metrics["mean"] = sum(scores) / len(scores) if scores else None  # type: ignore[arg-type]
+    metrics["mean"] = sum(scores) / len(scores) if scores else None
     return Scored(metrics, each)
 
 

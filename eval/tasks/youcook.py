@@ -1,16 +1,15 @@
 """YouCook2: the steps of a recipe with their times, as TimeChat, MMDuet and their successors score them."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
-from .dense import Events
+from .dense import Events, timed
 from .event_references import timed_texts
-from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
+from .files import Record, is_lines, one_file, read_object, read_records, video_of
+from .forms import collected, json_file
 from .magqa import replies_of
 from .spoken import read_spoken
-from .task import DEFAULT, Answers, Example, How, Prediction, Predictions, Scored, Task, answered
+from .task import DEFAULT, How, Scored, Task
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -18,7 +17,7 @@ PROMPT = (
 )
 
 
-def read_recipes(paths: Sequence[Path]) -> list[Example[Events]]:
+def read_recipes(paths: Paths) -> list[Example[Events]]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
     whole, twice = read_object(one_file(paths, "reference"))
     if whole.has("database"):
@@ -38,60 +37,43 @@ def _annotated(name: str, video: Record) -> Example[Events]:
 def _captioned(record: Record) -> Example[Events]:
     """One video of TimeChat's file: its sentences are one text, "a. b. c."."""
     name = video_of(record.name("image_id"))
-    spans = [record.span(item, f"segments {i}") for i, item in enumerate(record.items("segments"), 1)]
     sentences = [item.strip().removesuffix(".") + "." for item in record.text("pure_cap").split(". ")]
+    spans = record.spans("segments")
     if len(spans) != len(sentences):
-        raise record.fault(
-            "'pure_cap' must have a sentence for each of 'segments'", f"{len(sentences)} and {len(spans)}"
-        )
+        needed = "'pure_cap' must have a sentence for each of 'segments'"
+        raise record.fault(needed, f"{len(sentences)} and {len(spans)}")
     steps = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
     return Example(name, name, "", steps, record.maybe_number("duration"))
 
 
-def read_steps(paths: Sequence[Path], examples: Sequence[Example[Events]], how: How) -> Predictions[Events]:
+def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Events]:
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
-    path = one_file(paths, "pred")
-    if is_lines(path):
-        records = read_records(path)
-        if not records or not records[0].has("model_response_list"):
-            return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-        return _streamed(records, how)
-    whole, twice = read_object(path)
-    out: Predictions[Events] = Predictions(duplicates=[video_of(name) for name in twice])
-    for name in whole.value:
-        steps = timed_texts(whole, name, "timestamp", "caption", "sentence")
-        if out.is_new(video_of(name)):
-            out.by_id[video_of(name)] = Prediction("", steps)
-    out.duplicates = [name for name in out.duplicates if name in out.by_id]
-    return out
+    if not is_lines(path := one_file(paths, "pred")):
+        whole, twice = read_object(path)
+        steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
+        named = ((video_of(name), events) for name, events in steps.items())
+        out = collected(named, examples, lambda events, example: Prediction("", events))
+        out.duplicates = [video_of(name) for name in twice if video_of(name) in out.by_id] + out.duplicates
+        return out
+    records = read_records(path)
+    if not records or not records[0].has("model_response_list"):
+        return read_spoken(paths, examples, how, task="captioning", parse=events_of)
+
+    def replies(record: Record, example: Example[Events] | None) -> Prediction[Events]:
+        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
+        first_start_s = None if how.compat == "paper" else 0.0
+        return Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
+
+    return collected(((video_of(item.name("question_id")), item) for item in records), examples, replies)
 
 
-def _streamed(records: Sequence[Record], how: How) -> Predictions[Events]:
-    out: Predictions[Events] = Predictions()
-    for record in records:
-        name = video_of(record.name("question_id"))
-        if out.is_new(name):
-            timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
-            first_start_s = None if how.compat == "paper" else 0.0
-            out.by_id[name] = Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
-    return out
-
-
-def write_steps(
-    folder: Path, examples: Sequence[Example[Events]], predictions: Answers[Events], how: How
-) -> list[Path]:
+@json_file
+def write_steps(known: Answered[Events, Events]) -> dict[str, object]:
     """TimeChat's form, its videos with .mp4 as its references have them."""
-    steps = {
-        f"{example.id}.mp4": [
-            {"caption": text, "timestamp": [start_s, end_s]}
-            for start_s, end_s, text in prediction.value or ()
-        ]
-        for example, prediction in answered(examples, predictions)
-    }
-    return [write_json(folder / "predictions.json", steps)]
+    return {f"{example.id}.mp4": timed(prediction.value, "caption") for example, prediction in known}
 
 
-def score_steps(examples: Sequence[Example[Events]], predictions: Answers[Events], how: How) -> Scored:
+def score_steps(examples: Examples[Events], predictions: Answers[Events], how: How) -> Scored:
     """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
     reference = {example.id: list(example.truth) for example in examples}
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}

@@ -4,6 +4,7 @@ The order is the projects' own: what a stage learned besides its adapter is set,
 the language model, then comes the next stage.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from .files import Stage, read_stages
 
 PROJECTORS = {"mm_projector": "video", "audio_mm_projector": "audio", "asr_mm_projector": "speech"}
 """Projector as released -> its stream."""
-WRAPPERS = ("base_model", "model", "module")  # what names begin with: of peft, of classes, of DDP
 TABLE = "embed_tokens.weight"
 VIDEO_WORDS = ("<vid_patch>", "<vid_start>", "<vid_end>")  # LongVLM adds them, in this order
 NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
@@ -39,13 +39,12 @@ def apply(
     Args:
         model: published model with the encoders and the language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        init: parts that keep their initial values, for training: streams ("audio"), whose projectors these
-            are, "time", "memory".
+        init: parts that keep their initial values, for training: projectors by stream ("audio"), "time",
+            "memory".
 
     Raises:
         ValueError: an entry has no place in the model, or another shape; a parameter of our own stays unset;
-            all of them are listed. The language model is quantized, or other weights were meant for another
-            one. What `read_stage` raises.
+            all of them are listed. The language model is quantized or another one.
     """
     roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
     unknown = sorted(set(init) - set(roots))
@@ -79,22 +78,19 @@ def apply(
 
 def homes_of(model: LongCompress) -> dict[str, str]:
     """Name of an entry without its wrappers -> parameter of the model that it belongs to."""
-    named = model.llm.lm.named_parameters(remove_duplicate=False)
-    homes = {core(name): f"llm.lm.{name}" for name, _ in named}
-    for theirs, stream in PROJECTORS.items():
-        if stream in model.llm.project:
-            leaves = model.llm.project[stream].state_dict()
-            homes |= {f"{theirs}.{leaf}": f"llm.project.{stream}.{leaf}" for leaf in leaves}
-    return homes
+    names = [name for name, _ in model.llm.lm.named_parameters(remove_duplicate=False)]
+    projectors = {theirs: ours for theirs, ours in PROJECTORS.items() if ours in model.llm.project}
+    return {core(name): f"llm.lm.{name}" for name in names} | {
+        f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}"
+        for theirs, ours in projectors.items()
+        for leaf in model.llm.project[ours].state_dict()
+    }
 
 
 def core(name: str) -> str:
-    """An entry's name without what it was wrapped in: `base_model.model.model.mm_projector.bias` (peft),
-    `model.mm_projector.bias` and `mm_projector.bias` are the same."""
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in WRAPPERS:
-        parts = parts[1:]
-    return ".".join(parts)
+    """An entry's name without its wrappers: `base_model.model.model.mm_projector.bias` (of peft) and
+    `model.mm_projector.bias` are both `mm_projector.bias`."""
+    return re.sub(r"^(?:(?:base_model|model|module)\.)+", "", name)
 
 
 def check_stage(
@@ -103,8 +99,9 @@ def check_stage(
     """Parameters that the values of a stage are of; ValueError unless each has a place that it fits."""
     unknown = sorted(name for name in stage.values if core(name) not in homes)
     if unknown:
-        streams = {PROJECTORS.get(core(name).split(".")[0]) for name in unknown} - {None}
-        hint = f"; they are of streams {sorted(map(str, streams))}, this model has {model.streams}"
+        roots = {core(name).split(".")[0] for name in unknown}
+        streams = sorted(stream for root, stream in PROJECTORS.items() if root in roots)
+        hint = f"; they are of streams {streams}, this model has {model.streams}"
         raise ValueError(
             f"weights: {len(unknown)} of {len(stage.values)} entries of {stage.path} have no place in model "
             f"{model.config.name!r}: {listed(unknown)}{hint if streams else ''}"
@@ -130,27 +127,30 @@ def check_stage(
 def set_values(model: LongCompress, values: Mapping[str, Tensor], homes: Mapping[str, str]) -> None:
     """Copy checked entries to their places; words that LongVLM added are added first."""
     for name, value in values.items():
-        parameter = model.get_parameter(homes[core(name)])
+        home = homes[core(name)]
+        parameter = model.get_parameter(home)
         if core(name) == TABLE and len(value) > len(parameter):
             add_words(model, value)
         else:
             parameter.copy_(value)
-        if homes[core(name)].startswith("llm.lm."):
+        if home.startswith("llm.lm."):
             keep_lm(model)
 
 
 def merge_adapter(model: LongCompress, stage: Stage) -> None:
-    """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it.
-
-    Raises:
-        ValueError: it is no LoRA adapter, is of another language model, or has entries too many or too few.
-    """
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it."""
+    from peft import (
+        PeftConfig,
+        PeftType,
+        get_peft_model,
+        get_peft_model_state_dict,
+        set_peft_model_state_dict,
+    )
 
     where = f"weights: the adapter in {stage.path}"
     try:
         config = PeftConfig.from_pretrained(str(stage.path))
-        if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+        if config.peft_type != PeftType.LORA:
             raise ValueError(f"its peft_type is {config.peft_type}")
         config.base_model_name_or_path = model.llm.lm.name_or_path  # it names a folder of its authors
         lm = get_peft_model(model.llm.lm, config)
@@ -172,11 +172,7 @@ def merge_adapter(model: LongCompress, stage: Stage) -> None:
 
 
 def merge_lora(model: LongCompress) -> None:
-    """Merge the adapter that a model's language model has into it; it is saved with the model from then on.
-
-    Raises:
-        ValueError: there is none, or the sum is not finite.
-    """
+    """Merge the adapter of a model's language model into it; it is saved with the model from then on."""
     if not hasattr(model.llm.lm, "merge_and_unload"):
         raise ValueError(f"merge_lora: model {model.config.name!r} comes without an adapter")
     model.llm.lm = model.llm.lm.merge_and_unload(safe_merge=True)
@@ -225,7 +221,5 @@ def add_words(model: LongCompress, table: Tensor) -> None:
         out[before:] = out[:before].mean(0)  # as they are made; they were not trained, nor saved
     llm = model.config.llm
     _, start, end = VIDEO_WORDS
-    model.config = replace(
-        model.config, llm=replace(llm, system=llm.system + start, question=end + llm.question)
-    )
-    model.llm.settings = model.config.llm
+    model.llm.settings = replace(llm, system=llm.system + start, question=end + llm.question)
+    model.config = replace(model.config, llm=model.llm.settings)

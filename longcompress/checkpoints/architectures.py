@@ -140,9 +140,7 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
 
 
 PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
-    "longvlm": longvlm,
-    "vtimellm": vtimellm,
-    "longvale": longvale,
+    function.__name__: function for function in (longvlm, vtimellm, longvale)
 }
 
 
@@ -153,52 +151,30 @@ def config_of(
 
     Args:
         name: a key of PUBLISHED.
-        base: see `based`.
+        base: other bases: "video", "audio", "speech", "llm" -> folder, file or hub name.
         variant: arguments of its function, as {"mode": "ours"}.
-
-    Raises:
-        ValueError: there is no such model, argument, value or part.
     """
     if name not in PUBLISHED:
         raise ValueError(f"preset must be one of {sorted(PUBLISHED)}, got {name!r}")
-    hints = {k: v for k, v in get_type_hints(PUBLISHED[name]).items() if k != "return"}
+    hints = get_type_hints(PUBLISHED[name])
+    allowed = {key: get_args(hint) or (False, True) for key, hint in hints.items() if key != "return"}
     for key, value in (variant or {}).items():
-        if key not in hints:
-            raise ValueError(f"variant of {name} must be of {list(hints)}, got {key!r}")
-        allowed = get_args(hints[key]) or (False, True)
-        if value not in allowed:
-            raise ValueError(f"variant {key} of {name} must be one of {list(allowed)}, got {value!r}")
-    return based(PUBLISHED[name](**(variant or {})), base or {})
+        if key not in allowed:
+            raise ValueError(f"variant of {name} must be of {list(allowed)}, got {key!r}")
+        if value not in allowed[key]:
+            raise ValueError(f"variant {key} of {name} must be one of {list(allowed[key])}, got {value!r}")
+    config = PUBLISHED[name](**(variant or {}))
+    parts = [part for part in ("video", "audio", "speech", "llm") if getattr(config, part).base]
+    for part, path in (base or {}).items():
+        if part not in parts:
+            raise ValueError(f"base must be of parts of {config.name}, which are {parts}, got {part!r}")
+        config = replace(config, **{part: replace(getattr(config, part), base=path)})
+    return config
 
 
 def encoders_of(
-    name: str,
-    *,
-    base: Mapping[str, str] | None = None,
-    variant: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-) -> LongCompress:
-    """A published model without its language model: it makes the features that the whole one trains on.
-
-    Args:
-        name, base, variant: as for `config_of`; base["language model"] is left alone.
-        device, dtype: as for `LongCompress.from_pretrained`.
-    """
+    name: str, *, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None, dtype: torch.dtype | str | None = None,
+) -> LongCompress:  # fmt: skip
+    """A published model without its language model: it makes the features that the whole one trains on."""
     return LongCompress.from_config(config_of(name, base, variant), device=device, dtype=dtype, llm=False)
-
-
-def based(config: ModelConfig, base: Mapping[str, str]) -> ModelConfig:
-    """The config with other bases: "video", "audio", "speech", "llm" -> folder, file or hub name.
-
-    Raises:
-        ValueError: the model has no such part.
-    """
-    sections: dict[str, Any] = {}
-    for name, value in base.items():
-        section = getattr(config, name, None)
-        if not getattr(section, "base", ""):
-            parts = [n for n in ("video", "audio", "speech", "llm") if getattr(config, n).base]
-            raise ValueError(f"base must be of parts of {config.name}, which are {parts}, got {name!r}")
-        sections[name] = replace(section, base=value)  # type: ignore[type-var]
-    return replace(config, **sections)

@@ -7,9 +7,8 @@ away, not the model. Only one shard of the result is in memory at a time.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -31,21 +30,13 @@ TOKENIZER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Applied:
-    """Result of `apply_delta`.
+class Applied(NamedTuple):
+    """Result of `apply_delta`."""
 
-    Attributes:
-        folder: the language model, for base={"language model": folder}.
-        tensors: number of its tensors.
-        grown: tensor -> number of words that the base lacks.
-        projector: file of the delta's projector, for `weights`; None: it has none.
-    """
-
-    folder: Path
-    tensors: int
-    grown: dict[str, int]
-    projector: Path | None
+    folder: Path  # the language model, for base={"language model": folder}
+    tensors: int  # number of its tensors
+    grown: dict[str, int]  # tensor -> number of words that the base lacks
+    projector: Path | None  # file of the delta's projector, for `weights`
 
 
 class TensorFolder:
@@ -54,10 +45,6 @@ class TensorFolder:
     Args:
         folder: with model.safetensors, pytorch_model.bin, or one of their index files.
         what: what errors call it.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or a file that its index names is missing.
-        ValueError: it holds no such file, or one of them can't be read.
     """
 
     def __init__(self, folder: str | Path, what: str) -> None:
@@ -111,14 +98,12 @@ def apply_delta(
     Args:
         base: folder of the language model, such as LLaMA-7B in transformers' form.
         delta: folder of the difference.
-        out: a new folder.
+        out: a new or empty folder.
         shard_bytes: of a file at most (one tensor alone may pass it); about so much memory is needed.
         progress: show a bar.
 
     Raises:
-        FileNotFoundError: a folder or file is missing.
-        ValueError: `out` has files; the two don't fit, with all names; the delta is a whole model; a sum is
-            not finite.
+        ValueError: the two don't fit, with all names; the delta is a whole model; a sum is not finite.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):
@@ -129,25 +114,25 @@ def apply_delta(
     check_small(first, second, names)
     out.mkdir(parents=True, exist_ok=True)
     chunks = chunked(names, second.num_bytes, shard_bytes)
-    files = [f"model-{i + 1:05d}-of-{len(chunks):05d}.safetensors" for i in range(len(chunks))]
+    weights: dict[str, str] = {}
     total = 0
     with tqdm(total=len(names), desc="delta", unit="tensor", disable=not progress) as bar:
-        for file, chunk in zip(files, chunks, strict=True):
+        for number, chunk in enumerate(chunks, 1):
             sums = {}
             for name in chunk:
                 sums[name] = added(name, first.get(name), second.get(name))
                 total += sums[name].nbytes
                 bar.update()
+            file = f"model-{number:05d}-of-{len(chunks):05d}.safetensors"
             with replacing(out / file) as part:
                 save_file(sums, part, metadata={"format": "pt"})
+            weights |= dict.fromkeys(chunk, file)
     projector = None
     if values := {n: second.get(n).contiguous() for n in second.shapes if n.startswith(PROJECTOR)}:
         projector = out / "mm_projector.safetensors"
         save_file(values, projector, metadata={"format": "pt"})
-    weights = {name: file for file, chunk in zip(files, chunks, strict=True) for name in chunk}
-    write_json(
-        out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weights}
-    )
+    index = {"metadata": {"total_size": total}, "weight_map": weights}
+    write_json(out / "model.safetensors.index.json", index)
     for path in tokenizer:
         shutil.copyfile(path, out / path.name)
     write_json(out / "config.json", config)
@@ -165,10 +150,9 @@ def check_fit(base: Mapping[str, tuple[int, ...]], delta: Mapping[str, tuple[int
             f"the delta is of another model than the base: {len(extra)} of its tensors have no base: "
             f"{listed(extra)}; {len(missing)} of the base have no delta: {listed(missing)}"
         )
-    wrong = [
-        f"{n} is {delta[n]}, the base's {base[n]}" for n in sorted(ours) if not fits(n, base[n], delta[n])
-    ]
-    if wrong:
+    unfit = [name for name in sorted(ours) if not fits(name, base[name], delta[name])]
+    if unfit:
+        wrong = [f"{name} is {delta[name]}, the base's {base[name]}" for name in unfit]
         raise ValueError(f"the delta is of a model of another size than the base: {listed(wrong)}")
     return sorted(ours)
 
@@ -180,14 +164,16 @@ def fits(name: str, base: tuple[int, ...], delta: tuple[int, ...]) -> bool:
 
 def check_small(base: TensorFolder, delta: TensorFolder, names: Sequence[str]) -> None:
     """ValueError where what is given as delta is a model itself."""
-    matrices = [n for n in names if base.shapes[n] == delta.shapes[n] and len(base.shapes[n]) == 2][
-        :NUM_CHECKED
+    matrices = [n for n in names if base.shapes[n] == delta.shapes[n] and len(base.shapes[n]) == 2]
+    rms = [
+        [float(of.get(name).float().square().mean().sqrt()) for of in (base, delta)]
+        for name in matrices[:NUM_CHECKED]
     ]
-    rms = {n: [float(of.get(n).float().square().mean().sqrt()) for of in (base, delta)] for n in matrices}
-    if matrices and all(change > WHOLE * whole for whole, change in rms.values()):
+    if rms and all(change > WHOLE * whole for whole, change in rms):
+        whole, change = rms[0]
         raise ValueError(
             f"delta: {delta.folder} is a whole model, not a difference: its {matrices[0]} has an RMS of "
-            f"{rms[matrices[0]][1]:.3g} where the base's is {rms[matrices[0]][0]:.3g}; use it as it is"
+            f"{change:.3g} where the base's is {whole:.3g}; use it as it is"
         )
 
 
@@ -213,13 +199,10 @@ def config_of(base: TensorFolder, delta: TensorFolder) -> dict[str, Any]:
 def chunked(names: Sequence[str], sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
     """Neighbours whose sizes add up to at most `max_bytes`; a single tensor may exceed it."""
     chunks: list[list[str]] = []
-    total = 0
     for name in names:
-        if not chunks or total + sizes[name] > max_bytes:
+        if not chunks or sum(sizes[n] for n in chunks[-1]) + sizes[name] > max_bytes:
             chunks.append([])
-            total = 0
         chunks[-1].append(name)
-        total += sizes[name]
     return chunks
 
 

@@ -5,9 +5,9 @@ Nothing in them is ever run: torch files are read with weights_only, others are 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,21 +18,16 @@ from ..encoders.beats import BROKEN, listed
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 PLAIN = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
 ADAPTERS, ADAPTER_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
+STAGE = (*PLAIN, ADAPTER_CONFIG)  # one of these makes a folder a stage
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of safetensors' float types
 MODELS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 
 class TensorFile:
-    """A torch or safetensors file of named tensors, read one by one; it stays on disk until then.
+    """A torch or safetensors file of named float tensors, read one by one; it stays on disk until then.
 
-    `shapes` and `num_bytes` have the shape and the size of each by name.
-
-    Args:
-        path: of the file; one that ends in .safetensors is such a file, others are torch's.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is cut off, an archive, holds something else than float tensors, or a pickle with code.
+    `shapes` and `num_bytes` have the shape and the size of each by name. A file whose name doesn't end in
+    .safetensors is torch's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,11 +44,10 @@ class TensorFile:
             except SafetensorError as error:
                 raise ValueError(f"{self.path} {_cut(self.path)}: {error}") from error
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            widths = {name: WIDTHS.get(part.get_dtype(), 0) for name, part in slices.items()}
             self.shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            self.num_bytes = {
-                n: WIDTHS.get(part.get_dtype(), 0) * numel(self.shapes[n]) for n, part in slices.items()
-            }
-            wrong = [name for name, part in slices.items() if part.get_dtype() not in WIDTHS]
+            self.num_bytes = {name: widths[name] * prod(shape) for name, shape in self.shapes.items()}
+            wrong = [name for name, width in widths.items() if not width]
         else:
             self._values = _torch_values(self.path)
             self.shapes = {name: tuple(value.shape) for name, value in self._values.items()}
@@ -71,34 +65,22 @@ class TensorFile:
         return {name: self.get(name) for name in self.shapes}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Weights that a training stage saved.
-
-    Attributes:
-        path: the file or folder.
-        values: name -> what it learned besides adapters: projectors, embeddings.
-        adapter: name -> what its LoRA adapter learned; empty where it has none.
-    """
+class Stage(NamedTuple):
+    """Weights that a training stage saved in a file or folder."""
 
     path: Path
-    values: dict[str, Tensor] = field(default_factory=dict)
-    adapter: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor]  # what it learned besides adapters: projectors, embeddings
+    adapter: dict[str, Tensor]  # of LoRA; empty where it has none
 
 
 def read_stage(path: str | Path) -> Stage:
     """What lies in a file of projectors (`mm_projector.bin`), or in the folder of a stage: such a file, an
-    adapter as peft saves it, and `non_lora_trainables.bin` beside it.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder, or an adapter lacks one of its two files.
-        ValueError: it is something else, with what to do; what `TensorFile` raises.
-    """
+    adapter as peft saves it, and `non_lora_trainables.bin` beside it."""
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"weights: no file or folder {path}")
-        return Stage(path, TensorFile(path).all())
+        return Stage(path, TensorFile(path).all(), {})
     values: dict[str, Tensor] = {}
     plain = [path / name for name in PLAIN if (path / name).is_file()]
     for file in plain:
@@ -112,19 +94,13 @@ def read_stage(path: str | Path) -> Stage:
         raise ValueError(f"weights: {path} holds no stage of a training: {_instead(path)}")
     adapter = TensorFile(adapters[0]).all() if adapters else {}
     if adapters and not adapter:
-        raise ValueError(
-            f"weights: {adapters[0]} is empty (so DeepSpeed's ZeRO-3 leaves it where parameters were not "
-            "gathered); get the folder anew"
-        )
+        why = "so DeepSpeed's ZeRO-3 leaves it where parameters were not gathered"
+        raise ValueError(f"weights: {adapters[0]} is empty ({why}); get the folder anew")
     return Stage(path, values, adapter)
 
 
 def read_stages(weights: str | Path | Sequence[str | Path]) -> list[Stage]:
-    """`read_stage` of each entry, in order; a single entry needs no list.
-
-    Raises:
-        ValueError: there is no entry, or an entry is there twice.
-    """
+    """`read_stage` of each entry, in order; a single entry needs no list."""
     entries = [weights] if isinstance(weights, str | Path) else list(weights)
     if not entries:
         raise ValueError("weights must name at least one file or folder")
@@ -141,23 +117,19 @@ def _torch_values(path: Path) -> dict[str, Tensor]:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except BROKEN as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
-            raise ValueError(
-                f"{path} must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
-            ) from error
-        raise ValueError(f"{path} {_cut(path)}") from error
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        wrong = type(values).__name__
-        if isinstance(values, dict):
-            others = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
-            wrong = listed(sorted(f"{k}: {type(v).__name__}" for k, v in others.items()))
-        raise ValueError(f"{path} must hold named tensors, got {wrong}; it is another kind of checkpoint")
+        what = (
+            f"must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
+            if code
+            else ""
+        )
+        raise ValueError(f"{path} {what or _cut(path)}") from error
+    wrong = [type(values).__name__]
+    if isinstance(values, dict):
+        wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
+    if wrong:
+        got = listed(sorted(wrong))
+        raise ValueError(f"{path} must hold named tensors, got {got}; it is another kind of checkpoint")
     return {str(name): value for name, value in values.items()}
-
-
-def numel(shape: Sequence[int]) -> int:
-    """Numbers in a tensor."""
-    return int(torch.Size(shape).numel())
 
 
 def _cut(path: Path) -> str:
@@ -167,13 +139,11 @@ def _cut(path: Path) -> str:
 
 def _instead(folder: Path) -> str:
     """What a folder without a stage is, and what to do."""
-    stages = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_stage(path)]
+    stages = [
+        str(path) for path in sorted(folder.iterdir()) if any((path / name).is_file() for name in STAGE)
+    ]
     if stages:
-        return f"give the stages in it one by one, in their order: {[str(path) for path in stages]}"
+        return f"give the stages in it one by one, in their order: {stages}"
     if any(any(folder.glob(pattern)) for pattern in MODELS):
         return "it is a whole model; give a language model as base={'language model': folder}"
-    return f"it has none of {', '.join((*PLAIN, ADAPTER_CONFIG))}"
-
-
-def _is_stage(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*PLAIN, ADAPTER_CONFIG))
+    return f"it has none of {', '.join(STAGE)}"

@@ -3,26 +3,13 @@
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import (
-    Failed,
-    VideoOptions,
-    bars,
-    check_budget,
-    check_positive,
-    check_writable,
-    complain,
-    folder_of,
-    is_memory,
-    load_model,
-    memory_of,
-    memory_paths,
-    probe_video,
-    writing,
-)
+from . import common
+from .common import Failed, VideoOptions, bars, check_positive, complain, folder_of, is_memory, writing
 from .output import cited, clock, print_table, report_of, rows_of, sentence
 from .parser import documented
 
@@ -40,15 +27,15 @@ def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
         file: a video.
         json: one JSON object instead of a table.
     """
-    video = probe_video(file, options)
-    model = load_model(options)
+    video = common.probe_video(file, options)
+    model = common.load_model(options)
     if video.duration_s is None:
         raise Failed(3, f"{file}: its length is not known, so nothing can be estimated; compress it")
     expected = model.estimate(video.duration_s, options.budget, video=video.has_video, audio=video.has_audio)
     if json:
         print(dumps({"video": asdict(video), "estimate": asdict(expected)}))
-        return
-    print_table(Path(file).name, rows_of(video, expected, model.config.llm.max_new_tokens))
+    else:
+        print_table(Path(file).name, rows_of(video, expected, model.config.llm.max_new_tokens))
 
 
 def compress(
@@ -62,48 +49,42 @@ def compress(
         keep_assignment: store which patch went into which token, for `plot`; the file grows with the video.
         json: a JSON line for each video.
     """
-    paths = dict(zip(files, memory_paths(files, Path(out)), strict=True))
+    paths = dict(zip(files, common.memory_paths(files, Path(out)), strict=True))
     infos: dict[str, MediaInfo] = {}
-    failures: list[str] = []
+    num_failed = 0
 
     def fail(error: object) -> None:
-        failures.append(str(error))
+        nonlocal num_failed
+        if len(files) == 1:
+            raise Failed(3, str(error))
+        num_failed += 1
         complain("error", error)
 
     # headers are read first: what can't be read is reported before hours of work
     for file in files:
         try:
-            infos[file] = probe_video(file, options)
+            infos[file] = common.probe_video(file, options)
         except Failed as error:
-            if len(files) == 1:
-                raise
             fail(error)
     if infos:
         from ..session import compress_many
 
-        model = load_model(options)
-        check_budget(model, options, list(infos.values()))
-        results = compress_many(
-            model, infos, budget=options.budget, progress=bars(), protocols=options.protocols,
-            keep_assignment=keep_assignment,
-        )  # fmt: skip
+        model = common.load_model(options)
+        common.check_budget(model, options, list(infos.values()))
         start_s = time.perf_counter()
-        for result in results:
-            wall_s = time.perf_counter() - start_s
+        for result in compress_many(model, infos, **options.compressing(keep_assignment)):
             if result.memory is None:
-                if len(files) == 1:
-                    raise Failed(3, str(result.error))
                 fail(result.error)
             else:
-                path = paths[result.source]
+                wall_s, path = time.perf_counter() - start_s, paths[result.source]
                 with writing(path):
                     result.memory.save(path)
                 report = report_of(result.memory, result.source, path, wall_s)
                 print(dumps(report) if json else sentence(report), flush=True)
             start_s = time.perf_counter()
-    if failures:
-        complain("error", f"{len(failures)} of {len(files)} videos could not be read")
-    return 3 if failures else 0
+    if num_failed:
+        complain("error", f"{num_failed} of {len(files)} videos could not be read")
+    return 3 if num_failed else 0
 
 
 def ask(
@@ -120,17 +101,15 @@ def ask(
     """
     if not all(question.strip() for question in questions):
         raise ValueError("questions must not be empty; ask something, e.g. 'What happens first?'")
-    memory = memory_of(source, options)
+    memory = common.memory_of(source, options)
     for question in questions:
+        if not json and len(questions) > 1:
+            print(f"> {question}", flush=True)
+        stream = None if json else partial(print, end="", flush=True)
+        answer = memory.ask(question, stream=stream, max_new_tokens=max_new_tokens)
         if json:
-            answer = memory.ask(question, max_new_tokens=max_new_tokens)
             print(dumps({"question": question, **answer.to_json()}), flush=True)
             continue
-        if len(questions) > 1:
-            print(f"> {question}", flush=True)
-        answer = memory.ask(
-            question, stream=lambda text: print(text, end="", flush=True), max_new_tokens=max_new_tokens
-        )
         print()
         for event in answer.events:
             print(f"  {event}")
@@ -139,15 +118,10 @@ def ask(
 
 
 def events(
-    source: str,
-    *,
-    out: str | None = None,
-    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None,
-    window_s: float | None = None,
-    timecode_fps: float | None = None,
-    json: bool = False,
-    options: VideoOptions,
-) -> None:
+    source: str, *, out: str | None = None,
+    format: Literal["jsonl", "srt", "vtt", "ass", "csv", "edl"] | None = None, window_s: float | None = None,
+    timecode_fps: float | None = None, json: bool = False, options: VideoOptions,
+) -> None:  # fmt: skip
     """List what happens in a video or a memory file, with seconds.
 
     Args:
@@ -169,12 +143,12 @@ def events(
     if out:
         if Path(out).resolve() == Path(source).resolve():
             raise ValueError(f"--out must be another file than the source, got {out}")
-        check_writable(Path(out))
-    memory = memory_of(source, options)
+        common.check_writable(Path(out))
+    memory = common.memory_of(source, options)
     listed = memory.events(window_s=window_s, progress=bars())
     title = Path(memory.source.get("name", source)).stem
     if kind == "edl" and timecode_fps is None and not is_memory(source):
-        timecode_fps = probe_video(source, options).rate_fps
+        timecode_fps = common.probe_video(source, options).rate_fps
     with writing(out or "standard output"):
         write_events(listed, out or sys.stdout, kind, rate_fps=timecode_fps or 25.0, title=title)
     if out:
@@ -183,14 +157,9 @@ def events(
 
 
 def plot(
-    source: str,
-    *,
-    out: str,
-    format: Literal["png", "svg", "pdf"] = "png",
-    original: str | None = None,
-    json: bool = False,
-    options: VideoOptions,
-) -> None:
+    source: str, *, out: str, format: Literal["png", "svg", "pdf"] = "png", original: str | None = None,
+    json: bool = False, options: VideoOptions,
+) -> None:  # fmt: skip
     """Plot a video's events, tokens and merged patches.
 
     Args:
@@ -204,17 +173,16 @@ def plot(
 
     folder = folder_of(out)
     if original:
-        probe_video(original, options)
-    memory = memory_of(source, options, keep_assignment=True)
+        common.probe_video(original, options)
+    memory = common.memory_of(source, options, keep_assignment=True)
     stem = folder / Path(source).stem
-    paths = [Path(f"{stem}.tokens.{format}")]
     with writing(folder):
-        plot_tokens(memory, paths[0])
+        paths = [plot_tokens(memory, f"{stem}.tokens.{format}")]
         if original or (not is_memory(source) and "video" in memory.video.assignment):
-            path = Path(f"{stem}.merged.{format}")
-            paths.append(plot_merged(memory, original or source, path, protocols=options.protocols))
-        path = Path(f"{stem}.timeline.{format}")
-        paths.append(plot_timeline(memory.events(progress=bars()), max(memory.duration_s, 1e-3), path))
+            path, protocols = f"{stem}.merged.{format}", options.protocols
+            paths.append(plot_merged(memory, original or source, path, protocols=protocols))
+        listed, duration_s = memory.events(progress=bars()), max(memory.duration_s, 1e-3)
+        paths.append(plot_timeline(listed, duration_s, f"{stem}.timeline.{format}"))
     print(dumps([str(path) for path in paths]) if json else "\n".join(map(str, paths)))
 
 
@@ -255,12 +223,12 @@ def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]
 
     write_video(scene, path, progress=bars(), **options)
     listed = tuple(Event(event.start_s, event.end_s, event.name) for event in scene.events)
-    record = Record(
-        path.stem, path.name, scene.duration_s, listed, source="synthetic", meta={"seed": scene.seed}
-    )
-    with replacing(path.with_suffix(".json")) as part:
+    meta, duration_s = {"seed": scene.seed}, scene.duration_s
+    record = Record(path.stem, path.name, duration_s, listed, source="synthetic", meta=meta)
+    beside = path.with_suffix(".json")
+    with replacing(beside) as part:
         part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")
-    return path, path.with_suffix(".json")
+    return path, beside
 
 
 def config() -> None:
@@ -269,8 +237,7 @@ def config() -> None:
     from ..model import CHANGEABLE
 
     for section, names in CHANGEABLE.items():
-        kind = type(getattr(ModelConfig(), section))
-        notes = documented(kind)
+        notes = documented(type(getattr(ModelConfig(), section)))
         print_table(section, [(f"--{section}.{name}", notes[name].replace("%%", "%")) for name in names])
 
 

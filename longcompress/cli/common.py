@@ -48,6 +48,11 @@ class VideoOptions(ModelOptions):
     budget: int | None = None
     protocols: list[str] = field(default_factory=lambda: ["file"])
 
+    def compressing(self, keep_assignment: bool) -> dict[str, Any]:
+        """What `compress` takes besides a model and videos."""
+        options = {"budget": self.budget, "protocols": self.protocols}
+        return options | {"keep_assignment": keep_assignment, "progress": bars()}
+
 
 class Failed(Exception):
     """Ends the command with a message and an exit code."""
@@ -72,7 +77,7 @@ def probe_video(file: str, options: VideoOptions) -> "MediaInfo":
 
 def load_model(options: ModelOptions) -> "LongCompress":
     """The model, with the changes to its config."""
-    changes = {section: dict(values) for section, values in options.changes.items()}
+    changes = options.changes
     if options.config is not None:
         values = read_values(options.config)
         from_dict(ModelConfig, values)  # names and types are checked before the model is loaded
@@ -105,14 +110,13 @@ def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = Fal
         from ..session import compress
 
         with reading():
-            return compress(
-                model, source, budget=options.budget, progress=bars(), protocols=options.protocols,
-                keep_assignment=keep_assignment,
-            )  # fmt: skip
-    if ignored := [name for name in ("budget", "config", "changes") if getattr(options, name)]:
-        fields = [f"{section}.{name}" for section, values in options.changes.items() for name in values]
-        flag = (fields if ignored[0] == "changes" else ignored)[0]
-        raise ValueError(f"--{flag} is for videos; the memory file {source} was compressed with its own")
+            return compress(model, source, **options.compressing(keep_assignment))
+    ignored = [name for name in ("budget", "config") if getattr(options, name)]
+    ignored += [f"{section}.{name}" for section, values in options.changes.items() for name in values]
+    if ignored:
+        raise ValueError(
+            f"--{ignored[0]} is for videos; the memory file {source} was compressed with its own"
+        )
     if not Path(source).is_file():
         raise Failed(3, f"no memory file {source}; make one with `longcompress compress`")
     from ..memory import VideoMemory

@@ -60,8 +60,8 @@ def demo(
             with _timed(took, f"question {number}"):
                 text = memory.ask(question.text).text
             is_right = grade(question, text)["score"] >= 0.5
-            answers.append({"kind": question.kind, "question": question.text, "answer": text,
-                            "truth": question.answer, "right": is_right})  # fmt: skip
+            fields = {"kind": question.kind, "question": question.text, "answer": text}
+            answers.append(fields | {"truth": question.answer, "right": is_right})
         rows = [(a["question"], a["answer"], a["truth"], "yes" if a["right"] else "no") for a in answers]
         print_table("Questions", rows, ("question", "answer", "truth", "right"))
         with _timed(took, "list all events"):
@@ -69,11 +69,9 @@ def demo(
         files = [video, record, folder / "video.lcm", folder / "events.srt"]
         write_events(events, folder / "events.srt", "srt")
         with _timed(took, "plot"):
-            files += [
-                plot_timeline(events, scene.duration_s, folder / "timeline.png"),
-                plot_tokens(memory, folder / "tokens.png"),
-                plot_merged(memory, video, folder / "merged.png"),
-            ]
+            files.append(plot_timeline(events, scene.duration_s, folder / "timeline.png"))
+            files.append(plot_tokens(memory, folder / "tokens.png"))
+            files.append(plot_merged(memory, video, folder / "merged.png"))
         steps = [*took.items(), ("all", sum(took.values()))]
         print_table("Seconds", [(step, f"{seconds:.2f}") for step, seconds in steps])
         print("\n".join(f"wrote {file}" for file in files))
@@ -90,11 +88,11 @@ def _questions(scene: "Scene") -> Iterator["Question"]:
     texts: set[str] = set()
     generator = np.random.default_rng(scene.seed)
     for kind in KINDS:
-        for question in ask(scene.events, scene.duration_s, num=8, generator=generator, kinds={kind: 1.0}):
-            if question.text not in texts:
-                texts.add(question.text)
-                yield question
-                break
+        some = ask(scene.events, scene.duration_s, num=8, generator=generator, kinds=[kind])
+        question = next((question for question in some if question.text not in texts), None)
+        if question is not None:
+            texts.add(question.text)
+            yield question
 
 
 @contextmanager

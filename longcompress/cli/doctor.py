@@ -31,20 +31,33 @@ CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "vorbis",
 CUDA_TORCH = "pip install --force-reinstall torch"  # the default wheel for Linux is a CUDA one
 
 
+Status = Literal["ok", "wrong", "note"]  # "wrong": longcompress doesn't work; "note": an optional part
+
+
 @dataclass(frozen=True)
 class Check:
     """Result of one check: what is here, and a command that mends what is missing."""
 
     name: str
-    status: Literal["ok", "wrong", "note"]  # "wrong": longcompress doesn't work; "note": an optional part
+    status: Status
     state: str
     remedy: str = ""
 
 
 def examine() -> list[Check]:
     """Results of all checks, required things first."""
-    checks = [_python(), *(_package(spec) for spec in NEEDED), _decoder(), _video(), _gpu(), _triton()]
-    checks += [*_torchvision(), _embedded()]
+    checks = [_python(), *(_package(spec) for spec in NEEDED)]
+    for name, check, package in (
+        ("decoder", _decoder, "av"),
+        ("video", _video, "av"),
+        ("gpu", _gpu, "torch"),
+    ):
+        try:
+            checks.append(Check(name, *check()))
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            remedy = f"pip install --force-reinstall {package}"
+            checks.append(Check(name, "wrong", f"{package} can't be used: {error}", remedy))
+    checks += [_triton(), *_torchvision(), _embedded()]
     return checks + [_package(spec, extra) for extra, specs in EXTRAS.items() for spec in specs]
 
 
@@ -66,14 +79,6 @@ def _package(spec: str, extra: str = "") -> Check:
     return Check(title, "note" if extra else "wrong", state, f'pip install "{spec}"')
 
 
-def _module(name: str) -> tuple[Any, str]:
-    """An imported module and "", or None and why it can't be imported."""
-    try:
-        return importlib.import_module(name), ""
-    except (ImportError, OSError, RuntimeError) as error:
-        return None, f"{name} can't be loaded: {error}"
-
-
 def _python() -> Check:
     state = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     if sys.version_info < PYTHON:
@@ -81,49 +86,40 @@ def _python() -> Check:
     return Check("python", "ok", f"{state}, longcompress {_version('longcompress') or 'not installed'}")
 
 
-def _decoder() -> Check:
+def _decoder() -> tuple[Status, str, str]:
     """FFmpeg as PyAV brings it, and the codecs it can decode."""
-    av, fault = _module("av")
-    if av is None:
-        return Check("decoder", "wrong", fault, "pip install --force-reinstall av")
+    av: Any = importlib.import_module("av")
     known = av.codecs_available | ({"av1"} if "libdav1d" in av.codecs_available else set())
-    missing = sorted(set(CODECS) - known)
-    state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(c for c in CODECS if c not in missing)}"
-    if missing:
-        remedy = "pip install --force-reinstall --only-binary av av"
-        return Check("decoder", "note", f"{state}; not {', '.join(missing)}", remedy)
-    return Check("decoder", "ok", state)
+    state = f"FFmpeg {av.ffmpeg_version_info}: {', '.join(codec for codec in CODECS if codec in known)}"
+    if missing := ", ".join(sorted(set(CODECS) - known)):
+        return "note", f"{state}; not {missing}", "pip install --force-reinstall --only-binary av av"
+    return "ok", state, ""
 
 
-def _video() -> Check:
+def _video() -> tuple[Status, str, str]:
     """Writes a second of video and reads it."""
-    try:
-        from ..media import read
-        from ..synthetic.scenes import make_scene, write_video
+    from ..media import read
+    from ..synthetic.scenes import make_scene, write_video
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = write_video(make_scene(0, 1.0), Path(folder) / "video.mp4", size_px=64)
-            with read(path) as parts:
-                kinds = {part.modality for part in parts}
-        if kinds != {"video", "audio"}:
-            raise ValueError(f"only {sorted(kinds)} came back")
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        fault = f"a video with audio can't be written and read: {error}"
-        return Check("video", "wrong", fault, "pip install --force-reinstall av")
-    return Check("video", "ok", "written and read, with audio")
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_video(make_scene(0, 1.0), Path(folder) / "video.mp4", size_px=64)
+        with read(path) as parts:
+            kinds = {part.modality for part in parts}
+    if kinds != {"video", "audio"}:
+        raise ValueError(f"of a video with audio only {sorted(kinds)} came back")
+    return "ok", "written and read, with audio", ""
 
 
-def _gpu() -> Check:
-    torch, fault = _module("torch")
-    if torch is None:
-        return Check("gpu", "wrong", fault, "pip install --force-reinstall torch")
+def _gpu() -> tuple[Status, str, str]:
+    import torch
+
     if torch.cuda.is_available():
         gpu, num = torch.cuda.get_device_properties(0), torch.cuda.device_count()
         state = f"{num} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
-        return Check("gpu", "ok", state)
+        return "ok", state, ""
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
-        return Check("gpu", "note", f"there is one that torch {torch.__version__} doesn't see", CUDA_TORCH)
-    return Check("gpu", "note", "none; the CPU is used, and large models are slow on it")
+        return "note", f"there is one that torch {torch.__version__} doesn't see", CUDA_TORCH
+    return "note", "none; the CPU is used, and large models are slow on it", ""
 
 
 def _triton() -> Check:
@@ -138,8 +134,10 @@ def _torchvision() -> list[Check]:
     installed = _version("torchvision")
     if installed is None:
         return []
-    if fault := _module("torchvision")[1]:
-        state = f"doesn't fit torch, and breaks transformers: {fault}"
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, OSError, RuntimeError) as error:
+        state = f"doesn't fit torch, and breaks transformers: it can't be loaded: {error}"
         return [Check("torchvision", "wrong", state, "pip uninstall torchvision")]
     return [Check("torchvision", "ok", f"{installed} (not used)")]
 

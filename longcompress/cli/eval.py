@@ -48,7 +48,7 @@ class SourceOptions:
     def open(self, task: str) -> Source:
         """Questions and videos of a task."""
         values = {name: value for name, value in asdict(self).items() if value not in (None, [])}
-        files = {name: values[name] for name in ("reference", "videos", "durations") if name in values}
+        files = [name for name in ("reference", "videos", "durations") if name in values]
         synthetic = {name: value for name, value in values.items() if name not in files}
         if task_of(task).synthesize is not None:
             if files:
@@ -88,23 +88,15 @@ class JudgeOptions:
         if not self.judge_url or not self.judge_model:
             names = f"{self.judge_url!r} and {self.judge_model!r}"
             raise ValueError(f"a judge needs both --judge-url and --judge-model, got {names}")
-        key = Path(self.judge_key).read_text(encoding="utf-8").strip() if self.judge_key else None
+        key = _text_of(self.judge_key)
         cache = Path(self.judge_cache) if self.judge_cache else None
-        return endpoint(self.judge_url, self.judge_model, key=key, cache=cache)
+        return endpoint(self.judge_url, self.judge_model, key=key and key.strip(), cache=cache)
 
 
 def run(
-    task: str,
-    *,
-    out: str,
-    source: SourceOptions,
-    config: RunConfig,
-    retry_failed: bool = False,
-    num_draws: int = 1000,
-    plot: str | None = None,
-    json: bool = False,
-    options: ModelOptions,
-) -> None:
+    task: str, *, out: str, source: SourceOptions, config: RunConfig, retry_failed: bool = False,
+    num_draws: int = 1000, plot: str | None = None, json: bool = False, options: ModelOptions,
+) -> None:  # fmt: skip
     """Ask a model a benchmark's questions; the same command resumes.
 
     Args:
@@ -130,10 +122,9 @@ def run(
     if plot:
         plot_depths(depths_of(questions.examples, summaries[0]["each"]["recall"]), plot)
     for summary in summaries:
+        _print(summary, json)
         if json:
-            print(dumps(summary, ensure_ascii=False))
             continue
-        _print(summary)
         for line in summary["failed"][:_SHOWN]:
             print(f"failed: {line['id']}: {line['failed']}")
         counts = f"{summary['num_answered']} answered, {summary['num_failed']} failed"
@@ -141,19 +132,10 @@ def run(
 
 
 def score(
-    task: str,
-    *,
-    reference: list[str],
-    pred: list[str],
-    out: str | None = None,
-    durations: str | None = None,
-    compat: Literal["paper"] | None = None,
-    times: Times | None = None,
-    judge: JudgeOptions,
-    seed: int = 0,
-    num_draws: int = 1000,
-    json: bool = False,
-) -> None:
+    task: str, *, reference: list[str], pred: list[str], out: str | None = None, durations: str | None = None,
+    compat: Literal["paper"] | None = None, times: Times | None = None, judge: JudgeOptions, seed: int = 0,
+    num_draws: int = 1000, json: bool = False,
+) -> None:  # fmt: skip
     """Score predictions in a benchmark's own format, without a model.
 
     Args:
@@ -170,30 +152,19 @@ def score(
     """
     if out:
         check_writable(Path(out))
-    prompt = Path(judge.judge_prompt).read_text(encoding="utf-8") if judge.judge_prompt else None
+    prompt = _text_of(judge.judge_prompt)
     how = How(compat=compat, times=times, asker=judge.asker(), judge_prompt=prompt)
     report = score_files(task, reference, pred, how, durations=durations, seed=seed, num_draws=num_draws)
-    text = dumps(report, ensure_ascii=False)
     if out:
         with writing(out):
-            Path(out).write_text(text + "\n", encoding="utf-8")
-    if json:
-        print(text)
-    else:
-        _print(report)
+            Path(out).write_text(dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+    _print(report, json)
 
 
 def compare(
-    task: str,
-    *,
-    out: str,
-    source: SourceOptions,
-    config: CompareConfig,
-    by: str = "kind",
-    score: str = "",
-    json: bool = False,
-    options: ModelOptions,
-) -> None:
+    task: str, *, out: str, source: SourceOptions, config: CompareConfig, by: str = "kind", score: str = "",
+    json: bool = False, options: ModelOptions,
+) -> None:  # fmt: skip
     """Compare our methods with baselines at equal token budgets; the same command resumes.
 
     Args:
@@ -238,9 +209,8 @@ def pairs(first: str, second: str, *, seed: int = 0, json: bool = False) -> None
     rows = [(name, *_shown(item["mean"], item)) for name, item in report["differences"].items()]
     title = f"{Path(first).name} minus {Path(second).name}, {report['num']} examples of both"
     print_table(title, rows)
-    for key, path in (("only_first", first), ("only_second", second)):
-        if some := report[key]:
-            print(f"only in {path}: {len(some)}: {_listed(some)}")
+    _print_ids(f"only in {first}", report["only_first"])
+    _print_ids(f"only in {second}", report["only_second"])
 
 
 def tasks(*, json: bool = False) -> None:
@@ -249,40 +219,43 @@ def tasks(*, json: bool = False) -> None:
     Args:
         json: one JSON object instead of a table.
     """
-    if json:
-        listed = {
-            name: {"about": task.about, "where": task.where, "prompts": list(task.prompts)}
-            for name, task in TASKS.items()
-        }
-        print(dumps(listed, ensure_ascii=False))
-        return
+    listed = {}
     for name, task in TASKS.items():
-        print(f"{name}\n    {task.about}\n    data: {task.where}\n    prompts: {', '.join(task.prompts)}")
+        listed[name] = {"about": task.about, "where": task.where, "prompts": list(task.prompts)}
+        if not json:
+            print(f"{name}\n    {task.about}\n    data: {task.where}\n    prompts: {', '.join(task.prompts)}")
+    if json:
+        print(dumps(listed, ensure_ascii=False))
+
+
+def _text_of(path: str | None) -> str | None:
+    return Path(path).read_text(encoding="utf-8") if path else None
 
 
 def _flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def _print(report: dict[str, Any]) -> None:
-    rows = []
-    for name, value in report["metrics"].items():
-        if isinstance(value, str):
-            rows.append((name, value if len(value) < 80 else value[:77] + "...", ""))
-        else:
-            rows.append((name, *_shown(value, report["intervals"].get(name))))
+def _print(report: dict[str, Any], json: bool) -> None:
+    """A report of scores, as a line of JSON or as a table."""
+    if json:
+        print(dumps(report, ensure_ascii=False))
+        return
+    intervals = report["intervals"]
+    rows = [(name, *_shown(value, intervals.get(name))) for name, value in report["metrics"].items()]
     print_table(f"{report['task']}, {report['num_examples']} examples", rows)
     for name in ("missing", "unknown", "duplicate", "unparsed"):
-        if some := report[name]:
-            print(f"{name}: {len(some)}: {_listed(some)}")
+        _print_ids(name, report[name])
 
 
 def _shown(value: Any, at: Mapping[str, Any] | None) -> tuple[str, str]:
-    """A number and its interval."""
+    """A metric and its interval, as cells of a table."""
     interval = f"{at['low']:.4f} to {at['high']:.4f}" if at and at["low"] is not None else ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value), interval
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if len(text) < 80 else text[:77] + "...", interval
 
 
-def _listed(some: Sequence[str]) -> str:
-    more = f" and {len(some) - _SHOWN} more; --json lists all" if len(some) > _SHOWN else ""
-    return f"{', '.join(some[:_SHOWN])}{more}"
+def _print_ids(what: str, ids: Sequence[str]) -> None:
+    more = f" and {len(ids) - _SHOWN} more; --json lists all" if len(ids) > _SHOWN else ""
+    if ids:
+        print(f"{what}: {len(ids)}: {', '.join(ids[:_SHOWN])}{more}")

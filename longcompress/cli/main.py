@@ -26,24 +26,19 @@ def _in(module: str, names: str) -> dict[str, str]:
     return {name: f"longcompress.{module}:{name.replace('-', '_')}" for name in names.split()}
 
 
-SHARDS = Group(
-    "Encode videos once for training, and look into shards.",
-    _in("cli.shards", "make index verify info repack convert synthesize export-npy import-features bench"),
-)
-EVAL = Group(
-    "Run benchmarks, score predictions as the papers do, compare at equal budgets.",
-    _in("cli.eval", "run score compare pairs tasks")
-    | {"merge-quality": "longcompress.eval.runner.merge_quality:measure"},
-)
-BENCH = Group(
-    "Measure speed and memory, and write the tables of the figures.",
-    {name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ("kernels", "throughput", "report")},
-)
-WEIGHTS = Group("Read weights that other projects published.", _in("cli.weights", "apply delta"))
+_SHARDS = "make index verify info repack convert synthesize export-npy import-features bench"
+_EVAL = _in("cli.eval", "run score compare pairs tasks")
+_EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
+_BENCH = {
+    name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ["kernels", "throughput", "report"]
+}
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "demo": demo,
-    "doctor": doctor, "config": config, "synthesize": synthesize, "train": train, "shards": SHARDS,
-    "eval": EVAL, "bench": BENCH, "weights": WEIGHTS,
+    "doctor": doctor, "config": config, "synthesize": synthesize, "train": train,
+    "shards": Group("Encode videos once for training, and look into shards.", _in("cli.shards", _SHARDS)),
+    "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
+    "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),
+    "weights": Group("Read weights that other projects published.", _in("cli.weights", "apply delta")),
 }, """
 --version shows the version; --debug shows where an error comes from.
 Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input unreadable,
@@ -52,9 +47,8 @@ Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input u
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. `argv` without the program's name; None: the process's own."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    typed = sys.argv[1:] if argv is None else argv
+    words = [word for word in typed if word != "--debug"]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks for it
@@ -71,14 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Failed, ValueError, ImportError, OSError) as error:
-        if debug:
+        if "--debug" in typed:
             raise
         complain("error", error)
-        if isinstance(error, Failed):
-            return error.code
         if isinstance(error, OSError):
             return 4 if error.errno in FULL else 3
-        return 2
+        return error.code if isinstance(error, Failed) else 2
 
 
 def _run(words: list[str]) -> int:

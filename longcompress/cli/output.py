@@ -1,5 +1,6 @@
 """What the commands print: tables, sentences, intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..compression.budget import Estimate
+    from ..compression.estimate import Estimate
     from ..media.reader import MediaInfo
     from ..memory import VideoMemory
 
@@ -18,11 +19,10 @@ def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple
     """What a header says, and the estimate; `answer` tokens are left for the answer."""
     frames = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
     audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
-    header = [
-        ("frames", frames if video.has_video else "none"),
-        ("audio", audio if video.has_audio else "none"),
-    ]
-    return [("length", clock(expected.duration_s)), *header, ("", ""), *estimate_rows(expected, answer)]
+    return [
+        ("length", clock(expected.duration_s)), ("frames", frames if video.has_video else "none"),
+        ("audio", audio if video.has_audio else "none"), ("", ""), *estimate_rows(expected, answer),
+    ]  # fmt: skip
 
 
 def estimate_rows(expected: "Estimate", answer: int) -> list[tuple[str, str]]:
@@ -72,12 +72,12 @@ def cited(cites: Sequence[Any]) -> list[tuple[float, float, str]]:
     """Intervals of the cited tokens, joined where they touch, with the number of tokens of each stream."""
     from ..types import stream_order
 
-    intervals: list[tuple[float, float, dict[str, int]]] = []
+    intervals: list[tuple[float, float, Counter[str]]] = []
     for cite in sorted(cites, key=lambda c: c.start_s):
-        start_s, end_s, counts = cite.start_s, cite.end_s, {cite.stream: 1}
+        start_s, end_s, counts = cite.start_s, cite.end_s, Counter([cite.stream])
         if intervals and start_s <= intervals[-1][1]:
             start_s, last_end_s, before = intervals.pop()
-            end_s, counts = max(last_end_s, end_s), before | {cite.stream: before.get(cite.stream, 0) + 1}
+            end_s, counts = max(last_end_s, end_s), before + counts
         intervals.append((start_s, end_s, counts))
     return [(s, e, ", ".join(f"{n[name]} {name}" for name in stream_order(n))) for s, e, n in intervals]
 
@@ -89,9 +89,7 @@ def _whether_it_fits(expected: "Estimate", answer: int) -> str:
     of = f"{expected.prompt_tokens:,} of {expected.context:,} positions"
     if expected.fits:
         return f"yes, {of}"
-    max_budget = max(
-        1, (expected.context - answer) * 8 // 9
-    )  # timestamps take at most an eighth of the budget
+    max_budget = max(1, (expected.context - answer) * 8 // 9)  # timestamps take at most an eighth of it
     return f"no, {of}; --budget {max_budget} does"
 
 

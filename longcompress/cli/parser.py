@@ -24,26 +24,15 @@ Command = Callable[..., int | None]
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under a name.
+    """Commands under a name."""
 
-    Attributes:
-        about: a line of help.
-        commands: name to a function, or to "module:function", which is imported when it is run.
-        epilog: the last lines of its help.
-    """
-
-    about: str
-    commands: Mapping[str, "Command | str | Group"]
-    epilog: str = ""
+    about: str  # a line of help
+    commands: Mapping[str, "Command | str | Group"]  # a "module:function" is imported when it is run
+    epilog: str = ""  # the last lines of its help
 
 
 def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tuple[str, Command, list[str]]:
-    """The full name of the command that `words` begin with, its function, and the other words.
-
-    Raises:
-        ValueError: there is no such command.
-        SystemExit: after help.
-    """
+    """The full name of the command that `words` begin with, its function, and the other words."""
     if words[:1] in (["--help"], ["-h"]):
         print(overview(group, name))
         raise SystemExit(0)
@@ -51,34 +40,32 @@ def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tupl
     if command is None:
         fault = f"no command {words[0]!r}" if words else "a command is missing"
         raise ValueError(f"{fault}; {name} has {', '.join(group.commands)}")
-    name, rest = f"{name} {words[0]}", list(words[1:])
-    if isinstance(command, Group):
-        return find(rest, command, name)
-    return name, resolve_name(command) if isinstance(command, str) else command, rest
+    name, command, rest = f"{name} {words[0]}", _imported(command), list(words[1:])
+    return find(rest, command, name) if isinstance(command, Group) else (name, command, rest)
+
+
+def _imported(command: "Command | str | Group") -> "Command | Group":
+    return resolve_name(command) if isinstance(command, str) else command
 
 
 def overview(group: Group, name: str) -> str:
     """The help of a group: a line for each command."""
     lines = [f"usage: {name} COMMAND ...", "", group.about, ""]
     for key, command in group.commands.items():
-        function = resolve_name(command) if isinstance(command, str) else command
-        about = function.about if isinstance(function, Group) else _about(function)
+        command = _imported(command)
+        about = command.about if isinstance(command, Group) else _about(command)
         lines.append(f"  {key:16} {about}")
     return "\n".join([*lines, "", f"`{name} COMMAND --help` lists the flags of a command.{group.epilog}"])
 
 
 def parse(name: str, function: Command, words: Sequence[str], **instances: Any) -> dict[str, Any]:
-    """The arguments to call a command's function with.
+    """The arguments to call a command's function with; ValueError in one line for words that don't fit.
 
     Args:
         name: of the command, for messages.
         function: its parameters are the flags.
         words: after the name; `-` and `_` in names of flags are the same.
         instances: parameter to a dataclass whose values are the defaults; of others, `kind()` is.
-
-    Raises:
-        ValueError: for words that don't fit, in one line.
-        SystemExit: after help.
     """
     parser, defaults = parser_of(name, function, instances)
     try:
@@ -95,9 +82,8 @@ def parser_of(
     name: str, function: Command, instances: Mapping[str, Any]
 ) -> tuple[ArgumentParser, dict[str, Any]]:
     """The parser of a command, and the default of each parameter that is a dataclass."""
-    parser = ArgumentParser(
-        prog=name, description=_about(function), exit_on_error=False, formatter_class=HelpFormatter
-    )
+    about = _about(function)
+    parser = ArgumentParser(name, description=about, exit_on_error=False, formatter_class=HelpFormatter)
     notes, hints = documented(function), _hints(function)
     defaults: dict[str, Any] = {}
     usage = [name]
@@ -178,13 +164,12 @@ def _item(hint: Any) -> Any:
 
 def _hints(thing: Any) -> dict[str, Any]:
     """Annotations without `| None`: a flag that isn't there is None anyway, and the messages stay short."""
-    hints = {}
-    for name, hint in typing.get_type_hints(thing).items():
+    hints = typing.get_type_hints(thing)
+    hints.pop("return", None)
+    for name, hint in hints.items():
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             rest = tuple(part for part in typing.get_args(hint) if part is not type(None))
-            hint = typing.Union[rest]  # noqa: UP007 - made of a tuple
-        if name != "return":
-            hints[name] = hint
+            hints[name] = typing.Union[rest]  # noqa: UP007 - made of a tuple
     return hints
 
 
@@ -197,9 +182,8 @@ def documented(thing: Any) -> dict[str, str]:
     """Name to what the Args or Attributes of a docstring, and of a dataclass's bases, say of it."""
     docs = [inspect.getdoc(part) or "" for part in reversed(getattr(thing, "__mro__", [thing]))]
     items = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", "\n".join(docs), re.M)
-    return {
-        name: " ".join(text.split()).replace("%", "%%") for names, text in items for name in names.split(", ")
-    }
+    texts = {names: " ".join(text.split()).replace("%", "%%") for names, text in items}
+    return {name: text for names, text in texts.items() for name in names.split(", ")}
 
 
 def _flag(key: str) -> str:
@@ -229,9 +213,8 @@ def _in_one_line(message: str, parser: ArgumentParser) -> str:
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split())).replace("typing.", "")
     message = re.sub(r"Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), message)
     if "are required" in message or "is required" in message:
-        needed = re.findall(
-            r"(?<= )(?:--[\w-]+|[A-Z_]+)(?= |$)", re.sub(r"(--\S+) \S+", r"\1", parser.usage or "")
-        )
+        usage = re.sub(r"(--\S+) \S+", r"\1", parser.usage or "")
+        needed = re.findall(r"(?<= )(?:--[\w-]+|[A-Z_]+)(?= |$)", usage)
         return f"needs {' and '.join(needed)}"
     if unknown := re.match(r"unrecognized arguments: (.*)", message):
         flags = [flag.replace("changes.", "") for flag in parser._option_string_actions]

@@ -1,6 +1,8 @@
 """`longcompress shards`: videos to shards that training reads many times, and what is in shards."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,16 +44,14 @@ class EncoderOptions:
     def loader(self, default: str | None = None) -> Callable[..., LongCompress]:
         """The function that loads it, with device and dtype still to be given; wrong names fail at once."""
         if self.model is not None and self.preset is not None:
-            raise ValueError(
-                f"--model {self.model} and --preset {self.preset} both say whose features; leave one out"
-            )
+            both = f"--model {self.model} and --preset {self.preset}"
+            raise ValueError(f"{both} both say whose features; leave one out")
         if self.preset is not None:
             config_of(self.preset, self.base, self.variant)
             return partial(encoders_of, self.preset, base=self.base, variant=self.variant)
         if self.base or self.variant:
-            raise ValueError(
-                f"--{'base' if self.base else 'variant'} is of a published model; give --preset too"
-            )
+            flag = "base" if self.base else "variant"
+            raise ValueError(f"--{flag} is of a published model; give --preset too")
         name = self.model or default
         if name is None:
             raise ValueError("one of --model and --preset must say whose features they are")
@@ -71,34 +71,31 @@ class JobOptions:
     on_error: Literal["quarantine", "stop"] = "quarantine"
 
     def __post_init__(self) -> None:
-        try:
-            _ = self.share
-        except ValueError:
-            raise ValueError(f"--shard must be i/N such as 0/8, got {self.shard!r}") from None
+        if not re.fullmatch(r"-?\d+/-?\d+", self.shard):
+            raise ValueError(f"--shard must be i/N such as 0/8, got {self.shard!r}")
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """(i, N)."""
-        number, of = (int(part) for part in self.shard.split("/"))
-        return number, of
+    def options(self) -> dict[str, Any]:
+        """What every function that makes parts takes."""
+        number, of = map(int, self.shard.split("/"))
+        return {"share": (number, of), "on_error": self.on_error, "progress": bars()}
+
+    def finish(
+        self, results: Sequence[shards.Result], folder: Path, records: Sequence[Record], shard_mb: int
+    ) -> int:
+        """Report the results and pack all parts, unless some of the job may be missing; the exit code."""
+        code = _report(results, folder)
+        if int(self.shard.split("/")[1]) == 1:
+            packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+            _print_index(folder, packed)
+        return code
 
 
 def make(
-    source: str,
-    *,
-    out: str,
-    encoders: EncoderOptions,
-    kind: Literal["features", "media"] = "features",
-    tokens_per_segment: dict[str, int] | None = None,
-    device: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    job: JobOptions,
-    shard_mb: int = 1024,
-    threads: int = 0,
-    engine: Literal["here", "ray"] = "here",
-    workers: int = 1,
-    gpus_per_worker: float = 0,
-) -> int:
+    source: str, *, out: str, encoders: EncoderOptions, kind: Literal["features", "media"] = "features",
+    tokens_per_segment: dict[str, int] | None = None, device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None, job: JobOptions, shard_mb: int = 1024,
+    threads: int = 0, engine: Literal["here", "ray"] = "here", workers: int = 1, gpus_per_worker: float = 0,
+) -> int:  # fmt: skip
     """Encode videos once. Run again it goes on; run for the last time without --shard it packs all parts.
 
     Args:
@@ -115,27 +112,23 @@ def make(
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.
     """
-
     if threads < 0:
         raise ValueError(f"--threads must be at least 0, got {threads}")
     if threads:
         torch.set_num_threads(threads)  # actors take as many as are here
     loader = partial(encoders.loader("tiny"), dtype=dtype)
     records, folder = _records_of(source), folder_of(out)
-    options: dict[str, Any] = {"kind": kind, "share": job.share, "on_error": job.on_error, "progress": bars()}
     if engine == "ray":
         from ..train.shards.ray import make as make_by_ray  # an extra
 
-        options |= {"detail": tokens_per_segment, "device": device}
-        options |= {"workers": workers, "gpus_per_worker": gpus_per_worker}
-        results = make_by_ray(records, folder, loader, **options)
+        results = make_by_ray(
+            records, folder, loader, kind=kind, detail=tokens_per_segment, device=device, workers=workers,
+            gpus_per_worker=gpus_per_worker, **job.options(),
+        )  # fmt: skip
     else:
         model = _load(loader, device, tokens_per_segment) if kind == "features" else None
-        results = shards.make(records, folder, model, **options)
-    code = _report(results, folder)
-    if job.share[1] == 1:
-        _print_index(folder, shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars()))
-    return code
+        results = shards.make(records, folder, model, kind=kind, **job.options())
+    return job.finish(results, folder, records, shard_mb)
 
 
 def export_npy(
@@ -152,26 +145,14 @@ def export_npy(
         raise ValueError(f"--preset must be vtimellm or longvale, got {encoders.preset}")
     loader = encoders.loader()
     records, folder = _records_of(source), folder_of(out)
-    results = npy.make(
-        records, folder, loader(device=device), share=job.share, on_error=job.on_error, progress=bars()
-    )
-    return _report(results, folder)
+    return _report(npy.make(records, folder, loader(device=device), **job.options()), folder)
 
 
 def import_features(
-    source: str,
-    *,
-    out: str,
-    encoders: EncoderOptions,
-    video: str | None = None,
-    audio: str | None = None,
-    speech: str | None = None,
-    local: str | None = None,
-    memory: str | None = None,
-    default_duration_s: float = 0.0,
-    job: JobOptions,
-    shard_mb: int = 1024,
-) -> int:
+    source: str, *, out: str, encoders: EncoderOptions, video: str | None = None, audio: str | None = None,
+    speech: str | None = None, local: str | None = None, memory: str | None = None,
+    default_duration_s: float = 0.0, job: JobOptions, shard_mb: int = 1024,
+) -> int:  # fmt: skip
     """Make shards of features that VTimeLLM, LongVALE or LongVLM extracted; see docs/checkpoints.md.
 
     Args:
@@ -189,16 +170,9 @@ def import_features(
     paths = {"video": video, "audio": audio, "speech": speech, "local": local, "memory": memory}
     folders = {name: path for name, path in paths.items() if path is not None}
     records, folder = _records_of(source), folder_of(out)
-    results = features.make(
-        records, folder, loader(device="cpu"), folders, unknown_s=default_duration_s, share=job.share,
-        on_error=job.on_error, progress=bars(),
-    )  # fmt: skip
-    code = _report(results, folder)
-    if job.share[1] == 1:
-        packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
-        counts = {name: sum(name in entry.tokens for entry in packed.entries) for name in _streams_of(packed)}
-        _print_index(folder, packed, f", by stream {counts}")
-    return code
+    model, unknown_s = loader(device="cpu"), default_duration_s
+    results = features.make(records, folder, model, folders, unknown_s=unknown_s, **job.options())
+    return job.finish(results, folder, records, shard_mb)
 
 
 def index(folder: str) -> None:
@@ -232,14 +206,14 @@ def info(folder: str) -> None:
         folder: of indexed shards.
     """
     content = _index_of(folder)
+    tokens: Counter[str] = Counter()
+    for entry in content.entries:
+        tokens.update(entry.tokens)
     figures = {
         "samples": len(content), "shards": len(content.shards),
         "num_bytes": sum(shard.num_bytes for shard in content.shards),
         "hours": round(sum(entry.duration_s for entry in content.entries) / 3600, 3),
-        "tokens": {
-            name: sum(entry.tokens.get(name, 0) for entry in content.entries) for name in _streams_of(content)
-        },
-        "features": content.features,
+        "tokens": {name: tokens[name] for name in stream_order(tokens)}, "features": content.features,
     }  # fmt: skip
     print(json.dumps(figures))
 
@@ -257,16 +231,9 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
 
 
 def bench(
-    folder: str,
-    *,
-    out: str | None = None,
-    model: str | None = None,
-    samples: int | None = None,
-    repeat: int = 0,
-    workers: int = 2,
-    rounds: int = 5,
-    budget: int = 256,
-) -> None:
+    folder: str, *, out: str | None = None, model: str | None = None, samples: int | None = None,
+    repeat: int = 0, workers: int = 2, rounds: int = 5, budget: int = 256,
+) -> None:  # fmt: skip
     """Measure reading beside a plain webdataset loader, in one run, and memory along an epoch.
 
     Args:
@@ -280,10 +247,9 @@ def bench(
         budget: tokens that videos are compressed to.
     """
     content = _index_of(folder)
-    figures = bench_read.bench(
-        content, None if model is None else load(model, device="cpu"), samples=samples or len(content),
-        workers=workers, rounds=rounds, budget=budget, repeat=repeat,
-    )  # fmt: skip
+    loaded = None if model is None else load(model, device="cpu")
+    sizes = {"samples": samples or len(content), "budget": budget, "repeat": repeat}
+    figures = bench_read.bench(content, loaded, workers=workers, rounds=rounds, **sizes)
     print("\n".join(bench_read.table(figures)))
     if out is not None:
         with writing(out):
@@ -318,14 +284,9 @@ def convert(
 
 
 def synthesize(
-    *,
-    out: str,
-    num: int = 400,
-    seconds: float = 60.0,
-    seed: int = 5_000_000,
-    model: str = "tiny",
+    *, out: str, num: int = 400, seconds: float = 60.0, seed: int = 5_000_000, model: str = "tiny",
     tokens_per_segment: dict[str, int] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make feature shards of synthetic videos whose events are all known, to try training on.
 
     Args:
@@ -344,13 +305,11 @@ def synthesize(
 
 
 def _records_of(source: str) -> list[Record]:
-
     with reading():
         return read_records(source)
 
 
 def _index_of(folder: str) -> Index:
-
     with reading():
         return load_index(folder)
 
@@ -364,12 +323,10 @@ def _load(
     return model
 
 
-def _streams_of(content: Index) -> list[str]:
-
-    return stream_order({name for entry in content.entries for name in entry.tokens})
-
-
-def _print_index(folder: str | Path, content: Index, more: str = "") -> None:
+def _print_index(folder: str | Path, content: Index) -> None:
+    counts = Counter(name for entry in content.entries for name in entry.tokens)
+    by_stream = {name: counts[name] for name in stream_order(counts)}
+    more = f", by stream {by_stream}" if by_stream else ""
     print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
 
 

@@ -12,18 +12,10 @@ RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 
 
 def train(
-    name: str | None,
-    *,
-    out: str,
-    resume: bool = False,
-    overfit_check: bool = False,
-    start: Literal["encoders", "clips", "lm"] | None = None,
-    estimate_memory: int = 0,
-    seconds: float = 3600.0,
-    measure: bool = False,
-    json: bool = False,
-    recipe: Any,
-) -> int:
+    name: str | None, *, out: str, resume: bool = False, overfit_check: bool = False,
+    start: Literal["encoders", "clips", "lm"] | None = None, estimate_memory: int = 0,
+    seconds: float = 3600.0, measure: bool = False, json: bool = False, recipe: Any,
+) -> int:  # fmt: skip
     """Train projectors, time embeddings and LoRA from shards by a recipe: align, boundary, instruct, ...
 
     Args:
@@ -49,12 +41,11 @@ def train(
     elif start is not None:
         raise ValueError(f"--start is for the embedded model (tiny), got recipe {name}; use --resume")
     elif estimate_memory:
-        from ..train.memory_estimate import estimate_json
-        from ..train.memory_estimate import estimate_memory as estimate
+        from ..train import memory_estimate as memory
 
         loaded = recipe.engine.load(recipe.model)
-        step = estimate(loaded, recipe, estimate_memory, seconds=seconds, measure=measure)
-        print(dumps(estimate_json(step)))
+        step = memory.estimate_memory(loaded, recipe, estimate_memory, seconds=seconds, measure=measure)
+        print(dumps(memory.estimate_json(step)))
         return 0
     elif overfit_check:
         from ..train.overfit_check import overfit_check as check
@@ -69,21 +60,15 @@ def train(
 
 
 def recipe_of(words: Sequence[str]) -> Any:
-    """The recipe that the first of these words names; without one, the overfit check's or an empty stage.
-
-    Raises:
-        ValueError: no recipe has that name; a field of the file is unknown.
-        FileNotFoundError: there is no such file.
-    """
+    """The recipe that the first of these words names; without one, the overfit check's or an empty stage."""
     from ..config import from_dict, read_values
     from ..train.stages import StageRecipe
     from ..train.tiny.recipe import TinyRecipe
 
     name = words[0] if words and not words[0].startswith("-") else ""
-    if not name:
-        if "--overfit-check" not in words:
-            return StageRecipe()
-        name = "overfit_check"
+    if not name and "--overfit-check" not in words:
+        return StageRecipe()
+    name = name or "overfit_check"
     path = RECIPES / f"{name}.yaml" if re.fullmatch(r"[\w-]+", name) else Path(name)
     if not path.is_file():
         if path.parent != RECIPES:
@@ -91,14 +76,11 @@ def recipe_of(words: Sequence[str]) -> Any:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"train: no recipe {name!r}; give one of {known}, or a YAML file")
     values = read_values(path)
-    return from_dict(
-        TinyRecipe if "mixes" in values else StageRecipe, values
-    )  # only the embedded model mixes clips
+    # only the embedded model mixes clips
+    return from_dict(TinyRecipe if "mixes" in values else StageRecipe, values)
 
 
 def _check_text(result: dict[str, Any]) -> str:
+    losses = f"first loss {result['first_loss']:.3f}, last {result['last_loss']:.3f}"
     verdict = "the training learns" if result["ok"] else "the training does not learn: don't start a long run"
-    return (
-        f"{result['right']} of {result['asked']} answers are as they were learned; first loss "
-        f"{result['first_loss']:.3f}, last {result['last_loss']:.3f}\n{verdict}"
-    )
+    return f"{result['right']} of {result['asked']} answers are as they were learned; {losses}\n{verdict}"

@@ -27,16 +27,10 @@ def delta(*, out: str, base: str, delta: str, shard_mb: int = 1024) -> None:
 
 
 def apply(
-    model: str,
-    *,
-    out: str,
-    weights: list[str],
-    base: dict[str, str] | None = None,
-    variant: dict[str, Any] | None = None,
-    init: list[str] | None = None,
-    device: str | None = None,
+    model: str, *, out: str, weights: list[str], base: dict[str, str] | None = None,
+    variant: dict[str, Any] | None = None, init: list[str] | None = None, device: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Put published weights into a published model and save it, to compress with and to train on.
 
     Args:

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..config import BudgetConfig
 from ..kernels import Plan, frame_novelty, plan
 from ..types import Encoded, Segment, Tokens, stream_order
-from .budget import allocate, check_budget
 from .merging import pool_tokens
+from .state import allocate, check_budget
 
 Method = Literal["full", "frames", "pool", "random", "evs", "tome", "longvlm", "kmeans"]
 METHODS: tuple[Method, ...] = get_args(Method)

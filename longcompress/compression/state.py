@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..config import BudgetConfig, MemoryConfig, MergeConfig
 from ..kernels import State, after_rounds, attend, frame_novelty, start_state
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
-from .budget import allocate, check_budget
 from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
 
 DATA = ("chunks", "segments_per_chunk", "num_rounds", "last", "num_frames", "memory", "duration_s")
@@ -304,6 +303,68 @@ def join_pairs(chunks: Sequence[Chunk]) -> list[Chunk]:
     """Neighbours joined in pairs; an odd last chunk stays alone."""
     pairs = zip(chunks[::2], chunks[1::2], strict=False)
     return [a.join(b) for a, b in pairs] + list(chunks[len(chunks) & ~1 :])
+
+
+def check_budget(budget: int, min_tokens: int) -> None:
+    """ValueError unless `budget` is at least `min_tokens`: the global tokens and a token of each stream."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be a whole number of tokens >= 1, got {budget!r}")
+    if budget < min_tokens:
+        raise ValueError(
+            f"budget must be at least {min_tokens} here (global tokens, and one for each stream), "
+            f"got {budget}; raise it, or turn global tokens off (memory.kind = none)"
+        )
+
+
+def allocate(
+    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int = 1
+) -> list[int]:
+    """`total` dealt out in proportion to `weights` by largest remainder.
+
+    Args:
+        weights: >= 0; all zero counts as all equal.
+        total: what is dealt out.
+        max_tokens: no part gets more than this.
+        min_tokens: nor less than this (or its max_tokens).
+
+    Returns:
+        Whole numbers that sum to exactly min(total, sum(max_tokens)); equal remainders go to the lower index.
+
+    Raises:
+        ValueError: if total is less than what `min_tokens` asks for.
+    """
+    num = len(weights)
+    if len(max_tokens) != num:
+        raise ValueError(f"max_tokens must have {num} entries like weights, got {len(max_tokens)}")
+    floor = [min(min_tokens, m) for m in max_tokens]
+    if total < sum(floor):
+        raise ValueError(
+            f"total must be at least {sum(floor)} to give each of {num} parts {min_tokens}, got {total}"
+        )
+    total = min(total, sum(max_tokens))
+    w = list(weights) if sum(weights) > 0 else [1.0] * num
+    fixed: dict[int, int] = {}
+    while True:  # parts whose share lies outside their bounds get the bound; the rest is dealt anew
+        free = [i for i in range(num) if i not in fixed]
+        room = total - sum(fixed.values())
+        sum_w = sum(w[i] for i in free)
+        ideal = {i: (room * w[i] / sum_w if sum_w > 0 else room / len(free)) for i in free}
+        low = {i: floor[i] for i in free if ideal[i] < floor[i]}
+        high = {i: max_tokens[i] for i in free if ideal[i] > max_tokens[i]}
+        lack = sum(floor[i] - ideal[i] for i in low)
+        spare = sum(ideal[i] - max_tokens[i] for i in high)
+        if not low and not high:
+            break
+        fixed.update(low if lack >= spare else high)
+    out = [fixed.get(i, 0) for i in range(num)]
+    for i in free:
+        out[i] = int(ideal[i])
+    left = total - sum(out)
+    by_rest = sorted((i for i in free), key=lambda i: (int(ideal[i]) - ideal[i], i))
+    for i in [i for i in by_rest if out[i] < max_tokens[i]][:left]:
+        out[i] += 1
+    assert sum(out) == total, (out, total)
+    return out
 
 
 STATE_CLASSES = (Chunk, Group, Tokens, Mean, State)

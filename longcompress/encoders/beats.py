@@ -86,7 +86,6 @@ class Beats(nn.Module):
             mel: (A, L, 128) float, from `beats_filters`; at least one patch long.
             padding: (A, L) bool, True at frames that aren't audio; None: all are.
         """
-        self._check(mel, padding)
         weight = self.patch.weight
         x = self.patch(mel.to(weight.device, weight.dtype)[:, None])
         x = self.widen(self.patch_norm(rearrange(x, "a c t bands -> a (t bands) c")))  # (A, P, C)
@@ -99,24 +98,6 @@ class Beats(nn.Module):
         for layer in self.layers:
             x = layer(x, bias, masked)
         return x if masked is None else x.masked_fill(masked[..., None], 0)
-
-    def _check(self, mel: Tensor, padding: Tensor | None) -> None:
-        side = self.config.patch_size
-        if mel.dim() != 3 or mel.shape[2] != BANDS or not mel.is_floating_point():
-            raise ValueError(
-                f"mel must be (A, L, {BANDS}) float, got {tuple(mel.shape)} {mel.dtype}; "
-                "make it from samples with beats_filters"
-            )
-        if mel.shape[1] < side:
-            raise ValueError(
-                f"mel must have at least {side} frames, one patch, got {mel.shape[1]}; pad shorter audio and "
-                "mark the padding"
-            )
-        if padding is not None and (padding.shape != mel.shape[:2] or padding.dtype != torch.bool):
-            raise ValueError(
-                f"padding must be (A, L) = {tuple(mel.shape[:2])} bool like mel, got "
-                f"{tuple(padding.shape)} {padding.dtype}"
-            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, for `from_pretrained`."""
@@ -198,9 +179,8 @@ def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
     table = own["distances.weight"] = state[TABLE.format(0)]
     for i in range(config.layers):
         if not torch.equal(state[TABLE.format(i)], table):
-            raise ValueError(
-                f"base: {path}: {TABLE.format(i)} must be the same as layer 0's, got other values"
-            )
+            name = TABLE.format(i)
+            raise ValueError(f"base: {path}: {name} must be the same as layer 0's, got other values")
     # Weight norm over the kernel's positions, fused in float64.
     length, direction = state[f"{POSITION}.weight_g"], state[f"{POSITION}.weight_v"]
     wide = direction.double()
@@ -232,10 +212,9 @@ def released_names(config: BeatsConfig) -> dict[str, str]:
     names = {"patch_embedding.weight": "patch.weight", f"{POSITION}.bias": "position.bias"}
     modules = dict(MODULES)
     for i in range(config.layers):
-        modules |= {
-            f"encoder.layers.{i}.{theirs}": f"layers.{i}.{ours}" for theirs, ours in LAYER_MODULES.items()
-        }
-        names[f"encoder.layers.{i}.self_attn.grep_a"] = f"layers.{i}.attention.gate_scale"
+        layer = f"layers.{i}"
+        modules |= {f"encoder.{layer}.{theirs}": f"{layer}.{ours}" for theirs, ours in LAYER_MODULES.items()}
+        names[f"encoder.{layer}.self_attn.grep_a"] = f"{layer}.attention.gate_scale"
     for theirs, ours in modules.items():
         names |= {f"{theirs}.{leaf}": f"{ours}.{leaf}" for leaf in ("weight", "bias")}
     return names

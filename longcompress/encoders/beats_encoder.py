@@ -11,8 +11,9 @@ from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
 from .beats import Beats
-from .checks import check_audio, check_width
+from .checks import check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
+from .whisper import check_audio
 
 WINDOW = 512  # frames of the mel filters
 HALF = WINDOW // 2  # the released scripts leave a last window of fewer frames out
@@ -66,10 +67,9 @@ class BeatsEncoder(nn.Module):
         check_audio(audio, self.rate_hz, self.block + self.lookahead)
         x = self.features(audio.samples[None])  # (1 or 0, C)
         num, end_s = len(x), audio.start_s + min(len(audio), self.block) / self.rate_hz
-        start_s, end = (
-            torch.full((num,), t, dtype=torch.float64, device=x.device) for t in (audio.start_s, end_s)
-        )
-        tokens = Tokens(x, torch.ones(num, device=x.device), (start_s + end) / 2, start_s, end)
+        times = torch.tensor([audio.start_s, end_s], dtype=torch.float64, device=x.device)
+        start, end = times[:, None].expand(2, num).clone()
+        tokens = Tokens(x, torch.ones(num, device=x.device), (start + end) / 2, start, end)
         return Encoded(tokens, self.metric(x), x[:, None] if self.config.summary else None)
 
     def metric(self, x: Tensor) -> Tensor:

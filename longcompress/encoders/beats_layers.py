@@ -92,12 +92,9 @@ class BeatsAttention(nn.Module):
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(config.width, config.width)
-        self.value = nn.Linear(config.width, config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.gate = nn.Linear(config.width // config.heads, GATES * GATE_TERMS)
+        self.heads, width = config.heads, config.width
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.gate = nn.Linear(width // self.heads, GATES * GATE_TERMS)
         self.gate_scale = nn.Parameter(torch.ones(1, config.heads, 1, 1))
 
     def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:

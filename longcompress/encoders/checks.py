@@ -1,11 +1,9 @@
-"""Checks of a base before and after its weights are read, and of what an encoder takes."""
+"""Checks of a base before and after its weights are read."""
 
 from pathlib import Path
 from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
-
-from ..types import Audio
 
 
 def kind_of(base: str | Path) -> Any:
@@ -40,15 +38,6 @@ def check_vision(base: str | Path, known: Any) -> None:
         )
 
 
-def check_whisper(base: str | Path, known: Any) -> None:
-    """ValueError unless it is of Whisper."""
-    if known.model_type != "whisper":
-        raise ValueError(
-            f"base {str(base)!r} must be a Whisper model, got one of type {known.model_type!r}; for BEATs "
-            'set kind "beats"'
-        )
-
-
 def check_language(base: str | Path, known: Any) -> None:
     """ValueError unless it is a causal language model."""
     if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -57,27 +46,22 @@ def check_language(base: str | Path, known: Any) -> None:
         )
 
 
-def check_whole(base: str | Path, info: dict[str, Any]) -> None:
-    """ValueError if parameters were missing as an encoder was loaded: they would be random numbers."""
+def load_whole(kind: Any, base: str | Path, attention: str | None, **options: Any) -> Any:
+    """The model of a class of transformers; ValueError if parameters are missing: they would be random."""
+    options |= {"attn_implementation": attention, "output_loading_info": True}
+    model, info = kind.from_pretrained(base, **options)
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         raise ValueError(
             f"base {str(base)!r} lacks {len(missing)} of the encoder's parameters, such as {missing[:3]}"
         )
+    return model
 
 
 def check_width(width: int, channels: int) -> None:
     """ValueError unless the width of a metric divides the encoder's channels."""
     if channels % min(width, channels):
         raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
-
-
-def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
-    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
-    if audio.rate_hz != rate_hz:
-        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
-    if not 0 < len(audio) <= max_samples:
-        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")
 
 
 def _first(error: Exception) -> str:

@@ -4,8 +4,6 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ..types import Audio, Encoded, Frames
 from .encoder import Encoder
 
@@ -22,7 +20,7 @@ class Stream:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self._means = encoder.means and encoder.means.copy()
+        self._means = encoder.means and replace(encoder.means, waiting=[])
         self._parts: list[Frames | Audio] = []  # what waits for its block to be full
         # Start of the unbroken audio, and its samples that were encoded. Times of blocks are counted from
         # there, so that they are the same to the last bit for all cuts.
@@ -31,19 +29,20 @@ class Stream:
     def copy(self) -> "Stream":
         """An independent copy; tensors are shared, for nothing here writes into them."""
         twin = copy.copy(self)
-        twin._parts, twin._means = list(self._parts), self._means and self._means.copy()
+        twin._parts = list(self._parts)
+        twin._means = self._means and replace(self._means, waiting=list(self._means.waiting))
         return twin
 
     def state(self) -> dict[str, Any]:
         """All but the encoder, for `set_state`."""
-        means = {} if self._means is None else {"means": self._means.state()}
+        means = {} if self._means is None else {"means": list(self._means.waiting)}
         return {"parts": list(self._parts), "run_s": self._run_s, "run": self._run} | means
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state` returned."""
         self._parts, self._run_s, self._run = list(state["parts"]), state["run_s"], state["run"]
         if self._means is not None:
-            self._means.set_state(state["means"])
+            self._means.waiting = list(state["means"])
 
     @property
     def num_pending(self) -> int:
@@ -121,9 +120,8 @@ def follows(before: Frames | Audio, part: Frames | Audio) -> bool:
 
 def set_steps(encoded: Encoded, parts: list[Frames]) -> Encoded:
     """The same tokens, each lasting as long as its frame in `parts`."""
-    steps = torch.cat([torch.full((len(part),), part.step_s, dtype=torch.float64) for part in parts])
+    start_s = encoded.tokens.start_s
+    steps = start_s.new_tensor([part.step_s for part in parts for _ in range(len(part))])
     step_s = steps[: len(encoded) // encoded.patches].repeat_interleave(encoded.patches)
-    start_s, step_s = encoded.tokens.start_s, step_s.to(encoded.tokens.start_s.device)
-    return replace(
-        encoded, tokens=replace(encoded.tokens, time_s=start_s + step_s / 2, end_s=start_s + step_s)
-    )
+    tokens = replace(encoded.tokens, time_s=start_s + step_s / 2, end_s=start_s + step_s)
+    return replace(encoded, tokens=tokens)

@@ -108,15 +108,8 @@ def size_mask(x: Tensor, groups: Plan | None, first: int) -> Tensor | None:
 
 
 def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int) -> tuple[Tensor, Plan]:
-    """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs merged.
-
-    Args:
-        x: (T, tokens, C), of which the first `first` of a frame stay as they are.
-        metric: (T * n, d), of the n patches of each frame.
-        pairs: pairs of each frame, 1 to n // 2.
-        groups: of the patches of the grid in x; None: every patch is its own group.
-        first: tokens before the patches.
-    """
+    """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs of each frame
+    merged: of x (T, tokens, C), whose first tokens stay as they are, and metric (T * n, d) of the others."""
     num = x.shape[1] - first
     offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
     size = None if groups is None else groups.mass
@@ -141,13 +134,8 @@ def whole(x: Tensor, groups: Plan | None, first: int) -> Tensor:
 
 @torch.no_grad()
 def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
-    """ValueError unless patches can merge in this encoder's layers.
-
-    Args:
-        encoder: any vision encoder.
-        pixels: (T, 3, H, W) normalised frames for a trial.
-        layer: index of the hidden state that will be used.
-    """
+    """ValueError unless patches can merge in this encoder's layers, up to the hidden state of index `layer`,
+    after a trial with normalised frames `pixels` (T, 3, H, W)."""
     kind, attention = encoder.config.model_type, encoder.config._attn_implementation
     if kind not in FAMILIES:
         raise ValueError(

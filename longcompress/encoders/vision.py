@@ -14,7 +14,7 @@ from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedMod
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .checks import check_vision, check_whole, check_width, kind_of
+from .checks import check_vision, check_width, kind_of, load_whole
 from .tome import check_encoder, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -23,12 +23,8 @@ HALF = (0.5, 0.5, 0.5)
 # Published mean and deviation of each family, for folders without a preprocessor_config.json.
 NORMS = {
     "clip_vision_model": (CLIP_MEAN, CLIP_STD),
-    "siglip_vision_model": (HALF, HALF),
-    "siglip2_vision_model": (HALF, HALF),
-    "vit": (HALF, HALF),
-    "dinov2": (IMAGENET_MEAN, IMAGENET_STD),
-    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD),
-    "convnext": (IMAGENET_MEAN, IMAGENET_STD),
+    **dict.fromkeys(("siglip_vision_model", "siglip2_vision_model", "vit"), (HALF, HALF)),
+    **dict.fromkeys(("dinov2", "dinov3_vit", "convnext"), (IMAGENET_MEAN, IMAGENET_STD)),
 }
 
 
@@ -40,8 +36,7 @@ class VisionEncoder(nn.Module):
             CLIPVisionModelWithProjection.
         config: which layer, batch size and metric.
         size_px: side of the frames.
-        mean: (3,) mean of each colour (0 to 1).
-        std: (3,) standard deviation of each colour.
+        mean, std: (3,) mean and standard deviation of each colour (0 to 1).
     """
 
     modality = "video"
@@ -59,10 +54,8 @@ class VisionEncoder(nn.Module):
                 f'got {type(encoder).__name__}; use tokens "patches"'
             )
         self.encoder = encoder.eval().requires_grad_(False)
-        self.config = config
-        self.size_px = size_px
+        self.config, self.size_px, self.norm = config, size_px, (mean, std)
         self.block = config.batch_size
-        self.norm = (mean, std)
         with torch.no_grad():
             probe = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8, device=encoder.device)
             if config.merge_per_layer:
@@ -82,18 +75,16 @@ class VisionEncoder(nn.Module):
         if file.is_file():
             values = json.loads(file.read_text())
             norm = (tuple(values.get("image_mean", norm[0])), tuple(values.get("image_std", norm[1])))
-        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
         if config.tokens == "class":
             if known.model_type not in ("clip", "clip_vision_model"):
                 raise ValueError(
                     f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
                     f'{known.model_type!r}; use tokens "patches"'
                 )
-            model, info = CLIPVisionModelWithProjection.from_pretrained(base, **kwargs)
+            model = load_whole(CLIPVisionModelWithProjection, base, config.attention, **kwargs)
         else:
-            model, info = AutoModel.from_pretrained(base, **kwargs)
+            model = load_whole(AutoModel, base, config.attention, **kwargs)
             model = getattr(model, "vision_model", model)
-        check_whole(base, info)
         return cls(model, config, size_px, *norm)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -148,11 +139,8 @@ class VisionEncoder(nn.Module):
         return head_mean(x, self.config.metric_width)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None);
-        with tokens "class" (T, 1, C) of the class token's projection.
-
-        Args:
-            pixels: (T, size_px, size_px, 3) uint8.
+        """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of
+        pixels (T, size_px, size_px, 3) uint8; with tokens "class" (T, 1, C) of the class token's projection.
         """
         x = self.normal(pixels)
         config, num = self.config, self.config.summary_layers

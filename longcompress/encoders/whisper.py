@@ -1,8 +1,9 @@
-"""Audio to tokens: the encoder of a Whisper model, in windows of fixed length."""
+"""Audio to tokens: the encoder of a Whisper model in windows of fixed length, and means over their ends."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import reduce
@@ -13,8 +14,64 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ..config import AudioConfig, MediaConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Tokens
-from .averaging import Means
-from .checks import check_audio, check_whisper, check_whole, check_width, kind_of
+from .checks import check_width, kind_of, load_whole
+
+GAP_S = 1e-3  # a token that begins this much after the end of the token before doesn't follow it
+
+
+@dataclass
+class Means:
+    """Every `size` tokens that follow one another become their mean; fewer wait for more.
+
+    Args:
+        size: tokens of a mean.
+        tail: whether fewer tokens at the end make a mean too ("kept"), or none ("released").
+        waiting: the tokens of the next mean.
+    """
+
+    size: int
+    tail: Literal["kept", "released"] = "kept"
+    waiting: list[Encoded] = field(default_factory=list)
+
+    def push(self, encoded: Encoded) -> list[Encoded]:
+        """The means that are complete now."""
+        if not len(encoded):
+            return []
+        means = []
+        # Behind a gap means begin anew: what waits is the tail of the tokens before the gap.
+        if self.waiting:
+            gap_s = float(encoded.tokens.start_s[0]) - float(self.waiting[-1].tokens.end_s[-1])
+            if abs(gap_s) > GAP_S:
+                means += self.flush()
+        self.waiting.append(encoded)
+        num = sum(map(len, self.waiting))
+        whole = num - num % self.size
+        if whole:
+            joined = Encoded.join(self.waiting)
+            means.append(mean_of_each(joined.rows(0, whole), self.size))
+            self.waiting = [joined.rows(whole, num)] if num > whole else []
+        return means
+
+    def flush(self) -> list[Encoded]:
+        """The mean of the tokens that wait, if the tail is kept."""
+        waiting, self.waiting = self.waiting, []
+        if not waiting or self.tail == "released":
+            return []
+        joined = Encoded.join(waiting)
+        return [mean_of_each(joined, len(joined))]
+
+
+def mean_of_each(encoded: Encoded, size: int) -> Encoded:
+    """The mean of every `size` tokens, with the time of all of them. The metric is linear, so its mean is the
+    metric of the mean."""
+
+    def mean(x: Tensor) -> Tensor:
+        return reduce(x, "(n size) ... -> n ...", "mean", size=size)
+
+    tokens, summary = encoded.tokens, encoded.summary
+    start_s, end_s = tokens.start_s[::size], tokens.end_s[size - 1 :: size]
+    means = Tokens(mean(tokens.x), mean(tokens.size), (start_s + end_s) / 2, start_s, end_s)
+    return Encoded(means, mean(encoded.metric), None if summary is None else mean(summary))
 
 
 class AudioEncoder(nn.Module):
@@ -33,8 +90,7 @@ class AudioEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
-        self.extractor = extractor
-        self.config = config
+        self.extractor, self.config = extractor, config
         self.width: int = encoder.config.d_model
         self.rate_hz: int = extractor.sampling_rate
         self.block: int = extractor.n_samples
@@ -61,12 +117,14 @@ class AudioEncoder(nn.Module):
     def load(cls, config: AudioConfig, base: str | Path, **kwargs: Any) -> "AudioEncoder":
         """The encoder of the Whisper model (or the Whisper encoder alone) in a folder or on the hub."""
         known = kind_of(base)
-        check_whisper(base, known)
+        if known.model_type != "whisper":
+            raise ValueError(
+                f"base {str(base)!r} must be a Whisper model, got one of type {known.model_type!r}; for "
+                'BEATs set kind "beats"'
+            )
         extractor = WhisperFeatureExtractor.from_pretrained(base)
         alone = "WhisperEncoder" in (known.architectures or ())
-        kwargs |= {"attn_implementation": config.attention, "output_loading_info": True}
-        model, info = (WhisperEncoder if alone else WhisperModel).from_pretrained(base, **kwargs)
-        check_whole(base, info)
+        model = load_whole(WhisperEncoder if alone else WhisperModel, base, config.attention, **kwargs)
         return cls(model if alone else model.encoder, extractor, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -117,3 +175,11 @@ class AudioEncoder(nn.Module):
         # Only the last state has passed the final norm.
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
         return reduce(x, "b (n pool) c -> b n c", "mean", pool=self.pool)
+
+
+def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
+    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
+    if audio.rate_hz != rate_hz:
+        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
+    if not 0 < len(audio) <= max_samples:
+        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pysubs2
 
@@ -52,7 +52,7 @@ def write_events(
     events = list(events)
     for number, event in enumerate(events):
         _check_event(event, number, format)
-    text = WRITERS[format](events, rate_fps, " ".join(title.split()))
+    text = WRITERS[format](events, format=format, rate_fps=rate_fps, title=" ".join(title.split()))
     if isinstance(path_or_stream, str | Path):
         with replacing(path_or_stream) as part:
             part.write_bytes(text.encode())
@@ -78,7 +78,7 @@ def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _to_jsonl(events: list[Event], rate_fps: float, title: str) -> str:
+def _to_jsonl(events: list[Event], **_: Any) -> str:
     rows = (
         {"version": VERSION, "start_s": float(e.start_s), "end_s": float(e.end_s), "text": e.text}
         for e in events
@@ -86,7 +86,7 @@ def _to_jsonl(events: list[Event], rate_fps: float, title: str) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _to_csv(events: list[Event], rate_fps: float, title: str) -> str:
+def _to_csv(events: list[Event], **_: Any) -> str:
     out = io.StringIO(newline="")
     rows = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     rows.writerow(("start_s", "end_s", "text"))
@@ -94,11 +94,15 @@ def _to_csv(events: list[Event], rate_fps: float, title: str) -> str:
     return out.getvalue()
 
 
-def _to_subtitles(events: list[Event], format: str, escape: Callable[[str], str]) -> str:
+def _to_subtitles(events: list[Event], format: str, **_: Any) -> str:
     subtitles = pysubs2.SSAFile()
     for event in sorted(events, key=lambda e: e.start_s):
         text = "\n".join(line for line in _lines(event.text) if line.strip())
-        text = escape(text.replace("-->", "->"))
+        text = text.replace("-->", "->")
+        if format == "vtt":
+            text = html.escape(text, quote=False)
+        elif format == "ass":
+            text = text.replace("{", "(").replace("}", ")")
         text = re.sub(r"\\(?=[hnN])", "\\\\\u2060", text)  # pysubs2 takes \N for a line break: part the two
         cue = pysubs2.SSAEvent(round(event.start_s * 1000), round(event.end_s * 1000))
         cue.plaintext = text
@@ -108,19 +112,7 @@ def _to_subtitles(events: list[Event], format: str, escape: Callable[[str], str]
     return str(subtitles.to_string(format, **options))
 
 
-def _to_srt(events: list[Event], rate_fps: float, title: str) -> str:
-    return _to_subtitles(events, "srt", str)
-
-
-def _to_vtt(events: list[Event], rate_fps: float, title: str) -> str:
-    return _to_subtitles(events, "vtt", lambda text: html.escape(text, quote=False))
-
-
-def _to_ass(events: list[Event], rate_fps: float, title: str) -> str:
-    return _to_subtitles(events, "ass", lambda text: text.replace("{", "(").replace("}", ")"))
-
-
-def _to_edl(events: list[Event], rate_fps: float, title: str) -> str:
+def _to_edl(events: list[Event], rate_fps: float, title: str, **_: Any) -> str:
     """A cut of the video: the source side has the events' times, the record side is one after the other."""
     out = [f"TITLE: {title}", "FCM: NON-DROP FRAME", ""]
     base, at = round(rate_fps), 0
@@ -140,6 +132,6 @@ def _timecode(frames: int, base: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{frames:02d}"
 
 
-WRITERS: dict[str, Callable[[list[Event], float, str], str]] = {
-    "jsonl": _to_jsonl, "srt": _to_srt, "vtt": _to_vtt, "ass": _to_ass, "csv": _to_csv, "edl": _to_edl,
+WRITERS: dict[str, Callable[..., str]] = {
+    "jsonl": _to_jsonl, **dict.fromkeys(SUBTITLES, _to_subtitles), "csv": _to_csv, "edl": _to_edl,
 }  # fmt: skip

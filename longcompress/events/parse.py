@@ -37,21 +37,15 @@ _END_OF_WORDS = r"(?= ?(?:[,;:!?)\]]|\.(?:$| )|$))"
 def _grammar(kinds: Sequence[str], to: str, alone: Sequence[str]) -> re.Pattern[str]:
     """A pattern of spans, with ends of one kind, and of single times. Its groups are the times."""
     some = "|".join(kinds)
-    return re.compile(
-        "|".join(
-            [
-                *(
-                    rf"{_EDGE}(?:(?:from|during|at|between) {_NEAR})?({k}) ?(?:{to}){_NEAR}({k})(?!-[0-9])"
-                    for k in kinds
-                ),
-                rf"\bbetween {_NEAR}({some}) and {_NEAR}({some})",
-                rf"\[ ?({some}), ?({some}) ?\]",
-                rf"\b(?:start|begin|began)\w*{_MARK}({some})[^0-9]{{0,30}}?\bend\w*{_MARK}({some})",
-                *alone,
-            ]
-        ),
-        re.IGNORECASE,
-    )
+    spans = [
+        rf"{_EDGE}(?:(?:from|during|at|between) {_NEAR})?({k}) ?(?:{to}){_NEAR}({k})(?!-[0-9])" for k in kinds
+    ]
+    spans += [
+        rf"\bbetween {_NEAR}({some}) and {_NEAR}({some})",
+        rf"\[ ?({some}), ?({some}) ?\]",
+        rf"\b(?:start|begin|began)\w*{_MARK}({some})[^0-9]{{0,30}}?\bend\w*{_MARK}({some})",
+    ]
+    return re.compile("|".join([*spans, *alone]), re.IGNORECASE)
 
 
 _IN_SECONDS = _grammar(

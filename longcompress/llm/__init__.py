@@ -2,8 +2,7 @@
 
 from ..types import CompressedVideo
 from .causal import CausalLM
-from .collate import collate, learned_places, text_positions, video_positions
-from .prompt import Example
+from .prompt import Example, collate, learned_places, text_positions, video_positions
 
 __all__ = [
     "CausalLM", "CompressedVideo", "Example", "collate", "learned_places", "text_positions",

@@ -28,17 +28,13 @@ def init_heads(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfi
     """Scale new projectors and a new time embedding to `token_norm` and `time_norm` of LLMConfig.
 
     A projector keeps its directions. Each layer is centred, so that the common part of all features gives
-    zero, and scaled: an inner layer to variance 1, the last to the norm of the config.
-
-    Args:
-        llm: an untrained language model.
-        encoders: of its streams.
-        media: the size of frames and the rate of samples.
+    zero, and scaled: an inner layer to variance 1, the last to the norm of the config. `media` has the size
+    of frames and the rate of samples.
     """
     settings, unit = llm.settings, embedding_norm(llm)
     for name in llm.names if settings.token_norm else ():
         x = features_of(encoders[name], media).to(next(llm.project[name].parameters()).device)
-        inner, last = _layers(llm.project[name])
+        *inner, last = [layer for layer in llm.project[name].modules() if isinstance(layer, nn.Linear)]
         for layer in inner:
             x = nn.functional.gelu(_centred(layer, x, layer.out_features**0.5))
         _centred(last, x, settings.token_norm * unit)
@@ -95,12 +91,6 @@ def features_of(encoder: Encoder, media: MediaConfig) -> Tensor:
         samples = (samples + 0.01 * torch.sin(2 * torch.pi * 50 * time_s)).clamp(-1, 1)
         encoded = stream.push(Audio(samples, 0.0, media.rate_hz))
     return torch.cat([part.tokens.x.float() for part in [*encoded, *stream.flush()]])
-
-
-def _layers(project: nn.Module) -> tuple[list[nn.Linear], nn.Linear]:
-    """(the inner layers of a projector, its last one)."""
-    *inner, last = [layer for layer in project.modules() if isinstance(layer, nn.Linear)]
-    return inner, last
 
 
 def _centred(layer: nn.Linear, x: Tensor, norm: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange, reduce
@@ -11,9 +11,18 @@ from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
 from ..types import CompressedVideo, stream_order
-from .collate import collate
 from .packing import branch_mask, check_apart, packed_logits, takes_lengths
-from .prompt import IGNORED, Example, around, encode, global_placeholder, padded, padding_id, placeholder
+from .prompt import (
+    IGNORED,
+    Example,
+    around,
+    collate,
+    encode,
+    global_placeholder,
+    padded,
+    padding_id,
+    placeholder,
+)
 
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
@@ -57,8 +66,7 @@ class CausalLM(nn.Module):
     Args:
         lm: any AutoModelForCausalLM.
         tokenizer: of the language model.
-        config: prompt, timestamps, time. It is the attribute `settings`, for Trainer expects the language
-            model's own config in `config`.
+        config: prompt, timestamps, time; the attribute `settings`, for Trainer wants lm's own in `config`.
         widths: stream name -> C of its tokens.
     """
 
@@ -107,7 +115,7 @@ class CausalLM(nn.Module):
         for i, name in enumerate(self.names):
             for place, rows in (
                 (placeholder(i), self._rows(name, batch, table)),
-                (global_placeholder(i), self._globals(name, batch)),
+                (global_placeholder(i), self._project(name, batch.get(f"{name}_globals"))),
             ):
                 where = ids == place
                 places, num = int(where.sum()), 0 if rows is None else len(rows)
@@ -194,10 +202,9 @@ class CausalLM(nn.Module):
         questions: Sequence[str],
         *,
         stream: Callable[[str], None] | None = None,
-        max_new_tokens: int | None = None,
         **generate: Any,
     ) -> list[str]:
-        """The text of an answer to each question about one video; greedy unless `generate` says otherwise."""
+        """The text of an answer to each question about one video; `generate` as `_generate` has it."""
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
         ids = padded(tails, padding_id(self.tokenizer), left=True).to(self.lm.device)
         real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(self.lm.device)
@@ -206,65 +213,50 @@ class CausalLM(nn.Module):
         if len(tails) > 1:
             cache.batch_repeat_interleave(len(tails))
         position = (prefix.length + real.cumsum(1) - 1).clamp_min(0)
-        return self._generate(stream, max_new_tokens, generate, input_ids=ids, attention_mask=mask,
-                              position_ids=position, past_key_values=cache)  # fmt: skip
+        if stream is not None:
+            generate["streamer"] = _Say(self.tokenizer, stream)
+        inputs = {"attention_mask": mask, "position_ids": position, "past_key_values": cache}
+        return self._generate(generate, input_ids=ids, **inputs)
 
     @torch.no_grad()
     def answer_each(
-        self,
-        videos: Sequence[CompressedVideo],
-        questions: Sequence[str],
-        *,
-        max_new_tokens: int | None = None,
-        **generate: Any,
+        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **generate: Any
     ) -> list[str]:
         """The text of an answer to a question about each video, all in one batch of unequal rows."""
         if len(videos) != len(questions):
             raise ValueError(f"questions must be as many as videos = {len(videos)}, got {len(questions)}")
         examples = [Example(v, [(q, None)]) for v, q in zip(videos, questions, strict=True)]
         batch = self._to_device(self.collate(examples, left=True))
-        return self._generate(None, max_new_tokens, generate, inputs_embeds=self.embed(batch),
-                              attention_mask=batch["attention_mask"])  # fmt: skip
+        inputs = {"inputs_embeds": self.embed(batch), "attention_mask": batch["attention_mask"]}
+        return self._generate(generate, **inputs)
 
-    def _generate(
-        self, stream: Callable[[str], None] | None, max_new_tokens: int | None, options: dict[str, Any],
-        **inputs: Any,
-    ) -> list[str]:  # fmt: skip
+    def _generate(self, options: dict[str, Any], **inputs: Any) -> list[str]:
+        """Texts; greedy, and as long as the config has it, unless the options of generate say otherwise."""
         options = {"do_sample": False} | options
-        if stream is not None:
-            options["streamer"] = _Say(self.tokenizer, stream)
-        out = self.lm.generate(
-            **inputs, **options,
-            max_new_tokens=self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            pad_token_id=padding_id(self.tokenizer), eos_token_id=self.tokenizer.eos_token_id,
-        )  # fmt: skip
+        if options.get("max_new_tokens") is None:
+            options["max_new_tokens"] = self.settings.max_new_tokens
+        ends = {"pad_token_id": padding_id(self.tokenizer), "eos_token_id": self.tokenizer.eos_token_id}
+        out = self.lm.generate(**inputs, **options, **ends)
         num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         texts = self.tokenizer.batch_decode(out[:, num_prompt:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
         """(N, D) projected tokens of a stream with their time."""
-        x = batch.get(f"{name}_x")
-        if x is None:
-            return None
-        rows = self._project(name, x)
-        if self.time is None:
+        rows = self._project(name, batch.get(f"{name}_x"))
+        if rows is None or self.time is None:
             return rows
         offsets = batch[f"{name}_offsets"].long()
         timestamps = together(table, batch["timestamp_ids"], self.settings.numbers)  # (K, D)
-        number = torch.arange(len(timestamps), device=x.device)
-        of = number.repeat_interleave(offsets.diff(), output_size=len(x))  # (N,) timestamp of each token
+        number = torch.arange(len(timestamps), device=rows.device)
+        of = number.repeat_interleave(offsets.diff(), output_size=len(rows))  # (N,) timestamp of each token
         start = batch["timestamp_start_s"][of]
         first = (batch[f"{name}_start_s"] - start + 1e-6).floor()
         last = (batch[f"{name}_end_s"] - start - 1e-6).ceil() - 1
         return rows + self.time(timestamps[of], self.numbers(), first, last, batch[f"{name}_size"])
 
-    def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
-        x = batch.get(f"{name}_globals")
-        return None if x is None else self._project(name, x)
-
-    def _project(self, name: str, x: Tensor) -> Tensor:
-        return self.project[name](x.to(next(self.project[name].parameters()).dtype))
+    def _project(self, name: str, x: Tensor | None) -> Tensor | None:
+        return None if x is None else self.project[name](x.to(next(self.project[name].parameters()).dtype))
 
     def numbers(self) -> Tensor:
         """(max_offset, D) embeddings of 0, 1, 2, ...: `together` of the tokens of each number."""
@@ -280,12 +272,11 @@ class CausalLM(nn.Module):
         return {k: v.to(self.lm.device) for k, v in batch.items()}
 
 
-class Prefix:
+class Prefix(NamedTuple):
     """The cache of a video's part of the prompt, and its number of positions."""
 
-    def __init__(self, cache: Cache, length: int) -> None:
-        self.cache = cache
-        self.length = length
+    cache: Cache
+    length: int
 
 
 class _Say(TextStreamer):

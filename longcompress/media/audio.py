@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..types import Audio
-from .clock import stamp_warning
+from .frames import stamp_warning
 from .timeline import BACK_S
 
 _GAP_S = 0.05  # audio that is off by less is contiguous
@@ -20,9 +20,8 @@ class AudioTrack:
     """Mono samples of one rate in [0, length_s), in chunks of a second; the media starts at
     `media_start_s`."""
 
-    def __init__(self, rate_hz: int, *, media_start_s: float = 0.0, length_s: float = math.inf) -> None:
-        self.rate_hz = rate_hz
-        self.media_start_s, self.length_s = media_start_s, length_s
+    def __init__(self, rate_hz: int, media_start_s: float = 0.0, length_s: float = math.inf) -> None:
+        self.rate_hz, self.media_start_s, self.length_s = rate_hz, media_start_s, length_s
         self.end_s = 0.0
         self.num_samples = 0
         self.num_filled = self.num_cut = self.num_jumps = self.num_bad = 0
@@ -135,13 +134,10 @@ class AudioTrack:
             self.num_bad += 1
             self._resampler = None
             return False
-        for part in parts:
-            if part is not None:
-                samples = part.to_ndarray().reshape(-1)  # (n,)
-                cut = min(self._num_to_cut, len(samples))
-                self._num_to_cut -= cut
-                samples = samples[cut:]
-                self._wait(samples[: int(min(self._num_missing(), len(samples)))])
+        for samples in (part.to_ndarray().reshape(-1) for part in parts if part is not None):  # (n,)
+            cut = min(self._num_to_cut, len(samples))
+            self._num_to_cut -= cut
+            self._wait(samples[cut:][: int(min(self._num_missing(), len(samples)))])
         return True
 
     def _wait(self, samples: np.ndarray) -> None:

@@ -2,26 +2,29 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer
-from av.stream import Discard
+from av.format import Flags
+from av.stream import Discard, Disposition, Stream
 
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .clock import Clock, Grid
-from .frames import FrameSampler, VideoTrack, too_large
-from .probe import average_rate, find_tracks, first_and_last, header_length_s, origin_of, timeline_of
+from .frames import Clock, FrameSampler, Grid, VideoTrack, too_large
 from .source import Handle, open_container, open_handle
-from .timeline import in_step
+from .timeline import Timeline, in_step
 
 _MAX_BAD_READS = 100
 _USUAL_STEP_S = 0.04
 _WAITING_BYTES = 64_000_000  # of packets that wait for those of another track
 _WAITING_LIVE_BYTES = 8_000_000  # likewise in a source that can be read only once: it may be live
 _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
+
+_USUAL_FPS = 25.0
+S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 
 class Container:
@@ -35,12 +38,9 @@ class Container:
         self, handle: Handle, container: InputContainer, config: MediaConfig,
         part: tuple[float, float] | None = None, grid: Grid | None = None,
     ) -> None:  # fmt: skip
-        self.handle = handle
-        self.part = part
+        self.handle, self.name, self.config, self.part = handle, handle.name, config, part
         self.start_s, end_s = part or (0.0, math.inf)
         self.length_s = end_s - self.start_s
-        self.config = config
-        self.name = handle.name
         self._container = container
         self._read_error = ""
         self._num_bad_audio = 0
@@ -58,9 +58,7 @@ class Container:
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
         self._audio_track = None
         if self.audio is not None:
-            self._audio_track = AudioTrack(
-                config.rate_hz, media_start_s=-self.start_s, length_s=self.length_s
-            )
+            self._audio_track = AudioTrack(config.rate_hz, -self.start_s, self.length_s)
         for stream in container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all
@@ -71,17 +69,14 @@ class Container:
         part: tuple[float, float] | None = None,
     ) -> "Container":  # fmt: skip
         """The container at a path or an allowed URL, or in a binary file object."""
-        handle = open_handle(source, protocols)
-        container = None
-        try:
+        with ExitStack() as opened:
+            handle = open_handle(source, protocols)
+            opened.callback(handle.close)
             grid = spread_grid(handle, config, part) if config.frames and config.video else None
-            container = open_container(handle, config.max_pixels)
-            return cls(handle, container, config, part, grid)
-        except BaseException:
-            if container is not None:
-                container.close()
-            handle.close()
-            raise
+            container = opened.enter_context(open_container(handle, config.max_pixels))
+            whole = cls(handle, container, config, part, grid)
+            opened.pop_all()  # `close` frees them
+            return whole
 
     @property
     def duration_s(self) -> float | None:
@@ -199,14 +194,11 @@ class Container:
 
     def _end_s(self) -> float:
         """Seconds of the media that were read."""
-        ends = [-self.start_s]
-        if self._video_track is not None:
-            sampler = self._video_track.sampler
-            ends += [self._video_track.end_s, *([sampler.end_s] if sampler.num_frames else [])]
-        if self._audio_track is not None:
-            ends += [
-                self._audio_track.end_s if self._audio_track.num_samples else self._audio_track.reached_s
-            ]
+        ends, video, audio = [-self.start_s], self._video_track, self._audio_track
+        if video is not None:
+            ends += [video.end_s, *([video.sampler.end_s] if video.sampler.num_frames else [])]
+        if audio is not None:
+            ends.append(audio.end_s if audio.num_samples else audio.reached_s)
         return self.start_s + max(ends)
 
     def _check_not_empty(self, faults: Sequence[str]) -> None:
@@ -224,52 +216,42 @@ class Container:
 
     def _faults(self) -> list[str]:
         """All that was wrong with the file, as far as it was read."""
-        faults = []
         video, audio, end_s = self._video_track, self._audio_track, self._end_s()
-        if self._read_error:
-            faults.append(f"damaged at or before {end_s:.1f} s: {self._read_error}")
-        if warning := self.timeline.warning():
-            faults.append(warning)
-            if video is not None:  # stamps that were taken away are told of already
-                video.clock.num_missing = max(0, video.clock.num_missing - self.timeline.num_wrong)
+        if video is not None:  # stamps that the timeline took away are told of there
+            video.clock.num_missing = max(0, video.clock.num_missing - self.timeline.num_wrong)
+        warning = self.timeline.warning()
+        faults: list[tuple[object, str]] = [(warning, str(warning))]
+        faults.append((self._read_error, f"damaged at or before {end_s:.1f} s: {self._read_error}"))
         if video is not None:
-            name, sampler = f"video track {video.stream.index}", video.sampler
-            if not sampler.num_frames:
-                faults.append(f"{name} gave no frame")
-            if video.num_bad:
-                first_s = self.start_s + (video.first_bad_s or 0.0)
-                faults.append(f"{name}: {video.num_bad} packets were lost, first at {first_s:.1f} s")
-            if sampler.num_bad:
-                faults.append(f"{name}: {sampler.num_bad} frames could not be scaled")
-            num, want = sampler.num_frames, self.config.frames
-            if num < want and self.config.decode == "exact":
-                faults.append(
-                    f"{name} gave {num} of {want} frames; it could not be decoded up to its last one"
-                )
-            if video.num_inexact:
-                faults.append(
-                    f"{name}: a key frame did not stand by itself; a frame before it may be missing"
-                )
-            if warning := video.clock.warning():
-                faults.append(f"{name}: {warning}")
+            name, sampler, warning = f"video track {video.stream.index}", video.sampler, video.clock.warning()
+            num, want, bad_s = sampler.num_frames, self.config.frames, self.start_s + video.first_bad_s
+            is_short = num < want and self.config.decode == "exact"
+            inexact = "a key frame did not stand by itself; a frame before it may be missing"
+            faults += [
+                (not num, f"{name} gave no frame"),
+                (video.num_bad, f"{name}: {video.num_bad} packets were lost, first at {bad_s:.1f} s"),
+                (sampler.num_bad, f"{name}: {sampler.num_bad} frames could not be scaled"),
+                (is_short, f"{name} gave {num} of {want} frames; it could not be decoded up to its last one"),
+                (video.num_inexact, f"{name}: {inexact}"),
+                (warning, f"{name}: {warning}"),
+            ]
         if audio is not None and self.audio is not None:
-            name = f"audio track {self.audio.index}"
-            if not audio.num_samples:
-                faults.append(f"{name} gave no audio")
-            if num_bad := self._num_bad_audio + audio.num_bad:
-                faults.append(f"{name}: {num_bad} packets were lost")
-            if warning := audio.warning():
-                faults.append(f"{name}: {warning}")
+            name, warning = f"audio track {self.audio.index}", audio.warning()
+            num_bad = self._num_bad_audio + audio.num_bad
+            faults += [
+                (not audio.num_samples, f"{name} gave no audio"),
+                (num_bad, f"{name}: {num_bad} packets were lost"),
+                (warning, f"{name}: {warning}"),
+            ]
         header_s = header_length_s(self._container) or end_s  # a recording that goes on has no length yet
         is_trusted = _TRUSTED_LENGTHS & set(self._container.format.name.split(","))
-        if self.part is None and is_trusted and abs(header_s - end_s) > max(1.0, 0.01 * header_s):
-            faults.append(f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s")
-        return faults
+        is_wrong = self.part is None and is_trusted and abs(header_s - end_s) > max(1.0, 0.01 * header_s)
+        faults.append((is_wrong, f"the header says {header_s:.1f} s, the media ends at {end_s:.1f} s"))
+        return [text for is_so, text in faults if is_so]
 
 
 def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] | None) -> Grid | None:
-    """The instants of `MediaConfig.frames` by the packets of a file, whatever its header says; None without
-    frames. ValueError for a file that can't be read twice."""
+    """The instants of `MediaConfig.frames` by the packets of a file, whatever its header says."""
     if not handle.seekable():
         raise ValueError(
             f"{handle.name}: frames = {config.frames} are spread over a whole video, whose end isn't known "
@@ -279,3 +261,95 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
     with open_container(handle, config.max_pixels) as container:
         times = first_and_last(container, start_s, end_s - start_s)
     return times and Grid.spread(config, *times)
+
+
+def find_tracks(
+    container: InputContainer,
+) -> tuple[av.VideoStream | None, av.AudioStream | None, dict[str, str]]:
+    """(the video track to read, the audio track, "video" or "audio" -> what is wrong with a track that can't
+    be read)."""
+    problems: dict[str, str] = {}
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    video = _first_known(videos, container.streams.best("video"), "video", problems)
+    audio = _first_known(container.streams.audio, container.streams.best("audio"), "audio", problems)
+    return video, audio, problems
+
+
+def _first_known(streams: Sequence[S], best: Stream | None, kind: str, problems: dict[str, str]) -> S | None:
+    """FFmpeg's choice, else the first that can be decoded."""
+    for stream in sorted(streams, key=lambda s: s is not best):
+        if stream.codec_context is not None:
+            return stream
+    problems[kind] = f"no {kind} track"
+    if streams:
+        problems[kind] = f"{kind} track {streams[0].index} has a codec that this FFmpeg doesn't know"
+    return None
+
+
+def average_rate(stream: av.VideoStream) -> float | None:
+    """Frames a second by the header, None where it says nothing sensible."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and 0 < rate <= 1000:
+            return float(rate)
+    return None
+
+
+def origin_of(*streams: av.VideoStream | av.AudioStream | None) -> float:
+    """Time at which the media starts by the file's own clock: of the earliest first frame or sample."""
+    starts = [
+        float(s.start_time * s.time_base)
+        for s in streams
+        if s is not None and s.start_time is not None and s.time_base is not None
+    ]
+    return min(starts, default=0.0)
+
+
+def timeline_of(container: InputContainer, origin_s: float) -> Timeline:
+    """The timeline of a file whose stamps begin at origin_s."""
+    return Timeline(origin_s, Flags.ts_discont in Flags(container.format.flags))
+
+
+def header_length_s(container: InputContainer) -> float | None:
+    """The length in the header, from the start of the media; None if there is none."""
+    if not container.duration:
+        return None
+    # Matroska counts from 0, wherever its stamps begin
+    is_from_0 = "matroska" in container.format.name
+    return (container.duration - (max(0, container.start_time or 0) if is_from_0 else 0)) / 1e6
+
+
+def first_and_last(
+    container: InputContainer, start_s: float = 0.0, length_s: float = math.inf
+) -> tuple[float, float, float] | None:
+    """(time of the first frame, of the last, seconds a frame lasts) by all packets of the video track; None
+    without a frame. Times count from `start_s` of the media; frames outside [0, length_s) don't count."""
+    video, audio, _ = find_tracks(container)
+    if video is None:
+        return None
+    timeline = timeline_of(container, origin_of(video, audio))
+    step_s = 1.0 / (average_rate(video) or _USUAL_FPS)
+    first_s = last_s = None
+    num = 0
+    for packet in packets_of(container, [s for s in (video, audio) if s is not None]):
+        timeline.place(packet)
+        if packet.stream is not video:
+            continue
+        stamp = packet.dts if packet.pts is None else packet.pts
+        num += packet.size > 0
+        if stamp is None or packet.time_base is None or packet.is_discard:
+            continue
+        time_s = round(float(stamp * packet.time_base) - timeline.origin_s - start_s, 9)
+        if 0 <= time_s < length_s:
+            first_s = time_s if first_s is None else min(first_s, time_s)
+            last_s = time_s if last_s is None else max(last_s, time_s)
+    if first_s is not None and last_s is not None:
+        return first_s, last_s, step_s
+    # No packet has a stamp: only their number is known.
+    return (0.0, min(length_s, num * step_s) - step_s, step_s) if num else None
+
+
+def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator[av.Packet]:
+    """The packets up to the end, or to where the file is damaged."""
+    # IndexError: PyAV (18.1), in a file in which further tracks turned up
+    with suppress(av.FFmpegError, IndexError):
+        yield from container.demux(*streams)

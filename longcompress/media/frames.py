@@ -2,7 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Frames
-from .clock import Clock, Grid
 from .timeline import JUMP_S
 
 _CHUNK_FRAMES = 16
@@ -25,6 +25,80 @@ _MAX_GROUP_BYTES = 32_000_000
 _MAX_ASPECT = 8.0  # a frame this much longer than wide is cut before it is scaled
 
 
+class Clock:
+    """Rising times from the stamps of a track, in seconds from `origin_s`; the media starts at
+    `media_start_s`. A missing stamp follows the stamp before."""
+
+    def __init__(self, time_base: float, origin_s: float, step_s: float, media_start_s: float = 0.0) -> None:
+        self.time_base = time_base
+        self.origin_s = origin_s
+        self.step_s = step_s
+        self.media_start_s = media_start_s
+        self.last_s: float | None = None
+        self.num_missing = self.num_repeated = 0
+
+    def seconds(self, stamp: int | None) -> float | None:
+        """The time of a stamp."""
+        return None if stamp is None else round(stamp * self.time_base - self.origin_s, 9)
+
+    def next(self, pts: int | None, dts: int | None) -> float | None:
+        """The time of the next frame; None for a frame to leave out."""
+        time = self.seconds(pts)
+        if time is None:
+            self.num_missing += 1
+            time = self.seconds(dts)
+        if time is None:
+            time = self.media_start_s if self.last_s is None else self.last_s + self.step_s
+        elif self.last_s is not None and time <= self.last_s:
+            self.num_repeated += 1
+            return None
+        self.last_s = time
+        return time
+
+    def warning(self) -> str | None:
+        """What was wrong with the stamps."""
+        return stamp_warning({
+            "missing (rebuilt)": self.num_missing, "repeated or set back (left out)": self.num_repeated,
+        })  # fmt: skip
+
+
+def stamp_warning(counts: Mapping[str, int]) -> str | None:
+    """The warning for a count of each fault of the stamps; None without faults."""
+    faults = [f"{num} {fault}" for fault, num in counts.items() if num]
+    return "time stamps: " + ", ".join(faults) if faults else None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The wanted instants start_s + k / rate_fps, k = 0 to num - 1; the last frame lasts last_step_s."""
+
+    rate_fps: float
+    start_s: float = 0.0
+    num: float = math.inf
+    last_step_s: float = 0.0
+
+    @classmethod
+    def spread(cls, config: MediaConfig, first_s: float, last_s: float, step_s: float) -> "Grid":
+        """`config.frames` instants from the first frame to the last (`config.frames_at`), of frames that last
+        `step_s`; over the time of a single frame."""
+        num = config.frames
+        if last_s <= first_s:
+            return cls(num / step_s, first_s, num, step_s / num)
+        if config.frames_at == "ends":
+            return cls((num - 1) / (last_s - first_s), first_s, num, step_s)
+        half_s = (last_s - first_s) / num / 2
+        return cls(num / (last_s - first_s), first_s + half_s, num, half_s + step_s)
+
+    def at(self, index: int) -> float:
+        """Instant number `index`; infinite behind the last."""
+        return self.start_s + index / self.rate_fps if index < self.num else math.inf
+
+    def between(self, start_s: float, end_s: float) -> bool:
+        """Whether a wanted instant lies in this interval."""
+        start, end = start_s - self.start_s, end_s - self.start_s
+        return math.ceil(max(0.0, start) * self.rate_fps) <= math.floor(end * self.rate_fps)
+
+
 class FrameSampler:
     """Chooses the frames of the wanted instants in [0, length_s), scales them, and returns them in chunks.
     Times that differ by less than `tolerance_s` are equal."""
@@ -33,16 +107,12 @@ class FrameSampler:
         self, config: MediaConfig, name: str, *, tolerance_s: float = 1e-6, pixel_aspect: float = 1.0,
         length_s: float = math.inf, grid: Grid | None = None,
     ) -> None:  # fmt: skip
-        self.config = config
+        self.config, self.name, self.pixel_aspect = config, name, pixel_aspect
         self.grid = grid or Grid(config.rate_fps)
-        self.name = name
-        self.pixel_aspect = pixel_aspect
-        self.tolerance_s = tolerance_s
-        self.limit_s = length_s - tolerance_s
+        self.tolerance_s, self.limit_s = tolerance_s, length_s - tolerance_s
         self.step_s = 1.0 / self.grid.rate_fps
         self.end_s = 0.0  # of the frame pushed last
-        self.num_frames = self.num_bad = 0
-        self._index = 0  # of the next wanted instant
+        self.num_frames = self.num_bad = self._index = 0  # _index: of the next wanted instant
         self._shown: tuple[av.VideoFrame, float] | None = None  # the frame pushed last, and its time
         self._scaled: np.ndarray | None = None  # that frame, once it was chosen
         self._chosen_s = -1.0
@@ -117,7 +187,7 @@ class FrameSampler:
                 continue
             if self._scaled is None:
                 try:
-                    self._scaled = fit_decoded(frame, self.config, self.pixel_aspect, self._scaler)
+                    self._scaled = self._fit(frame)
                 except av.FFmpegError:
                     self.num_bad += 1
                     continue
@@ -128,23 +198,38 @@ class FrameSampler:
             if len(self._times) >= self._chunk or time_s - self._times[0] >= _CHUNK_S:
                 yield from self.flush()
 
+    def _fit(self, frame: av.VideoFrame) -> np.ndarray:
+        """(size_px, size_px, 3) uint8 from a decoded frame, turned by its rotation flag.
+
+        FFmpeg's scaler converts from YUV in the same pass; it doesn't give the same bits as `fit_pixels`.
+        """
+        size = width = height = self.config.size_px
+        turns = round(frame.rotation / 90) % 4
+        if self.config.fit == "crop":
+            aspect = frame.width / frame.height * self.pixel_aspect
+            if not 1 / _MAX_ASPECT < aspect < _MAX_ASPECT:
+                square: Any = frame.to_ndarray(format="rgb24")[_middle(frame.height, frame.width)]
+                frame, aspect = av.VideoFrame.from_ndarray(np.ascontiguousarray(square), "rgb24"), 1.0
+            width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
+        pixels = self._scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        ).to_ndarray()  # (height, width, 3)
+        return np.ascontiguousarray(np.rot90(pixels[_middle(height, width)], turns))
+
 
 class VideoTrack:
     """Decodes the packets of a video track, but no more than the wanted frames need.
 
-    Two ways save decoding. Where instants are far apart, packets wait in a group until the next key frame: if
-    that one still comes before the next wanted instant, the group is dropped unread. Where groups are too
-    long for that, packets wait until it is known which frame follows each of them: the decoder then leaves
-    out a frame that is on screen at no wanted instant and that no other frame refers to. A sign of wrong
-    stamps ends all skipping.
+    Where instants are far apart, packets wait in a group until the next key frame: if that one still comes
+    before the next wanted instant, the group is dropped unread. Where groups are too long for that, packets
+    wait until it is known which frame follows each of them: the decoder then leaves out a frame that is on
+    screen at no wanted instant and that no other frame refers to. A sign of wrong stamps ends all skipping.
     """
 
     def __init__(self, stream: av.VideoStream, sampler: FrameSampler, clock: Clock) -> None:
-        self.stream = stream
-        self.sampler = sampler
-        self.clock = clock
+        self.stream, self.sampler, self.clock = stream, sampler, clock
         self.num_bad = self.num_inexact = 0
-        self.first_bad_s: float | None = None
+        self.first_bad_s = 0.0
         self.end_s = self.last_packet_s = clock.media_start_s
         self._may_skip = True  # until stamps look wrong
         # The packets since the last key frame, if they may be dropped as a group.
@@ -166,8 +251,7 @@ class VideoTrack:
         if time is None or packet.is_corrupt:
             self._may_skip = False
         else:
-            if abs(time - self.last_packet_s) > JUMP_S:
-                self._may_skip = False
+            self._may_skip &= abs(time - self.last_packet_s) <= JUMP_S
             self.last_packet_s = time
             self.end_s = max(self.end_s, time + self._duration(packet.duration))
         if packet.is_keyframe:
@@ -194,8 +278,7 @@ class VideoTrack:
         if time is None:
             return
         if self._key_s is not None:
-            if time <= self._key_s:
-                self._may_skip = False
+            self._may_skip &= time > self._key_s
             self._key_gap_s = time - self._key_s
         self._key_s = time
         if self._group and self._may_skip and time <= self.sampler.next_s + self.sampler.tolerance_s:
@@ -205,8 +288,7 @@ class VideoTrack:
             self._restart_s = time
 
     def _dropping_pays(self) -> bool:
-        """Whether the wanted step, or the time to the first instant of a part, is long against the distance
-        of key frames."""
+        """Whether the step, or the time to the first instant of a part, is long against the key frames'."""
         if self._only_keys or self._key_gap_s is None or self._key_s is None:
             return self._only_keys
         to_next_s = self.sampler.next_s - self._key_s
@@ -244,7 +326,7 @@ class VideoTrack:
             if (after is None or last_dts < after) and len(self._lookahead) < _MAX_LOOKAHEAD:
                 return
             self._lookahead.popleft()
-            self._set_skip(after is not None and last_dts >= after and not self._wanted_between(pts, after))
+            self._set_skip(after is not None and last_dts >= after and not self._is_wanted(pts, after))
             yield from self._decode(packet)
 
     def _decode_lookahead(self) -> Iterator[Frames]:
@@ -259,8 +341,8 @@ class VideoTrack:
             self._skips = skip
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
-    def _wanted_between(self, pts: int, after: int) -> bool:
-        """Whether a wanted instant falls between two stamps."""
+    def _is_wanted(self, pts: int, after: int) -> bool:
+        """Whether an instant is wanted between two stamps."""
         slack_s = self.sampler.tolerance_s + 1e-6
         start_s, end_s = (stamp * self.clock.time_base - self.clock.origin_s for stamp in (pts, after))
         return self.sampler.grid.between(start_s - slack_s, end_s + slack_s)
@@ -269,9 +351,9 @@ class VideoTrack:
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.FFmpegError:
-            self.num_bad += 1
-            if self.first_bad_s is None:
+            if not self.num_bad:
                 self.first_bad_s = self.last_packet_s
+            self.num_bad += 1
             return
         for frame in frames:
             time = self.clock.next(frame.pts, frame.dts)
@@ -298,49 +380,21 @@ def too_large(where: str, width: int, height: int, max_pixels: int) -> ValueErro
     )
 
 
-# The two resizers, both to (size_px, size_px) by `MediaConfig.fit`; they don't give the same bits. Decoded
-# frames go through FFmpeg's scaler, which converts from YUV in the same pass. Frames that are pushed as
-# tensors go through torch, on their own device.
-
-
 def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
-    """(T, size_px, size_px, 3) uint8 from pushed frames (T, H, W, 3) uint8."""
+    """(T, size_px, size_px, 3) uint8 from pushed frames (T, H, W, 3) uint8, on their own device."""
     size = config.size_px
     if pixels.shape[1:3] == (size, size):
         return pixels
-    x = rearrange(pixels, "t h w c -> t c h w").float()
     if config.fit == "crop":
-        side = min(x.shape[2:])
-        top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-        x = x[:, :, top : top + side, left : left + side]
+        rows, columns = _middle(*pixels.shape[1:3])
+        pixels = pixels[:, rows, columns]
+    x = rearrange(pixels, "t h w c -> t c h w").float()
     x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     return rearrange(x.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
 
 
-def fit_decoded(
-    frame: av.VideoFrame, config: MediaConfig, pixel_aspect: float, scaler: VideoReformatter
-) -> np.ndarray:
-    """(size_px, size_px, 3) uint8 from a decoded frame, turned by its rotation flag."""
-    size = config.size_px
-    width, height = size, size
-    turns = round(frame.rotation / 90) % 4
-    if config.fit == "crop":
-        aspect = frame.width / frame.height * pixel_aspect
-        if not 1 / _MAX_ASPECT < aspect < _MAX_ASPECT:
-            frame, aspect = _middle(frame), 1.0
-        width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
-    pixels = scaler.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
-    ).to_ndarray()  # (height, width, 3)
-    top, left = (height - size) // 2, (width - size) // 2
-    pixels = pixels[top : top + size, left : left + size]
-    return np.ascontiguousarray(np.rot90(pixels, turns))
-
-
-def _middle(frame: av.VideoFrame) -> av.VideoFrame:
-    """The square in the middle of a very long or very tall frame."""
-    side = min(frame.width, frame.height)
-    top, left = (frame.height - side) // 2, (frame.width - side) // 2
-    pixels = frame.to_ndarray(format="rgb24")[top : top + side, left : left + side]
-    square: np.ndarray[Any, np.dtype[np.uint8]] = np.ascontiguousarray(pixels, dtype=np.uint8)
-    return av.VideoFrame.from_ndarray(square, format="rgb24")
+def _middle(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest square in the middle."""
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return slice(top, top + side), slice(left, left + side)

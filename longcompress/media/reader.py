@@ -45,9 +45,8 @@ import torch
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .clock import Grid
 from .demux import Container
-from .frames import FrameSampler, fit_pixels
+from .frames import FrameSampler, Grid, fit_pixels
 from .probe import MediaInfo, probe
 
 __all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]
@@ -123,13 +122,12 @@ def arrays(
     if pixels is not None:
         pixels = torch.as_tensor(pixels)
         times = torch.arange(len(pixels), dtype=torch.float64) / rate_fps
-        values += [
-            Frames(p, t, 1.0 / rate_fps) for p, t in zip(pixels.split(16), times.split(16), strict=True)
-        ]
+        chunks = zip(pixels.split(16), times.split(16), strict=True)
+        values += [Frames(chunk, time_s, 1.0 / rate_fps) for chunk, time_s in chunks]
     if samples is not None:
         parts = torch.as_tensor(samples).float().split(rate_hz)
         values += [Audio(part, float(second), rate_hz) for second, part in enumerate(parts)]
-    return sorted(values, key=lambda v: v.start_s if isinstance(v, Audio) else float(v.time_s[0]))
+    return sorted(values, key=lambda value: value.start_s)
 
 
 class Reading(Iterator[Frames | Audio]):
@@ -185,9 +183,8 @@ class _DecodeAhead(Iterator[Frames | Audio]):
         )
         # The thread knows the container, queue and warnings, not this object: dropping this object ends it.
         arguments = (container, self._queue, self._warnings)
-        self._thread = threading.Thread(
-            target=_decode, args=arguments, name="longcompress-media", daemon=True
-        )
+        self._thread = threading.Thread(target=_decode, args=arguments, daemon=True)
+        self._thread.name = "longcompress-media"
         self._thread.start()
 
     def __next__(self) -> Frames | Audio:
@@ -245,7 +242,7 @@ def _from_values(
     start_s, length_s = part[0], part[1] - part[0]
     grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
     sampler = FrameSampler(config, "frames", length_s=length_s, grid=grid)
-    audio = AudioTrack(config.rate_hz, media_start_s=-start_s, length_s=length_s)
+    audio = AudioTrack(config.rate_hz, -start_s, length_s)
     for value in values:
         if isinstance(value, Frames):
             if config.video:

@@ -63,8 +63,10 @@ class Handle:
             if self.num_bytes is None:
                 self.num_bytes = raw.tell()
             raw.seek(0)
-        self.head = self._read_fully(_HEAD_BYTES)
         self._pending = memoryview(b"")
+        self.head = b""
+        while len(self.head) < _HEAD_BYTES and (part := self._read_raw(_HEAD_BYTES - len(self.head))):
+            self.head += part
 
     def seekable(self) -> bool:
         return self._seekable
@@ -116,13 +118,6 @@ class Handle:
             self.failure = error
             return b""
 
-    def _read_fully(self, num: int) -> bytes:
-        parts: list[bytes] = []
-        while num > 0 and (part := self._read_raw(num)):
-            parts.append(part)
-            num -= len(part)
-        return b"".join(parts)
-
 
 def open_handle(source: Any, protocols: Sequence[str]) -> Handle:
     """A handle on a path, an allowed URL or a binary file object.
@@ -155,8 +150,7 @@ def open_container(handle: Handle, max_pixels: int) -> InputContainer:
     for pattern, what in _PLAYLISTS:
         if pattern.match(handle.head):
             _refuse(handle.name, what)
-    outside = _outside_reference(handle)
-    if outside:
+    if outside := _outside_reference(handle):
         _refuse(handle.name, f"an MP4/MOV that keeps its data elsewhere ({outside})")
     handle.rewind()
     requests: list[str] = []  # further files that the container asks for
@@ -186,9 +180,8 @@ def open_container(handle: Handle, max_pixels: int) -> InputContainer:
 
 def _open_path(path: str, protocols: Sequence[str]) -> Handle:
     if "file" not in protocols:
-        raise ValueError(
-            f"{path}: protocol 'file' is not allowed, only {tuple(protocols)}; add it to protocols="
-        )
+        allowed = tuple(protocols)
+        raise ValueError(f"{path}: protocol 'file' is not allowed, only {allowed}; add it to protocols=")
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -231,15 +224,12 @@ def _refuse(name: str, what: str) -> NoReturn:
 
 def _why(handle: Handle, error: BaseException) -> str:
     size = "" if handle.num_bytes is None else f" ({handle.num_bytes} bytes)"
-    if handle.head[4:8] in _MP4_HEADS:
-        if not handle.seekable():
-            return (
-                "this MP4/MOV has its index at the end and can't be read from a stream; pass a seekable file"
-            )
-        return (
-            f"the MP4/MOV{size} has no readable index (moov): it was cut off or never finished; copy it again"
-        )
-    return f"no video or audio file{size}, or damaged from its first bytes: {error}"
+    if handle.head[4:8] not in _MP4_HEADS:
+        return f"no video or audio file{size}, or damaged from its first bytes: {error}"
+    if handle.seekable():
+        cause = "it was cut off or never finished; copy it again"
+        return f"the MP4/MOV{size} has no readable index (moov): {cause}"
+    return "this MP4/MOV has its index at the end and can't be read from a stream; pass a seekable file"
 
 
 def _outside_reference(handle: Handle) -> str | None:
@@ -272,8 +262,7 @@ def _outside_reference(handle: Handle) -> str | None:
             stack.append((body, min(at + size, end)))
         elif kind == b"dref":
             handle.seek(body)
-            reference = _dref(handle.read(min(size - (body - at), 1 << 16)))
-            if reference:
+            if reference := _dref(handle.read(min(size - (body - at), 1 << 16))):
                 return reference
     return None
 

@@ -7,16 +7,14 @@ object shown once). All other events are distraction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from .questions import TEMPLATES, Question, printed_seconds
-from .scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene
+from .questions import TEMPLATES, Question, common_span
+from .scenes import OBJECTS, SOUNDS, Scene, SceneEvent, make_scene, sample_sound
 
-Kind = Literal["video", "audio", "binding", "two_hop"]
-KINDS: tuple[Kind, ...] = ("video", "audio", "binding", "two_hop")
 QUESTIONS = {"video": "when_seen", "audio": "when_heard", "binding": "binding", "two_hop": "first_after"}
+KINDS = tuple(QUESTIONS)
 LENGTH_S = 8.0  # of a needle
 PLACE_S = 15.0  # from one needle of a depth to the next
 NEAR_S = 2.0  # nothing of its own sort lies nearer to a needle
@@ -27,37 +25,25 @@ MIN_S = DEPTHS * (len(KINDS) + 1) * PLACE_S * 0.8
 
 @dataclass(frozen=True)
 class Needle:
-    """Something hidden.
+    """Something hidden."""
 
-    Attributes:
-        kind: of KINDS.
-        depth: share of the video before the needle's depth begins, of 0, 1 / DEPTHS, ...
-        question: about it, with its true span or name.
-        start_s, end_s: where it lies.
-    """
-
-    kind: Kind
-    depth: float
-    question: Question
+    kind: str  # of KINDS
+    depth: float  # share of the video before the needle's depth begins, of 0, 1 / DEPTHS, ...
+    question: Question  # about it, with its true span or name
     start_s: float
     end_s: float
 
 
 def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
-    """A video and its needles, one of each kind at each of DEPTHS depths; the same for the same arguments.
+    """A video of at least MIN_S and its needles, one of each kind at each of DEPTHS depths.
 
-    Args:
-        seed: of everything random.
-        duration_s: at least MIN_S.
-
-    Raises:
-        ValueError: the video is too short to keep its needles apart.
+    The same arguments give the same video.
     """
     if duration_s < MIN_S:
         raise ValueError(f"duration_s must be >= {MIN_S:g} to keep needles apart, got {duration_s:g}")
     rng = np.random.default_rng([seed, 4])
-    objects = [str(name) for name in rng.permutation(OBJECTS)]
-    sounds = [str(name) for name in rng.permutation(SOUNDS)]
+    objects: list[str] = rng.permutation(OBJECTS).tolist()
+    sounds: list[str] = rng.permutation(SOUNDS).tolist()
     shown, bound, first = objects[:DEPTHS], objects[DEPTHS : 2 * DEPTHS], objects[2 * DEPTHS : 3 * DEPTHS]
     heard, hay_sounds = sounds[:DEPTHS], sounds[DEPTHS:]
     hay = make_scene(seed, duration_s, objects=objects[3 * DEPTHS :])
@@ -69,14 +55,14 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
         first_s = i * slot_s + rng.uniform(1, max(1.5, slot_s - len(KINDS) * PLACE_S - LENGTH_S))
         for k, kind in enumerate(rng.permutation(len(KINDS)).tolist()):
             start_s = first_s + k * PLACE_S
-            events, question = _needle(
-                KINDS[kind], start_s, (shown[i], heard[i], bound[i], first[i]), hay_sounds[i], rng
-            )
+            names = {"video": shown[i], "audio": heard[i], "binding": bound[i], "two_hop": first[i]}
+            events, question = _needle(KINDS[kind], start_s, names[KINDS[kind]], hay_sounds[i], rng)
             hidden += events
             needles.append(Needle(KINDS[kind], i / DEPTHS, question, start_s, start_s + LENGTH_S))
     rest = [event for event in rest if not any(_near(event, needle) for needle in hidden)]
     for i, name in enumerate(bound):  # seen a second time, without the sound
-        again = _alone(name, hay_sounds[i], hidden, rest, duration_s, rng)
+        sounding = [event for event in hidden + rest if event.name == hay_sounds[i]]
+        again = _alone(name, sounding, hidden, duration_s, rng)
         hidden.append(again)
         rest = [event for event in rest if not _near(event, again)]
     shown_events = tuple(sorted(rest + hidden, key=lambda event: event.start_s))
@@ -84,64 +70,46 @@ def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
 
 
 def _needle(
-    kind: Kind, start_s: float, names: Sequence[str], hay_sound: str, rng: np.random.Generator
+    kind: str, start_s: float, name: str, hay_sound: str, rng: np.random.Generator
 ) -> tuple[list[SceneEvent], Question]:
     """(events to add to the video, the question about them)."""
-    shown, heard, bound, first = names
     asked, end_s = QUESTIONS[kind], start_s + LENGTH_S
-    form = TEMPLATES[asked][0]
-    if kind == "video":
-        event = _seen(shown, start_s, end_s, rng)
-        return [event], _span_question(asked, form.format(object=shown), [event])
-    if kind == "audio":
-        event = _played(heard, start_s, end_s, rng)
-        return [event], _span_question(asked, form.format(sound=heard), [event])
+    events = [(sample_sound if kind == "audio" else _seen)(rng, name, start_s, end_s)]
     if kind == "binding":
-        both = [_seen(bound, start_s, end_s, rng), _played(hay_sound, start_s, end_s, rng)]
-        return both, _span_question(asked, form.format(object=bound, sound=hay_sound), both)
-    both = [_seen(first, start_s, end_s, rng), _played(hay_sound, start_s + 3, end_s + 2, rng)]
-    question = Question(asked, form.format(object=first), hay_sound, names=(hay_sound,))
-    return both, question
+        events.append(sample_sound(rng, hay_sound, start_s, end_s))
+    elif kind == "two_hop":
+        events.append(sample_sound(rng, hay_sound, start_s + 3, end_s + 2))
+    text = TEMPLATES[asked][0].format(object=name, sound=name if kind == "audio" else hay_sound)
+    if kind == "two_hop":
+        return events, Question(asked, text, hay_sound, names=(hay_sound,))
+    span, answer = common_span(events)
+    return events, Question(asked, text, answer, spans=(span,))
 
 
-def _span_question(kind: str, text: str, events: Sequence[SceneEvent]) -> Question:
-    start_s = max(event.start_s for event in events)
-    end_s = min(event.end_s for event in events)
-    printed = [printed_seconds(event) for event in events]
-    answer = f"{max(a for a, _ in printed)} to {min(b for _, b in printed)}"
-    return Question(kind, text, answer, spans=((start_s, end_s),))
-
-
-def _seen(name: str, start_s: float, end_s: float, rng: np.random.Generator) -> SceneEvent:
-    size = float(rng.uniform(0.28, 0.40))
-    points = rng.uniform(0.54 * size, 1 - 0.54 * size, (3, 2)).tolist()
-    path = tuple((float(x), float(y)) for x, y in points)
-    return SceneEvent(start_s, end_s, "video", name, path, size, float(rng.uniform(-0.25, 0.25)))
-
-
-def _played(name: str, start_s: float, end_s: float, rng: np.random.Generator) -> SceneEvent:
-    return SceneEvent(
-        start_s, end_s, "audio", name, pitch=float(rng.uniform(0.96, 1.04)),
-        loudness=float(rng.uniform(0.15, 0.35)), key=int(rng.integers(1 << 31)),
-    )  # fmt: skip
+def _seen(rng: np.random.Generator, name: str, start_s: float, end_s: float) -> SceneEvent:
+    size = rng.uniform(0.28, 0.40)
+    path = tuple(map(tuple, rng.uniform(0.54 * size, 1 - 0.54 * size, (3, 2)).tolist()))
+    return SceneEvent(start_s, end_s, "video", name, path, size, rng.uniform(-0.25, 0.25))
 
 
 def _near(event: SceneEvent, needle: SceneEvent) -> bool:
     """Whether a distraction would touch a needle of its own sort."""
-    apart = event.end_s + NEAR_S <= needle.start_s or needle.end_s + NEAR_S <= event.start_s
-    return event.kind == needle.kind and not apart
+    return event.kind == needle.kind and _close(event, needle)
+
+
+def _close(a: SceneEvent, b: SceneEvent) -> bool:
+    """Whether less than NEAR_S lie between two events."""
+    return a.start_s < b.end_s + NEAR_S and b.start_s < a.end_s + NEAR_S
 
 
 def _alone(
-    name: str, hay_sound: str, hidden: Sequence[SceneEvent], hay: Sequence[SceneEvent], duration_s: float,
+    name: str, sounding: Sequence[SceneEvent], hidden: Sequence[SceneEvent], duration_s: float,
     rng: np.random.Generator,
 ) -> SceneEvent:  # fmt: skip
-    """Another showing of an object, away from what is hidden and from a sound."""
-    sounding = [event for event in (*hidden, *hay) if event.name == hay_sound]
+    """Another showing of an object, away from what is hidden and from the events of a sound."""
     for start_s in rng.permutation(np.arange(0, duration_s - LENGTH_S, 0.5)).tolist():
-        event = _seen(name, start_s, start_s + LENGTH_S, rng)
-        silent = all(o.end_s + NEAR_S <= start_s or event.end_s + NEAR_S <= o.start_s for o in sounding)
-        if silent and not any(_near(o, event) for o in hidden):
+        event = _seen(rng, name, start_s, start_s + LENGTH_S)
+        if not any(_close(o, event) for o in sounding) and not any(_near(o, event) for o in hidden):
             return event
     raise ValueError(
         f"duration_s = {duration_s:g} leaves no place to show the {name} alone; take a longer video"

@@ -7,9 +7,9 @@ once a second, on the second; a sound counts for the seconds it fills by half or
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,9 +49,8 @@ KINDS = tuple(TEMPLATES)
 SPAN_KINDS = ("when_seen", "when_heard", "binding")  # answered by one span of seconds
 
 NOTHING = "nothing"
-_WORDS = sorted(
-    {w for forms in TEMPLATES.values() for form in forms for w in re.findall(r"\b(?<!{)\w+", form)}
-)
+_FORMS = " ".join(form for forms in TEMPLATES.values() for form in forms)
+_WORDS = sorted(set(re.findall(r"\b(?<!{)\w+", _FORMS)))
 VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
 """All words of questions and answers, besides whole numbers; the name of an object is a unit."""
 
@@ -61,22 +60,14 @@ _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its only right answer.
+    """A question and its only right answer."""
 
-    Args:
-        kind: one of KINDS.
-        text, answer: as printed, with offset_s added to all times.
-        spans: true seconds: a span for SPAN_KINDS, a span for each item of "between".
-        names: names in the answer; empty for "nothing"; for "between", a name for each span.
-        offset_s: what was added to the printed times.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    spans: tuple[Span, ...] = ()
-    names: tuple[str, ...] = ()
-    offset_s: int = 0
+    kind: str  # one of KINDS
+    text: str  # as printed, with offset_s added to all times
+    answer: str  # likewise
+    spans: tuple[Span, ...] = ()  # true seconds: a span for SPAN_KINDS, a span for each item of "between"
+    names: tuple[str, ...] = ()  # in the answer; empty for "nothing"; for "between", a name for each span
+    offset_s: int = 0  # what was added to the printed times
 
 
 def printed_seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
@@ -88,17 +79,18 @@ def printed_seconds(event: SceneEvent, *, offset_s: int = 0) -> tuple[int, int]:
     return first + offset_s, max(first, last) + offset_s
 
 
+def common_span(events: Sequence[SceneEvent], *, offset_s: int = 0) -> tuple[Span, str]:
+    """The seconds that all events share, exact and as answers print them."""
+    printed = [printed_seconds(event, offset_s=offset_s) for event in events]
+    span = (max(event.start_s for event in events), min(event.end_s for event in events))
+    return span, f"{max(first for first, _ in printed)} to {min(last for _, last in printed)}"
+
+
 def ask(
-    events: Sequence[SceneEvent],
-    duration_s: float,
-    *,
-    num: int,
-    generator: np.random.Generator,
-    kinds: Sequence[str] | Mapping[str, float] = KINDS,
-    offset_s: int = 0,
-    hard: bool = True,
+    events: Sequence[SceneEvent], duration_s: float, *, num: int, generator: np.random.Generator,
+    kinds: Sequence[str] | Mapping[str, float] = KINDS, offset_s: int = 0, hard: bool = True,
     paraphrase: bool = False,
-) -> list[Question]:
+) -> list[Question]:  # fmt: skip
     """At most `num` distinct questions about a video, each with a unique answer.
 
     Args:
@@ -127,11 +119,9 @@ def ask(
         if fact is None:
             del weights[kind]
             continue
-        forms = TEMPLATES[kind]
-        form = forms[int(generator.integers(len(forms)))] if paraphrase else forms[0]
-        questions.append(
-            Question(kind, form.format(**fact.slots), fact.answer, fact.spans, fact.names, offset_s)
-        )
+        form = TEMPLATES[kind][int(generator.integers(len(TEMPLATES[kind]))) if paraphrase else 0]
+        text = form.format(**fact.slots)
+        questions.append(Question(kind, text, fact.answer, fact.spans, fact.names, offset_s))
     return questions
 
 
@@ -156,11 +146,10 @@ def grade(question: Question, text: str) -> dict[str, Any]:
     if question.kind == "count":
         number = re.search(r"\d+", text)
         exact = number is not None and int(number[0]) == int(question.answer)
-        return {"parsed": number is not None, "score": float(exact), "exact": exact}
+        return _grade_exact(number is not None, exact)
     words = {part.strip() for part in text.split(",")}
     parsed = words == {NOTHING} or words <= {*OBJECTS, *SOUNDS}
-    exact = words == (set(question.names) or {NOTHING})
-    return {"parsed": parsed, "score": float(exact), "exact": exact}
+    return _grade_exact(parsed, words == (set(question.names) or {NOTHING}))
 
 
 def read_spans(text: str, offset_s: int = 0) -> list[Span]:
@@ -174,35 +163,31 @@ def _iou(a: Span, b: Span) -> float:
     return common / (a[1] - a[0] + b[1] - b[0] - common)
 
 
+def _grade_exact(parsed: bool, exact: bool) -> dict[str, Any]:
+    return {"parsed": parsed, "score": float(exact), "exact": exact}
+
+
 def _grade_items(question: Question, text: str) -> dict[str, Any]:
     items = []
     for name, first, last in _ITEM.findall(text):
         items += [(name, span) for span in read_spans(f"{first} to {last}", question.offset_s)]
     if not items or not question.names:
         exact = text == NOTHING and not question.names
-        return {
-            "parsed": bool(items) or text == NOTHING,
-            "score": float(exact),
-            "exact": exact,
-            "f1": float(exact),
-        }
-    left, hits = list(zip(question.names, question.spans, strict=True)), 0
+        return _grade_exact(bool(items) or text == NOTHING, exact) | {"f1": float(exact)}
+    left = list(zip(question.names, question.spans, strict=True))
     for name, span in items:
-        match = max(
-            (item for item in left if item[0] == name), key=lambda item: _iou(item[1], span), default=None
-        )
-        if match is not None and _iou(match[1], span) >= 0.5:
-            left.remove(match)
-            hits += 1
-    f1 = 2 * hits / (len(items) + len(question.names))
+        ious = {i: _iou(true, span) for i, (of, true) in enumerate(left) if of == name}
+        best = max(ious, key=ious.__getitem__, default=None)
+        if best is not None and ious[best] >= 0.5:
+            del left[best]
+    f1 = 2 * (len(question.names) - len(left)) / (len(items) + len(question.names))
     return {"parsed": True, "score": f1, "exact": text == question.answer, "f1": f1}
 
 
 # --- facts of a video that questions are made of
 
 
-@dataclass(frozen=True)
-class _Fact:
+class _Fact(NamedTuple):
     """A question without its wording."""
 
     slots: dict[str, Any]
@@ -211,22 +196,18 @@ class _Fact:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class _Video:
     """The events by name."""
 
-    events: Sequence[SceneEvent]
-    duration_s: float
-    offset_s: int
-    objects: dict[str, list[SceneEvent]] = field(default_factory=dict)
-    sounds: dict[str, list[SceneEvent]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for event in sorted(self.events, key=lambda event: event.start_s):
+    def __init__(self, events: Sequence[SceneEvent], duration_s: float, offset_s: int) -> None:
+        self.events, self.duration_s, self.offset_s = events, duration_s, offset_s
+        self.objects: dict[str, list[SceneEvent]] = {}
+        self.sounds: dict[str, list[SceneEvent]] = {}
+        for event in sorted(events, key=lambda event: event.start_s):
             (self.objects if event.kind == "video" else self.sounds).setdefault(event.name, []).append(event)
 
     def printed(self, event: SceneEvent) -> str:
-        return "{} to {}".format(*printed_seconds(event, offset_s=self.offset_s))
+        return common_span([event], offset_s=self.offset_s)[1]
 
 
 def _shared_s(a: SceneEvent, b: SceneEvent) -> float:
@@ -251,16 +232,11 @@ def _binding(video: _Video) -> Iterator[_Fact]:
         for noise, played in video.sounds.items():
             if len(shown) == len(played) == 1:
                 continue
-            near = [
-                (a, b) for a in shown for b in played if _shared_s(a, b) > -1
-            ]  # rounded to seconds, they may touch
-            if len(near) != 1 or _shared_s(*near[0]) < 4:
-                continue
-            (first, last), (from_, to) = (
-                printed_seconds(event, offset_s=video.offset_s) for event in near[0]
-            )
-            span = (max(event.start_s for event in near[0]), min(event.end_s for event in near[0]))
-            yield _Fact({"object": name, "sound": noise}, f"{max(first, from_)} to {min(last, to)}", (span,))
+            # rounded to seconds, events less than a second apart may touch
+            near = [(a, b) for a in shown for b in played if _shared_s(a, b) > -1]
+            if len(near) == 1 and _shared_s(*near[0]) >= 4:
+                span, answer = common_span(near[0], offset_s=video.offset_s)
+                yield _Fact({"object": name, "sound": noise}, answer, (span,))
 
 
 def _while(video: _Video) -> Iterator[_Fact]:
@@ -277,10 +253,9 @@ def _first_after(video: _Video) -> Iterator[_Fact]:
     for name, (event, *more) in video.objects.items():
         later = [(at, noise) for at, noise in starts if at >= event.start_s + 1]
         about_now = any(abs(at - event.start_s) < 1 for at, _ in starts)
-        if more or about_now or (len(later) > 1 and later[1][0] - later[0][0] < 1.5):
-            continue
-        names = tuple(noise for _, noise in later[:1])
-        yield _Fact({"object": name}, names[0] if names else NOTHING, names=names)
+        if not (more or about_now or (len(later) > 1 and later[1][0] - later[0][0] < 1.5)):
+            names = tuple(noise for _, noise in later[:1])
+            yield _Fact({"object": name}, names[0] if names else NOTHING, names=names)
 
 
 def _count(video: _Video) -> Iterator[_Fact]:
@@ -309,20 +284,21 @@ def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
         )
 
 
+_FINDERS: dict[str, Callable[[_Video], Iterator[_Fact]]] = {
+    "when_seen": lambda video: _when(video.objects, "object", video),
+    "when_heard": lambda video: _when(video.sounds, "sound", video),
+    "binding": _binding,
+    "while": _while,
+    "first_after": _first_after,
+    "count": _count,
+}
+
+
 def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: bool) -> Iterator[_Fact]:
     """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
-    finders: dict[str, Callable[[], Iterator[_Fact]]] = {
-        "when_seen": lambda: _when(video.objects, "object", video),
-        "when_heard": lambda: _when(video.sounds, "sound", video),
-        "binding": lambda: _binding(video),
-        "while": lambda: _while(video),
-        "first_after": lambda: _first_after(video),
-        "count": lambda: _count(video),
-        "between": lambda: _between(video, generator),
-    }
     if kind == "between":
-        return finders[kind]()
-    facts = list(finders[kind]())
+        return _between(video, generator)
+    facts = list(_FINDERS[kind](video))
     num_words = Counter(word for name in video.objects for word in name.split())
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):

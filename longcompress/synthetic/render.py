@@ -46,14 +46,9 @@ SHAPES: dict[str, Callable[[Plane, Plane, float], Plane]] = {
 
 
 def blend(
-    frame: NDArray[np.uint8],
-    shape: str,
-    at: tuple[float, float],
-    radius: float,
-    rgb: tuple[float, ...],
-    tilt: float = 0.0,
-    soft: float = 0.5,
-) -> None:
+    frame: NDArray[np.uint8], shape: str, at: tuple[float, float], radius: float, rgb: tuple[float, ...],
+    tilt: float = 0.0, soft: float = 0.5,
+) -> None:  # fmt: skip
     """Draws a shape into a frame (H, W, 3) in place; all in pixels, the edge 2 * soft wide."""
     reach = 1.06 * radius + soft
     left, right = max(0, int(at[0] - reach)), min(frame.shape[1], ceil(at[0] + reach) + 1)
@@ -71,9 +66,8 @@ def blend(
 
 def curve(path: tuple[tuple[float, float], ...], share: Float) -> Float:
     """(T, 2) points of a Bezier curve of three points, at shares (T,) of its length in time."""
-    u, points = share[:, None], np.array(path)
-    out: Float = (1 - u) ** 2 * points[0] + 2 * u * (1 - u) * points[1] + u**2 * points[2]
-    return out
+    u, (start, control, end) = share[:, None], np.array(path)
+    return (1 - u) ** 2 * start + 2 * u * (1 - u) * control + u**2 * end
 
 
 @lru_cache(maxsize=8)
@@ -82,9 +76,8 @@ def ground(seed: int, size_px: int) -> NDArray[np.uint8]:
     generator = np.random.default_rng([seed, 2])
     total = np.full((size_px, size_px, 3), generator.uniform(64, 116))
     for patches, strength in ((3, 26.0), (9, 12.0)):
-        coarse = generator.uniform(-1, 1, (patches, patches, 1)) + generator.uniform(
-            -0.4, 0.4, (patches, patches, 3)
-        )
+        coarse = generator.uniform(-1, 1, (patches, patches, 1))
+        coarse = coarse + generator.uniform(-0.4, 0.4, (patches, patches, 3))
         place = np.arange(size_px) * patches / size_px
         low, part = place.astype(int), place % 1
         part = part * part * (3 - 2 * part)
@@ -114,17 +107,15 @@ def blobs(seed: int, time_s: float) -> list[tuple[tuple[float, float], float, fl
     """Middle, radius (shares of the width) and grey of each unnamed blob at this time."""
     speed, phase, looks = _wander(seed)
     middle = 0.5 + 0.5 * np.sin(speed * time_s * 2 * pi + phase)
-    return [
-        ((x, y), radius, grey) for (x, y), (radius, grey) in zip(middle.tolist(), looks.tolist(), strict=True)
-    ]
+    rows = zip(middle.tolist(), looks.tolist(), strict=True)
+    return [((x, y), radius, grey) for (x, y), (radius, grey) in rows]
 
 
 def jumps(seed: int, time_s: Float) -> list[int]:
     """T numbers below 2**32 that look random, from the seed and the microsecond."""
     with np.errstate(over="ignore"):
-        z = np.round(time_s * 1e6).astype(np.int64).astype(np.uint64) + np.uint64(
-            seed * 0x9E3779B97F4A7C15 % 2**64
-        )
+        z = np.round(time_s * 1e6).astype(np.int64).astype(np.uint64)
+        z = z + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     numbers: list[int] = (z >> np.uint64(32)).tolist()

@@ -18,10 +18,9 @@ from ..media import write as media_write
 from ..types import Audio, Frames
 from . import render as paint
 
-SHAPES = ("ball", "box", "triangle", "star", "cross", "ring")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+SHAPES, COLOURS = tuple(paint.SHAPES), tuple(paint.RGB)
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-SOUNDS = ("bell", "hum", "beep", "rain", "chirp", "siren", "knock", "buzz", "whistle", "drum")
+SOUNDS = tuple(paint.VOICES)
 
 GAP_S = 4.0  # at least this long between two events of the same name
 
@@ -36,11 +35,7 @@ class SceneEvent:
     end_s: float
     kind: Literal["video", "audio"]
     name: str
-    path: tuple[tuple[float, float], ...] = (
-        (0.3, 0.5),
-        (0.5, 0.5),
-        (0.7, 0.5),
-    )  # Bezier points (x, y) in 0..1
+    path: tuple[tuple[float, float], ...] = ((0.3, 0.5), (0.5, 0.5), (0.7, 0.5))  # Bezier (x, y) in 0..1
     size: float = 0.34  # diameter, as a share of the frame's width
     tilt: float = 0.0  # radians
     shade: float = 1.0  # brightness of the colour, 0.85..1
@@ -51,11 +46,10 @@ class SceneEvent:
     def __post_init__(self) -> None:
         if self.kind not in ("video", "audio"):
             raise ValueError(f"SceneEvent.kind must be 'video' or 'audio', got {self.kind!r}")
-        if self.name not in (OBJECTS if self.kind == "video" else SOUNDS):
-            known = "OBJECTS" if self.kind == "video" else "SOUNDS"
-            raise ValueError(
-                f"SceneEvent.name of a {self.kind} must be one of scenes.{known}, got {self.name!r}"
-            )
+        known, names = ("OBJECTS", OBJECTS) if self.kind == "video" else ("SOUNDS", SOUNDS)
+        if self.name not in names:
+            need = f"SceneEvent.name of a {self.kind} must be one of scenes.{known}"
+            raise ValueError(f"{need}, got {self.name!r}")
         if not self.end_s > self.start_s:
             raise ValueError(f"SceneEvent.end_s must be after start_s = {self.start_s}, got {self.end_s}")
 
@@ -81,15 +75,9 @@ class Scene:
 
 
 def make_scene(
-    seed: int,
-    duration_s: float,
-    *,
-    objects_per_minute: float = 4.4,
-    sounds_per_minute: float = 2.8,
-    length_s: tuple[float, float] = (5.0, 20.0),
-    repeat: float = 0.25,
-    objects: Sequence[str] = OBJECTS,
-) -> Scene:
+    seed: int, duration_s: float, *, objects_per_minute: float = 4.4, sounds_per_minute: float = 2.8,
+    length_s: tuple[float, float] = (5.0, 20.0), repeat: float = 0.25, objects: Sequence[str] = OBJECTS,
+) -> Scene:  # fmt: skip
     """A random video; the same arguments give the same video.
 
     Args:
@@ -127,13 +115,16 @@ def make_scene(
             if bound is not None and generator.random() < repeat:
                 start_s, end_s = bound
             if _fits(sounds, start_s, end_s, name, at_most=2):
-                pitch, loudness = generator.uniform(0.96, 1.04), generator.uniform(0.15, 0.35)
-                key = int(generator.integers(1 << 31))
-                sounds.append(
-                    SceneEvent(start_s, end_s, "audio", name, pitch=pitch, loudness=loudness, key=key)
-                )
+                sounds.append(sample_sound(generator, name, start_s, end_s))
                 break
     return Scene(seed, float(duration_s), tuple(sorted(shown + sounds, key=lambda event: event.start_s)))
+
+
+def sample_sound(generator: np.random.Generator, name: str, start_s: float, end_s: float) -> SceneEvent:
+    """A sound of random pitch, loudness and noise."""
+    pitch, loudness = generator.uniform(0.96, 1.04), generator.uniform(0.15, 0.35)
+    key = int(generator.integers(1 << 31))
+    return SceneEvent(start_s, end_s, "audio", name, pitch=pitch, loudness=loudness, key=key)
 
 
 def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> tuple[SceneEvent, ...]:
@@ -143,8 +134,8 @@ def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> t
         first, last = max(event.start_s, start_s), min(event.end_s, end_s)
         if first < last:
             points = _points(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
-            middle = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the part
-            path = tuple((float(x), float(y)) for x, y in (points[0], middle, points[2]))
+            points[1] = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the part
+            path = tuple(map(tuple, points.tolist()))
             parts.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
     return tuple(parts)
 
@@ -154,17 +145,13 @@ def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np
     times = np.atleast_1d(np.asarray(time_s, np.float64))
     ground, noise = paint.ground(scene.seed, size_px), paint.noise(size_px)
     visible: list[list[tuple[SceneEvent, tuple[float, float]]]] = [[] for _ in times]
-    for event in scene.of("video"):
-        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
-        for index, (x, y) in zip(now, (_points(event, times[now]) * size_px).tolist(), strict=True):
+    for event, now, points in _shown(scene, times):
+        for index, (x, y) in zip(now, (points * size_px).tolist(), strict=True):
             visible[index].append((event, (x, y)))
     out = np.empty((len(times), size_px, size_px, 3), np.uint8)
     jumps = paint.jumps(scene.seed, times)
     for frame, t, jump, visible_now in zip(out, times.tolist(), jumps, visible, strict=True):
-        left, top = (
-            int(0.012 * t * size_px) % size_px,
-            int(0.008 * t * size_px) % size_px,
-        )  # the ground drifts
+        left, top = (int(speed * t * size_px) % size_px for speed in (0.012, 0.008))  # the ground drifts
         frame[:] = ground[top : top + size_px, left : left + size_px]
         for (x, y), radius, grey in paint.blobs(scene.seed, t):
             radius *= size_px
@@ -183,9 +170,8 @@ def audio(scene: Scene, start_s: float, end_s: float, *, rate_hz: int = 16000) -
     if not 0 <= start_s <= end_s:
         raise ValueError(f"audio needs 0 <= start_s <= end_s, got start_s = {start_s}, end_s = {end_s}")
     first, last = round(start_s * rate_hz), round(end_s * rate_hz)
-    blocks = range(
-        first // rate_hz, -(-last // rate_hz)
-    )  # always whole seconds, for the same bits in any cut
+    # always whole seconds, for the same bits in any cut
+    blocks = range(first // rate_hz, -(-last // rate_hz))
     if first == last:
         return np.zeros(0, np.float32)
     whole = np.concatenate([_audio_block(scene, block, rate_hz) for block in blocks])
@@ -199,18 +185,16 @@ def patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int
     disc of 0.85 of its radius, above earlier objects. An object that is not hidden has at least one patch.
     """
     times, fine = np.atleast_1d(np.asarray(time_s, np.float64)), 8 * grid
-    shown = scene.of("video")
+    shown = list(_shown(scene, times))
     owner = np.full((len(times), fine, fine), len(shown))
     at = (np.arange(fine) + 0.5) / fine
-    for number, event in enumerate(shown):
-        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
-        x, y = _points(event, times[now]).T
+    for number, (event, now, points) in enumerate(shown):
+        x, y = points.T
         far = (at - x[:, None])[:, None, :] ** 2 + (at - y[:, None])[:, :, None] ** 2  # (T', fine, fine)
         owner[now] = np.where(far < (0.85 * event.size / 2) ** 2, number, owner[now])
     shared = owner.reshape(len(times), grid, 8, grid, 8).swapaxes(2, 3).reshape(len(times), grid, grid, 64)
     winner, best = np.full(shared.shape[:3], len(OBJECTS)), np.zeros(shared.shape[:3])
-    for number, event in enumerate(shown):
-        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
+    for number, (event, now, _) in enumerate(shown):
         count = (shared[now] == number).sum(-1)  # (T', grid, grid)
         body = pi * (0.85 * event.size / 2 * fine) ** 2
         wins = (count >= min(0.3 * 64, 0.2 * body)) & (count > best[now])
@@ -241,25 +225,15 @@ def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Audio]:
 
 
 def write_video(
-    scene: Scene,
-    path: str | Path,
-    *,
-    size_px: int = 128,
-    rate_fps: float = 8,
-    rate_hz: int = 16000,
-    progress: bool = False,
+    scene: Scene, path: str | Path, *, size_px: int = 128, rate_fps: float = 8, progress: bool = False
 ) -> Path:
     """The path of a video of the scene, as `media_write.write` writes it."""
     return media_write.write(
         Path(path),
         lambda times: frames(scene, times, size_px=size_px),
-        lambda start_s, end_s: audio(scene, start_s, end_s, rate_hz=rate_hz),
-        duration_s=scene.duration_s,
-        size_px=size_px,
-        rate_fps=rate_fps,
-        rate_hz=rate_hz,
-        progress=progress,
-    )
+        lambda start_s, end_s: audio(scene, start_s, end_s),
+        duration_s=scene.duration_s, size_px=size_px, rate_fps=rate_fps, rate_hz=16000, progress=progress,
+    )  # fmt: skip
 
 
 # --- sampling of events
@@ -279,18 +253,15 @@ def _sample_span(
 
 def _fits(others: list[SceneEvent], start_s: float, end_s: float, name: str, at_most: int) -> bool:
     """Whether an event fits: at most `at_most` at once, and no other of its name within GAP_S."""
-    near = [event for event in others if event.start_s < end_s and start_s < event.end_s]
-    peak = max(
-        sum(event.start_s <= t < event.end_s for event in near)
-        for t in [start_s, *(o.start_s for o in near)]
-        if t >= start_s
-    )
-    clear = all(
-        event.end_s + GAP_S <= start_s or end_s + GAP_S <= event.start_s
-        for event in others
-        if event.name == name
-    )
-    return peak < at_most and clear
+    near = _within(others, start_s, end_s)
+    starts = [start_s, *(event.start_s for event in near if event.start_s >= start_s)]
+    peak = max(sum(event.start_s <= t < event.end_s for event in near) for t in starts)
+    beside = _within(others, start_s - GAP_S, end_s + GAP_S)
+    return peak < at_most and all(event.name != name for event in beside)
+
+
+def _within(events: list[SceneEvent], start_s: float, end_s: float) -> list[SceneEvent]:
+    return [event for event in events if event.start_s < end_s and start_s < event.end_s]
 
 
 def _sample_overlap(
@@ -307,15 +278,14 @@ def _sample_overlap(
         return None
     start_s = generator.uniform(low, high)
     others = [o for o in shown if o.name == event.name and o is not event]
-    clear = all(o.end_s <= start_s or start_s + length <= o.start_s for o in others)
-    return (start_s, start_s + length) if clear else None
+    return None if _within(others, start_s, start_s + length) else (start_s, start_s + length)
 
 
 def _sample_path(
     generator: np.random.Generator, others: list[SceneEvent], start_s: float, end_s: float, size: float
 ) -> tuple[tuple[float, float], ...]:
     """A curve within the frame, the best of 32 at staying away from other objects."""
-    near = [event for event in others if event.start_s < end_s and start_s < event.end_s]
+    near = _within(others, start_s, end_s)
     best, best_score = None, -9.0
     for _ in range(32):
         points = generator.uniform(0.54 * size, 1 - 0.54 * size, (3, 2))
@@ -332,6 +302,13 @@ def _sample_path(
         if score > 0.8:
             break
     return best or ((0.3, 0.3), (0.5, 0.7), (0.7, 0.3))
+
+
+def _shown(scene: Scene, times: Float) -> Iterator[tuple[SceneEvent, NDArray[np.intp], Float]]:
+    """Each object, the indices (T',) of the times at which it is visible, and where it is then (T', 2)."""
+    for event in scene.of("video"):
+        now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
+        yield event, now, _points(event, times[now])
 
 
 def _points(event: SceneEvent, times: Float) -> Float:

@@ -12,8 +12,7 @@ SPACE = "\u2581"
 def word_tokenizer(
     words: Iterable[str], firsts: Sequence[str], seconds: Sequence[str], *, num_tens: int
 ) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that knows `words`, numbers below 10 * num_tens, and "first second" pairs as one
-    token.
+    """A word-level tokenizer of `words`, numbers below 10 * num_tens, and "first second" pairs as one token.
 
     The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from
     timestamps that count tens: "18:" is the tens alone, the text of a timestamp.
@@ -29,9 +28,8 @@ def word_tokenizer(
     known = [PAD, END, UNKNOWN, *",.?!", *map(str, range(10)), SPACE]
     known += [f"{SPACE}{t}" for t in range(1, num_tens)]
     known += [SPACE + w for w in sorted({*single, *firsts, *seconds} | set(pairs))]
-    tokenizer = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(known))}, unk_token=UNKNOWN)
-    )
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(known))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     joint = Regex(f"(?<=\\b({'|'.join(firsts)})) (?=({'|'.join(seconds)})\\b)")
     no_tens = Regex(r"(?<!\d)0:")
     tokenizer.normalizer = normalizers.Sequence(
@@ -46,10 +44,5 @@ def word_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.Sequence([decoders.Metaspace(replacement=SPACE), decoders.Replace("_", " ")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
+    names = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)

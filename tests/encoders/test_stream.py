@@ -8,9 +8,9 @@ import torch
 
 from longcompress.config import AudioConfig, MediaConfig
 from longcompress.encoders import AudioEncoder, BeatsEncoder, Stream
-from longcompress.encoders.averaging import Means
 from longcompress.encoders.beats import Beats
 from longcompress.encoders.fbank import beats_filters, num_frames
+from longcompress.encoders.whisper import Means
 from longcompress.types import Audio, Encoded, Tokens
 
 from models import hearing, listening

@@ -269,6 +269,9 @@ def test_answers_end_where_the_task_says():
     adapter = LongCompressModel("tiny", BUDGET, device="cpu", max_new_tokens=7)
     options = {"until": "\n", "max_new_tokens": 40, "temperature": 0, "top_p": None, "num_beams": 1}
     assert adapter._how(options) == (["\n"], {"do_sample": False, "num_beams": 1, "max_new_tokens": 7})
+    adapter.max_new_tokens = 0
+    assert adapter._how(options)[1]["max_new_tokens"] == 0  # as it is said, not the task's 40
+    adapter.max_new_tokens = 7
     with pytest.warns(UserWarning, match=r"\['colour'\] are not heeded"):
         adapter._how({"colour": 1})
     adapter.task_dict = {"t": {"test": [{}]}}
@@ -283,7 +286,7 @@ def test_answers_end_where_the_task_says():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"streams": "speech"}, "streams must be 'both' or of frame, audio"),
+        ({"streams": "speech"}, "streams must be 'both' or of video, audio"),
         ({"batch_size": "auto"}, "batch_size must be a whole number"),
         ({"budget": 1}, "budget"),
     ],

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.clock import Clock
-from longcompress.media.frames import FrameSampler, VideoTrack
+from longcompress.media.frames import Clock, FrameSampler, VideoTrack
 from longcompress.media.reader import arrays, probe, read
 from longcompress.types import Audio, Frames
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.clock import Grid
+from longcompress.media.frames import Grid
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio, Frames
 

@@ -1,11 +1,12 @@
-"""The allocation of a budget, and the estimate of tokens and bytes before decoding."""
+"""The estimate of tokens and bytes before decoding."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import MergeConfig, ModelConfig
 from ..kernels import after_rounds
+from .state import allocate, check_budget
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     room = min(budget - num_globals, sum(max_tokens))
     weights = [config.budget.stream_weight(k) for k in flows]
     parts = dict(zip(flows, allocate(weights, room, max_tokens=max_tokens), strict=True))
-    seconds = timestamp_step_s(duration_s, config.llm.timestamp_s, budget, shape.timestamp_tokens)
+    seconds = config.llm.timestamp_step_s(duration_s, budget, shape.timestamp_tokens)
     timestamps = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
     tokens = room + num_globals
     prompt = tokens + timestamps * shape.timestamp_tokens
@@ -131,71 +132,3 @@ def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int
         return min(num, min_tokens)
 
     return raw // full * merged(full) + merged(raw % full)
-
-
-def timestamp_step_s(duration_s: float, step_s: float, budget: int, timestamp_tokens: int = 1) -> float:
-    """Seconds between timestamps: the smallest multiple of step_s with at most budget / 8 text tokens."""
-    room = max(1, budget // (8 * max(1, timestamp_tokens)))
-    return step_s * max(1, math.ceil(math.ceil(duration_s / step_s - 1e-9) / room))
-
-
-def check_budget(budget: int, min_tokens: int) -> None:
-    """ValueError unless `budget` is at least `min_tokens`: the global tokens and a token of each stream."""
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"budget must be a whole number of tokens >= 1, got {budget!r}")
-    if budget < min_tokens:
-        raise ValueError(
-            f"budget must be at least {min_tokens} here (global tokens, and one for each stream), "
-            f"got {budget}; raise it, or turn global tokens off (memory.kind = none)"
-        )
-
-
-def allocate(
-    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int = 1
-) -> list[int]:
-    """`total` dealt out in proportion to `weights` by largest remainder.
-
-    Args:
-        weights: >= 0; all zero counts as all equal.
-        total: what is dealt out.
-        max_tokens: no part gets more than this.
-        min_tokens: nor less than this (or its max_tokens).
-
-    Returns:
-        Whole numbers that sum to exactly min(total, sum(max_tokens)); equal remainders go to the lower index.
-
-    Raises:
-        ValueError: if total is less than what `min_tokens` asks for.
-    """
-    num = len(weights)
-    if len(max_tokens) != num:
-        raise ValueError(f"max_tokens must have {num} entries like weights, got {len(max_tokens)}")
-    floor = [min(min_tokens, m) for m in max_tokens]
-    if total < sum(floor):
-        raise ValueError(
-            f"total must be at least {sum(floor)} to give each of {num} parts {min_tokens}, got {total}"
-        )
-    total = min(total, sum(max_tokens))
-    w = list(weights) if sum(weights) > 0 else [1.0] * num
-    fixed: dict[int, int] = {}
-    while True:  # parts whose share lies outside their bounds get the bound; the rest is dealt anew
-        free = [i for i in range(num) if i not in fixed]
-        room = total - sum(fixed.values())
-        sum_w = sum(w[i] for i in free)
-        ideal = {i: (room * w[i] / sum_w if sum_w > 0 else room / len(free)) for i in free}
-        low = {i: floor[i] for i in free if ideal[i] < floor[i]}
-        high = {i: max_tokens[i] for i in free if ideal[i] > max_tokens[i]}
-        lack = sum(floor[i] - ideal[i] for i in low)
-        spare = sum(ideal[i] - max_tokens[i] for i in high)
-        if not low and not high:
-            break
-        fixed.update(low if lack >= spare else high)
-    out = [fixed.get(i, 0) for i in range(num)]
-    for i in free:
-        out[i] = int(ideal[i])
-    left = total - sum(out)
-    by_rest = sorted((i for i in free), key=lambda i: (int(ideal[i]) - ideal[i], i))
-    for i in [i for i in by_rest if out[i] < max_tokens[i]][:left]:
-        out[i] += 1
-    assert sum(out) == total, (out, total)
-    return out

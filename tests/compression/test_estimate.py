@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.compression.budget import Flow, Shape, allocate, check_budget, estimate, timestamp_step_s
-from longcompress.config import MergeConfig, ModelConfig
+from longcompress.compression.estimate import Flow, Shape, estimate
+from longcompress.compression.state import allocate, check_budget
+from longcompress.config import LLMConfig, MergeConfig, ModelConfig
 
 
 def shape(duration_s: float, patches: int = 16, *, heard: bool = True, context: int | None = None) -> Shape:
@@ -70,7 +71,7 @@ def test_errors_say_what_is_wrong(call, message):
 @pytest.mark.parametrize("duration_s", [0.0, 1.0, 59.9, 60.0, 3600.0, 36000.0])
 @pytest.mark.parametrize("budget", [16, 100, 4096])
 def test_marks_take_at_most_an_eighth(duration_s, budget):
-    seconds = timestamp_step_s(duration_s, 10.0, budget, 2)
+    seconds = LLMConfig(timestamp_s=10.0).timestamp_step_s(duration_s, budget, 2)
     assert seconds % 10.0 == 0
     assert -(-duration_s // seconds) * 2 <= max(2, budget / 8)
 

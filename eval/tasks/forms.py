@@ -1,0 +1,88 @@
+"""What the files of tasks have in common: an example a record, words by id, one file written."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
+from .files import Record, one_file, read_records, write_json, write_lines
+from .task import How, Line, Parse, Read, Write
+
+Item = TypeVar("Item")
+
+
+class IdsByQuestion:
+    """Ids of examples by video and question, for prediction files without ids."""
+
+    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        self._ids: dict[tuple[str, str], list[str]] = {}
+        for video, question, key in keys:
+            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
+
+    def take(self, video: str, question: str) -> str:
+        """The id; of equal questions one after another, of an unknown question a text that is no id."""
+        ids = self._ids.get((video, " ".join(question.split())), [])
+        if not ids:
+            return f"{video}: {question}"
+        return ids.pop(0) if len(ids) > 1 else ids[0]
+
+
+def answered(examples: Examples[Truth], predictions: Answers[Value]) -> Answered[Truth, Value]:
+    """The examples that have a prediction, with it."""
+    return [(example, predictions[example.id]) for example in examples if example.id in predictions]
+
+
+def each_record(examples_of: Callable[[Record], Iterable[Example[Truth]]]) -> Read[Truth]:
+    """A reader of one file of records, each with some examples."""
+
+    def read(paths: Paths) -> list[Example[Truth]]:
+        records = read_records(one_file(paths, "reference"))
+        return [example for record in records for example in examples_of(record)]
+
+    return read
+
+
+def json_file(form: Callable[[Answered[Truth, Value]], object]) -> Write[Truth, Value]:
+    """A writer of predictions.json, whose value `form` makes of the examples that have a prediction."""
+    return lambda folder, examples, predictions, how: [
+        write_json(folder / "predictions.json", form(answered(examples, predictions)))
+    ]
+
+
+def lines_file(name: str, line: Line[Truth, Value]) -> Write[Truth, Value]:
+    """A writer of JSON lines, one for each example that has a prediction."""
+    return lambda folder, examples, predictions, how: [
+        write_lines(folder / name, [line(*pair) for pair in answered(examples, predictions)])
+    ]
+
+
+def collected(
+    entries: Iterable[tuple[str, Item]],
+    examples: Examples[Truth],
+    read: Callable[[Item, Example[Truth] | None], Prediction[Value]],
+) -> Predictions[Value]:
+    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id."""
+    known = {example.id: example for example in examples}
+    out: Predictions[Value] = Predictions()
+    for key, item in entries:
+        if out.is_new(key):
+            out.by_id[key] = read(item, known.get(key))
+    return out
+
+
+def predictions_of(
+    texts: Iterable[tuple[str, str]], examples: Examples[Truth], how: How, parse: Parse[Truth, Value]
+) -> Predictions[Value]:
+    """What (id, words) pairs say; the words of an unknown id are not read."""
+    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse))
+
+
+def parsed(
+    text: str, example: Example[Truth] | None, how: How, parse: Parse[Truth, Value]
+) -> Prediction[Value]:
+    """The words, and what they say if the example is known."""
+    return Prediction(text, None if example is None else parse(text, example, how))
+
+
+def number_or_text(key: str) -> int | str:
+    """An id as files have it that number their questions."""
+    return int(key) if key.isdecimal() else key
