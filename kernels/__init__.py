@@ -24,21 +24,7 @@ else:
     from .pool import extremes, pool, pool_reference, unpool
 
     __all__ = [
-        "Plan",
-        "State",
-        "after_rounds",
-        "attend",
-        "attend_reference",
-        "extremes",
-        "frame_novelty",
-        "head_mean",
-        "head_mean_reference",
-        "novelty",
-        "novelty_reference",
-        "plan",
-        "plan_reference",
-        "pool",
-        "pool_reference",
-        "start_state",
-        "unpool",
-    ]
+        "Plan", "State", "after_rounds", "attend", "attend_reference", "extremes", "frame_novelty",
+        "head_mean", "head_mean_reference", "novelty", "novelty_reference", "plan", "plan_reference",
+        "pool", "pool_reference", "start_state", "unpool",
+    ]  # fmt: skip
