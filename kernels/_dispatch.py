@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,6 +60,18 @@ def on_its_device(launch: Callable[Concatenate[Tensor, P], R]) -> Callable[Conca
             return launch(x, *args, **options)
 
     return guarded
+
+
+def add_operator(
+    library: torch.library.Library, schema: str, run: Callable[..., Any], fake: Callable[..., Any],
+    tags: tuple[torch.Tag, ...] = (),
+) -> None:  # fmt: skip
+    """Make `run` an operator of torch, on the CPU too, where Triton may interpret; `fake` is for tracing."""
+    name = schema.partition("(")[0]
+    library.define(schema, tags=tags)
+    for device in ("CPU", "CUDA"):
+        library.impl(name, run, device)
+    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
 
 
 def can_wait(x: Tensor) -> bool:

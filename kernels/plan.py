@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ._dispatch import can_wait, check_offsets, one_device, use_triton
+from ._dispatch import add_operator, can_wait, check_offsets, one_device, use_triton
 from .pool import Plan, means_of, shares_of
 
 Schedule = float | Sequence[int]
@@ -125,18 +125,10 @@ def after_rounds(
 
 
 def plan_reference(
-    metric: Tensor,
-    at: list[int],
-    keep: list[int],
-    weight: Tensor | None,
-    schedule: Schedule,
-    score: Score,
+    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Schedule, score: Score,
     order: Order,
-) -> Plan:
-    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU.
-
-    Args: checked ones of `plan`.
-    """
+) -> Plan:  # fmt: skip
+    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
     device = metric.device
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     num = metric.shape[0]
@@ -421,16 +413,6 @@ def _plan_operator(
     return group, weight.clone(), mass, starts  # an operator's results are its own
 
 
-LIBRARY.define(
-    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, "
-    "str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
-)
-for _device in ("CPU", "CUDA"):
-    LIBRARY.impl("plan", _plan_operator, _device)
-
-
-@torch.library.register_fake("longcompress_plan::plan", lib=LIBRARY)
 def _plan_fake(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
     score: str, order: str, precision: str,
@@ -442,3 +424,12 @@ def _plan_fake(
         metric.new_empty((groups,), dtype=torch.float32),
         metric.new_empty((offsets.shape[0],), dtype=torch.int32),
     )  # fmt: skip
+
+
+add_operator(
+    LIBRARY,
+    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, "
+    "str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    _plan_operator, _plan_fake,
+    tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
+)  # fmt: skip

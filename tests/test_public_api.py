@@ -71,31 +71,30 @@ ATTRIBUTES = {
 MAX_LINES = {
     ".": (68, 65),
     "eval": (1, 0),
-    "eval/bench": (2221, 1593),
-    "eval/lmms": (283, 204),
+    "eval/bench": (2216, 1588),
+    "eval/lmms": (275, 196),
     "eval/metrics": (1986, 1320),
     "eval/runner": (1543, 1126),
-    "eval/tasks": (2784, 2028),
-    "kernels": (940, 606),
-    "kernels/gpu": (1551, 1203),
-    "longcompress": (2626, 1737),
-    "longcompress/checkpoints": (866, 567),
-    "longcompress/cli": (2030, 1355),
-    "longcompress/compression": (1046, 683),
-    "longcompress/encoders": (1504, 1057),
-    "longcompress/events": (428, 300),
-    "longcompress/llm": (962, 645),
-    "longcompress/media": (1671, 1246),
-    "longcompress/synthetic": (1094, 797),
-    "train": (1781, 1167),
-    "train/data": (827, 523),
-    "train/imports": (496, 327),
-    "train/shards": (1147, 771),
-    "train/tiny": (679, 471),
+    "eval/tasks": (2643, 1865),
+    "kernels": (921, 588),
+    "kernels/gpu": (1488, 1153),
+    "longcompress": (2563, 1688),
+    "longcompress/checkpoints": (789, 553),
+    "longcompress/cli": (1876, 1217),
+    "longcompress/compression": (1033, 673),
+    "longcompress/encoders": (1427, 1011),
+    "longcompress/events": (414, 292),
+    "longcompress/llm": (924, 621),
+    "longcompress/media": (1596, 1185),
+    "longcompress/synthetic": (999, 708),
+    "train": (1777, 1163),
+    "train/data": (823, 519),
+    "train/imports": (494, 325),
+    "train/shards": (1144, 768),
+    "train/tiny": (678, 470),
 }
-# The house is still larger than its goal of (25_000, 17_000) lines, and the walk longer than its goal of 24
-# files. These numbers may only fall.
-MAX_TOTAL = (28_600, 19_800)
+# The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
+MAX_TOTAL = (27_690, 19_100)
 MAX_FILES = 24  # of ours that compress and ask of a file go through
 
 

@@ -105,10 +105,8 @@ def by_ranges(index: Index, workers: int) -> Iterator[Step]:
 def compressed(index: Index, model: LongCompress, workers: int, budget: int) -> Iterator[Step]:
     """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
     sizes = {entry.key: num_bytes(entry) for entry in index.entries}
-    data, count = (
-        ShardData(BatchSampler(Mixture([index]), 0, 8 * budget, (budget,)), model, QuestionConfig()),
-        0,
-    )
+    batches = BatchSampler(Mixture([index]), 0, 8 * budget, (budget,))
+    data, count = ShardData(batches, model, QuestionConfig()), 0
     for loaded in DataLoader(data, batch_size=None, num_workers=workers):
         keys = [*loaded.keys, *(bad.key for bad in loaded.bad)]
         count += len(keys)
@@ -170,11 +168,9 @@ def _resident_mb() -> float:
 
 def table(figures: dict[str, Any]) -> Sequence[str]:
     """Lines of a table of `bench`'s figures."""
-    head = (
-        f"{figures['samples']} samples of {figures['mb_per_sample']} MB ({figures['hours_per_sample']} h), "
-    )
     lines = [
-        head + f"{figures['workers']} workers, median of {figures['rounds']} runs that took turns",
+        f"{figures['samples']} samples of {figures['mb_per_sample']} MB ({figures['hours_per_sample']} h), "
+        f"{figures['workers']} workers, median of {figures['rounds']} runs that took turns",
         f"{'loader':<12}{'samples/s':>12}{'MB/s':>10}{'of webdataset':>16}",
     ]
     for name, speed in figures["speeds"].items():

@@ -13,9 +13,8 @@ from ...encoders import VisionEncoder
 from ...encoders.tome import check_encoder, random_dinov2
 from ...encoders.vision import IMAGENET_MEAN, IMAGENET_STD
 from .rows import Job, Row, make_row
-from .timer import timed
+from .timer import DTYPES, relative_rms, timed
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUM_FRAMES = 16  # at least; whole blocks
 
 
@@ -84,5 +83,5 @@ def fidelity(result: tuple[Tensor, Tensor], stock: tuple[Tensor, Tensor]) -> dic
         "patch_cosine": float(cosine_similarity(x, y, dim=-1).mean()),
         "centred_cosine": float(cosine_similarity(x - mean, y - mean, dim=-1).mean()),
         "class_cosine": float(cosine_similarity(summary, token, dim=-1).mean()),
-        "relative_rms": float((x - y).square().mean().sqrt() / y.square().mean().sqrt()),
+        "relative_rms": relative_rms(x, y),
     }

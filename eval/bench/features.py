@@ -26,7 +26,7 @@ from ...model import LongCompress
 from ...session import read_session
 from ...types import Frames
 from .rows import Job, Row, make_row
-from .timer import in_own_process, peaks_gb, timed
+from .timer import in_own_process, peaks_gb, relative_rms, timed
 
 Preset = Literal["longvale", "vtimellm"]
 BATCH_FRAMES, BATCH_WINDOWS = 25, 8  # of the encoders one after another
@@ -174,8 +174,8 @@ def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
 def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """ValueError unless both have the same features."""
     for name, y in expected.items():
-        x = features[name].float()
-        off = float((x - y.float()).square().mean().sqrt() / y.float().square().mean().sqrt())
+        x = features[name]
+        off = relative_rms(x, y)
         if x.shape != y.shape or not off <= TOLERANCE[dtype]:
             raise ValueError(
                 f"stream {name!r}: features {tuple(x.shape)} and {tuple(y.shape)} are {off:.1e} apart, at "

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .kernels import DTYPES, MERGES, bench_kernels, composed, make_inputs, normal
+from .kernels import MERGES, bench_kernels, composed, make_inputs, normal
 from .rows import machine_info
-from .timer import synchronize, timed
+from .timer import DTYPES, synchronize, timed
 
 MODULE = "longcompress.eval.bench.gpu_report"
 LIMIT_S = 570.0  # of all sections together

@@ -29,13 +29,12 @@ from ...kernels import (
     pool,
     pool_reference,
     start_state,
-)  # fmt: skip
+)
 from ...kernels._dispatch import use_triton
 from .rows import Job, Recorder, Row, make_row
-from .timer import timed
+from .timer import DTYPES, relative_rms, timed
 
 KEEP, WIDTH, QUERIES = 30, 64, 16
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 3e-3}  # relative RMS error of a mean
 CACHE_BYTES = 1 << 27  # more than any GPU's second cache
 MAX_CASE_S = 10.0  # of timed runs; a slower case has fewer of them, three at least
@@ -63,7 +62,7 @@ class Case(NamedTuple):
         self, expected: Tensor, tolerance: float, read: Callable[[Any], Tensor] = lambda result: result
     ) -> "Case":
         """The case, whose result on the first input (what `read` takes of it) must be `expected`."""
-        return self._replace(error=lambda: relative(read(self.work(0)), expected), tolerance=tolerance)
+        return self._replace(error=lambda: relative_rms(read(self.work(0)), expected), tolerance=tolerance)
 
 
 class Inputs(NamedTuple):
@@ -395,12 +394,6 @@ def means64(x: Tensor, merge: Plan) -> Tensor:
         rows = slice(first, first + (1 << 17))
         total.index_add_(0, merge.group[rows].long(), x[rows].double() * merge.weight[rows].double()[:, None])
     return total / merge.mass.double().clamp_min(1e-300)[:, None]
-
-
-def relative(result: Tensor, expected: Tensor) -> float:
-    """RMS of the difference over RMS of the expected values."""
-    error = (result.double() - expected.double()).square().mean().sqrt()
-    return float(error / expected.double().square().mean().sqrt().clamp_min(1e-300))
 
 
 def normal(rows: int, columns: int, seed: int, device: str | torch.device) -> Tensor:

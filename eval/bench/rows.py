@@ -197,11 +197,9 @@ def machine_info(device: str) -> dict[str, str]:
     """Name of the device, versions of the packages that matter, and the date."""
     on_gpu = device.startswith("cuda")
     name = torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}"
-    values = (
-        name, str(torch.get_num_threads()), platform.python_version(), torch.__version__,
-        _version("triton"), _version("transformers"), datetime.now(UTC).date().isoformat(),
-    )  # fmt: skip
-    return dict(zip(MACHINE, values, strict=True))
+    versions = [torch.__version__, _version("triton"), _version("transformers")]
+    values = [name, str(torch.get_num_threads()), platform.python_version(), *versions]
+    return dict(zip(MACHINE, [*values, datetime.now(UTC).date().isoformat()], strict=True))
 
 
 def _version(package: str) -> str:

@@ -105,20 +105,17 @@ def stage_rows(
         chosen = model if name == OURS else uncompressed(model)
         memory = merge(chosen, segments, duration_s, budget)
         check(chosen, video, provider, memory)
-        prefix, raw = (
-            chosen.llm.prefill(memory.video),
-            sum(float(t.size.sum()) for t in memory.streams.values()),
-        )
+        prefix = chosen.llm.prefill(memory.video)
+        raw = sum(float(tokens.size.sum()) for tokens in memory.streams.values())
         about = settings | {"budget": budget, "tokens": memory.num_tokens, "prompt": prefix.length}
         reply = partial(chosen.llm.answer, prefix, QUESTIONS[1:], **LENGTH)
         whole = partial(compress, chosen, video, budget=budget, progress=False)
-        stages: list[tuple[str, Any, str, float]] = [
+        for case, function, unit, count in (
             ("merge", partial(merge, chosen, segments, duration_s, budget), "tokens/s", raw),
             ("prefill", partial(chosen.llm.prefill, memory.video), "tokens/s", prefix.length),
             ("answer", reply, "tokens/s", NEW_TOKENS),
             ("compress", whole, "x real time", duration_s),
-        ]
-        for case, function, unit, count in stages:
+        ):
             alone = {case: lambda _, function=function: function()}
             yield from rows(name, about, alone, unit, count)
 

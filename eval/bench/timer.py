@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 K = TypeVar("K")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Took(NamedTuple):
@@ -70,6 +72,12 @@ def cpu_seconds() -> float:
     """Seconds that this process and its finished children used of all cores."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def relative_rms(result: Tensor, expected: Tensor) -> float:
+    """RMS of the difference over RMS of the expected values, in float64."""
+    error = (result.double() - expected.double()).square().mean().sqrt()
+    return float(error / expected.double().square().mean().sqrt().clamp_min(1e-300))
 
 
 def synchronize(device: torch.device) -> None:

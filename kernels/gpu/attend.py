@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._dispatch import on_its_device
+from .._dispatch import add_operator, on_its_device
 
 ROWS = 32  # tokens at once
 CHANNELS = 64  # channels at once
@@ -225,20 +225,6 @@ def _sizes(queries: int, width: int) -> dict[str, int]:
     return {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
 
 
-LIBRARY.define(
-    "attend(Tensor query, Tensor x, Tensor offsets, Tensor? bias, Tensor old_max, Tensor old_sum, "
-    "Tensor old_acc) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-LIBRARY.define(
-    "attend_backward(Tensor query, Tensor x, Tensor offsets, Tensor scores, Tensor top, Tensor dtotal, "
-    "Tensor dacc, Tensor dm, Tensor first) -> (Tensor, Tensor, Tensor)"
-)
-for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
-    LIBRARY.impl("attend", _forward, _device)
-    LIBRARY.impl("attend_backward", _backward, _device)
-
-
-@torch.library.register_fake("longcompress_attend::attend", lib=LIBRARY)
 def _forward_fake(
     query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
     old_acc: Tensor,
@@ -248,13 +234,26 @@ def _forward_fake(
     return out[0], out[1], out[2], scores
 
 
-@torch.library.register_fake("longcompress_attend::attend_backward", lib=LIBRARY)
 def _backward_fake(
     query: Tensor, x: Tensor, offsets: Tensor, scores: Tensor, top: Tensor, dtotal: Tensor, dacc: Tensor,
     dm: Tensor, first: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dscore = x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
     return x.new_empty(x.shape), dscore, x.new_empty(query.shape, dtype=torch.float32)
+
+
+add_operator(
+    LIBRARY,
+    "attend(Tensor query, Tensor x, Tensor offsets, Tensor? bias, Tensor old_max, Tensor old_sum, "
+    "Tensor old_acc) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward, _forward_fake,
+)  # fmt: skip
+add_operator(
+    LIBRARY,
+    "attend_backward(Tensor query, Tensor x, Tensor offsets, Tensor scores, Tensor top, Tensor dtotal, "
+    "Tensor dacc, Tensor dm, Tensor first) -> (Tensor, Tensor, Tensor)",
+    _backward, _backward_fake,
+)  # fmt: skip
 
 
 class _Attend(torch.autograd.Function):

@@ -5,16 +5,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import on_its_device
+from .._dispatch import add_operator, on_its_device
 
 ROWS = 32  # rows of a program
 LIBRARY = torch.library.Library("longcompress_head_mean", "DEF")
 
 
 @triton.jit(do_not_specialize=["num"])
-def head_mean_kernel(
-    x, out, num, C: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
+def head_mean_kernel(x, out, num, C: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
     """out[i] = mean over heads of x[i], in float32; WIDE is the power of two from D on."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDE)
@@ -45,11 +43,8 @@ def _head_mean(x: Tensor, width: int) -> Tensor:
     return out
 
 
-LIBRARY.define("head_mean(Tensor x, int width) -> Tensor")
-for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
-    LIBRARY.impl("head_mean", _head_mean, _device)
-
-
-@torch.library.register_fake("longcompress_head_mean::head_mean", lib=LIBRARY)
 def _head_mean_fake(x: Tensor, width: int) -> Tensor:
     return x.new_empty((x.shape[0], width), dtype=torch.float32)
+
+
+add_operator(LIBRARY, "head_mean(Tensor x, int width) -> Tensor", _head_mean, _head_mean_fake)

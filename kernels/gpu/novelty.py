@@ -5,16 +5,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import on_its_device
+from .._dispatch import add_operator, on_its_device
 
 ROWS = 32  # rows of a program
 LIBRARY = torch.library.Library("longcompress_novelty", "DEF")
 
 
 @triton.jit
-def novelty_kernel(
-    metric, previous, out, num, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
+def novelty_kernel(metric, previous, out, num, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
     """out[i] = 1 - cosine of metric[i] and metric[previous[i]]; WIDE is the power of two from D on."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDE)
@@ -52,11 +50,8 @@ def _novelty(metric: Tensor, previous: Tensor) -> Tensor:
     return out
 
 
-LIBRARY.define("novelty(Tensor metric, Tensor previous) -> Tensor")
-for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
-    LIBRARY.impl("novelty", _novelty, _device)
-
-
-@torch.library.register_fake("longcompress_novelty::novelty", lib=LIBRARY)
 def _novelty_fake(metric: Tensor, previous: Tensor) -> Tensor:
     return metric.new_empty((metric.shape[0],), dtype=torch.float32)
+
+
+add_operator(LIBRARY, "novelty(Tensor metric, Tensor previous) -> Tensor", _novelty, _novelty_fake)

@@ -5,16 +5,8 @@ import triton
 from torch import Tensor
 
 from .._dispatch import on_its_device
+from . import plan_rounds as rounds
 from .plan_layout import Layout
-from .plan_rounds import (
-    count_kernel,
-    match_kernel,
-    merge_kernel,
-    place_kernel,
-    rank_kernel,
-    squares_kernel,
-    tail_kernel,
-)
 
 EVENS, FEW_EVENS = 128, 64  # rows of a tile of scores; the few for a deep metric and in a tail
 ODDS = 32  # columns of it
@@ -30,15 +22,9 @@ WARPS, MERGE_WARPS, TAIL_WARPS = 4, 2, 8
 
 @on_its_device
 def plan_triton(
-    metric: Tensor,
-    weight: Tensor,
-    measured: tuple[Tensor, Tensor],
-    layout: Layout,
-    *,
-    ward: bool,
-    reference: bool,
-    fast: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    metric: Tensor, weight: Tensor, measured: tuple[Tensor, Tensor], layout: Layout, *, ward: bool,
+    reference: bool, fast: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(group (N,) int32, mass (M,) float32, offsets (S + 1,) int32) of `plan`; nothing waits for the GPU.
 
     Args:
@@ -72,21 +58,23 @@ def plan_triton(
     for k, a_round in enumerate(layout.rounds):
         rows = layout.rows[a_round.first :]
         blocks = triton.cdiv((a_round.longest + 1) // 2, tile["EVENS"])
-        match_kernel[(blocks * a_round.num,)](*now[:3], best, partner, key, rows, blocks, **tile, **whole)
+        rounds.match_kernel[(blocks * a_round.num,)](
+            *now[:3], best, partner, key, rows, blocks, **tile, **whole
+        )
         blocks = triton.cdiv((a_round.longest + 1) // 2, SEATS)
         if a_round.ranked:
-            rank_kernel[(blocks * a_round.num,)](
+            rounds.rank_kernel[(blocks * a_round.num,)](
                 best, key, rank, rows, blocks, NO_KEY=no_key, num_warps=WARPS, **tiles
             )
-            count_kernel[(blocks * a_round.num,)](
+            rounds.count_kernel[(blocks * a_round.num,)](
                 key, count, rows, blocks, NO_KEY=no_key, SEATS=SEATS, num_warps=1
             )
-        place_kernel[(blocks * a_round.num,)](
+        rounds.place_kernel[(blocks * a_round.num,)](
             partner, key, rank, count, order, target, first, rows, blocks, NO_KEY=no_key,
             RANKED=a_round.ranked, REFERENCE=reference, num_warps=WARPS, **tiles,
         )  # fmt: skip
         blocks = triton.cdiv(a_round.longest, GROUPS)
-        merge_kernel[(blocks * a_round.num,)](
+        rounds.merge_kernel[(blocks * a_round.num,)](
             now[0], now[3], order, target, first, *halves[k % 2], *tails, mass, group, rows, blocks, D=width,
             SLICE=whole["SLICE"], WARD=ward, GROUPS=GROUPS, TOKENS=TOKENS, num_warps=MERGE_WARPS,
         )  # fmt: skip
@@ -97,7 +85,7 @@ def plan_triton(
     )
     for tails_of, state in ((of_metric, (metric, *measured, weight)), (of_rounds, tails)):
         if len(tails_of):
-            tail_kernel[(len(tails_of),)](
+            rounds.tail_kernel[(len(tails_of),)](
                 *state, *tails, *scratches, mass, group, tails_of, layout.steps, NO_KEY=no_key,
                 REFERENCE=reference, EVENS=FEW_EVENS, ODDS=ODDS, GROUPS=TAIL_GROUPS, TOKENS=TOKENS,
                 num_warps=TAIL_WARPS, **(whole | {"FAST": 0}), **tiles,
@@ -110,16 +98,12 @@ def measure(metric: Tensor, weight: Tensor, ward: bool) -> tuple[Tensor, Tensor]
     """((N,) |metric|^2, (N,) scale): what a score needs of each token beside its metric, float32.
 
     A token of weight 0 is a zero vector; where the metric isn't finite, neither is its square.
-
-    Args:
-        metric: (N, d) float32, contiguous.
-        weight: (N,) float32.
-        ward: whether the scale is 1 / weight, else 1 / length.
+    metric (N, d) and weight (N,) are float32; the scale is 1 / weight for `ward`, else 1 / length.
     """
     num, width = metric.shape
     square, scale = metric.new_empty((num,)), metric.new_empty((num,))
     if num:
-        squares_kernel[(triton.cdiv(num, ROWS),)](
+        rounds.squares_kernel[(triton.cdiv(num, ROWS),)](
             metric, weight, square, scale, num, D=width, SLICE=_depth(width)["SLICE"], WARD=ward, ROWS=ROWS,
             num_warps=WARPS,
         )  # fmt: skip

@@ -56,20 +56,12 @@ _lock = Lock()
 
 
 def layout_of(
-    lengths: tuple[int, ...],
-    keep: tuple[int, ...],
-    schedule: float | tuple[int, ...],
-    tail: int,
-    device: torch.device,
-    *,
-    capturing: bool = False,
-) -> Layout:
-    """The layout of segments of `lengths` tokens that keep at most `keep` each.
+    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: float | tuple[int, ...], tail: int,
+    device: torch.device, *, capturing: bool = False,
+) -> Layout:  # fmt: skip
+    """The layout of segments of `lengths` tokens that keep at most `keep` each, by `plan`'s `schedule`.
 
     Args:
-        lengths: n of each segment.
-        keep: its groups at most, >= 1.
-        schedule: of `plan`.
         tail: tokens from which on one program finishes a segment.
         device: where the tables go.
         capturing: whether a CUDA graph is captured there now.
@@ -103,12 +95,9 @@ def clear_layouts() -> None:
 
 
 def _layout(
-    lengths: tuple[int, ...],
-    keep: tuple[int, ...],
-    schedule: float | tuple[int, ...],
-    tail: int,
+    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: float | tuple[int, ...], tail: int,
     device: torch.device,
-) -> Layout:
+) -> Layout:  # fmt: skip
     n = torch.tensor(lengths, dtype=torch.int64)
     limit = torch.minimum(torch.tensor(keep, dtype=torch.int64), n)
     at, starts = _sums(n), _sums(limit)

@@ -3,15 +3,7 @@
 import triton
 import triton.language as tl
 
-from .plan_tiles import (
-    compose_tile,
-    count_tile,
-    match_tile,
-    merge_tile,
-    place_tile,
-    rank_tile,
-    scale_of,
-)
+from .plan_tiles import compose_tile, count_tile, match_tile, merge_tile, place_tile, rank_tile, scale_of
 
 COLUMNS = tl.constexpr(8)  # of the rows that say what a round does to a segment: see plan_layout
 
@@ -55,14 +47,11 @@ def match_kernel(
     if tile * EVENS < (n + 1) // 2:
         match_tile(
             x, square, scale, best, partner, key, base, n, tile, D, WIDE, SLICE, WARD, FAST, EVENS, ODDS
-        )  # fmt: skip
+        )
 
 
 @triton.jit(do_not_specialize=["blocks"])
-def rank_kernel(
-    best, key, rank, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr,
-    KEYS: tl.constexpr,
-):  # fmt: skip
+def rank_kernel(best, key, rank, rows, blocks, NO_KEY: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr):
     """`rank_tile` of every segment of a round."""
     row, tile, base, n = segment_of(rows, blocks)
     pairs = tl.load(row + 2)

@@ -135,7 +135,7 @@ def match_tile(
 @triton.jit
 def rank_tile(
     best, key, rank, base, n, pairs, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr
-):  # fmt: skip
+):
     """rank of SEATS even seats by falling score; those from the `pairs`-th on get NO_KEY."""
     num_even = (n + 1) // 2
     even = tile * SEATS + tl.arange(0, SEATS)

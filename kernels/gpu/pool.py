@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import NARROW, on_its_device
+from .._dispatch import NARROW, add_operator, on_its_device
 
 ROWS = 8  # rows of a group that are loaded at once
 CHANNELS = 256  # channels of a program
@@ -22,9 +22,7 @@ LIBRARY = torch.library.Library("longcompress_pool", "DEF")
 
 
 @triton.jit
-def means_kernel(
-    x, order, first, share, out, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
-):  # fmt: skip
+def means_kernel(x, order, first, share, out, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """out[g] = sum of share * x over the rows order[first[g]:first[g + 1]], in that order, ROWS at a time."""
     group = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -49,7 +47,7 @@ def means_kernel(
 @triton.jit
 def narrow_kernel(
     x, order, first, share, out, num, C: tl.constexpr, WIDE: tl.constexpr, GROUPS: tl.constexpr
-):  # fmt: skip
+):
     """`means_kernel` for many groups a program, a row of each at a time as in `plan`, in share's dtype."""
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     live = group < num
@@ -119,9 +117,7 @@ def product_kernel(
 
 
 @triton.jit
-def spread_kernel(
-    y, group, share, out, num, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
-):  # fmt: skip
+def spread_kernel(y, group, share, out, num, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """out[i] = share[i] * y[group[i]]."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -149,13 +145,7 @@ def means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | No
 
 
 def spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
-    """(N, C) in y.dtype: share * y[group]; the adjoint of `means`.
-
-    Args:
-        y: (M, C) float32, bfloat16 or float16.
-        group: (N,) int32 or int64.
-        share: (N,) float32.
-    """
+    """(N, C) in the dtype of y (M, C): share (N,) * y[group (N,)]; the adjoint of `means`."""
     out: Tensor = torch.ops.longcompress_pool.spread(y, group, share)
     return out
 
@@ -210,18 +200,14 @@ def _kernel_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
 
 
-LIBRARY.define("means(Tensor x, Tensor group, Tensor share, SymInt num, Tensor? starts) -> Tensor")
-LIBRARY.define("spread(Tensor y, Tensor group, Tensor share) -> Tensor")
-for _device in ("CPU", "CUDA"):  # on the CPU: under Triton's interpreter
-    LIBRARY.impl("means", _means, _device)
-    LIBRARY.impl("spread", _spread, _device)
-
-
-@torch.library.register_fake("longcompress_pool::means", lib=LIBRARY)
 def _means_fake(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None) -> Tensor:
     return x.new_empty((num, x.shape[1]))
 
 
-@torch.library.register_fake("longcompress_pool::spread", lib=LIBRARY)
 def _spread_fake(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
     return y.new_empty((group.shape[0], y.shape[1]))
+
+
+_SCHEMA = "means(Tensor x, Tensor group, Tensor share, SymInt num, Tensor? starts) -> Tensor"
+add_operator(LIBRARY, _SCHEMA, _means, _means_fake)
+add_operator(LIBRARY, "spread(Tensor y, Tensor group, Tensor share) -> Tensor", _spread, _spread_fake)

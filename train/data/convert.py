@@ -54,12 +54,8 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         content = json.loads(source.read_text(encoding="utf8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is no JSON: {error}") from error
-    paths = sorted(
-        videos.iterdir(), reverse=True
-    )  # of one name the first counts, and a video before features
-    paths_of = {
-        p.stem: str(p) for endings in (FEATURES, VIDEOS) for p in paths if p.suffix.lower() in endings
-    }
+    paths = sorted(videos.iterdir(), reverse=True)  # of one name the first counts, a video before features
+    paths_of = {p.stem: str(p) for ends in (FEATURES, VIDEOS) for p in paths if p.suffix.lower() in ends}
     merged: dict[str, Record] = {}
     missing = set()
     for where, video, part in _entries(content, shape, source):

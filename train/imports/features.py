@@ -197,10 +197,9 @@ def longvlm_state(
     num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)
     want = (num * keep, encoder.width)
     if local.shape != want:
-        other = {300: "local=300", 200: "local=200, what the released script's schedule gives"}.get(
-            len(local)
-        )
-        hint = f"; it fits longvlm with variant {other}" if other and local.ndim == 2 else ""
+        variants = {300: "local=300", 200: "local=200, what the released script's schedule gives"}
+        other = variants.get(len(local)) if local.ndim == 2 else None
+        hint = f"; it fits longvlm with variant {other}" if other else ""
         raise ValueError(f"local features must be (S M, C) = {want}, got {local.shape}{hint}")
     if memory.ndim != 2 or memory.shape[1] != encoder.width or len(memory) < layers:
         raise ValueError(

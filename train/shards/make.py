@@ -289,12 +289,10 @@ def _write_shards(
             total = 0
         chunks[-1].append(i)
         total += size
-    names = [f"shard-{number:06d}.tar" for number in range(len(chunks))]
-    for name, chunk in tqdm(
-        list(zip(names, chunks, strict=True)), desc="shards", unit="shard", disable=not progress
-    ):
+    shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunks)}
+    for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))
-    return set(names)
+    return set(shards)
 
 
 def _write_manifest(out: Path, packed: Sequence[str], failed: Sequence[str]) -> None:
