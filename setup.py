@@ -11,6 +11,8 @@ train = ["tensorboard>=2.15"]
 evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
 ray = ["ray[data]>=2.40"]
 dev = [
+    "sentencepiece>=0.2",  # LLaMA tokenizers that are a tokenizer.model alone
+    "protobuf>=4",
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6",
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
     "scikit-learn>=1.4",  # its average precision is what ours is held against

@@ -243,6 +243,7 @@ class LLMConfig:
         max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
         question: text of the user's turn, after the video; {question} is replaced.
+        next_question: likewise of a later turn of a dialogue, after the answer before; "": as `question`.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
         events_window_s: length of a window.
         time_format: numbers in answers are "seconds", or "hundredths" of the video, 00..99 as in VTimeLLM;
@@ -268,6 +269,7 @@ class LLMConfig:
     max_offset_s: int = 64
     system: str = ""
     question: str = "{question}"
+    next_question: str = ""
     events: str = (
         "What happens between {start} and {end} seconds? Give each event with its first and last second."
     )

@@ -86,13 +86,16 @@ class VideoMemory:
             max_new_tokens: longest answer; None: as the model's config says.
             generate: options of transformers' generate, such as do_sample and temperature.
         """
-        llm = self._model().llm
         options = {"stream": stream, "max_new_tokens": max_new_tokens} | generate
-        return self._answer(llm.answer(self._read(), [question], **options)[0])
+        return self.ask_all([question], **options)[0]
 
     def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
-        """The answers to several questions about the video, generated together."""
-        return [self._answer(t) for t in self._model().llm.answer(self._read(), questions, **options)]
+        """The answers to several questions about the video, generated together. Spaces at the end of a
+        question don't count."""
+        if not questions:
+            return []
+        asked = [question.rstrip() for question in questions]
+        return [self._answer(t) for t in self._model().llm.answer(self._read(), asked, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
         """What happens, in time order: every window is asked about, events cut by window borders are

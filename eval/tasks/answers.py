@@ -98,10 +98,9 @@ def _paper_events(text: str) -> list[tuple[int, int, str]]:
     matches = []
     if listed := re.search(r"\[.*\]", text):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            matches = [
-                (int(item["timestamps"][5:7]), int(item["timestamps"][-2:]), str(item["event"]))
-                for item in json.loads(listed[0])
-            ]
+            for item in json.loads(listed[0]):  # up to the first that can't be read
+                stamps = item["timestamps"]
+                matches.append((int(stamps[5:7]), int(stamps[-2:]), str(item["event"])))
     return matches or line_events(text)  # brackets may stand in a sentence too
 
 

@@ -17,8 +17,8 @@ Events: TypeAlias = tuple[Captioned, ...]
 Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
 
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: three sentences, quoted for comparison.
-VTIMELLM = (
-    "Could you please describe the events in the video in detail? Be specific about the activities of "
+VTIMELLM = (  # after "<video>\\n" their script writes a space
+    " Could you please describe the events in the video in detail? Be specific about the activities of "
     "individuals, their surroundings, and interactions with others. The output should be in JSON format, "
     'structured as follows: {"event": "xx", "timestamps": "from xx to xx"}.'
 )

@@ -22,12 +22,12 @@ FIND = (
     "At which time interval can we find {} taking place in the video? "
     "Give the timestamps in the fromat: From xx to xx."
 )
-TELL = (
-    "Could you please detail the events that took place during different time segments in the video? "
+TELL = (  # after "<video>\\n" their script writes a space, but not in FIND
+    " Could you please detail the events that took place during different time segments in the video? "
     "List the events in the format: From xx to xx, event1. \n From xx to xx, event2. \n ..."
 )
 TELL_OF = (
-    "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
+    " Can you describe what occurred from {} to {} in the video? Please give the event description directly."
 )
 
 

@@ -91,6 +91,7 @@ def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) ->
             base=VICUNA, order="blocks", time=False, time_format="hundredths", events=DENSE,
             max_new_tokens=1024, token_norm=0.0,
             system="" if chat else SYSTEM, question="\n{question}" if chat else "\n{question} ASSISTANT:",
+            next_question="" if chat else "USER: {question} ASSISTANT:",
         ),
     )  # fmt: skip
     return config if mode == "paper" else _ours(config, mode)

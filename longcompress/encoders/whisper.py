@@ -18,6 +18,8 @@ from .checks import check_width, kind_of, load_whole
 
 GAP_S = 1e-3  # a token that begins this much after the end of the token before doesn't follow it
 
+PADDING_S = 0.032  # of audio behind the end of a video; codecs work in frames of up to so much
+
 
 @dataclass
 class Means:
@@ -136,7 +138,7 @@ class AudioEncoder(nn.Module):
         """Number of tokens of this much audio."""
         if self.config.tail == "kept":
             return math.ceil(duration_s * self.rate_hz / self.window - 1e-9)
-        blocks = math.ceil(duration_s * self.rate_hz / self.block - 1e-9)
+        blocks = math.ceil((duration_s - PADDING_S) * self.rate_hz / self.block)
         return blocks * self.rows * self.step // self.window
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
@@ -152,6 +154,8 @@ class AudioEncoder(nn.Module):
         x = self.features(audio.samples[None])[0]
         num_audible = -(-num // self.step)
         num_rows = num_audible if self.config.tail == "kept" else self.rows
+        if self.config.tail == "released" and num < PADDING_S * self.rate_hz:
+            num_rows = 0  # codecs pad audio; the scripts cut it at the container's length
         x = x[:num_rows]
         index = torch.arange(num_rows, dtype=torch.float64, device=x.device)
         first = index.clamp_max(num_audible - 1) * self.step

@@ -110,7 +110,7 @@ def conversation(
     The tokenizer's template is applied to the whole conversation. Its text is cut at the video and after the
     end token of each answer. Spaces that it writes around an answer (Llama 2, Mistral) are left out, or are
     those before the first answer: answers are learned as they are generated. Without a template,
-    `LLMConfig.question` is repeated.
+    `LLMConfig.question` and `next_question` are, as they stand after an answer's end token.
 
     Raises:
         ValueError: for an empty question, or a template that drops, moves or rewrites turns.
@@ -121,7 +121,9 @@ def conversation(
     if not getattr(tokenizer, "chat_template", None):
         head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         head += encode(tokenizer, config.system) if config.system else []
-        return head, [encode(tokenizer, text) for text in texts]
+        form, end = config.next_question or config.question, tokenizer.eos_token or ""
+        later = [_after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
+        return head, [encode(tokenizer, texts[0]), *later]
     before, first, *later = _cut(_rendered(tokenizer, config, texts), texts)
     if later:
         # the first turn must read as it does alone, which is how it is asked
@@ -169,7 +171,7 @@ def _cut(whole: str, texts: Sequence[str]) -> list[str]:
 def _after_end(tokenizer: Any, text: str) -> list[int]:
     """Ids of the text behind an answer, less the template's end token: an answer has its own."""
     stripped = text.lstrip()
-    if not stripped.startswith(tokenizer.eos_token):
+    if not tokenizer.eos_token or not stripped.startswith(tokenizer.eos_token):
         return encode(tokenizer, text)
     ids = encode(tokenizer, stripped)  # with the end token, which can change the tokens behind it
     if ids[0] == tokenizer.eos_token_id:

@@ -1,5 +1,6 @@
 """The tokenizer of a language model, as its folder or the hub has it."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 def load_tokenizer(base: str | Path) -> Any:
     """The tokenizer in a folder or of a hub name; ImportError if a package that it needs is missing."""
     try:
-        return AutoTokenizer.from_pretrained(base)
+        tokenizer = AutoTokenizer.from_pretrained(base)
     except (ImportError, ValueError) as error:
         text = str(error).lower()
         if find_spec("sentencepiece") is None and ("sentencepiece" in text or "tiktoken" in text):
@@ -19,3 +20,22 @@ def load_tokenizer(base: str | Path) -> Any:
                 "needs two packages to be read: pip install sentencepiece protobuf"
             ) from error
         raise
+    file = getattr(tokenizer, "vocab_file", None)
+    if file and Path(file).name == "tokenizer.model" and not Path(file).with_name("tokenizer.json").exists():
+        order_merges(tokenizer, file)
+    return tokenizer
+
+
+def order_merges(tokenizer: Any, file: str | Path) -> None:
+    """Order the merges of a tokenizer that transformers made of a sentencepiece file by their scores, as
+    sentencepiece does. transformers (5.23) orders them by id, which merges runs of spaces in LLaMA's first
+    instead of last."""
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+    pieces = SentencePieceProcessor(model_file=str(file))
+    score = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(pieces.get_piece_size())}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if merges := state["model"].get("merges"):
+        merges.sort(key=lambda pair: -score.get("".join(pair), 0.0))
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

@@ -68,7 +68,7 @@ def time_text(time_s: float, duration_s: float, times: Times) -> str:
         return str(round(time_s))
     if duration_s <= 0:
         raise ValueError("times in hundredths need the video's length; give duration_s, or write seconds")
-    return f"{min(max(round(100 * time_s / duration_s), 0), 99):02d}"
+    return f"{min(max(round(time_s / duration_s * 100), 0), 99):02d}"
 
 
 def turns_of(
