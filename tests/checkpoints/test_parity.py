@@ -29,19 +29,19 @@ STAGES = {"2": ("stage1", "stage2"), "23": ("stage1", "stage2", "stage3")}
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
+def llm(tmp_path_factory):
     """Legacy or not -> a folder of the language model."""
     folders = {}
     for legacy in (False, True):
-        folders[legacy] = tmp_path_factory.mktemp("host") / "host"
-        shutil.copytree(GOLDEN / "host", folders[legacy])
+        folders[legacy] = tmp_path_factory.mktemp("llm") / "llm"
+        shutil.copytree(GOLDEN / "llm", folders[legacy])
         file = folders[legacy] / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"legacy": legacy}))
     return folders
 
 
 @pytest.fixture(scope="module", params=STAGES)
-def stage(request, host, tmp_path_factory):
+def stage(request, llm, tmp_path_factory):
     """(its name, the model of their stages)."""
     sizes = {
         "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -50,7 +50,7 @@ def stage(request, host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)).save_pretrained(folder)
     files = [VTIMELLM / "stage1" / "mm_projector.bin", *(VTIMELLM / s for s in STAGES[request.param][1:])]
-    base = {"video": str(folder), "llm": str(host[False])}
+    base = {"video": str(folder), "llm": str(llm[False])}
     return request.param, lc.load("vtimellm", base=base, weights=files, device="cpu", dtype="float32")
 
 
@@ -64,9 +64,9 @@ def video(name="v0", duration_s=50.0):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_prompts_have_their_ids(host, legacy):
+def test_prompts_have_their_ids(llm, legacy):
     """All but one: behind a typed "</s>" their tokenizer writes one more space than transformers 5."""
-    tokenizer, config = load_tokenizer(host[legacy]), vtimellm().llm
+    tokenizer, config = load_tokenizer(llm[legacy]), vtimellm().llm
     expected = json.loads((GOLDEN / "tokens" / "expected.json").read_text())
     other = []
     for question, want in zip(expected["questions"], expected[f"legacy_{legacy}".lower()], strict=True):

@@ -115,7 +115,7 @@ def test_a_track_that_pauses_is_waited_for_up_to_a_number_of_bytes():
     video = [(Packet(0, t, t), float(t)) for t in range(100)]
     audio = [(Packet(1, 0, 0), 0.0), (Packet(1, 90, 90), 90.0)]
     source = iter([*video[:1], audio[0], *video[1:90], audio[1], *video[90:]])
-    given = in_step(source, [0, 1], 20)
-    seen = [next(given) for _ in range(60)]
+    packets_in_step = in_step(source, [0, 1], 20)
+    seen = [next(packets_in_step) for _ in range(60)]
     assert [time_s for _, time_s in seen] == [0.0, 0.0, *map(float, range(1, 59))]
-    assert len(list(given)) == 42
+    assert len(list(packets_in_step)) == 42

@@ -146,25 +146,25 @@ def second(modality, start_s):
     )
 
 
-@pytest.mark.parametrize("gone", [("video",), ("audio",), ("video", "audio")])
+@pytest.mark.parametrize("absent", [("video",), ("audio",), ("video", "audio")])
 @pytest.mark.parametrize(("until", "again"), [(63, 400.3), (64, 151.0), (60, 400.0), (63, 5000.7)])
-def test_a_live_camera_or_microphone_that_drops_out_and_returns(model, gone, until, again):
+def test_a_live_camera_or_microphone_that_drops_out_and_returns(model, absent, until, again):
     session = Session(model, ALL)
     events = []
     for t in [*map(float, range(until)), *(again + k for k in range(29))]:
         for modality in ("video", "audio"):
             events += session.push(second(modality, t))
-    if gone != ("video", "audio"):  # the other one went on
+    if absent != ("video", "audio"):  # the other one went on
         session = Session(model, ALL)
         events = []
         for t in map(float, range(int(again) + 29)):
             for modality in ("video", "audio"):
-                if modality not in gone or t < until or t >= again:
+                if modality not in absent or t < until or t >= again:
                     events += session.push(second(modality, t))
     session.close()
     assert not [event for event in events if isinstance(event, Dropped)]
     memory = session.memory()
-    for modality in gone:
+    for modality in absent:
         tokens = memory.streams[modality]
         middle = (tokens.start_s >= until + 1) & (tokens.end_s <= again - 1)
         assert not middle.any()
@@ -241,7 +241,7 @@ def test_samples_that_are_no_sound_are_refused(model):
         session.push_audio(torch.tensor([0, 1]), 16000)
 
 
-def test_asking_before_anything_came_says_so(model):
+def test_a_question_before_anything_came_says_so(model):
     with pytest.raises(ValueError, match="nothing has come"):
         Session(model).ask("what is seen")
     assert lc.Session(model).memory().num_tokens == 0
