@@ -34,6 +34,10 @@ class MediaConfig:
         decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer
             frames and give their true times.
         rate_hz: samples of audio a second, mono.
+        channels: of audio with several the "mix" or the "first"; in some recordings they cancel each other.
+        video_track: number of the video track from 0, or its language as the file writes it ("eng"); "": the
+            player's choice.
+        audio_track: likewise of the audio track.
         video: read frames.
         audio: read audio.
         max_pixels: larger frames are refused.
@@ -47,6 +51,9 @@ class MediaConfig:
     fit: Literal["squash", "crop"] = "squash"
     decode: Literal["exact", "nonref", "keyframe"] = "exact"
     rate_hz: int = 16000
+    channels: Literal["mix", "first"] = "mix"
+    video_track: str = ""
+    audio_track: str = ""
     video: bool = True
     audio: bool = True
     max_pixels: int = 50_000_000

@@ -122,8 +122,8 @@ def conversation(
         head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         head += encode(tokenizer, config.system) if config.system else []
         form, end = config.next_question or config.question, tokenizer.eos_token or ""
-        later = [_after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
-        return head, [encode(tokenizer, texts[0]), *later]
+        rest = [_after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
+        return head, [encode(tokenizer, texts[0]), *rest]
     before, first, *later = _cut(_rendered(tokenizer, config, texts), texts)
     if later:
         # the first turn must read as it does alone, which is how it is asked

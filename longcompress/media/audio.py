@@ -13,6 +13,11 @@ from .timeline import BACK_S
 
 _GAP_S = 0.05  # audio that is off by less is contiguous
 _MIN_HZ = 1000  # a lower rate is a damaged header, and would make hours of a packet
+_CANCELLED = 0.02  # of the channels' power; a mix with less is mostly lost
+_AUDIBLE = 1e-6  # power of a sample below which there is nothing to lose
+# What a channel has in a mix to mono, before the sum is made 1: ITU-R BS.775 to stereo, then their mean.
+_IN_MIX = {"FL": 1.0, "FR": 1.0, "FC": 2**0.5, "LFE": 0.0}
+_SURROUND = 0.5**0.5
 _MAX_SILENCE_S = 60.0  # a longer gap isn't filled: new contiguous audio begins behind it
 
 
@@ -20,8 +25,14 @@ class AudioTrack:
     """Mono samples of one rate in [0, length_s), in chunks of a second; the media starts at
     `media_start_s`."""
 
-    def __init__(self, rate_hz: int, media_start_s: float = 0.0, length_s: float = math.inf) -> None:
+    def __init__(
+        self, rate_hz: int, media_start_s: float = 0.0, length_s: float = math.inf, channels: str = "mix"
+    ) -> None:
         self.rate_hz, self.media_start_s, self.length_s = rate_hz, media_start_s, length_s
+        self.channels = channels
+        self._mix = np.ones(1, np.float32)  # (channels,) weights
+        self._power = np.zeros(2)  # of the channels and of their mix
+        self.num_no_numbers = 0
         self.end_s = 0.0
         self.num_samples = 0
         self.num_filled = self.num_cut = self.num_jumps = self.num_bad = 0
@@ -59,7 +70,8 @@ class AudioTrack:
             if abs(gap_s) > _GAP_S or frame_format != self._format:
                 yield from self._restart(due_s + gap_s)
         if self._resampler is None:
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
+            self._mix = mix_of(frame.layout, self.channels)
+            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=self.rate_hz)
             self._format = frame_format
         frame.pts = None
         if self._resample(frame):
@@ -91,11 +103,20 @@ class AudioTrack:
         return self._num_missing() == 0
 
     def warning(self) -> str | None:
-        """What was wrong with the stamps."""
-        return stamp_warning({
+        """What was wrong with the samples and their stamps."""
+        faults = []
+        if (
+            self._power[0] > _AUDIBLE * max(1, self.num_samples)
+            and self._power[1] < _CANCELLED * self._power[0]
+        ):
+            faults.append("channels that cancel each other in the mix; set media.channels to first")
+        if self.num_no_numbers:
+            faults.append(f"{self.num_no_numbers} samples that are no numbers (silence)")
+        stamps = stamp_warning({
             "gaps (silence)": self.num_filled, "overlaps (cut)": self.num_cut,
             "that restart (ignored)": self.num_jumps,
         })  # fmt: skip
+        return "; ".join([*faults, *([stamps] if stamps else [])]) or None
 
     def finish(self) -> Iterator[Audio]:
         """All that waits."""
@@ -134,7 +155,17 @@ class AudioTrack:
             self.num_bad += 1
             self._resampler = None
             return False
-        for samples in (part.to_ndarray().reshape(-1) for part in parts if part is not None):  # (n,)
+        for part in parts:
+            if part is None:
+                continue
+            each = part.to_ndarray().reshape(-1, len(self._mix)).T  # (channels, n)
+            self.num_no_numbers += (num := int((~np.isfinite(each)).sum()))
+            each = np.nan_to_num(each, posinf=0.0, neginf=0.0) if num else each
+            samples = self._mix @ each
+            self._power += (
+                np.square(each).mean(0).sum(dtype=np.float64),
+                np.square(samples).sum(dtype=np.float64),
+            )
             cut = min(self._num_to_cut, len(samples))
             self._num_to_cut -= cut
             self._wait(samples[cut:][: int(min(self._num_missing(), len(samples)))])
@@ -155,7 +186,7 @@ class AudioTrack:
         """Whole chunks of what waits; with `flush` also a shorter last one."""
         if self._num_waiting < self.rate_hz and not (flush and self._num_waiting):
             return
-        samples = np.nan_to_num(np.concatenate(self._waiting), posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
+        samples = np.concatenate(self._waiting).clip(-1.0, 1.0)
         whole = len(samples) if flush else len(samples) - len(samples) % self.rate_hz
         for at in range(0, whole, self.rate_hz):
             chunk = samples[at : min(at + self.rate_hz, whole)].copy()
@@ -166,3 +197,16 @@ class AudioTrack:
             yield Audio(torch.from_numpy(chunk), start_s, self.rate_hz)
         rest = samples[whole:]
         self._waiting, self._num_waiting = ([rest] if len(rest) else []), len(rest)
+
+
+def mix_of(layout: av.AudioLayout, channels: str) -> np.ndarray:
+    """(channels,) float32 weights of a mix to mono, which sum to 1: of equal channels it is one of them.
+
+    Of stereo it is the mean. With more channels the front's are as loud as in a mix to stereo, those behind
+    and beside -3 dB, and the subwoofer is left out. Channels without names count alike.
+    """
+    if channels == "first":
+        return np.eye(1, layout.nb_channels, dtype=np.float32)[0]
+    names = [channel.name for channel in layout.channels]
+    weights = [_IN_MIX.get(name, _SURROUND) for name in names] if "FL" in names else [1.0] * len(names)
+    return np.array(weights, np.float32) / np.float32(sum(weights) or 1)

@@ -44,7 +44,7 @@ class Container:
         self._container = container
         self._read_error = ""
         self._num_bad_audio = 0
-        video, audio, problems = find_tracks(container)
+        video, audio, problems = find_tracks(container, config)
         self.video = video if config.video else None
         self.audio = audio if config.audio else None
         if self.video is None and self.audio is None:
@@ -58,7 +58,7 @@ class Container:
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
         self._audio_track = None
         if self.audio is not None:
-            self._audio_track = AudioTrack(config.rate_hz, -self.start_s, self.length_s)
+            self._audio_track = AudioTrack(config.rate_hz, -self.start_s, self.length_s, config.channels)
         for stream in container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all
@@ -259,30 +259,45 @@ def spread_grid(handle: Handle, config: MediaConfig, part: tuple[float, float] |
         )
     start_s, end_s = part or (0.0, math.inf)
     with open_container(handle, config.max_pixels) as container:
-        times = first_and_last(container, start_s, end_s - start_s)
+        times = first_and_last(container, config, start_s, end_s - start_s)
     return times and Grid.spread(config, *times)
 
 
 def find_tracks(
-    container: InputContainer,
+    container: InputContainer, config: MediaConfig | None = None
 ) -> tuple[av.VideoStream | None, av.AudioStream | None, dict[str, str]]:
     """(the video track to read, the audio track, "video" or "audio" -> what is wrong with a track that can't
-    be read)."""
+    be read). ValueError for a track that `config` names and the file hasn't."""
+    config = config or MediaConfig()
     problems: dict[str, str] = {}
-    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    video = _first_known(videos, container.streams.best("video"), "video", problems)
-    audio = _first_known(container.streams.audio, container.streams.best("audio"), "audio", problems)
+    best = container.streams.best
+    video = _first_known(video_tracks(container), best("video"), "video", config.video_track, problems)
+    audio = _first_known(container.streams.audio, best("audio"), "audio", config.audio_track, problems)
     return video, audio, problems
 
 
-def _first_known(streams: Sequence[S], best: Stream | None, kind: str, problems: dict[str, str]) -> S | None:
-    """FFmpeg's choice, else the first that can be decoded."""
-    for stream in sorted(streams, key=lambda s: s is not best):
+def video_tracks(container: InputContainer) -> list[av.VideoStream]:
+    """The video tracks that are no cover pictures."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def _first_known(
+    streams: Sequence[S], best: Stream | None, kind: str, wanted: str, problems: dict[str, str]
+) -> S | None:
+    """The track that is wanted, by number or language; else FFmpeg's choice, else the first that can be
+    decoded."""
+    known: Sequence[S] = sorted(streams, key=lambda s: s is not best)
+    if wanted and streams:
+        known = [s for i, s in enumerate(streams) if wanted in (str(i), s.language)]
+        if not known:
+            tracks = ", ".join(f"{i} ({s.language or 'no language'})" for i, s in enumerate(streams))
+            raise ValueError(f"{kind}_track {wanted!r} is none of the {kind} tracks {tracks}")
+    for stream in known:
         if stream.codec_context is not None:
             return stream
     problems[kind] = f"no {kind} track"
     if streams:
-        problems[kind] = f"{kind} track {streams[0].index} has a codec that this FFmpeg doesn't know"
+        problems[kind] = f"{kind} track {known[0].index} has a codec that this FFmpeg doesn't know"
     return None
 
 
@@ -319,11 +334,11 @@ def header_length_s(container: InputContainer) -> float | None:
 
 
 def first_and_last(
-    container: InputContainer, start_s: float = 0.0, length_s: float = math.inf
+    container: InputContainer, config: MediaConfig, start_s: float = 0.0, length_s: float = math.inf
 ) -> tuple[float, float, float] | None:
     """(time of the first frame, of the last, seconds a frame lasts) by all packets of the video track; None
     without a frame. Times count from `start_s` of the media; frames outside [0, length_s) don't count."""
-    video, audio, _ = find_tracks(container)
+    video, audio, _ = find_tracks(container, config)
     if video is None:
         return None
     timeline = timeline_of(container, origin_of(video, audio))

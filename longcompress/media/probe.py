@@ -8,12 +8,36 @@ from typing import BinaryIO
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 
 from ..config import MediaConfig
-from .demux import average_rate, find_tracks, header_length_s, origin_of, packets_of, timeline_of
+from .demux import (
+    average_rate,
+    find_tracks,
+    header_length_s,
+    origin_of,
+    packets_of,
+    timeline_of,
+    video_tracks,
+)
 from .source import Handle, open_container, open_handle
 
 _FIRST_PACKETS = 100
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions by their numbers in ITU-T H.273
+USUAL_FPS = (24000 / 1001, 24.0, 25.0, 30000 / 1001, 30.0, 48.0, 50.0, 60000 / 1001, 60.0, 100.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Track:
+    """A video or audio track: its number among those of its kind, and whether it is read."""
+
+    kind: str
+    number: int
+    codec: str
+    language: str
+    title: str
+    is_default: bool
+    is_read: bool
 
 
 @dataclass(frozen=True)
@@ -35,11 +59,17 @@ class MediaInfo:
     audio_codec: str = ""
     rotation_deg: int = 0  # counterclockwise turn that shows the frames upright: 0, 90, 180 or 270
     keyframe_gap_s: float | None = None  # longest distance of two key frames; None without a scan
+    pixel_aspect: float = 1.0  # width of a pixel by its height
+    hdr: str = ""  # "PQ" or "HLG"
+    timecode: str = ""  # of the first frame, as cameras write it
+    timecode_fps: float | None = None  # frames a second that timecodes count in; None if it is no usual rate
+    tracks: tuple[Track, ...] = ()
 
 
 def probe(
-    source: str | Path | BinaryIO, *, protocols: Sequence[str] = ("file",), keyframes: bool = False
-) -> MediaInfo:
+    source: str | Path | BinaryIO, *, protocols: Sequence[str] = ("file",), keyframes: bool = False,
+    config: MediaConfig | None = None,
+) -> MediaInfo:  # fmt: skip
     """The header; with `keyframes` also length and key frames by the packets (reads a whole seekable source).
 
     Only the first frame is decoded, for the rotation flag that comes with it.
@@ -47,7 +77,7 @@ def probe(
     handle = open_handle(source, protocols)
     try:
         with open_container(handle, MediaConfig.max_pixels) as container:
-            info = _info(container, handle)
+            info = _info(container, handle, config or MediaConfig())
         if not keyframes:
             return info
         with open_container(handle, MediaConfig.max_pixels) as container:
@@ -56,8 +86,9 @@ def probe(
         handle.close()
 
 
-def _info(container: InputContainer, handle: Handle) -> MediaInfo:
-    video, audio, _ = find_tracks(container)
+def _info(container: InputContainer, handle: Handle, config: MediaConfig) -> MediaInfo:
+    video, audio, _ = find_tracks(container, config)
+    metadata = container.metadata | (video.metadata if video else {})
     return MediaInfo(
         name=handle.name,
         duration_s=header_length_s(container),
@@ -72,8 +103,35 @@ def _info(container: InputContainer, handle: Handle) -> MediaInfo:
         container=container.format.name,
         video_codec=video.codec_context.codec.name if video else "",
         audio_codec=audio.codec_context.codec.name if audio else "",
-        rotation_deg=_rotation(container, video) if video else 0,
+        pixel_aspect=float(video.sample_aspect_ratio or 1) if video else 1.0,
+        hdr=HDR.get(video.codec_context.color_trc, "") if video else "",
+        timecode=metadata.get("timecode", ""),
+        timecode_fps=_timecode_fps(video) if video else None,
+        tracks=tuple(
+            Track(
+                kind,
+                number,
+                stream.codec_context.name if stream.codec_context else "unknown",
+                stream.language or "",
+                stream.metadata.get("title", ""),
+                bool(stream.disposition & Disposition.default),
+                stream in (video, audio),
+            )
+            for kind, streams in (("video", video_tracks(container)), ("audio", container.streams.audio))
+            for number, stream in enumerate(streams)
+        ),
+        rotation_deg=_rotation(container, video) if video else 0,  # decodes: last
     )
+
+
+def _timecode_fps(video: av.VideoStream) -> float | None:
+    """The usual rate that the track's own is within a hundredth of. A track of variable rate has its base
+    rate; its average means nothing to an editor."""
+    for rate in (video.base_rate, video.guessed_rate, video.average_rate):
+        for usual in USUAL_FPS:
+            if rate and abs(float(rate) - usual) < 0.0004 * usual:
+                return usual
+    return None
 
 
 def _rotation(container: InputContainer, video: av.VideoStream) -> int:

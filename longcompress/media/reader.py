@@ -87,7 +87,7 @@ def read(
     config = config or MediaConfig()
     if not (config.video or config.audio):
         raise ValueError("MediaConfig: frames and audio are both off, nothing is left to read")
-    if part is not None and not 0 <= part[0] < part[1] < math.inf:
+    if part is not None and not 0 <= part[0] < part[1]:
         raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Audio):
         source = [source]
@@ -242,7 +242,7 @@ def _from_values(
     start_s, length_s = part[0], part[1] - part[0]
     grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
     sampler = FrameSampler(config, "frames", length_s=length_s, grid=grid)
-    audio = AudioTrack(config.rate_hz, -start_s, length_s)
+    audio = AudioTrack(config.rate_hz, -start_s, length_s, config.channels)
     for value in values:
         if isinstance(value, Frames):
             if config.video:
