@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class VideoMemory:
             questions = [config.events.format(start=round(s), end=round(s + window_s)) for s in batch]
             for answer in self.ask_all(questions):
                 events += [e for e in answer.events if e.text and e.start_s < self.duration_s]
-        return join_events(events, gap_s=1.0)
+        end_s = self.duration_s  # what lasts until the last second may be said to end after it
+        return [replace(e, end_s=min(e.end_s, end_s)) for e in join_events(events, gap_s=1.0)]
 
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""

@@ -332,6 +332,16 @@ class LongCompress(nn.Module):
             self._identity = key, _digest(text, values)
         return self._identity[1]
 
+    def settings(self) -> str:
+        """A hash of what decides, besides `identity` and a budget, which tokens a video gets."""
+        config = self.config
+        parts = {n: to_dict(getattr(config, n)) for n in ("media", "segments", "merge", "budget")}
+        parts["media"] = {
+            name: v for name, v in parts["media"].items() if name not in ("threads", "max_pixels")
+        }
+        parts["budget"].pop("tokens")
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
     def _save_llm(self, folder: Path) -> None:
         lm = self.llm.lm
         if hasattr(lm, "peft_config"):  # what the adapter sits on, under its own names

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -294,6 +295,8 @@ def compress(
     *,
     budget: int | None = None,
     progress: bool = True,
+    start_s: float = 0.0,
+    end_s: float = math.inf,
     protocols: Sequence[str] = ("file",),
     keep_assignment: bool = False,
 ) -> VideoMemory:
@@ -305,17 +308,22 @@ def compress(
         budget: tokens the memory will have (or all there are, if the video has fewer); None: the model's
             default.
         progress: show a bar with rate and time left.
+        start_s, end_s: the part of the video to read; times of the memory count from start_s.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
         keep_assignment: remember which raw token went where, to plot it. This grows with the video.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
     """
+    part = None if (start_s, end_s) == (0.0, math.inf) else (start_s, end_s)
     session = read_session(
-        model, source, budget=budget, progress=progress, protocols=protocols, keep_assignment=keep_assignment
-    )
+        model, source, budget=budget, interval=part, progress=progress, protocols=protocols,
+        keep_assignment=keep_assignment,
+    )  # fmt: skip
     memory = session.memory()
-    memory.source = source_info(source)
+    memory.source = source_info(source) | {"settings": model.settings()}
+    if part:
+        memory.source["part_s"] = [start_s, min(end_s, start_s + memory.duration_s)]
     return memory
 
 
@@ -381,7 +389,9 @@ def read_session(
 def source_info(source: Any) -> dict[str, Any]:
     """Base name, size and hash of a local file; the name alone of anything else."""
     if not isinstance(source, str | Path) or not Path(source).is_file():
-        return {"name": str(source).rsplit("/", 1)[-1] if isinstance(source, str | Path) else "pushed"}
+        # of a URL neither password nor signature may end up in a file
+        is_path = isinstance(source, str | Path)
+        return {"name": urlsplit(str(source)).path.rsplit("/", 1)[-1] if is_path else "pushed"}
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": Path(source).name, "num_bytes": Path(source).stat().st_size, "sha256": digest}

@@ -12,6 +12,7 @@ from . import common
 from .common import Failed, VideoOptions, bars, check_positive, complain, folder_of, is_memory, writing
 from .output import cited, clock, print_table, report_of, rows_of, sentence
 from .parser import documented
+from .sources import STDIN, find_videos, is_done, memory_paths
 
 if TYPE_CHECKING:
     from ..media.reader import MediaInfo
@@ -39,51 +40,75 @@ def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
 
 
 def compress(
-    files: list[str], *, out: str, keep_assignment: bool = False, json: bool = False, options: VideoOptions
-) -> int:
+    files: list[str], *, out: str, keep_assignment: bool = False, overwrite: bool = False,
+    dry_run: bool = False, json: bool = False, options: VideoOptions,
+) -> int:  # fmt: skip
     """Decode, encode and compress videos once, each to a memory file (.lcm).
 
     Args:
-        files: one video or several.
+        files: videos, folders of videos, patterns in quotes, or - for standard input.
         out: the memory file, or a folder; for several videos a folder.
         keep_assignment: store which patch went into which token, for `plot`; the file grows with the video.
+        overwrite: compress again what an earlier run into the same folder has done.
+        dry_run: only list the videos and their memory files.
         json: a JSON line for each video.
     """
-    paths = dict(zip(files, common.memory_paths(files, Path(out)), strict=True))
+    videos, others = find_videos(files)
+    if others:
+        complain(
+            "warning", f"{len(others)} files in folders are no videos: {', '.join(map(str, others[:9]))}"
+        )
+    if dry_run:
+        for file, path in videos.items():
+            to = out if len(videos) == 1 and is_memory(out) else str(Path(out) / path)
+            print(dumps({"source": file, "out": to}) if json else f"{file} -> {to}")
+        return 0
+    paths = memory_paths(videos, Path(out))
     infos: dict[str, MediaInfo] = {}
     num_failed = 0
 
     def fail(error: object) -> None:
         nonlocal num_failed
-        if len(files) == 1:
+        if len(videos) == 1:
             raise Failed(3, str(error))
         num_failed += 1
         complain("error", error)
 
     # headers are read first: what can't be read is reported before hours of work
-    for file in files:
+    for file in videos:
         try:
-            infos[file] = common.probe_video(file, options)
+            infos |= {} if file == STDIN else {file: common.probe_video(file, options)}
         except Failed as error:
             fail(error)
-    if infos:
+    todo = {file: sys.stdin.buffer if file == STDIN else file for file in videos if file in {*infos, STDIN}}
+    if todo:
         from ..session import compress_many
 
         model = common.load_model(options)
         common.check_budget(model, options, list(infos.values()))
+        budget = options.budget or model.config.budget.tokens
+        done = [] if overwrite or len(videos) == 1 else [
+            file for file in infos if is_done(paths[file], file, model, budget)
+        ]  # fmt: skip
+        if done:
+            complain(
+                "note", f"{len(done)} of {len(videos)} videos are done; --overwrite compresses them again"
+            )
+        todo = {file: source for file, source in todo.items() if file not in done}
         start_s = time.perf_counter()
-        for result in compress_many(model, infos, **options.compressing(keep_assignment)):
+        results = compress_many(model, todo.values(), **options.compressing(keep_assignment))
+        for file, result in zip(todo, results, strict=True):
             if result.memory is None:
                 fail(result.error)
             else:
-                wall_s, path = time.perf_counter() - start_s, paths[result.source]
+                wall_s, path = time.perf_counter() - start_s, paths[file]
                 with writing(path):
                     result.memory.save(path)
-                report = report_of(result.memory, result.source, path, wall_s)
+                report = report_of(result.memory, file, path, wall_s)
                 print(dumps(report) if json else sentence(report), flush=True)
             start_s = time.perf_counter()
     if num_failed:
-        complain("error", f"{num_failed} of {len(files)} videos could not be read")
+        complain("error", f"{num_failed} of {len(videos)} videos could not be read")
     return 3 if num_failed else 0
 
 
@@ -144,13 +169,22 @@ def events(
         if Path(out).resolve() == Path(source).resolve():
             raise ValueError(f"--out must be another file than the source, got {out}")
         common.check_writable(Path(out))
+    timecode = ""
+    if kind == "edl" and not is_memory(source) and source != STDIN:
+        video = common.probe_video(source, options)
+        timecode, timecode_fps = video.timecode, timecode_fps or video.timecode_fps
+        if timecode_fps is None:
+            rate = "no rate" if video.rate_fps is None else f"{video.rate_fps:.3g} frames a second"
+            raise ValueError(
+                f"{source} has {rate}, which is none that timecodes count in; give --timecode-fps"
+            )
     memory = common.memory_of(source, options)
     listed = memory.events(window_s=window_s, progress=bars())
     title = Path(memory.source.get("name", source)).stem
-    if kind == "edl" and timecode_fps is None and not is_memory(source):
-        timecode_fps = common.probe_video(source, options).rate_fps
     with writing(out or "standard output"):
-        write_events(listed, out or sys.stdout, kind, rate_fps=timecode_fps or 25.0, title=title)
+        write_events(
+            listed, out or sys.stdout, kind, rate_fps=timecode_fps or 25.0, title=title, timecode=timecode
+        )
     if out:
         report = {"out": out, "format": kind, "events": len(listed)}
         print(dumps(report) if json else f"{out}: {len(listed)} events")

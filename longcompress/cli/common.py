@@ -1,14 +1,16 @@
 """What commands share: the options of a model, videos and memory files, and the exit code of an error."""
 
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import ModelConfig, from_dict, read_values
+from ..config import MediaConfig, ModelConfig, from_dict, read_values
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
     from ..media.reader import MediaInfo
@@ -42,16 +44,44 @@ class VideoOptions(ModelOptions):
 
     Attributes:
         budget: tokens of the memory; the model's own number if not given.
+        start: where to begin, in seconds or h:mm:ss; times then count from there.
+        end: where to stop.
+        video_track: number from 0 or language of the video track; the player's choice if not given.
+        audio_track: likewise of the audio track. `info` lists the tracks.
         protocols: where videos may come from: file https.
     """
 
     budget: int | None = None
+    start: str | None = None
+    end: str | None = None
+    video_track: str | None = None
+    audio_track: str | None = None
     protocols: list[str] = field(default_factory=lambda: ["file"])
+
+    def __post_init__(self) -> None:
+        tracks = {name: getattr(self, name) for name in ("video_track", "audio_track")}
+        self.changes.setdefault("media", {}).update({name: t for name, t in tracks.items() if t is not None})
+        if not self.changes["media"]:
+            del self.changes["media"]
+        if self.start_s >= self.end_s:
+            raise ValueError(f"--end must be after --start, got {self.start} to {self.end}")
+
+    @property
+    def start_s(self) -> float:
+        """Seconds at which to begin."""
+        return 0.0 if self.start is None else seconds_of("--start", self.start)
+
+    @property
+    def end_s(self) -> float:
+        """Seconds at which to stop."""
+        return math.inf if self.end is None else seconds_of("--end", self.end)
 
     def compressing(self, keep_assignment: bool) -> dict[str, Any]:
         """What `compress` takes besides a model and videos."""
-        options = {"budget": self.budget, "protocols": self.protocols}
-        return options | {"keep_assignment": keep_assignment, "progress": bars()}
+        return {
+            "budget": self.budget, "protocols": self.protocols, "start_s": self.start_s, "end_s": self.end_s,
+            "keep_assignment": keep_assignment, "progress": bars(),
+        }  # fmt: skip
 
 
 class Failed(Exception):
@@ -66,13 +96,31 @@ def probe_video(file: str, options: VideoOptions) -> "MediaInfo":
     """What the header of a video says; its packets are read where the header has no length."""
     from ..media import reader as media
 
+    config = from_dict(MediaConfig, options.changes.get("media", {}))
     with reading():
-        info = media.probe(file, protocols=options.protocols)
+        info = media.probe(file, protocols=options.protocols, config=config)
         if info.duration_s is None:
-            info = media.probe(file, protocols=options.protocols, keyframes=True)
+            info = media.probe(file, protocols=options.protocols, config=config, keyframes=True)
         if not (info.has_video or info.has_audio):
             raise ValueError(f"{file}: it has no frames and no audio that can be decoded")
+        if info.duration_s is not None:
+            length_s = min(info.duration_s, options.end_s) - options.start_s
+            if length_s <= 0:
+                raise ValueError(
+                    f"{file}: --start {options.start} is behind its end, {info.duration_s:.1f} s"
+                )
+            info = replace(info, duration_s=length_s)
     return info
+
+
+def seconds_of(flag: str, text: str) -> float:
+    """Seconds of a text as "90", "1:30" or "0:01:30.5"."""
+    if not re.fullmatch(r"(\d+:)?(\d+:)?\d+(\.\d*)?", text):
+        raise ValueError(f"{flag} must be seconds or h:mm:ss, got {text!r}")
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def load_model(options: ModelOptions) -> "LongCompress":
@@ -97,6 +145,8 @@ def load_model(options: ModelOptions) -> "LongCompress":
 def check_budget(model: "LongCompress", options: VideoOptions, infos: Sequence["MediaInfo"]) -> None:
     """ValueError for a budget that none of these videos fits into."""
     budget = model.config.budget.tokens if options.budget is None else options.budget
+    if not infos:  # nothing is known of standard input
+        return
     media = {"video": any(i.has_video for i in infos), "audio": any(i.has_audio for i in infos)}
     model.check_budget(budget, [name for name, e in model.encoders.items() if media[e.modality]])
 
@@ -104,14 +154,15 @@ def check_budget(model: "LongCompress", options: VideoOptions, infos: Sequence["
 def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = False) -> "VideoMemory":
     """The memory of a video, compressed now, or of a memory file."""
     if not is_memory(source):
-        info = probe_video(source, options)
+        infos = [] if source == "-" else [probe_video(source, options)]
         model = load_model(options)
-        check_budget(model, options, [info])
+        check_budget(model, options, infos)
         from ..session import compress
 
         with reading():
-            return compress(model, source, **options.compressing(keep_assignment))
-    ignored = [name for name in ("budget", "config") if getattr(options, name)]
+            opened = sys.stdin.buffer if source == "-" else source
+            return compress(model, opened, **options.compressing(keep_assignment))
+    ignored = [name for name in ("budget", "config", "start", "end") if getattr(options, name)]
     ignored += [f"{section}.{name}" for section, values in options.changes.items() for name in values]
     if ignored:
         raise ValueError(
@@ -129,22 +180,6 @@ def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = Fal
 def is_memory(source: str) -> bool:
     """Whether it names a memory file rather than a video."""
     return source.lower().endswith(".lcm")
-
-
-def memory_paths(files: list[str], out: Path) -> list[Path]:
-    """Where the memory of each video goes."""
-    if len(files) == 1 and not out.is_dir():
-        if not is_memory(str(out)):
-            raise ValueError(f"--out must end in .lcm or be an existing folder, got {out}")
-        check_writable(out)
-        return [out]
-    if is_memory(str(out)):
-        raise ValueError(f"--out must be a folder for {len(files)} videos, got {out}")
-    folder = folder_of(out)
-    paths = [folder / f"{Path(file).stem}.lcm" for file in files]
-    if twice := [path for path in paths if paths.count(path) > 1]:
-        raise ValueError(f"files: several would be written to {twice[0]}; give them folders of their own")
-    return paths
 
 
 def folder_of(path: str | Path) -> Path:

@@ -18,10 +18,24 @@ if TYPE_CHECKING:
 def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple[str, str]]:
     """What a header says, and the estimate; `answer` tokens are left for the answer."""
     frames = f"{video.width} x {video.height}, {video.video_codec}, {video.rate_fps or 0:.3g} a second"
+    if video.rotation_deg % 180:
+        frames += f", shown upright as {video.height} x {video.width}"
+    if abs(video.pixel_aspect - 1) > 0.01:
+        frames += f", pixels {video.pixel_aspect:.3g} times as wide as high"
+    frames += f", HDR ({video.hdr})" if video.hdr else ""
+    tracks = [
+        (
+            f"{track.kind} track {track.number}",
+            ", ".join(filter(None, (track.codec, track.language, track.title)))
+            + (", default" if track.is_default else "") + (", read" if track.is_read else ""),
+        )
+        for track in video.tracks
+    ]  # fmt: skip
     audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
     return [
         ("length", clock(expected.duration_s)), ("frames", frames if video.has_video else "none"),
-        ("audio", audio if video.has_audio else "none"), ("", ""), *estimate_rows(expected, answer),
+        ("audio", audio if video.has_audio else "none"), *(tracks if len(tracks) > 2 else []),
+        ("", ""), *estimate_rows(expected, answer),
     ]  # fmt: skip
 
 

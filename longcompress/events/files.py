@@ -35,6 +35,7 @@ def write_events(
     *,
     rate_fps: float = 25.0,
     title: str = "Events",
+    timecode: str = "",
 ) -> None:
     """Write events to an open text stream, or to a file, which appears whole or not at all.
 
@@ -44,6 +45,7 @@ def write_events(
         format: a key of `WRITERS`.
         rate_fps: frames a second of the video, for EDL.
         title: of the EDL and its clips.
+        timecode: of the video's first frame, for EDL, as cameras write it: "01:00:00:00".
     """
     if format not in WRITERS:
         raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
@@ -52,7 +54,9 @@ def write_events(
     events = list(events)
     for number, event in enumerate(events):
         _check_event(event, number, format)
-    text = WRITERS[format](events, format=format, rate_fps=rate_fps, title=" ".join(title.split()))
+    first = _frames_of(timecode, round(rate_fps))
+    title = " ".join(title.split())
+    text = WRITERS[format](events, format=format, rate_fps=rate_fps, title=title, first_frame=first)
     if isinstance(path_or_stream, str | Path):
         with replacing(path_or_stream) as part:
             part.write_bytes(text.encode())
@@ -112,19 +116,28 @@ def _to_subtitles(events: list[Event], format: str, **_: Any) -> str:
     return str(subtitles.to_string(format, **options))
 
 
-def _to_edl(events: list[Event], rate_fps: float, title: str, **_: Any) -> str:
+def _to_edl(events: list[Event], rate_fps: float, title: str, first_frame: int, **_: Any) -> str:
     """A cut of the video: the source side has the events' times, the record side is one after the other."""
     out = [f"TITLE: {title}", "FCM: NON-DROP FRAME", ""]
     base, at = round(rate_fps), 0
     for number, event in enumerate(events, 1):
         first = round(event.start_s * rate_fps)
         last = max(first + 1, round(event.end_s * rate_fps))
-        stamps = (first, last, at, at + last - first)
+        stamps = (first_frame + first, first_frame + last, at, at + last - first)
         at += last - first
         out.append(f"{number:03d}  AX       V     C        {' '.join(_timecode(n, base) for n in stamps)}")
         out += [f"* RATE_FPS: {float(rate_fps)!r}"] * (number == 1) + [f"* FROM CLIP NAME: {title}"]
         out += [f"* COMMENT: {line}" for line in _lines(event.text)]
     return "\n".join([*out, ""])
+
+
+def _frames_of(timecode: str, base: int) -> int:
+    """The number of a timecode's frame; 0 for what is none. Drop-frame ones (";") count as they read."""
+    match = re.fullmatch(r"(\d\d):(\d\d):(\d\d)[:;](\d\d)", timecode)
+    if match is None:
+        return 0
+    hours, minutes, seconds, frames = map(int, match.groups())
+    return (3600 * hours + 60 * minutes + seconds) * base + frames
 
 
 def _timecode(frames: int, base: int) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ..types import Audio
-from .frames import stamp_warning
-from .timeline import BACK_S
+from .timeline import BACK_S, stamp_warning
 
 _GAP_S = 0.05  # audio that is off by less is contiguous
 _MIN_HZ = 1000  # a lower rate is a damaged header, and would make hours of a packet

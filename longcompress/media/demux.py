@@ -52,7 +52,7 @@ class Container:
             raise ValueError(f"{self.name}: nothing to read: {reason}")
         self._problems = [problems[kind] for kind in problems if getattr(config, kind)]
         origin_s = origin_of(video, audio)
-        self.timeline = timeline_of(container, origin_s)
+        self.timeline: Timeline | None = None  # begins with the first packet
         self.origin_s = origin_s + self.start_s
         self._time_s = 0.0  # until when all packets were taken in
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
@@ -100,7 +100,8 @@ class Container:
             on_warning(f"{self.name}: {text}; the rest is read")
         tracks = [s.index for s in (self.video, self.audio) if s is not None]
         max_bytes = _WAITING_BYTES if self.handle.seekable() else _WAITING_LIVE_BYTES
-        placed = ((packet, self.timeline.place(packet)) for packet in self._packets())
+        timeline = self.timeline = timeline_of(self._container, self.origin_s - self.start_s)
+        placed = ((packet, timeline.place(packet)) for packet in self._packets())
         for packet, time_s in in_step(placed, tracks, max_bytes):
             self._time_s = time_s - self.start_s
             if self._video_track is not None and packet.stream_index == self._video_track.stream.index:
@@ -217,6 +218,7 @@ class Container:
     def _faults(self) -> list[str]:
         """All that was wrong with the file, as far as it was read."""
         video, audio, end_s = self._video_track, self._audio_track, self._end_s()
+        assert self.timeline is not None
         if video is not None:  # stamps that the timeline took away are told of there
             video.clock.num_missing = max(0, video.clock.num_missing - self.timeline.num_wrong)
         warning = self.timeline.warning()

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Frames
-from .timeline import JUMP_S
+from .timeline import JUMP_S, stamp_warning
 
 _CHUNK_FRAMES = 16
 _CHUNK_BYTES = 4_000_000
@@ -62,12 +62,6 @@ class Clock:
         })  # fmt: skip
 
 
-def stamp_warning(counts: Mapping[str, int]) -> str | None:
-    """The warning for a count of each fault of the stamps; None without faults."""
-    faults = [f"{num} {fault}" for fault, num in counts.items() if num]
-    return "time stamps: " + ", ".join(faults) if faults else None
-
-
 @dataclass(frozen=True)
 class Grid:
     """The wanted instants start_s + k / rate_fps, k = 0 to num - 1; the last frame lasts last_step_s."""
@@ -95,8 +89,8 @@ class Grid:
 
     def between(self, start_s: float, end_s: float) -> bool:
         """Whether a wanted instant lies in this interval."""
-        start, end = start_s - self.start_s, end_s - self.start_s
-        return math.ceil(max(0.0, start) * self.rate_fps) <= math.floor(end * self.rate_fps)
+        first = math.ceil(max(0.0, start_s - self.start_s) * self.rate_fps)
+        return first <= math.floor((end_s - self.start_s) * self.rate_fps)
 
 
 class FrameSampler:
@@ -131,9 +125,9 @@ class FrameSampler:
         """The time before which no frame will be returned any more."""
         if self._times:
             return self._times[0]
-        if self.config.decode == "exact" or self._shown is None:
-            return self.next_s
-        return self._shown[1]  # it may still be chosen, at its own time
+        if self.config.decode != "exact" and self._shown is not None:
+            return self._shown[1]  # it may still be chosen, at its own time
+        return self.next_s
 
     @property
     def done(self) -> bool:
@@ -161,6 +155,11 @@ class FrameSampler:
         """The instants at which the last frame is still shown, and all that waits."""
         if self._shown is not None:
             yield from self._choose(self.end_s - self.tolerance_s)
+        if self._times and self._times[-1] + self.step_s > self.end_s + self.tolerance_s:
+            pixels, time_s = self._pixels.pop(), self._times.pop()
+            yield from self.flush()  # the video ends within the last frame's step, which is shorter then
+            self._pixels, self._times = [pixels], [time_s]
+            self.step_s = max(self.end_s - time_s, self.tolerance_s)
         yield from self.flush()
 
     def flush(self) -> Iterator[Frames]:

@@ -125,13 +125,15 @@ def _info(container: InputContainer, handle: Handle, config: MediaConfig) -> Med
 
 
 def _timecode_fps(video: av.VideoStream) -> float | None:
-    """The usual rate that the track's own is within a hundredth of. A track of variable rate has its base
-    rate; its average means nothing to an editor."""
-    for rate in (video.base_rate, video.guessed_rate, video.average_rate):
+    """The usual rate that the track's own is, or its own if it is whole and constant. A track of variable
+    rate has its base rate; its average means nothing to an editor."""
+    rates = [float(rate) for rate in (video.base_rate, video.average_rate) if rate]
+    for rate in rates:
         for usual in USUAL_FPS:
-            if rate and abs(float(rate) - usual) < 0.0004 * usual:
+            if abs(rate - usual) < 4e-4 * usual:
                 return usual
-    return None
+    is_constant = len(rates) == 2 and abs(rates[0] - rates[1]) < 1e-3 * rates[0]
+    return rates[0] if is_constant and rates[0] >= 1 and rates[0].is_integer() else None
 
 
 def _rotation(container: InputContainer, video: av.VideoStream) -> int:

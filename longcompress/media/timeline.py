@@ -1,7 +1,7 @@
 """One timeline for all tracks of a file: stamps that restart are moved together, and packets come in step."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import av
@@ -38,7 +38,7 @@ class Timeline:
         self.may_restart = may_restart
         self.end_s = 0.0
         self.num_restarts = self.num_wrong = 0
-        self.first_restart_s: float | None = None
+        self.first_restart_s = 0.0
         self._shift_s = 0.0  # of the newest piece
         self._tracks: dict[int, _Track] = {}
         # After a restart: the track that began it, as it was, and the shift until then. The next packet may
@@ -89,14 +89,8 @@ class Timeline:
 
     def warning(self) -> str | None:
         """What was wrong with the stamps, and where first."""
-        faults = []
-        if self.num_restarts:
-            faults.append(
-                f"{self.num_restarts} restarts, the first at {self.first_restart_s:.1f} s (played on)"
-            )
-        if self.num_wrong:
-            faults.append(f"{self.num_wrong} that jump (rebuilt)")
-        return "time stamps: " + ", ".join(faults) if faults else None
+        where = f"restarts, the first at {self.first_restart_s:.1f} s (tracks go on together)"
+        return stamp_warning({where: self.num_restarts, "that jump (rebuilt)": self.num_wrong})
 
     def _shift_of(self, index: int, track: _Track | None, raw_s: float) -> float | None:
         """What to add to a stamp; None if the stamp is wrong."""
@@ -121,7 +115,7 @@ class Timeline:
             return None
         self._before = (index, track, self._shift_s)
         self.num_restarts += 1
-        if self.first_restart_s is None:
+        if self.num_restarts == 1:
             self.first_restart_s = self.end_s
         self._began_s = raw_s - track.first_s
         self._shift_s = max(t.end_s - t.first_s for t in self._tracks.values()) - self._began_s
@@ -148,3 +142,9 @@ def in_step(
             yield first.popleft()
     while any(queues.values()):
         yield min(filter(None, queues.values()), key=lambda queue: queue[0][1]).popleft()
+
+
+def stamp_warning(counts: Mapping[str, int]) -> str | None:
+    """The warning for a count of each fault of the stamps; None without faults."""
+    faults = [f"{num} {fault}" for fault, num in counts.items() if num]
+    return "time stamps: " + ", ".join(faults) if faults else None

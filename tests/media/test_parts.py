@@ -82,7 +82,7 @@ def test_a_gap_in_the_audio_before_a_part_is_no_fault():
 
 def test_errors_say_what_is_wrong(tmp_path):
     path = write(tmp_path / "a.mp4", Video())
-    for part in ((-1.0, 2.0), (2.0, 2.0), (0.0, float("inf")), (float("nan"), 1.0)):
+    for part in ((-1.0, 2.0), (2.0, 2.0), (float("nan"), 1.0)):
         with pytest.raises(
             ValueError, match=r"part must be \(start_s, end_s\) with 0 <= start_s < end_s, got"
         ):
