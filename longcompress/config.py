@@ -17,6 +17,11 @@ import yaml
 
 T = TypeVar("T")
 FORMAT = 1  # of a model's config
+# Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in """
+    3g2 3gp aac ac3 aiff amr apng asf avi divx dv f4v flac flv gif m1v m2ts m2v m4a m4v mka mkv mov mp2 mp3
+    mp4 mpeg mpg mts mxf nut oga ogg ogm ogv opus rm rmvb ts vob wav webm wma wmv wtv y4m
+""".split())  # fmt: skip  # noqa: SIM905
 
 
 @dataclass(frozen=True)

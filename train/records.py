@@ -19,18 +19,21 @@ Events may overlap. Reading warns of those once, and `shards make` writes their 
 `meta["overlapping"]`.
 """
 
+import hashlib
 import json
 import math
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ..config import VIDEO_SUFFIXES
 from ..types import Event
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mp3", ".m4a", ".wav", ".flac", ".ogg")
+T = TypeVar("T")
 ROLES = ("user", "assistant")
 SLACK_S = 1.0  # annotations may pass the end by so much: annotators round
 
@@ -85,8 +88,15 @@ class Record:
 
 
 def slug(name: str) -> str:
-    """A key from a name: all but letters, digits, `_` and `-` becomes `_` (a dot would end it in a tar)."""
+    """A key from a name: all but Latin letters, digits, `_` and `-` becomes `_` (a dot ends a key in a tar).
+
+    A name in another script gets a hash too, so that two of them never fall on one key.
+    """
+    name = unicodedata.normalize("NFC", name)
     key = re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
+    if any(sign.isalnum() and not sign.isascii() for sign in name):
+        digest = hashlib.sha256(name.encode("utf8", "replace")).hexdigest()[:8]
+        key = f"{key}_{digest}" if key else digest
     if not key:
         raise ValueError(f"key must have a letter or a digit, got {name!r}")
     return key
@@ -122,13 +132,20 @@ def read_records(source: str | Path) -> list[Record]:
     """
     source = Path(source)
     if source.is_dir():
-        records = [_of_video(path) for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEOS]
+        files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name[0] != "."]
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        records = [_of_video(path) for path in videos]
+        annotations = {path.with_suffix(".json") for path in videos}
+        if others := [path.name for path in files if path not in annotations.union(videos)]:
+            warnings.warn(
+                f"{source}: no videos: {', '.join(others[:9])} ({len(others)} in all)", stacklevel=2
+            )
     elif source.is_file():
         records = list(_of_lines(source))
     else:
         raise FileNotFoundError(f"no folder of videos and no JSONL file {source}")
     if not records:
-        raise ValueError(f"{source}: no video in it; videos end in {', '.join(VIDEOS)}")
+        raise ValueError(f"{source}: no video in it; videos end in {' '.join(sorted(VIDEO_SUFFIXES))}")
     keys = [record.key for record in records]
     twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
     if twice:
@@ -167,18 +184,28 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
         video = str(folder / video)
     duration_s = value.get("duration_s")
     try:
-        meta = dict(value.get("meta", {}))
+        meta = dict(value.get("meta") or {})
         part = part_of(meta["split"]) if meta.get("split") else None
-        events, unordered = events_of((e["start_s"], e["end_s"], e["text"]) for e in value.get("events", ()))
-        return Record(
-            slug(str(value["key"])) if value.get("key") else part_key(Path(value["video"]).stem, part),
-            video, None if duration_s is None else float(duration_s), events,
-            tuple(tuple(_turn(t) for t in d) for d in value.get("dialogues", ())),
-            tuple(map(str, value.get("captions", ()))), str(value.get("source", "")), meta,
-            (*map(str, value.get("faults", ())), *unordered),
-        )  # fmt: skip
+        key = slug(str(value["key"])) if value.get("key") else part_key(Path(value["video"]).stem, part)
+        length = None if duration_s is None else _Reader(value, "").number("duration_s")
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{where}: {error!r} in its events, dialogues, captions or meta") from error
+        raise ValueError(f"{where}: {error}") from error
+    # annotations that can't be read are faults of this record alone
+    lines = [str(fault) for fault in value.get("faults") or ()]
+
+    def each(name: str, parse: Callable[[Any, str], T]) -> list[T]:
+        out = []
+        try:
+            for i, item in enumerate(_list(value, name)):
+                out.append(parse(item, f"{name}[{i}]"))
+        except ValueError as error:
+            lines.append(f"{where}: {error}")
+        return out
+
+    events, unordered = events_of(each("events", _annotation))
+    dialogues, captions = tuple(each("dialogues", _dialogue)), tuple(each("captions", _text))
+    source = str(value.get("source") or "")
+    return Record(key, video, length, events, dialogues, captions, source, meta, (*lines, *unordered))
 
 
 def events_of(annotations: Iterable[tuple[Any, Any, Any]]) -> tuple[tuple[Event, ...], tuple[str, ...]]:
@@ -235,6 +262,21 @@ def faults(record: Record, duration_s: float | None = None) -> list[str]:
             lines.append(f"dialogues[{i}] must be turns of user and assistant in turn, the user's first")
         elif any(not turn.text.strip() for turn in dialogue):
             lines.append(f"dialogues[{i}] has a turn without text")
+        lines += [f"dialogues[{i}]: {fault}" for fault in _symbol_faults(record, dialogue, end_s)]
+    lines += [f"captions[{i}] has no text" for i, text in enumerate(record.captions) if not text.strip()]
+    return lines
+
+
+def _symbol_faults(record: Record, dialogue: Sequence[Turn], end_s: float | None) -> list[str]:
+    """Symbols of times, as <s0>, that stand for none, or for one outside the video."""
+    times = record.meta.get("token") or {}
+    lines = []
+    for symbol in dict.fromkeys(s for turn in dialogue for s in re.findall(r"<[se]\d+>", turn.text)):
+        got = times.get(symbol)
+        if not isinstance(got, int | float) or not math.isfinite(got):
+            lines.append(f"{symbol} stands for no time")
+        elif got < 0 or (end_s is not None and got > end_s + SLACK_S):
+            lines.append(f"{symbol} stands for {got:g} s, which is outside the video")
     return lines
 
 
@@ -247,10 +289,73 @@ def num_overlapping(events: Sequence[Event]) -> int:
     return num
 
 
-def _turn(value: Any) -> Turn:
-    if value["role"] not in ROLES:
-        raise ValueError(f"role must be one of {ROLES}, got {value['role']!r}")
-    return Turn(value["role"], str(value["text"]))
+def _annotation(value: Any, where: str) -> tuple[float, float, str]:
+    """(start_s, end_s, text) of an event."""
+    event = _Reader(value, where)
+    return event.number("start_s"), event.number("end_s"), event.text()
+
+
+def _dialogue(value: Any, where: str) -> tuple[Turn, ...]:
+    turns = [_Reader(turn, f"{where}[{i}]") for i, turn in enumerate(_list({where: value}, where))]
+    for turn in turns:
+        if turn.field("role") not in ROLES:
+            raise ValueError(f"{turn.where} role must be one of {ROLES}, got {turn.field('role')!r}")
+    return tuple(Turn(turn.field("role"), turn.text()) for turn in turns)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The fields of an annotation, checked: nothing is ever learned as "None" or "nan"."""
+
+    value: Any
+    where: str
+
+    def field(self, name: str) -> Any:
+        """A field that must be there."""
+        if not isinstance(self.value, dict) or name not in self.value:
+            raise ValueError(f"{self.where} must be an object with {name!r}, got {str(self.value)[:60]}")
+        return self.value[name]
+
+    def number(self, name: str) -> float:
+        """A finite number, or the text of one."""
+        got = self.field(name)
+        try:
+            number = math.nan if isinstance(got, bool) else float(got)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{self.where} {name} must be a number of seconds, got {got!r}".strip())
+        return number
+
+    def text(self) -> str:
+        """The text."""
+        return _text(self.field("text"), f"{self.where} text")
+
+
+def _list(value: dict[str, Any], name: str) -> list[Any]:
+    """A field that is a list, or isn't there."""
+    got = value.get(name)
+    if got is not None and not isinstance(got, list | tuple):
+        raise ValueError(f"{name} must be a list, got {str(got)[:60]!r}")
+    return list(got or ())
+
+
+def _text(value: Any, where: str) -> str:
+    """A text without the halves of a cut emoji, which no tokenizer takes."""
+    if not isinstance(value, str):
+        raise ValueError(f"{where} must be a text, got {value!r}")
+    if re.search("[\ud800-\udfff]", value):
+        raise ValueError(f"{where} has half of a sign (a lone surrogate), got {value[:60]!r}")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; ValueError for another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{path} must be UTF-8, got {at}; save it as UTF-8") from error
 
 
 def _of_video(path: Path) -> Record:
@@ -258,20 +363,19 @@ def _of_video(path: Path) -> Record:
     value: dict[str, Any] = {}
     if annotations.is_file():
         try:
-            value = json.loads(annotations.read_text(encoding="utf8"))
+            value = json.loads(read_text(annotations))
         except json.JSONDecodeError as error:
             raise ValueError(f"{annotations} is no JSON: {error}") from error
     return parse_record({"key": path.stem} | value | {"video": path.name}, path.parent, str(annotations))
 
 
 def _of_lines(path: Path) -> Iterator[Record]:
-    with open(path, encoding="utf8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where} is no JSON: {error}") from error
-            yield parse_record(value, path.parent, where)
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is no JSON: {error}") from error
+        yield parse_record(value, path.parent, where)

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from ..config import VIDEO_SUFFIXES
 from .common import Failed, check_writable, folder_of, is_memory
 
 if TYPE_CHECKING:
     from ..model import LongCompress
 
 STDIN = "-"
-# Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
-VIDEOS = frozenset(f".{name}" for name in """
-    3g2 3gp aac ac3 aiff amr apng asf avi divx dv f4v flac flv gif m1v m2ts m2v m4a m4v mka mkv mov mp2 mp3
-    mp4 mpeg mpg mts mxf nut oga ogg ogm ogv opus rm rmvb ts vob wav webm wma wmv wtv y4m
-""".split())  # fmt: skip  # noqa: SIM905
 
 
 def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
@@ -34,10 +30,12 @@ def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
     for file in files:
         if Path(file).is_dir():
             inside = sorted(path for path in Path(file).rglob("*") if path.is_file())
-            videos = [path for path in inside if path.suffix.lower() in VIDEOS]
+            videos = [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES]
             others += [path for path in inside if path not in set(videos) and not path.name.startswith(".")]
             if not videos:
-                raise Failed(3, f"{file}: no video in this folder; videos end in {' '.join(sorted(VIDEOS))}")
+                raise Failed(
+                    3, f"{file}: no video in this folder; videos end in {' '.join(sorted(VIDEO_SUFFIXES))}"
+                )
             found |= {str(path): path.relative_to(file) for path in videos}
         elif not Path(file).exists() and any(sign in file for sign in "*?["):
             matches = sorted(path for path in glob.glob(file, recursive=True) if Path(path).is_file())

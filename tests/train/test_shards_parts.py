@@ -159,9 +159,7 @@ def test_a_split_that_is_none_is_refused(tmp_path, split):
         part_of(split)
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps({"video": "a.mp4", "meta": {"split": split}}))
-    with pytest.raises(
-        ValueError, match=r"line 1: .*split must be .*in its events, dialogues, captions or meta"
-    ):
+    with pytest.raises(ValueError, match=r"line 1: split must be"):
         read_records(path)
 
 

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ...config import VIDEO_SUFFIXES
 from ...files import replacing
-from ..records import VIDEOS, Record, Turn, events_of, part_key, part_of, sorted_events
+from ..records import Record, Turn, events_of, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
@@ -55,7 +56,8 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is no JSON: {error}") from error
     paths = sorted(videos.iterdir(), reverse=True)  # of one name the first counts, a video before features
-    paths_of = {p.stem: str(p) for ends in (FEATURES, VIDEOS) for p in paths if p.suffix.lower() in ends}
+    kinds = (FEATURES, VIDEO_SUFFIXES)
+    paths_of = {p.stem: str(p) for ends in kinds for p in paths if p.suffix.lower() in ends}
     merged: dict[str, Record] = {}
     missing = set()
     for where, video, part in _entries(content, shape, source):
