@@ -148,21 +148,12 @@ class VideoMemory:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"path: no memory file {path}; make one with `longcompress compress`")
+        header = read_header(path)
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {}).get("longcompress", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except SafetensorError as error:
             raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
-        if not isinstance(header, dict):
-            raise ValueError(
-                f"path {path} is a safetensors file but not a memory file; make one with `compress`"
-            )
-        if header["format"] != FORMAT:
-            raise ValueError(
-                f"path {path} has format {header['format']}, this version reads {FORMAT}; "
-                f"make it anew with `longcompress compress`"
-            )
         if header["sha256"] != _hash(tensors):
             raise ValueError(
                 f"path {path} was altered: its sha256 is not the one in its header; make it anew"
@@ -211,6 +202,23 @@ class VideoMemory:
                 for i in hit.nonzero()[:, 0].tolist()
             ]
         return Answer(text, events, tuple(cites))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a memory file says of itself; ValueError if it is none, cut, or of another format."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("longcompress", "null"))
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"path {path} is a safetensors file but not a memory file; make one with `compress`")
+    if header["format"] != FORMAT:
+        raise ValueError(
+            f"path {path} has format {header['format']}, this version reads {FORMAT}; "
+            f"make it anew with `longcompress compress`"
+        )
+    return header
 
 
 def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **options: Any) -> list[Answer]:

@@ -93,6 +93,7 @@ HOMES = {
         "train/callbacks.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
+    "sentencepiece": ("longcompress/llm/tokenizer.py",),
     "pysubs2": ("longcompress/events/*",),
     "peft": (
         "longcompress/model.py",

@@ -26,12 +26,13 @@ NAMES = [
 # Parameters with their defaults. `lc.Session` stands for its constructor.
 SIGNATURES = {
     "load": "(name, *, base=None, variant=None, weights=None, **options)",
-    "compress": "(model, source, *, budget=None, progress=True, protocols=('file',), keep_assignment=False)",
+    "compress": "(model, source, *, budget=None, progress=True, start_s=0.0, end_s=inf, protocols=('file',), "
+    "keep_assignment=False)",
     "compress_many": "(model, sources, **options)",
     "load_memory": "(path, model)",
     "estimate": "(model, source, budget=None)",
     "ask_each": "(memories, questions, **options)",
-    "Session": "(model, budget=None, *, media=None, keep_assignment=False)",
+    "Session": "(model, budget=None, *, media=None, keep_assignment=False, patience_s=120.0)",
     "Session.push": "(self, part)",
     "Session.push_frame": "(self, image, time_s=None)",
     "Session.push_audio": "(self, samples, rate_hz, start_s=None)",

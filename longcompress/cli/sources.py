@@ -1,13 +1,10 @@
 """Files, folders, patterns and standard input as the videos of a command, and where each memory file goes."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors import SafetensorError, safe_open
 
 from ..config import VIDEO_SUFFIXES
 from .common import Failed, check_writable, folder_of, is_memory
@@ -25,7 +22,7 @@ def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
     pattern ("day*/*.mp4") stands for the files that it matches. Names that would fall on one file get the
     folders in which they differ.
     """
-    found: dict[str, Path] = {}
+    memories: dict[str, Path] = {}
     others: list[Path] = []
     for file in files:
         if Path(file).is_dir():
@@ -36,24 +33,24 @@ def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
                 raise Failed(
                     3, f"{file}: no video in this folder; videos end in {' '.join(sorted(VIDEO_SUFFIXES))}"
                 )
-            found |= {str(path): path.relative_to(file) for path in videos}
+            memories |= {str(path): path.relative_to(file) for path in videos}
         elif not Path(file).exists() and any(sign in file for sign in "*?["):
             matches = sorted(path for path in glob.glob(file, recursive=True) if Path(path).is_file())
             if not matches:
                 raise Failed(3, f"no file matches {file}")
-            found |= {path: Path(Path(path).name) for path in matches}
+            memories |= {path: Path(Path(path).name) for path in matches}
         else:
-            found[file] = Path("stdin" if file == STDIN else Path(file).name)
-    names = [path.with_suffix(".lcm") for path in found.values()]
+            memories[file] = Path("stdin" if file == STDIN else Path(file).name)
+    names = [path.with_suffix(".lcm") for path in memories.values()]
     if len(set(names)) < len(names):  # cam1/0001.mp4 and cam2/0001.mp4: as they lie below what they share
-        local = {file: os.path.abspath(file) for file in found if file != STDIN}
+        local = {file: os.path.abspath(file) for file in memories if file != STDIN}
         root = os.path.commonpath(os.path.dirname(path) for path in local.values())
-        found |= {file: Path(os.path.relpath(path, root)) for file, path in local.items()}
-        names = [path.with_suffix(".lcm") for path in found.values()]
+        memories |= {file: Path(os.path.relpath(path, root)) for file, path in local.items()}
+        names = [path.with_suffix(".lcm") for path in memories.values()]
     twice = [path for path in names if names.count(path) > 1]  # a.mp4 and a.mkv
     return {
         file: path.with_name(f"{path.name}.lcm") if name in twice else name
-        for (file, path), name in zip(found.items(), names, strict=True)
+        for (file, path), name in zip(memories.items(), names, strict=True)
     }, others
 
 
@@ -70,12 +67,13 @@ def memory_paths(files: dict[str, Path], out: Path) -> dict[str, Path]:
 
 
 def is_done(path: Path, file: str, model: "LongCompress", budget: int) -> bool:
-    """Whether `path` is the whole memory of this file, made by this model with these settings and budget."""
+    """Whether `path` is the memory of this file, made by this model with these settings and budget."""
+    from ..memory import read_header
+
     try:
-        with safe_open(path, "pt") as memory:
-            header = json.loads((memory.metadata() or {})["longcompress"])
+        header = read_header(path)
         source = header["source"]
         same = (header["identity"], header["budget"], source.get("settings"), source.get("num_bytes"))
         return same == (model.identity(), budget, model.settings(), Path(file).stat().st_size)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return False

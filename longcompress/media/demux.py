@@ -279,21 +279,21 @@ def find_tracks(
 
 
 def video_tracks(container: InputContainer) -> list[av.VideoStream]:
-    """The video tracks that are no cover pictures."""
+    """The video tracks that are no cover art."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def _first_known(
-    streams: Sequence[S], best: Stream | None, kind: str, wanted: str, problems: dict[str, str]
+    streams: Sequence[S], best: Stream | None, kind: str, choice: str, problems: dict[str, str]
 ) -> S | None:
     """The track that is wanted, by number or language; else FFmpeg's choice, else the first that can be
     decoded."""
     known: Sequence[S] = sorted(streams, key=lambda s: s is not best)
-    if wanted and streams:
-        known = [s for i, s in enumerate(streams) if wanted in (str(i), s.language)]
+    if choice and streams:
+        known = [s for i, s in enumerate(streams) if choice in (str(i), s.language)]
         if not known:
             tracks = ", ".join(f"{i} ({s.language or 'no language'})" for i, s in enumerate(streams))
-            raise ValueError(f"{kind}_track {wanted!r} is none of the {kind} tracks {tracks}")
+            raise ValueError(f"{kind}_track {choice!r} is none of the {kind} tracks {tracks}")
     for stream in known:
         if stream.codec_context is not None:
             return stream

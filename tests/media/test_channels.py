@@ -76,12 +76,12 @@ def test_samples_that_are_no_numbers_are_silence_and_told(tmp_path):
     assert np.isfinite(samples).all() and "samples that are no numbers" in warned[0]
 
 
-@pytest.mark.parametrize(("wanted", "volume"), [("0", 0.8), ("1", 0.2), ("deu", 0.2), ("eng", 0.8)])
-def test_a_track_is_chosen_by_number_or_language(tmp_path, wanted, volume):
+@pytest.mark.parametrize(("choice", "volume"), [("0", 0.8), ("1", 0.2), ("deu", 0.2), ("eng", 0.8)])
+def test_a_track_is_chosen_by_number_or_language(tmp_path, choice, volume):
     path = write(tmp_path / "two.mkv", tone(0.8)[None], "mono", tracks=2, languages=("eng", "deu"))
-    samples, _ = samples_of(path, audio_track=wanted)
+    samples, _ = samples_of(path, audio_track=choice)
     assert np.abs(samples).max() == pytest.approx(volume, abs=0.01)
-    tracks = probe(path, config=MediaConfig(audio_track=wanted)).tracks
+    tracks = probe(path, config=MediaConfig(audio_track=choice)).tracks
     assert [(t.kind, t.number, t.language, t.is_read) for t in tracks] == [
         ("audio", 0, "eng", volume == 0.8), ("audio", 1, "deu", volume == 0.2),
     ]  # fmt: skip
