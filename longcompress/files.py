@@ -29,3 +29,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def usual_modes(folder: str | Path) -> None:
+    """Give the files below a folder the mode of any new file: safetensors writes for their owner alone."""
+    probe = Path(folder) / f".{uuid4().hex}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in Path(folder).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)

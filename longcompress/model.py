@@ -18,7 +18,7 @@ from .compression.state import GlobalMemory, MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
 from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
 from .encoders.checks import check_language, kind_of
-from .files import replacing
+from .files import replacing, usual_modes
 from .llm import CausalLM
 from .llm.calibrate import init_heads
 from .llm.prompt import encode, timestamp_text
@@ -217,6 +217,7 @@ class LongCompress(nn.Module):
             self.llm.lm.save_pretrained(folder / "adapter")
         with replacing(folder / "config.json") as part:
             part.write_text(json.dumps(values, indent=2) + "\n")
+        usual_modes(folder)
 
     def push_to_hub(self, name: str, **kwargs: Any) -> str:
         """Upload what `save_pretrained` writes to the hub under `name`; returns its address."""

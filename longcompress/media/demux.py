@@ -14,6 +14,7 @@ from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
 from .frames import Clock, FrameSampler, Grid, VideoTrack, too_large
+from .hdr import TRANSFERS
 from .source import Handle, open_container, open_handle
 from .timeline import Timeline, in_step
 
@@ -229,7 +230,9 @@ class Container:
             num, want, bad_s = sampler.num_frames, self.config.frames, self.start_s + video.first_bad_s
             is_short = num < want and self.config.decode == "exact"
             inexact = "a key frame did not stand by itself; a frame before it may be missing"
+            hdr = TRANSFERS.get(video.stream.codec_context.color_trc)
             faults += [
+                (hdr, f"{name} is HDR ({hdr}); it was tone-mapped to BT.709"),
                 (not num, f"{name} gave no frame"),
                 (video.num_bad, f"{name}: {video.num_bad} packets were lost, first at {bad_s:.1f} s"),
                 (sampler.num_bad, f"{name}: {sampler.num_bad} frames could not be scaled"),

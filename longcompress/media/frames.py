@@ -9,12 +9,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from einops import rearrange
 from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Frames
+from .hdr import scaled
 from .timeline import JUMP_S, stamp_warning
 
 _CHUNK_FRAMES = 16
@@ -212,9 +213,7 @@ class FrameSampler:
                 square: Any = frame.to_ndarray(format="rgb24")[_middle(frame.height, frame.width)]
                 frame, aspect = av.VideoFrame.from_ndarray(np.ascontiguousarray(square), "rgb24"), 1.0
             width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
-        pixels = self._scaler.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        ).to_ndarray()  # (height, width, 3)
+        pixels = scaled(frame, self._scaler, width, height)  # (height, width, 3)
         return np.ascontiguousarray(np.rot90(pixels[_middle(height, width)], turns))
 
 

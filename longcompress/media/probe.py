@@ -20,10 +20,10 @@ from .demux import (
     timeline_of,
     video_tracks,
 )
+from .hdr import TRANSFERS
 from .source import Handle, open_container, open_handle
 
 _FIRST_PACKETS = 100
-HDR = {16: "PQ", 18: "HLG"}  # transfer functions by their numbers in ITU-T H.273
 USUAL_FPS = (24000 / 1001, 24.0, 25.0, 30000 / 1001, 30.0, 48.0, 50.0, 60000 / 1001, 60.0, 100.0, 120.0)
 
 
@@ -104,7 +104,7 @@ def _info(container: InputContainer, handle: Handle, config: MediaConfig) -> Med
         video_codec=video.codec_context.codec.name if video else "",
         audio_codec=audio.codec_context.codec.name if audio else "",
         pixel_aspect=float(video.sample_aspect_ratio or 1) if video else 1.0,
-        hdr=HDR.get(video.codec_context.color_trc, "") if video else "",
+        hdr=TRANSFERS.get(video.codec_context.color_trc, "") if video else "",
         timecode=metadata.get("timecode", ""),
         timecode_fps=_timecode_fps(video) if video else None,
         tracks=tuple(

@@ -199,7 +199,8 @@ def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
     if protocol not in protocols:
         allowed = (*protocols, protocol)
         raise ValueError(
-            f"{url}: protocol {protocol!r} is not allowed, only {tuple(protocols)}; pass protocols={allowed}"
+            f"{without_secrets(url)}: protocol {protocol!r} is not allowed, only {tuple(protocols)}; pass "
+            f"protocols={allowed}, or --protocols {' '.join(allowed)}"
         )
     import fsspec
 
@@ -209,13 +210,24 @@ def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_CONNECT_S)
         options = {"client_kwargs": {"timeout": timeout}, "block_size": 1 << 20, "cache_type": "readahead"}
+    name = without_secrets(url)
     try:
         raw = fsspec.open(url, "rb", **options).open()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {url}") from None
+    except FileNotFoundError as error:  # fsspec calls every refusal so
+        status = getattr(error.__cause__, "status", 404)
+        if status != 404:
+            why = "the address may have expired" if status in (401, 403) else "try again later"
+            raise OSError(f"{name}: the server answers HTTP {status}; {why}") from None
+        raise FileNotFoundError(f"no file {name}") from None
     except ImportError as error:
-        raise ValueError(f"{url}: reading {protocol}:// needs another package: {error}") from error
-    return Handle(raw, url, owned=True)
+        raise ValueError(f"{name}: reading {protocol}:// needs another package: {error}") from error
+    return Handle(raw, name, owned=True)
+
+
+def without_secrets(url: str) -> str:
+    """A URL for messages and files: without user, password, and the query that signs it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _refuse(name: str, what: str) -> NoReturn:
