@@ -178,7 +178,7 @@ def read_mlvu_answers(paths: Paths, examples: Examples[str], how: How) -> Predic
         records = read_records(paths[0])
         pairs = [(item.name("question_id", "id"), item.text("option", "pred", "answer")) for item in records]
         return predictions_of(pairs, examples, how, choice_as_mlvu)
-    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
+    ids = IdsByQuestion(examples)
     pairs = []
     for record in read_object(paths[0])[0].records("res_list"):
         question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
@@ -232,9 +232,7 @@ def read_by_id(
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
-    out = predictions_of(pairs, examples, how, parse)
-    out.duplicates = [key for key in twice if key in out.by_id]
-    return out
+    return predictions_of(pairs, examples, how, parse, twice)
 
 
 @json_file

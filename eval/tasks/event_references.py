@@ -7,7 +7,7 @@ from typing import Any
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .examples import Example, Paths
-from .files import Record, read_object
+from .files import Record, one_file, read_object
 from .spoken import sentence_id
 
 
@@ -35,11 +35,11 @@ def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Capt
     )
 
 
-def sentences_of(path: Path) -> list[Example[Interval]]:
+def read_sentences(paths: Paths) -> list[Example[Interval]]:
     """An example for each sentence: where is it?"""
     return [
         Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
-        for video, (duration_s, events) in events_by_video(path).items()
+        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
         for i, (start_s, end_s, text) in enumerate(events)
     ]
 

@@ -15,7 +15,10 @@ _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object and where it stands."""
+    """One JSON object and where it stands.
+
+    `text`, `name`, `number` and so on give the first of the named fields that is there, checked to be that.
+    """
 
     value: dict[str, Any]
     where: str
@@ -30,65 +33,57 @@ class Record:
         return any(name in self.value for name in names)
 
     def get(self, *names: str) -> Any:
-        """The first of these fields that is there."""
+        """The first of these fields that is there, whatever it is."""
         for name in names:
             if name in self.value:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
-    def checked(self, names: Sequence[str], fits: Callable[[Any], bool], needed: str) -> Any:
-        """A field of which `fits` is true."""
+    def _checked(self, names: Sequence[str], needed: str, fits: Callable[[Any], bool]) -> Any:
         value = self.get(*names)
         if not fits(value):
             raise self.fault(f"{names[0]!r} must be {needed}", value)
         return value
 
     def text(self, *names: str) -> str:
-        """A field that is text."""
-        return self.checked(names, lambda value: isinstance(value, str), "text")
+        return self._checked(names, "text", lambda value: isinstance(value, str))
 
     def name(self, *names: str) -> str:
-        """A field that is an id: text or a whole number."""
-        return str(self.checked(names, _is_id, "an id, text or a whole number"))
+        """An id: text or a whole number."""
+        return str(self._checked(names, "an id, text or a whole number", _is_id))
 
     def number(self, *names: str) -> float:
-        """A field that is a finite number."""
         return self.as_number(self.get(*names), repr(names[0]))
 
-    def maybe_number(self, *names: str) -> float | None:
-        """The same, None where it is not there."""
-        return self.number(*names) if self.has(*names) and self.get(*names) is not None else None
+    def maybe_number(self, name: str) -> float | None:
+        """A number, None where it is not there."""
+        return None if self.value.get(name) is None else self.number(name)
 
     def items(self, *names: str) -> list[Any]:
-        """A field that is a list."""
-        return self.checked(names, lambda value: isinstance(value, list), "a list")
+        return self._checked(names, "a list", lambda value: isinstance(value, list))
 
     def texts(self, *names: str) -> list[str]:
-        """A field that is a list of texts."""
-        self.items(*names)
-        return self.checked(
-            names, lambda some: all(isinstance(item, str) for item in some), "a list of texts"
-        )
+        if not all(isinstance(item, str) for item in self.items(*names)):
+            raise self.fault(f"{names[0]!r} must be a list of texts", self.get(*names))
+        return self.items(*names)
 
-    def records(self, *names: str) -> list["Record"]:
-        """A field that is a list of objects."""
-        return [self.within(item, f"{names[0]} {i}") for i, item in enumerate(self.items(*names), 1)]
+    def records(self, name: str) -> list["Record"]:
+        return [self.within(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
+
+    def spans(self, name: str) -> list[tuple[float, float]]:
+        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
 
     def within(self, value: object, name: str) -> "Record":
-        """An object inside this one."""
+        """A value inside this object as an object."""
         if not isinstance(value, dict):
             raise self.fault(f"{name} must be an object {{...}}", value)
         return Record(value, f"{self.where}, {name}")
 
     def span(self, value: object, name: str) -> tuple[float, float]:
-        """A start and an end in seconds."""
+        """A value as a start and an end in seconds."""
         if not isinstance(value, list) or len(value) != 2:
             raise self.fault(f"{name} must be [start, end] in seconds", value)
         return self.as_number(value[0], name), self.as_number(value[1], name)
-
-    def spans(self, name: str) -> list[tuple[float, float]]:
-        """A field that is a list of starts and ends in seconds."""
-        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
 
     def as_number(self, value: object, name: str) -> float:
         """A value as a finite number."""
@@ -118,8 +113,7 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
         for key, value in pairs:
             if key in out:
                 twice.append(key)
-            else:
-                out[key] = value
+            out.setdefault(key, value)
         return out
 
     text = read_text(path)

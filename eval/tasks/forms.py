@@ -1,7 +1,7 @@
 """What the files of tasks have in common: an example a record, words by id, one file written."""
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, one_file, read_records, write_json, write_lines
@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 class IdsByQuestion:
     """Ids of examples by video and question, for prediction files without ids."""
 
-    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
+    def __init__(self, examples: Iterable[Example[Any]]) -> None:
         self._ids: dict[tuple[str, str], list[str]] = {}
-        for video, question, key in keys:
-            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
+        for example in examples:
+            self._ids.setdefault((example.video, " ".join(example.question.split())), []).append(example.id)
 
     def take(self, video: str, question: str) -> str:
         """The id; of equal questions one after another, of an unknown question a text that is no id."""
@@ -59,21 +59,43 @@ def collected(
     entries: Iterable[tuple[str, Item]],
     examples: Examples[Truth],
     read: Callable[[Item, Example[Truth] | None], Prediction[Value]],
+    twice: Iterable[str] = (),
 ) -> Predictions[Value]:
-    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id."""
+    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id.
+
+    `twice` are ids that the file had again and that the entries lack.
+    """
     known = {example.id: example for example in examples}
     out: Predictions[Value] = Predictions()
     for key, item in entries:
-        if out.is_new(key):
+        if key in out.by_id:
+            out.duplicates.append(key)
+        else:
             out.by_id[key] = read(item, known.get(key))
+    out.duplicates = [key for key in twice if key in out.by_id] + out.duplicates
     return out
 
 
-def predictions_of(
-    texts: Iterable[tuple[str, str]], examples: Examples[Truth], how: How, parse: Parse[Truth, Value]
+def of_records(
+    paths: Paths,
+    names: Sequence[str],
+    examples: Examples[Truth],
+    read: Callable[[Record, Example[Truth] | None], Prediction[Value]],
 ) -> Predictions[Value]:
-    """What (id, words) pairs say; the words of an unknown id are not read."""
-    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse))
+    """What `read` makes of each record of one file, whose id is the first of the fields `names` there."""
+    records = read_records(one_file(paths, "pred"))
+    return collected(((record.name(*names), record) for record in records), examples, read)
+
+
+def predictions_of(
+    texts: Iterable[tuple[str, str]],
+    examples: Examples[Truth],
+    how: How,
+    parse: Parse[Truth, Value],
+    twice: Iterable[str] = (),
+) -> Predictions[Value]:
+    """What (id, words) pairs say; the words of an unknown id are not read. `twice` as of `collected`."""
+    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse), twice)
 
 
 def parsed(

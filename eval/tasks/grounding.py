@@ -5,7 +5,7 @@ from functools import partial
 
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
-from .event_references import ask_as_paper, sentences_of
+from .event_references import ask_as_paper, read_sentences
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_text
 from .spoken import read_spoken, sentence_id, write_spoken
@@ -50,7 +50,7 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":
-        return sentences_of(path)
+        return read_sentences(paths)
     seen: dict[str, int] = {}
     out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -87,5 +87,5 @@ ACTIVITYNET_GROUNDING = replace(
     CHARADES_STA,
     about="when a sentence happens in a video of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
-    read=lambda paths: sentences_of(one_file(paths, "reference")),
+    read=read_sentences,
 )

@@ -9,7 +9,7 @@ from ..metrics.captions import caption_scores
 from ..metrics.resample import caption_corpus
 from .answers import events_of, words_of
 from .dense import DEFAULT_PROMPT, read_events, score_events
-from .event_references import ask_as_paper, events_by_video, sentences_of, whole_videos
+from .event_references import ask_as_paper, events_by_video, read_sentences, whole_videos
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file
 from .grounding import CHARADES_STA, PROMPTS, TIMES
@@ -73,7 +73,7 @@ LONGVALE_TVG = replace(
     CHARADES_STA,
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
-    read=lambda paths: sentences_of(one_file(paths, "reference")),
+    read=read_sentences,
     prompts=PROMPTS | {"longvale": ask_as_paper(FIND)},
     times=TIMES | {"longvale": "hundredths"},
 )

@@ -9,8 +9,8 @@ from .answers import duration_of, events_of, line_events
 from .dense import Events
 from .event_references import timed_texts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
-from .files import Record, one_file, read_records, video_of
-from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .files import Record, video_of
+from .forms import each_record, lines_file, number_or_text, of_records, parsed
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, How, Scored, Task
 
@@ -98,8 +98,7 @@ def read_replies(paths: Paths, examples: Examples[Events], how: How) -> Predicti
             example = replace(example, duration_s=record.maybe_number("video_duration"))
         return parsed(text, example, how, replies_in)
 
-    records = read_records(one_file(paths, "pred"))
-    return collected(((record.name("question_id", "id"), record) for record in records), examples, read)
+    return of_records(paths, ("question_id", "id"), examples, read)
 
 
 def line_of(example: Example[Events], prediction: Prediction[Replies]) -> dict[str, object]:

@@ -59,7 +59,7 @@ def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictio
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
-    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
+    ids = IdsByQuestion(examples)
     texts = []
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):

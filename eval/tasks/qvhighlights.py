@@ -9,8 +9,8 @@ from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
-from .files import Record, one_file, read_records
-from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .files import Record
+from .forms import each_record, lines_file, number_or_text, of_records, parsed
 from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
@@ -75,8 +75,7 @@ def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Pred
             return Prediction("", Relevance(None, _streamed(record)))
         return parsed(record.text("answer", "pred"), example, how, relevance_in)
 
-    records = read_records(one_file(paths, "pred"))
-    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
+    return of_records(paths, ("qid", "id", "question_id"), examples, read)
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .examples import Answers, Examples, Paths, Predictions, Truth, Value
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, read_records, write_lines
-from .forms import answered, parsed
+from .forms import answered, collected, parsed
 from .task import How, Parse
 
 
@@ -29,22 +29,24 @@ def read_spoken(
 
     Predictions of unknown ids are kept as they are, unread. With how.times, all numbers are that.
     """
-    known = {example.id: example for example in examples}
-    out: Predictions[Value] = Predictions()
-    for record in (record for path in paths for record in read_records(path)):
-        is_log = record.has("video_id")
-        if is_log and (record.text("task") != task or record.number("query_id") != 0):
-            out.num_other += 1
-            continue
-        key = _log_id(record, task) if is_log else record.name("id", "question_id", "qid")
-        if out.is_new(key):
-            text = record.text("answer", "pred", "text")
-            reading = replace(how, times=how.times or ("hundredths" if is_log else "seconds"))
-            out.by_id[key] = parsed(text, known.get(key), reading, parse)
+
+    def is_other(record: Record) -> bool:
+        return record.has("video_id") and (record.text("task") != task or record.number("query_id") != 0)
+
+    def read(record: Record, example: Example[Truth] | None) -> Prediction[Value]:
+        times = how.times or ("hundredths" if record.has("video_id") else "seconds")
+        return parsed(record.text("answer", "pred", "text"), example, replace(how, times=times), parse)
+
+    records = [record for path in paths for record in read_records(path)]
+    known = [record for record in records if not is_other(record)]
+    out = collected(((_id_of(record, task), record) for record in known), examples, read)
+    out.num_other = len(records) - len(known)
     return out
 
 
-def _log_id(record: Record, task: str) -> str:
+def _id_of(record: Record, task: str) -> str:
+    if not record.has("video_id"):
+        return record.name("id", "question_id", "qid")
     video = record.name("video_id")
     if task == "captioning":
         return video

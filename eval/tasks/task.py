@@ -8,10 +8,7 @@ from typing import Any, Generic, Literal, TypeAlias
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
-from .examples import Answers, Examples, Paths, Truth, Value
-from .examples import Example as Example  # the runner takes these three from here
-from .examples import Prediction as Prediction
-from .examples import Predictions as Predictions
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt

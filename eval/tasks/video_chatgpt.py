@@ -1,6 +1,6 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from ..metrics.choice import rated_answers
 from .answers import without_thoughts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import read_records, video_of, write_json
-from .forms import IdsByQuestion, answered
+from .forms import IdsByQuestion, answered, collected
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, How, Scored, Task, counted
 
@@ -93,18 +93,19 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
 
 def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
-    ids = IdsByQuestion((f"{e.truth.kind} {e.video}", e.question, e.id) for e in examples)
-    out: Predictions[tuple[str, ...]] = Predictions()
+    ids = IdsByQuestion(replace(e, video=f"{e.truth.kind} {e.video}") for e in examples)
+    entries = []
     for path in paths:
         kind = _kind(path)
         (question, *_), names = FIELDS[kind]
         for record in read_records(path):
             key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
-            if out.is_new(key):
-                texts = tuple(record.text(name) for name in names)
-                value = texts if any(text.strip() for text in texts) else None
-                out.by_id[key] = Prediction("\n".join(texts), value)
-    return out
+            entries.append((key, tuple(record.text(name) for name in names)))
+
+    def read(texts: tuple[str, ...], example: object) -> Prediction[tuple[str, ...]]:
+        return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
+
+    return collected(entries, examples, read)
 
 
 def write_answers(

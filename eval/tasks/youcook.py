@@ -52,9 +52,9 @@ def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Prediction
         whole, twice = read_object(path)
         steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
         named = ((video_of(name), events) for name, events in steps.items())
-        out = collected(named, examples, lambda events, example: Prediction("", events))
-        out.duplicates = [video_of(name) for name in twice if video_of(name) in out.by_id] + out.duplicates
-        return out
+        return collected(
+            named, examples, lambda events, example: Prediction("", events), map(video_of, twice)
+        )
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
