@@ -1,9 +1,12 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from string import ascii_uppercase
 from typing import Any
 
 from ..metrics.choice import multiple_choice
@@ -31,7 +34,7 @@ MLVU = (
 
 def listed(example: Example[str], form: str = "{}. {}") -> str:
     """The options with their letters, one a line."""
-    return "\n".join(form.format(chr(ord("A") + i), option) for i, option in enumerate(example.options))
+    return "\n".join(map(form.format, ascii_uppercase, example.options))
 
 
 def ask_choice(example: Example[str]) -> str:
@@ -64,10 +67,8 @@ def score_choices(
     With `skip_missing` the paper's script leaves questions out that have no entry.
     """
     scored = counted(examples, predictions, how) if skip_missing else list(examples)
-    metrics, each = multiple_choice(
-        {example.id: example.truth for example in scored},
-        {key: prediction.value for key, prediction in predictions.items()},
-    )
+    predicted = {key: prediction.value for key, prediction in predictions.items()}
+    metrics, each = multiple_choice({example.id: example.truth for example in scored}, predicted)
     members = members_of(scored)
     for kind in dict.fromkeys(kind for kind, _ in members):
         means = []
@@ -81,7 +82,7 @@ def score_choices(
 
 def _letter(record: Record, letter: str, options: Sequence[str]) -> str:
     """The letter of the right option; ValueError if there is no such option."""
-    if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < (len(options) or 26):
+    if len(letter) != 1 or letter not in ascii_uppercase[: len(options) or None]:
         needed = f"the right answer must be the letter of one of {len(options)} options"
         raise record.fault(needed, letter)
     return letter
@@ -89,8 +90,8 @@ def _letter(record: Record, letter: str, options: Sequence[str]) -> str:
 
 def _plain(options: Sequence[str]) -> tuple[str, ...]:
     """The options, without their letters if each begins with its own."""
-    matches = [_LETTERED.match(option) for option in options]
-    if all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches)):
+    letters = [match[1] for option in options if (match := _LETTERED.match(option))]
+    if letters == list(ascii_uppercase[: len(options)]):
         return tuple(_LETTERED.sub("", option) for option in options)
     return tuple(options)
 
@@ -140,11 +141,9 @@ def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
         about = {"video_id": example.id.rpartition("-")[0]}
         about |= {names[kind]: name for kind, name in groups.items() if kind in names}
         questions = videos.setdefault(example.video, about | {"questions": []})["questions"]
-        questions.append({
-            "question_id": example.id, "task_type": groups.get("task", ""), "question": example.question,
-            "options": listed(example).split("\n"), "answer": example.truth,
-            "response": prediction.words,
-        })  # fmt: skip
+        question = {"question_id": example.id, "task_type": groups.get("task", "")}
+        question |= {"question": example.question, "options": listed(example).split("\n")}
+        questions.append(question | {"answer": example.truth, "response": prediction.words})
     return list(videos.values())
 
 
@@ -157,15 +156,15 @@ def read_mlvu(paths: Paths) -> list[Example[str]]:
     Questions without an id (those of the dev set) are TYPE_0, TYPE_1, ... in their order.
     """
     out = []
-    seen: dict[str, int] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
     for record in (record for path in paths for record in read_records(path)):
         kind, candidates = record.text("question_type"), record.texts("candidates")
         right = record.text("answer")
         if right not in candidates:
             raise record.fault("'answer' must be one of 'candidates'", right)
-        seen[kind] = seen.get(kind, -1) + 1
-        key = record.name("question_id") if record.has("question_id") else f"{kind}_{seen[kind]}"
-        video, letter = video_of(record.name("video")), chr(ord("A") + candidates.index(right))
+        number = next(numbers[kind])
+        key = record.name("question_id") if record.has("question_id") else f"{kind}_{number}"
+        video, letter = video_of(record.name("video")), ascii_uppercase[candidates.index(right)]
         duration_s, groups = record.maybe_number("duration"), (("task", kind),)
         question, options = record.text("question"), tuple(candidates)
         out.append(Example(key, video, question, letter, duration_s, options=options, groups=groups))
@@ -208,7 +207,7 @@ def read_lvbench(video: Record) -> Iterator[Example[str]]:
     for record in video.records("qa"):
         question, *rest = _INLINE.split(record.text("question"))
         letters, options = rest[0::2], tuple(option.strip() for option in rest[1::2])
-        if letters != [chr(ord("A") + i) for i in range(len(letters))]:
+        if letters != list(ascii_uppercase[: len(letters)]):
             raise record.fault("'question' must list its options as (A), (B), ...", record.get("question"))
         groups = tuple(("task", name) for name in dict.fromkeys(record.texts("question_type")))
         key, name, right = record.name("uid"), video.name("key"), record.text("answer")
@@ -228,7 +227,7 @@ def read_by_id(
     pairs = []
     for key, value in whole.value.items():
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 26:
-            value = chr(ord("A") + value)
+            value = ascii_uppercase[value]
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
@@ -256,7 +255,7 @@ def read_longvideobench(record: Record) -> Iterator[Example[str]]:
     groups = tuple((kind, record.name(name)) for kind, name in kinds.items() if record.has(name))
     video, question = video_of(record.name("video_path", "video_id")), record.text("question")
     key, duration_s = record.name("id"), record.maybe_number("duration")
-    right = _letter(record, chr(ord("A") + int(number)) if 0 <= number < 26 else "?", options)
+    right = _letter(record, ascii_uppercase[int(number)] if 0 <= number < 26 else "?", options)
     yield Example(key, video, question, right, duration_s, options=options, groups=groups)
 
 

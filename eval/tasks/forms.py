@@ -1,6 +1,6 @@
 """What the files of tasks have in common: an example a record, words by id, one file written."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
@@ -74,17 +74,6 @@ def collected(
             out.by_id[key] = read(item, known.get(key))
     out.duplicates = [key for key in twice if key in out.by_id] + out.duplicates
     return out
-
-
-def of_records(
-    paths: Paths,
-    names: Sequence[str],
-    examples: Examples[Truth],
-    read: Callable[[Record, Example[Truth] | None], Prediction[Value]],
-) -> Predictions[Value]:
-    """What `read` makes of each record of one file, whose id is the first of the fields `names` there."""
-    records = read_records(one_file(paths, "pred"))
-    return collected(((record.name(*names), record) for record in records), examples, read)
 
 
 def predictions_of(

@@ -1,7 +1,10 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 from ..metrics.intervals import Interval, grounding
 from .answers import span_of
@@ -51,7 +54,7 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
     path = one_file(paths, "reference")
     if path.suffix == ".json":
         return read_sentences(paths)
-    seen: dict[str, int] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
     out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -66,8 +69,7 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )
-        seen[video] = seen.get(video, -1) + 1
-        out.append(Example(sentence_id(video, seen[video]), video, sentence.strip(), span))
+        out.append(Example(sentence_id(video, next(numbers[video])), video, sentence.strip(), span))
     return out
 
 

@@ -9,8 +9,8 @@ from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
-from .files import Record
-from .forms import each_record, lines_file, number_or_text, of_records, parsed
+from .files import Record, one_file, read_records
+from .forms import collected, each_record, lines_file, number_or_text, parsed
 from .task import DEFAULT, How, Scored, Task
 
 CLIP_S = 2.0
@@ -75,7 +75,8 @@ def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Pred
             return Prediction("", Relevance(None, _streamed(record)))
         return parsed(record.text("answer", "pred"), example, how, relevance_in)
 
-    return of_records(paths, ("qid", "id", "question_id"), examples, read)
+    records = read_records(one_file(paths, "pred"))
+    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:
@@ -98,12 +99,11 @@ def _ratings(record: Record) -> tuple[float, ...] | None:
 
 def _streamed(record: Record) -> tuple[float, ...]:
     """Ratings of clips from a relevance score a frame; what has none counts 0, as in MMDuet's script."""
-    frames = record.records("debug_data")
-    times = [element.number("time", "video_time") for element in frames]
-    scores = []
-    for item in frames:
-        score = item.value.get("relevance_score", 0.0)
-        scores.append(item.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
+    times, scores = [], []
+    for frame in record.records("debug_data"):
+        times.append(frame.number("time", "video_time"))
+        score = frame.value.get("relevance_score", 0.0)
+        scores.append(frame.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
     try:
         return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
     except ValueError as error:
@@ -126,22 +126,19 @@ def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}
-    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
-
-    def add(prefix: str, table: Mapping[str, Mapping[str, float]]) -> None:
-        for key, numbers in table.items():
-            for name, value in numbers.items():
-                columns.setdefault(f"{prefix}{name}", {})[key] = value
-
+    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}  # numbers by query, by how their names begin
     if our_windows or not our_ratings:
         of_all, of_each = moments(windows, our_windows)
         metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        for prefix, table in of_each.items():
-            add(f"MR/{prefix}", table)
+        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
     if ratings and (our_ratings or not our_windows):
-        of_all, clips = highlights(ratings, our_ratings)
+        of_all, tables["HD/"] = highlights(ratings, our_ratings)
         metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-        add("HD/", clips)
+    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
+    for prefix, table in tables.items():
+        for key, numbers in table.items():
+            for name, value in numbers.items():
+                columns.setdefault(f"{prefix}{name}", {})[key] = value
     each = {name: columns[name] for name in MAIN if name in columns}
     videos = {example.id: example.video for example in examples}
     return Scored(metrics, each, lambda: [means_of(columns, videos)])

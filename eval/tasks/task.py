@@ -46,6 +46,11 @@ class How:
     asker: Asker | None = None
     judge_prompt: str | None = None
 
+    @property
+    def in_papers_hundredths(self) -> bool:
+        """Whether answers are read as the papers' scripts do that know hundredths only."""
+        return self.compat == "paper" and self.times == "hundredths"
+
     def judge(self, prompt: str) -> Judge | None:
         """The judge with the task's prompt, or the caller's; None without a judge."""
         if self.asker is None:
