@@ -57,8 +57,8 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     digits, "to" or "and", two digits are read, anywhere in the answer.
     """
     if how.in_papers_hundredths:
-        duration_s, found = duration_of(example), _TWO_DIGITS.search(text)
-        return (int(found[1]) / 100 * duration_s, int(found[2]) / 100 * duration_s) if found else None
+        duration_s, matches = duration_of(example), _TWO_DIGITS.search(text)
+        return (int(matches[1]) / 100 * duration_s, int(matches[2]) / 100 * duration_s) if matches else None
     events = events_of(text, example, how, last_included=False)
     return events[0][:2] if events else None
 

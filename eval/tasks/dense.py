@@ -6,11 +6,10 @@ from ..metrics.bootstrap import Corpus, means_of
 from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
-from .event_references import timed_texts, whole_videos
-from .examples import Answered, Answers, Examples, Paths, Prediction, Predictions
-from .files import is_lines, one_file, read_object
-from .forms import json_file
-from .spoken import read_spoken
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
+from .files import Record, is_lines, one_file, read_object
+from .forms import json_file, read_spoken
+from .grounding import events_by_video
 from .task import DEFAULT, How, Scored, Task
 
 Events: TypeAlias = tuple[Captioned, ...]
@@ -26,6 +25,23 @@ DEFAULT_PROMPT = (
     "List what happens in the video, in order of time, one event a line, each with its start and end in "
     "seconds, like this: From 12.0 to 15.5 seconds, a dog jumps over a fence."
 )
+
+
+def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Captioned, ...]:
+    """The events in a list of objects, of which `span` is the time and one of `texts` the text."""
+    return tuple(
+        (*event.span(event.get(span), repr(span)), event.text(*texts)) for event in record.records(name)
+    )
+
+
+def whole_videos(paths: Paths) -> list[Example[Annotated]]:
+    """An example for each video: its events, by each annotator (one a file)."""
+    each = [events_by_video(path) for path in paths]
+    out = []
+    for video in dict.fromkeys(video for annotator in each for video in annotator):
+        known = [annotator[video] for annotator in each if video in annotator]
+        out.append(Example(video, video, "", tuple(events for _, events in known), known[0][0]))
+    return out
 
 
 def score_events(examples: Examples[Annotated], predictions: Answers[Events], how: How) -> Scored:

@@ -1,17 +1,19 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 from ..metrics.intervals import Interval, grounding
+from ..metrics.soda import Captioned
 from .answers import span_of
-from .event_references import ask_as_paper, read_sentences
 from .examples import Answers, Example, Examples, Paths
-from .files import one_file, read_text
-from .spoken import read_spoken, sentence_id, write_spoken
+from .files import one_file, read_object, read_text
+from .forms import read_spoken, sentence_id, write_spoken
 from .task import DEFAULT, How, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
@@ -32,6 +34,11 @@ def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
     return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
 
 
+def ask_as_paper(form: str) -> Callable[[Example[Any]], str]:
+    """A prompt with the sentence as both papers put it in: in small letters, without its full stop."""
+    return lambda example: form.format(example.question.strip().lower().removesuffix("."))
+
+
 PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
@@ -47,6 +54,32 @@ def score_spans(examples: Examples[Interval], predictions: Answers[Interval], ho
     each = {"mIoU": ious}
     each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in THRESHOLDS}
     return Scored(metrics, each)
+
+
+def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
+    """Length and events of each video of {video: {"duration", "timestamps", "sentences"}}."""
+    whole, twice = read_object(path)
+    if twice:
+        raise whole.fault("each video must be there once", twice)
+    out = {}
+    for video in whole.value:
+        record = whole.within(whole.value[video], f"video {video!r}")
+        spans, sentences = record.spans("timestamps"), record.texts("sentences")
+        if len(spans) != len(sentences):
+            got = f"{len(spans)} and {len(sentences)}"
+            raise record.fault("'timestamps' and 'sentences' must be as many", got)
+        events = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
+        out[video] = record.number("duration"), events
+    return out
+
+
+def read_sentences(paths: Paths) -> list[Example[Interval]]:
+    """An example for each sentence: where is it?"""
+    return [
+        Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
+        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
+        for i, (start_s, end_s, text) in enumerate(events)
+    ]
 
 
 def read_charades(paths: Paths) -> list[Example[Interval]]:

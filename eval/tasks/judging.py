@@ -1,5 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint: asked with retries, its replies kept in a file."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -43,12 +44,11 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
     def reply_to(prompt: str) -> str:
         if prompt in known:
             return known[prompt]
-        system, ends, user = prompt.partition(SYSTEM_ENDS)
-        messages = [{"role": "system", "content": system}] if ends else []
-        messages.append({"role": "user", "content": user if ends else prompt})
+        *system, user = prompt.split(SYSTEM_ENDS, 1)
+        messages = [{"role": "system", "content": text} for text in system]
+        messages.append({"role": "user", "content": user})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
-        request = urllib.request.Request(address, body, headers)
-        reply = _content(_asked(request), address)
+        reply = _content(_asked(urllib.request.Request(address, body, headers)), address)
         with lock:
             known[prompt] = reply
             if cache is not None:
@@ -98,11 +98,9 @@ def _asked(request: urllib.request.Request) -> Any:
 
 
 def _content(reply: Any, url: str) -> str:
-    try:
+    with contextlib.suppress(KeyError, IndexError, TypeError):
         content = reply["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        content = None
-    if not isinstance(content, str):
-        got = str(reply)[:200]
-        raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")
-    return content
+        if isinstance(content, str):
+            return content
+    got = str(reply)[:200]
+    raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")

@@ -7,13 +7,12 @@ from ...events.parse import to_percent
 from ...types import Event
 from ..metrics.captions import caption_scores
 from ..metrics.resample import caption_corpus
-from .answers import events_of, words_of
-from .dense import DEFAULT_PROMPT, read_events, score_events
-from .event_references import ask_as_paper, events_by_video, read_sentences, whole_videos
+from .answers import words_of
+from .dense import ACTIVITYNET_DENSE, DEFAULT_PROMPT
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file
-from .grounding import CHARADES_STA, PROMPTS, TIMES
-from .spoken import read_spoken, sentence_id, write_spoken
+from .forms import read_spoken, sentence_id, write_spoken
+from .grounding import ACTIVITYNET_GROUNDING, PROMPTS, TIMES, ask_as_paper, events_by_video
 from .task import DEFAULT, How, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
@@ -70,25 +69,20 @@ def score_captions(examples: Examples[str], predictions: Answers[str], how: How)
 
 
 LONGVALE_TVG = replace(
-    CHARADES_STA,
+    ACTIVITYNET_GROUNDING,
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
-    read=read_sentences,
     prompts=PROMPTS | {"longvale": ask_as_paper(FIND)},
     times=TIMES | {"longvale": "hundredths"},
 )
 
-LONGVALE_DVC = Task(
+LONGVALE_DVC = replace(
+    ACTIVITYNET_DENSE,
     about="all audio-visual events with times; SODA_c, CIDEr, METEOR",
     where=WHERE,
-    read=whole_videos,
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "longvale": lambda example: TELL},
     times={"longvale": "hundredths"},
-    parse=events_of,
-    read_predictions=read_events,
     write_predictions=partial(write_spoken, task="captioning"),
-    score=score_events,
-    uses_meteor=True,
 )
 
 LONGVALE_SC = Task(

@@ -6,8 +6,7 @@ from typing import TypeAlias
 
 from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .dense import Events
-from .event_references import timed_texts
+from .dense import Events, timed_texts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records, video_of
 from .forms import collected, each_record, lines_file, number_or_text, parsed

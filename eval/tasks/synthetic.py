@@ -19,8 +19,7 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .examples import Answers, Example, Examples, Paths, Prediction
 from .files import one_file, read_text
-from .forms import lines_file
-from .spoken import read_spoken
+from .forms import lines_file, read_spoken
 from .task import DEFAULT, How, Scored, Synthesize, Task, members_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
@@ -71,10 +70,9 @@ def synthesize_all(
 def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Example[Question]]:
     """The examples of a run, synthesized again, from its file, or {"synthetic": {"minutes", ...}}."""
     path = one_file(paths, "reference")
-    first = next(iter(read_text(path).split("\n")), "")
+    first = read_text(path).partition("\n")[0]
     try:
-        value = json.loads(first)
-        synthetic = Synthetic(**value["synthetic"])
+        synthetic = Synthetic(**json.loads(first)["synthetic"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path}:1: must say which videos were synthesized, as a run\'s header does, {{"synthetic": '
@@ -97,12 +95,11 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example[Ques
     """A video and the questions about it."""
     scene = make_scene(QA_SEED + number, seconds)
     random = np.random.default_rng([7, number])
-    questions = [
-        question
-        for kind in KINDS
-        for question in ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
-    ]
-    return scene, [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
+    examples = []
+    for kind in KINDS:
+        questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
+        examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
+    return scene, examples
 
 
 _FORMS = {
@@ -128,9 +125,7 @@ def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
     words = without_thoughts(text).strip().rstrip(".").lower()
     if not grade(example.truth, words)["parsed"]:
         return None
-    if example.truth.kind in SPAN_KINDS:
-        return tuple(read_spans(words, example.truth.offset_s))
-    return words
+    return tuple(read_spans(words, example.truth.offset_s)) if example.truth.kind in SPAN_KINDS else words
 
 
 def words_of(reply: Reply) -> str:
@@ -180,9 +175,8 @@ def _groups(examples: Examples[Question]) -> Iterator[tuple[str, list[str]]]:
     """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
     yield "", [example.id for example in examples]
     members = members_of(examples)
-    order = list(dict.fromkeys(kind for kind, _ in members))
-    for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
-        yield f"/{kind}/{group}", members[kind, group]
+    for kind in dict.fromkeys(kind for kind, _ in members):
+        yield from ((f"/{kind}/{group}", ids) for (other, group), ids in members.items() if other == kind)
 
 
 def depths_of(
@@ -213,9 +207,7 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
         prompts={DEFAULT: lambda example: example.question, "explained": ask_explained},
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
-        read_predictions=lambda paths, examples, how: read_spoken(
-            paths, examples, how, task="synthetic", parse=reply_in
-        ),
+        read_predictions=partial(read_spoken, task="synthetic", parse=reply_in),
         write_predictions=lines_file("predictions.jsonl", line_of),
         score=partial(score_replies, name=name),
         synthesize=synthesize,

@@ -60,13 +60,13 @@ def _kind(path: Path) -> str:
 
 def read_questions(paths: Paths) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
-    if not paths or len({_kind(path) for path in paths}) < len(paths):
+    kinds = {_kind(path): path for path in paths}
+    if not paths or len(kinds) < len(paths):
         raise ValueError(
             f"--reference must be different ones of {', '.join(FIELDS)}, got {[p.name for p in paths]}"
         )
     out = []
-    for path in paths:
-        kind = _kind(path)
+    for kind, path in kinds.items():
         for number, record in enumerate(read_records(path)):
             video = video_of(record.name("video_name"))
             question, *second = (record.text(name) for name in FIELDS[kind][0])
@@ -136,7 +136,7 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
         scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
         got, each[f"{aspect}/score"] = rated_answers(
             {example.id: example.truth.text for example in scored},
-            {e.id: _text_of(prediction.value) for e, prediction in answered(scored, predictions)},
+            {e.id: _text_of(answer.value or ()) for e, answer in answered(scored, predictions)},
             {example.id: _question_of(example, how) for example in scored},
             how.required_judge("video-chatgpt", judge_prompt(aspect)),
         )
@@ -153,11 +153,9 @@ def _question_of(example: Example[Right], how: How) -> str:
     return f"Question 1: {example.question}\nQuestion 2: {second}"
 
 
-def _text_of(texts: tuple[str, ...] | None) -> str:
-    if not texts:
-        return ""
+def _text_of(texts: tuple[str, ...]) -> str:
     if len(texts) == 1:
-        return f"Answer: {texts[0]}" if texts[0].strip() else ""
+        return f"Answer: {texts[0]}"
     return "\n".join(f"Answer to question {i}: {text}" for i, text in enumerate(texts, 1))
 
 

@@ -2,13 +2,11 @@
 
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
-from .dense import Events, timed
-from .event_references import timed_texts
+from .dense import Events, timed, timed_texts
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import collected, json_file
+from .forms import collected, json_file, read_spoken
 from .magqa import replies_of
-from .spoken import read_spoken
 from .task import DEFAULT, How, Scored, Task
 
 PROMPT = (
