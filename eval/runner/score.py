@@ -134,7 +134,7 @@ def with_intervals(
 def _lengths(path: Path) -> dict[str, float]:
     """Seconds by video, of a JSON object or a CSV with the columns id and length (as Charades has them)."""
     if path.suffix.lower() != ".csv":
-        whole, _ = read_object(path)
+        whole = read_object(path)
         return {video_of(name): whole.number(name) for name in whole.value}
     rows = csv.DictReader(read_text(path).splitlines())
     if not {"id", "length"} <= set(rows.fieldnames or ()):

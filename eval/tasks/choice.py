@@ -14,7 +14,7 @@ from .answers import first_letter, letter_of
 from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, each_record, json_file, predictions_of
-from .task import DEFAULT, How, Parse, Scored, Task, counted, members_of
+from .task import DEFAULT, How, Parse, Prompt, Scored, Task, counted, members_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -24,6 +24,7 @@ VIDEO_MME = (
     "Select the best answer to the following multiple-choice question based on the video. Respond with only "
     "the letter (A, B, C, or D) of the correct option.\n{}\n{}\nThe best answer is:"
 )
+OURS = "{}\n{}\nAnswer with the letter of the right option only."
 LONGVIDEOBENCH = "Question: {}\n{}\nAnswer with the option's letter from the given choices directly."
 MLVU = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, select the "
@@ -37,9 +38,9 @@ def listed(example: Example[str], form: str = "{}. {}") -> str:
     return "\n".join(map(form.format, ascii_uppercase, example.options))
 
 
-def ask_choice(example: Example[str]) -> str:
-    """Our own question."""
-    return f"{example.question}\n{listed(example)}\nAnswer with the letter of the right option only."
+def choice_prompt(form: str, option: str = "{}. {}") -> Prompt:
+    """A prompt with the question and the options in it."""
+    return lambda example: form.format(example.question, listed(example, option))
 
 
 def choice_in(text: str, example: Example[str], how: How) -> str | None:
@@ -49,9 +50,7 @@ def choice_in(text: str, example: Example[str], how: How) -> str | None:
 
 def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse[str, str]:
     """For the paper what its script finds in an answer to these options, else as `choice_in`."""
-    return lambda text, example, how: (
-        script(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
-    )
+    return lambda text, example, how: (script if how.compat else letter_of)(text, example.options)
 
 
 choice_as_video_mme = choice_for_papers(first_letter)
@@ -179,7 +178,7 @@ def read_mlvu_answers(paths: Paths, examples: Examples[str], how: How) -> Predic
         return predictions_of(pairs, examples, how, choice_as_mlvu)
     ids = IdsByQuestion(examples)
     pairs = []
-    for record in read_object(paths[0])[0].records("res_list"):
+    for record in read_object(paths[0]).records("res_list"):
         question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
         video = video_of(record.name("video", "video_path"))
         pairs.append((ids.take(video, question), record.text("pred")))
@@ -223,7 +222,7 @@ def read_by_id(
     if is_lines(path):
         pairs = [(record.name("id", "uid"), record.text("pred", "answer")) for record in read_records(path)]
         return predictions_of(pairs, examples, how, parse)
-    whole, twice = read_object(path)
+    whole = read_object(path)
     pairs = []
     for key, value in whole.value.items():
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 26:
@@ -231,7 +230,7 @@ def read_by_id(
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
-    return predictions_of(pairs, examples, how, parse, twice)
+    return predictions_of(pairs, examples, how, parse, whole.twice)
 
 
 @json_file
@@ -264,7 +263,7 @@ VIDEO_MME_TASK = Task(
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
-    prompts={DEFAULT: ask_choice, "video-mme": lambda e: VIDEO_MME.format(e.question, listed(e))},
+    prompts={DEFAULT: choice_prompt(OURS), "video-mme": choice_prompt(VIDEO_MME)},
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
@@ -275,7 +274,7 @@ MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
-    prompts={DEFAULT: ask_choice, "mlvu": lambda e: MLVU.format(e.question, listed(e, "({}) {}"))},
+    prompts={DEFAULT: choice_prompt(OURS), "mlvu": choice_prompt(MLVU, "({}) {}")},
     parse=choice_as_mlvu,
     read_predictions=read_mlvu_answers,
     write_predictions=write_mlvu,
@@ -286,7 +285,7 @@ LVBENCH_TASK = Task(
     about="four options, 103 videos of over an hour on average; accuracy by capability",
     where="video_info.meta.jsonl of huggingface.co/datasets/THUDM/LVBench (CC BY-NC-SA 4.0)",
     read=read_lvbench,
-    prompts={DEFAULT: ask_choice},
+    prompts={DEFAULT: choice_prompt(OURS)},
     parse=choice_as_lvbench,
     read_predictions=partial(read_by_id, parse=choice_as_lvbench),
     write_predictions=write_by_id,
@@ -298,7 +297,7 @@ LONGVIDEOBENCH_TASK = replace(
     about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
-    prompts={DEFAULT: ask_choice, "longvideobench": lambda e: LONGVIDEOBENCH.format(e.question, listed(e))},
+    prompts={DEFAULT: choice_prompt(OURS), "longvideobench": choice_prompt(LONGVIDEOBENCH)},
     parse=choice_in,
     read_predictions=read_by_id,
     score=score_choices,

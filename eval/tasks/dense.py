@@ -75,11 +75,11 @@ def read_events(paths: Paths, examples: Examples[Annotated], how: How) -> Predic
     """
     if is_lines(one_file(paths, "pred")):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-    whole, twice = read_object(paths[0])
+    whole = read_object(paths[0])
     results = whole.within(whole.get("results"), "results")
     spoken = ("sentence", "caption")
     by_id = {name: Prediction("", timed_texts(results, name, "timestamp", *spoken)) for name in results.value}
-    return Predictions(by_id, [key for key in twice if key in by_id])
+    return Predictions(by_id, [key for key in whole.twice if key in by_id])
 
 
 def timed(events: Events | None, text_name: str) -> list[dict[str, object]]:

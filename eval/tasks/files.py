@@ -22,6 +22,7 @@ class Record:
 
     value: dict[str, Any]
     where: str
+    twice: tuple[str, ...] = ()  # keys that came again, of an object that is all of a file
 
     def fault(self, needed: str, got: object) -> ValueError:
         """The error that says so."""
@@ -127,12 +128,12 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
         ) from error
 
 
-def read_object(path: Path) -> tuple[Record, list[str]]:
-    """The object that is all of a file, and its keys that came twice."""
+def read_object(path: Path) -> Record:
+    """The object that is all of a file."""
     value, twice = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold one JSON object {{...}}, got {type(value).__name__}")
-    return Record(value, str(path)), twice
+    return Record(value, str(path), tuple(twice))
 
 
 def read_records(path: Path) -> list[Record]:

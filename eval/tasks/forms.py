@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, one_file, read_records, write_json, write_lines
-from .task import How, Line, Parse, Read, Write
+from .task import How, Line, Parse, Prompt, Read, Write
 
 Item = TypeVar("Item")
 
@@ -100,6 +100,11 @@ def parsed(
 ) -> Prediction[Value]:
     """The words, and what they say if the example is known."""
     return Prediction(text, None if example is None else parse(text, example, how))
+
+
+def question_prompt(form: str) -> Prompt:
+    """A prompt with the question in it, without its full stop."""
+    return lambda example: form.format(example.question.rstrip("."))
 
 
 def number_or_text(key: str) -> int | str:

@@ -1,45 +1,38 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from ..metrics.intervals import Interval, grounding
 from ..metrics.soda import Captioned
 from .answers import span_of
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_object, read_text
-from .forms import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, How, Scored, Task, Times, counted
+from .forms import question_prompt, read_spoken, sentence_id, write_spoken
+from .task import DEFAULT, How, Prompt, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
 VTIMELLM = "During which frames can we see {}?"
 
 
-def ask_when(example: Example[Interval]) -> str:
-    """Our own question."""
-    return (
-        f"When does this happen in the video: {example.question.rstrip('.')}? "
-        "Answer with the start and the end in seconds, like this: From 12.0 to 15.5 seconds."
-    )
-
-
-def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
-    """The question in the words that our own language models are taught; the last second is included."""
-    return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
-
-
-def ask_as_paper(form: str) -> Callable[[Example[Any]], str]:
+def ask_as_paper(form: str) -> Prompt:
     """A prompt with the sentence as both papers put it in: in small letters, without its full stop."""
     return lambda example: form.format(example.question.strip().lower().removesuffix("."))
 
 
-PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
+PROMPTS = {
+    DEFAULT: question_prompt(
+        "When does this happen in the video: {}? "
+        "Answer with the start and the end in seconds, like this: From 12.0 to 15.5 seconds."
+    ),
+    # The words that our own language models are taught; the last second is included.
+    "whole-seconds": question_prompt("When does this happen: {}? Answer like this: 187 to 192."),
+}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
@@ -58,12 +51,12 @@ def score_spans(examples: Examples[Interval], predictions: Answers[Interval], ho
 
 def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
     """Length and events of each video of {video: {"duration", "timestamps", "sentences"}}."""
-    whole, twice = read_object(path)
-    if twice:
-        raise whole.fault("each video must be there once", twice)
+    whole = read_object(path)
+    if whole.twice:
+        raise whole.fault("each video must be there once", list(whole.twice))
     out = {}
-    for video in whole.value:
-        record = whole.within(whole.value[video], f"video {video!r}")
+    for video, value in whole.value.items():
+        record = whole.within(value, f"video {video!r}")
         spans, sentences = record.spans("timestamps"), record.texts("sentences")
         if len(spans) != len(sentences):
             got = f"{len(spans)} and {len(sentences)}"

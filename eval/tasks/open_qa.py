@@ -154,8 +154,14 @@ def answers_of(turn: Record) -> Right:
     return (turn.text("answer"),)
 
 
+def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
+    """(video, turns) of DSTC's {"dialogs": [{"image_id", "dialog": [{"question", "answer"}]}]}."""
+    records = read_object(path).records("dialogs")
+    return [(video_of(record.name("image_id")), record.records("dialog")) for record in records]
+
+
 def read_dialogues(paths: Paths) -> list[Example[Right]]:
-    """DSTC's {"dialogs": [{"image_id", "dialog": [{"question", "answer"}]}]}: an example for each turn.
+    """An example for each turn of DSTC's file.
 
     Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
     last turns, each with one answer or several; all of them are right. Where answers of a dialogue
@@ -165,13 +171,10 @@ def read_dialogues(paths: Paths) -> list[Example[Right]]:
         raise ValueError("--reference must be one file, or a hidden one and its labels, got 0")
     labels: dict[str, Right] = {}
     for path in paths[1:]:
-        for dialogue in read_object(path)[0].records("dialogs"):
-            video = video_of(dialogue.name("image_id"))
-            labels[video] = labels.get(video, ()) + answers_of(dialogue.records("dialog")[-1])
+        for video, turns in dialogues(path):
+            labels[video] = labels.get(video, ()) + answers_of(turns[-1])
     out = []
-    for dialogue in read_object(paths[0])[0].records("dialogs"):
-        video = video_of(dialogue.name("image_id"))
-        turns = dialogue.records("dialog")
+    for video, turns in dialogues(paths[0]):
         questions = [i for i, turn in enumerate(turns) if turn.get("answer") == UNDISCLOSED]
         questions = questions or [i for i, turn in enumerate(turns) if isinstance(turn.get("answer"), list)]
         before: list[str] = []
@@ -194,8 +197,7 @@ def read_turns(paths: Paths, examples: Examples[Right], how: How) -> Predictions
     last = {example.video: int(example.id.rpartition("_")[2]) for example in examples}
     known = {example.id for example in examples}
     texts = []
-    for dialogue in read_object(paths[0])[0].records("dialogs"):
-        video, turns = video_of(dialogue.name("image_id")), dialogue.records("dialog")
+    for video, turns in dialogues(paths[0]):
         first = last.get(video, 0) if len(turns) == 1 else 0
         texts += [(video, f"{video}_{i}", answers_of(turn)[0]) for i, turn in enumerate(turns, first)]
     # A turn of a known dialogue may have no question in the reference.

@@ -10,9 +10,13 @@ from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
-from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .forms import collected, each_record, lines_file, number_or_text, parsed, question_prompt
 from .task import DEFAULT, How, Scored, Task
 
+PROMPT = (
+    "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
+    "this: From 12.0 to 15.5 seconds."
+)
 CLIP_S = 2.0
 MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
@@ -148,12 +152,7 @@ QVHIGHLIGHTS = Task(
     about="windows for a query and ratings of 2 s clips, in videos of 150 s; mAP, R1, HIT@1",
     where="highlight_val_release.jsonl of github.com/jayleicn/moment_detr, data CC BY-NC-SA 4.0",
     read=read_queries,
-    prompts={
-        DEFAULT: lambda example: (
-            f"Which parts of the video show this: {example.question.rstrip('.')}? List them, the best first, "
-            "with start and end in seconds, like this: From 12.0 to 15.5 seconds."
-        )
-    },
+    prompts={DEFAULT: question_prompt(PROMPT)},
     parse=relevance_in,
     read_predictions=read_relevance,
     write_predictions=lines_file("predictions.json", line_of),

@@ -17,6 +17,7 @@ DEFAULT = "default"  # the name of our own prompt
 Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]
 Line: TypeAlias = Callable[[Example[Truth], Prediction[Value]], object]
 Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
+Prompt: TypeAlias = Callable[[Example[Any]], str]
 Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
 Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
 
@@ -106,7 +107,7 @@ class Task(Generic[Truth, Value]):
     about: str
     where: str
     read: Read[Truth]
-    prompts: Mapping[str, Callable[[Example[Truth]], str]]
+    prompts: Mapping[str, Prompt]
     parse: Parse[Truth, Value]
     read_predictions: Callable[[Paths, Examples[Truth], How], Predictions[Value]]
     write_predictions: Write[Truth, Value]

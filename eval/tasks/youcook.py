@@ -17,13 +17,13 @@ PROMPT = (
 
 def read_recipes(paths: Paths) -> list[Example[Events]]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
-    whole, twice = read_object(one_file(paths, "reference"))
+    whole = read_object(one_file(paths, "reference"))
     if whole.has("database"):
         database = whole.within(whole.get("database"), "database")
-        if twice:
-            raise whole.fault("each video must be there once", twice)
-        videos = {key: database.within(database.value[key], f"video {key!r}") for key in database.value}
-        return [_annotated(key, item) for key, item in videos.items() if item.get("subset") == "validation"]
+        if whole.twice:
+            raise whole.fault("each video must be there once", list(whole.twice))
+        videos = [(key, database.within(item, f"video {key!r}")) for key, item in database.value.items()]
+        return [_annotated(key, item) for key, item in videos if item.get("subset") == "validation"]
     return [_captioned(record) for record in whole.records("annotations")]
 
 
@@ -47,11 +47,11 @@ def _captioned(record: Record) -> Example[Events]:
 def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Events]:
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     if not is_lines(path := one_file(paths, "pred")):
-        whole, twice = read_object(path)
+        whole = read_object(path)
         steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
         named = ((video_of(name), events) for name, events in steps.items())
         return collected(
-            named, examples, lambda events, example: Prediction("", events), map(video_of, twice)
+            named, examples, lambda events, example: Prediction("", events), map(video_of, whole.twice)
         )
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
