@@ -71,10 +71,9 @@ def score_choices(
     members = members_of(scored)
     for kind in dict.fromkeys(kind for kind, _ in members):
         means = []
-        for name in sorted(name for other, name in members if other == kind):
-            values = [each[key] for key in members[kind, name]]
-            means.append(sum(values) / len(values))
-            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(values)}
+        for name, ids in sorted((name, ids) for (other, name), ids in members.items() if other == kind):
+            means.append(sum(each[key] for key in ids) / len(ids))
+            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(ids)}
         metrics[f"macro_accuracy/{kind}"] = sum(means) / len(means)
     return Scored(metrics, {"accuracy": each})
 

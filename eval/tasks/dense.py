@@ -50,7 +50,7 @@ def score_events(examples: Examples[Annotated], predictions: Answers[Events], ho
     num_annotators = max((len(example.truth) for example in examples), default=1)
     reference = [
         {example.id: list(example.truth[i]) for example in examples if len(example.truth) > i}
-        for i in range(max(num_annotators, 1))
+        for i in range(num_annotators)
     ]
     scorer = meteor_of_pairs(swapped=how.compat == "paper")
     soda, each = soda_c(reference[0], predicted, scorer, compat=how.compat)

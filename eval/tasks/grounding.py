@@ -85,16 +85,14 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        head, separator, sentence = line.partition("##")
+        head, _, sentence = line.partition("##")
         try:
-            video, start, end = head.split()
+            video, start, end = head.split() if sentence.strip() else ()
             span = float(start), float(end)
-        except ValueError:
-            span = None
-        if span is None or not separator or not sentence.strip():
+        except ValueError as error:
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
-            )
+            ) from error
         out.append(Example(sentence_id(video, next(numbers[video])), video, sentence.strip(), span))
     return out
 

@@ -5,7 +5,7 @@ There are no files to get. The reference of a run is its own header, which says 
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -159,8 +159,12 @@ def score_replies(
             errors[example.id] = abs(sum(reply[0]) - sum(example.truth.spans[0])) / 2
         if example.truth.kind not in SPAN_KINDS:
             answers.setdefault(example.truth.kind, []).append(example.truth.answer)
+    members = members_of(examples)
+    groups = {"": [example.id for example in examples]}  # all, then each group, those of a kind together
+    for kind, _ in members:
+        groups |= {f"/{kind}/{name}": ids for (other, name), ids in members.items() if other == kind}
     metrics: dict[str, Any] = {}
-    for end, ids in _groups(examples):
+    for end, ids in groups.items():
         known = [errors[key] for key in ids if key in errors]
         metrics[f"{name}{end}"] = mean([grades[key] for key in ids])
         metrics[f"error_s{end}"] = mean(known)
@@ -169,14 +173,6 @@ def score_replies(
     for kind, texts in answers.items():
         metrics[f"majority/{kind}"] = max(map(texts.count, texts)) / len(texts)
     return Scored(metrics, {name: grades, "error_s": errors})
-
-
-def _groups(examples: Examples[Question]) -> Iterator[tuple[str, list[str]]]:
-    """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
-    yield "", [example.id for example in examples]
-    members = members_of(examples)
-    for kind in dict.fromkeys(kind for kind, _ in members):
-        yield from ((f"/{kind}/{group}", ids) for (other, group), ids in members.items() if other == kind)
 
 
 def depths_of(

@@ -43,11 +43,6 @@ class Right:
     second: str = ""  # the other question of a pair
 
 
-def judge_prompt(aspect: str) -> str:
-    """What the judge is asked of an aspect."""
-    return f"{_RATE}{ASPECTS[aspect][1]}{SYSTEM_ENDS}{_CASE}"
-
-
 def _kind(path: Path) -> str:
     kinds = [kind for kind in FIELDS if kind in path.name.lower()]
     if len(kinds) != 1:
@@ -130,7 +125,7 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
     metrics: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {}
     kinds = {example.truth.kind for example in examples}
-    for aspect, (kind, _) in ASPECTS.items():
+    for aspect, (kind, words) in ASPECTS.items():
         if kind not in kinds:
             continue
         scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
@@ -138,7 +133,7 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
             {example.id: example.truth.text for example in scored},
             {e.id: _text_of(answer.value or ()) for e, answer in answered(scored, predictions)},
             {example.id: _question_of(example, how) for example in scored},
-            how.required_judge("video-chatgpt", judge_prompt(aspect)),
+            how.required_judge("video-chatgpt", f"{_RATE}{words}{SYSTEM_ENDS}{_CASE}"),
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
     scores = [value for name, value in metrics.items() if name in each and value is not None]
