@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,18 +40,21 @@ class Record:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
-    def _checked(self, names: Sequence[str], needed: str, fits: Callable[[Any], bool]) -> Any:
+    def _of(self, kind: type, names: Sequence[str], needed: str) -> Any:
         value = self.get(*names)
-        if not fits(value):
+        if not isinstance(value, kind):
             raise self.fault(f"{names[0]!r} must be {needed}", value)
         return value
 
     def text(self, *names: str) -> str:
-        return self._checked(names, "text", lambda value: isinstance(value, str))
+        return self._of(str, names, "text")
 
     def name(self, *names: str) -> str:
         """An id: text or a whole number."""
-        return str(self._checked(names, "an id, text or a whole number", _is_id))
+        value = self.get(*names)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise self.fault(f"{names[0]!r} must be an id, text or a whole number", value)
+        return str(value)
 
     def number(self, *names: str) -> float:
         return self.as_number(self.get(*names), repr(names[0]))
@@ -61,12 +64,13 @@ class Record:
         return None if self.value.get(name) is None else self.number(name)
 
     def items(self, *names: str) -> list[Any]:
-        return self._checked(names, "a list", lambda value: isinstance(value, list))
+        return self._of(list, names, "a list")
 
     def texts(self, *names: str) -> list[str]:
-        if not all(isinstance(item, str) for item in self.items(*names)):
-            raise self.fault(f"{names[0]!r} must be a list of texts", self.get(*names))
-        return self.items(*names)
+        items = self.items(*names)
+        if not all(isinstance(item, str) for item in items):
+            raise self.fault(f"{names[0]!r} must be a list of texts", items)
+        return items
 
     def records(self, name: str) -> list["Record"]:
         return [self.within(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
@@ -91,10 +95,6 @@ class Record:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault(f"{name} must be a finite number", value)
         return float(value)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def read_text(path: Path) -> str:

@@ -159,7 +159,7 @@ def write_spoken(
     folder: Path, examples: Examples[Any], predictions: Answers[Any], how: How, *, task: str
 ) -> list[Path]:
     """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
-    known = list(answered(examples, predictions))
+    known = answered(examples, predictions)
     if how.times != "hundredths":
         lines = [{"id": example.id, "answer": prediction.words} for example, prediction in known]
         return [write_lines(folder / "predictions.jsonl", lines)]

@@ -42,14 +42,13 @@ def score_answers(examples: Examples[Right], predictions: Answers[str], how: How
     """
     groups = {example.id: dict(example.groups)["task"] for example in examples if example.groups} or None
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    exact, matches = exact_match(
-        {example.id: example.truth for example in examples}, predicted, groups=groups
-    )
+    references = {example.id: example.truth for example in examples}
+    exact, matches = exact_match(references, predicted, groups=groups)
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
     if judge := how.judge(JUDGE):
         questions = {example.id: example.question for example in examples}
-        first = {example.id: example.truth[0] for example in examples}
+        first = {key: truth[0] for key, truth in references.items()}
         judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
         metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
@@ -146,12 +145,11 @@ def ask_in_dialogue(example: Example[Right]) -> str:
 
 def answers_of(turn: Record) -> Right:
     """The right answers of a turn: a text, or as in the files "multiref" a list of texts."""
-    if isinstance(turn.get("answer"), list):
-        answers = tuple(turn.texts("answer"))
-        if not answers:
-            raise turn.fault("'answer' must have a text at least", answers)
-        return answers
-    return (turn.text("answer"),)
+    if not isinstance(turn.get("answer"), list):
+        return (turn.text("answer"),)
+    if not (answers := tuple(turn.texts("answer"))):
+        raise turn.fault("'answer' must have a text at least", answers)
+    return answers
 
 
 def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
@@ -226,11 +224,8 @@ def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: Ho
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
     references = {example.id: list(example.truth) for example in examples}
     videos = {example.id: example.video for example in examples}
-    return Scored(
-        caption_scores(references, predicted) | answers.metrics,
-        answers.each,
-        lambda: [caption_corpus(references, predicted, videos)],
-    )
+    metrics = caption_scores(references, predicted) | answers.metrics
+    return Scored(metrics, answers.each, lambda: [caption_corpus(references, predicted, videos)])
 
 
 MUSIC_AVQA = Task(

@@ -43,10 +43,8 @@ class Synthetic:
         if len(set(self.minutes)) < len(self.minutes):
             raise ValueError(f"minutes must be different lengths, got {self.minutes}")
         if self.num_videos < 1 or self.first_video < 0:
-            raise ValueError(
-                "num_videos must be at least 1 and first_video at least 0, got "
-                f"{self.num_videos} and {self.first_video}"
-            )
+            got = f"{self.num_videos} and {self.first_video}"
+            raise ValueError(f"num_videos must be at least 1 and first_video at least 0, got {got}")
 
 
 def synthesize_all(
@@ -102,6 +100,7 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example[Ques
     return scene, examples
 
 
+_SPAN_FORM = "Answer with the first and the last whole second only, like this: 187 to 192."
 _FORMS = {
     "while": "Answer with their names, a comma between, or: nothing.",
     "first_after": "Answer with its name only, or: nothing.",
@@ -113,11 +112,8 @@ _FORMS = {
 
 def ask_explained(example: Example[Question]) -> str:
     """The question, what may be seen and heard, and the form of an answer, for models that do not know it."""
-    form = _FORMS.get(
-        example.truth.kind, "Answer with the first and the last whole second only, like this: 187 to 192."
-    )
     world = f"Objects are {', '.join(OBJECTS)}; sounds are {', '.join(SOUNDS)}."
-    return f"{world}\n{example.question}\n{form}"
+    return f"{world}\n{example.question}\n{_FORMS.get(example.truth.kind, _SPAN_FORM)}"
 
 
 def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
@@ -210,16 +206,7 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
     )
 
 
-NEEDLE = _task(
-    "needle",
-    synthesize_needles,
-    "recall",
-    "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that "
-    "follows",
-)
-SYNTHETIC_QA = _task(
-    "synthetic_qa",
-    synthesize_qa,
-    "score",
-    "questions of seven kinds on synthetic videos: when, while, count, first after, between",
-)
+ABOUT_NEEDLE = "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that follows"
+ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
+NEEDLE = _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE)
+SYNTHETIC_QA = _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA)

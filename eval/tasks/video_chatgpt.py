@@ -57,9 +57,8 @@ def read_questions(paths: Paths) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     kinds = {_kind(path): path for path in paths}
     if not paths or len(kinds) < len(paths):
-        raise ValueError(
-            f"--reference must be different ones of {', '.join(FIELDS)}, got {[p.name for p in paths]}"
-        )
+        got = [path.name for path in paths]
+        raise ValueError(f"--reference must be different ones of {', '.join(FIELDS)}, got {got}")
     out = []
     for kind, path in kinds.items():
         for number, record in enumerate(read_records(path)):

@@ -22,14 +22,14 @@ def read_recipes(paths: Paths) -> list[Example[Events]]:
         database = whole.within(whole.get("database"), "database")
         if whole.twice:
             raise whole.fault("each video must be there once", list(whole.twice))
-        videos = [(key, database.within(item, f"video {key!r}")) for key, item in database.value.items()]
-        return [_annotated(key, item) for key, item in videos if item.get("subset") == "validation"]
+        out = []
+        for key, value in database.value.items():
+            video, name = database.within(value, f"video {key!r}"), video_of(key)
+            if video.get("subset") == "validation":
+                steps = timed_texts(video, "annotations", "segment", "sentence")
+                out.append(Example(name, name, "", steps, video.maybe_number("duration")))
+        return out
     return [_captioned(record) for record in whole.records("annotations")]
-
-
-def _annotated(name: str, video: Record) -> Example[Events]:
-    steps = timed_texts(video, "annotations", "segment", "sentence")
-    return Example(video_of(name), video_of(name), "", steps, video.maybe_number("duration"))
 
 
 def _captioned(record: Record) -> Example[Events]:
@@ -57,7 +57,7 @@ def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Prediction
     if not records or not records[0].has("model_response_list"):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
 
-    def replies(record: Record, example: Example[Events] | None) -> Prediction[Events]:
+    def replies(record: Record, example: object) -> Prediction[Events]:
         timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
         first_start_s = None if how.compat == "paper" else 0.0
         return Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
