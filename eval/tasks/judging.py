@@ -52,9 +52,9 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
         with lock:
             known[prompt] = reply
             if cache is not None:
+                digest = hashlib.sha256(prompt.encode()).hexdigest()
+                entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                 with cache.open("a", encoding="utf-8") as file:
-                    digest = hashlib.sha256(prompt.encode()).hexdigest()
-                    entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return reply
 

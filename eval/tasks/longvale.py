@@ -26,7 +26,12 @@ TELL = (
     "List the events in the format: From xx to xx, event1. \n From xx to xx, event2. \n ..."
 )
 TELL_OF = (
-    "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
+    "Can you describe what occurred from {:02d} to {:02d} in the video? Please give the event description "
+    "directly."
+)
+ASK_OF = (
+    "What happens in the video from {:g} to {:g} seconds? Describe what is seen, heard and said, in one "
+    "sentence."
 )
 
 
@@ -41,20 +46,13 @@ def read_spans(paths: Paths) -> list[Example[str]]:
 
 def ask_what(example: Example[str]) -> str:
     """Our own question."""
-    assert example.span_s is not None
-    start_s, end_s = example.span_s
-    return (
-        f"What happens in the video from {start_s:g} to {end_s:g} seconds? "
-        "Describe what is seen, heard and said, in one sentence."
-    )
+    return ASK_OF.format(*example.span_s or ())
 
 
 def ask_what_as_longvale(example: Example[str]) -> str:
     """The question of LongVALE's script, in hundredths."""
-    assert example.span_s is not None
-    start_s, end_s = sorted(example.span_s)
-    first, last = to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0)
-    return TELL_OF.format(f"{first:02d}", f"{last:02d}")
+    start_s, end_s = sorted(example.span_s or ())
+    return TELL_OF.format(*to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0))
 
 
 def score_captions(examples: Examples[str], predictions: Answers[str], how: How) -> Scored:
@@ -63,9 +61,8 @@ def score_captions(examples: Examples[str], predictions: Answers[str], how: How)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
     reference = {example.id: [example.truth] for example in scored}
     videos = {example.id: example.video for example in scored}
-    return Scored(
-        caption_scores(reference, predicted), corpora=lambda: [caption_corpus(reference, predicted, videos)]
-    )
+    metrics = caption_scores(reference, predicted)
+    return Scored(metrics, corpora=lambda: [caption_corpus(reference, predicted, videos)])
 
 
 LONGVALE_TVG = replace(

@@ -33,8 +33,8 @@ class Relevant:
 class Relevance:
     """The prediction for a query; None where the file has nothing of that kind."""
 
-    windows: tuple[Window, ...] | None
-    ratings: tuple[float, ...] | None
+    windows: tuple[Window, ...] | None = ()
+    ratings: tuple[float, ...] | None = ()
 
 
 @each_record
@@ -116,7 +116,7 @@ def _streamed(record: Record) -> tuple[float, ...]:
 
 def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
     """The official line; an answer that could not be read has no windows."""
-    value = prediction.value or Relevance((), ())
+    value = prediction.value or Relevance()
     line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
     lists = {"pred_relevant_windows": value.windows, "pred_saliency_scores": value.ratings}
     return line | {name: values for name, values in lists.items() if values is not None}
@@ -126,7 +126,7 @@ def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
     windows = {example.id: example.truth.windows for example in examples}
     ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
-    values = {key: prediction.value or Relevance((), ()) for key, prediction in predictions.items()}
+    values = {key: prediction.value or Relevance() for key, prediction in predictions.items()}
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}

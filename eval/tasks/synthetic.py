@@ -206,7 +206,10 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
     )
 
 
-ABOUT_NEEDLE = "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that follows"
+ABOUT_NEEDLE = (
+    "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that "
+    "follows"
+)
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
 NEEDLE = _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE)
 SYNTHETIC_QA = _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA)
