@@ -139,7 +139,7 @@ def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
         about = {"video_id": example.id.rpartition("-")[0]}
         about |= {names[kind]: name for kind, name in groups.items() if kind in names}
         questions = videos.setdefault(example.video, about | {"questions": []})["questions"]
-        question = {"question_id": example.id, "task_type": groups.get("task", "")}
+        question: dict[str, Any] = {"question_id": example.id, "task_type": groups.get("task", "")}
         question |= {"question": example.question, "options": listed(example).split("\n")}
         questions.append(question | {"answer": example.truth, "response": prediction.words})
     return list(videos.values())

@@ -87,12 +87,14 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
             continue
         head, _, sentence = line.partition("##")
         try:
-            video, start, end = head.split() if sentence.strip() else ()
+            video, start, end = head.split()
             span = float(start), float(end)
-        except ValueError as error:
+        except ValueError:
+            span = None
+        if span is None or not sentence.strip():
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
-            ) from error
+            )
         out.append(Example(sentence_id(video, next(numbers[video])), video, sentence.strip(), span))
     return out
 

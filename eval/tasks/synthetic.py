@@ -199,7 +199,9 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
         prompts={DEFAULT: lambda example: example.question, "explained": ask_explained},
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
-        read_predictions=partial(read_spoken, task="synthetic", parse=reply_in),
+        read_predictions=lambda paths, examples, how: read_spoken(
+            paths, examples, how, task="synthetic", parse=reply_in
+        ),
         write_predictions=lines_file("predictions.jsonl", line_of),
         score=partial(score_replies, name=name),
         synthesize=synthesize,
