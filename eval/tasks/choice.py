@@ -24,7 +24,6 @@ VIDEO_MME = (
     "Select the best answer to the following multiple-choice question based on the video. Respond with only "
     "the letter (A, B, C, or D) of the correct option.\n{}\n{}\nThe best answer is:"
 )
-OURS = "{}\n{}\nAnswer with the letter of the right option only."
 LONGVIDEOBENCH = "Question: {}\n{}\nAnswer with the option's letter from the given choices directly."
 MLVU = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, select the "
@@ -41,6 +40,9 @@ def listed(example: Example[str], form: str = "{}. {}") -> str:
 def choice_prompt(form: str, option: str = "{}. {}") -> Prompt:
     """A prompt with the question and the options in it."""
     return lambda example: form.format(example.question, listed(example, option))
+
+
+ask_choice = choice_prompt("{}\n{}\nAnswer with the letter of the right option only.")
 
 
 def choice_in(text: str, example: Example[str], how: How) -> str | None:
@@ -97,15 +99,19 @@ def _plain(options: Sequence[str]) -> tuple[str, ...]:
 # --- Video-MME
 
 
+# Kind of group to what it is called in the results template, and in the data set's rows.
+VIDEO_MME_KINDS = {
+    "length": ("duration", "duration_category"),
+    "domain": ("domain", "video_category"),
+    "sub_category": ("sub_category", "video_sub_category"),
+}
+
+
 @each_record
 def read_video_mme(video: Record) -> Iterator[Example[str]]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
-    kinds = {
-        "length": ("duration", "duration_category"),
-        "domain": ("domain", "video_category"),
-        "sub_category": ("sub_category", "video_sub_category"),
-    }
-    groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
+    kinds = VIDEO_MME_KINDS.items()
+    groups = [(kind, video.text(*names)) for kind, names in kinds if video.has(*names)]
     for record in _questions(video):
         task = [("task", record.text("task_type"))] if record.has("task_type") else []
         key, name = record.name("question_id"), video.name("videoID", "video_id")
@@ -133,11 +139,10 @@ def read_video_mme_answers(paths: Paths, examples: Examples[str], how: How) -> P
 def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
     """The results template."""
     videos: dict[str, dict[str, Any]] = {}
-    names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
     for example, prediction in known:
         groups = dict(example.groups)
         about = {"video_id": example.id.rpartition("-")[0]}
-        about |= {names[kind]: name for kind, name in groups.items() if kind in names}
+        about |= {VIDEO_MME_KINDS[kind][0]: name for kind, name in groups.items() if kind != "task"}
         questions = videos.setdefault(example.video, about | {"questions": []})["questions"]
         question: dict[str, Any] = {"question_id": example.id, "task_type": groups.get("task", "")}
         question |= {"question": example.question, "options": listed(example).split("\n")}
@@ -262,7 +267,7 @@ VIDEO_MME_TASK = Task(
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
-    prompts={DEFAULT: choice_prompt(OURS), "video-mme": choice_prompt(VIDEO_MME)},
+    prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
@@ -273,7 +278,7 @@ MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
-    prompts={DEFAULT: choice_prompt(OURS), "mlvu": choice_prompt(MLVU, "({}) {}")},
+    prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
     parse=choice_as_mlvu,
     read_predictions=read_mlvu_answers,
     write_predictions=write_mlvu,
@@ -284,7 +289,7 @@ LVBENCH_TASK = Task(
     about="four options, 103 videos of over an hour on average; accuracy by capability",
     where="video_info.meta.jsonl of huggingface.co/datasets/THUDM/LVBench (CC BY-NC-SA 4.0)",
     read=read_lvbench,
-    prompts={DEFAULT: choice_prompt(OURS)},
+    prompts={DEFAULT: ask_choice},
     parse=choice_as_lvbench,
     read_predictions=partial(read_by_id, parse=choice_as_lvbench),
     write_predictions=write_by_id,
@@ -296,7 +301,7 @@ LONGVIDEOBENCH_TASK = replace(
     about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
-    prompts={DEFAULT: choice_prompt(OURS), "longvideobench": choice_prompt(LONGVIDEOBENCH)},
+    prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
     parse=choice_in,
     read_predictions=read_by_id,
     score=score_choices,

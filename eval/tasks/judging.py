@@ -19,7 +19,6 @@ from .task import Asker
 
 SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
-_LONGEST_WAIT_S = 60.0
 _NUM_TRIES = 6
 _TIMEOUT_S = 120.0  # of one try
 _NUM_AT_ONCE = 8
@@ -80,7 +79,7 @@ def _asked(request: urllib.request.Request) -> Any:
     url, why = request.full_url, ""
     for attempt in range(_NUM_TRIES):
         if attempt:
-            time.sleep(min(2.0**attempt, _LONGEST_WAIT_S))
+            time.sleep(2.0**attempt)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
                 return json.loads(reply.read())

@@ -151,7 +151,7 @@ def score_replies(
     for example in examples:
         reply = predictions[example.id].value if example.id in predictions else None
         grades[example.id] = 0.0 if reply is None else float(grade(example.truth, words_of(reply))["score"])
-        if isinstance(reply, tuple) and reply:
+        if isinstance(reply, tuple):
             errors[example.id] = abs(sum(reply[0]) - sum(example.truth.spans[0])) / 2
         if example.truth.kind not in SPAN_KINDS:
             answers.setdefault(example.truth.kind, []).append(example.truth.answer)
