@@ -18,7 +18,8 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo, Segment
-from ..tasks.task import Example, How, Prediction
+from ..tasks.examples import Example, Prediction
+from ..tasks.task import How
 from .ask import Questioner
 from .locks import alone
 from .run import ENDLESS, Encoded, encoded, header_of, run_all, summarise

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
+from ..tasks.examples import Example, Predictions
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import Example, How, Predictions, Scored, Task
+from ..tasks.task import How, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -133,7 +134,7 @@ def with_intervals(
 def _lengths(path: Path) -> dict[str, float]:
     """Seconds by video, of a JSON object or a CSV with the columns id and length (as Charades has them)."""
     if path.suffix.lower() != ".csv":
-        whole, _ = read_object(path)
+        whole = read_object(path)
         return {video_of(name): whole.number(name) for name in whole.value}
     rows = csv.DictReader(read_text(path).splitlines())
     if not {"id", "length"} <= set(rows.fieldnames or ()):
