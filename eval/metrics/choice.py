@@ -16,22 +16,15 @@ def multiple_choice(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of questions with the right option, 1 or 0 for each question).
 
-    Options are letters in either case; None where an answer could not be read. Such a question is wrong, as
-    is one without an entry.
-
-    Returns:
-        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed, num_unknown.
+    Options are letters in either case; None where an answer could not be read (num_unparsed). Such a question
+    is wrong, as is one without an entry.
     """
     each = {}
     for key, right in reference.items():
         option = _option(predicted.get(key))
         each[key] = float(bool(option) and option == _option(right))
-    metrics = _by_group(each, None) | {
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_unparsed": sum(predicted.get(key, "") is None for key in reference),
-        "num_unknown": sum(key not in reference for key in predicted),
-    }
-    return metrics, each
+    counts = entry_counts(reference, predicted, lambda option: option is None, empty="num_unparsed")
+    return _by_group(each, None) | counts, each
 
 
 def exact_match(
@@ -42,20 +35,15 @@ def exact_match(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
-    Returns:
-        accuracy (None of no questions); with groups (a name for each question) accuracy/GROUP, num/GROUP and
-        macro_accuracy, the mean over groups; num, num_missing, num_empty (without a word), num_unknown.
+    Of groups (a name for each question) come accuracy/GROUP, num/GROUP and macro_accuracy, the mean over
+    groups. An answer without a word is empty.
     """
     each = {}
     for key, texts in references.items():
         answer = plain(predicted.get(key, ""))
         each[key] = float(bool(answer) and any(plain(text) == answer for text in texts))
-    metrics = _by_group(each, groups) | {
-        "num_missing": sum(key not in predicted for key in references),
-        "num_empty": sum(not plain(predicted[key]) for key in references if key in predicted),
-        "num_unknown": sum(key not in references for key in predicted),
-    }
-    return metrics, each
+    counts = entry_counts(references, predicted, lambda answer: not plain(answer))
+    return _by_group(each, groups) | counts, each
 
 
 def open_answers(
@@ -68,9 +56,7 @@ def open_answers(
     4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes
     or no is wrong. A reply without a score in range has score 0.
 
-    Returns:
-        accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
-        num_no_score (unreadable replies), num_missing, num_empty, num_unknown, judge, prompt.
+    accuracy and its groups are as of `exact_match`; num_no_verdict and num_no_score count unreadable replies.
     """
     rated, scores, reply = _rated(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
@@ -99,13 +85,11 @@ def _rated(
     reply = dict(zip(keys, replies(judge, cases), strict=True))
     scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
     each = {key: scores.get(key) or 0.0 for key in reference}
-    counts = entry_counts(reference, predicted)
     metrics = {
-        "score": mean(list(each.values())),
+        "score": mean(each.values()),
         "num": len(reference),
         "num_no_score": sum(value is None for value in scores.values()),
-        **counts,
-        "num_empty": len(reference) - counts["num_missing"] - len(reply),
+        **entry_counts(reference, predicted, lambda answer: not answer.strip()),
         "judge": judge.name,
         "prompt": judge.prompt,
     }
@@ -122,7 +106,7 @@ def _option(letter: str | None) -> str:
 
 
 def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> dict[str, Any]:
-    out: dict[str, Any] = {"accuracy": mean(list(each.values())), "num": len(each)}
+    out: dict[str, Any] = {"accuracy": mean(each.values()), "num": len(each)}
     if groups is None:
         return out
     members: dict[str, list[float]] = {}

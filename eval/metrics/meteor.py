@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,30 +66,21 @@ class Meteor:
     def __call__(
         self, hypotheses: Sequence[Words], references: Sequence[References]
     ) -> tuple[float, list[float]]:
-        check_items(hypotheses, references)
-        if not hypotheses:
+        counts = self._counts(hypotheses, references)
+        if not counts:
             return 0.0, []
-        lines = self._lines(hypotheses, references)
-        different = list(dict.fromkeys(lines))
-        counts = dict(zip(different, self._ask(different), strict=True))
-        self._write([" ||| ".join(["EVAL", *(counts[line] for line in lines)])])
-        scores = [float(self._read()) for _ in lines]
+        self._write([" ||| ".join(["EVAL", *counts])])
+        scores = [float(self._read()) for _ in counts]
         return float(self._read()), scores
 
     def counts(
         self, hypotheses: Sequence[Words], references: Sequence[References]
     ) -> tuple[FloatArray, Callable[[FloatArray], float]]:
         """(items, numbers) what METEOR of a corpus is made of, to be summed; and what makes sums a score."""
-        check_items(hypotheses, references)
-        if not hypotheses:
+        counts = self._counts(hypotheses, references)
+        if not counts:
             return np.zeros((0, 0)), lambda sums: 0.0
-        lines = self._lines(hypotheses, references)
-        different = list(dict.fromkeys(lines))
-        numbers = {
-            line: [float(number) for number in reply.split()]
-            for line, reply in zip(different, self._ask(different), strict=True)
-        }
-        rows = np.array([numbers[line] for line in lines], np.float64).reshape(len(lines), -1)
+        rows = np.array([reply.split() for reply in counts], np.float64)
         # A caption that is one chunk in all has none, which the program sets item by item.
         is_whole = (rows[:, 20] == 1) & (rows[:, :2] == rows[:, 21:]).all(1)
         rows[is_whole, 20] = 0
@@ -100,25 +91,26 @@ class Meteor:
         self._read()  # of the one item that the sums make
         return float(self._read())
 
-    @staticmethod
-    def _lines(hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
-        return [
+    def _counts(self, hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
+        """What the program counts in each item; equal items are asked once."""
+        check_items(hypotheses, references)
+        lines = [
             " ||| ".join(["SCORE", *map(_plain, some), _plain(hypothesis)])
             for hypothesis, some in zip(hypotheses, references, strict=True)
         ]
+        counts = dict.fromkeys(lines, "")
+        different = list(counts)
+        for start in range(0, len(different), _MAX_LINES):
+            some = different[start : start + _MAX_LINES]
+            self._write(some)
+            counts |= {line: self._read() for line in some}
+        return [counts[line] for line in lines]
 
     def close(self) -> None:
         """Ends the program; the next call starts it again."""
         if self._end is not None:
             self._end()
         self._process = self._errors = self._end = None
-
-    def _ask(self, lines: Sequence[str]) -> Iterator[str]:
-        for start in range(0, len(lines), _MAX_LINES):
-            some = lines[start : start + _MAX_LINES]
-            self._write(some)
-            for _ in some:
-                yield self._read()
 
     def _start(self) -> subprocess.Popen[bytes]:
         path, java = jar(), shutil.which("java")

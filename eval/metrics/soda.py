@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, check_compat, entry_counts, mean, tiou_matrix
+from .intervals import FloatArray, IntArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
@@ -60,27 +60,15 @@ def soda_c(
     most once, and matches don't cross; the matching that earns most counts. The sum over the number of
     predicted events is the precision, over that of reference events the recall. f1 is their harmonic mean.
 
-    Args:
-        reference: (start_s, end_s, text) of the events of each video, in any order.
-        predicted: the same of the predictions.
-        scorer: (prediction, reference) texts to scores, see `meteor_of_pairs`; None: nothing is computed.
-        compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
-            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
-
-    Returns:
-        SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
-        (its name, or the remedy), num, num_missing, num_empty, num_unknown.
+    The scorer takes (prediction, reference) texts to scores, see `meteor_of_pairs`; without it the scores are
+    None. compat="paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
+    ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
     """
     check_compat(compat)
     keys = [key for key in reference if compat is None or key in predicted]
-    plain = _in_ascii if compat else list
     each = {}
     if scorer is not None:
-        each = soda_of_each(
-            {key: plain(reference[key]) for key in keys},
-            {key: plain(events) for key, events in predicted.items()},
-            scorer,
-        )
+        each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
     metrics = {
         "SODA_c": mean([soda.f1 for soda in each.values()]),
         "SODA_c_precision": mean([soda.precision for soda in each.values()]),
@@ -120,7 +108,9 @@ def soda_of_each(
     out = {}
     for key, overlap in overlaps.items():
         overlap[overlap > 0] *= scores[np.searchsorted(pairs, pair_ids[key])]
-        out[key] = _soda(in_order(overlap), *overlap.shape)
+        earned = in_order(overlap)
+        precision, recall = (earned / max(num, 1) for num in overlap.shape)
+        out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
     return out
 
 
@@ -148,12 +138,14 @@ def in_order(earned: FloatArray) -> float:
     return float(best[-1])
 
 
-def _soda(earned: float, num_predicted: int, num_reference: int) -> Soda:
-    if earned <= 0 or not num_predicted or not num_reference:
-        return Soda(0.0, 0.0, 0.0)
-    precision, recall = earned / num_predicted, earned / num_reference
-    return Soda(precision, recall, 2 * precision * recall / (precision + recall))
-
-
-def _in_ascii(events: Sequence[Captioned]) -> list[Captioned]:
-    return [(start_s, end_s, ascii_only(text)) for start_s, end_s, text in events]
+def events_of(
+    annotator: Mapping[Any, Sequence[Captioned]], keys: Sequence[Any], compat: str | None
+) -> dict[Any, list[Captioned]]:
+    """The events of these videos, in ASCII for the papers."""
+    return {
+        key: [
+            (start_s, end_s, ascii_only(text) if compat else text) for start_s, end_s, text in annotator[key]
+        ]
+        for key in keys
+        if key in annotator
+    }
