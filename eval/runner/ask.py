@@ -7,21 +7,28 @@ from typing import Any
 
 from ...memory import VideoMemory
 from ..tasks.task import Example, How, Prediction, Task
+from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
 
 
 @dataclass(frozen=True)
 class Questioner:
-    """What stays the same from video to video: the task, its prompt, how answers are read.
+    """What stays the same from video to video: the task's name, examples and prompt, how answers are read.
 
     max_new_tokens is the longest answer; None: as the model's config says.
     """
 
-    task: Task[Any, Any]
+    name: str
+    examples: Sequence[Example[Any]]
     prompt: str
     max_new_tokens: int | None
     how: How
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """The task of that name."""
+        return task_of(self.name)
 
     def lines(
         self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,13 +14,8 @@ from ..tasks.task import Times
 
 FORMAT = 1
 _START = b'{"format"'  # of a header, whole or torn
-_SAME = (
-    "task",
-    "reference_sha256",
-    "prompt",
-    "prompt_sha256",
-    "durations_sha256",
-)  # or runs can't be compared
+# Or runs can't be compared.
+_SAME = ("task", "reference_sha256", "prompt", "prompt_sha256", "durations_sha256")
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class RunConfig:
     times: Times | None = None
 
     def __post_init__(self) -> None:
-        check_budgets("budgets", self.budgets)
+        check_budgets(self.budgets)
         if self.media not in ("video", "audio", "both"):
             raise ValueError(f"media must be 'video', 'audio' or 'both', got {self.media!r}")
         if self.times is not None and self.times not in get_args(Times):
@@ -56,7 +51,7 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def check_budgets(name: str, budgets: Sequence[str]) -> None:
+def check_budgets(budgets: Sequence[str]) -> None:
     """ValueError unless all are different, each "4096" or "10%"."""
     for text in budgets:
         number = text.removesuffix("%")
@@ -65,9 +60,9 @@ def check_budgets(name: str, budgets: Sequence[str]) -> None:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"{name} must be numbers, or shares such as 10%, got {text!r}")
+            raise ValueError(f"budgets must be numbers, or shares such as 10%, got {text!r}")
         if budgets.count(text) > 1:
-            raise ValueError(f"{name} must be different, got {text!r} twice")
+            raise ValueError(f"budgets must be different, got {text!r} twice")
 
 
 def num_tokens(budget: str, num_raw: int) -> int:
@@ -108,6 +103,11 @@ def file_hash(path: Path) -> str:
 def line_of(value: Mapping[str, Any]) -> bytes:
     """An object as a line."""
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def lines_hash(values: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of objects as lines."""
+    return hashlib.sha256(b"".join(map(line_of, values))).hexdigest()
 
 
 def read_run(path: Path) -> RunFile | None:
@@ -172,10 +172,7 @@ def summary_path(path: Path) -> Path:
 def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, Any]:
     """The scores of the first run minus those of the second, example by example.
 
-    Args:
-        first: the file of a complete run.
-        second: of another, on the same reference with the same prompt.
-        seed: of the intervals.
+    Both are files of complete runs on the same reference with the same prompt; `seed` is of the intervals.
 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num

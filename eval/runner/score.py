@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,11 @@ def score_files(
     Args:
         task: a key of TASKS.
         reference: the benchmark's files.
-        pred: the predictions.
+        pred: files of predictions.
         how: what the score depends on.
         durations: lengths of videos, where the reference has none: a JSON object, or a CSV with id and
             length.
-        seed: of the intervals.
-        num_draws: of the intervals of corpus scores; 0 for none.
+        seed, num_draws: of the intervals of corpus scores; no draws for none.
 
     Returns:
         task, reference, pred and what `how` says; num_examples; missing, unknown, duplicate and unparsed
@@ -68,6 +67,14 @@ def task_of(name: str) -> Task[Any, Any]:
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name!r}")
     return TASKS[name]
+
+
+def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
+    """The prompt of that name, of a task."""
+    prompts = task_of(task).prompts
+    if name not in prompts:
+        raise ValueError(f"prompt must be one of {', '.join(prompts)} of {task}, got {name!r}")
+    return prompts[name]
 
 
 def read_examples(

@@ -1,6 +1,5 @@
 """Where the questions and videos of a run come from: files, or synthetic scenes."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from ...media import reader as media
 from ...synthetic.scenes import parts_of
 from ..tasks.synthetic import Synthetic, synthesize_all
 from ..tasks.task import Example
-from .run_file import file_hash, line_of
+from .run_file import file_hash, lines_hash
 from .score import read_examples, task_of
 
 Open: TypeAlias = Callable[[str, MediaConfig, Callable[[str], object]], media.Reading]
@@ -78,13 +77,10 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
         parts = (part for part in parts_of(scene, config.rate_fps) if part.modality in kinds)
         return media.Reading(parts, name, kinds, scene.duration_s)
 
-    digest = hashlib.sha256()
-    for example in examples:
-        line = {"id": example.id, "question": example.question, "truth": asdict(example.truth)}
-        digest.update(line_of(line))
+    lines = ({"id": e.id, "question": e.question, "truth": asdict(e.truth)} for e in examples)
     pins = {
         "reference": [],
-        "reference_sha256": [digest.hexdigest()],
+        "reference_sha256": [lines_hash(lines)],
         "durations_sha256": None,
         "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }
