@@ -59,7 +59,7 @@ def _interval(
     """(what `interval` returns, the draws)."""
     if wrong := [value for value in values.values() if not math.isfinite(value)]:
         raise ValueError(f"values must be finite, got {wrong[:3]}")
-    videos, sums, counts = _by_video([values], video)
+    videos, sums, counts = by_video([values], video)
     draws = ratio_draws(sums[:, 0], counts[:, 0], num_draws, seed)
     about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
     return about, draws
@@ -130,7 +130,7 @@ def intervals_of(
 
 def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]) -> Corpus:
     """Means over examples as a corpus, by name: many of them at once, of different examples each."""
-    videos, sums, counts = _by_video(list(values.values()), video)
+    videos, sums, counts = by_video(list(values.values()), video)
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         total, num = (times @ sums).tolist(), (times @ counts).tolist()
@@ -139,7 +139,7 @@ def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]
     return Corpus(videos, scores)
 
 
-def _by_video(
+def by_video(
     tables: Sequence[Mapping[Any, float]], video: Mapping[Any, Any]
 ) -> tuple[tuple[Any, ...], FloatArray, FloatArray]:
     """(videos in the order of their first value, (videos, tables) sums and numbers of their values)."""
