@@ -13,7 +13,7 @@ from .meteor import Meteor, meteor, meteor_name
 from .resample import Ciders
 from .rouge import rouge_l
 from .soda import Captioned, events_of
-from .words import words
+from .words import words_of_each
 
 Annotator = Mapping[Any, Sequence[Captioned]]
 Items = list[tuple[str, str | None]]  # predicted texts, each with a right one, None for none
@@ -108,16 +108,15 @@ def dense_of_each(
 
     CIDEr's document frequencies are of all reference captions; for the papers of the items of a video.
     """
-    text_of = _words_of([*reference, predicted])
-    corpus = None if compat else documents([[text_of[event[2]]] for event in _events(reference)])
+    words = words_of_each(_texts([*reference, predicted]))
+    corpus = None if compat else documents([[words[text]] for text in _texts(reference)])
     program = meteor()
     out: dict[Any, dict[str, float]] = {}
     for key, (overlaps, matches) in _matched(reference, predicted).items():
         out[key] = {}
         for t, pairs in zip(THRESHOLDS, matches, strict=True):
             items = [
-                (text_of[text], [_MATCHES_NOTHING] if right is None else text_of[right])
-                for text, right in pairs
+                (words[text], [_MATCHES_NOTHING] if right is None else words[right]) for text, right in pairs
             ]
             scores = _text_scores(items, program, corpus) | _localisation(overlaps, t)
             out[key] |= {f"{name}@{t:g}": value for name, value in scores.items()}
@@ -130,7 +129,7 @@ def resampled_ciders(
     """(videos,) how often each is in the sample, to (videos, thresholds) CIDEr by its frequencies."""
     matched = _matched(reference, predicted)
     shape = len(matched), len(THRESHOLDS)
-    text_of = _words_of([*reference, predicted])
+    words = words_of_each(_texts([*reference, predicted]))
     different: dict[tuple[str, str], int] = {}
     patches, items, weights = [], [], []
     for patch, pairs in enumerate(pairs for _, matches in matched.values() for pairs in matches):
@@ -142,9 +141,9 @@ def resampled_ciders(
     place = {key: i for i, key in enumerate(matched)}
     captions = [(place[key], event[2]) for each in reference for key, some in each.items() for event in some]
     ciders = Ciders(
-        [text_of[text] for text, _ in different],
-        [[text_of[right]] for _, right in different],
-        [[text_of[text]] for _, text in captions],
+        [words[text] for text, _ in different],
+        [[words[right]] for _, right in different],
+        [[words[text]] for _, text in captions],
         [at for at, _ in captions],
         len(matched),
     )
@@ -203,9 +202,5 @@ def _localisation(overlaps: Sequence[FloatArray], threshold: float) -> dict[str,
     }
 
 
-def _words_of(annotators: Iterable[Annotator]) -> dict[str, list[str]]:
-    return {event[2]: words(event[2]) for event in _events(annotators)}
-
-
-def _events(of: Iterable[Annotator]) -> list[Captioned]:
-    return [event for events in of for some in events.values() for event in some]
+def _texts(annotators: Iterable[Annotator]) -> list[str]:
+    return [text for annotator in annotators for events in annotator.values() for _, _, text in events]

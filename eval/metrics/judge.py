@@ -34,10 +34,7 @@ def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
 
     prompts = [filled(*case) for case in cases]
     different = list(dict.fromkeys(prompts))
-    got = list(judge.ask(different)) if different else []
-    if len(got) != len(different):
-        raise ValueError(f"Judge.ask must give a reply to each of {len(different)} prompts, got {len(got)}")
-    known = dict(zip(different, got, strict=True))
+    known = dict(zip(different, judge.ask(different) if different else [], strict=True))
     return [known[prompt] for prompt in prompts]
 
 

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from .intervals import FloatArray
-from .ngrams import References, Words, check_items
+from .ngrams import References, Words
 
 NOT_COMPUTED = "not computed: install Java, and `pip install pycocoevalcap`"
 _OPTIONS = ("-l", "en", "-norm")  # what the captioning evaluators run it with
@@ -93,7 +93,6 @@ class Meteor:
 
     def _counts(self, hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
         """What the program counts in each item; equal items are asked once."""
-        check_items(hypotheses, references)
         lines = [
             " ||| ".join(["SCORE", *map(_plain, some), _plain(hypothesis)])
             for hypothesis, some in zip(hypotheses, references, strict=True)
@@ -114,11 +113,7 @@ class Meteor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         path, java = jar(), shutil.which("java")
-        if path is None or java is None:
-            missing = "the program `java`" if java is None else "the package pycocoevalcap"
-            raise FileNotFoundError(
-                f"METEOR's own program needs {missing}; install Java and `pip install pycocoevalcap`"
-            )
+        assert path is not None and java is not None  # see `meteor`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- open for as long as the program runs
         command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-jar", str(path)]
         process = subprocess.Popen(

@@ -10,7 +10,7 @@ from .bootstrap import Corpus
 from .cider import SIGMA
 from .intervals import FloatArray, IntArray
 from .meteor import meteor
-from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
+from .ngrams import LONGEST, Ngram, References, Words, ngrams
 from .rouge import rouge_l
 from .words import words
 
@@ -26,7 +26,6 @@ class Ciders:
         video: Sequence[int],
         num_videos: int,
     ) -> None:
-        check_items(hypotheses, references)
         runs: dict[Ngram, int] = {}
         owners, had = [], []
         for at, some in zip(video, documents, strict=True):

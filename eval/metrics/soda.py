@@ -33,11 +33,11 @@ class MeteorOfPairs:
         self.__name__ = meteor_name(swapped=swapped)
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        read = words_of_each([text for pair in pairs for text in pair])
-        predicted, reference = read[0::2], read[1::2]
+        words = words_of_each(text for pair in pairs for text in pair)
+        predicted, reference = ([words[pair[side]] for pair in pairs] for side in (0, 1))
         if self._swapped:
             predicted, reference = reference, predicted
-        return self._program(predicted, [[text] for text in reference])[1]
+        return self._program(predicted, [[item] for item in reference])[1]
 
 
 def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
@@ -104,7 +104,9 @@ def soda_of_each(
         # One number a pair of texts.
         pair_ids[key] = ((first << 32)[:, None] | second[None, :])[overlaps[key] > 0]
     pairs = np.unique(np.concatenate([*pair_ids.values(), np.zeros(0, np.int64)]))
-    scores = _scores(scorer, list(texts), pairs)
+    names = list(texts)
+    asked = [(names[pair >> 32], names[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
+    scores = np.array(scorer(asked) if asked else [], np.float64)
     out = {}
     for key, overlap in overlaps.items():
         overlap[overlap > 0] *= scores[np.searchsorted(pairs, pair_ids[key])]
@@ -112,18 +114,6 @@ def soda_of_each(
         precision, recall = (earned / max(num, 1) for num in overlap.shape)
         out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
     return out
-
-
-def _scores(scorer: PairScorer, texts: Sequence[str], pairs: IntArray) -> FloatArray:
-    """What the scorer says of pairs of texts, each one number: place << 32 | place."""
-    asked = [(texts[pair >> 32], texts[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
-    scores = np.array(list(scorer(asked)) if asked else [], np.float64)
-    if scores.shape != pairs.shape or not np.isfinite(scores).all():
-        raise ValueError(
-            f"scorer must give a finite number for each of {len(pairs)} pairs, got {scores.size} values, "
-            f"{np.sum(~np.isfinite(scores))} of them not finite"
-        )
-    return scores
 
 
 def in_order(earned: FloatArray) -> float:
