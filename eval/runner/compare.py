@@ -101,16 +101,16 @@ def compare(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     examples = selected(source.examples, config)
+    run_config = RunConfig(prompt=config.prompt, limit=config.limit, max_new_tokens=config.max_new_tokens)
     questioner = Questioner(source.task, examples, config.prompt, config.max_new_tokens, how)
-    if examples and questioner.score(examples[0], Prediction("", None)) is None:
+    if questioner.score(examples[0], Prediction("", None)) is None:
         raise ValueError(
             f"task must be one that scores each example, {source.task} doesn't without a judge, a corpus or "
             "METEOR; use `longcompress eval run` and `eval score`"
         )
     if "no-audio" in config.methods and model.media != ("video", "audio"):
         raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
-    pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
-                                              max_new_tokens=config.max_new_tokens), how)  # fmt: skip
+    pins = header_of(source, model, run_config, how)
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
     runs = {
