@@ -7,6 +7,7 @@ from typing import Any
 from .intervals import entry_counts, mean
 from .judge import Judge, rating, replies, verdict
 
+Texts = Mapping[Any, str]  # of each question
 HIGHEST = 5.0  # of a judge's scores
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -28,10 +29,7 @@ def multiple_choice(
 
 
 def exact_match(
-    references: Mapping[Any, Sequence[str]],
-    predicted: Mapping[Any, str],
-    *,
-    groups: Mapping[Any, str] | None = None,
+    references: Mapping[Any, Sequence[str]], predicted: Texts, *, groups: Texts | None = None
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
@@ -47,9 +45,8 @@ def exact_match(
 
 
 def open_answers(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge, *,
-    groups: Mapping[Any, str] | None = None,
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:  # fmt: skip
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge, *, groups: Texts | None = None
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
@@ -66,7 +63,7 @@ def open_answers(
 
 
 def rated_answers(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
 
@@ -77,7 +74,7 @@ def rated_answers(
 
 
 def _rated(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
     """(what `rated_answers` returns, the judge's reply to each answer that has a word)."""
     keys = [key for key in reference if predicted.get(key, "").strip()]
@@ -105,7 +102,7 @@ def _option(letter: str | None) -> str:
     return (letter or "").strip().upper()
 
 
-def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> dict[str, Any]:
+def _by_group(each: Mapping[Any, float], groups: Texts | None) -> dict[str, Any]:
     out: dict[str, Any] = {"accuracy": mean(each.values()), "num": len(each)}
     if groups is None:
         return out

@@ -1,21 +1,20 @@
 """Dense captions by the protocol of ActivityNet Captions: located at four temporal IoU, then captioned."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .bleu import bleu
 from .bootstrap import Corpus
 from .cider import Documents, cider, documents
-from .intervals import FloatArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
+from .intervals import Compat, FloatArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
 from .meteor import Meteor, meteor, meteor_name
 from .resample import Ciders
 from .rouge import rouge_l
-from .soda import Captioned, events_of
+from .soda import Annotator, events_of
 from .words import words_of_each
 
-Annotator = Mapping[Any, Sequence[Captioned]]
 Items = list[tuple[str, str | None]]  # predicted texts, each with a right one, None for none
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 TEXT_METRICS = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
@@ -26,7 +25,7 @@ _MATCHES_NOTHING = "qzxjkvbqwzxj"
 
 
 def dense_captions(
-    reference: Sequence[Annotator], predicted: Annotator, *, compat: Literal["paper"] | None = None
+    reference: Sequence[Annotator], predicted: Annotator, *, compat: Compat = None
 ) -> tuple[dict[str, Any], Callable[[], Corpus]]:
     """(dense-caption scores at each threshold with their means, what makes the same scores a `Corpus`).
 
@@ -102,7 +101,7 @@ def over_thresholds(means: Mapping[str, float | None]) -> dict[str, float | None
 
 
 def dense_of_each(
-    reference: Sequence[Annotator], predicted: Annotator, compat: str | None
+    reference: Sequence[Annotator], predicted: Annotator, compat: Compat
 ) -> dict[Any, dict[str, float]]:
     """The scores of each video of the reference, as NAME@t; all 0 of no predictions. No METEOR without Java.
 

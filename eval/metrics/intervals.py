@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Interval = tuple[float, float]  # (start_s, end_s), half-open
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Compat = Literal["paper"] | None
 
 
 def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
@@ -76,7 +77,7 @@ def grounding(
     return metrics, ious
 
 
-def check_compat(compat: str | None) -> None:
+def check_compat(compat: Compat) -> None:
     """ValueError unless it is None or "paper"."""
     if compat not in (None, "paper"):
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")

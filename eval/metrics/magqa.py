@@ -1,11 +1,11 @@
 """MAGQA's in-span score: replies given while a video runs, judged where they were due."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from .intervals import check_compat, entry_counts, mean
+from .intervals import Compat, check_compat, entry_counts, mean
 from .judge import Judge, first_digit, rating, replies
-from .soda import Captioned
+from .soda import Annotator, Captioned
 
 Reply = tuple[float | None, str]  # time_s, text; no time where an answer doesn't say when
 _LOWEST, _HIGHEST = 1.0, 5.0
@@ -13,12 +13,12 @@ _PAPER_EXAMPLES = 2000
 
 
 def magqa(
-    reference: Mapping[Any, Sequence[Captioned]],
+    reference: Annotator,
     predicted: Mapping[Any, Sequence[Reply]],
     questions: Mapping[Any, str],
     judge: Judge,
     *,
-    compat: Literal["paper"] | None = None,
+    compat: Compat = None,
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(mean in-span score of examples with several answers in time, the score of each scored example).
 

@@ -1,15 +1,16 @@
 """SODA_c: dense captions as a story, matched in order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
+from .intervals import Compat, FloatArray, IntArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
 Captioned = tuple[float, float, str]  # start_s, end_s, text
+Annotator = Mapping[Any, Sequence[Captioned]]  # the events of each video
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
 
@@ -47,11 +48,7 @@ def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
 
 
 def soda_c(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    scorer: PairScorer | None,
-    *,
-    compat: Literal["paper"] | None = None,
+    reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
 ) -> tuple[dict[str, Any], dict[Any, Soda]]:
     """(mean SODA_c over videos, SODA_c of each video).
 
@@ -80,11 +77,7 @@ def soda_c(
     return metrics, each
 
 
-def soda_of_each(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    scorer: PairScorer,
-) -> dict[Any, Soda]:
+def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer) -> dict[Any, Soda]:
     """SODA_c of each video of the reference; all 0 where nothing was predicted, or nothing is to be found.
 
     The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
@@ -128,9 +121,7 @@ def in_order(earned: FloatArray) -> float:
     return float(best[-1])
 
 
-def events_of(
-    annotator: Mapping[Any, Sequence[Captioned]], keys: Sequence[Any], compat: str | None
-) -> dict[Any, list[Captioned]]:
+def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict[Any, list[Captioned]]:
     """The events of these videos, in ASCII for the papers."""
     return {
         key: [

@@ -1,22 +1,19 @@
 """YouCook2 dense captions as TimeChat's, MMDuet's and their successors' evaluators score them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .bootstrap import Corpus, means_of
 from .dense import THRESHOLDS, dense_of_each, resampled_ciders
-from .intervals import FloatArray, check_compat, harmonic, mean
+from .intervals import Compat, FloatArray, check_compat, harmonic, mean
 from .meteor import meteor, meteor_name
-from .soda import Captioned, Soda, meteor_of_pairs, soda_c
+from .soda import Annotator, Captioned, Soda, meteor_of_pairs, soda_c
 
 _AVERAGED = ("precision", "recall", "CIDEr", "METEOR")
 
 
 def youcook2(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    *,
-    compat: Literal["paper"] | None = None,
+    reference: Annotator, predicted: Annotator, *, compat: Compat = None
 ) -> tuple[dict[str, Any], dict[Any, Soda], Callable[[], Corpus]]:
     """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, what makes them a `Corpus`).
 
@@ -62,11 +59,7 @@ def youcook2(
     return metrics, each, corpus
 
 
-def _means_of_each(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    compat: str | None,
-) -> dict[Any, dict[str, float]]:
+def _means_of_each(reference: Annotator, predicted: Annotator, compat: Compat) -> dict[Any, dict[str, float]]:
     """F1 and means over thresholds of each video."""
     out = {}
     for key, video in dense_of_each([reference], predicted, compat).items():
@@ -99,7 +92,7 @@ def reply_segments(
     return out
 
 
-def _ordered(events: Mapping[Any, Sequence[Captioned]]) -> dict[Any, list[Captioned]]:
+def _ordered(events: Annotator) -> dict[Any, list[Captioned]]:
     """Spans with their earlier time first."""
     return {
         key: [(min(start, end), max(start, end), text) for start, end, text in some]
