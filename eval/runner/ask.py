@@ -36,9 +36,8 @@ class Questioner:
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
         if isinstance(memory, str):
-            yield from (
-                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
-            )
+            left = (e for e in examples if e.id not in done)
+            yield from ({"id": e.id, "video": e.video, "failed": memory} for e in left)
             return
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):

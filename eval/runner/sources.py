@@ -13,6 +13,7 @@ from ..tasks.task import Example
 from .run_file import file_hash, lines_hash
 from .score import read_examples, task_of
 
+# A video's name, how to read it, and who takes warnings, to its media; raises OSError or ValueError.
 Open: TypeAlias = Callable[[str, MediaConfig, Callable[[str], object]], media.Reading]
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wav", ".mp3", ".flac")
@@ -20,31 +21,18 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".
 
 @dataclass(frozen=True)
 class Source:
-    """Questions, and the videos they are about.
+    """Questions, and the videos they are about."""
 
-    Attributes:
-        task: a key of TASKS.
-        examples: all of them, before a limit.
-        pins: what the header of a run says of them.
-        open: a video's name, how to read it, and who takes warnings, to its media; raises OSError or
-            ValueError.
-    """
-
-    task: str
-    examples: Sequence[Example[Any]]
-    pins: Mapping[str, Any]
+    task: str  # a key of TASKS
+    examples: Sequence[Example[Any]]  # all of them, before a limit
+    pins: Mapping[str, Any]  # what the header of a run says of them
     open: Open
 
 
 def from_files(
     task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
-    """A benchmark's files and its videos in a folder, in which they may lie deeper.
-
-    Raises:
-        ValueError: naming file and place, if a file is not what it should be; two videos of one name.
-        FileNotFoundError: there is no such folder.
-    """
+    """A benchmark's files and its videos in a folder, in which they may lie deeper."""
     if task_of(task).synthesize is not None:
         raise ValueError(f"the videos of {task} are synthetic, it has no files; use from_scenes")
     examples = read_examples(task, reference, durations=durations)
