@@ -15,27 +15,21 @@ from tqdm import tqdm
 from .intervals import FloatArray, mean
 
 CONFIDENCE = 0.95
+_NUM_DRAWS = 10_000  # of a mean
 _CHUNK = 1 << 22  # resampled numbers at a time
 
 
-def interval(
-    values: Mapping[Any, float], video: Mapping[Any, Any], *, num_draws: int = 10_000, seed: int = 0
-) -> dict[str, Any]:
+def interval(values: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0) -> dict[str, Any]:
     """The mean of values, one an example, and its 95 % percentile interval; `video` is of each example.
 
     Returns:
         mean (None of no values), low, high (None with fewer than two videos), num, num_videos.
     """
-    return _interval(values, video, num_draws, seed)[0]
+    return _interval(values, video, seed)[0]
 
 
 def difference(
-    values: Mapping[Any, float],
-    other: Mapping[Any, float],
-    video: Mapping[Any, Any],
-    *,
-    num_draws: int = 10_000,
-    seed: int = 0,
+    values: Mapping[Any, float], other: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0
 ) -> dict[str, Any]:
     """`interval` of values minus other, example by example: both are resampled together.
 
@@ -48,19 +42,19 @@ def difference(
             "other: score both runs on the examples that both have"
         )
     gains = {key: value - other[key] for key, value in values.items()}
-    out, draws = _interval(gains, video, num_draws, seed)
+    out, draws = _interval(gains, video, seed)
     above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
     return out | {"share_above": above}
 
 
 def _interval(
-    values: Mapping[Any, float], video: Mapping[Any, Any], num_draws: int, seed: int
+    values: Mapping[Any, float], video: Mapping[Any, Any], seed: int
 ) -> tuple[dict[str, Any], FloatArray]:
     """(what `interval` returns, the draws)."""
     if wrong := [value for value in values.values() if not math.isfinite(value)]:
         raise ValueError(f"values must be finite, got {wrong[:3]}")
     videos, sums, counts = by_video([values], video)
-    draws = ratio_draws(sums[:, 0], counts[:, 0], num_draws, seed)
+    draws = ratio_draws(sums[:, 0], counts[:, 0], _NUM_DRAWS, seed)
     about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
     return about, draws
 

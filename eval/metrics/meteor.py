@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO
 
 import numpy as np
@@ -27,11 +28,9 @@ _MAX_LINES = 128  # sent before answers are read: both must fit a pipe
 def jar() -> Path | None:
     """The program, None if pycocoevalcap is not installed."""
     package = find_spec("pycocoevalcap")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        path = Path(folder) / "meteor" / "meteor-1.5.jar"
-        if path.is_file():
-            return path
-    return None
+    folders = (package.submodule_search_locations or []) if package else []
+    paths = (Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def is_available() -> bool:
@@ -116,13 +115,8 @@ class Meteor:
         assert path is not None and java is not None  # see `meteor`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- open for as long as the program runs
         command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-jar", str(path)]
-        process = subprocess.Popen(
-            [*command, "-", "-", "-stdio", *_OPTIONS],
-            cwd=path.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        command += ["-", "-", "-stdio", *_OPTIONS]
+        process = subprocess.Popen(command, cwd=path.parent, stdin=PIPE, stdout=PIPE, stderr=self._errors)
         self._end = weakref.finalize(self, _stop, process, self._errors)
         return process
 

@@ -92,12 +92,7 @@ class CompareConfig:
 def compare(
     source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
 ) -> list[Arm]:
-    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed.
-
-    Raises:
-        ValueError: a run has another header; another process writes there; the model lacks streams that a
-            method needs; an unknown prompt; a task that scores no example by itself.
-    """
+    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     examples = selected(source.examples, config)

@@ -40,7 +40,7 @@ def test_questions_drawn_one_by_one_would_look_too_sure():
 def test_videos_of_several_sizes_count_by_their_questions():
     values = {**{f"a{i}": 1.0 for i in range(9)}, "b": 0.0}
     video = {key: key[0] for key in values}
-    got = interval(values, video, num_draws=2000)
+    got = interval(values, video)
     assert got["mean"] == pytest.approx(0.9) and (got["low"], got["high"]) == (0.0, 1.0)
 
 
@@ -50,9 +50,9 @@ def test_one_seed_gives_one_answer():
 
 
 def test_draws_in_parts_are_draws_at_once(monkeypatch):
-    want = interval(VALUES, VIDEO, num_draws=100)
+    want = interval(VALUES, VIDEO)
     monkeypatch.setattr("longcompress.eval.metrics.bootstrap._CHUNK", 40 * 7)
-    assert interval(VALUES, VIDEO, num_draws=100) == want
+    assert interval(VALUES, VIDEO) == want
 
 
 def test_a_paired_difference_sees_what_is_hard_for_both_fall_out():
