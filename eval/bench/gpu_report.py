@@ -48,7 +48,7 @@ def device_facts(out: Path, device: str) -> int:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     a, b = (normal(side, side, seed, device).to(torch.bfloat16) for seed in (1, 2))
-    took = timed({"copy": lambda _: target.copy_(source), "product": lambda _: a @ b}, 9, device)
+    took = timed({"copy": lambda: target.copy_(source), "product": lambda: a @ b}, 9, device)
     copy_s, product_s = (min(run.wall_s for run in took[name]) for name in ("copy", "product"))
     facts |= {"copy_tb_per_s": 2 * size / copy_s / 1e12, "bf16_tflops": 2 * side**3 / product_s / 1e12}
     return _write(out / "device.json", facts)
