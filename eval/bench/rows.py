@@ -5,11 +5,10 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,25 +82,20 @@ class Recorder:
     """Prints rows and writes them to a CSV file as they come; it replaces older rows of the same suites."""
 
     def __init__(self, out: str | Path | None, device: str, suites: Sequence[str]) -> None:
-        self.out, self.device = Path(out) if out else None, device
+        self.out, self.device, self.num_failed = out, device, 0
         self.rows: list[Row] = []
-        self.other_rows: list[Row] = []
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            if self.out.is_file():
-                self.other_rows = [row for row in load_rows(self.out) if row.suite not in suites]
-
-    @property
-    def num_failed(self) -> int:
-        """Number of cases that failed."""
-        return sum(bool(row.error) for row in self.rows)
+        if out:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            if Path(out).is_file():
+                self.rows = [row for row in load_rows(out) if row.suite not in suites]
 
     def add(self, row: Row) -> None:
         """Print a row, and replace the file by one that has it too."""
         self.rows.append(replace(row, machine=machine_info(self.device)))
+        self.num_failed += bool(row.error)
         print(row, flush=True)
-        if self.out is not None:
-            save_rows(self.out, [*self.other_rows, *self.rows])
+        if self.out:
+            save_rows(self.out, self.rows)
 
     @contextmanager
     def attempt(self, case: Row) -> Iterator[None]:
@@ -148,7 +142,6 @@ def load_rows(path: str | Path) -> list[Row]:
     return [Row(**line) for line in lines]
 
 
-@cache
 def number(value: float) -> str:
     """Three digits, whole from a hundred on."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
@@ -161,14 +154,10 @@ def tokens_of(row: Row) -> str:
     return f"all {text}" if row.provider == UNCOMPRESSED else text
 
 
-def by_subject(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
-    """The rows of each device, and model where there is one, by its name."""
-
-    def subject(row: Row) -> str:
-        about, device = row.settings, row.machine["device"]
-        return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
-
-    return grouped(rows, subject)
+def subject_of(row: Row) -> str:
+    """A row's device, and model where there is one."""
+    about, device = row.settings, row.machine["device"]
+    return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
@@ -180,12 +169,17 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
 
 
 def machine_info(device: str) -> dict[str, str]:
-    """Name of the device, versions of the packages that matter, and the date."""
+    """Name of the device, versions of the packages that matter, and the date: MACHINE."""
     on_gpu = device.startswith("cuda")
-    name = torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}"
-    versions = [torch.__version__, _version("triton"), _version("transformers")]
-    values = [name, str(torch.get_num_threads()), platform.python_version(), *versions]
-    return dict(zip(MACHINE, [*values, datetime.now(UTC).date().isoformat()], strict=True))
+    return {
+        "device": torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}",
+        "cpu_threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "transformers": _version("transformers"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def _version(package: str) -> str:
