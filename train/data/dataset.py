@@ -14,7 +14,7 @@ from ...model import LongCompress
 from ..loaders import enter_worker
 from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without
-from .questions import TEMPLATES, Kind, Times, shortened, turns_of
+from .questions import TEMPLATES, Kind, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler
 from .truncate import Room
 
@@ -160,6 +160,10 @@ class ShardData(IterableDataset[Loaded]):
             video_s=loaded.video_s + entry.duration_s, dropped=loaded.dropped + dropped,
         )  # fmt: skip
 
+    def num_tokens(self, turns: Turns) -> int:
+        """Tokens of the texts of some turns."""
+        return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
+
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
@@ -184,8 +188,8 @@ class ShardData(IterableDataset[Loaded]):
                 times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
-                short = shortened(turns, lambda t: len(encode(self.tokenizer, t)), config.max_text_tokens)
-                whole = Example(video, short.turns, dialogue=kinds[at] == "conversation")
+                short, num = shortened(turns, self.num_tokens, config.max_text_tokens)
+                whole = Example(video, short, dialogue=kinds[at] == "conversation")
                 example, dropped = self.room.fitted(whole, where)
-                return example, short.dropped + dropped
+                return example, num + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
