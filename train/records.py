@@ -218,15 +218,9 @@ def checked(record: Record, duration_s: float | None) -> Record:
     return record
 
 
-def faults(record: Record, duration_s: float | None = None) -> list[str]:
-    """Faults of the annotations of a video, each in a line; empty without any.
-
-    Args:
-        record: of the video.
-        duration_s: its true length where it is known; None: as the record says.
-    """
-    end_s = record.duration_s if duration_s is None else duration_s
-    lines = list(record.faults)
+def faults(record: Record) -> list[str]:
+    """Faults of the annotations of a video, each in a line; empty without any."""
+    end_s, lines = record.duration_s, list(record.faults)
     for i, event in enumerate(record.events):
         where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
         if not event.text.strip():
