@@ -105,10 +105,13 @@ class ShardData(IterableDataset[Loaded]):
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room.of(model.llm)
-        if not 0 <= rank < world or accumulate < 1 or batches.min_videos < world * accumulate:
+        parts = world * accumulate  # batches are formed without knowing them; each must get a sample
+        if (
+            batches.min_videos < parts
+        ):  # batches are formed without knowing the ranks; each part needs a sample
             raise ValueError(
-                f"rank must be in [0, {world}), accumulate >= 1 and min_videos >= world x accumulate = "
-                f"{world * accumulate}, got {rank}, {accumulate} and {batches.min_videos}"
+                f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
+                f"{batches.min_videos}"
             )
         for index in batches.mixture.indexes:
             if not index.features:
