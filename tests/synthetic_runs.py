@@ -19,7 +19,7 @@ def run_drawn(task, synthetic, model, out, config=None):
     return summary
 
 
-def compressed(source, model, streams, budgets, video, names):
+def compressed(source, media, read, video, names):
     """What takes the place of encoding: answers that depend on video and question alone."""
 
     def answer(prompt):

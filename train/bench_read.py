@@ -55,44 +55,34 @@ def bench(
         raise ValueError(f"samples, workers and rounds must be >= 1, got {samples}, {workers} and {rounds}")
     if not isinstance(index.folder, Path):
         raise ValueError(f"bench reads a folder, got {index.folder}")
-    epoch, long = repeated(index, samples), repeated(index, repeat)
-    ours: dict[str, Callable[[Index], Iterator[Step]]] = {"bytes": lambda some: by_ranges(some, workers)}
+    epoch = repeated(index, samples)
+    ours: dict[str, Callable[[Index, int], Iterator[Step]]] = {"bytes": by_ranges}
     if model is not None:
-        ours["examples"] = lambda some: compressed(some, model, workers, budget)
-    loaders = {"webdataset": lambda: plain(index, samples, workers)}
-    loaders |= {name: partial(loader, epoch) for name, loader in ours.items()}
-    speeds = compare(loaders, rounds)
+        ours["examples"] = partial(compressed, model=model, budget=budget)
+    loaders = {"webdataset": plain} | ours
+    speeds = compare({name: partial(loader, epoch, workers) for name, loader in loaders.items()}, rounds)
+    base = speeds["webdataset"]["samples_per_s"]
+    memory = {}
+    if repeat:
+        long = repeated(index, repeat)
+        memory = {name: memory_along(loader(long, workers), repeat) for name, loader in ours.items()}
     return {
         "samples": samples, "stored": len(index), "workers": workers, "rounds": rounds, "budget": budget,
         "mb_per_sample": round(statistics.fmean(map(num_bytes, epoch.entries)) / 1e6, 3),
         "hours_per_sample": round(statistics.fmean(e.duration_s for e in epoch.entries) / 3600, 3),
         "speeds": speeds,
-        "of_webdataset": {
-            name: round(speeds[name]["samples_per_s"] / speeds["webdataset"]["samples_per_s"], 3)
-            for name in ours
-        },
-        "memory": {name: memory_along(loader(long), repeat) for name, loader in ours.items() if repeat},
+        "of_webdataset": {name: round(speeds[name]["samples_per_s"] / base, 3) for name in ours},
+        "memory": memory,
     }  # fmt: skip
 
 
-def plain(index: Index, samples: int, workers: int) -> Iterator[Step]:
-    """webdataset's own reading of the tars from end to end, undecoded, repeated up to `samples`."""
-    assert isinstance(index.folder, Path)
-    urls = [str(index.folder / shard.name) for shard in index.shards]
-    times = -(-samples // len(index)) + 1
-    stream = webdataset.DataPipeline(
-        webdataset.SimpleShardList(urls * (times * workers)), webdataset.split_by_worker, open_shards,
-        webdataset.tariterators.tar_file_expander, webdataset.tariterators.group_by_keys,
-    )  # fmt: skip
-    for sample in islice(DataLoader(stream, batch_size=None, num_workers=workers), samples):
+def plain(index: Index, workers: int) -> Iterator[Step]:
+    """webdataset's own reading of the tars from end to end, undecoded, again and again."""
+    # absolute paths, which it just opens: of other names it may run a command or ask a server
+    urls = [str((Path(str(index.folder)) / shard.name).absolute()) for shard in index.shards] * workers
+    stream = webdataset.WebDataset(urls, shardshuffle=False).repeat()
+    for sample in islice(DataLoader(stream, batch_size=None, num_workers=workers), len(index)):
         yield 1, sum(len(value) for name, value in sample.items() if not name.startswith("__"))
-
-
-def open_shards(urls: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Open files for webdataset: its own opening would also run commands that a URL names."""
-    for shard in urls:
-        with open(shard["url"], "rb") as stream:
-            yield shard | {"stream": stream}
 
 
 def by_ranges(index: Index, workers: int) -> Iterator[Step]:
@@ -102,7 +92,7 @@ def by_ranges(index: Index, workers: int) -> Iterator[Step]:
         yield 1, sum(map(len, members.values()))
 
 
-def compressed(index: Index, model: LongCompress, workers: int, budget: int) -> Iterator[Step]:
+def compressed(index: Index, workers: int, *, model: LongCompress, budget: int) -> Iterator[Step]:
     """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
     sizes = {entry.key: num_bytes(entry) for entry in index.entries}
     batches = BatchSampler(Mixture([index]), 0, 8 * budget, (budget,))
@@ -133,12 +123,14 @@ def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) ->
             start_s = time.perf_counter()
             counts = np.array(list(steps))  # (steps, 2): samples, bytes
             runs[name].append(counts.sum(0) / (time.perf_counter() - start_s))
-    out = {}
-    for name, speeds in runs.items():
-        samples, num = np.median(speeds, 0)
-        each = [round(float(speed), 2) for speed, _ in speeds]
-        out[name] = {"samples_per_s": round(float(samples), 2), "mb_per_s": round(num / 1e6, 1), "runs": each}
-    return out
+    return {
+        name: {
+            "samples_per_s": round(float(np.median(speeds, 0)[0]), 2),
+            "mb_per_s": round(float(np.median(speeds, 0)[1]) / 1e6, 1),
+            "runs": [round(float(speed), 2) for speed, _ in speeds],
+        }
+        for name, speeds in runs.items()
+    }
 
 
 def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:

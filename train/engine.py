@@ -15,7 +15,7 @@ from ..model import LongCompress
 from ..presets import load
 
 Schedule = Literal["stable", "cosine"]
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+REPORTS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Engine:
             )
         if self.fsdp and self.deepspeed:
             raise ValueError("engine: fsdp and deepspeed exclude each other; leave one of them out")
-        unknown = sorted(set(self.report) - set(PACKAGES))
-        if unknown:
-            raise ValueError(f"engine: report must be some of {sorted(PACKAGES)}, got {unknown[0]!r}")
+        if unknown := sorted(set(self.report) - set(REPORTS)):
+            raise ValueError(f"engine: report must be some of {sorted(REPORTS)}, got {unknown[0]!r}")
 
     @property
     def on_gpu(self) -> bool:
@@ -73,17 +72,12 @@ class Engine:
         for value, name in ((self.fsdp, "fsdp"), (self.quantization, "quantization")):
             if value and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
                 raise ValueError(f"engine.{name} needs a GPU, this runs on the CPU; leave it out")
-        packages = [PACKAGES[name] for name in self.report]
-        packages += ["bitsandbytes"] if self.quantization else []
-        packages += ["liger_kernel"] if self.liger else []
-        packages += ["deepspeed"] if self.deepspeed else []
-        for package in packages:
+        options = {"bitsandbytes": self.quantization, "liger_kernel": self.liger, "deepspeed": self.deepspeed}
+        for package in [*self.report, *(name for name, used in options.items() if used)]:
             if find_spec(package) is None:
-                hint = (
-                    "pip install \"longcompress[train]\", or engine.report '[]'"
-                    if package == "tensorboard"
-                    else f"pip install {package.replace('_', '-')}"
-                )
+                hint = f"pip install {package.replace('_', '-')}"
+                if package == "tensorboard":
+                    hint = "pip install \"longcompress[train]\", or engine.report '[]'"
                 raise ValueError(f"engine needs the package {package}, which is not installed: {hint}")
         if self.deepspeed and not Path(self.deepspeed).is_file():
             raise FileNotFoundError(f"engine.deepspeed: no file {self.deepspeed}")

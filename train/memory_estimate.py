@@ -2,7 +2,6 @@
 
 import ctypes
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,9 @@ SHORTER = (4, 2)  # the shorter steps have a fourth and a half of the tokens
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Memory of one step.
-
-    Attributes:
-        tokens: video tokens of the step.
-        estimated_gib: its peak, on the line through those of the shorter steps.
-        measured_gib: its peak if the step was run; else None.
-        step_s: its duration if it was run; else None.
-        shorter: (tokens, peak in GiB, seconds) of the shorter steps.
-    """
-
-    tokens: int
-    estimated_gib: float
-    measured_gib: float | None
-    step_s: float | None
-    shorter: list[tuple[int, float, float]]
-
-
 def estimate_memory(
     model: LongCompress, recipe: StageRecipe, tokens: int, *, seconds: float, measure: bool = False
-) -> MemoryEstimate:
+) -> dict[str, Any]:
     """The memory of a step on one video of `tokens` tokens: forward, backward and optimizer.
 
     Peaks are what torch allocated on a GPU, resident memory on a CPU (memory in use: glibc's store of freed
@@ -53,6 +33,11 @@ def estimate_memory(
         tokens: of the video.
         seconds: its length.
         measure: also run the step itself.
+
+    Returns:
+        tokens; estimated_gib, the peak on the line through those of the shorter steps; shorter, (tokens, peak
+        in GiB, seconds) of these; measured_gib and step_s of the step if it was run, else None, and then
+        error, which is relative.
 
     Raises:
         ValueError: there are too few tokens to extrapolate to.
@@ -74,15 +59,11 @@ def estimate_memory(
     (tokens_a, peak_a, _), (tokens_b, peak_b, _) = shorter
     estimate = peak_b + (peak_b - peak_a) / (tokens_b - tokens_a) * (tokens - tokens_b)
     measured, step_s = step(tokens, seconds) if measure else (None, None)
-    return MemoryEstimate(tokens, estimate, measured, step_s, shorter)
-
-
-def estimate_json(estimate: MemoryEstimate) -> dict[str, Any]:
-    """As JSON, with the relative error of the estimate if the step was run."""
-    out = asdict(estimate)
-    if estimate.measured_gib:
-        out["error"] = estimate.estimated_gib / estimate.measured_gib - 1
-    return out
+    out = {
+        "tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s,
+        "shorter": shorter,
+    }  # fmt: skip
+    return out | ({"error": estimate / measured - 1} if measured else {})
 
 
 def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Example:

@@ -25,6 +25,7 @@ import math
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -146,12 +147,9 @@ def read_records(source: str | Path) -> list[Record]:
         raise FileNotFoundError(f"no folder of videos and no JSONL file {source}")
     if not records:
         raise ValueError(f"{source}: no video in it; videos end in {' '.join(sorted(VIDEO_SUFFIXES))}")
-    keys = [record.key for record in records]
-    twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
-    if twice:
-        raise ValueError(
-            f"{source}: key {twice[0]!r} stands for {keys.count(twice[0])} records; give each its own"
-        )
+    for key, num in sorted(Counter(record.key for record in records).items()):
+        if num > 1:
+            raise ValueError(f"{source}: key {key!r} stands for {num} records; give each its own")
     if overlaps := [num for record in records if (num := num_overlapping(record.events))]:
         warnings.warn(
             f"{source}: {sum(overlaps)} events of {len(overlaps)} records begin before one ahead of them has "
@@ -159,6 +157,14 @@ def read_records(source: str | Path) -> list[Record]:
             stacklevel=2,
         )
     return sorted(records, key=lambda record: record.key)
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; a ValueError that names `where` if it is none."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
 
 
 def parse_record(value: Any, folder: Path, where: str) -> Record:
@@ -239,15 +245,9 @@ def checked(record: Record, duration_s: float | None) -> Record:
     return record
 
 
-def faults(record: Record, duration_s: float | None = None) -> list[str]:
-    """Faults of the annotations of a video, each in a line; empty without any.
-
-    Args:
-        record: of the video.
-        duration_s: its true length where it is known; None: as the record says.
-    """
-    end_s = record.duration_s if duration_s is None else duration_s
-    lines = list(record.faults)
+def faults(record: Record) -> list[str]:
+    """Faults of the annotations of a video, each in a line; empty without any."""
+    end_s, lines = record.duration_s, list(record.faults)
     for i, event in enumerate(record.events):
         where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
         if not event.text.strip():
@@ -360,22 +360,12 @@ def read_text(path: Path) -> str:
 
 def _of_video(path: Path) -> Record:
     annotations = path.with_suffix(".json")
-    value: dict[str, Any] = {}
-    if annotations.is_file():
-        try:
-            value = json.loads(read_text(annotations))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{annotations} is no JSON: {error}") from error
+    value = parse_json(annotations.read_bytes(), str(annotations)) if annotations.is_file() else {}
     return parse_record({"key": path.stem} | value | {"video": path.name}, path.parent, str(annotations))
 
 
 def _of_lines(path: Path) -> Iterator[Record]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from error
-        yield parse_record(value, path.parent, where)
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield parse_record(parse_json(line, where), path.parent, where)

@@ -5,6 +5,7 @@ trains the projectors alone, `boundary` a LoRA adapter and our own parts, `instr
 trains a new one.
 """
 
+import contextlib
 import json
 import math
 import warnings
@@ -140,7 +141,12 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     rank, world = recipe.engine.place()
-    _check_batch(recipe, world)
+    if recipe.min_videos == recipe.max_videos and recipe.min_videos % (world * recipe.engine.accumulate):
+        warnings.warn(
+            f"a step's {recipe.min_videos} videos are no multiple of {world} ranks x "
+            f"{recipe.engine.accumulate} parts; some ranks will wait for others",
+            stacklevel=2,
+        )
     torch.set_num_threads(recipe.engine.threads)
     torch.manual_seed(recipe.seed)
     trained = prepare(model, recipe)
@@ -193,19 +199,14 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
                 model.add_lora(**recipe.lora)
             parts[part] = [p for n, p in model.llm.lm.named_parameters() if "lora_" in n]
         else:  # a part that the model lacks is None, which has no parameters
-            module = model.llm.time if part == "time" else _projectors(model, part.partition(".")[2])
+            modules = {"time": model.llm.time, "projectors": model.llm.project}
+            module = (modules | {f"projectors.{n}": m for n, m in model.llm.project.items()}).get(part)
             parts[part] = [] if module is None else list(module.parameters())
         if not parts[part]:
             raise ValueError(f"train: model {model.config.name!r} has no parameters of part {part!r}")
         for parameter in parts[part]:
             parameter.requires_grad_(True)
     return parts
-
-
-def _projectors(model: LongCompress, stream: str) -> nn.Module | None:
-    """The projector of a stream, or of all ("")."""
-    projectors = model.llm.project
-    return projectors if not stream else dict(projectors.items()).get(stream)
 
 
 def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
@@ -218,17 +219,13 @@ def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Paramete
 
 def last_checkpoint(out: Path) -> Path | None:
     """The checkpoint of the most steps in a folder; a save that was cut short doesn't count."""
-    steps = {path: path.name.rpartition("-")[2] for path in out.glob("checkpoint-*")}
-    checkpoints = [path for path, num in steps.items() if num.isdigit() and _is_whole(path)]
-    return max(checkpoints, key=lambda path: int(steps[path]), default=None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether the file that a save ends with can be read."""
-    try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return False
+    steps: dict[int, Path] = {}
+    for path in out.glob("checkpoint-*"):
+        # a save is whole where the file that it ends with can be read
+        with contextlib.suppress(OSError, ValueError):
+            if "global_step" in json.loads((path / "trainer_state.json").read_text(encoding="utf8")):
+                steps[int(path.name.rpartition("-")[2])] = path
+    return steps[max(steps)] if steps else None
 
 
 def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
@@ -244,31 +241,14 @@ def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
         return None
     if last is None:
         raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
-    path = out / RECIPE
-    before, now = json.loads(path.read_text(encoding="utf8")), to_dict(recipe)
-    changed = sorted(k for k in now if k not in MAY_CHANGE and before.get(k) != now[k])
-    if changed:
+    path, now = out / RECIPE, to_dict(recipe)
+    before = json.loads(path.read_text(encoding="utf8"))
+    if changed := sorted(k for k in now if k not in MAY_CHANGE and before.get(k) != now[k]):
         raise ValueError(
             f"resume: {', '.join(changed)} differ from {path}; resume with the same, or train in another "
             "folder"
         )
     return last
-
-
-def _check_batch(recipe: StageRecipe, world: int) -> None:
-    """A batch is formed without knowing the ranks; every part of it must get a sample."""
-    parts = world * recipe.engine.accumulate
-    if recipe.min_videos < parts:
-        raise ValueError(
-            f"min_videos must be at least ranks x accumulate = {world} x {recipe.engine.accumulate} = "
-            f"{parts}, got {recipe.min_videos}"
-        )
-    if recipe.min_videos == recipe.max_videos and recipe.min_videos % parts:
-        warnings.warn(
-            f"a step's {recipe.min_videos} videos are no multiple of {world} ranks x "
-            f"{recipe.engine.accumulate} parts; some ranks will wait for others",
-            stacklevel=3,
-        )
 
 
 def batch_sampler(recipe: StageRecipe, indexes: list[Index], start: int = 0) -> BatchSampler:
@@ -282,11 +262,9 @@ def batch_sampler(recipe: StageRecipe, indexes: list[Index], start: int = 0) -> 
 def _arguments(recipe: StageRecipe, out: Path, num_samples: int) -> TrainingArguments:
     steps = math.ceil(recipe.epochs * num_samples / recipe.min_videos) if recipe.epochs else recipe.steps
     warmup = round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * steps)
-    return recipe.engine.arguments(
-        out, steps=steps, lr=recipe.lr, warmup=warmup, schedule=recipe.schedule, decay=recipe.decay,
-        save_steps=recipe.save_steps, logging_steps=recipe.log_steps, eval_steps=recipe.eval_steps,
-        weight_decay=recipe.weight_decay, seed=recipe.seed,
-    )  # fmt: skip
+    same = ("lr", "schedule", "decay", "save_steps", "eval_steps", "weight_decay", "seed")
+    options = {name: getattr(recipe, name) for name in same}
+    return recipe.engine.arguments(out, steps=steps, warmup=warmup, logging_steps=recipe.log_steps, **options)
 
 
 def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) -> Validation | None:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,10 @@ class Validation:
             with open(self.path, "a", encoding="utf8") as file:
                 for answer in answers:
                     file.write(json.dumps({"step": step} | answer, ensure_ascii=False) + "\n")
-            print(validation_text(step, loss, answers), flush=True)
+            print(f"step {step}: validation loss {loss:.4f}")
+            for answer in answers:
+                print(f"  {answer['key']}: {answer['question']}")
+                print(f"    reference {answer['reference']}\n    answer    {answer['answer']}", flush=True)
         return {"eval_loss": loss}
 
     @torch.no_grad()
@@ -70,24 +72,10 @@ class Validation:
     @torch.no_grad()
     def answers(self) -> list[dict[str, str]]:
         """key, question, reference and the model's answer of the first questions."""
-        examples = [
-            (key, example)
-            for loaded in self.batches
-            for key, example in zip(loaded.keys, loaded.examples, strict=True)
-            if example.turns
-        ]
+        pairs = [pair for loaded in self.batches for pair in zip(loaded.keys, loaded.examples, strict=True)]
         answers = []
-        for key, example in examples[: self.num_answers]:
+        for key, example in pairs[: self.num_answers]:
             question, reference = example.turns[0]
             (answer,) = self.model.llm.answer_each([example.video], [question])
             answers.append({"key": key, "question": question, "reference": reference or "", "answer": answer})
         return answers
-
-
-def validation_text(step: int, loss: float, answers: Sequence[dict[str, str]]) -> str:
-    """The loss and the answers as lines."""
-    lines = [f"step {step}: validation loss {loss:.4f}"]
-    for answer in answers:
-        lines.append(f"  {answer['key']}: {answer['question']}")
-        lines += [f"    reference {answer['reference']}", f"    answer    {answer['answer']}"]
-    return "\n".join(lines)

@@ -9,12 +9,11 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .rows import Job, Row, make_row
+from .rows import Recorder, Row
 
 CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory a program may have."""
@@ -139,22 +138,21 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     return report | {"shared": binary.metadata.shared, "wide_reads": bool(wide), "tensor_cores": bool(cores)}
 
 
-def compile_jobs(words: Sequence[str]) -> Iterator[Job]:
-    """A job for each variant and chip in whose name one of `words` stands; ValueError if Triton
-    interprets."""
+def bench_compile(out: str | None, words: Sequence[str]) -> int:
+    """Report each variant and chip in whose name one of `words` stands; exit code 1 if one failed."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels can't be compiled where TRITON_INTERPRET is 1; unset it")
-    for chip in CHIPS:
-        for variant in variants():
-            if not words or any(word in variant.name for word in words):
-                run = partial(report_on, variant, chip)
-                yield Job("compile", variant.name, f"sm_{chip}", "warps", variant.warps, run)
+    recorder = Recorder(out, "cpu", ["compile"])
+    for chip, variant in product(CHIPS, variants()):
+        if not words or any(word in variant.name for word in words):
+            row = Row("compile", variant.name, f"sm_{chip}", x_name="warps", x=variant.warps)
+            recorder.run(row, report_on, variant, chip)
+    return int(recorder.num_failed > 0)
 
 
-def report_on(variant: Variant, chip: int) -> list[Row]:
+def report_on(row: Row, variant: Variant, chip: int) -> list[Row]:
     """The row of a variant on a chip: its registers, with all else in the settings."""
     report = compiled(variant, chip)
     settings = {"stack_bytes": report["STACK"], "shared_bytes": report["shared"], "warps": variant.warps}
     settings |= {"wide_reads": report["wide_reads"], "tensor_cores": report["tensor_cores"]}
-    job = Job("compile", variant.name, f"sm_{chip}", "warps", variant.warps, settings=settings)
-    return [make_row(job, [float(report["REG"])], "registers", "registers")]
+    return [row.figure([float(report["REG"])], "registers", "registers", settings=settings)]

@@ -5,7 +5,6 @@ decoded. Beside it the same video is decoded first, then CLIP, BEATs and Whisper
 plain transformers and torch. On a shared machine only the seconds of all cores compare.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import median
@@ -16,52 +15,55 @@ from einops import rearrange
 from torch import Tensor
 
 from ...checkpoints.architectures import config_of
-from ...config import ModelConfig
 from ...encoders import AudioEncoder, BeatsEncoder, VisionEncoder
 from ...encoders.fbank import beats_filters
 from ...encoders.random_encoders import SHAPES, Size, random_encoders
 from ...encoders.vision import CLIP_MEAN, CLIP_STD
-from ...media.reader import read
 from ...model import LongCompress
 from ...session import read_session
-from ...types import Frames
-from .rows import Job, Row, make_row
-from .timer import in_own_process, peaks_gb, relative_rms, timed
+from ...types import Audio, Frames
+from .rows import OURS, Row
+from .stages import decode
+from .timer import in_own_process, peaks_gb, relative_rms, stopwatch, timed
 
 Preset = Literal["longvale", "vtimellm"]
 BATCH_FRAMES, BATCH_WINDOWS = 25, 8  # of the encoders one after another
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}  # relative RMS of the difference
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}  # relative RMS of the difference
 NO_BUDGET = 1 << 40
 WINDOW = 512  # frames of BEATs' mel filters
 MEAN = 256  # positions of Whisper
-OURS, SEPARATE = "longcompress", "one after another"
+SEPARATE = "one after another"  # provider
 
 
 def features_rows(
-    video: str, minutes: float, preset: Preset, size: Size, repeat: int, device: str, dtype: str | None
+    row: Row, video: str, preset: Preset, size: Size, repeat: int, device: str, dtype: str | None
 ) -> Iterator[Row]:
     """Peak memory in a process of its own, then the times of both, which take turns.
 
     Raises:
         ValueError: both don't give the same features; nothing is timed then.
     """
-    settings: dict[str, Any] = {"preset": preset, "size": size, "dtype": dtype or "float32"}
-    job = Job("features", "extract", OURS, "minutes", minutes, settings=settings)
+    dtype = dtype or "float32"
+    if dtype not in TOLERANCE:
+        raise ValueError(f"dtype must be one of {', '.join(TOLERANCE)}, got {dtype!r}")
+    settings: dict[str, Any] = {"preset": preset, "size": size, "dtype": dtype}
+    row = replace(row, case="extract", provider=OURS, settings=settings)
     for case, peak in in_own_process(extraction_peaks, preset, size, video, torch.get_num_threads()).items():
-        yield make_row(job, [peak], "memory", "GB", case=case)
-    model = random_model(preset, size).to(device, dtype_of(settings["dtype"]))
-    features, seconds = extract(model, video)
-    check(features, extract_separately(model, video)[0], dtype_of(settings["dtype"]))
-    work = {OURS: lambda _: extract(model, video), SEPARATE: lambda _: extract_separately(model, video)[1]}
+        yield row.figure([peak], "memory", "GB", case=case)
+    model = random_model(preset, size).to(device, getattr(torch, dtype))
+    features, video_s = extract(model, video)
+    check(features, extract_separately(model, video)[0], TOLERANCE[dtype])
+    work = {OURS: lambda: extract(model, video), SEPARATE: lambda: extract_separately(model, video)[1]}
     took = timed(work, repeat, device, warm_up=0, keep_results=True)
     steps = [run.result for run in took[SEPARATE]]
-    settings |= {"video_s": seconds, "separate_steps_s": {n: median(s[n] for s in steps) for n in steps[0]}}
+    step_s = {name: median(step[name] for step in steps) for name in steps[0]}
+    row = replace(row, settings=settings | {"video_s": video_s, "separate_steps_s": step_s})
     for metric, clock in (("time", "wall_s"), ("time of all cores", "cpu_s")):
         times = {name: [getattr(run, clock) for run in runs] for name, runs in took.items()}
         for name, values in times.items():
-            yield make_row(job, values, metric, provider=name)
+            yield row.figure(values, metric, provider=name)
         ratios = [theirs / ours for theirs, ours in zip(times[SEPARATE], times[OURS], strict=True)]
-        yield make_row(job, ratios, f"{metric}, ratio", "x", provider=SEPARATE)
+        yield row.figure(ratios, f"{metric}, ratio", "x", provider=SEPARATE)
 
 
 def extraction_peaks(preset: Preset, size: Size, video: str, threads: int) -> dict[str, float]:
@@ -102,36 +104,20 @@ def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
 @torch.no_grad()
 def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
-    start_s = time.perf_counter()
-    took: dict[str, float] = {}
-
-    def lap(name: str) -> None:
-        nonlocal start_s
-        took[name], start_s = time.perf_counter() - start_s, time.perf_counter()
-
-    pixels, samples = decode_all(video, model.config)
-    lap("decode")
+    lap, took = stopwatch(model.device), {}
+    parts, _ = decode(model, video)
+    pixels = torch.cat([part.pixels for part in parts if isinstance(part, Frames)])
+    samples = torch.cat([torch.zeros(0), *(part.samples for part in parts if isinstance(part, Audio))])
+    took["decode"] = lap()
     features = {"video": encode_frames(model, pixels)}
-    lap("video")
+    took["video"] = lap()
     if model.audio is not None:
         features["audio"] = encode_audio(model.audio, samples)
-        lap("audio")
+        took["audio"] = lap()
     if model.speech is not None:
         features["speech"] = encode_speech(model.speech, samples)
-        lap("speech")
+        took["speech"] = lap()
     return features, took
-
-
-def decode_all(video: str, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """((T, H, W, 3) uint8 frames, (n,) float32 samples) of a whole video."""
-    pixels, samples = [], []
-    with read(video, replace(config.media, audio=bool(config.audio.base))) as parts:
-        for part in parts:
-            if isinstance(part, Frames):
-                pixels.append(part.pixels)
-            else:
-                samples.append(part.samples)
-    return torch.cat(pixels), torch.cat(samples) if samples else torch.zeros(0)
 
 
 def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
@@ -171,21 +157,13 @@ def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
     return torch.stack([part.mean(0) for part in x.split(MEAN)]).cpu()
 
 
-def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
     """ValueError unless both have the same features."""
     for name, y in expected.items():
         x = features[name]
         off = relative_rms(x, y)
-        if x.shape != y.shape or not off <= TOLERANCE[dtype]:
+        if x.shape != y.shape or not off <= tolerance:
             raise ValueError(
                 f"stream {name!r}: features {tuple(x.shape)} and {tuple(y.shape)} are {off:.1e} apart, at "
-                f"most {TOLERANCE[dtype]:.0e} is the same; nothing is timed"
+                f"most {tolerance:.0e} is the same; nothing is timed"
             )
-
-
-def dtype_of(dtype: str) -> torch.dtype:
-    """torch's dtype of this name."""
-    kinds = {str(kind).removeprefix("torch."): kind for kind in TOLERANCE}
-    if dtype not in kinds:
-        raise ValueError(f"dtype must be one of {', '.join(kinds)}, got {dtype!r}")
-    return kinds[dtype]

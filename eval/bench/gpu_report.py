@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -25,13 +26,6 @@ from .timer import DTYPES, synchronize, timed
 MODULE = "longcompress.eval.bench.gpu_report"
 LIMIT_S = 570.0  # of all sections together
 OPERATIONS = ["copy", "metric", "pool", "novelty", "attend", "plan", "merge"]
-
-
-class Section(NamedTuple):
-    """A part of the report: its time limit and its function, which gets the folder and the device."""
-
-    limit_s: float
-    run: Callable[[Path, str], int]
 
 
 def device_facts(out: Path, device: str) -> int:
@@ -48,7 +42,7 @@ def device_facts(out: Path, device: str) -> int:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     a, b = (normal(side, side, seed, device).to(torch.bfloat16) for seed in (1, 2))
-    took = timed({"copy": lambda _: target.copy_(source), "product": lambda _: a @ b}, 9, device)
+    took = timed({"copy": lambda: target.copy_(source), "product": lambda: a @ b}, 9, device)
     copy_s, product_s = (min(run.wall_s for run in took[name]) for name in ("copy", "product"))
     facts |= {"copy_tb_per_s": 2 * size / copy_s / 1e12, "bf16_tflops": 2 * side**3 / product_s / 1e12}
     return _write(out / "device.json", facts)
@@ -66,49 +60,53 @@ def profile_kernels(out: Path, device: str) -> int:
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.startswith("cuda")
-    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
     report: dict[str, Any] = {}
     inputs = make_inputs(device, *((360, 2560, 1024) if on_gpu else (2, 96, 128)), "bf16")
-    for kind, options in MERGES.items():
+
+    def merge_thrice(options: dict[str, Any]) -> None:
         for i in range(3):
             composed(inputs.x(i), inputs.offsets, options)
         synchronize(inputs.xs[0].device)
-        with profile(activities=[activity]) as trace:
-            for i in range(3):
-                composed(inputs.x(i), inputs.offsets, options)
-            synchronize(inputs.xs[0].device)
-        events = [(e.key, e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.count / 3)
-                  for e in trace.key_averages()]  # fmt: skip
-        kernels = sorted(((name, us / 3, count) for name, us, count in events if us), key=lambda e: -e[1])
+
+    for kind, options in MERGES.items():
+        merge_thrice(options)
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as trace:
+            merge_thrice(options)
+        kernels = []
+        for event in trace.key_averages():
+            if us := event.self_device_time_total if on_gpu else event.self_cpu_time_total:
+                kernels.append({"name": event.key[:90], "us": us / 3, "launches": event.count / 3})
+        kernels.sort(key=lambda kernel: -kernel["us"])
         report[kind] = {
-            "sum_us": sum(us for _, us, _ in kernels), "launches": sum(count for *_, count in kernels),
-            "kernels": [{"name": n[:90], "us": round(us, 1), "launches": c} for n, us, c in kernels[:30]],
-        }  # fmt: skip
+            "sum_us": sum(kernel["us"] for kernel in kernels),
+            "launches": sum(kernel["launches"] for kernel in kernels),
+            "kernels": [kernel | {"us": round(kernel["us"], 1)} for kernel in kernels[:30]],
+        }
         _write(out / "profile.json", report)
     return 0
 
 
-def kernel_section(dtype: str, cases: list[str], *, repeat: int = 15) -> Callable[[Path, str], int]:
-    """A section of `bench kernels`; its figures go to a CSV file of its own."""
-
-    def run(out: Path, device: str) -> int:
-        path = str(out / f"{'-'.join([dtype, *cases[:1]]).replace(' ', '_')}.csv")
-        if device.startswith("cuda"):
-            return bench_kernels(path, device, [dtype], cases, repeat=repeat)
-        shape: dict[str, Any] = {"segments": 2, "tokens": 96, "channels": 128, "repeat": 1, "encoder_px": 28}
-        return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
-
-    return run
+def time_kernels(out: Path, device: str, dtype: str, cases: list[str], repeat: int = 15) -> int:
+    """`bench kernels`, with its figures in a CSV file of its own."""
+    path = str(out / f"{dtype}-{cases[0].replace(' ', '_')}.csv")
+    if device.startswith("cuda"):
+        return bench_kernels(path, device, [dtype], cases, repeat=repeat)
+    shape: dict[str, Any] = {"segments": 2, "tokens": 96, "channels": 128, "repeat": 1, "encoder_px": 28}
+    return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
 
 
-SECTIONS = {
-    "device": Section(40, device_facts),
-    "tests": Section(240, interpreted_tests),
-    "segment": Section(60, kernel_section("bf16", ["one segment"])),
-    "profile": Section(60, profile_kernels),
-    **{f"operations-{name}": Section(110, kernel_section(name, OPERATIONS)) for name in reversed(DTYPES)},
-    "encoder": Section(90, kernel_section("bf16", ["encoder"], repeat=5)),
+SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
+    "device": (40, device_facts),
+    "tests": (240, interpreted_tests),
+    "segment": (60, partial(time_kernels, dtype="bf16", cases=["one segment"])),
+    "profile": (60, profile_kernels),
+    **{
+        f"operations-{name}": (110, partial(time_kernels, dtype=name, cases=OPERATIONS))
+        for name in reversed(DTYPES)
+    },
+    "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
 }
+"""Name of a section -> its time limit in seconds, and its function, which gets the folder and the device."""
 
 
 def report(out: Path, device: str, names: list[str]) -> int:
@@ -116,7 +114,7 @@ def report(out: Path, device: str, names: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     report_start_s, results = time.monotonic(), {}
     for name in names:
-        limit_s = min(SECTIONS[name].limit_s, LIMIT_S - (time.monotonic() - report_start_s))
+        limit_s = min(SECTIONS[name][0], LIMIT_S - (time.monotonic() - report_start_s))
         own = [sys.executable, "-m", MODULE, "--out", str(out), "--device", device]
         start_s = time.monotonic()
         with open(out / f"{name}.log", "w", encoding="utf8") as log:
@@ -151,7 +149,7 @@ def main() -> int:
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in this process
     words = parser.parse_args()
     if words.section:
-        return SECTIONS[words.section].run(words.out, words.device)
+        return SECTIONS[words.section][1](words.out, words.device)
     return report(words.out, words.device, words.sections)
 
 

@@ -7,8 +7,10 @@ inputs rotate, so that none is found in the cache.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +33,7 @@ from ...kernels import (
     start_state,
 )
 from ...kernels._dispatch import use_triton
-from .rows import Job, Recorder, Row, make_row
+from .rows import Recorder, Row
 from .timer import DTYPES, relative_rms, timed
 
 KEEP, WIDTH, QUERIES = 30, 64, 16
@@ -55,7 +57,7 @@ class Case(NamedTuple):
     work: Callable[[int], Any]  # gets the number of the input
     num_bytes: int
     flop: int = 0
-    error: Callable[[], float] | None = None  # of its result, beside float64 or another implementation
+    error: Callable[[], float] = lambda: 0.0  # of its result, beside float64 or another implementation
     tolerance: float = 0.0
 
     def checked(
@@ -78,7 +80,7 @@ class Inputs(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Bytes of one copy."""
-        return self.xs[0].numel() * self.xs[0].element_size()
+        return self.xs[0].nbytes
 
     def x(self, i: int) -> Tensor:
         """(N, C) the features of call i."""
@@ -88,12 +90,12 @@ class Inputs(NamedTuple):
         """(N, d) their metric."""
         return self.metrics[i % len(self.xs)]
 
-    def providers(self, op: Any, reference: Any, *, compiles: bool = True) -> list[tuple[str, Any]]:
-        """Name and function of each implementation that runs here."""
+    def providers(self, op: Any, reference: Any, *, compiles: bool = True) -> dict[str, Any]:
+        """Name -> function of each implementation that runs here."""
         if not self.fused:
-            return [("torch", op)]
-        out = [("triton", op), ("reference", reference)]
-        return [*out, ("compiled", torch.compile(reference))] if self.xs[0].is_cuda and compiles else out
+            return {"torch": op}
+        compiled = {"compiled": torch.compile(reference)} if self.xs[0].is_cuda and compiles else {}
+        return {"triton": op, "reference": reference} | compiled
 
 
 def bench_kernels(
@@ -122,11 +124,9 @@ def bench_kernels(
         blocks: frames of a block; 8 if not given, on a GPU 8, 64 and 256.
     """
     if compile:
-        from .compile import compile_jobs
+        from .compile import bench_compile
 
-        recorder = Recorder(out, "cpu", ["compile"])
-        recorder.run(compile_jobs(cases or []))
-        return int(recorder.num_failed > 0)
+        return bench_compile(out, cases or [])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.startswith("cuda")
     if threads:
@@ -134,20 +134,32 @@ def bench_kernels(
     if not on_gpu:
         print("no GPU: torch on the CPU is timed; --compile reports on the Triton kernels", file=sys.stderr)
     segments = segments or (360 if on_gpu else 10)
-    settings = {"segments": segments, "tokens": tokens, "channels": channels, "keep": KEEP}
+    about = {"segments": segments, "tokens": tokens, "channels": channels, "keep": KEEP}
     recorder = Recorder(out, device, ["kernels"])
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
             raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-        make = partial(make_inputs, device, segments, tokens, channels, name)
-        recorder.run(kernel_jobs(make, cases or [], repeat, segments, settings | {"dtype": name}))
+        about["dtype"] = name
+        row = Row("kernels", f"inputs, {name}", x_name="segments", x=segments, settings=dict(about))
+        with recorder.attempt(row):  # the kernels themselves make the inputs
+            time_operations(
+                recorder, row, make_inputs(device, segments, tokens, channels, name), cases, repeat
+            )
         if not cases or any(word in "encoder, pairs" for word in cases):
-            from .encoder import encoder_jobs
+            from .encoder import time_encoder
 
-            recorder.run(
-                encoder_jobs(encoder, encoder_px, pairs or [2, 4, 8],
-                             blocks or ([8, 64, 256] if on_gpu else [8]), min(repeat, 5), device, name)
-            )  # fmt: skip
+            for block in blocks or ([8, 64, 256] if on_gpu else [8]):
+                row = Row(
+                    "kernels",
+                    "encoder",
+                    "stock and merging",
+                    x_name="block",
+                    x=block,
+                    settings={"dtype": name},
+                )
+                recorder.run(
+                    row, time_encoder, encoder, encoder_px, pairs or [2, 4, 8], min(repeat, 5), device
+                )
     return int(recorder.num_failed > 0)
 
 
@@ -163,59 +175,45 @@ def make_inputs(device: str, segments: int, tokens: int, channels: int, dtype: s
     return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype])
 
 
-def kernel_jobs(
-    make: Callable[[], Inputs], words: Sequence[str], repeat: int, segments: int, settings: dict[str, Any]
-) -> Iterator[Job]:
-    """A job for each operation and implementation; an operation that can't be set up is a job that fails."""
-    name = settings["dtype"]
-    try:
-        inputs = make()
-    except Exception as error:  # the kernels themselves make the inputs
-        yield _failing(f"inputs, {name}", segments, error)
-        return
+def time_operations(
+    recorder: Recorder, row: Row, inputs: Inputs, words: list[str] | None, repeat: int
+) -> None:
+    """Rows of each operation and implementation; an operation that can't be set up has a row that says so."""
     for operation in (copies, head_means, pools, novelties, attends, merges, graphs, steps):
-        try:
+        with recorder.attempt(replace(row, case=f"{operation.__name__}, {row.settings['dtype']}")):
             for case in operation(inputs):
                 if not words or any(word in case.case for word in words):
-                    run = partial(time_case, case, repeat, inputs.xs[0].device, settings)
-                    yield Job("kernels", case.case, case.provider, "segments", segments, run, settings)
-        except Exception as error:  # as in `Recorder.run`: the other operations go on
-            yield _failing(f"{operation.__name__}, {name}", segments, error)
+                    own = replace(row, case=case.case, provider=case.provider)
+                    recorder.run(own, time_case, case, repeat, inputs.xs[0].device)
 
 
-def _failing(case: str, segments: int, error: Exception) -> Job:
-    def run() -> list[Row]:
-        raise error
-
-    return Job("kernels", case, "", "segments", segments, run)
-
-
-def time_case(case: Case, repeat: int, device: torch.device, settings: dict[str, Any]) -> Iterator[Row]:
+def time_case(row: Row, case: Case, repeat: int, device: torch.device) -> Iterator[Row]:
     """Time, bandwidth and a GPU's extra memory of a case; ValueError, and nothing timed, if it is wrong."""
-    error = case.error() if case.error is not None else 0.0
+    error = case.error()
     if not error <= case.tolerance:
         raise ValueError(
-            f"{case.case} by {case.provider} ({settings['dtype']}) is wrong by {error:.2e}, at most "
+            f"{case.case} by {case.provider} ({row.settings['dtype']}) is wrong by {error:.2e}, at most "
             f"{case.tolerance:.0e} is right; nothing is timed"
         )
-    work, calls = {case.case: case.work}, 1
+    inputs, calls = count(), 1
+    work = {case.case: lambda: case.work(next(inputs))}
     first_s = timed(work, 1, device, warm_up=2)[case.case][0].wall_s
     if device.type == "cuda":
         calls = min(50, max(1, round(MIN_RUN_S / first_s)))
     repeat = min(repeat, max(3, int(MAX_CASE_S / (calls * first_s))))
     took = [run.wall_s for run in timed(work, repeat, device, warm_up=0, calls=calls)[case.case]]
-    about = settings | {"bytes": case.num_bytes, "flop": case.flop, "error": error}
-    job = Job("kernels", case.case, case.provider, "segments", settings["segments"], settings=about)
-    yield make_row(job, [1e3 * s for s in took], "time", "ms")
+    about = {"bytes": case.num_bytes, "flop": case.flop, "error": error}
+    row = replace(row, settings=row.settings | about)
+    yield row.figure([1e3 * s for s in took], "time", "ms")
     if case.num_bytes:
-        yield make_row(job, [case.num_bytes / s / 1e9 for s in took], "bandwidth", "GB/s")
+        yield row.figure([case.num_bytes / s / 1e9 for s in took], "bandwidth", "GB/s")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         case.work(0)
         torch.cuda.synchronize()
         extra = torch.cuda.max_memory_allocated() - before
-        yield make_row(job, [extra / 1e6], "memory", "MB")
+        yield row.figure([extra / 1e6], "memory", "MB")
 
 
 def copies(inputs: Inputs) -> Iterator[Case]:
@@ -229,7 +227,7 @@ def head_means(inputs: Inputs) -> Iterator[Case]:
     x = inputs.xs[0]
     expected = reduce(x.double(), "n (head d) -> n d", "mean", d=WIDTH)
     num_bytes = inputs.num_bytes + 4 * expected.numel()
-    for provider, op in inputs.providers(head_mean, head_mean_reference):
+    for provider, op in inputs.providers(head_mean, head_mean_reference).items():
         work = partial(lambda op, i: op(inputs.x(i), WIDTH), op)
         yield Case("metric", provider, work, num_bytes, x.numel()).checked(expected, 1e-6)
 
@@ -239,11 +237,11 @@ def pools(inputs: Inputs) -> Iterator[Case]:
     x, merge = inputs.xs[0], inputs.plan
     expected = means64(x, merge)
     dy = normal(expected.shape[0], expected.shape[1], 7, x.device).to(x.dtype)
-    num_bytes = inputs.num_bytes + dy.numel() * dy.element_size() + 4 * len(x)
+    num_bytes = inputs.num_bytes + dy.nbytes + 4 * len(x)
     group = merge.group[:4096].long()  # the gradient of as many tokens is checked
     weight = merge.weight[:4096].double() / merge.mass.double()[group]
     expected_dx = dy.double()[group] * weight[:, None]
-    for provider, op in inputs.providers(pool, pool_reference):
+    for provider, op in inputs.providers(pool, pool_reference).items():
         work = partial(lambda op, i: op(inputs.x(i), merge), op)
         yield Case("pool", provider, work, num_bytes, 2 * x.numel()).checked(expected, inputs.tolerance)
         leaf = x.detach().requires_grad_()
@@ -258,7 +256,7 @@ def novelties(inputs: Inputs) -> Iterator[Case]:
     metric = inputs.metrics[0]
     previous = (torch.arange(len(metric), dtype=torch.int32, device=metric.device) - 256).clamp_min(-1)
     expected = novelty_reference(metric.double(), previous)
-    for provider, op in inputs.providers(novelty, novelty_reference):
+    for provider, op in inputs.providers(novelty, novelty_reference).items():
         work = partial(lambda op, i: op(inputs.metric(i), previous), op)
         yield Case("novelty", provider, work, 4 * metric.numel()).checked(expected, 1e-5)
 
@@ -272,7 +270,7 @@ def attends(inputs: Inputs) -> Iterator[Case]:
     expected = attend_reference(query, x[: at[1]].float(), at[:2], None, first).read()
     op = lambda x: attend(query, x, inputs.offsets, state=state)  # noqa: E731
     reference = lambda x: attend_reference(query, x, at, None, state)  # noqa: E731
-    for provider, read in inputs.providers(op, reference, compiles=False):
+    for provider, read in inputs.providers(op, reference, compiles=False).items():
         work = partial(lambda read, i: read(inputs.x(i)), read)
         case = Case("attend", provider, work, inputs.num_bytes, 4 * x.numel() * QUERIES)
         yield case.checked(expected, 1e-4, lambda after: after.read()[:1])
@@ -322,7 +320,7 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
         return
     x = inputs.xs[0][: int(inputs.offsets[1])].clone()
     offsets = torch.tensor([0, len(x)], dtype=torch.int32, device="cpu")  # a graph needs them on the CPU
-    num_bytes = 2 * x.numel() * x.element_size()
+    num_bytes = 2 * x.nbytes
     for kind, options in MERGES.items():
         launch = partial(lambda options, _: composed(x, offsets, options), options)
         side = torch.cuda.Stream()
@@ -346,6 +344,7 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
 
 def steps(inputs: Inputs) -> Iterator[Case]:
     """The published step-by-step merge."""
+    num_segments = len(inputs.offsets) - 1
     forms = {"step by step": step_by_step}
     if inputs.xs[0].is_cuda:
         forms["compiled steps"] = torch.compile(step_by_step, dynamic=False)
@@ -357,9 +356,7 @@ def steps(inputs: Inputs) -> Iterator[Case]:
         return float((ours - step_by_step(x[None], PUBLISHED)[0]).abs().max())
 
     for provider, form in forms.items():
-        work = partial(
-            lambda form, i: form(inputs.x(i).unflatten(0, (len(inputs.offsets) - 1, -1)), PUBLISHED), form
-        )
+        work = partial(lambda form, i: form(inputs.x(i).unflatten(0, (num_segments, -1)), PUBLISHED), form)
         yield Case("merge, published", provider, work, 2 * inputs.num_bytes, 0, error, 1e-12)
 
 
@@ -374,17 +371,17 @@ def step_by_step(x: Tensor, schedule: list[int]) -> Tensor:
         order = best.values.argsort(dim=-1, descending=True)
         unmerged, sources = order[:, pairs:, None], order[:, :pairs, None]
         targets = best.indices[..., None].gather(1, sources)
-
-        def merged(t: Tensor, unmerged: Tensor = unmerged, sources: Tensor = sources,
-                   targets: Tensor = targets) -> Tensor:  # fmt: skip
-            even, odd, width = t[:, ::2], t[:, 1::2], t.shape[2]
-            moved = even.gather(1, sources.expand(-1, -1, width))
-            odd = odd.scatter_add(1, targets.expand(-1, -1, width), moved)
-            return torch.cat([even.gather(1, unmerged.expand(-1, -1, width)), odd], 1)
-
-        x, size = merged(x * size), merged(size)
+        x, size = (_paired(t, unmerged, sources, targets) for t in (x * size, size))
         x = x / size
     return x
+
+
+def _paired(t: Tensor, unmerged: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """(S, M, C): the unmerged even tokens, and the odd ones with their sources added."""
+    even, odd = t[:, ::2], t[:, 1::2]
+    wide = lambda index: index.expand(-1, -1, t.shape[2])  # noqa: E731
+    odd = odd.scatter_add(1, wide(targets), even.gather(1, wide(sources)))
+    return torch.cat([even.gather(1, wide(unmerged)), odd], 1)
 
 
 def means64(x: Tensor, merge: Plan) -> Tensor:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ...config import MediaConfig
 from ...files import replacing
 from ...media.reader import probe, read
 from ...types import Frames
-from .rows import Job, Row, make_row
+from .rows import OURS, Row
 from .timer import timed
 
 SIZE_PX = 224
@@ -70,7 +71,7 @@ def make_video(path: Path, minutes: float) -> None:
     part.unlink()
 
 
-def media_rows(video: Path, minutes: float, repeat: int) -> Iterator[Row]:
+def media_rows(row: Row, video: Path, repeat: int) -> Iterator[Row]:
     """Seconds on the wall and of all cores of each way to read a video.
 
     Raises:
@@ -78,16 +79,16 @@ def media_rows(video: Path, minutes: float, repeat: int) -> Iterator[Row]:
     """
     work = {FFMPEG: partial(read_with_ffmpeg, video)}
     work |= {name: partial(count_frames, video, options) for name, options in READS.items()}
-    theirs, ours = (work[name](0) for name in (FFMPEG, next(iter(READS))))
+    theirs, ours = (work[name]() for name in (FFMPEG, next(iter(READS))))
     if abs(theirs - ours) > 1:
         raise ValueError(f"{video.name}: {ours} frames, ffmpeg has {theirs}; nothing is timed")
     for name, took in timed(work, repeat, "cpu", warm_up=0).items():
-        job = Job("media", name, "ffmpeg" if name == FFMPEG else "longcompress", "minutes", minutes)
-        yield make_row(job, [run.wall_s for run in took])
-        yield make_row(job, [run.cpu_s for run in took], "time of all cores")
+        own = replace(row, case=name, provider="ffmpeg" if name == FFMPEG else OURS)
+        yield own.figure(run.wall_s for run in took)
+        yield own.figure((run.cpu_s for run in took), "time of all cores")
 
 
-def read_with_ffmpeg(video: Path, _: int) -> int:
+def read_with_ffmpeg(video: Path) -> int:
     """Number of frames, one a second and scaled, that the ffmpeg command writes to a pipe."""
     scale = f"fps=1:round=up,scale={SIZE_PX}:{SIZE_PX}"
     output = ["-an", "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
@@ -99,7 +100,7 @@ def read_with_ffmpeg(video: Path, _: int) -> int:
     return num_bytes // (3 * SIZE_PX**2)
 
 
-def count_frames(video: Path, options: dict[str, Any], _: int) -> int:
+def count_frames(video: Path, options: dict[str, Any]) -> int:
     """Number of frames that `media.read` gives, all parts read."""
     with read(video, MediaConfig(size_px=SIZE_PX, **options)) as parts:
         return sum(len(part) for part in parts if isinstance(part, Frames))

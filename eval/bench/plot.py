@@ -12,7 +12,7 @@ from typing import Any
 
 from ...files import replacing
 from ...plot import FAINT, INK
-from .rows import UNCOMPRESSED, Row, by_subject, grouped, number, tokens_of
+from .rows import UNCOMPRESSED, Row, grouped, number, subject_of, tokens_of
 
 # Okabe and Ito's colours, which are told apart with any kind of colour vision; series have markers too
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#555555")
@@ -25,7 +25,7 @@ def plot_all(rows: Sequence[Row], folder: Path) -> list[Path]:
     """The paths of all plots that there are figures for."""
     paths = []
     for name, (suite, title, plot) in PLOTS.items():
-        subjects = by_subject(row for row in rows if row.suite == suite and not row.error)
+        subjects = grouped((row for row in rows if row.suite == suite and not row.error), subject_of)
         if not subjects:
             print(f"no plot {name}: no figures of {suite}", flush=True)
         for subject, part in subjects.items():
@@ -50,22 +50,17 @@ def roofline(axes: Any, rows: Sequence[Row]) -> str:
     if not counted or not copies:
         return f"no bandwidth of {'operations with flop and bytes' if copies else 'a copy'}"
     series = list(dict.fromkeys(row.case for row in counted))
-    kinds = list(dict.fromkeys((row.provider, row.settings.get("dtype", "")) for row in counted))
-    intensities = []
-    for row in counted:
-        x = row.settings["flop"] / row.settings["bytes"]
-        intensities.append(x)
-        colour = COLOURS[series.index(row.case) % 8]
-        marker = MARKERS[kinds.index((row.provider, row.settings.get("dtype", ""))) % 8]
-        y, low, high = (x * value for value in (row.value, row.low, row.high))
-        axes.errorbar([x], [y], [[y - low], [high - y]], linestyle="", markeredgecolor="white", color=colour,
-                      marker=marker, markersize=8, capsize=2)  # fmt: skip
+    kinds = list(dict.fromkeys(_kind(row) for row in counted))
+    intensities = [row.settings["flop"] / row.settings["bytes"] for row in counted]
+    dots: dict[str, Any] = {"linestyle": "", "markersize": 8}
+    for row, x in zip(counted, intensities, strict=True):
+        look = {"color": COLOURS[series.index(row.case) % 8], "marker": MARKERS[kinds.index(_kind(row)) % 8]}
+        _points(axes, [x], [row], scale=x, markeredgecolor="white", capsize=2, **look, **dots)
     ends, roof = [min(intensities) / 2, max(intensities) * 2], max(copies)
     for i, name in enumerate(series):
-        axes.plot([], [], marker="o", color=COLOURS[i % 8], label=name, linestyle="", markersize=8)
+        axes.plot([], [], marker="o", color=COLOURS[i % 8], label=name, **dots)
     for i, kind in enumerate(kinds):
-        label = ", ".join(filter(None, kind))
-        axes.plot([], [], marker=MARKERS[i % 8], color="#999999", label=label, linestyle="", markersize=8)
+        axes.plot([], [], marker=MARKERS[i % 8], color="#999999", label=kind, **dots)
     label = f"memory as fast as a copy, {number(roof)} GB/s"
     axes.plot(ends, [roof * x for x in ends], color=INK, linewidth=1.5, label=label)
     _style(axes, "arithmetic per byte moved (FLOP/byte)", "achieved (GFLOP/s)", log=True)
@@ -79,18 +74,16 @@ def compress_time(axes: Any, rows: Sequence[Row]) -> str:
         return "no time of compressing in a fresh process"
     _lines(axes, picked)
     minutes = sorted({row.x for row in picked})
-    axes.plot(
-        minutes, [60 * m for m in minutes], color=INK, linestyle=":", label="as long as the video lasts"
-    )
+    video_s = [60 * m for m in minutes]
+    axes.plot(minutes, video_s, color=INK, linestyle=":", label="as long as the video lasts")
     _style(axes, "length of the video (min)", "compressing it (s)", log=True)
     return ""
 
 
 def peak_memory(axes: Any, rows: Sequence[Row]) -> str:
     """Peak memory of compressing and a first answer over the length of the video."""
-    picked = [row for row in rows if row.case == "first answer" and row.metric.startswith("memory of")]
-    of_gpu = [row for row in picked if row.metric == "memory of the GPU"]
-    picked = of_gpu or picked
+    peaks = [row for row in rows if row.case == "first answer" and row.metric.startswith("memory of")]
+    picked = [row for row in peaks if row.metric == "memory of the GPU"] or peaks
     if not picked:
         return "no peak of memory in a fresh process"
     _lines(axes, picked)
@@ -133,12 +126,23 @@ PLOTS = {
 def _lines(axes: Any, rows: Sequence[Row]) -> None:
     """A line for each budget, over the length of the video, with the spread."""
     for i, own in enumerate(grouped(rows, lambda row: _series(row)[1:]).values()):
+        name, budget = own[0].provider, own[0].settings["budget"]
+        label = UNCOMPRESSED if name == UNCOMPRESSED else f"budget {budget:,}"
         own = sorted(own, key=lambda row: row.x)
-        spread = [[r.value - r.low for r in own], [r.high - r.value for r in own]]
-        first = own[0]
-        label = UNCOMPRESSED if first.provider == UNCOMPRESSED else f"budget {first.settings['budget']:,}"
-        axes.errorbar([r.x for r in own], [r.value for r in own], spread, color=COLOURS[i % 8],
-                      marker=MARKERS[i % 8], capsize=3, label=label)  # fmt: skip
+        look = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
+        _points(axes, [row.x for row in own], own, capsize=3, label=label, **look)
+
+
+def _points(axes: Any, xs: list[float], rows: Sequence[Row], *, scale: float = 1.0, **style: Any) -> None:
+    """Values times `scale`, with their spread."""
+    below = [scale * (row.value - row.low) for row in rows]
+    above = [scale * (row.high - row.value) for row in rows]
+    axes.errorbar(xs, [scale * row.value for row in rows], [below, above], **style)
+
+
+def _kind(row: Row) -> str:
+    """Provider and type of the features."""
+    return ", ".join(filter(None, (row.provider, row.settings.get("dtype", ""))))
 
 
 def _series(row: Row) -> tuple[float, str, int]:

@@ -9,22 +9,14 @@ With --check nothing is written, and the exit code is 1 where a table isn't that
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ...files import replacing
 from .plot import plot_all
-from .rows import MACHINE, Row, by_subject, grouped, load_rows, number, tokens_of
+from .rows import MACHINE, Row, grouped, load_rows, number, subject_of, tokens_of
 
 MARKER = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench:(\w+) -->)", re.S)
+Text = Callable[[Row], str]
 ANY_MARKER = re.compile(r"<!-- /?bench:")
-
-
-class Table(NamedTuple):
-    """How rows become a table: heads and patches of the left columns, and the head of each other column."""
-
-    heads: tuple[str, ...]
-    patches: Callable[[Row], tuple[str, ...]]
-    column: Callable[[Row], str]
 
 
 def bench_report(
@@ -41,14 +33,20 @@ def bench_report(
         docs: Markdown files whose tables are written anew.
         check: write nothing; the exit code is 1 where the tables in `docs` aren't those of the figures.
     """
-    paths = files or sorted(map(str, Path("eval/results").glob("*.csv")))
-    rows = [row for path in paths for row in load_rows(path)]
-    stale = [path for path in docs or [] if not update(Path(path), rows, write=not check)]
-    for name in docs or []:
-        state = "differ from the figures" if name in stale else "are those of the figures"
-        print(f"{name}: its tables {state if check else 'are written'}")
+    tables_of = files or sorted(Path("eval/results").glob("*.csv"))
+    rows = [row for file in tables_of for row in load_rows(file)]
+    stale = False
+    for path in map(Path, docs or []):
+        before = path.read_text(encoding="utf8")
+        after = with_tables(before, rows)
+        state = "are those of the figures" if after == before else "differ from the figures"
+        stale |= after != before
+        if not check:
+            with replacing(path) as part:
+                part.write_text(after, encoding="utf8")
+        print(f"{path}: its tables {state if check else 'are written'}")
     if check:
-        return int(bool(stale))
+        return int(stale)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(f"## {name}\n\n{tables(name, rows)}" for name in grouped(rows, lambda r: r.suite))
@@ -58,16 +56,6 @@ def bench_report(
         part.write_text(f"# Benchmarks\n\n{text}\n{images}", encoding="utf8")
     print(folder / "report.md", *plots, sep="\n")
     return 0
-
-
-def update(path: Path, rows: Sequence[Row], *, write: bool) -> bool:
-    """Whether the tables of a Markdown file were those of the rows; with `write` they are afterwards."""
-    before = path.read_text(encoding="utf8")
-    after = with_tables(before, rows)
-    if write and after != before:
-        with replacing(path) as part:
-            part.write_text(after, encoding="utf8")
-    return after == before
 
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
@@ -95,33 +83,31 @@ def tables(suite: str, rows: Sequence[Row]) -> str:
     if not own:
         raise ValueError(f"there are no figures of {suite}; measure them with longcompress bench")
     return "\n\n".join(
-        f"{measured_with(subject, part)}\n\n{pivot(TABLES[suite], part)}"
-        for subject, part in by_subject(own).items()
+        f"{measured_with(subject, part)}\n\n{pivot(*TABLES[suite], part)}"
+        for subject, part in grouped(own, subject_of).items()
     )
 
 
-def pivot(table: Table, rows: Sequence[Row]) -> str:
-    """Markdown: a line for each combination of left patches, a column for each quantity."""
-    columns = list(dict.fromkeys(table.column(row) for row in rows if not row.error))
-    lines: list[list[str]] = []
-    for left, part in grouped(rows, table.patches).items():
-        patches = {table.column(row): patch(row) for row in part if not row.error}
+def pivot(heads: Sequence[str], column: Text, rows: Sequence[Row]) -> str:
+    """Markdown: a line for each combination of texts of the left columns, a column for each quantity."""
+    columns = list(dict.fromkeys(column(row) for row in rows if not row.error))
+    failed = ["failed"] if any(row.error for row in rows) else []
+    lines = [[*heads, *columns, *failed], ["---"] * len([*heads, *columns, *failed])]
+    for left, part in grouped(rows, lambda row: tuple(HEADS[name](row) for name in heads)).items():
+        patches = {column(row): patch(row) for row in part if not row.error}
         errors = [f"{row.provider}: {row.error}".replace("|", "/") for row in part if row.error]
-        lines.append([*left, *(patches.get(name, "") for name in columns), "; ".join(errors)])
-    head = [*table.heads, *columns, "failed"]
-    if not any(line[-1] for line in lines):
-        head, lines = head[:-1], [line[:-1] for line in lines]
-    body = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in body)
+        patches["failed"] = "; ".join(errors)
+        lines.append([*left, *(patches.get(name, "") for name in columns + failed)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def patch(row: Row) -> str:
     """The median and, of several runs, the minimum and maximum; of a compiled kernel all its report."""
     if row.suite == "compile":
         about = row.settings
-        notes = [f"{row.value:g}", f"{about['shared_bytes']:,}", str(about["stack_bytes"])]
-        return ", ".join([*notes, *(["tensor cores"] if about["tensor_cores"] else []),
-                          *(["16-byte reads"] if about["wide_reads"] else [])])  # fmt: skip
+        flags = {"tensor cores": about["tensor_cores"], "16-byte reads": about["wide_reads"]}
+        sizes = [f"{row.value:g}", f"{about['shared_bytes']:,}", str(about["stack_bytes"])]
+        return ", ".join([*sizes, *(name for name, on in flags.items() if on)])
     value, low, high = map(number, (row.value, row.low, row.high))
     return f"{value} ({low} to {high})" if low != high else value
 
@@ -131,28 +117,26 @@ def quantity(row: Row) -> str:
     return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
 
 
-_BY_TOKENS = Table(("video", "tokens"), lambda r: (f"{r.x:g} min", tokens_of(r)), quantity)
-TABLES = {
-    "kernels": Table(
-        ("operation", "type", "size"),
-        lambda r: (r.case, r.settings.get("dtype", ""), f"{r.x:g} {r.x_name}"),
-        lambda r: f"{r.provider}, {r.unit}",
-    ),
-    "compile": Table(
-        ("kernel", "warps"), lambda r: (r.case, f"{r.x:g}"),
-        lambda r: f"{r.provider}: registers, shared bytes, stack bytes",
-    ),
-    "stages": _BY_TOKENS,
-    "memory": _BY_TOKENS,
-    "requests": Table(("clips", "provider"), lambda r: (f"{r.x:g}", r.provider), quantity),
-    "media": Table(
-        ("video", "reading"), lambda r: (f"{r.x:g} min", r.case), lambda r: f"{r.metric}, {r.unit}"
-    ),
-    "features": Table(
-        ("video", "case", "provider"), lambda r: (f"{r.x:g} min", r.case, r.provider),
-        lambda r: f"{r.metric}, {r.unit}",
-    ),
-}  # fmt: skip
+HEADS: dict[str, Text] = {
+    "video": lambda r: f"{r.x:g} min",
+    "tokens": tokens_of,
+    "type": lambda r: r.settings.get("dtype", ""),
+    "size": lambda r: f"{r.x:g} {r.x_name}",
+    "provider": lambda r: r.provider,
+    **dict.fromkeys(("operation", "kernel", "reading", "case"), lambda r: r.case),
+    **dict.fromkeys(("warps", "clips"), lambda r: f"{r.x:g}"),
+}
+"""Head of a left column -> its text."""
+TABLES: dict[str, tuple[tuple[str, ...], Text]] = {
+    "kernels": (("operation", "type", "size"), lambda r: f"{r.provider}, {r.unit}"),
+    "compile": (("kernel", "warps"), lambda r: f"{r.provider}: registers, shared bytes, stack bytes"),
+    "stages": (("video", "tokens"), quantity),
+    "memory": (("video", "tokens"), quantity),
+    "requests": (("clips", "provider"), quantity),
+    "media": (("video", "reading"), lambda r: f"{r.metric}, {r.unit}"),
+    "features": (("video", "case", "provider"), lambda r: f"{r.metric}, {r.unit}"),
+}
+"""Suite -> the left columns, and the head of each other column."""
 
 
 def measured_with(subject: str, rows: Sequence[Row]) -> str:

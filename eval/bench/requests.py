@@ -7,10 +7,9 @@ answers of "one by one".
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +22,9 @@ from ...presets import load
 from ...session import compress
 from ...synthetic.questions import ask
 from ...synthetic.scenes import make_scene, write_video
-from .rows import Job, Row, failed_row, make_row
+from .rows import Row
 from .stages import differences
-from .timer import in_own_process, peaks_gb, synchronize, timed
+from .timer import in_own_process, peaks_gb, stopwatch, timed
 
 KINDS = ("when_seen", "when_heard", "first_after", "count", "while")  # of questions, in turn
 FIRST_SEED = 10_000_000  # of clips nobody trained on
@@ -50,29 +49,26 @@ class Served(NamedTuple):
 
 def one_by_one(model: LongCompress, requests: Sequence[Request], budget: int) -> Served:
     """Each clip compressed and asked before the next."""
-    served = Served([], [], [], 0.0)
-    start_s = time.perf_counter()
+    answers, memories, done_s, compress_s = [], [], [], 0.0
+    lap, passed_s = stopwatch(model.device), 0.0
     for request in requests:
-        clip_start_s = time.perf_counter()
-        memory = compress(model, request.video, budget=budget, progress=False)
-        synchronize(model.device)
-        served = served._replace(compress_s=served.compress_s + time.perf_counter() - clip_start_s)
-        served.answers.append(memory.ask(request.question).text)
-        served.done_s.append(time.perf_counter() - start_s)
-        served.memories.append(memory)
-    return served
+        memories.append(compress(model, request.video, budget=budget, progress=False))
+        clip_s = lap()
+        answers.append(memories[-1].ask(request.question).text)
+        compress_s, passed_s = compress_s + clip_s, passed_s + clip_s + lap()
+        done_s.append(passed_s)
+    return Served(answers, memories, done_s, compress_s)
 
 
 def batched(model: LongCompress, requests: Sequence[Request], budget: int, *, workers: int = 1) -> Served:
     """All clips compressed, by several threads at once, then one batch of questions."""
-    start_s = time.perf_counter()
+    lap = stopwatch(model.device)
     read = lambda request: compress(model, request.video, budget=budget, progress=False)  # noqa: E731
     with ThreadPoolExecutor(workers) as pool:
         memories = list(pool.map(read, requests)) if workers > 1 else [read(r) for r in requests]
-    synchronize(model.device)
-    compress_s = time.perf_counter() - start_s
+    compress_s = lap()
     answers = [answer.text for answer in ask_each(memories, [request.question for request in requests])]
-    return Served(answers, memories, [time.perf_counter() - start_s] * len(requests), compress_s)
+    return Served(answers, memories, [compress_s + lap()] * len(requests), compress_s)
 
 
 PROVIDERS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] = {
@@ -81,13 +77,13 @@ PROVIDERS: dict[str, Callable[[LongCompress, Sequence[Request], int], Served]] =
 
 
 def request_rows(
-    name: str, device: str, dtype: str | None, folder: Path, clips: int, seconds: float, budget: int,
-    repeat: int, settings: Mapping[str, Any],
-) -> Iterator[Row]:  # fmt: skip
-    """The figures of `clips` clips at once, measured in a process of its own."""
-    make_requests(folder, clips, seconds)
-    arguments = (name, device, dtype, str(folder), clips, seconds, budget, repeat, dict(settings))
-    yield from (Row(**values) for values in in_own_process(serve_in_this_process, *arguments))
+    row: Row, how: dict[str, Any], folder: Path, seconds: float, budget: int, repeat: int
+) -> Iterator[Row]:
+    """The figures of `row.x` clips at once, measured in a process of its own."""
+    requests = make_requests(folder, int(row.x), seconds)
+    row = replace(row, settings=row.settings | {"seconds": seconds, "budget": budget})
+    rows = in_own_process(serve_in_this_process, asdict(row), how, requests, budget, repeat)
+    yield from (Row(**values) for values in rows)
 
 
 def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
@@ -110,32 +106,30 @@ def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
 
 
 def serve_in_this_process(
-    name: str, device: str, dtype: str | None, folder: str, clips: int, seconds: float, budget: int,
-    repeat: int, settings: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
+    row: dict[str, Any], how: dict[str, Any], requests: Sequence[list[str]], budget: int, repeat: int
+) -> list[dict[str, Any]]:
     """The rows of `serve`, as dictionaries."""
-    model, requests = load(name, device=device, dtype=dtype), make_requests(Path(folder), clips, seconds)
-    settings |= {"seconds": seconds, "budget": budget}
-    return [asdict(row) for row in serve(model, requests, budget, repeat, settings)]
+    rows = serve(Row(**row), load(**how), [Request(*words) for words in requests], budget, repeat)
+    return [asdict(row) for row in rows]
 
 
 def serve(
-    model: LongCompress, requests: Sequence[Request], budget: int, repeat: int, settings: dict[str, Any]
+    row: Row, model: LongCompress, requests: Sequence[Request], budget: int, repeat: int
 ) -> Iterator[Row]:
     """The rows of every provider; one that gives other answers or memories has a row with its error."""
     expected = one_by_one(model, requests, budget)
     providers = {ONE_BY_ONE: PROVIDERS[ONE_BY_ONE]}
-    job = Job("requests", "compress and ask", "", "clips", len(requests), settings=settings)
+    row = replace(row, case="compress and ask")
     for name in (BATCHED, THREADS):
         if wrong := changed(requests, PROVIDERS[name](model, requests, budget), expected):
             error = f"{len(wrong)} of {len(requests)} clips differ: {'; '.join(wrong)}; nothing is timed"
-            yield failed_row(job._replace(provider=name), error)
+            yield row.failed(error, provider=name)
         else:
             providers[name] = PROVIDERS[name]
         if name == BATCHED:  # before any threads
             for of, peak in peaks_gb(model.device).items():
-                yield make_row(job, [peak], f"memory of the {of}", "GB", provider=name)
-    work = {n: partial(lambda f, _: f(model, requests, budget), f) for n, f in providers.items()}
+                yield row.figure([peak], f"memory of the {of}", "GB", provider=name)
+    work = {name: partial(provider, model, requests, budget) for name, provider in providers.items()}
     for name, runs in timed(work, repeat, model.device, warm_up=0, keep_results=True).items():
         # rates of the whole and of both halves, and the time until 50 and 95 % of the answers are there
         served = [run.result for run in runs]
@@ -145,11 +139,11 @@ def serve(
             "ask": [run.done_s[-1] - run.compress_s for run in served],
         }
         for case, seconds in rates.items():
-            values = [len(requests) / s for s in seconds]
-            yield make_row(job, values, "rate", "requests/s", case=case, provider=name)
+            values = (len(requests) / s for s in seconds)
+            yield row.figure(values, "rate", "requests/s", case=case, provider=name)
         for metric, quantile in (("p50", 0.5), ("p95", 0.95)):
-            values = [float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served]
-            yield make_row(job, values, metric, "s", provider=name)
+            values = (float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served)
+            yield row.figure(values, metric, "s", provider=name)
 
 
 def changed(requests: Sequence[Request], served: Served, expected: Served) -> list[str]:

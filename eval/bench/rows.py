@@ -5,23 +5,26 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ...files import replacing
 
+K = TypeVar("K")
+OURS, UNCOMPRESSED = "longcompress", "uncompressed"  # providers
+MACHINE = ("device", "cpu_threads", "python", "torch", "triton", "transformers", "date")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One figure, or with no value the case that is to be measured.
 
     Attributes:
         suite: the group of cases: "kernels", "compile", "stages", "memory", "requests", "media", "features".
@@ -40,18 +43,28 @@ class Row:
 
     suite: str
     case: str
-    provider: str
-    metric: str
-    unit: str
-    x_name: str
-    x: float
-    value: float
-    low: float
-    high: float
-    runs: int
+    provider: str = ""
+    metric: str = ""
+    unit: str = ""
+    x_name: str = ""
+    x: float = 0.0
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    runs: int = 0
     error: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def figure(self, values: Iterable[float], metric: str = "time", unit: str = "s", **changes: Any) -> "Row":
+        """The case with the median, minimum and maximum of its runs."""
+        runs = sorted(values)
+        return replace(self, metric=metric, unit=unit, value=runs[len(runs) // 2], low=runs[0],
+                       high=runs[-1], runs=len(runs), **changes)  # fmt: skip
+
+    def failed(self, error: str, **changes: Any) -> "Row":
+        """The case without a figure."""
+        return replace(self, error=" ".join(error.split())[:600], **changes)
 
     def __str__(self) -> str:
         where = f"{self.x_name}={self.x:g}" if self.x_name else ""
@@ -62,74 +75,43 @@ class Row:
         return f"{start} {self.value:10.4g} {self.unit}{spread}"
 
 
-class Job(NamedTuple):
-    """Cases that fail together: their names for the error row, and the function that measures them."""
-
-    suite: str
-    case: str
-    provider: str
-    x_name: str
-    x: float
-    run: Callable[[], Iterable[Row]] = list
-    settings: Mapping[str, Any] = MappingProxyType({})
-
-
-K = TypeVar("K")
-UNCOMPRESSED = "uncompressed"
-MACHINE = ("device", "cpu_threads", "python", "torch", "triton", "transformers", "date")
-OWN = tuple(f.name for f in fields(Row) if f.name != "machine")
-COLUMNS = (*OWN, *MACHINE)
-
-
-def make_row(job: Job, values: Sequence[float], metric: str = "time", unit: str = "s", **changes: Any) -> Row:
-    """The row of several runs of a job's case: their median, minimum and maximum."""
-    ordered = sorted(values)
-    row = Row(job.suite, job.case, job.provider, metric, unit, job.x_name, job.x, ordered[len(ordered) // 2],
-              ordered[0], ordered[-1], len(ordered), settings=dict(job.settings))  # fmt: skip
-    return replace(row, **changes)
-
-
-def failed_row(job: Job, error: str) -> Row:
-    """The row of a case that has no figure."""
-    text = " ".join(error.split())[:600]
-    return replace(make_row(job, [math.nan], "", ""), runs=0, error=text)
+COLUMNS = (*(f.name for f in fields(Row) if f.name != "machine"), *MACHINE)
 
 
 class Recorder:
     """Prints rows and writes them to a CSV file as they come; it replaces older rows of the same suites."""
 
-    def __init__(self, out: str | Path | None, device: str, suites: Iterable[str]) -> None:
-        self.out, self.device = Path(out) if out else None, device
+    def __init__(self, out: str | Path | None, device: str, suites: Sequence[str]) -> None:
+        self.out, self.device, self.num_failed = out, device, 0
         self.rows: list[Row] = []
-        self.other_rows: list[Row] = []
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            if self.out.is_file():
-                measured = set(suites)
-                self.other_rows = [row for row in load_rows(self.out) if row.suite not in measured]
-
-    @property
-    def num_failed(self) -> int:
-        """Number of cases that failed."""
-        return sum(bool(row.error) for row in self.rows)
+        if out:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            if Path(out).is_file():
+                self.rows = [row for row in load_rows(out) if row.suite not in suites]
 
     def add(self, row: Row) -> None:
         """Print a row, and replace the file by one that has it too."""
         self.rows.append(replace(row, machine=machine_info(self.device)))
+        self.num_failed += bool(row.error)
         print(row, flush=True)
-        if self.out is not None:
-            save_rows(self.out, [*self.other_rows, *self.rows])
+        if self.out:
+            save_rows(self.out, self.rows)
 
-    def run(self, jobs: Iterable[Job]) -> None:
-        """Measure all jobs; a failure becomes a row, and the next job goes on."""
-        for job in jobs:
-            print(f"-- {job.suite}: {job.case} {job.provider}", file=sys.stderr, flush=True)
-            try:
-                for row in job.run():
-                    self.add(row)
-            # any failure, of a compiler or a driver too, must leave the other cases their figures
-            except Exception as error:
-                self.add(failed_row(job, f"{type(error).__name__}: {error}"))
+    @contextmanager
+    def attempt(self, case: Row) -> Iterator[None]:
+        """A failure becomes a row of the case, and the program goes on."""
+        try:
+            yield
+        # any failure, of a compiler or a driver too, must leave the other cases their figures
+        except Exception as error:
+            self.add(case.failed(f"{type(error).__name__}: {error}"))
+
+    def run(self, case: Row, measure: Callable[..., Iterable[Row]], *arguments: Any) -> None:
+        """Add the rows of `measure(case, *arguments)`, or of its failure."""
+        print(f"-- {case.suite}: {case.case} {case.provider}", file=sys.stderr, flush=True)
+        with self.attempt(case):
+            for row in measure(case, *arguments):
+                self.add(row)
 
 
 def save_rows(path: str | Path, rows: Iterable[Row]) -> None:
@@ -138,8 +120,8 @@ def save_rows(path: str | Path, rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
-            values = {name: getattr(row, name) for name in OWN} | row.machine
-            writer.writerow(values | {"settings": json.dumps(row.settings, sort_keys=True)})
+            values = asdict(row) | {"settings": json.dumps(row.settings, sort_keys=True)}
+            writer.writerow(values | values.pop("machine"))
 
 
 def load_rows(path: str | Path) -> list[Row]:
@@ -153,16 +135,13 @@ def load_rows(path: str | Path) -> list[Row]:
         lines: list[dict[str, Any]] = list(reader)
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}; got {reader.fieldnames}")
-    rows = []
     for line in lines:
         line |= {name: float(line[name]) for name in ("x", "value", "low", "high")}
         line |= {"runs": int(line["runs"]), "settings": json.loads(line["settings"])}
-        machine = {name: line.pop(name) for name in MACHINE}
-        rows.append(Row(**line, machine=machine))
-    return rows
+        line["machine"] = {name: line.pop(name) for name in MACHINE}
+    return [Row(**line) for line in lines]
 
 
-@cache
 def number(value: float) -> str:
     """Three digits, whole from a hundred on."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
@@ -175,14 +154,10 @@ def tokens_of(row: Row) -> str:
     return f"all {text}" if row.provider == UNCOMPRESSED else text
 
 
-def by_subject(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
-    """The rows of each device, and model where there is one, by its name."""
-
-    def subject(row: Row) -> str:
-        about, device = row.settings, row.machine["device"]
-        return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
-
-    return grouped(rows, subject)
+def subject_of(row: Row) -> str:
+    """A row's device, and model where there is one."""
+    about, device = row.settings, row.machine["device"]
+    return f"{about['model']} in {about['dtype']} on {device}" if "model" in about else device
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
@@ -194,12 +169,17 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
 
 
 def machine_info(device: str) -> dict[str, str]:
-    """Name of the device, versions of the packages that matter, and the date."""
+    """Name of the device, versions of the packages that matter, and the date: MACHINE."""
     on_gpu = device.startswith("cuda")
-    name = torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}"
-    versions = [torch.__version__, _version("triton"), _version("transformers")]
-    values = [name, str(torch.get_num_threads()), platform.python_version(), *versions]
-    return dict(zip(MACHINE, [*values, datetime.now(UTC).date().isoformat()], strict=True))
+    return {
+        "device": torch.cuda.get_device_name(torch.device(device)) if on_gpu else f"cpu {platform.machine()}",
+        "cpu_threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "transformers": _version("transformers"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def _version(package: str) -> str:

@@ -5,7 +5,7 @@ The stages are decode, one encoder a stream, merge, prefill (the projectors and 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,9 @@ from ...model import LongCompress
 from ...presets import load
 from ...session import compress
 from ...types import Audio, Frames, Segment
-from .rows import Job, Row, make_row
-from .timer import in_own_process, peaks_gb, synchronize, timed
+from .rows import OURS, UNCOMPRESSED, Row
+from .timer import in_own_process, peaks_gb, stopwatch, timed
 
-OURS, UNCOMPRESSED = "longcompress", "uncompressed"
 QUESTIONS = ("When does the red ball appear?", "When is the bell heard?")
 NEW_TOKENS = 32
 LENGTH: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}  # of each answer
@@ -72,9 +71,8 @@ def merge(model: LongCompress, segments: Sequence[Segment], duration_s: float, b
 
 
 def stage_rows(
-    model: LongCompress, video: Path, minutes: float, budgets: Sequence[int], repeat: int,
-    settings: Mapping[str, Any],
-) -> Iterator[Row]:  # fmt: skip
+    row: Row, model: LongCompress, video: Path, budgets: Sequence[int], repeat: int
+) -> Iterator[Row]:
     """Seconds and rates of every stage, of `compress` in this process, and of a second question.
 
     Raises:
@@ -83,41 +81,35 @@ def stage_rows(
     parts, kinds = decode(model, video)
     segments, duration_s = segments_of(model, parts, kinds)
     frames = sum(len(part) for part in parts if isinstance(part, Frames))
-    settings = {**settings, "video_s": round(duration_s, 2), "new_tokens": NEW_TOKENS}
+    settings = row.settings | {"video_s": round(duration_s, 2), "new_tokens": NEW_TOKENS}
 
-    def rows(
-        provider: str, about: dict[str, Any], work: dict[str, Any], unit: str, count: float
-    ) -> Iterator[Row]:
+    def figures(row: Row, work: dict[str, Callable[[], Any]], unit: str, count: float) -> Iterator[Row]:
         """The times of some stages, and the rates at which they handle `count` units."""
         for case, runs in timed(work, repeat, model.device, warm_up=0).items():
-            job = Job("stages", case, provider, "minutes", minutes, settings=about)
-            took = [run.wall_s for run in runs]
-            yield make_row(job, took)
-            yield make_row(job, [count / s for s in took], "rate", unit)
+            yield row.figure((run.wall_s for run in runs), case=case)
+            yield row.figure((count / run.wall_s for run in runs), "rate", unit, case=case)
 
-    work: dict[str, Any] = {"decode": lambda _: decode(model, video)}
+    work: dict[str, Callable[[], Any]] = {"decode": partial(decode, model, video)}
     for kind in kinds:
         own = [part for part in parts if isinstance(part, Frames) == (kind == "video")]
-        work[f"encode {kind}"] = partial(lambda own, kind, _: segments_of(model, own, [kind]), own, kind)
-    yield from rows(OURS, settings, work, "frames/s", frames)
-    for provider in providers_of(model, video, budgets):
-        name, budget = provider
+        work[f"encode {kind}"] = partial(segments_of, model, own, [kind])
+    yield from figures(replace(row, provider=OURS, settings=settings), work, "frames/s", frames)
+    for name, budget in providers_of(model, video, budgets):
         chosen = model if name == OURS else uncompressed(model)
-        memory = merge(chosen, segments, duration_s, budget)
-        check(chosen, video, provider, memory)
+        merging = partial(merge, chosen, segments, duration_s, budget)
+        memory = merging()
+        check(chosen, video, (name, budget), memory)
         prefix = chosen.llm.prefill(memory.video)
         raw = sum(float(tokens.size.sum()) for tokens in memory.streams.values())
-        about = settings | {"budget": budget, "tokens": memory.num_tokens, "prompt": prefix.length}
-        reply = partial(chosen.llm.answer, prefix, QUESTIONS[1:], **LENGTH)
+        about = {"budget": budget, "tokens": memory.num_tokens, "prompt": prefix.length}
+        row = replace(row, provider=name, settings=settings | about)
+        prefill = partial(chosen.llm.prefill, memory.video)
+        answer = partial(chosen.llm.answer, prefix, QUESTIONS[1:], **LENGTH)
         whole = partial(compress, chosen, video, budget=budget, progress=False)
-        for case, function, unit, count in (
-            ("merge", partial(merge, chosen, segments, duration_s, budget), "tokens/s", raw),
-            ("prefill", partial(chosen.llm.prefill, memory.video), "tokens/s", prefix.length),
-            ("answer", reply, "tokens/s", NEW_TOKENS),
-            ("compress", whole, "x real time", duration_s),
-        ):
-            alone = {case: lambda _, function=function: function()}
-            yield from rows(name, about, alone, unit, count)
+        yield from figures(row, {"merge": merging}, "tokens/s", raw)
+        yield from figures(row, {"prefill": prefill}, "tokens/s", prefix.length)
+        yield from figures(row, {"answer": answer}, "tokens/s", NEW_TOKENS)
+        yield from figures(row, {"compress": whole}, "x real time", duration_s)
 
 
 def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMemory) -> None:
@@ -149,42 +141,41 @@ def tensors_of(memory: VideoMemory) -> dict[str, Tensor]:
 
 
 def memory_rows(
-    name: str, device: str, dtype: str | None, video: Path, minutes: float, provider: Provider, repeat: int,
-    settings: Mapping[str, Any],
-) -> Iterator[Row]:  # fmt: skip
+    row: Row, how: dict[str, Any], video: Path, providers: Sequence[Provider], repeat: int
+) -> Iterator[Row]:
     """Times and peaks of memory of fresh processes: start, load, compress, a first and a second answer."""
-    arguments = (name, device, dtype, str(video), provider)
-    runs = [in_own_process(compress_in_this_process, *arguments, time.time()) for _ in range(repeat)]
-    about = {**settings, "budget": provider[1], "tokens": runs[0].pop("tokens")}
-    about |= {"video_s": runs[0]["video_s"], "new_tokens": NEW_TOKENS}
-    for key in runs[0]["figures"]:
-        case, metric, unit = key.split("|")
-        job = Job("memory", case, provider[0], "minutes", minutes, settings=about)
-        yield make_row(job, [run["figures"][key] for run in runs], metric, unit)
+    for provider in providers:
+        arguments = (how, str(video), provider)
+        runs = [in_own_process(compress_in_this_process, *arguments, time.time()) for _ in range(repeat)]
+        figures, about = zip(*runs, strict=True)
+        settings = row.settings | about[0] | {"budget": provider[1], "new_tokens": NEW_TOKENS}
+        own = replace(row, provider=provider[0], settings=settings)
+        for same in zip(*figures, strict=True):  # figure of all runs
+            case, metric, unit, _ = same[0]
+            yield own.figure((value for *_, value in same), metric, unit, case=case)
 
 
 def compress_in_this_process(
-    name: str, device: str, dtype: str | None, video: str, provider: Provider, started_s: float
-) -> dict[str, Any]:
-    """Figures of this process, which was started at `started_s` (time.time)."""
-    figures = {"start|time|s": time.time() - started_s}
-    start_s = time.perf_counter()
-    model = load(name, device=device, dtype=dtype)
+    how: dict[str, Any], video: str, provider: Provider, started_s: float
+) -> tuple[list[tuple[str, str, str, float]], dict[str, Any]]:
+    """((case, metric, unit, value) of this process, which was started at `started_s`, settings)."""
+    figures = [("start", "time", "s", time.time() - started_s)]
+    lap = stopwatch(torch.device(how["device"]))
 
-    def lap(case: str) -> None:
-        nonlocal start_s
-        synchronize(model.device)
-        figures[f"{case}|time|s"] = time.perf_counter() - start_s
-        figures.update({f"{case}|memory of the {of}|GB": gb for of, gb in peaks_gb(model.device).items()})
-        start_s = time.perf_counter()
+    def add(case: str) -> float:
+        seconds = lap()
+        figures.append((case, "time", "s", seconds))
+        for of, gb in peaks_gb(model.device).items():
+            figures.append((case, f"memory of the {of}", "GB", gb))
+        return seconds
 
-    lap("load")
+    model = load(**how)
+    add("load")
     chosen = model if provider[0] == OURS else uncompressed(model)
     memory = compress(chosen, video, budget=provider[1], progress=False)
-    lap("compress")
+    speed = memory.duration_s / add("compress")
     for case, question in zip(("first answer", "second answer"), QUESTIONS, strict=True):
         memory.ask(question, **LENGTH)
-        lap(case)
-    speed = memory.duration_s / figures["compress|time|s"]
-    figures |= {"compress|rate|x real time": speed}
-    return {"figures": figures, "tokens": memory.num_tokens, "video_s": memory.duration_s}
+        add(case)
+    figures.append(("compress", "rate", "x real time", speed))
+    return figures, {"tokens": memory.num_tokens, "video_s": memory.duration_s}

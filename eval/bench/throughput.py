@@ -9,10 +9,11 @@ and AAC; making them needs the ffmpeg command.
 """
 
 import tempfile
-from collections.abc import Iterator
-from functools import cache, partial
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,7 +22,7 @@ from ...presets import load
 from .features import Preset, features_rows
 from .media import media_rows, video_of
 from .requests import request_rows
-from .rows import Job, Recorder, Row
+from .rows import Recorder, Row
 from .stages import memory_rows, providers_of, stage_rows
 
 Group = Literal["stages", "memory", "requests", "media", "features"]
@@ -61,36 +62,28 @@ def bench_throughput(
     recorder = Recorder(out, device, groups)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(work or folder)
-        loaded = cache(lambda: load(model, device=device, dtype=dtype))
+        how = {"name": model, "device": device, "dtype": dtype}
+        loaded = cache(lambda: load(**how))
 
-        def settings() -> dict[str, Any]:
-            kind = next(loaded().llm.lm.parameters()).dtype
-            return {"model": model, "dtype": str(kind).removeprefix("torch.")}
-
-        def rows_of(group: Group, length: float) -> Iterator[Row]:
-            """The rows of a group of cases about a video of this length."""
-            video = video_of(place, length)
-            if group == "media":
-                yield from media_rows(video, length, repeat)
-            elif group == "features":
-                yield from features_rows(str(video), length, preset, size, repeat, device, dtype)
-            elif group == "stages":
-                yield from stage_rows(loaded(), video, length, budgets, repeat, settings())
-            else:
-                for provider in providers_of(loaded(), video, budgets):
-                    arguments = (model, device, dtype, video, length, provider, repeat)
-                    yield from memory_rows(*arguments, settings())
-
-        def requests_at_once(num: int) -> Iterator[Row]:
-            arguments = (model, device, dtype, place, num, seconds, budgets[0], repeat)
-            yield from request_rows(*arguments, settings())
+        def measure(row: Row) -> Iterable[Row]:
+            """The rows of a group of cases: row.x is the minutes of the video or the number of clips."""
+            video = place if row.suite == "requests" else video_of(place, row.x)
+            if row.suite == "media":
+                return media_rows(row, video, repeat)
+            if row.suite == "features":
+                return features_rows(row, str(video), preset, size, repeat, device, dtype)
+            kind = str(next(loaded().llm.lm.parameters()).dtype).removeprefix("torch.")
+            row = replace(row, settings={"model": model, "dtype": kind})
+            if row.suite == "requests":
+                return request_rows(row, how, place, seconds, budgets[0], repeat)
+            if row.suite == "stages":
+                return stage_rows(row, loaded(), video, budgets, repeat)
+            return memory_rows(row, how, video, providers_of(loaded(), video, budgets), repeat)
 
         for length in minutes or [1.0, 10.0, 60.0]:
             for group in groups:
                 if group != "requests":
-                    rows = partial(rows_of, group, length)
-                    recorder.run([Job(group, "all cases", "", "minutes", length, rows)])
+                    recorder.run(Row(group, "all cases", x_name="minutes", x=length), measure)
         for num in (clips or [1, 2, 4, 8, 16, 32]) if "requests" in groups else []:
-            rows = partial(requests_at_once, num)
-            recorder.run([Job("requests", "all cases", "", "clips", num, rows)])
+            recorder.run(Row("requests", "all cases", x_name="clips", x=num), measure)
     return int(recorder.num_failed > 0)

@@ -26,13 +26,13 @@ class Took(NamedTuple):
 
 
 def timed(
-    work: Mapping[K, Callable[[int], Any]], repeat: int, device: str | torch.device, *, warm_up: int = 1,
+    work: Mapping[K, Callable[[], Any]], repeat: int, device: str | torch.device, *, warm_up: int = 1,
     calls: int = 1, keep_results: bool = False,
 ) -> dict[K, list[Took]]:  # fmt: skip
     """Runs of each function. The functions take turns, and every second round goes backwards.
 
     Args:
-        work: the functions; each gets the number of the call, to rotate inputs by.
+        work: the functions.
         repeat: timed runs of each.
         device: "cpu" or "cuda"; a GPU is idle at both ends of a run.
         warm_up: rounds before the timed ones.
@@ -45,20 +45,20 @@ def timed(
     took: dict[K, list[Took]] = {name: [] for name in work}
     for number in range(-warm_up, repeat):
         for name in list(work)[:: -1 if number % 2 else 1]:
-            run = _timed_run(work[name], number, calls, on_gpu)
+            run = _timed_run(work[name], calls, on_gpu)
             if number >= 0:
                 took[name].append(run if keep_results else run._replace(result=None))
     return took
 
 
-def _timed_run(work: Callable[[int], Any], number: int, calls: int, on_gpu: bool) -> Took:
+def _timed_run(work: Callable[[], Any], calls: int, on_gpu: bool) -> Took:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     if on_gpu:
         torch.cuda.synchronize()
         events[0].record()
     cores, start_s = cpu_seconds(), time.perf_counter()
-    for call in range(calls):
-        result = work(abs(number) * calls + call)
+    for _ in range(calls):
+        result = work()
     if on_gpu:
         events[1].record()
         torch.cuda.synchronize()
@@ -72,6 +72,19 @@ def cpu_seconds() -> float:
     """Seconds that this process and its finished children used of all cores."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def stopwatch(device: torch.device) -> Callable[[], float]:
+    """A function that waits for the device and returns the seconds since it was called last."""
+    last_s = time.perf_counter()
+
+    def lap() -> float:
+        nonlocal last_s
+        synchronize(device)
+        start_s, last_s = last_s, time.perf_counter()
+        return last_s - start_s
+
+    return lap
 
 
 def relative_rms(result: Tensor, expected: Tensor) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .intervals import FloatArray
-from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
+from .ngrams import LONGEST, Ngram, References, Words, ngrams
 
 # The captioning evaluator's guards against dividing by zero, which reach into the eighth digit.
 _TINY, _SMALL = 1e-15, 1e-9
@@ -32,7 +32,6 @@ def bleu(hypotheses: Sequence[Words], references: Sequence[References]) -> list[
 def bleu_counts(hypotheses: Sequence[Words], references: Sequence[References]) -> FloatArray:
     """(items, 10) what BLEU is made of, to be summed: right runs of 1 .. 4 words, all runs of 1 .. 4 words,
     words of the hypothesis and of the reference that counts."""
-    check_items(hypotheses, references)
     out = np.zeros((len(hypotheses), 2 * LONGEST + 2))
     for row, hypothesis, some in zip(out, hypotheses, references, strict=True):
         known = [Counter[Ngram]() for _ in range(LONGEST)]

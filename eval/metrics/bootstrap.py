@@ -3,7 +3,8 @@
 Questions about one video rise and fall together. Resampling them singly would make intervals too small.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,56 +14,26 @@ from tqdm import tqdm
 
 from .intervals import FloatArray, mean
 
+CONFIDENCE = 0.95
+_NUM_DRAWS = 10_000  # of a mean
 _CHUNK = 1 << 22  # resampled numbers at a time
 
 
-def interval(
-    values: Mapping[Any, float],
-    video: Mapping[Any, Any] | None = None,
-    *,
-    confidence: float = 0.95,
-    num_draws: int = 10_000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The mean of values and its percentile interval.
-
-    Args:
-        values: one number an example.
-        video: the video of each; without it each example is a video of its own.
-        confidence: in (0, 1).
-        num_draws: at least 1.
-        seed: the same seed and input give the same numbers.
+def interval(values: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0) -> dict[str, Any]:
+    """The mean of values, one an example, and its 95 % percentile interval; `video` is of each example.
 
     Returns:
         mean (None of no values), low, high (None with fewer than two videos), num, num_videos.
     """
-    sums, counts = _by_video(values, video)
-    draws = ratio_draws(sums, counts, num_draws, seed)
-    return {
-        "mean": mean(list(values.values())),
-        **quantiles(draws, confidence),
-        "num": len(values),
-        "num_videos": len(sums),
-    }
+    return _interval(values, video, seed)[0]
 
 
 def difference(
-    values: Mapping[Any, float],
-    other: Mapping[Any, float],
-    video: Mapping[Any, Any] | None = None,
-    *,
-    confidence: float = 0.95,
-    num_draws: int = 10_000,
-    seed: int = 0,
+    values: Mapping[Any, float], other: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0
 ) -> dict[str, Any]:
     """`interval` of values minus other, example by example: both are resampled together.
 
-    Returns:
-        As `interval`, with share_above: the share of draws above 0, draws at 0 counted half. None where low
-        is None.
-
-    Raises:
-        ValueError: they are not of the same examples.
+    With share_above: the share of draws above 0, draws at 0 counted half. None where low is None.
     """
     if values.keys() != other.keys():
         only, lacking = len(values.keys() - other.keys()), len(other.keys() - values.keys())
@@ -71,17 +42,26 @@ def difference(
             "other: score both runs on the examples that both have"
         )
     gains = {key: value - other[key] for key, value in values.items()}
-    draws = ratio_draws(*_by_video(gains, video), num_draws, seed)
+    out, draws = _interval(gains, video, seed)
     above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
-    out = interval(gains, video, confidence=confidence, num_draws=num_draws, seed=seed)
     return out | {"share_above": above}
+
+
+def _interval(
+    values: Mapping[Any, float], video: Mapping[Any, Any], seed: int
+) -> tuple[dict[str, Any], FloatArray]:
+    """(what `interval` returns, the draws)."""
+    if wrong := [value for value in values.values() if not math.isfinite(value)]:
+        raise ValueError(f"values must be finite, got {wrong[:3]}")
+    videos, sums, counts = by_video([values], video)
+    draws = ratio_draws(sums[:, 0], counts[:, 0], _NUM_DRAWS, seed)
+    about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
+    return about, draws
 
 
 def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) -> FloatArray:
     """(num_draws,) sums of top (videos,) over sums of bottom, resampled, 0 where bottom is; (0,) of one
     video."""
-    if num_draws < 1:
-        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     if len(top) < 2:
         return np.zeros(0)
 
@@ -96,13 +76,11 @@ def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) 
     return draws
 
 
-def quantiles(draws: FloatArray, confidence: float = 0.95) -> dict[str, float | None]:
-    """{"low", "high"} of the middle `confidence` of draws; None of none."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+def quantiles(draws: FloatArray) -> dict[str, float | None]:
+    """{"low", "high"} of the middle 95 % of draws; None of none."""
     if not len(draws):
         return {"low": None, "high": None}
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return {"low": float(low), "high": float(high)}
 
 
@@ -146,13 +124,7 @@ def intervals_of(
 
 def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]) -> Corpus:
     """Means over examples as a corpus, by name: many of them at once, of different examples each."""
-    videos = tuple(dict.fromkeys(video[key] for numbers in values.values() for key in numbers))
-    place = {name: i for i, name in enumerate(videos)}
-    sums, counts = np.zeros((2, len(videos), len(values)))
-    for column, numbers in enumerate(values.values()):
-        at = [place[video[key]] for key in numbers]
-        np.add.at(sums[:, column], at, list(numbers.values()))
-        np.add.at(counts[:, column], at, 1)
+    videos, sums, counts = by_video(list(values.values()), video)
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         total, num = (times @ sums).tolist(), (times @ counts).tolist()
@@ -161,16 +133,15 @@ def means_of(values: Mapping[str, Mapping[Any, float]], video: Mapping[Any, Any]
     return Corpus(videos, scores)
 
 
-def _by_video(values: Mapping[Any, float], video: Mapping[Any, Any] | None) -> tuple[FloatArray, FloatArray]:
-    """Sum and number of the values of each video, in the order of their first."""
-    place: dict[Any, int] = {}
-    for key in values:
-        if video is not None and key not in video:
-            raise ValueError(f"video must name the video of each example, got none for {key!r}")
-        place.setdefault(key if video is None else video[key], len(place))
-    at = np.array([place[key if video is None else video[key]] for key in values], np.int64)
-    numbers = np.array(list(values.values()), np.float64)
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"values must be finite, got {numbers[~np.isfinite(numbers)][:3].tolist()}")
-    sums = np.bincount(at, numbers, len(place)).astype(np.float64)
-    return sums, np.bincount(at, minlength=len(place)).astype(np.float64)
+def by_video(
+    tables: Sequence[Mapping[Any, float]], video: Mapping[Any, Any]
+) -> tuple[tuple[Any, ...], FloatArray, FloatArray]:
+    """(videos in the order of their first value, (videos, tables) sums and numbers of their values)."""
+    videos = tuple(dict.fromkeys(video[key] for values in tables for key in values))
+    place = {name: i for i, name in enumerate(videos)}
+    sums, counts = np.zeros((2, len(videos), len(tables)))
+    for column, values in enumerate(tables):
+        at = [place[video[key]] for key in values]
+        np.add.at(sums[:, column], at, list(values.values()))
+        np.add.at(counts[:, column], at, 1)
+    return videos, sums, counts

@@ -5,7 +5,7 @@ from typing import Any
 
 from .bleu import bleu
 from .cider import cider
-from .intervals import mean
+from .intervals import entry_counts, mean
 from .meteor import meteor, meteor_name
 from .rouge import rouge_l
 from .words import words
@@ -16,9 +16,7 @@ def caption_scores(reference: Mapping[Any, Sequence[str]], predicted: Mapping[An
 
     An item without a predicted caption scores like an empty caption.
 
-    Returns:
-        CIDEr, BLEU-1 .. 4, ROUGE-L, METEOR (None of no items, or without its program), meteor (its name, or
-        the remedy), num, num_unanswered, num_empty (predictions without a word), num_unknown.
+    Each score is None of no items, METEOR without its program. num_empty are predictions without a word.
     """
     hypotheses = [words(predicted.get(key, "")) for key in reference]
     references = [[words(text) for text in texts] for texts in reference.values()]
@@ -31,7 +29,5 @@ def caption_scores(reference: Mapping[Any, Sequence[str]], predicted: Mapping[An
         "METEOR": program(hypotheses, references)[0] if program and references else None,
         "meteor": meteor_name(),
         "num": len(reference),
-        "num_unanswered": sum(key not in predicted for key in reference),
-        "num_empty": sum(not h for key, h in zip(reference, hypotheses, strict=True) if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
+        **entry_counts(reference, predicted, lambda text: not words(text), missing="num_unanswered"),
     }

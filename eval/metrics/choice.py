@@ -7,6 +7,7 @@ from typing import Any
 from .intervals import entry_counts, mean
 from .judge import Judge, rating, replies, verdict
 
+Texts = Mapping[Any, str]  # of each question
 HIGHEST = 5.0  # of a judge's scores
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -16,61 +17,43 @@ def multiple_choice(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of questions with the right option, 1 or 0 for each question).
 
-    Options are letters in either case; None where an answer could not be read. Such a question is wrong, as
-    is one without an entry.
-
-    Returns:
-        accuracy (None of no questions), num, num_missing (without an entry), num_unparsed, num_unknown.
+    Options are letters in either case; None where an answer could not be read (num_unparsed). Such a question
+    is wrong, as is one without an entry.
     """
     each = {}
     for key, right in reference.items():
         option = _option(predicted.get(key))
         each[key] = float(bool(option) and option == _option(right))
-    metrics = _by_group(each, None) | {
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_unparsed": sum(predicted.get(key, "") is None for key in reference),
-        "num_unknown": sum(key not in reference for key in predicted),
-    }
-    return metrics, each
+    counts = entry_counts(reference, predicted, lambda option: option is None, empty="num_unparsed")
+    return _by_group(each, None) | counts, each
 
 
 def exact_match(
-    references: Mapping[Any, Sequence[str]],
-    predicted: Mapping[Any, str],
-    *,
-    groups: Mapping[Any, str] | None = None,
+    references: Mapping[Any, Sequence[str]], predicted: Texts, *, groups: Texts | None = None
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
-    Returns:
-        accuracy (None of no questions); with groups (a name for each question) accuracy/GROUP, num/GROUP and
-        macro_accuracy, the mean over groups; num, num_missing, num_empty (without a word), num_unknown.
+    Of groups (a name for each question) come accuracy/GROUP, num/GROUP and macro_accuracy, the mean over
+    groups. An answer without a word is empty.
     """
     each = {}
     for key, texts in references.items():
         answer = plain(predicted.get(key, ""))
         each[key] = float(bool(answer) and any(plain(text) == answer for text in texts))
-    metrics = _by_group(each, groups) | {
-        "num_missing": sum(key not in predicted for key in references),
-        "num_empty": sum(not plain(predicted[key]) for key in references if key in predicted),
-        "num_unknown": sum(key not in references for key in predicted),
-    }
-    return metrics, each
+    counts = entry_counts(references, predicted, lambda answer: not plain(answer))
+    return _by_group(each, groups) | counts, each
 
 
 def open_answers(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge, *,
-    groups: Mapping[Any, str] | None = None,
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:  # fmt: skip
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge, *, groups: Texts | None = None
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
     4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes
     or no is wrong. A reply without a score in range has score 0.
 
-    Returns:
-        accuracy and its groups as `exact_match`; score (None of no questions); num_no_verdict and
-        num_no_score (unreadable replies), num_missing, num_empty, num_unknown, judge, prompt.
+    accuracy and its groups are as of `exact_match`; num_no_verdict and num_no_score count unreadable replies.
     """
     rated, scores, reply = _rated(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
@@ -80,7 +63,7 @@ def open_answers(
 
 
 def rated_answers(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
 
@@ -91,7 +74,7 @@ def rated_answers(
 
 
 def _rated(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str], questions: Mapping[Any, str], judge: Judge
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
     """(what `rated_answers` returns, the judge's reply to each answer that has a word)."""
     keys = [key for key in reference if predicted.get(key, "").strip()]
@@ -99,13 +82,11 @@ def _rated(
     reply = dict(zip(keys, replies(judge, cases), strict=True))
     scores = {key: rating(text, 0, HIGHEST) for key, text in reply.items()}
     each = {key: scores.get(key) or 0.0 for key in reference}
-    counts = entry_counts(reference, predicted)
     metrics = {
-        "score": mean(list(each.values())),
+        "score": mean(each.values()),
         "num": len(reference),
         "num_no_score": sum(value is None for value in scores.values()),
-        **counts,
-        "num_empty": len(reference) - counts["num_missing"] - len(reply),
+        **entry_counts(reference, predicted, lambda answer: not answer.strip()),
         "judge": judge.name,
         "prompt": judge.prompt,
     }
@@ -121,14 +102,12 @@ def _option(letter: str | None) -> str:
     return (letter or "").strip().upper()
 
 
-def _by_group(each: Mapping[Any, float], groups: Mapping[Any, str] | None) -> dict[str, Any]:
-    out: dict[str, Any] = {"accuracy": mean(list(each.values())), "num": len(each)}
+def _by_group(each: Mapping[Any, float], groups: Texts | None) -> dict[str, Any]:
+    out: dict[str, Any] = {"accuracy": mean(each.values()), "num": len(each)}
     if groups is None:
         return out
     members: dict[str, list[float]] = {}
     for key, value in each.items():
-        if key not in groups:
-            raise ValueError(f"groups must name each question, got none for {key!r}")
         members.setdefault(groups[key], []).append(value)
     accuracies = {name: mean(values) for name, values in sorted(members.items())}
     out["macro_accuracy"] = mean([value for value in accuracies.values() if value is not None])

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
+from .ngrams import LONGEST, Ngram, References, Words, ngrams
 
 SIGMA = 6.0
 
@@ -38,7 +38,6 @@ def cider(
     `corpus` has the items that the frequencies are of; those of `references` if not given. A corpus of one
     item knows no rare words: everything weighs log 1 = 0 and every score is 0.
     """
-    check_items(hypotheses, references)
     known = documents(references) if corpus is None else corpus
     log_num = math.log(max(known.num, 1))
     scores = []

@@ -10,9 +10,11 @@ from .intervals import FloatArray, Interval, entry_counts, mean, tiou_matrix
 
 Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+MOMENTS = ("mAP", *(f"mAP@{t:g}" for t in IOUS), *(f"R1@{t:g}" for t in IOUS), "mIoU")
 # Reference windows of a length above the first and up to the second number of seconds.
 LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}
 _MAX_PREDICTIONS = 10  # of a query
+CLIP_S = 2.0
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
@@ -27,15 +29,14 @@ def moments(
     number of reference windows. R1@t is the share of queries whose first window, as listed, has IoU >= t with
     the reference window it overlaps best. By length, only reference windows of that length count.
 
-    Args:
-        reference: windows of each query. A query without one is not scored.
-        predicted: windows of each query, the best first; only the first ten count. A query without any, which
-            the official evaluator leaves out of mAP and stops at in R1, scores 0.
+    A query without a reference window is not scored. Predicted windows come the best first; only the first
+    ten count. A query without any, which the official evaluator leaves out of mAP and stops at in R1, scores
+    0.
 
     Returns:
         mAP (over IoU .5 : .05 : .95), mAP@t, R1@t for each t, mIoU (of the first window), and each as
-        "short/NAME", "middle/NAME" and "long/NAME", None where there is no query; num, short/num, ...;
-        num_missing (without an entry), num_empty, num_unknown, num_without_reference.
+        "short/NAME", "middle/NAME" and "long/NAME", None where there is no query; num, short/num, ...; other
+        counts.
     """
     tables = {"": moments_of_each(reference, predicted)}
     for name, (above, up_to) in LENGTHS.items():
@@ -44,9 +45,10 @@ def moments(
             for key, windows in reference.items()
         }
         tables[f"{name}/"] = moments_of_each(of_length, predicted)
-    metrics = {
-        f"{prefix}{name}": value for prefix, each in tables.items() for name, value in _means(each).items()
-    }
+    metrics: dict[str, Any] = {}
+    for prefix, each in tables.items():
+        metrics |= {f"{prefix}{name}": mean([values[name] for values in each.values()]) for name in MOMENTS}
+        metrics[f"{prefix}num"] = len(each)
     metrics |= entry_counts(reference, predicted)
     return metrics | {"num_without_reference": sum(not w for w in reference.values())}, tables
 
@@ -59,13 +61,7 @@ def moments_of_each(
     for key, windows in reference.items():
         if not windows:
             continue
-        ours = list(predicted.get(key, ()))
-        for i, window in enumerate(ours):
-            if len(window) != 3:
-                raise ValueError(
-                    f"predicted[{key!r}][{i}] must be (start_s, end_s, score), got {window!r}; "
-                    "give 1.0 where there is no score"
-                )
+        ours = predicted.get(key, ())
         best = sorted(ours[:_MAX_PREDICTIONS], key=lambda window: -window[2])
         precisions = _average_precisions(tiou_matrix(best, windows))
         iou = float(tiou_matrix(ours[:1], windows).max(initial=0.0))
@@ -91,9 +87,12 @@ def _average_precisions(overlap: FloatArray) -> FloatArray:
             if fits[best] >= t:
                 is_right[i], is_free[best] = True, False
         precision = np.cumsum(is_right) / np.arange(1, num_predicted + 1)
-        from_here_on = np.maximum.accumulate(precision[::-1])[::-1]
-        out[row] = from_here_on[is_right].sum() / num_reference
+        out[row] = _best_from_here_on(precision)[is_right].sum() / num_reference
     return out
+
+
+def _best_from_here_on(precision: FloatArray) -> FloatArray:
+    return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def highlights(
@@ -106,23 +105,17 @@ def highlights(
     over the different recalls that a threshold on the predicted ratings reaches, of the greatest precision at
     that recall or more; 0 if no clip is positive, 1 if all are. mAP is its mean over raters and queries.
 
-    Args:
-        reference: (clips, raters) ratings of each query, see `clip_ratings`.
-        predicted: a rating of each clip; missing ratings are 0, those beyond the last clip are cut off (and
-            if the highest is one of them, it is no hit). No ratings at all score 0.
-
-    Returns:
-        mAP@LEVEL and HIT1@LEVEL (None of no queries), num, num_missing, num_empty, num_unknown.
+    The reference is (clips, raters) ratings of each query, see `clip_ratings`, the prediction a rating of
+    each clip. Missing ratings are 0, those beyond the last clip are cut off (and if the highest is one of
+    them, it is no hit). No ratings at all score 0.
     """
     each: dict[Any, dict[str, float]] = {}
     for key, rows in reference.items():
         ratings, ours = np.asarray(rows, np.float64), np.asarray(predicted.get(key, ()), np.float64)
-        if ratings.ndim != 2 or not ratings.size:
+        if not ratings.size:
             raise ValueError(
                 f"reference[{key!r}] must be (clips, raters), one of each at least; got {ratings.shape}"
             )
-        if ours.ndim != 1 or not np.isfinite(ours).all():
-            raise ValueError(f"predicted[{key!r}] must be a finite number a clip, got {predicted[key]!r}")
         filled = np.zeros(len(ratings))
         filled[: len(ours)] = ours[: len(ratings)]
         top = int(ours.argmax()) if len(ours) else len(ratings)
@@ -133,11 +126,8 @@ def highlights(
             each[key][f"mAP@{level}"] = float(np.mean(precisions)) if len(ours) else 0.0
             each[key][f"HIT1@{level}"] = float(top < len(ratings) and positive[top].any())
     names = [f"{metric}@{level}" for level in LEVELS for metric in ("mAP", "HIT1")]
-    metrics = {
-        **{name: mean([values[name] for values in each.values()]) for name in names},
-        "num": len(each),
-    }
-    return metrics | entry_counts(reference, predicted), each
+    metrics = {name: mean([values[name] for values in each.values()]) for name in names}
+    return metrics | {"num": len(each)} | entry_counts(reference, predicted), each
 
 
 def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
@@ -148,21 +138,16 @@ def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
     last_of_equals = np.append(np.diff(score[order]) != 0, True)
     hits = np.cumsum(positive[order])[last_of_equals]
     precision = hits / (np.flatnonzero(last_of_equals) + 1)
-    from_here_on = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(from_here_on[np.diff(hits, prepend=0) > 0].mean())
+    return float(_best_from_here_on(precision)[np.diff(hits, prepend=0) > 0].mean())
 
 
 def clip_ratings(
-    duration_s: float,
-    relevant_clip_ids: Sequence[int],
-    saliency_scores: Sequence[Sequence[float]],
-    *,
-    clip_s: float = 2.0,
+    duration_s: float, relevant_clip_ids: Sequence[int], saliency_scores: Sequence[Sequence[float]]
 ) -> FloatArray:
     """(clips, raters) ratings of all clips of a video; clips that nobody was asked about have 0."""
     ratings = np.asarray(saliency_scores, np.float64)
     where = np.asarray(relevant_clip_ids, np.int64)
-    out = np.zeros((int(duration_s / clip_s), ratings.shape[1] if ratings.ndim == 2 else 3))
+    out = np.zeros((int(duration_s / CLIP_S), ratings.shape[1] if ratings.ndim == 2 else 3))
     if ratings.shape[:1] != where.shape or ((where < 0) | (where >= len(out))).any():
         raise ValueError(
             f"relevant_clip_ids must be one of {len(out)} clips for each of {len(ratings)} saliency_scores; "
@@ -171,9 +156,3 @@ def clip_ratings(
     if len(where):
         out[where] = ratings
     return out
-
-
-def _means(each: Mapping[Any, Mapping[str, float]]) -> dict[str, Any]:
-    names = ["mAP", *(f"mAP@{t:g}" for t in IOUS), *(f"R1@{t:g}" for t in IOUS), "mIoU"]
-    out: dict[str, Any] = {name: mean([values[name] for values in each.values()]) for name in names}
-    return out | {"num": len(each)}

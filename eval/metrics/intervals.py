@@ -1,8 +1,8 @@
 """How well a span in time is predicted: temporal IoU, recall at 1, mean IoU."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Interval = tuple[float, float]  # (start_s, end_s), half-open
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Compat = Literal["paper"] | None
 
 
 def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
@@ -57,45 +58,55 @@ def grounding(
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(recall at 1 and mean IoU of a predicted span for each query, the IoU of each query).
 
-    A query without a prediction, or with None, has IoU 0. `round_iou` rounds each IoU to two decimals first,
-    as VTimeLLM and LongVALE do (0.495 then counts at 0.5).
-
-    Returns:
-        R@t, the share of queries whose IoU is at least t, for each t; mIoU (None of no queries), num,
-        num_unanswered, num_unknown.
+    R@t is the share of queries whose IoU is at least t. A query without a prediction, or with None, has IoU
+    0. `round_iou` rounds each IoU to two decimals first, as VTimeLLM and LongVALE do (0.495 then counts at
+    0.5).
     """
     ious = {}
     for key, true in reference.items():
         span = predicted.get(key)
         iou = 0.0 if span is None else tiou(span, true)
         ious[key] = round(iou, 2) if round_iou else iou
-    values = list(ious.values())
     metrics = {
-        **{f"R@{t:g}": mean([float(iou >= t) for iou in values]) for t in thresholds},
-        "mIoU": mean(values),
-        "num": len(values),
+        **{f"R@{t:g}": mean([float(iou >= t) for iou in ious.values()]) for t in thresholds},
+        "mIoU": mean(ious.values()),
+        "num": len(ious),
         "num_unanswered": sum(predicted.get(key) is None for key in reference),
         "num_unknown": sum(key not in reference for key in predicted),
     }
     return metrics, ious
 
 
-def check_compat(compat: str | None) -> None:
+def check_compat(compat: Compat) -> None:
     """ValueError unless it is None or "paper"."""
     if compat not in (None, "paper"):
         raise ValueError(f"compat must be None or 'paper', got {compat!r}")
 
 
-def entry_counts(reference: Collection[Any], predicted: Mapping[Any, Sized]) -> dict[str, int]:
-    """num_missing (ids without an entry), num_empty (with an empty entry), num_unknown (ids of none)."""
+def entry_counts(
+    reference: Collection[Any],
+    predicted: Mapping[Any, Any],
+    is_empty: Callable[[Any], bool] = lambda entry: len(entry) == 0,
+    *,
+    missing: str = "num_missing",
+    empty: str = "num_empty",
+) -> dict[str, int]:
+    """`missing` (ids without an entry), `empty` (with an empty entry), num_unknown (ids of none)."""
     keys = set(reference)
     return {
-        "num_missing": sum(key not in predicted for key in keys),
-        "num_empty": sum(not len(predicted[key]) for key in keys if key in predicted),
+        missing: sum(key not in predicted for key in keys),
+        empty: sum(is_empty(predicted[key]) for key in keys if key in predicted),
         "num_unknown": sum(key not in keys for key in predicted),
     }
 
 
-def mean(values: Sequence[float]) -> float | None:
+def mean(values: Collection[float]) -> float | None:
     """The arithmetic mean, summed exactly; None of nothing."""
     return math.fsum(values) / len(values) if values else None
+
+
+def harmonic(precision: float | None, recall: float | None) -> float | None:
+    """2 P R / (P + R), 0 where both are 0; None of nothing."""
+    if precision is None or recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

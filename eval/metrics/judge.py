@@ -27,15 +27,14 @@ class Judge:
 
 def replies(judge: Judge, cases: Sequence[tuple[str, str, str]]) -> list[str]:
     """The judge's reply to each (question, reference, answer); equal prompts are asked once."""
-    prompts = []
-    for question, reference, answer in cases:
+
+    def filled(question: str, reference: str, answer: str) -> str:
         texts = {"question": question, "reference": reference, "answer": answer}
-        prompts.append(_FIELDS.sub(lambda field, texts=texts: texts[field[1]], judge.prompt))  # type: ignore[misc]
+        return _FIELDS.sub(lambda field: texts[field[1]], judge.prompt)
+
+    prompts = [filled(*case) for case in cases]
     different = list(dict.fromkeys(prompts))
-    got = list(judge.ask(different)) if different else []
-    if len(got) != len(different):
-        raise ValueError(f"Judge.ask must give a reply to each of {len(different)} prompts, got {len(got)}")
-    known = dict(zip(different, got, strict=True))
+    known = dict(zip(different, judge.ask(different) if different else [], strict=True))
     return [known[prompt] for prompt in prompts]
 
 

@@ -1,11 +1,11 @@
 """MAGQA's in-span score: replies given while a video runs, judged where they were due."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from .intervals import check_compat, mean
+from .intervals import Compat, check_compat, entry_counts, mean
 from .judge import Judge, first_digit, rating, replies
-from .soda import Captioned
+from .soda import Annotator, Captioned
 
 Reply = tuple[float | None, str]  # time_s, text; no time where an answer doesn't say when
 _LOWEST, _HIGHEST = 1.0, 5.0
@@ -13,12 +13,12 @@ _PAPER_EXAMPLES = 2000
 
 
 def magqa(
-    reference: Mapping[Any, Sequence[Captioned]],
+    reference: Annotator,
     predicted: Mapping[Any, Sequence[Reply]],
     questions: Mapping[Any, str],
     judge: Judge,
     *,
-    compat: Literal["paper"] | None = None,
+    compat: Compat = None,
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(mean in-span score of examples with several answers in time, the score of each scored example).
 
@@ -26,19 +26,14 @@ def magqa(
     of the replies whose time is in its span, both ends included, and 1 if there are none. An example's score
     is the mean over its reference answers. A reply of the judge that can't be read counts 1.
 
-    Args:
-        reference: (start_s, end_s, text) of the answers to each question.
-        predicted: (time_s, text) of the replies, equal replies in a row included; without a time in no span.
-        questions: the question itself.
-        judge: who rates, from 1 to 5.
-        compat: "paper" does as MMDuet's scripts: a reply without a time is in every span, only the first
-            character of what the judge says is read, and the set is filled up to 2,000 examples of score 1
-            and without replies (its size).
+    A reply without a time is in no span. compat="paper" does as MMDuet's scripts: a reply without a time is
+    in every span, only the first character of what the judge says is read, and the set is filled up to 2,000
+    examples of score 1 and without replies (its size).
 
     Returns:
         in_span, turns and turns_distinct (replies of an example, all, and different texts), None of no
-        examples; num (examples scored), num_missing, num_silent (an entry without replies), num_unknown,
-        num_without_reference (not scored), num_judged (pairs), num_unparsed (of these), judge, prompt.
+        examples; num (examples scored), num_without_reference (not scored), num_judged (pairs), num_unparsed
+        (of these), and other counts.
     """
     check_compat(compat)
     is_paper = compat == "paper"
@@ -49,7 +44,13 @@ def magqa(
     read_score = first_digit if is_paper else rating
     read = [read_score(reply, _LOWEST, _HIGHEST) for reply in replies(judge, pairs)]
     scores = {pair: _LOWEST if value is None else value for pair, value in zip(pairs, read, strict=True)}
-    examples = [_score_of(due[key], questions[key], scores) for key in keys]
+    examples = []
+    for key in keys:
+        of_answers = [
+            sum(scores[questions[key], right, text] for text in texts) / len(texts) if texts else _LOWEST
+            for right, texts in due[key]
+        ]
+        examples.append(sum(of_answers) / len(of_answers))
     turns = [[text for _, text in predicted.get(key, ())] for key in keys]
     filled = max(_PAPER_EXAMPLES - len(keys), 0) if is_paper else 0
     metrics = {
@@ -57,9 +58,7 @@ def magqa(
         "turns": mean([float(len(texts)) for texts in turns] + [0.0] * filled),
         "turns_distinct": mean([float(len(set(texts))) for texts in turns] + [0.0] * filled),
         "num": len(keys),
-        "num_missing": sum(key not in predicted for key in reference),
-        "num_silent": sum(not predicted[key] for key in reference if key in predicted),
-        "num_unknown": sum(key not in reference for key in predicted),
+        **entry_counts(reference, predicted, empty="num_silent"),
         "num_without_reference": len(reference) - len(keys),
         "num_judged": len(pairs),
         "num_unparsed": sum(value is None for value in read),
@@ -81,14 +80,3 @@ def _due(
         (right, [text for time_s, text in turns if fits(time_s, start_s, end_s)])
         for start_s, end_s, right in answers
     ]
-
-
-def _score_of(
-    due: Sequence[tuple[str, Sequence[str]]], question: str, scores: Mapping[tuple[str, str, str], float]
-) -> float:
-    """An example's score from those of its (question, reference answer, reply)."""
-    of_answers = [
-        sum(scores[question, right, text] for text in texts) / len(texts) if texts else _LOWEST
-        for right, texts in due
-    ]
-    return sum(of_answers) / len(of_answers)

@@ -8,16 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO
 
 import numpy as np
 
 from .intervals import FloatArray
-from .ngrams import References, Words, check_items
+from .ngrams import References, Words
 
 NOT_COMPUTED = "not computed: install Java, and `pip install pycocoevalcap`"
 _OPTIONS = ("-l", "en", "-norm")  # what the captioning evaluators run it with
@@ -27,11 +28,9 @@ _MAX_LINES = 128  # sent before answers are read: both must fit a pipe
 def jar() -> Path | None:
     """The program, None if pycocoevalcap is not installed."""
     package = find_spec("pycocoevalcap")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        path = Path(folder) / "meteor" / "meteor-1.5.jar"
-        if path.is_file():
-            return path
-    return None
+    folders = (package.submodule_search_locations or []) if package else []
+    paths = (Path(folder) / "meteor" / "meteor-1.5.jar" for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def is_available() -> bool:
@@ -66,30 +65,21 @@ class Meteor:
     def __call__(
         self, hypotheses: Sequence[Words], references: Sequence[References]
     ) -> tuple[float, list[float]]:
-        check_items(hypotheses, references)
-        if not hypotheses:
+        counts = self._counts(hypotheses, references)
+        if not counts:
             return 0.0, []
-        lines = self._lines(hypotheses, references)
-        different = list(dict.fromkeys(lines))
-        counts = dict(zip(different, self._ask(different), strict=True))
-        self._write([" ||| ".join(["EVAL", *(counts[line] for line in lines)])])
-        scores = [float(self._read()) for _ in lines]
+        self._write([" ||| ".join(["EVAL", *counts])])
+        scores = [float(self._read()) for _ in counts]
         return float(self._read()), scores
 
     def counts(
         self, hypotheses: Sequence[Words], references: Sequence[References]
     ) -> tuple[FloatArray, Callable[[FloatArray], float]]:
         """(items, numbers) what METEOR of a corpus is made of, to be summed; and what makes sums a score."""
-        check_items(hypotheses, references)
-        if not hypotheses:
+        counts = self._counts(hypotheses, references)
+        if not counts:
             return np.zeros((0, 0)), lambda sums: 0.0
-        lines = self._lines(hypotheses, references)
-        different = list(dict.fromkeys(lines))
-        numbers = {
-            line: [float(number) for number in reply.split()]
-            for line, reply in zip(different, self._ask(different), strict=True)
-        }
-        rows = np.array([numbers[line] for line in lines], np.float64).reshape(len(lines), -1)
+        rows = np.array([reply.split() for reply in counts], np.float64)
         # A caption that is one chunk in all has none, which the program sets item by item.
         is_whole = (rows[:, 20] == 1) & (rows[:, :2] == rows[:, 21:]).all(1)
         rows[is_whole, 20] = 0
@@ -100,12 +90,19 @@ class Meteor:
         self._read()  # of the one item that the sums make
         return float(self._read())
 
-    @staticmethod
-    def _lines(hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
-        return [
+    def _counts(self, hypotheses: Sequence[Words], references: Sequence[References]) -> list[str]:
+        """What the program counts in each item; equal items are asked once."""
+        lines = [
             " ||| ".join(["SCORE", *map(_plain, some), _plain(hypothesis)])
             for hypothesis, some in zip(hypotheses, references, strict=True)
         ]
+        counts = dict.fromkeys(lines, "")
+        different = list(counts)
+        for start in range(0, len(different), _MAX_LINES):
+            some = different[start : start + _MAX_LINES]
+            self._write(some)
+            counts |= {line: self._read() for line in some}
+        return [counts[line] for line in lines]
 
     def close(self) -> None:
         """Ends the program; the next call starts it again."""
@@ -113,29 +110,13 @@ class Meteor:
             self._end()
         self._process = self._errors = self._end = None
 
-    def _ask(self, lines: Sequence[str]) -> Iterator[str]:
-        for start in range(0, len(lines), _MAX_LINES):
-            some = lines[start : start + _MAX_LINES]
-            self._write(some)
-            for _ in some:
-                yield self._read()
-
     def _start(self) -> subprocess.Popen[bytes]:
         path, java = jar(), shutil.which("java")
-        if path is None or java is None:
-            missing = "the program `java`" if java is None else "the package pycocoevalcap"
-            raise FileNotFoundError(
-                f"METEOR's own program needs {missing}; install Java and `pip install pycocoevalcap`"
-            )
+        assert path is not None and java is not None  # see `meteor`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- open for as long as the program runs
         command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-jar", str(path)]
-        process = subprocess.Popen(
-            [*command, "-", "-", "-stdio", *_OPTIONS],
-            cwd=path.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        command += ["-", "-", "-stdio", *_OPTIONS]
+        process = subprocess.Popen(command, cwd=path.parent, stdin=PIPE, stdout=PIPE, stderr=self._errors)
         self._end = weakref.finalize(self, _stop, process, self._errors)
         return process
 

@@ -24,8 +24,6 @@ class Curve(NamedTuple):
 
 def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
     """(T,) the mean of each score and up to `num_frames` before and behind it, fewer at the ends."""
-    if num_frames < 0:
-        raise ValueError(f"num_frames must be at least 0, got {num_frames}")
     values = np.asarray(score, np.float64).tolist()
     # exact means, rounded once: windows of the same scores tie in any order and at the ends
     means = [mean(values[max(i - num_frames, 0) : i + num_frames + 1]) for i in range(len(values))]
@@ -34,7 +32,7 @@ def smoothed(score: ArrayLike, num_frames: int) -> FloatArray:
 
 def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: float = 2.0) -> list[float]:
     """The rating of each clip of a video, for `highlights`: the sum of its frames' smoothed scores."""
-    time_s, score = _checked(curve)
+    time_s, score = (np.asarray(item, np.float64) for item in curve)
     if not len(time_s):
         return []
     step_s = float(time_s[1] - time_s[0]) if len(time_s) > 1 else clip_s
@@ -45,13 +43,3 @@ def clip_scores(curve: Curve, *, num_frames: int = PUBLISHED_FRAMES, clip_s: flo
     of_clip = int(clip_s / step_s + 1e-9)
     frames = smoothed(score, num_frames).tolist()
     return [fsum(frames[first : first + of_clip]) for first in range(0, len(frames), of_clip)]
-
-
-def _checked(curve: Curve) -> tuple[FloatArray, FloatArray]:
-    time_s, score = (np.asarray(item, np.float64) for item in curve)
-    if time_s.ndim != 1 or time_s.shape != score.shape or not np.isfinite([time_s, score]).all():
-        raise ValueError(
-            "curve must be a finite time and a finite score for each frame, got "
-            f"{time_s.shape} times and {score.shape} scores"
-        )
-    return time_s, score

@@ -10,7 +10,7 @@ from .bootstrap import Corpus
 from .cider import SIGMA
 from .intervals import FloatArray, IntArray
 from .meteor import meteor
-from .ngrams import LONGEST, Ngram, References, Words, check_items, ngrams
+from .ngrams import LONGEST, Ngram, References, Words, ngrams
 from .rouge import rouge_l
 from .words import words
 
@@ -26,14 +26,13 @@ class Ciders:
         video: Sequence[int],
         num_videos: int,
     ) -> None:
-        check_items(hypotheses, references)
         runs: dict[Ngram, int] = {}
         owners, had = [], []
         for at, some in zip(video, documents, strict=True):
             for run in {run for item in some for counts in ngrams(item) for run in counts}:
                 owners.append(at)
                 had.append(runs.setdefault(run, len(runs)))
-        ours, theirs, both = _Squares(runs), _Squares(runs), _Squares(runs)
+        ours, theirs, both = _Rows(runs), _Rows(runs), _Rows(runs)
         gaps, items = [], []
         for item, (hypothesis, some) in enumerate(zip(hypotheses, references, strict=True)):
             counts = ngrams(hypothesis)
@@ -49,7 +48,7 @@ class Ciders:
         self._owners, self._had = np.array(owners, np.int64), np.array(had, np.int64)
         self._videos = np.bincount(np.array(video, np.int64), minlength=num_videos).astype(np.float64)
         self._num_runs, self._num_items = len(runs), len(hypotheses)
-        self._ours, self._theirs, self._both = (some.packed() for some in (ours, theirs, both))
+        self._rows = [rows.packed() for rows in (ours, theirs, both)]
         self._items = np.array(items, np.int64)
         self._weight = np.exp(-(np.array(gaps, np.float64) ** 2) / (2 * SIGMA**2))
         self._num_references = np.bincount(self._items, minlength=self._num_items)
@@ -61,7 +60,7 @@ class Ciders:
         squared = (log_num - np.log(np.maximum(num_documents, 1.0))) ** 2
         ours, theirs, both = (
             np.bincount(rows, counts * squared[runs], LONGEST * len(self._items)).reshape(-1, LONGEST)
-            for rows, runs, counts in (self._ours, self._theirs, self._both)
+            for rows, runs, counts in self._rows
         )
         norms = np.sqrt(ours * theirs)
         alike = np.divide(both, norms, out=np.zeros(norms.shape), where=norms > 0).sum(1) / LONGEST
@@ -69,28 +68,21 @@ class Ciders:
         return 10 * summed / np.maximum(self._num_references, 1)
 
 
-class _Squares:
+class _Rows:
     """Rows of counts by run, packed: of each number its row, its run's place and itself."""
 
-    def __init__(self, runs: dict[Ngram, int]) -> None:
-        self._places, self._num = runs, 0
-        self._rows: list[int] = []
-        self._runs: list[int] = []
-        self._counts: list[int] = []
+    def __init__(self, places: dict[Ngram, int]) -> None:
+        self._places, self._num = places, 0
+        self._entries: list[tuple[int, int, int]] = []
 
     def add(self, row: Mapping[Ngram, int]) -> None:
         for run, count in row.items():
-            self._rows.append(self._num)
-            self._runs.append(self._places.setdefault(run, len(self._places)))
-            self._counts.append(count)
+            self._entries.append((self._num, self._places.setdefault(run, len(self._places)), count))
         self._num += 1
 
-    def packed(self) -> tuple[IntArray, IntArray, FloatArray]:
-        return (
-            np.array(self._rows, np.int64),
-            np.array(self._runs, np.int64),
-            np.array(self._counts, np.float64),
-        )
+    def packed(self) -> IntArray:
+        """(3, n)"""
+        return np.array(self._entries, np.int64).reshape(-1, 3).T
 
 
 def caption_corpus(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .ngrams import References, Words, check_items
+from .ngrams import References, Words
 
 _BETA = 1.2
 
@@ -15,7 +15,6 @@ def rouge_l(hypotheses: Sequence[Words], references: Sequence[References]) -> li
     the score is (1 + b^2) P R / (R + b^2 P) with b = 1.2. It is 0 without a common word, and for a
     hypothesis without words.
     """
-    check_items(hypotheses, references)
     return [_score(item, some) for item, some in zip(hypotheses, references, strict=True)]
 
 

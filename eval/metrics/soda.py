@@ -1,15 +1,16 @@
 """SODA_c: dense captions as a story, matched in order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .intervals import FloatArray, IntArray, check_compat, entry_counts, mean, tiou_matrix
+from .intervals import Compat, FloatArray, IntArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
 from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
 Captioned = tuple[float, float, str]  # start_s, end_s, text
+Annotator = Mapping[Any, Sequence[Captioned]]  # the events of each video
 PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
 
@@ -33,11 +34,11 @@ class MeteorOfPairs:
         self.__name__ = meteor_name(swapped=swapped)
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        read = words_of_each([text for pair in pairs for text in pair])
-        predicted, reference = read[0::2], read[1::2]
+        words = words_of_each(text for pair in pairs for text in pair)
+        predicted, reference = ([words[pair[side]] for pair in pairs] for side in (0, 1))
         if self._swapped:
             predicted, reference = reference, predicted
-        return self._program(predicted, [[text] for text in reference])[1]
+        return self._program(predicted, [[item] for item in reference])[1]
 
 
 def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
@@ -47,11 +48,7 @@ def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
 
 
 def soda_c(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    scorer: PairScorer | None,
-    *,
-    compat: Literal["paper"] | None = None,
+    reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
 ) -> tuple[dict[str, Any], dict[Any, Soda]]:
     """(mean SODA_c over videos, SODA_c of each video).
 
@@ -60,27 +57,15 @@ def soda_c(
     most once, and matches don't cross; the matching that earns most counts. The sum over the number of
     predicted events is the precision, over that of reference events the recall. f1 is their harmonic mean.
 
-    Args:
-        reference: (start_s, end_s, text) of the events of each video, in any order.
-        predicted: the same of the predictions.
-        scorer: (prediction, reference) texts to scores, see `meteor_of_pairs`; None: nothing is computed.
-        compat: "paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
-            ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
-
-    Returns:
-        SODA_c (the mean f1), SODA_c_precision, SODA_c_recall (None of no videos or without a scorer), scorer
-        (its name, or the remedy), num, num_missing, num_empty, num_unknown.
+    The scorer takes (prediction, reference) texts to scores, see `meteor_of_pairs`; without it the scores are
+    None. compat="paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
+    ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
     """
     check_compat(compat)
     keys = [key for key in reference if compat is None or key in predicted]
-    plain = _in_ascii if compat else list
     each = {}
     if scorer is not None:
-        each = soda_of_each(
-            {key: plain(reference[key]) for key in keys},
-            {key: plain(events) for key, events in predicted.items()},
-            scorer,
-        )
+        each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
     metrics = {
         "SODA_c": mean([soda.f1 for soda in each.values()]),
         "SODA_c_precision": mean([soda.precision for soda in each.values()]),
@@ -92,11 +77,7 @@ def soda_c(
     return metrics, each
 
 
-def soda_of_each(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    scorer: PairScorer,
-) -> dict[Any, Soda]:
+def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer) -> dict[Any, Soda]:
     """SODA_c of each video of the reference; all 0 where nothing was predicted, or nothing is to be found.
 
     The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
@@ -116,24 +97,16 @@ def soda_of_each(
         # One number a pair of texts.
         pair_ids[key] = ((first << 32)[:, None] | second[None, :])[overlaps[key] > 0]
     pairs = np.unique(np.concatenate([*pair_ids.values(), np.zeros(0, np.int64)]))
-    scores = _scores(scorer, list(texts), pairs)
+    names = list(texts)
+    asked = [(names[pair >> 32], names[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
+    scores = np.array(scorer(asked) if asked else [], np.float64)
     out = {}
     for key, overlap in overlaps.items():
         overlap[overlap > 0] *= scores[np.searchsorted(pairs, pair_ids[key])]
-        out[key] = _soda(in_order(overlap), *overlap.shape)
+        earned = in_order(overlap)
+        precision, recall = (earned / max(num, 1) for num in overlap.shape)
+        out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
     return out
-
-
-def _scores(scorer: PairScorer, texts: Sequence[str], pairs: IntArray) -> FloatArray:
-    """What the scorer says of pairs of texts, each one number: place << 32 | place."""
-    asked = [(texts[pair >> 32], texts[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
-    scores = np.array(list(scorer(asked)) if asked else [], np.float64)
-    if scores.shape != pairs.shape or not np.isfinite(scores).all():
-        raise ValueError(
-            f"scorer must give a finite number for each of {len(pairs)} pairs, got {scores.size} values, "
-            f"{np.sum(~np.isfinite(scores))} of them not finite"
-        )
-    return scores
 
 
 def in_order(earned: FloatArray) -> float:
@@ -148,12 +121,12 @@ def in_order(earned: FloatArray) -> float:
     return float(best[-1])
 
 
-def _soda(earned: float, num_predicted: int, num_reference: int) -> Soda:
-    if earned <= 0 or not num_predicted or not num_reference:
-        return Soda(0.0, 0.0, 0.0)
-    precision, recall = earned / num_predicted, earned / num_reference
-    return Soda(precision, recall, 2 * precision * recall / (precision + recall))
-
-
-def _in_ascii(events: Sequence[Captioned]) -> list[Captioned]:
-    return [(start_s, end_s, ascii_only(text)) for start_s, end_s, text in events]
+def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict[Any, list[Captioned]]:
+    """The events of these videos, in ASCII for the papers."""
+    return {
+        key: [
+            (start_s, end_s, ascii_only(text) if compat else text) for start_s, end_s, text in annotator[key]
+        ]
+        for key in keys
+        if key in annotator
+    }

@@ -66,10 +66,9 @@ def words(text: str) -> list[str]:
     return [token for token in out if token not in _DROPPED and token.strip("-")]
 
 
-def words_of_each(texts: Iterable[str]) -> list[list[str]]:
-    """`words` of each text; equal texts are read once."""
-    known: dict[str, list[str]] = {}
-    return [known[t] if t in known else known.setdefault(t, words(t)) for t in texts]
+def words_of_each(texts: Iterable[str]) -> dict[str, list[str]]:
+    """The `words` by text."""
+    return {text: words(text) for text in set(texts)}
 
 
 def ascii_only(text: str) -> str:

@@ -1,24 +1,19 @@
 """YouCook2 dense captions as TimeChat's, MMDuet's and their successors' evaluators score them."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .bootstrap import Corpus, means_of
-from .dense import THRESHOLDS, dense_of_each, harmonic, resampled_ciders
-from .intervals import FloatArray, check_compat, mean
+from .dense import THRESHOLDS, dense_of_each, resampled_ciders
+from .intervals import Compat, FloatArray, check_compat, harmonic, mean
 from .meteor import meteor, meteor_name
-from .soda import Captioned, Soda, meteor_of_pairs, soda_c
+from .soda import Annotator, Captioned, Soda, meteor_of_pairs, soda_c
 
 _AVERAGED = ("precision", "recall", "CIDEr", "METEOR")
 
 
 def youcook2(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    *,
-    compat: Literal["paper"] | None = None,
-    seed: int = 0,
+    reference: Annotator, predicted: Annotator, *, compat: Compat = None
 ) -> tuple[dict[str, Any], dict[Any, Soda], Callable[[], Corpus]]:
     """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, what makes them a `Corpus`).
 
@@ -26,21 +21,17 @@ def youcook2(
     .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video at
     each of the four. Spans with their ends exchanged are read the right way round.
 
-    Args:
-        reference: (start_s, end_s, text) of the events of each video.
-        predicted: the same of the predictions; a video without any scores 0 everywhere.
-        compat: "paper" takes CIDEr's document frequencies from one video's items, unmatched events against
-            random letters, and METEOR in SODA_c with its arguments exchanged.
-        seed: of the random letters.
+    A video without predictions scores 0 everywhere. compat="paper" takes CIDEr's document frequencies from
+    one video's items, and METEOR in SODA_c with its arguments exchanged.
 
     Returns:
         F1, precision, recall, CIDEr, METEOR, SODA_c (None of no videos, the last two without METEOR's
-        program), meteor (its name, or the remedy), num, num_missing, num_empty, num_unknown, num_predictions
-        (the mean of a video). The corpus has all but SODA_c.
+        program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts. The corpus
+        has all but SODA_c.
     """
     check_compat(compat)
     theirs, ours = _ordered(reference), _ordered(predicted)
-    means = _means_of_each(theirs, ours, compat, seed)
+    means = _means_of_each(theirs, ours, compat)
     soda, each = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
 
     def of_all(name: str) -> dict[Any, float]:
@@ -48,7 +39,7 @@ def youcook2(
 
     def corpus() -> Corpus:
         table = means_of({name: of_all(name) for name in ("F1", *_AVERAGED)}, {key: key for key in means})
-        ciders = None if compat else resampled_ciders([theirs], ours, THRESHOLDS)
+        ciders = None if compat else resampled_ciders([theirs], ours)
 
         def scores(times: FloatArray) -> dict[str, float | None]:
             out = dict(table.scores(times))
@@ -59,7 +50,7 @@ def youcook2(
         return Corpus(table.videos, scores)
 
     metrics = {
-        **{name: mean(list(of_all(name).values())) for name in ("F1", *_AVERAGED)},
+        **{name: mean(of_all(name).values()) for name in ("F1", *_AVERAGED)},
         "SODA_c": soda["SODA_c"],
         "meteor": meteor_name() + ("; in SODA_c with arguments swapped" if compat and meteor() else ""),
         **{name: soda[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
@@ -68,22 +59,10 @@ def youcook2(
     return metrics, each, corpus
 
 
-def _means_of_each(
-    reference: Mapping[Any, Sequence[Captioned]],
-    predicted: Mapping[Any, Sequence[Captioned]],
-    compat: str | None,
-    seed: int,
-) -> dict[Any, dict[str, float]]:
+def _means_of_each(reference: Annotator, predicted: Annotator, compat: Compat) -> dict[Any, dict[str, float]]:
     """F1 and means over thresholds of each video."""
-    each = dense_of_each(
-        [reference],
-        predicted,
-        thresholds=THRESHOLDS,
-        frequencies="video" if compat else "reference",
-        letters=random.Random(seed) if compat else None,
-    )
     out = {}
-    for key, video in each.items():
+    for key, video in dense_of_each([reference], predicted, compat).items():
         means = {
             name: sum(video[f"{name}@{t:g}"] for t in THRESHOLDS) / len(THRESHOLDS)
             for name in _AVERAGED
@@ -113,7 +92,7 @@ def reply_segments(
     return out
 
 
-def _ordered(events: Mapping[Any, Sequence[Captioned]]) -> dict[Any, list[Captioned]]:
+def _ordered(events: Annotator) -> dict[Any, list[Captioned]]:
     """Spans with their earlier time first."""
     return {
         key: [(min(start, end), max(start, end), text) for start, end, text in some]

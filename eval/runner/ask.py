@@ -6,22 +6,30 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from ...memory import VideoMemory
-from ..tasks.task import Example, How, Prediction, Task
+from ..tasks.examples import Example, Prediction
+from ..tasks.task import How, Task
+from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
 
 
 @dataclass(frozen=True)
 class Questioner:
-    """What stays the same from video to video: the task, its prompt, how answers are read.
+    """What stays the same from video to video: the task's name, examples and prompt, how answers are read.
 
     max_new_tokens is the longest answer; None: as the model's config says.
     """
 
-    task: Task[Any, Any]
+    name: str
+    examples: Sequence[Example[Any]]
     prompt: str
     max_new_tokens: int | None
     how: How
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """The task of that name."""
+        return task_of(self.name)
 
     def lines(
         self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],
@@ -29,9 +37,8 @@ class Questioner:
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
         if isinstance(memory, str):
-            yield from (
-                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
-            )
+            left = (e for e in examples if e.id not in done)
+            yield from ({"id": e.id, "video": e.video, "failed": memory} for e in left)
             return
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):

@@ -5,9 +5,8 @@ that any two can be compared by `longcompress eval pairs`, and a killed comparis
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,13 @@ from ...encode import segments_of
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
-from ...types import CompressedVideo, Segment
-from ..tasks.task import Example, How, Prediction
+from ...types import CompressedVideo
+from ..tasks.examples import Example, Prediction
+from ..tasks.task import How
 from .ask import Questioner
 from .locks import alone
-from .run import ENDLESS, Encoded, encoded, header_of, run_all, summarise
+from .run import ENDLESS, Encoded, Run, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, check_budgets, num_tokens, summary_of
-from .score import task_of
 from .sources import Source
 
 OURS = ("even", "novelty", "no-memory", "no-audio")
@@ -70,7 +69,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if unknown := [method for method in self.methods if method not in NAMES]:
             raise ValueError(f"methods must be of {', '.join(NAMES)}, got {unknown[0]!r}")
-        check_budgets("budgets", self.budgets)
+        check_budgets(self.budgets)
         if wrong := [text for text in self.only if "=" not in text]:
             raise ValueError(f"only must be KIND=NAME, got {wrong[0]!r}")
         if twice := [method for method in self.methods if self.methods.count(method) > 1]:
@@ -94,44 +93,40 @@ class CompareConfig:
 def compare(
     source: Source, model: LongCompress, folder: str | Path, config: CompareConfig, how: How
 ) -> list[Arm]:
-    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed.
-
-    Raises:
-        ValueError: a run has another header; another process writes there; the model lacks streams that a
-            method needs; an unknown prompt; a task that scores no example by itself.
-    """
+    """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     examples = selected(source.examples, config)
-    questioner = Questioner(task_of(source.task), config.prompt, config.max_new_tokens, how)
-    _check(source.task, questioner, examples)
+    run_config = RunConfig(prompt=config.prompt, limit=config.limit, max_new_tokens=config.max_new_tokens)
+    questioner = Questioner(source.task, examples, config.prompt, config.max_new_tokens, how)
+    if questioner.score(examples[0], Prediction("", None)) is None:
+        raise ValueError(
+            f"task must be one that scores each example, {source.task} doesn't without a judge, a corpus or "
+            "METEOR; use `longcompress eval run` and `eval score`"
+        )
     if "no-audio" in config.methods and model.media != ("video", "audio"):
         raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
-    pins = header_of(source, model, RunConfig(prompt=config.prompt, limit=config.limit,
-                                              max_new_tokens=config.max_new_tokens), how)  # fmt: skip
+    pins = header_of(source, model, run_config, how)
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
-    outs = {name: folder / f"{name}.jsonl" for name in arms}
-    headers = {name: {**pins, "method": arm.method, "budget": arm.budget} for name, arm in arms.items()}
+    runs = {
+        name: Run(folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
+        for name, arm in arms.items()
+    }
+
+    def encode(video: str, names: Sequence[str]) -> Iterator[tuple[str, Encoded]]:
+        def read(parts: Reading) -> Callable[[str], VideoMemory]:
+            raw = RawVideo(model, video, parts, config.seed)
+            return lambda name: raw.memory(arms[name])
+
+        return encoded(source, model.config.media, read, video, names)
+
     with alone(folder / "compare"):
-        encode = partial(_encode, source, model, config.seed, arms)
-        run_all(source.task, outs, headers, questioner, examples, encode)
-        for out in outs.values():
+        run_all(questioner, runs, encode)
+        for out, _ in runs.values():
             if summary_of(out) is None:
-                summarise(source.task, examples, out, how)
+                summarise(questioner, out)
     return config.arms
-
-
-def _check(name: str, questioner: Questioner, examples: Sequence[Example[Any]]) -> None:
-    """ValueError, before hours of work, for what can't be asked or scored."""
-    prompts = questioner.task.prompts
-    if questioner.prompt not in prompts:
-        raise ValueError(f"prompt must be one of {', '.join(prompts)} of {name}, got {questioner.prompt!r}")
-    if examples and questioner.score(examples[0], Prediction("", None)) is None:
-        raise ValueError(
-            f"task must be one that scores each example, {name} doesn't without a judge, a corpus or METEOR; "
-            "use `longcompress eval run` and `eval score`"
-        )
 
 
 def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
@@ -144,35 +139,17 @@ def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Ex
     return some[: config.limit]
 
 
-def _encode(
-    source: Source, model: LongCompress, seed: int, arms: Mapping[str, Arm], video: str, names: Sequence[str]
-) -> Iterator[tuple[str, Encoded]]:
-    """A video, encoded once, in some arms."""
-
-    def read(parts: Reading) -> Callable[[str], VideoMemory]:
-        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
-        segments, duration_s = segments_of(model, parts, present)
-        if not segments:
-            raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
-        raw = RawVideo(model, segments, duration_s, seed + zlib.crc32(video.encode()))
-        return lambda name: raw.memory(arms[name])
-
-    return encoded(source, model.config.media, video, names, read)
-
-
 class RawVideo:
     """A video's raw segments, to be compressed by any method; `seed` is of random methods."""
 
-    def __init__(
-        self, model: LongCompress, segments: Sequence[Segment], duration_s: float, seed: int
-    ) -> None:
-        self.model, self.segments, self.duration_s, self.seed = model, segments, duration_s, seed
-        self.raw = sum(len(value) for part in segments for value in part.streams.values())
+    def __init__(self, model: LongCompress, video: str, parts: Reading, seed: int) -> None:
+        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+        self.segments, self.duration_s = segments_of(model, parts, present)
+        if not self.segments:
+            raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
+        self.model, self.seed = model, seed + zlib.crc32(video.encode())
+        self.num_raw = sum(len(value) for part in self.segments for value in part.streams.values())
         self._states: dict[tuple[int, bool], MergeState] = {}
-
-    def budget(self, text: str) -> int:
-        """The tokens of a budget."""
-        return ENDLESS if text == ALL else num_tokens(text, self.raw)
 
     def memory(self, arm: Arm) -> VideoMemory:
         """The video's memory by this method.
@@ -181,7 +158,7 @@ class RawVideo:
             ValueError: the budget is too small; the memory has no room in the language model's context; the
                 video has nothing but audio, and the method is no-audio.
         """
-        budget = self.budget(arm.budget)
+        budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, self.num_raw)
         state = self._state(budget, no_audio=arm.method == "no-audio")
         if arm.method in OURS:
             allocation: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
@@ -203,22 +180,20 @@ class RawVideo:
                 f"{num} tokens are more than the {context} positions that the language model was made for; "
                 "compare shorter videos, or leave this method out"
             )
-        budget = max(num, min(budget, self.raw))
+        budget = max(num, min(budget, self.num_raw))
         compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
         return VideoMemory(compressed, self.model, self.model.identity())
 
     def _state(self, budget: int, *, no_audio: bool) -> MergeState:
         if (budget, no_audio) not in self._states:
+            segments = self.segments
+            if no_audio:
+                encoders = self.model.encoders.items()
+                segments = only(segments, [key for key, encoder in encoders if encoder.modality == "video"])
+                if not segments:
+                    raise ValueError("method no-audio: the video has no frame that could be read")
             state = self.model.merge_state(budget)
-            for segment in self._without_audio() if no_audio else self.segments:
+            for segment in segments:
                 state.add(segment)
             self._states[budget, no_audio] = state
         return self._states[budget, no_audio]
-
-    def _without_audio(self) -> list[Segment]:
-        """The segments without streams of audio."""
-        encoders = self.model.encoders.items()
-        names = [name for name, encoder in encoders if encoder.modality == "video"]
-        if not (out := only(self.segments, names)):
-            raise ValueError("method no-audio: the video has no frame that could be read")
-        return out

@@ -1,18 +1,16 @@
 """The results of a comparison: rows, tables in Markdown, a plot of the score against the tokens."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...files import replacing
 from ...model import LongCompress
 from ..bench.plot import COLOURS, MARKERS
-from ..metrics.bootstrap import difference, interval, quantiles, ratio_draws
+from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
-from ..tasks.task import Example
+from ..tasks.examples import Example
 from .compare import ALL, OURS, Arm
 from .run_file import read_run
 
@@ -41,8 +39,7 @@ def rows_of(
 
     Args:
         folder: with a run for each arm.
-        arms: what was compared.
-        examples: those that were asked.
+        arms, examples: what was compared, and asked.
         by: kind of group to tell apart; "": none.
         score: which of the numbers of a line; "": its first.
 
@@ -58,18 +55,19 @@ def rows_of(
             if kind == by:
                 groups.setdefault(name, set()).add(example.id)
     scores = {arm: _scores(folder / f"{arm.name}.jsonl", score) for arm in arms}
-    whole = scores.get(Arm("full", ALL), ({}, {}, 0))[0]
+    values_of = {arm: values for arm, (values, _, _) in scores.items()}
+    whole = values_of.get(Arm("full", ALL))
     out = []
     for arm in arms:
         values, sizes, num_failed = scores[arm]
-        base = scores.get(Arm(BASE, arm.budget), ({}, {}, 0))[0]
+        base = values_of.get(Arm(BASE, arm.budget), {}) if arm.method != BASE else {}
         for group, ids in groups.items():
             ours = {key: value for key, value in values.items() if key in ids}
             row: dict[str, Any] = {"method": arm.method, "budget": arm.budget, "group": group}
             row["num_tokens"] = mean([sizes[video] for video in sorted({videos[key] for key in ours})])
             row |= interval(ours, videos) | {"num_failed": num_failed}
             row["relative"] = _ratio(ours, whole, videos) if arm.method != "full" and whole else None
-            both = [key for key in ours if key in base] if arm.method != BASE else []
+            both = [key for key in ours if key in base]
             gain = difference({k: base[k] for k in both}, {k: ours[k] for k in both}, videos)
             row["gain"] = {name: gain[name] for name in ("mean", "low", "high")} if both else None
             out.append(row)
@@ -96,13 +94,9 @@ def _ratio(
     ours: Mapping[str, float], whole: Mapping[str, float], videos: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Sum of ours over sum of the whole, of the same examples, with its interval over videos."""
-    sums: dict[str, list[float]] = {}
-    for key in ours:
-        if key in whole:
-            pair = sums.setdefault(videos[key], [0.0, 0.0])
-            pair[0] += ours[key]
-            pair[1] += whole[key]
-    top, bottom = np.array(list(sums.values())).reshape(-1, 2).T
+    both = [key for key in ours if key in whole]
+    _, sums, _ = by_video([{key: side[key] for key in both} for side in (ours, whole)], videos)
+    top, bottom = sums.T
     if not bottom.sum():
         return None
     draws = ratio_draws(top, bottom, num_draws=1000, seed=0)
@@ -115,10 +109,8 @@ def trained_with(model: LongCompress) -> str:
     mixes = json.loads(path.read_text())["recipe"].get("mixes", []) if path.is_file() else []
     weights = {method: w for mix in mixes for method, w in mix.get("methods", {}).items()}
     if not weights:
-        return (
-            "It is not known which methods this model was trained with. A model trained with one method "
-            "favours it."
-        )
+        unknown = "It is not known which methods this model was trained with."
+        return f"{unknown} A model trained with one method favours it."
     listed = ", ".join(f"{method} {w:g}" for method, w in weights.items())
     return f"The model was trained with methods sampled at random for each step, with weights: {listed}."
 
@@ -130,9 +122,16 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
     methods.sort(key=lambda method: method not in OURS)
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
-    parts = [f"# {title}", note]
     sizes = {n: [at[m, n, groups[0]]["num_tokens"] for m in methods] for n in budgets}
-    head = ["method", *(_size(n, sizes[n]) for n in budgets)]
+
+    def table(show: Callable[[Mapping[str, Any]], str], group: str = "", without: str = "") -> str:
+        lines = [["method", *(_size(n, sizes[n]) for n in budgets)], ["---"] * (len(budgets) + 1)]
+        for method in methods:
+            if method != without:
+                lines.append([ABOUT[method], *(show(at[method, n, group]) for n in budgets)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    parts = [f"# {title}", note]
     for group in groups:
         parts.append(f"## {group or 'All questions'}")
         whole = at.get(("full", ALL, group))
@@ -141,16 +140,13 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
         elif whole is not None:
             tokens = f"{whole['num_tokens']:.0f} tokens"
             parts.append(f"Uncompressed, {tokens}: {_shown(whole)}, n {whole['num']}.")
-        patches = [[ABOUT[m], *(_shown(at[m, n, group]) for n in budgets)] for m in methods]
-        parts.append(_table(head, patches))
+        parts.append(table(_shown, group))
     parts.append("## Ours (even) minus each method, all questions, example by example")
     parts.append("Bold where the 95 % interval (bootstrap over videos) excludes 0.")
-    others = [m for m in methods if m != BASE]
-    parts.append(_table(head, [[ABOUT[m], *(_gain(at[m, n, ""]["gain"]) for n in budgets)] for m in others]))
+    parts.append(table(lambda row: _gain(row["gain"]), without=BASE))
     if ("full", ALL, "") in at:
         parts.append("## Share of the uncompressed score, all questions")
-        patches = [[ABOUT[m], *(_shown(at[m, n, ""]["relative"]) for n in budgets)] for m in methods]
-        parts.append(_table(head, patches))
+        parts.append(table(lambda row: _shown(row["relative"])))
     return "\n\n".join(parts) + "\n"
 
 
@@ -172,11 +168,6 @@ def _gain(row: Mapping[str, Any] | None) -> str:
         return "-"
     text = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     return f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
@@ -204,10 +195,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
             place: Any = ("axes fraction", "data")
             axes.annotate(text, left, xycoords=place, va="bottom", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="tokens of a video", title=group or "all questions", ylim=(0, 1.02))
-        largest: dict[str, float] = {}
-        for row in (r for r in ours if r["budget"] != ALL):
-            largest[row["budget"]] = max(largest.get(row["budget"], 0), row["num_tokens"])
-        ticks = sorted(set(largest.values()))
+        budgets = {row["budget"] for row in ours} - {ALL}
+        ticks = sorted({max(r["num_tokens"] for r in ours if r["budget"] == n) for n in budgets})
         axes.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
         axes.minorticks_off()
         axes.grid(color="#dddddd", linewidth=0.6)

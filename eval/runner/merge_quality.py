@@ -77,7 +77,7 @@ def share_read(tokens: Tokens, rule: Rule) -> float:
 def compare(
     name: str, parts: Sequence[Encoded], keeps: Sequence[int], rule: Rule | None
 ) -> Iterator[dict[str, Any]]:
-    """A row for every method and number of tokens a segment keeps."""
+    """A row for every method and number of tokens a segment keeps, printed as it comes."""
     raw = Tokens.join(part.tokens for part in parts)
     segments = [
         Segment(i, float(part.tokens.start_s.min()), float(part.tokens.end_s.max()), {"video": part})
@@ -93,10 +93,14 @@ def compare(
         for method, tokens_of in methods.items():
             start_s = time.perf_counter()
             tokens = tokens_of()["video"]
-            seconds = time.perf_counter() - start_s
+            ms = 1e3 * (time.perf_counter() - start_s) / len(parts)
             row = {"video": name, "keep": keep, "method": method, "num_tokens": len(tokens) / len(parts)}
-            row |= {"lost_variance": lost_variance(raw, tokens), "ms": 1e3 * seconds / len(parts)}
-            yield row | ({"read": share_read(tokens, rule)} if rule else {})
+            row |= {"lost_variance": lost_variance(raw, tokens), "ms": ms}
+            row |= {"read": share_read(tokens, rule)} if rule else {}
+            read = f"  read {row['read']:.2f}" if rule else ""
+            lost = f"lost {row['lost_variance']:.3f}  {ms:8.1f} ms{read}"
+            print(f"{name:12s} {keep:5d}  {method:30s} {lost}", flush=True)
+            yield row
 
 
 def parts_of(encoder: Any, pixels: Tensor) -> list[Encoded]:
@@ -158,20 +162,11 @@ def measure(
     rows: list[dict[str, Any]] = []
     for number in range(num_synthetic if loaded else 0):
         parts, rule = synthetic(loaded, 10_000_000 + number, seconds)
-        rows += printed(compare(f"synthetic {number}", parts, keep or [8, 14, 40], rule))
+        rows += compare(f"synthetic {number}", parts, keep or [8, 14, 40], rule)
     for path in files or []:
         with read(path, MediaConfig(size_px=vision.size_px, audio=False)) as media:
             pixels = torch.cat([part.pixels for part in media if isinstance(part, Frames)])
         parts = parts_of(vision, pixels[:seconds])
-        rows += printed(compare(Path(path).name, parts, keep or [30, 80, 160, 320], None))
+        rows += compare(Path(path).name, parts, keep or [30, 80, 160, 320], None)
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def printed(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same rows, each printed as it comes."""
-    for row in rows:
-        read = f"  read {row['read']:.2f}" if "read" in row else ""
-        about = f"{row['video']:12s} {row['keep']:5d}  {row['method']:30s}"
-        print(f"{about} lost {row['lost_variance']:.3f}  {row['ms']:8.1f} ms{read}", flush=True)
-        yield row

@@ -22,23 +22,14 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
+from ..tasks.examples import Prediction, Predictions
 from ..tasks.files import write_json
-from ..tasks.task import Example, How, Prediction, Predictions, members_of
+from ..tasks.task import How, members_of
+from . import run_file
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
-from .run_file import (
-    FORMAT,
-    RunConfig,
-    budget_path,
-    file_hash,
-    line_of,
-    num_tokens,
-    open_run,
-    read_run,
-    replace_lines,
-    summary_path,
-)  # fmt: skip
-from .score import NUM_DRAWS, problems, task_of, with_intervals
+from .run_file import RunConfig
+from .score import NUM_DRAWS, problems, prompt_of, task_of, with_intervals
 from .sources import Source
 
 PACKAGES = ("longcompress", "torch", "transformers", "av")
@@ -53,7 +44,15 @@ class Encoded(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]
+class Run(NamedTuple):
+    """A run's file and its header."""
+
+    out: Path
+    header: Mapping[str, Any]
+
+
+Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]  # a video, names of runs
+Read: TypeAlias = Callable[[Reading], Callable[[str], VideoMemory]]
 
 
 def run(
@@ -88,84 +87,52 @@ def run(
     for budget in budgets:
         if not budget.endswith("%"):
             model.check_budget(int(budget), names)
-    outs = {budget: budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
-    questioner = Questioner(task_of(source.task), config.prompt, header["max_new_tokens"], how)
+    outs = {budget: run_file.budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
+    runs = {budget: Run(path, header | {"budget": budget}) for budget, path in outs.items()}
     examples = source.examples[: config.limit]
-    headers = {budget: header | {"budget": budget} for budget in budgets}
-    encode = partial(encode_video, source, model, streams, budgets)
-    run_all(source.task, outs, headers, questioner, examples, encode, retry_failed=retry_failed)
-    return [summarise(source.task, examples, out, how, num_draws=num_draws) for out in outs.values()]
+    questioner = Questioner(source.task, examples, config.prompt, header["max_new_tokens"], how)
+    media = replace(model.config.media, video="video" in streams, audio="audio" in streams)
+    encode = partial(encoded, source, media, partial(_read, model, streams, budgets))
+    run_all(questioner, runs, encode, retry_failed=retry_failed)
+    return [summarise(questioner, path, num_draws=num_draws) for path in outs.values()]
 
 
 def run_all(
-    task: str, outs: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]], questioner: Questioner,
-    examples: Sequence[Example[Any]], encode: Encode, *, retry_failed: bool = False,
-) -> None:  # fmt: skip
-    """Ask all examples of several runs that read each video once.
-
-    Args:
-        task: a key of TASKS.
-        outs: name of a run to its file.
-        headers: name of a run to its header.
-        questioner: asks, and parses answers.
-        examples: of all runs.
-        encode: a video and names of runs, to the video encoded for each of these runs.
-        retry_failed: as of `run`.
-    """
+    questioner: Questioner, runs: Mapping[str, Run], encode: Encode, *, retry_failed: bool = False
+) -> None:
+    """Ask all examples of several runs that read each video once; `encode` encodes it for runs by name."""
     with ExitStack() as stack:
-        for out in outs.values():
-            stack.enter_context(alone(out))
-        before = {name: open_run(out, headers[name]).lines for name, out in outs.items()}
+        for run in runs.values():
+            stack.enter_context(alone(run.out))
+        before = {name: run_file.open_run(*run).lines for name, run in runs.items()}
         done = {
             name: {key: line for key, line in lines.items() if not (retry_failed and "failed" in line)}
             for name, lines in before.items()
         }
         # A video at a time: encoded once, asked by every run that lacks a line of it.
-        for video, questions in tqdm(by_video(examples).items(), desc=task, unit="video", disable=None):
-            names = [name for name in outs if any(e.id not in done[name] for e in questions)]
+        videos = by_video(questioner.examples)
+        for video, questions in tqdm(videos.items(), desc=questioner.name, unit="video", disable=None):
+            names = [name for name in runs if any(e.id not in done[name] for e in questions)]
             for name, result in encode(video, names) if names else ():
                 again = {}
-                with outs[name].open("ab") as file:
+                with runs[name].out.open("ab") as file:
                     for line in questioner.lines(*result, questions, done[name]):
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
-                        file.write(line_of(line))  # at once: what is asked is not asked again
+                        file.write(run_file.line_of(line))  # at once: what is asked is not asked again
                         file.flush()
                 if any(before[name][key] != line for key, line in again.items()):
-                    replace_lines(outs[name], again)
-
-
-def encode_video(
-    source: Source, model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str,
-    names: Sequence[str],
-) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
-    """A video at some budgets (`names`), all of one session with the largest of all budgets."""
-
-    def read(parts: Reading) -> Callable[[str], VideoMemory]:
-        present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
-        if not present:
-            raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
-        tokens = _tokens(model, budgets, parts.duration_s)
-        session = Session(model, max(tokens.values()), media=present)
-        deque(session.run(parts), maxlen=0)
-        session.close()
-        if not session.stats()["raw_tokens"]:
-            raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
-        return lambda name: session.memory(tokens[name])
-
-    config = replace(model.config.media, video="video" in streams, audio="audio" in streams)
-    return encoded(source, config, video, names, read)
+                    run_file.replace_lines(runs[name].out, again)
 
 
 def encoded(
-    source: Source, config: MediaConfig, video: str, names: Sequence[str],
-    read: Callable[[Reading], Callable[[str], VideoMemory]],
-) -> Iterator[tuple[str, Encoded]]:  # fmt: skip
+    source: Source, media: MediaConfig, read: Read, video: str, names: Sequence[str]
+) -> Iterator[tuple[str, Encoded]]:
     """A video in some runs: `read` encodes it once, and what it returns makes the memory of each run."""
     start_s, warnings = time.perf_counter(), list[str]()
     try:
-        with source.open(video, config, warnings.append) as parts:
+        with source.open(video, media, warnings.append) as parts:
             memory_of = read(parts)
     except (OSError, ValueError) as error:
         yield from ((name, Encoded(str(error), 0.0)) for name in names)
@@ -179,36 +146,42 @@ def encoded(
         yield name, Encoded(memory, seconds, warnings)
 
 
-def _tokens(model: LongCompress, budgets: Sequence[str], duration_s: float | None) -> dict[str, int]:
-    """Budget to tokens of a video."""
+def _read(
+    model: LongCompress, streams: Sequence[str], budgets: Sequence[str], parts: Reading
+) -> Callable[[str], VideoMemory]:
+    """A video at any of the budgets, all of one session with the largest."""
+    present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
+    if not present:
+        raise ValueError(f"{parts.name} has no {' and no '.join(streams)} that could be read")
     num_raw = 0
     if any(budget.endswith("%") for budget in budgets):
-        if duration_s is None:
+        if parts.duration_s is None:
             raise ValueError("a budget in percent needs the video's length, which its file does not say")
-        num_raw = model.estimate(duration_s, ENDLESS).raw_tokens
-    return {budget: num_tokens(budget, num_raw) for budget in budgets}
+        num_raw = model.estimate(parts.duration_s, ENDLESS).raw_tokens
+    tokens = {budget: run_file.num_tokens(budget, num_raw) for budget in budgets}
+    session = Session(model, max(tokens.values()), media=present)
+    deque(session.run(parts), maxlen=0)
+    session.close()
+    if not session.stats()["raw_tokens"]:
+        raise ValueError(f"{parts.name} gave neither a frame nor a sample that could be read")
+    return lambda name: session.memory(tokens[name])
 
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
-    task = task_of(source.task)
-    prompt = task.prompts[config.prompt]
-    digest = hashlib.sha256()
-    for example in source.examples:
-        digest.update(line_of({"id": example.id, "prompt": prompt(example)}))
+    prompt = prompt_of(source.task, config.prompt)
     settings = model.config
+    default_tokens = settings.llm.max_new_tokens
     return {
-        "format": FORMAT,
+        "format": run_file.FORMAT,
         "task": source.task,
         **source.pins,
         "prompt": config.prompt,
-        "prompt_sha256": digest.hexdigest(),
+        "prompt_sha256": run_file.lines_hash({"id": e.id, "prompt": prompt(e)} for e in source.examples),
         "times": how.times,
-        "meteor": meteor_name() if task.uses_meteor else None,
+        "meteor": meteor_name() if task_of(source.task).uses_meteor else None,
         "media": config.media,
-        "max_new_tokens": (
-            settings.llm.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
-        ),
+        "max_new_tokens": default_tokens if config.max_new_tokens is None else config.max_new_tokens,
         "limit": config.limit,
         "num_examples": len(source.examples[: config.limit]),
         "model": settings.name,
@@ -222,29 +195,24 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
     }
 
 
-def summarise(
-    task: str, examples: Sequence[Example[Any]], out: Path, how: How, *, num_draws: int = NUM_DRAWS
-) -> dict[str, Any]:
+def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) -> dict[str, Any]:
     """The scores of the run in `out`; written beside it, with the predictions in the benchmark's format."""
-    file = read_run(out)
+    file = run_file.read_run(out)
     assert file is not None
-    benchmark = task_of(task)
-    predictions = {
-        example.id: Prediction(text, benchmark.parse(text, example, how))
-        for example in examples
-        if example.id in file.answered
-        for text in [file.lines[example.id]["answer"]]
-    }
+    task, examples, how = questioner.task, questioner.examples, questioner.how
+    predictions = {}
+    for example in examples:
+        if example.id in file.answered:
+            text = file.lines[example.id]["answer"]
+            predictions[example.id] = Prediction(text, task.parse(text, example, how))
     folder = out.with_suffix(".predictions")
     folder.mkdir(exist_ok=True)
     summary: dict[str, Any] = {
-        "task": task,
+        "task": questioner.name,
         "run": out.name,
-        "run_sha256": file_hash(out),
+        "run_sha256": run_file.file_hash(out),
         "header": file.header,
-        "predictions": [
-            str(path) for path in benchmark.write_predictions(folder, examples, predictions, how)
-        ],
+        "predictions": list(map(str, task.write_predictions(folder, examples, predictions, how))),
         "num_examples": len(examples),
         "num_answered": len(predictions),
         "num_failed": len(file.failed),
@@ -252,24 +220,19 @@ def summarise(
     }
     summary |= problems(examples, Predictions(predictions))
     summary["groups"] = {f"{kind}/{name}": ids for (kind, name), ids in members_of(examples).items()}
-    if benchmark.needs_judge:
+    if task.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
     else:
-        scored = benchmark.score(examples, predictions, how)
+        scored = task.score(examples, predictions, how)
         summary |= with_intervals(examples, scored, num_draws=num_draws) | {"each": scored.each}
-    write_json(summary_path(out), summary)
+    write_json(run_file.summary_path(out), summary)
     return summary
 
 
 def _how(source: Source, config: RunConfig) -> How:
     """How answers to the prompt are read; what would fail after hours fails now."""
-    task = task_of(source.task)
-    if config.prompt not in task.prompts:
-        raise ValueError(
-            f"prompt must be one of {', '.join(task.prompts)} of {source.task}, got {config.prompt!r}"
-        )
-    times = config.times or task.times.get(config.prompt, "seconds")
+    times = config.times or task_of(source.task).times.get(config.prompt, "seconds")
     unknown = next((e.video for e in source.examples if not e.duration_s or e.duration_s <= 0), None)
     if times == "hundredths" and unknown is not None:
         raise ValueError(
@@ -281,11 +244,9 @@ def _how(source: Source, config: RunConfig) -> How:
 
 def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
     known = model.media
-    if config.media == "both":
-        return known
-    if config.media not in known:
+    if config.media != "both" and config.media not in known:
         raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
-    return (config.media,)
+    return known if config.media == "both" else (config.media,)
 
 
 def _model_hash(model: LongCompress) -> str:

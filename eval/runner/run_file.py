@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,13 +15,8 @@ from ..tasks.task import Times
 
 FORMAT = 1
 _START = b'{"format"'  # of a header, whole or torn
-_SAME = (
-    "task",
-    "reference_sha256",
-    "prompt",
-    "prompt_sha256",
-    "durations_sha256",
-)  # or runs can't be compared
+# Or runs can't be compared.
+_SAME = ("task", "reference_sha256", "prompt", "prompt_sha256", "durations_sha256")
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class RunConfig:
     times: Times | None = None
 
     def __post_init__(self) -> None:
-        check_budgets("budgets", self.budgets)
+        check_budgets(self.budgets)
         if self.media not in ("video", "audio", "both"):
             raise ValueError(f"media must be 'video', 'audio' or 'both', got {self.media!r}")
         if self.times is not None and self.times not in get_args(Times):
@@ -56,7 +52,7 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def check_budgets(name: str, budgets: Sequence[str]) -> None:
+def check_budgets(budgets: Sequence[str]) -> None:
     """ValueError unless all are different, each "4096" or "10%"."""
     for text in budgets:
         number = text.removesuffix("%")
@@ -65,9 +61,9 @@ def check_budgets(name: str, budgets: Sequence[str]) -> None:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"{name} must be numbers, or shares such as 10%, got {text!r}")
+            raise ValueError(f"budgets must be numbers, or shares such as 10%, got {text!r}")
         if budgets.count(text) > 1:
-            raise ValueError(f"{name} must be different, got {text!r} twice")
+            raise ValueError(f"budgets must be different, got {text!r} twice")
 
 
 def num_tokens(budget: str, num_raw: int) -> int:
@@ -88,12 +84,12 @@ class RunFile:
     lines: dict[str, dict[str, Any]]
     num_bytes: int
 
-    @property
+    @cached_property
     def answered(self) -> dict[str, dict[str, Any]]:
         """The lines that have an answer."""
         return {key: line for key, line in self.lines.items() if "failed" not in line}
 
-    @property
+    @cached_property
     def failed(self) -> dict[str, dict[str, Any]]:
         """The lines whose video is missing or could not be read."""
         return {key: line for key, line in self.lines.items() if "failed" in line}
@@ -110,6 +106,11 @@ def line_of(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
+def lines_hash(values: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of objects as lines."""
+    return hashlib.sha256(b"".join(map(line_of, values))).hexdigest()
+
+
 def read_run(path: Path) -> RunFile | None:
     """What is whole of a run's file; None if not even its header is. ValueError for another kind of file."""
     data = path.read_bytes()
@@ -118,15 +119,16 @@ def read_run(path: Path) -> RunFile | None:
         raise ValueError(f"{path} is no file of a run: its first line must be a header; name another file")
     if not whole:
         return None
-    values = []
-    for number, line in enumerate(whole[:-1].split(b"\n"), 1):
+    header: dict[str, Any] = {}
+    lines: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(whole[:-1].split(b"\n"), 1):
         try:
-            values.append(json.loads(line))
+            line = json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}:{number}: must be a JSON object ({error}); begin a new file") from error
-    header, *rest = values
-    lines: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(rest, 2):
+        if number == 1:
+            header = line
+            continue
         if not isinstance(line, dict) or not isinstance(line.get("id"), str):
             raise ValueError(f"{path}:{number}: must be an object with an 'id'; begin a new file")
         if line["id"] in lines:
@@ -154,14 +156,12 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     return run
 
 
-def replace_lines(path: Path, lines: Mapping[str, Mapping[str, Any]]) -> None:
+def replace_lines(path: Path, lines: dict[str, dict[str, Any]]) -> None:
     """Put these lines, by id, in the places of those with the same ids; atomically."""
-    out = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
-        key = json.loads(line)["id"] if number else ""  # of the header
-        out.append(line_of(lines[key]) if key in lines else line)
+    run = read_run(path)
+    assert run is not None
     with replacing(path) as part:
-        part.write_bytes(b"".join(out))
+        part.write_bytes(b"".join(map(line_of, [run.header, *(run.lines | lines).values()])))
 
 
 def summary_path(path: Path) -> Path:
@@ -172,10 +172,7 @@ def summary_path(path: Path) -> Path:
 def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, Any]:
     """The scores of the first run minus those of the second, example by example.
 
-    Args:
-        first: the file of a complete run.
-        second: of another, on the same reference with the same prompt.
-        seed: of the intervals.
+    Both are files of complete runs on the same reference with the same prompt; `seed` is of the intervals.
 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
@@ -194,7 +191,7 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     videos = {key: ours.lines[key]["video"] for key in both}
     differences = {}
     for name in (name for name in our_summary["each"] if name in their_summary["each"]):
-        sides = [summary["each"][name] for summary in (our_summary, their_summary)]
+        sides = our_summary["each"][name], their_summary["each"][name]
         shared = [key for key in both if all(key in side for side in sides)]
         for group, ids in ({"": shared} | our_summary["groups"]).items():
             ids = set(ids)
@@ -229,9 +226,8 @@ def _complete(path: Path) -> tuple[RunFile, dict[str, Any]]:
     """A run and its summary."""
     run, summary = read_run(path), summary_of(path)
     if run is None or summary is None:
-        raise ValueError(
-            f"{path} has no summary of its present lines in {summary_path(path)}; run it to its end first"
-        )
+        beside = summary_path(path)
+        raise ValueError(f"{path} has no summary of its present lines in {beside}; run it to its end first")
     return run, summary
 
 

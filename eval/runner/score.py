@@ -2,15 +2,16 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
+from ..tasks.examples import Example, Predictions
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import Example, How, Predictions, Scored, Task
+from ..tasks.task import How, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -29,27 +30,21 @@ def score_files(
 
     Args:
         task: a key of TASKS.
-        reference: the benchmark's files.
-        pred: the predictions.
+        reference, pred: the benchmark's files, and files of predictions.
         how: what the score depends on.
         durations: lengths of videos, where the reference has none: a JSON object, or a CSV with id and
             length.
-        seed: of the intervals.
-        num_draws: of the intervals of corpus scores; 0 for none.
+        seed, num_draws: of the intervals of corpus scores; no draws for none.
 
     Returns:
         task, reference, pred and what `how` says; num_examples; missing, unknown, duplicate and unparsed
         (ids) and num_ of each; num_other; metrics; intervals (95 %, cluster bootstrap over videos).
-
-    Raises:
-        ValueError: naming file and line or entry, if a file is not what it should be.
     """
     how = how or How()
     if not reference or not pred:
         raise ValueError(f"--reference and --pred need a file each, got {len(reference)} and {len(pred)}")
     examples = read_examples(task, reference, durations=durations)
-    read = task_of(task).read_predictions
-    predictions: Predictions[Any] = read([Path(path) for path in pred], examples, how)
+    predictions: Predictions[Any] = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
     report = {
         "task": task,
         "reference": [str(path) for path in reference],
@@ -70,24 +65,28 @@ def task_of(name: str) -> Task[Any, Any]:
     return TASKS[name]
 
 
+def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
+    """The prompt of that name, of a task."""
+    prompts = task_of(task).prompts
+    if name not in prompts:
+        raise ValueError(f"prompt must be one of {', '.join(prompts)} of {task}, got {name!r}")
+    return prompts[name]
+
+
 def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
 ) -> list[Example[Any]]:
     """The examples of reference files, each with an id of its own, at least one."""
-    examples: list[Example[Any]] = task_of(task).read([Path(path) for path in reference])
+    examples: list[Example[Any]] = task_of(task).read(list(map(Path, reference)))
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
-    twice = next((key for key, num in Counter(e.id for e in examples).items() if num > 1), None)
-    if twice is not None:
-        raise ValueError(f"{names}: each id must be there once, {twice!r} comes again; remove one")
+    if twice := [key for key, num in Counter(e.id for e in examples).items() if num > 1]:
+        raise ValueError(f"{names}: each id must be there once, {twice[0]!r} comes again; remove one")
     if durations is None:
         return examples
     known = _lengths(Path(durations))
-    return [
-        example if example.duration_s is not None else replace(example, duration_s=known.get(example.video))
-        for example in examples
-    ]
+    return [replace(e, duration_s=known.get(e.video)) if e.duration_s is None else e for e in examples]
 
 
 def problems(examples: Sequence[Example[Any]], predictions: Predictions[Any]) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def with_intervals(
 def _lengths(path: Path) -> dict[str, float]:
     """Seconds by video, of a JSON object or a CSV with the columns id and length (as Charades has them)."""
     if path.suffix.lower() != ".csv":
-        whole, _ = read_object(path)
+        whole = read_object(path)
         return {video_of(name): whole.number(name) for name in whole.value}
     rows = csv.DictReader(read_text(path).splitlines())
     if not {"id", "length"} <= set(rows.fieldnames or ()):
@@ -143,7 +142,6 @@ def _lengths(path: Path) -> dict[str, float]:
         try:
             out[video_of(row["id"])] = float(row["length"])
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}:{rows.line_num}: 'length' must be seconds, got {row['length']!r}"
-            ) from error
+            where, got = f"{path}:{rows.line_num}", row["length"]
+            raise ValueError(f"{where}: 'length' must be seconds, got {got!r}") from error
     return out

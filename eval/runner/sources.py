@@ -1,6 +1,5 @@
 """Where the questions and videos of a run come from: files, or synthetic scenes."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any, TypeAlias
 from ...config import MediaConfig
 from ...media import reader as media
 from ...synthetic.scenes import parts_of
+from ..tasks.examples import Example
 from ..tasks.synthetic import Synthetic, synthesize_all
-from ..tasks.task import Example
-from .run_file import file_hash, line_of
+from .run_file import file_hash, lines_hash
 from .score import read_examples, task_of
 
+# A video's name, how to read it, and who takes warnings, to its media; raises OSError or ValueError.
 Open: TypeAlias = Callable[[str, MediaConfig, Callable[[str], object]], media.Reading]
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wav", ".mp3", ".flac")
@@ -21,31 +21,18 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".
 
 @dataclass(frozen=True)
 class Source:
-    """Questions, and the videos they are about.
+    """Questions, and the videos they are about."""
 
-    Attributes:
-        task: a key of TASKS.
-        examples: all of them, before a limit.
-        pins: what the header of a run says of them.
-        open: a video's name, how to read it, and who takes warnings, to its media; raises OSError or
-            ValueError.
-    """
-
-    task: str
-    examples: Sequence[Example[Any]]
-    pins: Mapping[str, Any]
+    task: str  # a key of TASKS
+    examples: Sequence[Example[Any]]  # all of them, before a limit
+    pins: Mapping[str, Any]  # what the header of a run says of them
     open: Open
 
 
 def from_files(
     task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
-    """A benchmark's files and its videos in a folder, in which they may lie deeper.
-
-    Raises:
-        ValueError: naming file and place, if a file is not what it should be; two videos of one name.
-        FileNotFoundError: there is no such folder.
-    """
+    """A benchmark's files and its videos in a folder, in which they may lie deeper."""
     if task_of(task).synthesize is not None:
         raise ValueError(f"the videos of {task} are synthetic, it has no files; use from_scenes")
     examples = read_examples(task, reference, durations=durations)
@@ -78,13 +65,10 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
         parts = (part for part in parts_of(scene, config.rate_fps) if part.modality in kinds)
         return media.Reading(parts, name, kinds, scene.duration_s)
 
-    digest = hashlib.sha256()
-    for example in examples:
-        line = {"id": example.id, "question": example.question, "truth": asdict(example.truth)}
-        digest.update(line_of(line))
+    lines = ({"id": e.id, "question": e.question, "truth": asdict(e.truth)} for e in examples)
     pins = {
         "reference": [],
-        "reference_sha256": [digest.hexdigest()],
+        "reference_sha256": [lines_hash(lines)],
         "durations_sha256": None,
         "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from .avsd import AVSD
 from .choice import LONGVIDEOBENCH_TASK, LVBENCH_TASK, MLVU_TASK, VIDEO_MME_TASK
 from .dense import ACTIVITYNET_DENSE
 from .grounding import ACTIVITYNET_GROUNDING, CHARADES_STA
 from .longvale import LONGVALE_DVC, LONGVALE_SC, LONGVALE_TVG
 from .magqa import MAGQA
-from .open_qa import ACTIVITYNET_QA, MSRVTT_QA, MSVD_QA, MUSIC_AVQA
+from .open_qa import ACTIVITYNET_QA, AVSD, MSRVTT_QA, MSVD_QA, MUSIC_AVQA
 from .qvhighlights import QVHIGHLIGHTS
 from .synthetic import NEEDLE, SYNTHETIC_QA
 from .task import Task

@@ -5,14 +5,14 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from ...events.parse import parse_spans
-from ...types import Event
 from ..metrics.intervals import Interval
 from ..metrics.soda import Captioned
 from .examples import Example
-from .task import How, Times
+from .task import How
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _TWO_DIGITS = re.compile(r"([0-9]{2}) (?:to|and) ([0-9]{2})")  # as VTimeLLM's and LongVALE's scripts look
@@ -39,9 +39,9 @@ def words_of(text: str, example: Example[Any], how: How) -> str | None:
     return without_thoughts(text).strip() or None
 
 
-def duration_of(example: Example[Any], times: Times) -> float | None:
-    """The video's seconds; ValueError if they are unknown and answers are in hundredths of them."""
-    if times == "hundredths" and not (example.duration_s and example.duration_s > 0):
+def duration_of(example: Example[Any]) -> float:
+    """The video's seconds, of which answers are hundredths; ValueError if they are unknown."""
+    if not (example.duration_s and example.duration_s > 0):
         raise ValueError(
             f"answers in hundredths need the length of {example.video!r}, got {example.duration_s}; "
             "give --durations FILE, a JSON object of seconds by video, or a CSV with columns id and length"
@@ -56,12 +56,11 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
     Hundredths are of the video's length, both ends as they stand: x is x / 100 of it. For the papers only two
     digits, "to" or "and", two digits are read, anywhere in the answer.
     """
-    times = how.times or "seconds"
-    if how.compat == "paper" and times == "hundredths":
-        duration_s, matches = duration_of(example, times) or 0.0, _TWO_DIGITS.search(text)
+    if how.in_papers_hundredths:
+        duration_s, matches = duration_of(example), _TWO_DIGITS.search(text)
         return (int(matches[1]) / 100 * duration_s, int(matches[2]) / 100 * duration_s) if matches else None
-    events = _parsed(text, example, times, last_included=False)
-    return (events[0].start_s, events[0].end_s) if events else None
+    events = events_of(text, example, how, last_included=False)
+    return events[0][:2] if events else None
 
 
 def events_of(
@@ -74,23 +73,17 @@ def events_of(
     `span_of`. For the papers only their own forms are read, and events of one text that follow each other
     within a hundredth are one.
     """
-    times = how.times or "seconds"
-    if how.compat == "paper" and times == "hundredths":
-        unit_s, merged = (duration_of(example, times) or 0.0), _merged(_paper_events(text))
-        return tuple((start / 100 * unit_s, (end + 1) / 100 * unit_s, text) for start, end, text in merged)
-    events = _parsed(text, example, times, last_included=last_included)
-    return tuple((event.start_s, event.end_s, event.text) for event in events) or None
-
-
-def _parsed(text: str, example: Example[Any], times: Times, *, last_included: bool) -> list[Event]:
-    """The events in an answer; last_included is of hundredths."""
-    in_percent, duration_s = times == "hundredths", duration_of(example, times)
-    return parse_spans(
+    if how.in_papers_hundredths:
+        duration_s, merged = duration_of(example), _merged(_paper_events(text))
+        return tuple((a / 100 * duration_s, (b + 1) / 100 * duration_s, text) for a, b, text in merged)
+    in_hundredths = how.times == "hundredths"
+    events = parse_spans(
         without_thoughts(text),
-        duration_s=duration_s if in_percent else None,
-        inclusive=times == "whole_seconds" or (last_included and in_percent),
-        percent=in_percent,
+        duration_s=duration_of(example) if in_hundredths else None,
+        inclusive=how.times == "whole_seconds" or (last_included and in_hundredths),
+        percent=in_hundredths,
     )
+    return tuple((event.start_s, event.end_s, event.text) for event in events) or None
 
 
 def _paper_events(text: str) -> list[tuple[int, int, str]]:
@@ -139,11 +132,9 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
     """
     letters = _letters(options)
     text = without_thoughts(text).strip()
-    boxed = [item.upper() for item in _BOXED.findall(text) if item.upper() in letters]
-    if boxed:
+    if boxed := [item.upper() for item in _BOXED.findall(text) if item.upper() in letters]:
         return boxed[-1]
-    same = _by_words(re.sub(rf"^\W*{_SAYS}", "", text), options, letters, whole=True)
-    if same:
+    if same := _by_words(re.sub(rf"^\W*{_SAYS}", "", text), options, letters, whole=True):
         return same
     # "A" is a word too: small, or in a sentence, it has to stand in brackets or before a stop.
     small = letters.lower()
@@ -165,7 +156,7 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
 
 def _letters(options: Sequence[str]) -> str:
     """The letters of the options, of four if they are not known."""
-    return "".join(chr(ord("A") + i) for i in range(len(options) or 4))
+    return ascii_uppercase[: len(options) or 4]
 
 
 def _by_words(text: str, options: Sequence[str], letters: str, *, whole: bool = False) -> str | None:

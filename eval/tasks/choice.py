@@ -1,9 +1,12 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from string import ascii_uppercase
 from typing import Any
 
 from ..metrics.choice import multiple_choice
@@ -11,7 +14,7 @@ from .answers import first_letter, letter_of
 from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, each_record, json_file, predictions_of
-from .task import DEFAULT, How, Parse, Scored, Task, counted, members_of
+from .task import DEFAULT, How, Parse, Prompt, Scored, Task, counted, members_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -31,12 +34,15 @@ MLVU = (
 
 def listed(example: Example[str], form: str = "{}. {}") -> str:
     """The options with their letters, one a line."""
-    return "\n".join(form.format(chr(ord("A") + i), option) for i, option in enumerate(example.options))
+    return "\n".join(map(form.format, ascii_uppercase, example.options))
 
 
-def ask_choice(example: Example[str]) -> str:
-    """Our own question."""
-    return f"{example.question}\n{listed(example)}\nAnswer with the letter of the right option only."
+def choice_prompt(form: str, option: str = "{}. {}") -> Prompt:
+    """A prompt with the question and the options in it."""
+    return lambda example: form.format(example.question, listed(example, option))
+
+
+ask_choice = choice_prompt("{}\n{}\nAnswer with the letter of the right option only.")
 
 
 def choice_in(text: str, example: Example[str], how: How) -> str | None:
@@ -46,9 +52,7 @@ def choice_in(text: str, example: Example[str], how: How) -> str | None:
 
 def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse[str, str]:
     """For the paper what its script finds in an answer to these options, else as `choice_in`."""
-    return lambda text, example, how: (
-        script(text, example.options) if how.compat == "paper" else choice_in(text, example, how)
-    )
+    return lambda text, example, how: (script if how.compat else letter_of)(text, example.options)
 
 
 choice_as_video_mme = choice_for_papers(first_letter)
@@ -64,24 +68,21 @@ def score_choices(
     With `skip_missing` the paper's script leaves questions out that have no entry.
     """
     scored = counted(examples, predictions, how) if skip_missing else list(examples)
-    metrics, each = multiple_choice(
-        {example.id: example.truth for example in scored},
-        {key: prediction.value for key, prediction in predictions.items()},
-    )
+    predicted = {key: prediction.value for key, prediction in predictions.items()}
+    metrics, each = multiple_choice({example.id: example.truth for example in scored}, predicted)
     members = members_of(scored)
     for kind in dict.fromkeys(kind for kind, _ in members):
         means = []
-        for name in sorted(name for other, name in members if other == kind):
-            values = [each[key] for key in members[kind, name]]
-            means.append(sum(values) / len(values))
-            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(values)}
+        for name, ids in sorted((name, ids) for (other, name), ids in members.items() if other == kind):
+            means.append(sum(each[key] for key in ids) / len(ids))
+            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(ids)}
         metrics[f"macro_accuracy/{kind}"] = sum(means) / len(means)
     return Scored(metrics, {"accuracy": each})
 
 
 def _letter(record: Record, letter: str, options: Sequence[str]) -> str:
     """The letter of the right option; ValueError if there is no such option."""
-    if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < (len(options) or 26):
+    if len(letter) != 1 or letter not in ascii_uppercase[: len(options) or None]:
         needed = f"the right answer must be the letter of one of {len(options)} options"
         raise record.fault(needed, letter)
     return letter
@@ -89,8 +90,8 @@ def _letter(record: Record, letter: str, options: Sequence[str]) -> str:
 
 def _plain(options: Sequence[str]) -> tuple[str, ...]:
     """The options, without their letters if each begins with its own."""
-    matches = [_LETTERED.match(option) for option in options]
-    if all(item is not None and item[1] == chr(ord("A") + i) for i, item in enumerate(matches)):
+    letters = [match[1] for option in options if (match := _LETTERED.match(option))]
+    if letters == list(ascii_uppercase[: len(options)]):
         return tuple(_LETTERED.sub("", option) for option in options)
     return tuple(options)
 
@@ -98,15 +99,19 @@ def _plain(options: Sequence[str]) -> tuple[str, ...]:
 # --- Video-MME
 
 
+# Kind of group to what it is called in the results template, and in the data set's rows.
+VIDEO_MME_KINDS = {
+    "length": ("duration", "duration_category"),
+    "domain": ("domain", "video_category"),
+    "sub_category": ("sub_category", "video_sub_category"),
+}
+
+
 @each_record
 def read_video_mme(video: Record) -> Iterator[Example[str]]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
-    kinds = {
-        "length": ("duration", "duration_category"),
-        "domain": ("domain", "video_category"),
-        "sub_category": ("sub_category", "video_sub_category"),
-    }
-    groups = [(kind, video.text(*names)) for kind, names in kinds.items() if video.has(*names)]
+    kinds = VIDEO_MME_KINDS.items()
+    groups = [(kind, video.text(*names)) for kind, names in kinds if video.has(*names)]
     for record in _questions(video):
         task = [("task", record.text("task_type"))] if record.has("task_type") else []
         key, name = record.name("question_id"), video.name("videoID", "video_id")
@@ -134,17 +139,14 @@ def read_video_mme_answers(paths: Paths, examples: Examples[str], how: How) -> P
 def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
     """The results template."""
     videos: dict[str, dict[str, Any]] = {}
-    names = {"length": "duration", "domain": "domain", "sub_category": "sub_category"}
     for example, prediction in known:
         groups = dict(example.groups)
         about = {"video_id": example.id.rpartition("-")[0]}
-        about |= {names[kind]: name for kind, name in groups.items() if kind in names}
+        about |= {VIDEO_MME_KINDS[kind][0]: name for kind, name in groups.items() if kind != "task"}
         questions = videos.setdefault(example.video, about | {"questions": []})["questions"]
-        questions.append({
-            "question_id": example.id, "task_type": groups.get("task", ""), "question": example.question,
-            "options": listed(example).split("\n"), "answer": example.truth,
-            "response": prediction.words,
-        })  # fmt: skip
+        question: dict[str, Any] = {"question_id": example.id, "task_type": groups.get("task", "")}
+        question |= {"question": example.question, "options": listed(example).split("\n")}
+        questions.append(question | {"answer": example.truth, "response": prediction.words})
     return list(videos.values())
 
 
@@ -157,15 +159,15 @@ def read_mlvu(paths: Paths) -> list[Example[str]]:
     Questions without an id (those of the dev set) are TYPE_0, TYPE_1, ... in their order.
     """
     out = []
-    seen: dict[str, int] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
     for record in (record for path in paths for record in read_records(path)):
         kind, candidates = record.text("question_type"), record.texts("candidates")
         right = record.text("answer")
         if right not in candidates:
             raise record.fault("'answer' must be one of 'candidates'", right)
-        seen[kind] = seen.get(kind, -1) + 1
-        key = record.name("question_id") if record.has("question_id") else f"{kind}_{seen[kind]}"
-        video, letter = video_of(record.name("video")), chr(ord("A") + candidates.index(right))
+        number = next(numbers[kind])
+        key = record.name("question_id") if record.has("question_id") else f"{kind}_{number}"
+        video, letter = video_of(record.name("video")), ascii_uppercase[candidates.index(right)]
         duration_s, groups = record.maybe_number("duration"), (("task", kind),)
         question, options = record.text("question"), tuple(candidates)
         out.append(Example(key, video, question, letter, duration_s, options=options, groups=groups))
@@ -178,9 +180,9 @@ def read_mlvu_answers(paths: Paths, examples: Examples[str], how: How) -> Predic
         records = read_records(paths[0])
         pairs = [(item.name("question_id", "id"), item.text("option", "pred", "answer")) for item in records]
         return predictions_of(pairs, examples, how, choice_as_mlvu)
-    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
+    ids = IdsByQuestion(examples)
     pairs = []
-    for record in read_object(paths[0])[0].records("res_list"):
+    for record in read_object(paths[0]).records("res_list"):
         question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
         video = video_of(record.name("video", "video_path"))
         pairs.append((ids.take(video, question), record.text("pred")))
@@ -208,7 +210,7 @@ def read_lvbench(video: Record) -> Iterator[Example[str]]:
     for record in video.records("qa"):
         question, *rest = _INLINE.split(record.text("question"))
         letters, options = rest[0::2], tuple(option.strip() for option in rest[1::2])
-        if letters != [chr(ord("A") + i) for i in range(len(letters))]:
+        if letters != list(ascii_uppercase[: len(letters)]):
             raise record.fault("'question' must list its options as (A), (B), ...", record.get("question"))
         groups = tuple(("task", name) for name in dict.fromkeys(record.texts("question_type")))
         key, name, right = record.name("uid"), video.name("key"), record.text("answer")
@@ -224,17 +226,15 @@ def read_by_id(
     if is_lines(path):
         pairs = [(record.name("id", "uid"), record.text("pred", "answer")) for record in read_records(path)]
         return predictions_of(pairs, examples, how, parse)
-    whole, twice = read_object(path)
+    whole = read_object(path)
     pairs = []
     for key, value in whole.value.items():
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 26:
-            value = chr(ord("A") + value)
+            value = ascii_uppercase[value]
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
         pairs.append((key, value))
-    out = predictions_of(pairs, examples, how, parse)
-    out.duplicates = [key for key in twice if key in out.by_id]
-    return out
+    return predictions_of(pairs, examples, how, parse, whole.twice)
 
 
 @json_file
@@ -258,7 +258,7 @@ def read_longvideobench(record: Record) -> Iterator[Example[str]]:
     groups = tuple((kind, record.name(name)) for kind, name in kinds.items() if record.has(name))
     video, question = video_of(record.name("video_path", "video_id")), record.text("question")
     key, duration_s = record.name("id"), record.maybe_number("duration")
-    right = _letter(record, chr(ord("A") + int(number)) if 0 <= number < 26 else "?", options)
+    right = _letter(record, ascii_uppercase[int(number)] if 0 <= number < 26 else "?", options)
     yield Example(key, video, question, right, duration_s, options=options, groups=groups)
 
 
@@ -267,7 +267,7 @@ VIDEO_MME_TASK = Task(
     where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
     "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
     read=read_video_mme,
-    prompts={DEFAULT: ask_choice, "video-mme": lambda e: VIDEO_MME.format(e.question, listed(e))},
+    prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
     parse=choice_as_video_mme,
     read_predictions=read_video_mme_answers,
     write_predictions=write_video_mme,
@@ -278,7 +278,7 @@ MLVU_TASK = Task(
     about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
     where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
     read=read_mlvu,
-    prompts={DEFAULT: ask_choice, "mlvu": lambda e: MLVU.format(e.question, listed(e, "({}) {}"))},
+    prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
     parse=choice_as_mlvu,
     read_predictions=read_mlvu_answers,
     write_predictions=write_mlvu,
@@ -301,7 +301,7 @@ LONGVIDEOBENCH_TASK = replace(
     about="up to five options, videos up to an hour; accuracy by length and category",
     where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
     read=read_longvideobench,
-    prompts={DEFAULT: ask_choice, "longvideobench": lambda e: LONGVIDEOBENCH.format(e.question, listed(e))},
+    prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
     parse=choice_in,
     read_predictions=read_by_id,
     score=score_choices,

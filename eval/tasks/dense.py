@@ -6,11 +6,10 @@ from ..metrics.bootstrap import Corpus, means_of
 from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
-from .event_references import timed_texts, whole_videos
-from .examples import Answered, Answers, Examples, Paths, Prediction, Predictions
-from .files import is_lines, one_file, read_object
-from .forms import json_file
-from .spoken import read_spoken
+from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
+from .files import Record, is_lines, one_file, read_object
+from .forms import json_file, read_spoken
+from .grounding import events_by_video
 from .task import DEFAULT, How, Scored, Task
 
 Events: TypeAlias = tuple[Captioned, ...]
@@ -28,13 +27,30 @@ DEFAULT_PROMPT = (
 )
 
 
+def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Captioned, ...]:
+    """The events in a list of objects, of which `span` is the time and one of `texts` the text."""
+    return tuple(
+        (*event.span(event.get(span), repr(span)), event.text(*texts)) for event in record.records(name)
+    )
+
+
+def whole_videos(paths: Paths) -> list[Example[Annotated]]:
+    """An example for each video: its events, by each annotator (one a file)."""
+    each = [events_by_video(path) for path in paths]
+    out = []
+    for video in dict.fromkeys(video for annotator in each for video in annotator):
+        known = [annotator[video] for annotator in each if video in annotator]
+        out.append(Example(video, video, "", tuple(events for _, events in known), known[0][0]))
+    return out
+
+
 def score_events(examples: Examples[Annotated], predictions: Answers[Events], how: How) -> Scored:
     """SODA_c (of the first annotator) and the ActivityNet protocol; no events that could be read score 0."""
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
     num_annotators = max((len(example.truth) for example in examples), default=1)
     reference = [
         {example.id: list(example.truth[i]) for example in examples if len(example.truth) > i}
-        for i in range(max(num_annotators, 1))
+        for i in range(num_annotators)
     ]
     scorer = meteor_of_pairs(swapped=how.compat == "paper")
     soda, each = soda_c(reference[0], predicted, scorer, compat=how.compat)
@@ -59,11 +75,11 @@ def read_events(paths: Paths, examples: Examples[Annotated], how: How) -> Predic
     """
     if is_lines(one_file(paths, "pred")):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-    whole, twice = read_object(paths[0])
+    whole = read_object(paths[0])
     results = whole.within(whole.get("results"), "results")
     spoken = ("sentence", "caption")
     by_id = {name: Prediction("", timed_texts(results, name, "timestamp", *spoken)) for name in results.value}
-    return Predictions(by_id, [key for key in twice if key in by_id])
+    return Predictions(by_id, [key for key in whole.twice if key in by_id])
 
 
 def timed(events: Events | None, text_name: str) -> list[dict[str, object]]:

@@ -63,12 +63,6 @@ class Predictions(Generic[Value]):
     duplicates: list[str] = field(default_factory=list)
     num_other: int = 0
 
-    def is_new(self, key: str) -> bool:
-        """True for an id that comes for the first time; another one is listed as a duplicate."""
-        if key in self.by_id:
-            self.duplicates.append(key)
-        return key not in self.by_id
-
 
 Paths: TypeAlias = Sequence[Path]
 Examples: TypeAlias = Sequence[Example[Truth]]

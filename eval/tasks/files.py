@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +15,14 @@ _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object and where it stands."""
+    """One JSON object and where it stands.
+
+    `text`, `name`, `number` and so on give the first of the named fields that is there, checked to be that.
+    """
 
     value: dict[str, Any]
     where: str
+    twice: tuple[str, ...] = ()  # keys that came again, of an object that is all of a file
 
     def fault(self, needed: str, got: object) -> ValueError:
         """The error that says so."""
@@ -30,75 +34,67 @@ class Record:
         return any(name in self.value for name in names)
 
     def get(self, *names: str) -> Any:
-        """The first of these fields that is there."""
+        """The first of these fields that is there, whatever it is."""
         for name in names:
             if name in self.value:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
-    def checked(self, names: Sequence[str], fits: Callable[[Any], bool], needed: str) -> Any:
-        """A field of which `fits` is true."""
+    def _of(self, kind: type, names: Sequence[str], needed: str) -> Any:
         value = self.get(*names)
-        if not fits(value):
+        if not isinstance(value, kind):
             raise self.fault(f"{names[0]!r} must be {needed}", value)
         return value
 
     def text(self, *names: str) -> str:
-        """A field that is text."""
-        return self.checked(names, lambda value: isinstance(value, str), "text")
+        return self._of(str, names, "text")
 
     def name(self, *names: str) -> str:
-        """A field that is an id: text or a whole number."""
-        return str(self.checked(names, _is_id, "an id, text or a whole number"))
+        """An id: text or a whole number."""
+        value = self.get(*names)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise self.fault(f"{names[0]!r} must be an id, text or a whole number", value)
+        return str(value)
 
     def number(self, *names: str) -> float:
-        """A field that is a finite number."""
         return self.as_number(self.get(*names), repr(names[0]))
 
-    def maybe_number(self, *names: str) -> float | None:
-        """The same, None where it is not there."""
-        return self.number(*names) if self.has(*names) and self.get(*names) is not None else None
+    def maybe_number(self, name: str) -> float | None:
+        """A number, None where it is not there."""
+        return None if self.value.get(name) is None else self.number(name)
 
     def items(self, *names: str) -> list[Any]:
-        """A field that is a list."""
-        return self.checked(names, lambda value: isinstance(value, list), "a list")
+        return self._of(list, names, "a list")
 
     def texts(self, *names: str) -> list[str]:
-        """A field that is a list of texts."""
-        self.items(*names)
-        return self.checked(
-            names, lambda some: all(isinstance(item, str) for item in some), "a list of texts"
-        )
+        items = self.items(*names)
+        if not all(isinstance(item, str) for item in items):
+            raise self.fault(f"{names[0]!r} must be a list of texts", items)
+        return items
 
-    def records(self, *names: str) -> list["Record"]:
-        """A field that is a list of objects."""
-        return [self.within(item, f"{names[0]} {i}") for i, item in enumerate(self.items(*names), 1)]
+    def records(self, name: str) -> list["Record"]:
+        return [self.within(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
+
+    def spans(self, name: str) -> list[tuple[float, float]]:
+        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
 
     def within(self, value: object, name: str) -> "Record":
-        """An object inside this one."""
+        """A value inside this object as an object."""
         if not isinstance(value, dict):
             raise self.fault(f"{name} must be an object {{...}}", value)
         return Record(value, f"{self.where}, {name}")
 
     def span(self, value: object, name: str) -> tuple[float, float]:
-        """A start and an end in seconds."""
+        """A value as a start and an end in seconds."""
         if not isinstance(value, list) or len(value) != 2:
             raise self.fault(f"{name} must be [start, end] in seconds", value)
         return self.as_number(value[0], name), self.as_number(value[1], name)
-
-    def spans(self, name: str) -> list[tuple[float, float]]:
-        """A field that is a list of starts and ends in seconds."""
-        return [self.span(item, f"{name} {i}") for i, item in enumerate(self.items(name), 1)]
 
     def as_number(self, value: object, name: str) -> float:
         """A value as a finite number."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault(f"{name} must be a finite number", value)
         return float(value)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def read_text(path: Path) -> str:
@@ -118,8 +114,7 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
         for key, value in pairs:
             if key in out:
                 twice.append(key)
-            else:
-                out[key] = value
+            out.setdefault(key, value)
         return out
 
     text = read_text(path)
@@ -133,12 +128,12 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
         ) from error
 
 
-def read_object(path: Path) -> tuple[Record, list[str]]:
-    """The object that is all of a file, and its keys that came twice."""
+def read_object(path: Path) -> Record:
+    """The object that is all of a file."""
     value, twice = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold one JSON object {{...}}, got {type(value).__name__}")
-    return Record(value, str(path)), twice
+    return Record(value, str(path), tuple(twice))
 
 
 def read_records(path: Path) -> list[Record]:

@@ -1,11 +1,19 @@
-"""What the files of tasks have in common: an example a record, words by id, one file written."""
+"""What the files of tasks have in common: an example a record, words by id, one file written.
+
+Spoken answers are JSON lines of two forms. The log of VTimeLLM's and LongVALE's evaluation has {"video_id",
+"task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is the model's text, "task" is "grounding",
+"captioning" or "seg_captioning", "query_id" counts prompts (papers score the first), "sentence_id" counts the
+sentences of a video from 0. Its numbers are hundredths of the video. Ours has {"id", "answer"}, in seconds.
+"""
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 from .files import Record, one_file, read_records, write_json, write_lines
-from .task import How, Line, Parse, Read, Write
+from .task import How, Line, Parse, Prompt, Read, Write
 
 Item = TypeVar("Item")
 
@@ -13,10 +21,10 @@ Item = TypeVar("Item")
 class IdsByQuestion:
     """Ids of examples by video and question, for prediction files without ids."""
 
-    def __init__(self, keys: Iterable[tuple[str, str, str]]) -> None:
+    def __init__(self, examples: Iterable[Example[Any]]) -> None:
         self._ids: dict[tuple[str, str], list[str]] = {}
-        for video, question, key in keys:
-            self._ids.setdefault((video, " ".join(question.split())), []).append(key)
+        for example in examples:
+            self._ids.setdefault((example.video, " ".join(example.question.split())), []).append(example.id)
 
     def take(self, video: str, question: str) -> str:
         """The id; of equal questions one after another, of an unknown question a text that is no id."""
@@ -59,21 +67,32 @@ def collected(
     entries: Iterable[tuple[str, Item]],
     examples: Examples[Truth],
     read: Callable[[Item, Example[Truth] | None], Prediction[Value]],
+    twice: Iterable[str] = (),
 ) -> Predictions[Value]:
-    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id."""
+    """What `read` makes of (id, item) pairs and the example of that id, None for an unknown id.
+
+    `twice` are ids that the file had again and that the entries lack.
+    """
     known = {example.id: example for example in examples}
     out: Predictions[Value] = Predictions()
     for key, item in entries:
-        if out.is_new(key):
+        if key in out.by_id:
+            out.duplicates.append(key)
+        else:
             out.by_id[key] = read(item, known.get(key))
+    out.duplicates = [key for key in twice if key in out.by_id] + out.duplicates
     return out
 
 
 def predictions_of(
-    texts: Iterable[tuple[str, str]], examples: Examples[Truth], how: How, parse: Parse[Truth, Value]
+    texts: Iterable[tuple[str, str]],
+    examples: Examples[Truth],
+    how: How,
+    parse: Parse[Truth, Value],
+    twice: Iterable[str] = (),
 ) -> Predictions[Value]:
-    """What (id, words) pairs say; the words of an unknown id are not read."""
-    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse))
+    """What (id, words) pairs say; the words of an unknown id are not read. `twice` as of `collected`."""
+    return collected(texts, examples, lambda text, example: parsed(text, example, how, parse), twice)
 
 
 def parsed(
@@ -83,6 +102,70 @@ def parsed(
     return Prediction(text, None if example is None else parse(text, example, how))
 
 
+def question_prompt(form: str) -> Prompt:
+    """A prompt with the question in it, without its full stop."""
+    return lambda example: form.format(example.question.rstrip("."))
+
+
 def number_or_text(key: str) -> int | str:
     """An id as files have it that number their questions."""
     return int(key) if key.isdecimal() else key
+
+
+# --- answers as JSON lines
+
+
+def sentence_id(video: str, number: int) -> str:
+    """The id of a video's sentence, from 0."""
+    return f"{video}_{number}"
+
+
+def read_spoken(
+    paths: Paths, examples: Examples[Truth], how: How, *, task: str, parse: Parse[Truth, Value]
+) -> Predictions[Value]:
+    """Predictions from a log (of `task`, as it calls it), or from lines of our own.
+
+    Predictions of unknown ids are kept as they are, unread. With how.times, all numbers are that.
+    """
+
+    def is_other(record: Record) -> bool:
+        return record.has("video_id") and (record.text("task") != task or record.number("query_id") != 0)
+
+    def read(record: Record, example: Example[Truth] | None) -> Prediction[Value]:
+        times = how.times or ("hundredths" if record.has("video_id") else "seconds")
+        return parsed(record.text("answer", "pred", "text"), example, replace(how, times=times), parse)
+
+    records = [record for path in paths for record in read_records(path)]
+    known = [record for record in records if not is_other(record)]
+    out = collected(((_id_of(record, task), record) for record in known), examples, read)
+    out.num_other = len(records) - len(known)
+    return out
+
+
+def _id_of(record: Record, task: str) -> str:
+    if not record.has("video_id"):
+        return record.name("id", "question_id", "qid")
+    video = record.name("video_id")
+    if task == "captioning":
+        return video
+    info = record.within(record.get("info"), "info")
+    number = info.number("sentence_id")
+    if number != int(number) or number < 0:
+        raise info.fault("'sentence_id' must be a whole number from 0", number)
+    return sentence_id(video, int(number))
+
+
+def write_spoken(
+    folder: Path, examples: Examples[Any], predictions: Answers[Any], how: How, *, task: str
+) -> list[Path]:
+    """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
+    known = answered(examples, predictions)
+    if how.times != "hundredths":
+        lines = [{"id": example.id, "answer": prediction.words} for example, prediction in known]
+        return [write_lines(folder / "predictions.jsonl", lines)]
+    log = []
+    for example, prediction in known:
+        line = {"video_id": example.video, "task": task, "query_id": 0, "answer": prediction.words}
+        number = example.id.rpartition("_")[2]
+        log.append(line if task == "captioning" else line | {"info": {"sentence_id": int(number)}})
+    return [write_lines(folder / "predictions.json", log)]

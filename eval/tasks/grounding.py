@@ -1,35 +1,38 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from pathlib import Path
 
 from ..metrics.intervals import Interval, grounding
+from ..metrics.soda import Captioned
 from .answers import span_of
-from .event_references import ask_as_paper, sentences_of
 from .examples import Answers, Example, Examples, Paths
-from .files import one_file, read_text
-from .spoken import read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, How, Scored, Task, Times, counted
+from .files import one_file, read_object, read_text
+from .forms import question_prompt, read_spoken, sentence_id, write_spoken
+from .task import DEFAULT, How, Prompt, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
 VTIMELLM = "During which frames can we see {}?"
 
 
-def ask_when(example: Example[Interval]) -> str:
-    """Our own question."""
-    return (
-        f"When does this happen in the video: {example.question.rstrip('.')}? "
+def ask_as_paper(form: str) -> Prompt:
+    """A prompt with the sentence as both papers put it in: in small letters, without its full stop."""
+    return lambda example: form.format(example.question.strip().lower().removesuffix("."))
+
+
+PROMPTS = {
+    DEFAULT: question_prompt(
+        "When does this happen in the video: {}? "
         "Answer with the start and the end in seconds, like this: From 12.0 to 15.5 seconds."
-    )
-
-
-def ask_when_in_whole_seconds(example: Example[Interval]) -> str:
-    """The question in the words that our own language models are taught; the last second is included."""
-    return f"When does this happen: {example.question.rstrip('.')}? Answer like this: 187 to 192."
-
-
-PROMPTS = {DEFAULT: ask_when, "whole-seconds": ask_when_in_whole_seconds}
+    ),
+    # The words that our own language models are taught; the last second is included.
+    "whole-seconds": question_prompt("When does this happen: {}? Answer like this: 187 to 192."),
+}
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
@@ -46,28 +49,53 @@ def score_spans(examples: Examples[Interval], predictions: Answers[Interval], ho
     return Scored(metrics, each)
 
 
+def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
+    """Length and events of each video of {video: {"duration", "timestamps", "sentences"}}."""
+    whole = read_object(path)
+    if whole.twice:
+        raise whole.fault("each video must be there once", list(whole.twice))
+    out = {}
+    for video, value in whole.value.items():
+        record = whole.within(value, f"video {video!r}")
+        spans, sentences = record.spans("timestamps"), record.texts("sentences")
+        if len(spans) != len(sentences):
+            got = f"{len(spans)} and {len(sentences)}"
+            raise record.fault("'timestamps' and 'sentences' must be as many", got)
+        events = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
+        out[video] = record.number("duration"), events
+    return out
+
+
+def read_sentences(paths: Paths) -> list[Example[Interval]]:
+    """An example for each sentence: where is it?"""
+    return [
+        Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
+        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
+        for i, (start_s, end_s, text) in enumerate(events)
+    ]
+
+
 def read_charades(paths: Paths) -> list[Example[Interval]]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":
-        return sentences_of(path)
-    seen: dict[str, int] = {}
+        return read_sentences(paths)
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
     out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        head, separator, sentence = line.partition("##")
+        head, _, sentence = line.partition("##")
         try:
             video, start, end = head.split()
             span = float(start), float(end)
         except ValueError:
             span = None
-        if span is None or not separator or not sentence.strip():
+        if span is None or not sentence.strip():
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )
-        seen[video] = seen.get(video, -1) + 1
-        out.append(Example(sentence_id(video, seen[video]), video, sentence.strip(), span))
+        out.append(Example(sentence_id(video, next(numbers[video])), video, sentence.strip(), span))
     return out
 
 
@@ -87,5 +115,5 @@ ACTIVITYNET_GROUNDING = replace(
     CHARADES_STA,
     about="when a sentence happens in a video of 2 min; R@1 at IoU .3 .5 .7, mIoU",
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
-    read=lambda paths: sentences_of(one_file(paths, "reference")),
+    read=read_sentences,
 )

@@ -1,5 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint: asked with retries, its replies kept in a file."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -18,7 +19,6 @@ from .task import Asker
 
 SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
-_LONGEST_WAIT_S = 60.0
 _NUM_TRIES = 6
 _TIMEOUT_S = 120.0  # of one try
 _NUM_AT_ONCE = 8
@@ -43,18 +43,17 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
     def reply_to(prompt: str) -> str:
         if prompt in known:
             return known[prompt]
-        system, ends, user = prompt.partition(SYSTEM_ENDS)
-        messages = [{"role": "system", "content": system}] if ends else []
-        messages.append({"role": "user", "content": user if ends else prompt})
+        *system, user = prompt.split(SYSTEM_ENDS, 1)
+        messages = [{"role": "system", "content": text} for text in system]
+        messages.append({"role": "user", "content": user})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
-        request = urllib.request.Request(address, body, headers)
-        reply = _content(_asked(request), address)
+        reply = _content(_asked(urllib.request.Request(address, body, headers)), address)
         with lock:
             known[prompt] = reply
             if cache is not None:
+                digest = hashlib.sha256(prompt.encode()).hexdigest()
+                entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                 with cache.open("a", encoding="utf-8") as file:
-                    digest = hashlib.sha256(prompt.encode()).hexdigest()
-                    entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return reply
 
@@ -80,7 +79,7 @@ def _asked(request: urllib.request.Request) -> Any:
     url, why = request.full_url, ""
     for attempt in range(_NUM_TRIES):
         if attempt:
-            time.sleep(min(2.0**attempt, _LONGEST_WAIT_S))
+            time.sleep(2.0**attempt)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
                 return json.loads(reply.read())
@@ -98,11 +97,9 @@ def _asked(request: urllib.request.Request) -> Any:
 
 
 def _content(reply: Any, url: str) -> str:
-    try:
+    with contextlib.suppress(KeyError, IndexError, TypeError):
         content = reply["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        content = None
-    if not isinstance(content, str):
-        got = str(reply)[:200]
-        raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")
-    return content
+        if isinstance(content, str):
+            return content
+    got = str(reply)[:200]
+    raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")

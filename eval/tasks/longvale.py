@@ -7,13 +7,12 @@ from ...events.parse import to_percent
 from ...types import Event
 from ..metrics.captions import caption_scores
 from ..metrics.resample import caption_corpus
-from .answers import events_of, words_of
-from .dense import DEFAULT_PROMPT, read_events, score_events
-from .event_references import ask_as_paper, events_by_video, sentences_of, whole_videos
+from .answers import words_of
+from .dense import ACTIVITYNET_DENSE, DEFAULT_PROMPT
 from .examples import Answers, Example, Examples, Paths
 from .files import one_file
-from .grounding import CHARADES_STA, PROMPTS, TIMES
-from .spoken import read_spoken, sentence_id, write_spoken
+from .forms import read_spoken, sentence_id, write_spoken
+from .grounding import ACTIVITYNET_GROUNDING, PROMPTS, TIMES, ask_as_paper, events_by_video
 from .task import DEFAULT, How, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
@@ -27,7 +26,12 @@ TELL = (  # after "<video>\\n" their script writes a space, but not in FIND
     "List the events in the format: From xx to xx, event1. \n From xx to xx, event2. \n ..."
 )
 TELL_OF = (
-    " Can you describe what occurred from {} to {} in the video? Please give the event description directly."
+    " Can you describe what occurred from {:02d} to {:02d} in the video? Please give the event description "
+    "directly."
+)
+ASK_OF = (
+    "What happens in the video from {:g} to {:g} seconds? Describe what is seen, heard and said, in one "
+    "sentence."
 )
 
 
@@ -42,20 +46,13 @@ def read_spans(paths: Paths) -> list[Example[str]]:
 
 def ask_what(example: Example[str]) -> str:
     """Our own question."""
-    assert example.span_s is not None
-    start_s, end_s = example.span_s
-    return (
-        f"What happens in the video from {start_s:g} to {end_s:g} seconds? "
-        "Describe what is seen, heard and said, in one sentence."
-    )
+    return ASK_OF.format(*example.span_s or ())
 
 
 def ask_what_as_longvale(example: Example[str]) -> str:
     """The question of LongVALE's script, in hundredths."""
-    assert example.span_s is not None
-    start_s, end_s = sorted(example.span_s)
-    first, last = to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0)
-    return TELL_OF.format(f"{first:02d}", f"{last:02d}")
+    start_s, end_s = sorted(example.span_s or ())
+    return TELL_OF.format(*to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0))
 
 
 def score_captions(examples: Examples[str], predictions: Answers[str], how: How) -> Scored:
@@ -64,31 +61,25 @@ def score_captions(examples: Examples[str], predictions: Answers[str], how: How)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
     reference = {example.id: [example.truth] for example in scored}
     videos = {example.id: example.video for example in scored}
-    return Scored(
-        caption_scores(reference, predicted), corpora=lambda: [caption_corpus(reference, predicted, videos)]
-    )
+    metrics = caption_scores(reference, predicted)
+    return Scored(metrics, corpora=lambda: [caption_corpus(reference, predicted, videos)])
 
 
 LONGVALE_TVG = replace(
-    CHARADES_STA,
+    ACTIVITYNET_GROUNDING,
     about="when an audio-visual event happens; R@1 at IoU .3 .5 .7, mIoU",
     where=WHERE,
-    read=lambda paths: sentences_of(one_file(paths, "reference")),
     prompts=PROMPTS | {"longvale": ask_as_paper(FIND)},
     times=TIMES | {"longvale": "hundredths"},
 )
 
-LONGVALE_DVC = Task(
+LONGVALE_DVC = replace(
+    ACTIVITYNET_DENSE,
     about="all audio-visual events with times; SODA_c, CIDEr, METEOR",
     where=WHERE,
-    read=whole_videos,
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "longvale": lambda example: TELL},
     times={"longvale": "hundredths"},
-    parse=events_of,
-    read_predictions=read_events,
     write_predictions=partial(write_spoken, task="captioning"),
-    score=score_events,
-    uses_meteor=True,
 )
 
 LONGVALE_SC = Task(

@@ -6,8 +6,7 @@ from typing import TypeAlias
 
 from ..metrics.magqa import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .dense import Events
-from .event_references import timed_texts
+from .dense import Events, timed_texts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records, video_of
 from .forms import collected, each_record, lines_file, number_or_text, parsed
@@ -68,17 +67,14 @@ def replies_of(record: Record) -> Replies:
 
 def replies_in(text: str, example: Example[Events], how: How) -> Replies | None:
     """Events of an answer as replies in the middle of each; an answer without times is one without a time."""
-    if how.compat == "paper" and how.times == "hundredths":
-        duration_s = duration_of(example, "hundredths") or 0.0
-        middles: Replies = tuple(
-            ((start + end) / 200 * duration_s, reply) for start, end, reply in line_events(text)
-        )
+    middles: Replies
+    if how.in_papers_hundredths:
+        duration_s = duration_of(example)
+        middles = tuple(((a + b) / 200 * duration_s, reply) for a, b, reply in line_events(text))
     else:
         events = events_of(text, example, how) or ()
         middles = tuple(((start_s + end_s) / 2, reply) for start_s, end_s, reply in events if reply)
-    if middles:
-        return middles
-    return ((None, text.strip()),) if text.strip() else None
+    return middles or (((None, text.strip()),) if text.strip() else None)
 
 
 def read_replies(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Replies]:

@@ -1,20 +1,24 @@
-"""Free answers to questions: Music-AVQA, ActivityNet-QA, MSVD-QA, MSRVTT-QA."""
+"""Free answers to questions: Music-AVQA, ActivityNet-QA, MSVD-QA, MSRVTT-QA, and AVSD's in a dialogue."""
 
 import ast
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
+from ..metrics.captions import caption_scores
 from ..metrics.choice import exact_match, open_answers
+from ..metrics.resample import caption_corpus
 from .answers import words_of
 from .examples import Answered, Answers, Example, Examples, Paths, Predictions
-from .files import Record, one_file, read_records, video_of
+from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
 from .forms import IdsByQuestion, each_record, json_file, predictions_of
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, How, Scored, Task
 
+UNDISCLOSED = "__UNDISCLOSED__"  # in place of an answer of AVSD that is hidden
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
 
 JUDGE = (
@@ -38,14 +42,13 @@ def score_answers(examples: Examples[Right], predictions: Answers[str], how: How
     """
     groups = {example.id: dict(example.groups)["task"] for example in examples if example.groups} or None
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    exact, matches = exact_match(
-        {example.id: example.truth for example in examples}, predicted, groups=groups
-    )
+    references = {example.id: example.truth for example in examples}
+    exact, matches = exact_match(references, predicted, groups=groups)
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
     if judge := how.judge(JUDGE):
         questions = {example.id: example.question for example in examples}
-        first = {example.id: example.truth[0] for example in examples}
+        first = {key: truth[0] for key, truth in references.items()}
         judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
         metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
@@ -59,7 +62,7 @@ def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictio
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
-    ids = IdsByQuestion((example.video, example.question, example.id) for example in examples)
+    ids = IdsByQuestion(examples)
     texts = []
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):
@@ -131,6 +134,100 @@ def _python_list(record: Record, name: str) -> list[str]:
     return value
 
 
+# --- AVSD: the next answer of a dialogue about a video, with one right answer or several
+
+
+def ask_in_dialogue(example: Example[Right]) -> str:
+    """A question after the turns before it."""
+    turns = "\n".join(example.context)
+    return f"{turns}\n{example.question}\nAnswer in one sentence." if turns else ask_short(example)
+
+
+def answers_of(turn: Record) -> Right:
+    """The right answers of a turn: a text, or as in the files "multiref" a list of texts."""
+    if not isinstance(turn.get("answer"), list):
+        return (turn.text("answer"),)
+    if not (answers := tuple(turn.texts("answer"))):
+        raise turn.fault("'answer' must have a text at least", answers)
+    return answers
+
+
+def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
+    """(video, turns) of DSTC's {"dialogs": [{"image_id", "dialog": [{"question", "answer"}]}]}."""
+    records = read_object(path).records("dialogs")
+    return [(video_of(record.name("image_id")), record.records("dialog")) for record in records]
+
+
+def read_dialogues(paths: Paths) -> list[Example[Right]]:
+    """An example for each turn of DSTC's file.
+
+    Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
+    last turns, each with one answer or several; all of them are right. Where answers of a dialogue
+    are lists, as in the "multiref" files, only those turns are asked about.
+    """
+    if not paths:
+        raise ValueError("--reference must be one file, or a hidden one and its labels, got 0")
+    labels: dict[str, Right] = {}
+    for path in paths[1:]:
+        for video, turns in dialogues(path):
+            labels[video] = labels.get(video, ()) + answers_of(turns[-1])
+    out = []
+    for video, turns in dialogues(paths[0]):
+        questions = [i for i, turn in enumerate(turns) if turn.get("answer") == UNDISCLOSED]
+        questions = questions or [i for i, turn in enumerate(turns) if isinstance(turn.get("answer"), list)]
+        before: list[str] = []
+        for number, turn in enumerate(turns):
+            question, right = turn.text("question"), answers_of(turn)
+            if right == (UNDISCLOSED,):
+                if video not in labels:
+                    raise turn.fault("the answer is hidden; give the labelled file after it", right[0])
+                right = labels[video]
+            if not questions or number in questions:
+                out.append(Example(f"{video}_{number}", video, question, right, context=tuple(before)))
+            before += [question, right[0]]
+    return out
+
+
+def read_turns(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
+    """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
+    if is_lines(one_file(paths, "pred")):
+        return read_answers(paths, examples, how)
+    last = {example.video: int(example.id.rpartition("_")[2]) for example in examples}
+    known = {example.id for example in examples}
+    texts = []
+    for video, turns in dialogues(paths[0]):
+        first = last.get(video, 0) if len(turns) == 1 else 0
+        texts += [(video, f"{video}_{i}", answers_of(turn)[0]) for i, turn in enumerate(turns, first)]
+    # A turn of a known dialogue may have no question in the reference.
+    asked = [(key, text) for video, key, text in texts if key in known or video not in last]
+    out = predictions_of(asked, examples, how, lambda text, example, how: text.strip() or None)
+    out.num_other = len(texts) - len(asked)
+    return out
+
+
+def write_turns(folder: Path, examples: Examples[Right], predictions: Answers[str], how: How) -> list[Path]:
+    """DSTC's form, with the turns that were asked."""
+    dialogues: dict[str, list[dict[str, str]]] = {}
+    for example in examples:
+        before = zip(example.context[0::2], example.context[1::2], strict=True)
+        turns = dialogues.setdefault(example.video, [{"question": q, "answer": a} for q, a in before])
+        words = predictions[example.id].words if example.id in predictions else ""
+        turns.append({"question": example.question, "answer": words})
+    known = {example.video for example in examples if example.id in predictions}
+    form = [{"image_id": name, "dialog": turns} for name, turns in dialogues.items() if name in known]
+    return [write_json(folder / "predictions.json", {"dialogs": form})]
+
+
+def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
+    """The captioning metrics over the corpus, as DSTC scores, with the metrics of open answers."""
+    answers = score_answers(examples, predictions, how)
+    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
+    references = {example.id: list(example.truth) for example in examples}
+    videos = {example.id: example.video for example in examples}
+    metrics = caption_scores(references, predicted) | answers.metrics
+    return Scored(metrics, answers.each, lambda: [caption_corpus(references, predicted, videos)])
+
+
 MUSIC_AVQA = Task(
     about="questions on audio and frame of music; exact match by kind, a judge's accuracy",
     where="avqa-test.json of github.com/GeWu-Lab/MUSIC-AVQA",
@@ -157,4 +254,16 @@ MSRVTT_QA = replace(
     MSVD_QA,
     about="questions on videos of 15 s; a judge's accuracy and score, exact match",
     read=partial(read_qa, video="video{}"),
+)
+AVSD = replace(
+    MUSIC_AVQA,
+    about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
+    where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
+    "github.com/dialogtekgeek/AVSD-DSTC10_Official",
+    read=read_dialogues,
+    prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
+    read_predictions=read_turns,
+    write_predictions=write_turns,
+    score=score_dialogue,
+    uses_meteor=True,
 )

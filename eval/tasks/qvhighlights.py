@@ -10,9 +10,13 @@ from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
-from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .forms import collected, each_record, lines_file, number_or_text, parsed, question_prompt
 from .task import DEFAULT, How, Scored, Task
 
+PROMPT = (
+    "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
+    "this: From 12.0 to 15.5 seconds."
+)
 CLIP_S = 2.0
 MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
@@ -29,8 +33,8 @@ class Relevant:
 class Relevance:
     """The prediction for a query; None where the file has nothing of that kind."""
 
-    windows: tuple[Window, ...] | None
-    ratings: tuple[float, ...] | None
+    windows: tuple[Window, ...] | None = ()
+    ratings: tuple[float, ...] | None = ()
 
 
 @each_record
@@ -99,12 +103,11 @@ def _ratings(record: Record) -> tuple[float, ...] | None:
 
 def _streamed(record: Record) -> tuple[float, ...]:
     """Ratings of clips from a relevance score a frame; what has none counts 0, as in MMDuet's script."""
-    frames = record.records("debug_data")
-    times = [element.number("time", "video_time") for element in frames]
-    scores = []
-    for item in frames:
-        score = item.value.get("relevance_score", 0.0)
-        scores.append(item.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
+    times, scores = [], []
+    for frame in record.records("debug_data"):
+        times.append(frame.number("time", "video_time"))
+        score = frame.value.get("relevance_score", 0.0)
+        scores.append(frame.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
     try:
         return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
     except ValueError as error:
@@ -113,7 +116,7 @@ def _streamed(record: Record) -> tuple[float, ...]:
 
 def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
     """The official line; an answer that could not be read has no windows."""
-    value = prediction.value or Relevance((), ())
+    value = prediction.value or Relevance()
     line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
     lists = {"pred_relevant_windows": value.windows, "pred_saliency_scores": value.ratings}
     return line | {name: values for name, values in lists.items() if values is not None}
@@ -123,26 +126,23 @@ def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
     windows = {example.id: example.truth.windows for example in examples}
     ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
-    values = {key: prediction.value or Relevance((), ()) for key, prediction in predictions.items()}
+    values = {key: prediction.value or Relevance() for key, prediction in predictions.items()}
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     metrics: dict[str, object] = {}
-    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
-
-    def add(prefix: str, table: Mapping[str, Mapping[str, float]]) -> None:
-        for key, numbers in table.items():
-            for name, value in numbers.items():
-                columns.setdefault(f"{prefix}{name}", {})[key] = value
-
+    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}  # numbers by query, by how their names begin
     if our_windows or not our_ratings:
         of_all, of_each = moments(windows, our_windows)
         metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        for prefix, table in of_each.items():
-            add(f"MR/{prefix}", table)
+        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
     if ratings and (our_ratings or not our_windows):
-        of_all, clips = highlights(ratings, our_ratings)
+        of_all, tables["HD/"] = highlights(ratings, our_ratings)
         metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-        add("HD/", clips)
+    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
+    for prefix, table in tables.items():
+        for key, numbers in table.items():
+            for name, value in numbers.items():
+                columns.setdefault(f"{prefix}{name}", {})[key] = value
     each = {name: columns[name] for name in MAIN if name in columns}
     videos = {example.id: example.video for example in examples}
     return Scored(metrics, each, lambda: [means_of(columns, videos)])
@@ -152,12 +152,7 @@ QVHIGHLIGHTS = Task(
     about="windows for a query and ratings of 2 s clips, in videos of 150 s; mAP, R1, HIT@1",
     where="highlight_val_release.jsonl of github.com/jayleicn/moment_detr, data CC BY-NC-SA 4.0",
     read=read_queries,
-    prompts={
-        DEFAULT: lambda example: (
-            f"Which parts of the video show this: {example.question.rstrip('.')}? List them, the best first, "
-            "with start and end in seconds, like this: From 12.0 to 15.5 seconds."
-        )
-    },
+    prompts={DEFAULT: question_prompt(PROMPT)},
     parse=relevance_in,
     read_predictions=read_relevance,
     write_predictions=lines_file("predictions.json", line_of),

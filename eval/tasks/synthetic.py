@@ -5,7 +5,7 @@ There are no files to get. The reference of a run is its own header, which says 
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,8 +19,7 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .examples import Answers, Example, Examples, Paths, Prediction
 from .files import one_file, read_text
-from .forms import lines_file
-from .spoken import read_spoken
+from .forms import lines_file, read_spoken
 from .task import DEFAULT, How, Scored, Synthesize, Task, members_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
@@ -44,10 +43,8 @@ class Synthetic:
         if len(set(self.minutes)) < len(self.minutes):
             raise ValueError(f"minutes must be different lengths, got {self.minutes}")
         if self.num_videos < 1 or self.first_video < 0:
-            raise ValueError(
-                "num_videos must be at least 1 and first_video at least 0, got "
-                f"{self.num_videos} and {self.first_video}"
-            )
+            got = f"{self.num_videos} and {self.first_video}"
+            raise ValueError(f"num_videos must be at least 1 and first_video at least 0, got {got}")
 
 
 def synthesize_all(
@@ -71,10 +68,9 @@ def synthesize_all(
 def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Example[Question]]:
     """The examples of a run, synthesized again, from its file, or {"synthetic": {"minutes", ...}}."""
     path = one_file(paths, "reference")
-    first = next(iter(read_text(path).split("\n")), "")
+    first = read_text(path).partition("\n")[0]
     try:
-        value = json.loads(first)
-        synthetic = Synthetic(**value["synthetic"])
+        synthetic = Synthetic(**json.loads(first)["synthetic"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path}:1: must say which videos were synthesized, as a run\'s header does, {{"synthetic": '
@@ -97,14 +93,14 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example[Ques
     """A video and the questions about it."""
     scene = make_scene(QA_SEED + number, seconds)
     random = np.random.default_rng([7, number])
-    questions = [
-        question
-        for kind in KINDS
-        for question in ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
-    ]
-    return scene, [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
+    examples = []
+    for kind in KINDS:
+        questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
+        examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
+    return scene, examples
 
 
+_SPAN_FORM = "Answer with the first and the last whole second only, like this: 187 to 192."
 _FORMS = {
     "while": "Answer with their names, a comma between, or: nothing.",
     "first_after": "Answer with its name only, or: nothing.",
@@ -116,11 +112,8 @@ _FORMS = {
 
 def ask_explained(example: Example[Question]) -> str:
     """The question, what may be seen and heard, and the form of an answer, for models that do not know it."""
-    form = _FORMS.get(
-        example.truth.kind, "Answer with the first and the last whole second only, like this: 187 to 192."
-    )
     world = f"Objects are {', '.join(OBJECTS)}; sounds are {', '.join(SOUNDS)}."
-    return f"{world}\n{example.question}\n{form}"
+    return f"{world}\n{example.question}\n{_FORMS.get(example.truth.kind, _SPAN_FORM)}"
 
 
 def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
@@ -128,9 +121,7 @@ def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
     words = without_thoughts(text).strip().rstrip(".").lower()
     if not grade(example.truth, words)["parsed"]:
         return None
-    if example.truth.kind in SPAN_KINDS:
-        return tuple(read_spans(words, example.truth.offset_s))
-    return words
+    return tuple(read_spans(words, example.truth.offset_s)) if example.truth.kind in SPAN_KINDS else words
 
 
 def words_of(reply: Reply) -> str:
@@ -160,12 +151,16 @@ def score_replies(
     for example in examples:
         reply = predictions[example.id].value if example.id in predictions else None
         grades[example.id] = 0.0 if reply is None else float(grade(example.truth, words_of(reply))["score"])
-        if isinstance(reply, tuple) and reply:
+        if isinstance(reply, tuple):
             errors[example.id] = abs(sum(reply[0]) - sum(example.truth.spans[0])) / 2
         if example.truth.kind not in SPAN_KINDS:
             answers.setdefault(example.truth.kind, []).append(example.truth.answer)
+    members = members_of(examples)
+    groups = {"": [example.id for example in examples]}  # all, then each group, those of a kind together
+    for kind, _ in members:
+        groups |= {f"/{kind}/{name}": ids for (other, name), ids in members.items() if other == kind}
     metrics: dict[str, Any] = {}
-    for end, ids in _groups(examples):
+    for end, ids in groups.items():
         known = [errors[key] for key in ids if key in errors]
         metrics[f"{name}{end}"] = mean([grades[key] for key in ids])
         metrics[f"error_s{end}"] = mean(known)
@@ -174,15 +169,6 @@ def score_replies(
     for kind, texts in answers.items():
         metrics[f"majority/{kind}"] = max(map(texts.count, texts)) / len(texts)
     return Scored(metrics, {name: grades, "error_s": errors})
-
-
-def _groups(examples: Examples[Question]) -> Iterator[tuple[str, list[str]]]:
-    """The ids of all, as "", and of each group, as "/KIND/GROUP"."""
-    yield "", [example.id for example in examples]
-    members = members_of(examples)
-    order = list(dict.fromkeys(kind for kind, _ in members))
-    for kind, group in sorted(members, key=lambda pair: order.index(pair[0])):
-        yield f"/{kind}/{group}", members[kind, group]
 
 
 def depths_of(
@@ -222,16 +208,10 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
     )
 
 
-NEEDLE = _task(
-    "needle",
-    synthesize_needles,
-    "recall",
+ABOUT_NEEDLE = (
     "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that "
-    "follows",
+    "follows"
 )
-SYNTHETIC_QA = _task(
-    "synthetic_qa",
-    synthesize_qa,
-    "score",
-    "questions of seven kinds on synthetic videos: when, while, count, first after, between",
-)
+ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
+NEEDLE = _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE)
+SYNTHETIC_QA = _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA)

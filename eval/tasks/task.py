@@ -8,10 +8,7 @@ from typing import Any, Generic, Literal, TypeAlias
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
-from .examples import Answers, Examples, Paths, Truth, Value
-from .examples import Example as Example  # the runner takes these three from here
-from .examples import Prediction as Prediction
-from .examples import Predictions as Predictions
+from .examples import Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
@@ -20,6 +17,7 @@ DEFAULT = "default"  # the name of our own prompt
 Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]
 Line: TypeAlias = Callable[[Example[Truth], Prediction[Value]], object]
 Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
+Prompt: TypeAlias = Callable[[Example[Any]], str]
 Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
 Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
 
@@ -48,6 +46,11 @@ class How:
     times: Times | None = None
     asker: Asker | None = None
     judge_prompt: str | None = None
+
+    @property
+    def in_papers_hundredths(self) -> bool:
+        """Whether answers are read as the papers' scripts do that know hundredths only."""
+        return self.compat == "paper" and self.times == "hundredths"
 
     def judge(self, prompt: str) -> Judge | None:
         """The judge with the task's prompt, or the caller's; None without a judge."""
@@ -104,7 +107,7 @@ class Task(Generic[Truth, Value]):
     about: str
     where: str
     read: Read[Truth]
-    prompts: Mapping[str, Callable[[Example[Truth]], str]]
+    prompts: Mapping[str, Prompt]
     parse: Parse[Truth, Value]
     read_predictions: Callable[[Paths, Examples[Truth], How], Predictions[Value]]
     write_predictions: Write[Truth, Value]

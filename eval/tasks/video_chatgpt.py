@@ -1,6 +1,6 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from ..metrics.choice import rated_answers
 from .answers import without_thoughts
 from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import read_records, video_of, write_json
-from .forms import IdsByQuestion, answered
+from .forms import IdsByQuestion, answered, collected
 from .judging import SYSTEM_ENDS
 from .task import DEFAULT, How, Scored, Task, counted
 
@@ -43,11 +43,6 @@ class Right:
     second: str = ""  # the other question of a pair
 
 
-def judge_prompt(aspect: str) -> str:
-    """What the judge is asked of an aspect."""
-    return f"{_RATE}{ASPECTS[aspect][1]}{SYSTEM_ENDS}{_CASE}"
-
-
 def _kind(path: Path) -> str:
     kinds = [kind for kind in FIELDS if kind in path.name.lower()]
     if len(kinds) != 1:
@@ -60,13 +55,12 @@ def _kind(path: Path) -> str:
 
 def read_questions(paths: Paths) -> list[Example[Right]]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
-    if not paths or len({_kind(path) for path in paths}) < len(paths):
-        raise ValueError(
-            f"--reference must be different ones of {', '.join(FIELDS)}, got {[p.name for p in paths]}"
-        )
+    kinds = {_kind(path): path for path in paths}
+    if not paths or len(kinds) < len(paths):
+        got = [path.name for path in paths]
+        raise ValueError(f"--reference must be different ones of {', '.join(FIELDS)}, got {got}")
     out = []
-    for path in paths:
-        kind = _kind(path)
+    for kind, path in kinds.items():
         for number, record in enumerate(read_records(path)):
             video = video_of(record.name("video_name"))
             question, *second = (record.text(name) for name in FIELDS[kind][0])
@@ -93,18 +87,19 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
 
 def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
-    ids = IdsByQuestion((f"{e.truth.kind} {e.video}", e.question, e.id) for e in examples)
-    out: Predictions[tuple[str, ...]] = Predictions()
+    ids = IdsByQuestion(replace(e, video=f"{e.truth.kind} {e.video}") for e in examples)
+    entries = []
     for path in paths:
         kind = _kind(path)
         (question, *_), names = FIELDS[kind]
         for record in read_records(path):
             key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
-            if out.is_new(key):
-                texts = tuple(record.text(name) for name in names)
-                value = texts if any(text.strip() for text in texts) else None
-                out.by_id[key] = Prediction("\n".join(texts), value)
-    return out
+            entries.append((key, tuple(record.text(name) for name in names)))
+
+    def read(texts: tuple[str, ...], example: object) -> Prediction[tuple[str, ...]]:
+        return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
+
+    return collected(entries, examples, read)
 
 
 def write_answers(
@@ -129,15 +124,15 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
     metrics: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {}
     kinds = {example.truth.kind for example in examples}
-    for aspect, (kind, _) in ASPECTS.items():
+    for aspect, (kind, words) in ASPECTS.items():
         if kind not in kinds:
             continue
         scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
         got, each[f"{aspect}/score"] = rated_answers(
             {example.id: example.truth.text for example in scored},
-            {e.id: _text_of(prediction.value) for e, prediction in answered(scored, predictions)},
+            {e.id: _text_of(answer.value or ()) for e, answer in answered(scored, predictions)},
             {example.id: _question_of(example, how) for example in scored},
-            how.required_judge("video-chatgpt", judge_prompt(aspect)),
+            how.required_judge("video-chatgpt", f"{_RATE}{words}{SYSTEM_ENDS}{_CASE}"),
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
     scores = [value for name, value in metrics.items() if name in each and value is not None]
@@ -152,11 +147,9 @@ def _question_of(example: Example[Right], how: How) -> str:
     return f"Question 1: {example.question}\nQuestion 2: {second}"
 
 
-def _text_of(texts: tuple[str, ...] | None) -> str:
-    if not texts:
-        return ""
+def _text_of(texts: tuple[str, ...]) -> str:
     if len(texts) == 1:
-        return f"Answer: {texts[0]}" if texts[0].strip() else ""
+        return f"Answer: {texts[0]}"
     return "\n".join(f"Answer to question {i}: {text}" for i, text in enumerate(texts, 1))
 
 

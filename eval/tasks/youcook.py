@@ -2,13 +2,11 @@
 
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
-from .dense import Events, timed
-from .event_references import timed_texts
+from .dense import Events, timed, timed_texts
 from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import collected, json_file
+from .forms import collected, json_file, read_spoken
 from .magqa import replies_of
-from .spoken import read_spoken
 from .task import DEFAULT, How, Scored, Task
 
 PROMPT = (
@@ -19,19 +17,19 @@ PROMPT = (
 
 def read_recipes(paths: Paths) -> list[Example[Events]]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
-    whole, twice = read_object(one_file(paths, "reference"))
+    whole = read_object(one_file(paths, "reference"))
     if whole.has("database"):
         database = whole.within(whole.get("database"), "database")
-        if twice:
-            raise whole.fault("each video must be there once", twice)
-        videos = {key: database.within(database.value[key], f"video {key!r}") for key in database.value}
-        return [_annotated(key, item) for key, item in videos.items() if item.get("subset") == "validation"]
+        if whole.twice:
+            raise whole.fault("each video must be there once", list(whole.twice))
+        out = []
+        for key, value in database.value.items():
+            video, name = database.within(value, f"video {key!r}"), video_of(key)
+            if video.get("subset") == "validation":
+                steps = timed_texts(video, "annotations", "segment", "sentence")
+                out.append(Example(name, name, "", steps, video.maybe_number("duration")))
+        return out
     return [_captioned(record) for record in whole.records("annotations")]
-
-
-def _annotated(name: str, video: Record) -> Example[Events]:
-    steps = timed_texts(video, "annotations", "segment", "sentence")
-    return Example(video_of(name), video_of(name), "", steps, video.maybe_number("duration"))
 
 
 def _captioned(record: Record) -> Example[Events]:
@@ -49,17 +47,17 @@ def _captioned(record: Record) -> Example[Events]:
 def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Events]:
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     if not is_lines(path := one_file(paths, "pred")):
-        whole, twice = read_object(path)
+        whole = read_object(path)
         steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
         named = ((video_of(name), events) for name, events in steps.items())
-        out = collected(named, examples, lambda events, example: Prediction("", events))
-        out.duplicates = [video_of(name) for name in twice if video_of(name) in out.by_id] + out.duplicates
-        return out
+        return collected(
+            named, examples, lambda events, example: Prediction("", events), map(video_of, whole.twice)
+        )
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
         return read_spoken(paths, examples, how, task="captioning", parse=events_of)
 
-    def replies(record: Record, example: Example[Events] | None) -> Prediction[Events]:
+    def replies(record: Record, example: object) -> Prediction[Events]:
         timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
         first_start_s = None if how.compat == "paper" else 0.0
         return Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))

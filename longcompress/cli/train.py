@@ -44,8 +44,8 @@ def train(
         from ..train import memory_estimate as memory
 
         loaded = recipe.engine.load(recipe.model)
-        step = memory.estimate_memory(loaded, recipe, estimate_memory, seconds=seconds, measure=measure)
-        print(dumps(memory.estimate_json(step)))
+        figures = memory.estimate_memory(loaded, recipe, estimate_memory, seconds=seconds, measure=measure)
+        print(dumps(figures))
         return 0
     elif overfit_check:
         from ..train.overfit_check import overfit_check as check

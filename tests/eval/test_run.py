@@ -164,7 +164,7 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
         num_tokens=8, ask_all=lambda asked, **_: [SimpleNamespace(text=words) for _ in asked]
     )
     monkeypatch.setattr(
-        running, "encode_video", lambda *args: [(name, running.Encoded(memory, 0.0)) for name in args[-1]]
+        running, "encoded", lambda *args: [(name, running.Encoded(memory, 0.0)) for name in args[-1]]
     )
     files, out = put(tmp_path, CASES[task][0]), tmp_path / "a.jsonl"
     examples = TASKS[task].read(files)
@@ -225,12 +225,12 @@ from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig
 import time
 from longcompress.eval.runner.sources import from_files
-first = running.encode_video
+first = running.encoded
 def slow(*args):
-    if args[4] == "second":
+    if args[3] == "second":
         time.sleep(600)
     return first(*args)
-running.encode_video = slow
+running.encoded = slow
 source = from_files("lvbench", [sys.argv[2]], sys.argv[3])
 running.run(source, models.model(), sys.argv[4], RunConfig(budgets=("24",)))
 """

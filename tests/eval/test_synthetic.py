@@ -21,8 +21,9 @@ from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
+from longcompress.eval.tasks.examples import Prediction
 from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
-from longcompress.eval.tasks.task import How, Prediction
+from longcompress.eval.tasks.task import How
 from longcompress.synthetic.needles import FIRST_SEED, haystack
 from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
@@ -51,21 +52,21 @@ def examples_of(task, synthetic=TWO):
 def saying(monkeypatch, says):
     """A model that answers by `says(video, prompt)` without compressing."""
 
-    def encode(source, model, streams, budgets, video, names):
+    def encode(source, media, read, video, names):
         memory = SimpleNamespace(
             num_tokens=8,
             ask_all=lambda asked, **_: [SimpleNamespace(text=says(video, item)) for item in asked],
         )
         return [(name, running.Encoded(memory, 0.0)) for name in names]
 
-    monkeypatch.setattr(running, "encode_video", encode)
+    monkeypatch.setattr(running, "encoded", encode)
 
 
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("drawn") / "a.jsonl"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "encode_video", compressed)
+        patch.setattr(running, "encoded", compressed)
         return out, run_drawn("needle", TWO_OF_5, model, out, CONFIG)
 
 
@@ -107,7 +108,7 @@ def test_a_line_for_each_needle_and_a_header_that_says_what_was_drawn(whole):
 
 
 def test_two_runs_with_one_seed_are_the_same(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "encode_video", compressed)
+    monkeypatch.setattr(running, "encoded", compressed)
     again = tmp_path / "b.jsonl"
     run_drawn("needle", TWO_OF_5, model, again, CONFIG)
     assert lines(again) == lines(whole[0])
@@ -117,7 +118,7 @@ def test_two_runs_with_one_seed_are_the_same(model, whole, tmp_path, monkeypatch
 
 
 def test_cut_anywhere_and_gone_on_with_it_is_the_same(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "encode_video", compressed)
+    monkeypatch.setattr(running, "encoded", compressed)
     out, summary = whole
     data, again = out.read_bytes(), tmp_path / "a.jsonl"
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
@@ -135,17 +136,17 @@ sys.path.insert(0, sys.argv[1])
 import models
 from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn, running
 def slow(*args):
-    if args[4].endswith("-1"):
+    if args[3].endswith("-1"):
         time.sleep(600)
     return compressed(*args)
-running.encode_video = slow
+running.encoded = slow
 run_drawn("needle", TWO_OF_5, models.model(), sys.argv[2], CONFIG)
 """
 
 
 @pytest.mark.slow
 def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "encode_video", compressed)
+    monkeypatch.setattr(running, "encoded", compressed)
     out = tmp_path / "killed.jsonl"
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(out)], env=os.environ

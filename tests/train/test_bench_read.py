@@ -9,7 +9,7 @@ import webdataset
 
 from longcompress.cli.main import main
 from longcompress.train import bench_read
-from longcompress.train.bench_read import by_ranges, compressed, memory_along, open_shards, plain, repeated
+from longcompress.train.bench_read import by_ranges, compressed, memory_along, plain, repeated
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
@@ -45,9 +45,8 @@ def size_of(index):
 
 @pytest.mark.slow
 def test_webdataset_hands_out_our_members(index):
-    """Its own reader, of files that we open: its own opening is not used."""
-    steps = open_shards({"url": str(index.folder / shard.name)} for shard in index.shards)
-    results = list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(steps)))
+    urls = [str(index.folder / shard.name) for shard in index.shards]
+    results = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in results] == [entry.key for entry in index.entries]
     for number, sample in enumerate(results):
         members = {name: data for name, data in sample.items() if not name.startswith("__")}
@@ -75,10 +74,10 @@ def test_an_epoch_by_repetition_has_keys_of_its_own_and_the_same_bytes(index):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_loader_gives_all_samples_and_all_their_bytes(index, model, workers):
     epoch = repeated(index, 12)
-    for steps in (plain(index, 12, workers), by_ranges(epoch, workers)):
+    for steps in (plain(epoch, workers), by_ranges(epoch, workers)):
         results = list(steps)
         assert (len(results), sum(size for _, size in results)) == (12, size_of(epoch))
-    results = list(compressed(epoch, model, workers, 20))
+    results = list(compressed(epoch, workers, model=model, budget=20))
     assert sum(samples for samples, _ in results) >= 12
     assert sum(size for _, size in results) >= size_of(epoch)
 

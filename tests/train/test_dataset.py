@@ -239,7 +239,7 @@ def test_other_features_than_the_models_are_refused_at_once(index, model):
     for kinds in ({"other": 1.0}, {}, {"dense": 0.0}):
         with pytest.raises(ValueError, match="kinds must give a weight > 0 to some of grounding"):
             QuestionConfig(kinds=kinds)
-    with pytest.raises(ValueError, match="min_videos >= world"):
+    with pytest.raises(ValueError, match="min_videos must be at least ranks x accumulate = 3 x 1 = 3, got 2"):
         data(index, model, world=3)
 
 

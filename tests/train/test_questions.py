@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.events.parse import parse_spans
-from longcompress.train.data.questions import CHOICE, LETTERS, Shortened, shortened, time_text, turns_of
+from longcompress.train.data.questions import CHOICE, LETTERS, shortened, time_text, turns_of
 from longcompress.train.records import Record, Turn
 from longcompress.types import Event
 
@@ -119,21 +119,20 @@ def test_the_same_draw_gives_the_same_questions_and_most_is_kept():
         assert len(sampled(kind, 3, max_questions=1)) <= 1
 
 
-def words(text):
-    return len(text.split())
+def words(turns):
+    return sum(len(text.split()) for turn in turns for text in turn)
 
 
 class TestShortened:
     def test_whole_turns_go_from_the_end(self):
         turns = [("a b", "c"), ("d e", "f g"), ("h", "i")]
-        assert shortened(turns, words, 9) == Shortened(turns, 0)
-        cut = shortened(turns, words, 8)
-        assert (cut.turns, cut.dropped) == (turns[:2], 1)
-        assert shortened(turns, words, 3).turns == turns[:1]
+        assert shortened(turns, words, 9) == (turns, 0)
+        assert shortened(turns, words, 8) == (turns[:2], 1)
+        assert shortened(turns, words, 3) == (turns[:1], 2)
 
     def test_then_whole_lines_of_the_answer(self):
-        cut = shortened([("q", "one two\nthree four\nfive")], words, 5)
-        assert (cut.turns, cut.dropped) == ([("q", "one two\nthree four")], 1)
+        turns = [("q", "one two\nthree four\nfive")]
+        assert shortened(turns, words, 5) == ([("q", "one two\nthree four")], 1)
 
     def test_what_can_not_fit_is_an_error(self):
         with pytest.raises(ValueError, match="a question of 4 tokens doesn't fit into 3"):
@@ -146,13 +145,13 @@ class TestShortened:
     @settings(max_examples=60, deadline=None)
     def test_what_is_kept_fits_and_is_a_beginning(self, turns, max_tokens):
         try:
-            cut = shortened(turns, words, max_tokens)
+            cut, _ = shortened(turns, words, max_tokens)
         except ValueError:
             first = turns[0]
-            assert words(first[0]) + words(first[1].split("\n")[0]) > max_tokens
+            assert words([(first[0], first[1].split("\n")[0])]) > max_tokens
             return
-        assert sum(words(q) + words(a) for q, a in cut.turns) <= max_tokens
-        for (q, a), (want_q, want_a) in zip(cut.turns, turns, strict=False):
+        assert words(cut) <= max_tokens
+        for (q, a), (want_q, want_a) in zip(cut, turns, strict=False):
             assert q == want_q and want_a.startswith(a)
 
 

@@ -53,11 +53,6 @@ def test_ranks_share_a_batch_out_and_work_alike(world):
         assert max(loads) - min(loads) <= max(batch.costs)
 
 
-def test_more_ranks_than_samples_is_an_error():
-    with pytest.raises(ValueError, match=r"batch 0 has \d+ samples for 99 ranks; raise min_videos"):
-        taken(1)[0].of_rank(0, 99)
-
-
 def test_a_mixture_keeps_its_shares_everywhere_and_each_set_its_epochs():
     sampled = list(islice(MIX.samples(4), 400))
     for at in range(0, 400, 40):

@@ -275,7 +275,7 @@ class TestBad:
         events = [{"start_s": a, "end_s": b, "text": text} for a, b, text in events]
         value = {"key": "a", "video": str(folder / "a.mp4"), "events": events}
         record = parse_record(value, folder, "here")
-        lines = faults(record, 6.0)
+        lines = faults(replace(record, duration_s=6.0))
         for match in ("events[1] 5 to 4 s ends before it starts", "lasts no time", "has no text",
                       "outside the video of 6 s"):  # fmt: skip
             assert any(match in line for line in lines)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from ...config import VIDEO_SUFFIXES
 from ...files import replacing
-from ..records import Record, Turn, events_of, part_key, part_of, sorted_events
+from ..records import Record, Turn, events_of, parse_json, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
@@ -51,10 +51,7 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         raise FileNotFoundError(f"no folder of videos {videos}")
     if not source.is_file():
         raise FileNotFoundError(f"no file {source}")
-    try:
-        content = json.loads(source.read_text(encoding="utf8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is no JSON: {error}") from error
+    content = parse_json(source.read_bytes(), str(source))
     paths = sorted(videos.iterdir(), reverse=True)  # of one name the first counts, a video before features
     kinds = (FEATURES, VIDEO_SUFFIXES)
     paths_of = {p.stem: str(p) for ends in kinds for p in paths if p.suffix.lower() in ends}

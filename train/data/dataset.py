@@ -14,7 +14,7 @@ from ...model import LongCompress
 from ..loaders import enter_worker
 from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without
-from .questions import TEMPLATES, Kind, Times, shortened, turns_of
+from .questions import TEMPLATES, Kind, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler
 from .truncate import Room
 
@@ -105,10 +105,13 @@ class ShardData(IterableDataset[Loaded]):
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room.of(model.llm)
-        if not 0 <= rank < world or accumulate < 1 or batches.min_videos < world * accumulate:
+        parts = world * accumulate  # batches are formed without knowing them; each must get a sample
+        if (
+            batches.min_videos < parts
+        ):  # batches are formed without knowing the ranks; each part needs a sample
             raise ValueError(
-                f"rank must be in [0, {world}), accumulate >= 1 and min_videos >= world x accumulate = "
-                f"{world * accumulate}, got {rank}, {accumulate} and {batches.min_videos}"
+                f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
+                f"{batches.min_videos}"
             )
         for index in batches.mixture.indexes:
             if not index.features:
@@ -160,6 +163,10 @@ class ShardData(IterableDataset[Loaded]):
             video_s=loaded.video_s + entry.duration_s, dropped=loaded.dropped + dropped,
         )  # fmt: skip
 
+    def num_tokens(self, turns: Turns) -> int:
+        """Tokens of the texts of some turns."""
+        return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
+
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
@@ -184,8 +191,8 @@ class ShardData(IterableDataset[Loaded]):
                 times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
-                short = shortened(turns, lambda t: len(encode(self.tokenizer, t)), config.max_text_tokens)
-                whole = Example(video, short.turns, dialogue=kinds[at] == "conversation")
+                short, num = shortened(turns, self.num_tokens, config.max_text_tokens)
+                whole = Example(video, short, dialogue=kinds[at] == "conversation")
                 example, dropped = self.room.fitted(whole, where)
-                return example, short.dropped + dropped
+                return example, num + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")

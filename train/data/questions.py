@@ -45,19 +45,6 @@ LETTERS = "ABCD"
 SYMBOL = re.compile(r"<[a-z]\d+>")
 
 
-@dataclass(frozen=True)
-class Shortened:
-    """Turns that fit.
-
-    Attributes:
-        turns: (question, answer) pairs.
-        dropped: number of turns, or events of a dense answer, that were left out.
-    """
-
-    turns: Turns
-    dropped: int
-
-
 def time_text(time_s: float, duration_s: float, times: Times) -> str:
     """The text of a time: whole seconds, or min(round(100 t / duration), 99) in two digits.
 
@@ -123,39 +110,35 @@ def turns_of(
     return turns
 
 
-def shortened(turns: Turns, num_tokens: Callable[[str], int], max_tokens: int) -> Shortened:
-    """Turns of at most `max_tokens`: the last go first, of a single long answer its last lines.
+def shortened(turns: Turns, size: Callable[[Turns], int], max_size: int) -> tuple[Turns, int]:
+    """(turns of at most `max_size`, number of turns and lines dropped): the last turns go first, of a single
+    long answer its last lines.
 
     Args:
         turns: (question, answer) pairs.
-        num_tokens: tokens of a text.
-        max_tokens: of all questions and answers together.
+        size: tokens that some turns take.
+        max_size: of all turns together.
 
     Raises:
         ValueError: not even one question with one line of its answer fits.
     """
-    return shortened_by(turns, lambda some: sum(num_tokens(q) + num_tokens(a) for q, a in some), max_tokens)
-
-
-def shortened_by(turns: Turns, size: Callable[[Turns], int], max_size: int) -> Shortened:
-    """`shortened`, where turns take more room than their texts."""
     fitting, dropped = list(turns), 0
     while len(fitting) > 1 and size(fitting) > max_size:
         fitting.pop()
         dropped += 1
     if not fitting or size(fitting) <= max_size:
-        return Shortened(fitting, dropped)
+        return fitting, dropped
     question, answer = fitting[0]
     lines = answer.split("\n")
-    while len(lines) > 1 and size([(question, "\n".join(lines))]) > max_size:
+    while size(fitting) > max_size:
+        if len(lines) == 1:
+            raise ValueError(
+                f"a question of {size(fitting)} tokens doesn't fit into {max_size}: {question[:60]!r}"
+            )
         lines.pop()
         dropped += 1
-    fitting = [(question, "\n".join(lines))]
-    if size(fitting) > max_size:
-        raise ValueError(
-            f"a question of {size(fitting)} tokens doesn't fit into {max_size}: {question[:60]!r}"
-        )
-    return Shortened(fitting, dropped)
+        fitting = [(question, "\n".join(lines))]
+    return fitting, dropped
 
 
 @dataclass(frozen=True)
@@ -188,9 +171,7 @@ class Clock:
 def _choice(event: Event, events: Sequence[Event], at: Clock, generator: np.random.Generator) -> Turns:
     """Which of up to four texts happens then; empty if every other text happens then too."""
     then = {e.text for e in events if e.start_s < event.end_s and e.end_s > event.start_s} | {event.text}
-    others = sorted({
-        e.text for e in events if e.end_s <= event.start_s or e.start_s >= event.end_s
-    } - then)  # fmt: skip
+    others = sorted({e.text for e in events} - then)
     if not others:
         return []
     wrong = [others[i] for i in generator.permutation(len(others))[: len(LETTERS) - 1]]

@@ -68,15 +68,7 @@ class Batch:
     costs: tuple[int, ...]
 
     def of_rank(self, rank: int, world: int) -> tuple[tuple[int, int], ...]:
-        """This rank's samples: the longest are dealt first, there and back, to give ranks equal work.
-
-        Raises:
-            ValueError: there are fewer samples than ranks.
-        """
-        if len(self.samples) < world:
-            raise ValueError(
-                f"batch {self.number} has {len(self.samples)} samples for {world} ranks; raise min_videos"
-            )
+        """This rank's samples: the longest are dealt first, there and back, to give ranks equal work."""
         order = sorted(range(len(self.samples)), key=lambda i: (-self.costs[i], i))
         turns = [*range(world), *reversed(range(world))]  # 0 1 2 2 1 0
         return tuple(self.samples[i] for at, i in enumerate(order) if turns[at % len(turns)] == rank)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...config import LLMConfig
 from ...llm import CausalLM, Example, text_positions, video_positions
-from .questions import Turns, shortened_by
+from .questions import Turns, shortened
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Room:
             if min_sizes[-1] > room:
                 dropped += len(group)
                 continue
-            short = shortened_by(group, size, room)
-            fitting += short.turns
-            dropped += short.dropped
+            short, num = shortened(group, size, room)
+            fitting += short
+            dropped += num
         if not fitting:
             raise ValueError(
                 f"{where}: its video takes {video} positions and its shortest text {min(min_sizes)}, of the "

@@ -18,7 +18,6 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
@@ -105,8 +104,13 @@ def sample_of(
             "length for all such ones (unknown_s)"
         )
     if set(folders) == set(LONGVLM):
-        local, memory = (_read(record, folders[name], name) for name in LONGVLM)
-        state = longvlm_state(local, memory, model, duration_s)
+        arrays = []
+        for name in LONGVLM:
+            path = _file(record, folders[name], ".pkl")
+            if path is None:
+                raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
+            arrays.append(read_pickle(path))
+        state = longvlm_state(*arrays, model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
@@ -214,25 +218,12 @@ def longvlm_state(
     for i in range(num):
         start_s, end_s = i * duration_s / num, (i + 1) * duration_s / num
         part = slice(i * keep, (i + 1) * keep)
-        tokens = Tokens(
-            x[part], torch.full((keep,), share), _all(keep, (start_s + end_s) / 2), _all(keep, start_s),
-            _all(keep, end_s),
-        )  # fmt: skip
+        times = [torch.full((keep,), s, dtype=torch.float64) for s in ((start_s + end_s) / 2, start_s, end_s)]
+        tokens = Tokens(x[part], torch.full((keep,), share), *times)
         state.chunks.append(Chunk(start_s, end_s, 1, {"video": Group(tokens, metric[part])}, 1.0))
     last = torch.from_numpy(memory[-layers:]).double()
     state.memory["video"] = Mean(last * frames, frames)
     return state
-
-
-def _all(num: int, value: float) -> Tensor:
-    return torch.full((num,), value, dtype=torch.float64)
-
-
-def _read(record: Record, folder: Path, name: str) -> np.ndarray:
-    path = _file(record, folder, ".pkl")
-    if path is None:
-        raise FileNotFoundError(f"no {name} features {folder / record.key}.pkl")
-    return read_pickle(path)
 
 
 def _file(record: Record, folder: Path, ending: str) -> Path | None:

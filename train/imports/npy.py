@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 import numpy as np
 
@@ -14,23 +13,17 @@ from ...session import read_session
 from ..records import Record
 from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_part
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a stream's arrays lie, and of what type they are."""
-
-    folder: str
-    dtype: Literal["float16", "float32"]
-
-
-LAYOUTS: dict[str, dict[str, Place]] = {
-    "vtimellm": {"video": Place("", "float16")},
+Layout = dict[str, tuple[str, str]]
+LAYOUTS: dict[str, Layout] = {
+    "vtimellm": {"video": ("", "float16")},
     "longvale": {
-        "video": Place("visual", "float16"), "audio": Place("audio", "float32"),
-        "speech": Place("speech", "float32"),
+        "video": ("visual", "float16"),
+        "audio": ("audio", "float32"),
+        "speech": ("speech", "float32"),
     },
-}  # fmt: skip
-"""Published model -> stream -> its place; the folders are what their commands' three flags name."""
+}
+"""Published model -> stream -> (folder of its arrays, their type); the folders are what their commands' three
+flags name."""
 
 
 def make(
@@ -59,15 +52,23 @@ def make(
 
     def part(record: Record, folder: Path) -> Result:
         marker = folder / f"{record.key}.json"
-        return try_part(
-            record, folder, marker, lambda: arrays_of(record, model, layout),
-            lambda arrays: _write(record, root, marker, layout, arrays),
-        )  # fmt: skip
+
+        def write(arrays: dict[str, np.ndarray]) -> None:
+            for name, array in arrays.items():
+                path = root / layout[name][0] / f"{record.key}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+            shapes = {name: list(array.shape) for name, array in arrays.items()}
+            with replacing(marker) as temporary:  # last what says that all arrays are there
+                temporary.write_text(json.dumps({"key": record.key, "streams": shapes}) + "\n")
+
+        return try_part(record, folder, marker, lambda: arrays_of(record, model, layout), write)
 
     return make_share(records, root, lambda own, folder: (part(r, folder) for r in own), **options)
 
 
-def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> dict[str, np.ndarray]:
+def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, np.ndarray]:
     """stream -> (tokens, C) of a video or the part of it that its record is of.
 
     Raises:
@@ -82,22 +83,8 @@ def arrays_of(record: Record, model: LongCompress, layout: dict[str, Place]) -> 
             f"{record.video} gave {frames} frames of {num_frames}, which their code needs; the others "
             "can't be decoded"
         )
-    arrays = {n: tokens.x.float().cpu().numpy().astype(layout[n].dtype) for n, tokens in streams.items()}
+    arrays = {n: tokens.x.float().cpu().numpy().astype(layout[n][1]) for n, tokens in streams.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{record.video}: features of stream {name!r} aren't finite in {array.dtype}")
     return arrays
-
-
-def _write(
-    record: Record, root: Path, marker: Path, layout: dict[str, Place], arrays: dict[str, np.ndarray]
-) -> None:
-    """The arrays, each whole or not at all, and last what says that all are there."""
-    for name, array in arrays.items():
-        path = root / layout[name].folder / f"{record.key}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part, part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    with replacing(marker) as part:
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        part.write_text(json.dumps({"key": record.key, "streams": shapes}) + "\n")

@@ -5,6 +5,7 @@ import fcntl
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict, TypeVar, Unpack
 
@@ -107,10 +108,7 @@ def make_share(
 
 def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Result:
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
-
-    def read() -> dict[str, bytes]:
-        return _features(record, model) if kind == "features" and model else _media(record)
-
+    read = partial(_features, record, model) if kind == "features" and model else partial(_media, record)
     return try_sample(record, folder, read)
 
 
@@ -171,8 +169,7 @@ def pack(
     keys = sorted(record.key for record in records)
     failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
     packed = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
-    missing = sorted(set(keys) - set(packed) - set(failed))
-    if missing:
+    if missing := sorted(set(keys) - set(packed) - set(failed)):
         raise ValueError(
             f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
         )
@@ -185,11 +182,16 @@ def pack(
             ((key, members),) = members_in(file, str(parts[i])).items()
             return key, read_members(file, members)
 
-    written = _write_shards(out, [part.stat().st_size for part in parts], sample, shard_bytes, progress)
+    written = _write_shards(out, [path.stat().st_size for path in parts], sample, shard_bytes, progress)
     for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
         if old.name not in written:
             old.unlink()
-    _write_manifest(out, packed, failed)
+    lines = [{"key": key, "status": "made"} for key in packed]
+    for key in failed:
+        lines.append(json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"})
+    lines.sort(key=lambda line: line["key"])
+    with replacing(out / MANIFEST) as part:
+        part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
     return make_index(out, progress=progress)
 
 
@@ -269,8 +271,8 @@ def _media(record: Record) -> dict[str, bytes]:
     if not (info.has_video or info.has_audio):
         raise ValueError(f"{record.video}: there is no frame and no audio track in it that can be decoded")
     path = Path(record.video)
-    record = checked(record, info.duration_s or record.duration_s)
-    content = record.to_json() | {"video": source_info(record.video)}
+    duration_s = info.duration_s or record.duration_s
+    content = checked(record, duration_s).to_json() | {"video": source_info(record.video)}
     suffix = path.suffix.lower().lstrip(".") or "bin"
     return {JSON: json.dumps(content, sort_keys=True).encode(), suffix: path.read_bytes()}
 
@@ -293,14 +295,3 @@ def _write_shards(
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))
     return set(shards)
-
-
-def _write_manifest(out: Path, packed: Sequence[str], failed: Sequence[str]) -> None:
-    """A line a video, by key: made, or failed and why."""
-    lines = [{"key": key, "status": "made"} for key in packed]
-    lines += [
-        json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"} for key in failed
-    ]
-    lines.sort(key=lambda line: line["key"])
-    with replacing(out / MANIFEST) as part:
-        part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...files import replacing
-from .tar import Member, range_of, read_members, sha256_of, slice_members
+from .tar import Member, read_members, sha256_of
 
 T = TypeVar("T")
 SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
 PASSING = (408, 425, 429)  # answers below 500 that mean: later
+REFUSED = (PermissionError, IsADirectoryError, NotADirectoryError)
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 
 
@@ -73,20 +74,21 @@ class Remote:
         if self.cache is not None:
             with open(self._cached(self.cache, name, num_bytes, sha256), "rb") as file:
                 return read_members(file, members)
-        url, extent = self.of(name), range_of(members.values())  # one request a sample
-        end = extent.offset + extent.num_bytes
-        data = self._tried(url, lambda files, path: files.cat_file(path, extent.offset, end))
-        if len(data) > extent.num_bytes:
+        url = self.of(name)
+        start = min(member.offset for member in members.values())  # one request a sample
+        end = max(member.offset + member.num_bytes for member in members.values())
+        data = self._tried(url, lambda files, path: files.cat_file(path, start, end))
+        if len(data) > end - start:
             raise ValueError(
-                f"{url}: asked for {extent.num_bytes} bytes, the server sent {len(data)}: it knows no "
+                f"{url}: asked for {end - start} bytes, the server sent {len(data)}: it knows no "
                 "ranges; give a cache, so that whole shards are fetched"
             )
-        return slice_members(data, extent.offset, members)
+        return {n: data[m.offset - start : m.offset - start + m.num_bytes] for n, m in members.items()}
 
     def _cached(self, cache: Path, name: str, num_bytes: int, sha256: str) -> Path:
         """A whole shard in the cache; fetched by one process, once. One of another size or hash is a
         ValueError, and nothing of it stays."""
-        path = cache / f"{sha256}.tar"  # named by content: a shard made anew is another file
+        path, url = cache / f"{sha256}.tar", self.of(name)  # by content: a shard made anew is another file
         if path.is_file():
             return path
         cache.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,6 @@ class Remote:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.is_file():  # another process has fetched it meanwhile
                 return path
-            url = self.of(name)
             with replacing(path) as part:
                 self._tried(url, lambda files, source: files.get_file(source, str(part)))
                 got = part.stat().st_size
@@ -117,9 +118,15 @@ class Remote:
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"no file {url}") from error
             except errors as error:
-                if _status(error) == 416:  # the range begins past the end
+                status = _status(error)
+                if status == 416:  # the range begins past the end
                     raise ValueError(f"{url} was cut: it ends too early; get the shard again") from error
-                if not _passes(error):
+                # another try doesn't help where the server refused, nor where our own disk failed
+                if status is not None:
+                    passes = status >= 500 or status in PASSING
+                else:
+                    passes = not isinstance(error, REFUSED) and getattr(error, "errno", None) not in LASTING
+                if not passes:
                     raise OSError(f"{url} can't be read: {error!r}") from error
                 last = error
         raise OSError(f"{url} couldn't be read in {self.tries} tries, the last time: {last!r}") from last
@@ -150,14 +157,6 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
             f"{url}: reading {protocol}:// needs another package ({error}): pip install 'fsspec[{protocol}]'"
         ) from error
     return files, path, errors
-
-
-def _passes(error: Exception) -> bool:
-    """Whether another try may help: not where the server refused, nor where our own disk failed."""
-    if (status := _status(error)) is not None:
-        return status >= 500 or status in PASSING
-    refused = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
-    return not refused and getattr(error, "errno", None) not in LASTING
 
 
 def _status(error: Exception) -> int | None:

@@ -17,6 +17,7 @@ from ...config import to_dict
 from ...kernels import State
 from ...model import LongCompress
 from ...types import Tokens, stream_order
+from ..records import parse_json
 
 FORMAT = 1
 JSON = "json"
@@ -148,10 +149,7 @@ def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
     """
     if JSON not in members:
         raise ValueError(f"{where}: member json is missing")
-    try:
-        content = json.loads(members[JSON])
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: member json is no JSON: {error}") from error
+    content = parse_json(members[JSON], f"{where}: member json")
     if not isinstance(content, dict):
         raise ValueError(f"{where}: member json must be an object")
     return content

@@ -77,18 +77,6 @@ def read_members(file: BinaryIO, members: Mapping[str, Member]) -> dict[str, byt
     return out
 
 
-def range_of(members: Iterable[Member]) -> Member:
-    """The smallest range that holds these members; those of a sample are contiguous."""
-    members = list(members)
-    offset = min((member.offset for member in members), default=0)
-    return Member(offset, max((m.offset + m.num_bytes for m in members), default=0) - offset)
-
-
-def slice_members(data: bytes, offset: int, members: Mapping[str, Member]) -> dict[str, bytes]:
-    """The bytes of these members from a range of a tar that starts at `offset`."""
-    return {n: data[m.offset - offset : m.offset - offset + m.num_bytes] for n, m in members.items()}
-
-
 def sha256_of(path: Path) -> str:
     """Hash of all of a file."""
     with open(path, "rb") as file:

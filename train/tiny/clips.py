@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ...compression.baselines import only, spend
 from ...compression.merging import Group
 from ...compression.state import STATE_CLASSES, Chunk, Mean, MergeState
-from ...config import MergeConfig
 from ...encode import segments_of
 from ...files import replacing
 from ...llm import CompressedVideo, Example
@@ -97,31 +96,28 @@ def load_clips(path: Path) -> list[Clip]:
     return clips
 
 
-def make_clip(model: LongCompress, empty: MergeState, seed: int, duration_s: float) -> Clip:
-    """Synthesize a scene, encode it as `compress` would (but for the codec), and close its segments."""
-    scene, rate_fps = make_scene(seed, duration_s), model.config.media.rate_fps
-    time_s = np.arange(0, duration_s, 1 / rate_fps)
-    pixels = half(frames(scene, time_s, size_px=SCENE_PX))
-    parts: list[Frames | Audio] = [
-        Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps),
-        Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
-    ]
-    raw, _ = segments_of(model, parts, ("video", "audio"))
-    state = empty.copy()
-    for segment in raw:
-        state.add(segment)
-    memory = {name: value for name, value in state.memory.items() if isinstance(value, Mean)}
-    return Clip(state.chunks, memory, scene.events, duration_s, tuple(raw))
-
-
 def make_clips(
     model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int]
 ) -> list[Clip]:
-    """Clips of these seeds, held at `detail` tokens a segment (rounds nest, so smaller budgets compress the
-    same)."""
-    merge: MergeConfig = replace(model.config.merge, tokens_per_segment=detail)
-    empty = replace(model.merge_state(ENDLESS), merge=merge)
-    return [make_clip(model, empty, seed, duration_s) for seed in tqdm(seeds, desc="clips", unit="clip")]
+    """Synthetic scenes of these seeds, encoded as `compress` would (but for the codec), held at `detail`
+    tokens a segment (rounds nest, so smaller budgets compress the same)."""
+    merge = replace(model.config.merge, tokens_per_segment=detail)
+    rate_fps, clips = model.config.media.rate_fps, []
+    time_s = np.arange(0, duration_s, 1 / rate_fps)
+    for seed in tqdm(seeds, desc="clips", unit="clip"):
+        scene = make_scene(seed, duration_s)
+        pixels = half(frames(scene, time_s, size_px=SCENE_PX))
+        parts: list[Frames | Audio] = [
+            Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps),
+            Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
+        ]
+        raw, _ = segments_of(model, parts, ("video", "audio"))
+        state = replace(model.merge_state(ENDLESS), merge=merge)
+        for segment in raw:
+            state.add(segment)
+        memory = {name: value for name, value in state.memory.items() if isinstance(value, Mean)}
+        clips.append(Clip(state.chunks, memory, scene.events, duration_s, tuple(raw)))
+    return clips
 
 
 def splice(
@@ -156,21 +152,20 @@ def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
     """Raw segments of clips one after the other, times from offset_s on."""
     out: list[Segment] = []
     for clip in clips:
-        for segment in clip.segments:
-            streams = {n: _shift(encoded, offset_s) for n, encoded in segment.streams.items()}
-            out.append(Segment(len(out), segment.start_s + offset_s, segment.end_s + offset_s, streams))
+        out += [_shift(segment, offset_s) for segment in clip.segments]
         offset_s += clip.duration_s
-    return out
+    return [replace(segment, index=i) for i, segment in enumerate(out)]
 
 
 def _shift(value: T, by_s: float) -> T:
-    """A chunk, or anything that has tokens, at a time later by `by_s`."""
-    if isinstance(value, Chunk):
-        groups = {n: _shift(g, by_s) for n, g in value.groups.items()}
-        return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, groups=groups)
-    assert isinstance(value, Group | Encoded)
-    times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
-    return replace(value, tokens=replace(value.tokens, **times))
+    """A chunk, a segment or anything that has tokens, at a time later by `by_s`."""
+    if isinstance(value, Group | Encoded):
+        times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
+        return replace(value, tokens=replace(value.tokens, **times))
+    assert isinstance(value, Chunk | Segment)
+    name = "groups" if isinstance(value, Chunk) else "streams"
+    parts = {name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}}
+    return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **parts)
 
 
 class Videos(IterableDataset[list[Example]]):
@@ -205,7 +200,7 @@ class Videos(IterableDataset[list[Example]]):
             mix = _choose([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
         method = _choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
-        no_audio = bool(random.random() < mix.no_audio)
+        no_audio = random.random() < mix.no_audio
         num = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
         videos: list[Example] = []
         while len(videos) < max(1, round(num)):  # a video may have no question of the kinds asked for
@@ -224,7 +219,7 @@ class Videos(IterableDataset[list[Example]]):
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset_s = 10 * int(random.integers(max(1, tens - int(length_s // 10) - 1)))
         state, events, duration_s = splice(clips, float(offset_s), self.empty)
-        kinds, no_globals = mix.kinds, bool(random.random() < mix.no_globals)
+        kinds, no_globals = mix.kinds, random.random() < mix.no_globals
         if no_audio:
             state = without(state, "audio")
             events = [event for event in events if event.kind == "video"]
@@ -239,8 +234,8 @@ class Videos(IterableDataset[list[Example]]):
             events, duration_s, num=mix.questions, generator=random, offset_s=offset_s,
             paraphrase=bool(random.random() < 0.5), **options,
         )  # fmt: skip
-        globals_ = {} if no_globals else video.globals
-        video = CompressedVideo(video.streams, globals_, video.budget)
+        if no_globals:
+            video = replace(video, globals={})
         return Example(video, [(q.text, q.answer) for q in questions])
 
     def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:

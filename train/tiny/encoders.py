@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,32 +34,24 @@ class EncoderConfig:
     seconds: float = 40.0
 
 
-class VideoTask(nn.Module):
-    """Which object each patch of a frame shows: vision encoder and linear head, (T, P) cross-entropy."""
+class EncoderTask(nn.Module):
+    """An encoder and a linear head, with their loss: which object each patch of a frame shows (softmax, the
+    last class is background), or which sounds each window of audio has (a sigmoid each)."""
 
-    def __init__(self, encoder: VisionEncoder) -> None:
+    def __init__(self, encoder: VisionEncoder | AudioEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.width, len(OBJECTS) + 1)
+        num_classes = len(OBJECTS) + 1 if isinstance(encoder, VisionEncoder) else len(SOUNDS)
+        self.head = nn.Linear(encoder.width, num_classes)
 
-    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        x, _ = self.encoder.features(pixels)
-        logits = self.head(x)
-        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
-
-
-class AudioTask(nn.Module):
-    """Which sounds each window has: the audio encoder and a linear head, (B, W, sounds) binary
-    cross-entropy."""
-
-    def __init__(self, encoder: AudioEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.width, len(SOUNDS))
-
-    def forward(self, samples: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.head(self.encoder.features(samples))
-        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+    def forward(self, media: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if isinstance(self.encoder, VisionEncoder):
+            logits = self.head(self.encoder.features(media)[0])  # (T, P, objects + 1)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        else:
+            logits = self.head(self.encoder.features(media))  # (B, W, sounds)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        return {"loss": loss, "logits": logits}
 
 
 class SyntheticData(IterableDataset[dict[str, Any]]):
@@ -91,13 +84,13 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
         pixels = half(frames(scene, time_s, size_px=2 * self.side))
         labels = patches(scene, time_s).reshape(len(time_s), -1)
         for t in random.permutation(len(time_s)):
-            yield {"pixels": pixels[t], "labels": torch.from_numpy(labels[t])}
+            yield {"media": pixels[t], "labels": torch.from_numpy(labels[t])}
 
     def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
         for start_s in np.arange(0, self.seconds - self.block_s + 1e-6, self.block_s).tolist():
             at = start_s + np.arange(int(self.block_s))
             yield {
-                "samples": torch.from_numpy(audio(scene, start_s, start_s + self.block_s)),
+                "media": torch.from_numpy(audio(scene, start_s, start_s + self.block_s)),
                 "labels": torch.from_numpy(heard(scene, at, at + 1.0)),
             }
 
@@ -109,21 +102,19 @@ def half(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def score(task: VideoTask | AudioTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
+def score(task: EncoderTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
     """Share of object patches, background patches (or sounding and silent windows) that are right, over num
     batches."""
     task.eval()
     right, total = torch.zeros(2), torch.zeros(2)
-    for _ in range(num):
-        batch = next(batches)
-        logits = task(**batch)["logits"]
-        if isinstance(task, VideoTask):
-            correct, rare = logits.argmax(-1) == batch["labels"], batch["labels"] < len(OBJECTS)
+    for batch in islice(batches, num):
+        logits, labels = task(**batch)["logits"], batch["labels"]
+        if isinstance(task.encoder, VisionEncoder):
+            correct, rare = logits.argmax(-1) == labels, labels < len(OBJECTS)
         else:
-            sure = (batch["labels"] < 0.1) | (batch["labels"] > 0.9)
-            correct, rare = ((logits > 0) == (batch["labels"] > 0.5))[sure], (batch["labels"] > 0.5)[sure]
-        for k, mask in enumerate((rare, ~rare)):
-            right[k] += float(correct[mask].sum())
-            total[k] += float(mask.sum())
-    share = (right / total.clamp_min(1)).tolist()
-    return {"something": share[0], "nothing": share[1]}
+            sure = (labels < 0.1) | (labels > 0.9)
+            correct, rare = ((logits > 0) == (labels > 0.5))[sure], (labels > 0.5)[sure]
+        right += torch.stack([correct[rare].sum(), correct[~rare].sum()])
+        total += torch.stack([rare.sum(), (~rare).sum()])
+    something, nothing = (right / total.clamp_min(1)).tolist()
+    return {"something": something, "nothing": nothing}

@@ -20,7 +20,7 @@ from ...synthetic.scenes import OBJECTS, SOUNDS
 from ..engine import Engine
 from ..trainer import run
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
-from .encoders import AudioTask, EncoderConfig, SyntheticData, VideoTask, score
+from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
 
 CPU = Engine(device="cpu", report=[])
 CLIPS, HEADS = "clips.safetensors", "heads.safetensors"
@@ -105,10 +105,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
 def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
     """Both encoders on drawn scenes; returns their linear heads."""
     assert model.video is not None and isinstance(model.audio, AudioEncoder)
-    tasks: dict[str, VideoTask | AudioTask] = {
-        "video": VideoTask(model.video),
-        "audio": AudioTask(model.audio),
-    }
+    tasks = {"video": EncoderTask(model.video), "audio": EncoderTask(model.audio)}
     for kind, task in tasks.items():
         config: EncoderConfig = getattr(recipe, kind)
         task.requires_grad_(True)

@@ -59,8 +59,6 @@ def test_exact_match_by_group_and_with_several_right_answers():
     assert (got["accuracy/long"], got["accuracy/short"], got["num/long"]) == (pytest.approx(1 / 3), 0.5, 3)
     assert got["macro_accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert choice.exact_match({1: ["two", "2"]}, {1: "2"})[1] == {1: 1.0}
-    with pytest.raises(ValueError, match="groups must name each question, got none for 2"):
-        exact_match(reference, predicted, groups={1: "short"})
 
 
 def test_exact_match_by_hand():
@@ -126,8 +124,6 @@ def test_wrong_judges_are_refused():
         ValueError, match=r"Judge.prompt must say where texts go, \{answer\} and \{reference\} is missing"
     ):
         Judge("x", "what?", lambda prompts: [])
-    with pytest.raises(ValueError, match=r"Judge.ask must give a reply to each of 1 prompts, got 0"):
-        replies(Judge("x", PROMPT, lambda prompts: []), [("q", "g", "a")])
 
 
 def test_open_answers_by_hand():

@@ -140,21 +140,8 @@ def test_nothing_to_score_and_unknown_ids():
 def test_without_the_program_meteor_is_not_computed_and_says_what_to_install(monkeypatch):
     monkeypatch.setattr(program, "jar", lambda: None)
     monkeypatch.setattr(program.shutil, "which", lambda _: "/usr/bin/java")
-    with pytest.raises(FileNotFoundError, match=r"needs the package pycocoevalcap; install Java and `pip"):
-        program.Meteor()([["a"]], [[["a"]]])
     got = caption_scores(REFERENCE, {1: "A dog runs."})
     assert got["METEOR"] is None and got["meteor"] == program.NOT_COMPUTED and got["ROUGE-L"] > 0
     assert program.meteor() is None and "pip install pycocoevalcap" in got["meteor"]
     monkeypatch.setattr(program.shutil, "which", lambda _: None)
-    with pytest.raises(FileNotFoundError, match=r"needs the program `java`"):
-        program.Meteor()([["a"]], [[["a"]]])
-
-
-@pytest.mark.parametrize("metric", [bleu, cider, rouge_l])
-def test_items_must_have_references_of_words(metric):
-    with pytest.raises(ValueError, match="must be of the same items; got 1 and 0"):
-        metric([["a"]], [])
-    with pytest.raises(ValueError, match=r"references\[0\] must have at least one caption"):
-        metric([["a"]], [[]])
-    with pytest.raises(ValueError, match=r"references\[0\] must be lists of words"):
-        metric([["a"]], [["a dog"]])
+    assert not program.is_available()

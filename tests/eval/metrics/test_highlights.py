@@ -1,7 +1,6 @@
 """QVHighlights against literal forms of its evaluator's definitions, and scikit-learn where it is
 installed."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -103,8 +102,6 @@ def test_silence_and_odd_queries():
     assert moments({}, {})["mAP"] is None
     no_time = moments({1: [(5, 5)]}, {1: [(5, 5, 1.0), (9, 1, 1.0)]})
     assert no_time["mAP"] == 0.0 and no_time["R1@0.5"] == 0.0
-    with pytest.raises(ValueError, match=r"predicted\[1\]\[0\] must be \(start_s, end_s, score\), got"):
-        moments({1: [(0, 1)]}, {1: [(0, 1)]})
 
 
 def test_thousands_of_windows():
@@ -200,8 +197,6 @@ def test_wrong_ratings_are_refused():
         ValueError, match=r"reference\[1\] must be \(clips, raters\), one of each at least; got \(0, 3\)"
     ):
         highlights({1: np.zeros((0, 3))}, {})
-    with pytest.raises(ValueError, match=r"predicted\[1\] must be a finite number a clip"):
-        highlights({1: np.zeros((2, 3))}, {1: [math.nan, 0.0]})
     with pytest.raises(
         ValueError, match="relevant_clip_ids must be one of 2 clips for each of 1 saliency_scores"
     ):

@@ -1,6 +1,5 @@
 """Curves of relevance against loops written from MMDuet's definitions."""
 
-import math
 from statistics import fmean
 
 import pytest
@@ -42,11 +41,5 @@ def test_clips_are_sums_of_their_frames():
 
 
 def test_wrong_curves():
-    with pytest.raises(ValueError, match=r"curve must be a finite time and .* got \(2,\) times"):
-        clip_scores(Curve([0, 1], [1.0]))
-    with pytest.raises(ValueError, match="curve must be a finite time and a finite score for each frame"):
-        clip_scores(Curve([0.0], [math.nan]))
-    with pytest.raises(ValueError, match="num_frames must be at least 0, got -1"):
-        smoothed([1.0], -1)
     with pytest.raises(ValueError, match=r"curve must have a frame a clip at least, .* got one each 3 s"):
         clip_scores(Curve([0, 3], [1, 1]))
