@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 LMMS := .venv-lmms
 
-.PHONY: demo test test-fast test-gpu gpu-report test-lmms lint clean
+.PHONY: demo test test-fast fuzz test-gpu gpu-report test-lmms lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,12 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not compiled and not real"
+
+# Made-up videos through `compress`: make fuzz N=2000 SEED=1. Killed, it goes on where it stopped.
+N ?= 200
+SEED ?= 1
+fuzz: $(STAMP)
+	$(ENV) PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --num $(N) --seed $(SEED)
 
 # Needs a GPU, and PyTorch for CUDA in the environment of PYTHON. The kernels run compiled.
 test-gpu:

@@ -8,6 +8,7 @@ import av
 
 BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
 JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
+_PRIMING_S = 0.1  # decoders may need samples from before the start
 _RESYNC_S = 10.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS (as ffmpeg does)
 
 
@@ -52,6 +53,10 @@ class Timeline:
         index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
         if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
             packet.pts, self.num_wrong = None, self.num_wrong + 1
+        if not self._tracks and pts is not None and not packet.is_discard:
+            begin_s = pts * tick_s - self.origin_s
+            if -JUMP_S < begin_s < -_PRIMING_S:  # the header's start is later than the first packet's
+                self._shift_s = -begin_s
         track = self._tracks.get(index)
         stamp = pts if dts is None else dts
         raw_s = 0.0 if stamp is None else stamp * tick_s - self.origin_s

@@ -18,6 +18,7 @@ class Packet:
     duration: int = 40
     size: int = 1
     time_base: Fraction = Fraction(1, 1000)
+    is_discard: bool = False
 
 
 def packets(video, audio):
@@ -94,6 +95,14 @@ def test_a_single_wrong_stamp_moves_nothing_else(may_restart, wrong):
     others = [(pts, time) for (i, pts, time), p in zip(out, piece, strict=True) if p is not bad]
     assert all(pts == time for pts, time in others) and max(pts for pts, _ in others) == 9980
     assert timeline.num_restarts == 0 and timeline.num_wrong == 1
+
+
+def test_a_header_that_begins_too_late_moves_nothing_to_before_the_start():
+    timeline = Timeline(0.404, may_restart=False)
+    piece = packets(range(0, 2000, 40), range(404, 2400, 20))
+    times = [timeline.place(packet) for packet in piece]
+    assert times == pytest.approx([packet.dts / 1000 - 0.404 for packet in piece])
+    assert min(times) == 0 and timeline.warning() is None
 
 
 def test_packets_without_stamps_follow():
