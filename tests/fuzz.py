@@ -24,7 +24,8 @@ from models import model as make_model
 
 RATE_HZ, FILLED_S = 48000, 60.0
 KINDS = {  # suffix -> video codec, audio codec, its sample format
-    "mkv": ("libx264", "pcm_s16le", "s16"), "mp4": ("libx264", "aac", "fltp"), "ts": ("libx264", "mp2", "s16"),
+    "mkv": ("libx264", "pcm_s16le", "s16"), "mp4": ("libx264", "aac", "fltp"),
+    "ts": ("libx264", "mp2", "s16"),
 }  # fmt: skip
 
 
