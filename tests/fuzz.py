@@ -42,18 +42,20 @@ class Case:
 def make_case(seed: int, longest_s: float) -> Case:
     """The case of a seed."""
     rng = np.random.default_rng(seed)
+    suffix = str(rng.choice(list(KINDS)))
     length_s = float(math.exp(rng.uniform(0, math.log(longest_s))))
-    stamps, at_s = [], float(rng.choice([0.0, rng.uniform(0, length_s / 2)]))
+    # players close longer gaps of MPEG-TS, and so do we
+    longest_pause_s = min(length_s, 50.0) if suffix == "ts" else length_s
+    stamps, at_s = [], float(rng.choice([0.0, rng.uniform(0, longest_pause_s / 2)]))
     while at_s < length_s and len(stamps) < 4000:
         stamps.append(round(1000 * at_s))
         pause = rng.random() < 0.02  # a recorder that writes only what changes
-        at_s += float(rng.uniform(1, length_s)) if pause else float(rng.choice([0.04, 0.1, 0.5, 1.0, 1.7]))
-    audio, at_s = [], float(rng.choice([0.0, rng.uniform(0, length_s)]))
+        at_s += float(rng.uniform(1, longest_pause_s)) if pause else float(rng.choice([0.04, 0.1, 0.5, 1.0, 1.7]))
+    audio, at_s = [], float(rng.choice([0.0, rng.uniform(0, longest_pause_s)]))
     while at_s < length_s and rng.random() < 0.8:
         end_s = min(length_s, at_s + float(rng.uniform(0.5, length_s)))
         audio.append((at_s, end_s))
-        at_s = end_s + float(rng.choice([rng.uniform(0.2, 5), rng.uniform(0.2, length_s)]))
-    suffix = str(rng.choice(list(KINDS)))
+        at_s = end_s + float(rng.choice([rng.uniform(0.2, 5), rng.uniform(0.2, longest_pause_s)]))
     stamps = [] if audio and rng.random() < 0.05 else sorted(set(stamps))
     return Case(seed, suffix, stamps if stamps or audio else [0], audio)
 
