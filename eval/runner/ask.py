@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from ...memory import VideoMemory
-from ..tasks.task import Example, How, Prediction, Task
+from ..tasks.examples import Example, Prediction
+from ..tasks.task import How, Task
 from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed

@@ -17,7 +17,8 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
-from ..tasks.task import Example, How, Prediction
+from ..tasks.examples import Example, Prediction
+from ..tasks.task import How
 from .ask import Questioner
 from .locks import alone
 from .run import ENDLESS, Encoded, Run, encoded, header_of, run_all, summarise

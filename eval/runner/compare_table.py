@@ -10,7 +10,7 @@ from ...model import LongCompress
 from ..bench.plot import COLOURS, MARKERS
 from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
-from ..tasks.task import Example
+from ..tasks.examples import Example
 from .compare import ALL, OURS, Arm
 from .run_file import read_run
 

@@ -22,8 +22,9 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
+from ..tasks.examples import Prediction, Predictions
 from ..tasks.files import write_json
-from ..tasks.task import How, Prediction, Predictions, members_of
+from ..tasks.task import How, members_of
 from . import run_file
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone

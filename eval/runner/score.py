@@ -9,8 +9,9 @@ from typing import Any
 
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
+from ..tasks.examples import Example, Predictions
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import Example, How, Predictions, Scored, Task
+from ..tasks.task import How, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
