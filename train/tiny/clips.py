@@ -18,7 +18,7 @@ from ...files import replacing
 from ...llm import CompressedVideo, Example
 from ...model import LongCompress
 from ...serialize import pack, unpack
-from ...synthetic.questions import ask
+from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
 from ..loaders import enter_worker, stage_at
@@ -229,10 +229,9 @@ class Videos(IterableDataset[list[Example]]):
             video = state.compress(budget)
         else:
             video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
-        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         questions = ask(
-            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s,
-            paraphrase=bool(random.random() < 0.5), **options,
+            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s, kinds=kinds or KINDS,
+            paraphrase=bool(random.random() < 0.5),
         )  # fmt: skip
         if no_globals:
             video = replace(video, globals={})
