@@ -102,7 +102,8 @@ def sample_of(
             if path is None:
                 raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
             arrays.append(read_pickle(path))
-        state = longvlm_state(*arrays, model, duration_s)
+        local, memory = arrays
+        state = longvlm_state(local, memory, model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}

@@ -164,7 +164,9 @@ def _shift(value: T, by_s: float) -> T:
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
-    parts = {name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}}
+    parts: dict[str, Any] = {
+        name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
+    }
     return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **parts)
 
 
