@@ -75,10 +75,6 @@ class Throughput:
     """Speed of a training between two lines of its log."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """A new line."""
         self.start_s, self.wait_s = time.perf_counter(), 0.0
         self.tokens = self.frames = self.video_s = 0.0
 
@@ -88,7 +84,7 @@ class Throughput:
         self.frames += about.get("frames", 0)
         self.video_s += about.get("video_s", 0.0)
 
-    def take(self, device: torch.device) -> dict[str, float]:
+    def rates(self, device: torch.device) -> dict[str, float]:
         """Since the line before, of all ranks: tokens_per_s, frames_per_s, video_s_per_s. Also the share of
         the time that the slowest rank waited for its loader, and the highest peak of memory of a rank."""
         passed_s = max(time.perf_counter() - self.start_s, 1e-9)
@@ -99,7 +95,6 @@ class Throughput:
             distributed.all_reduce(maxima, distributed.ReduceOp.MAX)
         tokens, frames, video_s = (sums / passed_s).tolist()
         wait, memory = maxima.tolist()
-        self.reset()
         return {
             "tokens_per_s": round(tokens, 1), "frames_per_s": round(frames, 1),
             "video_s_per_s": round(video_s, 1), "loader_wait": round(wait, 4), "memory_gib": round(memory, 3),

@@ -29,10 +29,6 @@ class BadSampleList:
             while data:
                 data = data[os.write(file.fileno(), data) :]
 
-    def clear(self) -> None:
-        """Remove the file of an earlier run."""
-        self.path.unlink(missing_ok=True)
-
     def summary(self) -> str:
         """A line with the number of bad samples and of each reason; "" without any."""
         if not self.path.is_file():

@@ -124,17 +124,9 @@ class Engine:
         self, out: Path, *, steps: int, lr: float, warmup: int = 0, schedule: Schedule = "stable",
         decay: float = 0.4, save_steps: int = 0, **options: Any,
     ) -> TrainingArguments:  # fmt: skip
-        """Arguments of transformers' Trainer for a training on this engine.
+        """Arguments of transformers' Trainer for a training on this engine, with checkpoints in `out`.
 
-        Args:
-            out: folder for checkpoints.
-            steps: optimizer steps.
-            lr: highest learning rate, reached after `warmup` steps.
-            warmup: see lr.
-            schedule: "stable", or "cosine": it falls from the warm-up on.
-            decay: share of the steps, at the end, over which it falls, of schedule "stable".
-            save_steps: steps between checkpoints; 0: none.
-            options: other fields of TrainingArguments.
+        `options` are other fields of TrainingArguments; the rest is as in `StageRecipe`.
         """
         sharded: dict[str, Any] = {}
         if self.fsdp:

@@ -38,9 +38,6 @@ def estimate_memory(
         tokens; estimated_gib, the peak on the line through those of the shorter steps; shorter, (tokens, peak
         in GiB, seconds) of these; measured_gib and step_s of the step if it was run, else None, and then
         error, which is relative.
-
-    Raises:
-        ValueError: there are too few tokens to extrapolate to.
     """
     if tokens < 64 * SHORTER[0]:
         raise ValueError(

@@ -28,8 +28,6 @@ def write_card(
         recipe: of the stage, as JSON values.
         history: the log of the training.
     """
-    losses = [(line["step"], line["loss"]) for line in history if "loss" in line]
-    validation = [(line["step"], line["eval_loss"]) for line in history if "eval_loss" in line]
     config = model.config
     each = ", ".join(f"{part} ({sum(p.numel() for p in of):,})" for part, of in trained.items())
     front = {
@@ -56,10 +54,11 @@ def write_card(
         name = str(index.folder).rstrip("/").rpartition("/")[2]
         lines.append(f"| {name} | {len(index):,} | {hours:.2f} |")
     lines += ["", "## How it went", ""]
-    if losses:
-        lines.append(f"- loss: {_from_to(losses)}")
-    if validation:
-        lines.append(f"- validation loss: {_from_to(validation)}")
+    for name, field in (("loss", "loss"), ("validation loss", "eval_loss")):
+        losses = [(line[field], line["step"]) for line in history if field in line]
+        if losses:
+            (before, first), (after, last) = losses[0], losses[-1]
+            lines.append(f"- {name}: {before:.4f} at step {first}, {after:.4f} at {last}")
     lines += [
         "- nothing else was measured by the training; the licences of the base models and of the data hold",
         "", "## Recipe", "", "```yaml", yaml.safe_dump(dict(recipe), sort_keys=False).strip(), "```", "",
@@ -68,11 +67,6 @@ def write_card(
     path = folder / "README.md"
     path.write_text("\n".join(lines), encoding="utf8")
     return path
-
-
-def _from_to(losses: Sequence[tuple[int, float]]) -> str:
-    (first, before), (last, after) = losses[0], losses[-1]
-    return f"{before:.4f} at step {first}, {after:.4f} at {last}"
 
 
 def _version(name: str) -> str:

@@ -79,11 +79,7 @@ class Record:
 
     @property
     def part(self) -> tuple[float, float] | None:
-        """The part of the video that it is of; None: the whole.
-
-        Raises:
-            ValueError: `split` is none.
-        """
+        """The part of the video that it is of; None: the whole. ValueError: `split` is none."""
         split = self.meta.get("split")
         return part_of(split) if split else None
 
@@ -104,11 +100,7 @@ def slug(name: str) -> str:
 
 
 def part_of(split: Any) -> tuple[float, float]:
-    """(start_s, end_s) of a `split`.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """(start_s, end_s) of a `split`; a ValueError if it is none."""
     try:
         start_s, end_s = map(float, split)
     except (TypeError, ValueError):
@@ -180,8 +172,7 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
     """
     if not isinstance(value, dict) or not isinstance(value.get("video"), str):
         raise ValueError(f'{where}: a record must be an object with "video", got {str(value)[:80]}')
-    unknown = sorted(set(value) - set(Record.__dataclass_fields__))
-    if unknown:
+    if unknown := sorted(set(value) - set(Record.__dataclass_fields__)):
         raise ValueError(
             f"{where}: {unknown[0]!r} is no field of a record; {', '.join(Record.__dataclass_fields__)} are"
         )

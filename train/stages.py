@@ -162,7 +162,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     )  # fmt: skip
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
-        bad_samples.clear()
+        bad_samples.path.unlink(missing_ok=True)
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     trainer = run(
@@ -183,11 +183,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
 
 
 def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Parameter]]:
-    """part -> its parameters, which alone need a gradient from now on.
-
-    Raises:
-        ValueError: the model has no such part.
-    """
+    """part -> its parameters, which alone need a gradient from now on; ValueError: there is no such part."""
     if recipe.merge_lora:
         merge_lora(model)
     recipe.engine.prepare(model.llm.lm)
@@ -229,11 +225,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
 
 def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from; None for a new run.
-
-    Raises:
-        ValueError: there is none to resume from, or one of an earlier run or of another recipe.
-    """
+    """The checkpoint to resume from, which must be of the same recipe; None for a new run in a new folder."""
     last = last_checkpoint(out)
     if not resume:
         if last is not None:

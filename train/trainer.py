@@ -48,11 +48,7 @@ class PartTrainer(Trainer):
         return batches
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
-        """The loss of a batch, its gradients added.
-
-        Raises:
-            ValueError: it isn't finite.
-        """
+        """The loss of a batch, its gradients added; a ValueError if it isn't finite."""
         about = inputs.pop("about", {})
         loss: Tensor = super().training_step(model, inputs, *args, **options)
         if not bool(torch.isfinite(loss)):
@@ -66,7 +62,8 @@ class PartTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """A line of the log, with the speed of the training."""
         if "loss" in logs:
-            logs = logs | self.throughput.take(self.args.device)
+            logs = logs | self.throughput.rates(self.args.device)
+            self.throughput = Throughput()
         super().log(logs, *args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -97,11 +94,7 @@ def trained_state(module: nn.Module, gathered: dict[str, Tensor] | None = None) 
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: it can't be written, the disk being full for instance.
-    """
+    """Write a safetensors file; an OSError if it can't be written, the disk being full for instance."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:

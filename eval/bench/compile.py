@@ -18,7 +18,7 @@ from .rows import Recorder, Row
 CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory a program may have."""
 
-KINDS = {"bf16": "*bf16", "fp32": "*fp32", "fp16": "*fp16"}
+KINDS = ("bf16", "fp32", "fp16")
 INTEGERS = (
     "partner", "rank", "count", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key",
     "offsets", "previous", "tokens", "groups",
@@ -106,18 +106,11 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     from triton.compiler import ASTSource
 
     kernel, names = variant.kernel, list(variant.kernel.arg_names)
-    types = {}
-    for name in names:
-        if name in variant.constants:
-            types[name] = "constexpr"
-        elif name in NUMBERS:
-            types[name] = "i32"
-        elif name in variant.wide_integers:
-            types[name] = "*i64"
-        elif name in variant.features:
-            types[name] = KINDS[variant.kind]
-        else:
-            types[name] = "*i32" if name in INTEGERS else "*fp32"
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(INTEGERS, "*i32") | dict.fromkeys(NUMBERS, "i32")
+    types |= dict.fromkeys(variant.wide_integers, "*i64")
+    types |= dict.fromkeys(variant.features, f"*{variant.kind}")
+    types |= dict.fromkeys(variant.constants, "constexpr")
+    types = {name: types[name] for name in names}
     constants = {(names.index(n),): v for n, v in variant.constants.items() if n in names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")}
     source = ASTSource(kernel, types, constants, attrs)
@@ -126,9 +119,8 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
-        usage = subprocess.run(
-            [tools / "cuobjdump", "-res-usage", cubin], check=True, capture_output=True, text=True
-        ).stdout
+        words = [str(tools / "cuobjdump"), "-res-usage", str(cubin)]
+        usage = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     report: dict[str, Any] = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     if len(report) != 3:
         raise ValueError(f"{variant.name}: cuobjdump reported no registers, stack, local memory: {usage!r}")

@@ -7,11 +7,11 @@ plain transformers and torch. On a shared machine only the seconds of all cores 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ...checkpoints.architectures import config_of
@@ -105,44 +105,38 @@ def extract(model: LongCompress, video: str) -> tuple[dict[str, Tensor], float]:
 def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(stream -> (tokens, C), seconds of each step): decoding, then one encoder after another."""
     lap, took = stopwatch(model.device), {}
-    parts, _ = decode(model, video)
+    parts, _ = decode(model, Path(video))
     pixels = torch.cat([part.pixels for part in parts if isinstance(part, Frames)])
     samples = torch.cat([torch.zeros(0), *(part.samples for part in parts if isinstance(part, Audio))])
     took["decode"] = lap()
-    features = {"video": encode_frames(model, pixels)}
-    took["video"] = lap()
-    if model.audio is not None:
-        features["audio"] = encode_audio(model.audio, samples)
-        took["audio"] = lap()
-    if model.speech is not None:
-        features["speech"] = encode_speech(model.speech, samples)
-        took["speech"] = lap()
+    features = {}
+    for name, encode, source in (
+        ("video", encode_frames, pixels),
+        ("audio", encode_audio, samples),
+        ("speech", encode_speech, samples),
+    ):
+        if (encoder := getattr(model, name)) is not None:
+            features[name] = encode(encoder, source)
+            took[name] = lap()
     return features, took
 
 
-def encode_frames(model: LongCompress, pixels: Tensor) -> Tensor:
+def encode_frames(encoder: VisionEncoder, pixels: Tensor) -> Tensor:
     """(T, C) projected class tokens of all frames."""
-    assert model.video is not None
-    encoder = model.video.encoder
-    weight = next(encoder.parameters())
-    mean, std = (torch.tensor(v, device=weight.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-    batches = []
-    for part in pixels.split(BATCH_FRAMES):
-        x = (rearrange(part.to(weight.device), "t h w c -> t c h w").float() / 255 - mean) / std
-        batches.append(encoder(pixel_values=x.to(weight.dtype)).image_embeds)
-    return torch.cat(batches).cpu()
+    batches = map(encoder.normal, pixels.split(BATCH_FRAMES))
+    return torch.cat([encoder.encoder(pixel_values=batch).image_embeds for batch in batches]).cpu()
 
 
 def encode_audio(encoder: Any, samples: Tensor) -> Tensor:
     """(A, C) means of BEATs' windows: the filter bank of the whole track, cut and run in batches; what is not
     a whole window at the end comes last, without padding."""
-    filters = beats_filters(samples.to(next(encoder.encoder.parameters()).device))
-    windows = filters.split(WINDOW)
-    whole = [window for window in windows if len(window) == WINDOW]
-    batches = [torch.stack(whole[at : at + BATCH_WINDOWS]) for at in range(0, len(whole), BATCH_WINDOWS)]
-    if windows[-1].shape[0] < WINDOW and len(windows[-1]) >= encoder.encoder.config.patch_size:
-        batches.append(windows[-1][None])
-    return torch.cat([encoder.encoder(batch).mean(1) for batch in batches]).cpu()
+    beats = encoder.encoder
+    windows = list(beats_filters(samples.to(next(beats.parameters()).device)).split(WINDOW))
+    last = windows.pop() if len(windows[-1]) < WINDOW else None
+    batches = [torch.stack(windows[at : at + BATCH_WINDOWS]) for at in range(0, len(windows), BATCH_WINDOWS)]
+    if last is not None and len(last) >= beats.config.patch_size:
+        batches.append(last[None])
+    return torch.cat([beats(batch).mean(1) for batch in batches]).cpu()
 
 
 def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
@@ -153,8 +147,7 @@ def encode_speech(encoder: Any, samples: Tensor) -> Tensor:
         mel = encoder.extractor(part.numpy(), sampling_rate=encoder.rate_hz, return_tensors="pt")
         states = encoder.encoder(mel.input_features.to(weight.device, weight.dtype)).last_hidden_state[0]
         batches.append(states[: -(-len(part) // encoder.step)])
-    x = torch.cat(batches)
-    return torch.stack([part.mean(0) for part in x.split(MEAN)]).cpu()
+    return torch.stack([part.mean(0) for part in torch.cat(batches).split(MEAN)]).cpu()
 
 
 def check(features: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:

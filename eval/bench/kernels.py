@@ -17,21 +17,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ...kernels import (
-    Plan,
-    State,
-    attend,
-    attend_reference,
-    head_mean,
-    head_mean_reference,
-    novelty,
-    novelty_reference,
-    plan,
-    plan_reference,
-    pool,
-    pool_reference,
-    start_state,
-)
+from ... import kernels as ops
 from ...kernels._dispatch import use_triton
 from .rows import Recorder, Row
 from .timer import DTYPES, relative_rms, timed
@@ -73,7 +59,7 @@ class Inputs(NamedTuple):
     xs: list[Tensor]  # (N, C) each
     metrics: list[Tensor]  # (N, d) each
     offsets: Tensor  # (S + 1,) int32 on the CPU
-    plan: Plan
+    plan: ops.Plan
     fused: bool  # the Triton kernels run
     tolerance: float
 
@@ -134,7 +120,7 @@ def bench_kernels(
     if not on_gpu:
         print("no GPU: torch on the CPU is timed; --compile reports on the Triton kernels", file=sys.stderr)
     segments = segments or (360 if on_gpu else 10)
-    about = {"segments": segments, "tokens": tokens, "channels": channels, "keep": KEEP}
+    about: dict[str, Any] = {"segments": segments, "tokens": tokens, "channels": channels, "keep": KEEP}
     recorder = Recorder(out, device, ["kernels"])
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
@@ -168,10 +154,10 @@ def make_inputs(device: str, segments: int, tokens: int, channels: int, dtype: s
     num_bytes = segments * tokens * channels * torch.finfo(DTYPES[dtype]).bits // 8
     copies = max(1, -(-CACHE_BYTES // num_bytes)) if device != "cpu" else 1
     xs = [normal(segments * tokens, channels, seed, device).to(DTYPES[dtype]) for seed in range(copies)]
-    metrics = [head_mean_reference(x, WIDTH) for x in xs]
+    metrics = [ops.head_mean_reference(x, WIDTH) for x in xs]
     offsets = torch.arange(segments + 1, dtype=torch.int32, device="cpu") * tokens
     fused = use_triton("pool", xs[0])
-    first = plan(metrics[0], offsets, KEEP)
+    first = ops.plan(metrics[0], offsets, KEEP)
     return Inputs(xs, metrics, offsets, first, fused, TOLERANCE[dtype])
 
 
@@ -227,7 +213,7 @@ def head_means(inputs: Inputs) -> Iterator[Case]:
     x = inputs.xs[0]
     expected = reduce(x.double(), "n (head d) -> n d", "mean", d=WIDTH)
     num_bytes = inputs.num_bytes + 4 * expected.numel()
-    for provider, op in inputs.providers(head_mean, head_mean_reference).items():
+    for provider, op in inputs.providers(ops.head_mean, ops.head_mean_reference).items():
         work = partial(lambda op, i: op(inputs.x(i), WIDTH), op)
         yield Case("metric", provider, work, num_bytes, x.numel()).checked(expected, 1e-6)
 
@@ -241,7 +227,7 @@ def pools(inputs: Inputs) -> Iterator[Case]:
     group = merge.group[:4096].long()  # the gradient of as many tokens is checked
     weight = merge.weight[:4096].double() / merge.mass.double()[group]
     expected_dx = dy.double()[group] * weight[:, None]
-    for provider, op in inputs.providers(pool, pool_reference).items():
+    for provider, op in inputs.providers(ops.pool, ops.pool_reference).items():
         work = partial(lambda op, i: op(inputs.x(i), merge), op)
         yield Case("pool", provider, work, num_bytes, 2 * x.numel()).checked(expected, inputs.tolerance)
         leaf = x.detach().requires_grad_()
@@ -255,8 +241,8 @@ def novelties(inputs: Inputs) -> Iterator[Case]:
     """`novelty` of each token beside the token one frame before."""
     metric = inputs.metrics[0]
     previous = (torch.arange(len(metric), dtype=torch.int32, device=metric.device) - 256).clamp_min(-1)
-    expected = novelty_reference(metric.double(), previous)
-    for provider, op in inputs.providers(novelty, novelty_reference).items():
+    expected = ops.novelty_reference(metric.double(), previous)
+    for provider, op in inputs.providers(ops.novelty, ops.novelty_reference).items():
         work = partial(lambda op, i: op(inputs.metric(i), previous), op)
         yield Case("novelty", provider, work, 4 * metric.numel()).checked(expected, 1e-5)
 
@@ -265,11 +251,11 @@ def attends(inputs: Inputs) -> Iterator[Case]:
     """`attend`: learned queries that read all tokens."""
     x, at = inputs.xs[0], inputs.offsets.tolist()
     query = normal(QUERIES, x.shape[1], 8, x.device) * x.shape[1] ** -0.5
-    state = start_state(len(at) - 1, QUERIES, x.shape[1], device=x.device)
-    first = State(*(part[:1] for part in state))
-    expected = attend_reference(query, x[: at[1]].float(), at[:2], None, first).read()
-    op = lambda x: attend(query, x, inputs.offsets, state=state)  # noqa: E731
-    reference = lambda x: attend_reference(query, x, at, None, state)  # noqa: E731
+    state = ops.start_state(len(at) - 1, QUERIES, x.shape[1], device=x.device)
+    first = ops.State(*(part[:1] for part in state))
+    expected = ops.attend_reference(query, x[: at[1]].float(), at[:2], None, first).read()
+    op = lambda x: ops.attend(query, x, inputs.offsets, state=state)  # noqa: E731
+    reference = lambda x: ops.attend_reference(query, x, at, None, state)  # noqa: E731
     for provider, read in inputs.providers(op, reference, compiles=False).items():
         work = partial(lambda read, i: read(inputs.x(i)), read)
         case = Case("attend", provider, work, inputs.num_bytes, 4 * x.numel() * QUERIES)
@@ -283,15 +269,15 @@ def merges(inputs: Inputs) -> Iterator[Case]:
 
     def by_reference(options: dict[str, Any], i: int) -> Tensor:  # segment by segment
         complete: dict[str, Any] = {"schedule": 0.25, "score": "ward", "order": "seat"} | options
-        metric = head_mean_reference(inputs.x(i), WIDTH)
-        merge = plan_reference(metric, at, [KEEP] * (len(at) - 1), None, **complete)
-        return pool_reference(inputs.x(i), merge)
+        metric = ops.head_mean_reference(inputs.x(i), WIDTH)
+        merge = ops.plan_reference(metric, at, [KEEP] * (len(at) - 1), None, **complete)
+        return ops.pool_reference(inputs.x(i), merge)
 
     for kind, options in MERGES.items():
         if kind == "fast" and not inputs.fused:  # torch does the same as for the default
             continue
         check = (0, partial(plan_error, inputs, options), 0.02)
-        planning = partial(lambda options, i: plan(inputs.metric(i), offsets, KEEP, **options), options)
+        planning = partial(lambda options, i: ops.plan(inputs.metric(i), offsets, KEEP, **options), options)
         merging = partial(lambda options, i: composed(inputs.x(i), offsets, options), options)
         yield Case(f"plan, {kind}", provider, planning, inputs.metrics[0].numel() * 4, *check)
         yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, *check)
@@ -304,14 +290,14 @@ def plan_error(inputs: Inputs, options: dict[str, Any]) -> float:
     end = int(inputs.offsets[1])
     x, losses = inputs.xs[0][:end].double(), []
     for metric in (inputs.metrics[0][:end], inputs.metrics[0][:end].double()):
-        merge = plan(metric, inputs.offsets[:2], KEEP, **options)
+        merge = ops.plan(metric, inputs.offsets[:2], KEEP, **options)
         losses.append(float((x - means64(x, merge)[merge.group.long()]).square().sum()))
     return abs(losses[0] / losses[1] - 1)
 
 
 def composed(x: Tensor, offsets: Tensor, options: dict[str, Any]) -> Tensor:
     """(M, C): plan on the small metric, then one read of the wide features."""
-    return pool(x, plan(head_mean(x, WIDTH), offsets, KEEP, **options))
+    return ops.pool(x, ops.plan(ops.head_mean(x, WIDTH), offsets, KEEP, **options))
 
 
 def graphs(inputs: Inputs) -> Iterator[Case]:
@@ -384,7 +370,7 @@ def _paired(t: Tensor, unmerged: Tensor, sources: Tensor, targets: Tensor) -> Te
     return torch.cat([even.gather(1, wide(unmerged)), odd], 1)
 
 
-def means64(x: Tensor, merge: Plan) -> Tensor:
+def means64(x: Tensor, merge: ops.Plan) -> Tensor:
     """(M, C) float64 means of x (N, C) by a plain sum."""
     total = torch.zeros(len(merge.mass), x.shape[1], dtype=torch.float64, device=x.device)
     for first in range(0, len(x), 1 << 17):  # in parts, for memory

@@ -129,7 +129,7 @@ def _lines(axes: Any, rows: Sequence[Row]) -> None:
         name, budget = own[0].provider, own[0].settings["budget"]
         label = UNCOMPRESSED if name == UNCOMPRESSED else f"budget {budget:,}"
         own = sorted(own, key=lambda row: row.x)
-        look = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
+        look: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
         _points(axes, [row.x for row in own], own, capsize=3, label=label, **look)
 
 

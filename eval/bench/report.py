@@ -33,18 +33,18 @@ def bench_report(
         docs: Markdown files whose tables are written anew.
         check: write nothing; the exit code is 1 where the tables in `docs` aren't those of the figures.
     """
-    tables_of = files or sorted(Path("eval/results").glob("*.csv"))
-    rows = [row for file in tables_of for row in load_rows(file)]
+    paths = files or sorted(map(str, Path("eval/results").glob("*.csv")))
+    rows = [row for path in paths for row in load_rows(path)]
     stale = False
-    for path in map(Path, docs or []):
-        before = path.read_text(encoding="utf8")
+    for page in map(Path, docs or []):
+        before = page.read_text(encoding="utf8")
         after = with_tables(before, rows)
         state = "are those of the figures" if after == before else "differ from the figures"
         stale |= after != before
         if not check:
-            with replacing(path) as part:
+            with replacing(page) as part:
                 part.write_text(after, encoding="utf8")
-        print(f"{path}: its tables {state if check else 'are written'}")
+        print(f"{page}: its tables {state if check else 'are written'}")
     if check:
         return int(stale)
     folder = Path(out)

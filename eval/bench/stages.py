@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...encode import segments_of
 from ...media.reader import probe, read
@@ -48,10 +47,8 @@ def providers_of(model: LongCompress, video: Path, budgets: Sequence[int]) -> li
 def uncompressed(model: LongCompress) -> LongCompress:
     """A model of the same encoders and language model that merges nothing."""
     config = replace(model.config, merge=replace(model.config.merge, tokens_per_segment=NO_MERGING))
-    other = LongCompress(
-        config, model.video, model.audio, model.llm, model.global_memory, speech=model.speech
-    )
-    return other.eval()
+    parts = (model.video, model.audio, model.llm, model.global_memory)
+    return LongCompress(config, *parts, speech=model.speech).eval()
 
 
 def decode(model: LongCompress, video: Path) -> tuple[list[Frames | Audio], list[str]]:
@@ -114,13 +111,12 @@ def stage_rows(
 
 def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMemory) -> None:
     """ValueError unless a memory of the stages, and its answer, are those of `compress` and `ask`."""
-    where = f"{video.name}, {provider[0]}, budget {provider[1]}"
-    expected = compress(model, video, budget=provider[1], progress=False)
+    where, budget = f"{video.name}, {provider[0]}, budget {provider[1]}", provider[1]
+    expected = compress(model, video, budget=budget, progress=False)
     if different := differences(memory, expected):
         raise ValueError(f"{where}: the stages and compress give different {different}; nothing is timed")
     answer = model.llm.answer(model.llm.prefill(memory.video), QUESTIONS[:1], **LENGTH)[0]
-    asked = expected.ask(QUESTIONS[0], **LENGTH).text
-    if answer != asked:
+    if answer != (asked := expected.ask(QUESTIONS[0], **LENGTH).text):
         raise ValueError(f"{where}: the stages answer {answer!r}, ask answers {asked!r}; nothing is timed")
     merged = sum(int((tokens.size != 1).sum()) for tokens in expected.streams.values())
     if provider[0] == UNCOMPRESSED and merged:
@@ -129,15 +125,17 @@ def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMem
 
 def differences(memory: VideoMemory, other: VideoMemory) -> str:
     """Names of the tensors in which two memories differ, to the bit."""
-    mine, theirs = tensors_of(memory), tensors_of(other)
+    mine, theirs = (
+        {
+            f"{name}.{f.name}": getattr(tokens, f.name)
+            for name, tokens in m.streams.items()
+            for f in fields(tokens)
+        }
+        | {f"{name}.globals": x for name, x in m.globals.items()}
+        for m in (memory, other)
+    )
     names = {n for n in mine.keys() & theirs.keys() if not torch.equal(mine[n], theirs[n])}
     return ", ".join(sorted(names | (mine.keys() ^ theirs.keys())))
-
-
-def tensors_of(memory: VideoMemory) -> dict[str, Tensor]:
-    """Name -> tensor of all that a memory holds."""
-    tensors = {f"{n}.{f.name}": getattr(t, f.name) for n, t in memory.streams.items() for f in fields(t)}
-    return tensors | {f"{name}.globals": x for name, x in memory.globals.items()}
 
 
 def memory_rows(

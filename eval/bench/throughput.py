@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -62,7 +62,7 @@ def bench_throughput(
     recorder = Recorder(out, device, groups)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(work or folder)
-        how = {"name": model, "device": device, "dtype": dtype}
+        how: dict[str, Any] = {"name": model, "device": device, "dtype": dtype}
         loaded = cache(lambda: load(**how))
 
         def measure(row: Row) -> Iterable[Row]:

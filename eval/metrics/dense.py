@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .bleu import bleu
-from .bootstrap import Corpus
+from .bootstrap import Corpus, means_of
 from .cider import Documents, cider, documents
 from .intervals import Compat, FloatArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
 from .meteor import Meteor, meteor, meteor_name
@@ -59,26 +59,23 @@ def dense_captions(
     theirs = [events_of(annotator, scored, compat) for annotator in reference]
     ours = {key: events[:MAX_PREDICTIONS] for key, events in events_of(predicted, scored, compat).items()}
     each = dense_of_each(theirs, ours, compat)
+    # Without Java there is no METEOR.
+    columns = {name: {key: video[name] for key, video in each.items() if name in video} for name in NAMES}
 
     def corpus() -> Corpus:
-        known = [name for name in NAMES if not each or name in next(iter(each.values()))]
-        table = np.array([[video[name] for name in known] for video in each.values()])
-        table = table.reshape(-1, len(known))
+        table = means_of(columns, {key: key for key in each})
         ciders = None if compat else resampled_ciders(theirs, ours)
 
         def scores(times: FloatArray) -> dict[str, float | None]:
-            num = float(times.sum())
-            means: dict[str, float | None] = dict.fromkeys(NAMES)
-            if num:
-                means |= dict(zip(known, (times @ table / num).tolist(), strict=True))
-            if num and ciders is not None:
-                values = (times @ ciders(times) / num).tolist()
+            means = dict(table.scores(times))
+            if ciders is not None and times.sum():
+                values = (times @ ciders(times) / times.sum()).tolist()
                 means |= {f"CIDEr@{t:g}": value for t, value in zip(THRESHOLDS, values, strict=True)}
             return over_thresholds(means)
 
-        return Corpus(tuple(each), scores)
+        return Corpus(table.videos, scores)
 
-    means = {name: mean([video[name] for video in each.values() if name in video]) for name in NAMES}
+    means = {name: mean(column.values()) for name, column in columns.items()}
     metrics = {
         **over_thresholds(means),
         "meteor": meteor_name(),

@@ -98,8 +98,8 @@ def compare(
             row |= {"lost_variance": lost_variance(raw, tokens), "ms": ms}
             row |= {"read": share_read(tokens, rule)} if rule else {}
             read = f"  read {row['read']:.2f}" if rule else ""
-            lost = f"lost {row['lost_variance']:.3f}  {ms:8.1f} ms{read}"
-            print(f"{name:12s} {keep:5d}  {method:30s} {lost}", flush=True)
+            figures = f"lost {row['lost_variance']:.3f}  {ms:8.1f} ms{read}"
+            print(f"{name:12s} {keep:5d}  {method:30s} {figures}", flush=True)
             yield row
 
 

@@ -280,8 +280,8 @@ class TestKernels:
         assert "merge, default" in out and "no GPU" in err
 
     def test_a_wrong_result_is_not_timed(self, monkeypatch, tmp_path):
-        right = kernels.pool
-        monkeypatch.setattr(kernels, "pool", lambda x, merge: right(x, merge) * 1.01)
+        right = kernels.ops.pool
+        monkeypatch.setattr(kernels.ops, "pool", lambda x, merge: right(x, merge) * 1.01)
         path = tmp_path / "k.csv"
         assert kernels.bench_kernels(str(path), cases=["pool", "novelty"], dtypes=["bf16"], **SMALL) == 1
         by_case = {(row.case, row.metric): row for row in load_rows(path)}
@@ -300,7 +300,7 @@ class TestKernels:
         def broken(*_, **__):
             raise RuntimeError("no kernel image")
 
-        monkeypatch.setattr(kernels, "start_state", broken)
+        monkeypatch.setattr(kernels.ops, "start_state", broken)
         path = tmp_path / "k.csv"
         assert kernels.bench_kernels(str(path), cases=["attend", "novelty"], dtypes=["fp32"], **SMALL) == 1
         assert {(row.case, row.error) for row in load_rows(path)} == {

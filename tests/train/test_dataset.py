@@ -199,7 +199,7 @@ def test_bad_samples_are_summed_up_by_reason(tmp_path):
     assert listed.summary() == ""
     listed.append(0, [BadSample("a", "x"), BadSample("b", "x"), BadSample("c", "y")])
     assert listed.summary().endswith("3 samples were left out: 2 x x; 1 x y")
-    listed.clear()
+    listed.path.unlink()
     assert listed.summary() == ""
 
 

@@ -1,7 +1,7 @@
 """Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -133,35 +133,32 @@ class ShardData(IterableDataset[Loaded]):
         A step waits for every rank, so each must bring a sample: where none of its own can be used, those
         that follow in the data set of the last are tried.
         """
-        loaded = Loaded(batch.number, [], [], 0.0, [], 0)
         own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
-        for which, number in own:
-            loaded = self._with_sample(loaded, batch, which, number)
         which, last = own[-1]
         size = len(self.batches.mixture.indexes[which])
-        for i in range(min(NUM_SPARE, size - 1)):
-            if loaded.examples:
+        spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
+        examples: list[Example] = []
+        keys: list[str] = []
+        bad: list[BadSample] = []
+        video_s, dropped = 0.0, 0
+        for place, (which, number) in enumerate([*own, *spare]):
+            if examples and place >= len(own):
                 break
-            loaded = self._with_sample(loaded, batch, which, (last + 1 + i) % size)
-        return loaded
-
-    def _with_sample(self, loaded: Loaded, batch: Batch, which: int, number: int) -> Loaded:
-        """`loaded` with one more example, or with one more bad sample."""
-        index = self.batches.mixture.indexes[which]
-        entry = index.entries[number]
-        generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
-        try:
-            example, dropped = self.example(
-                index.read(number), f"{index.folder}: sample {entry.key!r}", batch.budget, generator
-            )
-        except (ValueError, OSError) as error:
-            if self.on_error == "stop":
-                raise
-            return replace(loaded, bad=[*loaded.bad, BadSample(entry.key, str(error))])
-        return replace(
-            loaded, examples=[*loaded.examples, example], keys=[*loaded.keys, entry.key],
-            video_s=loaded.video_s + entry.duration_s, dropped=loaded.dropped + dropped,
-        )  # fmt: skip
+            index = self.batches.mixture.indexes[which]
+            entry = index.entries[number]
+            where = f"{index.folder}: sample {entry.key!r}"
+            generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
+            try:
+                example, num = self.example(index.read(number), where, batch.budget, generator)
+            except (ValueError, OSError) as error:
+                if self.on_error == "stop":
+                    raise
+                bad.append(BadSample(entry.key, str(error)))
+                continue
+            examples.append(example)
+            keys.append(entry.key)
+            video_s, dropped = video_s + entry.duration_s, dropped + num
+        return Loaded(batch.number, examples, keys, video_s, bad, dropped)
 
     def num_tokens(self, turns: Turns) -> int:
         """Tokens of the texts of some turns."""

@@ -46,11 +46,7 @@ SYMBOL = re.compile(r"<[a-z]\d+>")
 
 
 def time_text(time_s: float, duration_s: float, times: Times) -> str:
-    """The text of a time: whole seconds, or min(round(100 t / duration), 99) in two digits.
-
-    Raises:
-        ValueError: hundredths of a video whose length isn't known.
-    """
+    """The text of a time: whole seconds, or min(round(100 t / duration), 99) in two digits."""
     if times == "seconds":
         return str(round(time_s))
     if duration_s <= 0:
@@ -184,11 +180,7 @@ def _choice(event: Event, events: Sequence[Event], at: Clock, generator: np.rand
 
 
 def _dialogue(record: Record, number: int, at: Clock) -> Turns:
-    """A dialogue with its symbols of times written out.
-
-    Raises:
-        ValueError: a symbol stands for no time.
-    """
+    """A dialogue with its symbols of times written out."""
     token = record.meta.get("token", {})
 
     def time_of(symbol: re.Match[str]) -> str:

@@ -12,7 +12,6 @@ encoders that the model has can't be seen in them; that is for whoever names the
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -26,7 +25,7 @@ from ...encoders import Encoder, VisionEncoder
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
-from ..shards.make import ENDLESS, MakeOptions, Parts, Result, make_share, try_sample
+from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_sample
 from ..shards.sample import members_of
 from .array_files import read_npy, read_pickle
 
@@ -55,11 +54,10 @@ def make(
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
 
-    def parts(own: Sequence[Record], folder: Path) -> Parts:
-        for record in own:
-            yield try_sample(record, folder, partial(sample_of, record, model, places, unknown_s))
+    def part(record: Record, folder: Path) -> Result:
+        return try_sample(record, folder, lambda: sample_of(record, model, places, unknown_s))
 
-    return make_share(records, out, parts, **options)
+    return make_share(records, out, lambda own, folder: (part(r, folder) for r in own), **options)
 
 
 def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:
@@ -90,13 +88,7 @@ def segmented(model: LongCompress) -> int | None:
 def sample_of(
     record: Record, model: LongCompress, folders: Mapping[str, Path], unknown_s: float
 ) -> dict[str, bytes]:
-    """Members of the sample of a video.
-
-    Raises:
-        FileNotFoundError: it has no features.
-        ValueError: they are of another shape, or can't be read; its length isn't known; its events lie
-            outside it.
-    """
+    """Members of the sample of a video."""
     duration_s = record.duration_s or unknown_s
     if not duration_s > 0:
         raise ValueError(
@@ -110,7 +102,8 @@ def sample_of(
             if path is None:
                 raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
             arrays.append(read_pickle(path))
-        state = longvlm_state(*arrays, model, duration_s)
+        local, memory = arrays
+        state = longvlm_state(local, memory, model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
@@ -141,13 +134,8 @@ def streams_state(
 
 
 def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: float) -> Encoded:
-    """Features (N, C) as what the encoder would have given of a video; rows of frames lie evenly in it, rows
-    of audio window after window.
-
-    Raises:
-        ValueError: they are of another width; not of `frames` frames (0: any number), or one; of a longer
-            video.
-    """
+    """Features (N, C) as what the encoder would have given of a video. Rows of frames, `frames` of them (0:
+    any number) or one, lie evenly in it, rows of audio window after window."""
     if isinstance(encoder, VisionEncoder) and array.ndim == 1:
         array = array[None]  # a frame
     if array.ndim != 2 or array.shape[1] != encoder.width or not len(array):
@@ -193,9 +181,6 @@ def longvlm_state(
         memory: (layers + 1, C) mean class tokens by layer, of which the last E are taken.
         model: that cuts into S segments and keeps M tokens of each.
         duration_s: of the video.
-
-    Raises:
-        ValueError: for other shapes.
     """
     config, encoder = model.config, model.encoders["video"]
     num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)

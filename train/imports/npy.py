@@ -69,11 +69,7 @@ def make(
 
 
 def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, np.ndarray]:
-    """stream -> (tokens, C) of a video or the part of it that its record is of.
-
-    Raises:
-        ValueError: it can't be read, or frames of it are missing.
-    """
+    """stream -> (tokens, C) of a video or the part of it that its record is of."""
     session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
     streams = session.state().compress().streams
     num_frames = model.config.media.frames

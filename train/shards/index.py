@@ -158,8 +158,12 @@ def load_index(
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); make it again") from error
-    for shard in shards:
-        _check_name(shard, str(path))
+    for shard in shards:  # of a stranger's index: they must lie beside it, and a hash names a file in a cache
+        pure = PurePosixPath(shard.name)
+        if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
+            raise ValueError(f"{path}: shard {shard.name!r} must be a file beside the index")
+        if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
+            raise ValueError(f"{path}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
     return Index(where, shards, entries, content["features"])
 
 
@@ -198,12 +202,3 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
     index = Index(folder, tuple(shards), tuple(entries), features or {})
     index.save()
     return index
-
-
-def _check_name(shard: Shard, where: str) -> None:
-    """An index may be a stranger's: its shards must lie beside it, and a hash names a file in a cache."""
-    pure = PurePosixPath(shard.name)
-    if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
-        raise ValueError(f"{where}: shard {shard.name!r} must be a file beside the index")
-    if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
-        raise ValueError(f"{where}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")

@@ -76,10 +76,9 @@ def make(
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def parts(own: Sequence[Record], folder: Path) -> Parts:
-        return (make_part(record, folder, model, kind) for record in own)
-
-    return make_share(records, out, parts, **options)
+    return make_share(
+        records, out, lambda own, folder: (make_part(r, folder, model, kind) for r in own), **options
+    )
 
 
 def make_share(

@@ -22,14 +22,8 @@ STORE_BYTES = 128 << 20  # rows are names and reasons; the videos never go throu
 class Maker:
     """An actor: a model, loaded once, that makes one video's part at a time.
 
-    Args:
-        folder: of the parts.
-        here: the caller's working directory: records name videos relative to it, and so do reasons.
-        kind: of the shards.
-        model: preset, folder or hub name, or what loads it on a device; None for media.
-        detail: what the model's merging keeps, where that is changed.
-        device: of the model.
-        threads: of torch, as many as the caller has: how many there are decides the last bits of a sum.
+    `here` is the caller's working directory, which records and reasons name videos relative to. There are as
+    many `threads` as the caller has: their number decides the last bits of a sum. The rest is as for `make`.
     """
 
     def __init__(
@@ -54,10 +48,9 @@ class Maker:
         if self.error:
             return {"key": [""], "status": [NO_MODEL], "reason": [self.error]}
         (text,) = batch["record"]
-        result = make_part(
-            parse_record(json.loads(text), Path(), "record"), self.folder, self.model, self.kind
-        )
-        return {"key": [result.key], "status": [result.status], "reason": [result.reason]}
+        record = parse_record(json.loads(text), Path(), "record")
+        result = make_part(record, self.folder, self.model, self.kind)
+        return {name: [value] for name, value in vars(result).items()}
 
 
 def make(
@@ -105,7 +98,7 @@ def make(
             for row in _rows(texts, arguments, workers, gpus_per_worker, ray):
                 if row["status"] == NO_MODEL:
                     raise ValueError(row["reason"])
-                yield Result(row["key"], row["status"], row["reason"])
+                yield Result(**row)
 
     return make_share(records, out, parts, **options)
 
@@ -115,8 +108,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The result of each record, as the actors come to it."""
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
+    context.enable_progress_bars = context.enable_operator_progress_bars = False
     items = ray.data.from_items([{"record": text} for text in texts], override_num_blocks=len(texts))
     results = items.map_batches(
         Maker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus_per_worker or None,

@@ -142,11 +142,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
 
 
 def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
-    """The object of the `json` member.
-
-    Raises:
-        ValueError: there is no such member, or it is no JSON object.
-    """
+    """The object of the `json` member; a ValueError if there is none."""
     if JSON not in members:
         raise ValueError(f"{where}: member json is missing")
     content = parse_json(members[JSON], f"{where}: member json")

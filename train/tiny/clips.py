@@ -18,7 +18,7 @@ from ...files import replacing
 from ...llm import CompressedVideo, Example
 from ...model import LongCompress
 from ...serialize import pack, unpack
-from ...synthetic.questions import ask
+from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
 from ..loaders import enter_worker, stage_at
@@ -164,7 +164,9 @@ def _shift(value: T, by_s: float) -> T:
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
-    parts = {name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}}
+    parts: dict[str, Any] = {
+        name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
+    }
     return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **parts)
 
 
@@ -229,10 +231,9 @@ class Videos(IterableDataset[list[Example]]):
             video = state.compress(budget)
         else:
             video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
-        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         questions = ask(
-            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s,
-            paraphrase=bool(random.random() < 0.5), **options,
+            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s, kinds=kinds or KINDS,
+            paraphrase=bool(random.random() < 0.5),
         )  # fmt: skip
         if no_globals:
             video = replace(video, globals={})

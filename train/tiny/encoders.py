@@ -14,6 +14,7 @@ from ...encoders import AudioEncoder, VisionEncoder
 from ...synthetic.scenes import OBJECTS, SOUNDS, audio, frames, heard, make_scene, patches
 from ..loaders import enter_worker
 
+BLOCK_S = 10  # of audio
 SCENE_PX = 128  # scenes are painted at twice the encoder's side; `half` scales as a decoder would
 
 
@@ -61,12 +62,10 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
         kind: see above.
         seed: scene numbers begin at seed * 1_000_000; workers take turns.
         seconds: length of each scene.
-        side: of the frames, half of the painted side.
-        block_s: seconds of a block of audio.
     """
 
-    def __init__(self, kind: str, seed: int, seconds: float, side: int = 64, block_s: float = 10.0) -> None:
-        self.kind, self.seed, self.seconds, self.side, self.block_s = kind, seed, seconds, side, block_s
+    def __init__(self, kind: str, seed: int, seconds: float) -> None:
+        self.kind, self.seed, self.seconds = kind, seed, seconds
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker, num_workers = enter_worker()
@@ -81,16 +80,16 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
         shown = [h for h in scene.events if h.kind == "video"]
         times = [random.uniform(h.start_s, min(h.end_s, self.seconds)) for h in shown for _ in range(4)]
         time_s = np.sort(np.array([*times, *random.uniform(0, self.seconds, 2)]))
-        pixels = half(frames(scene, time_s, size_px=2 * self.side))
+        pixels = half(frames(scene, time_s, size_px=SCENE_PX))
         labels = patches(scene, time_s).reshape(len(time_s), -1)
         for t in random.permutation(len(time_s)):
             yield {"media": pixels[t], "labels": torch.from_numpy(labels[t])}
 
     def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
-        for start_s in np.arange(0, self.seconds - self.block_s + 1e-6, self.block_s).tolist():
-            at = start_s + np.arange(int(self.block_s))
+        for start_s in np.arange(0, self.seconds - BLOCK_S + 1e-6, BLOCK_S).tolist():
+            at = start_s + np.arange(BLOCK_S)
             yield {
-                "media": torch.from_numpy(audio(scene, start_s, start_s + self.block_s)),
+                "media": torch.from_numpy(audio(scene, start_s, start_s + BLOCK_S)),
                 "labels": torch.from_numpy(heard(scene, at, at + 1.0)),
             }
 

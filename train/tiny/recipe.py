@@ -135,20 +135,21 @@ def align(
     for stream, known in {"video": OBJECTS, "audio": SOUNDS}.items():
         x = torch.cat([p.groups[stream].tokens.x for c in clips[:num_clips] for p in c.chunks]).float()
         weight, bias = heads[f"{stream}.weight"], heads[f"{stream}.bias"]
-        if stream == "video":  # logits of a softmax count against their mean; the last class is background
+        of_video = int(stream == "video")
+        if of_video:  # logits of a softmax count against their mean; the last class is background
             weight, bias = weight - weight.mean(0), bias - bias.mean()
         weight, bias = weight[: len(known)], bias[: len(known)]
         logits = x @ weight.t() + bias
-        salient = logits.amax(1) > (logits.amax(1).max() / 2 if stream == "video" else 0)
-        unit = logits.amax(1)[salient].median()
+        highest = logits.amax(1)
+        unit = highest[highest > of_video * highest.max() / 2].median()
         layers = model.llm.project[stream]
         assert isinstance(layers, nn.Sequential)
         first, second = layers[0], layers[2]
         assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
         first.weight[: len(known)] = 4 * weight / unit
-        first.bias[: len(known)] = 4 * bias / unit - (2 if stream == "video" else 0)
+        first.bias[: len(known)] = 4 * bias / unit - 2 * of_video
         words = 2 * torch.stack([table[encode(model.llm.tokenizer, n)].mean(0) for n in known])
-        target = (logits / unit * 2 - (1 if stream == "video" else 0)).clamp(0, 1) @ words
+        target = (logits / unit * 2 - of_video).clamp(0, 1) @ words
         hidden = torch.nn.functional.gelu(first(x))
         hidden = torch.cat([hidden[:, : len(known)], torch.ones(len(x), 1)], 1)
         fit = torch.linalg.lstsq(hidden, target).solution
@@ -157,17 +158,11 @@ def align(
         second.bias.copy_(fit[-1])
         left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
-    init_as_matcher(model)
-    return explained
-
-
-@torch.no_grad()
-def init_as_matcher(model: LongCompress) -> None:
-    """Initialise its language model as a matcher: similar tokens attend to each other and are copied."""
-    for layer in model.llm.lm.model.layers:
+    for layer in model.llm.lm.model.layers:  # a matcher: similar tokens attend to each other and are copied
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
+    return explained
 
 
 def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Path) -> None:
