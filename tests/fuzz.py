@@ -50,7 +50,9 @@ def make_case(seed: int, longest_s: float) -> Case:
     while at_s < length_s and len(stamps) < 4000:
         stamps.append(round(1000 * at_s))
         pause = rng.random() < 0.02  # a recorder that writes only what changes
-        at_s += float(rng.uniform(1, longest_pause_s)) if pause else float(rng.choice([0.04, 0.1, 0.5, 1.0, 1.7]))
+        at_s += (
+            float(rng.uniform(1, longest_pause_s)) if pause else float(rng.choice([0.04, 0.1, 0.5, 1.0, 1.7]))
+        )
     audio, at_s = [], float(rng.choice([0.0, rng.uniform(0, longest_pause_s)]))
     while at_s < length_s and rng.random() < 0.8:
         end_s = min(length_s, at_s + float(rng.uniform(0.5, length_s)))

@@ -54,8 +54,8 @@ def roofline(axes: Any, rows: Sequence[Row]) -> str:
     intensities = [row.settings["flop"] / row.settings["bytes"] for row in counted]
     dots: dict[str, Any] = {"linestyle": "", "markersize": 8}
     for row, x in zip(counted, intensities, strict=True):
-        look = {"color": COLOURS[series.index(row.case) % 8], "marker": MARKERS[kinds.index(_kind(row)) % 8]}
-        _points(axes, [x], [row], scale=x, markeredgecolor="white", capsize=2, **look, **dots)
+        style = {"color": COLOURS[series.index(row.case) % 8], "marker": MARKERS[kinds.index(_kind(row)) % 8]}
+        _points(axes, [x], [row], scale=x, markeredgecolor="white", capsize=2, **style, **dots)
     ends, roof = [min(intensities) / 2, max(intensities) * 2], max(copies)
     for i, name in enumerate(series):
         axes.plot([], [], marker="o", color=COLOURS[i % 8], label=name, **dots)
@@ -129,8 +129,8 @@ def _lines(axes: Any, rows: Sequence[Row]) -> None:
         name, budget = own[0].provider, own[0].settings["budget"]
         label = UNCOMPRESSED if name == UNCOMPRESSED else f"budget {budget:,}"
         own = sorted(own, key=lambda row: row.x)
-        look: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
-        _points(axes, [row.x for row in own], own, capsize=3, label=label, **look)
+        style: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
+        _points(axes, [row.x for row in own], own, capsize=3, label=label, **style)
 
 
 def _points(axes: Any, xs: list[float], rows: Sequence[Row], *, scale: float = 1.0, **style: Any) -> None:
