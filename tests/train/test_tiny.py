@@ -24,7 +24,14 @@ from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make
 from longcompress.train.engine import Engine
 from longcompress.train.muon import with_muon
 from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
-from longcompress.train.tiny.recipe import RECIPE, TinyRecipe, align, train_tiny
+from longcompress.train.tiny.recipe import (
+    RECIPE,
+    EncoderConfig,
+    TinyRecipe,
+    align,
+    train_encoders,
+    train_tiny,
+)
 from longcompress.train.trainer import load_trained, run
 from longcompress.types import Frames
 
@@ -333,3 +340,15 @@ def test_a_model_is_trained_on_with_its_own_encoders(tiny, tmp_path):
 def test_the_recipe_file_is_whole():
     recipe = load_config(TinyRecipe, RECIPE)
     assert sum(m.steps for m in recipe.mixes) > 1000 and Path(RECIPE).suffix == ".yaml"
+
+
+@pytest.mark.slow
+def test_encoders_train_with_their_heads(tmp_path):
+    """The first stage of `train tiny`, which the shipped weights came from."""
+    model = new_tiny(0, width=64, layers=1)
+    before = {name: value.clone() for name, value in model.video.state_dict().items()}
+    steps = EncoderConfig(2, 2, 1e-3)
+    heads = train_encoders(model, TinyRecipe(video=steps, audio=steps), tmp_path)
+    assert set(heads) == {"video", "audio"}
+    assert any(not torch.equal(value, before[name]) for name, value in model.video.state_dict().items())
+    assert not any(p.requires_grad for p in model.video.parameters())

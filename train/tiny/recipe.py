@@ -109,6 +109,8 @@ def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[s
     for kind, task in tasks.items():
         config: EncoderConfig = getattr(recipe, kind)
         task.requires_grad_(True)
+        if kind == "video":  # the norm of ConvNeXt's pooled output, which no token passes
+            model.video.encoder.layernorm.requires_grad_(False)
         data = SyntheticData(kind, recipe.seed + 500, config.seconds)
         args = CPU.arguments(
             out / kind, steps=config.steps, lr=config.lr, warmup=30, decay=0.5, seed=recipe.seed,
