@@ -74,6 +74,7 @@ def is_done(path: Path, file: str, model: "LongCompress", budget: int) -> bool:
         header = read_header(path)
         source = header["source"]
         same = (header["identity"], header["budget"], source.get("settings"), source.get("num_bytes"))
-        return same == (model.identity(), budget, model.settings(), Path(file).stat().st_size)
+        want = (model.identity(), budget, model.settings(), Path(file).stat().st_size)
+        return same == want and "part_s" not in source
     except (OSError, ValueError, KeyError):
         return False
