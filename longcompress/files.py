@@ -1,10 +1,12 @@
 """Files that are replaced whole or not at all."""
 
+import glob
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from platform import node
 from uuid import uuid4
 
 
@@ -20,7 +22,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         return
     path = path.resolve()  # a link goes on pointing where it did
     stem = path.stem.encode()[:64].decode(errors="ignore")  # names of files have at most 255 bytes
-    part = path.with_name(f".{stem}.{os.getpid()}-{uuid4().hex[:8]}.part{path.suffix}")
+    mine = f".{stem}.{node()[:32]}-"
+    for left in path.parent.glob(f"{glob.escape(mine)}*.part{glob.escape(path.suffix)}"):
+        if not is_alive(int(left.name.removeprefix(mine).partition("-")[0])):
+            left.unlink(missing_ok=True)  # of a process of this machine that was killed
+    part = path.with_name(f"{mine}{os.getpid()}-{uuid4().hex[:8]}.part{path.suffix}")
     try:
         part.touch()
         mode = stat.S_IMODE(part.stat().st_mode)
@@ -29,6 +35,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def usual_modes(folder: str | Path) -> None:

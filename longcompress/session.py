@@ -93,6 +93,7 @@ class Session:
         self._num_raw = 0
         self._merge_s = 0.0
         self._closed = False
+        self._is_live = True  # a Reading has thinned its frames
 
     def push(self, part: Frames | Audio) -> list[SessionEvent]:
         """Take in frames or audio that follow what came before of their modality; parts of any length.
@@ -119,7 +120,7 @@ class Session:
             late, part = part.cut(0, num), part.cut(num, len(part))
             reason = f"late: after later {late.modality}, or after {self.encoder.patience_s:g} s of patience"
             events.append(Dropped(late.modality, late.start_s, late.end_s, reason))
-        if isinstance(part, Frames) and part.step_s < self._step_s * (1 - 1e-6):
+        if self._is_live and isinstance(part, Frames) and part.step_s < self._step_s * (1 - 1e-6):
             part = self._thinned(part)
         return events + self._add(self.encoder.push(part))
 
@@ -181,7 +182,7 @@ class Session:
         A `media.Reading` says how far each of its tracks has come, so nothing in it is ever late.
         """
         if isinstance(source, Reading):
-            self.encoder.patience_s = math.inf
+            self.encoder.patience_s, self._is_live = math.inf, False
         for part in source:
             yield from self.push(part)
             if isinstance(source, Reading):

@@ -124,11 +124,9 @@ class FrameSampler:
     @property
     def reached_s(self) -> float:
         """The time before which no frame will be returned any more."""
-        if self._times:
-            return self._times[0]
-        if self.config.decode != "exact" and self._shown is not None:
+        if not self._times and self.config.decode != "exact" and self._shown is not None:
             return self._shown[1]  # it may still be chosen, at its own time
-        return self.next_s
+        return self._times[0] if self._times else self.next_s
 
     @property
     def done(self) -> bool:
@@ -156,9 +154,10 @@ class FrameSampler:
         """The instants at which the last frame is still shown, and all that waits."""
         if self._shown is not None:
             yield from self._choose(self.end_s - self.tolerance_s)
-        if self._times and self._times[-1] + self.step_s > self.end_s + self.tolerance_s:
+        end_s = min(self.end_s, self.limit_s + self.tolerance_s)
+        if self._times and self._times[-1] + self.step_s > end_s + self.tolerance_s:
             yield from self._give(len(self._times) - 1)  # the video ends within the last frame's step
-            self.step_s = max(self.end_s - self._times[0], self.tolerance_s)
+            self.step_s = max(end_s - self._times[0], self.tolerance_s)
         yield from self.flush()
 
     def flush(self) -> Iterator[Frames]:
@@ -182,7 +181,7 @@ class FrameSampler:
             time_s = self.next_s if self.config.decode == "exact" else max(shown_s, 0.0)
             is_chosen = time_s <= self._chosen_s
             if self._index + 1 == self.grid.num and not is_chosen:
-                yield from self.flush()  # the last frame has a step of its own, so a chunk of its own
+                yield from self.flush()  # the last frame has a step, so a chunk, of its own
                 self.step_s = self.grid.last_step_s
             self._index += 1
             if is_chosen:

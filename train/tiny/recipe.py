@@ -160,11 +160,17 @@ def align(
         second.bias.copy_(fit[-1])
         left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
-    for layer in model.llm.lm.model.layers:  # a matcher: similar tokens attend to each other and are copied
+    init_as_matcher(model)
+    return explained
+
+
+@torch.no_grad()
+def init_as_matcher(model: LongCompress) -> None:
+    """Initialise its language model as a matcher: similar tokens attend to each other and are copied."""
+    for layer in model.llm.lm.model.layers:
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
-    return explained
 
 
 def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Path) -> None:
