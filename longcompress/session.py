@@ -323,8 +323,9 @@ def compress(
     )  # fmt: skip
     memory = session.memory()
     memory.source = source_info(source) | {"settings": model.settings()}
-    if part:
-        memory.source["part_s"] = [start_s, min(end_s, start_s + memory.duration_s)]
+    if part:  # the last frame's step may go on after it
+        memory.video = replace(memory.video, duration_s=min(memory.duration_s, end_s - start_s))
+        memory.source["part_s"] = [start_s, start_s + memory.duration_s]
     return memory
 
 

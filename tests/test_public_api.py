@@ -79,14 +79,14 @@ MAX_LINES = {
     "eval/tasks": (2559, 1793),
     "kernels": (921, 588),
     "kernels/gpu": (1488, 1153),
-    "longcompress": (2756, 1825),
+    "longcompress": (2757, 1826),
     "longcompress/checkpoints": (790, 554),
     "longcompress/cli": (2039, 1349),
     "longcompress/compression": (1047, 683),
     "longcompress/encoders": (1431, 1014),
     "longcompress/events": (427, 301),
     "longcompress/llm": (946, 637),
-    "longcompress/media": (2012, 1503),
+    "longcompress/media": (2003, 1496),
     "longcompress/synthetic": (999, 708),
     "train": (1754, 1175),
     "train/data": (791, 510),
@@ -95,7 +95,7 @@ MAX_LINES = {
     "train/tiny": (664, 466),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (27_827, 19_302)
+MAX_TOTAL = (27_819, 19_296)
 MAX_FILES = 24  # of ours that compress and ask of a file go through
 
 

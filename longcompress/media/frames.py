@@ -154,23 +154,14 @@ class FrameSampler:
         """The instants at which the last frame is still shown, and all that waits."""
         if self._shown is not None:
             yield from self._choose(self.end_s - self.tolerance_s)
-        end_s = min(self.end_s, self.limit_s + self.tolerance_s)
-        if self._times and self._times[-1] + self.step_s > end_s + self.tolerance_s:
-            yield from self._give(len(self._times) - 1)  # the video ends within the last frame's step
-            self.step_s = max(end_s - self._times[0], self.tolerance_s)
         yield from self.flush()
 
     def flush(self) -> Iterator[Frames]:
         """The chosen frames that wait."""
-        yield from self._give(len(self._times))
-
-    def _give(self, num: int) -> Iterator[Frames]:
-        """The first `num` frames that wait; the others go on waiting."""
-        pixels, self._pixels = self._pixels[:num], self._pixels[num:]
-        times, self._times = self._times[:num], self._times[num:]
-        if times:
-            time_s = torch.tensor(times, dtype=torch.float64)
-            yield Frames(torch.from_numpy(np.stack(pixels)), time_s, self.step_s)
+        if self._times:
+            pixels, times = torch.from_numpy(np.stack(self._pixels)), self._times
+            self._pixels, self._times = [], []
+            yield Frames(pixels, torch.tensor(times, dtype=torch.float64), self.step_s)
 
     def _choose(self, end_s: float) -> Iterator[Frames]:
         """Choose the shown frame for every wanted instant before `end_s`."""
