@@ -12,5 +12,6 @@ def test_tokens_cover_exactly_what_was_there(first):
     assert not run(range(first, first + (5 if first == 1 else 20)), 20.0 if first == 1 else 110.0)
 
 
+@pytest.mark.slow
 def test_seeds_that_failed_once_pass():
     assert not run(FAILED_ONCE, 200.0)

@@ -55,6 +55,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("name", CASES)
 def test_each_track_is_covered_as_far_as_it_goes(model, tmp_path, name, suffix):
@@ -71,6 +72,7 @@ def test_each_track_is_covered_as_far_as_it_goes(model, tmp_path, name, suffix):
     assert not warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "times"),
     [
@@ -106,6 +108,7 @@ def test_audio_that_pauses_and_comes_back(model, tmp_path):
     assert not inside.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ts", "vob"])
 def test_pieces_put_together_stay_in_sync(tmp_path, suffix):
     spec = Video(
@@ -146,6 +149,7 @@ def second(modality, start_s):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [("video",), ("audio",), ("video", "audio")])
 @pytest.mark.parametrize(("until", "again"), [(63, 400.3), (64, 151.0), (60, 400.0), (63, 5000.7)])
 def test_a_live_camera_or_microphone_that_drops_out_and_returns(model, absent, until, again):
