@@ -28,7 +28,6 @@ class SegmentEncoder:
         model: whose encoders run; its config says where segments end.
         media: what will come, of "video" and "audio" (which feeds every audio encoder); None: all that the
             model takes in.
-
         patience_s: media that lag behind others by more are taken to be silent until then; infinite where
             the source says how far each track has come (`reach`).
 
@@ -92,11 +91,7 @@ class SegmentEncoder:
             late = (part.time_s < reached_s) | (part.time_s <= self.last_s("video"))
             return int(late.sum())
         bound_s = max(reached_s, self.end_of("audio") - SAME_S)
-        return (
-            0
-            if part.start_s >= bound_s
-            else min(len(part), math.ceil((bound_s - part.start_s) * part.rate_hz))
-        )
+        return min(len(part), max(0, math.ceil((bound_s - part.start_s) * part.rate_hz)))
 
     def push(self, part: Frames | Audio) -> list[Segment]:
         """The segments that are closed now. `part` follows what was pushed before of its modality.

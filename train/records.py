@@ -193,7 +193,7 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
     def each(name: str, parse: Callable[[Any, str], T]) -> list[T]:
         out = []
         try:
-            for i, item in enumerate(_list(value, name)):
+            for i, item in enumerate(_list(value.get(name), name)):
                 out.append(parse(item, f"{name}[{i}]"))
         except ValueError as error:
             lines.append(f"{where}: {error}")
@@ -287,7 +287,7 @@ def _annotation(value: Any, where: str) -> tuple[float, float, str]:
 
 
 def _dialogue(value: Any, where: str) -> tuple[Turn, ...]:
-    turns = [_Reader(turn, f"{where}[{i}]") for i, turn in enumerate(_list({where: value}, where))]
+    turns = [_Reader(turn, f"{where}[{i}]") for i, turn in enumerate(_list(value, where))]
     for turn in turns:
         if turn.field("role") not in ROLES:
             raise ValueError(f"{turn.where} role must be one of {ROLES}, got {turn.field('role')!r}")
@@ -323,12 +323,11 @@ class _Reader:
         return _text(self.field("text"), f"{self.where} text")
 
 
-def _list(value: dict[str, Any], name: str) -> list[Any]:
-    """A field that is a list, or isn't there."""
-    got = value.get(name)
-    if got is not None and not isinstance(got, list | tuple):
-        raise ValueError(f"{name} must be a list, got {str(got)[:60]!r}")
-    return list(got or ())
+def _list(value: Any, where: str) -> list[Any]:
+    """The items of a list; none where there is no list."""
+    if value is not None and not isinstance(value, list | tuple):
+        raise ValueError(f"{where} must be a list, got {str(value)[:60]!r}")
+    return list(value or ())
 
 
 def _text(value: Any, where: str) -> str:

@@ -87,9 +87,9 @@ def compress(
         model = common.load_model(options)
         common.check_budget(model, options, list(infos.values()))
         budget = options.budget or model.config.budget.tokens
-        done: list[str] = []
+        done: set[str] = set()
         if not (overwrite or len(videos) == 1 or options.start or options.end):  # a part is made anew
-            done = [file for file in infos if is_done(paths[file], file, model, budget)]
+            done = {file for file in infos if is_done(paths[file], file, model, budget)}
         if done:
             complain(
                 "note", f"{len(done)} of {len(videos)} videos are done; --overwrite compresses them again"

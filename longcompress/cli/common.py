@@ -96,7 +96,7 @@ def probe_video(file: str, options: VideoOptions) -> "MediaInfo":
     """What the header of a video says; its packets are read where the header has no length."""
     from ..media import reader as media
 
-    config = from_dict(MediaConfig, options.changes.get("media", {}))
+    config = MediaConfig(video_track=options.video_track or "", audio_track=options.audio_track or "")
     with reading():
         info = media.probe(file, protocols=options.protocols, config=config)
         if info.duration_s is None:

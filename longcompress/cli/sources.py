@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +29,10 @@ def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
         if Path(file).is_dir():
             inside = sorted(path for path in Path(file).rglob("*") if path.is_file())
             videos = [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES]
-            others += [path for path in inside if path not in set(videos) and not path.name.startswith(".")]
+            others += [p for p in inside if p.suffix.lower() not in VIDEO_SUFFIXES and p.name[0] != "."]
             if not videos:
-                raise Failed(
-                    3, f"{file}: no video in this folder; videos end in {' '.join(sorted(VIDEO_SUFFIXES))}"
-                )
+                endings = " ".join(sorted(VIDEO_SUFFIXES))
+                raise Failed(3, f"{file}: no video in this folder; videos end in {endings}")
             memories |= {str(path): path.relative_to(file) for path in videos}
         elif not Path(file).exists() and any(sign in file for sign in "*?["):
             matches = sorted(path for path in glob.glob(file, recursive=True) if Path(path).is_file())
@@ -47,9 +47,9 @@ def find_videos(files: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
         root = os.path.commonpath(os.path.dirname(path) for path in local.values())
         memories |= {file: Path(os.path.relpath(path, root)) for file, path in local.items()}
         names = [path.with_suffix(".lcm") for path in memories.values()]
-    twice = [path for path in names if names.count(path) > 1]  # a.mp4 and a.mkv
+    num_of = Counter(names)  # a.mp4 and a.mkv fall on one
     return {
-        file: path.with_name(f"{path.name}.lcm") if name in twice else name
+        file: path.with_name(f"{path.name}.lcm") if num_of[name] > 1 else name
         for (file, path), name in zip(memories.items(), names, strict=True)
     }, others
 

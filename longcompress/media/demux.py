@@ -131,7 +131,7 @@ class Container:
 
     @property
     def reached_s(self) -> dict[str, float]:
-        """ "video" and "audio" -> the time before which none of it comes any more."""
+        """Modality -> the time before which none of it comes any more."""
         reached_s = {}
         if self._video_track is not None:
             reached_s["video"] = self._video_track.sampler.reached_s

@@ -1,7 +1,7 @@
 """Decoded frames to RGB; HDR (PQ or HLG in BT.2020) to BT.709 with highlights rolled off.
 
 As ffmpeg's `zscale=t=linear:npl=100,zscale=p=bt709,tonemap=hable,zscale=t=bt709` does it. Curves: SMPTE ST
-2084 (PQ), ARIB STD-B67 (HLG) with the system gamma of a screen of 1,000 nits; J. Hable's filmic curve.
+2084 (PQ), ARIB STD-B67 (HLG) with the system gamma of a screen of 1,000 nits; J. Hable's tone curve.
 """
 
 import av

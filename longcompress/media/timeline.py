@@ -8,8 +8,8 @@ import av
 
 BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
 JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
-_PRIMING_S = 0.1  # decoders may need samples from before the start
 _RESYNC_S = 60.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS
+_PRIMING_S = 0.1  # decoders may need samples from before the start
 
 
 @dataclass

@@ -76,16 +76,16 @@ def test_prompts_have_their_ids(llm, legacy):
     assert other == ["</s> in text"]
 
 
+@pytest.mark.parametrize("stage", ["23"], indirect=True)  # their numbers are of all stages
 def test_merged_weights_are_theirs(stage):
-    name, model = stage
-    if name == "23":
-        state = model.llm.lm.state_dict() | {
-            f"model.mm_projector.{k}": v for k, v in model.llm.project["video"].state_dict().items()
-        }
-        for key in (key for key in NUMBERS if key.startswith("weight/")):
-            torch.testing.assert_close(
-                state[key.removeprefix("weight/")], torch.from_numpy(NUMBERS[key]), rtol=0, atol=1e-6
-            )
+    _, model = stage
+    state = model.llm.lm.state_dict() | {
+        f"model.mm_projector.{k}": v for k, v in model.llm.project["video"].state_dict().items()
+    }
+    for key in (key for key in NUMBERS if key.startswith("weight/")):
+        torch.testing.assert_close(
+            state[key.removeprefix("weight/")], torch.from_numpy(NUMBERS[key]), rtol=0, atol=1e-6
+        )
 
 
 def test_logits_and_answers_are_theirs(stage):
@@ -118,10 +118,9 @@ def dialogue(entry):
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
+@pytest.mark.parametrize("stage", ["23"], indirect=True)
 def test_dialogues_have_their_ids_labels_and_loss(stage):
-    name, model = stage
-    if name != "23":
-        pytest.skip("their losses are of all stages")
+    _, model = stage
     entries = {entry["id"]: entry for entry in json.loads((GOLDEN / "data" / "dialogues.json").read_text())}
     for want in EXPECTED["training"]["v1"]:
         example = Video(video(want["id"]), dialogue(entries[want["id"]]), dialogue=True)
