@@ -180,8 +180,7 @@ def listening(**options) -> AudioEncoder:
 def three_streams(tail: str = "kept", **changes) -> LongCompress:
     """A whole random model of LongVALE's streams: class tokens, BEATs, Whisper; nothing is merged.
 
-    As released the silence behind the end has tokens too: such a video is one segment, for later segments are
-    brought down to what earlier ones hold.
+    As released the silence behind the end has tokens too: such a video is one segment.
     """
     ears, words = hearing(tail=tail), listening(tail=tail)
     config = ModelConfig(

@@ -250,12 +250,14 @@ class MergeState:
         return dict(zip(places, numbers, strict=True))
 
     def _level(self) -> None:
-        """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each
-        stream."""
+        """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each stream
+        that had further rounds."""
         *older, last = self.chunks
         further = round_schedule(self.merge)
         groups = dict(last.groups)
         for name, group in last.groups.items():
+            if not self.num_rounds[name]:  # all there is: an older chunk that holds less was shorter
+                continue
             fullest = max((len(c.groups[name]) for c in older if name in c.groups), default=len(group))
             num = len(group)  # chunks hold about the same, old or new: no part of the video is favoured
             while num > fullest:

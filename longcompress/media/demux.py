@@ -52,9 +52,9 @@ class Container:
             reason = "; ".join(problems.values()) or "the wanted track is switched off"
             raise ValueError(f"{self.name}: nothing to read: {reason}")
         self._problems = [problems[kind] for kind in problems if getattr(config, kind)]
-        origin_s = origin_of(video, audio)
+        self._file_origin_s = origin_of(video, audio)
         self.timeline: Timeline | None = None  # begins with the first packet
-        self.origin_s = origin_s + self.start_s
+        self.origin_s = (self._file_origin_s or 0.0) + self.start_s
         self._time_s = 0.0  # until when all packets were taken in
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
         self._audio_track = None
@@ -101,7 +101,7 @@ class Container:
             on_warning(f"{self.name}: {text}; the rest is read")
         tracks = [s.index for s in (self.video, self.audio) if s is not None]
         max_bytes = _WAITING_BYTES if self.handle.seekable() else _WAITING_LIVE_BYTES
-        timeline = self.timeline = timeline_of(self._container, self.origin_s - self.start_s)
+        timeline = self.timeline = timeline_of(self._container, self._file_origin_s)
         placed = ((packet, timeline.place(packet)) for packet in self._packets())
         for packet, time_s in in_step(placed, tracks, max_bytes):
             self._time_s = time_s - self.start_s
@@ -314,18 +314,19 @@ def average_rate(stream: av.VideoStream) -> float | None:
     return None
 
 
-def origin_of(*streams: av.VideoStream | av.AudioStream | None) -> float:
-    """Time at which the media starts by the file's own clock: of the earliest first frame or sample."""
+def origin_of(*streams: av.VideoStream | av.AudioStream | None) -> float | None:
+    """Time at which the media starts by the file's own clock: of the earliest first frame or sample; None if
+    the header doesn't say."""
     starts = [
         float(s.start_time * s.time_base)
         for s in streams
         if s is not None and s.start_time is not None and s.time_base is not None
     ]
-    return min(starts, default=0.0)
+    return min(starts, default=None)
 
 
-def timeline_of(container: InputContainer, origin_s: float) -> Timeline:
-    """The timeline of a file whose stamps begin at origin_s."""
+def timeline_of(container: InputContainer, origin_s: float | None) -> Timeline:
+    """The timeline of a file whose stamps begin at origin_s, or with its first packet."""
     return Timeline(origin_s, Flags.ts_discont in Flags(container.format.flags))
 
 

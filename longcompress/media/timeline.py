@@ -1,5 +1,6 @@
 """One timeline for all tracks of a file: stamps that restart are moved together, and packets come in step."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ class Timeline:
     the piece before ended. Its tracks are taken to begin as far apart as those of the piece before.
 
     Args:
-        origin_s: where the media starts by the file's stamps.
+        origin_s: where the media starts by the file's stamps; None: with its first packet.
         may_restart: the format's clock may jump ahead at a restart.
     """
 
-    def __init__(self, origin_s: float, may_restart: bool) -> None:
-        self.origin_s = origin_s
+    def __init__(self, origin_s: float | None, may_restart: bool) -> None:
+        self.origin_s = origin_s or 0.0
+        # a first stamp before this is where the media starts
+        self._first_until_s = math.inf if origin_s is None else -_PRIMING_S
         self.limit_s = _RESYNC_S if may_restart else JUMP_S
         self.may_restart = may_restart
         self.end_s = 0.0
@@ -55,7 +58,8 @@ class Timeline:
             packet.pts, self.num_wrong = None, self.num_wrong + 1
         if not self._tracks and pts is not None and not packet.is_discard:
             begin_s = pts * tick_s - self.origin_s
-            if -JUMP_S < begin_s < -_PRIMING_S:  # the header's start is later than the first packet's
+            # the header's start is later than the first packet's, or it has none
+            if -JUMP_S < begin_s < self._first_until_s:
                 self._shift_s = -begin_s
         track = self._tracks.get(index)
         stamp = pts if dts is None else dts
@@ -76,7 +80,7 @@ class Timeline:
         first_s = track.first_s if track and track.shift_s == shift_s else raw_s
         track = self._tracks[index] = _Track(shift_s, first_s, time_s, time_s + length_s)
         self.end_s = max(self.end_s, track.end_s)
-        if self.num_restarts and shift_s < self._shift_s:
+        if self.num_restarts and shift_s != self._shift_s:
             self._begin_after(track)
         return time_s
 

@@ -128,6 +128,17 @@ def test_mean_memory_is_the_mean_of_summaries():
     torch.testing.assert_close(state.compress().globals["audio"].double(), want, rtol=1e-6, atol=1e-6)
 
 
+def test_a_stream_that_begins_late_in_a_segment_is_no_coarser_later():
+    parts = {name: stream(name, 60) for name in WIDTHS}
+    state, segmenter = empty_state(10_000), Segmenter(SegmentConfig())
+    for name, part in parts.items():
+        for segment in segmenter.push(name, part.rows(0 if name == "video" else 19, 60)):
+            state.add(segment)
+    for segment in segmenter.flush():
+        state.add(segment)
+    assert [len(group) for _, group in state.groups("audio")] == [1, 5, 5, 5, 5]
+
+
 def test_the_assignment_says_where_every_raw_token_went():
     video = fill(empty_state(40, keep_assignment=True), 60).compress()
     for name in WIDTHS:

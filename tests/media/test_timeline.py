@@ -51,12 +51,13 @@ def test_a_restart_moves_both_tracks_by_the_length_of_the_longer(may_restart, au
     assert timeline.warning().startswith(f"time stamps: 4 restarts, the first at {length / 1000:.1f} s")
 
 
-def test_a_packet_of_the_piece_before_that_comes_late_pushes_the_new_piece_back():
+@pytest.mark.parametrize("clock_ms", [0, 3_000_000])
+def test_a_packet_of_the_piece_before_that_comes_late_pushes_the_new_piece_back(clock_ms):
     """MPEG-TS gives a track's last packet only when the track goes on."""
     first = packets(range(0, 12000, 40), range(0, 11000, 20))
     last = next(p for p in reversed(first) if p.stream_index == 0)
     first.remove(last)
-    second = packets(range(0, 12000, 40), range(0, 11000, 20))
+    second = packets(range(clock_ms, clock_ms + 12000, 40), range(clock_ms, clock_ms + 11000, 20))
     second.insert(1, last)
     out, timeline = placed([first, second])
     video = [pts for i, pts, _ in out if i == 0]
@@ -103,6 +104,13 @@ def test_a_header_that_begins_too_late_moves_nothing_to_before_the_start():
     times = [timeline.place(packet) for packet in piece]
     assert times == pytest.approx([packet.dts / 1000 - 0.404 for packet in piece])
     assert min(times) == 0 and timeline.warning() is None
+
+
+def test_without_a_start_in_the_header_the_media_begins_with_its_first_packet():
+    timeline = Timeline(None, may_restart=False)
+    stamps = [2635, 3635, 3735]
+    assert [round(1000 * timeline.place(Packet(0, t, t))) for t in stamps] == [0, 1000, 1100]
+    assert timeline.num_restarts == timeline.num_wrong == 0
 
 
 def test_packets_without_stamps_follow():
