@@ -33,7 +33,7 @@ class MediaConfig:
         frames: sampled frames of the whole video, evenly spread, instead of rate_fps; 0: by rate_fps. The
             video's end must be known: its packets are read once more before.
         frames_at: "ends" samples the first and the last frame too; "middles" samples the middle of each of
-            `frames` equal parts (LongVLM).
+            `frames` equal parts, by frame numbers rounded as LongVLM's code does.
         size_px: frames are scaled to size_px x size_px.
         fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and crops the centre.
         decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer

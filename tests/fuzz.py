@@ -1,8 +1,8 @@
 """Made-up videos whose tracks start, pause, jump, restart and stand still as they like, through `compress`.
 
-`make fuzz N=2000 SEED=1` runs many, goes on where it stopped, and prints the seeds that failed. A seed always
-makes the same video. Per track, tokens must cover exactly what was there, and a flash or a beep must be in the
-tokens of its second.
+`make fuzz N=2000 SEED=1` runs many, goes on where it stopped, and prints the seeds that failed. A seed makes
+the same video each time. Per track, tokens must cover exactly what was there, and a flash or a beep must be
+in the tokens of its second.
 """
 
 import argparse
@@ -32,7 +32,8 @@ FILLED_S = 60.0  # shorter pauses of audio are filled with silence
 DARK, BRIGHT, QUIET, LOUD = 60, 255, 0.05, 0.8
 KINDS = {  # suffix -> video codec, audio codec, its sample format
     "mkv": ("libx264", "pcm_s16le", "s16"), "mp4": ("libx264", "aac", "fltp"),
-    "ts": ("libx264", "mp2", "s16"), "avi": ("mpeg4", "pcm_s16le", "s16"), "webm": ("libvpx", "libopus", "flt"),
+    "ts": ("libx264", "mp2", "s16"), "avi": ("mpeg4", "pcm_s16le", "s16"),
+    "webm": ("libvpx", "libopus", "flt"),
 }  # fmt: skip
 STEPS_S = (0.02, 1001 / 30000, 0.04, 0.1, 0.5, 1.0, 1.7)
 
@@ -247,9 +248,9 @@ def _on_one_clock(case: Case) -> tuple[list[float], list[tuple[float, float]], l
     first = case.pieces[0]
     at_s = -min([s / 1000 for s in first.stamps[:1]] + [start_s for start_s, _ in first.audio[:1]])
     for piece in case.pieces:
-        begin = len(stamps)
+        first_number = len(stamps)
         stamps += [at_s + stamp / 1000 for stamp in piece.stamps]
-        shown += [begin + number for number in piece.flashes]
+        shown += [first_number + number for number in piece.flashes]
         audio += [(at_s + start_s, at_s + end_s) for start_s, end_s in piece.audio]
         beeps += [(at_s + start_s, at_s + end_s) for start_s, end_s in piece.beeps]
         at_s += piece.end_s
@@ -271,8 +272,8 @@ def _video_faults(tokens, patches: int, stamps: list[float], flashes: list[tuple
     bright = {round(s) for s in tokens.start_s[tokens.x.mean(1) > 0.5].tolist()}
     # a frame is sampled if an instant is within its time
     sampled = {k for a, b in flashes if b <= last_s for k in range(math.ceil(a + 0.1), math.ceil(b - 0.1))}
-    if lost := [k for k in sampled if not {k - 1, k, k + 1} & bright]:
-        faults.append(f"flashes at {lost} s are in no token; bright are {sorted(bright)[:20]}")
+    if missing := [k for k in sampled if not {k - 1, k, k + 1} & bright]:
+        faults.append(f"flashes at {missing} s are in no token; bright are {sorted(bright)[:20]}")
     if wrong := [k for k in bright if not any(a - 1.1 <= k <= b + 1.1 for a, b in flashes)]:
         faults.append(f"bright tokens at {wrong} s, flashes at {flashes}")
     return faults
@@ -295,8 +296,8 @@ def _audio_faults(tokens, audio: list[tuple[float, float]], beeps: list[tuple[fl
         faults.append(f"audio ends at {float(tokens.end_s.max()):.3f}, not at {runs[-1][1]:.3f} s")
     loud = tokens.x.mean(1) > (QUIET + LOUD) / 2
     times = list(zip(tokens.start_s[loud].tolist(), tokens.end_s[loud].tolist(), strict=True))
-    if lost := [b for b in beeps if not any(s < b[1] + 1 and e > b[0] - 1 for s, e in times)]:
-        faults.append(f"beeps at {lost} s are in no token; loud are {times[:20]}")
+    if missing := [b for b in beeps if not any(s < b[1] + 1 and e > b[0] - 1 for s, e in times)]:
+        faults.append(f"beeps at {missing} s are in no token; loud are {times[:20]}")
     if wrong := [t for t in times if not any(t[0] < e + 1 and t[1] > s - 1 for s, e in beeps)]:
         faults.append(f"loud tokens at {wrong} s, beeps at {beeps}")
     return faults

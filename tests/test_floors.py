@@ -77,7 +77,8 @@ HOMES = {
         "eval/bench/__init__.py",
         "eval/runner/merge_quality.py",
     ),
-    "yaml": ("longcompress/config.py", "train/model_card.py"),  # a model card begins with YAML
+    # a model card begins with YAML
+    "yaml": ("longcompress/cli/defaults.py", "longcompress/config.py", "train/model_card.py"),
     "av": ("longcompress/media/*",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL
     "aiohttp": ("longcompress/media/*", "train/shards/remote.py"),  # its errors come through fsspec

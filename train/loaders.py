@@ -1,6 +1,7 @@
 """What data sets that form their batches by number share: worker processes take turns, stages follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,20 @@ def enter_worker() -> tuple[int, int]:
         return 0, 1
     torch.set_num_threads(1)
     return worker.id, worker.num_workers
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """An error of a worker process with the message it had there: torch puts the worker's whole trace before
+    it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        _, _, trace = str(error).partition("Original Traceback")
+        message = trace.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+        if not message:
+            raise
+        raise type(error)(message) from error
 
 
 def stage_at(stages: Sequence[Any], number: int) -> Any:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 from .callbacks import CheckGradients, EverySteps, StopOnSignal, Throughput
+from .loaders import plain_errors
 from .muon import with_muon
 
 WEIGHTS = "trained.safetensors"
@@ -147,6 +148,6 @@ def run(
     )  # fmt: skip
     if validate is not None:
         trainer.add_callback(EverySteps(int(args.eval_steps), lambda step: trainer.log(validate(step))))
-    with stop.listening():
+    with stop.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return None if stop.requested else trainer

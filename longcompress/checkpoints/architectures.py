@@ -31,14 +31,21 @@ SYSTEM = (  # what Vicuna 1.1 and 1.5 were tuned with; Vicuna's tokenizer has no
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions. USER: "
 )
+# the prompt of LongVLM's inference scripts (long_vlm_v1 of ziplab/LongVLM, longvlm/video_conversation.py)
+SYSTEM_LONGVLM = (
+    "You are LongVLM, a large vision-language assistant. You are able to understand the video content that "
+    "the user provides, and assist the user with a variety of tasks using natural language.Follow the "
+    "instructions carefully and explain your answers in detail based on the provided video. USER: "
+)
 DENSE = (
     'Tell all events of this video in the order in which they happen, one a line, as "From xx to xx, event."'
 )
 
 
 def longvlm(
-    mode: Literal["paper", "ours"] = "paper", *, local: Literal[300, 200] = 300, chat: bool = False
-) -> ModelConfig:
+    mode: Literal["paper", "ours"] = "paper", *, local: Literal[300, 200] = 300,
+    prompt: Literal["training", "inference"] = "training", chat: bool = False,
+) -> ModelConfig:  # fmt: skip
     """LongVLM (Weng et al., ECCV 2024, arXiv 2404.03384): 305 tokens, of 100 frames. First 5 of the whole
     video, the class tokens of CLIP's last five layers as means over all frames; then 30 of each 10
     frames, into which the 2560 patches of the last layer but one are merged (ToMe on their mean head). One
@@ -51,6 +58,8 @@ def longvlm(
     Args:
         mode: as for `vtimellm`; then segments of 10 s are merged our way, to 320 tokens at least.
         local: tokens of the segments; 200 are what the released script's schedule gives.
+        prompt: "training": Vicuna's system text, as LongVLM was trained with; "inference": the one that its
+            inference scripts use, which differs.
         chat: as for `vtimellm`.
     """
     pairs = [1280, 640, 320, 160, 80, 40, 10] if local == 300 else [2880, 1440, 720, 360, 180, 90, 40]
@@ -63,7 +72,10 @@ def longvlm(
         merge=MergeConfig(pairs, "cosine", "reference", "frame", {"video": local // 10}),
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=local + 5),
-        llm=replace(plain.llm, time_format="seconds", events=LLMConfig().events),
+        llm=replace(
+            plain.llm, time_format="seconds", events=LLMConfig().events,
+            system=SYSTEM_LONGVLM if prompt == "inference" and not chat else plain.llm.system,
+        ),
     )  # fmt: skip
     return config if mode == "paper" else _ours(config, mode)
 

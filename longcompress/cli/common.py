@@ -6,16 +6,20 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import MediaConfig, ModelConfig, from_dict, read_values
+from .defaults import with_defaults
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
     from ..media.reader import MediaInfo
     from ..memory import VideoMemory
     from ..model import LongCompress
+
+QUIET = ContextVar("quiet", default=False)  # whether to say nothing but errors
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,9 @@ def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = Fal
         with reading():
             opened = sys.stdin.buffer if source == "-" else source
             return compress(model, opened, **options.compressing(keep_assignment))
-    ignored = [name for name in ("budget", "config", "start", "end") if getattr(options, name)]
+    plain = with_defaults(VideoOptions)  # the user's defaults are for videos alone
+    names = ("budget", "config", "start", "end")
+    ignored = [name for name in names if getattr(options, name) not in (None, getattr(plain, name))]
     ignored += [f"{section}.{name}" for section, values in options.changes.items() for name in values]
     if ignored:
         raise ValueError(
@@ -227,9 +233,10 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def bars() -> bool:
     """Whether to show progress bars: they are for people."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and not QUIET.get()
 
 
 def complain(kind: str, what: object) -> None:
     """A line on standard error."""
-    print(f"longcompress: {kind}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)
+    if not (QUIET.get() and kind in ("warning", "note")):
+        print(f"longcompress: {kind}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)

@@ -10,14 +10,18 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from .commands import ask, compress, config, doctor, events, info, plot, synthesize
-from .common import Failed, bars, complain
+from .common import QUIET, Failed, bars, complain
+from .completion import completion, next_words
+from .defaults import defaults_of
 from .demo import demo
-from .parser import Group, find, parse
+from .parser import Command, Group, find, parse
 from .train import recipe_of, train
 
+_QUIET, _VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
 
 
@@ -39,8 +43,11 @@ COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a l
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),
     "weights": Group("Read weights that other projects published.", _in("cli.weights", "apply delta")),
+    "completion": completion,
 }, """
---version shows the version; --debug shows where an error comes from.
+--version shows the version; -q (--quiet) only errors; -v (--verbose) also what libraries say; --debug
+where an error comes from. LONGCOMPRESS_MODEL, LONGCOMPRESS_BUDGET, ... and longcompress.yaml in ~/.config are
+defaults of flags.
 Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input unreadable,
 4 output unwritable, 130 interrupted.""")  # fmt: skip
 
@@ -48,12 +55,13 @@ Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input u
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. `argv` without the program's name; None: the process's own."""
     typed = sys.argv[1:] if argv is None else argv
-    words = [word for word in typed if word != "--debug"]
+    words = [word for word in typed if word not in ("--debug", *_QUIET, *_VERBOSE)]
+    quiet = QUIET.set(any(word in _QUIET for word in typed))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks for it
             warnings.showwarning = lambda message, *_, **__: complain("warning", message)
-            code = _run(words)
+            code = _run(words, any(word in _VERBOSE for word in typed))
             sys.stdout.flush()
             return code
     except SystemExit as stop:  # after help
@@ -71,15 +79,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             return 4 if error.errno in FULL else 3
         return error.code if isinstance(error, Failed) else 2
+    finally:
+        QUIET.reset(quiet)
 
 
-def _run(words: list[str]) -> int:
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+def _run(words: list[str], is_verbose: bool) -> int:
+    logging.basicConfig(level=logging.INFO if is_verbose else logging.WARNING)
+    logging.getLogger("transformers").setLevel(logging.INFO if is_verbose else logging.ERROR)
     if not bars():  # read when transformers is imported: its bars go by it too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if words[:1] == ["--version"]:
+    if words[:1] == ["--complete"]:
+        print("\n".join(next_words(words[1:], COMMANDS, _instances)))
+        return 0
+    if words[:1] in (["--version"], ["-V"], ["version"]):
         print(f"longcompress {__version__}")
         return 0
-    name, command, rest = find(words or ["--help"], COMMANDS)
-    defaults = {"recipe": recipe_of(rest)} if command is train else {}
-    return command(**parse(name, command, rest, **defaults)) or 0
+    name, command, rest = find(["--help"] if words in ([], ["help"]) else words, COMMANDS)
+    return command(**parse(name, command, rest, **_instances(command, rest))) or 0
+
+
+def _instances(command: Command, rest: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a command whose defaults aren't those of their class."""
+    return {"recipe": recipe_of(rest)} if command is train else defaults_of(command)

@@ -40,11 +40,12 @@ def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tupl
     if command is None:
         fault = f"no command {words[0]!r}" if words else "a command is missing"
         raise ValueError(f"{fault}; {name} has {', '.join(group.commands)}")
-    name, command, rest = f"{name} {words[0]}", _imported(command), list(words[1:])
+    name, command, rest = f"{name} {words[0]}", imported(command), list(words[1:])
     return find(rest, command, name) if isinstance(command, Group) else (name, command, rest)
 
 
-def _imported(command: "Command | str | Group") -> "Command | Group":
+def imported(command: "Command | str | Group") -> "Command | Group":
+    """The command itself, where it was named."""
     return resolve_name(command) if isinstance(command, str) else command
 
 
@@ -52,7 +53,7 @@ def overview(group: Group, name: str) -> str:
     """The help of a group: a line for each command."""
     lines = [f"usage: {name} COMMAND ...", "", group.about, ""]
     for key, command in group.commands.items():
-        command = _imported(command)
+        command = imported(command)
         about = command.about if isinstance(command, Group) else _about(command)
         lines.append(f"  {key:16} {about}")
     return "\n".join([*lines, "", f"`{name} COMMAND --help` lists the flags of a command.{group.epilog}"])

@@ -231,10 +231,20 @@ class CausalLM(nn.Module):
         return self._generate(generate, **inputs)
 
     def _generate(self, options: dict[str, Any], **inputs: Any) -> list[str]:
-        """Texts; greedy, and as long as the config has it, unless the options of generate say otherwise."""
+        """Texts; greedy, and as long as the config has it, unless the options of generate say otherwise. They
+        end where the context does; ValueError for a prompt that fills it."""
         options = {"do_sample": False} | options
         if options.get("max_new_tokens") is None:
             options["max_new_tokens"] = self.settings.max_new_tokens
+        num_positions = inputs["attention_mask"].shape[1]
+        if self.context is not None:
+            if num_positions >= self.context:
+                raise ValueError(
+                    f"the prompt must have fewer positions than the language model's context of "
+                    f"{self.context:,}, got {num_positions:,} with the question; shorten the question, or "
+                    "compress to a smaller budget"
+                )
+            options["max_new_tokens"] = min(options["max_new_tokens"], self.context - num_positions)
         ends = {"pad_token_id": padding_id(self.tokenizer), "eos_token_id": self.tokenizer.eos_token_id}
         out = self.lm.generate(**inputs, **options, **ends)
         num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0

@@ -29,11 +29,14 @@ class Example:
         video: the video of all questions.
         turns: (question, answer or None).
         dialogue: the turns follow one another in a conversation; otherwise each sees only the video.
+        plain: to learn answers alone, each between two line breaks, without question and prompt: the first
+            stage of LLaVA and VTimeLLM.
     """
 
     video: CompressedVideo
     turns: Sequence[tuple[str, str | None]]
     dialogue: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,9 +308,21 @@ def _turns(
     return head, list(zip(tails, learned, strict=True))
 
 
+def _plain_turns(
+    turns: Sequence[tuple[str, str | None]], tokenizer: Any
+) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
+    """Likewise where there is no prompt; the line break behind an answer is learned as its end."""
+    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    tail = encode(tokenizer, "\n")
+    return head, [(tail, encode(tokenizer, f"\n{answer}\n")[len(tail) :]) for _, answer in turns]
+
+
 def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> Row:
     """Ids, labels, positions and branches of one example; labels are cut from ids, never searched in text."""
-    head, turns = _turns(example.turns, tokenizer, config, example.dialogue)
+    if example.plain:
+        head, turns = _plain_turns(example.turns, tokenizer)
+    else:
+        head, turns = _turns(example.turns, tokenizer, config, example.dialogue)
     ids = head + layout.ids
     video = len(ids)
     labels, position, branch = [IGNORED] * video, list(range(video)), [0] * video

@@ -13,9 +13,10 @@ from av.stream import Discard, Disposition, Stream
 from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
-from .frames import Clock, FrameSampler, Grid, VideoTrack, too_large
+from .frames import Clock, FrameSampler, VideoTrack, too_large
+from .grid import Grid
 from .hdr import TRANSFERS
-from .source import Handle, open_container, open_handle
+from .source import INDEX_LAST, Handle, open_container, open_handle
 from .timeline import Timeline, in_step
 
 _MAX_BAD_READS = 100
@@ -213,6 +214,8 @@ class Container:
                 f"{self.name}: there is nothing in its part from {self.part[0]:g} to {self.part[1]:g} s; "
                 f"the media ends at {self._end_s():.1f} s"
             )
+        if self._read_error and "mov" in self._container.format.name and not self.handle.seekable():
+            raise ValueError(f"{self.name}: {INDEX_LAST}")
         reason = "; ".join(faults) or "there are no packets"
         raise ValueError(f"{self.name}: nothing could be decoded: {reason}")
 

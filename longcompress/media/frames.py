@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..config import MediaConfig
 from ..types import Frames
+from .grid import Grid
 from .hdr import scaled
 from .timeline import JUMP_S, stamp_warning
 
@@ -61,37 +61,6 @@ class Clock:
         return stamp_warning({
             "missing (rebuilt)": self.num_missing, "repeated or set back (left out)": self.num_repeated,
         })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The wanted instants start_s + k / rate_fps, k = 0 to num - 1; the last frame lasts last_step_s."""
-
-    rate_fps: float
-    start_s: float = 0.0
-    num: float = math.inf
-    last_step_s: float = 0.0
-
-    @classmethod
-    def spread(cls, config: MediaConfig, first_s: float, last_s: float, step_s: float) -> "Grid":
-        """`config.frames` instants from the first frame to the last (`config.frames_at`), of frames that last
-        `step_s`; over the time of a single frame."""
-        num = config.frames
-        if last_s <= first_s:
-            return cls(num / step_s, first_s, num, step_s / num)
-        if config.frames_at == "ends":
-            return cls((num - 1) / (last_s - first_s), first_s, num, step_s)
-        half_s = (last_s - first_s) / num / 2
-        return cls(num / (last_s - first_s), first_s + half_s, num, half_s + step_s)
-
-    def at(self, index: int) -> float:
-        """Instant number `index`; infinite behind the last."""
-        return self.start_s + index / self.rate_fps if index < self.num else math.inf
-
-    def between(self, start_s: float, end_s: float) -> bool:
-        """Whether a wanted instant lies in this interval."""
-        first = math.ceil(max(0.0, start_s - self.start_s) * self.rate_fps)
-        return first <= math.floor((end_s - self.start_s) * self.rate_fps)
 
 
 class FrameSampler:

@@ -46,7 +46,8 @@ from ..config import MediaConfig
 from ..types import Audio, Frames
 from .audio import AudioTrack
 from .demux import Container
-from .frames import FrameSampler, Grid, fit_pixels
+from .frames import FrameSampler, fit_pixels
+from .grid import Grid
 from .probe import MediaInfo, probe
 
 __all__ = ["MediaConfig", "MediaInfo", "Reading", "arrays", "fit_pixels", "probe", "read"]

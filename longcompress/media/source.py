@@ -20,6 +20,7 @@ from av.container import InputContainer
 _BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 1 << 13
 _CONNECT_S = 30.0
+INDEX_LAST = "this MP4/MOV has its index at the end and can't be read from a stream; pass a seekable file"
 _REFUSED_FORMATS = frozenset(
     ("concat", "dash", "hls", "applehttp", "sdp", "rtsp", "rtp", "sap", "imf", "image2", "webm_dash_manifest")
 )
@@ -180,8 +181,8 @@ def open_container(handle: Handle, max_pixels: int) -> InputContainer:
 
 def _open_path(path: str, protocols: Sequence[str]) -> Handle:
     if "file" not in protocols:
-        allowed = tuple(protocols)
-        raise ValueError(f"{path}: protocol 'file' is not allowed, only {allowed}; add it to protocols=")
+        allowed = ", ".join(protocols)
+        raise ValueError(f"{path}: protocols must have 'file' for files, got only {allowed}; add it")
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -189,7 +190,10 @@ def _open_path(path: str, protocols: Sequence[str]) -> Handle:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a directory; name a file in it")
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is no regular file (a device or pipe); open it and pass the file object")
+        raise ValueError(
+            f"{path} is no regular file (a device or pipe); name - for standard input, or in Python open it "
+            "and pass the file object"
+        )
     return Handle(open(path, "rb", buffering=0), path, owned=True)
 
 
@@ -197,10 +201,9 @@ def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
     if "::" in url:
         raise ValueError(f"{url}: chained URLs are not read; fetch the file first")
     if protocol not in protocols:
-        allowed = (*protocols, protocol)
         raise ValueError(
-            f"{without_secrets(url)}: protocol {protocol!r} is not allowed, only {tuple(protocols)}; pass "
-            f"protocols={allowed}, or --protocols {' '.join(allowed)}"
+            f"{without_secrets(url)}: protocols must have {protocol!r}, got only {', '.join(protocols)}; "
+            f"add it if you trust the source: --protocols {' '.join([*protocols, protocol])}"
         )
     import fsspec
 
@@ -241,7 +244,7 @@ def _why(handle: Handle, error: BaseException) -> str:
     if handle.seekable():
         cause = "it was cut off or never finished; copy it again"
         return f"the MP4/MOV{size} has no readable index (moov): {cause}"
-    return "this MP4/MOV has its index at the end and can't be read from a stream; pass a seekable file"
+    return INDEX_LAST
 
 
 def _outside_reference(handle: Handle) -> str | None:

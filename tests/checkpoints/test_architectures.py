@@ -66,6 +66,13 @@ def eyes(tmp_path_factory):
     return str(folder)
 
 
+def test_longvlm_can_ask_with_the_prompt_of_its_inference_scripts():
+    system = longvlm(prompt="inference").llm.system
+    assert system.startswith("You are LongVLM, ") and system.endswith("based on the provided video. USER: ")
+    assert longvlm().llm.system == vtimellm().llm.system != system
+    assert longvlm(prompt="inference", chat=True).llm.system == ""
+
+
 @pytest.mark.parametrize("local", [300, 200])
 def test_longvlm_has_its_305_or_205(base, eyes, tmp_path, local):
     torch.manual_seed(1)

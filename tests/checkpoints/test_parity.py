@@ -106,6 +106,25 @@ def test_logits_and_answers_are_theirs(stage):
         assert answer.strip() == known.strip()
 
 
+@pytest.mark.parametrize("stage", ["23"], indirect=True)
+def test_captions_of_the_first_stage_have_their_ids_labels_and_loss(stage):
+    _, model = stage
+    entries = json.loads((GOLDEN / "data" / "captions.json").read_text())
+    captions = {entry["id"]: entry["conversations"][1]["value"] for entry in entries}
+    for want in EXPECTED["training"]["plain"]:
+        turns = [("Tell me about it.", captions[want["id"]])]
+        batch = model.llm.collate([Video(video(want["id"]), turns, plain=True)])
+        at = want["input_ids"].index(-200)
+        ids = batch["input_ids"][0].tolist()
+        num = ids.count(-1)
+        assert ids == [*want["input_ids"][:at], *[-1] * num, *want["input_ids"][at + 1 :]]
+        assert batch["labels"][0].tolist() == [
+            *want["labels"][:at], *[-100] * num, *want["labels"][at + 1 :]
+        ]  # fmt: skip
+        with torch.no_grad():
+            assert float(model(**batch)["loss"]) == pytest.approx(want["loss"], abs=1e-4)
+
+
 def dialogue(entry):
     """[(question, answer)] of a dialogue, its times in hundredths."""
     turns = entry["conversations"]

@@ -499,7 +499,7 @@ WRONG = [
     (2, ["ask", "HERE/video.lcm", "what", "--budget", "9"], "--budget is for videos; the memory file"),
     (3, ["info", "HERE/none.mp4"], "no file "),
     (3, ["info", "HERE/model/config.json"], "config.json"),
-    (3, ["info", "https://example.org/a.mp4"], "protocol 'https' is not allowed"),
+    (3, ["info", "https://example.org/a.mp4"], "protocols must have 'https'"),
     (3, ["ask", "HERE/none.lcm", "what"], "no memory file"),
     (3, ["ask", "HERE/broken.lcm", "what"], "is not a whole memory file"),
     (4, ["compress", "HERE/video.mp4", "--out", "HERE/none/x.lcm"], "is no folder that can be written into"),

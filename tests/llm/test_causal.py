@@ -254,6 +254,20 @@ def test_errors_say_what_is_wrong(call, message):
         call(llm())
 
 
+def test_a_question_longer_than_the_context_is_refused_and_answers_end_with_it():
+    reader, seen = llm(), video(1)
+    prefix = reader.prefill(seen)
+    with pytest.raises(ValueError, match=r"context of 4,096, got 5,\d+ with the question; shorten"):
+        reader.answer(prefix, ["what " * 5000])
+    with pytest.raises(ValueError, match="smaller budget"):
+        reader.answer_each([seen], ["what " * 5000])
+    num = 4096 - prefix.length - 10
+    reader.settings = replace(reader.settings, max_new_tokens=100)
+    said = []
+    reader.answer(prefix, ["what " * num], stream=said.append, min_new_tokens=1)
+    assert 0 < len(said) <= 10
+
+
 def test_a_token_without_a_place_is_an_error():
     reader = llm()
     batch = reader.collate([Example(video(1), [("what", None)])])

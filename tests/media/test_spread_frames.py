@@ -1,10 +1,13 @@
 """So many frames of a video of any length, the first and the last among them."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Grid
+from longcompress.media.grid import Grid
 from longcompress.media.reader import arrays, read
 from longcompress.types import Audio, Frames
 
@@ -103,8 +106,30 @@ def test_the_middles_of_stretches_can_be_taken(tmp_path):
     path = write(tmp_path / "video.mkv", Video(audio_codec=None))  # frames 0 to 99
     with read(path, MediaConfig(frames=9, frames_at="middles", size_px=96)) as parts:
         frames = list(parts)
+    # LongVLM's own code gives these numbers
     assert [number_of(p) for part in frames for p in part.pixels] == [5, 16, 27, 38, 49, 60, 71, 82, 93]
     assert float(frames[-1].time_s[-1]) + frames[-1].step_s == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("num_frames", [101, 150, 200, 250, 333, 1000, 4997, 7200])
+@pytest.mark.parametrize("rate", [24000 / 1001, 25.0, 30.0])
+def test_middles_are_the_frames_that_longvlms_rounding_gives(num_frames, rate):
+    bounds = np.round((num_frames - 1) / 100 * np.arange(101)).astype(int)  # numpy rounds as their code does
+    expected = (bounds[:-1] + bounds[1:]) // 2
+    stamps = np.round(1000 * np.arange(num_frames) / rate)  # a container that counts in ms
+    config = MediaConfig(frames=100, frames_at="middles")
+    grid = Grid.spread(config, stamps[0] / 1000, stamps[-1] / 1000, 1 / rate)
+    instants = np.array([grid.at(k) for k in range(100)])
+    assert (np.searchsorted(stamps / 1000, instants, side="right") - 1 == expected).all()
+    shown = [grid.between(a, b) for a, b in itertools.pairwise(stamps / 1000)]
+    assert (np.flatnonzero(shown) == expected[expected < num_frames - 1]).all()
+
+
+def test_a_video_with_fewer_frames_than_instants_repeats_them(tmp_path):
+    path = write(tmp_path / "video.mkv", Video(audio_codec=None, stamps=range(0, 400, 40)))
+    with read(path, MediaConfig(frames=20, frames_at="middles", size_px=96)) as parts:
+        numbers = [number_of(p) for part in parts for p in part.pixels]
+    assert len(numbers) == 20 and numbers == sorted(numbers) and set(numbers) >= set(range(9))
 
 
 def test_a_grid_knows_its_instants():

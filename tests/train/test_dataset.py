@@ -13,7 +13,7 @@ from longcompress.config import SegmentConfig
 from longcompress.train.collate import BadSampleList
 from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler, Mixture
-from longcompress.train.loaders import enter_worker
+from longcompress.train.loaders import enter_worker, plain_errors
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
@@ -171,6 +171,15 @@ def test_bad_samples_are_left_out_by_name_or_stop_everything(broken, model):
     assert {k for x in loaded for k in x.keys} == {"v0", "v3"}
     with pytest.raises((ValueError, FileNotFoundError)):
         list(islice(data(broken, model, on_error="stop"), 10))
+
+
+def test_an_error_of_a_worker_is_the_message_it_had_there(broken, model):
+    loader = DataLoader(data(broken, model, on_error="stop"), batch_size=None, num_workers=1)
+    with pytest.raises((ValueError, OSError)) as caught, plain_errors():
+        list(islice(loader, 10))
+    with pytest.raises((ValueError, OSError)) as plain:
+        list(islice(data(broken, model, on_error="stop"), 10))
+    assert str(caught.value) == str(plain.value) and type(caught.value) is type(plain.value)
 
 
 def appended(path, worker):

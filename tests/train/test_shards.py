@@ -1,5 +1,6 @@
 """Shards: the same bytes however often making was interrupted; features compress as the video would have."""
 
+import io
 import json
 import os
 import signal
@@ -330,3 +331,20 @@ def test_a_tar_that_names_no_key(tmp_path):
         tar.addfile(info)
     with open(tmp_path / "x.tar", "rb") as file, pytest.raises(ValueError, match=r"has no KEY\.NAME"):
         members_in(file, "x.tar")
+
+
+def test_files_that_a_mac_adds_to_a_tar_are_no_samples(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("./.DS_Store", "./._v0.json", "._d", "v0.json", "__MACOSX/._v0.json"):
+            info = tarfile.TarInfo(name)
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"{}"))
+    with open(tmp_path / "x.tar", "rb") as file:
+        assert {key: set(members) for key, members in members_in(file, "x.tar").items()} == {"v0": {"json"}}
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.zst"])
+def test_a_compressed_tar_is_refused_with_the_remedy(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name} is compressed, .*gunzip {name}, or what made it"):
+        indexes.make_index(tmp_path, progress=False)

@@ -31,6 +31,7 @@ class QuestionConfig:
         templates: kind -> forms of its question, instead of ours; {text}, {start} and {end} are filled in.
         max_questions: about a video.
         max_text_tokens: of a video's questions and answers together.
+        format: "prompt": questions in the language model's prompt; "plain": answers alone (`Example.plain`).
         drop_stream: probability that a video of several streams loses one of them.
     """
 
@@ -38,6 +39,7 @@ class QuestionConfig:
     times: Times = "seconds"
     max_questions: int = 8
     max_text_tokens: int = 512
+    format: Literal["prompt", "plain"] = "prompt"
     drop_stream: float = 0.0
     templates: dict[str, list[str]] = field(default_factory=dict)
 
@@ -189,7 +191,8 @@ class ShardData(IterableDataset[Loaded]):
             )  # fmt: skip
             if turns:
                 short, num = shortened(turns, self.num_tokens, config.max_text_tokens)
-                whole = Example(video, short, dialogue=kinds[at] == "conversation")
+                is_dialogue, is_plain = kinds[at] == "conversation", config.format == "plain"
+                whole = Example(video, short, is_dialogue, is_plain)
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")

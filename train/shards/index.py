@@ -16,6 +16,7 @@ from .tar import Member, members_in, read_members, sha256_of
 
 INDEX = "index.json"
 FORMAT = 1
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,16 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
     """Read through the tars of a folder and index them; the index is saved there.
 
     Raises:
-        ValueError: there is no tar; one is cut or holds a pickle; a key is there twice; a sample has no
-            `json`; features of different encoders or segments lie side by side.
+        ValueError: there is no tar; one is compressed, cut or holds a pickle; a key is there twice; a sample
+            has no `json`; features of different encoders or segments lie side by side.
     """
     folder = Path(folder)
     paths = sorted(folder.glob("*.tar"))
+    if packed := sorted(path for path in folder.glob("*") if path.name.endswith(PACKED)):
+        raise ValueError(
+            f"{packed[0]} is compressed, and samples are read by their places in a tar; unpack it "
+            f"(gunzip {packed[0].name}, or what made it)"
+        )
     if not paths:
         raise ValueError(f"{folder}: no tar in it; make shards with `longcompress shards make`")
     shards, entries = [], []

@@ -45,9 +45,11 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             last, end = None, 0
             for info in tar:
-                if not info.isfile():
+                end = info.offset_data + info.size
+                base = info.name.rpartition("/")[2]
+                if not info.isfile() or base.startswith("."):  # macOS adds .DS_Store and ._NAME
                     continue
-                key, dot, name = info.name.rpartition("/")[2].partition(".")
+                key, dot, name = base.partition(".")
                 if not dot or not key:
                     raise ValueError(f"{where}: member {info.name!r} has no KEY.NAME")
                 if info.name.endswith(FORBIDDEN):
@@ -59,7 +61,7 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
                 if name in samples.setdefault(key, {}):
                     raise ValueError(f"{where}: member {info.name!r} is there twice")
                 samples[key][name] = Member(info.offset_data, info.size)
-                last, end = key, info.offset_data + info.size
+                last = key
     except tarfile.TarError as error:
         raise ValueError(f"{where} is no tar, or was cut: {error}") from error
     file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
