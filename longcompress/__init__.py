@@ -1,6 +1,7 @@
 """Hours of video with audio as a fixed, declared number of tokens that a language model reads."""
 
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,18 +37,29 @@ def load_memory(path: "str | Path", model: "LongCompress") -> "VideoMemory":
     return VideoMemory.load(path, model)
 
 
-def estimate(model: "LongCompress", source: Any, budget: int | None = None) -> "Estimate":
-    """Sizes of a compressed video (path, or its length in seconds) before decoding; see estimate.Estimate."""
+def estimate(
+    model: "LongCompress", source: Any, budget: int | None = None, *, start_s: float = 0.0,
+    end_s: float = inf,
+) -> "Estimate":  # fmt: skip
+    """Sizes of a compressed video (path, or its length in seconds), or of a part of it, before decoding; see
+    estimate.Estimate."""
+    length_s: float | None
     if isinstance(source, int | float):
-        return model.estimate(float(source), budget)
-    from .media import probe
+        length_s, media, name = float(source), {}, "the video"
+    else:
+        from .media import probe
 
-    info = probe(source)
-    if info.duration_s is None:
-        raise ValueError(
-            f"source {info.name} does not say how long it is; give its length in seconds instead"
-        )
-    return model.estimate(info.duration_s, budget, video=info.has_video, audio=info.has_audio)
+        info = probe(source)
+        length_s, media, name = info.duration_s, {"video": info.has_video, "audio": info.has_audio}, info.name
+        if length_s is None:
+            raise ValueError(f"source {name} does not say how long it is; give its length in seconds instead")
+    if (start_s, end_s) != (0.0, inf):
+        if not 0 <= start_s < min(length_s, end_s):
+            raise ValueError(
+                f"start_s must be before end_s and the end of {name}, {length_s:.1f} s, got {start_s}"
+            )
+        length_s = min(length_s, end_s) - start_s
+    return model.estimate(length_s, budget, **media)
 
 
 def __getattr__(name: str) -> Any:

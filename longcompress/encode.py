@@ -79,6 +79,10 @@ class SegmentEncoder:
         """Start of the last frame, or end of the audio, that came; -infinity before any."""
         return self._last_s.get(modality, -math.inf)
 
+    def end(self, end_s: float) -> None:
+        """The media ended at end_s, within the time that its last frame stands for."""
+        self._end_s = {modality: min(old_s, end_s) for modality, old_s in self._end_s.items()}
+
     def end_of(self, modality: str) -> float:
         """Until when media of this modality have come."""
         return self._end_s.get(modality, 0.0)

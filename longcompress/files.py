@@ -21,6 +21,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield path
         return
     path = path.resolve()  # a link goes on pointing where it did
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into; make it first")
     stem = path.stem.encode()[:64].decode(errors="ignore")  # names of files have at most 255 bytes
     mine = f".{stem}.{node()[:32]}-"
     for left in path.parent.glob(f"{glob.escape(mine)}*.part{glob.escape(path.suffix)}"):

@@ -94,6 +94,8 @@ class VideoMemory:
         question don't count."""
         if not questions:
             return []
+        if wrong := [question for question in questions if not isinstance(question, str)]:
+            raise TypeError(f"questions must be texts, got {wrong[0]!r:.60}")
         asked = [question.rstrip() for question in questions]
         return [self._answer(t) for t in self._model().llm.answer(self._read(), asked, **options)]
 

@@ -383,6 +383,8 @@ def read_session(
                 bar.total = bar.total and max(bar.total, session.encoder.end_s)
                 bar.update(session.encoder.end_s - bar.n)
     session.close()
+    if parts.end_s is not None:
+        session.encoder.end(parts.end_s)
     if not session.stats()["raw_tokens"]:
         raise ValueError(f"source {name} gave neither a frame nor a sample that could be read")
     return session
@@ -403,6 +405,11 @@ def _media_of(source: Any, parts: Reading, model: LongCompress) -> list[str]:
     """Media that the model takes in and that will come, as far as it is known."""
     known = parts.streams
     if known is None and isinstance(source, list | tuple):
+        if wrong := [part for part in source if not isinstance(part, Frames | Audio)]:
+            raise TypeError(
+                f"source must be one video, or Frames and Audio, got a list with {wrong[0]!r:.60}; "
+                "compress_many takes several videos"
+            )
         known = tuple(part.modality for part in source)
     return [modality for modality in model.media if known is None or modality in known]
 

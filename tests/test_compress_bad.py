@@ -1,9 +1,12 @@
 """Odd and broken videos end to end: `compress` gives a memory of what can be read, or a clear error."""
 
 import io
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
+import av
 import pytest
 import torch
 
@@ -180,3 +183,35 @@ def test_a_budget_larger_than_the_video_keeps_all_of_it(model, mkv):
     memory, _ = compressed(model, mkv)
     assert len(memory.streams["video"]) == 24
     assert memory.num_tokens < RAW and float(memory.streams["video"].size.max()) == 1
+
+
+@pytest.mark.slow
+def test_an_mp4_with_its_index_at_the_end_can_not_come_from_a_pipe(tmp_path):
+    path = write(tmp_path / "long.mp4", replace(PLAIN, stamps=range(0, 12000, 40), audio_s=12.0))
+    words = [sys.executable, "-c", "import sys; from longcompress.cli.main import main; sys.exit(main())"]
+    words += ["compress", "-", "--out", str(tmp_path / "x.lcm")]
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as cat:
+        done = subprocess.run(words, stdin=cat.stdout, capture_output=True, text=True)
+    assert done.returncode == 3 and "<stdin>: this MP4/MOV has its index at the end" in done.stderr
+    assert not list(tmp_path.glob("*.lcm"))
+
+
+def test_a_recording_that_still_grows_is_read_as_far_as_it_is(model, tmp_path):
+    """Its header has no length yet."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False  # the muxer can't go back to write the length
+
+    whole = Pipe()
+    path = write(tmp_path / "whole.mkv", replace(PLAIN, stamps=range(0, 8000, 40), audio_s=8.0))
+    with av.open(str(path)) as source, av.open(whole, "w", format="matroska") as target:
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    data = whole.getvalue()
+    (tmp_path / "live.mkv").write_bytes(data[: len(data) * 2 // 3])
+    memory, warned = compressed(model, tmp_path / "live.mkv")
+    assert 4 < memory.duration_s < 8 and not any("the header says" in text for text in warned)

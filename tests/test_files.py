@@ -1,16 +1,21 @@
 """Files that are replaced whole or not at all, whoever writes them, and however many at once."""
 
+import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
+import longcompress as lc
 from longcompress.files import replacing, usual_modes
 from longcompress.media.reader import arrays
 from longcompress.session import compress
 
 from clips import make_clip
 from models import model as make_model
+from videos import Video, write
 
 
 @pytest.fixture
@@ -70,3 +75,37 @@ def test_usual_modes_leave_links_alone(open_umask, tmp_path):
     (tmp_path / "b").symlink_to("nowhere")
     usual_modes(tmp_path)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def saved_often(path, number):
+    """Write a file a hundred times, as a process of its own."""
+    for _ in range(100):
+        with replacing(path) as part:
+            part.write_bytes(bytes([number]) * 5000)
+
+
+def test_two_processes_may_write_one_file_at_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=saved_often, args=(tmp_path / "same.bin", k)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len(set((tmp_path / "same.bin").read_bytes())) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["same.bin"]
+
+
+@pytest.mark.slow
+def test_two_processes_may_compress_one_folder_at_once(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        write(tmp_path / "in" / name, Video(stamps=range(0, 8000, 40), audio_s=8.0))
+    words = [sys.executable, "-c", "import sys; from longcompress.cli.main import main; sys.exit(main())"]
+    words += ["compress", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--budget", "64"]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    model = lc.load("tiny", device="cpu")
+    memories = [lc.load_memory(path, model) for path in sorted((tmp_path / "out").iterdir())]
+    assert [memory.num_tokens for memory in memories] == [64, 64]

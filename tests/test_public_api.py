@@ -30,7 +30,7 @@ SIGNATURES = {
     "keep_assignment=False)",
     "compress_many": "(model, sources, **options)",
     "load_memory": "(path, model)",
-    "estimate": "(model, source, budget=None)",
+    "estimate": "(model, source, budget=None, *, start_s=0.0, end_s=inf)",
     "ask_each": "(memories, questions, **options)",
     "Session": "(model, budget=None, *, media=None, keep_assignment=False, patience_s=120.0)",
     "Session.push": "(self, part)",

@@ -360,3 +360,22 @@ def test_eager_and_sdpa_attention_agree(model, tmp_path):
         session.close()
         memories.append(session.memory())
     assert torch.allclose(memories[0].streams["video"].x, memories[1].streams["video"].x, atol=1e-5)
+
+
+def test_several_videos_and_folders_that_are_not_there_are_told(model, tmp_path):
+    with pytest.raises(TypeError, match=r"one video, .*got a list with 'a.mp4'; compress_many takes several"):
+        compress(model, ["a.mp4", "b.mp4"], progress=False)
+    memory = compress(model, arrays(make_clip(6.0)[0].pixels, 1.0), budget=20, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write x.lcm into; make it first"):
+        memory.save(tmp_path / "nowhere" / "x.lcm")
+    with pytest.raises(TypeError, match="questions must be texts, got None"):
+        memory.ask(None)
+    with pytest.raises(ValueError, match=r"whole characters, got 'what .*a cut emoji"):
+        memory.ask("what \ud83d")
+
+
+def test_the_estimate_of_a_part_is_that_of_a_video_of_its_length(model):
+    assert lc.estimate(model, 100.0, 60, start_s=70.0) == lc.estimate(model, 30.0, 60)
+    assert lc.estimate(model, 100.0, 60, start_s=70.0, end_s=90.0) == lc.estimate(model, 20.0, 60)
+    with pytest.raises(ValueError, match=r"start_s must be before .*100.0 s, got 200"):
+        lc.estimate(model, 100.0, 60, start_s=200.0)

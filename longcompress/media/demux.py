@@ -131,6 +131,11 @@ class Container:
             on_warning(f"{self.name}: {text}")
 
     @property
+    def end_s(self) -> float:
+        """Where the media ends, as far as it was read, or its part."""
+        return min(self._end_s() - self.start_s, self.length_s)
+
+    @property
     def reached_s(self) -> dict[str, float]:
         """Modality -> the time before which none of it comes any more."""
         reached_s = {}

@@ -139,6 +139,7 @@ class Reading(Iterator[Frames | Audio]):
         streams: modalities that will come, of "video" and "audio"; None if unknown.
         duration_s: the length in the header, true or not; None if unknown.
         reached_s: of a file, modality -> the time before which none of it comes any more.
+        end_s: of a file that was read through, where the media ends or its part; before it is None.
     """
 
     def __init__(
@@ -148,9 +149,15 @@ class Reading(Iterator[Frames | Audio]):
         self._items = items
         self.name, self.streams, self.duration_s = name, streams, duration_s
         self.reached_s: dict[str, float] = {}
+        self.end_s: float | None = None
 
     def __next__(self) -> Frames | Audio:
-        item = next(self._items)
+        try:
+            item = next(self._items)
+        except StopIteration:
+            if isinstance(self._items, _DecodeAhead):
+                self.end_s = self._items.container.end_s
+            raise
         if isinstance(self._items, _DecodeAhead):
             self.reached_s = self._items.reached_s
         return item
@@ -175,6 +182,7 @@ class _DecodeAhead(Iterator[Frames | Audio]):
     """The parts of a file, decoded in a thread a few chunks ahead; warnings come in the caller's thread."""
 
     def __init__(self, container: Container, on_warning: Callable[[str], object]) -> None:
+        self.container = container
         self._on_warning = on_warning
         self._warnings: deque[str] = deque()
         self._stop = container.handle.stop

@@ -111,7 +111,7 @@ def test_a_part_lasts_as_long_as_it_was_cut_and_its_times_are_its_own(samples_by
     assert content["duration_s"] == content["features"]["duration_s"] == pytest.approx(4.8)
     assert content["meta"]["split"] == [3.48, 8.28]
     whole = json.loads(samples_by_key["f"]["json"])
-    assert whole["duration_s"] == 10.0 and whole["video"] == content["video"]
+    assert whole["duration_s"] == pytest.approx(9.62) and whole["video"] == content["video"]
     record = Record(
         "f", "f.mkv", dialogues=((Turn("user", "When?"), Turn("assistant", "<t0>")),), meta=content["meta"]
     )
@@ -132,7 +132,7 @@ def test_a_part_outside_its_video_fails_by_name(model, video, tmp_path):
     assert (
         "f.mkv: there is nothing in its part from 100 to 120 s; the media ends at 9.6" in done["late"].reason
     )
-    assert "f.mkv: its part from 5.2 to 60 s goes on after its end at about 10.2 s" in done["long"].reason
+    assert "f.mkv: its part from 5.2 to 60 s goes on after its end at about 9.6 s" in done["long"].reason
     assert "events[0] 5 to 8 s is outside the video of 4 s" in done["event"].reason
 
 
