@@ -22,14 +22,14 @@ def load_tokenizer(base: str | Path) -> Any:
         raise
     file = getattr(tokenizer, "vocab_file", None)
     if file and Path(file).name == "tokenizer.model" and not Path(file).with_name("tokenizer.json").exists():
-        order_merges(tokenizer, file)
+        follow_sentencepiece(tokenizer, file)
     return tokenizer
 
 
-def order_merges(tokenizer: Any, file: str | Path) -> None:
-    """Order the merges of a tokenizer that transformers made of a sentencepiece file by their scores, as
-    sentencepiece does. transformers (5.23) orders them by id, which merges runs of spaces in LLaMA's first
-    instead of last."""
+def follow_sentencepiece(tokenizer: Any, file: str | Path) -> None:
+    """Make a tokenizer that transformers made of a sentencepiece file do as sentencepiece does. Merges go by
+    their scores; transformers (5.23) orders them by id, which merges runs of spaces in LLaMA's first instead
+    of last."""
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
 
@@ -38,4 +38,6 @@ def order_merges(tokenizer: Any, file: str | Path) -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if merges := state["model"].get("merges"):
         merges.sort(key=lambda pair: -score.get("".join(pair), 0.0))
+        if state["normalizer"] is None:  # a text, or one behind a special token, gets a space before its own
+            state["normalizer"] = {"type": "Replace", "pattern": {"Regex": r"\A "}, "content": "  "}
         tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

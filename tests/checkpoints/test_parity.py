@@ -65,7 +65,6 @@ def video(name="v0", duration_s=50.0):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_prompts_have_their_ids(llm, legacy):
-    """All but one: behind a typed "</s>" their tokenizer writes one more space than transformers 5."""
     tokenizer, config = load_tokenizer(llm[legacy]), vtimellm().llm
     expected = json.loads((GOLDEN / "tokens" / "expected.json").read_text())
     other = []
@@ -73,7 +72,7 @@ def test_prompts_have_their_ids(llm, legacy):
         before, after = around(tokenizer, config, question)
         if [*before, -200, *after] != want:
             other.append(question)
-    assert other == ["</s> in text"]
+    assert not other
 
 
 @pytest.mark.parametrize("stage", ["23"], indirect=True)  # their numbers are of all stages
