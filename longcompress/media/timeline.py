@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 
@@ -11,6 +12,8 @@ BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
 JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
 _RESYNC_S = 60.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS
 _PRIMING_S = 0.1  # decoders may need samples from before the start
+_WRAP = 1 << 33  # ticks after which the clock of MPEG streams begins anew
+_MPEG_TICK = Fraction(1, 90000)
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Timeline:
     def place(self, packet: av.Packet) -> float:
         """The packet's time in seconds from the start of the media; its stamps are moved. A packet without a
         credible stamp loses its stamps, and follows the one before."""
+        self._unwrap(packet)
         index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
         if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
             packet.pts, self.num_wrong = None, self.num_wrong + 1
@@ -83,6 +87,17 @@ class Timeline:
         if self.num_restarts and shift_s != self._shift_s:
             self._begin_after(track)
         return time_s
+
+    def _unwrap(self, packet: av.Packet) -> None:
+        """Undo turns of a 33-bit clock, and FFmpeg's own undoing, which takes a restart at 0 for a turn."""
+        stamp = packet.pts if packet.dts is None else packet.dts
+        if not self.may_restart or packet.time_base != _MPEG_TICK or stamp is None or not self._tracks:
+            return
+        near = self._tracks.get(packet.stream_index) or next(iter(self._tracks.values()))
+        near_ticks = (near.last_s - near.shift_s + self.origin_s) / float(_MPEG_TICK)
+        if ticks := round((near_ticks - stamp) / _WRAP) * _WRAP:
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
 
     def _begin_after(self, track: _Track) -> None:
         """A packet of the piece before came late (MPEG-TS holds back the last): the new piece begins after

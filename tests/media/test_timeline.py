@@ -66,6 +66,26 @@ def test_a_packet_of_the_piece_before_that_comes_late_pushes_the_new_piece_back(
     assert audio[-1] == 12000 + 10980 and timeline.num_restarts == 1
 
 
+@pytest.mark.parametrize("begin_s", [89.5, 95_400.0])
+def test_a_33_bit_clock_that_turns_or_restarts_at_0(begin_s):
+    """FFmpeg adds a turn to stamps that are a minute or more before the first, also after a restart at 0."""
+    turn = 1 << 33
+    first_s = int(begin_s * 25) / 25
+    whole = [first_s + k / 25 for k in range(3000)]  # turns after 43 s, in the second case
+    pieces = [whole] if begin_s > 1000 else [whole, [k / 25 for k in range(3000)]]
+    timeline = Timeline(first_s, may_restart=True)
+    times = []
+    for piece in pieces:
+        for second in piece:
+            ticks = round(second * 90000) % turn
+            ticks += turn if ticks < (first_s - 60) * 90000 else 0
+            packet = Packet(0, ticks, ticks, 3600, time_base=Fraction(1, 90000))
+            times.append(round(25 * timeline.place(packet), 3))
+            assert packet.pts == pytest.approx((first_s + times[-1] / 25) * 90000, abs=2)
+    assert times == list(range(3000 * len(pieces)))
+    assert timeline.num_restarts == len(pieces) - 1 and timeline.num_wrong == 0
+
+
 def test_a_jump_ahead_of_everything_is_closed_where_the_clock_may_restart():
     pieces = [packets(range(0, 5000, 40), range(0, 5000, 20))]
     pieces.append(packets(range(1_805_000, 1_810_000, 40), range(1_805_000, 1_810_000, 20)))
