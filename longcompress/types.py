@@ -13,6 +13,9 @@ STREAMS = ("video", "audio", "speech")
 """The order of streams, wherever it matters: of tokens, prompts, files and tables. Never alphabetical."""
 
 
+MAX_TIME_S = 1e8  # three years; times count from the start, those since 1970 are larger
+
+
 def stream_order(names: Iterable[str]) -> list[str]:
     """The names in the order of STREAMS, each once; ValueError for a name that is no stream."""
     names = set(names)

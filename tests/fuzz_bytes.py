@@ -30,6 +30,7 @@ from unittest import mock
 import yaml
 
 from longcompress.cli import main as cli
+from longcompress.cli.common import complain
 from longcompress.cli.parser import parse
 from longcompress.cli.train import RECIPES, recipe_of, train
 from longcompress.config import to_dict
@@ -119,7 +120,7 @@ class Bases:
 
     def judge(self, command: Callable[[], int], name: str, codes: Sequence[int], names: str) -> list[str]:
         """`faults_of` of a function that ends as a command does."""
-        said, faults = io.StringIO(), []
+        stderr, faults = io.StringIO(), []
         hooks = (mock.patch(f"{place}.load", self.load) for place in (
             "longcompress.presets", "longcompress.cli.shards",
         ))  # fmt: skip
@@ -128,7 +129,7 @@ class Bases:
                 stack.enter_context(hook)
             stack.enter_context(mock.patch.object(sys, "unraisablehook", lambda a: faults.append(str(a))))
             stack.enter_context(mock.patch.object(threading, "excepthook", lambda a: faults.append(str(a))))
-            stack.enter_context(contextlib.redirect_stderr(said))
+            stack.enter_context(contextlib.redirect_stderr(stderr))
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             try:
                 code = command()
@@ -137,7 +138,7 @@ class Bases:
                 at = ":".join(where[-1]) if where else ""
                 faults.append(f"{type(error).__name__} at {at}: {str(error)[:300]}")
                 code = None
-        lines = said.getvalue().splitlines()
+        lines = stderr.getvalue().splitlines()
         if code is not None and code not in codes:
             faults.append(f"exit code {code}, wanted one of {codes}: {lines[-1:]}")
         faults += [
@@ -146,6 +147,8 @@ class Bases:
         errors = [line for line in lines if line.startswith("longcompress: error: ")]
         if code not in (1, None) and (code == 0) == bool(errors):
             faults.append(f"exit code {code} with {len(errors)} errors")
+        if len(errors) > 1 and "make" not in name:  # which names each video that failed
+            faults.append(f"{len(errors)} errors: {errors}")
         faults += [f"no file or argument in: {line[:300]}" for line in errors if not re.search(names, line)]
         faults += [f"an error of {len(line)} characters: {line[:200]}" for line in errors if len(line) > 2000]
         return [f"{name}: {fault}" for fault in faults]
@@ -253,14 +256,15 @@ def _faults_of_output(out: Path, bases: Bases) -> list[str]:
 
 
 def _through_memory(path: Path, bases: Bases, folder: Path) -> list[str]:
-    out = folder / "out.srt"
     faults = bases.faults_of(["ask", str(path), "when is the ball seen"], (0, 3), path.name)
     faults += bases.faults_of(["ask", str(path), "what happens", "--json"], (0, 3), path.name)
-    return faults + bases.faults_of(["events", str(path), "--out", str(out)], (0, 3), path.name)
+    for out in (folder / "out.srt", folder / "out.edl"):
+        faults += bases.faults_of(["events", str(path), "--out", str(out)], (0, 3), path.name)
+    return faults
 
 
 def _through_shards(path: Path, bases: Bases, folder: Path) -> list[str]:
-    where = f"{path.name}|shard-"
+    where = f"{path.name}|shard-|error: v[01]: "
     faults = bases.faults_of(["shards", "verify", str(path)], (0, 1, 3), where)
     faults += bases.faults_of(["shards", "info", str(path)], (0, 3), where)
     faults += bases.judge(lambda: _read_batch(path, bases), "reader", (0, 3), where)
@@ -276,10 +280,10 @@ def _read_batch(folder: Path, bases: Bases) -> int:
         batches = BatchSampler(Mixture([load_index(folder)]), 3, 60, (8, 20), min_videos=2)
         for loaded in islice(ShardData(batches, bases.load(), QuestionConfig()), 1):
             for sample in loaded.bad:
-                print(f"longcompress: error: {sample.reason}", file=sys.stderr)
+                complain("error", f"{sample.key}: {sample.reason}")
                 return 3
     except (OSError, ValueError) as error:
-        print(f"longcompress: error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain("error", error)
         return 3
     return 0
 
@@ -295,7 +299,7 @@ def _through_records(path: Path, bases: Bases, folder: Path) -> list[str]:
 
 
 def _through_config(path: Path, bases: Bases, folder: Path) -> list[str]:
-    names = rf"{path.name}|--[a-z]|[a-z]+\.[a-z_]+"
+    names = rf"{path.name}|--[a-z]|[a-z]+[._][a-z_]+"
     if path.name == "recipe.yaml":
         words = [str(path), "--out", str(folder / "out")]
         return bases.judge(lambda: _parse_recipe(words), "train", (0, 2, 3), names)
@@ -309,7 +313,7 @@ def _parse_recipe(words: list[str]) -> int:
     try:
         parse("longcompress train", train, words, recipe=recipe_of(words))
     except (OSError, ValueError) as error:
-        print(f"longcompress: error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain("error", error)
         return 2
     return 0
 

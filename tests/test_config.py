@@ -26,7 +26,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
             r"unknown key 'video.blok'; VisionConfig has \['attention', 'base'",
         ),
         (ModelConfig, {"nope": 1}, r"unknown key 'nope'; ModelConfig has \['audio', 'budget', 'format'"),
-        (ModelConfig, {"video": {"layer": 2.5}}, r"^video.layer must be int, got 2.5"),
+        (ModelConfig, {"video": {"layer": 2.5}}, r"(^|json: )video.layer must be int, got 2.5"),
         (
             ModelConfig,
             {"segments": {"cut": "x"}},
