@@ -17,6 +17,7 @@ import yaml
 
 T = TypeVar("T")
 FORMAT = 1  # of a model's config
+MAX_RATE_FPS = 1000
 # Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in """
     3g2 3gp aac ac3 aiff amr apng asf avi divx dv f4v flac flv gif m1v m2ts m2v m4a m4v mka mkv mov mp2 mp3
@@ -66,6 +67,8 @@ class MediaConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
+        if self.rate_fps > MAX_RATE_FPS:
+            raise ValueError(f"rate_fps must be at most {MAX_RATE_FPS}, got {self.rate_fps}")
         if self.frames < 0 or self.frames == 1:
             raise ValueError(f"frames must be 0, or at least 2: the first and the last, got {self.frames}")
 
@@ -194,6 +197,18 @@ class MergeConfig:
     layout: Literal["patch", "frame"] = "patch"
     tokens_per_segment: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
 
+    def __post_init__(self) -> None:
+        rounds = self.schedule if isinstance(self.schedule, list) else []
+        is_share = isinstance(self.schedule, float) and 0 < self.schedule <= 0.5
+        if not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
+            raise ValueError(
+                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {self.schedule}"
+            )
+        if any(num < 1 for num in self.tokens_per_segment.values()):
+            raise ValueError(
+                f"tokens_per_segment must be >= 1 for each stream, got {self.tokens_per_segment}"
+            )
+
     def min_tokens(self, stream: str) -> int:
         """Fewest tokens of `stream` that a closed segment keeps."""
         return self.tokens_per_segment.get(stream, self.tokens_per_segment.get("*", 64))
@@ -234,6 +249,8 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "tokens", "buffer_ratio")
+        if not all(0 < weight < math.inf for weight in self.stream_weights.values()):
+            raise ValueError(f"stream_weights must be > 0 for each stream, got {self.stream_weights}")
 
     def stream_weight(self, stream: str) -> float:
         """Relative weight of `stream`."""

@@ -58,6 +58,10 @@ MEDIA = {  # suffix -> video codec, audio codec, pixel format, sample rate
 }  # fmt: skip
 TURNS = ("media", "memory", "media", "shards", "records", "config")  # kind of file, by seed
 KINDS = tuple(dict.fromkeys(TURNS))
+OPTIONS = (  # of `compress`, by the size of the file
+    "", "", "--media.frames 3", "--start 0.3 --end 1.2", "--media.decode keyframe --media.rate_fps 4",
+    "--keep-assignment --media.rate_fps 20 --media.fit crop --media.channels first",
+)  # fmt: skip
 LIMIT_S = 60
 MAX_BYTES = 6 << 30  # of addresses of a process
 FILES_A_PROCESS = 200
@@ -239,9 +243,9 @@ def faults_of(seed: int, bases: Bases, folder: Path) -> list[str]:
 
 
 def _through_media(path: Path, bases: Bases, folder: Path) -> list[str]:
-    out = folder / "out.lcm"
+    out, more = folder / "out.lcm", OPTIONS[path.stat().st_size % len(OPTIONS)].split()
     faults = bases.faults_of(["info", str(path)], (0, 3), path.name)
-    faults += bases.faults_of(["compress", str(path), "--out", str(out)], (0, 3), path.name)
+    faults += bases.faults_of(["compress", str(path), "--out", str(out), *more], (0, 3), path.name)
     return faults + _faults_of_output(out, bases)
 
 
