@@ -242,11 +242,7 @@ def _check(video: CompressedVideo, model: LongCompress | None) -> None:
     if not (video.budget > 0 and 0 <= video.duration_s <= MAX_TIME_S):
         raise ValueError(f"it has a budget of {video.budget} and lasts {video.duration_s} s")
     for name, tokens in video.streams.items():
-        times = torch.stack([tokens.time_s, tokens.start_s, tokens.end_s])
-        if not (times.abs() <= MAX_TIME_S).all() or not (tokens.end_s > tokens.start_s).all():
-            raise ValueError(f"times of stream {name!r} must be finite, each end after its start")
-        if not (tokens.size.isfinite() & (tokens.size > 0)).all():
-            raise ValueError(f"sizes of stream {name!r} must be > 0")
+        tokens.check(f"stream {name!r}")
     for name, numbers in video.assignment.items():
         if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(video.streams.get(name, ())):
             raise ValueError(f"assignment of stream {name!r} must be numbers of its tokens")

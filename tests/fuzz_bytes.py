@@ -27,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
+import torch
 import yaml
 
 from longcompress.cli import main as cli
@@ -45,16 +46,22 @@ from damage import damaged, damaged_json, damaged_memory, damaged_tensors, damag
 from models import model as make_model
 from videos import Video, write
 
-SMALL = Video(size=(32, 32), stamps=range(0, 1500, 100), beeps=(0.5,), audio_s=1.5, audio_hz=16000)
+SMALL = Video(
+    size=(32, 32), stamps=range(0, 1500, 100), beeps=(0.5,), audio_s=1.5, options={"threads": "1"}
+)  # fmt: skip
 EXACT = {"fflags": "+bitexact"}  # no random numbers in headers
-MEDIA = {  # suffix -> video codec, audio codec, pixel format, sample rate
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+MEDIA = {  # name of a file -> video codec, audio codec, pixel format, sample rate
     "mp4": ("libx264", "aac", "yuv420p", 16000), "mkv": ("libx264", "pcm_s16le", "yuv420p", 16000),
     "mov": ("mpeg4", "pcm_s16le", "yuv420p", 16000), "ts": ("libx264", "mp2", "yuv420p", 16000),
     "avi": ("mpeg4", "libmp3lame", "yuv420p", 16000), "webm": ("libvpx", "libopus", "yuv420p", 48000),
     "flv": ("flv", "libmp3lame", "yuv420p", 22050), "mpg": ("mpeg1video", "mp2", "yuv420p", 48000),
+    "wmv": ("wmv2", "libmp3lame", "yuv420p", 22050), "nut": ("ffv1", "flac", "yuv420p", 16000),
+    "fragments.mp4": ("libx264", "aac", "yuv420p", 16000), "gif": ("gif", None, "rgb8", 16000),
     "ogg": (None, "libopus", "", 48000), "wav": (None, "pcm_s16le", "", 16000),
-    "mp3": (None, "libmp3lame", "", 16000), "flac": (None, "flac", "", 16000),
-    "gif": ("gif", None, "rgb8", 16000),
+    "floats.wav": (None, "pcm_f32le", "", 16000), "mp3": (None, "libmp3lame", "", 16000),
+    "flac": (None, "flac", "", 16000), "aac": (None, "aac", "", 16000),
+    "aiff": (None, "pcm_s16be", "", 16000),
 }  # fmt: skip
 TURNS = ("media", "memory", "media", "shards", "records", "config")  # kind of file, by seed
 KINDS = tuple(dict.fromkeys(TURNS))
@@ -95,7 +102,7 @@ class Bases:
         for suffix, (codec, audio_codec, pix_fmt, rate_hz) in MEDIA.items():
             video = Video(**SMALL.__dict__ | {
                 "codec": codec, "audio_codec": audio_codec, "pix_fmt": pix_fmt, "audio_hz": rate_hz,
-                "container_options": EXACT, "layout": "mono",
+                "container_options": EXACT | (FRAGMENTS if "fragments" in suffix else {}), "layout": "mono",
                 "stamps": range(0, 1500, 40) if suffix == "mpg" else SMALL.stamps,
             })  # fmt: skip
             write(self.folder / f"base.{suffix}", video)
@@ -195,7 +202,10 @@ def _shards(rng: random.Random, bases: Bases, folder: Path) -> Path:
             samples = {key: read_members(file, of) for key, of in members_in(file, str(tar)).items()}
         members = samples[rng.choice(sorted(samples))]
         name = rng.choice(sorted(members))
-        members[name] = (damaged_json if name == "json" else damaged_tensors)(rng, members[name])
+        if rng.random() < 0.1:
+            members[rng.choice(("x", "speech.safetensors", "x.pkl"))] = members.pop(name)
+        else:
+            members[name] = (damaged_json if name == "json" else damaged_tensors)(rng, members[name])
         write_tar(tar, sorted(samples.items()))
     return where
 
@@ -282,7 +292,11 @@ def _read_batch(folder: Path, bases: Bases) -> int:
     """The exit code of the training reader's first batch."""
     try:
         batches = BatchSampler(Mixture([load_index(folder)]), 3, 60, (8, 20), min_videos=2)
-        for loaded in islice(ShardData(batches, bases.load(), QuestionConfig()), 1):
+        model = bases.load()
+        for loaded in islice(ShardData(batches, model, QuestionConfig()), 1):
+            if loaded.examples:
+                with torch.no_grad():
+                    model(**model.llm.collate(loaded.examples))
             for sample in loaded.bad:
                 complain("error", f"{sample.key}: {sample.reason}")
                 return 3

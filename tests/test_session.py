@@ -273,10 +273,10 @@ def test_a_memory_file_with_other_tensors_is_refused(model, saved, tensors, mess
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("end_s", 1e30, "times of stream 'video' must be finite, each end after its start"),
+        ("end_s", 1e30, "stream 'video': times must be finite, each end after its start"),
         ("end_s", -9.0, "each end after its start"),
-        ("time_s", torch.nan, "times of stream 'video' must be finite"),
-        ("size", 0.0, "sizes of stream 'video' must be > 0"),
+        ("time_s", torch.nan, "stream 'video': times must be finite"),
+        ("size", 0.0, "stream 'video': sizes must be finite and > 0"),
     ],
 )
 def test_a_memory_file_with_other_numbers_is_refused(model, saved, field, value, message):

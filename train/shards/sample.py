@@ -122,6 +122,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
         stream = features["streams"][name]
         tensors = _tensors(members, name, len(chunks), where)
         tokens = Tokens(tensors["x"].float(), *(tensors[k] for k in ("size", "time_s", "start_s", "end_s")))
+        tokens.check(f"{where}: member {name}.safetensors")
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
                 groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
@@ -227,6 +228,6 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str, hint: str = "") -> None:
-    for name in ("x", "metric", "size", "time_s", "start_s", "end_s"):
+    for name in ("x", "metric"):
         if not bool(torch.isfinite(tensors[name]).all()):
             raise ValueError(f"{where}: {name} is not finite{hint}")
