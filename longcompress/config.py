@@ -381,8 +381,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def load_config(kind: type[T], path: str | Path) -> T:
     """Read a config of `kind` from a JSON or YAML file; see `read_values` and `from_dict`."""
+    values = read_values(path)
     try:
-        return from_dict(kind, read_values(path))
+        return from_dict(kind, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -207,7 +207,9 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
                 described = {n: m for n, m in members.items() if n == JSON}
                 content = read_json(read_members(file, described), where)
                 made_with = features_of(content, where) if content.get("features") else {}
-                same = {k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with}
+                same: dict[str, Any] = {
+                    k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with
+                }
                 if features is not None and same != features:
                     raise ValueError(f"{where} has other encoders, segments or detail than those before it")
                 features = same
