@@ -309,7 +309,7 @@ def _read_batch(folder: Path, bases: Bases) -> int:
 def _through_records(path: Path, bases: Bases, folder: Path) -> list[str]:
     out = folder / "out"
     names = r"case|out\b|v0|v1"
-    faults = bases.faults_of(["shards", "make", str(path), "--out", str(out)], (0, 2, 3), names)
+    faults = bases.faults_of(["shards", "make", str(path), "--out", str(out)], (0, 3), names)
     if (out / "index.json").exists():
         faults += bases.faults_of(["shards", "verify", str(out)], (0,), names)
         faults += bases.judge(lambda: _read_batch(out, bases), "reader", (0, 3), names)
