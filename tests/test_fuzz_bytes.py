@@ -2,7 +2,8 @@
 
 import pytest
 
-from fuzz_bytes import KINDS, Bases, make_bases, run, seeds_of, write_case
+from fuzz_bytes import KINDS, run, seeds_of, write_case
+from fuzz_files import Bases, make_bases
 from models import model as make_model
 
 SEEDS = range(1, 301)
