@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 LMMS := .venv-lmms
 
-.PHONY: demo test test-fast fuzz test-gpu gpu-report test-lmms lint clean
+.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ N ?= 200
 SEED ?= 1
 fuzz: $(STAMP)
 	$(ENV) PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --num $(N) --seed $(SEED)
+
+# Small files with damaged bytes through the commands: make fuzz-bytes N=5000 SEED=1. It goes on likewise.
+fuzz-bytes: $(STAMP)
+	$(ENV) PYTHONPATH=.:tests $(BIN)/python tests/fuzz_bytes.py --num $(N) --seed $(SEED)
 
 # Needs a GPU, and PyTorch for CUDA in the environment of PYTHON. The kernels run compiled.
 test-gpu:

@@ -17,6 +17,7 @@ import yaml
 
 T = TypeVar("T")
 FORMAT = 1  # of a model's config
+MAX_RATE_FPS = 1000
 # Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in """
     3g2 3gp aac ac3 aiff amr apng asf avi divx dv f4v flac flv gif m1v m2ts m2v m4a m4v mka mkv mov mp2 mp3
@@ -66,6 +67,8 @@ class MediaConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
+        if self.rate_fps > MAX_RATE_FPS:
+            raise ValueError(f"rate_fps must be at most {MAX_RATE_FPS}, got {self.rate_fps}")
         if self.frames < 0 or self.frames == 1:
             raise ValueError(f"frames must be 0, or at least 2: the first and the last, got {self.frames}")
 
@@ -194,6 +197,18 @@ class MergeConfig:
     layout: Literal["patch", "frame"] = "patch"
     tokens_per_segment: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
 
+    def __post_init__(self) -> None:
+        rounds = self.schedule if isinstance(self.schedule, list) else []
+        is_share = isinstance(self.schedule, float) and 0 < self.schedule <= 0.5
+        if not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
+            raise ValueError(
+                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {self.schedule}"
+            )
+        if any(num < 1 for num in self.tokens_per_segment.values()):
+            raise ValueError(
+                f"tokens_per_segment must be >= 1 for each stream, got {self.tokens_per_segment}"
+            )
+
     def min_tokens(self, stream: str) -> int:
         """Fewest tokens of `stream` that a closed segment keeps."""
         return self.tokens_per_segment.get(stream, self.tokens_per_segment.get("*", 64))
@@ -234,6 +249,8 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "tokens", "buffer_ratio")
+        if not all(0 < weight < math.inf for weight in self.stream_weights.values()):
+            raise ValueError(f"stream_weights must be > 0 for each stream, got {self.stream_weights}")
 
     def stream_weight(self, stream: str) -> float:
         """Relative weight of `stream`."""
@@ -352,18 +369,23 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     from jsonargparse import ArgumentParser
 
+    _check_sections(kind, values)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=kind)
     try:
         config: T = parser.instantiate(parser.parse_object({"config": values})).config
-    except ArgumentError as error:
+    except (ArgumentError, OverflowError) as error:  # a whole number that no float can be
         raise ValueError(_message(str(error), kind)) from error
     return config
 
 
 def load_config(kind: type[T], path: str | Path) -> T:
     """Read a config of `kind` from a JSON or YAML file; see `read_values` and `from_dict`."""
-    return from_dict(kind, read_values(path))
+    values = read_values(path)
+    try:
+        return from_dict(kind, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
@@ -377,12 +399,28 @@ def read_values(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}")
     try:
-        values = yaml.safe_load(path.read_text())  # JSON is YAML too
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # JSON is YAML too
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config: {path} must be YAML or JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
     return values
+
+
+def _check_sections(kind: type, values: Mapping[str, Any]) -> None:
+    """ValueError where a section is no mapping (jsonargparse takes a text there for the name of a file), or a
+    field is null, which jsonargparse lets pass."""
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"unknown key {key!r}; {kind.__name__} has {sorted(hints)}")
+        hint = hints.get(key, Any)
+        if value is None and hint is not Any and type(None) not in typing.get_args(hint):
+            raise ValueError(f"{key} must not be null; leave it out for its default")
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{key} must be a mapping, got {value!r}")
+            _check_sections(typing.cast(type, hint), value)
 
 
 def _message(text: str, kind: type) -> str:
@@ -401,5 +439,5 @@ def _need(match: re.Match[str]) -> str:
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")

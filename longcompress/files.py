@@ -1,12 +1,14 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and JSON that may be anybody's."""
 
 import glob
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from platform import node
+from typing import Any
 from uuid import uuid4
 
 
@@ -37,6 +39,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; a ValueError that names `where` if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # of its signs, its bytes, a huge number, or its depth
+        raise ValueError(f"{where} is no JSON: {error}") from error
 
 
 def is_alive(pid: int) -> bool:

@@ -15,12 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .events.parse import join_events, parse_spans
-from .files import replacing
+from .files import parse_json, replacing
 from .llm.causal import Prefix
 from .model import LongCompress
-from .types import Answer, Cite, CompressedVideo, Event, Tokens
+from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
 FORMAT = 1
+HEADER: dict[str, type | tuple[type, ...]] = {  # its fields and their types
+    "sha256": str, "source": dict, "budget": int, "duration_s": (int, float), "identity": str,
+    "streams": list, "globals": list, "assignment": list,
+}  # fmt: skip
 FIELDS = ("x", "size", "time_s", "start_s", "end_s")
 WINDOW_BATCH = 8
 
@@ -109,7 +113,9 @@ class VideoMemory:
         window_s = config.events_window_s if window_s is None else window_s
         if not window_s > 0:
             raise ValueError(f"window_s must be > 0 seconds, got {window_s}")
-        num = max(1, math.ceil(self.duration_s / window_s))
+        ends = [float(tokens.end_s.max()) for tokens in self.streams.values() if len(tokens)]
+        last_s = min(self.duration_s, max(ends, default=0.0))  # later windows have nothing to ask about
+        num = max(1, math.ceil(last_s / window_s))
         starts = [window_s * i for i in range(num)]
         batches = [starts[i : i + WINDOW_BATCH] for i in range(0, num, WINDOW_BATCH)]
         events: list[Event] = []
@@ -165,13 +171,17 @@ class VideoMemory:
                 f"path {path} was made by other encoders than model {model.config.name!r} has; "
                 f"compress the video again with this model, or load the one that made it"
             )
-        video = CompressedVideo(
-            {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in header["streams"]},
-            {n: tensors[f"{n}.globals"] for n in header["globals"]},
-            header["budget"],
-            header["duration_s"],
-            {n: tensors[f"{n}.assignment"] for n in header["assignment"]},
-        )
+        try:
+            video = CompressedVideo(
+                {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in stream_order(header["streams"])},
+                {n: tensors[f"{n}.globals"] for n in stream_order(header["globals"])},
+                header["budget"],
+                header["duration_s"],
+                {n: tensors[f"{n}.assignment"] for n in stream_order(header["assignment"])},
+            )
+            _check(video, model)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"path {path} is no memory that can be read: {error}; make it anew") from error
         return cls(video, model, header["identity"], header["source"])
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -210,17 +220,39 @@ def read_header(path: Path) -> dict[str, Any]:
     """What a memory file says of itself; ValueError if it is none, cut, or of another format."""
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("longcompress", "null"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
         raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
+    header = parse_json(metadata.get("longcompress", "null"), f"path {path}: its header")
     if not isinstance(header, dict):
         raise ValueError(f"path {path} is a safetensors file but not a memory file; make one with `compress`")
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         raise ValueError(
-            f"path {path} has format {header['format']}, this version reads {FORMAT}; "
+            f"path {path} has format {header.get('format')}, this version reads {FORMAT}; "
             f"make it anew with `longcompress compress`"
         )
+    for name, kind in HEADER.items():
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"path {path}: {name} of its header is {header.get(name)!r}; make it anew")
+    if not isinstance(header["source"].get("name", ""), str):
+        raise ValueError(f"path {path}: the name of its source must be a text; make it anew")
     return header
+
+
+def _check(video: CompressedVideo, model: LongCompress | None) -> None:
+    """ValueError for numbers that no video gives, or tokens that the model can't read."""
+    if not (video.budget > 0 and 0 <= video.duration_s <= MAX_TIME_S):
+        raise ValueError(f"it has a budget of {video.budget} and lasts {video.duration_s} s")
+    for name, tokens in video.streams.items():
+        tokens.check(f"stream {name!r}")
+    for name, numbers in video.assignment.items():
+        if numbers.numel() and not 0 <= numbers.min() <= numbers.max() < len(video.streams.get(name, ())):
+            raise ValueError(f"assignment of stream {name!r} must be numbers of its tokens")
+    widths = None if model is None else {name: encoder.width for name, encoder in model.encoders.items()}
+    for name, x in [*((n, t.x) for n, t in video.streams.items()), *video.globals.items()]:
+        is_fine = x.dim() == 2 and bool(x.isfinite().all())
+        if not is_fine or (widths is not None and x.shape[1] != widths.get(name)):
+            raise ValueError(f"tokens of stream {name!r} must be finite, and as wide as the model's encoder")
 
 
 def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **options: Any) -> list[Answer]:
@@ -239,5 +271,5 @@ def _hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()

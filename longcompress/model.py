@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -136,10 +137,15 @@ class LongCompress(nn.Module):
         """
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
-        model = cls.from_config(
-            config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
-        )
-        model.load_own(folder / "model.safetensors")
+        try:
+            model = cls.from_config(
+                config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
+            )
+            model.load_own(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise ValueError(
+                f"model: weights in {folder} are cut or damaged ({error}); copy it again"
+            ) from error
         if (folder / "adapter").is_dir():
             from peft import PeftModel
 
@@ -237,11 +243,13 @@ class LongCompress(nn.Module):
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
         values = load_file(path)
-        want = {k for k in self.state_dict() if k.startswith(OWN)}
-        if set(values) != want:
+        want = {k: v.shape for k, v in self.state_dict().items() if k.startswith(OWN)}
+        missing, unknown = sorted(want.keys() - values), sorted(values.keys() - want)
+        other = sorted(k for k in want.keys() & values if values[k].shape != want[k])
+        if missing or unknown or other:
             raise ValueError(
-                f"{path} must hold exactly this model's own parameters; missing {sorted(want - set(values))}"
-                f", unknown {sorted(set(values) - want)}"
+                f"{path} must hold exactly this model's own parameters; missing {missing}, "
+                f"unknown {unknown}, of another shape {other}"
             )
         self.load_state_dict(values, strict=False)
 

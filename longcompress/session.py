@@ -23,11 +23,10 @@ from .media.reader import Reading
 from .memory import VideoMemory
 from .model import LongCompress
 from .serialize import pack, unpack
-from .types import Answer, Audio, Encoded, Frames, Segment
+from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
 FORMAT = 1  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
-MAX_TIME_S = 1e8  # three years; times count from the start, those since 1970 are larger
 
 
 @dataclass(frozen=True)

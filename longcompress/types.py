@@ -12,6 +12,8 @@ from torch import Tensor
 STREAMS = ("video", "audio", "speech")
 """The order of streams, wherever it matters: of tokens, prompts, files and tables. Never alphabetical."""
 
+MAX_TIME_S = 1e8  # three years; times count from the start, those since 1970 are larger
+
 
 def stream_order(names: Iterable[str]) -> list[str]:
     """The names in the order of STREAMS, each once; ValueError for a name that is no stream."""
@@ -170,6 +172,15 @@ class Tokens:
     def num_bytes(self) -> int:
         """Bytes of features, sizes and times."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def check(self, where: str) -> None:
+        """ValueError for numbers that no video gives, as a damaged file has them."""
+        times = torch.stack([self.time_s, self.start_s, self.end_s])
+        is_in_order = bool((times.abs() <= MAX_TIME_S).all() and (self.end_s > self.start_s).all())
+        _need(is_in_order, f"{where}: times must be finite, each end after its start")
+        is_sized = bool((self.size.isfinite() & (self.size > 0)).all())
+        _need(is_sized, f"{where}: sizes must be finite and > 0")
+        _need(bool(self.x.isfinite().all()), f"{where}: x is not finite")
 
     def take(self, index: Tensor | slice) -> Self:
         """The tokens at `index` (n,) int64, bool (N,) or a slice, in that order."""

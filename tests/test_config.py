@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from longcompress.config import MergeConfig, ModelConfig, VisionConfig, from_dict, load_config
+from longcompress.config import BudgetConfig, MergeConfig, ModelConfig, VisionConfig, from_dict, load_config
 
 
 def test_a_config_comes_back_from_its_values(tmp_path):
@@ -26,7 +26,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
             r"unknown key 'video.blok'; VisionConfig has \['attention', 'base'",
         ),
         (ModelConfig, {"nope": 1}, r"unknown key 'nope'; ModelConfig has \['audio', 'budget', 'format'"),
-        (ModelConfig, {"video": {"layer": 2.5}}, r"^video.layer must be int, got 2.5"),
+        (ModelConfig, {"video": {"layer": 2.5}}, r"(^|json: )video.layer must be int, got 2.5"),
         (
             ModelConfig,
             {"segments": {"cut": "x"}},
@@ -35,6 +35,16 @@ def test_a_config_comes_back_from_its_values(tmp_path):
         (MergeConfig, {"schedule": "a"}, r"schedule: .*\[float, list\[int\]\] .* Given value: a"),
         (ModelConfig, {"format": 3}, "format must be 1, got 3; upgrade longcompress"),
         (ModelConfig, {"segments": {"length_s": 0}}, "length_s must be > 0, got 0"),
+        (ModelConfig, {"segments": {"length_s": float("inf")}}, r"length_s must be (> 0|float), got [iI]nf"),
+        (ModelConfig, {"media": 2.0}, "media must be a mapping, got 2.0"),
+        (ModelConfig, {"media": "config.json"}, "media must be a mapping, got 'config.json'"),
+        (ModelConfig, {"video": {"reuse_below": None}}, "reuse_below must not be null; leave it out"),
+        (ModelConfig, {"media": {"rate_fps": 10**400}}, "too large to convert to float"),
+        (ModelConfig, {"media": {"rate_fps": 1e9}}, "rate_fps must be at most 1000, got 1000000000.0"),
+        (MergeConfig, {"schedule": 0.9}, r"schedule must be a fraction in \(0, 0.5\] or a list of pairs"),
+        (MergeConfig, {"schedule": []}, r"schedule must be .* got \[\]"),
+        (MergeConfig, {"tokens_per_segment": {"*": 0}}, "tokens_per_segment must be >= 1 for each stream"),
+        (BudgetConfig, {"stream_weights": {"*": -1.0}}, "stream_weights must be > 0 for each stream"),
     ],
 )
 def test_values_that_no_config_has(kind, values, message, tmp_path):
@@ -46,6 +56,13 @@ def test_values_that_no_config_has(kind, values, message, tmp_path):
 
 
 def test_files_that_hold_no_config(tmp_path):
+    for data in (b"name: \xff", b"name: " + b"[" * 20_000, b"name: [", b"name: \0"):
+        (tmp_path / "bytes.yaml").write_bytes(data)
+        with pytest.raises(ValueError, match=r"config: .*bytes.yaml must be YAML or JSON"):
+            load_config(ModelConfig, tmp_path / "bytes.yaml")
+    (tmp_path / "key.yaml").write_text("1: 2")
+    with pytest.raises(ValueError, match=r"key.yaml: unknown key 1; ModelConfig has \['audio'"):
+        load_config(ModelConfig, tmp_path / "key.yaml")
     with pytest.raises(FileNotFoundError, match=r"config: no file .*none.json"):
         load_config(ModelConfig, tmp_path / "none.json")
     (tmp_path / "config.yaml").write_text("[1, 2]")

@@ -9,13 +9,19 @@ import threading
 import pytest
 
 import longcompress as lc
-from longcompress.files import replacing, usual_modes
+from longcompress.files import parse_json, replacing, usual_modes
 from longcompress.media.reader import arrays
 from longcompress.session import compress
 
 from clips import make_clip
 from models import model as make_model
 from videos import Video, write
+
+
+@pytest.mark.parametrize("text", ["{", b"\xff", "[" * 100_000, "1" * 5000])
+def test_what_is_no_json_is_named(text):
+    with pytest.raises(ValueError, match="here is no JSON: "):
+        parse_json(text, "here")
 
 
 @pytest.fixture

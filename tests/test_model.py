@@ -72,3 +72,21 @@ def test_encoders_alone_are_estimated_without_a_prompt():
         want.stream_tokens,
     )
     assert got.context is None and got.fits is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "lm/model.safetensors", "video/model.safetensors"])
+def test_weights_that_were_cut_are_named(tmp_path, name):
+    models.model().save_pretrained(tmp_path, include_base=True)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"model: weights in {tmp_path} are cut or damaged"):
+        LongCompress.from_pretrained(tmp_path)
+
+
+def test_own_weights_of_another_shape_are_named(tmp_path):
+    models.model().save_pretrained(tmp_path, include_base=True)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"max_offset_s": 16', '"max_offset_s": 17'))
+    with pytest.raises(
+        ValueError, match=r"missing \[\], unknown \[\], of another shape \['llm.time.table'\]"
+    ):
+        LongCompress.from_pretrained(tmp_path)

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import longcompress as lc
+from longcompress import memory as memories
 from longcompress.media.reader import arrays
 from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress
 from longcompress.synthetic.scenes import make_scene, write_video
@@ -223,16 +226,74 @@ def test_a_memory_of_other_encoders_is_refused(saved):
         lc.load_memory(saved, other)
 
 
-def test_a_newer_memory_file_is_refused(model, saved):
-    head = int.from_bytes(saved.read_bytes()[:8], "little")
-    data = saved.read_bytes()
-    values = json.loads(data[8 : 8 + head])
-    own = json.loads(values["__metadata__"]["longcompress"])
-    values["__metadata__"]["longcompress"] = json.dumps(own | {"format": 99})
-    new = json.dumps(values).encode()
-    saved.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + head :])
-    with pytest.raises(ValueError, match="format 99, this version reads 1"):
+def rewrite(path, header=None, tensors=None):
+    """Change fields of a memory file's header and some of its tensors, and mend its hash."""
+    with safe_open(path, "pt") as file:
+        own = json.loads(file.metadata()["longcompress"]) | (header or {})
+        values = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118
+    own["sha256"] = memories._hash(values) if tensors else own["sha256"]
+    save_file(values, path, {"longcompress": json.dumps(own)})
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"format": 99}, "format 99, this version reads 1"),
+        ({"streams": 3}, "streams of its header is 3; make it anew"),
+        ({"source": {"name": 3}}, "the name of its source must be a text"),
+        ({"duration_s": 1e300}, r"a budget of 20 and lasts 1e\+300 s"),
+        ({"budget": -1}, "a budget of -1"),
+        ({"streams": ["video", "speech"]}, "no memory that can be read: 'speech.x'; make it anew"),
+        ({"streams": ["other"]}, r"streams must be of .* got 'other'"),
+        ({"streams": [["video"]]}, "no memory that can be read: unhashable"),
+    ],
+)
+def test_a_memory_file_with_another_header_is_refused(model, saved, header, message):
+    rewrite(saved, header)
+    with pytest.raises(ValueError, match=rf"video\.lcm.*{message}"):
         lc.load_memory(saved, model)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"video.x": torch.zeros(3, 32)}, r"Tokens.size must be \(N,\)"),
+        ({"video.x": torch.tensor(1.0)}, r"Tokens.x must be \(N, C\)"),
+        ({"video.globals": torch.full((2, 32), torch.nan)}, "tokens of stream 'video' must be finite"),
+        ({"video.globals": torch.zeros(2, 31)}, ".*and as wide as the model's encoder"),
+        ({"video.assignment": torch.tensor([99])}, "assignment of stream 'video' must be numbers of its"),
+    ],
+)
+def test_a_memory_file_with_other_tensors_is_refused(model, saved, tensors, message):
+    rewrite(saved, {"assignment": ["video"]} if "video.assignment" in tensors else None, tensors)
+    with pytest.raises(ValueError, match=rf"video\.lcm is no memory that can be read: {message}"):
+        lc.load_memory(saved, model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("end_s", 1e30, "stream 'video': times must be finite, each end after its start"),
+        ("end_s", -9.0, "each end after its start"),
+        ("time_s", torch.nan, "stream 'video': times must be finite"),
+        ("size", 0.0, "stream 'video': sizes must be finite and > 0"),
+    ],
+)
+def test_a_memory_file_with_other_numbers_is_refused(model, saved, field, value, message):
+    tensor = getattr(lc.load_memory(saved, model).streams["video"], field).clone()
+    tensor[0] = value
+    rewrite(saved, tensors={f"video.{field}": tensor})
+    with pytest.raises(ValueError, match=message):
+        lc.load_memory(saved, model)
+
+
+def test_events_are_asked_of_windows_up_to_the_last_token(model, saved):
+    rewrite(saved, {"duration_s": 9e7})
+    long = lc.load_memory(saved, model)
+    asked = []
+    long.ask_all = lambda questions: asked.extend(questions) or []
+    long.events(window_s=2.0)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(

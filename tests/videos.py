@@ -47,7 +47,7 @@ def write(path: Path, spec: Video) -> Path:
             video = container.add_stream(spec.codec, rate=25, options=spec.options)
             video.width, video.height = spec.size
             video.pix_fmt = spec.pix_fmt
-            video.codec_context.time_base = Fraction(1, 25 if spec.codec == "mpeg4" else TICKS)
+            video.codec_context.time_base = Fraction(1, 25 if str(spec.codec).startswith("mpeg") else TICKS)
             if spec.rotation:
                 video.set_display_rotation(spec.rotation)
         if spec.audio_codec:

@@ -20,7 +20,6 @@ Events may overlap. Reading warns of those once, and `shards make` writes their 
 """
 
 import hashlib
-import json
 import math
 import re
 import unicodedata
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import VIDEO_SUFFIXES
+from ..files import parse_json
 from ..types import Event
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def part_of(split: Any) -> tuple[float, float]:
     """(start_s, end_s) of a `split`; a ValueError if it is none."""
     try:
         start_s, end_s = map(float, split)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         start_s = end_s = math.nan
     if not 0 <= start_s < end_s < math.inf:
         raise ValueError(f"split must be [start_s, end_s] with 0 <= start_s < end_s, got {split!r}")
@@ -151,14 +151,6 @@ def read_records(source: str | Path) -> list[Record]:
     return sorted(records, key=lambda record: record.key)
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; a ValueError that names `where` if it is none."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
-
-
 def parse_record(value: Any, folder: Path, where: str) -> Record:
     """A record from a JSON value.
 
@@ -182,13 +174,17 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
     duration_s = value.get("duration_s")
     try:
         meta = dict(value.get("meta") or {})
+        if not isinstance(meta.get("token") or {}, dict):
+            raise ValueError(
+                f"meta.token must be an object of symbols and seconds, got {str(meta['token'])[:60]}"
+            )
         part = part_of(meta["split"]) if meta.get("split") else None
         key = slug(str(value["key"])) if value.get("key") else part_key(Path(value["video"]).stem, part)
         length = None if duration_s is None else _Reader(value, "").number("duration_s")
+        # annotations that can't be read are faults of this record alone
+        lines = [str(fault) for fault in _list(value.get("faults"), "faults")]
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
-    # annotations that can't be read are faults of this record alone
-    lines = [str(fault) for fault in value.get("faults") or ()]
 
     def each(name: str, parse: Callable[[Any, str], T]) -> list[T]:
         out = []
@@ -312,7 +308,7 @@ class _Reader:
         got = self.field(name)
         try:
             number = math.nan if isinstance(got, bool) else float(got)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise ValueError(f"{self.where} {name} must be a number of seconds, got {got!r}".strip())
@@ -351,7 +347,9 @@ def read_text(path: Path) -> str:
 def _of_video(path: Path) -> Record:
     annotations = path.with_suffix(".json")
     value = parse_json(annotations.read_bytes(), str(annotations)) if annotations.is_file() else {}
-    return parse_record({"key": path.stem} | value | {"video": path.name}, path.parent, str(annotations))
+    if isinstance(value, dict):
+        value = {"key": path.stem} | value | {"video": path.name}
+    return parse_record(value, path.parent, str(annotations))
 
 
 def _of_lines(path: Path) -> Iterator[Record]:

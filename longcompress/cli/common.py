@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import MediaConfig, ModelConfig, from_dict, read_values
+from ..config import MediaConfig, ModelConfig, load_config, read_values, to_dict
 from .defaults import with_defaults
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import: only command
     from ..model import LongCompress
 
 QUIET = ContextVar("quiet", default=False)  # whether to say nothing but errors
+LONGEST = 1500  # signs of a line on standard error
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ def load_model(options: ModelOptions) -> "LongCompress":
     """The model, with the changes to its config."""
     changes = options.changes
     if options.config is not None:
-        values = read_values(options.config)
-        from_dict(ModelConfig, values)  # names and types are checked before the model is loaded
+        whole = to_dict(load_config(ModelConfig, options.config))  # checked before the model is loaded
+        values = {
+            name: {key: whole[name][key] for key in part} if isinstance(part, dict) else {}
+            for name, part in read_values(options.config).items()
+        }
         changes = {name: {**values.get(name, {}), **changes.get(name, {})} for name in {**values, **changes}}
     from ..presets import load
 
@@ -238,5 +242,8 @@ def bars() -> bool:
 
 def complain(kind: str, what: object) -> None:
     """A line on standard error."""
-    if not (QUIET.get() and kind in ("warning", "note")):
-        print(f"longcompress: {kind}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)
+    if QUIET.get() and kind in ("warning", "note"):
+        return
+    text = " ".join(str(what).split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # a damaged file may be quoted in it
+    print(f"longcompress: {kind}: {text}", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from ..train.shards import make as shards
 from ..train.shards.index import Index, load_index, make_index
 from ..train.tiny.shards import synthetic_shards
 from ..types import stream_order
-from .common import bars, check_positive, complain, folder_of, reading, writing
+from .common import Failed, bars, check_positive, complain, folder_of, reading, writing
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ class JobOptions:
         """Report the results and pack all parts, unless some of the job may be missing; the exit code."""
         code = _report(results, folder)
         if int(self.shard.split("/")[1]) == 1:
-            packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+            try:
+                packed = shards.pack(folder, records, shard_bytes=shard_mb << 20, progress=bars())
+            except ValueError as error:  # of the videos: an argument would have failed before them
+                raise Failed(3, str(error)) from error
             _print_index(folder, packed)
         return code
 

@@ -61,7 +61,7 @@ def train(
 
 def recipe_of(words: Sequence[str]) -> Any:
     """The recipe that the first of these words names; without one, the overfit check's or an empty stage."""
-    from ..config import from_dict, read_values
+    from ..config import load_config, read_values
     from ..train.stages import StageRecipe
     from ..train.tiny.recipe import TinyRecipe
 
@@ -75,9 +75,8 @@ def recipe_of(words: Sequence[str]) -> Any:
             raise FileNotFoundError(f"train: no recipe {path}")
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"train: no recipe {name!r}; give one of {known}, or a YAML file")
-    values = read_values(path)
     # only the embedded model mixes clips
-    return from_dict(TinyRecipe if "mixes" in values else StageRecipe, values)
+    return load_config(TinyRecipe if "mixes" in read_values(path) else StageRecipe, path)
 
 
 def _check_text(result: dict[str, Any]) -> str:

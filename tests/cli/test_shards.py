@@ -47,6 +47,13 @@ def test_shares_then_all_then_the_exit_code_of_a_bad_video(folder, capsys):
     assert '"key": "c"' in manifest and '"status": "failed"' in manifest
 
 
+def test_videos_of_which_none_can_be_used_are_unreadable_input(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"none")
+    assert main(["shards", "make", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 3
+    assert "none of 1 videos could be used; parts/a.failed.json says why" in capsys.readouterr().err
+
+
 def test_verify_says_what_is_wrong(folder, capsys):
     where, _ = folder
     assert main(["shards", "verify", str(where / "out")]) == 0

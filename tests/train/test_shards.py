@@ -216,6 +216,11 @@ class TestBad:
         [
             (lambda m: m.pop("json"), "member json is missing"),
             (lambda m: m.update(json=b"{"), "no JSON"),
+            (lambda m: m.update(json=b'{"features": 3}'), "sample 'a': member json holds no features"),
+            (
+                lambda m: m.update(json=b'{"duration_s": "x"}'),
+                "duration_s must be a number of seconds, got 'x'",
+            ),
             (lambda m: m.update({"old.pkl": b"x"}), "is a pickle, which is never read"),
         ],
     )
@@ -237,6 +242,9 @@ class TestBad:
             (lambda t: t.update(size=t["size"].double()), "size must be torch.float32, got torch.float64"),
             (lambda t: t.update(time_s=t["time_s"][1:]), "shapes don't fit"),
             (lambda t: t["x"].fill_(float("nan")), "x is not finite"),
+            (lambda t: t["time_s"].fill_(float("nan")), "times must be finite, each end after its start"),
+            (lambda t: t["size"].fill_(0.0), "sizes must be finite and > 0"),
+            (lambda t: t.update(x=t["x"][0, 0]), "shapes don't fit"),
             (lambda t: t["offsets"].add_(1), "offsets must rise from 0"),
         ],
     )
@@ -247,6 +255,36 @@ class TestBad:
         members["video.safetensors"] = save(tensors)
         with pytest.raises(ValueError, match=f"here: member video.safetensors.*{match}"):
             read_sample(members, "here")
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda f: f.update(streams={"video": {}}), "can't be read: KeyError"),
+            (lambda f: f.update(streams={"x": {}}), "can't be read: ValueError"),
+            (
+                lambda f: f.update(chunks=[[0, 1, 2]]),
+                "lengths, chunks or counts of member json are no numbers",
+            ),
+            (lambda f: f.update(duration_s=float("nan")), "lengths, chunks or counts"),
+            (lambda f: f["streams"]["video"].update(tokens=-1), "lengths, chunks or counts"),
+            (lambda f: f.pop("duration_s"), "holds no features"),
+        ],
+    )
+    def test_features_that_can_not_be(self, dataset, change, match):
+        members = dict(dataset.read(0))
+        content = json.loads(members["json"])
+        change(content["features"])
+        with pytest.raises(ValueError, match=f"here: .*{match}"):
+            read_sample(members | {"json": json.dumps(content).encode()}, "here")
+
+    def test_a_summary_of_another_width(self, dataset):
+        members = dict(dataset.read(0))
+        tensors = load(members["video.safetensors"])
+        tensors["summary"] = tensors["summary"][:, 1:].contiguous()
+        with pytest.raises(
+            ValueError, match=r"here: summary of stream 'video' must be \(E, C\), got \(2, 31\)"
+        ):
+            read_sample(members | {"video.safetensors": save(tensors)}, "here")
 
     def test_a_stream_that_is_gone_or_cut(self, dataset):
         members = dict(dataset.read(0))
@@ -296,11 +334,21 @@ class TestBad:
             ('{"key": "a"}', 'must be an object with "video"'),
             ('{"video": "a.mp4", "evnts": []}', "'evnts' is no field of a record"),
             ('{"video": "a.mp4"}\n{"video": "b/a.mkv"}', "key 'a' stands for 2 records"),
+            ('{"video": "a.mp4", "meta": {"token": 3}}', "meta.token must be an object of symbols"),
+            ('{"video": "a.mp4", "faults": 3}', "faults must be a list, got '3'"),
+            (
+                '{"video": "a.mp4", "duration_s": 1' + "0" * 400 + "}",
+                "duration_s must be a number of seconds",
+            ),
             ("", "no video in it"),
         ):
             path.write_text(text)
             with pytest.raises(ValueError, match=match):
                 read_records(path)
+        (tmp_path / "v.mp4").touch()
+        (tmp_path / "v.json").write_text("3")
+        with pytest.raises(ValueError, match=r"v.json: a record must be an object"):
+            read_records(tmp_path)
         with pytest.raises(FileNotFoundError, match="no folder of videos and no JSONL"):
             read_records(tmp_path / "none")
         with pytest.raises(ValueError, match="must have a letter"):
@@ -317,7 +365,28 @@ class TestBad:
     def test_an_index_that_is_none(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no index"):
             indexes.load_index(tmp_path)
-        for text, match in (("{}", "is no index"), ('{"format": 9}', "this version reads 1")):
+        shard = {"name": "x.tar", "num_bytes": 9, "sha256": "0" * 64}
+        sample = {
+            "key": "a",
+            "shard": 0,
+            "members": {"json": [0, 9]},
+            "duration_s": 1.0,
+            "tokens": {"video": 3},
+        }
+        whole = {"format": 1, "shards": [shard], "samples": [sample], "features": {}}
+        (tmp_path / "index.json").write_text(json.dumps(whole))
+        assert len(indexes.load_index(tmp_path)) == 1
+        for text, match in (
+            ("{}", "is no index"), ("[" * 20_000, "is no index"), ('{"format": 9}', "this version reads 1"),
+            (json.dumps(whole | {"shards": [shard | {"name": 3}]}), "a shard has a name, bytes and a sha256"),
+            *((json.dumps(whole | {"samples": [sample | change]}), match) for change, match in (
+                ({"shard": 1}, "sample 'a' has a wrong key, number or length"),
+                ({"duration_s": float("nan")}, "sample 'a' has a wrong"),
+                ({"members": {"json": [0, "9"]}}, "sample 'a' has a wrong"),
+                ({"members": None}, "is no index of shards"),
+                ({"tokens": {"x": 3}}, "streams must be of"),
+            )),
+        ):  # fmt: skip
             (tmp_path / "index.json").write_text(text)
             with pytest.raises(ValueError, match=match):
                 indexes.load_index(tmp_path)

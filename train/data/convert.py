@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...config import VIDEO_SUFFIXES
-from ...files import replacing
-from ..records import Record, Turn, events_of, parse_json, part_key, part_of, sorted_events
+from ...files import parse_json, replacing
+from ..records import Record, Turn, events_of, part_key, part_of, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}

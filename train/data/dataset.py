@@ -107,6 +107,7 @@ class ShardData(IterableDataset[Loaded]):
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room.of(model.llm)
+        self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
         parts = world * accumulate  # batches are formed without knowing them; each must get a sample
         if (
             batches.min_videos < parts
@@ -180,6 +181,12 @@ class ShardData(IterableDataset[Loaded]):
         if len(names) > 1 and generator.random() < config.drop_stream:
             state = without(state, names[int(generator.integers(len(names)))])
         video = state.compress(budget)
+        for name, tokens in video.streams.items():
+            if tokens.x.shape[1] != self.widths.get(name):
+                raise ValueError(
+                    f"{where}: features of stream {name!r} are {tokens.x.shape[1]} wide, those of the model "
+                    f"{self.widths.get(name)}; make them again"
+                )
         record = parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)

@@ -1,6 +1,7 @@
 """What is in which shard, and the order it is read in: a pure function of a seed, an epoch and a position."""
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...files import replacing
+from ...files import parse_json, replacing
+from ...types import stream_order
 from .remote import Remote
-from .sample import JSON, read_json
+from .sample import JSON, features_of, read_json
 from .tar import Member, members_in, read_members, sha256_of
 
 INDEX = "index.json"
@@ -32,6 +34,10 @@ class Shard:
     name: str
     num_bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and isinstance(self.sha256, str) and type(self.num_bytes) is int):
+            raise TypeError(f"a shard has a name, bytes and a sha256, got {self}")
 
 
 @dataclass(frozen=True)
@@ -145,19 +151,17 @@ def load_index(
         raise FileNotFoundError(
             f"no index {path}; make one with `longcompress shards index FOLDER`"
         ) from error
-    try:
-        content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has format {content['format']}, this version reads {FORMAT}; make it again with "
-                "`longcompress shards index FOLDER`"
-            )
-        shards = tuple(Shard(**s) for s in content["shards"])
-        entries = tuple(
-            Entry(**sample | {"members": {n: Member(*m) for n, m in sample["members"].items()}})
-            for sample in content["samples"]
+    content = parse_json(text, f"{path} is no index of shards: it")
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path} has format {content['format']}, this version reads {FORMAT}; make it again with "
+            "`longcompress shards index FOLDER`"
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    try:
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        entries = tuple(_entry(sample, len(shards)) for sample in content["samples"])
+        features = dict(content["features"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); make it again") from error
     for shard in shards:  # of a stranger's index: they must lie beside it, and a hash names a file in a cache
         pure = PurePosixPath(shard.name)
@@ -165,7 +169,19 @@ def load_index(
             raise ValueError(f"{path}: shard {shard.name!r} must be a file beside the index")
         if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
             raise ValueError(f"{path}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
-    return Index(where, shards, entries, content["features"])
+    return Index(where, shards, entries, features)
+
+
+def _entry(sample: Any, num_shards: int) -> Entry:
+    """An entry of a JSON object; KeyError, TypeError, ValueError or AttributeError if it is none."""
+    entry = Entry(**sample | {"members": {n: Member(*m) for n, m in sample["members"].items()}})
+    counts = [entry.shard, *entry.tokens.values()]
+    counts += [count for m in entry.members.values() for count in (m.offset, m.num_bytes)]
+    is_fine = isinstance(entry.key, str) and all(type(count) is int and count >= 0 for count in counts)
+    if not (is_fine and entry.shard < num_shards and 0 <= entry.duration_s < math.inf):
+        raise ValueError(f"sample {entry.key!r:.80} has a wrong key, number or length")
+    stream_order(entry.tokens)
+    return entry
 
 
 def make_index(folder: str | Path, *, progress: bool = True) -> Index:
@@ -196,15 +212,23 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
                 seen[key] = path.name
                 described = {n: m for n, m in members.items() if n == JSON}
                 content = read_json(read_members(file, described), where)
-                made_with = content.get("features") or {}
-                same = {k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with}
+                made_with = features_of(content, where) if content.get("features") else {}
+                same: dict[str, Any] = {
+                    k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with
+                }
                 if features is not None and same != features:
                     raise ValueError(f"{where} has other encoders, segments or detail than those before it")
                 features = same
                 tokens = {name: stream["tokens"] for name, stream in made_with.get("streams", {}).items()}
-                duration_s = float(made_with.get("duration_s") or content.get("duration_s") or 0.0)
+                duration_s = _seconds(made_with.get("duration_s") or content.get("duration_s"), where)
                 entries.append(Entry(key, number, members, duration_s, tokens))
             shards.append(Shard(path.name, path.stat().st_size, sha256_of(path)))
     index = Index(folder, tuple(shards), tuple(entries), features or {})
     index.save()
     return index
+
+
+def _seconds(value: Any, where: str) -> float:
+    if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+        raise ValueError(f"{where}: duration_s must be a number of seconds, got {value!r:.60}")
+    return float(value or 0.0)

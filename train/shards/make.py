@@ -173,7 +173,9 @@ def pack(
             f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
         )
     if not packed:
-        raise ValueError(f"{out}: none of {len(keys)} videos could be used; {MANIFEST} says why")
+        raise ValueError(
+            f"{out}: none of {len(keys)} videos could be used; {PARTS}/{keys[0]}.failed.json says why"
+        )
     parts = [out / PARTS / f"{key}.tar" for key in packed]
 
     def sample(i: int) -> tuple[str, dict[str, bytes]]:

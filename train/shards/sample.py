@@ -1,6 +1,7 @@
 """Features of a video as members of a shard; any smaller budget is compressed from them; no pickle."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,10 +15,10 @@ from torch import Tensor
 from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
 from ...config import to_dict
+from ...files import parse_json
 from ...kernels import State
 from ...model import LongCompress
 from ...types import Tokens, stream_order
-from ..records import parse_json
 
 FORMAT = 1
 JSON = "json"
@@ -111,15 +112,8 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
         ValueError: a member is missing or cut, of another type, shape or format, or not finite.
     """
     record = read_json(members, where)
-    features = record.pop("features", None)
-    needed = {"format", "chunks", "streams", "identity", "segments"}
-    if not isinstance(features, dict) or not needed <= set(features):
-        raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
-    if features["format"] != FORMAT:
-        raise ValueError(
-            f"{where}: features of format {features['format']}, this version reads {FORMAT}; "
-            "make them again with `longcompress shards make`"
-        )
+    features = features_of(record, where)
+    record.pop("features")
     chunks = features["chunks"]
     groups: list[dict[str, Group]] = [{} for _ in chunks]
     num_frames: dict[str, int] = {}
@@ -128,17 +122,47 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
         stream = features["streams"][name]
         tensors = _tensors(members, name, len(chunks), where)
         tokens = Tokens(tensors["x"].float(), *(tensors[k] for k in ("size", "time_s", "start_s", "end_s")))
+        tokens.check(f"{where}: member {name}.safetensors")
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
                 groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
         num_frames[name] = stream["frames"]
         if stream["summaries"]:
+            shape = tuple(tensors["summary"].shape) if "summary" in tensors else None
+            if shape is None or len(shape) != 2 or shape[1] != tokens.x.shape[1]:
+                raise ValueError(f"{where}: summary of stream {name!r} must be (E, C), got {shape}")
             memory[name] = Mean(tensors["summary"], stream["summaries"])
     merged = [
         Chunk(start_s, end_s, num, of, novelty)
         for (start_s, end_s, num, novelty), of in zip(chunks, groups, strict=True)
     ]
     return Sample(record, features, merged, num_frames, memory)
+
+
+def features_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """How the features of a sample were made; a ValueError if it has none, or they can't be read."""
+    features = record.get("features")
+    needed = {"format", "chunks", "streams", "identity", "segments", "duration_s"}
+    if not isinstance(features, dict) or not needed <= set(features):
+        raise ValueError(f"{where}: member json holds no features; make them with `longcompress shards make`")
+    if features["format"] != FORMAT:
+        raise ValueError(
+            f"{where}: features of format {features['format']}, this version reads {FORMAT}; "
+            "make them again with `longcompress shards make`"
+        )
+    try:
+        stream_order(features["streams"])
+        numbers = [features["duration_s"], *(n for chunk in features["chunks"] for n in chunk)]
+        counts = [s[name] for s in features["streams"].values() for name in ("tokens", "frames", "summaries")]
+        is_fine = all(type(n) is int and n >= 0 for n in counts) and all(math.isfinite(n) for n in numbers)
+        is_fine = is_fine and all(len(chunk) == 4 and chunk[2] > 0 for chunk in features["chunks"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: features of member json can't be read: {error!r}; make it anew"
+        ) from error
+    if not is_fine:
+        raise ValueError(f"{where}: lengths, chunks or counts of member json are no numbers; make it anew")
+    return features
 
 
 def read_json(members: Mapping[str, bytes], where: str) -> dict[str, Any]:
@@ -160,13 +184,13 @@ def without(state: MergeState, stream: str) -> MergeState:
 
 def check_model(features: Mapping[str, Any], model: LongCompress, where: str) -> None:
     """ValueError unless features were made by these encoders and cut into these segments."""
-    if features["identity"] != model.identity():
+    if features.get("identity") != model.identity():
         raise ValueError(
             f"{where}: features of other encoders than model {model.config.name!r} has; make them again"
         )
-    if features["segments"] != to_dict(model.config.segments):
+    if features.get("segments") != to_dict(model.config.segments):
         raise ValueError(
-            f"{where}: features were cut into segments by {features['segments']}, the model cuts by "
+            f"{where}: features were cut into segments by {features.get('segments')}, the model cuts by "
             f"{to_dict(model.config.segments)}; "
             "use the shard's, or make the features again"
         )
@@ -188,10 +212,10 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
             raise ValueError(
                 f"{where}: member {member}: {tensor_name} must be {dtype}, got {tensors[tensor_name].dtype}"
             )
-    num = tensors["x"].shape[0]
+    num = len(tensors["x"]) if tensors["x"].dim() == 2 else -1
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     fine = all(shapes[k] == (num,) for k in ("size", "time_s", "start_s", "end_s"))
-    fine = fine and tensors["x"].dim() == tensors["metric"].dim() == 2 and shapes["metric"][0] == num
+    fine = fine and tensors["metric"].dim() == 2 and shapes["metric"][0] == num
     if not fine or shapes["offsets"] != (num_chunks + 1,):
         raise ValueError(
             f"{where}: member {member}: shapes don't fit together or its {num_chunks} chunks: {shapes}"

@@ -1,6 +1,7 @@
 """webdataset tars: members KEY.NAME of a sample side by side; the same samples give the same bytes."""
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,11 +72,11 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
 
 
 def read_members(file: BinaryIO, members: Mapping[str, Member]) -> dict[str, bytes]:
-    """The bytes of these members of an open tar."""
-    out = {}
+    """The bytes of these members of an open tar; fewer where it ends before."""
+    out, size = {}, file.seek(0, os.SEEK_END)  # no more is asked for: memory is taken before reading
     for name, member in sorted(members.items(), key=lambda item: item[1].offset):
-        file.seek(member.offset)
-        out[name] = file.read(member.num_bytes)
+        file.seek(min(member.offset, size))
+        out[name] = file.read(min(member.num_bytes, size))
     return out
 
 
