@@ -7,10 +7,9 @@ A *seat* is a token's position in its segment in the current round.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ._dispatch import add_operator, can_wait, check_offsets, one_device, use_triton
@@ -125,19 +124,17 @@ def after_rounds(
 
 
 def plan_reference(
-    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Schedule, score: Score,
-    order: Order,
-) -> Plan:  # fmt: skip
-    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
-    device = metric.device
+    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, *rules: Any
+) -> Plan:
+    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU.
+
+    `rules` are schedule, score and order.
+    """
+    device, num = metric.device, metric.shape[0]
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    num = metric.shape[0]
-    if weight is None:
-        weight = torch.ones(num, device=device)
-    else:
-        weight = weight.detach().float()
-        # a token without weight is a zero vector, before its first merge as after it
-        metric = metric.masked_fill((weight == 0)[:, None], 0)
+    weight = torch.ones(num, device=device) if weight is None else weight.detach().float()
+    # a token without weight is a zero vector, before its first merge as after it
+    metric = metric.masked_fill((weight == 0)[:, None], 0)
     lengths = [b - a for a, b in pairwise(at)]
     limits = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
     starts = [0, *accumulate(limits)]
@@ -145,29 +142,20 @@ def plan_reference(
     group = torch.empty(num, dtype=torch.int64, device=device)
     for n in sorted(set(lengths) - {0}):
         segments = [s for s, length in enumerate(lengths) if length == n]
-        first_row = torch.tensor([at[s] for s in segments], device=device)
+        first_row, first_group = torch.tensor([[at[s], starts[s]] for s in segments], device=device).t()
         rows = first_row[:, None] + torch.arange(n, device=device)  # (segments, n)
-        local = _run_rounds(
-            metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments], schedule, score, order
-        )
-        first_group = torch.tensor([starts[s] for s in segments], device=device)
+        weights = weight[rows].to(metric.dtype)
+        local = _run_rounds(metric[rows], weights, [limits[s] for s in segments], *rules)
         group[rows] = local + first_group[:, None]
 
     mass = torch.zeros(starts[-1], dtype=torch.float64, device=device).index_add_(0, group, weight.double())
-    out = torch.tensor(starts, dtype=torch.int32, device=device)
-    return Plan(group.int(), weight, mass.float(), out)
+    return Plan(group.int(), weight, mass.float(), torch.tensor(starts, dtype=torch.int32, device=device))
 
 
 def _run_rounds(
     x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order
 ) -> Tensor:
-    """(S, n) int64: the group of each token within its segment, for S segments of n tokens.
-
-    Args:
-        x: (S, n, d) metric.
-        w: (S, n) weights in x's dtype.
-        keep: groups of each segment at the end, in [1, n].
-    """
+    """(S, n) int64: the group of each token of a segment, from metric x (S, n, d) and weights w (S, n)."""
     num_segments, n = w.shape
     group = torch.arange(n, device=w.device).repeat(num_segments, 1)
     # The segments that still have too many tokens. x and w hold their tokens, all of one length n, and lose
@@ -211,22 +199,18 @@ def _select(rows: list[int], num: int, *tensors: Tensor) -> tuple[Tensor, ...]:
 def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
     """(S, n) int64 seat of each token after the best `pairs` (S,) even seats joined their partners."""
     num_segments, num_even = best.shape
-    device = best.device
     # rank of each even seat by falling score; the sort is stable, so ties go to the lowest seat
-    falling = best.sort(dim=1, descending=True, stable=True).indices
-    rank = torch.empty_like(falling).scatter_(
-        1, falling, torch.arange(num_even, device=device).expand_as(falling)
-    )
+    rank = best.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)
     merges = rank < pairs[:, None]
-    target = torch.empty(num_segments, n, dtype=torch.int64, device=device)
+    target = torch.empty(num_segments, n, dtype=torch.int64, device=best.device)
     if order == "reference":
         # the unmerged even tokens by rank, then all odd ones
         left = num_even - pairs[:, None]
-        target[:, 1::2] = left + torch.arange(n // 2, device=device)
+        target[:, 1::2] = left + torch.arange(n // 2, device=best.device)
         target[:, 0::2] = torch.where(merges, left + partner, rank - pairs[:, None])
         return target
     # seats close up: a token that stays has as many before it as stay there
-    stays = torch.ones(num_segments, n, dtype=torch.int64, device=device)
+    stays = torch.ones_like(target)
     stays[:, 0::2] = (~merges).long()
     seat = stays.cumsum(1) - 1
     # an odd token always stays; an even one that merges goes where its partner is
@@ -240,13 +224,11 @@ def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Ten
     num_segments = len(x)
     # number the groups of all segments in one line, so that one call averages them all
     group = target + left * torch.arange(num_segments, device=w.device)[:, None]
-    group, weight = rearrange(group, "s n -> (s n)"), rearrange(w, "s n -> (s n)")
+    group, weight = group.flatten(), w.flatten()
     mass = weight.new_zeros(num_segments * left).index_add_(0, group, weight)
     share = shares_of(group, weight, mass, x.dtype)
-    means = means_of(rearrange(x, "s n d -> (s n) d"), group, share, num_segments * left)
-    return (
-        rearrange(means, "(s m) d -> s m d", s=num_segments), rearrange(mass, "(s m) -> s m", s=num_segments)
-    )  # fmt: skip
+    means = means_of(x.flatten(0, 1), group, share, num_segments * left)
+    return means.unflatten(0, (num_segments, left)), mass.unflatten(0, (num_segments, left))
 
 
 def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
@@ -317,28 +299,25 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
-    if isinstance(schedule, float | int):
-        return min(max(1, int(schedule * n)), n // 2)
-    return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
+    listed = not isinstance(schedule, float | int)
+    pairs = schedule[min(done, len(schedule) - 1)] if listed else int(schedule * n)
+    return min(max(1, pairs), n // 2)
 
 
 def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
     """`keep` as a number for each segment."""
     if isinstance(keep, Tensor):
-        if keep.shape != (num_segments,) or keep.is_floating_point():
-            raise ValueError(
-                f"keep must be one integer or (S,) = ({num_segments},) integers, "
-                f"got {tuple(keep.shape)} {keep.dtype}"
-            )
-        if not can_wait(keep):
-            raise ValueError(
-                "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
-            )
-        limits: list[int] = keep.tolist()
-    elif isinstance(keep, int) and not isinstance(keep, bool):
-        limits = [keep] * num_segments
+        fits = keep.shape == (num_segments,) and not keep.is_floating_point()
+        got = f"{tuple(keep.shape)} {keep.dtype}"
     else:
-        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {keep!r}")
+        fits, got = isinstance(keep, int) and not isinstance(keep, bool), repr(keep)
+    if not fits:
+        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {got}")
+    if isinstance(keep, Tensor) and not can_wait(keep):
+        raise ValueError(
+            "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
+        )
+    limits: list[int] = keep.tolist() if isinstance(keep, Tensor) else [keep] * num_segments
     if any(k < 1 for k in limits):
         raise ValueError(f"keep must be >= 1 for every segment, got {min(limits)}")
     return limits
@@ -388,42 +367,37 @@ def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
 
 
 def _plan_in_graph(
-    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule,
-    score: Score, order: Order, precision: str,
-) -> Plan:  # fmt: skip
-    """`plan` where torch traces."""
+    metric: Tensor,
+    offsets: Tensor,
+    keep: int | Tensor,
+    weight: Tensor | None,
+    schedule: Schedule,
+    *names: str,
+) -> Plan:
+    """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
     fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
-    return Plan(
-        *torch.ops.longcompress_plan.plan(
-            metric.detach(), offsets, keep, weight, fraction, pairs, score, order, precision
-        )
-    )
+    operator = torch.ops.longcompress_plan.plan
+    return Plan(*operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
 
 
 def _plan_operator(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: str, order: str, precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    score: Any, order: Any, precision: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=cast(Score, score),
-        order=cast(Order, order), precision=cast(Precision, precision),
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
+        precision=precision,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own
 
 
-def _plan_fake(
-    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: str, order: str, precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    num = metric.shape[0]
+def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
     groups = torch.library.get_ctx().new_dynamic_size()  # known when it runs, not when it is traced
-    return (
-        metric.new_empty((num,), dtype=torch.int32), metric.new_empty((num,), dtype=torch.float32),
-        metric.new_empty((groups,), dtype=torch.float32),
-        metric.new_empty((offsets.shape[0],), dtype=torch.int32),
-    )  # fmt: skip
+    sizes = (metric.shape[0], metric.shape[0], groups, offsets.shape[0])
+    types = (torch.int32, torch.float32, torch.float32, torch.int32)
+    return tuple(metric.new_empty((n,), dtype=t) for n, t in zip(sizes, types, strict=True))
 
 
 add_operator(
