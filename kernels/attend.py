@@ -21,10 +21,8 @@ class State(NamedTuple):
     def read(self) -> Tensor:
         """(S, E, C) float32: what each query sees; zero where nothing was read."""
         seen = self.sum > 0
-        return (
-            torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))[..., None]
-            * self.acc
-        )
+        share = torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))
+        return share[..., None] * self.acc
 
 
 def start_state(num_streams: int, num_queries: int, width: int, device: torch.device | str = "cpu") -> State:
@@ -65,9 +63,8 @@ def attend(
         ValueError: for shapes other than these, or tensors on several devices (offsets may be anywhere).
     """
     if query.dim() != 2 or x.dim() != 2 or query.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"query (E, C) and x (N, C) must share C, got {tuple(query.shape)} and {tuple(x.shape)}"
-        )
+        got = f"{tuple(query.shape)} and {tuple(x.shape)}"
+        raise ValueError(f"query (E, C) and x (N, C) must share C, got {got}")
     if bias is not None and bias.shape != x.shape[:1]:
         raise ValueError(f"bias must be (N,) = ({len(x)},) like x, got {tuple(bias.shape)}")
     if backend not in ("auto", "xformers"):
@@ -109,9 +106,6 @@ def attend_reference(query: Tensor, x: Tensor, at: list[int], bias: Tensor | Non
         shift = torch.where(top.isinf(), torch.zeros_like(top), top)
         old_share = torch.where(old.sum > 0, (old.max - shift).exp(), torch.zeros_like(top))
         share = (score - shift[:, None]).exp()
-        parts.append(
-            State(top, old.sum * old_share + share.sum(1), old.acc * old_share[:, None] + share @ rows)
-        )
-    if not parts:
-        return state
-    return State(*(torch.stack(field) for field in zip(*parts, strict=True)))
+        acc = old.acc * old_share[:, None] + share @ rows
+        parts.append(State(top, old.sum * old_share + share.sum(1), acc))
+    return State(*(torch.stack(field) for field in zip(*parts, strict=True))) if parts else state

@@ -58,15 +58,10 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
             f"previous must be (N,) = ({len(metric)},) integers, got {tuple(previous.shape)} {previous.dtype}"
         )
     one_device(metric=metric, previous=previous)
-    if (
-        can_wait(metric)
-        and len(previous)
-        and not (int(previous.min()) >= -1 and int(previous.max()) < len(metric))
-    ):
-        raise ValueError(
-            f"previous must hold rows in [-1, {len(metric)}), "
-            f"got {int(previous.min())} to {int(previous.max())}"
-        )
+    if can_wait(metric) and len(previous):
+        low, high = int(previous.min()), int(previous.max())
+        if low < -1 or high >= len(metric):
+            raise ValueError(f"previous must hold rows in [-1, {len(metric)}), got {low} to {high}")
     if use_triton("novelty", metric):
         from .gpu.novelty import novelty_triton
 
@@ -77,10 +72,7 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
 def frame_novelty(metric: Tensor, patches: int, last: Tensor | None = None) -> Tensor:
     """(N,) float32 `novelty` of each token against the same patch one frame before; 1 in a first frame.
 
-    Args:
-        metric: (N, d) float, frame by frame, `patches` tokens each (audio: a token a window).
-        patches: tokens of a frame.
-        last: (patches, d) metric of the frame before these; None: they are the first.
+    metric (N, d) has `patches` tokens a frame; `last` (patches, d) is the frame before these, None: none.
     """
     known = metric if last is None else torch.cat([last, metric])
     previous = torch.arange(len(known), dtype=torch.int32, device=known.device) - patches

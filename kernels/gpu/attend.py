@@ -178,11 +178,10 @@ def attend_triton(
 
 @on_its_device
 def _forward(
-    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
-    old_acc: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, *old: Tensor
+) -> tuple[Tensor, ...]:
     num, width = x.shape
-    segments, queries = old_max.shape
+    segments, queries = old[0].shape
     x, query = x.contiguous(), query.contiguous()
     scores = x.new_empty((num, queries), dtype=torch.float32)
     kinds = _sizes(queries, width)
@@ -190,12 +189,12 @@ def _forward(
         scores_kernel[(triton.cdiv(num, ROWS),)](
             query, x, x if bias is None else bias.contiguous(), scores, num, BIASED=bias is not None, **kinds
         )
-    out = [old_max.new_empty(old.shape) for old in (old_max, old_sum, old_acc)]
-    if old_acc.numel():
-        old = [part.contiguous() for part in (old_max, old_sum, old_acc)]
+    out = [part.new_empty(part.shape) for part in old]
+    if out[-1].numel():
         grid = (segments, triton.cdiv(width, CHANNELS))
-        read_kernel[grid](x, scores, offsets.contiguous(), *old, *out, **kinds)
-    return out[0], out[1], out[2], scores
+        packed = [part.contiguous() for part in (offsets, *old)]
+        read_kernel[grid](x, scores, *packed, *out, **kinds)
+    return *out, scores
 
 
 @on_its_device
@@ -226,18 +225,13 @@ def _sizes(queries: int, width: int) -> dict[str, int]:
 
 
 def _forward_fake(
-    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
-    old_acc: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, *old: Tensor
+) -> tuple[Tensor, ...]:
     scores = x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
-    out = [old_max.new_empty(old.shape) for old in (old_max, old_sum, old_acc)]
-    return out[0], out[1], out[2], scores
+    return *(part.new_empty(part.shape) for part in old), scores
 
 
-def _backward_fake(
-    query: Tensor, x: Tensor, offsets: Tensor, scores: Tensor, top: Tensor, dtotal: Tensor, dacc: Tensor,
-    dm: Tensor, first: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _backward_fake(query: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dscore = x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
     return x.new_empty(x.shape), dscore, x.new_empty(query.shape, dtype=torch.float32)
 
