@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, TypeVar, Unpack
 
 from tqdm import tqdm
 
-from ...files import replacing
+from ...files import chunked, replacing
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session, source_info
@@ -282,14 +282,7 @@ def _write_shards(
 ) -> set[str]:  # fmt: skip
     """Write samples (key, members) 0, 1, ... of these sizes to shards of at most `max_bytes`, or of one
     sample; their names."""
-    chunks: list[list[int]] = []
-    total = 0
-    for i, size in enumerate(sizes):
-        if not chunks or total + size > max_bytes:
-            chunks.append([])
-            total = 0
-        chunks[-1].append(i)
-        total += size
+    chunks = chunked(dict(enumerate(sizes)), max_bytes)
     shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunks)}
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))
