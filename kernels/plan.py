@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._dispatch import add_operator, can_wait, check_offsets, one_device, use_triton
+from ._dispatch import can_wait, check_offsets, one_device, operator, use_triton
 from .pool import Plan, means_of, shares_of
 
 Schedule = float | Sequence[int]
@@ -24,7 +24,6 @@ Precision = Literal["exact", "fast"]
 LOOP_FROM = 256
 MIN_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
-LIBRARY = torch.library.Library("longcompress_plan", "DEF")
 
 
 def plan(
@@ -124,12 +123,10 @@ def after_rounds(
 
 
 def plan_reference(
-    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, *rules: Any
-) -> Plan:
-    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU.
-
-    `rules` are schedule, score and order.
-    """
+    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Schedule, score: Score,
+    order: Order,
+) -> Plan:  # fmt: skip
+    """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
     device, num = metric.device, metric.shape[0]
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     weight = torch.ones(num, device=device) if weight is None else weight.detach().float()
@@ -144,8 +141,8 @@ def plan_reference(
         segments = [s for s, length in enumerate(lengths) if length == n]
         first_row, first_group = torch.tensor([[at[s], starts[s]] for s in segments], device=device).t()
         rows = first_row[:, None] + torch.arange(n, device=device)  # (segments, n)
-        weights = weight[rows].to(metric.dtype)
-        local = _run_rounds(metric[rows], weights, [limits[s] for s in segments], *rules)
+        x, w, kept = metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments]
+        local = _run_rounds(x, w, kept, schedule, score, order)
         group[rows] = local + first_group[:, None]
 
     mass = torch.zeros(starts[-1], dtype=torch.float64, device=device).index_add_(0, group, weight.double())
@@ -378,19 +375,7 @@ def _plan_in_graph(
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
     fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
-    operator = torch.ops.longcompress_plan.plan
-    return Plan(*operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
-
-
-def _plan_operator(
-    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: Any, order: Any, precision: Any,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
-        precision=precision,
-    )  # fmt: skip
-    return group, weight.clone(), mass, starts  # an operator's results are its own
+    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
 
 
 def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
@@ -400,10 +385,18 @@ def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return tuple(metric.new_empty((n,), dtype=t) for n, t in zip(sizes, types, strict=True))
 
 
-add_operator(
-    LIBRARY,
-    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, "
-    "str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
-    _plan_operator, _plan_fake,
-    tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
-)  # fmt: skip
+@operator(
+    "longcompress_plan::plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, "
+    "int[] pairs, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    _plan_fake,
+    torch.Tag.cudagraph_unsafe,  # it reads offsets, and launches differ from call to call
+)
+def _plan_operator(
+    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
+    score: Any, order: Any, precision: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    group, weight, mass, starts = plan(
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
+        precision=precision,
+    )  # fmt: skip
+    return group, weight.clone(), mass, starts  # an operator's results are its own
