@@ -1,6 +1,5 @@
 """The three encoders of LongVALE with random weights, for benchmarks, in the papers' sizes or smaller."""
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,8 +17,7 @@ from .beats_layers import BeatsConfig
 Size = Literal["small", "middle", "paper"]
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Width, layers and heads of a transformer; its MLP is four times as wide."""
 
     width: int

@@ -132,11 +132,9 @@ class VisionEncoder(nn.Module):
         end_s = start_s + frames.step_s
         tokens = Tokens(x, torch.ones(len(x), device=x.device), start_s + frames.step_s / 2, start_s, end_s)
         summary = None if summary is None else summary[source]
-        return Encoded(tokens, self.metric(x), summary, self.patches, num - len(encode))
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.metric_width)
+        return Encoded(
+            tokens, head_mean(x, self.config.metric_width), summary, self.patches, num - len(encode)
+        )
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of

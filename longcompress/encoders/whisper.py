@@ -23,17 +23,11 @@ PADDING_S = 0.032  # of audio behind the end of a video; codecs work in frames o
 
 @dataclass
 class Means:
-    """Every `size` tokens that follow one another become their mean; fewer wait for more.
-
-    Args:
-        size: tokens of a mean.
-        tail: whether fewer tokens at the end make a mean too ("kept"), or none ("released").
-        waiting: the tokens of the next mean.
-    """
+    """Every `size` tokens that follow one another become their mean; fewer wait for more."""
 
     size: int
-    tail: Literal["kept", "released"] = "kept"
-    waiting: list[Encoded] = field(default_factory=list)
+    tail: Literal["kept", "released"] = "kept"  # whether fewer tokens at the end make a mean too
+    waiting: list[Encoded] = field(default_factory=list)  # the tokens of the next mean
 
     def push(self, encoded: Encoded) -> list[Encoded]:
         """The means that are complete now."""
@@ -41,17 +35,13 @@ class Means:
             return []
         means = []
         # Behind a gap means begin anew: what waits is the tail of the tokens before the gap.
-        if self.waiting:
-            gap_s = float(encoded.tokens.start_s[0]) - float(self.waiting[-1].tokens.end_s[-1])
-            if abs(gap_s) > GAP_S:
-                means += self.flush()
-        self.waiting.append(encoded)
-        num = sum(map(len, self.waiting))
-        whole = num - num % self.size
+        if self.waiting and abs(float(encoded.tokens.start_s[0] - self.waiting[-1].tokens.end_s[-1])) > GAP_S:
+            means = self.flush()
+        joined = Encoded.join([*self.waiting, encoded])
+        whole = len(joined) // self.size * self.size
         if whole:
-            joined = Encoded.join(self.waiting)
             means.append(mean_of_each(joined.rows(0, whole), self.size))
-            self.waiting = [joined.rows(whole, num)] if num > whole else []
+        self.waiting = [joined.rows(whole, len(joined))] if whole < len(joined) else []
         return means
 
     def flush(self) -> list[Encoded]:
@@ -163,11 +153,7 @@ class AudioEncoder(nn.Module):
         start_s, end_s = audio.start_s + first / self.rate_hz, audio.start_s + last / self.rate_hz
         tokens = Tokens(x, torch.ones(num_rows, device=x.device), (start_s + end_s) / 2, start_s, end_s)
         summary = x.mean(0, keepdim=True)[None].expand(num_rows, -1, -1) if self.config.summary else None
-        return Encoded(tokens, self.metric(x), summary)
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.metric_width)
+        return Encoded(tokens, head_mean(x, self.config.metric_width), summary)
 
     def features(self, samples: Tensor) -> Tensor:
         """(B, rows, C) tokens of B blocks of samples (B, n <= block) float32."""

@@ -22,6 +22,7 @@ from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
 from ...encode import segments_of_encoded
 from ...encoders import Encoder, VisionEncoder
+from ...kernels import head_mean
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
@@ -165,7 +166,7 @@ def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: flo
     end_s = (start_s + step_s).clamp_max(duration_s)
     x = torch.from_numpy(array).float()
     tokens = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
-    return Encoded(tokens, encoder.metric(x))
+    return Encoded(tokens, head_mean(x, encoder.config.metric_width))
 
 
 def longvlm_state(
@@ -196,7 +197,7 @@ def longvlm_state(
             "the two folders interchanged?"
         )
     x, frames = torch.from_numpy(local).float(), config.media.frames
-    metric = encoder.metric(x)
+    metric = head_mean(x, encoder.config.metric_width)
     share = config.segments.frames * encoder.patches / keep
     state = model.merge_state(ENDLESS)
     state.num_frames["video"] = frames
