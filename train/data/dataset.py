@@ -44,13 +44,11 @@ class QuestionConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(get_args(Kind)))
         if unknown or not any(weight > 0 for weight in self.kinds.values()):
-            raise ValueError(
-                f"kinds must give a weight > 0 to some of {', '.join(get_args(Kind))}, got {self.kinds}"
-            )
+            known = ", ".join(get_args(Kind))
+            raise ValueError(f"kinds must give a weight > 0 to some of {known}, got {self.kinds}")
         if set(self.templates) - set(TEMPLATES) or not all(self.templates.values()):
-            raise ValueError(
-                f"templates must give forms to some of {', '.join(TEMPLATES)}, got {self.templates}"
-            )
+            known = ", ".join(TEMPLATES)
+            raise ValueError(f"templates must give forms to some of {known}, got {self.templates}")
 
 
 @dataclass(frozen=True)
@@ -61,25 +59,16 @@ class BadSample:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """A rank's part of a batch, or of a part where gradients are accumulated.
+    """A rank's part of a batch, or of a part where gradients are accumulated."""
 
-    Attributes:
-        number: of the batch.
-        examples: its videos with questions.
-        keys: of the videos.
-        video_s: seconds of all the videos.
-        bad: samples that could not be used.
-        dropped: turns and events that texts were shortened by.
-    """
-
-    number: int
-    examples: list[Example]
-    keys: list[str]
-    video_s: float
-    bad: list[BadSample]
-    dropped: int
+    number: int  # of the batch
+    examples: list[Example] = field(default_factory=list)  # its videos with questions
+    keys: list[str] = field(default_factory=list)
+    bad: list[BadSample] = field(default_factory=list)  # what could not be used
+    video_s: float = 0.0  # of all the videos
+    dropped: int = 0  # turns and events that texts were shortened by
 
 
 class ShardData(IterableDataset[Loaded]):
@@ -106,9 +95,7 @@ class ShardData(IterableDataset[Loaded]):
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room.of(model.llm)
         parts = world * accumulate  # batches are formed without knowing them; each must get a sample
-        if (
-            batches.min_videos < parts
-        ):  # batches are formed without knowing the ranks; each part needs a sample
+        if batches.min_videos < parts:
             raise ValueError(
                 f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
                 f"{batches.min_videos}"
@@ -137,12 +124,9 @@ class ShardData(IterableDataset[Loaded]):
         which, last = own[-1]
         size = len(self.batches.mixture.indexes[which])
         spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
-        examples: list[Example] = []
-        keys: list[str] = []
-        bad: list[BadSample] = []
-        video_s, dropped = 0.0, 0
+        loaded = Loaded(batch.number)
         for place, (which, number) in enumerate([*own, *spare]):
-            if examples and place >= len(own):
+            if loaded.examples and place >= len(own):
                 break
             index = self.batches.mixture.indexes[which]
             entry = index.entries[number]
@@ -153,12 +137,13 @@ class ShardData(IterableDataset[Loaded]):
             except (ValueError, OSError) as error:
                 if self.on_error == "stop":
                     raise
-                bad.append(BadSample(entry.key, str(error)))
+                loaded.bad.append(BadSample(entry.key, str(error)))
                 continue
-            examples.append(example)
-            keys.append(entry.key)
-            video_s, dropped = video_s + entry.duration_s, dropped + num
-        return Loaded(batch.number, examples, keys, video_s, bad, dropped)
+            loaded.examples.append(example)
+            loaded.keys.append(entry.key)
+            loaded.video_s += entry.duration_s
+            loaded.dropped += num
+        return loaded
 
     def num_tokens(self, turns: Turns) -> int:
         """Tokens of the texts of some turns."""

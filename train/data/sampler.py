@@ -14,25 +14,17 @@ from ..shards.index import Index
 
 @dataclass(frozen=True)
 class Mixture:
-    """Data sets and their sampling weights.
-
-    Attributes:
-        indexes: of the data sets.
-        weights: one each, > 0; None: the number of its samples.
-    """
+    """Data sets and their sampling weights."""
 
     indexes: Sequence[Index]
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | None = None  # one each, > 0; None: the number of its samples
 
     def __post_init__(self) -> None:
-        if not self.indexes or any(not len(index) for index in self.indexes):
+        num = len(self.indexes)
+        if not num or any(not len(index) for index in self.indexes):
             raise ValueError("indexes must be of one data set at least, each with samples")
-        if self.weights is not None and (
-            len(self.weights) != len(self.indexes) or any(not w > 0 for w in self.weights)
-        ):
-            raise ValueError(
-                f"weights must be a number > 0 for each of {len(self.indexes)} data sets, got {self.weights}"
-            )
+        if self.weights is not None and (len(self.weights) != num or not all(w > 0 for w in self.weights)):
+            raise ValueError(f"weights must be a number > 0 for each of {num} data sets, got {self.weights}")
 
     def samples(self, seed: int) -> Iterator[tuple[int, int]]:
         """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
@@ -53,19 +45,12 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one optimizer step, of all ranks together.
+    """The samples of one optimizer step, of all ranks together."""
 
-    Attributes:
-        number: of the step; a training resumes from this integer.
-        budget: maximum tokens of each video.
-        samples: (data set, sample) of each.
-        costs: tokens of each video at that budget.
-    """
-
-    number: int
-    budget: int
-    samples: tuple[tuple[int, int], ...]
-    costs: tuple[int, ...]
+    number: int  # of the step; a training resumes from this integer
+    budget: int  # maximum tokens of each video
+    samples: tuple[tuple[int, int], ...]  # (data set, sample) of each
+    costs: tuple[int, ...]  # tokens of each video at that budget
 
     def of_rank(self, rank: int, world: int) -> tuple[tuple[int, int], ...]:
         """This rank's samples: the longest are dealt first, there and back, to give ranks equal work."""
@@ -76,24 +61,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """Endless batches from number `start` on.
-
-    Attributes:
-        mixture: source of the samples.
-        seed: of the order and of the budgets.
-        max_tokens: tokens of a batch over all ranks; a batch of `min_videos` may pass it.
-        budgets: one is sampled for each batch (one model for all budgets, "elastic").
-        min_videos: samples of a batch; at least the number of ranks of any run.
-        max_videos: samples of a batch; 0: `max_tokens` alone decides.
-        start: number of the first batch.
-    """
+    """Endless batches from number `start` on."""
 
     mixture: Mixture
-    seed: int
-    max_tokens: int
-    budgets: Sequence[int]
-    min_videos: int = 1
-    max_videos: int = 0
+    seed: int  # of the order and of the budgets
+    max_tokens: int  # of a batch over all ranks; one of `min_videos` may pass it
+    budgets: Sequence[int]  # one is sampled for each batch (one model for all budgets, "elastic")
+    min_videos: int = 1  # at least the number of ranks of any run
+    max_videos: int = 0  # 0: `max_tokens` alone decides
     start: int = 0
 
     def __post_init__(self) -> None:
@@ -103,9 +78,8 @@ class BatchSampler:
                 f"and {list(self.budgets)}"
             )
         if self.max_videos and self.max_videos < self.min_videos:
-            raise ValueError(
-                f"max_videos must be 0 or >= min_videos = {self.min_videos}, got {self.max_videos}"
-            )
+            least = self.min_videos
+            raise ValueError(f"max_videos must be 0 or >= min_videos = {least}, got {self.max_videos}")
 
     def __iter__(self) -> Iterator[Batch]:
         stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.mixture.indexes]

@@ -11,19 +11,12 @@ from .questions import Turns, shortened
 
 @dataclass(frozen=True)
 class Room:
-    """The positions of a language model; videos and texts must fit into them.
+    """The positions of a language model; videos and texts must fit into them."""
 
-    Attributes:
-        context: positions that the model was trained for; None: unknown, everything fits.
-        tokenizer: its own.
-        config: of the language model.
-        names: streams in the language model's order.
-    """
-
-    context: int | None
+    context: int | None  # positions that it was trained for; None: unknown, everything fits
     tokenizer: Any
     config: LLMConfig
-    names: Sequence[str]
+    names: Sequence[str]  # streams in its order
 
     @classmethod
     def of(cls, llm: CausalLM) -> "Room":
@@ -34,14 +27,8 @@ class Room:
         """(the example with as much text as fits after its video, turns and events that were dropped).
 
         The last turns of a dialogue go first. Questions that don't see one another must each fit alone. A
-        single answer that is too long loses its last lines.
-
-        Args:
-            example: with an answer to each question.
-            where: its name in errors.
-
-        Raises:
-            ValueError: the video leaves no room for the shortest of its texts.
+        single answer that is too long loses its last lines. ValueError, which calls the example `where`: the
+        video leaves no room for the shortest of its texts.
         """
         turns: Turns = [(question, answer or "") for question, answer in example.turns]
         if self.context is None:

@@ -13,7 +13,7 @@ encoders that the model has can't be seen in them; that is for whoever names the
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ...kernels import head_mean
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
-from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_sample
+from ..shards.make import ENDLESS, Result, each, make_share, try_sample
 from ..shards.sample import members_of
 from .array_files import read_npy, read_pickle
 
@@ -36,7 +36,7 @@ ROOM_S = 30.0  # Whisper hears in blocks of so many seconds, so its features may
 
 def make(
     records: Sequence[Record], out: str | Path, model: LongCompress, folders: Mapping[str, str | Path], *,
-    unknown_s: float = 0.0, **options: Unpack[MakeOptions],
+    unknown_s: float = 0.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos of their features; `shards.pack` makes shards of them.
 
@@ -58,7 +58,7 @@ def make(
     def part(record: Record, folder: Path) -> Result:
         return try_sample(record, folder, lambda: sample_of(record, model, places, unknown_s))
 
-    return make_share(records, out, lambda own, folder: (part(r, folder) for r in own), **options)
+    return make_share(records, out, each(part), **options)
 
 
 def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:

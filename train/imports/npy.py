@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ...files import replacing
 from ...model import LongCompress
 from ...session import read_session
 from ..records import Record
-from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_part
+from ..shards.make import ENDLESS, Result, each, make_share, try_part
 
 Layout = dict[str, tuple[str, str]]
 LAYOUTS: dict[str, Layout] = {
@@ -26,9 +26,7 @@ LAYOUTS: dict[str, Layout] = {
 flags name."""
 
 
-def make(
-    records: Sequence[Record], out: str | Path, model: LongCompress, **options: Unpack[MakeOptions]
-) -> list[Result]:
+def make(records: Sequence[Record], out: str | Path, model: LongCompress, **options: Any) -> list[Result]:
     """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
     (longvale): (tokens, C) by time. A stream that a video lacks has no file. Run again it goes on.
 
@@ -65,7 +63,7 @@ def make(
 
         return try_part(record, folder, marker, lambda: arrays_of(record, model, layout), write)
 
-    return make_share(records, root, lambda own, folder: (part(r, folder) for r in own), **options)
+    return make_share(records, root, each(part), **options)
 
 
 def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
@@ -30,36 +30,16 @@ MANIFEST = "manifest.jsonl"
 
 @dataclass(frozen=True)
 class Result:
-    """The result of making one video's part.
+    """The result of making one video's part."""
 
-    Attributes:
-        key: of its record.
-        status: "made", "exists" (it had been made before) or "failed".
-        reason: of the failure.
-    """
-
-    key: str
-    status: Literal["made", "exists", "failed"]
-    reason: str = ""
-
-
-class MakeOptions(TypedDict, total=False):
-    """Options of everything that makes parts.
-
-    Attributes:
-        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs. Default (0, 1).
-        on_error: "quarantine" (the default) notes a video that can't be used and goes on; "stop" raises.
-        progress: show a bar, which is the default.
-    """
-
-    share: tuple[int, int]
-    on_error: Literal["quarantine", "stop"]
-    progress: bool
+    key: str  # of its record
+    status: Literal["made", "exists", "failed"]  # "exists": it had been made before
+    reason: str = ""  # of the failure
 
 
 def make(
     records: Sequence[Record], out: str | Path, model: LongCompress | None, *, kind: Kind = "features",
-    **options: Unpack[MakeOptions],
+    **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos; parts that exist are left alone.
 
@@ -68,17 +48,21 @@ def make(
         out: folder; parts lie in its folder `parts`.
         model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
-        options: see MakeOptions.
+        options: of `make_share`.
 
     Raises:
         ValueError: share is none, there is no model for features, or another process makes the same share.
     """
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
-
     return make_share(
-        records, out, lambda own, folder: (make_part(r, folder, model, kind) for r in own), **options
+        records, out, each(lambda record, folder: make_part(record, folder, model, kind)), **options
     )
+
+
+def each(part: Callable[[Record, Path], Result]) -> Callable[[Sequence[Record], Path], Parts]:
+    """`parts` for `make_share` of what makes one."""
+    return lambda records, folder: (part(record, folder) for record in records)
 
 
 def make_share(
@@ -86,7 +70,15 @@ def make_share(
     *, share: tuple[int, int] = (0, 1), on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
 ) -> list[Result]:  # fmt: skip
-    """The results, by key, of `parts`, called with the records of a share and the folder `parts` of `out`."""
+    """The results, by key, of `parts`, called with the records of a share and the folder `parts` of `out`.
+
+    Args:
+        records, out: as for `make`.
+        parts: makes them.
+        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs.
+        on_error: "quarantine" notes a video that can't be used and goes on; "stop" raises.
+        progress: show a bar.
+    """
     number, of = share
     if not 0 <= number < of:
         raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")

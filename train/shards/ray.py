@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 
 from ...model import LongCompress
 from ..records import Record, parse_record
-from .make import Kind, MakeOptions, Parts, Result, make_part, make_share
+from .make import Kind, Parts, Result, make_part, make_share
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
@@ -56,7 +56,7 @@ class Maker:
 def make(
     records: Sequence[Record], out: str | Path, model: str | Loader | None, *, kind: Kind = "features",
     detail: dict[str, int] | None = None, device: str | None = None, workers: int = 1,
-    gpus_per_worker: float = 0, **options: Unpack[MakeOptions],
+    gpus_per_worker: float = 0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """As `shards.make`, by actors of Ray.
 
