@@ -43,16 +43,6 @@ class SceneEvent:
     loudness: float = 0.25  # amplitude, about
     key: int = 0  # seed of the sound's noise and phase
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("video", "audio"):
-            raise ValueError(f"SceneEvent.kind must be 'video' or 'audio', got {self.kind!r}")
-        known, names = ("OBJECTS", OBJECTS) if self.kind == "video" else ("SOUNDS", SOUNDS)
-        if self.name not in names:
-            need = f"SceneEvent.name of a {self.kind} must be one of scenes.{known}"
-            raise ValueError(f"{need}, got {self.name!r}")
-        if not self.end_s > self.start_s:
-            raise ValueError(f"SceneEvent.end_s must be after start_s = {self.start_s}, got {self.end_s}")
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -61,13 +51,6 @@ class Scene:
     seed: int
     duration_s: float
     events: tuple[SceneEvent, ...]
-
-    def __post_init__(self) -> None:
-        if not self.duration_s > 0:
-            raise ValueError(f"Scene.duration_s must be above 0, got {self.duration_s}")
-        starts = [event.start_s for event in self.events]
-        if starts != sorted(starts):
-            raise ValueError(f"Scene.events must be sorted by start_s, got starts {starts}")
 
     def of(self, kind: str) -> list[SceneEvent]:
         """Events of a kind, by start."""

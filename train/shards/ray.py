@@ -1,6 +1,5 @@
 """Parts of videos made by actors of Ray, here or on a cluster: the same unit of work, the same bytes."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 
 from ...model import LongCompress
-from ..records import Record, parse_record
+from ..records import Record
 from .make import Kind, Parts, Result, make_part, make_share
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
-NO_MODEL = "no model"
-STORE_BYTES = 128 << 20  # rows are names and reasons; the videos never go through Ray
+STORE_BYTES = 128 << 20  # records and reasons; the videos never go through Ray
 
 
 class Maker:
@@ -43,14 +41,9 @@ class Maker:
         except (OSError, ValueError, ImportError) as error:  # Ray would bury it in a page of its own
             self.error = str(error)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """The result of a batch of one record."""
-        if self.error:
-            return {"key": [""], "status": [NO_MODEL], "reason": [self.error]}
-        (text,) = batch["record"]
-        record = parse_record(json.loads(text), Path(), "record")
-        result = make_part(record, self.folder, self.model, self.kind)
-        return {name: [value] for name, value in vars(result).items()}
+    def make(self, record: Record) -> Result | str:
+        """The result of a record, or why there is no model."""
+        return self.error or make_part(record, self.folder, self.model, self.kind)
 
 
 def make(
@@ -94,27 +87,16 @@ def make(
                 raise ValueError(
                     f"gpus_per_worker must be at most the cluster's GPUs, {num_gpus:g}, got {gpus_per_worker}"
                 )
-            texts = [json.dumps(record.to_json()) for record in own]
-            for row in _rows(texts, arguments, workers, gpus_per_worker, ray):
-                if row["status"] == NO_MODEL:
-                    raise ValueError(row["reason"])
-                yield Result(**row)
+            lasting = {"max_restarts": -1, "max_task_retries": -1}  # one that is killed begins anew
+            maker = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, **lasting)(Maker)
+            actors = [maker.remote(**arguments) for _ in range(min(workers, len(own)))]
+            pool = ray.util.ActorPool(actors)
+            for result in pool.map_unordered(lambda actor, record: actor.make.remote(record), own):
+                if isinstance(result, str):
+                    raise ValueError(result)
+                yield result
 
     return make_share(records, out, parts, **options)
-
-
-def _rows(
-    texts: Sequence[str], arguments: dict[str, Any], workers: int, gpus_per_worker: float, ray: Any
-) -> Iterator[dict[str, Any]]:
-    """The result of each record, as the actors come to it."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.enable_operator_progress_bars = False
-    items = ray.data.from_items([{"record": text} for text in texts], override_num_blocks=len(texts))
-    results = items.map_batches(
-        Maker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(texts))),
-    )  # fmt: skip
-    yield from results.iter_rows()
 
 
 @contextmanager
@@ -124,7 +106,7 @@ def _running(workers: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it uploads the working directory
     try:
         import ray
-        import ray.data
+        import ray.util
     except ImportError as error:
         raise ImportError(f"engine 'ray' needs Ray ({error}): pip install 'longcompress[ray]'") from error
     if ray.is_initialized():
