@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -39,17 +40,7 @@ def bench(
 ) -> dict[str, Any]:  # fmt: skip
     """Figures as a JSON object: speeds of all loaders, beside webdataset's, and memory along an epoch.
 
-    Args:
-        index: of shards in a folder.
-        model: compresses features; None: bytes only.
-        samples: of a run; those of the index are repeated up to this number.
-        workers: loader processes of each loader.
-        rounds: runs of each loader; they take turns.
-        budget: tokens that videos are compressed to.
-        repeat: samples, also by repetition, of the epoch that memory is measured along; 0: no epoch.
-
-    Raises:
-        ValueError: numbers below 1, or an index below a URL.
+    Arguments are the command's (`longcompress shards bench`); without a model only bytes are read.
     """
     if min(samples, workers, rounds) < 1:
         raise ValueError(f"samples, workers and rounds must be >= 1, got {samples}, {workers} and {rounds}")
@@ -123,14 +114,14 @@ def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) ->
             start_s = time.perf_counter()
             counts = np.array(list(steps))  # (steps, 2): samples, bytes
             runs[name].append(counts.sum(0) / (time.perf_counter() - start_s))
-    return {
-        name: {
-            "samples_per_s": round(float(np.median(speeds, 0)[0]), 2),
-            "mb_per_s": round(float(np.median(speeds, 0)[1]) / 1e6, 1),
+    out = {}
+    for name, speeds in runs.items():
+        samples, size = np.median(speeds, 0).tolist()
+        out[name] = {
+            "samples_per_s": round(samples, 2), "mb_per_s": round(size / 1e6, 1),
             "runs": [round(float(speed), 2) for speed, _ in speeds],
-        }
-        for name, speeds in runs.items()
-    }
+        }  # fmt: skip
+    return out
 
 
 def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:
@@ -140,21 +131,16 @@ def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:
     for num, _ in steps:
         count += num
         rows.append((count, _resident_mb()))
-    first = [mb for at, mb in rows if at <= max(rows[0][0], samples / 10)]
-    last = [mb for at, mb in rows if at >= 0.9 * samples]
-    return {
-        "samples": count, "first_mb": max(first), "last_mb": max(last, default=0.0),
-        "peak_mb": max(mb for _, mb in rows),
-    }  # fmt: skip
+    first = max(mb for at, mb in rows if at <= max(rows[0][0], samples / 10))
+    last = max((mb for at, mb in rows if at >= 0.9 * samples), default=0.0)
+    return {"samples": count, "first_mb": first, "last_mb": last, "peak_mb": max(mb for _, mb in rows)}
 
 
 def _resident_mb() -> float:
     total = 0
     for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
             total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
     return round(total * PAGE / 1e6, 1)
 
 

@@ -4,6 +4,7 @@ import resource
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,34 +72,31 @@ class EverySteps(TrainerCallback):
             self.act(state.global_step)
 
 
+COUNTED = ("tokens", "frames", "video_s")
+
+
 class Throughput:
     """Speed of a training between two lines of its log."""
 
     def __init__(self) -> None:
-        self.start_s, self.wait_s = time.perf_counter(), 0.0
-        self.tokens = self.frames = self.video_s = 0.0
+        self.start_s, self.wait_s, self.sums = time.perf_counter(), 0.0, Counter[str]()
 
     def add(self, about: dict[str, Any]) -> None:
         """Count a batch: its tokens, the seconds and the frames of its videos."""
-        self.tokens += about.get("tokens", 0)
-        self.frames += about.get("frames", 0)
-        self.video_s += about.get("video_s", 0.0)
+        self.sums.update({name: about.get(name, 0) for name in COUNTED})
 
     def rates(self, device: torch.device) -> dict[str, float]:
         """Since the line before, of all ranks: tokens_per_s, frames_per_s, video_s_per_s. Also the share of
         the time that the slowest rank waited for its loader, and the highest peak of memory of a rank."""
         passed_s = max(time.perf_counter() - self.start_s, 1e-9)
-        sums = torch.tensor([self.tokens, self.frames, self.video_s], dtype=torch.float32, device=device)
+        sums = torch.tensor([float(self.sums[name]) for name in COUNTED], device=device)
         maxima = torch.tensor([self.wait_s / passed_s, memory_gib(device)], device=device)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             distributed.all_reduce(sums)
             distributed.all_reduce(maxima, distributed.ReduceOp.MAX)
-        tokens, frames, video_s = (sums / passed_s).tolist()
-        wait, memory = maxima.tolist()
-        return {
-            "tokens_per_s": round(tokens, 1), "frames_per_s": round(frames, 1),
-            "video_s_per_s": round(video_s, 1), "loader_wait": round(wait, 4), "memory_gib": round(memory, 3),
-        }  # fmt: skip
+        names = ("tokens_per_s", "frames_per_s", "video_s_per_s", "loader_wait", "memory_gib")
+        values = [*(sums / passed_s).tolist(), *maxima.tolist()]
+        return {name: round(x, n) for name, x, n in zip(names, values, (1, 1, 1, 4, 3), strict=True)}
 
 
 def memory_gib(device: torch.device) -> float:

@@ -27,40 +27,28 @@ def estimate_memory(
     memory, which a training adds, is not counted). The peak is linear in the tokens if attention keeps no
     matrix of scores ("sdpa", flash); with "eager" it grows faster.
 
-    Args:
-        model: to be trained; its weights don't change.
-        recipe: what is trained, precision, checkpointing.
-        tokens: of the video.
-        seconds: its length.
-        measure: also run the step itself.
+    The model's weights don't change.
 
     Returns:
         tokens; estimated_gib, the peak on the line through those of the shorter steps; shorter, (tokens, peak
-        in GiB, seconds) of these; measured_gib and step_s of the step if it was run, else None, and then
-        error, which is relative.
+        in GiB, seconds) of these; with `measure`, which also runs the step, measured_gib and step_s of it,
+        else None, and then error, which is relative.
     """
-    if tokens < 64 * SHORTER[0]:
-        raise ValueError(
-            f"tokens must be >= {64 * SHORTER[0]} to be estimated from shorter steps, got {tokens}"
-        )
+    least = 64 * SHORTER[0]
+    if tokens < least:
+        raise ValueError(f"tokens must be >= {least} to be estimated from shorter steps, got {tokens}")
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
     if model.device.type == "cpu":
         _return_freed_memory()
     step = _Step(model, recipe)
     step(tokens // SHORTER[0], seconds)  # what is allocated once
-    shorter = []
-    for part in SHORTER:
-        peak, passed_s = step(tokens // part, seconds)
-        shorter.append((tokens // part, peak, passed_s))
+    shorter = [(tokens // part, *step(tokens // part, seconds)) for part in SHORTER]
     (tokens_a, peak_a, _), (tokens_b, peak_b, _) = shorter
     estimate = peak_b + (peak_b - peak_a) / (tokens_b - tokens_a) * (tokens - tokens_b)
     measured, step_s = step(tokens, seconds) if measure else (None, None)
-    out = {
-        "tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s,
-        "shorter": shorter,
-    }  # fmt: skip
-    return out | ({"error": estimate / measured - 1} if measured else {})
+    out = {"tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s}
+    return out | {"shorter": shorter} | ({"error": estimate / measured - 1} if measured else {})
 
 
 def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Example:
@@ -92,7 +80,7 @@ class _Step:
         """(peak in GiB, seconds) of a step with this number of video tokens."""
         device = self.model.device
         batch = self.model.llm.collate([synthetic_example(self.model, tokens, seconds)])
-        batch |= {"logits_to_keep": learned_places(batch["labels"])}
+        batch["logits_to_keep"] = learned_places(batch["labels"])
         batch = {k: v.to(device) for k, v in batch.items()}
         before = [p.detach().clone() for p in self.learned]
         _reset_peak(device)
