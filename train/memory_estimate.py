@@ -11,8 +11,8 @@ from torch import nn
 from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
 from ..types import Tokens
-from .callbacks import memory_gib
 from .stages import StageRecipe, prepare
+from .trainer import memory_gib
 
 SHORTER = (4, 2)  # the shorter steps have a fourth and a half of the tokens
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

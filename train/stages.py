@@ -22,8 +22,7 @@ from ..checkpoints.apply import merge_lora
 from ..config import to_dict
 from ..files import replacing
 from ..model import LongCompress
-from .collate import BadSampleList, StageCollate
-from .data.dataset import QuestionConfig, ShardData
+from .data.dataset import BadSampleList, QuestionConfig, ShardData, StageCollate
 from .data.sampler import BatchSampler, Mixture
 from .engine import Engine, Schedule
 from .model_card import write_card

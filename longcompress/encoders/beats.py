@@ -143,7 +143,7 @@ def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
             )
     try:
         values = json.loads(config_path.read_text(encoding="utf8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"base: {config_path} is no JSON: {error}") from error
     kind = values.pop("model_type", None) if isinstance(values, dict) else None
     if kind != KIND:
@@ -177,9 +177,8 @@ def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
     check_entries(path, state, released_shapes(config, classes))
     own = {ours: state[theirs] for theirs, ours in released_names(config).items()}
     table = own["distances.weight"] = state[TABLE.format(0)]
-    for i in range(config.layers):
-        if not torch.equal(state[TABLE.format(i)], table):
-            name = TABLE.format(i)
+    for name in map(TABLE.format, range(config.layers)):
+        if not torch.equal(state[name], table):
             raise ValueError(f"base: {path}: {name} must be the same as layer 0's, got other values")
     # Weight norm over the kernel's positions, fused in float64.
     length, direction = state[f"{POSITION}.weight_g"], state[f"{POSITION}.weight_v"]

@@ -10,8 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
-from longcompress.train.collate import BadSampleList
-from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
+from longcompress.train.data.dataset import BadSample, BadSampleList, QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler, Mixture
 from longcompress.train.loaders import enter_worker
 from longcompress.train.records import read_records

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from longcompress.llm import Example
 from longcompress.llm.prompt import encode
 from longcompress.train.data.dataset import QuestionConfig, ShardData
+from longcompress.train.data.questions import Room
 from longcompress.train.data.sampler import BatchSampler, Mixture
-from longcompress.train.data.truncate import Room
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 

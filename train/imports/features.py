@@ -97,14 +97,11 @@ def sample_of(
             "length for all such ones (unknown_s)"
         )
     if set(folders) == set(LONGVLM):
-        arrays = []
-        for name in LONGVLM:
-            path = _file(record, folders[name], ".pkl")
-            if path is None:
+        paths = {name: _file(record, folders[name], ".pkl") for name in LONGVLM}
+        for name, path in paths.items():
+            if not path.is_file():
                 raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
-            arrays.append(read_pickle(path))
-        local, memory = arrays
-        state = longvlm_state(local, memory, model, duration_s)
+        state = longvlm_state(*map(read_pickle, paths.values()), model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
@@ -118,14 +115,15 @@ def streams_state(
     streams = {}
     for name in [n for n in model.streams if n in folders]:
         path = _file(record, folders[name], ".npy")
-        if path is None and name == "video":
-            raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
-        x = None if path is None else read_npy(path)
-        if x is None or (name != "video" and not len(x)):  # of too little audio no row is made
+        if not path.is_file():
+            if name == "video":
+                raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
             continue
-        encoder, frames = model.encoders[name], model.config.media.frames
+        x = read_npy(path)
+        if name != "video" and not len(x):  # of too little audio no row is made
+            continue
         try:
-            streams[name] = encoded_of(x, encoder, frames, duration_s)
+            streams[name] = encoded_of(x, model.encoders[name], model.config.media.frames, duration_s)
         except ValueError as error:
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
     state = model.merge_state(ENDLESS)
@@ -172,24 +170,19 @@ def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: flo
 def longvlm_state(
     local: np.ndarray, memory: np.ndarray, model: LongCompress, duration_s: float
 ) -> MergeState:
-    """The state of a session of LongVLM after a video with these features.
+    """The state of a session of LongVLM after a video with these features: local (S M, C) tokens, segment
+    after segment, and memory (layers + 1, C) mean class tokens by layer, of which the last E are taken.
 
     Where in its segment a merged token lay, and how many patches it stands for, is not in the file: all get
     the segment's time and the same share of its patches.
-
-    Args:
-        local: (S M, C) tokens, segment after segment.
-        memory: (layers + 1, C) mean class tokens by layer, of which the last E are taken.
-        model: that cuts into S segments and keeps M tokens of each.
-        duration_s: of the video.
     """
     config, encoder = model.config, model.encoders["video"]
-    num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)
+    num, keep, layers = segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers
     want = (num * keep, encoder.width)
     if local.shape != want:
         variants = {300: "local=300", 200: "local=200, what the released script's schedule gives"}
-        other = variants.get(len(local)) if local.ndim == 2 else None
-        hint = f"; it fits longvlm with variant {other}" if other else ""
+        fits = local.ndim == 2 and len(local) in variants
+        hint = f"; it fits longvlm with variant {variants[len(local)]}" if fits else ""
         raise ValueError(f"local features must be (S M, C) = {want}, got {local.shape}{hint}")
     if memory.ndim != 2 or memory.shape[1] != encoder.width or len(memory) < layers:
         raise ValueError(
@@ -212,7 +205,7 @@ def longvlm_state(
     return state
 
 
-def _file(record: Record, folder: Path, ending: str) -> Path | None:
-    """The file of a record: of its key, or of its video, which several parts share."""
-    paths = [folder / f"{name}{ending}" for name in (record.key, Path(record.video).stem)]
-    return next((path for path in paths if path.is_file()), None)
+def _file(record: Record, folder: Path, ending: str) -> Path:
+    """The file of a record: of its key, or else of its video, which several parts share."""
+    own = folder / f"{record.key}{ending}"
+    return own if own.is_file() else folder / f"{Path(record.video).stem}{ending}"

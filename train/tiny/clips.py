@@ -22,24 +22,23 @@ from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
 from ..loaders import enter_worker, stage_at
+from ..shards.make import ENDLESS
 from ..shards.sample import without
 from .encoders import SCENE_PX, half
 
-ENDLESS = 1 << 40  # tokens; no budget reduces the clips
 T = TypeVar("T")
 NEAR_TENS = 60  # times that are learned first: all of three hours at once keep a model from learning any
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A short video as merged chunks, the sums of its global tokens, its events, and its raw segments for the
-    baselines."""
+    """A short video."""
 
-    chunks: list[Chunk]
-    memory: dict[str, Mean]
+    chunks: list[Chunk]  # merged
+    memory: dict[str, Mean]  # sums of its global tokens
     events: tuple[SceneEvent, ...]
     duration_s: float
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[Segment, ...] = ()  # raw, for the baselines
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,9 @@ def make_clips(
     for seed in tqdm(seeds, desc="clips", unit="clip"):
         scene = make_scene(seed, duration_s)
         pixels = half(frames(scene, time_s, size_px=SCENE_PX))
-        parts: list[Frames | Audio] = [
-            Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps),
-            Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
-        ]
-        raw, _ = segments_of(model, parts, ("video", "audio"))
+        shown = Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps)
+        heard = Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0)
+        raw, _ = segments_of(model, [shown, heard], ("video", "audio"))
         state = replace(model.merge_state(ENDLESS), merge=merge)
         for segment in raw:
             state.add(segment)
@@ -164,21 +161,15 @@ def _shift(value: T, by_s: float) -> T:
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
-    parts: dict[str, Any] = {
-        name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
-    }
-    return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **parts)
+    parts: Any = {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
+    return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **{name: parts})
 
 
 class Videos(IterableDataset[list[Example]]):
     """Endless batches of spliced videos with questions, stage after stage (the last one goes on).
 
-    Args:
-        clips: to splice.
-        empty: a state without segments, which says how tokens merge and budgets are allocated.
-        mixes: the stages.
-        seed: of everything random.
-        raw_a_second: raw tokens a second of video has, which shares are counted from.
+    The state `empty` says how tokens merge and budgets are allocated; shares count from the `raw_a_second`
+    tokens that a second of video has.
     """
 
     def __init__(
@@ -247,9 +238,8 @@ class Videos(IterableDataset[list[Example]]):
         names = {*sounds, *random.permutation(OBJECTS)[: unique_names - len(sounds)]}
         hay = [clip for clip, has in zip(self.clips, self._names, strict=True) if not has & names]
         if not hay:
-            raise ValueError(
-                f"unique_names must leave clips that have none of these names, got {unique_names}; lower it"
-            )
+            need = "unique_names must leave clips that have none of these names"
+            raise ValueError(f"{need}, got {unique_names}; lower it")
         clips = [hay[i] for i in random.integers(len(hay), size=num)]
         for place, name in zip(random.permutation(num), sorted(names), strict=False):
             fits = [clip for clip, has in zip(self.clips, self._names, strict=True) if has & names == {name}]

@@ -56,12 +56,9 @@ class EncoderTask(nn.Module):
 
 
 class SyntheticData(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes.
+    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes of some seconds.
 
-    Args:
-        kind: see above.
-        seed: scene numbers begin at seed * 1_000_000; workers take turns.
-        seconds: length of each scene.
+    Scene numbers begin at seed * 1_000_000; workers take turns.
     """
 
     def __init__(self, kind: str, seed: int, seconds: float) -> None:
