@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset({"attend", "head_mean", "novelty", "plan", "pool"})  # each has a file in `gpu/`
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NARROW = 128  # channels; rows of no more are pooled token by token, in float64 too
 # Compute capability that the kernels need. A T4 (7.5) has too little shared memory for them.
@@ -25,14 +24,12 @@ R = TypeVar("R")
 
 
 def use_triton(op: str, x: Tensor) -> bool:
-    """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter.
+    """True where x can go to the Triton kernel of `op`: CUDA, or the CPU under Triton's interpreter.
 
     The environment variable LONGCOMPRESS_TRITON=0 sends everything to the torch reference.
     """
-    if op not in TRITON_OPS or os.environ.get("LONGCOMPRESS_TRITON") == "0":
-        return False
     precise = x.dtype == torch.float64 and op == "pool" and x.shape[1] <= NARROW  # times
-    if x.dtype not in TRITON_DTYPES and not precise:
+    if os.environ.get("LONGCOMPRESS_TRITON") == "0" or not (x.dtype in TRITON_DTYPES or precise):
         return False
     if not (_is_capable(x.device.index) if x.is_cuda else os.environ.get("TRITON_INTERPRET") == "1"):
         return False

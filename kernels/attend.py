@@ -53,14 +53,9 @@ def attend(
         backend: "auto" is Triton on a GPU and torch elsewhere; "xformers" its block-diagonal attention, which
             has no gradient.
 
-    Returns:
-        State, float32, with gradients to query, x, bias and state.
-
-    Where a graph is compiled, or captured on a GPU, the values of `offsets` are taken on trust, and for
-    capture they must be on the device.
-
-    Raises:
-        ValueError: for shapes other than these, or tensors on several devices (offsets may be anywhere).
+    Gradients go to query, x, bias and state. All tensors are on one device, but for `offsets`. Where a graph
+    is compiled, or captured on a GPU, their values are taken on trust, and for capture they must be on the
+    device.
     """
     if query.dim() != 2 or x.dim() != 2 or query.shape[1] != x.shape[1]:
         got = f"{tuple(query.shape)} and {tuple(x.shape)}"

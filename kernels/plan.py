@@ -7,7 +7,7 @@ A *seat* is a token's position in its segment in the current round.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -68,9 +68,7 @@ def plan(
     CUDA graph is captured nothing waits: `offsets` and `keep` must be on the CPU, the same lengths must have
     been planned before, and nobody checks that values are finite.
 
-    Raises:
-        ValueError: for shapes and ranges other than these, tensors on several devices, or a value that is not
-            finite (with its segment).
+    A ValueError names the segment of a value that is not finite.
     """
     if torch.compiler.is_compiling():
         return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
@@ -105,14 +103,8 @@ def plan(
 def after_rounds(
     num_tokens: int, schedule: float, *, rounds: int | None = None, min_tokens: int = 1
 ) -> tuple[int, int]:
-    """(tokens left, rounds run) after full rounds over num_tokens, as long as `min_tokens` are left.
-
-    Args:
-        num_tokens: tokens before, >= 0.
-        schedule: fraction of a round's tokens that merge.
-        rounds: at most this number of rounds; None: as many as `min_tokens` allows.
-        min_tokens: no round is run that would leave fewer.
-    """
+    """(tokens left, rounds run) after full rounds over num_tokens, at most `rounds` of them (None: any
+    number). A round merges the fraction `schedule`; none is run that would leave fewer than `min_tokens`."""
     done = 0
     while num_tokens > 1 and (rounds is None or done < rounds):
         left = num_tokens - _num_pairs(num_tokens, schedule, done)
@@ -233,16 +225,16 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     even, odd = _factors(x, score)
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     step = max(1, BATCH_SCORES // (even.shape[1] * odd.shape[1]))
-    # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
-    # gets a product of its own, of rows copied to a place of their own.
-    alone = x.dtype == torch.float64
-    step = 1 if alone else step
     scores, partners = [], []
     # large segments go through a buffer that stays in the cache, small ones in batches
     buffer = spare = None
     if x.shape[1] >= LOOP_FROM:
         step, buffer = 1, x.new_empty(even.shape[1], odd.shape[1])
         spare = torch.empty_like(buffer)
+    # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
+    # gets a product of its own, of rows copied to a place of their own.
+    if alone := x.dtype == torch.float64:
+        step = 1
     for s in range(0, len(x), step):
         if buffer is None:
             rows, columns = even[s : s + step], odd[s : s + step]
@@ -333,18 +325,14 @@ def _check_arguments(
         raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")
     if isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
-            raise ValueError(
-                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {schedule}"
-            )
+            need = "a fraction in (0, 0.5] or a list of pairs a round"
+            raise ValueError(f"schedule must be {need}, got {schedule}")
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
-    for name, value, known in (
-        ("score", score, ("ward", "cosine")),
-        ("order", order, ("seat", "reference")),
-        ("precision", precision, ("exact", "fast")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {known}, got {value!r}")
+    names = {"score": (score, Score), "order": (order, Order), "precision": (precision, Precision)}
+    for name, (value, known) in names.items():
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
     return at
 
 

@@ -122,8 +122,6 @@ def plot_merged(
         )
     patches = model.video.patches
     side = round(patches**0.5)
-    if side**2 != patches:
-        raise ValueError(f"the video encoder must have a square grid of patches, got {patches} patches")
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
     indices = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]

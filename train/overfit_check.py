@@ -23,15 +23,8 @@ SEED = 30_000_000  # of the synthetic videos
 
 
 def overfit_check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
-    """Train a model on 20 samples until it knows them.
-
-    Args:
-        recipe: of the stage; without shards, synthetic videos with answers that nobody could guess.
-        out: folder.
-
-    Returns:
-        ok, asked, right (answers given as they were learned), first_loss, last_loss.
-    """
+    """ok, asked, right (answers given as they were learned), first_loss, last_loss of a training on 20
+    samples; without shards, of synthetic videos with answers that nobody could guess."""
     out = Path(out)
     model = recipe.engine.load(recipe.model)
     if not recipe.shards:

@@ -162,15 +162,7 @@ def token_grad_kernel(
 def attend_triton(
     query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(max, sum, acc) after the tokens, with gradients; what `attend` means.
-
-    Args:
-        query: (E, C) float.
-        x: (N, C) float32, bfloat16 or float16.
-        offsets: (S + 1,) int32.
-        bias: (N,) or None.
-        state: max (S, E), sum (S, E), acc (S, E, C), float32.
-    """
+    """(max, sum, acc) after the tokens, with gradients; what `attend` means."""
     after: tuple[Tensor, Tensor, Tensor] = _Attend.apply(query, x, offsets, bias, *state)
     return after
 

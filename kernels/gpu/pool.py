@@ -134,15 +134,10 @@ def spread_kernel(y, group, share, out, num, C: tl.constexpr, ROWS: tl.constexpr
     lambda x, group, share, num, starts=None: x.new_empty((num, x.shape[1])),
 )
 def means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None = None) -> Tensor:
-    """(num, C) in x.dtype: sum of share * x over the tokens of each group, summed in float32.
+    """(num, C) in x.dtype: sum of share (N,) * x (N, C) over the tokens of each group (N,), in float32.
 
-    Args:
-        x: (N, C) float32, bfloat16 or float16.
-        group: (N,) int32 or int64.
-        share: (N,) float32.
-        num: groups.
-        starts: (S + 1,) int32, where the groups of each segment begin, if the tokens of each segment lie
-            together in the segments' order, as `plan` makes them; None: nothing is known.
+    `starts` (S + 1,) int32 is where the groups of each segment begin, if the tokens of each segment lie
+    together in the segments' order, as `plan` makes them; None: nothing is known.
     """
     x, share = x.contiguous(), share.contiguous()
     width = x.shape[1]

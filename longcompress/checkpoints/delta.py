@@ -74,9 +74,6 @@ def apply_delta(
         out: a new or empty folder.
         shard_bytes: of a file at most (one tensor alone may pass it); about so much memory is needed.
         progress: show a bar.
-
-    Raises:
-        ValueError: the two don't fit, with all names; the delta is a whole model; a sum is not finite.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):

@@ -13,7 +13,6 @@ from ..types import Audio, Encoded, Tokens
 from .beats import Beats
 from .checks import check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
-from .whisper import check_audio
 
 WINDOW = 512  # frames of the mel filters
 HALF = WINDOW // 2  # the released scripts leave a last window of fewer frames out
@@ -64,7 +63,6 @@ class BeatsEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
         """The token of at most one block of audio and its lookahead; no token if the audio is too short."""
-        check_audio(audio, self.rate_hz, self.block + self.lookahead)
         x = self.features(audio.samples[None])  # (1 or 0, C)
         num, end_s = len(x), audio.start_s + min(len(audio), self.block) / self.rate_hz
         times = torch.tensor([audio.start_s, end_s], dtype=torch.float64, device=x.device)

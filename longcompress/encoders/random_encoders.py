@@ -11,8 +11,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from .beats import Beats
-from .beats_layers import BeatsConfig
+from .beats import Beats, BeatsConfig
 
 Size = Literal["small", "middle", "paper"]
 

@@ -9,6 +9,7 @@ No layer of the encoder is rewritten: its own modules are called in its own orde
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -58,12 +59,10 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
     """(T, tokens, C) hidden states by their index, with all patches: each has the features of its group.
 
     Args:
-        encoder: a vision encoder that `check_encoder` lets pass.
+        encoder: that `check_encoder` lets pass.
         x: (T, 3, H, W) normalised frames.
-        num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left; with 0
-            these are the encoder's own states.
-        indices: of states, as transformers' `output_hidden_states` counts them (0: the embeddings);
-            layers above the last one aren't run.
+        num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left.
+        indices: of states, as transformers counts them (0: the embeddings); layers above aren't run.
     """
     family = FAMILIES[encoder.config.model_type]
     side, heads = encoder.config.patch_size, encoder.config.num_attention_heads
@@ -72,9 +71,8 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
     first = x.shape[1] - num_patches  # class token and registers, where an encoder has them
     states = {0: x} if 0 in indices else {}
     groups: Plan | None = None
-    for index, layer in enumerate(encoder.get_submodule(family.layers).children(), 1):
-        if index >= indices.stop:
-            break
+    layers = islice(encoder.get_submodule(family.layers).children(), indices.stop - 1)
+    for index, layer in enumerate(layers, 1):
         x, keys = attended(family, layer, x, groups, first)
         pairs = min(num_pairs, (x.shape[1] - first) // 2)
         if pairs:

@@ -140,7 +140,6 @@ class AudioEncoder(nn.Module):
         """The tokens of at most one block of audio. The encoder sees a full block, filled with silence.
         With tail "released" the silence has tokens too, at the time of the last token of the audio."""
         num = len(audio)
-        check_audio(audio, self.rate_hz, self.block)
         x = self.features(audio.samples[None])[0]
         num_audible = -(-num // self.step)
         num_rows = num_audible if self.config.tail == "kept" else self.rows
@@ -165,11 +164,3 @@ class AudioEncoder(nn.Module):
         # Only the last state has passed the final norm.
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
         return reduce(x, "b (n pool) c -> b n c", "mean", pool=self.pool)
-
-
-def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
-    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
-    if audio.rate_hz != rate_hz:
-        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
-    if not 0 < len(audio) <= max_samples:
-        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")

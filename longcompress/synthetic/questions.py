@@ -93,12 +93,8 @@ def ask(
     """At most `num` distinct questions about a video, each with a unique answer. Objects that share colour or
     shape with another object of the video are asked about more often.
 
-    Args:
-        events: of a video, or of joined parts of videos, in seconds from its start.
-        duration_s: of the video, seconds.
-        kinds: kinds to sample from, evenly or by weight.
-        offset_s: added to all printed times; a multiple of 10.
-        paraphrase: sample the wording, instead of taking the first.
+    The kinds are sampled evenly or by weight, and with `paraphrase` their wording; `offset_s`, a multiple of
+    10, is added to all printed times.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     if unknown := set(weights) - set(KINDS):

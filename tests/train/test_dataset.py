@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
 from longcompress.train.data.dataset import BadSample, BadSampleList, QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
-from longcompress.train.loaders import enter_worker
+from longcompress.train.data.sampler import BatchSampler, Mixture, enter_worker
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index

@@ -22,7 +22,6 @@ from longcompress.presets import TINY, new_tiny
 from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
 from longcompress.train.engine import Engine
-from longcompress.train.muon import with_muon
 from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
 from longcompress.train.tiny.recipe import (
     RECIPE,
@@ -32,7 +31,7 @@ from longcompress.train.tiny.recipe import (
     train_encoders,
     train_tiny,
 )
-from longcompress.train.trainer import load_trained, run
+from longcompress.train.trainer import load_trained, run, with_muon
 from longcompress.types import Frames
 
 

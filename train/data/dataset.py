@@ -15,11 +15,10 @@ from torch.utils.data import IterableDataset
 from ...llm import Example, learned_places
 from ...llm.prompt import encode
 from ...model import LongCompress
-from ..loaders import enter_worker
 from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without
 from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
-from .sampler import Batch, BatchSampler
+from .sampler import Batch, BatchSampler, enter_worker
 
 NUM_SPARE = 16  # samples that are tried where none of a rank's own can be used
 
@@ -81,12 +80,8 @@ class ShardData(IterableDataset[Loaded]):
         batches: of all ranks.
         model: compresses the features; its encoders and segments must be those that made them.
         questions: what is asked.
-        rank, world: which part of each batch.
-        accumulate: parts that a rank's samples of a batch come in.
+        rank, world, accumulate: which part of each batch, in how many parts.
         on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
-
-    Raises:
-        ValueError: features of other encoders or segments than the model's.
     """
 
     def __init__(
@@ -155,11 +150,8 @@ class ShardData(IterableDataset[Loaded]):
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
-        """(a video compressed to `budget` with questions, turns and events its text was shortened by).
-
-        Raises:
-            ValueError: it can't be read, nothing can be asked about it, or it is longer than the context.
-        """
+        """(a video compressed to `budget` with questions, turns and events its text was shortened by);
+        ValueError if it can't be read, nothing can be asked about it, or it is longer than the context."""
         sample, config = read_sample(members, where), self.questions
         state = sample.state(self.empty)
         names = state.streams
@@ -216,11 +208,8 @@ class StageCollate:
         self.rate_fps = model.config.media.rate_fps if model.video is not None else 0.0
 
     def __call__(self, items: Sequence[Loaded]) -> dict[str, Any]:
-        """The arguments of the language model, and `about`, which `PartTrainer` takes out again.
-
-        Raises:
-            ValueError: no sample of the batch could be used.
-        """
+        """The arguments of the language model, and `about`, which `PartTrainer` takes out; ValueError if
+        no sample of the batch could be used."""
         (loaded,) = items
         if loaded.bad:
             self.bad_samples.append(loaded.number, loaded.bad)

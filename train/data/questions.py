@@ -90,10 +90,8 @@ def turns_of(
         elif kind == "segment":
             start, end = at.ends(event)
             turns.append((_choose(forms["segment"], generator).format(start=start, end=end), event.text))
-        elif kind == "choice":
-            turns += _choice(event, events, at, generator)
         else:
-            raise ValueError(f"kind must be one of {Kind.__args__}, got {kind!r}")
+            turns += _choice(event, events, at, generator)
     return turns
 
 

@@ -6,8 +6,11 @@ same sequence, and a training resumes from a batch's number alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import get_worker_info
 
 from ..shards.index import Index
 
@@ -100,3 +103,24 @@ class BatchSampler:
             if number >= self.start:  # batches before it are formed too: each begins where the last ended
                 yield Batch(number, budget, tuple(batch), tuple(costs))
             number += 1
+
+
+def enter_worker() -> tuple[int, int]:
+    """(number of this worker process, number of workers), and torch of a worker has one thread from now on.
+
+    Outside of a worker it is (0, 1), and the threads of the process, which trains, stay as they are.
+    """
+    worker = get_worker_info()
+    if worker is None:
+        return 0, 1
+    torch.set_num_threads(1)
+    return worker.id, worker.num_workers
+
+
+def stage_at(stages: Sequence[Any], number: int) -> Any:
+    """The stage, of those with a number of `steps`, that step `number` is of; the last one has no end."""
+    for stage in stages:
+        if number < stage.steps:
+            return stage
+        number -= stage.steps
+    return stages[-1]

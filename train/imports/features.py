@@ -47,10 +47,6 @@ def make(
         folders: stream -> folder of .npy files; or "local" and "memory" -> folders of LongVLM's pickles. Of
             audio and speech a video may have none.
         unknown_s: length of videos whose record doesn't tell it; 0: they fail.
-
-    Raises:
-        ValueError: the model has no such streams, or no use for such features.
-        FileNotFoundError: there is no such folder.
     """
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}

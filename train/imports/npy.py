@@ -16,11 +16,7 @@ from ..shards.make import ENDLESS, Result, each, make_share, try_part
 Layout = dict[str, tuple[str, str]]
 LAYOUTS: dict[str, Layout] = {
     "vtimellm": {"video": ("", "float16")},
-    "longvale": {
-        "video": ("visual", "float16"),
-        "audio": ("audio", "float32"),
-        "speech": ("speech", "float32"),
-    },
+    "longvale": {"video": ("visual", "float16")} | {name: (name, "float32") for name in ("audio", "speech")},
 }
 """Published model -> stream -> (folder of its arrays, their type); the folders are what their commands' three
 flags name."""
@@ -30,13 +26,8 @@ def make(records: Sequence[Record], out: str | Path, model: LongCompress, **opti
     """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
     (longvale): (tokens, C) by time. A stream that a video lacks has no file. Run again it goes on.
 
-    Args:
-        records, options: as for `shards.make`.
-        out: folder.
-        model: encoders of one of LAYOUTS, by its name, in the paper's mode.
-
-    Raises:
-        ValueError: as `shards.make`; the model has no such layout, or takes frames by rate.
+    The model has the encoders of one of LAYOUTS, by its name, in the paper's mode; the rest is as for
+    `shards.make`.
     """
     layout = LAYOUTS.get(model.config.name)
     if layout is None:
@@ -71,11 +62,10 @@ def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, 
     session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
     streams = session.state().compress().streams
     num_frames = model.config.media.frames
-    frames = len(streams["video"]) if "video" in streams else num_frames
-    if frames != num_frames:
+    if "video" in streams and len(streams["video"]) != num_frames:
         raise ValueError(
-            f"{record.video} gave {frames} frames of {num_frames}, which their code needs; the others "
-            "can't be decoded"
+            f"{record.video} gave {len(streams['video'])} frames of {num_frames}, which their code needs; "
+            "the others can't be decoded"
         )
     arrays = {n: tokens.x.float().cpu().numpy().astype(layout[n][1]) for n, tokens in streams.items()}
     for name, array in arrays.items():

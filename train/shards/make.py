@@ -136,34 +136,26 @@ def share_lock(folder: Path, share: tuple[int, int]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(
-                f"{folder}: another process makes this share here; wait for it, or give --shard i/N"
-            ) from None
+            hint = "wait for it, or give --shard i/N"
+            raise ValueError(f"{folder}: another process makes this share here; {hint}") from None
         yield
 
 
 def pack(
     out: str | Path, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
 ) -> Index:
-    """Pack the parts of all records into shards and index them; a pure function of the parts.
+    """Pack the parts of all records into shards beside them and index them; a pure function of the parts.
 
-    Args:
-        out: folder of the parts; shards and the index come beside them.
-        records: all of them: each must have been made or have failed.
-        shard_bytes: a shard is closed before a sample that would take it above this.
-        progress: show a bar.
-
-    Raises:
-        ValueError: a record was neither made nor failed, or none was made.
+    Each record must have been made or have failed, and one been made. A shard is closed before a sample that
+    would take it above `shard_bytes`.
     """
     out = Path(out)
     keys = sorted(record.key for record in records)
     failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
     packed = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
     if missing := sorted(set(keys) - set(packed) - set(failed)):
-        raise ValueError(
-            f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
-        )
+        such = f"such as {missing[0]!r}; run on"
+        raise ValueError(f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, {such}")
     if not packed:
         raise ValueError(f"{out}: none of {len(keys)} videos could be used; {MANIFEST} says why")
     parts = [out / PARTS / f"{key}.tar" for key in packed]
@@ -206,9 +198,8 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
     """Faults of indexed shards, each in a line: hashes, members, unreadable features."""
     index, lines = load_index(folder), []
     if not isinstance(index.folder, Path):
-        raise ValueError(
-            f"verify reads a folder, got {folder}; a cache checks shards of a URL on fetching them"
-        )
+        hint = "a cache checks shards of a URL on fetching them"
+        raise ValueError(f"verify reads a folder, got {folder}; {hint}")
     for number, shard in enumerate(tqdm(index.shards, desc="verify", unit="shard", disable=not progress)):
         path = index.folder / shard.name
         if not path.is_file():

@@ -61,17 +61,11 @@ def make(
         model: preset, folder or hub name that each actor loads, or what loads it; None for media.
         detail: tokens a segment keeps, by stream; None: the model's.
         device: of the models; None: the actor's GPU, the CPU where gpus_per_worker is 0.
-        workers: actors.
-        gpus_per_worker: of each; may be a fraction.
-
-    Raises:
-        ValueError: as there; workers or gpus_per_worker can't be had.
-        ImportError: Ray is not installed.
+        workers, gpus_per_worker: number of actors, and the GPUs of each, which may be a fraction.
     """
     if workers < 1 or gpus_per_worker < 0:
-        raise ValueError(
-            f"workers must be >= 1 and gpus_per_worker >= 0, got {workers} and {gpus_per_worker}"
-        )
+        got = f"{workers} and {gpus_per_worker}"
+        raise ValueError(f"workers must be >= 1 and gpus_per_worker >= 0, got {got}")
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
@@ -112,15 +106,10 @@ def _running(workers: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **quiet)
-    else:
-        cpus = max(os.cpu_count() or 1, workers + 1)  # or more actors than cores would wait for ever
-        ray.init(
-            address="local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, **quiet
-        )
-    try:
+    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local", "log_to_driver": False}
+    if options["address"] == "local":
+        # with fewer cores than actors the last ones would wait for ever
+        cpus = max(os.cpu_count() or 1, workers + 1)
+        options |= {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    with ray.init(logging_level="ERROR", **options):
         yield ray
-    finally:
-        ray.shutdown()

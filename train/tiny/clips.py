@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from ...serialize import pack, unpack
 from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
-from ..loaders import enter_worker, stage_at
+from ..data.sampler import enter_worker, stage_at
 from ..shards.make import ENDLESS
 from ..shards.sample import without
 from .encoders import SCENE_PX, half
@@ -195,11 +196,9 @@ class Videos(IterableDataset[list[Example]]):
         method = _choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
         no_audio = random.random() < mix.no_audio
         num = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
-        videos: list[Example] = []
-        while len(videos) < max(1, round(num)):  # a video may have no question of the kinds asked for
-            video = self._video(mix, num_clips, share, method, no_audio, random)
-            videos += [video] if video.turns else []
-        return videos
+        # a video may have no question of the kinds asked for
+        asked = (self._video(mix, num_clips, share, method, no_audio, random) for _ in count())
+        return list(islice((video for video in asked if video.turns), max(1, round(num))))
 
     def _video(
         self, mix: Mix, num_clips: float, share: float, method: str, no_audio: bool,
@@ -212,22 +211,21 @@ class Videos(IterableDataset[list[Example]]):
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset_s = 10 * int(random.integers(max(1, tens - int(length_s // 10) - 1)))
         state, events, duration_s = splice(clips, float(offset_s), self.empty)
-        kinds, no_globals = mix.kinds, random.random() < mix.no_globals
+        kinds: Any = mix.kinds or KINDS
+        no_globals = random.random() < mix.no_globals
         if no_audio:
             state = without(state, "audio")
             events = [event for event in events if event.kind == "video"]
-            kinds = {kind: kinds.get(kind, 1.0) for kind in SILENT_KINDS}
+            kinds = {kind: mix.kinds.get(kind, 1.0) for kind in SILENT_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
         if method == OURS:
             video = state.compress(budget)
         else:
             video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
-        questions = ask(
-            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s, kinds=kinds or KINDS,
-            paraphrase=bool(random.random() < 0.5),
-        )  # fmt: skip
         if no_globals:
             video = replace(video, globals={})
+        options = {"num": mix.questions, "offset_s": offset_s, "paraphrase": bool(random.random() < 0.5)}
+        questions = ask(events, duration_s, generator=random, kinds=kinds, **options)
         return Example(video, [(q.text, q.answer) for q in questions])
 
     def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
@@ -253,10 +251,9 @@ def _by_baseline(
     """The tokens that a baseline keeps of raw segments, beside the global tokens of `state`."""
     segments = only(segments, list(state.streams))
     globals_ = state.global_memory.read(state.memory)
-    num_global, seed = sum(map(len, globals_.values())), int(random.integers(1 << 31))
-    streams = spend(
-        method, segments, budget - num_global, state.allocation, global_tokens=num_global, seed=seed
-    )
+    num = sum(map(len, globals_.values()))
+    options = {"global_tokens": num, "seed": int(random.integers(1 << 31))}
+    streams = spend(method, segments, budget - num, state.allocation, **options)
     return CompressedVideo(streams, globals_, max(budget, sum(map(len, streams.values()))))
 
 
