@@ -71,8 +71,8 @@ def attend(
     if state is None:
         state = start_state(*want, device=x.device)
     elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
-        got = [tuple(part.shape) for part in state]
-        raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
+        shapes = [tuple(part.shape) for part in state]
+        raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {shapes}")
     if backend == "xformers":
         from .gpu.attend_xformers import attend_xformers
 

@@ -288,9 +288,9 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
 
 def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
-    listed = not isinstance(schedule, float | int)
-    pairs = schedule[min(done, len(schedule) - 1)] if listed else int(schedule * n)
-    return min(max(1, pairs), n // 2)
+    if isinstance(schedule, float | int):
+        return min(max(1, int(schedule * n)), n // 2)
+    return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
 
 
 def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
@@ -368,7 +368,7 @@ def _plan_in_graph(
 
 def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
     groups = torch.library.get_ctx().new_dynamic_size()  # known when it runs, not when it is traced
-    sizes = (metric.shape[0], metric.shape[0], groups, offsets.shape[0])
+    sizes: tuple[Any, ...] = (metric.shape[0], metric.shape[0], groups, offsets.shape[0])
     types = (torch.int32, torch.float32, torch.float32, torch.int32)
     return tuple(metric.new_empty((n,), dtype=t) for n, t in zip(sizes, types, strict=True))
 

@@ -30,17 +30,16 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
     if num != len(x):
         raise ValueError(f"plan is for {num} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}")
     one_device(x=x, **plan._asdict())
-    return _Pool.apply(x, *plan, use_triton("pool", x))  # type: ignore[no-any-return]
+    return _Pool.apply(x, *plan, use_triton("pool", x))
 
 
 def pool_reference(x: Tensor, plan: Plan) -> Tensor:
     """What `pool` means, in plain torch: one gather-and-sum pass over x. Also the path on CPU."""
-    return _Pool.apply(x, *plan, False)  # type: ignore[no-any-return]
+    return _Pool.apply(x, *plan, False)
 
 
 def unpool(y: Tensor, plan: Plan) -> Tensor:
-    """(N, C): each token's group's row of y (M, C). The inverse of `pool` wherever a group's tokens were
-    equal."""
+    """(N, C): each token's group's row of y (M, C); undoes `pool` wherever a group's tokens were equal."""
     return y.index_select(0, plan.group.long())
 
 

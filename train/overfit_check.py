@@ -33,7 +33,7 @@ def overfit_check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
         recipe = replace(recipe, shards=[str(out / "samples")])
     folder = out / "few"
     first_samples(recipe.shards[0], folder)
-    steps = {"save_steps": recipe.steps, "log_steps": min(recipe.log_steps, recipe.steps)}
+    steps: dict[str, Any] = {"save_steps": recipe.steps, "log_steps": min(recipe.log_steps, recipe.steps)}
     recipe = replace(recipe, shards=[str(folder)], weights=[], eval_shards=[], **steps)
     shutil.rmtree(out / "run", ignore_errors=True)
     train_stage(model, recipe, out / "run")

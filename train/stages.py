@@ -23,7 +23,7 @@ from ..config import to_dict
 from ..files import replacing
 from ..model import LongCompress
 from .data.dataset import BadSampleList, QuestionConfig, ShardData, StageCollate
-from .data.sampler import BatchSampler, Mixture
+from .data.sampler import BatchSampler
 from .engine import Engine, Schedule
 from .model_card import write_card
 from .shards.index import Index, load_index
@@ -237,8 +237,8 @@ def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
 def batch_sampler(recipe: StageRecipe, indexes: list[Index], start: int = 0) -> BatchSampler:
     """The batches of a stage from number `start` on."""
     return BatchSampler(
-        Mixture(indexes, recipe.weights or None), recipe.seed, recipe.max_tokens, recipe.budgets,
-        recipe.min_videos, recipe.max_videos, start,
+        indexes, recipe.seed, recipe.max_tokens, recipe.budgets, recipe.min_videos, recipe.max_videos, start,
+        recipe.weights or None,
     )  # fmt: skip
 
 
@@ -255,7 +255,7 @@ def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) 
         return None
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
     budget = sorted(recipe.budgets)[len(recipe.budgets) // 2]
-    sampler = BatchSampler(Mixture(indexes), recipe.seed, recipe.max_tokens, [budget])
+    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [budget])
     data = ShardData(sampler, model, recipe.questions)
     sizes = {"num_batches": recipe.eval_batches, "num_answers": recipe.eval_answers}
     return Validation(model, data, out=out, rank=rank, **sizes)

@@ -21,29 +21,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 WEIGHTS = "trained.safetensors"
 
 
-class CheckGradients(TrainerCallback):
-    """Stops a training in whose first step a parameter that is to be trained got no gradient."""
+class Watch(TrainerCallback):
+    """All of `module` must learn. On SIGTERM the step that runs is finished, a checkpoint saved, and training
+    ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.checked = module, False
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Checks the first step alone."""
-        if self.checked:
-            return
-        self.checked = True
-        idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
-        if idle:
-            raise ValueError(
-                f"{len(idle)} parameters that are to be trained got no gradient, such as {idle[0]!r}"
-            )
-
-
-class StopOnSignal(TrainerCallback):
-    """On SIGTERM the step that runs is finished, a checkpoint saved, and training ends, on all ranks."""
-
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, module: nn.Module, act: Callable[[int], None] | None) -> None:
+        self.module, self.act, self.checked, self.stopped = module, act, False, False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,32 +34,32 @@ class StopOnSignal(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "requested", True))
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Checks, in the first step alone, that each parameter that is to be trained got a gradient."""
+        if not self.checked:
+            self.checked = True
+            idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
+            if idle:
+                need = "parameters that are to be trained got no gradient"
+                raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ends the training if any rank got the signal."""
+        """Ends the training if any rank got the signal; acts."""
         if distributed.is_initialized() and distributed.get_world_size() > 1:
-            requested = torch.tensor(float(self.requested), device=args.device)
-            distributed.all_reduce(requested, distributed.ReduceOp.MAX)
-            self.requested = bool(requested)
-        if self.requested:
+            stopped = torch.tensor(float(self.stopped), device=args.device)
+            distributed.all_reduce(stopped, distributed.ReduceOp.MAX)
+            self.stopped = bool(stopped)
+        if self.stopped:
             control.should_save = control.should_training_stop = True
-
-
-class EverySteps(TrainerCallback):
-    """Calls a function with a step's number every `steps`, and after the last."""
-
-    def __init__(self, steps: int, act: Callable[[int], None]) -> None:
-        self.steps, self.act = steps, act
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Calls it."""
-        if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
-            self.act(state.global_step)
+        step = state.global_step
+        if self.act is not None and (step % int(args.eval_steps) == 0 or step == state.max_steps):
+            self.act(step)
 
 
 COUNTED = ("tokens", "frames", "video_s")
@@ -93,8 +76,7 @@ class Throughput:
         self.sums.update({name: about.get(name, 0) for name in COUNTED})
 
     def rates(self, device: torch.device) -> dict[str, float]:
-        """Since the line before, of all ranks: tokens_per_s, frames_per_s, video_s_per_s. Also the share of
-        the time that the slowest rank waited for its loader, and the highest peak of memory of a rank."""
+        """Speeds of all ranks together since the line before, the longest wait (a share) and peak of one."""
         passed_s = max(time.perf_counter() - self.start_s, 1e-9)
         sums = torch.tensor([float(self.sums[name]) for name in COUNTED], device=device)
         maxima = torch.tensor([self.wait_s / passed_s, memory_gib(device)], device=device)
@@ -202,9 +184,8 @@ def load_trained(module: nn.Module, folder: Path) -> None:
         )
     for name, parameter in module.named_parameters():
         if name in state and isinstance(parameter, DTensor):
-            state[name] = distribute_tensor(
-                state[name].to(parameter.device), parameter.device_mesh, parameter.placements
-            )
+            value = state[name].to(parameter.device)
+            state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
     module.load_state_dict(state, strict=False)
 
 
@@ -236,16 +217,11 @@ def with_muon(module: nn.Module, lr: float) -> Joined:
     """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
     for all else that is trained."""
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    matrices = [n for n, p in trained.items() if p.dim() == 2 and "layers" in n.split(".")]
+    matrices = {n: p for n, p in trained.items() if p.dim() == 2 and "layers" in n.split(".")}
     rest = [p for n, p in trained.items() if n not in matrices]
-    return Joined(
-        [
-            torch.optim.Muon(
-                [trained[n] for n in matrices], lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
-        ]
-    )
+    options: dict[str, Any] = {"lr": lr, "weight_decay": 0.01}
+    muon = torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)
+    return Joined([muon, torch.optim.AdamW(rest, betas=(0.9, 0.98), **options)])
 
 
 def run(
@@ -264,14 +240,11 @@ def run(
         validate: called with a step's number every args.eval_steps and after the last; its result is logged.
         muon: Muon for the matrices of the layers; else AdamW for all.
     """
-    stop = StopOnSignal()
+    watch = Watch(module, None if validate is None else lambda step: trainer.log(validate(step)))
     trainer = PartTrainer(
-        model=module, args=args, train_dataset=data, data_collator=collate,
+        model=module, args=args, train_dataset=data, data_collator=collate, callbacks=[watch],
         optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
-        callbacks=[CheckGradients(module), stop],
     )  # fmt: skip
-    if validate is not None:
-        trainer.add_callback(EverySteps(int(args.eval_steps), lambda step: trainer.log(validate(step))))
-    with stop.listening():
+    with watch.listening():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return None if stop.requested else trainer
+    return None if watch.stopped else trainer

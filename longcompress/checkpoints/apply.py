@@ -46,8 +46,7 @@ def apply(
             parameters of our own that stay unset, are all listed.
     """
     roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
-    unknown = sorted(set(init) - set(roots))
-    if unknown:
+    if unknown := sorted(set(init) - set(roots)):
         raise ValueError(f"init must be some of {sorted(roots)}, got {unknown[0]!r}")
     if hasattr(model.llm.lm, "peft_config"):
         raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
@@ -61,8 +60,7 @@ def apply(
     done = {name for stage in stages for name in check_stage(stage, model, homes)}
     keep = tuple(roots[name] for name in init)
     own = [name for name in model.state_dict() if name.startswith(OWN)]
-    unset = sorted(name for name in own if name not in done and not name.startswith(keep))
-    if unset:
+    if unset := sorted(name for name in own if name not in done and not name.startswith(keep)):
         raise ValueError(
             f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
             "trained in too (mm_projector.bin comes first), or name their part in `init` "
@@ -77,12 +75,12 @@ def apply(
 def homes_of(model: LongCompress) -> dict[str, str]:
     """Name of an entry without its wrappers -> parameter of the model that it belongs to."""
     names = [name for name, _ in model.llm.lm.named_parameters(remove_duplicate=False)]
-    projectors = {theirs: ours for theirs, ours in PROJECTORS.items() if ours in model.llm.project}
-    return {core(name): f"llm.lm.{name}" for name in names} | {
-        f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}"
-        for theirs, ours in projectors.items()
-        for leaf in model.llm.project[ours].state_dict()
-    }
+    homes = {core(name): f"llm.lm.{name}" for name in names}
+    for theirs, ours in PROJECTORS.items():
+        if ours in model.llm.project:
+            leaves = model.llm.project[ours].state_dict()
+            homes |= {f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}" for leaf in leaves}
+    return homes
 
 
 def core(name: str) -> str:
@@ -92,8 +90,7 @@ def core(name: str) -> str:
 
 def check_stage(stage: Stage, model: LongCompress, homes: Mapping[str, str]) -> set[str]:
     """Parameters that the values of a stage are of; ValueError unless each has a place that it fits."""
-    unknown = sorted(name for name in stage.values if core(name) not in homes)
-    if unknown:
+    if unknown := sorted(name for name in stage.values if core(name) not in homes):
         roots = {core(name).split(".")[0] for name in unknown}
         streams = sorted(stream for root, stream in PROJECTORS.items() if root in roots)
         hint = f"; they are of streams {streams}, this model has {model.streams}"

@@ -51,12 +51,10 @@ def read_folder(folder: Path, what: str) -> dict[str, Tensor]:
             return {k: v for file in files for k, v in read_tensors(folder / file).items()}
         if (folder / name).is_file():
             return read_tensors(folder / name)
-    hint = (
-        "; convert Meta's files to transformers' form first" if any(folder.glob("consolidated.*.pth")) else ""
-    )
-    raise ValueError(
-        f"{what}: {folder} has no model.safetensors and no pytorch_model.bin, nor an index of them{hint}"
-    )
+    need = "no model.safetensors and no pytorch_model.bin, nor an index of them"
+    if any(folder.glob("consolidated.*.pth")):
+        need += "; convert Meta's files to transformers' form first"
+    raise ValueError(f"{what}: {folder} has {need}")
 
 
 def apply_delta(
@@ -84,31 +82,26 @@ def apply_delta(
     names = check_fit(first, second)
     check_small(first, second, names, delta)
     out.mkdir(parents=True, exist_ok=True)
-    chunks = chunked({name: second[name].nbytes for name in names}, shard_bytes)
+    sizes = {name: second[name].nbytes for name in names}
+    chunks = chunked(sizes, shard_bytes)
     weights: dict[str, str] = {}
-    total = 0
-    with tqdm(total=len(names), desc="delta", unit="tensor", disable=not progress) as bar:
-        for number, chunk in enumerate(chunks, 1):
-            sums = {}
-            for name in chunk:
-                sums[name] = added(name, first[name], second[name])
-                total += sums[name].nbytes
-                bar.update()
-            file = f"model-{number:05d}-of-{len(chunks):05d}.safetensors"
-            with replacing(out / file) as part:
-                save_file(sums, part, metadata={"format": "pt"})
-            weights |= dict.fromkeys(chunk, file)
+    for number, chunk in enumerate(tqdm(chunks, desc="delta", unit="file", disable=not progress), 1):
+        sums = {name: added(name, first[name], second[name]) for name in chunk}
+        file = f"model-{number:05d}-of-{len(chunks):05d}.safetensors"
+        with replacing(out / file) as part:
+            save_file(sums, part, metadata={"format": "pt"})
+        weights |= dict.fromkeys(chunk, file)
     projector = None
     if values := {n: x.contiguous() for n, x in second.items() if n.startswith(PROJECTOR)}:
         projector = out / "mm_projector.safetensors"
         save_file(values, projector, metadata={"format": "pt"})
     for path in tokenizer:
         shutil.copyfile(path, out / path.name)
-    index = {"metadata": {"total_size": total}, "weight_map": weights}
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weights}
     for name, value in (("model.safetensors.index.json", index), ("config.json", config)):
         with replacing(out / name) as part:
             part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf8")
-    grown = {n: len(second[n]) - len(first[n]) for n in names if n in GROWS}
+    grown = {n: len(second[n]) - len(first[n]) for n in GROWS if n in names}
     return Applied(out, len(names), {n: more for n, more in grown.items() if more}, projector)
 
 

@@ -3,17 +3,15 @@
 Nothing in them is ever run: torch files are read with weights_only, others are safetensors.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..encoders.beats import BROKEN, listed
+from ..encoders.beats import listed, read_plain
 
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 PLAIN = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
@@ -23,28 +21,16 @@ MODELS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Name -> float tensor of a torch or safetensors file, mapped: they stay on disk until they are used.
-
-    A file whose name doesn't end in .safetensors is torch's.
-    """
+    """Name -> float tensor of a torch or .safetensors file, mapped: they stay on disk until they are used."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix in ARCHIVES:
         raise ValueError(f"{path} is an archive; unpack it and give what is in it")
-    size_mb = path.stat().st_size / 1e6
-    cut = f"{path} ({size_mb:.1f} MB) is cut off, or no file of tensors; get it again"
     try:
-        if path.suffix == ".safetensors":
-            values = load_file(path)
-        else:
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        values = load_file(path) if path.suffix == ".safetensors" else read_plain(path, mmap=True)
     except SafetensorError as error:
-        raise ValueError(f"{cut}: {error}") from error
-    except BROKEN as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            cut = f"{path} must hold tensors only, but its pickle asks for {code[1]}; nothing of it was run"
-        raise ValueError(cut) from error
+        raise ValueError(f"{path} is cut off, or no file of tensors; get it again: {error}") from error
     wrong = [type(values).__name__]
     if isinstance(values, dict):
         wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
@@ -65,8 +51,7 @@ class Stage(NamedTuple):
 
 
 def read_stage(path: str | Path) -> Stage:
-    """What lies in a file of projectors (`mm_projector.bin`), or in the folder of a stage: such a file, an
-    adapter as peft saves it, and `non_lora_trainables.bin` beside it."""
+    """What lies in a file of projectors, or in a folder: PLAIN ones, an adapter as peft saves it."""
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():

@@ -280,7 +280,10 @@ def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
 
 def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
     """The sizes and the parameters, by our names, in a released file."""
-    values = read_plain(path)
+    try:
+        values = read_plain(path)
+    except ValueError as error:
+        raise ValueError(f"base: {error} (a BEATs file has about 361 MB; {WHERE})") from error
     if not isinstance(values, dict) or not all(isinstance(values.get(k), dict) for k in ("cfg", "model")):
         got = sorted(map(str, values))[:LISTED] if isinstance(values, dict) else type(values).__name__
         raise ValueError(
@@ -306,22 +309,18 @@ def read_released(path: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
     return config, own
 
 
-def read_plain(path: Path) -> Any:
+def read_plain(path: Path, **options: Any) -> Any:
     """The contents of a file of tensors and plain values, written by torch.save; else ValueError."""
-    with path.open("rb") as file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except BROKEN as error:
-            if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-                raise ValueError(
-                    f"base: {path} must hold tensors and plain values only, but its pickle asks for "
-                    f"{code[1]}; nothing of it was run. {WHERE}"
-                ) from error
-            size_mb = path.stat().st_size / 1e6
-            raise ValueError(
-                f"base: {path} ({size_mb:.1f} MB) is cut off or not what torch.save writes; fetch it again "
-                f"(a BEATs file has about 361 MB); {WHERE}"
-            ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except BROKEN as error:
+        fault = (
+            f"({path.stat().st_size / 1e6:.1f} MB) is cut off or not what torch.save writes; fetch it again"
+        )
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            what = "must hold tensors and plain values only, but its pickle asks for"
+            fault = f"{what} {code[1]}; nothing of it was run"
+        raise ValueError(f"{path} {fault}") from error
 
 
 def released_names(config: BeatsConfig) -> dict[str, str]:

@@ -68,9 +68,8 @@ class BeatsEncoder(nn.Module):
         times = torch.tensor([audio.start_s, end_s], dtype=torch.float64, device=x.device)
         start, end = times[:, None].expand(2, num).clone()
         tokens = Tokens(x, torch.ones(num, device=x.device), (start + end) / 2, start, end)
-        return Encoded(
-            tokens, head_mean(x, self.config.metric_width), x[:, None] if self.config.summary else None
-        )
+        metric = head_mean(x, self.config.metric_width)
+        return Encoded(tokens, metric, x[:, None] if self.config.summary else None)
 
     def features(self, samples: Tensor) -> Tensor:
         """(A, C) tokens of A windows of samples (A, n) float32; (0, C) if they are too short."""

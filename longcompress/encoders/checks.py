@@ -7,10 +7,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
 
 def kind_of(base: str | Path) -> Any:
-    """transformers' config of a folder or hub name.
-
-    OSError where it isn't found or the hub can't be reached, ValueError for a file or an unknown model.
-    """
+    """transformers' config of a folder or hub name; OSError where there is none, ValueError for others."""
     path, name = Path(base), str(base)
     if path.is_file():
         raise ValueError(f"base {name!r} is a file; give the folder of a transformers model, or a hub name")

@@ -36,11 +36,8 @@ def beats_filters(samples: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mel_filters(samples: Tensor) -> Tensor:
-    """(A, L, 128) float32 natural logs of the energies of the bands, L = num_frames(n), lowest band first.
-
-    Args:
-        samples: (A, n) float32 in [-1, 1], mono at 16 kHz; (n,) gives (L, 128).
-    """
+    """(A, L, 128) float32 natural logs of the energies of the bands, lowest first, of samples (A, n) float32
+    in [-1, 1], mono at 16 kHz; L = num_frames(n). Samples (n,) give (L, 128)."""
     count = num_frames(samples.shape[-1])
     if not count:
         return samples.new_zeros(*samples.shape[:-1], 0, BANDS)

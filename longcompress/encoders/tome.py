@@ -124,8 +124,7 @@ def whole(x: Tensor, groups: Plan | None, first: int) -> Tensor:
 
 @torch.no_grad()
 def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
-    """ValueError unless patches can merge in this encoder's layers, up to the hidden state of index `layer`,
-    after a trial with normalised frames `pixels` (T, 3, H, W)."""
+    """ValueError unless patches can merge up to hidden state `layer`, tried with pixels (T, 3, H, W)."""
     kind, attention = encoder.config.model_type, encoder.config._attn_implementation
     if kind not in FAMILIES:
         raise ValueError(

@@ -101,31 +101,29 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of 1 to batch_size frames (T, H, W, 3). The encoder always sees a full batch: the last
-        frame fills it."""
+        """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
         num = len(frames)
         # Encode the first frame, and every frame that differs enough from the frame encoded last. A frame
         # between them takes the features of the encoded frame before it.
         reuse, encode = self.config.reuse_below, [0]
-        source = torch.zeros(num, dtype=torch.int64)  # frame -> its place in `encode`
+        places = [0]  # of each frame in `encode`
         for t in range(1, num):
             if reuse <= 0 or self.change(frames.pixels[encode[-1]], frames.pixels[t]) >= reuse:
                 encode.append(t)
-            source[t] = len(encode) - 1
+            places.append(len(encode) - 1)
         pixels = frames.pixels[encode]
         # With reuse the batch is the next power of two, so there are few shapes to compile.
         size = self.block if reuse <= 0 else 1 << (len(encode) - 1).bit_length()
         pixels = torch.cat([pixels, pixels[-1:].expand(size - len(encode), -1, -1, -1)])
         x, summary = self.features(pixels)
-        source = source.to(x.device)
+        source = torch.tensor(places, device=x.device)
         x = rearrange(x[source], "t p c -> (t p) c")
         start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
         end_s = start_s + frames.step_s
         tokens = Tokens(x, torch.ones(len(x), device=x.device), start_s + frames.step_s / 2, start_s, end_s)
         summary = None if summary is None else summary[source]
-        return Encoded(
-            tokens, head_mean(x, self.config.metric_width), summary, self.patches, num - len(encode)
-        )
+        metric = head_mean(x, self.config.metric_width)
+        return Encoded(tokens, metric, summary, self.patches, num - len(encode))
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of

@@ -54,8 +54,7 @@ class Means:
 
 
 def mean_of_each(encoded: Encoded, size: int) -> Encoded:
-    """The mean of every `size` tokens, with the time of all of them. The metric is linear, so its mean is the
-    metric of the mean."""
+    """The mean of every `size` tokens, with the time of all of them; also of the metric, which is linear."""
 
     def mean(x: Tensor) -> Tensor:
         return reduce(x, "(n size) ... -> n ...", "mean", size=size)

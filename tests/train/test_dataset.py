@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
 from longcompress.train.data.dataset import BadSample, BadSampleList, QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture, enter_worker
+from longcompress.train.data.sampler import BatchSampler, enter_worker
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
@@ -47,7 +47,7 @@ def index(model, tmp_path_factory):
 
 def data(index, model, **options):
     questions = options.pop("questions", QuestionConfig())
-    batches = BatchSampler(Mixture([index]), 3, 60, (8, 20), min_videos=2, start=options.pop("start", 0))
+    batches = BatchSampler([index], 3, 60, (8, 20), min_videos=2, start=options.pop("start", 0))
     return ShardData(batches, model, questions, **options)
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +97,7 @@ class ShardData(IterableDataset[Loaded]):
                 f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
                 f"{batches.min_videos}"
             )
-        for index in batches.mixture.indexes:
+        for index in batches.indexes:
             if not index.features:
                 raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
             check_model(index.features, model, str(index.folder))
@@ -120,13 +119,13 @@ class ShardData(IterableDataset[Loaded]):
         """
         own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
         which, last = own[-1]
-        size = len(self.batches.mixture.indexes[which])
+        size = len(self.batches.indexes[which])
         spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
         loaded = Loaded(batch.number)
         for place, (which, number) in enumerate([*own, *spare]):
             if loaded.examples and place >= len(own):
                 break
-            index = self.batches.mixture.indexes[which]
+            index = self.batches.indexes[which]
             entry = index.entries[number]
             where = f"{index.folder}: sample {entry.key!r}"
             generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
@@ -143,15 +142,15 @@ class ShardData(IterableDataset[Loaded]):
             loaded.dropped += num
         return loaded
 
-    def num_tokens(self, turns: Turns) -> int:
-        """Tokens of the texts of some turns."""
-        return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
-
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
         """(a video compressed to `budget` with questions, turns and events its text was shortened by);
         ValueError if it can't be read, nothing can be asked about it, or it is longer than the context."""
+
+        def size(turns: Turns) -> int:
+            return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
+
         sample, config = read_sample(members, where), self.questions
         state = sample.state(self.empty)
         names = state.streams
@@ -168,7 +167,7 @@ class ShardData(IterableDataset[Loaded]):
                 times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
-                short, num = shortened(turns, self.num_tokens, config.max_text_tokens)
+                short, num = shortened(turns, size, config.max_text_tokens)
                 whole = Example(video, short, dialogue=kinds[at] == "conversation")
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped
@@ -184,11 +183,9 @@ class BadSampleList:
     def append(self, number: int, bad: Sequence[BadSample]) -> None:
         """Add the bad samples of batch `number`: whole lines, whatever other processes write meanwhile."""
         lines = [{"batch": number, "key": sample.key, "reason": sample.reason} for sample in bad]
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        with open(self.path, "ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # one write may be split where a file system is slow
-            while data:
-                data = data[os.write(file.fileno(), data) :]
+        with open(self.path, "a", encoding="utf8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, which comes after the last byte
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def summary(self) -> str:
         """A line with the number of bad samples and of each reason; "" without any."""

@@ -16,37 +16,6 @@ from ..shards.index import Index
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Data sets and their sampling weights."""
-
-    indexes: Sequence[Index]
-    weights: Sequence[float] | None = None  # one each, > 0; None: the number of its samples
-
-    def __post_init__(self) -> None:
-        num = len(self.indexes)
-        if not num or any(not len(index) for index in self.indexes):
-            raise ValueError("indexes must be of one data set at least, each with samples")
-        if self.weights is not None and (len(self.weights) != num or not all(w > 0 for w in self.weights)):
-            raise ValueError(f"weights must be a number > 0 for each of {num} data sets, got {self.weights}")
-
-    def samples(self, seed: int) -> Iterator[tuple[int, int]]:
-        """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
-
-        The data set furthest behind its weight comes next, so that no stretch of the sequence lacks a set.
-        """
-        weights = np.asarray(self.weights or [len(index) for index in self.indexes], float)
-        rates, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
-        orders: list[np.ndarray] = [index.order(seed, 0) for index in self.indexes]
-        while True:
-            which = int(np.argmax(rates * (counts.sum() + 1) - counts))
-            epoch, place = divmod(int(counts[which]), len(self.indexes[which]))
-            if place == 0 and epoch:  # this set has been read through: a new order for its next epoch
-                orders[which] = self.indexes[which].order(seed, epoch)
-            yield which, int(orders[which][place])
-            counts[which] += 1
-
-
-@dataclass(frozen=True)
 class Batch:
     """The samples of one optimizer step, of all ranks together."""
 
@@ -66,15 +35,21 @@ class Batch:
 class BatchSampler:
     """Endless batches from number `start` on."""
 
-    mixture: Mixture
+    indexes: Sequence[Index]  # of the data sets
     seed: int  # of the order and of the budgets
     max_tokens: int  # of a batch over all ranks; one of `min_videos` may pass it
     budgets: Sequence[int]  # one is sampled for each batch (one model for all budgets, "elastic")
     min_videos: int = 1  # at least the number of ranks of any run
     max_videos: int = 0  # 0: `max_tokens` alone decides
     start: int = 0
+    weights: Sequence[float] | None = None  # of each data set, > 0; None: the number of its samples
 
     def __post_init__(self) -> None:
+        num = len(self.indexes)
+        if not num or any(not len(index) for index in self.indexes):
+            raise ValueError("indexes must be of one data set at least, each with samples")
+        if self.weights is not None and (len(self.weights) != num or not all(w > 0 for w in self.weights)):
+            raise ValueError(f"weights must be a number > 0 for each of {num} data sets, got {self.weights}")
         if self.max_tokens < 1 or self.min_videos < 1 or not self.budgets or min(self.budgets) < 1:
             raise ValueError(
                 f"max_tokens, min_videos and budgets must be >= 1, got {self.max_tokens}, {self.min_videos} "
@@ -84,9 +59,25 @@ class BatchSampler:
             least = self.min_videos
             raise ValueError(f"max_videos must be 0 or >= min_videos = {least}, got {self.max_videos}")
 
+    def samples(self) -> Iterator[tuple[int, int]]:
+        """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
+
+        The data set furthest behind its weight comes next, so that no stretch of the sequence lacks a set.
+        """
+        weights = np.asarray(self.weights or [len(index) for index in self.indexes], float)
+        rates, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
+        orders: list[np.ndarray] = [index.order(self.seed, 0) for index in self.indexes]
+        while True:
+            which = int(np.argmax(rates * (counts.sum() + 1) - counts))
+            epoch, place = divmod(int(counts[which]), len(self.indexes[which]))
+            if place == 0 and epoch:  # this set has been read through: a new order for its next epoch
+                orders[which] = self.indexes[which].order(self.seed, epoch)
+            yield which, int(orders[which][place])
+            counts[which] += 1
+
     def __iter__(self) -> Iterator[Batch]:
-        stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.mixture.indexes]
-        samples, number = self.mixture.samples(self.seed), 0
+        stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.indexes]
+        samples, number = self.samples(), 0
         following = next(samples)
         while True:
             budget = int(np.random.default_rng([self.seed, number]).choice(np.asarray(self.budgets)))

@@ -97,7 +97,8 @@ def sample_of(
         for name, path in paths.items():
             if not path.is_file():
                 raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
-        state = longvlm_state(*map(read_pickle, paths.values()), model, duration_s)
+        local, memory = map(read_pickle, paths.values())
+        state = longvlm_state(local, memory, model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
     content = checked(record, duration_s).to_json() | {"video": {"name": Path(record.video).name}}
@@ -111,11 +112,9 @@ def streams_state(
     streams = {}
     for name in [n for n in model.streams if n in folders]:
         path = _file(record, folders[name], ".npy")
-        if not path.is_file():
-            if name == "video":
-                raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
-            continue
-        x = read_npy(path)
+        if name == "video" and not path.is_file():
+            raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
+        x = read_npy(path) if path.is_file() else np.zeros(0)
         if name != "video" and not len(x):  # of too little audio no row is made
             continue
         try:

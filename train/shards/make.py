@@ -55,9 +55,7 @@ def make(
     """
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
-    return make_share(
-        records, out, each(lambda record, folder: make_part(record, folder, model, kind)), **options
-    )
+    return make_share(records, out, each(partial(make_part, model=model, kind=kind)), **options)
 
 
 def each(part: Callable[[Record, Path], Result]) -> Callable[[Sequence[Record], Path], Parts]:
@@ -112,8 +110,7 @@ def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]
 def try_part(
     record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
 ) -> Result:
-    """`write` what `read` gives, unless `path`, which writing ends with, exists. If reading fails, the reason
-    goes to KEY.failed.json."""
+    """`write` what `read` gives, or the reason to KEY.failed.json, unless `path`, written last, exists."""
     failed = folder / f"{record.key}.failed.json"
     if path.is_file():
         return Result(record.key, "exists")
@@ -144,11 +141,8 @@ def share_lock(folder: Path, share: tuple[int, int]) -> Iterator[None]:
 def pack(
     out: str | Path, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
 ) -> Index:
-    """Pack the parts of all records into shards beside them and index them; a pure function of the parts.
-
-    Each record must have been made or have failed, and one been made. A shard is closed before a sample that
-    would take it above `shard_bytes`.
-    """
+    """Pack the parts of all records, which must have been made or have failed, into shards beside them of at
+    most `shard_bytes`, or of one sample, and index them; a pure function of the parts."""
     out = Path(out)
     keys = sorted(record.key for record in records)
     failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
@@ -263,8 +257,7 @@ def _write_shards(
     out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
     progress: bool,
 ) -> set[str]:  # fmt: skip
-    """Write samples (key, members) 0, 1, ... of these sizes to shards of at most `max_bytes`, or of one
-    sample; their names."""
+    """Write samples 0, 1, ... to shards of at most `max_bytes`, or of one sample; the shards' names."""
     chunks = chunked(dict(enumerate(sizes)), max_bytes)
     shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunks)}
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):

@@ -56,9 +56,8 @@ def members_of(
         count = mean.count if isinstance(mean, Mean) else 0
         num_frames = state.num_frames.get(name, 0)
         streams[name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
-        out[f"{name}.safetensors"] = save(
-            {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-        )
+        packed = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
+        out[f"{name}.safetensors"] = save(packed)
     features = {
         "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
         "merge": to_dict(model.config.merge), "duration_s": duration_s, "chunks": chunks, "streams": streams,
@@ -79,16 +78,12 @@ class Sample:
 
     def state(self, empty: MergeState) -> MergeState:
         """The features in a state like `empty` (`LongCompress.merge_state`), to compress to any budget."""
-        parts = {"chunks": self.chunks, "num_frames": self.num_frames, "memory": self.memory}
+        parts: dict[str, Any] = {"chunks": self.chunks, "num_frames": self.num_frames, "memory": self.memory}
         return replace(empty, duration_s=self.features["duration_s"], **parts)
 
 
 def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
-    """What `members_of` wrote; errors call it `where`.
-
-    Raises:
-        ValueError: a member is missing or cut, of another type, shape or format, or not finite.
-    """
+    """What `members_of` wrote; a ValueError, which calls it `where`, if a member is missing or broken."""
     record = read_json(members, where)
     features = record.pop("features", None)
     needed = {"format", "chunks", "streams", "identity", "segments"}

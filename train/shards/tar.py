@@ -34,11 +34,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
 
 
 def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
-    """key -> member name -> where its bytes lie, of all samples in an open tar, in their order.
-
-    ValueError for a tar that is cut, holds a pickle, a name without a key, a member twice, or a key in two
-    places.
-    """
+    """key -> member name -> where its bytes lie, of all samples in an open tar, in their order."""
     samples: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:

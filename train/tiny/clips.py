@@ -224,8 +224,8 @@ class Videos(IterableDataset[list[Example]]):
             video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
         if no_globals:
             video = replace(video, globals={})
-        options = {"num": mix.questions, "offset_s": offset_s, "paraphrase": bool(random.random() < 0.5)}
-        questions = ask(events, duration_s, generator=random, kinds=kinds, **options)
+        asked: dict[str, Any] = {"num": mix.questions, "paraphrase": bool(random.random() < 0.5)}
+        questions = ask(events, duration_s, generator=random, kinds=kinds, offset_s=offset_s, **asked)
         return Example(video, [(q.text, q.answer) for q in questions])
 
     def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:

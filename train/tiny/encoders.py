@@ -97,8 +97,7 @@ def half(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 @torch.no_grad()
 def score(task: EncoderTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
-    """Share of object patches, background patches (or sounding and silent windows) that are right, over num
-    batches."""
+    """Share of object and background patches (or sounding and silent windows) that are right."""
     task.eval()
     right, total = torch.zeros(2), torch.zeros(2)
     for batch in islice(batches, num):

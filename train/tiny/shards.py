@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -43,7 +44,7 @@ def all_questions(scene: Scene, generator: np.random.Generator) -> list[tuple[st
     """Questions of each kind of `synthetic_qa` about a scene, and their answers."""
     pairs = []
     for kind in KINDS:
-        options = {"num": 8, "kinds": [kind], "paraphrase": bool(generator.random() < 0.5)}
+        options: dict[str, Any] = {"num": 8, "kinds": [kind], "paraphrase": bool(generator.random() < 0.5)}
         asked = ask(scene.events, scene.duration_s, generator=generator, **options)
         pairs += [(q.text, q.answer) for q in asked]
     return pairs
