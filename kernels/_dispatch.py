@@ -12,25 +12,24 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-TRITON_OPS = frozenset({"attend", "head_mean", "novelty", "plan", "pool"})  # each has a file in `gpu/`
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NARROW = 128  # channels; rows of no more are pooled token by token, in float64 too
 # Compute capability that the kernels need. A T4 (7.5) has too little shared memory for them.
 MIN_CAPABILITY = (8, 0)
+
+LIBRARIES: list[torch.library.Library] = []  # what operators are registered with, while it is kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def use_triton(op: str, x: Tensor) -> bool:
-    """True where `op` has a Triton kernel and x can go there: CUDA, or the CPU under Triton's interpreter.
+    """True where x can go to the Triton kernel of `op`: CUDA, or the CPU under Triton's interpreter.
 
     The environment variable LONGCOMPRESS_TRITON=0 sends everything to the torch reference.
     """
-    if op not in TRITON_OPS or os.environ.get("LONGCOMPRESS_TRITON") == "0":
-        return False
     precise = x.dtype == torch.float64 and op == "pool" and x.shape[1] <= NARROW  # times
-    if x.dtype not in TRITON_DTYPES and not precise:
+    if os.environ.get("LONGCOMPRESS_TRITON") == "0" or not (x.dtype in TRITON_DTYPES or precise):
         return False
     if not (_is_capable(x.device.index) if x.is_cuda else os.environ.get("TRITON_INTERPRET") == "1"):
         return False
@@ -62,16 +61,26 @@ def on_its_device(launch: Callable[Concatenate[Tensor, P], R]) -> Callable[Conca
     return guarded
 
 
-def add_operator(
-    library: torch.library.Library, schema: str, run: Callable[..., Any], fake: Callable[..., Any],
-    tags: tuple[torch.Tag, ...] = (),
-) -> None:  # fmt: skip
-    """Make `run` an operator of torch, on the CPU too, where Triton may interpret; `fake` is for tracing."""
-    name = schema.partition("(")[0]
-    library.define(schema, tags=tags)
-    for device in ("CPU", "CUDA"):
-        library.impl(name, run, device)
-    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+def operator(
+    schema: str, fake: Callable[..., Any], *tags: torch.Tag
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes of a function an operator of torch, on the CPU too, where Triton may interpret.
+
+    `schema` is "namespace::name(arguments) -> results"; `fake` makes empty results, for tracing.
+    """
+    namespace, _, rest = schema.partition("::")
+    library = torch.library.Library(namespace, "FRAGMENT")
+    LIBRARIES.append(library)
+
+    def define(run: Callable[..., Any]) -> Callable[..., Any]:
+        name = library.define(rest, tags=tags)
+        for device in ("CPU", "CUDA"):
+            library.impl(name, on_its_device(run), device)
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        made: Callable[..., Any] = getattr(getattr(torch.ops, namespace), name)
+        return made
+
+    return define
 
 
 def can_wait(x: Tensor) -> bool:

@@ -21,10 +21,8 @@ class State(NamedTuple):
     def read(self) -> Tensor:
         """(S, E, C) float32: what each query sees; zero where nothing was read."""
         seen = self.sum > 0
-        return (
-            torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))[..., None]
-            * self.acc
-        )
+        share = torch.where(seen, 1 / self.sum.masked_fill(~seen, 1), torch.zeros_like(self.sum))
+        return share[..., None] * self.acc
 
 
 def start_state(num_streams: int, num_queries: int, width: int, device: torch.device | str = "cpu") -> State:
@@ -55,19 +53,13 @@ def attend(
         backend: "auto" is Triton on a GPU and torch elsewhere; "xformers" its block-diagonal attention, which
             has no gradient.
 
-    Returns:
-        State, float32, with gradients to query, x, bias and state.
-
-    Where a graph is compiled, or captured on a GPU, the values of `offsets` are taken on trust, and for
-    capture they must be on the device.
-
-    Raises:
-        ValueError: for shapes other than these, or tensors on several devices (offsets may be anywhere).
+    Gradients go to query, x, bias and state. All tensors are on one device, but for `offsets`. Where a graph
+    is compiled, or captured on a GPU, their values are taken on trust, and for capture they must be on the
+    device.
     """
     if query.dim() != 2 or x.dim() != 2 or query.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"query (E, C) and x (N, C) must share C, got {tuple(query.shape)} and {tuple(x.shape)}"
-        )
+        got = f"{tuple(query.shape)} and {tuple(x.shape)}"
+        raise ValueError(f"query (E, C) and x (N, C) must share C, got {got}")
     if bias is not None and bias.shape != x.shape[:1]:
         raise ValueError(f"bias must be (N,) = ({len(x)},) like x, got {tuple(bias.shape)}")
     if backend not in ("auto", "xformers"):
@@ -79,8 +71,8 @@ def attend(
     if state is None:
         state = start_state(*want, device=x.device)
     elif tuple(state.acc.shape) != want or {tuple(state.max.shape), tuple(state.sum.shape)} != {want[:2]}:
-        got = [tuple(part.shape) for part in state]
-        raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {got}")
+        shapes = [tuple(part.shape) for part in state]
+        raise ValueError(f"state must be for (S, E, C) = {want}, got max, sum, acc of {shapes}")
     if backend == "xformers":
         from .gpu.attend_xformers import attend_xformers
 
@@ -109,9 +101,6 @@ def attend_reference(query: Tensor, x: Tensor, at: list[int], bias: Tensor | Non
         shift = torch.where(top.isinf(), torch.zeros_like(top), top)
         old_share = torch.where(old.sum > 0, (old.max - shift).exp(), torch.zeros_like(top))
         share = (score - shift[:, None]).exp()
-        parts.append(
-            State(top, old.sum * old_share + share.sum(1), old.acc * old_share[:, None] + share @ rows)
-        )
-    if not parts:
-        return state
-    return State(*(torch.stack(field) for field in zip(*parts, strict=True)))
+        acc = old.acc * old_share[:, None] + share @ rows
+        parts.append(State(top, old.sum * old_share + share.sum(1), acc))
+    return State(*(torch.stack(field) for field in zip(*parts, strict=True))) if parts else state

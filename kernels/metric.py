@@ -11,14 +11,7 @@ def head_mean(x: Tensor, width: int) -> Tensor:
     """(N, d) float32 metric: mean over heads, each d = min(width, C) channels wide, of features x (N, C).
 
     It is linear in x, so the metric of a mean is the mean of the metrics (LongVLM, arXiv 2404.03384, takes 16
-    heads of 64). No gradient.
-
-    Args:
-        x: (N, C) float.
-        width: channels of a head, >= 1; d must divide C.
-
-    Raises:
-        ValueError: for other shapes.
+    heads of 64). d must divide C. No gradient.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
@@ -37,19 +30,13 @@ def head_mean_reference(x: Tensor, width: int) -> Tensor:
 
 
 def novelty(metric: Tensor, previous: Tensor) -> Tensor:
-    """One minus the cosine with the token before.
+    """(N,) float32 in [0, 2]: one minus the cosine with the token before; 1 without one, or where just one of
+    the two is a zero vector; 0 where both are.
 
     Args:
         metric: (N, d) float.
-        previous: (N,) int32, the row of the token before (same patch, one frame earlier), -1: none.
-
-    Returns:
-        (N,) float32 in [0, 2]; 1 without a token before, or where just one of the two is a zero vector; 0
-        where both are.
-
-    Raises:
-        ValueError: for other shapes, two devices, or rows out of range (where a graph is compiled or captured
-            nobody checks them, and the kernel reads row 0 for them).
+        previous: (N,) int32, the row of the token before (same patch, one frame earlier), -1: none. Where a
+            graph is compiled or captured nobody checks it, and the kernel reads row 0 for rows out of range.
     """
     if metric.dim() != 2:
         raise ValueError(f"metric must be (N, d), got {tuple(metric.shape)}")
@@ -58,15 +45,10 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
             f"previous must be (N,) = ({len(metric)},) integers, got {tuple(previous.shape)} {previous.dtype}"
         )
     one_device(metric=metric, previous=previous)
-    if (
-        can_wait(metric)
-        and len(previous)
-        and not (int(previous.min()) >= -1 and int(previous.max()) < len(metric))
-    ):
-        raise ValueError(
-            f"previous must hold rows in [-1, {len(metric)}), "
-            f"got {int(previous.min())} to {int(previous.max())}"
-        )
+    if can_wait(metric) and len(previous):
+        low, high = int(previous.min()), int(previous.max())
+        if low < -1 or high >= len(metric):
+            raise ValueError(f"previous must hold rows in [-1, {len(metric)}), got {low} to {high}")
     if use_triton("novelty", metric):
         from .gpu.novelty import novelty_triton
 
@@ -77,10 +59,7 @@ def novelty(metric: Tensor, previous: Tensor) -> Tensor:
 def frame_novelty(metric: Tensor, patches: int, last: Tensor | None = None) -> Tensor:
     """(N,) float32 `novelty` of each token against the same patch one frame before; 1 in a first frame.
 
-    Args:
-        metric: (N, d) float, frame by frame, `patches` tokens each (audio: a token a window).
-        patches: tokens of a frame.
-        last: (patches, d) metric of the frame before these; None: they are the first.
+    metric (N, d) has `patches` tokens a frame; `last` (patches, d) is the frame before these, None: none.
     """
     known = metric if last is None else torch.cat([last, metric])
     previous = torch.arange(len(known), dtype=torch.int32, device=known.device) - patches

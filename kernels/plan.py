@@ -7,13 +7,12 @@ A *seat* is a token's position in its segment in the current round.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Literal, cast
+from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from ._dispatch import add_operator, can_wait, check_offsets, one_device, use_triton
+from ._dispatch import can_wait, check_offsets, one_device, operator, use_triton
 from .pool import Plan, means_of, shares_of
 
 Schedule = float | Sequence[int]
@@ -25,7 +24,6 @@ Precision = Literal["exact", "fast"]
 LOOP_FROM = 256
 MIN_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
-LIBRARY = torch.library.Library("longcompress_plan", "DEF")
 
 
 def plan(
@@ -70,9 +68,7 @@ def plan(
     CUDA graph is captured nothing waits: `offsets` and `keep` must be on the CPU, the same lengths must have
     been planned before, and nobody checks that values are finite.
 
-    Raises:
-        ValueError: for shapes and ranges other than these, tensors on several devices, or a value that is not
-            finite (with its segment).
+    A ValueError names the segment of a value that is not finite.
     """
     if torch.compiler.is_compiling():
         return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
@@ -107,14 +103,8 @@ def plan(
 def after_rounds(
     num_tokens: int, schedule: float, *, rounds: int | None = None, min_tokens: int = 1
 ) -> tuple[int, int]:
-    """(tokens left, rounds run) after full rounds over num_tokens, as long as `min_tokens` are left.
-
-    Args:
-        num_tokens: tokens before, >= 0.
-        schedule: fraction of a round's tokens that merge.
-        rounds: at most this number of rounds; None: as many as `min_tokens` allows.
-        min_tokens: no round is run that would leave fewer.
-    """
+    """(tokens left, rounds run) after full rounds over num_tokens, at most `rounds` of them (None: any
+    number). A round merges the fraction `schedule`; none is run that would leave fewer than `min_tokens`."""
     done = 0
     while num_tokens > 1 and (rounds is None or done < rounds):
         left = num_tokens - _num_pairs(num_tokens, schedule, done)
@@ -129,15 +119,11 @@ def plan_reference(
     order: Order,
 ) -> Plan:  # fmt: skip
     """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
-    device = metric.device
+    device, num = metric.device, metric.shape[0]
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    num = metric.shape[0]
-    if weight is None:
-        weight = torch.ones(num, device=device)
-    else:
-        weight = weight.detach().float()
-        # a token without weight is a zero vector, before its first merge as after it
-        metric = metric.masked_fill((weight == 0)[:, None], 0)
+    weight = torch.ones(num, device=device) if weight is None else weight.detach().float()
+    # a token without weight is a zero vector, before its first merge as after it
+    metric = metric.masked_fill((weight == 0)[:, None], 0)
     lengths = [b - a for a, b in pairwise(at)]
     limits = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
     starts = [0, *accumulate(limits)]
@@ -145,29 +131,20 @@ def plan_reference(
     group = torch.empty(num, dtype=torch.int64, device=device)
     for n in sorted(set(lengths) - {0}):
         segments = [s for s, length in enumerate(lengths) if length == n]
-        first_row = torch.tensor([at[s] for s in segments], device=device)
+        first_row, first_group = torch.tensor([[at[s], starts[s]] for s in segments], device=device).t()
         rows = first_row[:, None] + torch.arange(n, device=device)  # (segments, n)
-        local = _run_rounds(
-            metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments], schedule, score, order
-        )
-        first_group = torch.tensor([starts[s] for s in segments], device=device)
+        x, w, kept = metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments]
+        local = _run_rounds(x, w, kept, schedule, score, order)
         group[rows] = local + first_group[:, None]
 
     mass = torch.zeros(starts[-1], dtype=torch.float64, device=device).index_add_(0, group, weight.double())
-    out = torch.tensor(starts, dtype=torch.int32, device=device)
-    return Plan(group.int(), weight, mass.float(), out)
+    return Plan(group.int(), weight, mass.float(), torch.tensor(starts, dtype=torch.int32, device=device))
 
 
 def _run_rounds(
     x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order
 ) -> Tensor:
-    """(S, n) int64: the group of each token within its segment, for S segments of n tokens.
-
-    Args:
-        x: (S, n, d) metric.
-        w: (S, n) weights in x's dtype.
-        keep: groups of each segment at the end, in [1, n].
-    """
+    """(S, n) int64: the group of each token of a segment, from metric x (S, n, d) and weights w (S, n)."""
     num_segments, n = w.shape
     group = torch.arange(n, device=w.device).repeat(num_segments, 1)
     # The segments that still have too many tokens. x and w hold their tokens, all of one length n, and lose
@@ -211,22 +188,18 @@ def _select(rows: list[int], num: int, *tensors: Tensor) -> tuple[Tensor, ...]:
 def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
     """(S, n) int64 seat of each token after the best `pairs` (S,) even seats joined their partners."""
     num_segments, num_even = best.shape
-    device = best.device
     # rank of each even seat by falling score; the sort is stable, so ties go to the lowest seat
-    falling = best.sort(dim=1, descending=True, stable=True).indices
-    rank = torch.empty_like(falling).scatter_(
-        1, falling, torch.arange(num_even, device=device).expand_as(falling)
-    )
+    rank = best.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)
     merges = rank < pairs[:, None]
-    target = torch.empty(num_segments, n, dtype=torch.int64, device=device)
+    target = torch.empty(num_segments, n, dtype=torch.int64, device=best.device)
     if order == "reference":
         # the unmerged even tokens by rank, then all odd ones
         left = num_even - pairs[:, None]
-        target[:, 1::2] = left + torch.arange(n // 2, device=device)
+        target[:, 1::2] = left + torch.arange(n // 2, device=best.device)
         target[:, 0::2] = torch.where(merges, left + partner, rank - pairs[:, None])
         return target
     # seats close up: a token that stays has as many before it as stay there
-    stays = torch.ones(num_segments, n, dtype=torch.int64, device=device)
+    stays = torch.ones_like(target)
     stays[:, 0::2] = (~merges).long()
     seat = stays.cumsum(1) - 1
     # an odd token always stays; an even one that merges goes where its partner is
@@ -240,13 +213,11 @@ def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Ten
     num_segments = len(x)
     # number the groups of all segments in one line, so that one call averages them all
     group = target + left * torch.arange(num_segments, device=w.device)[:, None]
-    group, weight = rearrange(group, "s n -> (s n)"), rearrange(w, "s n -> (s n)")
+    group, weight = group.flatten(), w.flatten()
     mass = weight.new_zeros(num_segments * left).index_add_(0, group, weight)
     share = shares_of(group, weight, mass, x.dtype)
-    means = means_of(rearrange(x, "s n d -> (s n) d"), group, share, num_segments * left)
-    return (
-        rearrange(means, "(s m) d -> s m d", s=num_segments), rearrange(mass, "(s m) -> s m", s=num_segments)
-    )  # fmt: skip
+    means = means_of(x.flatten(0, 1), group, share, num_segments * left)
+    return means.unflatten(0, (num_segments, left)), mass.unflatten(0, (num_segments, left))
 
 
 def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
@@ -254,16 +225,16 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     even, odd = _factors(x, score)
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     step = max(1, BATCH_SCORES // (even.shape[1] * odd.shape[1]))
-    # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
-    # gets a product of its own, of rows copied to a place of their own.
-    alone = x.dtype == torch.float64
-    step = 1 if alone else step
     scores, partners = [], []
     # large segments go through a buffer that stays in the cache, small ones in batches
     buffer = spare = None
     if x.shape[1] >= LOOP_FROM:
         step, buffer = 1, x.new_empty(even.shape[1], odd.shape[1])
         spare = torch.empty_like(buffer)
+    # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
+    # gets a product of its own, of rows copied to a place of their own.
+    if alone := x.dtype == torch.float64:
+        step = 1
     for s in range(0, len(x), step):
         if buffer is None:
             rows, columns = even[s : s + step], odd[s : s + step]
@@ -325,20 +296,17 @@ def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
 def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
     """`keep` as a number for each segment."""
     if isinstance(keep, Tensor):
-        if keep.shape != (num_segments,) or keep.is_floating_point():
-            raise ValueError(
-                f"keep must be one integer or (S,) = ({num_segments},) integers, "
-                f"got {tuple(keep.shape)} {keep.dtype}"
-            )
-        if not can_wait(keep):
-            raise ValueError(
-                "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
-            )
-        limits: list[int] = keep.tolist()
-    elif isinstance(keep, int) and not isinstance(keep, bool):
-        limits = [keep] * num_segments
+        fits = keep.shape == (num_segments,) and not keep.is_floating_point()
+        got = f"{tuple(keep.shape)} {keep.dtype}"
     else:
-        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {keep!r}")
+        fits, got = isinstance(keep, int) and not isinstance(keep, bool), repr(keep)
+    if not fits:
+        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {got}")
+    if isinstance(keep, Tensor) and not can_wait(keep):
+        raise ValueError(
+            "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
+        )
+    limits: list[int] = keep.tolist() if isinstance(keep, Tensor) else [keep] * num_segments
     if any(k < 1 for k in limits):
         raise ValueError(f"keep must be >= 1 for every segment, got {min(limits)}")
     return limits
@@ -357,18 +325,14 @@ def _check_arguments(
         raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")
     if isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
-            raise ValueError(
-                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {schedule}"
-            )
+            need = "a fraction in (0, 0.5] or a list of pairs a round"
+            raise ValueError(f"schedule must be {need}, got {schedule}")
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
-    for name, value, known in (
-        ("score", score, ("ward", "cosine")),
-        ("order", order, ("seat", "reference")),
-        ("precision", precision, ("exact", "fast")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {known}, got {value!r}")
+    names = {"score": (score, Score), "order": (order, Order), "precision": (precision, Precision)}
+    for name, (value, known) in names.items():
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
     return at
 
 
@@ -388,48 +352,39 @@ def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
 
 
 def _plan_in_graph(
-    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule,
-    score: Score, order: Order, precision: str,
-) -> Plan:  # fmt: skip
-    """`plan` where torch traces."""
+    metric: Tensor,
+    offsets: Tensor,
+    keep: int | Tensor,
+    weight: Tensor | None,
+    schedule: Schedule,
+    *names: str,
+) -> Plan:
+    """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
     fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
-    return Plan(
-        *torch.ops.longcompress_plan.plan(
-            metric.detach(), offsets, keep, weight, fraction, pairs, score, order, precision
-        )
-    )
+    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
 
 
+def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    groups = torch.library.get_ctx().new_dynamic_size()  # known when it runs, not when it is traced
+    sizes: tuple[Any, ...] = (metric.shape[0], metric.shape[0], groups, offsets.shape[0])
+    types = (torch.int32, torch.float32, torch.float32, torch.int32)
+    return tuple(metric.new_empty((n,), dtype=t) for n, t in zip(sizes, types, strict=True))
+
+
+@operator(
+    "longcompress_plan::plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, "
+    "int[] pairs, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    _plan_fake,
+    torch.Tag.cudagraph_unsafe,  # it reads offsets, and launches differ from call to call
+)
 def _plan_operator(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: str, order: str, precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    score: Any, order: Any, precision: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=cast(Score, score),
-        order=cast(Order, order), precision=cast(Precision, precision),
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
+        precision=precision,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own
-
-
-def _plan_fake(
-    metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: str, order: str, precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    num = metric.shape[0]
-    groups = torch.library.get_ctx().new_dynamic_size()  # known when it runs, not when it is traced
-    return (
-        metric.new_empty((num,), dtype=torch.int32), metric.new_empty((num,), dtype=torch.float32),
-        metric.new_empty((groups,), dtype=torch.float32),
-        metric.new_empty((offsets.shape[0],), dtype=torch.int32),
-    )  # fmt: skip
-
-
-add_operator(
-    LIBRARY,
-    "plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, int[] pairs, "
-    "str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
-    _plan_operator, _plan_fake,
-    tags=(torch.Tag.cudagraph_unsafe,),  # it reads offsets, and launches differ from call to call
-)  # fmt: skip

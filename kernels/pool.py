@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from ._dispatch import one_device, use_triton
 
@@ -19,55 +20,34 @@ class Plan(NamedTuple):
 
 
 def pool(x: Tensor, plan: Plan) -> Tensor:
-    """Mean of the tokens of each group, by weight. Linear in x, with a gradient to x.
+    """(M, C) means of the tokens x (N, C) of each group, by weight; zero where only weight 0 arrived.
 
-    Args:
-        x: (N, C) tokens, float.
-        plan: what `plan` decided for these N tokens.
-
-    Returns:
-        (M, C) means in x.dtype, summed in float32 or better; zero where only weight 0 arrived.
-
-    Raises:
-        ValueError: if the plan is for another number of tokens, or on another device.
+    They are in x.dtype, summed in float32 or better. Linear in x, with a gradient to x.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x must be (N, C) float, got {tuple(x.shape)} {x.dtype}")
-    if plan.group.shape != x.shape[:1]:
-        raise ValueError(
-            f"plan is for {plan.group.shape[0]} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}"
-        )
+    num = len(plan.group)
+    if num != len(x):
+        raise ValueError(f"plan is for {num} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}")
     one_device(x=x, **plan._asdict())
-    pooled: Tensor = _Pool.apply(x, *plan, use_triton("pool", x))
-    return pooled
+    return _Pool.apply(x, *plan, use_triton("pool", x))
 
 
 def pool_reference(x: Tensor, plan: Plan) -> Tensor:
     """What `pool` means, in plain torch: one gather-and-sum pass over x. Also the path on CPU."""
-    pooled: Tensor = _Pool.apply(x, *plan, False)
-    return pooled
+    return _Pool.apply(x, *plan, False)
 
 
 def unpool(y: Tensor, plan: Plan) -> Tensor:
-    """(N, C): each token's group's row of y (M, C). The inverse of `pool` wherever a group's tokens were
-    equal."""
-    if y.dim() != 2 or y.shape[:1] != plan.mass.shape:
-        raise ValueError(
-            f"y must be (M, C), M = {plan.mass.shape[0]} groups of the plan, got {tuple(y.shape)}"
-        )
+    """(N, C): each token's group's row of y (M, C); undoes `pool` wherever a group's tokens were equal."""
     return y.index_select(0, plan.group.long())
 
 
 def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """((M,), (M,)): the minimum of low (N,) and the maximum of high (N,) over the tokens of each group."""
     group, num = plan.group.long(), len(plan.mass)
-    if low.shape != group.shape or high.shape != group.shape or not low.is_floating_point():
-        raise ValueError(
-            f"low and high must be (N,) = ({len(group)},) float, got {low.shape} and {high.shape}"
-        )
-    lowest = low.new_full((num,), float("inf")).scatter_reduce_(0, group, low, "amin")
-    highest = high.new_full((num,), float("-inf")).scatter_reduce_(0, group, high, "amax")
-    return lowest, highest
+    lowest = low.new_full((num,), torch.inf).scatter_reduce_(0, group, low, "amin")
+    return lowest, high.new_full((num,), -torch.inf).scatter_reduce_(0, group, high, "amax")
 
 
 class _Pool(torch.autograd.Function):
@@ -102,14 +82,7 @@ class _Pool(torch.autograd.Function):
 
 def shares_of(group: Tensor, weight: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
     """(N,) what each token is multiplied by in its group's mean: exactly 1 if it is all of it, 0 without
-    weight.
-
-    Args:
-        group: (N,) int64.
-        weight: (N,) of each token.
-        mass: (M,) summed weight of each group.
-        dtype: of the result.
-    """
+    weight. `mass` (M,) is the summed `weight` (N,) of each group."""
     total = mass.to(dtype)
     inverse = torch.where(total > 0, 1 / total, torch.zeros_like(total))
     alone = (weight == mass[group]) & (weight > 0)
@@ -117,17 +90,8 @@ def shares_of(group: Tensor, weight: Tensor, mass: Tensor, dtype: torch.dtype) -
 
 
 def means_of(x: Tensor, group: Tensor, share: Tensor, num: int) -> Tensor:
-    """(num, C) sum of share * x over the tokens of each group, token by token in their order.
-
-    Args:
-        x: (N, C) float32 or float64; each row is read once.
-        group: (N,) int64.
-        share: (N,) like x.
-        num: groups.
-    """
+    """(num, C) sum of share (N,) * x (N, C) over the tokens of each group (N,), token by token."""
     by_group = group.argsort(stable=True)
     count = torch.bincount(group, minlength=num)
     first = count.cumsum(0) - count
-    return torch.nn.functional.embedding_bag(
-        by_group, x, first, mode="sum", per_sample_weights=share[by_group]
-    )
+    return functional.embedding_bag(by_group, x, first, mode="sum", per_sample_weights=share[by_group])

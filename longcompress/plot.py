@@ -102,13 +102,10 @@ def plot_merged(
     memory: VideoMemory, source: Any, path: str | Path, num_frames: int = 6, *,
     protocols: Sequence[str] = ("file",),
 ) -> Path:  # fmt: skip
-    """The path of a plot of key frames in which the patches of a token are outlined in its colour.
+    """The path, .png, .svg or .pdf, of a plot of key frames, spread evenly over the video, in which the
+    patches of a token are outlined in its colour.
 
-    Args:
-        memory: of `source`, compressed with keep_assignment=True.
-        source, protocols: the video, as `compress` took it.
-        path: .png, .svg or .pdf.
-        num_frames: key frames, spread evenly over the video.
+    `memory` is of `source`, compressed with keep_assignment=True.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
@@ -125,8 +122,6 @@ def plot_merged(
         )
     patches = model.video.patches
     side = round(patches**0.5)
-    if side**2 != patches:
-        raise ValueError(f"the video encoder must have a square grid of patches, got {patches} patches")
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
     indices = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
@@ -144,8 +139,7 @@ def plot_merged(
         axes.spines[:].set_visible(False)
         here = len(np.unique(number[index]))
         axes.set_title(f"{_clock(time_s)}   {_count(here, 'token')} for {patches} patches", fontsize=9)
-    used = len(np.unique(number[indices]))
-    title = f"{used} tokens"
+    title = f"{len(np.unique(number[indices]))} tokens"
     if columns > 1:
         frames_of = f"{num_frames} of {_count(len(number), 'frame')}"
         title = f"{frames_of}: patches outlined in one colour are one token ({title} here)"
@@ -154,12 +148,8 @@ def plot_merged(
 
 
 def plot_depths(recall: Mapping[str, Mapping[tuple[float, float], float]], path: str | Path) -> Path:
-    """The path of a plot of the recall of needles, depth against length, with a panel for each kind.
-
-    Args:
-        recall: kind -> (minutes, depth) -> recall, in [0, 1].
-        path: .png, .svg or .pdf.
-    """
+    """The path, .png, .svg or .pdf, of a plot of the recall of needles, depth against length, with a panel
+    for each kind. `recall` is kind -> (minutes, depth) -> recall, in [0, 1]."""
     kinds = [kind for kind, patches in recall.items() if patches]
     if not kinds:
         raise ValueError("recall must hold at least one kind with a patch, got none")

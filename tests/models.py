@@ -27,8 +27,7 @@ from longcompress.config import (
     VisionConfig,
 )
 from longcompress.encoders import AudioEncoder, BeatsEncoder, VisionEncoder
-from longcompress.encoders.beats import Beats
-from longcompress.encoders.beats_layers import BeatsConfig
+from longcompress.encoders.beats import Beats, BeatsConfig
 from longcompress.llm import CausalLM, CompressedVideo
 from longcompress.model import LongCompress
 from longcompress.synthetic.tokenizer import word_tokenizer

@@ -91,7 +91,6 @@ HOMES = {
         "train/engine.py",
         "train/stages.py",
         "train/trainer.py",
-        "train/callbacks.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
     "sentencepiece": ("longcompress/llm/tokenizer.py",),

@@ -212,12 +212,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"source must be the video of this memory.* it has 4 frames"):
             plot.plot_merged(memory, short, tmp_path / "a.png")
 
-    def test_a_grid_that_is_not_square(self, memory, video, tmp_path, monkeypatch):
-        monkeypatch.setattr(memory.model.video, "patches", 6)
-        monkeypatch.setitem(memory.video.assignment, "video", torch.zeros(72, dtype=torch.int32))
-        with pytest.raises(ValueError, match="must have a square grid of patches, got 6 patches"):
-            plot.plot_merged(memory, video, tmp_path / "a.png")
-
     def test_no_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         with pytest.raises(ImportError, match="pip install"):

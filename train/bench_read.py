@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..model import LongCompress
 from .data.dataset import QuestionConfig, ShardData
-from .data.sampler import BatchSampler, Mixture
+from .data.sampler import BatchSampler
 from .shards.index import Entry, Index
 
 Step = tuple[int, int]  # samples and their bytes
@@ -25,10 +26,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def repeated(index: Index, num: int) -> Index:
-    """An index of `num` samples that are those of `index` again and again, each under a key of its own.
-
-    For measuring only, and never saved: its entries share their bytes.
-    """
+    """An index of `num` samples that are those of `index` again and again, each under a key of its own."""
     entries = list(islice(cycle(index.entries), num))
     return replace(index, entries=tuple(replace(e, key=f"{e.key}-{i}") for i, e in enumerate(entries)))
 
@@ -39,17 +37,7 @@ def bench(
 ) -> dict[str, Any]:  # fmt: skip
     """Figures as a JSON object: speeds of all loaders, beside webdataset's, and memory along an epoch.
 
-    Args:
-        index: of shards in a folder.
-        model: compresses features; None: bytes only.
-        samples: of a run; those of the index are repeated up to this number.
-        workers: loader processes of each loader.
-        rounds: runs of each loader; they take turns.
-        budget: tokens that videos are compressed to.
-        repeat: samples, also by repetition, of the epoch that memory is measured along; 0: no epoch.
-
-    Raises:
-        ValueError: numbers below 1, or an index below a URL.
+    Arguments are the command's (`longcompress shards bench`); without a model only bytes are read.
     """
     if min(samples, workers, rounds) < 1:
         raise ValueError(f"samples, workers and rounds must be >= 1, got {samples}, {workers} and {rounds}")
@@ -95,7 +83,7 @@ def by_ranges(index: Index, workers: int) -> Iterator[Step]:
 def compressed(index: Index, workers: int, *, model: LongCompress, budget: int) -> Iterator[Step]:
     """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
     sizes = {entry.key: num_bytes(entry) for entry in index.entries}
-    batches = BatchSampler(Mixture([index]), 0, 8 * budget, (budget,))
+    batches = BatchSampler([index], 0, 8 * budget, (budget,))
     data, count = ShardData(batches, model, QuestionConfig()), 0
     for loaded in DataLoader(data, batch_size=None, num_workers=workers):
         keys = [*loaded.keys, *(bad.key for bad in loaded.bad)]
@@ -111,10 +99,8 @@ def num_bytes(entry: Entry) -> int:
 
 
 def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) -> dict[str, dict[str, Any]]:
-    """name -> samples_per_s and mb_per_s (10^6), medians of the runs, and samples a second of each run.
-
-    Loaders take turns, so that all meet the same noise; starting up isn't counted.
-    """
+    """name -> samples_per_s and mb_per_s (10^6), medians of the runs, and samples a second of each run."""
+    # loaders take turns, so that all meet the same noise; starting up isn't counted
     runs: dict[str, list[np.ndarray]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, start in loaders.items():
@@ -123,39 +109,29 @@ def compare(loaders: Mapping[str, Callable[[], Iterator[Step]]], rounds: int) ->
             start_s = time.perf_counter()
             counts = np.array(list(steps))  # (steps, 2): samples, bytes
             runs[name].append(counts.sum(0) / (time.perf_counter() - start_s))
-    return {
-        name: {
-            "samples_per_s": round(float(np.median(speeds, 0)[0]), 2),
-            "mb_per_s": round(float(np.median(speeds, 0)[1]) / 1e6, 1),
+    out = {}
+    for name, speeds in runs.items():
+        samples, size = np.median(speeds, 0).tolist()
+        out[name] = {
+            "samples_per_s": round(samples, 2), "mb_per_s": round(size / 1e6, 1),
             "runs": [round(float(speed), 2) for speed, _ in speeds],
-        }
-        for name, speeds in runs.items()
-    }
+        }  # fmt: skip
+    return out
 
 
 def memory_along(steps: Iterator[Step], samples: int) -> dict[str, float]:
-    """Resident MB (10^6) of this process and its workers along an epoch: the maximum of its first tenth, of
-    its last tenth, and of all of it; Linux only."""
+    """Resident MB (10^6) of this process and its workers along an epoch, and its first and last tenth."""
     count, rows = 0, []
     for num, _ in steps:
         count += num
-        rows.append((count, _resident_mb()))
-    first = [mb for at, mb in rows if at <= max(rows[0][0], samples / 10)]
-    last = [mb for at, mb in rows if at >= 0.9 * samples]
-    return {
-        "samples": count, "first_mb": max(first), "last_mb": max(last, default=0.0),
-        "peak_mb": max(mb for _, mb in rows),
-    }  # fmt: skip
-
-
-def _resident_mb() -> float:
-    total = 0
-    for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
-        try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
-    return round(total * PAGE / 1e6, 1)
+        pages = 0
+        for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        rows.append((count, round(pages * PAGE / 1e6, 1)))
+    first = max(mb for at, mb in rows if at <= max(rows[0][0], samples / 10))
+    last = max((mb for at, mb in rows if at >= 0.9 * samples), default=0.0)
+    return {"samples": count, "first_mb": first, "last_mb": last, "peak_mb": max(mb for _, mb in rows)}
 
 
 def table(figures: dict[str, Any]) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import nn
 from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
 from ..types import Tokens
-from .callbacks import memory_gib
 from .stages import StageRecipe, prepare
+from .trainer import memory_gib
 
 SHORTER = (4, 2)  # the shorter steps have a fourth and a half of the tokens
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -27,40 +28,31 @@ def estimate_memory(
     memory, which a training adds, is not counted). The peak is linear in the tokens if attention keeps no
     matrix of scores ("sdpa", flash); with "eager" it grows faster.
 
-    Args:
-        model: to be trained; its weights don't change.
-        recipe: what is trained, precision, checkpointing.
-        tokens: of the video.
-        seconds: its length.
-        measure: also run the step itself.
+    The model's weights don't change.
 
     Returns:
         tokens; estimated_gib, the peak on the line through those of the shorter steps; shorter, (tokens, peak
-        in GiB, seconds) of these; measured_gib and step_s of the step if it was run, else None, and then
-        error, which is relative.
+        in GiB, seconds) of these; with `measure`, which also runs the step, measured_gib and step_s of it,
+        else None, and then error, which is relative.
     """
-    if tokens < 64 * SHORTER[0]:
-        raise ValueError(
-            f"tokens must be >= {64 * SHORTER[0]} to be estimated from shorter steps, got {tokens}"
-        )
+    least = 64 * SHORTER[0]
+    if tokens < least:
+        raise ValueError(f"tokens must be >= {least} to be estimated from shorter steps, got {tokens}")
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
-    if model.device.type == "cpu":
-        _return_freed_memory()
-    step = _Step(model, recipe)
+    if model.device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # From now on freed tensors return to the system at once; glibc would keep those of middle sizes.
+        libc.mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
+    optimizer = torch.optim.AdamW([p for p in model.llm.parameters() if p.requires_grad], lr=recipe.lr)
+    model.llm.train()
+    step = partial(_step, model, optimizer, recipe.engine.bf16)
     step(tokens // SHORTER[0], seconds)  # what is allocated once
-    shorter = []
-    for part in SHORTER:
-        peak, passed_s = step(tokens // part, seconds)
-        shorter.append((tokens // part, peak, passed_s))
+    shorter = [(tokens // part, *step(tokens // part, seconds)) for part in SHORTER]
     (tokens_a, peak_a, _), (tokens_b, peak_b, _) = shorter
     estimate = peak_b + (peak_b - peak_a) / (tokens_b - tokens_a) * (tokens - tokens_b)
     measured, step_s = step(tokens, seconds) if measure else (None, None)
-    out = {
-        "tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s,
-        "shorter": shorter,
-    }  # fmt: skip
-    return out | ({"error": estimate / measured - 1} if measured else {})
+    out = {"tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s}
+    return out | {"shorter": shorter} | ({"error": estimate / measured - 1} if measured else {})
 
 
 def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Example:
@@ -79,40 +71,27 @@ def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Examp
     return Example(CompressedVideo(streams, {}, tokens), [("When does it end?", "From 0 to 1.")])
 
 
-class _Step:
-    """A step of training on one video; the weights are restored."""
-
-    def __init__(self, model: LongCompress, recipe: StageRecipe) -> None:
-        self.model, self.recipe = model, recipe
-        self.learned = [p for p in model.llm.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.learned, lr=recipe.lr)
-        model.llm.train()
-
-    def __call__(self, tokens: int, seconds: float) -> tuple[float, float]:
-        """(peak in GiB, seconds) of a step with this number of video tokens."""
-        device = self.model.device
-        batch = self.model.llm.collate([synthetic_example(self.model, tokens, seconds)])
-        batch |= {"logits_to_keep": learned_places(batch["labels"])}
-        batch = {k: v.to(device) for k, v in batch.items()}
-        before = [p.detach().clone() for p in self.learned]
-        _reset_peak(device)
-        start_s = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.engine.bf16):
-            loss = self.model.llm(**batch)["loss"]
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        peak, passed_s = _peak_gib(device), time.perf_counter() - start_s
-        with torch.no_grad():
-            for parameter, value in zip(self.learned, before, strict=True):
-                parameter.copy_(value)
-        return peak, passed_s
-
-
-def _return_freed_memory() -> None:
-    """From now on freed tensors return to the system at once; glibc would keep those of middle sizes."""
-    if hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
+def _step(
+    model: LongCompress, optimizer: torch.optim.Optimizer, bf16: bool, tokens: int, seconds: float
+) -> tuple[float, float]:
+    """(peak in GiB, seconds) of a step with this number of video tokens; the weights are restored."""
+    device, learned = model.device, optimizer.param_groups[0]["params"]
+    batch = model.llm.collate([synthetic_example(model, tokens, seconds)])
+    batch["logits_to_keep"] = learned_places(batch["labels"])
+    batch = {k: v.to(device) for k, v in batch.items()}
+    before = [p.detach().clone() for p in learned]
+    _reset_peak(device)
+    start_s = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = model.llm(**batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    peak, passed_s = _peak_gib(device), time.perf_counter() - start_s
+    with torch.no_grad():
+        for parameter, value in zip(learned, before, strict=True):
+            parameter.copy_(value)
+    return peak, passed_s
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -18,16 +18,7 @@ def write_card(
     folder: Path, model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]],
     indexes: Sequence[Index], recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
 ) -> Path:  # fmt: skip
-    """Write folder/README.md.
-
-    Args:
-        folder: of the saved model.
-        model: the trained model.
-        trained: part -> parameters that learned.
-        indexes: of the data sets.
-        recipe: of the stage, as JSON values.
-        history: the log of the training.
-    """
+    """Write folder/README.md of a saved model, the parameters `trained` by part, its recipe and its log."""
     config = model.config
     each = ", ".join(f"{part} ({sum(p.numel() for p in of):,})" for part, of in trained.items())
     front = {

@@ -23,15 +23,8 @@ SEED = 30_000_000  # of the synthetic videos
 
 
 def overfit_check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
-    """Train a model on 20 samples until it knows them.
-
-    Args:
-        recipe: of the stage; without shards, synthetic videos with answers that nobody could guess.
-        out: folder.
-
-    Returns:
-        ok, asked, right (answers given as they were learned), first_loss, last_loss.
-    """
+    """ok, asked, right (answers given as they were learned), first_loss, last_loss of a training on 20
+    samples; without shards, of synthetic videos with answers that nobody could guess."""
     out = Path(out)
     model = recipe.engine.load(recipe.model)
     if not recipe.shards:
@@ -40,16 +33,13 @@ def overfit_check(recipe: StageRecipe, out: str | Path) -> dict[str, Any]:
         recipe = replace(recipe, shards=[str(out / "samples")])
     folder = out / "few"
     first_samples(recipe.shards[0], folder)
-    recipe = replace(
-        recipe, shards=[str(folder)], weights=[], eval_shards=[], save_steps=recipe.steps,
-        log_steps=min(recipe.log_steps, recipe.steps),
-    )  # fmt: skip
+    steps: dict[str, Any] = {"save_steps": recipe.steps, "log_steps": min(recipe.log_steps, recipe.steps)}
+    recipe = replace(recipe, shards=[str(folder)], weights=[], eval_shards=[], **steps)
     shutil.rmtree(out / "run", ignore_errors=True)
     train_stage(model, recipe, out / "run")
     model.llm.eval()
-    sampler = batch_sampler(
-        replace(recipe, budgets=[max(recipe.budgets)], max_videos=0), [load_index(folder)]
-    )
+    widest = replace(recipe, budgets=[max(recipe.budgets)], max_videos=0)
+    sampler = batch_sampler(widest, [load_index(folder)])
     results: dict[tuple[str, str], bool] = {}
     for loaded in itertools.islice(iter(ShardData(sampler, model, recipe.questions)), 2 * NUM_SAMPLES):
         for key, example in zip(loaded.keys, loaded.examples, strict=True):

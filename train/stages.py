@@ -22,9 +22,8 @@ from ..checkpoints.apply import merge_lora
 from ..config import to_dict
 from ..files import replacing
 from ..model import LongCompress
-from .collate import BadSampleList, StageCollate
-from .data.dataset import QuestionConfig, ShardData
-from .data.sampler import BatchSampler, Mixture
+from .data.dataset import BadSampleList, QuestionConfig, ShardData, StageCollate
+from .data.sampler import BatchSampler
 from .engine import Engine, Schedule
 from .model_card import write_card
 from .shards.index import Index, load_index
@@ -122,13 +121,8 @@ class StageRecipe:
 
 
 def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, resume: bool = False) -> Path:
-    """Train `model` in place from shards; checkpoints are kept in `out`, the trained model in out/model.
-
-    Args:
-        model: what the recipe names, loaded (`Engine.load`).
-        recipe: of the stage.
-        out: folder.
-        resume: go on from the last checkpoint in `out`.
+    """Train `model`, which `Engine.load` loaded, in place from shards. Checkpoints are kept in `out`, which
+    `resume` goes on from, the trained model in out/model.
 
     Raises:
         KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
@@ -156,10 +150,9 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    data = ShardData(
-        batch_sampler(recipe, indexes, start), model, recipe.questions, rank=rank, world=world,
-        accumulate=recipe.engine.accumulate, on_error=recipe.on_error,
-    )  # fmt: skip
+    places = {"rank": rank, "world": world, "accumulate": recipe.engine.accumulate}
+    batches = batch_sampler(recipe, indexes, start)
+    data = ShardData(batches, model, recipe.questions, on_error=recipe.on_error, **places)
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
@@ -194,10 +187,10 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
             if not hasattr(model.llm.lm, "peft_config"):
                 model.add_lora(**recipe.lora)
             parts[part] = [p for n, p in model.llm.lm.named_parameters() if "lora_" in n]
-        else:  # a part that the model lacks is None, which has no parameters
-            modules = {"time": model.llm.time, "projectors": model.llm.project}
-            module = (modules | {f"projectors.{n}": m for n, m in model.llm.project.items()}).get(part)
-            parts[part] = [] if module is None else list(module.parameters())
+        else:
+            root = part.replace("projectors", "project") + "."
+            named = model.llm.named_parameters(remove_duplicate=False)
+            parts[part] = [p for n, p in named if n.startswith(root)]
         if not parts[part]:
             raise ValueError(f"train: model {model.config.name!r} has no parameters of part {part!r}")
         for parameter in parts[part]:
@@ -235,19 +228,17 @@ def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
         raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
     path, now = out / RECIPE, to_dict(recipe)
     before = json.loads(path.read_text(encoding="utf8"))
-    if changed := sorted(k for k in now if k not in MAY_CHANGE and before.get(k) != now[k]):
-        raise ValueError(
-            f"resume: {', '.join(changed)} differ from {path}; resume with the same, or train in another "
-            "folder"
-        )
+    if changed := ", ".join(sorted(k for k in now if k not in MAY_CHANGE and before.get(k) != now[k])):
+        hint = "resume with the same, or train in another folder"
+        raise ValueError(f"resume: {changed} differ from {path}; {hint}")
     return last
 
 
 def batch_sampler(recipe: StageRecipe, indexes: list[Index], start: int = 0) -> BatchSampler:
     """The batches of a stage from number `start` on."""
     return BatchSampler(
-        Mixture(indexes, recipe.weights or None), recipe.seed, recipe.max_tokens, recipe.budgets,
-        recipe.min_videos, recipe.max_videos, start,
+        indexes, recipe.seed, recipe.max_tokens, recipe.budgets, recipe.min_videos, recipe.max_videos, start,
+        recipe.weights or None,
     )  # fmt: skip
 
 
@@ -264,11 +255,10 @@ def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) 
         return None
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
     budget = sorted(recipe.budgets)[len(recipe.budgets) // 2]
-    sampler = BatchSampler(Mixture(indexes), recipe.seed, recipe.max_tokens, [budget])
+    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [budget])
     data = ShardData(sampler, model, recipe.questions)
-    return Validation(
-        model, data, num_batches=recipe.eval_batches, num_answers=recipe.eval_answers, out=out, rank=rank
-    )
+    sizes = {"num_batches": recipe.eval_batches, "num_answers": recipe.eval_answers}
+    return Validation(model, data, out=out, rank=rank, **sizes)
 
 
 def _gathered(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) -> LongCompress:

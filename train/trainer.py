@@ -1,23 +1,98 @@
 """transformers' Trainer for this project: saves the trained parameters alone, logs speed, ends on SIGTERM."""
 
+import resource
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments
-
-from .callbacks import CheckGradients, EverySteps, StopOnSignal, Throughput
-from .loaders import plain_errors
-from .muon import with_muon
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 WEIGHTS = "trained.safetensors"
+
+
+class Watch(TrainerCallback):
+    """All of `module` must learn. On SIGTERM the step that runs is finished, a checkpoint saved, and training
+    ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last."""
+
+    def __init__(self, module: nn.Module, act: Callable[[int], None] | None) -> None:
+        self.module, self.act, self.checked, self.stopped = module, act, False, False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGTERM inside; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Checks, in the first step alone, that each parameter that is to be trained got a gradient."""
+        if not self.checked:
+            self.checked = True
+            idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
+            if idle:
+                need = "parameters that are to be trained got no gradient"
+                raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ends the training if any rank got the signal; acts."""
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            stopped = torch.tensor(float(self.stopped), device=args.device)
+            distributed.all_reduce(stopped, distributed.ReduceOp.MAX)
+            self.stopped = bool(stopped)
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+        step = state.global_step
+        if self.act is not None and (step % int(args.eval_steps) == 0 or step == state.max_steps):
+            self.act(step)
+
+
+COUNTED = ("tokens", "frames", "video_s")
+
+
+class Throughput:
+    """Speed of a training between two lines of its log."""
+
+    def __init__(self) -> None:
+        self.start_s, self.wait_s, self.sums = time.perf_counter(), 0.0, Counter[str]()
+
+    def add(self, about: dict[str, Any]) -> None:
+        """Count a batch: its tokens, the seconds and the frames of its videos."""
+        self.sums.update({name: about.get(name, 0) for name in COUNTED})
+
+    def rates(self, device: torch.device) -> dict[str, float]:
+        """Speeds of all ranks together since the line before, the longest wait (a share) and peak of one."""
+        passed_s = max(time.perf_counter() - self.start_s, 1e-9)
+        sums = torch.tensor([float(self.sums[name]) for name in COUNTED], device=device)
+        maxima = torch.tensor([self.wait_s / passed_s, memory_gib(device)], device=device)
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            distributed.all_reduce(sums)
+            distributed.all_reduce(maxima, distributed.ReduceOp.MAX)
+        names = ("tokens_per_s", "frames_per_s", "video_s_per_s", "loader_wait", "memory_gib")
+        values = [*(sums / passed_s).tolist(), *maxima.tolist()]
+        return {name: round(x, n) for name, x, n in zip(names, values, (1, 1, 1, 4, 3), strict=True)}
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of this process: of a GPU what torch allocated, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class PartTrainer(Trainer):
@@ -80,12 +155,8 @@ class PartTrainer(Trainer):
 
 
 def trained_state(module: nn.Module, gathered: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Name -> value of all parameters that are trained, each once, also of sharded ones.
-
-    Args:
-        module: owner of the parameters; if they are sharded, all ranks must call this together.
-        gathered: its whole state, where another part has gathered that already.
-    """
+    """Name -> value of all parameters that are trained, each once, out of the whole state where that is
+    `gathered` already. If they are sharded, all ranks must call this together."""
     state = {}
     for name, parameter in module.named_parameters():  # gives shared ones once
         if parameter.requires_grad:
@@ -113,10 +184,58 @@ def load_trained(module: nn.Module, folder: Path) -> None:
         )
     for name, parameter in module.named_parameters():
         if name in state and isinstance(parameter, DTensor):
-            state[name] = distribute_tensor(
-                state[name].to(parameter.device), parameter.device_mesh, parameter.placements
-            )
+            value = state[name].to(parameter.device)
+            state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
     module.load_state_dict(state, strict=False)
+
+
+class Joined(torch.optim.Optimizer):
+    """Several optimizers as one, each with its own parameters; a scheduler scales all their rates."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([p for o in parts for g in o.param_groups for p in g["params"]], {})
+        self.parts = list(parts)
+        self.param_groups = [g for o in parts for g in o.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [g for o in self.parts for g in o.param_groups]
+
+
+def with_muon(module: nn.Module, lr: float) -> Joined:
+    """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
+    for all else that is trained."""
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    matrices = {n: p for n, p in trained.items() if p.dim() == 2 and "layers" in n.split(".")}
+    rest = [p for n, p in trained.items() if n not in matrices]
+    options: dict[str, Any] = {"lr": lr, "weight_decay": 0.01}
+    muon = torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)
+    return Joined([muon, torch.optim.AdamW(rest, betas=(0.9, 0.98), **options)])
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """An error of a worker process with the message it had there: torch puts the worker's whole trace before
+    it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        _, _, trace = str(error).partition("Original Traceback")
+        message = trace.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+        if not message:
+            raise
+        raise type(error)(message) from error
 
 
 def run(
@@ -125,29 +244,21 @@ def run(
 ) -> PartTrainer | None:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set.
 
-    Returns the trainer, or None if SIGTERM ended it early, with a checkpoint of the last step.
+    Returns the trainer, or None if SIGTERM ended it early, with a checkpoint of the last step. Raises a
+    ValueError if a parameter got no gradient in the first step, or a loss is not finite.
 
     Args:
-        module: takes a batch as keywords, returns {"loss": ...}.
-        data: iterable.
-        args: steps, learning rate, checkpoints and the rest, of `Engine.arguments`.
-        collate: makes a batch of a list of its items; None: the default.
+        module: takes a batch, which `collate` makes of a list of its items, and returns {"loss": ...}.
+        data, args: data set; steps, learning rate, checkpoints and the rest, of `Engine.arguments`.
         resume: a checkpoint to go on from; `data` must start at its step.
         validate: called with a step's number every args.eval_steps and after the last; its result is logged.
         muon: Muon for the matrices of the layers; else AdamW for all.
-
-    Raises:
-        ValueError: a parameter that is to be trained got no gradient in the first step, or a loss is not
-            finite.
     """
-    stop = StopOnSignal()
+    watch = Watch(module, None if validate is None else lambda step: trainer.log(validate(step)))
     trainer = PartTrainer(
-        model=module, args=args, train_dataset=data, data_collator=collate,
+        model=module, args=args, train_dataset=data, data_collator=collate, callbacks=[watch],
         optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
-        callbacks=[CheckGradients(module), stop],
     )  # fmt: skip
-    if validate is not None:
-        trainer.add_callback(EverySteps(int(args.eval_steps), lambda step: trainer.log(validate(step))))
-    with stop.listening(), plain_errors():
+    with watch.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return None if stop.requested else trainer
+    return None if watch.stopped else trainer

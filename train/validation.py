@@ -15,18 +15,9 @@ ANSWERS = "answers.jsonl"
 
 
 class Validation:
-    """Batches of shards that aren't trained on; the same ones each time.
+    """Batches of shards that aren't trained on; the same ones each time. All their samples must be usable.
 
-    Args:
-        model: in training.
-        data: the shards kept out.
-        num_batches: for the loss.
-        num_answers: questions that are answered.
-        out: folder; answers go to answers.jsonl there.
-        rank: of this process; only the first one writes.
-
-    Raises:
-        ValueError: one of the samples can't be used.
+    Of `num_answers` questions the answers go to `out`/answers.jsonl; only the process of rank 0 writes.
     """
 
     def __init__(
@@ -35,9 +26,8 @@ class Validation:
     ) -> None:  # fmt: skip
         self.model, self.num_answers, self.path, self.rank = model, num_answers, out / ANSWERS, rank
         self.batches: list[Loaded] = list(itertools.islice(iter(data), num_batches))
-        for loaded in self.batches:
-            for bad in loaded.bad:
-                raise ValueError(f"eval_shards: sample {bad.key!r} can't be used: {bad.reason}")
+        for bad in (bad for loaded in self.batches for bad in loaded.bad):
+            raise ValueError(f"eval_shards: sample {bad.key!r} can't be used: {bad.reason}")
 
     def __call__(self, step: int) -> dict[str, Any]:
         """The loss after a step; answers are printed and written."""

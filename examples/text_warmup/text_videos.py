@@ -19,7 +19,7 @@ from longcompress.llm import CompressedVideo, Example
 from longcompress.llm.prompt import encode
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
-from longcompress.train.loaders import enter_worker, stage_at
+from longcompress.train.data.sampler import enter_worker, stage_at
 from longcompress.types import Tokens
 
 NAMES = {"video": OBJECTS, "audio": SOUNDS}

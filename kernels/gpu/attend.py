@@ -6,11 +6,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._dispatch import add_operator, on_its_device
+from .._dispatch import operator
 
 ROWS = 32  # tokens at once
 CHANNELS = 64  # channels at once
-LIBRARY = torch.library.Library("longcompress_attend", "DEF")
 
 
 @triton.jit
@@ -163,42 +162,45 @@ def token_grad_kernel(
 def attend_triton(
     query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(max, sum, acc) after the tokens, with gradients; what `attend` means.
-
-    Args:
-        query: (E, C) float.
-        x: (N, C) float32, bfloat16 or float16.
-        offsets: (S + 1,) int32.
-        bias: (N,) or None.
-        state: max (S, E), sum (S, E), acc (S, E, C), float32.
-    """
+    """(max, sum, acc) after the tokens, with gradients; what `attend` means."""
     after: tuple[Tensor, Tensor, Tensor] = _Attend.apply(query, x, offsets, bias, *state)
     return after
 
 
-@on_its_device
+@operator(
+    "longcompress_attend::attend(Tensor query, Tensor x, Tensor offsets, Tensor? bias, Tensor old_max, "
+    "Tensor old_sum, Tensor old_acc) -> (Tensor, Tensor, Tensor, Tensor)",
+    lambda query, x, offsets, bias, *old: (*map(torch.empty_like, old), _scores(query, x)),
+)
 def _forward(
-    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
-    old_acc: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, *old: Tensor
+) -> tuple[Tensor, ...]:
     num, width = x.shape
-    segments, queries = old_max.shape
+    segments, queries = old[0].shape
     x, query = x.contiguous(), query.contiguous()
-    scores = x.new_empty((num, queries), dtype=torch.float32)
+    scores = _scores(query, x)
     kinds = _sizes(queries, width)
     if scores.numel():
         scores_kernel[(triton.cdiv(num, ROWS),)](
             query, x, x if bias is None else bias.contiguous(), scores, num, BIASED=bias is not None, **kinds
         )
-    out = [old_max.new_empty(old.shape) for old in (old_max, old_sum, old_acc)]
-    if old_acc.numel():
-        old = [part.contiguous() for part in (old_max, old_sum, old_acc)]
+    out = [part.new_empty(part.shape) for part in old]
+    if out[-1].numel():
         grid = (segments, triton.cdiv(width, CHANNELS))
-        read_kernel[grid](x, scores, offsets.contiguous(), *old, *out, **kinds)
-    return out[0], out[1], out[2], scores
+        packed = [part.contiguous() for part in (offsets, *old)]
+        read_kernel[grid](x, scores, *packed, *out, **kinds)
+    return *out, scores
 
 
-@on_its_device
+@operator(
+    "longcompress_attend::attend_backward(Tensor query, Tensor x, Tensor offsets, Tensor scores, Tensor top, "
+    "Tensor dtotal, Tensor dacc, Tensor dm, Tensor first) -> (Tensor, Tensor, Tensor)",
+    lambda query, x, *_: (
+        x.new_empty(x.shape),
+        _scores(query, x),
+        query.new_empty(query.shape, dtype=torch.float32),
+    ),
+)
 def _backward(
     query: Tensor, x: Tensor, offsets: Tensor, scores: Tensor, top: Tensor, dtotal: Tensor, dacc: Tensor,
     dm: Tensor, first: Tensor,
@@ -208,7 +210,7 @@ def _backward(
     x, query, dacc, offsets = x.contiguous(), query.contiguous(), dacc.contiguous(), offsets.contiguous()
     dtotal, dm = dtotal.contiguous(), dm.contiguous()
     kinds = _sizes(queries, width)
-    dscore = x.new_empty((num, queries), dtype=torch.float32)
+    dscore = _scores(query, x)
     dx = x.new_empty((num, width), dtype=x.dtype if x.is_cuda else torch.float32)
     dquery = x.new_empty((segments, queries, width), dtype=torch.float32)
     if dquery.numel():
@@ -219,41 +221,15 @@ def _backward(
     return dx.to(x.dtype), dscore, dquery.sum(0)
 
 
+def _scores(query: Tensor, x: Tensor) -> Tensor:
+    """(N, E) float32, for a number of each token and query."""
+    return x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
+
+
 def _sizes(queries: int, width: int) -> dict[str, int]:
     """What all kernels are compiled for."""
     wide = max(16, triton.next_power_of_2(max(1, queries)))
     return {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
-
-
-def _forward_fake(
-    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, old_max: Tensor, old_sum: Tensor,
-    old_acc: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    scores = x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
-    out = [old_max.new_empty(old.shape) for old in (old_max, old_sum, old_acc)]
-    return out[0], out[1], out[2], scores
-
-
-def _backward_fake(
-    query: Tensor, x: Tensor, offsets: Tensor, scores: Tensor, top: Tensor, dtotal: Tensor, dacc: Tensor,
-    dm: Tensor, first: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dscore = x.new_empty((x.shape[0], query.shape[0]), dtype=torch.float32)
-    return x.new_empty(x.shape), dscore, x.new_empty(query.shape, dtype=torch.float32)
-
-
-add_operator(
-    LIBRARY,
-    "attend(Tensor query, Tensor x, Tensor offsets, Tensor? bias, Tensor old_max, Tensor old_sum, "
-    "Tensor old_acc) -> (Tensor, Tensor, Tensor, Tensor)",
-    _forward, _forward_fake,
-)  # fmt: skip
-add_operator(
-    LIBRARY,
-    "attend_backward(Tensor query, Tensor x, Tensor offsets, Tensor scores, Tensor top, Tensor dtotal, "
-    "Tensor dacc, Tensor dm, Tensor first) -> (Tensor, Tensor, Tensor)",
-    _backward, _backward_fake,
-)  # fmt: skip
 
 
 class _Attend(torch.autograd.Function):
@@ -264,9 +240,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, x, offsets, bias, old_max, old_sum, old_acc):
-        top, total, acc, scores = torch.ops.longcompress_attend.attend(
-            query, x, offsets, bias, old_max, old_sum, old_acc
-        )
+        top, total, acc, scores = _forward(query, x, offsets, bias, old_max, old_sum, old_acc)
         ctx.save_for_backward(query, x, offsets, scores, old_max, old_sum, old_acc, top, total, acc)
         ctx.bias_dtype = None if bias is None else bias.dtype
         return top, total, acc
@@ -277,9 +251,7 @@ class _Attend(torch.autograd.Function):
         query, x, offsets, scores, old_max, old_sum, old_acc, top, total, acc = ctx.saved_tensors
         dm = dtop - dtotal * total - (dacc * acc).sum(-1)
         first = _first_best(scores, top, old_max, offsets)
-        dx, dscore, dquery = torch.ops.longcompress_attend.attend_backward(
-            query, x, offsets, scores, top, dtotal, dacc, dm, first
-        )
+        dx, dscore, dquery = _backward(query, x, offsets, scores, top, dtotal, dacc, dm, first)
         shift = torch.where(top.isinf(), torch.zeros_like(top), top)
         old_share = torch.where(old_sum > 0, (old_max - shift).exp(), torch.zeros_like(top))
         dold_max = old_share * (dtotal * old_sum + (dacc * old_acc).sum(-1))

@@ -13,20 +13,11 @@ ALIGNED = 8  # channels; xformers' kernels read so many at a time
 def attend_xformers(
     query: Tensor, x: Tensor, at: list[int], bias: Tensor | None, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(max, sum, acc) after the tokens: the same state, with a max that is the log of a sum.
+    """(max, sum, acc) after the tokens: the same state, with a max that is the log of a sum. `read` and
+    further chunks see no difference.
 
-    `read` and further chunks see no difference.
-
-    Args:
-        query: (E, C) float.
-        x: (N, C) float32, bfloat16 or float16.
-        at: where each segment begins, and N.
-        bias: (N,) or None; it goes in as two further channels, so that half precision doesn't round it.
-        state: max (S, E), sum (S, E), acc (S, E, C), float32.
-
-    Raises:
-        ImportError: xformers isn't installed.
-        ValueError: it can't run these tensors, with its own reason; or a tensor needs a gradient.
+    Arguments are those of `attend_reference`; the bias goes in as two further channels, so that half
+    precision doesn't round it. ValueError if xformers can't run these tensors, or one needs a gradient.
     """
     partial, mask_of = _xformers()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, x, bias, *state)):

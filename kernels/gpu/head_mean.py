@@ -5,10 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import add_operator, on_its_device
+from .._dispatch import operator
 
 ROWS = 32  # rows of a program
-LIBRARY = torch.library.Library("longcompress_head_mean", "DEF")
 
 
 @triton.jit(do_not_specialize=["num"])
@@ -25,14 +24,12 @@ def head_mean_kernel(x, out, num, C: tl.constexpr, D: tl.constexpr, WIDE: tl.con
     tl.store(out + row[:, None] * D + column[None, :], total / (C // D), mask=both)
 
 
+@operator(
+    "longcompress_head_mean::head_mean(Tensor x, int width) -> Tensor",
+    lambda x, width: x.new_empty((x.shape[0], width), dtype=torch.float32),
+)
 def head_mean_triton(x: Tensor, width: int) -> Tensor:
     """(N, width) float32, what `head_mean` means, of x (N, C) float32, bfloat16 or float16."""
-    out: Tensor = torch.ops.longcompress_head_mean.head_mean(x, width)
-    return out
-
-
-@on_its_device
-def _head_mean(x: Tensor, width: int) -> Tensor:
     x = x.contiguous()
     num, channels = x.shape
     out = x.new_empty((num, width), dtype=torch.float32)
@@ -41,10 +38,3 @@ def _head_mean(x: Tensor, width: int) -> Tensor:
             x, out, num, C=channels, D=width, WIDE=triton.next_power_of_2(width), ROWS=ROWS, num_warps=4
         )
     return out
-
-
-def _head_mean_fake(x: Tensor, width: int) -> Tensor:
-    return x.new_empty((x.shape[0], width), dtype=torch.float32)
-
-
-add_operator(LIBRARY, "head_mean(Tensor x, int width) -> Tensor", _head_mean, _head_mean_fake)

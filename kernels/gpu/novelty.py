@@ -5,10 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import add_operator, on_its_device
+from .._dispatch import operator
 
 ROWS = 32  # rows of a program
-LIBRARY = torch.library.Library("longcompress_novelty", "DEF")
 
 
 @triton.jit
@@ -31,14 +30,12 @@ def novelty_kernel(metric, previous, out, num, D: tl.constexpr, WIDE: tl.constex
     tl.store(out + row, tl.where(before < 0, 1.0, new), mask=live)
 
 
+@operator(
+    "longcompress_novelty::novelty(Tensor metric, Tensor previous) -> Tensor",
+    lambda metric, previous: metric.new_empty((metric.shape[0],), dtype=torch.float32),
+)
 def novelty_triton(metric: Tensor, previous: Tensor) -> Tensor:
     """(N,) float32, what `novelty` means, of metric (N, d) float and previous (N,) integers."""
-    out: Tensor = torch.ops.longcompress_novelty.novelty(metric, previous)
-    return out
-
-
-@on_its_device
-def _novelty(metric: Tensor, previous: Tensor) -> Tensor:
     metric, previous = metric.contiguous(), previous.contiguous()
     num, width = metric.shape
     out = metric.new_empty((num,), dtype=torch.float32)
@@ -48,10 +45,3 @@ def _novelty(metric: Tensor, previous: Tensor) -> Tensor:
             metric, previous, out, num, D=width, WIDE=wide, ROWS=ROWS, num_warps=4
         )
     return out
-
-
-def _novelty_fake(metric: Tensor, previous: Tensor) -> Tensor:
-    return metric.new_empty((metric.shape[0],), dtype=torch.float32)
-
-
-add_operator(LIBRARY, "novelty(Tensor metric, Tensor previous) -> Tensor", _novelty, _novelty_fake)

@@ -27,14 +27,8 @@ def plan_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(group (N,) int32, mass (M,) float32, offsets (S + 1,) int32) of `plan`; nothing waits for the GPU.
 
-    Args:
-        metric: (N, d) float32, contiguous.
-        weight: (N,) float32.
-        measured: `measure` of them, with this score.
-        layout: `layout_of` the segments, with `TAIL`.
-        ward: that score, else cosine.
-        reference: that order, else seats.
-        fast: scores from bfloat16.
+    `metric` (N, d) and `weight` (N,) are float32, `measured` is `measure` of them, `layout` the segments' of
+    `TAIL`. Not `ward` is the cosine, not `reference` the order of seats, `fast` takes scores from bfloat16.
     """
     num, width = metric.shape
     whole = dict(_depth(width), D=width, WARD=ward, FAST=0 if not fast else 2 if metric.is_cuda else 1)

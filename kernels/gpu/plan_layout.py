@@ -88,12 +88,6 @@ def layout_of(
     return layout
 
 
-def clear_layouts() -> None:
-    """Forget all layouts but those that captured graphs read."""
-    with _lock:
-        _recent.clear()
-
-
 def _layout(
     lengths: tuple[int, ...], keep: tuple[int, ...], schedule: float | tuple[int, ...], tail: int,
     device: torch.device,

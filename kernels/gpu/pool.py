@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import NARROW, add_operator, on_its_device
+from .._dispatch import NARROW, operator
 
 ROWS = 8  # rows of a group that are loaded at once
 CHANNELS = 256  # channels of a program
@@ -18,7 +18,6 @@ NARROW_GROUPS = 32  # groups of a program then
 FEW = 64  # groups a segment, on average, up to which the product is used
 HOT_GROUPS, HOT_WARPS = 32, 8  # of the product's tile
 HOT_SPLIT, HOT_WHOLE = (64, 128), (32, 64)  # its tokens and channels, for bfloat16 and for what spills sooner
-LIBRARY = torch.library.Library("longcompress_pool", "DEF")
 
 
 @triton.jit
@@ -129,29 +128,17 @@ def spread_kernel(y, group, share, out, num, C: tl.constexpr, ROWS: tl.constexpr
     tl.store(out + row[:, None] * C + channel[None, :], value.to(part.dtype) * part[:, None], mask=both)
 
 
+@operator(
+    "longcompress_pool::means(Tensor x, Tensor group, Tensor share, SymInt num, Tensor? starts=None) -> "
+    "Tensor",
+    lambda x, group, share, num, starts=None: x.new_empty((num, x.shape[1])),
+)
 def means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None = None) -> Tensor:
-    """(num, C) in x.dtype: sum of share * x over the tokens of each group, summed in float32.
+    """(num, C) in x.dtype: sum of share (N,) * x (N, C) over the tokens of each group (N,), in float32.
 
-    Args:
-        x: (N, C) float32, bfloat16 or float16.
-        group: (N,) int32 or int64.
-        share: (N,) float32.
-        num: groups.
-        starts: (S + 1,) int32, where the groups of each segment begin, if the tokens of each segment lie
-            together in the segments' order, as `plan` makes them; None: nothing is known.
+    `starts` (S + 1,) int32 is where the groups of each segment begin, if the tokens of each segment lie
+    together in the segments' order, as `plan` makes them; None: nothing is known.
     """
-    out: Tensor = torch.ops.longcompress_pool.means(x, group, share, num, starts)
-    return out
-
-
-def spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
-    """(N, C) in the dtype of y (M, C): share (N,) * y[group (N,)]; the adjoint of `means`."""
-    out: Tensor = torch.ops.longcompress_pool.spread(y, group, share)
-    return out
-
-
-@on_its_device
-def _means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None) -> Tensor:
     x, share = x.contiguous(), share.contiguous()
     width = x.shape[1]
     out = x.new_empty((num, width), dtype=_kernel_dtype(x))
@@ -183,8 +170,12 @@ def _means(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | N
     return out.to(x.dtype)
 
 
-@on_its_device
-def _spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
+@operator(
+    "longcompress_pool::spread(Tensor y, Tensor group, Tensor share) -> Tensor",
+    lambda y, group, share: y.new_empty((group.shape[0], y.shape[1])),
+)
+def spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
+    """(N, C) in the dtype of y (M, C): share (N,) * y[group (N,)]; the adjoint of `means`."""
     y, group, share = y.contiguous(), group.contiguous(), share.contiguous()
     out = y.new_empty((group.shape[0], y.shape[1]), dtype=_kernel_dtype(y))
     if out.numel():
@@ -198,16 +189,3 @@ def _spread(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
 def _kernel_dtype(x: Tensor) -> torch.dtype:
     """What the kernel writes: no half on the CPU, for the interpreter cuts bfloat16 off, it doesn't round."""
     return x.dtype if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
-
-
-def _means_fake(x: Tensor, group: Tensor, share: Tensor, num: int, starts: Tensor | None) -> Tensor:
-    return x.new_empty((num, x.shape[1]))
-
-
-def _spread_fake(y: Tensor, group: Tensor, share: Tensor) -> Tensor:
-    return y.new_empty((group.shape[0], y.shape[1]))
-
-
-_SCHEMA = "means(Tensor x, Tensor group, Tensor share, SymInt num, Tensor? starts) -> Tensor"
-add_operator(LIBRARY, _SCHEMA, _means, _means_fake)
-add_operator(LIBRARY, "spread(Tensor y, Tensor group, Tensor share) -> Tensor", _spread, _spread_fake)

@@ -29,7 +29,7 @@ ROOTS = {"time": "llm.time.", "memory": "global_memory."}  # our parts that no r
 def apply(
     model: LongCompress, weights: str | Path | Sequence[str | Path], *, init: Sequence[str] = ()
 ) -> None:
-    """Set the projectors of a model and merge adapters into its language model.
+    """Set the projectors of a published model and merge adapters into its language model.
 
     Files: `mm_projector.bin` under any name; folders: with that file, or with an adapter as peft saves it
     and `non_lora_trainables.bin`. All files are read and their values checked before anything is set; an
@@ -37,18 +37,16 @@ def apply(
     saved with the model from then on.
 
     Args:
-        model: published model with the encoders and the language model of its paper (`presets.load`).
+        model: with the encoders and the language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        init: parts that keep their initial values, for training: projectors by stream ("audio"), "time",
-            "memory".
+        init: parts that keep their initial values, for training: projectors by stream, "time", "memory".
 
     Raises:
-        ValueError: an entry has no place in the model, or another shape; a parameter of our own stays unset;
-            all of them are listed. The language model is quantized or another one.
+        ValueError: the model is another one, or quantized; entries without a place or of another shape, and
+            parameters of our own that stay unset, are all listed.
     """
     roots = {stream: f"llm.project.{stream}." for stream in model.streams} | ROOTS
-    unknown = sorted(set(init) - set(roots))
-    if unknown:
+    if unknown := sorted(set(init) - set(roots)):
         raise ValueError(f"init must be some of {sorted(roots)}, got {unknown[0]!r}")
     if hasattr(model.llm.lm, "peft_config"):
         raise ValueError("model has an adapter that isn't merged; weights go into one without (merge_lora)")
@@ -58,13 +56,11 @@ def apply(
             "adapters are merged into the language model, which must not be quantized for it; load without "
             "quantization, save_pretrained, and load that folder with quantization"
         )
-    homes, shapes = homes_of(model), {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    done: set[str] = set()
-    for stage in stages:
-        done |= check_stage(stage, model, homes, shapes)
+    homes = homes_of(model)
+    done = {name for stage in stages for name in check_stage(stage, model, homes)}
     keep = tuple(roots[name] for name in init)
-    unset = sorted(n for n in shapes if n.startswith(OWN) and n not in done and not n.startswith(keep))
-    if unset:
+    own = [name for name in model.state_dict() if name.startswith(OWN)]
+    if unset := sorted(name for name in own if name not in done and not name.startswith(keep)):
         raise ValueError(
             f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
             "trained in too (mm_projector.bin comes first), or name their part in `init` "
@@ -79,26 +75,22 @@ def apply(
 def homes_of(model: LongCompress) -> dict[str, str]:
     """Name of an entry without its wrappers -> parameter of the model that it belongs to."""
     names = [name for name, _ in model.llm.lm.named_parameters(remove_duplicate=False)]
-    projectors = {theirs: ours for theirs, ours in PROJECTORS.items() if ours in model.llm.project}
-    return {core(name): f"llm.lm.{name}" for name in names} | {
-        f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}"
-        for theirs, ours in projectors.items()
-        for leaf in model.llm.project[ours].state_dict()
-    }
+    homes = {core(name): f"llm.lm.{name}" for name in names}
+    for theirs, ours in PROJECTORS.items():
+        if ours in model.llm.project:
+            leaves = model.llm.project[ours].state_dict()
+            homes |= {f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}" for leaf in leaves}
+    return homes
 
 
 def core(name: str) -> str:
-    """An entry's name without its wrappers: `base_model.model.model.mm_projector.bias` (of peft) and
-    `model.mm_projector.bias` are both `mm_projector.bias`."""
+    """An entry's name without its wrappers: peft's `base_model.model.model.a.bias` is `a.bias`."""
     return re.sub(r"^(?:(?:base_model|model|module)\.)+", "", name)
 
 
-def check_stage(
-    stage: Stage, model: LongCompress, homes: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> set[str]:
+def check_stage(stage: Stage, model: LongCompress, homes: Mapping[str, str]) -> set[str]:
     """Parameters that the values of a stage are of; ValueError unless each has a place that it fits."""
-    unknown = sorted(name for name in stage.values if core(name) not in homes)
-    if unknown:
+    if unknown := sorted(name for name in stage.values if core(name) not in homes):
         roots = {core(name).split(".")[0] for name in unknown}
         streams = sorted(stream for root, stream in PROJECTORS.items() if root in roots)
         hint = f"; they are of streams {streams}, this model has {model.streams}"
@@ -108,12 +100,12 @@ def check_stage(
         )
     wrong = []
     for name, value in sorted(stage.values.items()):
-        want, got = shapes[homes[core(name)]], tuple(value.shape)
+        want, got = tuple(model.get_parameter(homes[core(name)]).shape), tuple(value.shape)
         if core(name) == TABLE and got != want:
             check_words(model, value, stage.path)
         elif got != want:
             wrong.append(f"{name} is {got}, must be {want}")
-        elif not bool(torch.isfinite(value).all()):
+        elif not torch.isfinite(value).all():
             wrong.append(f"{name} is not finite")
     if wrong:
         raise ValueError(
@@ -139,24 +131,18 @@ def set_values(model: LongCompress, values: Mapping[str, Tensor], homes: Mapping
 
 def merge_adapter(model: LongCompress, stage: Stage) -> None:
     """Merge the LoRA adapter of a stage into the language model: W + scale B A, as peft does it."""
-    from peft import (
-        PeftConfig,
-        PeftType,
-        get_peft_model,
-        get_peft_model_state_dict,
-        set_peft_model_state_dict,
-    )
+    import peft
 
     where = f"weights: the adapter in {stage.path}"
     try:
-        config = PeftConfig.from_pretrained(str(stage.path))
-        if config.peft_type != PeftType.LORA:
+        config = peft.PeftConfig.from_pretrained(str(stage.path))
+        if config.peft_type != peft.PeftType.LORA:
             raise ValueError(f"its peft_type is {config.peft_type}")
         config.base_model_name_or_path = model.llm.lm.name_or_path  # it names a folder of its authors
-        lm = get_peft_model(model.llm.lm, config)
+        lm = peft.get_peft_model(model.llm.lm, config)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{where} is no LoRA adapter for {type(model.llm.lm).__name__}: {error}") from error
-    want = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(lm).items()}
+    want = {name: tuple(value.shape) for name, value in peft.get_peft_model_state_dict(lm).items()}
     got = {name: tuple(value.shape) for name, value in stage.adapter.items()}
     missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
     wrong = [f"{n} is {got[n]}, must be {want[n]}" for n in sorted(want) if n in got and got[n] != want[n]]
@@ -166,7 +152,7 @@ def merge_adapter(model: LongCompress, stage: Stage) -> None:
             f"{where} doesn't fit the language model; missing {len(missing)}: {listed(missing)}; without a "
             f"place {len(extra)}: {listed(extra)}; of another shape {len(wrong)}: {listed(wrong)}"
         )
-    set_peft_model_state_dict(lm, stage.adapter)
+    peft.set_peft_model_state_dict(lm, stage.adapter)
     model.llm.lm = lm
     merge_lora(model)
 

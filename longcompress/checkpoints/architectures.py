@@ -160,13 +160,7 @@ PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
 def config_of(
     name: str, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None
 ) -> ModelConfig:
-    """The configuration of a published model.
-
-    Args:
-        name: a key of PUBLISHED.
-        base: other bases: "video", "audio", "speech", "llm" -> folder, file or hub name.
-        variant: arguments of its function, as {"mode": "ours"}.
-    """
+    """The configuration of a published model; `base` is part -> folder, file or hub name."""
     if name not in PUBLISHED:
         raise ValueError(f"preset must be one of {sorted(PUBLISHED)}, got {name!r}")
     hints = get_type_hints(PUBLISHED[name])

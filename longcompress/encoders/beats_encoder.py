@@ -13,7 +13,6 @@ from ..types import Audio, Encoded, Tokens
 from .beats import Beats
 from .checks import check_width
 from .fbank import FRAME, RATE_HZ, STEP, beats_filters, num_frames
-from .whisper import check_audio
 
 WINDOW = 512  # frames of the mel filters
 HALF = WINDOW // 2  # the released scripts leave a last window of fewer frames out
@@ -64,17 +63,13 @@ class BeatsEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
         """The token of at most one block of audio and its lookahead; no token if the audio is too short."""
-        check_audio(audio, self.rate_hz, self.block + self.lookahead)
         x = self.features(audio.samples[None])  # (1 or 0, C)
         num, end_s = len(x), audio.start_s + min(len(audio), self.block) / self.rate_hz
         times = torch.tensor([audio.start_s, end_s], dtype=torch.float64, device=x.device)
         start, end = times[:, None].expand(2, num).clone()
         tokens = Tokens(x, torch.ones(num, device=x.device), (start + end) / 2, start, end)
-        return Encoded(tokens, self.metric(x), x[:, None] if self.config.summary else None)
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.metric_width)
+        metric = head_mean(x, self.config.metric_width)
+        return Encoded(tokens, metric, x[:, None] if self.config.summary else None)
 
     def features(self, samples: Tensor) -> Tensor:
         """(A, C) tokens of A windows of samples (A, n) float32; (0, C) if they are too short."""

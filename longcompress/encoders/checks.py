@@ -7,10 +7,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
 
 def kind_of(base: str | Path) -> Any:
-    """transformers' config of a folder or hub name.
-
-    OSError where it isn't found or the hub can't be reached, ValueError for a file or an unknown model.
-    """
+    """transformers' config of a folder or hub name; OSError where there is none, ValueError for others."""
     path, name = Path(base), str(base)
     if path.is_file():
         raise ValueError(f"base {name!r} is a file; give the folder of a transformers model, or a hub name")
@@ -20,17 +17,17 @@ def kind_of(base: str | Path) -> Any:
         raise FileNotFoundError(f"base {name!r}: no config.json in this folder; give that of one model")
     try:
         return AutoConfig.from_pretrained(base)
-    except OSError as error:
-        raise OSError(f"base {name!r}: {_first(error)}") from error
-    except ValueError as error:
-        raise ValueError(f"base {name!r}: {_first(error)}") from error
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]  # without the advice that follows
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"base {name!r}: {first}") from error
 
 
 def check_vision(base: str | Path, known: Any) -> None:
     """ValueError unless it is a vision encoder, or has one among others."""
-    classes = MODEL_MAPPING.get(type(known), None)
-    classes = classes if isinstance(classes, tuple) else (classes,)
-    takes_pixels = any(getattr(kind, "main_input_name", "") == "pixel_values" for kind in classes)
+    kinds = MODEL_MAPPING.get(type(known), None)
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    takes_pixels = any(getattr(kind, "main_input_name", "") == "pixel_values" for kind in kinds)
     if not takes_pixels and not hasattr(known, "vision_config"):
         raise ValueError(
             f"base {str(base)!r} must be a vision encoder (CLIP, SigLIP, DINOv2, ViT, ...), "
@@ -50,11 +47,9 @@ def load_whole(kind: Any, base: str | Path, attention: str | None, **options: An
     """The model of a class of transformers; ValueError if parameters are missing: they would be random."""
     options |= {"attn_implementation": attention, "output_loading_info": True}
     model, info = kind.from_pretrained(base, **options)
-    missing = sorted(map(str, info["missing_keys"]))
-    if missing:
-        raise ValueError(
-            f"base {str(base)!r} lacks {len(missing)} of the encoder's parameters, such as {missing[:3]}"
-        )
+    if missing := sorted(map(str, info["missing_keys"])):
+        need = f"{len(missing)} of the encoder's parameters, such as {missing[:3]}"
+        raise ValueError(f"base {str(base)!r} lacks {need}")
     return model
 
 
@@ -62,8 +57,3 @@ def check_width(width: int, channels: int) -> None:
     """ValueError unless the width of a metric divides the encoder's channels."""
     if channels % min(width, channels):
         raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
-
-
-def _first(error: Exception) -> str:
-    """The first line of an error, without the advice that follows."""
-    return str(error).strip().split("\n")[0]

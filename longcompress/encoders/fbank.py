@@ -30,35 +30,21 @@ def num_frames(num_samples: int) -> int:
 
 
 def beats_filters(samples: Tensor) -> Tensor:
-    """(A, L, 128) float32 input of `Beats`: `mel_filters` less its mean, over twice its deviation.
-
-    Args:
-        samples: (A, n) or (n,) float32 in [-1, 1], mono at 16 kHz.
-    """
+    """(A, L, 128) float32 input of `Beats`: `mel_filters` less its mean, over twice its deviation."""
     return (mel_filters(samples) - MEAN) / (2 * STD)
 
 
 @torch.no_grad()
 def mel_filters(samples: Tensor) -> Tensor:
-    """(A, L, 128) float32 natural logs of the energies of the bands, L = num_frames(n), lowest band first.
-
-    Args:
-        samples: (A, n) float32 in [-1, 1], mono at 16 kHz; (n,) gives (L, 128).
-    """
-    if samples.dtype != torch.float32:
-        raise TypeError(
-            f"samples must be float32 in [-1, 1], got {samples.dtype}; divide 16-bit ones by {LOUDEST:.0f}"
-        )
-    if samples.dim() not in (1, 2):
-        raise ValueError(f"samples must be (A, n) or (n,), got {tuple(samples.shape)}")
+    """(A, L, 128) float32 natural logs of the energies of the bands, lowest first, of samples (A, n) float32
+    in [-1, 1], mono at 16 kHz; L = num_frames(n). Samples (n,) give (L, 128)."""
     count = num_frames(samples.shape[-1])
     if not count:
         return samples.new_zeros(*samples.shape[:-1], 0, BANDS)
     frames = samples.unfold(-1, FRAME, STEP)  # (A, L, FRAME)
     window, bands = povey(samples.device), triangles(samples.device)
     with torch.autocast(samples.device.type, enabled=False):  # a matrix product in bf16 would be off by 1e-2
-        logs = [_logs(part, window, bands) for part in frames.split(FRAMES_AT_ONCE, dim=-2)]
-    return logs[0] if len(logs) == 1 else torch.cat(logs, -2)
+        return torch.cat([_logs(part, window, bands) for part in frames.split(FRAMES_AT_ONCE, dim=-2)], -2)
 
 
 def _logs(frames: Tensor, window: Tensor, bands: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The three encoders of LongVALE with random weights, for benchmarks, in the papers' sizes or smaller."""
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,14 +11,12 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from .beats import Beats
-from .beats_layers import BeatsConfig
+from .beats import Beats, BeatsConfig
 
 Size = Literal["small", "middle", "paper"]
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Width, layers and heads of a transformer; its MLP is four times as wide."""
 
     width: int
@@ -49,19 +46,18 @@ def random_encoders(size: Size) -> Encoders:
     """Encoders of a size, with the windows, patches and resolution of the papers."""
     if size not in SHAPES:
         raise ValueError(f"size must be one of {', '.join(SHAPES)}, got {size!r}")
-    clip, beats, whisper = (SHAPES[size][name] for name in ("video", "audio", "speech"))
     torch.manual_seed(0)
+    width, layers, heads = SHAPES[size]["video"]
     clip_config = CLIPVisionConfig(
-        hidden_size=clip.width, intermediate_size=4 * clip.width, num_hidden_layers=clip.layers,
-        num_attention_heads=clip.heads, image_size=224, patch_size=14, projection_dim=3 * clip.width // 4,
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+        image_size=224, patch_size=14, projection_dim=3 * width // 4,
     )  # fmt: skip
-    beats_config = BeatsConfig(
-        patch_width=2 * beats.width // 3, width=beats.width, layers=beats.layers, heads=beats.heads,
-        hidden_width=4 * beats.width,
-    )  # fmt: skip
+    width, layers, heads = SHAPES[size]["audio"]
+    beats_config = BeatsConfig(16, 2 * width // 3, width, layers, heads, 4 * width)
+    width, layers, heads = SHAPES[size]["speech"]
     whisper_config = WhisperConfig(
-        d_model=whisper.width, encoder_layers=whisper.layers, encoder_attention_heads=whisper.heads,
-        encoder_ffn_dim=4 * whisper.width, num_mel_bins=80, architectures=["WhisperEncoder"],
+        d_model=width, encoder_layers=layers, encoder_attention_heads=heads, encoder_ffn_dim=4 * width,
+        num_mel_bins=80, architectures=["WhisperEncoder"],
     )  # fmt: skip
     video, audio = CLIPVisionModelWithProjection(clip_config), Beats(beats_config)
     for value in audio.parameters():

@@ -1,6 +1,5 @@
 """An encoder that is fed bit by bit: blocks of fixed size, then means that run over the ends of blocks."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +27,8 @@ class Stream:
 
     def copy(self) -> "Stream":
         """An independent copy; tensors are shared, for nothing here writes into them."""
-        twin = copy.copy(self)
-        twin._parts = list(self._parts)
-        twin._means = self._means and replace(self._means, waiting=list(self._means.waiting))
+        twin = Stream(self.encoder)
+        twin.set_state(self.state())
         return twin
 
     def state(self) -> dict[str, Any]:
@@ -72,8 +70,7 @@ class Stream:
 
     def flush(self) -> list[Encoded]:
         """The tokens of all that waits, encoded as if nothing followed."""
-        encoded = self._average(self._encode_rest())
-        return encoded if self._means is None else encoded + self._means.flush()
+        return self._average(self._encode_rest()) + (self._means.flush() if self._means else [])
 
     def _encode_rest(self) -> list[Encoded]:
         """What waits, as blocks that nothing follows; the last one may not be full."""
@@ -100,22 +97,17 @@ class Stream:
         return set_steps(encoded, frames) if len({part.step_s for part in frames}) > 1 else encoded
 
     def _average(self, encoded: list[Encoded]) -> list[Encoded]:
-        if self._means is None:
-            return encoded
-        return [mean for part in encoded for mean in self._means.push(part)]
+        return [mean for part in encoded for mean in self._means.push(part)] if self._means else encoded
 
 
 def follows(before: Frames | Audio, part: Frames | Audio) -> bool:
     """Whether `part` goes on where `before` ends (audio: to half a sample), or in the same step."""
     if isinstance(before, Audio) and isinstance(part, Audio):
         return before.rate_hz == part.rate_hz and abs(part.start_s - before.end_s) < 0.5 / part.rate_hz
-    if isinstance(before, Frames) and isinstance(part, Frames):
-        same_shape = before.pixels.shape[1:] == part.pixels.shape[1:]
-        gap_s = float(part.time_s[0]) - float(before.time_s[-1]) - before.step_s
-        return same_shape and (before.step_s == part.step_s or abs(gap_s) < SAME_S)
-    raise TypeError(
-        f"one stream holds frames or audio, not both: {type(before).__name__}, {type(part).__name__}"
-    )
+    assert isinstance(before, Frames) and isinstance(part, Frames)
+    same_shape = before.pixels.shape[1:] == part.pixels.shape[1:]
+    gap_s = float(part.time_s[0]) - float(before.time_s[-1]) - before.step_s
+    return same_shape and (before.step_s == part.step_s or abs(gap_s) < SAME_S)
 
 
 def set_steps(encoded: Encoded, parts: list[Frames]) -> Encoded:

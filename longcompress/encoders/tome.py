@@ -8,13 +8,12 @@ and registers never merge. The matching and the means are `kernels.plan` and `ke
 No layer of the encoder is rewritten: its own modules are called in its own order, with the merge in between.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 import transformers
-from einops import rearrange
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
 
@@ -60,12 +59,10 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
     """(T, tokens, C) hidden states by their index, with all patches: each has the features of its group.
 
     Args:
-        encoder: a vision encoder that `check_encoder` lets pass.
+        encoder: that `check_encoder` lets pass.
         x: (T, 3, H, W) normalised frames.
-        num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left; with 0
-            these are the encoder's own states.
-        indices: of states, as transformers' `output_hidden_states` counts them (0: the embeddings);
-            layers above the last one aren't run.
+        num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left.
+        indices: of states, as transformers counts them (0: the embeddings); layers above aren't run.
     """
     family = FAMILIES[encoder.config.model_type]
     side, heads = encoder.config.patch_size, encoder.config.num_attention_heads
@@ -74,13 +71,12 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
     first = x.shape[1] - num_patches  # class token and registers, where an encoder has them
     states = {0: x} if 0 in indices else {}
     groups: Plan | None = None
-    for index, layer in enumerate(encoder.get_submodule(family.layers).children(), 1):
-        if index >= indices.stop:
-            break
+    layers = islice(encoder.get_submodule(family.layers).children(), indices.stop - 1)
+    for index, layer in enumerate(layers, 1):
         x, keys = attended(family, layer, x, groups, first)
         pairs = min(num_pairs, (x.shape[1] - first) // 2)
         if pairs:
-            metric = head_mean(rearrange(keys[:, first:], "t n c -> (t n) c"), keys.shape[2] // heads)
+            metric = head_mean(keys[:, first:].flatten(0, 1), keys.shape[2] // heads)
             x, groups = merged(x, metric, pairs, groups, first)
         x = x + _through(layer, family.rest, x)
         if index in indices:
@@ -92,19 +88,15 @@ def attended(
     family: Family, layer: nn.Module, x: Tensor, groups: Plan | None, first: int
 ) -> tuple[Tensor, Tensor]:
     """(x (T, tokens, C) after a layer's first half, (T, tokens, heads * d) its keys)."""
-    attention = layer.get_submodule(family.attention)
-    with _outputs_of(attention.get_submodule(family.key)) as keys:
-        y = attention(_through(layer, family.before, x), attention_mask=size_mask(x, groups, first))[0]
+    attention, mask = layer.get_submodule(family.attention), None
+    if groups is not None:  # log of the number of patches in each token
+        mask = x.new_zeros(x.shape[:2])
+        mask[:, first:] = groups.mass.log().view(len(x), -1)
+        mask = mask[:, None, None]
+    keys: list[Tensor] = []
+    with attention.get_submodule(family.key).register_forward_hook(lambda *call: keys.append(call[2])):
+        y = attention(_through(layer, family.before, x), attention_mask=mask)[0]
     return x + _through(layer, family.after, y), keys[0]
-
-
-def size_mask(x: Tensor, groups: Plan | None, first: int) -> Tensor | None:
-    """(T, 1, 1, tokens) log of the number of patches in each token of x (T, tokens, C); None if all are 1."""
-    if groups is None:
-        return None
-    mask = x.new_zeros(x.shape[:2])
-    mask[:, first:] = rearrange(groups.mass.log(), "(t n) -> t n", t=len(x))
-    return mask[:, None, None]
 
 
 def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int) -> tuple[Tensor, Plan]:
@@ -114,8 +106,7 @@ def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: in
     offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
     size = None if groups is None else groups.mass
     chosen = plan(metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat")
-    patches = pool(rearrange(x[:, first:], "t n c -> (t n) c"), chosen)
-    patches = rearrange(patches, "(t m) c -> t m c", t=len(x))
+    patches = pool(x[:, first:].flatten(0, 1), chosen).unflatten(0, (len(x), num - pairs))
     x = torch.cat([x[:, :first], patches], 1)  # (T, tokens - pairs, C)
     if groups is None:
         return x, chosen
@@ -127,15 +118,13 @@ def whole(x: Tensor, groups: Plan | None, first: int) -> Tensor:
     """(T, first + P, C): each patch of the grid with the features of its group in x (T, tokens, C)."""
     if groups is None:
         return x
-    patches = unpool(rearrange(x[:, first:], "t n c -> (t n) c"), groups)
-    patches = rearrange(patches, "(t p) c -> t p c", t=len(x))
+    patches = unpool(x[:, first:].flatten(0, 1), groups).unflatten(0, (len(x), -1))
     return torch.cat([x[:, :first], patches], 1)
 
 
 @torch.no_grad()
 def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
-    """ValueError unless patches can merge in this encoder's layers, up to the hidden state of index `layer`,
-    after a trial with normalised frames `pixels` (T, 3, H, W)."""
+    """ValueError unless patches can merge up to hidden state `layer`, tried with pixels (T, 3, H, W)."""
     kind, attention = encoder.config.model_type, encoder.config._attn_implementation
     if kind not in FAMILIES:
         raise ValueError(
@@ -143,10 +132,8 @@ def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
             f"{kind!r}; use merge_per_layer 0"
         )
     if attention not in ATTENTIONS:
-        raise ValueError(
-            f"merge_per_layer needs an attention that takes a mask, {' or '.join(ATTENTIONS)}, got "
-            f"{attention!r}"
-        )
+        known = " or ".join(ATTENTIONS)
+        raise ValueError(f"merge_per_layer needs an attention that takes a mask, {known}, got {attention!r}")
     states = encoder(pixel_values=pixels, output_hidden_states=True).hidden_states
     at = range(len(states))[layer]
     want, got = states[at].float(), merged_states(encoder, pixels, 0, range(at, at + 1))[at].float()
@@ -161,10 +148,8 @@ def check_encoder(encoder: PreTrainedModel, pixels: Tensor, layer: int) -> None:
 
 def random_dinov2(size_px: int) -> PreTrainedModel:
     """A DINOv2 of ViT-S/14's size with random weights, to time."""
-    config = Dinov2Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=size_px, patch_size=14
-    )
-    return Dinov2Model(config).eval()
+    sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
+    return Dinov2Model(Dinov2Config(image_size=size_px, **sizes)).eval()
 
 
 def _through(module: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
@@ -172,14 +157,3 @@ def _through(module: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
     for name in names:
         x = module.get_submodule(name)(x)
     return x
-
-
-@contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list to which every output of the module is added inside the context."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _, __, output: seen.append(output))
-    try:
-        yield seen
-    finally:
-        hook.remove()

@@ -31,12 +31,8 @@ NORMS = {
 class VisionEncoder(nn.Module):
     """A vision encoder whose chosen layer's patch tokens, or projected class token, are the video stream.
 
-    Args:
-        encoder: a transformers vision model (not one with a text encoder beside it); for tokens "class" a
-            CLIPVisionModelWithProjection.
-        config: which layer, batch size and metric.
-        size_px: side of the frames.
-        mean, std: (3,) mean and standard deviation of each colour (0 to 1).
+    It is a transformers vision model (not one with a text encoder beside it), for tokens "class" a
+    CLIPVisionModelWithProjection. `mean` and `std` are (3,) of each colour (0 to 1).
     """
 
     modality = "video"
@@ -75,15 +71,14 @@ class VisionEncoder(nn.Module):
         if file.is_file():
             values = json.loads(file.read_text())
             norm = (tuple(values.get("image_mean", norm[0])), tuple(values.get("image_std", norm[1])))
-        if config.tokens == "class":
-            if known.model_type not in ("clip", "clip_vision_model"):
-                raise ValueError(
-                    f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
-                    f'{known.model_type!r}; use tokens "patches"'
-                )
-            model = load_whole(CLIPVisionModelWithProjection, base, config.attention, **kwargs)
-        else:
-            model = load_whole(AutoModel, base, config.attention, **kwargs)
+        if config.tokens == "class" and known.model_type not in ("clip", "clip_vision_model"):
+            raise ValueError(
+                f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
+                f'{known.model_type!r}; use tokens "patches"'
+            )
+        kind = CLIPVisionModelWithProjection if config.tokens == "class" else AutoModel
+        model = load_whole(kind, base, config.attention, **kwargs)
+        if config.tokens != "class":
             model = getattr(model, "vision_model", model)
         return cls(model, config, size_px, *norm)
 
@@ -96,47 +91,39 @@ class VisionEncoder(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Number of tokens of this much video."""
-        if media.frames:
-            return media.frames * self.patches if duration_s > 0 else 0
-        return math.ceil(duration_s * media.rate_fps) * self.patches
+        frames = media.frames or math.ceil(duration_s * media.rate_fps)
+        return frames * self.patches if duration_s > 0 else 0
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """Tokens of a second of a video that lasts `duration_s`."""
-        if media.frames and duration_s > 0:
-            return media.frames / duration_s * self.patches
-        return media.rate_fps * self.patches
+        rate_fps = media.frames / duration_s if media.frames and duration_s > 0 else media.rate_fps
+        return rate_fps * self.patches
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
-        """The tokens of 1 to batch_size frames (T, H, W, 3). The encoder always sees a full batch: the last
-        frame fills it."""
-        num, batch_size = len(frames), self.config.batch_size
-        if not 0 < num <= batch_size:
-            raise ValueError(f"frames must be 1 to batch_size = {batch_size} frames, got {num}")
+        """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
+        num = len(frames)
         # Encode the first frame, and every frame that differs enough from the frame encoded last. A frame
         # between them takes the features of the encoded frame before it.
         reuse, encode = self.config.reuse_below, [0]
-        source = torch.zeros(num, dtype=torch.int64)  # frame -> its place in `encode`
+        places = [0]  # of each frame in `encode`
         for t in range(1, num):
             if reuse <= 0 or self.change(frames.pixels[encode[-1]], frames.pixels[t]) >= reuse:
                 encode.append(t)
-            source[t] = len(encode) - 1
+            places.append(len(encode) - 1)
         pixels = frames.pixels[encode]
         # With reuse the batch is the next power of two, so there are few shapes to compile.
-        size = batch_size if reuse <= 0 else 1 << (len(encode) - 1).bit_length()
+        size = self.block if reuse <= 0 else 1 << (len(encode) - 1).bit_length()
         pixels = torch.cat([pixels, pixels[-1:].expand(size - len(encode), -1, -1, -1)])
         x, summary = self.features(pixels)
-        source = source.to(x.device)
+        source = torch.tensor(places, device=x.device)
         x = rearrange(x[source], "t p c -> (t p) c")
         start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
         end_s = start_s + frames.step_s
         tokens = Tokens(x, torch.ones(len(x), device=x.device), start_s + frames.step_s / 2, start_s, end_s)
         summary = None if summary is None else summary[source]
-        return Encoded(tokens, self.metric(x), summary, self.patches, num - len(encode))
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.metric_width)
+        metric = head_mean(x, self.config.metric_width)
+        return Encoded(tokens, metric, summary, self.patches, num - len(encode))
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of

@@ -23,17 +23,11 @@ PADDING_S = 0.032  # of audio behind the end of a video; codecs work in frames o
 
 @dataclass
 class Means:
-    """Every `size` tokens that follow one another become their mean; fewer wait for more.
-
-    Args:
-        size: tokens of a mean.
-        tail: whether fewer tokens at the end make a mean too ("kept"), or none ("released").
-        waiting: the tokens of the next mean.
-    """
+    """Every `size` tokens that follow one another become their mean; fewer wait for more."""
 
     size: int
-    tail: Literal["kept", "released"] = "kept"
-    waiting: list[Encoded] = field(default_factory=list)
+    tail: Literal["kept", "released"] = "kept"  # whether fewer tokens at the end make a mean too
+    waiting: list[Encoded] = field(default_factory=list)  # the tokens of the next mean
 
     def push(self, encoded: Encoded) -> list[Encoded]:
         """The means that are complete now."""
@@ -41,17 +35,13 @@ class Means:
             return []
         means = []
         # Behind a gap means begin anew: what waits is the tail of the tokens before the gap.
-        if self.waiting:
-            gap_s = float(encoded.tokens.start_s[0]) - float(self.waiting[-1].tokens.end_s[-1])
-            if abs(gap_s) > GAP_S:
-                means += self.flush()
-        self.waiting.append(encoded)
-        num = sum(map(len, self.waiting))
-        whole = num - num % self.size
+        if self.waiting and abs(float(encoded.tokens.start_s[0] - self.waiting[-1].tokens.end_s[-1])) > GAP_S:
+            means = self.flush()
+        joined = Encoded.join([*self.waiting, encoded])
+        whole = len(joined) // self.size * self.size
         if whole:
-            joined = Encoded.join(self.waiting)
             means.append(mean_of_each(joined.rows(0, whole), self.size))
-            self.waiting = [joined.rows(whole, num)] if num > whole else []
+        self.waiting = [joined.rows(whole, len(joined))] if whole < len(joined) else []
         return means
 
     def flush(self) -> list[Encoded]:
@@ -64,8 +54,7 @@ class Means:
 
 
 def mean_of_each(encoded: Encoded, size: int) -> Encoded:
-    """The mean of every `size` tokens, with the time of all of them. The metric is linear, so its mean is the
-    metric of the mean."""
+    """The mean of every `size` tokens, with the time of all of them; also of the metric, which is linear."""
 
     def mean(x: Tensor) -> Tensor:
         return reduce(x, "(n size) ... -> n ...", "mean", size=size)
@@ -150,7 +139,6 @@ class AudioEncoder(nn.Module):
         """The tokens of at most one block of audio. The encoder sees a full block, filled with silence.
         With tail "released" the silence has tokens too, at the time of the last token of the audio."""
         num = len(audio)
-        check_audio(audio, self.rate_hz, self.block)
         x = self.features(audio.samples[None])[0]
         num_audible = -(-num // self.step)
         num_rows = num_audible if self.config.tail == "kept" else self.rows
@@ -163,11 +151,7 @@ class AudioEncoder(nn.Module):
         start_s, end_s = audio.start_s + first / self.rate_hz, audio.start_s + last / self.rate_hz
         tokens = Tokens(x, torch.ones(num_rows, device=x.device), (start_s + end_s) / 2, start_s, end_s)
         summary = x.mean(0, keepdim=True)[None].expand(num_rows, -1, -1) if self.config.summary else None
-        return Encoded(tokens, self.metric(x), summary)
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32: mean over heads of x (N, C)."""
-        return head_mean(x, self.config.metric_width)
+        return Encoded(tokens, head_mean(x, self.config.metric_width), summary)
 
     def features(self, samples: Tensor) -> Tensor:
         """(B, rows, C) tokens of B blocks of samples (B, n <= block) float32."""
@@ -179,11 +163,3 @@ class AudioEncoder(nn.Module):
         # Only the last state has passed the final norm.
         x = out.last_hidden_state if self.config.layer == -1 else out.hidden_states[self.config.layer]
         return reduce(x, "b (n pool) c -> b n c", "mean", pool=self.pool)
-
-
-def check_audio(audio: Audio, rate_hz: int, max_samples: int) -> None:
-    """ValueError for audio of another rate, without samples, or longer than an encoder takes."""
-    if audio.rate_hz != rate_hz:
-        raise ValueError(f"audio must come at {rate_hz} samples a second, got {audio.rate_hz}")
-    if not 0 < len(audio) <= max_samples:
-        raise ValueError(f"audio must be 1 to {max_samples} samples, got {len(audio)}")

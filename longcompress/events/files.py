@@ -101,8 +101,7 @@ def _to_csv(events: list[Event], **_: Any) -> str:
 def _to_subtitles(events: list[Event], format: str, **_: Any) -> str:
     subtitles = pysubs2.SSAFile()
     for event in sorted(events, key=lambda e: e.start_s):
-        text = "\n".join(line for line in _lines(event.text) if line.strip())
-        text = text.replace("-->", "->")
+        text = "\n".join(line for line in _lines(event.text) if line.strip()).replace("-->", "->")
         if format == "vtt":
             text = html.escape(text, quote=False)
         elif format == "ass":

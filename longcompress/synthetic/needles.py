@@ -35,10 +35,7 @@ class Needle:
 
 
 def haystack(seed: int, duration_s: float) -> tuple[Scene, list[Needle]]:
-    """A video of at least MIN_S and its needles, one of each kind at each of DEPTHS depths.
-
-    The same arguments give the same video.
-    """
+    """A video, always the same, and its needles, one of each kind at each of DEPTHS depths."""
     if duration_s < MIN_S:
         raise ValueError(f"duration_s must be >= {MIN_S:g} to keep needles apart, got {duration_s:g}")
     rng = np.random.default_rng([seed, 4])

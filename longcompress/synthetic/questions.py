@@ -88,18 +88,13 @@ def common_span(events: Sequence[SceneEvent], *, offset_s: int = 0) -> tuple[Spa
 
 def ask(
     events: Sequence[SceneEvent], duration_s: float, *, num: int, generator: np.random.Generator,
-    kinds: Sequence[str] | Mapping[str, float] = KINDS, offset_s: int = 0, hard: bool = True,
-    paraphrase: bool = False,
+    kinds: Sequence[str] | Mapping[str, float] = KINDS, offset_s: int = 0, paraphrase: bool = False,
 ) -> list[Question]:  # fmt: skip
-    """At most `num` distinct questions about a video, each with a unique answer.
+    """At most `num` distinct questions about a video, each with a unique answer. Objects that share colour or
+    shape with another object of the video are asked about more often.
 
-    Args:
-        events: of a video, or of joined parts of videos, in seconds from its start.
-        duration_s: of the video, seconds.
-        kinds: kinds to sample from, evenly or by weight.
-        offset_s: added to all printed times; a multiple of 10.
-        hard: prefer objects that share colour or shape with another object of the video.
-        paraphrase: sample the wording, instead of taking the first.
+    The kinds are sampled evenly or by weight, and with `paraphrase` their wording; `offset_s`, a multiple of
+    10, is added to all printed times.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     if unknown := set(weights) - set(KINDS):
@@ -114,7 +109,7 @@ def ask(
         share = np.array(list(weights.values()))
         kind = list(weights)[int(generator.choice(len(share), p=share / share.sum()))]
         if kind not in queues:
-            queues[kind] = _ordered(kind, video, generator, hard)
+            queues[kind] = _ordered(kind, video, generator)
         fact = next(queues[kind], None)
         if fact is None:
             del weights[kind]
@@ -294,7 +289,7 @@ _FINDERS: dict[str, Callable[[_Video], Iterator[_Fact]]] = {
 }
 
 
-def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: bool) -> Iterator[_Fact]:
+def _ordered(kind: str, video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
     """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
     if kind == "between":
         return _between(video, generator)
@@ -303,7 +298,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator, hard: boo
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):
         name = fact.slots.get("object", "")
-        if hard and sum(num_words[word] for word in name.split()) > 2 * (name in video.objects):
+        if sum(num_words[word] for word in name.split()) > 2 * (name in video.objects):
             ranks[i] **= 1 / 3
     order = [facts[i] for i in np.argsort(-ranks)]
     return _evenly(order, generator) if kind == "count" else iter(order)

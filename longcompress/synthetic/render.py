@@ -28,8 +28,7 @@ def _star(x: Plane, y: Plane, radius: float) -> Plane:
     far = np.hypot(x, y)
     notch_x, notch_y = 0.45 * radius * np.cos(fifth / 2), 0.45 * radius * np.sin(fifth / 2)
     edge = np.hypot(notch_y, radius - notch_x)
-    out: Plane = ((far * np.cos(angle) - radius) * notch_y + far * np.sin(angle) * (radius - notch_x)) / edge
-    return out
+    return ((far * np.cos(angle) - radius) * notch_y + far * np.sin(angle) * (radius - notch_x)) / edge
 
 
 # Signed distance in pixels (below 0 inside) of points (x, y) from the middle, y downwards.
@@ -118,8 +117,7 @@ def jumps(seed: int, time_s: Float) -> list[int]:
         z = z + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    numbers: list[int] = (z >> np.uint64(32)).tolist()
-    return numbers
+    return (z >> np.uint64(32)).tolist()
 
 
 def _tone(t: Float, rate_hz: float | Float) -> Float:
@@ -132,10 +130,6 @@ def _bell(t: Float, _: Wave) -> Float:
         level * _tone(s, 880 * times) * np.exp(-fall * s)
         for times, level, fall in ((1, 1.0, 5), (2.76, 0.6, 8), (5.4, 0.35, 12))
     )
-
-
-def _rain(_: Float, hiss: Wave) -> Float:
-    return 0.35 * (hiss - np.roll(hiss, 1)).astype(np.float64)
 
 
 def _chirp(t: Float, _: Wave) -> Float:
@@ -158,7 +152,7 @@ VOICES: dict[str, Callable[[Float, Wave], Float]] = {
     "bell": _bell,
     "hum": lambda t, _: 0.5 * (_tone(t, 110) + 0.7 * _tone(t, 220) + 0.4 * _tone(t, 330)),
     "beep": lambda t, _: (t % 0.3 < 0.15) * (0.8 * _tone(t, 1000) + 0.2 * _tone(t, 3000)),
-    "rain": _rain,
+    "rain": lambda _, hiss: 0.35 * (hiss - np.roll(hiss, 1)).astype(np.float64),
     "chirp": _chirp,
     "siren": _siren,
     "knock": lambda t, _: 2.0 * _tone(t % 0.2, 420) * np.exp(-40 * (t % 0.2)),

@@ -15,13 +15,8 @@ def word_tokenizer(
     """A word-level tokenizer of `words`, numbers below 10 * num_tens, and "first second" pairs as one token.
 
     The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from
-    timestamps that count tens: "18:" is the tens alone, the text of a timestamp.
-
-    Args:
-        words: words; what they are written with is brought to lower case, punctuation is known anyway.
-        firsts: first words of pairs that are one token ("red").
-        seconds: second words of such pairs ("ball").
-        num_tens: numbers go to 10 * num_tens - 1.
+    timestamps that count tens: "18:" is the tens alone, the text of a timestamp. All is in lower case,
+    punctuation is known anyway.
     """
     pairs = [f"{a}_{b}" for a in firsts for b in seconds]
     single = {w for word in words for w in word.lower().split()} - set(",.?!")

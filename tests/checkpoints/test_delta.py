@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import longcompress as lc
 from longcompress.checkpoints import delta as module
-from longcompress.checkpoints.delta import TensorFolder, added, apply_delta
+from longcompress.checkpoints.delta import added, apply_delta, read_folder
 from longcompress.cli.main import main
 
 from models import language_model, tokenizer
@@ -79,9 +79,9 @@ def test_the_sum_loads_and_every_value_is_base_plus_delta(tmp_path, how):
     for name, value in lm.state_dict().items():
         assert torch.equal(value, want[name]), name
     projector = load_file(done.projector)
-    present = TensorFolder(delta, "delta")
+    present = read_folder(delta, "delta")
     assert set(projector) == {"model.mm_projector.weight", "model.mm_projector.bias"}
-    assert all(torch.equal(value, present.get(name)) for name, value in projector.items())
+    assert all(torch.equal(value, present[name]) for name, value in projector.items())
 
 
 def test_longvlm_loads_on_the_sum_with_llavas_projector(tmp_path):
@@ -97,7 +97,7 @@ def test_longvlm_loads_on_the_sum_with_llavas_projector(tmp_path):
     CLIPVisionModel(eyes).save_pretrained(tmp_path / "eyes")
     parts = {"video": str(tmp_path / "eyes"), "llm": str(done.folder)}
     model = lc.load("longvlm", base=parts, weights=done.projector, device="cpu")
-    weight = TensorFolder(delta, "delta").get("model.mm_projector.weight")
+    weight = read_folder(delta, "delta")["model.mm_projector.weight"]
     assert torch.equal(model.llm.project["video"].weight, weight)
     assert len(model.llm.tokenizer) == 102 and model.llm.lm.lm_head.out_features == 102
     assert torch.equal(model.llm.lm.lm_head.weight, by_hand(state, change)["lm_head.weight"])
@@ -112,7 +112,7 @@ def test_of_one_size_nothing_grows(tmp_path):
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
-def test_one_file_is_open_and_one_shard_is_held(tmp_path, monkeypatch):
+def test_one_shard_is_held(tmp_path, monkeypatch):
     base, delta, *_ = new_checkpoint(tmp_path, files=3)
     held = []
     save = module.save_file

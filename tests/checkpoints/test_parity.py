@@ -18,7 +18,7 @@ from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import Example as Video
 from longcompress.llm.prompt import around
 from longcompress.llm.tokenizer import load_tokenizer
-from longcompress.train.data.questions import time_text
+from longcompress.train.data.questions import Clock
 from longcompress.types import CompressedVideo, Tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
@@ -131,7 +131,7 @@ def dialogue(entry):
     for turn in turns:
         text = turn["value"].removeprefix("<video>\n")
         for mark, time_s in entry["meta"]["token"].items():
-            text = text.replace(mark, time_text(time_s, entry["meta"]["duration"], "hundredths"))
+            text = text.replace(mark, Clock(entry["meta"]["duration"], "hundredths")(time_s))
         texts.append(text)
     return list(zip(texts[::2], texts[1::2], strict=True))
 

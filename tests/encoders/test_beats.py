@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from longcompress.encoders.beats import Beats, released_shapes
-from longcompress.encoders.beats_layers import BeatsConfig, distance_buckets
+from longcompress.encoders.beats import Beats, BeatsConfig, distance_buckets, released_shapes
 from longcompress.encoders.fbank import beats_filters
 
 from helpers import assert_close, assert_within, normal

@@ -53,7 +53,7 @@ def test_captured_reading_and_novelty():
 
 
 def test_lengths_that_were_not_planned_are_refused_while_capturing():
-    plan_layout.clear_layouts()
+    plan_layout._recent.clear()
     metric, graph = normal(50, 16, seed=8), torch.cuda.CUDAGraph()
     with pytest.raises(ValueError, match="plan them once before"), torch.cuda.graph(graph):
         plan(metric, torch.tensor([0, 50], dtype=torch.int32, device="cpu"), 5)

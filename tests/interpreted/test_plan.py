@@ -216,7 +216,7 @@ def layout_of(n: int, **options) -> plan_layout.Layout:
 
 
 def test_the_same_lengths_send_nothing_again():
-    plan_layout.clear_layouts()
+    plan_layout._recent.clear()
     first = layout_of(60)
     assert layout_of(60) is first
     for n in range(100, 100 + plan_layout.MAX_LAYOUTS - 1):
@@ -232,12 +232,12 @@ def test_a_layout_that_a_graph_reads_is_never_dropped():
     assert layout_of(61, capturing=True) is planned
     for n in range(100, 100 + 2 * plan_layout.MAX_LAYOUTS):
         layout_of(n)
-    plan_layout.clear_layouts()
+    plan_layout._recent.clear()
     assert layout_of(61) is planned
 
 
 def test_unplanned_lengths_are_refused_while_capturing_before_anything_is_launched(monkeypatch):
-    plan_layout.clear_layouts()
+    plan_layout._recent.clear()
     monkeypatch.setattr(gpu_plan, "measure", lambda *_: pytest.fail("launched"))
     monkeypatch.setattr(sys.modules["longcompress.kernels.plan"], "can_wait", lambda x: x.dim() != 2)
     with pytest.raises(ValueError, match="plan them once before capturing a CUDA graph"):
@@ -257,7 +257,7 @@ def test_layouts_are_worked_out_on_the_cpu(lengths):
     before = torch.get_default_device()
     layouts = []
     for device in ("cpu", "meta"):
-        plan_layout.clear_layouts()
+        plan_layout._recent.clear()
         torch.set_default_device(device)
         try:
             layouts.append(plan_layout.layout_of(*key))

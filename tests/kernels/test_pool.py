@@ -222,8 +222,3 @@ def test_pool_refuses_another_plan(case):
 def test_pool_refuses_features_without_channels():
     with pytest.raises(ValueError, match=r"x must be \(N, C\) float, got \(4,\)"):
         pool(torch.zeros(4), scattered(4, 2, "ones", seed=19))
-
-
-def test_unpool_refuses_another_plan():
-    with pytest.raises(ValueError, match=r"y must be \(M, C\), M = 2 groups of the plan, got \(3, 5\)"):
-        unpool(torch.zeros(3, 5), scattered(4, 2, "ones", seed=20))

@@ -10,14 +10,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
-from longcompress.train.collate import BadSampleList
-from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
-from longcompress.train.loaders import enter_worker, plain_errors
+from longcompress.train.data.dataset import BadSample, BadSampleList, QuestionConfig, ShardData
+from longcompress.train.data.sampler import BatchSampler, enter_worker
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import write_tar
+from longcompress.train.trainer import plain_errors
 
 import models
 import videos
@@ -49,7 +48,7 @@ def index(model, tmp_path_factory):
 
 def data(index, model, **options):
     questions = options.pop("questions", QuestionConfig())
-    batches = BatchSampler(Mixture([index]), 3, 60, (8, 20), min_videos=2, start=options.pop("start", 0))
+    batches = BatchSampler([index], 3, 60, (8, 20), min_videos=2, start=options.pop("start", 0))
     return ShardData(batches, model, questions, **options)
 
 

@@ -20,7 +20,7 @@ from longcompress.llm.prompt import lay_out
 from longcompress.train import stages as stages_module
 from longcompress.train.data.convert import convert, save_records
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.imports import features as released_features
 from longcompress.train.imports.array_files import read_npy, read_pickle
 from longcompress.train.records import Record
@@ -212,7 +212,7 @@ def test_released_json_and_features_train_a_stage_of_the_preset(base, tmp_path, 
     index = shards.pack(tmp_path / "out", records, progress=False)
     assert shards.verify(tmp_path / "out", progress=False) == []
     recipe = load_config(StageRecipe, RECIPES / f"{name}_boundary.yaml")
-    batches = BatchSampler(Mixture([index]), 0, recipe.max_tokens, recipe.budgets, 2, 2)
+    batches = BatchSampler([index], 0, recipe.max_tokens, recipe.budgets, 2, 2)
     data = ShardData(batches, model, recipe.questions)
     loaded = next(iter(data))
     assert not loaded.bad and len(loaded.examples) == 2
@@ -325,7 +325,7 @@ def test_longvlms_recipe_reads_them(longvlm, tmp_path):
     released_features.make(records, tmp_path / "out", longvlm, folders, unknown_s=100.0, progress=False)
     index = shards.pack(tmp_path / "out", records, progress=False)
     question_sampling = QuestionConfig(kinds={"qa": 1.0}, max_questions=1)
-    data = ShardData(BatchSampler(Mixture([index]), 0, 10_000, [305], 2, 2), longvlm, question_sampling)
+    data = ShardData(BatchSampler([index], 0, 10_000, [305], 2, 2), longvlm, question_sampling)
     (first, second) = next(iter(data)).examples
     assert list(first.turns) == list(second.turns) == [("What is red?", "The ball.")]
     batch = longvlm.llm.collate([first, second])

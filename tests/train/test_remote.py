@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch.utils.data import DataLoader
 
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index, make_index
@@ -366,8 +366,8 @@ def test_a_server_that_dies_while_a_stage_trains_makes_bad_samples_that_name_the
     server, url = serving(tmp_path / "out")
     for cache in (None, tmp_path / "cache"):
         server.spoil = lambda name: 503 if name == "shard-000001.tar" else None
-        mixture = Mixture([load(url, cache, tries=2)])
-        batches = BatchSampler(mixture, 1, 40, (20,), min_videos=2)
+        indexes = [load(url, cache, tries=2)]
+        batches = BatchSampler(indexes, 1, 40, (20,), min_videos=2)
         loaded = next(iter(ShardData(batches, model, QuestionConfig())))
         assert loaded.keys == ["a"] and [bad.key for bad in loaded.bad] == ["b"]
         assert "shard-000001.tar couldn't be read in 2 tries" in loaded.bad[0].reason

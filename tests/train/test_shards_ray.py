@@ -72,14 +72,7 @@ def test_stop_ends_at_a_bad_video_with_the_words_of_a_make_without_ray(where, ru
 
 
 @pytest.mark.slow
-def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running, monkeypatch):
-    def rows(texts, words, *_):
-        actor = shards_ray.Maker(**words)
-        for text in texts:
-            row = actor({"record": [text]})
-            yield {name: value for name, (value,) in row.items()}
-
-    monkeypatch.setattr(shards_ray, "_rows", rows)
+def test_what_an_actor_can_not_load_is_said_as_it_is_here(where, running):
     with pytest.raises(ValueError, match=r"^name must be one of .* got 'nothing'"):
         shards_ray.make(read_records("in"), "no", "nothing", **DETAIL)
     shards_ray.make(read_records("in"), "ray", "model", share=(0, 2), **DETAIL)

@@ -22,7 +22,6 @@ from longcompress.presets import TINY, new_tiny
 from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
 from longcompress.train.engine import Engine
-from longcompress.train.muon import with_muon
 from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
 from longcompress.train.tiny.recipe import (
     RECIPE,
@@ -32,7 +31,7 @@ from longcompress.train.tiny.recipe import (
     train_encoders,
     train_tiny,
 )
-from longcompress.train.trainer import load_trained, run
+from longcompress.train.trainer import load_trained, run, with_muon
 from longcompress.types import Frames
 
 
@@ -349,6 +348,6 @@ def test_encoders_train_with_their_heads(tmp_path):
     before = {name: value.clone() for name, value in model.video.state_dict().items()}
     steps = EncoderConfig(2, 2, 1e-3)
     heads = train_encoders(model, TinyRecipe(video=steps, audio=steps), tmp_path)
-    assert set(heads) == {"video", "audio"}
+    assert set(heads) == {f"{kind}.{name}" for kind in ("video", "audio") for name in ("weight", "bias")}
     assert any(not torch.equal(value, before[name]) for name, value in model.video.state_dict().items())
     assert not any(p.requires_grad for p in model.video.parameters())

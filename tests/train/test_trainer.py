@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from longcompress.presets import load
 from longcompress.train.data.dataset import ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.engine import Engine
 from longcompress.train.shards.index import load_index
 from longcompress.train.stages import StageRecipe, last_checkpoint, prepare, train_stage
@@ -136,7 +136,7 @@ def test_validation_changes_nothing(recipe, folder, tmp_path, capsys):
 
 def test_validation_leaves_the_threads_of_the_training(recipe, tmp_path):
     model, threads = models.model(), torch.get_num_threads()
-    batches = BatchSampler(Mixture([load_index(recipe.shards[0])]), 0, 60, [16])
+    batches = BatchSampler([load_index(recipe.shards[0])], 0, 60, [16])
     try:
         torch.set_num_threads(2)
         data = ShardData(batches, model, recipe.questions)
@@ -156,9 +156,7 @@ def test_the_card_says_what_was_learned_from_what(recipe, tmp_path):
 
 def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
     model = models.model()
-    data = ShardData(
-        BatchSampler(Mixture([load_index(recipe.shards[0])]), 0, 60, [16]), model, recipe.questions
-    )
+    data = ShardData(BatchSampler([load_index(recipe.shards[0])], 0, 60, [16]), model, recipe.questions)
     batch = model.llm.collate(next(iter(data)).examples)
     remaining = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
     whole, part = model.llm(**batch), model.llm(**batch, logits_to_keep=remaining)
@@ -242,7 +240,7 @@ sys.path.insert(0, sys.argv[2])
 import models, stages
 from longcompress.train.data.dataset import ShardData
 from longcompress.train.shards.index import load_index
-from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.stages import prepare
 from longcompress.train.trainer import WEIGHTS, load_trained, save_tensors, trained_state
 
@@ -259,8 +257,8 @@ if sharded:
         fully_shard(layer)
     fully_shard(model.llm)
     assert all(isinstance(p, DTensor) for p in model.llm.parameters())
-mixture = Mixture([load_index(folder)])
-batches = BatchSampler(mixture, 0, 80, [16], min_videos=4)
+indexes = [load_index(folder)]
+batches = BatchSampler(indexes, 0, 80, [16], min_videos=4)
 data = iter(ShardData(batches, model, recipe.questions, rank=rank, world=world))
 optimizer = torch.optim.SGD([p for p in model.llm.parameters() if p.requires_grad], lr=0.05)
 for _ in range(5):

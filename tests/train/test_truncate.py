@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from longcompress.llm import Example
 from longcompress.llm.prompt import encode
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
-from longcompress.train.data.truncate import Room
+from longcompress.train.data.questions import Room
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 
@@ -95,7 +95,7 @@ def index(model, tmp_path_factory):
 
 def loaded(index, model, **question_sampling):
     asked = QuestionConfig(kinds={"conversation": 1.0}, **question_sampling)
-    return next(iter(ShardData(BatchSampler(Mixture([index]), 3, 40, (20,), min_videos=2), model, asked)))
+    return next(iter(ShardData(BatchSampler([index], 3, 40, (20,), min_videos=2), model, asked)))
 
 
 def test_conversations_are_learned_as_dialogues(index, model):

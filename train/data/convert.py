@@ -32,17 +32,10 @@ PLACEHOLDERS = ("<video>\n", "\n<video>", "<video>", "<image>\n", "<image>")
 
 
 def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[Record], list[str]]:
-    """(records by key, names of videos that are annotated but missing).
+    """(records by key, names of videos that are annotated but missing) of a JSON file of a shape above.
 
-    Args:
-        source: JSON file of that shape.
-        shape: one of the table above.
-        videos: folder that the videos lie in, as ID.mp4 or with another ending, or features of them, as
-            ID.npy or ID.pkl.
-
-    Raises:
-        ValueError: the file is of another shape, with the entry.
-        FileNotFoundError: there is no such file or folder.
+    In the folder `videos` lie the videos, as ID.mp4 or with another ending, or features of them, as ID.npy or
+    ID.pkl. A ValueError says which entry is of another shape.
     """
     source, videos = Path(source), Path(videos)
     if shape not in SHAPES:
@@ -71,15 +64,13 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
 def save_records(records: list[Record], path: str | Path) -> None:
     """Write records as JSON lines, videos relative to the file where they lie below its folder."""
     path = Path(path)
-    lines = []
-    for record in records:
-        value = record.to_json()
-        video = Path(record.video).resolve()
-        if video.is_relative_to(path.parent.resolve()):
-            value["video"] = str(video.relative_to(path.parent.resolve()))
-        lines.append(json.dumps(value, sort_keys=True))
-    with replacing(path) as part:
-        part.write_text("".join(line + "\n" for line in lines), encoding="utf8")
+    folder = path.parent.resolve()
+    with replacing(path) as part, part.open("w", encoding="utf8") as file:
+        for record in records:
+            value, video = record.to_json(), Path(record.video).resolve()
+            if video.is_relative_to(folder):
+                value["video"] = str(video.relative_to(folder))
+            file.write(json.dumps(value, sort_keys=True) + "\n")
 
 
 def _entries(content: Any, shape: Shape, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -111,10 +102,8 @@ def _of_dialogues(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, A
         turns, fields["token"] = _renamed(turns, {str(k): float(v) for k, v in meta["token"].items()}, 0)
     if meta.get("split"):
         fields["split"] = list(part_of(meta["split"]))
-    duration_s = meta.get("duration")
-    return str(entry["id"]), {
-        "duration_s": None if duration_s is None else float(duration_s), "dialogues": (turns,), "meta": fields
-    }  # fmt: skip
+    duration_s = None if meta.get("duration") is None else float(meta["duration"])
+    return str(entry["id"]), {"duration_s": duration_s, "dialogues": (turns,), "meta": fields}
 
 
 def _of_qa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -123,9 +112,8 @@ def _of_qa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _of_mmduet_caption(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return Path(name).stem, _events_fields(
-        (*e["timespan"], e["text"]) for narration in entry.values() for e in narration
-    )
+    parts = [part for narration in entry.values() for part in narration]
+    return Path(name).stem, _events_fields((*part["timespan"], part["text"]) for part in parts)
 
 
 def _of_mmduet_magqa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -163,9 +151,8 @@ def _joined(before: Record, more: Record, where: str) -> Record:
     """Two records of one video as one; symbols of times are numbered on."""
     lengths = {r.duration_s for r in (before, more) if r.duration_s is not None}
     if len(lengths) > 1 and max(lengths) - min(lengths) > 1.0:
-        raise ValueError(
-            f"{where}: {more.key!r} lasts {more.duration_s} s here and {before.duration_s} s before"
-        )
+        other = f"{before.duration_s} s before"
+        raise ValueError(f"{where}: {more.key!r} lasts {more.duration_s} s here and {other}")
     token = dict(before.meta.get("token", {}))
     dialogues = before.dialogues
     for turns in more.dialogues:

@@ -1,22 +1,23 @@
 """Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
-from collections.abc import Iterator, Mapping
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ...llm import Example
+from ...llm import Example, learned_places
 from ...llm.prompt import encode
 from ...model import LongCompress
-from ..loaders import enter_worker
 from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without
-from .questions import TEMPLATES, Kind, Times, Turns, shortened, turns_of
-from .sampler import Batch, BatchSampler
-from .truncate import Room
+from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
+from .sampler import Batch, BatchSampler, enter_worker
 
 NUM_SPARE = 16  # samples that are tried where none of a rank's own can be used
 
@@ -46,13 +47,11 @@ class QuestionConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(get_args(Kind)))
         if unknown or not any(weight > 0 for weight in self.kinds.values()):
-            raise ValueError(
-                f"kinds must give a weight > 0 to some of {', '.join(get_args(Kind))}, got {self.kinds}"
-            )
+            known = ", ".join(get_args(Kind))
+            raise ValueError(f"kinds must give a weight > 0 to some of {known}, got {self.kinds}")
         if set(self.templates) - set(TEMPLATES) or not all(self.templates.values()):
-            raise ValueError(
-                f"templates must give forms to some of {', '.join(TEMPLATES)}, got {self.templates}"
-            )
+            known = ", ".join(TEMPLATES)
+            raise ValueError(f"templates must give forms to some of {known}, got {self.templates}")
 
 
 @dataclass(frozen=True)
@@ -63,25 +62,16 @@ class BadSample:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """A rank's part of a batch, or of a part where gradients are accumulated.
+    """A rank's part of a batch, or of a part where gradients are accumulated."""
 
-    Attributes:
-        number: of the batch.
-        examples: its videos with questions.
-        keys: of the videos.
-        video_s: seconds of all the videos.
-        bad: samples that could not be used.
-        dropped: turns and events that texts were shortened by.
-    """
-
-    number: int
-    examples: list[Example]
-    keys: list[str]
-    video_s: float
-    bad: list[BadSample]
-    dropped: int
+    number: int  # of the batch
+    examples: list[Example] = field(default_factory=list)  # its videos with questions
+    keys: list[str] = field(default_factory=list)
+    bad: list[BadSample] = field(default_factory=list)  # what could not be used
+    video_s: float = 0.0  # of all the videos
+    dropped: int = 0  # turns and events that texts were shortened by
 
 
 class ShardData(IterableDataset[Loaded]):
@@ -91,12 +81,8 @@ class ShardData(IterableDataset[Loaded]):
         batches: of all ranks.
         model: compresses the features; its encoders and segments must be those that made them.
         questions: what is asked.
-        rank, world: which part of each batch.
-        accumulate: parts that a rank's samples of a batch come in.
+        rank, world, accumulate: which part of each batch, in how many parts.
         on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
-
-    Raises:
-        ValueError: features of other encoders or segments than the model's.
     """
 
     def __init__(
@@ -109,14 +95,12 @@ class ShardData(IterableDataset[Loaded]):
         self.room = Room.of(model.llm)
         self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
         parts = world * accumulate  # batches are formed without knowing them; each must get a sample
-        if (
-            batches.min_videos < parts
-        ):  # batches are formed without knowing the ranks; each part needs a sample
+        if batches.min_videos < parts:
             raise ValueError(
                 f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
                 f"{batches.min_videos}"
             )
-        for index in batches.mixture.indexes:
+        for index in batches.indexes:
             if not index.features:
                 raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
             check_model(index.features, model, str(index.folder))
@@ -138,16 +122,13 @@ class ShardData(IterableDataset[Loaded]):
         """
         own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
         which, last = own[-1]
-        size = len(self.batches.mixture.indexes[which])
+        size = len(self.batches.indexes[which])
         spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
-        examples: list[Example] = []
-        keys: list[str] = []
-        bad: list[BadSample] = []
-        video_s, dropped = 0.0, 0
+        loaded = Loaded(batch.number)
         for place, (which, number) in enumerate([*own, *spare]):
-            if examples and place >= len(own):
+            if loaded.examples and place >= len(own):
                 break
-            index = self.batches.mixture.indexes[which]
+            index = self.batches.indexes[which]
             entry = index.entries[number]
             where = f"{index.folder}: sample {entry.key!r}"
             generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
@@ -156,25 +137,23 @@ class ShardData(IterableDataset[Loaded]):
             except (ValueError, OSError) as error:
                 if self.on_error == "stop":
                     raise
-                bad.append(BadSample(entry.key, str(error)))
+                loaded.bad.append(BadSample(entry.key, str(error)))
                 continue
-            examples.append(example)
-            keys.append(entry.key)
-            video_s, dropped = video_s + entry.duration_s, dropped + num
-        return Loaded(batch.number, examples, keys, video_s, bad, dropped)
-
-    def num_tokens(self, turns: Turns) -> int:
-        """Tokens of the texts of some turns."""
-        return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
+            loaded.examples.append(example)
+            loaded.keys.append(entry.key)
+            loaded.video_s += entry.duration_s
+            loaded.dropped += num
+        return loaded
 
     def example(
         self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
     ) -> tuple[Example, int]:
-        """(a video compressed to `budget` with questions, turns and events its text was shortened by).
+        """(a video compressed to `budget` with questions, turns and events its text was shortened by);
+        ValueError if it can't be read, nothing can be asked about it, or it is longer than the context."""
 
-        Raises:
-            ValueError: it can't be read, nothing can be asked about it, or it is longer than the context.
-        """
+        def size(turns: Turns) -> int:
+            return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
+
         sample, config = read_sample(members, where), self.questions
         state = sample.state(self.empty)
         names = state.streams
@@ -197,9 +176,58 @@ class ShardData(IterableDataset[Loaded]):
                 times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
-                short, num = shortened(turns, self.num_tokens, config.max_text_tokens)
+                short, num = shortened(turns, size, config.max_text_tokens)
                 is_dialogue, is_plain = kinds[at] == "conversation", config.format == "plain"
                 whole = Example(video, short, is_dialogue, is_plain)
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
+
+
+@dataclass(frozen=True)
+class BadSampleList:
+    """A JSONL file of samples that could not be used; any number of processes may append to it."""
+
+    path: Path
+
+    def append(self, number: int, bad: Sequence[BadSample]) -> None:
+        """Add the bad samples of batch `number`: whole lines, whatever other processes write meanwhile."""
+        lines = [{"batch": number, "key": sample.key, "reason": sample.reason} for sample in bad]
+        with open(self.path, "a", encoding="utf8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, which comes after the last byte
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def summary(self) -> str:
+        """A line with the number of bad samples and of each reason; "" without any."""
+        if not self.path.is_file():
+            return ""
+        lines = [json.loads(line) for line in self.path.read_text(encoding="utf8").splitlines()]
+        reasons = Counter(line["reason"] for line in lines)
+        counts = "; ".join(f"{num} x {reason}" for reason, num in reasons.most_common())
+        return f"{self.path}: {len(lines)} samples were left out: {counts}"
+
+
+class StageCollate:
+    """Makes the batch of a step of one `Loaded`, by `CausalLM.collate`; runs in the worker processes."""
+
+    def __init__(self, model: LongCompress, row_tokens: int, bad_samples: BadSampleList) -> None:
+        self.llm, self.row_tokens, self.bad_samples = model.llm, row_tokens, bad_samples
+        self.rate_fps = model.config.media.rate_fps if model.video is not None else 0.0
+
+    def __call__(self, items: Sequence[Loaded]) -> dict[str, Any]:
+        """The arguments of the language model, and `about`, which `PartTrainer` takes out; ValueError if
+        no sample of the batch could be used."""
+        (loaded,) = items
+        if loaded.bad:
+            self.bad_samples.append(loaded.number, loaded.bad)
+        if not loaded.examples:
+            raise ValueError(
+                f"batch {loaded.number}: none of its samples could be used; {self.bad_samples.path} says why"
+            )
+        batch: dict[str, Any] = self.llm.collate(loaded.examples, row_tokens=self.row_tokens)
+        batch["logits_to_keep"] = learned_places(batch["labels"])  # logits elsewhere would only take memory
+        batch["about"] = {
+            "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "video_s": loaded.video_s,
+            "frames": loaded.video_s * self.rate_fps,
+        }  # fmt: skip
+        return batch

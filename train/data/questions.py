@@ -6,14 +6,16 @@ written as whole seconds or, as those two do, as hundredths of the video, 00 to 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from ...config import LLMConfig
 from ...events.parse import to_seconds
+from ...llm import CausalLM, Example, text_positions, video_positions
 from ...types import Event
-from ..records import Record, Turn
+from ..records import Record
 
 Times = Literal["seconds", "hundredths"]
 Kind = Literal["grounding", "segment", "dense", "choice", "conversation", "caption", "qa"]
@@ -45,15 +47,6 @@ LETTERS = "ABCD"
 SYMBOL = re.compile(r"<[a-z]\d+>")
 
 
-def time_text(time_s: float, duration_s: float, times: Times) -> str:
-    """The text of a time: whole seconds, or min(round(100 t / duration), 99) in two digits."""
-    if times == "seconds":
-        return str(round(time_s))
-    if duration_s <= 0:
-        raise ValueError("times in hundredths need the video's length; give duration_s, or write seconds")
-    return f"{min(max(round(time_s / duration_s * 100), 0), 99):02d}"
-
-
 def turns_of(
     record: Record, kind: Kind, generator: np.random.Generator, *, duration_s: float,
     times: Times = "seconds", max_questions: int = 8, templates: Mapping[str, Sequence[str]] | None = None,
@@ -74,21 +67,19 @@ def turns_of(
     at = Clock(duration_s, times)
     forms = TEMPLATES | dict(templates or {})
     events = [e for e in record.events if e.text.strip()]
-    if kind == "conversation":
-        if not record.dialogues:
-            return []
+    if kind == "conversation" and record.dialogues:
         return _dialogue(record, int(generator.integers(len(record.dialogues))), at)
     if kind == "qa":
         single = [i for i, turns in enumerate(record.dialogues) if len(turns) == 2]
         order = generator.permutation(len(single))[:max_questions]
         return [turn for i in order for turn in _dialogue(record, single[i], at)]
-    if kind == "caption":
-        captions = [c for c in record.captions if c.strip()]
-        return [(_choose(forms["caption"], generator), _choose(captions, generator))] if captions else []
-    if not events:
+    captions = [c for c in record.captions if c.strip()]
+    if kind == "caption" and captions:
+        return [(_choose(forms["caption"], generator), _choose(captions, generator))]
+    if kind in ("conversation", "caption") or not events:
         return []
     if kind == "dense":
-        return [(_choose(forms["dense"], generator), "\n".join(at.line(e) for e in events))]
+        return [(_choose(forms["dense"], generator), "\n".join(f"{at.span(e)}, {e.text}" for e in events))]
     sampled = [events[i] for i in generator.permutation(len(events))[:max_questions]]
     turns = []
     for event in sampled:
@@ -99,42 +90,75 @@ def turns_of(
         elif kind == "segment":
             start, end = at.ends(event)
             turns.append((_choose(forms["segment"], generator).format(start=start, end=end), event.text))
-        elif kind == "choice":
-            turns += _choice(event, events, at, generator)
         else:
-            raise ValueError(f"kind must be one of {Kind.__args__}, got {kind!r}")
+            turns += _choice(event, events, at, generator)
     return turns
 
 
 def shortened(turns: Turns, size: Callable[[Turns], int], max_size: int) -> tuple[Turns, int]:
     """(turns of at most `max_size`, number of turns and lines dropped): the last turns go first, of a single
-    long answer its last lines.
-
-    Args:
-        turns: (question, answer) pairs.
-        size: tokens that some turns take.
-        max_size: of all turns together.
-
-    Raises:
-        ValueError: not even one question with one line of its answer fits.
-    """
+    long answer its last lines; ValueError if not even one question with one line of its answer fits."""
     fitting, dropped = list(turns), 0
-    while len(fitting) > 1 and size(fitting) > max_size:
-        fitting.pop()
+    while fitting and (num := size(fitting)) > max_size:
+        question, answer = fitting.pop()
+        if not fitting:  # the only one
+            shorter, more, _ = answer.rpartition("\n")
+            if not more:
+                raise ValueError(f"a question of {num} tokens doesn't fit into {max_size}: {question[:60]!r}")
+            fitting = [(question, shorter)]
         dropped += 1
-    if not fitting or size(fitting) <= max_size:
-        return fitting, dropped
-    question, answer = fitting[0]
-    lines = answer.split("\n")
-    while size(fitting) > max_size:
-        if len(lines) == 1:
-            raise ValueError(
-                f"a question of {size(fitting)} tokens doesn't fit into {max_size}: {question[:60]!r}"
-            )
-        lines.pop()
-        dropped += 1
-        fitting = [(question, "\n".join(lines))]
     return fitting, dropped
+
+
+@dataclass(frozen=True)
+class Room:
+    """The positions of a language model; videos and texts must fit into them."""
+
+    context: int | None  # positions that it was trained for; None: unknown, everything fits
+    tokenizer: Any
+    config: LLMConfig
+    names: Sequence[str]  # streams in its order
+
+    @classmethod
+    def of(cls, llm: CausalLM) -> "Room":
+        """Of a language model; the language model itself is not kept."""
+        return cls(llm.context, llm.tokenizer, llm.settings, llm.names)
+
+    def fitted(self, example: Example, where: str) -> tuple[Example, int]:
+        """(the example with as much text as fits after its video, turns and events that were dropped).
+
+        The last turns of a dialogue go first. Questions that don't see one another must each fit alone. A
+        single answer that is too long loses its last lines. ValueError, which calls the example `where`: the
+        video leaves no room for the shortest of its texts.
+        """
+        if self.context is None:
+            return example, 0
+        turns: Turns = [(question, answer or "") for question, answer in example.turns]
+        video = video_positions(example, self.tokenizer, self.config, self.names)
+        room = self.context - video
+
+        def size(some: Turns) -> int:
+            return text_positions(some, self.tokenizer, self.config, dialogue=example.dialogue)
+
+        if size(turns) <= room:
+            return example, 0
+        fitting: Turns = []
+        dropped, min_sizes = 0, []
+        for group in [turns] if example.dialogue else [[turn] for turn in turns]:
+            question, answer = group[0]
+            min_sizes.append(size([(question, answer.partition("\n")[0])]))
+            if min_sizes[-1] > room:
+                dropped += len(group)
+                continue
+            short, num = shortened(group, size, room)
+            fitting += short
+            dropped += num
+        if not fitting:
+            raise ValueError(
+                f"{where}: its video takes {video} positions and its shortest text {min(min_sizes)}, of the "
+                f"{self.context} that the language model has; take smaller budgets"
+            )
+        return replace(example, turns=fitting), dropped
 
 
 @dataclass(frozen=True)
@@ -145,8 +169,12 @@ class Clock:
     times: Times
 
     def __call__(self, time_s: float) -> str:
-        """A time."""
-        return time_text(time_s, self.duration_s, self.times)
+        """A time: whole seconds, or min(round(100 t / duration), 99) in two digits."""
+        if self.times == "seconds":
+            return str(round(time_s))
+        if self.duration_s <= 0:
+            raise ValueError("times in hundredths need the video's length; give duration_s, or write seconds")
+        return f"{min(max(round(time_s / self.duration_s * 100), 0), 99):02d}"
 
     def ends(self, event: Event) -> tuple[str, str]:
         """First and last time of an event; the last second is included, hundredths are rounded."""
@@ -159,10 +187,6 @@ class Clock:
         """From when to when."""
         return "From {} to {}".format(*self.ends(event))
 
-    def line(self, event: Event) -> str:
-        """An event of a dense answer."""
-        return f"{self.span(event)}, {event.text}"
-
 
 def _choice(event: Event, events: Sequence[Event], at: Clock, generator: np.random.Generator) -> Turns:
     """Which of up to four texts happens then; empty if every other text happens then too."""
@@ -172,11 +196,10 @@ def _choice(event: Event, events: Sequence[Event], at: Clock, generator: np.rand
         return []
     wrong = [others[i] for i in generator.permutation(len(others))[: len(LETTERS) - 1]]
     texts = [event.text, *wrong]
-    order = generator.permutation(len(texts))
-    choices = " ".join(f"({LETTERS[place]}) {texts[i]}" for place, i in enumerate(order))
-    answer = LETTERS[int(np.flatnonzero(order == 0)[0])]
+    order = generator.permutation(len(texts)).tolist()
+    choices = " ".join(f"({letter}) {texts[i]}" for letter, i in zip(LETTERS, order, strict=False))
     start, end = at.ends(event)
-    return [(CHOICE.format(start=start, end=end, choices=choices), answer)]
+    return [(CHOICE.format(start=start, end=end, choices=choices), LETTERS[order.index(0)])]
 
 
 def _dialogue(record: Record, number: int, at: Clock) -> Turns:
@@ -188,11 +211,8 @@ def _dialogue(record: Record, number: int, at: Clock) -> Turns:
             raise ValueError(f"record {record.key!r}: {symbol[0]} in its dialogue stands for no time")
         return at(float(token[symbol[0]]))
 
-    def text(turn: Turn) -> str:
-        return SYMBOL.sub(time_of, turn.text)
-
-    turns = record.dialogues[number]
-    return [(text(q), text(a)) for q, a in zip(turns[::2], turns[1::2], strict=True)]
+    texts = [SYMBOL.sub(time_of, turn.text) for turn in record.dialogues[number]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _choose(texts: Sequence[str], generator: np.random.Generator) -> str:

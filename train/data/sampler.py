@@ -6,66 +6,23 @@ same sequence, and a training resumes from a batch's number alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import get_worker_info
 
 from ..shards.index import Index
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Data sets and their sampling weights.
-
-    Attributes:
-        indexes: of the data sets.
-        weights: one each, > 0; None: the number of its samples.
-    """
-
-    indexes: Sequence[Index]
-    weights: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.indexes or any(not len(index) for index in self.indexes):
-            raise ValueError("indexes must be of one data set at least, each with samples")
-        if self.weights is not None and (
-            len(self.weights) != len(self.indexes) or any(not w > 0 for w in self.weights)
-        ):
-            raise ValueError(
-                f"weights must be a number > 0 for each of {len(self.indexes)} data sets, got {self.weights}"
-            )
-
-    def samples(self, seed: int) -> Iterator[tuple[int, int]]:
-        """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
-
-        The data set furthest behind its weight comes next, so that no stretch of the sequence lacks a set.
-        """
-        weights = np.asarray(self.weights or [len(index) for index in self.indexes], float)
-        rates, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
-        orders: list[np.ndarray] = [index.order(seed, 0) for index in self.indexes]
-        while True:
-            which = int(np.argmax(rates * (counts.sum() + 1) - counts))
-            epoch, place = divmod(int(counts[which]), len(self.indexes[which]))
-            if place == 0 and epoch:  # this set has been read through: a new order for its next epoch
-                orders[which] = self.indexes[which].order(seed, epoch)
-            yield which, int(orders[which][place])
-            counts[which] += 1
-
-
-@dataclass(frozen=True)
 class Batch:
-    """The samples of one optimizer step, of all ranks together.
+    """The samples of one optimizer step, of all ranks together."""
 
-    Attributes:
-        number: of the step; a training resumes from this integer.
-        budget: maximum tokens of each video.
-        samples: (data set, sample) of each.
-        costs: tokens of each video at that budget.
-    """
-
-    number: int
-    budget: int
-    samples: tuple[tuple[int, int], ...]
-    costs: tuple[int, ...]
+    number: int  # of the step; a training resumes from this integer
+    budget: int  # maximum tokens of each video
+    samples: tuple[tuple[int, int], ...]  # (data set, sample) of each
+    costs: tuple[int, ...]  # tokens of each video at that budget
 
     def of_rank(self, rank: int, world: int) -> tuple[tuple[int, int], ...]:
         """This rank's samples: the longest are dealt first, there and back, to give ranks equal work."""
@@ -76,40 +33,51 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """Endless batches from number `start` on.
+    """Endless batches from number `start` on."""
 
-    Attributes:
-        mixture: source of the samples.
-        seed: of the order and of the budgets.
-        max_tokens: tokens of a batch over all ranks; a batch of `min_videos` may pass it.
-        budgets: one is sampled for each batch (one model for all budgets, "elastic").
-        min_videos: samples of a batch; at least the number of ranks of any run.
-        max_videos: samples of a batch; 0: `max_tokens` alone decides.
-        start: number of the first batch.
-    """
-
-    mixture: Mixture
-    seed: int
-    max_tokens: int
-    budgets: Sequence[int]
-    min_videos: int = 1
-    max_videos: int = 0
+    indexes: Sequence[Index]  # of the data sets
+    seed: int  # of the order and of the budgets
+    max_tokens: int  # of a batch over all ranks; one of `min_videos` may pass it
+    budgets: Sequence[int]  # one is sampled for each batch (one model for all budgets, "elastic")
+    min_videos: int = 1  # at least the number of ranks of any run
+    max_videos: int = 0  # 0: `max_tokens` alone decides
     start: int = 0
+    weights: Sequence[float] | None = None  # of each data set, > 0; None: the number of its samples
 
     def __post_init__(self) -> None:
+        num = len(self.indexes)
+        if not num or any(not len(index) for index in self.indexes):
+            raise ValueError("indexes must be of one data set at least, each with samples")
+        if self.weights is not None and (len(self.weights) != num or not all(w > 0 for w in self.weights)):
+            raise ValueError(f"weights must be a number > 0 for each of {num} data sets, got {self.weights}")
         if self.max_tokens < 1 or self.min_videos < 1 or not self.budgets or min(self.budgets) < 1:
             raise ValueError(
                 f"max_tokens, min_videos and budgets must be >= 1, got {self.max_tokens}, {self.min_videos} "
                 f"and {list(self.budgets)}"
             )
         if self.max_videos and self.max_videos < self.min_videos:
-            raise ValueError(
-                f"max_videos must be 0 or >= min_videos = {self.min_videos}, got {self.max_videos}"
-            )
+            least = self.min_videos
+            raise ValueError(f"max_videos must be 0 or >= min_videos = {least}, got {self.max_videos}")
+
+    def samples(self) -> Iterator[tuple[int, int]]:
+        """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.
+
+        The data set furthest behind its weight comes next, so that no stretch of the sequence lacks a set.
+        """
+        weights = np.asarray(self.weights or [len(index) for index in self.indexes], float)
+        rates, counts = weights / weights.sum(), np.zeros(len(weights), np.int64)
+        orders: list[np.ndarray] = [index.order(self.seed, 0) for index in self.indexes]
+        while True:
+            which = int(np.argmax(rates * (counts.sum() + 1) - counts))
+            epoch, place = divmod(int(counts[which]), len(self.indexes[which]))
+            if place == 0 and epoch:  # this set has been read through: a new order for its next epoch
+                orders[which] = self.indexes[which].order(self.seed, epoch)
+            yield which, int(orders[which][place])
+            counts[which] += 1
 
     def __iter__(self) -> Iterator[Batch]:
-        stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.mixture.indexes]
-        samples, number = self.mixture.samples(self.seed), 0
+        stored = [[sum(entry.tokens.values()) for entry in index.entries] for index in self.indexes]
+        samples, number = self.samples(), 0
         following = next(samples)
         while True:
             budget = int(np.random.default_rng([self.seed, number]).choice(np.asarray(self.budgets)))
@@ -126,3 +94,24 @@ class BatchSampler:
             if number >= self.start:  # batches before it are formed too: each begins where the last ended
                 yield Batch(number, budget, tuple(batch), tuple(costs))
             number += 1
+
+
+def enter_worker() -> tuple[int, int]:
+    """(number of this worker process, number of workers), and torch of a worker has one thread from now on.
+
+    Outside of a worker it is (0, 1), and the threads of the process, which trains, stay as they are.
+    """
+    worker = get_worker_info()
+    if worker is None:
+        return 0, 1
+    torch.set_num_threads(1)
+    return worker.id, worker.num_workers
+
+
+def stage_at(stages: Sequence[Any], number: int) -> Any:
+    """The stage, of those with a number of `steps`, that step `number` is of; the last one has no end."""
+    for stage in stages:
+        if number < stage.steps:
+            return stage
+        number -= stage.steps
+    return stages[-1]

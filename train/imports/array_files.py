@@ -28,12 +28,7 @@ BROKEN = (
 
 
 def read_npy(path: str | Path) -> np.ndarray:
-    """The float array of an .npy file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is cut off, no .npy file, or holds objects or other than floats.
-    """
+    """The float array of an .npy file."""
     path = Path(path)
     with path.open("rb") as file:
         magic = file.read(len(NPY))
@@ -55,13 +50,7 @@ def read_npy(path: str | Path) -> np.ndarray:
 
 
 def read_pickle(path: str | Path) -> np.ndarray:
-    """The float array of a pickle that holds one and nothing else, of protocols 2 to 5.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is cut off, holds something else, or asks for anything but an array; nothing of it is
-            run.
-    """
+    """The float array of a pickle that holds one and nothing else, of protocols 2 to 5. Nothing is run."""
     path = Path(path)
     try:
         value = _Reader(io.BytesIO(path.read_bytes())).load()

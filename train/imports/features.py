@@ -13,7 +13,7 @@ encoders that the model has can't be seen in them; that is for whoever names the
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
 from ...encode import segments_of_encoded
 from ...encoders import Encoder, VisionEncoder
+from ...kernels import head_mean
 from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
-from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_sample
+from ..shards.make import ENDLESS, Result, each, make_share, try_sample
 from ..shards.sample import members_of
 from .array_files import read_npy, read_pickle
 
@@ -35,7 +36,7 @@ ROOM_S = 30.0  # Whisper hears in blocks of so many seconds, so its features may
 
 def make(
     records: Sequence[Record], out: str | Path, model: LongCompress, folders: Mapping[str, str | Path], *,
-    unknown_s: float = 0.0, **options: Unpack[MakeOptions],
+    unknown_s: float = 0.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos of their features; `shards.pack` makes shards of them.
 
@@ -46,10 +47,6 @@ def make(
         folders: stream -> folder of .npy files; or "local" and "memory" -> folders of LongVLM's pickles. Of
             audio and speech a video may have none.
         unknown_s: length of videos whose record doesn't tell it; 0: they fail.
-
-    Raises:
-        ValueError: the model has no such streams, or no use for such features.
-        FileNotFoundError: there is no such folder.
     """
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
@@ -57,7 +54,7 @@ def make(
     def part(record: Record, folder: Path) -> Result:
         return try_sample(record, folder, lambda: sample_of(record, model, places, unknown_s))
 
-    return make_share(records, out, lambda own, folder: (part(r, folder) for r in own), **options)
+    return make_share(records, out, each(part), **options)
 
 
 def check_folders(model: LongCompress, folders: Mapping[str, str | Path]) -> None:
@@ -96,13 +93,11 @@ def sample_of(
             "length for all such ones (unknown_s)"
         )
     if set(folders) == set(LONGVLM):
-        arrays = []
-        for name in LONGVLM:
-            path = _file(record, folders[name], ".pkl")
-            if path is None:
+        paths = {name: _file(record, folders[name], ".pkl") for name in LONGVLM}
+        for name, path in paths.items():
+            if not path.is_file():
                 raise FileNotFoundError(f"no {name} features {folders[name] / record.key}.pkl")
-            arrays.append(read_pickle(path))
-        local, memory = arrays
+        local, memory = map(read_pickle, paths.values())
         state = longvlm_state(local, memory, model, duration_s)
     else:
         state = streams_state(record, model, folders, duration_s)
@@ -117,14 +112,13 @@ def streams_state(
     streams = {}
     for name in [n for n in model.streams if n in folders]:
         path = _file(record, folders[name], ".npy")
-        if path is None and name == "video":
+        if name == "video" and not path.is_file():
             raise FileNotFoundError(f"no features {folders[name] / record.key}.npy")
-        x = None if path is None else read_npy(path)
-        if x is None or (name != "video" and not len(x)):  # of too little audio no row is made
+        x = read_npy(path) if path.is_file() else np.zeros(0)
+        if name != "video" and not len(x):  # of too little audio no row is made
             continue
-        encoder, frames = model.encoders[name], model.config.media.frames
         try:
-            streams[name] = encoded_of(x, encoder, frames, duration_s)
+            streams[name] = encoded_of(x, model.encoders[name], model.config.media.frames, duration_s)
         except ValueError as error:
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
     state = model.merge_state(ENDLESS)
@@ -165,30 +159,25 @@ def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: flo
     end_s = (start_s + step_s).clamp_max(duration_s)
     x = torch.from_numpy(array).float()
     tokens = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
-    return Encoded(tokens, encoder.metric(x))
+    return Encoded(tokens, head_mean(x, encoder.config.metric_width))
 
 
 def longvlm_state(
     local: np.ndarray, memory: np.ndarray, model: LongCompress, duration_s: float
 ) -> MergeState:
-    """The state of a session of LongVLM after a video with these features.
+    """The state of a session of LongVLM after a video with these features: local (S M, C) tokens, segment
+    after segment, and memory (layers + 1, C) mean class tokens by layer, of which the last E are taken.
 
     Where in its segment a merged token lay, and how many patches it stands for, is not in the file: all get
     the segment's time and the same share of its patches.
-
-    Args:
-        local: (S M, C) tokens, segment after segment.
-        memory: (layers + 1, C) mean class tokens by layer, of which the last E are taken.
-        model: that cuts into S segments and keeps M tokens of each.
-        duration_s: of the video.
     """
     config, encoder = model.config, model.encoders["video"]
-    num, keep, layers = (segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers)
+    num, keep, layers = segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers
     want = (num * keep, encoder.width)
     if local.shape != want:
         variants = {300: "local=300", 200: "local=200, what the released script's schedule gives"}
-        other = variants.get(len(local)) if local.ndim == 2 else None
-        hint = f"; it fits longvlm with variant {other}" if other else ""
+        fits = local.ndim == 2 and len(local) in variants
+        hint = f"; it fits longvlm with variant {variants[len(local)]}" if fits else ""
         raise ValueError(f"local features must be (S M, C) = {want}, got {local.shape}{hint}")
     if memory.ndim != 2 or memory.shape[1] != encoder.width or len(memory) < layers:
         raise ValueError(
@@ -196,7 +185,7 @@ def longvlm_state(
             "the two folders interchanged?"
         )
     x, frames = torch.from_numpy(local).float(), config.media.frames
-    metric = encoder.metric(x)
+    metric = head_mean(x, encoder.config.metric_width)
     share = config.segments.frames * encoder.patches / keep
     state = model.merge_state(ENDLESS)
     state.num_frames["video"] = frames
@@ -211,7 +200,7 @@ def longvlm_state(
     return state
 
 
-def _file(record: Record, folder: Path, ending: str) -> Path | None:
-    """The file of a record: of its key, or of its video, which several parts share."""
-    paths = [folder / f"{name}{ending}" for name in (record.key, Path(record.video).stem)]
-    return next((path for path in paths if path.is_file()), None)
+def _file(record: Record, folder: Path, ending: str) -> Path:
+    """The file of a record: of its key, or else of its video, which several parts share."""
+    own = folder / f"{record.key}{ending}"
+    return own if own.is_file() else folder / f"{Path(record.video).stem}{ending}"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 
@@ -11,34 +11,23 @@ from ...files import replacing
 from ...model import LongCompress
 from ...session import read_session
 from ..records import Record
-from ..shards.make import ENDLESS, MakeOptions, Result, make_share, try_part
+from ..shards.make import ENDLESS, Result, each, make_share, try_part
 
 Layout = dict[str, tuple[str, str]]
 LAYOUTS: dict[str, Layout] = {
     "vtimellm": {"video": ("", "float16")},
-    "longvale": {
-        "video": ("visual", "float16"),
-        "audio": ("audio", "float32"),
-        "speech": ("speech", "float32"),
-    },
+    "longvale": {"video": ("visual", "float16")} | {name: (name, "float32") for name in ("audio", "speech")},
 }
 """Published model -> stream -> (folder of its arrays, their type); the folders are what their commands' three
 flags name."""
 
 
-def make(
-    records: Sequence[Record], out: str | Path, model: LongCompress, **options: Unpack[MakeOptions]
-) -> list[Result]:
+def make(records: Sequence[Record], out: str | Path, model: LongCompress, **options: Any) -> list[Result]:
     """Write OUT/KEY.npy (vtimellm), or OUT/visual/KEY.npy, OUT/audio/KEY.npy and OUT/speech/KEY.npy
     (longvale): (tokens, C) by time. A stream that a video lacks has no file. Run again it goes on.
 
-    Args:
-        records, options: as for `shards.make`.
-        out: folder.
-        model: encoders of one of LAYOUTS, by its name, in the paper's mode.
-
-    Raises:
-        ValueError: as `shards.make`; the model has no such layout, or takes frames by rate.
+    The model has the encoders of one of LAYOUTS, by its name, in the paper's mode; the rest is as for
+    `shards.make`.
     """
     layout = LAYOUTS.get(model.config.name)
     if layout is None:
@@ -65,7 +54,7 @@ def make(
 
         return try_part(record, folder, marker, lambda: arrays_of(record, model, layout), write)
 
-    return make_share(records, root, lambda own, folder: (part(r, folder) for r in own), **options)
+    return make_share(records, root, each(part), **options)
 
 
 def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, np.ndarray]:
@@ -73,11 +62,10 @@ def arrays_of(record: Record, model: LongCompress, layout: Layout) -> dict[str, 
     session = read_session(model, record.video, budget=ENDLESS, interval=record.part, progress=False)
     streams = session.state().compress().streams
     num_frames = model.config.media.frames
-    frames = len(streams["video"]) if "video" in streams else num_frames
-    if frames != num_frames:
+    if "video" in streams and len(streams["video"]) != num_frames:
         raise ValueError(
-            f"{record.video} gave {frames} frames of {num_frames}, which their code needs; the others "
-            "can't be decoded"
+            f"{record.video} gave {len(streams['video'])} frames of {num_frames}, which their code needs; "
+            "the others can't be decoded"
         )
     arrays = {n: tokens.x.float().cpu().numpy().astype(layout[n][1]) for n, tokens in streams.items()}
     for name, array in arrays.items():

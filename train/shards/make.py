@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
-from ...files import replacing
+from ...files import chunked, replacing
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session, source_info
@@ -30,36 +30,16 @@ MANIFEST = "manifest.jsonl"
 
 @dataclass(frozen=True)
 class Result:
-    """The result of making one video's part.
+    """The result of making one video's part."""
 
-    Attributes:
-        key: of its record.
-        status: "made", "exists" (it had been made before) or "failed".
-        reason: of the failure.
-    """
-
-    key: str
-    status: Literal["made", "exists", "failed"]
-    reason: str = ""
-
-
-class MakeOptions(TypedDict, total=False):
-    """Options of everything that makes parts.
-
-    Attributes:
-        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs. Default (0, 1).
-        on_error: "quarantine" (the default) notes a video that can't be used and goes on; "stop" raises.
-        progress: show a bar, which is the default.
-    """
-
-    share: tuple[int, int]
-    on_error: Literal["quarantine", "stop"]
-    progress: bool
+    key: str  # of its record
+    status: Literal["made", "exists", "failed"]  # "exists": it had been made before
+    reason: str = ""  # of the failure
 
 
 def make(
     records: Sequence[Record], out: str | Path, model: LongCompress | None, *, kind: Kind = "features",
-    **options: Unpack[MakeOptions],
+    **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos; parts that exist are left alone.
 
@@ -68,17 +48,19 @@ def make(
         out: folder; parts lie in its folder `parts`.
         model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
-        options: see MakeOptions.
+        options: of `make_share`.
 
     Raises:
         ValueError: share is none, there is no model for features, or another process makes the same share.
     """
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
+    return make_share(records, out, each(partial(make_part, model=model, kind=kind)), **options)
 
-    return make_share(
-        records, out, lambda own, folder: (make_part(r, folder, model, kind) for r in own), **options
-    )
+
+def each(part: Callable[[Record, Path], Result]) -> Callable[[Sequence[Record], Path], Parts]:
+    """`parts` for `make_share` of what makes one."""
+    return lambda records, folder: (part(record, folder) for record in records)
 
 
 def make_share(
@@ -86,7 +68,15 @@ def make_share(
     *, share: tuple[int, int] = (0, 1), on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
 ) -> list[Result]:  # fmt: skip
-    """The results, by key, of `parts`, called with the records of a share and the folder `parts` of `out`."""
+    """The results, by key, of `parts`, called with the records of a share and the folder `parts` of `out`.
+
+    Args:
+        records, out: as for `make`.
+        parts: makes them.
+        share: (i, N): every N-th record by key from the i-th on, for arrays of jobs.
+        on_error: "quarantine" notes a video that can't be used and goes on; "stop" raises.
+        progress: show a bar.
+    """
     number, of = share
     if not 0 <= number < of:
         raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
@@ -120,8 +110,7 @@ def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]
 def try_part(
     record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
 ) -> Result:
-    """`write` what `read` gives, unless `path`, which writing ends with, exists. If reading fails, the reason
-    goes to KEY.failed.json."""
+    """`write` what `read` gives, or the reason to KEY.failed.json, unless `path`, written last, exists."""
     failed = folder / f"{record.key}.failed.json"
     if path.is_file():
         return Result(record.key, "exists")
@@ -144,34 +133,23 @@ def share_lock(folder: Path, share: tuple[int, int]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(
-                f"{folder}: another process makes this share here; wait for it, or give --shard i/N"
-            ) from None
+            hint = "wait for it, or give --shard i/N"
+            raise ValueError(f"{folder}: another process makes this share here; {hint}") from None
         yield
 
 
 def pack(
     out: str | Path, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
 ) -> Index:
-    """Pack the parts of all records into shards and index them; a pure function of the parts.
-
-    Args:
-        out: folder of the parts; shards and the index come beside them.
-        records: all of them: each must have been made or have failed.
-        shard_bytes: a shard is closed before a sample that would take it above this.
-        progress: show a bar.
-
-    Raises:
-        ValueError: a record was neither made nor failed, or none was made.
-    """
+    """Pack the parts of all records, which must have been made or have failed, into shards beside them of at
+    most `shard_bytes`, or of one sample, and index them; a pure function of the parts."""
     out = Path(out)
     keys = sorted(record.key for record in records)
     failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
     packed = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
     if missing := sorted(set(keys) - set(packed) - set(failed)):
-        raise ValueError(
-            f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, such as {missing[0]!r}; run on"
-        )
+        such = f"such as {missing[0]!r}; run on"
+        raise ValueError(f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, {such}")
     if not packed:
         raise ValueError(
             f"{out}: none of {len(keys)} videos could be used; {PARTS}/{keys[0]}.failed.json says why"
@@ -216,9 +194,8 @@ def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
     """Faults of indexed shards, each in a line: hashes, members, unreadable features."""
     index, lines = load_index(folder), []
     if not isinstance(index.folder, Path):
-        raise ValueError(
-            f"verify reads a folder, got {folder}; a cache checks shards of a URL on fetching them"
-        )
+        hint = "a cache checks shards of a URL on fetching them"
+        raise ValueError(f"verify reads a folder, got {folder}; {hint}")
     for number, shard in enumerate(tqdm(index.shards, desc="verify", unit="shard", disable=not progress)):
         path = index.folder / shard.name
         if not path.is_file():
@@ -282,16 +259,8 @@ def _write_shards(
     out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
     progress: bool,
 ) -> set[str]:  # fmt: skip
-    """Write samples (key, members) 0, 1, ... of these sizes to shards of at most `max_bytes`, or of one
-    sample; their names."""
-    chunks: list[list[int]] = []
-    total = 0
-    for i, size in enumerate(sizes):
-        if not chunks or total + size > max_bytes:
-            chunks.append([])
-            total = 0
-        chunks[-1].append(i)
-        total += size
+    """Write samples 0, 1, ... to shards of at most `max_bytes`, or of one sample; the shards' names."""
+    chunks = chunked(dict(enumerate(sizes)), max_bytes)
     shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunks)}
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))

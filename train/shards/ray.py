@@ -1,22 +1,20 @@
 """Parts of videos made by actors of Ray, here or on a cluster: the same unit of work, the same bytes."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 
 from ...model import LongCompress
-from ..records import Record, parse_record
-from .make import Kind, MakeOptions, Parts, Result, make_part, make_share
+from ..records import Record
+from .make import Kind, Parts, Result, make_part, make_share
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
-NO_MODEL = "no model"
-STORE_BYTES = 128 << 20  # rows are names and reasons; the videos never go through Ray
+STORE_BYTES = 128 << 20  # records and reasons; the videos never go through Ray
 
 
 class Maker:
@@ -43,20 +41,15 @@ class Maker:
         except (OSError, ValueError, ImportError) as error:  # Ray would bury it in a page of its own
             self.error = str(error)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """The result of a batch of one record."""
-        if self.error:
-            return {"key": [""], "status": [NO_MODEL], "reason": [self.error]}
-        (text,) = batch["record"]
-        record = parse_record(json.loads(text), Path(), "record")
-        result = make_part(record, self.folder, self.model, self.kind)
-        return {name: [value] for name, value in vars(result).items()}
+    def make(self, record: Record) -> Result | str:
+        """The result of a record, or why there is no model."""
+        return self.error or make_part(record, self.folder, self.model, self.kind)
 
 
 def make(
     records: Sequence[Record], out: str | Path, model: str | Loader | None, *, kind: Kind = "features",
     detail: dict[str, int] | None = None, device: str | None = None, workers: int = 1,
-    gpus_per_worker: float = 0, **options: Unpack[MakeOptions],
+    gpus_per_worker: float = 0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """As `shards.make`, by actors of Ray.
 
@@ -68,17 +61,11 @@ def make(
         model: preset, folder or hub name that each actor loads, or what loads it; None for media.
         detail: tokens a segment keeps, by stream; None: the model's.
         device: of the models; None: the actor's GPU, the CPU where gpus_per_worker is 0.
-        workers: actors.
-        gpus_per_worker: of each; may be a fraction.
-
-    Raises:
-        ValueError: as there; workers or gpus_per_worker can't be had.
-        ImportError: Ray is not installed.
+        workers, gpus_per_worker: number of actors, and the GPUs of each, which may be a fraction.
     """
     if workers < 1 or gpus_per_worker < 0:
-        raise ValueError(
-            f"workers must be >= 1 and gpus_per_worker >= 0, got {workers} and {gpus_per_worker}"
-        )
+        got = f"{workers} and {gpus_per_worker}"
+        raise ValueError(f"workers must be >= 1 and gpus_per_worker >= 0, got {got}")
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
@@ -94,27 +81,16 @@ def make(
                 raise ValueError(
                     f"gpus_per_worker must be at most the cluster's GPUs, {num_gpus:g}, got {gpus_per_worker}"
                 )
-            texts = [json.dumps(record.to_json()) for record in own]
-            for row in _rows(texts, arguments, workers, gpus_per_worker, ray):
-                if row["status"] == NO_MODEL:
-                    raise ValueError(row["reason"])
-                yield Result(**row)
+            lasting = {"max_restarts": -1, "max_task_retries": -1}  # one that is killed begins anew
+            maker = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, **lasting)(Maker)
+            actors = [maker.remote(**arguments) for _ in range(min(workers, len(own)))]
+            pool = ray.util.ActorPool(actors)
+            for result in pool.map_unordered(lambda actor, record: actor.make.remote(record), own):
+                if isinstance(result, str):
+                    raise ValueError(result)
+                yield result
 
     return make_share(records, out, parts, **options)
-
-
-def _rows(
-    texts: Sequence[str], arguments: dict[str, Any], workers: int, gpus_per_worker: float, ray: Any
-) -> Iterator[dict[str, Any]]:
-    """The result of each record, as the actors come to it."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.enable_operator_progress_bars = False
-    items = ray.data.from_items([{"record": text} for text in texts], override_num_blocks=len(texts))
-    results = items.map_batches(
-        Maker, fn_constructor_kwargs=arguments, batch_size=1, num_gpus=gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(texts))),
-    )  # fmt: skip
-    yield from results.iter_rows()
 
 
 @contextmanager
@@ -124,21 +100,16 @@ def _running(workers: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it uploads the working directory
     try:
         import ray
-        import ray.data
+        import ray.util
     except ImportError as error:
         raise ImportError(f"engine 'ray' needs Ray ({error}): pip install 'longcompress[ray]'") from error
     if ray.is_initialized():
         yield ray
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **quiet)
-    else:
-        cpus = max(os.cpu_count() or 1, workers + 1)  # or more actors than cores would wait for ever
-        ray.init(
-            address="local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, **quiet
-        )
-    try:
+    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local", "log_to_driver": False}
+    if options["address"] == "local":
+        # with fewer cores than actors the last ones would wait for ever
+        cpus = max(os.cpu_count() or 1, workers + 1)
+        options |= {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    with ray.init(logging_level="ERROR", **options):
         yield ray
-    finally:
-        ray.shutdown()

@@ -22,6 +22,7 @@ from ...types import Tokens, stream_order
 
 FORMAT = 1
 JSON = "json"
+OF_TOKENS = ("size", "time_s", "start_s", "end_s")
 TENSORS = {
     "x": torch.bfloat16, "metric": torch.float32, "size": torch.float32, "time_s": torch.float64,
     "start_s": torch.float64, "end_s": torch.float64, "offsets": torch.int32,
@@ -35,23 +36,11 @@ def members_of(
 
     A stream's tensors: x (N, C) bfloat16, metric (N, d), size (N,) float32, time_s, start_s, end_s (N,)
     float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64, the sum
-    of its class tokens, where it has them.
-
-    Args:
-        state: of a session.
-        model: its maker.
-        record: the video and its annotations, as JSON.
-        duration_s: of the media that was encoded.
-
-    Raises:
-        ValueError: a feature is not finite.
+    of its class tokens, where it has them. ValueError for a feature that is not finite.
     """
     chunks = [[c.start_s, c.end_s, c.num_segments, c.novelty] for c in state.chunks]
-    features: dict[str, Any] = {
-        "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
-        "merge": to_dict(model.config.merge), "duration_s": duration_s, "chunks": chunks, "streams": {},
-    }  # fmt: skip
-    out = {}
+    out: dict[str, bytes] = {}
+    streams = {}
     for name in state.streams:
         groups = [chunk.groups.get(name) for chunk in state.chunks]
         present = [g for g in groups if g is not None]
@@ -59,58 +48,43 @@ def members_of(
         counts = torch.tensor([0, *(0 if g is None else len(g) for g in groups)])
         tensors = {
             "x": tokens.x.to(torch.bfloat16), "metric": torch.cat([g.metric for g in present]),
-            "size": tokens.size, "time_s": tokens.time_s, "start_s": tokens.start_s, "end_s": tokens.end_s,
-            "offsets": counts.cumsum(0).int(),
+            "offsets": counts.cumsum(0).int(), **{k: getattr(tokens, k) for k in OF_TOKENS},
         }  # fmt: skip
         _check_finite(tensors, f"stream {name!r}", "; the encoder's output is broken there")
-        count = 0
         mean = state.memory.get(name)
         if isinstance(mean, Mean):
-            tensors["summary"], count = mean.total, mean.count
+            tensors["summary"] = mean.total
+        count = mean.count if isinstance(mean, Mean) else 0
         num_frames = state.num_frames.get(name, 0)
-        features["streams"][name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-        out[f"{name}.safetensors"] = save(tensors)
+        streams[name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
+        packed = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
+        out[f"{name}.safetensors"] = save(packed)
+    features = {
+        "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
+        "merge": to_dict(model.config.merge), "duration_s": duration_s, "chunks": chunks, "streams": streams,
+    }  # fmt: skip
     out[JSON] = json.dumps(dict(record) | {"features": features}, sort_keys=True).encode()
     return out
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample as it is read.
+    """A sample as it is read."""
 
-    Attributes:
-        record: the video and its annotations, as JSON.
-        features: how the features were made: format, identity, segments, merge, duration_s, chunks, streams.
-        chunks: the merged tokens, x in float32.
-        num_frames: stream -> frames or windows.
-        memory: stream -> state of its global tokens.
-    """
-
-    record: dict[str, Any]
-    features: dict[str, Any]
-    chunks: list[Chunk]
-    num_frames: dict[str, int]
-    memory: dict[str, Mean | State]
+    record: dict[str, Any]  # the video and its annotations, as JSON
+    features: dict[str, Any]  # how they were made: format, identity, segments, merge, duration_s, streams
+    chunks: list[Chunk]  # the merged tokens, x in float32
+    num_frames: dict[str, int]  # stream -> frames or windows
+    memory: dict[str, Mean | State]  # stream -> state of its global tokens
 
     def state(self, empty: MergeState) -> MergeState:
         """The features in a state like `empty` (`LongCompress.merge_state`), to compress to any budget."""
-        return replace(
-            empty, chunks=self.chunks, num_frames=self.num_frames, memory=self.memory,
-            duration_s=self.features["duration_s"],
-        )  # fmt: skip
+        parts: dict[str, Any] = {"chunks": self.chunks, "num_frames": self.num_frames, "memory": self.memory}
+        return replace(empty, duration_s=self.features["duration_s"], **parts)
 
 
 def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
-    """What `members_of` wrote.
-
-    Args:
-        members: of one sample.
-        where: its name in errors.
-
-    Raises:
-        ValueError: a member is missing or cut, of another type, shape or format, or not finite.
-    """
+    """What `members_of` wrote; a ValueError, which calls it `where`, if a member is missing or broken."""
     record = read_json(members, where)
     features = features_of(record, where)
     record.pop("features")
@@ -121,7 +95,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     for name in stream_order(features["streams"]):
         stream = features["streams"][name]
         tensors = _tensors(members, name, len(chunks), where)
-        tokens = Tokens(tensors["x"].float(), *(tensors[k] for k in ("size", "time_s", "start_s", "end_s")))
+        tokens = Tokens(tensors["x"].float(), *(tensors[k] for k in OF_TOKENS))
         tokens.check(f"{where}: member {name}.safetensors")
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
@@ -188,11 +162,11 @@ def check_model(features: Mapping[str, Any], model: LongCompress, where: str) ->
         raise ValueError(
             f"{where}: features of other encoders than model {model.config.name!r} has; make them again"
         )
-    if features.get("segments") != to_dict(model.config.segments):
+    segments = to_dict(model.config.segments)
+    if features.get("segments") != segments:
         raise ValueError(
             f"{where}: features were cut into segments by {features.get('segments')}, the model cuts by "
-            f"{to_dict(model.config.segments)}; "
-            "use the shard's, or make the features again"
+            f"{segments}; use the shard's, or make the features again"
         )
 
 
@@ -205,16 +179,14 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
         tensors = load(members[member])
     except SafetensorError as error:
         raise ValueError(f"{where}: member {member} is no safetensors file, or was cut: {error}") from error
-    for tensor_name, dtype in TENSORS.items():
-        if tensor_name not in tensors:
-            raise ValueError(f"{where}: member {member} lacks the tensor {tensor_name!r}")
-        if tensors[tensor_name].dtype != dtype:
-            raise ValueError(
-                f"{where}: member {member}: {tensor_name} must be {dtype}, got {tensors[tensor_name].dtype}"
-            )
+    for key, dtype in TENSORS.items():
+        if key not in tensors:
+            raise ValueError(f"{where}: member {member} lacks the tensor {key!r}")
+        if tensors[key].dtype != dtype:
+            raise ValueError(f"{where}: member {member}: {key} must be {dtype}, got {tensors[key].dtype}")
     num = len(tensors["x"]) if tensors["x"].dim() == 2 else -1
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    fine = all(shapes[k] == (num,) for k in ("size", "time_s", "start_s", "end_s"))
+    fine = all(shapes[k] == (num,) for k in OF_TOKENS)
     fine = fine and tensors["metric"].dim() == 2 and shapes["metric"][0] == num
     if not fine or shapes["offsets"] != (num_chunks + 1,):
         raise ValueError(

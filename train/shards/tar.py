@@ -35,12 +35,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
 
 
 def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
-    """key -> member name -> where its bytes lie, of all samples in an open tar, in their order.
-
-    Raises:
-        ValueError: the tar is cut, holds a pickle, a name without a key, one member twice, or one key in two
-            places.
-    """
+    """key -> member name -> where its bytes lie, of all samples in an open tar, in their order."""
     samples: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -54,9 +49,8 @@ def members_in(file: BinaryIO, where: str) -> dict[str, dict[str, Member]]:
                 if not dot or not key:
                     raise ValueError(f"{where}: member {info.name!r} has no KEY.NAME")
                 if info.name.endswith(FORBIDDEN):
-                    raise ValueError(
-                        f"{where}: member {info.name!r} is a pickle, which is never read; make it anew"
-                    )
+                    hint = "a pickle, which is never read; make it anew"
+                    raise ValueError(f"{where}: member {info.name!r} is {hint}")
                 if key in samples and key != last:
                     raise ValueError(f"{where}: key {key!r} stands in two places")
                 if name in samples.setdefault(key, {}):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,25 +22,24 @@ from ...serialize import pack, unpack
 from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
-from ..loaders import enter_worker, stage_at
+from ..data.sampler import enter_worker, stage_at
+from ..shards.make import ENDLESS
 from ..shards.sample import without
 from .encoders import SCENE_PX, half
 
-ENDLESS = 1 << 40  # tokens; no budget reduces the clips
 T = TypeVar("T")
 NEAR_TENS = 60  # times that are learned first: all of three hours at once keep a model from learning any
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A short video as merged chunks, the sums of its global tokens, its events, and its raw segments for the
-    baselines."""
+    """A short video."""
 
-    chunks: list[Chunk]
-    memory: dict[str, Mean]
+    chunks: list[Chunk]  # merged
+    memory: dict[str, Mean]  # sums of its global tokens
     events: tuple[SceneEvent, ...]
     duration_s: float
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[Segment, ...] = ()  # raw, for the baselines
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,9 @@ def make_clips(
     for seed in tqdm(seeds, desc="clips", unit="clip"):
         scene = make_scene(seed, duration_s)
         pixels = half(frames(scene, time_s, size_px=SCENE_PX))
-        parts: list[Frames | Audio] = [
-            Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps),
-            Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0),
-        ]
-        raw, _ = segments_of(model, parts, ("video", "audio"))
+        shown = Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps)
+        heard = Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0)
+        raw, _ = segments_of(model, [shown, heard], ("video", "audio"))
         state = replace(model.merge_state(ENDLESS), merge=merge)
         for segment in raw:
             state.add(segment)
@@ -164,21 +162,15 @@ def _shift(value: T, by_s: float) -> T:
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
-    parts: dict[str, Any] = {
-        name: {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
-    }
-    return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **parts)
+    parts: Any = {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
+    return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **{name: parts})
 
 
 class Videos(IterableDataset[list[Example]]):
     """Endless batches of spliced videos with questions, stage after stage (the last one goes on).
 
-    Args:
-        clips: to splice.
-        empty: a state without segments, which says how tokens merge and budgets are allocated.
-        mixes: the stages.
-        seed: of everything random.
-        raw_a_second: raw tokens a second of video has, which shares are counted from.
+    The state `empty` says how tokens merge and budgets are allocated; shares count from the `raw_a_second`
+    tokens that a second of video has.
     """
 
     def __init__(
@@ -204,11 +196,9 @@ class Videos(IterableDataset[list[Example]]):
         method = _choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
         no_audio = random.random() < mix.no_audio
         num = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
-        videos: list[Example] = []
-        while len(videos) < max(1, round(num)):  # a video may have no question of the kinds asked for
-            video = self._video(mix, num_clips, share, method, no_audio, random)
-            videos += [video] if video.turns else []
-        return videos
+        # a video may have no question of the kinds asked for
+        asked = (self._video(mix, num_clips, share, method, no_audio, random) for _ in count())
+        return list(islice((video for video in asked if video.turns), max(1, round(num))))
 
     def _video(
         self, mix: Mix, num_clips: float, share: float, method: str, no_audio: bool,
@@ -221,22 +211,21 @@ class Videos(IterableDataset[list[Example]]):
         tens = random.choice([1, 1, min(NEAR_TENS, mix.offset_tens), mix.offset_tens])
         offset_s = 10 * int(random.integers(max(1, tens - int(length_s // 10) - 1)))
         state, events, duration_s = splice(clips, float(offset_s), self.empty)
-        kinds, no_globals = mix.kinds, random.random() < mix.no_globals
+        kinds: Any = mix.kinds or KINDS
+        no_globals = random.random() < mix.no_globals
         if no_audio:
             state = without(state, "audio")
             events = [event for event in events if event.kind == "video"]
-            kinds = {kind: kinds.get(kind, 1.0) for kind in SILENT_KINDS}
+            kinds = {kind: mix.kinds.get(kind, 1.0) for kind in SILENT_KINDS}
         budget = max(8, round(share * self.raw_a_second * duration_s))
         if method == OURS:
             video = state.compress(budget)
         else:
             video = _by_baseline(method, state, raw_segments(clips, float(offset_s)), budget, random)
-        questions = ask(
-            events, duration_s, num=mix.questions, generator=random, offset_s=offset_s, kinds=kinds or KINDS,
-            paraphrase=bool(random.random() < 0.5),
-        )  # fmt: skip
         if no_globals:
             video = replace(video, globals={})
+        asked: dict[str, Any] = {"num": mix.questions, "paraphrase": bool(random.random() < 0.5)}
+        questions = ask(events, duration_s, generator=random, kinds=kinds, offset_s=offset_s, **asked)
         return Example(video, [(q.text, q.answer) for q in questions])
 
     def sample_clips(self, num: int, unique_names: int, random: np.random.Generator) -> list[Clip]:
@@ -247,9 +236,8 @@ class Videos(IterableDataset[list[Example]]):
         names = {*sounds, *random.permutation(OBJECTS)[: unique_names - len(sounds)]}
         hay = [clip for clip, has in zip(self.clips, self._names, strict=True) if not has & names]
         if not hay:
-            raise ValueError(
-                f"unique_names must leave clips that have none of these names, got {unique_names}; lower it"
-            )
+            need = "unique_names must leave clips that have none of these names"
+            raise ValueError(f"{need}, got {unique_names}; lower it")
         clips = [hay[i] for i in random.integers(len(hay), size=num)]
         for place, name in zip(random.permutation(num), sorted(names), strict=False):
             fits = [clip for clip, has in zip(self.clips, self._names, strict=True) if has & names == {name}]
@@ -263,10 +251,9 @@ def _by_baseline(
     """The tokens that a baseline keeps of raw segments, beside the global tokens of `state`."""
     segments = only(segments, list(state.streams))
     globals_ = state.global_memory.read(state.memory)
-    num_global, seed = sum(map(len, globals_.values())), int(random.integers(1 << 31))
-    streams = spend(
-        method, segments, budget - num_global, state.allocation, global_tokens=num_global, seed=seed
-    )
+    num = sum(map(len, globals_.values()))
+    options = {"global_tokens": num, "seed": int(random.integers(1 << 31))}
+    streams = spend(method, segments, budget - num, state.allocation, **options)
     return CompressedVideo(streams, globals_, max(budget, sum(map(len, streams.values()))))
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from ...encoders import AudioEncoder, VisionEncoder
 from ...synthetic.scenes import OBJECTS, SOUNDS, audio, frames, heard, make_scene, patches
-from ..loaders import enter_worker
+from ..data.sampler import enter_worker
 
 BLOCK_S = 10  # of audio
 SCENE_PX = 128  # scenes are painted at twice the encoder's side; `half` scales as a decoder would
@@ -56,12 +56,9 @@ class EncoderTask(nn.Module):
 
 
 class SyntheticData(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes.
+    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes of some seconds.
 
-    Args:
-        kind: see above.
-        seed: scene numbers begin at seed * 1_000_000; workers take turns.
-        seconds: length of each scene.
+    Scene numbers begin at seed * 1_000_000; workers take turns.
     """
 
     def __init__(self, kind: str, seed: int, seconds: float) -> None:
@@ -88,10 +85,8 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
     def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
         for start_s in np.arange(0, self.seconds - BLOCK_S + 1e-6, BLOCK_S).tolist():
             at = start_s + np.arange(BLOCK_S)
-            yield {
-                "media": torch.from_numpy(audio(scene, start_s, start_s + BLOCK_S)),
-                "labels": torch.from_numpy(heard(scene, at, at + 1.0)),
-            }
+            samples, shares = audio(scene, start_s, start_s + BLOCK_S), heard(scene, at, at + 1.0)
+            yield {"media": torch.from_numpy(samples), "labels": torch.from_numpy(shares)}
 
 
 def half(pixels: np.ndarray[Any, Any]) -> Tensor:
@@ -102,8 +97,7 @@ def half(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 @torch.no_grad()
 def score(task: EncoderTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
-    """Share of object patches, background patches (or sounding and silent windows) that are right, over num
-    batches."""
+    """Share of object and background patches (or sounding and silent windows) that are right."""
     task.eval()
     right, total = torch.zeros(2), torch.zeros(2)
     for batch in islice(batches, num):
@@ -115,5 +109,4 @@ def score(task: EncoderTask, batches: Iterator[dict[str, Tensor]], num: int) -> 
             correct, rare = ((logits > 0) == (labels > 0.5))[sure], (labels > 0.5)[sure]
         right += torch.stack([correct[rare].sum(), correct[~rare].sum()])
         total += torch.stack([rare.sum(), (~rare).sum()])
-    something, nothing = (right / total.clamp_min(1)).tolist()
-    return {"something": something, "nothing": nothing}
+    return dict(zip(("something", "nothing"), (right / total.clamp_min(1)).tolist(), strict=True))

@@ -4,11 +4,12 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
 from ...config import load_config
@@ -80,8 +81,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         heads = train_encoders(model, recipe, out)
         model.save_pretrained(out / "encoders")
-        flat = {f"{k}.{n}": v for k, head in heads.items() for n, v in head.state_dict().items()}
-        save_file(flat, out / "encoders" / HEADS)
+        save_file(heads, out / "encoders" / HEADS)
     trained = load(recipe.init or str(out / "encoders"), device="cpu")
     if start != "lm":
         first = (recipe.seed + 1) * 1_000_000
@@ -102,8 +102,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     return out / "model"
 
 
-def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, nn.Module]:
-    """Both encoders on drawn scenes; returns their linear heads."""
+def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, Tensor]:
+    """Both encoders on drawn scenes; returns the parameters of their linear heads."""
     assert model.video is not None and isinstance(model.audio, AudioEncoder)
     tasks = {"video": EncoderTask(model.video), "audio": EncoderTask(model.audio)}
     for kind, task in tasks.items():
@@ -120,7 +120,7 @@ def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[s
         unseen = iter(DataLoader(SyntheticData(kind, recipe.seed + 900, config.seconds), batch_size=64))
         print(f"{kind} encoder, accuracy on unseen scenes: {score(task, unseen, 20)}", flush=True)
         task.requires_grad_(False).eval()
-    return {kind: task.head for kind, task in tasks.items()}
+    return {f"{kind}.{n}": v for kind, task in tasks.items() for n, v in task.head.state_dict().items()}
 
 
 @torch.no_grad()
@@ -144,21 +144,19 @@ def align(
         logits = x @ weight.t() + bias
         highest = logits.amax(1)
         unit = highest[highest > of_video * highest.max() / 2].median()
-        layers = model.llm.project[stream]
-        assert isinstance(layers, nn.Sequential)
+        layers: Any = model.llm.project[stream]
         first, second = layers[0], layers[2]
-        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
         first.weight[: len(known)] = 4 * weight / unit
         first.bias[: len(known)] = 4 * bias / unit - 2 * of_video
         words = 2 * torch.stack([table[encode(model.llm.tokenizer, n)].mean(0) for n in known])
         target = (logits / unit * 2 - of_video).clamp(0, 1) @ words
-        hidden = torch.nn.functional.gelu(first(x))
+        hidden = gelu(first(x))
         hidden = torch.cat([hidden[:, : len(known)], torch.ones(len(x), 1)], 1)
         fit = torch.linalg.lstsq(hidden, target).solution
         second.weight[:, : len(known)] = fit[:-1].t()
         second.weight[:, len(known) :] *= 0.1
         second.bias.copy_(fit[-1])
-        left = (second(torch.nn.functional.gelu(first(x))) - target).square().sum()
+        left = (second(gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
     init_as_matcher(model)
     return explained
@@ -184,12 +182,9 @@ def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Pa
     model.llm.project.requires_grad_(False)
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
     empty = replace(model.merge_state(), merge=merge)
-    raw = 16 * model.config.media.rate_fps + 1
-    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw)
-    steps = sum(m.steps for m in recipe.mixes)
-
+    videos = Videos(clips, empty, recipe.mixes, recipe.seed, 16 * model.config.media.rate_fps + 1)
     args = replace(CPU, bf16=True).arguments(
-        out / "lm", steps=steps, lr=recipe.lr, warmup=recipe.warmup, decay=recipe.decay, save_steps=250,
-        seed=recipe.seed,
+        out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
+        decay=recipe.decay, save_steps=250, seed=recipe.seed,
     )  # fmt: skip
     run(model.llm, videos, args, collate=lambda items: model.llm.collate(items[0]), muon=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,15 +27,9 @@ def synthetic_shards(
     model: LongCompress, seeds: Sequence[int], seconds: float, out: str | Path, *,
     questions: Questions | None = None, progress: bool = True,
 ) -> Index:  # fmt: skip
-    """Shards of scenes, encoded as their videos would be, but for the codec.
+    """Shards in `out` of scenes, encoded as their videos would be, but for the codec.
 
-    Args:
-        model: makes the features.
-        seeds: of the scenes.
-        seconds: length of each.
-        out: folder.
-        questions: about a scene; None: of each kind of `synthetic_qa`.
-        progress: show a bar.
+    Without `questions` a scene has some of each kind of `synthetic_qa`.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,14 +42,12 @@ def synthetic_shards(
 
 def all_questions(scene: Scene, generator: np.random.Generator) -> list[tuple[str, str]]:
     """Questions of each kind of `synthetic_qa` about a scene, and their answers."""
-    return [
-        (q.text, q.answer)
-        for kind in KINDS
-        for q in ask(
-            scene.events, scene.duration_s, num=8, generator=generator, kinds=[kind],
-            paraphrase=bool(generator.random() < 0.5),
-        )
-    ]  # fmt: skip
+    pairs = []
+    for kind in KINDS:
+        options: dict[str, Any] = {"num": 8, "kinds": [kind], "paraphrase": bool(generator.random() < 0.5)}
+        asked = ask(scene.events, scene.duration_s, generator=generator, **options)
+        pairs += [(q.text, q.answer) for q in asked]
+    return pairs
 
 
 def _sample(
@@ -68,6 +61,6 @@ def _sample(
     events = tuple(Event(h.start_s, h.end_s, h.name) for h in scene.events)
     pairs = questions(scene, np.random.default_rng(seed))
     dialogues = tuple((Turn("user", question), Turn("assistant", answer)) for question, answer in pairs)
-    caption = ", ".join(dict.fromkeys(event.text for event in events))
-    record = Record(key, key, seconds, events, dialogues, captions=(caption,) if caption else ())
+    captions = (", ".join(dict.fromkeys(event.text for event in events)),) if events else ()
+    record = Record(key, key, seconds, events, dialogues, captions)
     return key, members_of(session.state(), model, record.to_json() | {"video": {"name": key}}, seconds)
