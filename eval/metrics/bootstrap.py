@@ -94,6 +94,10 @@ class Corpus:
     videos: tuple[Any, ...]
     scores: Callable[[FloatArray], Mapping[str, float | None]]
 
+    def whole(self) -> Mapping[str, float | None]:
+        """The scores of all videos, each once."""
+        return self.scores(np.ones(len(self.videos)))
+
 
 def intervals_of(
     corpus: Corpus, *, num_draws: int = 1000, seed: int = 0, progress: bool = False
@@ -107,7 +111,7 @@ def intervals_of(
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     num = len(corpus.videos)
-    whole = corpus.scores(np.ones(num))
+    whole = corpus.whole()
     draws: dict[str, list[float]] = {name: [] for name in whole}
     rng = np.random.default_rng(seed)
     rounds = range(num_draws if num > 1 else 0)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 Interval = tuple[float, float]  # (start_s, end_s), half-open
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Compat = Literal["paper"] | None
 
 
@@ -75,12 +74,6 @@ def grounding(
         "num_unknown": sum(key not in reference for key in predicted),
     }
     return metrics, ious
-
-
-def check_compat(compat: Compat) -> None:
-    """ValueError unless it is None or "paper"."""
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
 
 
 def entry_counts(

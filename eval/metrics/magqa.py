@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .intervals import Compat, check_compat, entry_counts, mean
+from .intervals import Compat, entry_counts, mean
 from .judge import Judge, first_digit, rating, replies
 from .soda import Annotator, Captioned
 
@@ -35,7 +35,6 @@ def magqa(
         examples; num (examples scored), num_without_reference (not scored), num_judged (pairs), num_unparsed
         (of these), and other counts.
     """
-    check_compat(compat)
     is_paper = compat == "paper"
     keys = [key for key in reference if reference[key]]
     due = {key: _due(reference[key], predicted.get(key, ()), untimed_fits=is_paper) for key in keys}

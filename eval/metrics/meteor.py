@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from .intervals import FloatArray
-from .ngrams import References, Words
+from .words import References, Words
 
 NOT_COMPUTED = "not computed: install Java, and `pip install pycocoevalcap`"
 _OPTIONS = ("-l", "en", "-norm")  # what the captioning evaluators run it with
@@ -77,8 +77,6 @@ class Meteor:
     ) -> tuple[FloatArray, Callable[[FloatArray], float]]:
         """(items, numbers) what METEOR of a corpus is made of, to be summed; and what makes sums a score."""
         counts = self._counts(hypotheses, references)
-        if not counts:
-            return np.zeros((0, 0)), lambda sums: 0.0
         rows = np.array([reply.split() for reply in counts], np.float64)
         # A caption that is one chunk in all has none, which the program sets item by item.
         is_whole = (rows[:, 20] == 1) & (rows[:, :2] == rows[:, 21:]).all(1)

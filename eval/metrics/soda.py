@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .intervals import Compat, FloatArray, IntArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
-from .meteor import NOT_COMPUTED, Meteor, meteor, meteor_name
+from .intervals import Compat, FloatArray, entry_counts, harmonic, mean, tiou_matrix
+from .meteor import NOT_COMPUTED, meteor, meteor_name
 from .words import ascii_only, words_of_each
 
 Captioned = tuple[float, float, str]  # start_s, end_s, text
@@ -22,29 +22,24 @@ class Soda(NamedTuple):
     f1: float
 
 
-class MeteorOfPairs:
-    """METEOR of (prediction, reference) pairs of texts; `__name__` stands beside the numbers.
+def meteor_of_pairs(*, swapped: bool = False) -> PairScorer | None:
+    """METEOR of (prediction, reference) pairs of texts, the scorer of SODA_c; None where it can't run.
 
     `swapped` hands the prediction over as the reference and the reference as the hypothesis, as the SODA
-    evaluators of the papers do. METEOR is not symmetric.
+    evaluators of the papers do. METEOR is not symmetric. `__name__` stands beside the numbers.
     """
+    if (program := meteor()) is None:
+        return None
 
-    def __init__(self, program: Meteor, *, swapped: bool = False) -> None:
-        self._program, self._swapped = program, swapped
-        self.__name__ = meteor_name(swapped=swapped)
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def scores(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
         words = words_of_each(text for pair in pairs for text in pair)
         predicted, reference = ([words[pair[side]] for pair in pairs] for side in (0, 1))
-        if self._swapped:
+        if swapped:
             predicted, reference = reference, predicted
-        return self._program(predicted, [[item] for item in reference])[1]
+        return program(predicted, [[item] for item in reference])[1]
 
-
-def meteor_of_pairs(*, swapped: bool = False) -> MeteorOfPairs | None:
-    """The scorer of SODA_c; None where METEOR's program can't run."""
-    program = meteor()
-    return MeteorOfPairs(program, swapped=swapped) if program else None
+    scores.__name__ = meteor_name(swapped=swapped)
+    return scores
 
 
 def soda_c(
@@ -61,7 +56,6 @@ def soda_c(
     None. compat="paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
     ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
     """
-    check_compat(compat)
     keys = [key for key in reference if compat is None or key in predicted]
     each = {}
     if scorer is not None:
@@ -82,27 +76,18 @@ def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer)
 
     The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
     """
-    overlaps: dict[Any, FloatArray] = {}
-    pair_ids: dict[Any, IntArray] = {}
-    texts: dict[str, int] = {}
+    overlaps, overlapping = {}, {}
     for key in reference:
         ours, theirs = (
-            sorted(some, key=lambda event: event[0]) for some in (predicted.get(key, ()), reference[key])
+            sorted(some.get(key, ()), key=lambda event: event[0]) for some in (predicted, reference)
         )
         overlaps[key] = tiou_matrix(ours, theirs)
-        first, second = (
-            np.array([texts.setdefault(event[2], len(texts)) for event in some], np.int64)
-            for some in (ours, theirs)
-        )
-        # One number a pair of texts.
-        pair_ids[key] = ((first << 32)[:, None] | second[None, :])[overlaps[key] > 0]
-    pairs = np.unique(np.concatenate([*pair_ids.values(), np.zeros(0, np.int64)]))
-    names = list(texts)
-    asked = [(names[pair >> 32], names[pair & 0xFFFFFFFF]) for pair in pairs.tolist()]
-    scores = np.array(scorer(asked) if asked else [], np.float64)
+        overlapping[key] = [(ours[i][2], theirs[j][2]) for i, j in np.argwhere(overlaps[key] > 0).tolist()]
+    pairs = list(dict.fromkeys(pair for some in overlapping.values() for pair in some))
+    scores = dict(zip(pairs, scorer(pairs) if pairs else [], strict=True))
     out = {}
     for key, overlap in overlaps.items():
-        overlap[overlap > 0] *= scores[np.searchsorted(pairs, pair_ids[key])]
+        overlap[overlap > 0] *= [scores[pair] for pair in overlapping[key]]
         earned = in_order(overlap)
         precision, recall = (earned / max(num, 1) for num in overlap.shape)
         out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
@@ -123,10 +108,5 @@ def in_order(earned: FloatArray) -> float:
 
 def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict[Any, list[Captioned]]:
     """The events of these videos, in ASCII for the papers."""
-    return {
-        key: [
-            (start_s, end_s, ascii_only(text) if compat else text) for start_s, end_s, text in annotator[key]
-        ]
-        for key in keys
-        if key in annotator
-    }
+    read = ascii_only if compat else str
+    return {key: [(a, b, read(text)) for a, b, text in annotator[key]] for key in keys if key in annotator}

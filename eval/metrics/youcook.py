@@ -1,11 +1,11 @@
 """YouCook2 dense captions as TimeChat's, MMDuet's and their successors' evaluators score them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .bootstrap import Corpus, means_of
-from .dense import THRESHOLDS, dense_of_each, resampled_ciders
-from .intervals import Compat, FloatArray, check_compat, harmonic, mean
+from .dense import THRESHOLDS, dense_of_each
+from .intervals import Compat, FloatArray, harmonic, mean
 from .meteor import meteor, meteor_name
 from .soda import Annotator, Captioned, Soda, meteor_of_pairs, soda_c
 
@@ -14,8 +14,8 @@ _AVERAGED = ("precision", "recall", "CIDEr", "METEOR")
 
 def youcook2(
     reference: Annotator, predicted: Annotator, *, compat: Compat = None
-) -> tuple[dict[str, Any], dict[Any, Soda], Callable[[], Corpus]]:
-    """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, what makes them a `Corpus`).
+) -> tuple[dict[str, Any], dict[Any, Soda], Corpus]:
+    """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, all but SODA_c resampled).
 
     Of each video, precision and recall of its events (see `dense.dense_captions`) are averaged over IoU above
     .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video at
@@ -26,50 +26,36 @@ def youcook2(
 
     Returns:
         F1, precision, recall, CIDEr, METEOR, SODA_c (None of no videos, the last two without METEOR's
-        program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts. The corpus
-        has all but SODA_c.
+        program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts.
     """
-    check_compat(compat)
     theirs, ours = _ordered(reference), _ordered(predicted)
-    means = _means_of_each(theirs, ours, compat)
+    columns, ciders = dense_of_each([theirs], ours, compat)
+    means: dict[str, dict[Any, float]] = {"F1": {}}
+    for name in _AVERAGED:
+        of_thresholds = [columns[f"{name}@{t:g}"] for t in THRESHOLDS]
+        means[name] = {
+            key: sum(at[key] for at in of_thresholds) / len(THRESHOLDS) for key in of_thresholds[0]
+        }
+    for key, precision in means["precision"].items():
+        means["F1"][key] = harmonic(precision, means["recall"][key]) or 0.0
+    table = means_of(means, {key: key for key in theirs})
     soda, each = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
 
-    def of_all(name: str) -> dict[Any, float]:
-        return {key: video[name] for key, video in means.items() if name in video}
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        out = dict(table.scores(times))
+        if ciders is not None and times.sum():
+            out["CIDEr"] = float((times @ ciders(times)).mean() / times.sum())
+        return out
 
-    def corpus() -> Corpus:
-        table = means_of({name: of_all(name) for name in ("F1", *_AVERAGED)}, {key: key for key in means})
-        ciders = None if compat else resampled_ciders([theirs], ours)
-
-        def scores(times: FloatArray) -> dict[str, float | None]:
-            out = dict(table.scores(times))
-            if ciders is not None and times.sum():
-                out["CIDEr"] = float((times @ ciders(times)).mean() / times.sum())
-            return out
-
-        return Corpus(table.videos, scores)
-
+    corpus = Corpus(table.videos, scores)
     metrics = {
-        **{name: mean(of_all(name).values()) for name in ("F1", *_AVERAGED)},
+        **corpus.whole(),
         "SODA_c": soda["SODA_c"],
         "meteor": meteor_name() + ("; in SODA_c with arguments swapped" if compat and meteor() else ""),
         **{name: soda[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
         "num_predictions": mean([float(len(ours.get(key, ()))) for key in theirs]),
     }
     return metrics, each, corpus
-
-
-def _means_of_each(reference: Annotator, predicted: Annotator, compat: Compat) -> dict[Any, dict[str, float]]:
-    """F1 and means over thresholds of each video."""
-    out = {}
-    for key, video in dense_of_each([reference], predicted, compat).items():
-        means = {
-            name: sum(video[f"{name}@{t:g}"] for t in THRESHOLDS) / len(THRESHOLDS)
-            for name in _AVERAGED
-            if f"{name}@{THRESHOLDS[0]:g}" in video
-        }
-        out[key] = means | {"F1": harmonic(means["precision"], means["recall"]) or 0.0}
-    return out
 
 
 def reply_segments(

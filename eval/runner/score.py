@@ -122,7 +122,7 @@ def with_intervals(
     for name, values in means.items():
         got = interval(values, videos, seed=seed)
         intervals[name] = {key: got[key] for key in ("mean", "low", "high", "num_videos")}
-    for corpus in scored.corpora() if num_draws else ():
+    for corpus in scored.corpora if num_draws else ():
         got = intervals_of(corpus, num_draws=num_draws, seed=seed, progress=True)
         names = [name for name in got if scored.metrics.get(name) is not None and name not in means]
         intervals |= {name: got[name] for name in names}

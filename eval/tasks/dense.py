@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from ..metrics.bootstrap import Corpus, means_of
+from ..metrics.bootstrap import means_of
 from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
@@ -56,15 +56,12 @@ def score_events(examples: Examples[Annotated], predictions: Answers[Events], ho
     soda, each = soda_c(reference[0], predicted, scorer, compat=how.compat)
     protocol, corpus = dense_captions(reference, predicted, compat=how.compat)
     metrics = {name: soda[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
-
-    def corpora() -> list[Corpus]:
-        sides = {
-            "SODA_c_precision": {key: video.precision for key, video in each.items()},
-            "SODA_c_recall": {key: video.recall for key, video in each.items()},
-        }
-        return [*([means_of(sides, {key: key for key in each})] if each else []), corpus()]
-
+    sides = {
+        "SODA_c_precision": {key: video.precision for key, video in each.items()},
+        "SODA_c_recall": {key: video.recall for key, video in each.items()},
+    }
     f1 = {key: video.f1 for key, video in each.items()}
+    corpora = [means_of(sides, {key: key for key in each}), corpus] if each else [corpus]
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
 
 

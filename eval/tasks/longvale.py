@@ -6,7 +6,6 @@ from functools import partial
 from ...events.parse import to_percent
 from ...types import Event
 from ..metrics.captions import caption_scores
-from ..metrics.resample import caption_corpus
 from .answers import words_of
 from .dense import ACTIVITYNET_DENSE, DEFAULT_PROMPT
 from .examples import Answers, Example, Examples, Paths
@@ -61,8 +60,8 @@ def score_captions(examples: Examples[str], predictions: Answers[str], how: How)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
     reference = {example.id: [example.truth] for example in scored}
     videos = {example.id: example.video for example in scored}
-    metrics = caption_scores(reference, predicted)
-    return Scored(metrics, corpora=lambda: [caption_corpus(reference, predicted, videos)])
+    metrics, corpus = caption_scores(reference, predicted, videos)
+    return Scored(metrics, corpora=[corpus])
 
 
 LONGVALE_TVG = replace(

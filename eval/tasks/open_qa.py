@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from ..metrics.captions import caption_scores
 from ..metrics.choice import exact_match, open_answers
-from ..metrics.resample import caption_corpus
 from .answers import words_of
 from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
@@ -224,8 +223,8 @@ def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: Ho
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
     references = {example.id: list(example.truth) for example in examples}
     videos = {example.id: example.video for example in examples}
-    metrics = caption_scores(references, predicted) | answers.metrics
-    return Scored(metrics, answers.each, lambda: [caption_corpus(references, predicted, videos)])
+    metrics, corpus = caption_scores(references, predicted, videos)
+    return Scored(metrics | answers.metrics, answers.each, [corpus])
 
 
 MUSIC_AVQA = Task(

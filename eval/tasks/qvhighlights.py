@@ -1,6 +1,6 @@
 """QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..metrics.bootstrap import means_of
@@ -129,23 +129,19 @@ def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance
     values = {key: prediction.value or Relevance() for key, prediction in predictions.items()}
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
-    metrics: dict[str, object] = {}
-    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}  # numbers by query, by how their names begin
+    scores = {}
     if our_windows or not our_ratings:
-        of_all, of_each = moments(windows, our_windows)
-        metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
+        scores["MR"] = moments(windows, our_windows)
     if ratings and (our_ratings or not our_windows):
-        of_all, tables["HD/"] = highlights(ratings, our_ratings)
-        metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
-    for prefix, table in tables.items():
-        for key, numbers in table.items():
-            for name, value in numbers.items():
-                columns.setdefault(f"{prefix}{name}", {})[key] = value
+        scores["HD"] = highlights(ratings, our_ratings)
+    metrics = {
+        f"{kind}/{name}": value for kind, (of_all, _) in scores.items() for name, value in of_all.items()
+    }
+    columns = {
+        f"{kind}/{name}": column for kind, (_, of_each) in scores.items() for name, column in of_each.items()
+    }
     each = {name: columns[name] for name in MAIN if name in columns}
-    videos = {example.id: example.video for example in examples}
-    return Scored(metrics, each, lambda: [means_of(columns, videos)])
+    return Scored(metrics, each, [means_of(columns, {example.id: example.video for example in examples})])
 
 
 QVHIGHLIGHTS = Task(

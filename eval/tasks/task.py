@@ -47,6 +47,10 @@ class How:
     asker: Asker | None = None
     judge_prompt: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.compat not in (None, "paper"):
+            raise ValueError(f"compat must be None or 'paper', got {self.compat!r}")
+
     @property
     def in_papers_hundredths(self) -> bool:
         """Whether answers are read as the papers' scripts do that know hundredths only."""
@@ -75,12 +79,12 @@ class Scored:
     Attributes:
         metrics: names to numbers, and what belongs beside them (the METEOR, the judge).
         each: main numbers of each example, by name, then id: what intervals and comparisons are of.
-        corpora: makes the form in which the other numbers are computed again over resampled videos.
+        corpora: the other numbers, in a form that is computed again over resampled videos.
     """
 
     metrics: dict[str, Any]
     each: dict[str, dict[str, float]] = field(default_factory=dict)
-    corpora: Callable[[], Sequence[Corpus]] = tuple
+    corpora: Sequence[Corpus] = ()
 
 
 @dataclass(frozen=True)

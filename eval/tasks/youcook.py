@@ -77,7 +77,7 @@ def score_steps(examples: Examples[Events], predictions: Answers[Events], how: H
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
     metrics, each, corpus = youcook2(reference, predicted, compat=how.compat)
     f1 = {key: video.f1 for key, video in each.items()}
-    return Scored(metrics, {"SODA_c": f1} if f1 else {}, lambda: [corpus()])
+    return Scored(metrics, {"SODA_c": f1} if f1 else {}, [corpus])
 
 
 YOUCOOK2 = Task(

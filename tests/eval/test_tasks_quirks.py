@@ -179,10 +179,7 @@ def test_several_right_answers_of_avsd(tmp_path):
         metrics = got["metrics"]
         assert metrics["exact/accuracy"] == metrics["ROUGE-L"] == 1.0
         assert metrics["METEOR"] == (1.0 if is_available() else None)
-        want = caption_scores(
-            {"": several},
-            {"": "it is a dog"},
-        )
+        want, _ = caption_scores({"": several}, {"": "it is a dog"}, {"": ""})
         assert {name: metrics[name] for name in want} == want
     item = scored(tmp_path, "avsd", pred, How(), {"g.json": dialogue(several[0])})
     assert item["num_examples"] == 3 and item["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)

@@ -77,7 +77,7 @@ STORIES = {
 }
 ANSWERS = {
     "captions": (
-        lambda reference, predicted: caption_scores(reference, predicted),
+        lambda reference, predicted: caption_scores(reference, predicted, dict.fromkeys(reference))[0],
         [TEXTS[1], TEXTS[0]], TEXTS[1], "", {"ROUGE-L": 1, "BLEU-4": 1},
     ),
     "choice": (first(multiple_choice), "B", "b", None, {"accuracy": 1}),

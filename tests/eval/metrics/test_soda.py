@@ -121,11 +121,6 @@ def test_a_scorer_of_ones_own_is_asked_once_about_overlapping_pairs():
     assert got["scorer"] == "scorer"
 
 
-def test_wrong_modes_are_refused():
-    with pytest.raises(ValueError, match="compat must be None or 'paper', got 'vtimellm'"):
-        soda_c({}, {}, None, compat="vtimellm")
-
-
 def test_odd_events():
     assert soda_c({}, {}, scorer=same)["SODA_c"] is None
     no_time = {"v": [(5, 5, "a"), (9, 2, "a")]}
