@@ -25,27 +25,26 @@ def multiple_choice(
         option = _option(predicted.get(key))
         each[key] = float(bool(option) and option == _option(right))
     counts = entry_counts(reference, predicted, lambda option: option is None, empty="num_unparsed")
-    return _by_group(each, None) | counts, each
+    return _accuracy(each) | counts, each
 
 
 def exact_match(
-    references: Mapping[Any, Sequence[str]], predicted: Texts, *, groups: Texts | None = None
+    references: Mapping[Any, Sequence[str]], predicted: Texts
 ) -> tuple[dict[str, Any], dict[Any, float]]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
-    Of groups (a name for each question) come accuracy/GROUP, num/GROUP and macro_accuracy, the mean over
-    groups. An answer without a word is empty.
+    An answer without a word is empty.
     """
     each = {}
     for key, texts in references.items():
         answer = plain(predicted.get(key, ""))
         each[key] = float(bool(answer) and any(plain(text) == answer for text in texts))
     counts = entry_counts(references, predicted, lambda answer: not plain(answer))
-    return _by_group(each, groups) | counts, each
+    return _accuracy(each) | counts, each
 
 
 def open_answers(
-    reference: Texts, predicted: Texts, questions: Texts, judge: Judge, *, groups: Texts | None = None
+    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
@@ -53,13 +52,13 @@ def open_answers(
     4}` or the like). A missing answer is wrong with score 0, and the judge is not asked. A reply without yes
     or no is wrong. A reply without a score in range has score 0.
 
-    accuracy and its groups are as of `exact_match`; num_no_verdict and num_no_score count unreadable replies.
+    num_no_verdict and num_no_score count unreadable replies.
     """
     rated, scores, reply = _rated(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
     right = {key: float(verdicts.get(key) is True) for key in reference}
     unread = {"num_no_verdict": sum(value is None for value in verdicts.values())}
-    return _by_group(right, groups) | rated | unread, {"accuracy": right, "score": scores}
+    return _accuracy(right) | rated | unread, {"accuracy": right, "score": scores}
 
 
 def rated_answers(
@@ -102,14 +101,20 @@ def _option(letter: str | None) -> str:
     return (letter or "").strip().upper()
 
 
-def _by_group(each: Mapping[Any, float], groups: Texts | None) -> dict[str, Any]:
-    out: dict[str, Any] = {"accuracy": mean(each.values()), "num": len(each)}
-    if groups is None:
-        return out
-    members: dict[str, list[float]] = {}
-    for key, value in each.items():
-        members.setdefault(groups[key], []).append(value)
-    accuracies = {name: mean(values) for name, values in sorted(members.items())}
-    out["macro_accuracy"] = mean([value for value in accuracies.values() if value is not None])
-    out |= {f"accuracy/{name}": value for name, value in accuracies.items()}
-    return out | {f"num/{name}": len(values) for name, values in sorted(members.items())}
+def _accuracy(each: Mapping[Any, float]) -> dict[str, Any]:
+    return {"accuracy": mean(each.values()), "num": len(each)}
+
+
+def by_group(
+    each: Mapping[Any, float], groups: Mapping[str, Sequence[Any]], kind: str = ""
+) -> dict[str, Any]:
+    """accuracy/NAME and num/NAME of the ids of each group, and macro_accuracy, the mean over groups.
+
+    Of a kind of groups these are accuracy/KIND/NAME, num/KIND/NAME, macro_accuracy/KIND.
+    """
+    end = f"/{kind}" if kind else ""
+    means = {name: sum(each[key] for key in ids) / len(ids) for name, ids in sorted(groups.items())}
+    out: dict[str, Any] = {f"macro_accuracy{end}": sum(means.values()) / len(means)}
+    for name, value in means.items():
+        out |= {f"accuracy{end}/{name}": value, f"num{end}/{name}": len(groups[name])}
+    return out

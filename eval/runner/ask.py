@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from ...memory import VideoMemory
-from ..tasks.examples import Example, Prediction
-from ..tasks.task import How, Task
+from ..tasks.task import Example, How, Prediction, Task
 from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
@@ -21,19 +20,19 @@ class Questioner:
     """
 
     name: str
-    examples: Sequence[Example[Any]]
+    examples: Sequence[Example]
     prompt: str
     max_new_tokens: int | None
     how: How
 
     @property
-    def task(self) -> Task[Any, Any]:
+    def task(self) -> Task:
         """The task of that name."""
         return task_of(self.name)
 
     def lines(
         self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],
-        examples: Sequence[Example[Any]], done: Container[str],
+        examples: Sequence[Example], done: Container[str],
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
         if isinstance(memory, str):
@@ -66,7 +65,7 @@ class Questioner:
                 }
                 yield line | ({"warnings": list(warnings)} if warnings else {})
 
-    def score(self, example: Example[Any], prediction: Prediction[Any]) -> dict[str, float] | None:
+    def score(self, example: Example, prediction: Prediction) -> dict[str, float] | None:
         """The main numbers of one example; None where only a corpus, or a judge, has a score."""
         if self.task.needs_judge:
             return None
@@ -74,9 +73,9 @@ class Questioner:
         return {name: values[example.id] for name, values in each.items() if example.id in values} or None
 
 
-def by_video(examples: Sequence[Example[Any]]) -> dict[str, list[Example[Any]]]:
+def by_video(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Video -> its examples, both in the order they come in."""
-    out: dict[str, list[Example[Any]]] = {}
+    out: dict[str, list[Example]] = {}
     for example in examples:
         out.setdefault(example.video, []).append(example)
     return out

@@ -17,8 +17,7 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
-from ..tasks.examples import Example, Prediction
-from ..tasks.task import How
+from ..tasks.task import Example, How, Prediction
 from .ask import Questioner
 from .locks import alone
 from .run import ENDLESS, Encoded, Run, encoded, header_of, run_all, summarise
@@ -129,7 +128,7 @@ def compare(
     return config.arms
 
 
-def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
+def selected(examples: Sequence[Example], config: CompareConfig) -> list[Example]:
     """The examples that are asked; ValueError if there are none."""
     only = config.groups
     some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]

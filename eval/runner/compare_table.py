@@ -10,7 +10,7 @@ from ...model import LongCompress
 from ..bench.plot import COLOURS, MARKERS
 from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
-from ..tasks.examples import Example
+from ..tasks.task import Example
 from .compare import ALL, OURS, Arm
 from .run_file import read_run
 
@@ -33,7 +33,7 @@ BASE = "even"  # what others are compared with
 
 
 def rows_of(
-    folder: Path, arms: Sequence[Arm], examples: Sequence[Example[Any]], by: str, score: str = ""
+    folder: Path, arms: Sequence[Arm], examples: Sequence[Example], by: str, score: str = ""
 ) -> list[dict[str, Any]]:
     """A row for each arm and group of examples ("" for all).
 

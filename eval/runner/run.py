@@ -22,9 +22,8 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
-from ..tasks.examples import Prediction, Predictions
 from ..tasks.files import write_json
-from ..tasks.task import How, members_of
+from ..tasks.task import How, Prediction, Predictions, groups_of
 from . import run_file
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
@@ -219,7 +218,11 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
         "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
     }
     summary |= problems(examples, Predictions(predictions))
-    summary["groups"] = {f"{kind}/{name}": ids for (kind, name), ids in members_of(examples).items()}
+    summary["groups"] = {
+        f"{kind}/{name}": ids
+        for kind, members in groups_of(examples).items()
+        for name, ids in members.items()
+    }
     if task.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}

@@ -2,16 +2,15 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
-from ..tasks.examples import Example, Predictions
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import How, Scored, Task
+from ..tasks.task import Example, How, Predictions, Prompt, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -44,7 +43,7 @@ def score_files(
     if not reference or not pred:
         raise ValueError(f"--reference and --pred need a file each, got {len(reference)} and {len(pred)}")
     examples = read_examples(task, reference, durations=durations)
-    predictions: Predictions[Any] = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
+    predictions: Predictions = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
     report = {
         "task": task,
         "reference": [str(path) for path in reference],
@@ -58,14 +57,14 @@ def score_files(
     return report | with_intervals(examples, scored, seed=seed, num_draws=num_draws)
 
 
-def task_of(name: str) -> Task[Any, Any]:
+def task_of(name: str) -> Task:
     """The task of that name."""
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name!r}")
     return TASKS[name]
 
 
-def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
+def prompt_of(task: str, name: str) -> Prompt:
     """The prompt of that name, of a task."""
     prompts = task_of(task).prompts
     if name not in prompts:
@@ -75,9 +74,9 @@ def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
 
 def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
-) -> list[Example[Any]]:
+) -> list[Example]:
     """The examples of reference files, each with an id of its own, at least one."""
-    examples: list[Example[Any]] = task_of(task).read(list(map(Path, reference)))
+    examples: list[Example] = task_of(task).read(list(map(Path, reference)))
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
@@ -89,7 +88,7 @@ def read_examples(
     return [replace(e, duration_s=known.get(e.video)) if e.duration_s is None else e for e in examples]
 
 
-def problems(examples: Sequence[Example[Any]], predictions: Predictions[Any]) -> dict[str, Any]:
+def problems(examples: Sequence[Example], predictions: Predictions) -> dict[str, Any]:
     """Ids that are missing, unknown, duplicate, or whose answer could not be read; and how many of each."""
     ids, by_id = {example.id for example in examples}, predictions.by_id
     lists = {
@@ -103,7 +102,7 @@ def problems(examples: Sequence[Example[Any]], predictions: Predictions[Any]) ->
 
 
 def with_intervals(
-    examples: Sequence[Example[Any]], scored: Scored, *, seed: int = 0, num_draws: int = NUM_DRAWS
+    examples: Sequence[Example], scored: Scored, *, seed: int = 0, num_draws: int = NUM_DRAWS
 ) -> dict[str, Any]:
     """Metrics, and their intervals by cluster bootstrap over videos.
 

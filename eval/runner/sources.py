@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 from ...config import MediaConfig
 from ...media import reader as media
 from ...synthetic.scenes import parts_of
-from ..tasks.examples import Example
 from ..tasks.synthetic import Synthetic, synthesize_all
+from ..tasks.task import Example
 from .run_file import file_hash, lines_hash
 from .score import read_examples, task_of
 
@@ -24,7 +24,7 @@ class Source:
     """Questions, and the videos they are about."""
 
     task: str  # a key of TASKS
-    examples: Sequence[Example[Any]]  # all of them, before a limit
+    examples: Sequence[Example]  # all of them, before a limit
     pins: Mapping[str, Any]  # what the header of a run says of them
     open: Open
 

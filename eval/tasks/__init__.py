@@ -1,7 +1,5 @@
 """The benchmarks: their files as published, prompts, parsers of answers, scores."""
 
-from typing import Any
-
 from .choice import LONGVIDEOBENCH_TASK, LVBENCH_TASK, MLVU_TASK, VIDEO_MME_TASK
 from .dense import ACTIVITYNET_DENSE
 from .grounding import ACTIVITYNET_GROUNDING, CHARADES_STA
@@ -14,7 +12,7 @@ from .task import Task
 from .video_chatgpt import VIDEO_CHATGPT
 from .youcook import YOUCOOK2
 
-TASKS: dict[str, Task[Any, Any]] = {
+TASKS: dict[str, Task] = {
     "charades-sta": CHARADES_STA,
     "activitynet-grounding": ACTIVITYNET_GROUNDING,
     "activitynet-dense": ACTIVITYNET_DENSE,

@@ -1,19 +1,15 @@
 """Dense captioning: ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from ..metrics.bootstrap import means_of
 from ..metrics.dense import dense_captions
 from ..metrics.soda import Captioned, meteor_of_pairs, soda_c
 from .answers import events_of
-from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, is_lines, one_file, read_object
-from .forms import json_file, read_spoken
+from .forms import Known, json_file, read_spoken
 from .grounding import events_by_video
-from .task import DEFAULT, How, Scored, Task
-
-Events: TypeAlias = tuple[Captioned, ...]
-Annotated: TypeAlias = tuple[Events, ...]  # of each annotator
+from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
 
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: three sentences, quoted for comparison.
 VTIMELLM = (  # after "<video>\\n" their script writes a space
@@ -34,7 +30,7 @@ def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Capt
     )
 
 
-def whole_videos(paths: Paths) -> list[Example[Annotated]]:
+def whole_videos(paths: Paths) -> list[Example]:
     """An example for each video: its events, by each annotator (one a file)."""
     each = [events_by_video(path) for path in paths]
     out = []
@@ -44,7 +40,7 @@ def whole_videos(paths: Paths) -> list[Example[Annotated]]:
     return out
 
 
-def score_events(examples: Examples[Annotated], predictions: Answers[Events], how: How) -> Scored:
+def score_events(examples: Examples, predictions: Answers, how: How) -> Scored:
     """SODA_c (of the first annotator) and the ActivityNet protocol; no events that could be read score 0."""
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
     num_annotators = max((len(example.truth) for example in examples), default=1)
@@ -65,27 +61,27 @@ def score_events(examples: Examples[Annotated], predictions: Answers[Events], ho
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
 
 
-def read_events(paths: Paths, examples: Examples[Annotated], how: How) -> Predictions[Events]:
+def read_events(paths: Paths, examples: Examples, how: How) -> Entries:
     """The official form, VTimeLLM's or LongVALE's log, or our own lines.
 
     The official form is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}.
     """
     if is_lines(one_file(paths, "pred")):
-        return read_spoken(paths, examples, how, task="captioning", parse=events_of)
+        yield from read_spoken(paths, examples, how, task="captioning", parse=events_of)
+        return
     whole = read_object(paths[0])
     results = whole.within(whole.get("results"), "results")
-    spoken = ("sentence", "caption")
-    by_id = {name: Prediction("", timed_texts(results, name, "timestamp", *spoken)) for name in results.value}
-    return Predictions(by_id, [key for key in whole.twice if key in by_id])
+    for name in results.names():
+        yield name, Prediction("", timed_texts(results, name, "timestamp", "sentence", "caption"))
 
 
-def timed(events: Events | None, text_name: str) -> list[dict[str, object]]:
+def timed(events: Sequence[Captioned] | None, text_name: str) -> list[dict[str, object]]:
     """Events as files of predictions have them; of an answer that could not be read none."""
     return [{text_name: text, "timestamp": [start_s, end_s]} for start_s, end_s, text in events or ()]
 
 
 @json_file
-def write_results(known: Answered[Annotated, Events]) -> dict[str, object]:
+def write_results(known: Known) -> dict[str, object]:
     """The official form."""
     results = {example.id: timed(prediction.value, "sentence") for example, prediction in known}
     return {"version": "VERSION 1.0", "results": results, "external_data": {"used": False, "details": ""}}
@@ -98,7 +94,7 @@ ACTIVITYNET_DENSE = Task(
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "vtimellm": lambda example: VTIMELLM},
     times={"vtimellm": "hundredths"},
     parse=events_of,
-    read_predictions=read_events,
+    entries=read_events,
     write_predictions=write_results,
     score=score_events,
     uses_meteor=True,

@@ -22,7 +22,7 @@ class Record:
 
     value: dict[str, Any]
     where: str
-    twice: tuple[str, ...] = ()  # keys that came again, of an object that is all of a file
+    twice: tuple[str, ...] = ()  # keys that came again in an object of the file
 
     def fault(self, needed: str, got: object) -> ValueError:
         """The error that says so."""
@@ -82,7 +82,11 @@ class Record:
         """A value inside this object as an object."""
         if not isinstance(value, dict):
             raise self.fault(f"{name} must be an object {{...}}", value)
-        return Record(value, f"{self.where}, {name}")
+        return Record(value, f"{self.where}, {name}", self.twice)
+
+    def names(self) -> list[str]:
+        """Its keys; those that came twice again at the end."""
+        return [*self.value, *(key for key in self.twice if key in self.value)]
 
     def span(self, value: object, name: str) -> tuple[float, float]:
         """A value as a start and an end in seconds."""

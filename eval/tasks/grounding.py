@@ -1,19 +1,16 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 
-from ..metrics.intervals import Interval, grounding
+from ..metrics.intervals import grounding
 from ..metrics.soda import Captioned
 from .answers import span_of
-from .examples import Answers, Example, Examples, Paths
 from .files import one_file, read_object, read_text
 from .forms import question_prompt, read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, How, Prompt, Scored, Task, Times, counted
+from .task import DEFAULT, Answers, Example, Examples, How, Paths, Prompt, Scored, Task, Times, counted
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -36,7 +33,7 @@ PROMPTS = {
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
-def score_spans(examples: Examples[Interval], predictions: Answers[Interval], how: How) -> Scored:
+def score_spans(examples: Examples, predictions: Answers, how: How) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
@@ -66,7 +63,7 @@ def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]
     return out
 
 
-def read_sentences(paths: Paths) -> list[Example[Interval]]:
+def read_sentences(paths: Paths) -> list[Example]:
     """An example for each sentence: where is it?"""
     return [
         Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
@@ -75,12 +72,12 @@ def read_sentences(paths: Paths) -> list[Example[Interval]]:
     ]
 
 
-def read_charades(paths: Paths) -> list[Example[Interval]]:
+def read_charades(paths: Paths) -> list[Example]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":
         return read_sentences(paths)
-    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
+    numbers = Counter[str]()
     out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -95,7 +92,8 @@ def read_charades(paths: Paths) -> list[Example[Interval]]:
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )
-        out.append(Example(sentence_id(video, next(numbers[video])), video, sentence.strip(), span))
+        out.append(Example(sentence_id(video, numbers[video]), video, sentence.strip(), span))
+        numbers[video] += 1
     return out
 
 
@@ -106,7 +104,7 @@ CHARADES_STA = Task(
     prompts=PROMPTS | {"vtimellm": ask_as_paper(VTIMELLM)},
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
-    read_predictions=partial(read_spoken, task="grounding", parse=span_of),
+    entries=partial(read_spoken, task="grounding", parse=span_of),
     write_predictions=partial(write_spoken, task="grounding"),
     score=score_spans,
 )

@@ -8,11 +8,10 @@ from ...types import Event
 from ..metrics.captions import caption_scores
 from .answers import words_of
 from .dense import ACTIVITYNET_DENSE, DEFAULT_PROMPT
-from .examples import Answers, Example, Examples, Paths
 from .files import one_file
 from .forms import read_spoken, sentence_id, write_spoken
 from .grounding import ACTIVITYNET_GROUNDING, PROMPTS, TIMES, ask_as_paper, events_by_video
-from .task import DEFAULT, How, Scored, Task, counted
+from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, counted
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -34,7 +33,7 @@ ASK_OF = (
 )
 
 
-def read_spans(paths: Paths) -> list[Example[str]]:
+def read_spans(paths: Paths) -> list[Example]:
     """An example for each event: what happens there?"""
     return [
         Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
@@ -43,18 +42,18 @@ def read_spans(paths: Paths) -> list[Example[str]]:
     ]
 
 
-def ask_what(example: Example[str]) -> str:
+def ask_what(example: Example) -> str:
     """Our own question."""
     return ASK_OF.format(*example.span_s or ())
 
 
-def ask_what_as_longvale(example: Example[str]) -> str:
+def ask_what_as_longvale(example: Example) -> str:
     """The question of LongVALE's script, in hundredths."""
     start_s, end_s = sorted(example.span_s or ())
     return TELL_OF.format(*to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0))
 
 
-def score_captions(examples: Examples[str], predictions: Answers[str], how: How) -> Scored:
+def score_captions(examples: Examples, predictions: Answers, how: How) -> Scored:
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
     scored = counted(examples, predictions, how)
     predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
@@ -87,7 +86,7 @@ LONGVALE_SC = Task(
     read=read_spans,
     prompts={DEFAULT: ask_what, "longvale": ask_what_as_longvale},
     parse=words_of,
-    read_predictions=partial(read_spoken, task="seg_captioning", parse=words_of),
+    entries=partial(read_spoken, task="seg_captioning", parse=words_of),
     write_predictions=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
     uses_meteor=True,

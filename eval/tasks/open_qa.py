@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..metrics.captions import caption_scores
-from ..metrics.choice import exact_match, open_answers
+from ..metrics.choice import by_group, exact_match, open_answers
 from .answers import words_of
-from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
-from .forms import IdsByQuestion, each_record, json_file, predictions_of
+from .forms import IdsByQuestion, Known, each_record, json_file
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, How, Scored, Task
+from .task import (
+    DEFAULT,
+    Answers,
+    Entries,
+    Example,
+    Examples,
+    How,
+    Paths,
+    Prediction,
+    Scored,
+    Task,
+    groups_of,
+)
 
 UNDISCLOSED = "__UNDISCLOSED__"  # in place of an answer of AVSD that is hidden
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
@@ -29,26 +40,28 @@ JUDGE = (
 )
 
 
-def ask_short(example: Example[Right]) -> str:
+def ask_short(example: Example) -> str:
     """Our own question."""
     return f"{example.question}\nAnswer in a few words."
 
 
-def score_answers(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
+def score_answers(examples: Examples, predictions: Answers, how: How) -> Scored:
     """Exact match with any right answer ("exact/..."), and with a judge accuracy and score from 0 to 5.
 
     The judge reads the first right answer.
     """
-    groups = {example.id: dict(example.groups)["task"] for example in examples if example.groups} or None
+    groups = groups_of(examples).get("task")
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
     references = {example.id: example.truth for example in examples}
-    exact, matches = exact_match(references, predicted, groups=groups)
+    exact, matches = exact_match(references, predicted)
+    exact |= by_group(matches, groups) if groups else {}
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
     if judge := how.judge(JUDGE):
         questions = {example.id: example.question for example in examples}
         first = {key: truth[0] for key, truth in references.items()}
-        judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
+        judged, of_each = open_answers(first, predicted, questions, judge)
+        judged |= by_group(of_each["accuracy"], groups) if groups else {}
         metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
 
@@ -56,24 +69,22 @@ def score_answers(examples: Examples[Right], predictions: Answers[str], how: How
 # --- predictions: as Video-ChatGPT's inference writes them, or as its scripts read them
 
 
-def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
+def read_answers(paths: Paths, examples: Examples, how: How) -> Entries:
     """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
     ids = IdsByQuestion(examples)
-    texts = []
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):
             key = record.name("id", "question_id")
         else:
             key = ids.take(video_of(record.name("video_name")), record.text("Q", "question"))
-        texts.append((key, record.text("pred", "answer")))
-    return predictions_of(texts, examples, how, words_of)
+        yield key, record.text("pred", "answer")
 
 
 @json_file
-def write_answers(known: Answered[Right, str]) -> list[dict[str, str]]:
+def write_answers(known: Known) -> list[dict[str, str]]:
     """Both of Video-ChatGPT's forms at once: its inference writes fields that its scripts don't read."""
     return [
         {"id": example.id, "video_name": example.video, "question": example.question, "Q": example.question}
@@ -85,7 +96,7 @@ def write_answers(known: Answered[Right, str]) -> list[dict[str, str]]:
 # --- references
 
 
-def read_qa(paths: Paths, *, video: str = "{}") -> list[Example[Right]]:
+def read_qa(paths: Paths, *, video: str = "{}") -> list[Example]:
     """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
@@ -106,7 +117,7 @@ def read_qa(paths: Paths, *, video: str = "{}") -> list[Example[Right]]:
 
 
 @each_record
-def read_music(record: Record) -> Iterator[Example[Right]]:
+def read_music(record: Record) -> Iterator[Example]:
     """avqa-test.json: templates with their <words>, answers under the name "anser"."""
     if record.value.get("question_deleted"):
         return
@@ -136,7 +147,7 @@ def _python_list(record: Record, name: str) -> list[str]:
 # --- AVSD: the next answer of a dialogue about a video, with one right answer or several
 
 
-def ask_in_dialogue(example: Example[Right]) -> str:
+def ask_in_dialogue(example: Example) -> str:
     """A question after the turns before it."""
     turns = "\n".join(example.context)
     return f"{turns}\n{example.question}\nAnswer in one sentence." if turns else ask_short(example)
@@ -157,7 +168,7 @@ def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
     return [(video_of(record.name("image_id")), record.records("dialog")) for record in records]
 
 
-def read_dialogues(paths: Paths) -> list[Example[Right]]:
+def read_dialogues(paths: Paths) -> list[Example]:
     """An example for each turn of DSTC's file.
 
     Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
@@ -187,24 +198,22 @@ def read_dialogues(paths: Paths) -> list[Example[Right]]:
     return out
 
 
-def read_turns(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
+def read_turns(paths: Paths, examples: Examples, how: How) -> Entries:
     """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
     if is_lines(one_file(paths, "pred")):
-        return read_answers(paths, examples, how)
+        yield from read_answers(paths, examples, how)
+        return
     last = {example.video: int(example.id.rpartition("_")[2]) for example in examples}
     known = {example.id for example in examples}
-    texts = []
     for video, turns in dialogues(paths[0]):
         first = last.get(video, 0) if len(turns) == 1 else 0
-        texts += [(video, f"{video}_{i}", answers_of(turn)[0]) for i, turn in enumerate(turns, first)]
-    # A turn of a known dialogue may have no question in the reference.
-    asked = [(key, text) for video, key, text in texts if key in known or video not in last]
-    out = predictions_of(asked, examples, how, lambda text, example, how: text.strip() or None)
-    out.num_other = len(texts) - len(asked)
-    return out
+        for i, turn in enumerate(turns, first):
+            text, key = answers_of(turn)[0], f"{video}_{i}"
+            # A turn of a known dialogue may have no question in the reference.
+            yield key if key in known or video not in last else None, Prediction(text, text.strip() or None)
 
 
-def write_turns(folder: Path, examples: Examples[Right], predictions: Answers[str], how: How) -> list[Path]:
+def write_turns(folder: Path, examples: Examples, predictions: Answers, how: How) -> list[Path]:
     """DSTC's form, with the turns that were asked."""
     dialogues: dict[str, list[dict[str, str]]] = {}
     for example in examples:
@@ -217,7 +226,7 @@ def write_turns(folder: Path, examples: Examples[Right], predictions: Answers[st
     return [write_json(folder / "predictions.json", {"dialogs": form})]
 
 
-def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
+def score_dialogue(examples: Examples, predictions: Answers, how: How) -> Scored:
     """The captioning metrics over the corpus, as DSTC scores, with the metrics of open answers."""
     answers = score_answers(examples, predictions, how)
     predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
@@ -233,7 +242,7 @@ MUSIC_AVQA = Task(
     read=read_music,
     prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
     parse=words_of,
-    read_predictions=read_answers,
+    entries=read_answers,
     write_predictions=write_answers,
     score=score_answers,
 )
@@ -261,7 +270,7 @@ AVSD = replace(
     "github.com/dialogtekgeek/AVSD-DSTC10_Official",
     read=read_dialogues,
     prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
-    read_predictions=read_turns,
+    entries=read_turns,
     write_predictions=write_turns,
     score=score_dialogue,
     uses_meteor=True,

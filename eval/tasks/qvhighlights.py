@@ -8,10 +8,9 @@ from ..metrics.highlights import Window, clip_ratings, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
 from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
-from .forms import collected, each_record, lines_file, number_or_text, parsed, question_prompt
-from .task import DEFAULT, How, Scored, Task
+from .forms import each_record, lines_file, number_or_text, question_prompt
+from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
 
 PROMPT = (
     "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
@@ -38,7 +37,7 @@ class Relevance:
 
 
 @each_record
-def read_queries(record: Record) -> Iterator[Example[Relevant]]:
+def read_queries(record: Record) -> Iterator[Example]:
     """highlight_val_release.jsonl and the like."""
     duration_s, ratings = record.number("duration"), None
     windows = tuple(record.spans("relevant_windows"))
@@ -53,7 +52,7 @@ def read_queries(record: Record) -> Iterator[Example[Relevant]]:
     yield Example(key, video, query, Relevant(windows, ratings), duration_s)
 
 
-def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance | None:
+def relevance_in(text: str, example: Example, how: How) -> Relevance | None:
     """All windows that an answer names, the best first; clips whose middle is in one are rated 1, others 0.
 
     That is how the papers score models that can't rate clips.
@@ -66,21 +65,19 @@ def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance |
     return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
-def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Predictions[Relevance]:
+def read_relevance(paths: Paths, examples: Examples, how: How) -> Entries:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
     """
-
-    def read(record: Record, example: Example[Relevant] | None) -> Prediction[Relevance]:
+    for record in read_records(one_file(paths, "pred")):
+        key = record.name("qid", "id", "question_id")
         if record.has("pred_relevant_windows", "pred_saliency_scores"):
-            return Prediction("", Relevance(_windows(record), _ratings(record)))
-        if record.has("debug_data"):
-            return Prediction("", Relevance(None, _streamed(record)))
-        return parsed(record.text("answer", "pred"), example, how, relevance_in)
-
-    records = read_records(one_file(paths, "pred"))
-    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
+            yield key, Prediction("", Relevance(_windows(record), _ratings(record)))
+        elif record.has("debug_data"):
+            yield key, Prediction("", Relevance(None, _streamed(record)))
+        else:
+            yield key, record.text("answer", "pred")
 
 
 def _windows(record: Record) -> tuple[Window, ...] | None:
@@ -114,7 +111,7 @@ def _streamed(record: Record) -> tuple[float, ...]:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
-def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
+def line_of(example: Example, prediction: Prediction) -> dict[str, object]:
     """The official line; an answer that could not be read has no windows."""
     value = prediction.value or Relevance()
     line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
@@ -122,7 +119,7 @@ def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> di
     return line | {name: values for name, values in lists.items() if values is not None}
 
 
-def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance], how: How) -> Scored:
+def score_relevance(examples: Examples, predictions: Answers, how: How) -> Scored:
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
     windows = {example.id: example.truth.windows for example in examples}
     ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
@@ -150,7 +147,7 @@ QVHIGHLIGHTS = Task(
     read=read_queries,
     prompts={DEFAULT: question_prompt(PROMPT)},
     parse=relevance_in,
-    read_predictions=read_relevance,
+    entries=read_relevance,
     write_predictions=lines_file("predictions.json", line_of),
     score=score_relevance,
 )

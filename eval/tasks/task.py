@@ -3,23 +3,79 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions, Truth, Value
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
 
+
+@dataclass(frozen=True)
+class Example:
+    """One thing that is asked.
+
+    Attributes:
+        id: what predictions call it; different from all others of the task.
+        video: the video, as the annotations name it, without folder and suffix.
+        question: what is asked: a sentence to find, a question; empty where only the video is given.
+        truth: the right answer, in the form of its task.
+        duration_s: length of the video, if the annotations say it.
+        span_s: the part of the video that is asked about, None for all of it.
+        options: of multiple choice, without their letters.
+        groups: (kind, name) pairs for tables: ("length", "short").
+        context: said before the question: the turns of a dialogue.
+    """
+
+    id: str
+    video: str
+    question: str
+    truth: Any
+    duration_s: float | None = None
+    span_s: tuple[float, float] | None = None
+    options: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
+    context: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: the words as they came, and what could be read in them (None: nothing)."""
+
+    text: str
+    value: Any
+
+    @property
+    def words(self) -> str:
+        """The words, of a value of words if there are no others."""
+        return self.text or (self.value if isinstance(self.value, str) else "")
+
+
+@dataclass
+class Predictions:
+    """A prediction file as read.
+
+    Attributes:
+        by_id: by the id of the example, unknown ids included.
+        duplicates: ids that came again; what came first counts.
+        num_other: entries of another task of the same file, or of a further prompt for the same question.
+    """
+
+    by_id: dict[str, Prediction] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    num_other: int = 0
+
+
+Paths: TypeAlias = Sequence[Path]
+Examples: TypeAlias = Sequence[Example]
+Answers: TypeAlias = Mapping[str, Prediction]  # by the id of the example
+Entries: TypeAlias = Iterable[tuple[str | None, str | Prediction]]
+Prompt: TypeAlias = Callable[[Example], str]
+Parse: TypeAlias = Callable[[str, Example, "How"], Any]
 # Of a video's number and its seconds.
-Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example[Any]]]]
-Line: TypeAlias = Callable[[Example[Truth], Prediction[Value]], object]
-Parse: TypeAlias = Callable[[str, Example[Truth], "How"], Value | None]
-Prompt: TypeAlias = Callable[[Example[Any]], str]
-Read: TypeAlias = Callable[[Paths], list[Example[Truth]]]
-Write: TypeAlias = Callable[[Path, Examples[Truth], Answers[Value], "How"], list[Path]]
+Synthesize: TypeAlias = Callable[[int, float], tuple[Scene, list[Example]]]
 
 
 @dataclass(frozen=True)
@@ -58,18 +114,16 @@ class How:
 
     def judge(self, prompt: str) -> Judge | None:
         """The judge with the task's prompt, or the caller's; None without a judge."""
-        if self.asker is None:
-            return None
-        return Judge(self.asker.name, self.judge_prompt or prompt, self.asker.ask)
+        return Judge(self.asker.name, self.judge_prompt or prompt, self.asker.ask) if self.asker else None
 
     def required_judge(self, task: str, prompt: str) -> Judge:
         """The judge of a task that has no score without one; ValueError if there is none."""
-        if (judge := self.judge(prompt)) is None:
-            raise ValueError(
-                f"{task} is scored by a judge, got none; give --judge-url and --judge-model of an "
-                "OpenAI-compatible endpoint"
-            )
-        return judge
+        if judge := self.judge(prompt):
+            return judge
+        raise ValueError(
+            f"{task} is scored by a judge, got none; give --judge-url and --judge-model of an "
+            "OpenAI-compatible endpoint"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +142,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Task(Generic[Truth, Value]):
+class Task:
     """A benchmark.
 
     Attributes:
@@ -98,9 +152,10 @@ class Task(Generic[Truth, Value]):
         prompts: name to what a model is asked; "default" is ours, others are of the papers.
         times: prompt to what numbers in answers to it are; seconds where it has no entry.
         parse: an answer's words to what they say, None if nothing could be read.
-        read_predictions: files to predictions of these examples.
-        write_predictions: into a folder, files that `read_predictions` reads, in the benchmark's own format
-            where it keeps the answers whole; their paths.
+        entries: files of predictions of these examples to ids (None: of another task) and words, or what
+            they say where it is no words.
+        write_predictions: into a folder, files that `entries` reads, in the benchmark's own format where it
+            keeps the answers whole; their paths.
         score: examples and their predictions to the scores.
         needs_judge: without a judge there is no score.
         uses_meteor: METEOR is among the scores.
@@ -110,27 +165,46 @@ class Task(Generic[Truth, Value]):
 
     about: str
     where: str
-    read: Read[Truth]
+    read: Callable[[Paths], list[Example]]
     prompts: Mapping[str, Prompt]
-    parse: Parse[Truth, Value]
-    read_predictions: Callable[[Paths, Examples[Truth], How], Predictions[Value]]
-    write_predictions: Write[Truth, Value]
-    score: Callable[[Examples[Truth], Answers[Value], How], Scored]
+    parse: Parse
+    entries: Callable[[Paths, Examples, How], Entries]
+    write_predictions: Callable[[Path, Examples, Answers, How], list[Path]]
+    score: Callable[[Examples, Answers, How], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
 
+    def read_predictions(self, paths: Paths, examples: Examples, how: How) -> Predictions:
+        """The predictions of files; the words of unknown ids are not read."""
+        known = {example.id: example for example in examples}
+        out = Predictions()
+        for key, item in self.entries(paths, examples, how):
+            if key is None:
+                out.num_other += 1
+            elif key in out.by_id:
+                out.duplicates.append(key)
+            else:
+                is_read = isinstance(item, Prediction)
+                out.by_id[key] = item if is_read else prediction_of(item, known.get(key), how, self.parse)
+        return out
 
-def members_of(examples: Iterable[Example[Truth]]) -> dict[tuple[str, str], list[str]]:
-    """The ids of the examples of each (kind, name) group, in the order of the examples."""
-    members: dict[tuple[str, str], list[str]] = {}
+
+def prediction_of(words: str, example: Example | None, how: How, parse: Parse) -> Prediction:
+    """The words, and what they say if the example is known."""
+    return Prediction(words, None if example is None else parse(words, example, how))
+
+
+def groups_of(examples: Iterable[Example]) -> dict[str, dict[str, list[str]]]:
+    """Kind of group -> name -> ids of its examples, all in the order of the examples."""
+    groups: dict[str, dict[str, list[str]]] = {}
     for example in examples:
-        for group in dict.fromkeys(example.groups):
-            members.setdefault(group, []).append(example.id)
-    return members
+        for kind, name in dict.fromkeys(example.groups):
+            groups.setdefault(kind, {}).setdefault(name, []).append(example.id)
+    return groups
 
 
-def counted(examples: Examples[Truth], predictions: Answers[Value], how: How) -> list[Example[Truth]]:
+def counted(examples: Examples, predictions: Answers, how: How) -> list[Example]:
     """The examples that count: all, but for the papers only those with an entry."""
     return [example for example in examples if how.compat is None or example.id in predictions]

@@ -6,11 +6,10 @@ from typing import Any
 
 from ..metrics.choice import rated_answers
 from .answers import without_thoughts
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import read_records, video_of, write_json
-from .forms import IdsByQuestion, answered, collected
+from .forms import IdsByQuestion, answered
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, How, Scored, Task, counted
+from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task, counted
 
 # What the files have in their names, to the fields of a question in them, and of an answer.
 FIELDS = {
@@ -53,7 +52,7 @@ def _kind(path: Path) -> str:
     return kinds[0]
 
 
-def read_questions(paths: Paths) -> list[Example[Right]]:
+def read_questions(paths: Paths) -> list[Example]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     kinds = {_kind(path): path for path in paths}
     if not paths or len(kinds) < len(paths):
@@ -69,14 +68,14 @@ def read_questions(paths: Paths) -> list[Example[Right]]:
     return out
 
 
-def ask_both(example: Example[Right]) -> str:
+def ask_both(example: Example) -> str:
     """The question; of a pair both, to be answered one a line."""
     if example.truth.second:
         return f"{example.question}\n{example.truth.second}\nAnswer both questions, one line each."
     return example.question
 
 
-def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] | None:
+def answers_in(text: str, example: Example, how: How) -> tuple[str, ...] | None:
     """The answer; of a pair of questions one a line."""
     words = without_thoughts(text).strip()
     if not example.truth.second:
@@ -85,26 +84,19 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
     return (lines[0], " ".join(lines[1:])) if len(lines) > 1 else None
 
 
-def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
+def read_answers(paths: Paths, examples: Examples, how: How) -> Entries:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
     ids = IdsByQuestion(replace(e, video=f"{e.truth.kind} {e.video}") for e in examples)
-    entries = []
     for path in paths:
         kind = _kind(path)
         (question, *_), names = FIELDS[kind]
         for record in read_records(path):
             key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
-            entries.append((key, tuple(record.text(name) for name in names)))
-
-    def read(texts: tuple[str, ...], example: object) -> Prediction[tuple[str, ...]]:
-        return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
-
-    return collected(entries, examples, read)
+            texts = tuple(record.text(name) for name in names)
+            yield key, Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
 
 
-def write_answers(
-    folder: Path, examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How
-) -> list[Path]:
+def write_answers(folder: Path, examples: Examples, predictions: Answers, how: How) -> list[Path]:
     """A file for each kind that is asked about."""
     records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in examples}
     for example, prediction in answered(examples, predictions):
@@ -115,7 +107,7 @@ def write_answers(
     return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in FIELDS if kind in records]
 
 
-def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How) -> Scored:
+def score_answers(examples: Examples, predictions: Answers, how: How) -> Scored:
     """The score of each aspect whose file is there, and their mean.
 
     For the papers, questions without an entry are left out, and the judge reads the first question of a pair
@@ -140,7 +132,7 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
     return Scored(metrics, each)
 
 
-def _question_of(example: Example[Right], how: How) -> str:
+def _question_of(example: Example, how: How) -> str:
     if not example.truth.second:
         return f"Question: {example.question}"
     second = example.question if how.compat == "paper" else example.truth.second
@@ -160,7 +152,7 @@ VIDEO_CHATGPT = Task(
     read=read_questions,
     prompts={DEFAULT: ask_both},
     parse=answers_in,
-    read_predictions=read_answers,
+    entries=read_answers,
     write_predictions=write_answers,
     score=score_answers,
     needs_judge=True,

@@ -2,12 +2,11 @@
 
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
-from .dense import Events, timed, timed_texts
-from .examples import Answered, Answers, Example, Examples, Paths, Prediction, Predictions
+from .dense import timed, timed_texts
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import collected, json_file, read_spoken
+from .forms import Known, json_file, read_spoken
 from .magqa import replies_of
-from .task import DEFAULT, How, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -15,7 +14,7 @@ PROMPT = (
 )
 
 
-def read_recipes(paths: Paths) -> list[Example[Events]]:
+def read_recipes(paths: Paths) -> list[Example]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
     whole = read_object(one_file(paths, "reference"))
     if whole.has("database"):
@@ -32,7 +31,7 @@ def read_recipes(paths: Paths) -> list[Example[Events]]:
     return [_captioned(record) for record in whole.records("annotations")]
 
 
-def _captioned(record: Record) -> Example[Events]:
+def _captioned(record: Record) -> Example:
     """One video of TimeChat's file: its sentences are one text, "a. b. c."."""
     name = video_of(record.name("image_id"))
     sentences = [item.strip().removesuffix(".") + "." for item in record.text("pure_cap").split(". ")]
@@ -44,34 +43,30 @@ def _captioned(record: Record) -> Example[Events]:
     return Example(name, name, "", steps, record.maybe_number("duration"))
 
 
-def read_steps(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Events]:
+def read_steps(paths: Paths, examples: Examples, how: How) -> Entries:
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     if not is_lines(path := one_file(paths, "pred")):
         whole = read_object(path)
-        steps = {name: timed_texts(whole, name, "timestamp", "caption", "sentence") for name in whole.value}
-        named = ((video_of(name), events) for name, events in steps.items())
-        return collected(
-            named, examples, lambda events, example: Prediction("", events), map(video_of, whole.twice)
-        )
+        for name in whole.names():
+            yield video_of(name), Prediction("", timed_texts(whole, name, "timestamp", "caption", "sentence"))
+        return
     records = read_records(path)
     if not records or not records[0].has("model_response_list"):
-        return read_spoken(paths, examples, how, task="captioning", parse=events_of)
-
-    def replies(record: Record, example: object) -> Prediction[Events]:
+        yield from read_spoken(paths, examples, how, task="captioning", parse=events_of)
+        return
+    for record in records:
         timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
-        first_start_s = None if how.compat == "paper" else 0.0
-        return Prediction("", tuple(reply_segments(timed, first_start_s=first_start_s)))
-
-    return collected(((video_of(item.name("question_id")), item) for item in records), examples, replies)
+        steps = reply_segments(timed, first_start_s=None if how.compat == "paper" else 0.0)
+        yield video_of(record.name("question_id")), Prediction("", tuple(steps))
 
 
 @json_file
-def write_steps(known: Answered[Events, Events]) -> dict[str, object]:
+def write_steps(known: Known) -> dict[str, object]:
     """TimeChat's form, its videos with .mp4 as its references have them."""
     return {f"{example.id}.mp4": timed(prediction.value, "caption") for example, prediction in known}
 
 
-def score_steps(examples: Examples[Events], predictions: Answers[Events], how: How) -> Scored:
+def score_steps(examples: Examples, predictions: Answers, how: How) -> Scored:
     """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
     reference = {example.id: list(example.truth) for example in examples}
     predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
@@ -87,7 +82,7 @@ YOUCOOK2 = Task(
     read=read_recipes,
     prompts={DEFAULT: lambda example: PROMPT},
     parse=events_of,
-    read_predictions=read_steps,
+    entries=read_steps,
     write_predictions=write_steps,
     score=score_steps,
     uses_meteor=True,

@@ -13,9 +13,8 @@ from longcompress.eval.runner.compare_table import ABOUT, markdown, plot, rows_o
 from longcompress.eval.runner.run import run
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.sources import from_scenes
-from longcompress.eval.tasks.examples import Example
 from longcompress.eval.tasks.synthetic import Synthetic
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
 
 VIDEOS = Synthetic((1.0,), 2)

@@ -21,9 +21,8 @@ from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
-from longcompress.eval.tasks.examples import Prediction
 from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import How, Prediction
 from longcompress.synthetic.needles import FIRST_SEED, haystack
 from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames

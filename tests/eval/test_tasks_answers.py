@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.answers import events_of, first_letter, letter_of, span_of
-from longcompress.eval.tasks.examples import Example, Prediction
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import Example, How, Prediction
 
 VIDEO = Example("v_0", "v", "a dog runs", (0.0, 1.0), 200.0)
 SECONDS, HUNDREDTHS, WHOLE = How(), How(times="hundredths"), How(times="whole_seconds")

@@ -322,3 +322,8 @@ def test_files_that_are_no_text_or_too_many(tmp_path):
     double = put(tmp_path, {"a.json": json.dumps([MLVU[0] | {"question_id": "x"}] * 2)})
     with pytest.raises(ValueError, match=r"a\.json: each id must be there once, 'x' comes again"):
         score_files("mlvu", double, ["c"])
+
+
+def test_other_modes_than_the_papers_are_refused():
+    with pytest.raises(ValueError, match="compat must be None or 'paper', got 'gpt'"):
+        How(compat="gpt")

@@ -50,11 +50,9 @@ def test_multiple_choice_by_hand():
 def test_exact_match_by_group_and_with_several_right_answers():
     reference = {1: "A", 2: "b", 3: "C", 4: "D", 5: "A b"}
     predicted = {1: "a A!", 2: "B ", 3: "", 4: "x", 9: "A"}
-    groups = {1: "short", 2: "long", 3: "long", 4: "long", 5: "short"}
-    got = exact_match(
-        {key: text.replace("A", "cat") for key, text in reference.items()},
-        predicted | {1: "Cat"},
-        groups=groups,
+    right = {key: [text.replace("A", "cat")] for key, text in reference.items()}
+    got = choice.by_group(
+        choice.exact_match(right, predicted | {1: "Cat"})[1], {"short": [1, 5], "long": [2, 3, 4]}
     )
     assert (got["accuracy/long"], got["accuracy/short"], got["num/long"]) == (pytest.approx(1 / 3), 0.5, 3)
     assert got["macro_accuracy"] == pytest.approx((1 / 2 + 1 / 3) / 2)
