@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from ...memory import VideoMemory
-from ..tasks.task import Example, How, Prediction, Task
+from ..tasks.task import Answers, Example, How, Prediction, Task
 from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
@@ -69,7 +69,7 @@ class Questioner:
         """The main numbers of one example; None where only a corpus, or a judge, has a score."""
         if self.task.needs_judge:
             return None
-        each = self.task.score([example], {example.id: prediction}, self.how).each
+        each = self.task.score(Answers([example], {example.id: prediction}, self.how)).each
         return {name: values[example.id] for name, values in each.items() if example.id in values} or None
 
 

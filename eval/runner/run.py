@@ -22,8 +22,8 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..metrics.meteor import meteor_name
-from ..tasks.files import write_json
-from ..tasks.task import How, Prediction, Predictions, groups_of
+from ..tasks.files import json_text, write_text
+from ..tasks.task import Answers, How, groups_of, prediction_of
 from . import run_file
 from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
 from .locks import alone
@@ -199,11 +199,9 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
     file = run_file.read_run(out)
     assert file is not None
     task, examples, how = questioner.task, questioner.examples, questioner.how
-    predictions = {}
-    for example in examples:
-        if example.id in file.answered:
-            text = file.lines[example.id]["answer"]
-            predictions[example.id] = Prediction(text, task.parse(text, example, how))
+    lines = [(example, file.answered[example.id]) for example in examples if example.id in file.answered]
+    by_id = {e.id: prediction_of(line["answer"], e, how, task.parse) for e, line in lines}
+    answers = Answers(examples, by_id, how)
     folder = out.with_suffix(".predictions")
     folder.mkdir(exist_ok=True)
     summary: dict[str, Any] = {
@@ -211,13 +209,13 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
         "run": out.name,
         "run_sha256": run_file.file_hash(out),
         "header": file.header,
-        "predictions": list(map(str, task.write_predictions(folder, examples, predictions, how))),
+        "predictions": list(map(str, task.write_predictions(folder, answers))),
         "num_examples": len(examples),
-        "num_answered": len(predictions),
+        "num_answered": len(by_id),
         "num_failed": len(file.failed),
         "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
     }
-    summary |= problems(examples, Predictions(predictions))
+    summary |= problems(answers)
     summary["groups"] = {
         f"{kind}/{name}": ids
         for kind, members in groups_of(examples).items()
@@ -227,9 +225,9 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
     else:
-        scored = task.score(examples, predictions, how)
+        scored = task.score(answers)
         summary |= with_intervals(examples, scored, num_draws=num_draws) | {"each": scored.each}
-    write_json(run_file.summary_path(out), summary)
+    write_text(run_file.summary_path(out), json_text(summary))
     return summary
 
 

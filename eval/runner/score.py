@@ -10,7 +10,7 @@ from typing import Any
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import Example, How, Predictions, Prompt, Scored, Task
+from ..tasks.task import Answers, Example, How, Prompt, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -43,7 +43,7 @@ def score_files(
     if not reference or not pred:
         raise ValueError(f"--reference and --pred need a file each, got {len(reference)} and {len(pred)}")
     examples = read_examples(task, reference, durations=durations)
-    predictions: Predictions = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
+    answers = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
     report = {
         "task": task,
         "reference": [str(path) for path in reference],
@@ -51,9 +51,9 @@ def score_files(
         "compat": how.compat,
         "times": how.times,
         "num_examples": len(examples),
-        **problems(examples, predictions),
+        **problems(answers),
     }
-    scored = task_of(task).score(examples, predictions.by_id, how)
+    scored = task_of(task).score(answers)
     return report | with_intervals(examples, scored, seed=seed, num_draws=num_draws)
 
 
@@ -76,7 +76,7 @@ def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
 ) -> list[Example]:
     """The examples of reference files, each with an id of its own, at least one."""
-    examples: list[Example] = task_of(task).read(list(map(Path, reference)))
+    examples = list(task_of(task).read(list(map(Path, reference))))
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
@@ -88,17 +88,17 @@ def read_examples(
     return [replace(e, duration_s=known.get(e.video)) if e.duration_s is None else e for e in examples]
 
 
-def problems(examples: Sequence[Example], predictions: Predictions) -> dict[str, Any]:
+def problems(answers: Answers) -> dict[str, Any]:
     """Ids that are missing, unknown, duplicate, or whose answer could not be read; and how many of each."""
-    ids, by_id = {example.id for example in examples}, predictions.by_id
+    ids, by_id = [example.id for example in answers.examples], answers.by_id
     lists = {
-        "missing": [example.id for example in examples if example.id not in by_id],
-        "unknown": [key for key in by_id if key not in ids],
-        "duplicate": list(predictions.duplicates),
-        "unparsed": [e.id for e in examples if e.id in by_id and by_id[e.id].value is None],
+        "missing": [key for key in ids if key not in by_id],
+        "unknown": [key for key in by_id if key not in set(ids)],
+        "duplicate": answers.duplicates,
+        "unparsed": [key for key in ids if key in by_id and by_id[key].value is None],
     }
     counts = {f"num_{name}": len(some) for name, some in lists.items()}
-    return counts | {"num_other": predictions.num_other} | lists
+    return counts | {"num_other": answers.num_other} | lists
 
 
 def with_intervals(

@@ -12,21 +12,7 @@ from ..metrics.choice import by_group, multiple_choice
 from .answers import first_letter, letter_of
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, Known, each_record, json_file
-from .task import (
-    DEFAULT,
-    Answers,
-    Entries,
-    Example,
-    Examples,
-    How,
-    Parse,
-    Paths,
-    Prompt,
-    Scored,
-    Task,
-    counted,
-    groups_of,
-)
+from .task import DEFAULT, Answers, Entries, Example, How, Parse, Paths, Prompt, Scored, Task, groups_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -72,16 +58,13 @@ choice_as_mlvu = choice_for_papers(lambda text, options: text.partition(")")[0])
 choice_as_lvbench = choice_for_papers(lambda text, options: text)
 
 
-def score_choices(
-    examples: Examples, predictions: Answers, how: How, *, skip_missing: bool = False
-) -> Scored:
+def score_choices(answers: Answers, *, skip_missing: bool = False) -> Scored:
     """Accuracy, of all and by group: "accuracy/KIND/NAME" and "macro_accuracy/KIND".
 
     With `skip_missing` the paper's script leaves questions out that have no entry.
     """
-    scored = counted(examples, predictions, how) if skip_missing else list(examples)
-    predicted = {key: prediction.value for key, prediction in predictions.items()}
-    metrics, each = multiple_choice({example.id: example.truth for example in scored}, predicted)
+    scored = answers.counted if skip_missing else answers.examples
+    metrics, each = multiple_choice({example.id: example.truth for example in scored}, answers.values())
     for kind, groups in groups_of(scored).items():
         metrics |= by_group(each, groups, kind)
     return Scored(metrics, {"accuracy": each})
@@ -131,7 +114,7 @@ def _questions(video: Record) -> list[Record]:
     return video.records("questions") if video.has("questions") else [video]
 
 
-def read_video_mme_answers(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_video_mme_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
     for record in (record for video in read_records(one_file(paths, "pred")) for record in _questions(video)):
         if record.has("response", "pred") or not record.has("options", "choices"):
@@ -156,12 +139,11 @@ def write_video_mme(known: Known) -> list[dict[str, Any]]:
 # --- MLVU
 
 
-def read_mlvu(paths: Paths) -> list[Example]:
+def read_mlvu(paths: Paths) -> Iterator[Example]:
     """The files of the tasks, 1_plotQA.json and so on: lists of questions with candidates and the right one.
 
     Questions without an id (those of the dev set) are TYPE_0, TYPE_1, ... in their order.
     """
-    out = []
     numbers = Counter[str]()
     for record in (record for path in paths for record in read_records(path)):
         kind, candidates = record.text("question_type"), record.texts("candidates")
@@ -173,11 +155,10 @@ def read_mlvu(paths: Paths) -> list[Example]:
         video, letter = video_of(record.name("video")), ascii_uppercase[candidates.index(right)]
         duration_s, groups = record.maybe_number("duration"), (("task", kind),)
         question, options = record.text("question"), tuple(candidates)
-        out.append(Example(key, video, question, letter, duration_s, options=options, groups=groups))
-    return out
+        yield Example(key, video, question, letter, duration_s, options=options, groups=groups)
 
 
-def read_mlvu_answers(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_mlvu_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """[{"question_id", "question_type", "option"}], or the "res_list" that the dev set's scripts write."""
     if is_lines(one_file(paths, "pred")):
         for record in read_records(paths[0]):
@@ -218,7 +199,7 @@ def read_lvbench(video: Record) -> Iterator[Example]:
         yield Example(key, name, question.strip(), right, duration_s, options=options, groups=groups)
 
 
-def read_by_id(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_by_id(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """{id: answer}, the answer a letter, words, or the number of an option from 0; or lines of our own."""
     path = one_file(paths, "pred")
     if is_lines(path):
@@ -268,7 +249,7 @@ VIDEO_MME_TASK = Task(
     prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
     parse=choice_as_video_mme,
     entries=read_video_mme_answers,
-    write_predictions=write_video_mme,
+    write=write_video_mme,
     score=partial(score_choices, skip_missing=True),
 )
 
@@ -279,7 +260,7 @@ MLVU_TASK = Task(
     prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
     parse=choice_as_mlvu,
     entries=read_mlvu_answers,
-    write_predictions=write_mlvu,
+    write=write_mlvu,
     score=score_choices,
 )
 
@@ -290,7 +271,7 @@ LVBENCH_TASK = Task(
     prompts={DEFAULT: ask_choice},
     parse=choice_as_lvbench,
     entries=read_by_id,
-    write_predictions=write_by_id,
+    write=write_by_id,
     score=partial(score_choices, skip_missing=True),
 )
 

@@ -1,6 +1,6 @@
 """Dense captioning: ActivityNet Captions, and the scorer that LongVALE shares."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..metrics.bootstrap import means_of
 from ..metrics.dense import dense_captions
@@ -9,7 +9,7 @@ from .answers import events_of
 from .files import Record, is_lines, one_file, read_object
 from .forms import Known, json_file, read_spoken
 from .grounding import events_by_video
-from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: three sentences, quoted for comparison.
 VTIMELLM = (  # after "<video>\\n" their script writes a space
@@ -30,27 +30,24 @@ def timed_texts(record: Record, name: str, span: str, *texts: str) -> tuple[Capt
     )
 
 
-def whole_videos(paths: Paths) -> list[Example]:
+def whole_videos(paths: Paths) -> Iterator[Example]:
     """An example for each video: its events, by each annotator (one a file)."""
     each = [events_by_video(path) for path in paths]
-    out = []
     for video in dict.fromkeys(video for annotator in each for video in annotator):
         known = [annotator[video] for annotator in each if video in annotator]
-        out.append(Example(video, video, "", tuple(events for _, events in known), known[0][0]))
-    return out
+        yield Example(video, video, "", tuple(events for _, events in known), known[0][0])
 
 
-def score_events(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_events(answers: Answers) -> Scored:
     """SODA_c (of the first annotator) and the ActivityNet protocol; no events that could be read score 0."""
-    predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
-    num_annotators = max((len(example.truth) for example in examples), default=1)
+    predicted, truths, compat = answers.values(()), answers.column("truth"), answers.how.compat
+    num_annotators = max(map(len, truths.values()), default=1)
     reference = [
-        {example.id: list(example.truth[i]) for example in examples if len(example.truth) > i}
-        for i in range(num_annotators)
+        {key: events[i] for key, events in truths.items() if len(events) > i} for i in range(num_annotators)
     ]
-    scorer = meteor_of_pairs(swapped=how.compat == "paper")
-    soda, each = soda_c(reference[0], predicted, scorer, compat=how.compat)
-    protocol, corpus = dense_captions(reference, predicted, compat=how.compat)
+    scorer = meteor_of_pairs(swapped=compat == "paper")
+    soda, each = soda_c(reference[0], predicted, scorer, compat=compat)
+    protocol, corpus = dense_captions(reference, predicted, compat=compat)
     metrics = {name: soda[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
     sides = {
         "SODA_c_precision": {key: video.precision for key, video in each.items()},
@@ -61,7 +58,7 @@ def score_events(examples: Examples, predictions: Answers, how: How) -> Scored:
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
 
 
-def read_events(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_events(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The official form, VTimeLLM's or LongVALE's log, or our own lines.
 
     The official form is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}.
@@ -95,7 +92,7 @@ ACTIVITYNET_DENSE = Task(
     times={"vtimellm": "hundredths"},
     parse=events_of,
     entries=read_events,
-    write_predictions=write_results,
+    write=write_results,
     score=score_events,
     uses_meteor=True,
 )

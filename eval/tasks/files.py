@@ -189,17 +189,17 @@ def video_of(name: str) -> str:
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """One JSON value; the file appears whole or not at all. Its path."""
-    return _write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def write_lines(path: Path, records: Iterable[Any]) -> Path:
-    """JSON lines; the file appears whole or not at all. Its path."""
-    return _write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> None:
+    """Write a file; it appears whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-    return path
+
+
+def json_text(value: Any) -> str:
+    """One JSON value as a file's text."""
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def lines_text(records: Iterable[Any]) -> str:
+    """JSON lines as a file's text."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

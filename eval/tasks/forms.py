@@ -6,16 +6,15 @@ Spoken answers are JSON lines of two forms. The log of VTimeLLM's and LongVALE's
 sentences of a video from 0. Its numbers are hundredths of the video. Ours has {"id", "answer"}, in seconds.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from .files import Record, one_file, read_records, write_json, write_lines
-from .task import Answers, Entries, Example, Examples, How, Parse, Paths, Prediction, Prompt, prediction_of
+from .files import Record, json_text, lines_text, one_file, read_records
+from .task import Answers, Entries, Example, How, Parse, Paths, Prediction, Prompt, prediction_of
 
 Known = list[tuple[Example, Prediction]]
-Write = Callable[[Path, Examples, Answers, How], list[Path]]
+Write = Callable[[Answers], dict[str, str]]
 
 
 class IdsByQuestion:
@@ -34,30 +33,21 @@ class IdsByQuestion:
         return ids.pop(0) if len(ids) > 1 else ids[0]
 
 
-def answered(examples: Examples, predictions: Answers) -> Known:
-    """The examples that have a prediction, with it."""
-    return [(example, predictions[example.id]) for example in examples if example.id in predictions]
-
-
-def each_record(examples_of: Callable[[Record], Iterable[Example]]) -> Callable[[Paths], list[Example]]:
+def each_record(examples_of: Callable[[Record], Iterable[Example]]) -> Callable[[Paths], Iterable[Example]]:
     """A reader of one file of records, each with some examples."""
-    return lambda paths: [
+    return lambda paths: (
         example for record in read_records(one_file(paths, "reference")) for example in examples_of(record)
-    ]
+    )
 
 
 def json_file(form: Callable[[Known], object]) -> Write:
     """A writer of predictions.json, whose value `form` makes of the examples that have a prediction."""
-    return lambda folder, examples, predictions, how: [
-        write_json(folder / "predictions.json", form(answered(examples, predictions)))
-    ]
+    return lambda answers: {"predictions.json": json_text(form(answers.known))}
 
 
 def lines_file(name: str, line: Callable[[Example, Prediction], object]) -> Write:
     """A writer of JSON lines, one for each example that has a prediction."""
-    return lambda folder, examples, predictions, how: [
-        write_lines(folder / name, [line(*pair) for pair in answered(examples, predictions)])
-    ]
+    return lambda answers: {name: lines_text(line(*pair) for pair in answers.known)}
 
 
 def question_prompt(form: str) -> Prompt:
@@ -78,7 +68,7 @@ def sentence_id(video: str, number: int) -> str:
     return f"{video}_{number}"
 
 
-def read_spoken(paths: Paths, examples: Examples, how: How, *, task: str, parse: Parse) -> Entries:
+def read_spoken(paths: Paths, examples: Sequence[Example], how: How, *, task: str, parse: Parse) -> Entries:
     """The entries of a log (of `task`, as it calls it), or of lines of our own.
 
     With how.times, all numbers are that.
@@ -105,17 +95,14 @@ def _logged_id(record: Record, task: str) -> str:
     return sentence_id(video, int(number))
 
 
-def write_spoken(
-    folder: Path, examples: Examples, predictions: Answers, how: How, *, task: str
-) -> list[Path]:
+def write_spoken(answers: Answers, *, task: str) -> dict[str, str]:
     """The log of answers in hundredths; of others our own lines, so that no time is rounded."""
-    known = answered(examples, predictions)
-    if how.times != "hundredths":
-        lines = [{"id": example.id, "answer": prediction.words} for example, prediction in known]
-        return [write_lines(folder / "predictions.jsonl", lines)]
+    if answers.how.times != "hundredths":
+        lines = [{"id": example.id, "answer": prediction.words} for example, prediction in answers.known]
+        return {"predictions.jsonl": lines_text(lines)}
     log: list[dict[str, Any]] = []
-    for example, prediction in known:
+    for example, prediction in answers.known:
         log.append({"video_id": example.video, "task": task, "query_id": 0, "answer": prediction.words})
         if task != "captioning":
             log[-1]["info"] = {"sentence_id": int(example.id.rpartition("_")[2])}
-    return [write_lines(folder / "predictions.json", log)]
+    return {"predictions.json": lines_text(log)}

@@ -1,6 +1,7 @@
 """When does it happen: Charades-STA, ActivityNet Captions, and the scorer that LongVALE shares."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from ..metrics.soda import Captioned
 from .answers import span_of
 from .files import one_file, read_object, read_text
 from .forms import question_prompt, read_spoken, sentence_id, write_spoken
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Prompt, Scored, Task, Times, counted
+from .task import DEFAULT, Answers, Example, Paths, Prompt, Scored, Task, Times
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: one sentence, quoted for comparison.
@@ -33,14 +34,14 @@ PROMPTS = {
 TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 
 
-def score_spans(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_spans(answers: Answers) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
     """
-    reference = {example.id: example.truth for example in counted(examples, predictions, how)}
-    predicted = {key: prediction.value for key, prediction in predictions.items()}
-    metrics, ious = grounding(reference, predicted, thresholds=THRESHOLDS, round_iou=how.compat == "paper")
+    reference = {example.id: example.truth for example in answers.counted}
+    is_paper = answers.how.compat == "paper"
+    metrics, ious = grounding(reference, answers.values(), thresholds=THRESHOLDS, round_iou=is_paper)
     each = {"mIoU": ious}
     each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in THRESHOLDS}
     return Scored(metrics, each)
@@ -63,22 +64,20 @@ def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]
     return out
 
 
-def read_sentences(paths: Paths) -> list[Example]:
+def read_sentences(paths: Paths) -> Iterator[Example]:
     """An example for each sentence: where is it?"""
-    return [
-        Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
-        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
-        for i, (start_s, end_s, text) in enumerate(events)
-    ]
+    for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items():
+        for i, (start_s, end_s, text) in enumerate(events):
+            yield Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
 
 
-def read_charades(paths: Paths) -> list[Example]:
+def read_charades(paths: Paths) -> Iterator[Example]:
     """Charades-STA's lines "VIDEO START END##sentence", or the JSON that VTimeLLM made of them."""
     path = one_file(paths, "reference")
     if path.suffix == ".json":
-        return read_sentences(paths)
+        yield from read_sentences(paths)
+        return
     numbers = Counter[str]()
-    out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -92,9 +91,8 @@ def read_charades(paths: Paths) -> list[Example]:
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )
-        out.append(Example(sentence_id(video, numbers[video]), video, sentence.strip(), span))
+        yield Example(sentence_id(video, numbers[video]), video, sentence.strip(), span)
         numbers[video] += 1
-    return out
 
 
 CHARADES_STA = Task(
@@ -105,7 +103,7 @@ CHARADES_STA = Task(
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
     entries=partial(read_spoken, task="grounding", parse=span_of),
-    write_predictions=partial(write_spoken, task="grounding"),
+    write=partial(write_spoken, task="grounding"),
     score=score_spans,
 )
 

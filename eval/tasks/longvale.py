@@ -1,5 +1,6 @@
 """LongVALE: audio-visual events with speech; located (TVG), captioned with times (DVC), or by span (SC)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from .dense import ACTIVITYNET_DENSE, DEFAULT_PROMPT
 from .files import one_file
 from .forms import read_spoken, sentence_id, write_spoken
 from .grounding import ACTIVITYNET_GROUNDING, PROMPTS, TIMES, ask_as_paper, events_by_video
-from .task import DEFAULT, Answers, Example, Examples, How, Paths, Scored, Task, counted
+from .task import DEFAULT, Answers, Example, Paths, Scored, Task
 
 WHERE = "longvale-annotations-eval.json of the data set at github.com/ttgeng233/LongVALE (CC BY-NC-SA 4.0)"
 # ttgeng233/LongVALE, longvalellm/eval/eval.py, MIT; the spelling is theirs.
@@ -33,18 +34,11 @@ ASK_OF = (
 )
 
 
-def read_spans(paths: Paths) -> list[Example]:
+def read_spans(paths: Paths) -> Iterator[Example]:
     """An example for each event: what happens there?"""
-    return [
-        Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
-        for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items()
-        for i, (start_s, end_s, text) in enumerate(events)
-    ]
-
-
-def ask_what(example: Example) -> str:
-    """Our own question."""
-    return ASK_OF.format(*example.span_s or ())
+    for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items():
+        for i, (start_s, end_s, text) in enumerate(events):
+            yield Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
 
 
 def ask_what_as_longvale(example: Example) -> str:
@@ -53,13 +47,11 @@ def ask_what_as_longvale(example: Example) -> str:
     return TELL_OF.format(*to_percent(Event(start_s, end_s, ""), example.duration_s or 0.0))
 
 
-def score_captions(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_captions(answers: Answers) -> Scored:
     """BLEU, METEOR, ROUGE-L and CIDEr over the corpus; for the papers, of events that have an entry."""
-    scored = counted(examples, predictions, how)
-    predicted = {key: prediction.value or prediction.text for key, prediction in predictions.items()}
-    reference = {example.id: [example.truth] for example in scored}
-    videos = {example.id: example.video for example in scored}
-    metrics, corpus = caption_scores(reference, predicted, videos)
+    predicted = {key: prediction.value or prediction.text for key, prediction in answers.by_id.items()}
+    reference = {example.id: [example.truth] for example in answers.counted}
+    metrics, corpus = caption_scores(reference, predicted, answers.column("video"))
     return Scored(metrics, corpora=[corpus])
 
 
@@ -77,17 +69,17 @@ LONGVALE_DVC = replace(
     where=WHERE,
     prompts={DEFAULT: lambda example: DEFAULT_PROMPT, "longvale": lambda example: TELL},
     times={"longvale": "hundredths"},
-    write_predictions=partial(write_spoken, task="captioning"),
+    write=partial(write_spoken, task="captioning"),
 )
 
 LONGVALE_SC = Task(
     about="what happens in a given span; BLEU-4, METEOR, ROUGE-L, CIDEr over the corpus",
     where=WHERE,
     read=read_spans,
-    prompts={DEFAULT: ask_what, "longvale": ask_what_as_longvale},
+    prompts={DEFAULT: lambda example: ASK_OF.format(*example.span_s or ()), "longvale": ask_what_as_longvale},
     parse=words_of,
     entries=partial(read_spoken, task="seg_captioning", parse=words_of),
-    write_predictions=partial(write_spoken, task="seg_captioning"),
+    write=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
     uses_meteor=True,
 )

@@ -1,6 +1,6 @@
 """Shot2Story-MAGQA: a question whose several answers are due at several times, as MMDuet scores it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -10,19 +10,7 @@ from .dense import timed_texts
 from .files import Record, one_file, read_records, video_of
 from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS
-from .task import (
-    DEFAULT,
-    Answers,
-    Entries,
-    Example,
-    Examples,
-    How,
-    Paths,
-    Prediction,
-    Scored,
-    Task,
-    prediction_of,
-)
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task, prediction_of
 
 Replies: TypeAlias = tuple[Reply, ...]
 
@@ -88,7 +76,7 @@ def replies_in(text: str, example: Example, how: How) -> Replies | None:
     return middles or (((None, text.strip()),) if text.strip() else None)
 
 
-def read_replies(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_replies(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """MMDuet's lines: {"question_id", "model_response_list": [{"time", "content", "role"}]}.
 
     Lines of models that answer at the end have "model_response": [text] in place of the list.
@@ -118,14 +106,13 @@ def line_of(example: Example, prediction: Prediction) -> dict[str, object]:
     return {"question_id": number_or_text(example.id), "model_response_list": replies}
 
 
-def score_replies(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_replies(answers: Answers) -> Scored:
     """The in-span score, by a judge."""
-    judge = how.required_judge("magqa", JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
-    reference = {example.id: list(example.truth) for example in examples}
-    predicted = {key: prediction.value or () for key, prediction in predictions.items()}
-    questions = {example.id: example.question for example in examples}
-    metrics, each = magqa(reference, predicted, questions, judge, compat=how.compat)
-    return Scored(metrics, {} if how.compat else {"in_span": each})  # the papers' is no mean of examples
+    compat = answers.how.compat
+    judge = answers.how.required_judge("magqa", JUDGE_OF_MMDUET if compat == "paper" else JUDGE)
+    reference, questions = answers.column("truth"), answers.column("question")
+    metrics, each = magqa(reference, answers.values(()), questions, judge, compat=compat)
+    return Scored(metrics, {} if compat else {"in_span": each})  # the papers' is no mean of examples
 
 
 MAGQA = Task(
@@ -135,7 +122,7 @@ MAGQA = Task(
     prompts={DEFAULT: lambda example: PROMPT.format(example.question)},
     parse=replies_in,
     entries=read_replies,
-    write_predictions=lines_file("predictions.json", line_of),
+    write=lines_file("predictions.json", line_of),
     score=score_replies,
     needs_judge=True,
 )

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,10 @@ from typing import TypeAlias
 from ..metrics.captions import caption_scores
 from ..metrics.choice import by_group, exact_match, open_answers
 from .answers import words_of
-from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
+from .files import Record, is_lines, json_text, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, Known, each_record, json_file
 from .judging import SYSTEM_ENDS
-from .task import (
-    DEFAULT,
-    Answers,
-    Entries,
-    Example,
-    Examples,
-    How,
-    Paths,
-    Prediction,
-    Scored,
-    Task,
-    groups_of,
-)
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task, groups_of
 
 UNDISCLOSED = "__UNDISCLOSED__"  # in place of an answer of AVSD that is hidden
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
@@ -45,22 +33,20 @@ def ask_short(example: Example) -> str:
     return f"{example.question}\nAnswer in a few words."
 
 
-def score_answers(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_answers(answers: Answers) -> Scored:
     """Exact match with any right answer ("exact/..."), and with a judge accuracy and score from 0 to 5.
 
     The judge reads the first right answer.
     """
-    groups = groups_of(examples).get("task")
-    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    references = {example.id: example.truth for example in examples}
+    groups = groups_of(answers.examples).get("task")
+    predicted, references = answers.values(""), answers.column("truth")
     exact, matches = exact_match(references, predicted)
     exact |= by_group(matches, groups) if groups else {}
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
-    if judge := how.judge(JUDGE):
-        questions = {example.id: example.question for example in examples}
+    if judge := answers.how.judge(JUDGE):
         first = {key: truth[0] for key, truth in references.items()}
-        judged, of_each = open_answers(first, predicted, questions, judge)
+        judged, of_each = open_answers(first, predicted, answers.column("question"), judge)
         judged |= by_group(of_each["accuracy"], groups) if groups else {}
         metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
@@ -69,7 +55,7 @@ def score_answers(examples: Examples, predictions: Answers, how: How) -> Scored:
 # --- predictions: as Video-ChatGPT's inference writes them, or as its scripts read them
 
 
-def read_answers(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
@@ -96,13 +82,12 @@ def write_answers(known: Known) -> list[dict[str, str]]:
 # --- references
 
 
-def read_qa(paths: Paths, *, video: str = "{}") -> list[Example]:
+def read_qa(paths: Paths, *, video: str = "{}") -> Iterator[Example]:
     """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
     labels = [record for path in paths[1:] for record in read_records(path)]
     answers = {record.name("question_id", "id"): record for record in labels}
-    out = []
     for record in read_records(paths[0]):
         key = record.name("question_id", "id")
         answer = answers.get(key) if answers else record
@@ -112,8 +97,7 @@ def read_qa(paths: Paths, *, video: str = "{}") -> list[Example]:
         name = video_of(record.name("video_name")) if named else video.format(record.name("video_id"))
         groups = (("task", answer.name("type")),) if answer.has("type") else ()
         right: Right = (answer.name("answer"),)
-        out.append(Example(key, name, record.text("question"), right, groups=groups))
-    return out
+        yield Example(key, name, record.text("question"), right, groups=groups)
 
 
 @each_record
@@ -168,7 +152,7 @@ def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
     return [(video_of(record.name("image_id")), record.records("dialog")) for record in records]
 
 
-def read_dialogues(paths: Paths) -> list[Example]:
+def read_dialogues(paths: Paths) -> Iterator[Example]:
     """An example for each turn of DSTC's file.
 
     Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
@@ -181,7 +165,6 @@ def read_dialogues(paths: Paths) -> list[Example]:
     for path in paths[1:]:
         for video, turns in dialogues(path):
             labels[video] = labels.get(video, ()) + answers_of(turns[-1])
-    out = []
     for video, turns in dialogues(paths[0]):
         questions = [i for i, turn in enumerate(turns) if turn.get("answer") == UNDISCLOSED]
         questions = questions or [i for i, turn in enumerate(turns) if isinstance(turn.get("answer"), list)]
@@ -193,12 +176,11 @@ def read_dialogues(paths: Paths) -> list[Example]:
                     raise turn.fault("the answer is hidden; give the labelled file after it", right[0])
                 right = labels[video]
             if not questions or number in questions:
-                out.append(Example(f"{video}_{number}", video, question, right, context=tuple(before)))
+                yield Example(f"{video}_{number}", video, question, right, context=tuple(before))
             before += [question, right[0]]
-    return out
 
 
-def read_turns(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_turns(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
     if is_lines(one_file(paths, "pred")):
         yield from read_answers(paths, examples, how)
@@ -213,27 +195,24 @@ def read_turns(paths: Paths, examples: Examples, how: How) -> Entries:
             yield key if key in known or video not in last else None, Prediction(text, text.strip() or None)
 
 
-def write_turns(folder: Path, examples: Examples, predictions: Answers, how: How) -> list[Path]:
+def write_turns(answers: Answers) -> dict[str, str]:
     """DSTC's form, with the turns that were asked."""
     dialogues: dict[str, list[dict[str, str]]] = {}
-    for example in examples:
+    for example in answers.examples:
         before = zip(example.context[0::2], example.context[1::2], strict=True)
         turns = dialogues.setdefault(example.video, [{"question": q, "answer": a} for q, a in before])
-        words = predictions[example.id].words if example.id in predictions else ""
-        turns.append({"question": example.question, "answer": words})
-    known = {example.video for example in examples if example.id in predictions}
+        prediction = answers.by_id.get(example.id, Prediction("", None))
+        turns.append({"question": example.question, "answer": prediction.words})
+    known = {example.video for example, _ in answers.known}
     form = [{"image_id": name, "dialog": turns} for name, turns in dialogues.items() if name in known]
-    return [write_json(folder / "predictions.json", {"dialogs": form})]
+    return {"predictions.json": json_text({"dialogs": form})}
 
 
-def score_dialogue(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_dialogue(answers: Answers) -> Scored:
     """The captioning metrics over the corpus, as DSTC scores, with the metrics of open answers."""
-    answers = score_answers(examples, predictions, how)
-    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    references = {example.id: list(example.truth) for example in examples}
-    videos = {example.id: example.video for example in examples}
-    metrics, corpus = caption_scores(references, predicted, videos)
-    return Scored(metrics | answers.metrics, answers.each, [corpus])
+    open_answers = score_answers(answers)
+    metrics, corpus = caption_scores(answers.column("truth"), answers.values(""), answers.column("video"))
+    return Scored(metrics | open_answers.metrics, open_answers.each, [corpus])
 
 
 MUSIC_AVQA = Task(
@@ -243,7 +222,7 @@ MUSIC_AVQA = Task(
     prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
     parse=words_of,
     entries=read_answers,
-    write_predictions=write_answers,
+    write=write_answers,
     score=score_answers,
 )
 ACTIVITYNET_QA = replace(
@@ -271,7 +250,7 @@ AVSD = replace(
     read=read_dialogues,
     prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
     entries=read_turns,
-    write_predictions=write_turns,
+    write=write_turns,
     score=score_dialogue,
     uses_meteor=True,
 )

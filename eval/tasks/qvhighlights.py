@@ -1,6 +1,6 @@
 """QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..metrics.bootstrap import means_of
@@ -10,7 +10,7 @@ from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records
 from .forms import each_record, lines_file, number_or_text, question_prompt
-from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
 PROMPT = (
     "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
@@ -65,7 +65,7 @@ def relevance_in(text: str, example: Example, how: How) -> Relevance | None:
     return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
-def read_relevance(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_relevance(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
@@ -119,11 +119,11 @@ def line_of(example: Example, prediction: Prediction) -> dict[str, object]:
     return line | {name: values for name, values in lists.items() if values is not None}
 
 
-def score_relevance(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_relevance(answers: Answers) -> Scored:
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
-    windows = {example.id: example.truth.windows for example in examples}
-    ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
-    values = {key: prediction.value or Relevance() for key, prediction in predictions.items()}
+    truths, values = answers.column("truth"), answers.values(Relevance())
+    windows = {key: truth.windows for key, truth in truths.items()}
+    ratings = {key: truth.ratings for key, truth in truths.items() if truth.ratings is not None}
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
     scores = {}
@@ -138,7 +138,7 @@ def score_relevance(examples: Examples, predictions: Answers, how: How) -> Score
         f"{kind}/{name}": column for kind, (_, of_each) in scores.items() for name, column in of_each.items()
     }
     each = {name: columns[name] for name in MAIN if name in columns}
-    return Scored(metrics, each, [means_of(columns, {example.id: example.video for example in examples})])
+    return Scored(metrics, each, [means_of(columns, answers.column("video"))])
 
 
 QVHIGHLIGHTS = Task(
@@ -148,6 +148,6 @@ QVHIGHLIGHTS = Task(
     prompts={DEFAULT: question_prompt(PROMPT)},
     parse=relevance_in,
     entries=read_relevance,
-    write_predictions=lines_file("predictions.json", line_of),
+    write=lines_file("predictions.json", line_of),
     score=score_relevance,
 )

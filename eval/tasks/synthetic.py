@@ -5,7 +5,7 @@ There are no files to get. The reference of a run is its own header, which says 
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,19 +19,7 @@ from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
 from .files import one_file, read_text
 from .forms import lines_file, read_spoken
-from .task import (
-    DEFAULT,
-    Answers,
-    Example,
-    Examples,
-    How,
-    Paths,
-    Prediction,
-    Scored,
-    Synthesize,
-    Task,
-    groups_of,
-)
+from .task import DEFAULT, Answers, Example, How, Paths, Prediction, Scored, Synthesize, Task, groups_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -142,7 +130,7 @@ def words_of(reply: Reply) -> str:
     return ", ".join(f"{start_s:.0f} to {end_s - 1:.0f}" for start_s, end_s in reply)
 
 
-def score_replies(examples: Examples, predictions: Answers, how: How, *, name: str) -> Scored:
+def score_replies(answers: Answers, *, name: str) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
     The grade is that of `questions.grade`: 1 for a span with an IoU of .5 or more (R@1), or for just the
@@ -156,16 +144,16 @@ def score_replies(examples: Examples, predictions: Answers, how: How, *, name: s
     """
     grades: dict[str, float] = {}
     errors: dict[str, float] = {}
-    answers: dict[str, list[str]] = {}
-    for example in examples:
-        reply = predictions[example.id].value if example.id in predictions else None
+    right: dict[str, list[str]] = {}
+    for example in answers.examples:
+        reply = answers.by_id[example.id].value if example.id in answers.by_id else None
         grades[example.id] = 0.0 if reply is None else float(grade(example.truth, words_of(reply))["score"])
         if isinstance(reply, tuple):
             errors[example.id] = abs(sum(reply[0]) - sum(example.truth.spans[0])) / 2
         if example.truth.kind not in SPAN_KINDS:
-            answers.setdefault(example.truth.kind, []).append(example.truth.answer)
-    groups = {"": [example.id for example in examples]}  # all, then each group
-    for kind, members in groups_of(examples).items():
+            right.setdefault(example.truth.kind, []).append(example.truth.answer)
+    groups = {"": [example.id for example in answers.examples]}  # all, then each group
+    for kind, members in groups_of(answers.examples).items():
         groups |= {f"/{kind}/{name}": ids for name, ids in members.items()}
     metrics: dict[str, Any] = {}
     for end, ids in groups.items():
@@ -174,12 +162,14 @@ def score_replies(examples: Examples, predictions: Answers, how: How, *, name: s
         metrics[f"error_s{end}"] = mean(known)
         metrics[f"error_s_median{end}"] = statistics.median(known) if known else None
         metrics[f"num{end}"] = len(ids)
-    for kind, texts in answers.items():
+    for kind, texts in right.items():
         metrics[f"majority/{kind}"] = max(map(texts.count, texts)) / len(texts)
     return Scored(metrics, {name: grades, "error_s": errors})
 
 
-def depths_of(examples: Examples, score: Mapping[str, float]) -> dict[str, dict[tuple[float, float], float]]:
+def depths_of(
+    examples: Sequence[Example], score: Mapping[str, float]
+) -> dict[str, dict[tuple[float, float], float]]:
     """Kind of needle to (minutes, depth) to the mean score, as `plot.plot_depths` draws it."""
     values: dict[str, dict[tuple[float, float], list[float]]] = {}
     for example in (example for example in examples if example.id in score):
@@ -206,7 +196,7 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task:
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
         entries=partial(read_spoken, task="synthetic", parse=reply_in),
-        write_predictions=lines_file("predictions.jsonl", line_of),
+        write=lines_file("predictions.jsonl", line_of),
         score=partial(score_replies, name=name),
         synthesize=synthesize,
     )

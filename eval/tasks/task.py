@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from ...synthetic.scenes import Scene
 from ..metrics.bootstrap import Corpus
 from ..metrics.judge import Judge
+from .files import write_text
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
@@ -53,24 +54,7 @@ class Prediction:
         return self.text or (self.value if isinstance(self.value, str) else "")
 
 
-@dataclass
-class Predictions:
-    """A prediction file as read.
-
-    Attributes:
-        by_id: by the id of the example, unknown ids included.
-        duplicates: ids that came again; what came first counts.
-        num_other: entries of another task of the same file, or of a further prompt for the same question.
-    """
-
-    by_id: dict[str, Prediction] = field(default_factory=dict)
-    duplicates: list[str] = field(default_factory=list)
-    num_other: int = 0
-
-
 Paths: TypeAlias = Sequence[Path]
-Examples: TypeAlias = Sequence[Example]
-Answers: TypeAlias = Mapping[str, Prediction]  # by the id of the example
 Entries: TypeAlias = Iterable[tuple[str | None, str | Prediction]]
 Prompt: TypeAlias = Callable[[Example], str]
 Parse: TypeAlias = Callable[[str, Example, "How"], Any]
@@ -126,6 +110,43 @@ class How:
         )
 
 
+@dataclass
+class Answers:
+    """Examples, and what was predicted for them.
+
+    Attributes:
+        examples: what was asked.
+        by_id: by the id of the example, unknown ids included.
+        how: how they are read and scored.
+        duplicates: ids that a prediction file has again; what came first counts.
+        num_other: its entries of another task, or of a further prompt for the same question.
+    """
+
+    examples: Sequence[Example]
+    by_id: dict[str, Prediction]
+    how: How
+    duplicates: list[str] = field(default_factory=list)
+    num_other: int = 0
+
+    @property
+    def known(self) -> list[tuple[Example, Prediction]]:
+        """The examples that have a prediction, with it."""
+        return [(example, self.by_id[example.id]) for example in self.examples if example.id in self.by_id]
+
+    @property
+    def counted(self) -> list[Example]:
+        """The examples that count for the papers: those with an entry. Without `how.compat` all."""
+        return [e for e in self.examples if self.how.compat is None or e.id in self.by_id]
+
+    def values(self, empty: Any = None) -> dict[str, Any]:
+        """What each prediction says, `empty` where nothing could be read."""
+        return {key: empty if item.value is None else item.value for key, item in self.by_id.items()}
+
+    def column(self, name: str) -> dict[str, Any]:
+        """That attribute of each example, by its id."""
+        return {example.id: getattr(example, name) for example in self.examples}
+
+
 @dataclass(frozen=True)
 class Scored:
     """What predictions are worth.
@@ -154,9 +175,9 @@ class Task:
         parse: an answer's words to what they say, None if nothing could be read.
         entries: files of predictions of these examples to ids (None: of another task) and words, or what
             they say where it is no words.
-        write_predictions: into a folder, files that `entries` reads, in the benchmark's own format where it
-            keeps the answers whole; their paths.
-        score: examples and their predictions to the scores.
+        write: names and texts of files that `entries` reads, in the benchmark's own format where it keeps the
+            answers whole.
+        score: the scores.
         needs_judge: without a judge there is no score.
         uses_meteor: METEOR is among the scores.
         synthesize: of a task with synthetic videos, a video and the questions about it; ids and groups of its
@@ -165,21 +186,21 @@ class Task:
 
     about: str
     where: str
-    read: Callable[[Paths], list[Example]]
+    read: Callable[[Paths], Iterable[Example]]
     prompts: Mapping[str, Prompt]
     parse: Parse
-    entries: Callable[[Paths, Examples, How], Entries]
-    write_predictions: Callable[[Path, Examples, Answers, How], list[Path]]
-    score: Callable[[Examples, Answers, How], Scored]
+    entries: Callable[[Paths, Sequence[Example], How], Entries]
+    write: Callable[[Answers], dict[str, str]]
+    score: Callable[[Answers], Scored]
     times: Mapping[str, Times] = field(default_factory=dict)
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
 
-    def read_predictions(self, paths: Paths, examples: Examples, how: How) -> Predictions:
+    def read_predictions(self, paths: Paths, examples: Sequence[Example], how: How) -> Answers:
         """The predictions of files; the words of unknown ids are not read."""
         known = {example.id: example for example in examples}
-        out = Predictions()
+        out = Answers(examples, {}, how)
         for key, item in self.entries(paths, examples, how):
             if key is None:
                 out.num_other += 1
@@ -189,6 +210,13 @@ class Task:
                 is_read = isinstance(item, Prediction)
                 out.by_id[key] = item if is_read else prediction_of(item, known.get(key), how, self.parse)
         return out
+
+    def write_predictions(self, folder: Path, answers: Answers) -> list[Path]:
+        """Write the files; their paths."""
+        paths = {folder / name: text for name, text in self.write(answers).items()}
+        for path, text in paths.items():
+            write_text(path, text)
+        return list(paths)
 
 
 def prediction_of(words: str, example: Example | None, how: How, parse: Parse) -> Prediction:
@@ -203,8 +231,3 @@ def groups_of(examples: Iterable[Example]) -> dict[str, dict[str, list[str]]]:
         for kind, name in dict.fromkeys(example.groups):
             groups.setdefault(kind, {}).setdefault(name, []).append(example.id)
     return groups
-
-
-def counted(examples: Examples, predictions: Answers, how: How) -> list[Example]:
-    """The examples that count: all, but for the papers only those with an entry."""
-    return [example for example in examples if how.compat is None or example.id in predictions]

@@ -1,12 +1,14 @@
 """YouCook2: the steps of a recipe with their times, as TimeChat, MMDuet and their successors score them."""
 
+from collections.abc import Iterator, Sequence
+
 from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
 from .dense import timed, timed_texts
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import Known, json_file, read_spoken
 from .magqa import replies_of
-from .task import DEFAULT, Answers, Entries, Example, Examples, How, Paths, Prediction, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
 PROMPT = (
     "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
@@ -14,21 +16,20 @@ PROMPT = (
 )
 
 
-def read_recipes(paths: Paths) -> list[Example]:
+def read_recipes(paths: Paths) -> Iterator[Example]:
     """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
     whole = read_object(one_file(paths, "reference"))
     if whole.has("database"):
         database = whole.within(whole.get("database"), "database")
         if whole.twice:
             raise whole.fault("each video must be there once", list(whole.twice))
-        out = []
         for key, value in database.value.items():
             video, name = database.within(value, f"video {key!r}"), video_of(key)
             if video.get("subset") == "validation":
                 steps = timed_texts(video, "annotations", "segment", "sentence")
-                out.append(Example(name, name, "", steps, video.maybe_number("duration")))
-        return out
-    return [_captioned(record) for record in whole.records("annotations")]
+                yield Example(name, name, "", steps, video.maybe_number("duration"))
+        return
+    yield from map(_captioned, whole.records("annotations"))
 
 
 def _captioned(record: Record) -> Example:
@@ -43,7 +44,7 @@ def _captioned(record: Record) -> Example:
     return Example(name, name, "", steps, record.maybe_number("duration"))
 
 
-def read_steps(paths: Paths, examples: Examples, how: How) -> Entries:
+def read_steps(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
     if not is_lines(path := one_file(paths, "pred")):
         whole = read_object(path)
@@ -66,11 +67,10 @@ def write_steps(known: Known) -> dict[str, object]:
     return {f"{example.id}.mp4": timed(prediction.value, "caption") for example, prediction in known}
 
 
-def score_steps(examples: Examples, predictions: Answers, how: How) -> Scored:
+def score_steps(answers: Answers) -> Scored:
     """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
-    reference = {example.id: list(example.truth) for example in examples}
-    predicted = {key: list(prediction.value or ()) for key, prediction in predictions.items()}
-    metrics, each, corpus = youcook2(reference, predicted, compat=how.compat)
+    compat = answers.how.compat
+    metrics, each, corpus = youcook2(answers.column("truth"), answers.values(()), compat=compat)
     f1 = {key: video.f1 for key, video in each.items()}
     return Scored(metrics, {"SODA_c": f1} if f1 else {}, [corpus])
 
@@ -83,7 +83,7 @@ YOUCOOK2 = Task(
     prompts={DEFAULT: lambda example: PROMPT},
     parse=events_of,
     entries=read_steps,
-    write_predictions=write_steps,
+    write=write_steps,
     score=score_steps,
     uses_meteor=True,
 )

@@ -167,7 +167,7 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
         running, "encoded", lambda *args: [(name, running.Encoded(memory, 0.0)) for name in args[-1]]
     )
     files, out = put(tmp_path, CASES[task][0]), tmp_path / "a.jsonl"
-    examples = TASKS[task].read(files)
+    examples = list(TASKS[task].read(files))
     (tmp_path / "lengths.json").write_text(json.dumps({example.video: 40.0 for example in examples}))
     for example in examples:
         (tmp_path / f"{example.video}.mp4").touch()

@@ -22,7 +22,7 @@ from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
-from longcompress.eval.tasks.task import How, Prediction
+from longcompress.eval.tasks.task import Answers, How, Prediction
 from longcompress.synthetic.needles import FIRST_SEED, haystack
 from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
@@ -248,22 +248,23 @@ def test_the_qa_asks_all_kinds_and_is_graded_as_the_bench_is():
             predictions = {example.id: Prediction(text, task.parse(text, example, How()))}
             want = grade(example.truth, text)
             assert (predictions[example.id].value is not None) == want["parsed"]
-            assert task.score([example], predictions, How()).each["score"] == {example.id: want["score"]}
+            each = task.score(Answers([example], predictions, How())).each
+            assert each["score"] == {example.id: want["score"]}
     right = {
         example.id: Prediction(example.truth.answer, task.parse(example.truth.answer, example, How()))
         for example in examples
     }
-    assert task.score(examples, right, How()).metrics["score"] == 1.0
+    assert task.score(Answers(examples, right, How())).metrics["score"] == 1.0
 
 
 def test_commonest_answers_and_silence():
     task, examples = TASKS["synthetic_qa"], examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
-    metrics = task.score(examples, {}, How()).metrics
+    metrics = task.score(Answers(examples, {}, How())).metrics
     assert metrics["score"] == 0.0 and metrics["error_s"] is metrics["error_s_median"] is None
     counts = [example.truth.answer for example in examples if example.truth.kind == "count"]
     assert metrics["majority/count"] == max(map(counts.count, counts)) / len(counts)
     assert "majority/binding" not in metrics
-    assert task.score([], {}, How()).metrics["score"] is None
+    assert task.score(Answers([], {}, How())).metrics["score"] is None
 
 
 def test_for_models_that_were_not_told_the_form_stands_in_the_prompt():
