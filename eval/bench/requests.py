@@ -9,7 +9,7 @@ answers of "one by one".
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +82,7 @@ def request_rows(
     """The figures of `row.x` clips at once, measured in a process of its own."""
     requests = make_requests(folder, int(row.x), seconds)
     row = replace(row, settings=row.settings | {"seconds": seconds, "budget": budget})
-    rows = in_own_process(serve_in_this_process, asdict(row), how, requests, budget, repeat)
-    yield from (Row(**values) for values in rows)
+    yield from in_own_process(serve_in_this_process, row, how, requests, budget, repeat)
 
 
 def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
@@ -97,20 +96,15 @@ def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
             write_video(scene, path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to
-        questions = [
-            q for kind in kinds
-            for q in ask(scene.events, scene.duration_s, num=1, generator=random, kinds=(kind,))
-        ]  # fmt: skip
-        requests.append(Request(str(path), questions[0].text if questions else "What happens first?"))
+        asked = (ask(scene.events, seconds, num=1, generator=random, kinds=(kind,)) for kind in kinds)
+        question = next((questions[0].text for questions in asked if questions), "What happens first?")
+        requests.append(Request(str(path), question))
     return requests
 
 
-def serve_in_this_process(
-    row: dict[str, Any], how: dict[str, Any], requests: Sequence[list[str]], budget: int, repeat: int
-) -> list[dict[str, Any]]:
-    """The rows of `serve`, as dictionaries."""
-    rows = serve(Row(**row), load(**how), [Request(*words) for words in requests], budget, repeat)
-    return [asdict(row) for row in rows]
+def serve_in_this_process(row: Row, how: dict[str, Any], *arguments: Any) -> list[Row]:
+    """The rows of `serve` of a model that is loaded for it."""
+    return list(serve(row, load(**how), *arguments))
 
 
 def serve(

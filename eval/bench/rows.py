@@ -176,14 +176,15 @@ def machine_info(device: str) -> dict[str, str]:
         "cpu_threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "transformers": _version("transformers"),
+        "triton": version_of("triton") or "",
+        "transformers": version_of("transformers") or "",
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return ""
+        return None

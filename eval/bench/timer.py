@@ -1,12 +1,11 @@
 """The one timer of all benchmarks, and work in processes of its own."""
 
-import json
 import re
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -109,17 +108,10 @@ def peaks_gb(device: torch.device) -> dict[str, float]:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of a module's function, called in a fresh process; arguments and value go through JSON.
-
-    Raises:
-        ValueError: it failed, with the last line of its errors.
-    """
-    code = (
-        f"import json, sys; from {function.__module__} import {function.__name__} as function; "
-        "print(json.dumps(function(*json.loads(sys.argv[1]))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{function.__name__} failed in a process of its own: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """The value of a module's function, called in a fresh process; ValueError if it failed."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except Exception as error:  # of any kind, a process that was killed among them
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{function.__name__} failed in a process of its own: {why}") from error

@@ -3,13 +3,21 @@
 import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...memory import VideoMemory
 from ..tasks.task import Answers, Example, How, Prediction, Task
 from .score import task_of
 
 QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
+
+
+class Encoded(NamedTuple):
+    """A video at one budget: its memory or why there is none, seconds it took, warnings of reading it."""
+
+    memory: VideoMemory | str
+    seconds: float
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,13 @@ class Questioner:
         return task_of(self.name)
 
     def lines(
-        self, memory: VideoMemory | str, encode_s: float, warnings: Sequence[str],
-        examples: Sequence[Example], done: Container[str],
-    ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Lines of the examples of a video that aren't done; a text says why there is no memory of it."""
-        if isinstance(memory, str):
-            left = (e for e in examples if e.id not in done)
-            yield from ({"id": e.id, "video": e.video, "failed": memory} for e in left)
+        self, video: Encoded, examples: Sequence[Example], done: Container[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Lines of the examples of a video that aren't done."""
+        if isinstance(memory := video.memory, str):
+            yield from (
+                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
+            )
             return
         ask = self.task.prompts[self.prompt]
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):
@@ -52,7 +60,7 @@ class Questioner:
                 if example.id in done:
                     continue
                 value = self.task.parse(answer.text, example, self.how)
-                line = {
+                yield {
                     "id": example.id,
                     "video": example.video,
                     "prompt": prompt,
@@ -61,9 +69,8 @@ class Questioner:
                     "parsed": value is not None,
                     "score": self.score(example, Prediction(answer.text, value)),
                     "tokens": memory.num_tokens,
-                    "seconds": {"encode": round(encode_s, 3), "answer": round(answer_s, 3)},
-                }
-                yield line | ({"warnings": list(warnings)} if warnings else {})
+                    "seconds": {"encode": round(video.seconds, 3), "answer": round(answer_s, 3)},
+                } | ({"warnings": list(video.warnings)} if video.warnings else {})
 
     def score(self, example: Example, prediction: Prediction) -> dict[str, float] | None:
         """The main numbers of one example; None where only a corpus, or a judge, has a score."""

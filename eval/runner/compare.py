@@ -5,10 +5,11 @@ that any two can be compared by `longcompress eval pairs`, and a killed comparis
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...compression.baselines import METHODS, only, spend
 from ...compression.state import MergeState
@@ -20,7 +21,7 @@ from ...types import CompressedVideo
 from ..tasks.task import Example, How, Prediction
 from .ask import Questioner
 from .locks import alone
-from .run import ENDLESS, Encoded, Run, encoded, header_of, run_all, summarise
+from .run import ENDLESS, header_of, run_all, summarise
 from .run_file import RunConfig, check_budgets, num_tokens, summary_of
 from .sources import Source
 
@@ -109,19 +110,16 @@ def compare(
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
     runs = {
-        name: Run(folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
+        name: (folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
         for name, arm in arms.items()
     }
 
-    def encode(video: str, names: Sequence[str]) -> Iterator[tuple[str, Encoded]]:
-        def read(parts: Reading) -> Callable[[str], VideoMemory]:
-            raw = RawVideo(model, video, parts, config.seed)
-            return lambda name: raw.memory(arms[name])
-
-        return encoded(source, model.config.media, read, video, names)
+    def read(video: str, parts: Reading) -> Callable[[str], VideoMemory]:
+        raw = RawVideo(model, video, parts, config.seed)
+        return lambda name: raw.memory(arms[name])
 
     with alone(folder / "compare"):
-        run_all(questioner, runs, encode)
+        run_all(questioner, source, model.config.media, read, runs)
         for out, _ in runs.values():
             if summary_of(out) is None:
                 summarise(questioner, out)
@@ -148,7 +146,7 @@ class RawVideo:
             raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
         self.model, self.seed = model, seed + zlib.crc32(video.encode())
         self.num_raw = sum(len(value) for part in self.segments for value in part.streams.values())
-        self._states: dict[tuple[int, bool], MergeState] = {}
+        self._state = cache(self._made_state)
 
     def memory(self, arm: Arm) -> VideoMemory:
         """The video's memory by this method.
@@ -158,13 +156,12 @@ class RawVideo:
                 video has nothing but audio, and the method is no-audio.
         """
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, self.num_raw)
-        state = self._state(budget, no_audio=arm.method == "no-audio")
+        state = self._state(budget, arm.method == "no-audio")
         if arm.method in OURS:
-            allocation: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
-            state = replace(state, allocation=replace(state.allocation, allocation=allocation))
-            if arm.method == "no-memory":
-                state = replace(state, memory={})
-            compressed = state.compress(budget)
+            allocation: Any = "novelty" if arm.method == "novelty" else "even"
+            memory = {} if arm.method == "no-memory" else state.memory
+            allocated = replace(state.allocation, allocation=allocation)
+            compressed = replace(state, allocation=allocated, memory=memory).compress(budget)
         else:
             globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
@@ -183,16 +180,15 @@ class RawVideo:
         compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
         return VideoMemory(compressed, self.model, self.model.identity())
 
-    def _state(self, budget: int, *, no_audio: bool) -> MergeState:
-        if (budget, no_audio) not in self._states:
-            segments = self.segments
-            if no_audio:
-                encoders = self.model.encoders.items()
-                segments = only(segments, [key for key, encoder in encoders if encoder.modality == "video"])
-                if not segments:
-                    raise ValueError("method no-audio: the video has no frame that could be read")
-            state = self.model.merge_state(budget)
-            for segment in segments:
-                state.add(segment)
-            self._states[budget, no_audio] = state
-        return self._states[budget, no_audio]
+    def _made_state(self, budget: int, no_audio: bool) -> MergeState:
+        """The state of all segments at a budget; methods with the same budget share it."""
+        segments = self.segments
+        if no_audio:
+            encoders = self.model.encoders.items()
+            segments = only(segments, [key for key, encoder in encoders if encoder.modality == "video"])
+            if not segments:
+                raise ValueError("method no-audio: the video has no frame that could be read")
+        state = self.model.merge_state(budget)
+        for segment in segments:
+            state.add(segment)
+        return state

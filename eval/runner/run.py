@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from tqdm import tqdm
@@ -21,11 +20,12 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
+from ..bench.rows import version_of
 from ..metrics.meteor import meteor_name
 from ..tasks.files import json_text, write_text
 from ..tasks.task import Answers, How, groups_of, prediction_of
 from . import run_file
-from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
+from .ask import QUESTIONS_AT_ONCE, Encoded, Questioner, by_video
 from .locks import alone
 from .run_file import RunConfig
 from .score import NUM_DRAWS, problems, prompt_of, task_of, with_intervals
@@ -35,23 +35,8 @@ PACKAGES = ("longcompress", "torch", "transformers", "av")
 ENDLESS = 1 << 40  # tokens
 
 
-class Encoded(NamedTuple):
-    """A video at one budget: its memory or why there is none, seconds it took, warnings of reading it."""
-
-    memory: VideoMemory | str
-    seconds: float
-    warnings: Sequence[str] = ()
-
-
-class Run(NamedTuple):
-    """A run's file and its header."""
-
-    out: Path
-    header: Mapping[str, Any]
-
-
-Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]  # a video, names of runs
-Read: TypeAlias = Callable[[Reading], Callable[[str], VideoMemory]]
+# A video's name and media to what makes its memory for a run of that name.
+Read: TypeAlias = Callable[[str, Reading], Callable[[str], VideoMemory]]
 
 
 def run(
@@ -87,22 +72,26 @@ def run(
         if not budget.endswith("%"):
             model.check_budget(int(budget), names)
     outs = {budget: run_file.budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
-    runs = {budget: Run(path, header | {"budget": budget}) for budget, path in outs.items()}
+    runs = {budget: (path, header | {"budget": budget}) for budget, path in outs.items()}
     examples = source.examples[: config.limit]
     questioner = Questioner(source.task, examples, config.prompt, header["max_new_tokens"], how)
     media = replace(model.config.media, video="video" in streams, audio="audio" in streams)
-    encode = partial(encoded, source, media, partial(_read, model, streams, budgets))
-    run_all(questioner, runs, encode, retry_failed=retry_failed)
+    run_all(questioner, source, media, partial(_read, model, streams, budgets), runs, retry_failed)
     return [summarise(questioner, path, num_draws=num_draws) for path in outs.values()]
 
 
 def run_all(
-    questioner: Questioner, runs: Mapping[str, Run], encode: Encode, *, retry_failed: bool = False
+    questioner: Questioner,
+    source: Source,
+    media: MediaConfig,
+    read: Read,
+    runs: Mapping[str, tuple[Path, Mapping[str, Any]]],
+    retry_failed: bool = False,
 ) -> None:
-    """Ask all examples of several runs that read each video once; `encode` encodes it for runs by name."""
+    """Ask all examples in several runs, (file, header) by name, that read and encode each video once."""
     with ExitStack() as stack:
-        for run in runs.values():
-            stack.enter_context(alone(run.out))
+        for out, _ in runs.values():
+            stack.enter_context(alone(out))
         before = {name: run_file.open_run(*run).lines for name, run in runs.items()}
         done = {
             name: {key: line for key, line in lines.items() if not (retry_failed and "failed" in line)}
@@ -112,17 +101,17 @@ def run_all(
         videos = by_video(questioner.examples)
         for video, questions in tqdm(videos.items(), desc=questioner.name, unit="video", disable=None):
             names = [name for name in runs if any(e.id not in done[name] for e in questions)]
-            for name, result in encode(video, names) if names else ():
-                again = {}
-                with runs[name].out.open("ab") as file:
-                    for line in questioner.lines(*result, questions, done[name]):
+            for name, result in encoded(source, media, read, video, names) if names else ():
+                again, out = {}, runs[name][0]
+                with out.open("ab") as file:
+                    for line in questioner.lines(result, questions, done[name]):
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
                         file.write(run_file.line_of(line))  # at once: what is asked is not asked again
                         file.flush()
                 if any(before[name][key] != line for key, line in again.items()):
-                    run_file.replace_lines(runs[name].out, again)
+                    run_file.replace_lines(out, again)
 
 
 def encoded(
@@ -132,7 +121,7 @@ def encoded(
     start_s, warnings = time.perf_counter(), list[str]()
     try:
         with source.open(video, media, warnings.append) as parts:
-            memory_of = read(parts)
+            memory_of = read(video, parts)
     except (OSError, ValueError) as error:
         yield from ((name, Encoded(str(error), 0.0)) for name in names)
         return
@@ -146,7 +135,7 @@ def encoded(
 
 
 def _read(
-    model: LongCompress, streams: Sequence[str], budgets: Sequence[str], parts: Reading
+    model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str, parts: Reading
 ) -> Callable[[str], VideoMemory]:
     """A video at any of the budgets, all of one session with the largest."""
     present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
@@ -190,7 +179,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "device": model.device.type,
         "dtype": str(next(model.llm.parameters()).dtype).removeprefix("torch."),
         "questions_at_once": QUESTIONS_AT_ONCE,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
     }
 
 
@@ -259,10 +248,3 @@ def _model_hash(model: LongCompress) -> str:
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(flat[at].double().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
