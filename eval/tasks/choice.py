@@ -284,3 +284,10 @@ LONGVIDEOBENCH_TASK = replace(
     parse=choice_in,
     score=score_choices,
 )
+
+TASKS = {
+    "video-mme": VIDEO_MME_TASK,
+    "mlvu": MLVU_TASK,
+    "lvbench": LVBENCH_TASK,
+    "longvideobench": LONGVIDEOBENCH_TASK,
+}

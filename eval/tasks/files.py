@@ -40,14 +40,10 @@ class Record:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
-    def _of(self, kind: type, names: Sequence[str], needed: str) -> Any:
-        value = self.get(*names)
-        if not isinstance(value, kind):
-            raise self.fault(f"{names[0]!r} must be {needed}", value)
-        return value
-
     def text(self, *names: str) -> str:
-        return self._of(str, names, "text")
+        if not isinstance(value := self.get(*names), str):
+            raise self.fault(f"{names[0]!r} must be text", value)
+        return value
 
     def name(self, *names: str) -> str:
         """An id: text or a whole number."""
@@ -64,7 +60,9 @@ class Record:
         return None if self.value.get(name) is None else self.number(name)
 
     def items(self, *names: str) -> list[Any]:
-        return self._of(list, names, "a list")
+        if not isinstance(value := self.get(*names), list):
+            raise self.fault(f"{names[0]!r} must be a list", value)
+        return value
 
     def texts(self, *names: str) -> list[str]:
         items = self.items(*names)
@@ -127,9 +125,8 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
     try:
         return json.loads(text, object_pairs_hook=first), twice
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: must be JSON; {error.msg} at column {error.colno}"
-        ) from error
+        why = f"{error.msg} at column {error.colno}"
+        raise ValueError(f"{path}:{error.lineno}: must be JSON; {why}") from error
 
 
 def read_object(path: Path) -> Record:
@@ -154,10 +151,9 @@ def read_records(path: Path) -> list[Record]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: each line must be a JSON object, or the file one JSON list; {error.msg} at "
-                f"column {error.colno}"
-            ) from error
+            why = f"{error.msg} at column {error.colno}"
+            needed = "each line must be a JSON object, or the file one JSON list"
+            raise ValueError(f"{where}: {needed}; {why}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{where}: must be a JSON object {{...}}, got {line.strip()[:80]!r}")
         out.append(Record(value, where))
@@ -173,7 +169,7 @@ def is_lines(path: Path) -> bool:
         first = json.loads(text.split("\n", 1)[0])
     except json.JSONDecodeError:
         return False
-    return isinstance(first, dict) and any(name in first for name in _IDS)
+    return any(name in first for name in _IDS)
 
 
 def one_file(paths: Sequence[Path], name: str) -> Path:

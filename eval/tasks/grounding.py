@@ -113,3 +113,5 @@ ACTIVITYNET_GROUNDING = replace(
     where="val_1.json or val_2.json of ActivityNet Captions, cs.stanford.edu/people/ranjaykrishna/densevid",
     read=read_sentences,
 )
+
+TASKS = {"charades-sta": CHARADES_STA, "activitynet-grounding": ACTIVITYNET_GROUNDING}

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
-from .files import read_records
+from .files import lines_text, read_records
 from .task import Asker
 
 SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
@@ -48,13 +48,12 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
         messages.append({"role": "user", "content": user})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
         reply = _content(_asked(urllib.request.Request(address, body, headers)), address)
+        entry = {"model": model, "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
         with lock:
             known[prompt] = reply
             if cache is not None:
-                digest = hashlib.sha256(prompt.encode()).hexdigest()
-                entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                 with cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    file.write(lines_text([entry | {"prompt": prompt, "reply": reply}]))
         return reply
 
     def ask(prompts: Sequence[str]) -> list[str]:
@@ -65,6 +64,7 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
 
 
 def _cached(cache: Path | None, model: str) -> dict[str, str]:
+    """The model's replies by prompt."""
     if cache is None or not cache.exists():
         return {}
     text = cache.read_bytes()

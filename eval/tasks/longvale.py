@@ -83,3 +83,5 @@ LONGVALE_SC = Task(
     score=score_captions,
     uses_meteor=True,
 )
+
+TASKS = {"longvale-tvg": LONGVALE_TVG, "longvale-dvc": LONGVALE_DVC, "longvale-sc": LONGVALE_SC}

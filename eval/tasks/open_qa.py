@@ -254,3 +254,11 @@ AVSD = replace(
     score=score_dialogue,
     uses_meteor=True,
 )
+
+TASKS = {
+    "avsd": AVSD,
+    "music-avqa": MUSIC_AVQA,
+    "activitynet-qa": ACTIVITYNET_QA,
+    "msvd-qa": MSVD_QA,
+    "msrvtt-qa": MSRVTT_QA,
+}

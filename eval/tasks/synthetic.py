@@ -207,5 +207,7 @@ ABOUT_NEEDLE = (
     "follows"
 )
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
-NEEDLE = _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE)
-SYNTHETIC_QA = _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA)
+TASKS = {
+    "needle": _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE),
+    "synthetic_qa": _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA),
+}
