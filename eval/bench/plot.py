@@ -29,7 +29,7 @@ def plot_all(rows: Sequence[Row], folder: Path) -> list[Path]:
         if not subjects:
             print(f"no plot {name}: no figures of {suite}", flush=True)
         for subject, part in subjects.items():
-            figure = _figure()
+            figure = new_figure(WIDTH, HEIGHT)
             axes = figure.add_subplot()
             if missing := plot(axes, part):
                 print(f"no plot {name} for {subject}: {missing}", flush=True)
@@ -150,13 +150,13 @@ def _series(row: Row) -> tuple[float, str, int]:
     return row.x, row.provider, 0 if row.provider == UNCOMPRESSED else row.settings["budget"]
 
 
-def _figure() -> Any:
-    """A figure of its own, of a fixed size: no window, no global state."""
+def new_figure(width: float, height: float) -> Any:
+    """A figure of its own, of this size in inches: no window, no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "matplotlib>=3.8"') from error
-    return Figure(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def _style(axes: Any, x: str, y: str, *, log: bool) -> None:

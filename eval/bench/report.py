@@ -20,11 +20,9 @@ ANY_MARKER = re.compile(r"<!-- /?bench:")
 
 
 def bench_report(
-    out: str = "docs/figures",
-    files: list[str] | None = None,
-    docs: list[str] | None = None,
+    out: str = "docs/figures", files: list[str] | None = None, docs: list[str] | None = None,
     check: bool = False,
-) -> int:
+) -> int:  # fmt: skip
     """Write OUT/report.md with all tables, and the plots beside it.
 
     Args:
@@ -68,8 +66,8 @@ def with_tables(text: str, rows: Sequence[Row]) -> str:
     def table(match: re.Match[str]) -> str:
         name, end = match[2], match[5]
         if name not in TABLES or end != name:
-            raise ValueError(f"markers must be <!-- bench:NAME --> and <!-- /bench:NAME -->, NAME of "
-                             f"{', '.join(TABLES)}, got {name} and /{end}")  # fmt: skip
+            needed = f"<!-- bench:NAME --> and <!-- /bench:NAME -->, NAME of {', '.join(TABLES)}"
+            raise ValueError(f"markers must be {needed}, got {name} and /{end}")
         return f"{match[1]}{tables(name, rows)}\n{match[4]}"
 
     if len(ANY_MARKER.findall(text)) != 2 * len(MARKER.findall(text)) or not MARKER.search(text):
@@ -92,13 +90,18 @@ def pivot(heads: Sequence[str], column: Text, rows: Sequence[Row]) -> str:
     """Markdown: a line for each combination of texts of the left columns, a column for each quantity."""
     columns = list(dict.fromkeys(column(row) for row in rows if not row.error))
     failed = ["failed"] if any(row.error for row in rows) else []
-    lines = [[*heads, *columns, *failed], ["---"] * len([*heads, *columns, *failed])]
+    lines = []
     for left, part in grouped(rows, lambda row: tuple(HEADS[name](row) for name in heads)).items():
         patches = {column(row): patch(row) for row in part if not row.error}
         errors = [f"{row.provider}: {row.error}".replace("|", "/") for row in part if row.error]
         patches["failed"] = "; ".join(errors)
         lines.append([*left, *(patches.get(name, "") for name in columns + failed)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table([*heads, *columns, *failed], lines)
+
+
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def patch(row: Row) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...files import replacing
 from ...model import LongCompress
-from ..bench.plot import COLOURS, MARKERS
+from ..bench.plot import COLOURS, MARKERS, new_figure
+from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example
@@ -125,11 +126,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     sizes = {n: [at[m, n, groups[0]]["num_tokens"] for m in methods] for n in budgets}
 
     def table(show: Callable[[Mapping[str, Any]], str], group: str = "", without: str = "") -> str:
-        lines = [["method", *(_size(n, sizes[n]) for n in budgets)], ["---"] * (len(budgets) + 1)]
-        for method in methods:
-            if method != without:
-                lines.append([ABOUT[method], *(show(at[method, n, group]) for n in budgets)])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        shown = [method for method in methods if method != without]
+        lines = [[ABOUT[method], *(show(at[method, n, group]) for n in budgets)] for method in shown]
+        return markdown_table(["method", *(_size(n, sizes[n]) for n in budgets)], lines)
 
     parts = [f"# {title}", note]
     for group in groups:
@@ -164,7 +163,7 @@ def _shown(row: Mapping[str, Any] | None) -> str:
 
 
 def _gain(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["mean"] is None or row["low"] is None:
+    if row is None or row["low"] is None:
         return "-"
     text = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     return f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text
@@ -172,23 +171,20 @@ def _gain(row: Mapping[str, Any] | None) -> str:
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
     """A plot of the score against the tokens of a video, a panel for each group; .png, .svg or .pdf."""
-    from matplotlib.figure import Figure
-
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure = Figure(figsize=(1 + 4.2 * len(groups), 4.8), layout="constrained", facecolor="white")
+    figure = new_figure(1 + 4.2 * len(groups), 4.8)
     panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
     for axes, group in zip(panels, groups, strict=True):
         ours = [row for row in rows if row["group"] == group and row["mean"] is not None]
         for i, method in enumerate(methods):
             some = sorted((r for r in ours if r["method"] == method), key=lambda r: float(r["num_tokens"]))
-            is_ours = method in OURS
-            axes.plot(
-                [r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[method],
-                color=OUR_COLOURS[OURS.index(method)] if is_ours else COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=2.4 if method == BASE else 1.2,
-                linestyle="-" if is_ours else "--",
-            )  # fmt: skip
+            style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": "--", "linewidth": 1.2}
+            if method in OURS:
+                style |= {"color": OUR_COLOURS[OURS.index(method)], "linestyle": "-"}
+            style |= {"linewidth": 2.4} if method == BASE else {}
+            style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "label": ABOUT[method]}
+            axes.plot([r["num_tokens"] for r in some], [r["mean"] for r in some], **style)
         for whole in (r for r in ours if r["method"] == "full"):
             axes.axhline(whole["mean"], color="#777777", linewidth=1, linestyle=":")
             text, left = f"uncompressed, {whole['num_tokens']:.0f} tokens", (0.02, whole["mean"])

@@ -67,13 +67,7 @@ EVENTS = [(0.0, 10.0, TEXTS[0]), (20.0, 40.0, TEXTS[1])]
 STORIES = {
     "soda": (lambda g, p: soda_c(g, p, equal)[0], EVENTS, EVENTS, [], {"SODA_c": 1}),
     "dense": (dense, EVENTS, EVENTS, [], {"ROUGE-L": 1, "BLEU-4": 1, "F1": 1, "recall@0.9": 1}),
-    "youcook2": (
-        cooked,
-        EVENTS,
-        EVENTS,
-        [],
-        {"F1": 1, "recall": 1},
-    ),
+    "youcook2": (cooked, EVENTS, EVENTS, [], {"F1": 1, "recall": 1}),
 }
 ANSWERS = {
     "captions": (
