@@ -3,7 +3,6 @@
 Questions about one video rise and fall together. Resampling them singly would make intervals too small.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,16 +30,10 @@ def interval(values: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int
 def difference(
     values: Mapping[Any, float], other: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0
 ) -> dict[str, Any]:
-    """`interval` of values minus other, example by example: both are resampled together.
+    """`interval` of values minus other, of the same examples: both are resampled together.
 
     With share_above: the share of draws above 0, draws at 0 counted half. None where low is None.
     """
-    if values.keys() != other.keys():
-        only, lacking = len(values.keys() - other.keys()), len(other.keys() - values.keys())
-        raise ValueError(
-            f"values and other must be of the same examples; {only} are only in values, {lacking} only in "
-            "other: score both runs on the examples that both have"
-        )
     gains = {key: value - other[key] for key, value in values.items()}
     out, draws = _interval(gains, video, seed)
     above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
@@ -51,8 +44,6 @@ def _interval(
     values: Mapping[Any, float], video: Mapping[Any, Any], seed: int
 ) -> tuple[dict[str, Any], FloatArray]:
     """(what `interval` returns, the draws)."""
-    if wrong := [value for value in values.values() if not math.isfinite(value)]:
-        raise ValueError(f"values must be finite, got {wrong[:3]}")
     videos, sums, counts = by_video([values], video)
     draws = ratio_draws(sums[:, 0], counts[:, 0], _NUM_DRAWS, seed)
     about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
@@ -69,11 +60,10 @@ def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) 
         above, below = np.asarray(a.sum(axis)), np.asarray(b.sum(axis))
         return np.divide(above, below, out=np.zeros(above.shape), where=below != 0)
 
-    draws: FloatArray = stats.bootstrap(
-        (top, bottom), ratio, paired=True, vectorized=True, method="percentile", n_resamples=num_draws,
-        batch=max(1, _CHUNK // len(top)), rng=seed,
-    ).bootstrap_distribution  # fmt: skip
-    return draws
+    how: dict[str, Any] = {"paired": True, "vectorized": True, "method": "percentile", "rng": seed}
+    batch = max(1, _CHUNK // len(top))
+    drawn = stats.bootstrap((top, bottom), ratio, n_resamples=num_draws, batch=batch, **how)
+    return drawn.bootstrap_distribution
 
 
 def quantiles(draws: FloatArray) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 """QVHighlights: moments retrieved for a query, and clips rated by how well they show it."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ Columns = dict[str, dict[Any, float]]  # each number of each query, by its name 
 _MAX_PREDICTIONS = 10  # of a query
 CLIP_S = 2.0
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
+PUBLISHED_FRAMES = 2  # of smoothing, at a frame a second
 
 
 def moments(
@@ -157,3 +159,28 @@ def clip_ratings(
     if len(where):
         out[where] = ratings
     return out
+
+
+def smoothed(score: Sequence[float], num_frames: int) -> list[float]:
+    """(T,) the mean of each score and up to `num_frames` before and behind it, fewer at the ends."""
+    # exact means, rounded once: windows of the same scores tie in any order and at the ends
+    windows = (score[max(i - num_frames, 0) : i + num_frames + 1] for i in range(len(score)))
+    return [statistics.mean(map(float, window)) for window in windows]
+
+
+def clip_scores(
+    time_s: Sequence[float], score: Sequence[float], *, num_frames: int = PUBLISHED_FRAMES
+) -> list[float]:
+    """The rating of each clip of a video, for `highlights`: the sum of its frames' smoothed scores.
+
+    `time_s` and `score` are (T,) seconds of its frames, and how relevant each is to a query. MMDuet sums so
+    (yellow-binary-tree/MMDuet, test/evaluate.py, MIT). These are offline numbers: smoothing looks ahead.
+    """
+    step_s = time_s[1] - time_s[0] if len(time_s) > 1 else CLIP_S
+    if not 0 < step_s <= CLIP_S:
+        raise ValueError(
+            f"curve must have a frame a clip at least, {CLIP_S:g} s, by time; got one each {step_s:g} s"
+        )
+    of_clip = int(CLIP_S / step_s + 1e-9)
+    frames = smoothed(score, num_frames)
+    return [math.fsum(frames[first : first + of_clip]) for first in range(0, len(frames), of_clip)]

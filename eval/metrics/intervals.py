@@ -14,28 +14,20 @@ Compat = Literal["paper"] | None
 
 def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
     """(n, 2) float64: the first two numbers of each span; ValueError, with `name`, unless they are finite."""
-    out = np.empty((len(spans), 2))
-    for i, span in enumerate(spans):
-        if len(span) < 2 or not all(math.isfinite(time) for time in span[:2]):
-            raise ValueError(
-                f"{name}[{i}] must be (start_s, end_s), two finite numbers; got {span!r}. "
-                "Leave out what could not be read"
-            )
-        out[i] = span[:2]
+    out = np.array([span[:2] for span in spans], np.float64).reshape(-1, 2)
+    for i in np.flatnonzero(~np.isfinite(out).all(1)).tolist():
+        raise ValueError(
+            f"{name}[{i}] must be (start_s, end_s), two finite numbers; got {spans[i]!r}. "
+            "Leave out what could not be read"
+        )
     return out
 
 
-def tiou(a: Interval, b: Interval) -> float:
-    """Time that both cover over time that either covers, in [0, 1].
+def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
+    """(len(a), len(b)) float64: the time that both cover over the time that either covers, in [0, 1].
 
     A span that ends before it starts, or where it starts, covers no time: its IoU with anything, itself
     included, is 0. So is that of two spans that only touch.
-    """
-    return float(tiou_matrix([a], [b])[0, 0])
-
-
-def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
-    """(len(a), len(b)) float64: the `tiou` of each with each.
 
     `epsilon` is added to what is divided by; 1e-8 is what the dense-caption evaluators do, by which an IoU of
     just 0.5 is below 0.5.
@@ -64,7 +56,7 @@ def grounding(
     ious = {}
     for key, true in reference.items():
         span = predicted.get(key)
-        iou = 0.0 if span is None else tiou(span, true)
+        iou = 0.0 if span is None else float(tiou_matrix([span], [true])[0, 0])
         ious[key] = round(iou, 2) if round_iou else iou
     metrics = {
         **{f"R@{t:g}": mean([float(iou >= t) for iou in ious.values()]) for t in thresholds},

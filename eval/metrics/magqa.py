@@ -5,7 +5,7 @@ from typing import Any
 
 from .intervals import Compat, entry_counts, mean
 from .judge import Judge, first_digit, rating, replies
-from .soda import Annotator, Captioned
+from .soda import Annotator
 
 Reply = tuple[float | None, str]  # time_s, text; no time where an answer doesn't say when
 _LOWEST, _HIGHEST = 1.0, 5.0
@@ -36,19 +36,27 @@ def magqa(
         (of these), and other counts.
     """
     is_paper = compat == "paper"
-    keys = [key for key in reference if reference[key]]
-    due = {key: _due(reference[key], predicted.get(key, ()), untimed_fits=is_paper) for key in keys}
-    asked = ((questions[key], right, text) for key in keys for right, texts in due[key] for text in texts)
-    pairs = list(dict.fromkeys(asked))
+
+    def is_due(time_s: float | None, start_s: float, end_s: float) -> bool:
+        return is_paper if time_s is None else start_s <= time_s <= end_s
+
+    # Of each example its reference answers, each with the (question, answer, reply) of the replies due there.
+    due = {
+        key: [
+            [(questions[key], right, text) for time_s, text in predicted.get(key, ()) if is_due(time_s, a, b)]
+            for a, b, right in answers
+        ]
+        for key, answers in reference.items()
+        if answers
+    }
+    keys = list(due)
+    pairs = list(dict.fromkeys(pair for answers in due.values() for some in answers for pair in some))
     read_score = first_digit if is_paper else rating
     read = [read_score(reply, _LOWEST, _HIGHEST) for reply in replies(judge, pairs)]
     scores = {pair: _LOWEST if value is None else value for pair, value in zip(pairs, read, strict=True)}
     examples = []
-    for key in keys:
-        of_answers = [
-            sum(scores[questions[key], right, text] for text in texts) / len(texts) if texts else _LOWEST
-            for right, texts in due[key]
-        ]
+    for answers in due.values():
+        of_answers = [sum(map(scores.__getitem__, some)) / len(some) if some else _LOWEST for some in answers]
         examples.append(sum(of_answers) / len(of_answers))
     turns = [[text for _, text in predicted.get(key, ())] for key in keys]
     filled = max(_PAPER_EXAMPLES - len(keys), 0) if is_paper else 0
@@ -65,17 +73,3 @@ def magqa(
         "prompt": judge.prompt,
     }
     return metrics, dict(zip(keys, examples, strict=True))
-
-
-def _due(
-    answers: Sequence[Captioned], turns: Sequence[Reply], *, untimed_fits: bool
-) -> list[tuple[str, list[str]]]:
-    """Each reference answer with the replies whose time is in its span."""
-
-    def fits(time_s: float | None, start_s: float, end_s: float) -> bool:
-        return untimed_fits if time_s is None else start_s <= time_s <= end_s
-
-    return [
-        (right, [text for time_s, text in turns if fits(time_s, start_s, end_s)])
-        for start_s, end_s, right in answers
-    ]

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..metrics.bootstrap import means_of
-from ..metrics.highlights import Window, clip_ratings, highlights, moments
+from ..metrics.highlights import CLIP_S, Window, clip_ratings, clip_scores, highlights, moments
 from ..metrics.intervals import FloatArray, Interval
-from ..metrics.relevance import Curve, clip_scores
 from .answers import events_of
 from .files import Record, one_file, read_records
 from .forms import each_record, lines_file, number_or_text, question_prompt
@@ -16,7 +15,6 @@ PROMPT = (
     "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
     "this: From 12.0 to 15.5 seconds."
 )
-CLIP_S = 2.0
 MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
 
@@ -106,7 +104,7 @@ def _streamed(record: Record) -> tuple[float, ...]:
         score = frame.value.get("relevance_score", 0.0)
         scores.append(frame.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
     try:
-        return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
+        return tuple(clip_scores(times, scores))
     except ValueError as error:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 

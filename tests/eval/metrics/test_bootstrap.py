@@ -78,12 +78,3 @@ def test_one_video_and_none():
     assert none["mean"] is none["low"] is None and none["num"] == 0
     assert difference({}, {}, {})["share_above"] is None
     assert len(ratio_draws(np.ones(1), np.ones(1), 10, 0)) == 0
-
-
-def test_wrong_arguments_are_refused():
-    with pytest.raises(
-        ValueError, match="values and other must be of the same examples; 1 are only in values, 2 only"
-    ):
-        difference({1: 0.0, 2: 1.0}, {2: 0.0, 3: 1.0, 4: 1.0}, {})
-    with pytest.raises(ValueError, match=r"values must be finite, got \[nan\]"):
-        interval({1: float("nan"), 2: 1.0}, {1: "v", 2: "w"})
