@@ -241,29 +241,6 @@ def read_longvideobench(record: Record) -> Iterator[Example]:
     yield Example(key, video, question, right, duration_s, options=options, groups=groups)
 
 
-VIDEO_MME_TASK = Task(
-    about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
-    where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
-    "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
-    read=read_video_mme,
-    prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
-    parse=choice_as_video_mme,
-    entries=read_video_mme_answers,
-    write=write_video_mme,
-    score=partial(score_choices, skip_missing=True),
-)
-
-MLVU_TASK = Task(
-    about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
-    where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
-    read=read_mlvu,
-    prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
-    parse=choice_as_mlvu,
-    entries=read_mlvu_answers,
-    write=write_mlvu,
-    score=score_choices,
-)
-
 LVBENCH_TASK = Task(
     about="four options, 103 videos of over an hour on average; accuracy by capability",
     where="video_info.meta.jsonl of huggingface.co/datasets/THUDM/LVBench (CC BY-NC-SA 4.0)",
@@ -274,20 +251,37 @@ LVBENCH_TASK = Task(
     write=write_by_id,
     score=partial(score_choices, skip_missing=True),
 )
-
-LONGVIDEOBENCH_TASK = replace(
-    LVBENCH_TASK,
-    about="up to five options, videos up to an hour; accuracy by length and category",
-    where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
-    read=read_longvideobench,
-    prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
-    parse=choice_in,
-    score=score_choices,
-)
-
 TASKS = {
-    "video-mme": VIDEO_MME_TASK,
-    "mlvu": MLVU_TASK,
+    "video-mme": replace(
+        LVBENCH_TASK,
+        about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
+        where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
+        "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
+        read=read_video_mme,
+        prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
+        parse=choice_as_video_mme,
+        entries=read_video_mme_answers,
+        write=write_video_mme,
+    ),
+    "mlvu": Task(
+        about="options, videos of 3 min to 2 h; accuracy by task, and their mean "
+        "(M-Avg: macro_accuracy/task)",
+        where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
+        read=read_mlvu,
+        prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
+        parse=choice_as_mlvu,
+        entries=read_mlvu_answers,
+        write=write_mlvu,
+        score=score_choices,
+    ),
     "lvbench": LVBENCH_TASK,
-    "longvideobench": LONGVIDEOBENCH_TASK,
+    "longvideobench": replace(
+        LVBENCH_TASK,
+        about="up to five options, videos up to an hour; accuracy by length and category",
+        where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
+        read=read_longvideobench,
+        prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
+        parse=choice_in,
+        score=score_choices,
+    ),
 }

@@ -21,15 +21,13 @@ class IdsByQuestion:
     """Ids of examples by video and question, for prediction files without ids."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        self._ids: dict[tuple[str, str], list[str]] = {}
+        self._ids: dict[tuple[str, ...], list[str]] = {}
         for example in examples:
-            self._ids.setdefault((example.video, " ".join(example.question.split())), []).append(example.id)
+            self._ids.setdefault((example.video, *example.question.split()), []).append(example.id)
 
     def take(self, video: str, question: str) -> str:
         """The id; of equal questions one after another, of an unknown question a text that is no id."""
-        ids = self._ids.get((video, " ".join(question.split())), [])
-        if not ids:
-            return f"{video}: {question}"
+        ids = self._ids.get((video, *question.split()), [f"{video}: {question}"])
         return ids.pop(0) if len(ids) > 1 else ids[0]
 
 

@@ -225,40 +225,34 @@ MUSIC_AVQA = Task(
     write=write_answers,
     score=score_answers,
 )
-ACTIVITYNET_QA = replace(
-    MUSIC_AVQA,
-    about="questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
-    where="test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
-    read=read_qa,
-)
 MSVD_QA = replace(
-    ACTIVITYNET_QA,
+    MUSIC_AVQA,
     about="questions on videos of 10 s; a judge's accuracy and score, exact match",
     where="test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
     read=partial(read_qa, video="vid{}"),
 )
-MSRVTT_QA = replace(
-    MSVD_QA,
-    about="questions on videos of 15 s; a judge's accuracy and score, exact match",
-    read=partial(read_qa, video="video{}"),
-)
-AVSD = replace(
-    MUSIC_AVQA,
-    about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
-    where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
-    "github.com/dialogtekgeek/AVSD-DSTC10_Official",
-    read=read_dialogues,
-    prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
-    entries=read_turns,
-    write=write_turns,
-    score=score_dialogue,
-    uses_meteor=True,
-)
-
 TASKS = {
-    "avsd": AVSD,
+    "avsd": replace(
+        MUSIC_AVQA,
+        about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
+        where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
+        "github.com/dialogtekgeek/AVSD-DSTC10_Official",
+        read=read_dialogues,
+        prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
+        entries=read_turns,
+        write=write_turns,
+        score=score_dialogue,
+        uses_meteor=True,
+    ),
     "music-avqa": MUSIC_AVQA,
-    "activitynet-qa": ACTIVITYNET_QA,
+    "activitynet-qa": replace(
+        MUSIC_AVQA,
+        about="questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
+        where="test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
+        read=read_qa,
+    ),
     "msvd-qa": MSVD_QA,
-    "msrvtt-qa": MSRVTT_QA,
+    "msrvtt-qa": replace(
+        MSVD_QA, about=MSVD_QA.about.replace("10 s", "15 s"), read=partial(read_qa, video="video{}")
+    ),
 }

@@ -4,10 +4,10 @@ There are no files to get. The reference of a run is its own header, which says 
 """
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean, median
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "minutes", tuple(map(float, self.minutes)))
-        if not self.minutes or any(not length > 0 for length in self.minutes):
+        if not all(length > 0 for length in self.minutes) or not self.minutes:
             raise ValueError(f"minutes must be lengths above 0, at least one, got {self.minutes}")
         if len(set(self.minutes)) < len(self.minutes):
             raise ValueError(f"minutes must be different lengths, got {self.minutes}")
@@ -81,11 +81,12 @@ def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Exam
 def synthesize_needles(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     """A haystack and its needles."""
     scene, needles = haystack(FIRST_SEED + number, seconds)
-    examples = []
-    for needle in needles:
-        groups = ("kind", needle.kind), ("depth", f"{needle.depth:g}")
-        examples.append(Example("", "", needle.question.text, needle.question, seconds, groups=groups))
-    return scene, examples
+    return scene, [
+        Example(
+            "", "", n.question.text, n.question, seconds, groups=(("kind", n.kind), ("depth", f"{n.depth:g}"))
+        )
+        for n in needles
+    ]
 
 
 def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
@@ -160,7 +161,7 @@ def score_replies(answers: Answers, *, name: str) -> Scored:
         known = [errors[key] for key in ids if key in errors]
         metrics[f"{name}{end}"] = mean([grades[key] for key in ids])
         metrics[f"error_s{end}"] = mean(known)
-        metrics[f"error_s_median{end}"] = statistics.median(known) if known else None
+        metrics[f"error_s_median{end}"] = median(known) if known else None
         metrics[f"num{end}"] = len(ids)
     for kind, texts in right.items():
         metrics[f"majority/{kind}"] = max(map(texts.count, texts)) / len(texts)
@@ -176,8 +177,9 @@ def depths_of(
         group = dict(example.groups)
         place = float(group["minutes"]), float(group["depth"])
         values.setdefault(group["kind"], {}).setdefault(place, []).append(score[example.id])
+
     return {
-        kind: {place: sum(some) / len(some) for place, some in sorted(places.items())}
+        kind: {place: fmean(some) for place, some in sorted(places.items())}
         for kind, places in values.items()
     }
 
