@@ -123,12 +123,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
     methods.sort(key=lambda method: method not in OURS)
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
-    sizes = {n: [at[m, n, groups[0]]["num_tokens"] for m in methods] for n in budgets}
+    heads = ["method"]
+    for n in budgets:  # with the tokens of the first method that answered
+        sizes = [at[m, n, groups[0]]["num_tokens"] for m in methods]
+        heads.append(next((f"{n} ({size:.0f} tokens)" for size in sizes if size is not None), n))
 
     def table(show: Callable[[Mapping[str, Any]], str], group: str = "", without: str = "") -> str:
         shown = [method for method in methods if method != without]
         lines = [[ABOUT[method], *(show(at[method, n, group]) for n in budgets)] for method in shown]
-        return markdown_table(["method", *(_size(n, sizes[n]) for n in budgets)], lines)
+        return markdown_table(heads, lines)
 
     parts = [f"# {title}", note]
     for group in groups:
@@ -147,12 +150,6 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
         parts.append("## Share of the uncompressed score, all questions")
         parts.append(table(lambda row: _shown(row["relative"])))
     return "\n\n".join(parts) + "\n"
-
-
-def _size(budget: str, nums: Sequence[float | None]) -> str:
-    """A budget, and the tokens of the first method that answered."""
-    known = [num for num in nums if num is not None]
-    return f"{budget} ({known[0]:.0f} tokens)" if known else budget
 
 
 def _shown(row: Mapping[str, Any] | None) -> str:

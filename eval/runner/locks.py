@@ -1,13 +1,13 @@
 """One writer a file."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(path: str | Path) -> Iterator[None]:
     """ValueError if another process, or another run of this one, writes to `path`.
 
@@ -27,8 +27,9 @@ def alone(path: str | Path) -> Iterator[None]:
                 f"{path} is being written by another run{f' (process {writer})' if writer else ''}; wait for "
                 "it, or give another --out"
             ) from None
-        if _is_at(file, beside):
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), beside.stat()):
+                break
         os.close(file)  # the one before took it away between opening and locking
     try:
         os.truncate(file, 0)
@@ -37,10 +38,3 @@ def alone(path: str | Path) -> Iterator[None]:
     finally:
         beside.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
         os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False

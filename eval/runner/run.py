@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ...config import MediaConfig, to_dict
+from ...files import replacing
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
@@ -71,7 +72,9 @@ def run(
     for budget in budgets:
         if not budget.endswith("%"):
             model.check_budget(int(budget), names)
-    outs = {budget: run_file.budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
+    outs = dict.fromkeys(budgets, out)
+    if len(budgets) > 1:  # run.jsonl has run.10pc.jsonl
+        outs = {n: out.with_name(f"{out.stem}.{n.replace('%', 'pc')}{out.suffix}") for n in budgets}
     runs = {budget: (path, header | {"budget": budget}) for budget, path in outs.items()}
     examples = source.examples[: config.limit]
     questioner = Questioner(source.task, examples, config.prompt, header["max_new_tokens"], how)
@@ -111,7 +114,10 @@ def run_all(
                         file.write(run_file.line_of(line))  # at once: what is asked is not asked again
                         file.flush()
                 if any(before[name][key] != line for key, line in again.items()):
-                    run_file.replace_lines(out, again)
+                    run = run_file.open_run(*runs[name])
+                    lines = [run.header, *(run.lines | again).values()]
+                    with replacing(out) as part:
+                        part.write_bytes(b"".join(map(run_file.line_of, lines)))
 
 
 def encoded(
@@ -202,7 +208,7 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
         "num_examples": len(examples),
         "num_answered": len(by_id),
         "num_failed": len(file.failed),
-        "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
+        "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed],
     }
     summary |= problems(answers)
     summary["groups"] = {

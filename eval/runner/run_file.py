@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ...files import replacing
 from ..metrics.bootstrap import difference
 from ..tasks.task import Times
 
@@ -71,11 +70,6 @@ def num_tokens(budget: str, num_raw: int) -> int:
     return round(float(budget[:-1]) / 100 * num_raw) if budget.endswith("%") else int(budget)
 
 
-def budget_path(out: Path, budget: str) -> Path:
-    """The file of one of several budgets: run.jsonl has run.10pc.jsonl."""
-    return out.with_name(f"{out.stem}.{budget.replace('%', 'pc')}{out.suffix}")
-
-
 @dataclass(frozen=True)
 class RunFile:
     """A run as far as it is written: header, lines by id, and their bytes; what comes after is torn."""
@@ -89,16 +83,15 @@ class RunFile:
         """The lines that have an answer."""
         return {key: line for key, line in self.lines.items() if "failed" not in line}
 
-    @cached_property
-    def failed(self) -> dict[str, dict[str, Any]]:
+    @property
+    def failed(self) -> list[dict[str, Any]]:
         """The lines whose video is missing or could not be read."""
-        return {key: line for key, line in self.lines.items() if "failed" in line}
+        return [line for line in self.lines.values() if "failed" in line]
 
 
 def file_hash(path: Path) -> str:
     """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def line_of(value: Mapping[str, Any]) -> bytes:
@@ -154,14 +147,6 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     with path.open("r+b") as file:
         file.truncate(run.num_bytes)
     return run
-
-
-def replace_lines(path: Path, lines: dict[str, dict[str, Any]]) -> None:
-    """Put these lines, by id, in the places of those with the same ids; atomically."""
-    run = read_run(path)
-    assert run is not None
-    with replacing(path) as part:
-        part.write_bytes(b"".join(map(line_of, [run.header, *(run.lines | lines).values()])))
 
 
 def summary_path(path: Path) -> Path:

@@ -102,7 +102,7 @@ def read_video_mme(video: Record) -> Iterator[Example]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
     kinds = VIDEO_MME_KINDS.items()
     groups = [(kind, video.text(*names)) for kind, names in kinds if video.has(*names)]
-    for record in _questions(video):
+    for record in video.records("questions") if video.has("questions") else [video]:
         task = [("task", record.text("task_type"))] if record.has("task_type") else []
         key, name = record.name("question_id"), video.name("videoID", "video_id")
         options, answer = _plain(record.texts("options", "choices")), record.text("answer")
@@ -110,15 +110,12 @@ def read_video_mme(video: Record) -> Iterator[Example]:
         yield Example(key, name, question, right, options=options, groups=(*groups, *task))
 
 
-def _questions(video: Record) -> list[Record]:
-    return video.records("questions") if video.has("questions") else [video]
-
-
 def read_video_mme_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
-    for record in (record for video in read_records(one_file(paths, "pred")) for record in _questions(video)):
-        if record.has("response", "pred") or not record.has("options", "choices"):
-            yield record.name("question_id", "id"), record.text("response", "pred", "answer")
+    for video in read_records(one_file(paths, "pred")):
+        for record in video.records("questions") if video.has("questions") else [video]:
+            if record.has("response", "pred") or not record.has("options", "choices"):
+                yield record.name("question_id", "id"), record.text("response", "pred", "answer")
 
 
 @json_file
@@ -216,12 +213,6 @@ def read_by_id(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
         yield key, value
 
 
-@json_file
-def write_by_id(known: Known) -> dict[str, str]:
-    """{id: letter}; an answer that could not be read is ""."""
-    return {example.id: prediction.value or "" for example, prediction in known}
-
-
 # --- LongVideoBench
 
 
@@ -248,7 +239,7 @@ LVBENCH_TASK = Task(
     prompts={DEFAULT: ask_choice},
     parse=choice_as_lvbench,
     entries=read_by_id,
-    write=write_by_id,
+    write=json_file(lambda known: {e.id: prediction.value or "" for e, prediction in known}),
     score=partial(score_choices, skip_missing=True),
 )
 TASKS = {

@@ -71,29 +71,26 @@ def read_relevance(paths: Paths, examples: Sequence[Example], how: How) -> Entri
     for record in read_records(one_file(paths, "pred")):
         key = record.name("qid", "id", "question_id")
         if record.has("pred_relevant_windows", "pred_saliency_scores"):
-            yield key, Prediction("", Relevance(_windows(record), _ratings(record)))
+            yield key, Prediction("", _official(record))
         elif record.has("debug_data"):
             yield key, Prediction("", Relevance(None, _streamed(record)))
         else:
             yield key, record.text("answer", "pred")
 
 
-def _windows(record: Record) -> tuple[Window, ...] | None:
-    name = "pred_relevant_windows"
-    if not record.has(name):
-        return None
-    out: list[Window] = []
-    for i, item in enumerate(record.items(name), 1):
-        if not isinstance(item, list) or len(item) not in (2, 3):
-            raise record.fault(f"{name} {i} must be [start, end, score]", item)
-        start_s, end_s, score = (record.as_number(value, f"{name} {i}") for value in [*item, 1.0][:3])
-        out.append((start_s, end_s, score))
-    return tuple(out)
-
-
-def _ratings(record: Record) -> tuple[float, ...] | None:
-    name = "pred_saliency_scores"
-    return tuple(record.as_number(item, name) for item in record.items(name)) if record.has(name) else None
+def _official(record: Record) -> Relevance:
+    """Windows and ratings of an official line."""
+    windows = ratings = None
+    if record.has(name := "pred_saliency_scores"):
+        ratings = tuple(record.as_number(item, name) for item in record.items(name))
+    if record.has(name := "pred_relevant_windows"):
+        windows = []
+        for i, item in enumerate(record.items(name), 1):
+            if not isinstance(item, list) or len(item) not in (2, 3):
+                raise record.fault(f"{name} {i} must be [start, end, score]", item)
+            start_s, end_s, score = (record.as_number(value, f"{name} {i}") for value in [*item, 1.0][:3])
+            windows.append((start_s, end_s, score))
+    return Relevance(None if windows is None else tuple(windows), ratings)
 
 
 def _streamed(record: Record) -> tuple[float, ...]:

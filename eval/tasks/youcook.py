@@ -6,7 +6,7 @@ from ..metrics.youcook import reply_segments, youcook2
 from .answers import events_of
 from .dense import timed, timed_texts
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import Known, json_file, read_spoken
+from .forms import json_file, read_spoken
 from .magqa import replies_of
 from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
@@ -61,12 +61,6 @@ def read_steps(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
         yield video_of(record.name("question_id")), Prediction("", tuple(steps))
 
 
-@json_file
-def write_steps(known: Known) -> dict[str, object]:
-    """TimeChat's form, its videos with .mp4 as its references have them."""
-    return {f"{example.id}.mp4": timed(prediction.value, "caption") for example, prediction in known}
-
-
 def score_steps(answers: Answers) -> Scored:
     """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
     compat = answers.how.compat
@@ -83,7 +77,8 @@ YOUCOOK2 = Task(
     prompts={DEFAULT: lambda example: PROMPT},
     parse=events_of,
     entries=read_steps,
-    write=write_steps,
+    # TimeChat's form, its videos with .mp4 as its references have them
+    write=json_file(lambda known: {f"{e.id}.mp4": timed(answer.value, "caption") for e, answer in known}),
     score=score_steps,
     uses_meteor=True,
 )
