@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,15 @@ def profile_kernels(out: Path, device: str) -> int:
         merge_thrice(options)
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as trace:
             merge_thrice(options)
-        kernels = []
-        for event in trace.key_averages():
-            if us := event.self_device_time_total if on_gpu else event.self_cpu_time_total:
-                kernels.append({"name": event.key[:90], "us": us / 3, "launches": event.count / 3})
-        kernels.sort(key=lambda kernel: -kernel["us"])
+        us_of = attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")
+        events = sorted((event for event in trace.key_averages() if us_of(event)), key=us_of, reverse=True)
         report[kind] = {
-            "sum_us": sum(kernel["us"] for kernel in kernels),
-            "launches": sum(kernel["launches"] for kernel in kernels),
-            "kernels": [kernel | {"us": round(kernel["us"], 1)} for kernel in kernels[:30]],
+            "sum_us": sum(map(us_of, events)) / 3,
+            "launches": sum(event.count for event in events) / 3,
+            "kernels": [
+                {"name": event.key[:90], "us": round(us_of(event) / 3, 1), "launches": event.count / 3}
+                for event in events[:30]
+            ],
         }
         _write(out / "profile.json", report)
     return 0
@@ -95,6 +96,7 @@ def time_kernels(out: Path, device: str, dtype: str, cases: list[str], repeat: i
     return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
 
 
+# Name of a section -> its time limit in seconds, and its function, which gets the folder and the device.
 SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     "device": (40, device_facts),
     "tests": (240, interpreted_tests),
@@ -103,7 +105,6 @@ SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     **{f"operations-{n}": (110, partial(time_kernels, dtype=n, cases=OPERATIONS)) for n in reversed(DTYPES)},
     "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
 }
-"""Name of a section -> its time limit in seconds, and its function, which gets the folder and the device."""
 
 
 def report(out: Path, device: str, names: list[str]) -> int:

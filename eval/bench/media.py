@@ -18,6 +18,7 @@ from .timer import timed
 SIZE_PX = 224
 PART_S = 300
 FFMPEG = "ffmpeg, 1 frame a second"
+# Case -> changes of MediaConfig.
 READS: dict[str, dict[str, Any]] = {
     "exact, 1 frame a second": {"audio": False},
     "exact, 1 frame a second, with audio": {},
@@ -27,7 +28,6 @@ READS: dict[str, dict[str, Any]] = {
     "keyframe, 1 frame a second": {"decode": "keyframe", "audio": False},
     "audio alone": {"video": False},
 }
-"""Case -> changes of MediaConfig."""
 
 
 def video_of(folder: Path, minutes: float) -> Path:

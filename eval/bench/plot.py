@@ -114,23 +114,22 @@ def stages(axes: Any, rows: Sequence[Row]) -> str:
     return ""
 
 
+# Name of a plot -> suite, title, and the function that draws it or returns what is missing.
 PLOTS = {
     "roofline": ("kernels", "Operations under the speed of memory", roofline),
     "compress_time": ("memory", "Compressing a video in a fresh process", compress_time),
     "peak_memory": ("memory", "Peak memory until the first answer", peak_memory),
     "stages": ("stages", "Seconds of each stage", stages),
 }
-"""Name of a plot -> suite, title, and the function that draws it or returns what is missing."""
 
 
 def _lines(axes: Any, rows: Sequence[Row]) -> None:
     """A line for each budget, over the length of the video, with the spread."""
-    for i, own in enumerate(grouped(rows, lambda row: _series(row)[1:]).values()):
-        name, budget = own[0].provider, own[0].settings["budget"]
+    for i, ((name, budget), own) in enumerate(grouped(rows, lambda row: _series(row)[1:]).items()):
         label = UNCOMPRESSED if name == UNCOMPRESSED else f"budget {budget:,}"
         own = sorted(own, key=lambda row: row.x)
-        style: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
-        _points(axes, [row.x for row in own], own, capsize=3, label=label, **style)
+        style: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "label": label}
+        _points(axes, [row.x for row in own], own, capsize=3, **style)
 
 
 def _points(axes: Any, xs: list[float], rows: Sequence[Row], *, scale: float = 1.0, **style: Any) -> None:
@@ -163,11 +162,9 @@ def _style(axes: Any, x: str, y: str, *, log: bool) -> None:
     """Names of the axes with their units, a light grid, and a legend."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     if log:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

@@ -120,6 +120,7 @@ def quantity(row: Row) -> str:
     return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
 
 
+# Head of a left column -> its text.
 HEADS: dict[str, Text] = {
     "video": lambda r: f"{r.x:g} min",
     "tokens": tokens_of,
@@ -129,7 +130,7 @@ HEADS: dict[str, Text] = {
     **dict.fromkeys(("operation", "kernel", "reading", "case"), lambda r: r.case),
     **dict.fromkeys(("warps", "clips"), lambda r: f"{r.x:g}"),
 }
-"""Head of a left column -> its text."""
+# Suite -> the left columns, and the head of each other column.
 TABLES: dict[str, tuple[tuple[str, ...], Text]] = {
     "kernels": (("operation", "type", "size"), lambda r: f"{r.provider}, {r.unit}"),
     "compile": (("kernel", "warps"), lambda r: f"{r.provider}: registers, shared bytes, stack bytes"),
@@ -139,7 +140,6 @@ TABLES: dict[str, tuple[tuple[str, ...], Text]] = {
     "media": (("video", "reading"), lambda r: f"{r.metric}, {r.unit}"),
     "features": (("video", "case", "provider"), lambda r: f"{r.metric}, {r.unit}"),
 }
-"""Suite -> the left columns, and the head of each other column."""
 
 
 def measured_with(subject: str, rows: Sequence[Row]) -> str:

@@ -111,33 +111,29 @@ def serve(
     row: Row, model: LongCompress, requests: Sequence[Request], budget: int, repeat: int
 ) -> Iterator[Row]:
     """The rows of every provider; one that gives other answers or memories has a row with its error."""
-    expected = one_by_one(model, requests, budget)
-    providers = {ONE_BY_ONE: PROVIDERS[ONE_BY_ONE]}
+    work = {name: partial(provider, model, requests, budget) for name, provider in PROVIDERS.items()}
+    expected = work[ONE_BY_ONE]()
     row = replace(row, case="compress and ask")
     for name in (BATCHED, THREADS):
-        if wrong := changed(requests, PROVIDERS[name](model, requests, budget), expected):
+        if wrong := changed(requests, work[name](), expected):
             error = f"{len(wrong)} of {len(requests)} clips differ: {'; '.join(wrong)}; nothing is timed"
             yield row.failed(error, provider=name)
-        else:
-            providers[name] = PROVIDERS[name]
+            del work[name]
         if name == BATCHED:  # before any threads
             for of, peak in peaks_gb(model.device).items():
                 yield row.figure([peak], f"memory of the {of}", "GB", provider=name)
-    work = {name: partial(provider, model, requests, budget) for name, provider in providers.items()}
     for name, runs in timed(work, repeat, model.device, warm_up=0, keep_results=True).items():
         # rates of the whole and of both halves, and the time until 50 and 95 % of the answers are there
-        served = [run.result for run in runs]
-        rates = {
-            "compress and ask": [run.done_s[-1] for run in served],
-            "compress": [run.compress_s for run in served],
-            "ask": [run.done_s[-1] - run.compress_s for run in served],
-        }
-        for case, seconds in rates.items():
-            values = (len(requests) / s for s in seconds)
-            yield row.figure(values, "rate", "requests/s", case=case, provider=name)
+        served, row = [run.result for run in runs], replace(row, provider=name)
+        for case, seconds in (
+            ("compress and ask", [run.done_s[-1] for run in served]),
+            ("compress", [run.compress_s for run in served]),
+            ("ask", [run.done_s[-1] - run.compress_s for run in served]),
+        ):
+            yield row.figure((len(requests) / s for s in seconds), "rate", "requests/s", case=case)
         for metric, quantile in (("p50", 0.5), ("p95", 0.95)):
-            values = (float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served)
-            yield row.figure(values, metric, "s", provider=name)
+            times = (float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served)
+            yield row.figure(times, metric, "s")
 
 
 def changed(requests: Sequence[Request], served: Served, expected: Served) -> list[str]:

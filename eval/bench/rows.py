@@ -83,11 +83,10 @@ class Recorder:
 
     def __init__(self, out: str | Path | None, device: str, suites: Sequence[str]) -> None:
         self.out, self.device, self.num_failed = out, device, 0
-        self.rows: list[Row] = []
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            if Path(out).is_file():
-                self.rows = [row for row in load_rows(out) if row.suite not in suites]
+        before = load_rows(out) if out and Path(out).is_file() else []
+        self.rows = [row for row in before if row.suite not in suites]
 
     def add(self, row: Row) -> None:
         """Print a row, and replace the file by one that has it too."""

@@ -51,19 +51,18 @@ def timed(
 
 
 def _timed_run(work: Callable[[], Any], calls: int, on_gpu: bool) -> Took:
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     if on_gpu:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
-        events[0].record()
+        begin.record()
     cores, start_s = cpu_seconds(), time.perf_counter()
     for _ in range(calls):
         result = work()
-    if on_gpu:
-        events[1].record()
-        torch.cuda.synchronize()
     wall_s = time.perf_counter() - start_s
     if on_gpu:
-        wall_s = events[0].elapsed_time(events[1]) / 1e3
+        end.record()
+        torch.cuda.synchronize()
+        wall_s = begin.elapsed_time(end) / 1e3
     return Took(wall_s / calls, (cpu_seconds() - cores) / calls, result)
 
 

@@ -11,7 +11,7 @@ from ..bench.plot import COLOURS, MARKERS, new_figure
 from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
-from ..tasks.task import Example
+from ..tasks.task import Example, groups_of
 from .compare import ALL, OURS, Arm
 from .run_file import read_run
 
@@ -50,11 +50,7 @@ def rows_of(
         this score at the same budget, example by example).
     """
     videos = {example.id: example.video for example in examples}
-    groups = {"": set(videos)}
-    for example in examples:
-        for kind, name in example.groups:
-            if kind == by:
-                groups.setdefault(name, set()).add(example.id)
+    groups = {"": list(videos)} | groups_of(examples).get(by, {})
     scores = {arm: _scores(folder / f"{arm.name}.jsonl", score) for arm in arms}
     values_of = {arm: values for arm, (values, _, _) in scores.items()}
     whole = values_of.get(Arm("full", ALL))
@@ -63,7 +59,7 @@ def rows_of(
         values, sizes, num_failed = scores[arm]
         base = values_of.get(Arm(BASE, arm.budget), {}) if arm.method != BASE else {}
         for group, ids in groups.items():
-            ours = {key: value for key, value in values.items() if key in ids}
+            ours = {key: values[key] for key in ids if key in values}
             row: dict[str, Any] = {"method": arm.method, "budget": arm.budget, "group": group}
             row["num_tokens"] = mean([sizes[video] for video in sorted({videos[key] for key in ours})])
             row |= interval(ours, videos) | {"num_failed": num_failed}
@@ -78,16 +74,14 @@ def rows_of(
 def _scores(path: Path, score: str) -> tuple[dict[str, float], dict[str, int], int]:
     """(score by example, tokens by video, number of failed examples) of a run."""
     run = read_run(path)
-    if run is None:
-        raise ValueError(f"{path} has no header; start the comparison again")
+    assert run is not None
     values = {}
     for key, line in run.answered.items():
-        if not line["score"] or (score and score not in line["score"]):
-            raise ValueError(
-                f"{path}: {key!r} has no score {score or 'of its own'}, it has {line['score']}; compare "
-                "a task that scores each example"
-            )
-        values[key] = float(line["score"][score or next(iter(line["score"]))])
+        scores = line["score"] or {}
+        if (name := score or next(iter(scores), "of its own")) not in scores:
+            why = f"{key!r} has no score {name}, it has {line['score']}"
+            raise ValueError(f"{path}: {why}; compare a task that scores each example")
+        values[key] = float(scores[name])
     return values, {line["video"]: line["tokens"] for line in run.answered.values()}, len(run.failed)
 
 
@@ -143,9 +137,11 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
             tokens = f"{whole['num_tokens']:.0f} tokens"
             parts.append(f"Uncompressed, {tokens}: {_shown(whole)}, n {whole['num']}.")
         parts.append(table(_shown, group))
-    parts.append("## Ours (even) minus each method, all questions, example by example")
-    parts.append("Bold where the 95 % interval (bootstrap over videos) excludes 0.")
-    parts.append(table(lambda row: _gain(row["gain"]), without=BASE))
+    parts += [
+        "## Ours (even) minus each method, all questions, example by example",
+        "Bold where the 95 % interval (bootstrap over videos) excludes 0.",
+        table(lambda row: _gain(row["gain"]), without=BASE),
+    ]
     if ("full", ALL, "") in at:
         parts.append("## Share of the uncompressed score, all questions")
         parts.append(table(lambda row: _shown(row["relative"])))

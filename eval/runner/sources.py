@@ -32,9 +32,7 @@ class Source:
 def from_files(
     task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
-    """A benchmark's files and its videos in a folder, in which they may lie deeper."""
-    if task_of(task).synthesize is not None:
-        raise ValueError(f"the videos of {task} are synthetic, it has no files; use from_scenes")
+    """A benchmark's files and its videos in a folder, in which they may lie deeper; no task without files."""
     examples = read_examples(task, reference, durations=durations)
     paths = _paths(Path(videos), {example.video for example in examples})
 
@@ -55,8 +53,7 @@ def from_files(
 def from_scenes(task: str, synthetic: Synthetic) -> Source:
     """Synthetic videos and questions; frames and audio pass through no codec."""
     synthesize = task_of(task).synthesize
-    if synthesize is None:
-        raise ValueError(f"the videos of {task} are not synthetic, it has files; use from_files")
+    assert synthesize is not None
     examples, videos = synthesize_all(task, synthesize, synthetic)
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:

@@ -146,8 +146,7 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
     if begins:
         return begins[1].upper()
     stands = re.findall(rf"[(\[*]([{letters}])[)\]*]|{_EDGE}([{letters[1:] or letters}]){_ENDS}", text)
-    matches = {item or other for item, other in stands}
-    if matches:
+    if matches := {item or other for item, other in stands}:
         return matches.pop() if len(matches) == 1 else None
     return _by_words(text, options, letters)
 

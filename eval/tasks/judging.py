@@ -98,8 +98,7 @@ def _asked(request: urllib.request.Request) -> Any:
 
 def _content(reply: Any, url: str) -> str:
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        content = reply["choices"][0]["message"]["content"]
-        if isinstance(content, str):
+        if isinstance(content := reply["choices"][0]["message"]["content"], str):
             return content
     got = str(reply)[:200]
     raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")

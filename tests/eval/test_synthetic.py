@@ -19,7 +19,7 @@ from longcompress.eval.metrics.bootstrap import interval
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.score import score_files
-from longcompress.eval.runner.sources import from_files, from_scenes
+from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
 from longcompress.eval.tasks.task import Answers, How, Prediction
@@ -287,14 +287,6 @@ def test_wrong_arguments(tmp_path):
             Synthetic(**kwargs)
     with pytest.raises(ValueError, match="duration_s must be >= 300 to keep needles apart, got 60"):
         from_scenes("needle", Synthetic(minutes=(1,)))
-    with pytest.raises(
-        ValueError, match="the videos of lvbench are not synthetic, it has files; use from_files"
-    ):
-        from_scenes("lvbench", Synthetic())
-    with pytest.raises(
-        ValueError, match="the videos of needle are synthetic, it has no files; use from_scenes"
-    ):
-        from_files("needle", [], tmp_path)
     (tmp_path / "g.json").write_text('{"minutes": [5]}')
     with pytest.raises(
         ValueError, match=r"g.json:1: must say which videos were synthesized, .* \(KeyError: 'synthetic'"
