@@ -1,21 +1,31 @@
-"""Dense captions by the protocol of ActivityNet Captions: located at four temporal IoU, then captioned."""
+"""Dense captions: the protocols of ActivityNet Captions and of YouCook2, and SODA_c."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .bootstrap import Corpus, means_of
 from .captions import BLEUS, bleu, cider, resampled_cider, rouge_l
-from .intervals import Compat, FloatArray, entry_counts, harmonic, mean, tiou_matrix
-from .meteor import meteor, meteor_name
-from .soda import Annotator, events_of
-from .words import Words, words_of_each
+from .intervals import (
+    Annotator,
+    Captioned,
+    Compat,
+    FloatArray,
+    entry_counts,
+    harmonic,
+    mean,
+    tiou_matrix,
+)
+from .meteor import NOT_COMPUTED, meteor, meteor_name
+from .words import Words, ascii_only, words_of_each
 
+PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 Pairs = list[tuple[str, str | None]]  # predicted texts, each with a right one, None for none
 Matched = Mapping[Any, tuple[list[FloatArray], list[Pairs]]]  # by video: see `_matched`
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 TEXT_METRICS = ("CIDEr", "METEOR", "ROUGE-L", *BLEUS)
+_AVERAGED = ("precision", "recall", "CIDEr", "METEOR")  # over thresholds, for YouCook2
 MAX_PREDICTIONS = 1000  # of a video
 _EPSILON = 1e-8  # the evaluators divide by the union and this: an IoU of just 0.5 is no match at 0.5
 _MATCHES_NOTHING = ["qzxjkvbqwzxj"]
@@ -186,3 +196,177 @@ def _localisation(overlaps: Sequence[FloatArray], threshold: float) -> dict[str,
 def _events(annotators: Iterable[Annotator]) -> list[tuple[Any, tuple[float, float, str]]]:
     """(video, event) of all."""
     return [(key, event) for each in annotators for key, events in each.items() for event in events]
+
+
+class Soda(NamedTuple):
+    """SODA_c of one video, each in [0, 1] where the scorer's values are."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def meteor_of_pairs(*, swapped: bool = False) -> PairScorer | None:
+    """METEOR of (prediction, reference) pairs of texts, the scorer of SODA_c; None where it can't run.
+
+    `swapped` hands the prediction over as the reference and the reference as the hypothesis, as the SODA
+    evaluators of the papers do. METEOR is not symmetric. `__name__` stands beside the numbers.
+    """
+    if (program := meteor()) is None:
+        return None
+
+    def scores(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        words = words_of_each(text for pair in pairs for text in pair)
+        predicted, reference = ([words[pair[side]] for pair in pairs] for side in (0, 1))
+        if swapped:
+            predicted, reference = reference, predicted
+        return program(predicted, [[item] for item in reference])[1]
+
+    scores.__name__ = meteor_name(swapped=swapped)
+    return scores
+
+
+def soda_c(
+    reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
+) -> tuple[dict[str, Any], dict[Any, Soda]]:
+    """(mean SODA_c over videos, SODA_c of each video).
+
+    Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a reference
+    event that are matched earn their temporal IoU times the score of their texts. Each event is matched at
+    most once, and matches don't cross; the matching that earns most counts. The sum over the number of
+    predicted events is the precision, over that of reference events the recall. f1 is their harmonic mean.
+
+    The scorer takes (prediction, reference) texts to scores, see `meteor_of_pairs`; without it the scores are
+    None. compat="paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
+    ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
+    """
+    keys = [key for key in reference if compat is None or key in predicted]
+    each = {}
+    if scorer is not None:
+        each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
+    metrics = {
+        "SODA_c": mean([soda.f1 for soda in each.values()]),
+        "SODA_c_precision": mean([soda.precision for soda in each.values()]),
+        "SODA_c_recall": mean([soda.recall for soda in each.values()]),
+        "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
+        "num": len(keys),
+        **entry_counts(reference, predicted),
+    }
+    return metrics, each
+
+
+def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer) -> dict[Any, Soda]:
+    """SODA_c of each video of the reference; all 0 where nothing was predicted, or nothing is to be found.
+
+    The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
+    """
+    overlaps, overlapping = {}, {}
+    for key in reference:
+        ours, theirs = (
+            sorted(some.get(key, ()), key=lambda event: event[0]) for some in (predicted, reference)
+        )
+        overlaps[key] = tiou_matrix(ours, theirs)
+        overlapping[key] = [(ours[i][2], theirs[j][2]) for i, j in np.argwhere(overlaps[key] > 0).tolist()]
+    pairs = list(dict.fromkeys(pair for some in overlapping.values() for pair in some))
+    scores = dict(zip(pairs, scorer(pairs) if pairs else [], strict=True))
+    out = {}
+    for key, overlap in overlaps.items():
+        overlap[overlap > 0] *= [scores[pair] for pair in overlapping[key]]
+        earned = in_order(overlap)
+        precision, recall = (earned / max(num, 1) for num in overlap.shape)
+        out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
+    return out
+
+
+def in_order(earned: FloatArray) -> float:
+    """The most that matches earn which don't cross: increasing in both, (n, m) what each pair earns.
+
+    A row at a time: the best of the first i rows and j columns is that of one row less, or with a match of i
+    and some column up to j on top of the best of all before both.
+    """
+    best = np.zeros(earned.shape[1] + 1)
+    for row in earned:
+        best[1:] = np.maximum.accumulate(np.maximum(best[1:], best[:-1] + row))
+    return float(best[-1])
+
+
+def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict[Any, list[Captioned]]:
+    """The events of these videos, in ASCII for the papers."""
+    read = ascii_only if compat else str
+    return {key: [(a, b, read(text)) for a, b, text in annotator[key]] for key in keys if key in annotator}
+
+
+def youcook2(
+    reference: Annotator, predicted: Annotator, *, compat: Compat = None
+) -> tuple[dict[str, Any], dict[Any, Soda], Corpus]:
+    """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, all but SODA_c resampled).
+
+    This is what TimeChat's, MMDuet's and their successors' evaluators compute.
+
+    Of each video, precision and recall of its events (see `dense_captions`) are averaged over IoU above
+    .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video at
+    each of the four. Spans with their ends exchanged are read the right way round.
+
+    A video without predictions scores 0 everywhere. compat="paper" takes CIDEr's document frequencies from
+    one video's items, and METEOR in SODA_c with its arguments exchanged.
+
+    Returns:
+        F1, precision, recall, CIDEr, METEOR, SODA_c (None of no videos, the last two without METEOR's
+        program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts.
+    """
+    theirs, ours = _ordered(reference), _ordered(predicted)
+    columns, ciders = dense_of_each([theirs], ours, compat)
+    means: dict[str, dict[Any, float]] = {"F1": {}}
+    for name in _AVERAGED:
+        of_thresholds = [columns[f"{name}@{t:g}"] for t in THRESHOLDS]
+        means[name] = {
+            key: sum(at[key] for at in of_thresholds) / len(THRESHOLDS) for key in of_thresholds[0]
+        }
+    for key, precision in means["precision"].items():
+        means["F1"][key] = harmonic(precision, means["recall"][key]) or 0.0
+    table = means_of(means, {key: key for key in theirs})
+    soda, each = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        out = dict(table.scores(times))
+        if ciders is not None and times.sum():
+            out["CIDEr"] = float((times @ ciders(times)).mean() / times.sum())
+        return out
+
+    corpus = Corpus(table.videos, scores)
+    metrics = {
+        **corpus.whole(),
+        "SODA_c": soda["SODA_c"],
+        "meteor": meteor_name() + ("; in SODA_c with arguments swapped" if compat and meteor() else ""),
+        **{name: soda[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
+        "num_predictions": mean([float(len(ours.get(key, ()))) for key in theirs]),
+    }
+    return metrics, each, corpus
+
+
+def reply_segments(
+    replies: Sequence[tuple[float, str]], *, first_start_s: float | None = 0.0
+) -> list[Captioned]:
+    """Replies during a video, (time_s, text), as the events they tell of.
+
+    Equal replies in a row are one. An event reaches from the last time the reply before was given to the last
+    time this one was given. The first starts at `first_start_s`; None leaves it out, as MMDuet's evaluator
+    does.
+    """
+    out: list[Captioned] = []
+    before_s = first_start_s
+    for i, (time_s, text) in enumerate(replies):
+        if i + 1 < len(replies) and replies[i + 1][1] == text:
+            continue
+        if before_s is not None:
+            out.append((before_s, time_s, text))
+        before_s = time_s
+    return out
+
+
+def _ordered(events: Annotator) -> dict[Any, list[Captioned]]:
+    """Spans with their earlier time first."""
+    return {
+        key: [(min(start, end), max(start, end), text) for start, end, text in some]
+        for key, some in events.items()
+    }

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = tuple[float, float]  # (start_s, end_s), half-open
+Captioned = tuple[float, float, str]  # start_s, end_s, text
+Annotator = Mapping[Any, Sequence[Captioned]]  # the events of each video
 FloatArray = NDArray[np.float64]
 Compat = Literal["paper"] | None
 

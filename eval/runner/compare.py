@@ -19,10 +19,8 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
 from ..tasks.task import Example, How, Prediction
-from .ask import Questioner
-from .locks import alone
-from .run import ENDLESS, header_of, run_all, summarise
-from .run_file import RunConfig, check_budgets, num_tokens, summary_of
+from .run import ENDLESS, Questioner, header_of, run_all, summarise
+from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
 OURS = ("even", "novelty", "no-memory", "no-audio")

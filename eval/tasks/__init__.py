@@ -1,7 +1,6 @@
 """The benchmarks: their files as published, prompts, parsers of answers, scores."""
 
-from . import choice, grounding, longvale, open_qa, synthetic
-from .dense import ACTIVITYNET_DENSE
+from . import choice, events, open_qa, synthetic
 from .magqa import MAGQA
 from .qvhighlights import QVHIGHLIGHTS
 from .task import Task
@@ -9,12 +8,11 @@ from .video_chatgpt import VIDEO_CHATGPT
 from .youcook import YOUCOOK2
 
 TASKS: dict[str, Task] = {
-    **grounding.TASKS,
-    "activitynet-dense": ACTIVITYNET_DENSE,
+    **events.ACTIVITYNET,
     "qvhighlights": QVHIGHLIGHTS,
     "youcook2": YOUCOOK2,
     "magqa": MAGQA,
-    **longvale.TASKS,
+    **events.LONGVALE,
     **open_qa.TASKS,
     "video-chatgpt": VIDEO_CHATGPT,
     **choice.TASKS,

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from ...events.parse import parse_spans
-from ..metrics.intervals import Interval
-from ..metrics.soda import Captioned
+from ..metrics.intervals import Captioned, Interval
 from .task import Example, How
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)

@@ -8,7 +8,7 @@ from functools import partial
 from string import ascii_uppercase
 from typing import Any
 
-from ..metrics.choice import by_group, multiple_choice
+from ..metrics.answers import by_group, multiple_choice
 from .answers import first_letter, letter_of
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, Known, each_record, json_file

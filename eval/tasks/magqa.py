@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from ..metrics.magqa import Reply, magqa
+from ..metrics.answers import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .dense import timed_texts
+from .events import timed_texts
 from .files import Record, one_file, read_records, video_of
 from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS

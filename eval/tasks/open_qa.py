@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from ..metrics.answers import by_group, exact_match, open_answers
 from ..metrics.captions import caption_scores
-from ..metrics.choice import by_group, exact_match, open_answers
 from .answers import words_of
 from .files import Record, is_lines, json_text, one_file, read_object, read_records, video_of
 from .forms import IdsByQuestion, Known, each_record, json_file

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..metrics.bootstrap import means_of
-from ..metrics.highlights import CLIP_S, Window, clip_ratings, clip_scores, highlights, moments
-from ..metrics.intervals import FloatArray, Interval
+from ..metrics.highlights import CLIP_S, clip_ratings, clip_scores, highlights, moments
 from .answers import events_of
 from .files import Record, one_file, read_records
 from .forms import each_record, lines_file, number_or_text, question_prompt
@@ -19,26 +19,17 @@ MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HI
 
 
 @dataclass(frozen=True)
-class Relevant:
-    """The reference of a query: windows, and (clips, raters) ratings, None where there are none."""
-
-    windows: tuple[Interval, ...]
-    ratings: FloatArray | None
-
-
-@dataclass(frozen=True)
 class Relevance:
-    """The prediction for a query; None where the file has nothing of that kind."""
+    """Windows for a query and ratings of clips; None where a file has nothing of that kind."""
 
-    windows: tuple[Window, ...] | None = ()
-    ratings: tuple[float, ...] | None = ()
+    windows: Sequence[Any] | None = ()
+    ratings: Any = ()
 
 
 @each_record
 def read_queries(record: Record) -> Iterator[Example]:
     """highlight_val_release.jsonl and the like."""
-    duration_s, ratings = record.number("duration"), None
-    windows = tuple(record.spans("relevant_windows"))
+    duration_s, ratings, windows = record.number("duration"), None, record.spans("relevant_windows")
     if record.has("saliency_scores"):
         clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
         try:
@@ -47,7 +38,7 @@ def read_queries(record: Record) -> Iterator[Example]:
             needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
             raise record.fault(needed, str(error)) from error
     key, video, query = record.name("qid"), record.name("vid"), record.text("query")
-    yield Example(key, video, query, Relevant(windows, ratings), duration_s)
+    yield Example(key, video, query, Relevance(windows, ratings), duration_s)
 
 
 def relevance_in(text: str, example: Example, how: How) -> Relevance | None:

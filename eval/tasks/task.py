@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ...synthetic.scenes import Scene
+from ..metrics.answers import Judge
 from ..metrics.bootstrap import Corpus
-from ..metrics.judge import Judge
 from .files import write_text
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]

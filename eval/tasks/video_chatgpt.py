@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..metrics.choice import rated_answers
+from ..metrics.answers import rated_answers
 from .answers import without_thoughts
 from .files import json_text, read_records, video_of
 from .forms import IdsByQuestion

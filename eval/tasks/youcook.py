@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..metrics.youcook import reply_segments, youcook2
+from ..metrics.dense import reply_segments, youcook2
 from .answers import events_of
-from .dense import timed, timed_texts
+from .events import timed, timed_texts
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
 from .forms import json_file, read_spoken
 from .magqa import replies_of

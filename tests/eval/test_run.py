@@ -16,8 +16,7 @@ import pytest
 from longcompress.cli.main import main as command
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.runner import run as running
-from longcompress.eval.runner.locks import alone
-from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
+from longcompress.eval.runner.run_file import RunConfig, alone, pairs, read_run
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_files, from_scenes
 from longcompress.eval.tasks import TASKS

@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.eval.metrics import choice
-from longcompress.eval.metrics import magqa as magqa_
-from longcompress.eval.metrics.choice import plain
-from longcompress.eval.metrics.judge import Judge, first_digit, rating, replies, verdict
+from longcompress.eval.metrics import answers as choice
+from longcompress.eval.metrics.answers import Judge, first_digit, plain, rating, replies, verdict
 
 
 def first(metric):
@@ -18,7 +16,7 @@ def first(metric):
 multiple_choice, open_answers, rated_answers = map(
     first, (choice.multiple_choice, choice.open_answers, choice.rated_answers)
 )
-magqa = first(magqa_.magqa)
+magqa = first(choice.magqa)
 
 
 def exact_match(right, predicted, **options):

@@ -3,10 +3,9 @@
 import pytest
 
 from longcompress.eval.metrics import dense
-from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions
+from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions, reply_segments, youcook2
 from longcompress.eval.metrics.intervals import harmonic
 from longcompress.eval.metrics.meteor import NOT_COMPUTED, is_available
-from longcompress.eval.metrics.youcook import reply_segments, youcook2
 
 needs_meteor = pytest.mark.skipif(not is_available(), reason="java or pycocoevalcap is not installed")
 

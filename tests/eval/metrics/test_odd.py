@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
+from longcompress.eval.metrics.answers import (
+    Judge,
+    exact_match,
+    magqa,
+    multiple_choice,
+    open_answers,
+    rated_answers,
+)
 from longcompress.eval.metrics.captions import caption_scores
-from longcompress.eval.metrics.choice import exact_match, multiple_choice, open_answers, rated_answers
-from longcompress.eval.metrics.dense import dense_captions
+from longcompress.eval.metrics.dense import dense_captions, soda_c, youcook2
 from longcompress.eval.metrics.highlights import LENGTHS, highlights, moments
 from longcompress.eval.metrics.intervals import grounding
-from longcompress.eval.metrics.judge import Judge
-from longcompress.eval.metrics.magqa import magqa
-from longcompress.eval.metrics.soda import soda_c
-from longcompress.eval.metrics.youcook import youcook2
 
 TEXTS = ["a dog runs over the mat", "Ein Hund läuft über die Straße", "日本 の 犬 が 走る", "a café, naïve"]
 

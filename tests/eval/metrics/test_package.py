@@ -14,9 +14,8 @@ import pytest
 
 from longcompress.eval.metrics.captions import bleu, cider, rouge_l
 from longcompress.eval.metrics.captions import caption_scores as score_captions
-from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions
+from longcompress.eval.metrics.dense import THRESHOLDS, dense_captions, meteor_of_pairs, soda_c
 from longcompress.eval.metrics.meteor import is_available, meteor
-from longcompress.eval.metrics.soda import meteor_of_pairs, soda_c
 from longcompress.eval.metrics.words import ascii_only, words
 
 STORE = Path(__file__).with_name("expected.json")

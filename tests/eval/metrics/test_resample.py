@@ -5,8 +5,7 @@ import pytest
 
 from longcompress.eval.metrics.bootstrap import Corpus, interval, intervals_of, means_of
 from longcompress.eval.metrics.captions import caption_scores as score_captions
-from longcompress.eval.metrics.dense import dense_captions
-from longcompress.eval.metrics.youcook import youcook2
+from longcompress.eval.metrics.dense import dense_captions, youcook2
 
 WORDS = [
     "a",

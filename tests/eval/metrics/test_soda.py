@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.eval.metrics import soda
+from longcompress.eval.metrics import dense as soda
+from longcompress.eval.metrics.dense import Soda, in_order, meteor_of_pairs, soda_of_each
 from longcompress.eval.metrics.meteor import NOT_COMPUTED, is_available
-from longcompress.eval.metrics.soda import Soda, in_order, meteor_of_pairs, soda_of_each
 
 needs_meteor = pytest.mark.skipif(not is_available(), reason="java or pycocoevalcap is not installed")
 
