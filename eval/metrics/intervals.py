@@ -46,10 +46,9 @@ def grounding(
     reference: Mapping[Any, Interval],
     predicted: Mapping[Any, Interval | None],
     *,
-    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     round_iou: bool = False,
-) -> tuple[dict[str, Any], dict[Any, float]]:
-    """(recall at 1 and mean IoU of a predicted span for each query, the IoU of each query).
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    """(recall at 1, R@.3 .5 .7, and mean IoU of a predicted span for each query, the same of each query).
 
     R@t is the share of queries whose IoU is at least t. A query without a prediction, or with None, has IoU
     0. `round_iou` rounds each IoU to two decimals first, as VTimeLLM and LongVALE do (0.495 then counts at
@@ -60,14 +59,15 @@ def grounding(
         span = predicted.get(key)
         iou = 0.0 if span is None else float(tiou_matrix([span], [true])[0, 0])
         ious[key] = round(iou, 2) if round_iou else iou
+    each = {"mIoU": ious}
+    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in (0.3, 0.5, 0.7)}
     metrics = {
-        **{f"R@{t:g}": mean([float(iou >= t) for iou in ious.values()]) for t in thresholds},
-        "mIoU": mean(ious.values()),
+        **{name: mean(values.values()) for name, values in each.items()},
         "num": len(ious),
         "num_unanswered": sum(predicted.get(key) is None for key in reference),
         "num_unknown": sum(key not in reference for key in predicted),
     }
-    return metrics, ious
+    return metrics, each
 
 
 def entry_counts(

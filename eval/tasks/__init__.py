@@ -5,12 +5,11 @@ from .magqa import MAGQA
 from .qvhighlights import QVHIGHLIGHTS
 from .task import Task
 from .video_chatgpt import VIDEO_CHATGPT
-from .youcook import YOUCOOK2
 
 TASKS: dict[str, Task] = {
     **events.ACTIVITYNET,
     "qvhighlights": QVHIGHLIGHTS,
-    "youcook2": YOUCOOK2,
+    "youcook2": events.YOUCOOK2,
     "magqa": MAGQA,
     **events.LONGVALE,
     **open_qa.TASKS,

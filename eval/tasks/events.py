@@ -1,6 +1,6 @@
 """Events with their times: when a sentence happens, all that happens, what happens in a span.
 
-Charades-STA, ActivityNet Captions, LongVALE: located, captioned with times, or by span, by the same files.
+Charades-STA, ActivityNet Captions, LongVALE: located, captioned with times, or by span; and YouCook2's steps.
 """
 
 from collections import Counter
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from ...events.parse import to_percent
 from ...types import Event
+from ..metrics.answers import Reply
 from ..metrics.bootstrap import means_of
 from ..metrics.captions import caption_scores
-from ..metrics.dense import dense_captions, meteor_of_pairs, soda_c
+from ..metrics.dense import dense_captions, meteor_of_pairs, reply_segments, soda_c, youcook2
 from ..metrics.intervals import Captioned, grounding
 from .answers import events_of, span_of, words_of
-from .files import Record, is_lines, one_file, read_object, read_text
+from .files import Record, is_lines, one_file, read_object, read_records, read_text, video_of
 from .forms import Known, json_file, question_prompt, read_spoken, sentence_id, write_spoken
 from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Prompt, Scored, Task, Times
 
-THRESHOLDS = (0.3, 0.5, 0.7)
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: four sentences, quoted for comparison.
 FIND_AS_VTIMELLM = "During which frames can we see {}?"
 TELL_AS_VTIMELLM = (  # after "<video>\\n" their script writes a space
@@ -50,6 +50,10 @@ ASK_OF = (
     "What happens in the video from {:g} to {:g} seconds? Describe what is seen, heard and said, in one "
     "sentence."
 )
+ASK_STEPS = (
+    "List the cooking steps that the video shows, in order of time, one a line, each with its start and end "
+    "in seconds, like this: From 12.0 to 15.5 seconds, chop the onions."
+)
 
 
 def ask_as_paper(form: str) -> Prompt:
@@ -74,11 +78,7 @@ def score_spans(answers: Answers) -> Scored:
     For the papers: IoU rounded to two decimals, and sentences without an entry left out.
     """
     reference = {example.id: example.truth for example in answers.counted}
-    is_paper = answers.how.compat == "paper"
-    metrics, ious = grounding(reference, answers.values(), thresholds=THRESHOLDS, round_iou=is_paper)
-    each = {"mIoU": ious}
-    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in THRESHOLDS}
-    return Scored(metrics, each)
+    return Scored(*grounding(reference, answers.values(), round_iou=answers.how.compat == "paper"))
 
 
 def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
@@ -100,9 +100,8 @@ def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]
 
 def read_sentences(paths: Paths) -> Iterator[Example]:
     """An example for each sentence: where is it?"""
-    for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items():
-        for i, (start_s, end_s, text) in enumerate(events):
-            yield Example(sentence_id(video, i), video, text.strip(), (start_s, end_s), duration_s)
+    for e in read_spans(paths):
+        yield replace(e, question=e.truth.strip(), truth=e.span_s, span_s=None)
 
 
 def read_charades(paths: Paths) -> Iterator[Example]:
@@ -211,6 +210,69 @@ def score_captions(answers: Answers) -> Scored:
     return Scored(metrics, corpora=[corpus])
 
 
+def replies_of(record: Record) -> tuple[Reply, ...]:
+    """What a model said in the course of a video; MMDuet's time -1 is no time."""
+    out = []
+    for entry in record.records("model_response_list"):
+        if entry.get("role") == "assistant":
+            time_s = entry.number("time")
+            out.append((None if time_s < 0 else time_s, entry.text("content")))
+    return tuple(out)
+
+
+def read_recipes(paths: Paths) -> Iterator[Example]:
+    """YouCook2's own annotations (validation videos of them), or TimeChat's val.caption_coco_format.json."""
+    whole = read_object(one_file(paths, "reference"))
+    if whole.has("database"):
+        database = whole.within(whole.get("database"), "database")
+        if whole.twice:
+            raise whole.fault("each video must be there once", list(whole.twice))
+        for key, value in database.value.items():
+            video, name = database.within(value, f"video {key!r}"), video_of(key)
+            if video.get("subset") == "validation":
+                steps = timed_texts(video, "annotations", "segment", "sentence")
+                yield Example(name, name, "", steps, video.maybe_number("duration"))
+        return
+    yield from map(_captioned, whole.records("annotations"))
+
+
+def _captioned(record: Record) -> Example:
+    """One video of TimeChat's file: its sentences are one text, "a. b. c."."""
+    name = video_of(record.name("image_id"))
+    sentences = [item.strip().removesuffix(".") + "." for item in record.text("pure_cap").split(". ")]
+    spans = record.spans("segments")
+    if len(spans) != len(sentences):
+        needed = "'pure_cap' must have a sentence for each of 'segments'"
+        raise record.fault(needed, f"{len(sentences)} and {len(spans)}")
+    steps = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
+    return Example(name, name, "", steps, record.maybe_number("duration"))
+
+
+def read_steps(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
+    """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
+    if not is_lines(path := one_file(paths, "pred")):
+        whole = read_object(path)
+        for name in whole.names():
+            yield video_of(name), Prediction("", timed_texts(whole, name, "timestamp", "caption", "sentence"))
+        return
+    records = read_records(path)
+    if not records or not records[0].has("model_response_list"):
+        yield from read_spoken(paths, examples, how, task="captioning", parse=events_of)
+        return
+    for record in records:
+        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
+        steps = reply_segments(timed, first_start_s=None if how.compat == "paper" else 0.0)
+        yield video_of(record.name("question_id")), Prediction("", tuple(steps))
+
+
+def score_steps(answers: Answers) -> Scored:
+    """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
+    compat = answers.how.compat
+    metrics, each, corpus = youcook2(answers.column("truth"), answers.values(()), compat=compat)
+    f1 = {key: video.f1 for key, video in each.items()}
+    return Scored(metrics, {"SODA_c": f1} if f1 else {}, [corpus])
+
+
 CHARADES_STA = Task(
     about="when a sentence happens in a video of 30 s; R@1 at IoU .3 .5 .7, mIoU",
     where="charades_sta_test.txt of github.com/jiyanggao/TALL; videos of prior.allenai.org/projects/charades",
@@ -268,6 +330,20 @@ LONGVALE_SC = Task(
     entries=partial(read_spoken, task="seg_captioning", parse=words_of),
     write=partial(write_spoken, task="seg_captioning"),
     score=score_captions,
+    uses_meteor=True,
+)
+
+YOUCOOK2 = Task(
+    about="the steps of a recipe with times, in a video of 5 min; F1, CIDEr, METEOR, SODA_c",
+    where="youcookii_annotations_trainval.json of youcook2.eecs.umich.edu, or TimeChat's "
+    "val.caption_coco_format.json, linked from github.com/RenShuhuai-Andy/TimeChat",
+    read=read_recipes,
+    prompts={DEFAULT: lambda example: ASK_STEPS},
+    parse=events_of,
+    entries=read_steps,
+    # TimeChat's form, its videos with .mp4 as its references have them
+    write=json_file(lambda known: {f"{e.id}.mp4": timed(answer.value, "caption") for e, answer in known}),
+    score=score_steps,
     uses_meteor=True,
 )
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from ..metrics.answers import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .events import timed_texts
+from .events import replies_of, timed_texts
 from .files import Record, one_file, read_records, video_of
 from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS
@@ -52,16 +52,6 @@ def read_questions(record: Record) -> Iterator[Example]:
     answers = timed_texts(record, "answer", "time", "content")
     key, video = record.name("question_id"), video_of(record.name("video"))
     yield Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration"))
-
-
-def replies_of(record: Record) -> Replies:
-    """What a model said in the course of a video; MMDuet's time -1 is no time."""
-    out = []
-    for entry in record.records("model_response_list"):
-        if entry.get("role") == "assistant":
-            time_s = entry.number("time")
-            out.append((None if time_s < 0 else time_s, entry.text("content")))
-    return tuple(out)
 
 
 def replies_in(text: str, example: Example, how: How) -> Replies | None:

@@ -20,7 +20,7 @@ def tiou(a, b):
 
 
 def iou_of_each(*args):
-    return intervals.grounding(*args)[1]
+    return intervals.grounding(*args)[1]["mIoU"]
 
 
 TENTH = st.integers(-50, 50)
