@@ -103,14 +103,6 @@ class Questioner:
         return {name: values[example.id] for name, values in each.items() if example.id in values} or None
 
 
-def by_video(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Video -> its examples, both in the order they come in."""
-    out: dict[str, list[Example]] = {}
-    for example in examples:
-        out.setdefault(example.video, []).append(example)
-    return out
-
-
 # A video's name and media to what makes its memory for a run of that name.
 Read: TypeAlias = Callable[[str, Reading], Callable[[str], VideoMemory]]
 
@@ -142,7 +134,10 @@ def run(
     how = _how(source, config)
     budgets = config.budgets or (str(model.config.budget.tokens),)
     header = header_of(source, model, config, how) | {"budgets": list(budgets)}
-    streams = _streams(model, config)
+    known = model.media
+    if config.media != "both" and config.media not in known:
+        raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
+    streams = known if config.media == "both" else (config.media,)
     names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
     for budget in budgets:
         if not budget.endswith("%"):
@@ -175,8 +170,10 @@ def run_all(
             name: {key: line for key, line in lines.items() if not (retry_failed and "failed" in line)}
             for name, lines in before.items()
         }
+        videos: dict[str, list[Example]] = {}
+        for example in questioner.examples:
+            videos.setdefault(example.video, []).append(example)
         # A video at a time: encoded once, asked by every run that lacks a line of it.
-        videos = by_video(questioner.examples)
         for video, questions in tqdm(videos.items(), desc=questioner.name, unit="video", disable=None):
             names = [name for name in runs if any(e.id not in done[name] for e in questions)]
             for name, result in encoded(source, media, read, video, names) if names else ():
@@ -238,9 +235,7 @@ def _read(
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
-    prompt = prompt_of(source.task, config.prompt)
-    settings = model.config
-    default_tokens = settings.llm.max_new_tokens
+    prompt, settings = prompt_of(source.task, config.prompt), model.config
     return {
         "format": run_file.FORMAT,
         "task": source.task,
@@ -250,7 +245,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "times": how.times,
         "meteor": meteor_name() if task_of(source.task).uses_meteor else None,
         "media": config.media,
-        "max_new_tokens": default_tokens if config.max_new_tokens is None else config.max_new_tokens,
+        "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,
         "num_examples": len(source.examples[: config.limit]),
         "model": settings.name,
@@ -311,13 +306,6 @@ def _how(source: Source, config: RunConfig) -> How:
             "which the reference doesn't have; give --durations FILE"
         )
     return How(times=times)
-
-
-def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
-    known = model.media
-    if config.media != "both" and config.media not in known:
-        raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
-    return known if config.media == "both" else (config.media,)
 
 
 def _model_hash(model: LongCompress) -> str:

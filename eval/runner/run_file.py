@@ -143,10 +143,9 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     ours = json.loads(line_of(header))
     for name in dict.fromkeys([*ours, *run.header]):
         if run.header.get(name) != ours.get(name):
-            raise ValueError(
-                f"{path} was started with {name} = {_short(run.header.get(name))}, this run has "
-                f"{_short(ours.get(name))}; resume with the same, or give another --out"
-            )
+            before, now = _short(run.header.get(name)), _short(ours.get(name))
+            why = f"was started with {name} = {before}, this run has {now}"
+            raise ValueError(f"{path} {why}; resume with the same, or give another --out")
     with path.open("r+b") as file:
         file.truncate(run.num_bytes)
     return run
@@ -192,9 +191,7 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
         "first": str(first),
         "second": str(second),
         "differs": {
-            key: [value, theirs.header.get(key)]
-            for key, value in ours.header.items()
-            if value != theirs.header.get(key)
+            k: [v, theirs.header.get(k)] for k, v in ours.header.items() if v != theirs.header.get(k)
         },
         "num": len(both),
         "only_first": [key for key in ours.answered if key not in theirs.answered],
@@ -214,8 +211,8 @@ def _complete(path: Path) -> tuple[RunFile, dict[str, Any]]:
     """A run and its summary."""
     run, summary = read_run(path), summary_of(path)
     if run is None or summary is None:
-        beside = summary_path(path)
-        raise ValueError(f"{path} has no summary of its present lines in {beside}; run it to its end first")
+        why = f"has no summary of its present lines in {summary_path(path)}"
+        raise ValueError(f"{path} {why}; run it to its end first")
     return run, summary
 
 

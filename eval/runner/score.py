@@ -44,17 +44,16 @@ def score_files(
         raise ValueError(f"--reference and --pred need a file each, got {len(reference)} and {len(pred)}")
     examples = read_examples(task, reference, durations=durations)
     answers = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
-    report = {
+    return {
         "task": task,
-        "reference": [str(path) for path in reference],
-        "pred": [str(path) for path in pred],
+        "reference": list(map(str, reference)),
+        "pred": list(map(str, pred)),
         "compat": how.compat,
         "times": how.times,
         "num_examples": len(examples),
         **problems(answers),
+        **with_intervals(examples, task_of(task).score(answers), seed=seed, num_draws=num_draws),
     }
-    scored = task_of(task).score(answers)
-    return report | with_intervals(examples, scored, seed=seed, num_draws=num_draws)
 
 
 def task_of(name: str) -> Task:
