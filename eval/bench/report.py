@@ -57,11 +57,7 @@ def bench_report(
 
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
-    """`text` with the tables of these rows between its markers.
-
-    Raises:
-        ValueError: there are no markers, one has no end or another name, or there are no figures for it.
-    """
+    """`text` with the tables of these rows between its markers; ValueError for wrong ones or no figures."""
 
     def table(match: re.Match[str]) -> str:
         name, end = match[2], match[5]

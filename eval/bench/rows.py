@@ -124,11 +124,7 @@ def save_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def load_rows(path: str | Path) -> list[Row]:
-    """The rows of a CSV file of `save_rows`.
-
-    Raises:
-        ValueError: it has other columns.
-    """
+    """The rows of a CSV file of `save_rows`; ValueError for other columns."""
     with open(path, newline="", encoding="utf8") as file:
         reader = csv.DictReader(file)
         lines: list[dict[str, Any]] = list(reader)

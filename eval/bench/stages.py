@@ -71,11 +71,7 @@ def merge(model: LongCompress, segments: Sequence[Segment], duration_s: float, b
 def stage_rows(
     row: Row, model: LongCompress, video: Path, budgets: Sequence[int], repeat: int
 ) -> Iterator[Row]:
-    """Seconds and rates of every stage, of `compress` in this process, and of a second question.
-
-    Raises:
-        ValueError: the stages give another memory or answer than `compress` and `ask`.
-    """
+    """Seconds and rates of every stage, of `compress` in this process, and of a second question."""
     parts, kinds = decode(model, video)
     segments, duration_s = segments_of(model, parts, kinds)
     frames = sum(len(part) for part in parts if isinstance(part, Frames))

@@ -31,8 +31,6 @@ def timed(
     """Runs of each function. The functions take turns, and every second round goes backwards.
 
     Args:
-        work: the functions.
-        repeat: timed runs of each.
         device: "cpu" or "cuda"; a GPU is idle at both ends of a run.
         warm_up: rounds before the timed ones.
         calls: calls in a run, whose time is divided by them (for work shorter than its launch).

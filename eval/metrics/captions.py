@@ -150,7 +150,9 @@ def resampled_cider(
         for run in dict.fromkeys(run for item in some for counts in ngrams(item) for run in counts)
     ]
     # A row for each reference and n: products of counts, which a run's squared weight multiplies.
-    ours, theirs, both, items, gaps = [], [], [], [], []
+    ours, theirs, both = [], [], []
+    items: list[int] = []
+    gaps: list[int] = []
     for item, (hypothesis, some) in enumerate(zip(hypotheses, references, strict=True)):
         for reference in some:
             for n, (mine, right) in enumerate(zip(ngrams(hypothesis), ngrams(reference), strict=True)):

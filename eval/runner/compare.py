@@ -147,12 +147,7 @@ class RawVideo:
         self._state = cache(self._made_state)
 
     def memory(self, arm: Arm) -> VideoMemory:
-        """The video's memory by this method.
-
-        Raises:
-            ValueError: the budget is too small; the memory has no room in the language model's context; the
-                video has nothing but audio, and the method is no-audio.
-        """
+        """The video's memory by this method; ValueError if budget, context or video are too small for it."""
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, self.num_raw)
         state = self._state(budget, arm.method == "no-audio")
         if arm.method in OURS:

@@ -38,11 +38,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A row for each arm and group of examples ("" for all).
 
-    Args:
-        folder: with a run for each arm.
-        arms, examples: what was compared, and asked.
-        by: kind of group to tell apart; "": none.
-        score: which of the numbers of a line; "": its first.
+    `folder` has a run for each arm. `by` is the kind of group to tell apart, "" none; `score` which of the
+    numbers of a line, "" its first.
 
     Returns:
         method, budget, group, num_tokens (mean of a video's), mean, low, high, num, num_videos, num_failed;

@@ -119,11 +119,9 @@ def run(
     """The summary of a run over all examples for each budget; runs in `out` are resumed.
 
     Args:
-        source: questions and videos.
-        model: encodes, and answers greedily.
+        source, model, config: questions and videos, who answers them, greedily, and how.
         out: JSON lines, a header first. NAME.summary.json and the folder NAME.predictions come beside it.
             Each of several budgets has a file of its own: NAME.4096.jsonl, NAME.10pc.jsonl.
-        config: how the run is made.
         retry_failed: ask again where a video was missing or unreadable; the new line replaces the old line.
         num_draws: of the intervals of corpus scores.
 

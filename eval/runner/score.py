@@ -28,8 +28,7 @@ def score_files(
     """The report on a prediction file.
 
     Args:
-        task: a key of TASKS.
-        reference, pred: the benchmark's files, and files of predictions.
+        task: a key of TASKS, whose files `reference` and `pred` are.
         how: what the score depends on.
         durations: lengths of videos, where the reference has none: a JSON object, or a CSV with id and
             length.

@@ -25,13 +25,10 @@ _NUM_AT_ONCE = 8
 
 
 def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None = None) -> Asker:
-    """A judge that is asked over HTTP, with temperature 0.
+    """A judge that is asked over HTTP, with temperature 0; `url` is up to and without "/chat/completions".
 
-    Args:
-        url: up to and without "/chat/completions".
-        model: what the endpoint calls it.
-        key: sent as a bearer token.
-        cache: JSON lines of replies; a cached prompt is not asked again, a new reply is added at once.
+    `key` is sent as a bearer token. `cache` has JSON lines of replies: a cached prompt is not asked again, a
+    new reply is added at once.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")

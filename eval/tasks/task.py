@@ -206,9 +206,10 @@ class Task:
                 out.num_other += 1
             elif key in out.by_id:
                 out.duplicates.append(key)
+            elif isinstance(item, Prediction):
+                out.by_id[key] = item
             else:
-                is_read = isinstance(item, Prediction)
-                out.by_id[key] = item if is_read else prediction_of(item, known.get(key), how, self.parse)
+                out.by_id[key] = prediction_of(item, known.get(key), how, self.parse)
         return out
 
     def write_predictions(self, folder: Path, answers: Answers) -> list[Path]:
