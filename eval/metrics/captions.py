@@ -53,8 +53,7 @@ def caption_scores(
     nums = summed(np.ones(len(at)))
     program = meteor() if len(at) else None
     if program:
-        counts, meteor_of = program.counts(hypotheses, references)
-        meteors = summed(counts)
+        meteors = summed(program.counts(hypotheses, references))
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         num = float(times @ nums)
@@ -64,7 +63,7 @@ def caption_scores(
             "CIDEr": float(ciders(times) @ times[at]) / num,
             **dict(zip(BLEUS, bleu_of(times @ bleus), strict=True)),
             "ROUGE-L": float(times @ rouges) / num,
-            "METEOR": meteor_of(times @ meteors) if program else None,
+            "METEOR": program.score(times @ meteors) if program else None,
         }
 
     corpus = Corpus(videos, scores)
