@@ -123,8 +123,8 @@ def bench_kernels(
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
             raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-        about["dtype"] = name
-        row = Row("kernels", f"inputs, {name}", x_name="segments", x=segments, settings=dict(about))
+        settings = about | {"dtype": name}
+        row = Row("kernels", f"inputs, {name}", x_name="segments", x=segments, settings=settings)
         with recorder.attempt(row):  # the kernels themselves make the inputs
             inputs = make_inputs(device, segments, tokens, channels, name)
             time_operations(recorder, row, inputs, cases, repeat)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...files import replacing
+from ..tasks.files import write_text
 from .plot import plot_all
 from .rows import MACHINE, Row, grouped, load_rows, number, subject_of, tokens_of
 
@@ -40,8 +40,7 @@ def bench_report(
         state = "are those of the figures" if after == before else "differ from the figures"
         stale |= after != before
         if not check:
-            with replacing(page) as part:
-                part.write_text(after, encoding="utf8")
+            write_text(page, after)
         print(f"{page}: its tables {state if check else 'are written'}")
     if check:
         return int(stale)
@@ -50,8 +49,7 @@ def bench_report(
     text = "\n\n".join(f"## {name}\n\n{tables(name, rows)}" for name in grouped(rows, lambda r: r.suite))
     plots = plot_all(rows, folder)
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
-    with replacing(folder / "report.md") as part:
-        part.write_text(f"# Benchmarks\n\n{text}\n{images}", encoding="utf8")
+    write_text(folder / "report.md", f"# Benchmarks\n\n{text}\n{images}")
     print(folder / "report.md", *plots, sep="\n")
     return 0
 

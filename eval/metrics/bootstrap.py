@@ -22,32 +22,14 @@ def interval(values: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int
     """The mean of values, one an example, and its 95 % percentile interval; `video` is of each example.
 
     Returns:
-        mean (None of no values), low, high (None with fewer than two videos), num, num_videos.
+        mean (None of no values), low, high (None with fewer than two videos), num, num_videos; of differences
+        share_above tells the share of draws above 0, draws at 0 counted half (None where low is None).
     """
-    return _interval(values, video, seed)[0]
-
-
-def difference(
-    values: Mapping[Any, float], other: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0
-) -> dict[str, Any]:
-    """`interval` of values minus other, of the same examples: both are resampled together.
-
-    With share_above: the share of draws above 0, draws at 0 counted half. None where low is None.
-    """
-    gains = {key: value - other[key] for key, value in values.items()}
-    out, draws = _interval(gains, video, seed)
-    above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
-    return out | {"share_above": above}
-
-
-def _interval(
-    values: Mapping[Any, float], video: Mapping[Any, Any], seed: int
-) -> tuple[dict[str, Any], FloatArray]:
-    """(what `interval` returns, the draws)."""
     videos, sums, counts = by_video([values], video)
     draws = ratio_draws(sums[:, 0], counts[:, 0], _NUM_DRAWS, seed)
-    about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
-    return about, draws
+    above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
+    nums = {"num": len(values), "num_videos": len(videos)}
+    return {"mean": mean(values.values()), **quantiles(draws), **nums, "share_above": above}
 
 
 def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) -> FloatArray:

@@ -9,7 +9,7 @@ from ...files import replacing
 from ...model import LongCompress
 from ..bench.plot import COLOURS, MARKERS, new_figure
 from ..bench.report import markdown_table
-from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
+from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
 from .compare import ALL, OURS, Arm
@@ -60,10 +60,10 @@ def rows_of(
             row: dict[str, Any] = {"method": arm.method, "budget": arm.budget, "group": group}
             row["num_tokens"] = mean([sizes[video] for video in sorted({videos[key] for key in ours})])
             row |= interval(ours, videos) | {"num_failed": num_failed}
+            del row["share_above"]
             row["relative"] = _ratio(ours, whole, videos) if arm.method != "full" and whole else None
-            both = [key for key in ours if key in base]
-            gain = difference({k: base[k] for k in both}, {k: ours[k] for k in both}, videos)
-            row["gain"] = {name: gain[name] for name in ("mean", "low", "high")} if both else None
+            gain = interval({key: base[key] - ours[key] for key in ours if key in base}, videos)
+            row["gain"] = {name: gain[name] for name in ("mean", "low", "high")} if gain["num"] else None
             out.append(row)
     return out
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from ..metrics.bootstrap import difference
+from ..metrics.bootstrap import interval
+from ..tasks.files import short
 from ..tasks.task import Times
 
 FORMAT = 1
@@ -44,10 +45,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_budgets(self.budgets)
-        if self.media not in ("video", "audio", "both"):
-            raise ValueError(f"media must be 'video', 'audio' or 'both', got {self.media!r}")
-        if self.times is not None and self.times not in get_args(Times):
-            raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
         for name in ("max_new_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -143,7 +140,7 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     ours = json.loads(line_of(header))
     for name in dict.fromkeys([*ours, *run.header]):
         if run.header.get(name) != ours.get(name):
-            before, now = _short(run.header.get(name)), _short(ours.get(name))
+            before, now = short(run.header.get(name)), short(ours.get(name))
             why = f"was started with {name} = {before}, this run has {now}"
             raise ValueError(f"{path} {why}; resume with the same, or give another --out")
     with path.open("r+b") as file:
@@ -164,15 +161,15 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
-        `bootstrap.difference` of each main score, NAME, and of it in each group, NAME/KIND/GROUP.
+        `bootstrap.interval` of the gain in each main score, NAME, and of it in each group, NAME/KIND/GROUP.
     """
     paths = Path(first), Path(second)
     (ours, our_summary), (theirs, their_summary) = map(_complete, paths)
     for name in _SAME:
         if ours.header.get(name) != theirs.header.get(name):
             raise ValueError(
-                f"runs to compare must have the same {name}, got {_short(ours.header.get(name))} in "
-                f"{paths[0]} and {_short(theirs.header.get(name))} in {paths[1]}"
+                f"runs to compare must have the same {name}, got {short(ours.header.get(name))} in "
+                f"{paths[0]} and {short(theirs.header.get(name))} in {paths[1]}"
             )
     both = [key for key in ours.answered if key in theirs.answered]
     videos = {key: ours.lines[key]["video"] for key in both}
@@ -182,10 +179,10 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
         shared = [key for key in both if all(key in side for side in sides)]
         for group, ids in ({"": shared} | our_summary["groups"]).items():
             ids = set(ids)
-            left, right = ({key: side[key] for key in shared if key in ids} for side in sides)
-            if left or not group:
+            gains = {key: sides[0][key] - sides[1][key] for key in shared if key in ids}
+            if gains or not group:
                 label = f"{name}/{group}" if group else name
-                differences[label] = difference(left, right, videos, seed=seed)
+                differences[label] = interval(gains, videos, seed=seed)
     return {
         "task": ours.header["task"],
         "first": str(first),
@@ -214,11 +211,6 @@ def _complete(path: Path) -> tuple[RunFile, dict[str, Any]]:
         why = f"has no summary of its present lines in {summary_path(path)}"
         raise ValueError(f"{path} {why}; run it to its end first")
     return run, summary
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 @contextlib.contextmanager

@@ -26,8 +26,7 @@ class Record:
 
     def fault(self, needed: str, got: object) -> ValueError:
         """The error that says so."""
-        shown = repr(got)
-        return ValueError(f"{self.where}: {needed}; got {shown if len(shown) <= 80 else shown[:77] + '...'}")
+        return ValueError(f"{self.where}: {needed}; got {short(got)}")
 
     def has(self, *names: str) -> bool:
         """True if one of these fields is there."""
@@ -97,6 +96,12 @@ class Record:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault(f"{name} must be a finite number", value)
         return float(value)
+
+
+def short(value: object) -> str:
+    """A value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def read_text(path: Path) -> str:

@@ -332,8 +332,6 @@ def test_wrong_arguments(here, model, tmp_path):
         do(here, "lvbench", model, out, RunConfig(budgets=("1",)))
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         RunConfig(limit=0)
-    with pytest.raises(ValueError, match=r"media must be 'video', 'audio' or 'both', got 'text'"):
-        RunConfig(media="text")
     with pytest.raises(FileNotFoundError, match=r"videos must be an existing folder, got .*none"):
         run("lvbench", reference(here, "lvbench"), tmp_path / "none", model, out)
     for name in ("first.mp4", "first.mkv"):
