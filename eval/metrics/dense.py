@@ -228,8 +228,8 @@ def meteor_of_pairs(*, swapped: bool = False) -> PairScorer | None:
 
 def soda_c(
     reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
-) -> tuple[dict[str, Any], dict[Any, Soda]]:
-    """(mean SODA_c over videos, SODA_c of each video).
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    """(mean SODA_c over videos, the same of each video).
 
     Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a reference
     event that are matched earn their temporal IoU times the score of their texts. Each event is matched at
@@ -241,18 +241,19 @@ def soda_c(
     ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
     """
     keys = [key for key in reference if compat is None or key in predicted]
-    each = {}
+    columns: dict[str, dict[Any, float]] = {"SODA_c": {}, "SODA_c_precision": {}, "SODA_c_recall": {}}
     if scorer is not None:
         each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
+        for key, (precision, recall, f1) in each.items():
+            for column, value in zip(columns.values(), (f1, precision, recall), strict=True):
+                column[key] = value
     metrics = {
-        "SODA_c": mean([soda.f1 for soda in each.values()]),
-        "SODA_c_precision": mean([soda.precision for soda in each.values()]),
-        "SODA_c_recall": mean([soda.recall for soda in each.values()]),
+        **{name: mean(column.values()) for name, column in columns.items()},
         "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
         "num": len(keys),
         **entry_counts(reference, predicted),
     }
-    return metrics, each
+    return metrics, columns
 
 
 def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer) -> dict[Any, Soda]:
@@ -298,7 +299,7 @@ def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict
 
 def youcook2(
     reference: Annotator, predicted: Annotator, *, compat: Compat = None
-) -> tuple[dict[str, Any], dict[Any, Soda], Corpus]:
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]], Corpus]:
     """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, all but SODA_c resampled).
 
     This is what TimeChat's, MMDuet's and their successors' evaluators compute.
@@ -315,17 +316,15 @@ def youcook2(
         program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts.
     """
     theirs, ours = _ordered(reference), _ordered(predicted)
-    columns, ciders = dense_of_each([theirs], ours, compat)
+    scored, ciders = dense_of_each([theirs], ours, compat)
     means: dict[str, dict[Any, float]] = {"F1": {}}
     for name in _AVERAGED:
-        of_thresholds = [columns[f"{name}@{t:g}"] for t in THRESHOLDS]
-        means[name] = {
-            key: sum(at[key] for at in of_thresholds) / len(THRESHOLDS) for key in of_thresholds[0]
-        }
+        at_each = [scored[f"{name}@{t:g}"] for t in THRESHOLDS]
+        means[name] = {key: sum(column[key] for column in at_each) / len(at_each) for key in at_each[0]}
     for key, precision in means["precision"].items():
         means["F1"][key] = harmonic(precision, means["recall"][key]) or 0.0
     table = means_of(means, {key: key for key in theirs})
-    soda, each = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
+    soda, columns = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         out = dict(table.scores(times))
@@ -341,7 +340,7 @@ def youcook2(
         **{name: soda[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
         "num_predictions": mean([float(len(ours.get(key, ()))) for key in theirs]),
     }
-    return metrics, each, corpus
+    return metrics, {"SODA_c": columns["SODA_c"]} if columns["SODA_c"] else {}, corpus
 
 
 def reply_segments(

@@ -151,16 +151,12 @@ def score_events(answers: Answers) -> Scored:
         {key: events[i] for key, events in truths.items() if len(events) > i} for i in range(num_annotators)
     ]
     scorer = meteor_of_pairs(swapped=compat == "paper")
-    soda, each = soda_c(reference[0], predicted, scorer, compat=compat)
+    soda, columns = soda_c(reference[0], predicted, scorer, compat=compat)
     protocol, corpus = dense_captions(reference, predicted, compat=compat)
-    metrics = {name: soda[name] for name in ("SODA_c", "SODA_c_precision", "SODA_c_recall", "scorer")}
-    sides = {
-        "SODA_c_precision": {key: video.precision for key, video in each.items()},
-        "SODA_c_recall": {key: video.recall for key, video in each.items()},
-    }
-    f1 = {key: video.f1 for key, video in each.items()}
-    corpora = [means_of(sides, {key: key for key in each}), corpus] if each else [corpus]
-    return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, corpora)
+    metrics = {name: soda[name] for name in (*columns, "scorer")}
+    f1 = columns["SODA_c"]
+    sides = means_of(columns, {key: key for key in f1})
+    return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, [sides, corpus])
 
 
 def read_events(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
@@ -267,10 +263,9 @@ def read_steps(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
 
 def score_steps(answers: Answers) -> Scored:
     """F1, CIDEr, METEOR and SODA_c; videos without a prediction score 0, in the papers too."""
-    compat = answers.how.compat
-    metrics, each, corpus = youcook2(answers.column("truth"), answers.values(()), compat=compat)
-    f1 = {key: video.f1 for key, video in each.items()}
-    return Scored(metrics, {"SODA_c": f1} if f1 else {}, [corpus])
+    truths, steps = answers.column("truth"), answers.values(())
+    metrics, each, corpus = youcook2(truths, steps, compat=answers.how.compat)
+    return Scored(metrics, each, [corpus])
 
 
 CHARADES_STA = Task(
