@@ -18,7 +18,7 @@ from ..metrics.dense import dense_captions, meteor_of_pairs, reply_segments, sod
 from ..metrics.intervals import Captioned, grounding
 from .answers import events_of, span_of, words_of
 from .files import Record, is_lines, one_file, read_object, read_records, read_text, video_of
-from .forms import Known, json_file, question_prompt, read_spoken, sentence_id, write_spoken
+from .forms import Known, json_file, question_prompt, read_spoken, write_spoken
 from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Prompt, Scored, Task, Times
 
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: four sentences, quoted for comparison.
@@ -124,7 +124,7 @@ def read_charades(paths: Paths) -> Iterator[Example]:
             raise ValueError(
                 f"{path}:{number}: must be 'VIDEO START END##sentence' with seconds, got {line[:80]!r}"
             )
-        yield Example(sentence_id(video, numbers[video]), video, sentence.strip(), span)
+        yield Example(f"{video}_{numbers[video]}", video, sentence.strip(), span)
         numbers[video] += 1
 
 
@@ -159,18 +159,39 @@ def score_events(answers: Answers) -> Scored:
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, [sides, corpus])
 
 
-def read_events(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
-    """The official form, VTimeLLM's or LongVALE's log, or our own lines.
+def replies_of(record: Record) -> tuple[Reply, ...]:
+    """What a model said in the course of a video; MMDuet's time -1 is no time."""
+    out = []
+    for entry in record.records("model_response_list"):
+        if entry.get("role") == "assistant":
+            time_s = entry.number("time")
+            out.append((None if time_s < 0 else time_s, entry.text("content")))
+    return tuple(out)
 
-    The official form is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}.
+
+def read_events(paths: Paths, examples: Sequence[Example], how: How, *, root: str = "results") -> Entries:
+    """ActivityNet's form, TimeChat's, VTimeLLM's or LongVALE's log, MMDuet's replies, or our own lines.
+
+    ActivityNet's is {"results": {video: [{"sentence", "timestamp": [start, end]}]}}; TimeChat's has no root,
+    and "caption" for "sentence".
     """
-    if is_lines(one_file(paths, "pred")):
+    if not is_lines(path := one_file(paths, "pred")):
+        whole = read_object(path)
+        videos = whole.within(whole.get(root), root) if root else whole
+        for name in videos.names():
+            yield (
+                video_of(name),
+                Prediction("", timed_texts(videos, name, "timestamp", "sentence", "caption")),
+            )
+        return
+    records = read_records(path)
+    if not records or not records[0].has("model_response_list"):
         yield from read_spoken(paths, examples, how, task="captioning", parse=events_of)
         return
-    whole = read_object(paths[0])
-    results = whole.within(whole.get("results"), "results")
-    for name in results.names():
-        yield name, Prediction("", timed_texts(results, name, "timestamp", "sentence", "caption"))
+    for record in records:
+        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
+        steps = reply_segments(timed, first_start_s=None if how.compat == "paper" else 0.0)
+        yield video_of(record.name("question_id")), Prediction("", tuple(steps))
 
 
 def timed(events: Sequence[Captioned] | None, text_name: str) -> list[dict[str, object]]:
@@ -189,7 +210,7 @@ def read_spans(paths: Paths) -> Iterator[Example]:
     """An example for each event: what happens there?"""
     for video, (duration_s, events) in events_by_video(one_file(paths, "reference")).items():
         for i, (start_s, end_s, text) in enumerate(events):
-            yield Example(sentence_id(video, i), video, "", text, duration_s, (start_s, end_s))
+            yield Example(f"{video}_{i}", video, "", text, duration_s, (start_s, end_s))
 
 
 def ask_what_as_longvale(example: Example) -> str:
@@ -204,16 +225,6 @@ def score_captions(answers: Answers) -> Scored:
     reference = {example.id: [example.truth] for example in answers.counted}
     metrics, corpus = caption_scores(reference, predicted, answers.column("video"))
     return Scored(metrics, corpora=[corpus])
-
-
-def replies_of(record: Record) -> tuple[Reply, ...]:
-    """What a model said in the course of a video; MMDuet's time -1 is no time."""
-    out = []
-    for entry in record.records("model_response_list"):
-        if entry.get("role") == "assistant":
-            time_s = entry.number("time")
-            out.append((None if time_s < 0 else time_s, entry.text("content")))
-    return tuple(out)
 
 
 def read_recipes(paths: Paths) -> Iterator[Example]:
@@ -242,23 +253,6 @@ def _captioned(record: Record) -> Example:
         raise record.fault(needed, f"{len(sentences)} and {len(spans)}")
     steps = tuple((*span, text) for span, text in zip(spans, sentences, strict=True))
     return Example(name, name, "", steps, record.maybe_number("duration"))
-
-
-def read_steps(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
-    """{video: [{"caption", "timestamp"}]} as TimeChat and MMDuet write it, MMDuet's replies, or our lines."""
-    if not is_lines(path := one_file(paths, "pred")):
-        whole = read_object(path)
-        for name in whole.names():
-            yield video_of(name), Prediction("", timed_texts(whole, name, "timestamp", "caption", "sentence"))
-        return
-    records = read_records(path)
-    if not records or not records[0].has("model_response_list"):
-        yield from read_spoken(paths, examples, how, task="captioning", parse=events_of)
-        return
-    for record in records:
-        timed = sorted((time_s, text) for time_s, text in replies_of(record) if time_s is not None)
-        steps = reply_segments(timed, first_start_s=None if how.compat == "paper" else 0.0)
-        yield video_of(record.name("question_id")), Prediction("", tuple(steps))
 
 
 def score_steps(answers: Answers) -> Scored:
@@ -335,7 +329,7 @@ YOUCOOK2 = Task(
     read=read_recipes,
     prompts={DEFAULT: lambda example: ASK_STEPS},
     parse=events_of,
-    entries=read_steps,
+    entries=partial(read_events, root=""),
     # TimeChat's form, its videos with .mp4 as its references have them
     write=json_file(lambda known: {f"{e.id}.mp4": timed(answer.value, "caption") for e, answer in known}),
     score=score_steps,

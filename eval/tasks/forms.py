@@ -3,7 +3,7 @@
 Spoken answers are JSON lines of two forms. The log of VTimeLLM's and LongVALE's evaluation has {"video_id",
 "task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is the model's text, "task" is "grounding",
 "captioning" or "seg_captioning", "query_id" counts prompts (papers score the first), "sentence_id" counts the
-sentences of a video from 0. Its numbers are hundredths of the video. Ours has {"id", "answer"}, in seconds.
+sentences of a video from 0 (their ids are VIDEO_NUMBER). Its numbers are hundredths of the video. Ours has {"id", "answer"}, in seconds.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,11 +61,6 @@ def number_or_text(key: str) -> int | str:
 # --- answers as JSON lines
 
 
-def sentence_id(video: str, number: int) -> str:
-    """The id of a video's sentence, from 0."""
-    return f"{video}_{number}"
-
-
 def read_spoken(paths: Paths, examples: Sequence[Example], how: How, *, task: str, parse: Parse) -> Entries:
     """The entries of a log (of `task`, as it calls it), or of lines of our own.
 
@@ -90,7 +85,7 @@ def _logged_id(record: Record, task: str) -> str:
     number = info.number("sentence_id")
     if number != int(number) or number < 0:
         raise info.fault("'sentence_id' must be a whole number from 0", number)
-    return sentence_id(video, int(number))
+    return f"{video}_{int(number)}"
 
 
 def write_spoken(answers: Answers, *, task: str) -> dict[str, str]:
