@@ -108,7 +108,7 @@ def open_answers(
 
     num_no_verdict and num_no_score count unreadable replies.
     """
-    rated, scores, reply = _rated(reference, predicted, questions, judge)
+    rated, scores, reply = rated_answers(reference, predicted, questions, judge)
     verdicts = {key: verdict(text) for key, text in reply.items()}
     right = {key: float(verdicts.get(key) is True) for key in reference}
     unread = {"num_no_verdict": sum(value is None for value in verdicts.values())}
@@ -117,19 +117,11 @@ def open_answers(
 
 def rated_answers(
     reference: Texts, predicted: Texts, questions: Texts, judge: Judge
-) -> tuple[dict[str, Any], dict[Any, float]]:
-    """(mean of a judge's scores from 0 to 5 of free answers, the score of each).
+) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
+    """(mean of a judge's scores from 0 to 5 of free answers, the score of each, its reply to those with words).
 
     A missing answer, and a reply without a score in range, has score 0.
     """
-    metrics, scores, _ = _rated(reference, predicted, questions, judge)
-    return metrics, scores
-
-
-def _rated(
-    reference: Texts, predicted: Texts, questions: Texts, judge: Judge
-) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
-    """(what `rated_answers` returns, the judge's reply to each answer that has a word)."""
     keys = [key for key in reference if predicted.get(key, "").strip()]
     cases = [(questions[key], reference[key], predicted[key]) for key in keys]
     reply = dict(zip(keys, replies(judge, cases), strict=True))

@@ -16,14 +16,13 @@ import torch
 from tqdm import tqdm
 
 from ...config import MediaConfig, to_dict
-from ...files import replacing
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
 from ..bench.rows import version_of
 from ..metrics.meteor import meteor_name
-from ..tasks.files import json_text, write_text
+from ..tasks.files import json_text, lines_text, write_text
 from ..tasks.task import Answers, Example, How, Prediction, Task, groups_of, prediction_of
 from . import run_file
 from .run_file import RunConfig, alone
@@ -181,13 +180,12 @@ def run_all(
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
-                        file.write(run_file.line_of(line))  # at once: what is asked is not asked again
+                        file.write(lines_text([line]).encode())  # at once: what is asked is not asked again
                         file.flush()
                 if any(before[name][key] != line for key, line in again.items()):
                     run = run_file.open_run(*runs[name])
                     lines = [run.header, *(run.lines | again).values()]
-                    with replacing(out) as part:
-                        part.write_bytes(b"".join(map(run_file.line_of, lines)))
+                    write_text(out, lines_text(lines))
 
 
 def encoded(

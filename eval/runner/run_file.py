@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..metrics.bootstrap import interval
-from ..tasks.files import short
+from ..tasks.files import lines_text, short
 from ..tasks.task import Times
 
 FORMAT = 1
@@ -94,14 +94,9 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def line_of(value: Mapping[str, Any]) -> bytes:
-    """An object as a line."""
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
-
-
 def lines_hash(values: Iterable[Mapping[str, Any]]) -> str:
     """sha256 of objects as lines."""
-    return hashlib.sha256(b"".join(map(line_of, values))).hexdigest()
+    return hashlib.sha256(lines_text(values).encode()).hexdigest()
 
 
 def read_run(path: Path) -> RunFile | None:
@@ -134,10 +129,10 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     """The run at `path`, created if needed; a torn last line is cut off. ValueError for another header."""
     run = read_run(path) if path.is_file() else None
     if run is None:
-        line = line_of(header)
+        line = lines_text([header]).encode()
         path.write_bytes(line)
         return RunFile(dict(header), {}, len(line))
-    ours = json.loads(line_of(header))
+    ours = json.loads(lines_text([header]))
     for name in dict.fromkeys([*ours, *run.header]):
         if run.header.get(name) != ours.get(name):
             before, now = short(run.header.get(name)), short(ours.get(name))

@@ -34,7 +34,15 @@ def from_files(
 ) -> Source:
     """A benchmark's files and its videos in a folder, in which they may lie deeper; no task without files."""
     examples = read_examples(task, reference, durations=durations)
-    paths = _paths(Path(videos), {example.video for example in examples})
+    names = {example.video for example in examples}
+    if not Path(videos).is_dir():
+        raise FileNotFoundError(f"videos must be an existing folder, got {videos}")
+    paths: dict[str, Path] = {}  # by name without suffix
+    for path in sorted(Path(videos).rglob("*")):
+        if path.suffix.lower() in SUFFIXES and (name := path.stem) in names:
+            if name in paths:
+                raise ValueError(f"videos: two are called {name!r}, {paths[name]} and {path}; remove one")
+            paths[name] = path
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
         if name not in paths:
@@ -70,17 +78,3 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
         "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }
     return Source(task, examples, pins, read)
-
-
-def _paths(folder: Path, names: set[str]) -> dict[str, Path]:
-    """Videos of these names below a folder, by name without suffix."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"videos must be an existing folder, got {folder}")
-    out: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.stem not in names:
-            continue
-        if path.stem in out:
-            raise ValueError(f"videos: two are called {path.stem!r}, {out[path.stem]} and {path}; remove one")
-        out[path.stem] = path
-    return out

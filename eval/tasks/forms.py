@@ -3,7 +3,8 @@
 Spoken answers are JSON lines of two forms. The log of VTimeLLM's and LongVALE's evaluation has {"video_id",
 "task", "query_id", "answer", "info": {"sentence_id"}}: "answer" is the model's text, "task" is "grounding",
 "captioning" or "seg_captioning", "query_id" counts prompts (papers score the first), "sentence_id" counts the
-sentences of a video from 0 (their ids are VIDEO_NUMBER). Its numbers are hundredths of the video. Ours has {"id", "answer"}, in seconds.
+sentences of a video from 0 (their ids are VIDEO_NUMBER). Its numbers are hundredths of the video. Ours has
+{"id", "answer"}, in seconds.
 """
 
 from collections.abc import Callable, Iterable, Sequence

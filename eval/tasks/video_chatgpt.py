@@ -119,7 +119,7 @@ def score_answers(answers: Answers) -> Scored:
         if kind not in kinds:
             continue
         scored = [example for example in answers.counted if example.truth.kind == kind]
-        got, each[f"{aspect}/score"] = rated_answers(
+        got, each[f"{aspect}/score"], _ = rated_answers(
             {example.id: example.truth.text for example in scored},
             {e.id: _text_of(answer.value or ()) for e, answer in answers.known if e.truth.kind == kind},
             {example.id: _question_of(example, answers.how) for example in scored},
