@@ -118,7 +118,7 @@ def open_answers(
 def rated_answers(
     reference: Texts, predicted: Texts, questions: Texts, judge: Judge
 ) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
-    """(mean of a judge's scores from 0 to 5 of free answers, the score of each, its reply to those with words).
+    """(mean of a judge's scores from 0 to 5 of free answers, score of each, reply to each with a word).
 
     A missing answer, and a reply without a score in range, has score 0.
     """

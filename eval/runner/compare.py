@@ -113,8 +113,8 @@ def compare(
     }
 
     def read(video: str, parts: Reading) -> Callable[[str], VideoMemory]:
-        raw = RawVideo(model, video, parts, config.seed)
-        return lambda name: raw.memory(arms[name])
+        memory = raw_video(model, video, parts, config.seed)
+        return lambda name: memory(arms[name])
 
     with alone(folder / "compare"):
         run_all(questioner, source, model.config.media, read, runs)
@@ -134,54 +134,52 @@ def selected(examples: Sequence[Example], config: CompareConfig) -> list[Example
     return some[: config.limit]
 
 
-class RawVideo:
-    """A video's raw segments, to be compressed by any method; `seed` is of random methods."""
+def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Callable[[Arm], VideoMemory]:
+    """Encodes a video, and returns what makes its memory by any method; `seed` is of random methods.
 
-    def __init__(self, model: LongCompress, video: str, parts: Reading, seed: int) -> None:
-        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
-        self.segments, self.duration_s = segments_of(model, parts, present)
-        if not self.segments:
-            raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
-        self.model, self.seed = model, seed + zlib.crc32(video.encode())
-        self.num_raw = sum(len(value) for part in self.segments for value in part.streams.values())
-        self._state = cache(self._made_state)
+    That raises ValueError if the budget, the context or the video is too small.
+    """
+    present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+    segments, duration_s = segments_of(model, parts, present)
+    if not segments:
+        raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
+    num_raw = sum(len(value) for part in segments for value in part.streams.values())
 
-    def memory(self, arm: Arm) -> VideoMemory:
-        """The video's memory by this method; ValueError if budget, context or video are too small for it."""
-        budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, self.num_raw)
-        state = self._state(budget, arm.method == "no-audio")
-        if arm.method in OURS:
-            allocation: Any = "novelty" if arm.method == "novelty" else "even"
-            memory = {} if arm.method == "no-memory" else state.memory
-            allocated = replace(state.allocation, allocation=allocation)
-            compressed = replace(state, allocation=allocated, memory=memory).compress(budget)
+    @cache
+    def state_of(budget: int, no_audio: bool) -> MergeState:
+        some = segments
+        if no_audio:
+            encoders = model.encoders.items()
+            some = only(some, [key for key, encoder in encoders if encoder.modality == "video"])
+            if not some:
+                raise ValueError("method no-audio: the video has no frame that could be read")
+        state = model.merge_state(budget)
+        for segment in some:
+            state.add(segment)
+        return state
+
+    def memory(arm: Arm) -> VideoMemory:
+        method: Any = arm.method
+        budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
+        state = state_of(budget, method == "no-audio")
+        if method in OURS:
+            allocation = replace(state.allocation, allocation="novelty" if method == "novelty" else "even")
+            if method == "no-memory":
+                state = replace(state, memory={})
+            compressed = replace(state, allocation=allocation).compress(budget)
         else:
             globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
-            method: Any = arm.method
-            rest, options = budget - num_global, {"global_tokens": num_global, "seed": self.seed}
-            streams = spend(method, self.segments, rest, state.allocation, **options)
+            options = {"global_tokens": num_global, "seed": seed + zlib.crc32(video.encode())}
+            streams = spend(method, segments, budget - num_global, state.allocation, **options)
             compressed = CompressedVideo(streams, globals_, budget)
-        num = compressed.num_tokens
-        context = self.model.llm.context
+        num, context = compressed.num_tokens, model.llm.context
         if context is not None and num >= context:
             raise ValueError(
                 f"{num} tokens are more than the {context} positions that the language model was made for; "
                 "compare shorter videos, or leave this method out"
             )
-        budget = max(num, min(budget, self.num_raw))
-        compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
-        return VideoMemory(compressed, self.model, self.model.identity())
+        compressed = replace(compressed, budget=max(num, min(budget, num_raw)), duration_s=duration_s)
+        return VideoMemory(compressed, model, model.identity())
 
-    def _made_state(self, budget: int, no_audio: bool) -> MergeState:
-        """The state of all segments at a budget; methods with the same budget share it."""
-        segments = self.segments
-        if no_audio:
-            encoders = self.model.encoders.items()
-            segments = only(segments, [key for key, encoder in encoders if encoder.modality == "video"])
-            if not segments:
-                raise ValueError("method no-audio: the video has no frame that could be read")
-        state = self.model.merge_state(budget)
-        for segment in segments:
-            state.add(segment)
-        return state
+    return memory

@@ -43,16 +43,12 @@ def choice_prompt(form: str, option: str = "{}. {}") -> Prompt:
 ask_choice = choice_prompt("{}\n{}\nAnswer with the letter of the right option only.")
 
 
-def choice_in(text: str, example: Example, how: How) -> str | None:
-    """The option that an answer chooses."""
-    return letter_of(text, example.options)
-
-
 def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse:
-    """For the paper what its script finds in an answer to these options, else as `choice_in`."""
+    """The option that an answer chooses; for the paper what its script finds in the answer."""
     return lambda text, example, how: (script if how.compat else letter_of)(text, example.options)
 
 
+choice_in = choice_for_papers(letter_of)
 choice_as_video_mme = choice_for_papers(first_letter)
 choice_as_mlvu = choice_for_papers(lambda text, options: text.partition(")")[0])  # what is before a bracket
 choice_as_lvbench = choice_for_papers(lambda text, options: text)
