@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from .rows import Recorder, Row
 
+# Compute capability -> bytes of shared memory a program may have.
 CHIPS = {80: 163 * 1024, 90: 227 * 1024}
-"""Compute capability -> bytes of shared memory a program may have."""
 
 KINDS = ("bf16", "fp32", "fp16")
 INTEGERS = (

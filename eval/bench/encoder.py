@@ -22,11 +22,7 @@ NUM_FRAMES = 16  # at least; whole blocks
 def time_encoder(
     row: Row, base: str, size_px: int, pairs: Sequence[int], repeat: int, device: str
 ) -> Iterator[Row]:
-    """Rows of the stock encoder (0 pairs a layer) and of merging encoders, which take turns.
-
-    Raises:
-        ValueError: the encoder run part by part with no pairs doesn't give the stock features.
-    """
+    """Rows of the stock encoder (0 pairs a layer) and of merging encoders, which take turns."""
     dtype, block = DTYPES[row.settings["dtype"]], int(row.x)
     config = VisionConfig(layer=-1, summary_layers=1, batch_size=block)
     if base:

@@ -38,11 +38,7 @@ SEPARATE = "one after another"  # provider
 def features_rows(
     row: Row, video: str, preset: Preset, size: Size, repeat: int, device: str, dtype: str | None
 ) -> Iterator[Row]:
-    """Peak memory in a process of its own, then the times of both, which take turns.
-
-    Raises:
-        ValueError: both don't give the same features; nothing is timed then.
-    """
+    """Peak memory in a process of its own, then the times of both; ValueError if their features differ."""
     dtype = dtype or "float32"
     if dtype not in TOLERANCE:
         raise ValueError(f"dtype must be one of {', '.join(TOLERANCE)}, got {dtype!r}")
@@ -109,19 +105,14 @@ def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tenso
     pixels = torch.cat([part.pixels for part in parts if isinstance(part, Frames)])
     samples = torch.cat([torch.zeros(0), *(part.samples for part in parts if isinstance(part, Audio))])
     took["decode"] = lap()
-    features = {}
-    for name, encode, source in (
-        ("video", encode_frames, pixels),
-        ("audio", encode_audio, samples),
-        ("speech", encode_speech, samples),
-    ):
-        if (encoder := getattr(model, name)) is not None:
-            features[name] = encode(encoder, source)
-            took[name] = lap()
+    features, ways = {}, {"video": encode_frames, "audio": encode_audio, "speech": encode_speech}
+    for name, encoder in model.encoders.items():
+        features[name] = ways[name](encoder, pixels if name == "video" else samples)
+        took[name] = lap()
     return features, took
 
 
-def encode_frames(encoder: VisionEncoder, pixels: Tensor) -> Tensor:
+def encode_frames(encoder: Any, pixels: Tensor) -> Tensor:
     """(T, C) projected class tokens of all frames."""
     batches = map(encoder.normal, pixels.split(BATCH_FRAMES))
     return torch.cat([encoder.encoder(pixel_values=batch).image_embeds for batch in batches]).cpu()

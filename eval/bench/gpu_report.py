@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def device_facts(out: Path, device: str) -> int:
     facts: dict[str, Any] = {"name": "cpu"} | machine_info(device)
     if device.startswith("cuda"):
         about = torch.cuda.get_device_properties(0)
-        facts |= {"name": about.name, "memory_gb": about.total_memory / 1e9,
-                  "multiprocessors": about.multi_processor_count, "l2_mb": about.L2_cache_size / 1e6,
-                  "capability": f"{about.major}.{about.minor}"}  # fmt: skip
+        facts |= {"name": about.name, "capability": f"{about.major}.{about.minor}"}
+        facts |= {"memory_gb": about.total_memory / 1e9, "l2_mb": about.L2_cache_size / 1e6}
+        facts["multiprocessors"] = about.multi_processor_count
         query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv"]
         facts["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
     size, side = (1 << 31, 8192) if device.startswith("cuda") else (1 << 20, 64)
@@ -72,15 +73,15 @@ def profile_kernels(out: Path, device: str) -> int:
         merge_thrice(options)
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as trace:
             merge_thrice(options)
-        kernels = []
-        for event in trace.key_averages():
-            if us := event.self_device_time_total if on_gpu else event.self_cpu_time_total:
-                kernels.append({"name": event.key[:90], "us": us / 3, "launches": event.count / 3})
-        kernels.sort(key=lambda kernel: -kernel["us"])
+        us_of = attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")
+        events = sorted((event for event in trace.key_averages() if us_of(event)), key=us_of, reverse=True)
         report[kind] = {
-            "sum_us": sum(kernel["us"] for kernel in kernels),
-            "launches": sum(kernel["launches"] for kernel in kernels),
-            "kernels": [kernel | {"us": round(kernel["us"], 1)} for kernel in kernels[:30]],
+            "sum_us": sum(map(us_of, events)) / 3,
+            "launches": sum(event.count for event in events) / 3,
+            "kernels": [
+                {"name": event.key[:90], "us": round(us_of(event) / 3, 1), "launches": event.count / 3}
+                for event in events[:30]
+            ],
         }
         _write(out / "profile.json", report)
     return 0
@@ -95,18 +96,15 @@ def time_kernels(out: Path, device: str, dtype: str, cases: list[str], repeat: i
     return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
 
 
+# Name of a section -> its time limit in seconds, and its function, which gets the folder and the device.
 SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     "device": (40, device_facts),
     "tests": (240, interpreted_tests),
     "segment": (60, partial(time_kernels, dtype="bf16", cases=["one segment"])),
     "profile": (60, profile_kernels),
-    **{
-        f"operations-{name}": (110, partial(time_kernels, dtype=name, cases=OPERATIONS))
-        for name in reversed(DTYPES)
-    },
+    **{f"operations-{n}": (110, partial(time_kernels, dtype=n, cases=OPERATIONS)) for n in reversed(DTYPES)},
     "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
 }
-"""Name of a section -> its time limit in seconds, and its function, which gets the folder and the device."""
 
 
 def report(out: Path, device: str, names: list[str]) -> int:
@@ -119,12 +117,11 @@ def report(out: Path, device: str, names: list[str]) -> int:
         start_s = time.monotonic()
         with open(out / f"{name}.log", "w", encoding="utf8") as log:
             try:
-                if limit_s <= 0:
-                    raise subprocess.TimeoutExpired(own, 0)
+                limit_s = max(limit_s, 0.0)
                 done = subprocess.run([*own, "--section", name], stdout=log, stderr=log, timeout=limit_s)
                 state = "done" if done.returncode == 0 else f"failed with exit code {done.returncode}"
             except subprocess.TimeoutExpired:
-                state = f"stopped after {max(limit_s, 0):.0f} s"
+                state = f"stopped after {limit_s:.0f} s"
         results[name] = {"state": state, "seconds": round(time.monotonic() - start_s, 1)}
         _write(out / "report.json", results)
         lines = (out / f"{name}.log").read_text(encoding="utf8").strip().splitlines()

@@ -46,9 +46,7 @@ class Case(NamedTuple):
     error: Callable[[], float] = lambda: 0.0  # of its result, beside float64 or another implementation
     tolerance: float = 0.0
 
-    def checked(
-        self, expected: Tensor, tolerance: float, read: Callable[[Any], Tensor] = lambda result: result
-    ) -> "Case":
+    def checked(self, expected: Tensor, tolerance: float, read: Any = lambda result: result) -> "Case":
         """The case, whose result on the first input (what `read` takes of it) must be `expected`."""
         return self._replace(error=lambda: relative_rms(read(self.work(0)), expected), tolerance=tolerance)
 
@@ -125,27 +123,18 @@ def bench_kernels(
     for name in list(DTYPES) if dtypes is None else dtypes:
         if name not in DTYPES:
             raise ValueError(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-        about["dtype"] = name
-        row = Row("kernels", f"inputs, {name}", x_name="segments", x=segments, settings=dict(about))
+        settings = about | {"dtype": name}
+        row = Row("kernels", f"inputs, {name}", x_name="segments", x=segments, settings=settings)
         with recorder.attempt(row):  # the kernels themselves make the inputs
-            time_operations(
-                recorder, row, make_inputs(device, segments, tokens, channels, name), cases, repeat
-            )
+            inputs = make_inputs(device, segments, tokens, channels, name)
+            time_operations(recorder, row, inputs, cases, repeat)
         if not cases or any(word in "encoder, pairs" for word in cases):
             from .encoder import time_encoder
 
+            row = Row("kernels", "encoder", "stock and merging", x_name="block", settings={"dtype": name})
+            options = encoder, encoder_px, pairs or [2, 4, 8], min(repeat, 5), device
             for block in blocks or ([8, 64, 256] if on_gpu else [8]):
-                row = Row(
-                    "kernels",
-                    "encoder",
-                    "stock and merging",
-                    x_name="block",
-                    x=block,
-                    settings={"dtype": name},
-                )
-                recorder.run(
-                    row, time_encoder, encoder, encoder_px, pairs or [2, 4, 8], min(repeat, 5), device
-                )
+                recorder.run(replace(row, x=block), time_encoder, *options)
     return int(recorder.num_failed > 0)
 
 

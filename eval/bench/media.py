@@ -18,6 +18,7 @@ from .timer import timed
 SIZE_PX = 224
 PART_S = 300
 FFMPEG = "ffmpeg, 1 frame a second"
+# Case -> changes of MediaConfig.
 READS: dict[str, dict[str, Any]] = {
     "exact, 1 frame a second": {"audio": False},
     "exact, 1 frame a second, with audio": {},
@@ -27,15 +28,10 @@ READS: dict[str, dict[str, Any]] = {
     "keyframe, 1 frame a second": {"decode": "keyframe", "audio": False},
     "audio alone": {"video": False},
 }
-"""Case -> changes of MediaConfig."""
 
 
 def video_of(folder: Path, minutes: float) -> Path:
-    """The path of a video of this length in `folder`, made if it isn't there.
-
-    Raises:
-        ValueError: there is no ffmpeg command, or the file has another length.
-    """
+    """The path of a video of this length in `folder`, made if it isn't there, which needs ffmpeg."""
     path = folder / f"video_{minutes:g}min.mp4"
     if not path.is_file():
         if shutil.which("ffmpeg") is None:
@@ -72,11 +68,7 @@ def make_video(path: Path, minutes: float) -> None:
 
 
 def media_rows(row: Row, video: Path, repeat: int) -> Iterator[Row]:
-    """Seconds on the wall and of all cores of each way to read a video.
-
-    Raises:
-        ValueError: our frames aren't as many as ffmpeg's; nothing is timed then.
-    """
+    """Seconds on the wall and of all cores of each way to read a video, which must give as many frames."""
     work = {FFMPEG: partial(read_with_ffmpeg, video)}
     work |= {name: partial(count_frames, video, options) for name, options in READS.items()}
     theirs, ours = (work[name]() for name in (FFMPEG, next(iter(READS))))

@@ -29,7 +29,7 @@ def plot_all(rows: Sequence[Row], folder: Path) -> list[Path]:
         if not subjects:
             print(f"no plot {name}: no figures of {suite}", flush=True)
         for subject, part in subjects.items():
-            figure = _figure()
+            figure = new_figure(WIDTH, HEIGHT)
             axes = figure.add_subplot()
             if missing := plot(axes, part):
                 print(f"no plot {name} for {subject}: {missing}", flush=True)
@@ -114,23 +114,22 @@ def stages(axes: Any, rows: Sequence[Row]) -> str:
     return ""
 
 
+# Name of a plot -> suite, title, and the function that draws it or returns what is missing.
 PLOTS = {
     "roofline": ("kernels", "Operations under the speed of memory", roofline),
     "compress_time": ("memory", "Compressing a video in a fresh process", compress_time),
     "peak_memory": ("memory", "Peak memory until the first answer", peak_memory),
     "stages": ("stages", "Seconds of each stage", stages),
 }
-"""Name of a plot -> suite, title, and the function that draws it or returns what is missing."""
 
 
 def _lines(axes: Any, rows: Sequence[Row]) -> None:
     """A line for each budget, over the length of the video, with the spread."""
-    for i, own in enumerate(grouped(rows, lambda row: _series(row)[1:]).values()):
-        name, budget = own[0].provider, own[0].settings["budget"]
+    for i, ((name, budget), own) in enumerate(grouped(rows, lambda row: _series(row)[1:]).items()):
         label = UNCOMPRESSED if name == UNCOMPRESSED else f"budget {budget:,}"
         own = sorted(own, key=lambda row: row.x)
-        style: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]}
-        _points(axes, [row.x for row in own], own, capsize=3, label=label, **style)
+        style: dict[str, Any] = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "label": label}
+        _points(axes, [row.x for row in own], own, capsize=3, **style)
 
 
 def _points(axes: Any, xs: list[float], rows: Sequence[Row], *, scale: float = 1.0, **style: Any) -> None:
@@ -150,24 +149,22 @@ def _series(row: Row) -> tuple[float, str, int]:
     return row.x, row.provider, 0 if row.provider == UNCOMPRESSED else row.settings["budget"]
 
 
-def _figure() -> Any:
-    """A figure of its own, of a fixed size: no window, no global state."""
+def new_figure(width: float, height: float) -> Any:
+    """A figure of its own, of this size in inches: no window, no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "matplotlib>=3.8"') from error
-    return Figure(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def _style(axes: Any, x: str, y: str, *, log: bool) -> None:
     """Names of the axes with their units, a light grid, and a legend."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     if log:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

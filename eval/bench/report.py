@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...files import replacing
+from ..tasks.files import write_text
 from .plot import plot_all
 from .rows import MACHINE, Row, grouped, load_rows, number, subject_of, tokens_of
 
@@ -20,11 +20,9 @@ ANY_MARKER = re.compile(r"<!-- /?bench:")
 
 
 def bench_report(
-    out: str = "docs/figures",
-    files: list[str] | None = None,
-    docs: list[str] | None = None,
+    out: str = "docs/figures", files: list[str] | None = None, docs: list[str] | None = None,
     check: bool = False,
-) -> int:
+) -> int:  # fmt: skip
     """Write OUT/report.md with all tables, and the plots beside it.
 
     Args:
@@ -42,8 +40,7 @@ def bench_report(
         state = "are those of the figures" if after == before else "differ from the figures"
         stale |= after != before
         if not check:
-            with replacing(page) as part:
-                part.write_text(after, encoding="utf8")
+            write_text(page, after)
         print(f"{page}: its tables {state if check else 'are written'}")
     if check:
         return int(stale)
@@ -52,24 +49,19 @@ def bench_report(
     text = "\n\n".join(f"## {name}\n\n{tables(name, rows)}" for name in grouped(rows, lambda r: r.suite))
     plots = plot_all(rows, folder)
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
-    with replacing(folder / "report.md") as part:
-        part.write_text(f"# Benchmarks\n\n{text}\n{images}", encoding="utf8")
+    write_text(folder / "report.md", f"# Benchmarks\n\n{text}\n{images}")
     print(folder / "report.md", *plots, sep="\n")
     return 0
 
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
-    """`text` with the tables of these rows between its markers.
-
-    Raises:
-        ValueError: there are no markers, one has no end or another name, or there are no figures for it.
-    """
+    """`text` with the tables of these rows between its markers; ValueError for wrong ones or no figures."""
 
     def table(match: re.Match[str]) -> str:
         name, end = match[2], match[5]
         if name not in TABLES or end != name:
-            raise ValueError(f"markers must be <!-- bench:NAME --> and <!-- /bench:NAME -->, NAME of "
-                             f"{', '.join(TABLES)}, got {name} and /{end}")  # fmt: skip
+            needed = f"<!-- bench:NAME --> and <!-- /bench:NAME -->, NAME of {', '.join(TABLES)}"
+            raise ValueError(f"markers must be {needed}, got {name} and /{end}")
         return f"{match[1]}{tables(name, rows)}\n{match[4]}"
 
     if len(ANY_MARKER.findall(text)) != 2 * len(MARKER.findall(text)) or not MARKER.search(text):
@@ -92,13 +84,18 @@ def pivot(heads: Sequence[str], column: Text, rows: Sequence[Row]) -> str:
     """Markdown: a line for each combination of texts of the left columns, a column for each quantity."""
     columns = list(dict.fromkeys(column(row) for row in rows if not row.error))
     failed = ["failed"] if any(row.error for row in rows) else []
-    lines = [[*heads, *columns, *failed], ["---"] * len([*heads, *columns, *failed])]
+    lines = []
     for left, part in grouped(rows, lambda row: tuple(HEADS[name](row) for name in heads)).items():
         patches = {column(row): patch(row) for row in part if not row.error}
         errors = [f"{row.provider}: {row.error}".replace("|", "/") for row in part if row.error]
         patches["failed"] = "; ".join(errors)
         lines.append([*left, *(patches.get(name, "") for name in columns + failed)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table([*heads, *columns, *failed], lines)
+
+
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def patch(row: Row) -> str:
@@ -117,6 +114,7 @@ def quantity(row: Row) -> str:
     return f"{row.case}, {row.unit}" if row.metric == "time" else f"{row.case}, {row.metric}, {row.unit}"
 
 
+# Head of a left column -> its text.
 HEADS: dict[str, Text] = {
     "video": lambda r: f"{r.x:g} min",
     "tokens": tokens_of,
@@ -126,7 +124,7 @@ HEADS: dict[str, Text] = {
     **dict.fromkeys(("operation", "kernel", "reading", "case"), lambda r: r.case),
     **dict.fromkeys(("warps", "clips"), lambda r: f"{r.x:g}"),
 }
-"""Head of a left column -> its text."""
+# Suite -> the left columns, and the head of each other column.
 TABLES: dict[str, tuple[tuple[str, ...], Text]] = {
     "kernels": (("operation", "type", "size"), lambda r: f"{r.provider}, {r.unit}"),
     "compile": (("kernel", "warps"), lambda r: f"{r.provider}: registers, shared bytes, stack bytes"),
@@ -136,7 +134,6 @@ TABLES: dict[str, tuple[tuple[str, ...], Text]] = {
     "media": (("video", "reading"), lambda r: f"{r.metric}, {r.unit}"),
     "features": (("video", "case", "provider"), lambda r: f"{r.metric}, {r.unit}"),
 }
-"""Suite -> the left columns, and the head of each other column."""
 
 
 def measured_with(subject: str, rows: Sequence[Row]) -> str:

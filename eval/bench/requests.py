@@ -9,7 +9,7 @@ answers of "one by one".
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +82,7 @@ def request_rows(
     """The figures of `row.x` clips at once, measured in a process of its own."""
     requests = make_requests(folder, int(row.x), seconds)
     row = replace(row, settings=row.settings | {"seconds": seconds, "budget": budget})
-    rows = in_own_process(serve_in_this_process, asdict(row), how, requests, budget, repeat)
-    yield from (Row(**values) for values in rows)
+    yield from in_own_process(serve_in_this_process, row, how, requests, budget, repeat)
 
 
 def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
@@ -97,53 +96,44 @@ def make_requests(folder: Path, num: int, seconds: float) -> list[Request]:
             write_video(scene, path)
         random = np.random.default_rng([11, i])
         kinds = [KINDS[i % len(KINDS)], *KINDS]  # the first that the clip has an answer to
-        questions = [
-            q for kind in kinds
-            for q in ask(scene.events, scene.duration_s, num=1, generator=random, kinds=(kind,))
-        ]  # fmt: skip
-        requests.append(Request(str(path), questions[0].text if questions else "What happens first?"))
+        asked = (ask(scene.events, seconds, num=1, generator=random, kinds=(kind,)) for kind in kinds)
+        question = next((questions[0].text for questions in asked if questions), "What happens first?")
+        requests.append(Request(str(path), question))
     return requests
 
 
-def serve_in_this_process(
-    row: dict[str, Any], how: dict[str, Any], requests: Sequence[list[str]], budget: int, repeat: int
-) -> list[dict[str, Any]]:
-    """The rows of `serve`, as dictionaries."""
-    rows = serve(Row(**row), load(**how), [Request(*words) for words in requests], budget, repeat)
-    return [asdict(row) for row in rows]
+def serve_in_this_process(row: Row, how: dict[str, Any], *arguments: Any) -> list[Row]:
+    """The rows of `serve` of a model that is loaded for it."""
+    return list(serve(row, load(**how), *arguments))
 
 
 def serve(
     row: Row, model: LongCompress, requests: Sequence[Request], budget: int, repeat: int
 ) -> Iterator[Row]:
     """The rows of every provider; one that gives other answers or memories has a row with its error."""
-    expected = one_by_one(model, requests, budget)
-    providers = {ONE_BY_ONE: PROVIDERS[ONE_BY_ONE]}
+    work = {name: partial(provider, model, requests, budget) for name, provider in PROVIDERS.items()}
+    expected = work[ONE_BY_ONE]()
     row = replace(row, case="compress and ask")
     for name in (BATCHED, THREADS):
-        if wrong := changed(requests, PROVIDERS[name](model, requests, budget), expected):
+        if wrong := changed(requests, work[name](), expected):
             error = f"{len(wrong)} of {len(requests)} clips differ: {'; '.join(wrong)}; nothing is timed"
             yield row.failed(error, provider=name)
-        else:
-            providers[name] = PROVIDERS[name]
+            del work[name]
         if name == BATCHED:  # before any threads
             for of, peak in peaks_gb(model.device).items():
                 yield row.figure([peak], f"memory of the {of}", "GB", provider=name)
-    work = {name: partial(provider, model, requests, budget) for name, provider in providers.items()}
     for name, runs in timed(work, repeat, model.device, warm_up=0, keep_results=True).items():
         # rates of the whole and of both halves, and the time until 50 and 95 % of the answers are there
-        served = [run.result for run in runs]
-        rates = {
-            "compress and ask": [run.done_s[-1] for run in served],
-            "compress": [run.compress_s for run in served],
-            "ask": [run.done_s[-1] - run.compress_s for run in served],
-        }
-        for case, seconds in rates.items():
-            values = (len(requests) / s for s in seconds)
-            yield row.figure(values, "rate", "requests/s", case=case, provider=name)
+        served, row = [run.result for run in runs], replace(row, provider=name)
+        for case, seconds in (
+            ("compress and ask", [run.done_s[-1] for run in served]),
+            ("compress", [run.compress_s for run in served]),
+            ("ask", [run.done_s[-1] - run.compress_s for run in served]),
+        ):
+            yield row.figure((len(requests) / s for s in seconds), "rate", "requests/s", case=case)
         for metric, quantile in (("p50", 0.5), ("p95", 0.95)):
-            values = (float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served)
-            yield row.figure(values, metric, "s", provider=name)
+            times = (float(np.quantile(run.done_s, quantile, method="inverted_cdf")) for run in served)
+            yield row.figure(times, metric, "s")
 
 
 def changed(requests: Sequence[Request], served: Served, expected: Served) -> list[str]:

@@ -83,11 +83,10 @@ class Recorder:
 
     def __init__(self, out: str | Path | None, device: str, suites: Sequence[str]) -> None:
         self.out, self.device, self.num_failed = out, device, 0
-        self.rows: list[Row] = []
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            if Path(out).is_file():
-                self.rows = [row for row in load_rows(out) if row.suite not in suites]
+        before = load_rows(out) if out and Path(out).is_file() else []
+        self.rows = [row for row in before if row.suite not in suites]
 
     def add(self, row: Row) -> None:
         """Print a row, and replace the file by one that has it too."""
@@ -125,11 +124,7 @@ def save_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def load_rows(path: str | Path) -> list[Row]:
-    """The rows of a CSV file of `save_rows`.
-
-    Raises:
-        ValueError: it has other columns.
-    """
+    """The rows of a CSV file of `save_rows`; ValueError for other columns."""
     with open(path, newline="", encoding="utf8") as file:
         reader = csv.DictReader(file)
         lines: list[dict[str, Any]] = list(reader)
@@ -176,14 +171,15 @@ def machine_info(device: str) -> dict[str, str]:
         "cpu_threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "transformers": _version("transformers"),
+        "triton": version_of("triton") or "",
+        "transformers": version_of("transformers") or "",
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return ""
+        return None

@@ -6,12 +6,13 @@ The stages are decode, one encoder a stream, merge, prefill (the projectors and 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...encode import segments_of
 from ...media.reader import probe, read
@@ -70,11 +71,7 @@ def merge(model: LongCompress, segments: Sequence[Segment], duration_s: float, b
 def stage_rows(
     row: Row, model: LongCompress, video: Path, budgets: Sequence[int], repeat: int
 ) -> Iterator[Row]:
-    """Seconds and rates of every stage, of `compress` in this process, and of a second question.
-
-    Raises:
-        ValueError: the stages give another memory or answer than `compress` and `ask`.
-    """
+    """Seconds and rates of every stage, of `compress` in this process, and of a second question."""
     parts, kinds = decode(model, video)
     segments, duration_s = segments_of(model, parts, kinds)
     frames = sum(len(part) for part in parts if isinstance(part, Frames))
@@ -125,15 +122,14 @@ def check(model: LongCompress, video: Path, provider: Provider, memory: VideoMem
 
 def differences(memory: VideoMemory, other: VideoMemory) -> str:
     """Names of the tensors in which two memories differ, to the bit."""
-    mine, theirs = (
-        {
-            f"{name}.{f.name}": getattr(tokens, f.name)
-            for name, tokens in m.streams.items()
-            for f in fields(tokens)
-        }
-        | {f"{name}.globals": x for name, x in m.globals.items()}
-        for m in (memory, other)
-    )
+
+    def tensors(memory: VideoMemory) -> dict[str, Tensor]:
+        out = {f"{name}.globals": x for name, x in memory.globals.items()}
+        for name, tokens in memory.streams.items():
+            out |= {f"{name}.{key}": value for key, value in vars(tokens).items()}
+        return out
+
+    mine, theirs = tensors(memory), tensors(other)
     names = {n for n in mine.keys() & theirs.keys() if not torch.equal(mine[n], theirs[n])}
     return ", ".join(sorted(names | (mine.keys() ^ theirs.keys())))
 
@@ -142,38 +138,34 @@ def memory_rows(
     row: Row, how: dict[str, Any], video: Path, providers: Sequence[Provider], repeat: int
 ) -> Iterator[Row]:
     """Times and peaks of memory of fresh processes: start, load, compress, a first and a second answer."""
-    for provider in providers:
-        arguments = (how, str(video), provider)
-        runs = [in_own_process(compress_in_this_process, *arguments, time.time()) for _ in range(repeat)]
-        figures, about = zip(*runs, strict=True)
-        settings = row.settings | about[0] | {"budget": provider[1], "new_tokens": NEW_TOKENS}
-        own = replace(row, provider=provider[0], settings=settings)
-        for same in zip(*figures, strict=True):  # figure of all runs
-            case, metric, unit, _ = same[0]
-            yield own.figure((value for *_, value in same), metric, unit, case=case)
+    for name, budget in providers:
+        work = partial(in_own_process, compress_in_this_process, how, video, (name, budget))
+        runs = [work(time.time()) for _ in range(repeat)]
+        settings = row.settings | runs[0][1] | {"budget": budget, "new_tokens": NEW_TOKENS}
+        own = replace(row, provider=name, settings=settings)
+        for case, metric, unit in runs[0][0]:
+            values = (figures[case, metric, unit] for figures, _ in runs)
+            yield own.figure(values, metric, unit, case=case)
 
 
 def compress_in_this_process(
-    how: dict[str, Any], video: str, provider: Provider, started_s: float
-) -> tuple[list[tuple[str, str, str, float]], dict[str, Any]]:
-    """((case, metric, unit, value) of this process, which was started at `started_s`, settings)."""
-    figures = [("start", "time", "s", time.time() - started_s)]
+    how: dict[str, Any], video: Path, provider: Provider, started_s: float
+) -> tuple[dict[tuple[str, str, str], float], dict[str, Any]]:
+    """((case, metric, unit) -> value of this process, which was started at `started_s`; settings)."""
+    figures = {("start", "time", "s"): time.time() - started_s}
     lap = stopwatch(torch.device(how["device"]))
 
-    def add(case: str) -> float:
-        seconds = lap()
-        figures.append((case, "time", "s", seconds))
-        for of, gb in peaks_gb(model.device).items():
-            figures.append((case, f"memory of the {of}", "GB", gb))
-        return seconds
+    def add(case: str) -> None:
+        figures[case, "time", "s"] = lap()
+        figures.update({(case, f"memory of the {of}", "GB"): gb for of, gb in peaks_gb(model.device).items()})
 
     model = load(**how)
     add("load")
     chosen = model if provider[0] == OURS else uncompressed(model)
     memory = compress(chosen, video, budget=provider[1], progress=False)
-    speed = memory.duration_s / add("compress")
+    add("compress")
     for case, question in zip(("first answer", "second answer"), QUESTIONS, strict=True):
         memory.ask(question, **LENGTH)
         add(case)
-    figures.append(("compress", "rate", "x real time", speed))
+    figures["compress", "rate", "x real time"] = memory.duration_s / figures["compress", "time", "s"]
     return figures, {"tokens": memory.num_tokens, "video_s": memory.duration_s}

@@ -1,12 +1,11 @@
 """The one timer of all benchmarks, and work in processes of its own."""
 
-import json
 import re
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,8 +31,6 @@ def timed(
     """Runs of each function. The functions take turns, and every second round goes backwards.
 
     Args:
-        work: the functions.
-        repeat: timed runs of each.
         device: "cpu" or "cuda"; a GPU is idle at both ends of a run.
         warm_up: rounds before the timed ones.
         calls: calls in a run, whose time is divided by them (for work shorter than its launch).
@@ -52,19 +49,18 @@ def timed(
 
 
 def _timed_run(work: Callable[[], Any], calls: int, on_gpu: bool) -> Took:
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     if on_gpu:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
-        events[0].record()
+        begin.record()
     cores, start_s = cpu_seconds(), time.perf_counter()
     for _ in range(calls):
         result = work()
-    if on_gpu:
-        events[1].record()
-        torch.cuda.synchronize()
     wall_s = time.perf_counter() - start_s
     if on_gpu:
-        wall_s = events[0].elapsed_time(events[1]) / 1e3
+        end.record()
+        torch.cuda.synchronize()
+        wall_s = begin.elapsed_time(end) / 1e3
     return Took(wall_s / calls, (cpu_seconds() - cores) / calls, result)
 
 
@@ -109,17 +105,10 @@ def peaks_gb(device: torch.device) -> dict[str, float]:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of a module's function, called in a fresh process; arguments and value go through JSON.
-
-    Raises:
-        ValueError: it failed, with the last line of its errors.
-    """
-    code = (
-        f"import json, sys; from {function.__module__} import {function.__name__} as function; "
-        "print(json.dumps(function(*json.loads(sys.argv[1]))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{function.__name__} failed in a process of its own: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """The value of a module's function, called in a fresh process; ValueError if it failed."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except Exception as error:  # of any kind, a process that was killed among them
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{function.__name__} failed in a process of its own: {why}") from error

@@ -27,8 +27,8 @@ from ...presets import load
 from ...session import Session
 from ...types import Audio, CompressedVideo, Frames
 
+# The fields of a task's generation_kwargs that transformers' generate gets unchanged.
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
-"""The fields of a task's generation_kwargs that transformers' generate gets unchanged."""
 UNHEEDED = ("image_aspect_ratio", "max_length", "modalities")  # of other models' preprocessing
 
 

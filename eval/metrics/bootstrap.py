@@ -3,7 +3,6 @@
 Questions about one video rise and fall together. Resampling them singly would make intervals too small.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,40 +22,14 @@ def interval(values: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int
     """The mean of values, one an example, and its 95 % percentile interval; `video` is of each example.
 
     Returns:
-        mean (None of no values), low, high (None with fewer than two videos), num, num_videos.
+        mean (None of no values), low, high (None with fewer than two videos), num, num_videos; of differences
+        share_above tells the share of draws above 0, draws at 0 counted half (None where low is None).
     """
-    return _interval(values, video, seed)[0]
-
-
-def difference(
-    values: Mapping[Any, float], other: Mapping[Any, float], video: Mapping[Any, Any], *, seed: int = 0
-) -> dict[str, Any]:
-    """`interval` of values minus other, example by example: both are resampled together.
-
-    With share_above: the share of draws above 0, draws at 0 counted half. None where low is None.
-    """
-    if values.keys() != other.keys():
-        only, lacking = len(values.keys() - other.keys()), len(other.keys() - values.keys())
-        raise ValueError(
-            f"values and other must be of the same examples; {only} are only in values, {lacking} only in "
-            "other: score both runs on the examples that both have"
-        )
-    gains = {key: value - other[key] for key, value in values.items()}
-    out, draws = _interval(gains, video, seed)
-    above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
-    return out | {"share_above": above}
-
-
-def _interval(
-    values: Mapping[Any, float], video: Mapping[Any, Any], seed: int
-) -> tuple[dict[str, Any], FloatArray]:
-    """(what `interval` returns, the draws)."""
-    if wrong := [value for value in values.values() if not math.isfinite(value)]:
-        raise ValueError(f"values must be finite, got {wrong[:3]}")
     videos, sums, counts = by_video([values], video)
     draws = ratio_draws(sums[:, 0], counts[:, 0], _NUM_DRAWS, seed)
-    about = {"mean": mean(values.values()), **quantiles(draws), "num": len(values), "num_videos": len(videos)}
-    return about, draws
+    above = float(np.mean(draws > 0) + np.mean(draws == 0) / 2) if len(draws) else None
+    nums = {"num": len(values), "num_videos": len(videos)}
+    return {"mean": mean(values.values()), **quantiles(draws), **nums, "share_above": above}
 
 
 def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) -> FloatArray:
@@ -69,11 +42,10 @@ def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) 
         above, below = np.asarray(a.sum(axis)), np.asarray(b.sum(axis))
         return np.divide(above, below, out=np.zeros(above.shape), where=below != 0)
 
-    draws: FloatArray = stats.bootstrap(
-        (top, bottom), ratio, paired=True, vectorized=True, method="percentile", n_resamples=num_draws,
-        batch=max(1, _CHUNK // len(top)), rng=seed,
-    ).bootstrap_distribution  # fmt: skip
-    return draws
+    how: dict[str, Any] = {"paired": True, "vectorized": True, "method": "percentile", "rng": seed}
+    batch = max(1, _CHUNK // len(top))
+    drawn = stats.bootstrap((top, bottom), ratio, n_resamples=num_draws, batch=batch, **how)
+    return drawn.bootstrap_distribution
 
 
 def quantiles(draws: FloatArray) -> dict[str, float | None]:
@@ -94,6 +66,10 @@ class Corpus:
     videos: tuple[Any, ...]
     scores: Callable[[FloatArray], Mapping[str, float | None]]
 
+    def whole(self) -> Mapping[str, float | None]:
+        """The scores of all videos, each once."""
+        return self.scores(np.ones(len(self.videos)))
+
 
 def intervals_of(
     corpus: Corpus, *, num_draws: int = 1000, seed: int = 0, progress: bool = False
@@ -107,7 +83,7 @@ def intervals_of(
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     num = len(corpus.videos)
-    whole = corpus.scores(np.ones(num))
+    whole = corpus.whole()
     draws: dict[str, list[float]] = {name: [] for name in whole}
     rng = np.random.default_rng(seed)
     rounds = range(num_draws if num > 1 else 0)

@@ -1,33 +1,40 @@
-"""Dense captions by the protocol of ActivityNet Captions: located at four temporal IoU, then captioned."""
+"""Dense captions: the protocols of ActivityNet Captions and of YouCook2, and SODA_c."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bleu import bleu
 from .bootstrap import Corpus, means_of
-from .cider import Documents, cider, documents
-from .intervals import Compat, FloatArray, check_compat, entry_counts, harmonic, mean, tiou_matrix
-from .meteor import Meteor, meteor, meteor_name
-from .resample import Ciders
-from .rouge import rouge_l
-from .soda import Annotator, events_of
-from .words import words_of_each
+from .captions import BLEUS, bleu, cider, resampled_cider, rouge_l
+from .intervals import (
+    Annotator,
+    Captioned,
+    Compat,
+    FloatArray,
+    entry_counts,
+    harmonic,
+    mean,
+    tiou_matrix,
+)
+from .meteor import NOT_COMPUTED, meteor, meteor_name
+from .words import Words, ascii_only, words_of_each
 
-Items = list[tuple[str, str | None]]  # predicted texts, each with a right one, None for none
+PairScorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
+Pairs = list[tuple[str, str | None]]  # predicted texts, each with a right one, None for none
+Matched = Mapping[Any, tuple[list[FloatArray], list[Pairs]]]  # by video: see `_matched`
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
-TEXT_METRICS = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-NAMES = [f"{name}@{t:g}" for name in (*TEXT_METRICS, "precision", "recall") for t in THRESHOLDS]
+TEXT_METRICS = ("CIDEr", "METEOR", "ROUGE-L", *BLEUS)
+_AVERAGED = ("precision", "recall", "CIDEr", "METEOR")  # over thresholds, for YouCook2
 MAX_PREDICTIONS = 1000  # of a video
 _EPSILON = 1e-8  # the evaluators divide by the union and this: an IoU of just 0.5 is no match at 0.5
-_MATCHES_NOTHING = "qzxjkvbqwzxj"
+_MATCHES_NOTHING = ["qzxjkvbqwzxj"]
 
 
 def dense_captions(
     reference: Sequence[Annotator], predicted: Annotator, *, compat: Compat = None
-) -> tuple[dict[str, Any], Callable[[], Corpus]]:
-    """(dense-caption scores at each threshold with their means, what makes the same scores a `Corpus`).
+) -> tuple[dict[str, Any], Corpus]:
+    """(dense-caption scores at each threshold with their means, the same scores of resampled videos).
 
     At a threshold t, each pair of a predicted and a reference event with IoU >= t is an item, of one
     annotator's events after another's. A predicted event in no pair is an item with a word that matches
@@ -53,139 +60,127 @@ def dense_captions(
         METEOR without its program); meteor (its name, or the remedy); num (videos), num_over (ignored
         predictions), and other counts.
     """
-    check_compat(compat)
     videos = list(dict.fromkeys(key for annotator in reference for key in annotator))
     scored = [key for key in videos if compat is None or key in predicted]
     theirs = [events_of(annotator, scored, compat) for annotator in reference]
     ours = {key: events[:MAX_PREDICTIONS] for key, events in events_of(predicted, scored, compat).items()}
-    each = dense_of_each(theirs, ours, compat)
-    # Without Java there is no METEOR.
-    columns = {name: {key: video[name] for key, video in each.items() if name in video} for name in NAMES}
+    columns, ciders = dense_of_each(theirs, ours, compat)
+    table = means_of(columns, {key: key for key in scored})
 
-    def corpus() -> Corpus:
-        table = means_of(columns, {key: key for key in each})
-        ciders = None if compat else resampled_ciders(theirs, ours)
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        means = dict(table.scores(times))
+        if ciders is not None and times.sum():
+            values = (times @ ciders(times) / times.sum()).tolist()
+            means |= {f"CIDEr@{t:g}": value for t, value in zip(THRESHOLDS, values, strict=True)}
+        for t in THRESHOLDS:
+            means[f"F1@{t:g}"] = harmonic(means[f"precision@{t:g}"], means[f"recall@{t:g}"])
+        for name in (*TEXT_METRICS, "precision", "recall", "F1"):
+            known = [means[f"{name}@{t:g}"] for t in THRESHOLDS]
+            means[name] = mean([value for value in known if value is not None])
+        return means
 
-        def scores(times: FloatArray) -> dict[str, float | None]:
-            means = dict(table.scores(times))
-            if ciders is not None and times.sum():
-                values = (times @ ciders(times) / times.sum()).tolist()
-                means |= {f"CIDEr@{t:g}": value for t, value in zip(THRESHOLDS, values, strict=True)}
-            return over_thresholds(means)
-
-        return Corpus(table.videos, scores)
-
-    means = {name: mean(column.values()) for name, column in columns.items()}
+    corpus = Corpus(table.videos, scores)
     metrics = {
-        **over_thresholds(means),
+        **corpus.whole(),
         "meteor": meteor_name(),
-        "num": len(each),
+        "num": len(scored),
         **entry_counts(videos, predicted),
         "num_over": sum(max(len(predicted.get(key, ())) - MAX_PREDICTIONS, 0) for key in scored),
     }
     return metrics, corpus
 
 
-def over_thresholds(means: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Means over videos, NAME@t, with F1 of precision and recall, and with all means over thresholds."""
-    out = dict(means)
-    for t in THRESHOLDS:
-        out[f"F1@{t:g}"] = harmonic(out[f"precision@{t:g}"], out[f"recall@{t:g}"])
-    for name in (*TEXT_METRICS, "precision", "recall", "F1"):
-        values = [out[f"{name}@{t:g}"] for t in THRESHOLDS]
-        out[name] = mean([value for value in values if value is not None])
-    return out
-
-
 def dense_of_each(
     reference: Sequence[Annotator], predicted: Annotator, compat: Compat
-) -> dict[Any, dict[str, float]]:
-    """The scores of each video of the reference, as NAME@t; all 0 of no predictions. No METEOR without Java.
+) -> tuple[dict[str, dict[Any, float]], Callable[[FloatArray], FloatArray] | None]:
+    """(NAME@t -> the score of each video of the reference, how CIDEr changes with the videos).
 
-    CIDEr's document frequencies are of all reference captions; for the papers of the items of a video.
+    All is 0 of no predictions, METEOR of nothing without Java. CIDEr's document frequencies are of all
+    reference captions, for the papers of the items of a video. The function takes (videos,), how often each
+    is in a sample, to (videos, thresholds); None for the papers.
     """
-    words = words_of_each(_texts([*reference, predicted]))
-    corpus = None if compat else documents([[words[text]] for text in _texts(reference)])
-    program = meteor()
-    out: dict[Any, dict[str, float]] = {}
-    for key, (overlaps, matches) in _matched(reference, predicted).items():
-        out[key] = {}
-        for t, pairs in zip(THRESHOLDS, matches, strict=True):
-            items = [
-                (words[text], [_MATCHES_NOTHING] if right is None else words[right]) for text, right in pairs
-            ]
-            scores = _text_scores(items, program, corpus) | _localisation(overlaps, t)
-            out[key] |= {f"{name}@{t:g}": value for name, value in scores.items()}
-    return out
+    matched = _matched(reference, predicted)
+    words = words_of_each(event[2] for _, event in _events([*reference, predicted]))
+    columns: dict[str, dict[Any, float]] = {
+        f"{name}@{t:g}": {} for name in (*TEXT_METRICS, "precision", "recall") for t in THRESHOLDS
+    }
+    for key, (overlaps, of_thresholds) in matched.items():
+        for t, pairs in zip(THRESHOLDS, of_thresholds, strict=True):
+            hypotheses = [words[text] for text, _ in pairs]
+            references = [_MATCHES_NOTHING if right is None else words[right] for _, right in pairs]
+            scores = _text_scores(hypotheses, references) | _localisation(overlaps, t)
+            if compat:
+                scores["CIDEr"] = mean(cider(hypotheses, [[item] for item in references])) or 0.0
+            for name, value in scores.items():
+                columns[f"{name}@{t:g}"][key] = value
+    if compat:
+        return columns, None
+    ciders = _resampled_ciders(matched, reference, words)
+    for t, column in zip(THRESHOLDS, ciders(np.ones(len(matched))).T.tolist(), strict=True):
+        columns[f"CIDEr@{t:g}"] = dict(zip(matched, column, strict=True))
+    return columns, ciders
 
 
-def resampled_ciders(
-    reference: Sequence[Annotator], predicted: Annotator
+def _resampled_ciders(
+    matched: Matched, reference: Sequence[Annotator], words: Mapping[str, Words]
 ) -> Callable[[FloatArray], FloatArray]:
     """(videos,) how often each is in the sample, to (videos, thresholds) CIDEr by its frequencies."""
-    matched = _matched(reference, predicted)
-    shape = len(matched), len(THRESHOLDS)
-    words = words_of_each(_texts([*reference, predicted]))
     different: dict[tuple[str, str], int] = {}
-    patches, items, weights = [], [], []
-    for patch, pairs in enumerate(pairs for _, matches in matched.values() for pairs in matches):
+    cells, items, weights = [], [], []
+    for cell, pairs in enumerate(pairs for _, some in matched.values() for pairs in some):
         for text, right in pairs:
             if right is not None:  # what matches nothing is an item too, of score 0
-                patches.append(patch)
+                cells.append(cell)
                 items.append(different.setdefault((text, right), len(different)))
                 weights.append(1 / len(pairs))
     place = {key: i for i, key in enumerate(matched)}
-    captions = [(place[key], event[2]) for each in reference for key, some in each.items() for event in some]
-    ciders = Ciders(
+    captions = [(place[key], event[2]) for key, event in _events(reference)]
+    ciders = resampled_cider(
         [words[text] for text, _ in different],
         [[words[right]] for _, right in different],
         [[words[text]] for _, text in captions],
         [at for at, _ in captions],
         len(matched),
     )
-    at, of, weight = np.array(patches, np.int64), np.array(items, np.int64), np.array(weights)
+    at, of, weight = np.array(cells, np.int64), np.array(items, np.int64), np.array(weights, np.float64)
 
     def ciders_of(times: FloatArray) -> FloatArray:
-        summed = np.bincount(at, weight * ciders(times)[of], shape[0] * shape[1])
-        return summed.astype(np.float64).reshape(shape)
+        summed = np.bincount(at, weight * ciders(times)[of], len(matched) * len(THRESHOLDS))
+        return summed.astype(np.float64).reshape(-1, len(THRESHOLDS))
 
     return ciders_of
 
 
-def _matched(
-    reference: Sequence[Annotator], predicted: Annotator
-) -> dict[Any, tuple[list[FloatArray], list[Items]]]:
+def _matched(reference: Sequence[Annotator], predicted: Annotator) -> Matched:
     """Of each video the IoU with each annotator's events, and what is scored at each threshold."""
-    out: dict[Any, tuple[list[FloatArray], list[Items]]] = {}
+    out: dict[Any, tuple[list[FloatArray], list[Pairs]]] = {}
     for key in dict.fromkeys(key for annotator in reference for key in annotator):
         ours = predicted.get(key, ())
         theirs = [annotator[key] for annotator in reference if key in annotator]
         overlaps = [tiou_matrix(ours, events, _EPSILON) for events in theirs]
-        matches: list[Items] = [[] for _ in THRESHOLDS]
-        for t, items in zip(THRESHOLDS, matches, strict=True):
-            for i, event in enumerate(ours):
-                right: list[str | None] = [
-                    events[j][2]
-                    for events, overlap in zip(theirs, overlaps, strict=True)
-                    for j in np.flatnonzero(overlap[i] >= t).tolist()
-                ]
-                items += [(event[2], text) for text in right or [None]]
-        out[key] = overlaps, matches
+        # (our event, the right text) of each two events that overlap so much, of one annotator after another.
+        texts = [event[2] for events in theirs for event in events]
+        overlap = np.concatenate(overlaps, 1)
+        of_thresholds: list[Pairs] = [
+            [
+                (event[2], right)
+                for event, row in zip(ours, overlap, strict=True)
+                for right in [texts[j] for j in np.flatnonzero(row >= t)] or [None]
+            ]
+            for t in THRESHOLDS
+        ]
+        out[key] = overlaps, of_thresholds
     return out
 
 
-def _text_scores(
-    items: Sequence[tuple[list[str], list[str]]], program: Meteor | None, corpus: Documents | None
-) -> dict[str, float]:
-    """The text metrics of one video's (hypothesis, reference) items."""
-    if not items:
-        return {name: 0.0 for name in TEXT_METRICS if program or name != "METEOR"}
-    hypotheses, references = [item[0] for item in items], [[item[1]] for item in items]
+def _text_scores(hypotheses: Sequence[Words], references: Sequence[Words]) -> dict[str, float]:
+    """METEOR, where it can run, ROUGE-L and BLEU of one video's items."""
+    program, rights = meteor(), [[item] for item in references]
+    bleus = bleu(hypotheses, rights) if hypotheses else [0.0] * len(BLEUS)
     return {
-        "CIDEr": mean(cider(hypotheses, references, corpus)) or 0.0,
-        **({"METEOR": program(hypotheses, references)[0]} if program else {}),
-        "ROUGE-L": mean(rouge_l(hypotheses, references)) or 0.0,
-        **{f"BLEU-{n}": value for n, value in enumerate(bleu(hypotheses, references), 1)},
+        **({"METEOR": program(hypotheses, rights)[0] if hypotheses else 0.0} if program else {}),
+        "ROUGE-L": mean(rouge_l(hypotheses, rights).tolist()) or 0.0,
+        **dict(zip(BLEUS, bleus, strict=True)),
     }
 
 
@@ -198,5 +193,179 @@ def _localisation(overlaps: Sequence[FloatArray], threshold: float) -> dict[str,
     }
 
 
-def _texts(annotators: Iterable[Annotator]) -> list[str]:
-    return [text for annotator in annotators for events in annotator.values() for _, _, text in events]
+def _events(annotators: Iterable[Annotator]) -> list[tuple[Any, tuple[float, float, str]]]:
+    """(video, event) of all."""
+    return [(key, event) for each in annotators for key, events in each.items() for event in events]
+
+
+class Soda(NamedTuple):
+    """SODA_c of one video, each in [0, 1] where the scorer's values are."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def meteor_of_pairs(*, swapped: bool = False) -> PairScorer | None:
+    """METEOR of (prediction, reference) pairs of texts, the scorer of SODA_c; None where it can't run.
+
+    `swapped` hands the prediction over as the reference and the reference as the hypothesis, as the SODA
+    evaluators of the papers do. METEOR is not symmetric. `__name__` stands beside the numbers.
+    """
+    if (program := meteor()) is None:
+        return None
+
+    def scores(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        words = words_of_each(text for pair in pairs for text in pair)
+        predicted, reference = ([words[pair[side]] for pair in pairs] for side in (0, 1))
+        if swapped:
+            predicted, reference = reference, predicted
+        return program(predicted, [[item] for item in reference])[1]
+
+    scores.__name__ = meteor_name(swapped=swapped)
+    return scores
+
+
+def soda_c(
+    reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    """(mean SODA_c over videos, the same of each video).
+
+    Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a reference
+    event that are matched earn their temporal IoU times the score of their texts. Each event is matched at
+    most once, and matches don't cross; the matching that earns most counts. The sum over the number of
+    predicted events is the precision, over that of reference events the recall. f1 is their harmonic mean.
+
+    The scorer takes (prediction, reference) texts to scores, see `meteor_of_pairs`; without it the scores are
+    None. compat="paper" does as the evaluator copied into VTimeLLM's and LongVALE's code: characters beyond
+    ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
+    """
+    keys = [key for key in reference if compat is None or key in predicted]
+    columns: dict[str, dict[Any, float]] = {"SODA_c": {}, "SODA_c_precision": {}, "SODA_c_recall": {}}
+    if scorer is not None:
+        each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
+        for key, (precision, recall, f1) in each.items():
+            for column, value in zip(columns.values(), (f1, precision, recall), strict=True):
+                column[key] = value
+    metrics = {
+        **{name: mean(column.values()) for name, column in columns.items()},
+        "scorer": NOT_COMPUTED if scorer is None else getattr(scorer, "__name__", type(scorer).__name__),
+        "num": len(keys),
+        **entry_counts(reference, predicted),
+    }
+    return metrics, columns
+
+
+def soda_of_each(reference: Annotator, predicted: Annotator, scorer: PairScorer) -> dict[Any, Soda]:
+    """SODA_c of each video of the reference; all 0 where nothing was predicted, or nothing is to be found.
+
+    The scorer is called once, with each pair of texts once, and only with pairs whose spans overlap.
+    """
+    overlaps, overlapping = {}, {}
+    for key in reference:
+        ours, theirs = (
+            sorted(some.get(key, ()), key=lambda event: event[0]) for some in (predicted, reference)
+        )
+        overlaps[key] = tiou_matrix(ours, theirs)
+        overlapping[key] = [(ours[i][2], theirs[j][2]) for i, j in np.argwhere(overlaps[key] > 0).tolist()]
+    pairs = list(dict.fromkeys(pair for some in overlapping.values() for pair in some))
+    scores = dict(zip(pairs, scorer(pairs) if pairs else [], strict=True))
+    out = {}
+    for key, overlap in overlaps.items():
+        overlap[overlap > 0] *= [scores[pair] for pair in overlapping[key]]
+        earned = in_order(overlap)
+        precision, recall = (earned / max(num, 1) for num in overlap.shape)
+        out[key] = Soda(precision, recall, harmonic(precision, recall) or 0.0)
+    return out
+
+
+def in_order(earned: FloatArray) -> float:
+    """The most that matches earn which don't cross: increasing in both, (n, m) what each pair earns.
+
+    A row at a time: the best of the first i rows and j columns is that of one row less, or with a match of i
+    and some column up to j on top of the best of all before both.
+    """
+    best = np.zeros(earned.shape[1] + 1)
+    for row in earned:
+        best[1:] = np.maximum.accumulate(np.maximum(best[1:], best[:-1] + row))
+    return float(best[-1])
+
+
+def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict[Any, list[Captioned]]:
+    """The events of these videos, in ASCII for the papers."""
+    read = ascii_only if compat else str
+    return {key: [(a, b, read(text)) for a, b, text in annotator[key]] for key in keys if key in annotator}
+
+
+def youcook2(
+    reference: Annotator, predicted: Annotator, *, compat: Compat = None
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]], Corpus]:
+    """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, all but SODA_c resampled).
+
+    This is what TimeChat's, MMDuet's and their successors' evaluators compute.
+
+    Of each video, precision and recall of its events (see `dense_captions`) are averaged over IoU above
+    .3, .5, .7 and .9, and F1 is of these averages. CIDEr and METEOR are of the matched items of each video at
+    each of the four. Spans with their ends exchanged are read the right way round.
+
+    A video without predictions scores 0 everywhere. compat="paper" takes CIDEr's document frequencies from
+    one video's items, and METEOR in SODA_c with its arguments exchanged.
+
+    Returns:
+        F1, precision, recall, CIDEr, METEOR, SODA_c (None of no videos, the last two without METEOR's
+        program), meteor (its name, or the remedy), num_predictions (the mean of a video), counts.
+    """
+    theirs, ours = _ordered(reference), _ordered(predicted)
+    scored, ciders = dense_of_each([theirs], ours, compat)
+    means: dict[str, dict[Any, float]] = {"F1": {}}
+    for name in _AVERAGED:
+        at_each = [scored[f"{name}@{t:g}"] for t in THRESHOLDS]
+        means[name] = {key: sum(column[key] for column in at_each) / len(at_each) for key in at_each[0]}
+    for key, precision in means["precision"].items():
+        means["F1"][key] = harmonic(precision, means["recall"][key]) or 0.0
+    table = means_of(means, {key: key for key in theirs})
+    soda, columns = soda_c(theirs, ours, meteor_of_pairs(swapped=compat == "paper"))
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        out = dict(table.scores(times))
+        if ciders is not None and times.sum():
+            out["CIDEr"] = float((times @ ciders(times)).mean() / times.sum())
+        return out
+
+    corpus = Corpus(table.videos, scores)
+    metrics = {
+        **corpus.whole(),
+        "SODA_c": soda["SODA_c"],
+        "meteor": meteor_name() + ("; in SODA_c with arguments swapped" if compat and meteor() else ""),
+        **{name: soda[name] for name in ("num", "num_missing", "num_empty", "num_unknown")},
+        "num_predictions": mean([float(len(ours.get(key, ()))) for key in theirs]),
+    }
+    return metrics, {"SODA_c": columns["SODA_c"]} if columns["SODA_c"] else {}, corpus
+
+
+def reply_segments(
+    replies: Sequence[tuple[float, str]], *, first_start_s: float | None = 0.0
+) -> list[Captioned]:
+    """Replies during a video, (time_s, text), as the events they tell of.
+
+    Equal replies in a row are one. An event reaches from the last time the reply before was given to the last
+    time this one was given. The first starts at `first_start_s`; None leaves it out, as MMDuet's evaluator
+    does.
+    """
+    out: list[Captioned] = []
+    before_s = first_start_s
+    for i, (time_s, text) in enumerate(replies):
+        if i + 1 < len(replies) and replies[i + 1][1] == text:
+            continue
+        if before_s is not None:
+            out.append((before_s, time_s, text))
+        before_s = time_s
+    return out
+
+
+def _ordered(events: Annotator) -> dict[Any, list[Captioned]]:
+    """Spans with their earlier time first."""
+    return {
+        key: [(min(start, end), max(start, end), text) for start, end, text in some]
+        for key, some in events.items()
+    }

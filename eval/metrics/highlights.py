@@ -1,5 +1,7 @@
 """QVHighlights: moments retrieved for a query, and clips rated by how well they show it."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +14,18 @@ Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 MOMENTS = ("mAP", *(f"mAP@{t:g}" for t in IOUS), *(f"R1@{t:g}" for t in IOUS), "mIoU")
 # Reference windows of a length above the first and up to the second number of seconds.
-LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}
+LENGTHS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}
+Columns = dict[str, dict[Any, float]]  # each number of each query, by its name first
 _MAX_PREDICTIONS = 10  # of a query
 CLIP_S = 2.0
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
+PUBLISHED_FRAMES = 2  # of smoothing, at a frame a second
 
 
 def moments(
     reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
-) -> tuple[dict[str, Any], dict[str, dict[Any, dict[str, float]]]]:
-    """(moment retrieval over all queries, the same of each query by the prefix of its names).
+) -> tuple[dict[str, Any], Columns]:
+    """(moment retrieval over all queries, the same of each query).
 
     Of a query and an IoU t, predicted windows are taken by falling score (equal scores in their order). Each
     that has IoU >= t with a reference window not yet taken takes the one it overlaps best (of equal IoUs the
@@ -38,19 +42,20 @@ def moments(
         "short/NAME", "middle/NAME" and "long/NAME", None where there is no query; num, short/num, ...; other
         counts.
     """
-    tables = {"": moments_of_each(reference, predicted)}
-    for name, (above, up_to) in LENGTHS.items():
+    metrics: dict[str, Any] = {}
+    columns: Columns = {}
+    for length, (above, up_to) in {"": (-math.inf, math.inf), **LENGTHS}.items():
         of_length = {
             key: [window for window in windows if above < window[1] - window[0] <= up_to]
             for key, windows in reference.items()
         }
-        tables[f"{name}/"] = moments_of_each(of_length, predicted)
-    metrics: dict[str, Any] = {}
-    for prefix, each in tables.items():
-        metrics |= {f"{prefix}{name}": mean([values[name] for values in each.values()]) for name in MOMENTS}
+        each, prefix = moments_of_each(of_length, predicted), f"{length}/" if length else ""
+        for name in MOMENTS:
+            column = columns[prefix + name] = {key: values[name] for key, values in each.items()}
+            metrics[prefix + name] = mean(column.values())
         metrics[f"{prefix}num"] = len(each)
     metrics |= entry_counts(reference, predicted)
-    return metrics | {"num_without_reference": sum(not w for w in reference.values())}, tables
+    return metrics | {"num_without_reference": sum(not w for w in reference.values())}, columns
 
 
 def moments_of_each(
@@ -97,7 +102,7 @@ def _best_from_here_on(precision: FloatArray) -> FloatArray:
 
 def highlights(
     reference: Mapping[Any, ArrayLike], predicted: Mapping[Any, Sequence[float]]
-) -> tuple[dict[str, Any], dict[Any, dict[str, float]]]:
+) -> tuple[dict[str, Any], Columns]:
     """(mAP and HIT@1 of highlights at the levels Fair, Good and VeryGood, the same of each query).
 
     A clip is positive for a rater who gave it at least 2, 3 or 4. HIT@1 is the share of queries whose highest
@@ -109,7 +114,7 @@ def highlights(
     each clip. Missing ratings are 0, those beyond the last clip are cut off (and if the highest is one of
     them, it is no hit). No ratings at all score 0.
     """
-    each: dict[Any, dict[str, float]] = {}
+    columns: Columns = {f"{metric}@{level}": {} for level in LEVELS for metric in ("mAP", "HIT1")}
     for key, rows in reference.items():
         ratings, ours = np.asarray(rows, np.float64), np.asarray(predicted.get(key, ()), np.float64)
         if not ratings.size:
@@ -119,15 +124,13 @@ def highlights(
         filled = np.zeros(len(ratings))
         filled[: len(ours)] = ours[: len(ratings)]
         top = int(ours.argmax()) if len(ours) else len(ratings)
-        each[key] = {}
         for level, lowest in LEVELS.items():
             positive = ratings >= lowest
             precisions = [average_precision(rater, filled) for rater in positive.T]
-            each[key][f"mAP@{level}"] = float(np.mean(precisions)) if len(ours) else 0.0
-            each[key][f"HIT1@{level}"] = float(top < len(ratings) and positive[top].any())
-    names = [f"{metric}@{level}" for level in LEVELS for metric in ("mAP", "HIT1")]
-    metrics = {name: mean([values[name] for values in each.values()]) for name in names}
-    return metrics | {"num": len(each)} | entry_counts(reference, predicted), each
+            columns[f"mAP@{level}"][key] = float(np.mean(precisions)) if len(ours) else 0.0
+            columns[f"HIT1@{level}"][key] = float(top < len(ratings) and positive[top].any())
+    metrics: dict[str, Any] = {name: mean(column.values()) for name, column in columns.items()}
+    return metrics | {"num": len(reference)} | entry_counts(reference, predicted), columns
 
 
 def average_precision(positive: NDArray[np.bool_], score: FloatArray) -> float:
@@ -156,3 +159,28 @@ def clip_ratings(
     if len(where):
         out[where] = ratings
     return out
+
+
+def smoothed(score: Sequence[float], num_frames: int) -> list[float]:
+    """(T,) the mean of each score and up to `num_frames` before and behind it, fewer at the ends."""
+    # exact means, rounded once: windows of the same scores tie in any order and at the ends
+    windows = (score[max(i - num_frames, 0) : i + num_frames + 1] for i in range(len(score)))
+    return [statistics.mean(map(float, window)) for window in windows]
+
+
+def clip_scores(
+    time_s: Sequence[float], score: Sequence[float], *, num_frames: int = PUBLISHED_FRAMES
+) -> list[float]:
+    """The rating of each clip of a video, for `highlights`: the sum of its frames' smoothed scores.
+
+    `time_s` and `score` are (T,) seconds of its frames, and how relevant each is to a query. MMDuet sums so
+    (yellow-binary-tree/MMDuet, test/evaluate.py, MIT). These are offline numbers: smoothing looks ahead.
+    """
+    step_s = time_s[1] - time_s[0] if len(time_s) > 1 else CLIP_S
+    if not 0 < step_s <= CLIP_S:
+        raise ValueError(
+            f"curve must have a frame a clip at least, {CLIP_S:g} s, by time; got one each {step_s:g} s"
+        )
+    of_clip = int(CLIP_S / step_s + 1e-9)
+    frames = smoothed(score, num_frames)
+    return [math.fsum(frames[first : first + of_clip]) for first in range(0, len(frames), of_clip)]

@@ -8,35 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = tuple[float, float]  # (start_s, end_s), half-open
+Captioned = tuple[float, float, str]  # start_s, end_s, text
+Annotator = Mapping[Any, Sequence[Captioned]]  # the events of each video
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Compat = Literal["paper"] | None
 
 
 def as_spans(spans: Sequence[Sequence[Any]], name: str) -> FloatArray:
     """(n, 2) float64: the first two numbers of each span; ValueError, with `name`, unless they are finite."""
-    out = np.empty((len(spans), 2))
-    for i, span in enumerate(spans):
-        if len(span) < 2 or not all(math.isfinite(time) for time in span[:2]):
-            raise ValueError(
-                f"{name}[{i}] must be (start_s, end_s), two finite numbers; got {span!r}. "
-                "Leave out what could not be read"
-            )
-        out[i] = span[:2]
+    out = np.array([span[:2] for span in spans], np.float64).reshape(-1, 2)
+    for i in np.flatnonzero(~np.isfinite(out).all(1)).tolist():
+        raise ValueError(
+            f"{name}[{i}] must be (start_s, end_s), two finite numbers; got {spans[i]!r}. "
+            "Leave out what could not be read"
+        )
     return out
 
 
-def tiou(a: Interval, b: Interval) -> float:
-    """Time that both cover over time that either covers, in [0, 1].
+def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
+    """(len(a), len(b)) float64: the time that both cover over the time that either covers, in [0, 1].
 
     A span that ends before it starts, or where it starts, covers no time: its IoU with anything, itself
     included, is 0. So is that of two spans that only touch.
-    """
-    return float(tiou_matrix([a], [b])[0, 0])
-
-
-def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon: float = 0.0) -> FloatArray:
-    """(len(a), len(b)) float64: the `tiou` of each with each.
 
     `epsilon` is added to what is divided by; 1e-8 is what the dense-caption evaluators do, by which an IoU of
     just 0.5 is below 0.5.
@@ -53,10 +46,9 @@ def grounding(
     reference: Mapping[Any, Interval],
     predicted: Mapping[Any, Interval | None],
     *,
-    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     round_iou: bool = False,
-) -> tuple[dict[str, Any], dict[Any, float]]:
-    """(recall at 1 and mean IoU of a predicted span for each query, the IoU of each query).
+) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    """(recall at 1, R@.3 .5 .7, and mean IoU of a predicted span for each query, the same of each query).
 
     R@t is the share of queries whose IoU is at least t. A query without a prediction, or with None, has IoU
     0. `round_iou` rounds each IoU to two decimals first, as VTimeLLM and LongVALE do (0.495 then counts at
@@ -65,22 +57,17 @@ def grounding(
     ious = {}
     for key, true in reference.items():
         span = predicted.get(key)
-        iou = 0.0 if span is None else tiou(span, true)
+        iou = 0.0 if span is None else float(tiou_matrix([span], [true])[0, 0])
         ious[key] = round(iou, 2) if round_iou else iou
+    each = {"mIoU": ious}
+    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in (0.3, 0.5, 0.7)}
     metrics = {
-        **{f"R@{t:g}": mean([float(iou >= t) for iou in ious.values()]) for t in thresholds},
-        "mIoU": mean(ious.values()),
+        **{name: mean(values.values()) for name, values in each.items()},
         "num": len(ious),
         "num_unanswered": sum(predicted.get(key) is None for key in reference),
         "num_unknown": sum(key not in reference for key in predicted),
     }
-    return metrics, ious
-
-
-def check_compat(compat: Compat) -> None:
-    """ValueError unless it is None or "paper"."""
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat must be None or 'paper', got {compat!r}")
+    return metrics, each
 
 
 def entry_counts(

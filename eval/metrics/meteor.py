@@ -8,17 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import PIPE
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from .intervals import FloatArray
-from .ngrams import References, Words
+from .words import References, Words
 
 NOT_COMPUTED = "not computed: install Java, and `pip install pycocoevalcap`"
 _OPTIONS = ("-l", "en", "-norm")  # what the captioning evaluators run it with
@@ -47,7 +47,7 @@ def meteor_name(*, swapped: bool = False) -> str:
 
 def meteor() -> "Meteor | None":
     """The one program that all scores of this process share; None where it can't run."""
-    return _program() if is_available() else None
+    return _program if is_available() else None
 
 
 class Meteor:
@@ -56,11 +56,6 @@ class Meteor:
     Called with words, it returns (METEOR of the corpus, METEOR of each item). It is not thread-safe. An item
     without words in the hypothesis or the references scores 0.
     """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
-        self._end: weakref.finalize | None = None
 
     def __call__(
         self, hypotheses: Sequence[Words], references: Sequence[References]
@@ -72,20 +67,17 @@ class Meteor:
         scores = [float(self._read()) for _ in counts]
         return float(self._read()), scores
 
-    def counts(
-        self, hypotheses: Sequence[Words], references: Sequence[References]
-    ) -> tuple[FloatArray, Callable[[FloatArray], float]]:
-        """(items, numbers) what METEOR of a corpus is made of, to be summed; and what makes sums a score."""
+    def counts(self, hypotheses: Sequence[Words], references: Sequence[References]) -> FloatArray:
+        """(items, numbers) what METEOR of a corpus is made of, to be summed."""
         counts = self._counts(hypotheses, references)
-        if not counts:
-            return np.zeros((0, 0)), lambda sums: 0.0
         rows = np.array([reply.split() for reply in counts], np.float64)
         # A caption that is one chunk in all has none, which the program sets item by item.
         is_whole = (rows[:, 20] == 1) & (rows[:, :2] == rows[:, 21:]).all(1)
         rows[is_whole, 20] = 0
-        return rows, self._score_of_sums
+        return rows
 
-    def _score_of_sums(self, sums: FloatArray) -> float:
+    def score(self, sums: FloatArray) -> float:
+        """METEOR of a corpus, of (numbers,) summed `counts`."""
         self._write([" ||| ".join(["EVAL", " ".join(f"{number:.1f}" for number in sums.tolist())])])
         self._read()  # of the one item that the sums make
         return float(self._read())
@@ -106,11 +98,12 @@ class Meteor:
 
     def close(self) -> None:
         """Ends the program; the next call starts it again."""
-        if self._end is not None:
+        if "_process" in vars(self):
             self._end()
-        self._process = self._errors = self._end = None
+            del self._process
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    @cached_property
+    def _process(self) -> Any:
         path, java = jar(), shutil.which("java")
         assert path is not None and java is not None  # see `meteor`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- open for as long as the program runs
@@ -121,9 +114,6 @@ class Meteor:
         return process
 
     def _write(self, lines: Sequence[str]) -> None:
-        if self._process is None:
-            self._process = self._start()
-        assert self._process.stdin is not None
         try:
             self._process.stdin.write("".join(f"{line}\n" for line in lines).encode())
             self._process.stdin.flush()
@@ -131,14 +121,12 @@ class Meteor:
             self._fail()
 
     def _read(self) -> str:
-        assert self._process is not None and self._process.stdout is not None
         line = self._process.stdout.readline().decode().strip()
         if not line:
             self._fail()
         return line
 
     def _fail(self) -> None:
-        assert self._process is not None and self._errors is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         self._errors.seek(0)
@@ -148,21 +136,15 @@ class Meteor:
         raise RuntimeError(f"METEOR's program stopped (exit code {code}); its last words: {words!r}")
 
 
-@cache
-def _program() -> Meteor:
-    return Meteor()
-
-
 def _plain(words: Words) -> str:
     """The words as one field of a line of the program's protocol."""
     return " ".join(" ".join(words).replace("|||", " ").split())
 
 
 def _stop(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
     process.kill()
-    process.wait()
-    errors.close()
+    with contextlib.suppress(BrokenPipeError), errors, process:
+        pass  # that closes its pipes, and waits for it
+
+
+_program = Meteor()  # of this process, started when it is needed

@@ -1,7 +1,10 @@
 """Captions to words, as the captioning evaluators do it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+Words = Sequence[str]
+References = Sequence[Words]  # the captions that are right for one item, at least one
 
 # What the evaluators throw away after tokenising. Brackets are in their list in capitals only, so that
 # "-lrb-" stays: so do "?!" and "!!".

@@ -5,10 +5,11 @@ that any two can be compared by `longcompress eval pairs`, and a killed comparis
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...compression.baselines import METHODS, only, spend
 from ...compression.state import MergeState
@@ -17,12 +18,9 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
-from ..tasks.examples import Example, Prediction
-from ..tasks.task import How
-from .ask import Questioner
-from .locks import alone
-from .run import ENDLESS, Encoded, Run, encoded, header_of, run_all, summarise
-from .run_file import RunConfig, check_budgets, num_tokens, summary_of
+from ..tasks.task import Example, How, Prediction
+from .run import ENDLESS, Questioner, header_of, run_all, summarise
+from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
 OURS = ("even", "novelty", "no-memory", "no-audio")
@@ -110,26 +108,23 @@ def compare(
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
     runs = {
-        name: Run(folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
+        name: (folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
         for name, arm in arms.items()
     }
 
-    def encode(video: str, names: Sequence[str]) -> Iterator[tuple[str, Encoded]]:
-        def read(parts: Reading) -> Callable[[str], VideoMemory]:
-            raw = RawVideo(model, video, parts, config.seed)
-            return lambda name: raw.memory(arms[name])
-
-        return encoded(source, model.config.media, read, video, names)
+    def read(video: str, parts: Reading) -> Callable[[str], VideoMemory]:
+        memory = raw_video(model, video, parts, config.seed)
+        return lambda name: memory(arms[name])
 
     with alone(folder / "compare"):
-        run_all(questioner, runs, encode)
+        run_all(questioner, source, model.config.media, read, runs)
         for out, _ in runs.values():
             if summary_of(out) is None:
                 summarise(questioner, out)
     return config.arms
 
 
-def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Example[Any]]:
+def selected(examples: Sequence[Example], config: CompareConfig) -> list[Example]:
     """The examples that are asked; ValueError if there are none."""
     only = config.groups
     some = [e for e in examples if all(dict(e.groups).get(kind) in names for kind, names in only.items())]
@@ -139,61 +134,52 @@ def selected(examples: Sequence[Example[Any]], config: CompareConfig) -> list[Ex
     return some[: config.limit]
 
 
-class RawVideo:
-    """A video's raw segments, to be compressed by any method; `seed` is of random methods."""
+def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Callable[[Arm], VideoMemory]:
+    """Encodes a video, and returns what makes its memory by any method; `seed` is of random methods.
 
-    def __init__(self, model: LongCompress, video: str, parts: Reading, seed: int) -> None:
-        present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
-        self.segments, self.duration_s = segments_of(model, parts, present)
-        if not self.segments:
-            raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
-        self.model, self.seed = model, seed + zlib.crc32(video.encode())
-        self.num_raw = sum(len(value) for part in self.segments for value in part.streams.values())
-        self._states: dict[tuple[int, bool], MergeState] = {}
+    That raises ValueError if the budget, the context or the video is too small.
+    """
+    present = [kind for kind in model.media if parts.streams is None or kind in parts.streams]
+    segments, duration_s = segments_of(model, parts, present)
+    if not segments:
+        raise ValueError(f"{video} gave neither a frame nor a sample that could be read")
+    num_raw = sum(len(value) for part in segments for value in part.streams.values())
 
-    def memory(self, arm: Arm) -> VideoMemory:
-        """The video's memory by this method.
+    @cache
+    def state_of(budget: int, no_audio: bool) -> MergeState:
+        some = segments
+        if no_audio:
+            encoders = model.encoders.items()
+            some = only(some, [key for key, encoder in encoders if encoder.modality == "video"])
+            if not some:
+                raise ValueError("method no-audio: the video has no frame that could be read")
+        state = model.merge_state(budget)
+        for segment in some:
+            state.add(segment)
+        return state
 
-        Raises:
-            ValueError: the budget is too small; the memory has no room in the language model's context; the
-                video has nothing but audio, and the method is no-audio.
-        """
-        budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, self.num_raw)
-        state = self._state(budget, no_audio=arm.method == "no-audio")
-        if arm.method in OURS:
-            allocation: Literal["even", "novelty"] = "novelty" if arm.method == "novelty" else "even"
-            state = replace(state, allocation=replace(state.allocation, allocation=allocation))
-            if arm.method == "no-memory":
+    def memory(arm: Arm) -> VideoMemory:
+        method: Any = arm.method
+        budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
+        state = state_of(budget, method == "no-audio")
+        if method in OURS:
+            allocation = replace(state.allocation, allocation="novelty" if method == "novelty" else "even")
+            if method == "no-memory":
                 state = replace(state, memory={})
-            compressed = state.compress(budget)
+            compressed = replace(state, allocation=allocation).compress(budget)
         else:
             globals_ = state.global_memory.read(state.memory)
             num_global = sum(map(len, globals_.values()))
-            method: Any = arm.method
-            rest, options = budget - num_global, {"global_tokens": num_global, "seed": self.seed}
-            streams = spend(method, self.segments, rest, state.allocation, **options)
+            options = {"global_tokens": num_global, "seed": seed + zlib.crc32(video.encode())}
+            streams = spend(method, segments, budget - num_global, state.allocation, **options)
             compressed = CompressedVideo(streams, globals_, budget)
-        num = compressed.num_tokens
-        context = self.model.llm.context
+        num, context = compressed.num_tokens, model.llm.context
         if context is not None and num >= context:
             raise ValueError(
                 f"{num} tokens are more than the {context} positions that the language model was made for; "
                 "compare shorter videos, or leave this method out"
             )
-        budget = max(num, min(budget, self.num_raw))
-        compressed = replace(compressed, budget=budget, duration_s=self.duration_s)
-        return VideoMemory(compressed, self.model, self.model.identity())
+        compressed = replace(compressed, budget=max(num, min(budget, num_raw)), duration_s=duration_s)
+        return VideoMemory(compressed, model, model.identity())
 
-    def _state(self, budget: int, *, no_audio: bool) -> MergeState:
-        if (budget, no_audio) not in self._states:
-            segments = self.segments
-            if no_audio:
-                encoders = self.model.encoders.items()
-                segments = only(segments, [key for key, encoder in encoders if encoder.modality == "video"])
-                if not segments:
-                    raise ValueError("method no-audio: the video has no frame that could be read")
-            state = self.model.merge_state(budget)
-            for segment in segments:
-                state.add(segment)
-            self._states[budget, no_audio] = state
-        return self._states[budget, no_audio]
+    return memory

@@ -7,10 +7,11 @@ from typing import Any
 
 from ...files import replacing
 from ...model import LongCompress
-from ..bench.plot import COLOURS, MARKERS
-from ..metrics.bootstrap import by_video, difference, interval, quantiles, ratio_draws
+from ..bench.plot import COLOURS, MARKERS, new_figure
+from ..bench.report import markdown_table
+from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
-from ..tasks.examples import Example
+from ..tasks.task import Example, groups_of
 from .compare import ALL, OURS, Arm
 from .run_file import read_run
 
@@ -33,15 +34,12 @@ BASE = "even"  # what others are compared with
 
 
 def rows_of(
-    folder: Path, arms: Sequence[Arm], examples: Sequence[Example[Any]], by: str, score: str = ""
+    folder: Path, arms: Sequence[Arm], examples: Sequence[Example], by: str, score: str = ""
 ) -> list[dict[str, Any]]:
     """A row for each arm and group of examples ("" for all).
 
-    Args:
-        folder: with a run for each arm.
-        arms, examples: what was compared, and asked.
-        by: kind of group to tell apart; "": none.
-        score: which of the numbers of a line; "": its first.
+    `folder` has a run for each arm. `by` is the kind of group to tell apart, "" none; `score` which of the
+    numbers of a line, "" its first.
 
     Returns:
         method, budget, group, num_tokens (mean of a video's), mean, low, high, num, num_videos, num_failed;
@@ -49,11 +47,7 @@ def rows_of(
         this score at the same budget, example by example).
     """
     videos = {example.id: example.video for example in examples}
-    groups = {"": set(videos)}
-    for example in examples:
-        for kind, name in example.groups:
-            if kind == by:
-                groups.setdefault(name, set()).add(example.id)
+    groups = {"": list(videos)} | groups_of(examples).get(by, {})
     scores = {arm: _scores(folder / f"{arm.name}.jsonl", score) for arm in arms}
     values_of = {arm: values for arm, (values, _, _) in scores.items()}
     whole = values_of.get(Arm("full", ALL))
@@ -62,14 +56,14 @@ def rows_of(
         values, sizes, num_failed = scores[arm]
         base = values_of.get(Arm(BASE, arm.budget), {}) if arm.method != BASE else {}
         for group, ids in groups.items():
-            ours = {key: value for key, value in values.items() if key in ids}
+            ours = {key: values[key] for key in ids if key in values}
             row: dict[str, Any] = {"method": arm.method, "budget": arm.budget, "group": group}
             row["num_tokens"] = mean([sizes[video] for video in sorted({videos[key] for key in ours})])
             row |= interval(ours, videos) | {"num_failed": num_failed}
+            del row["share_above"]
             row["relative"] = _ratio(ours, whole, videos) if arm.method != "full" and whole else None
-            both = [key for key in ours if key in base]
-            gain = difference({k: base[k] for k in both}, {k: ours[k] for k in both}, videos)
-            row["gain"] = {name: gain[name] for name in ("mean", "low", "high")} if both else None
+            gain = interval({key: base[key] - ours[key] for key in ours if key in base}, videos)
+            row["gain"] = {name: gain[name] for name in ("mean", "low", "high")} if gain["num"] else None
             out.append(row)
     return out
 
@@ -77,16 +71,14 @@ def rows_of(
 def _scores(path: Path, score: str) -> tuple[dict[str, float], dict[str, int], int]:
     """(score by example, tokens by video, number of failed examples) of a run."""
     run = read_run(path)
-    if run is None:
-        raise ValueError(f"{path} has no header; start the comparison again")
+    assert run is not None
     values = {}
     for key, line in run.answered.items():
-        if not line["score"] or (score and score not in line["score"]):
-            raise ValueError(
-                f"{path}: {key!r} has no score {score or 'of its own'}, it has {line['score']}; compare "
-                "a task that scores each example"
-            )
-        values[key] = float(line["score"][score or next(iter(line["score"]))])
+        scores = line["score"] or {}
+        if (name := score or next(iter(scores), "of its own")) not in scores:
+            why = f"{key!r} has no score {name}, it has {line['score']}"
+            raise ValueError(f"{path}: {why}; compare a task that scores each example")
+        values[key] = float(scores[name])
     return values, {line["video"]: line["tokens"] for line in run.answered.values()}, len(run.failed)
 
 
@@ -122,14 +114,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
     methods.sort(key=lambda method: method not in OURS)
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
-    sizes = {n: [at[m, n, groups[0]]["num_tokens"] for m in methods] for n in budgets}
+    heads = ["method"]
+    for n in budgets:  # with the tokens of the first method that answered
+        sizes = [at[m, n, groups[0]]["num_tokens"] for m in methods]
+        heads.append(next((f"{n} ({size:.0f} tokens)" for size in sizes if size is not None), n))
 
     def table(show: Callable[[Mapping[str, Any]], str], group: str = "", without: str = "") -> str:
-        lines = [["method", *(_size(n, sizes[n]) for n in budgets)], ["---"] * (len(budgets) + 1)]
-        for method in methods:
-            if method != without:
-                lines.append([ABOUT[method], *(show(at[method, n, group]) for n in budgets)])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        shown = [method for method in methods if method != without]
+        lines = [[ABOUT[method], *(show(at[method, n, group]) for n in budgets)] for method in shown]
+        return markdown_table(heads, lines)
 
     parts = [f"# {title}", note]
     for group in groups:
@@ -141,19 +134,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
             tokens = f"{whole['num_tokens']:.0f} tokens"
             parts.append(f"Uncompressed, {tokens}: {_shown(whole)}, n {whole['num']}.")
         parts.append(table(_shown, group))
-    parts.append("## Ours (even) minus each method, all questions, example by example")
-    parts.append("Bold where the 95 % interval (bootstrap over videos) excludes 0.")
-    parts.append(table(lambda row: _gain(row["gain"]), without=BASE))
+    parts += [
+        "## Ours (even) minus each method, all questions, example by example",
+        "Bold where the 95 % interval (bootstrap over videos) excludes 0.",
+        table(lambda row: _gain(row["gain"]), without=BASE),
+    ]
     if ("full", ALL, "") in at:
         parts.append("## Share of the uncompressed score, all questions")
         parts.append(table(lambda row: _shown(row["relative"])))
     return "\n\n".join(parts) + "\n"
-
-
-def _size(budget: str, nums: Sequence[float | None]) -> str:
-    """A budget, and the tokens of the first method that answered."""
-    known = [num for num in nums if num is not None]
-    return f"{budget} ({known[0]:.0f} tokens)" if known else budget
 
 
 def _shown(row: Mapping[str, Any] | None) -> str:
@@ -164,7 +153,7 @@ def _shown(row: Mapping[str, Any] | None) -> str:
 
 
 def _gain(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["mean"] is None or row["low"] is None:
+    if row is None or row["low"] is None:
         return "-"
     text = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     return f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text
@@ -172,23 +161,20 @@ def _gain(row: Mapping[str, Any] | None) -> str:
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
     """A plot of the score against the tokens of a video, a panel for each group; .png, .svg or .pdf."""
-    from matplotlib.figure import Figure
-
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure = Figure(figsize=(1 + 4.2 * len(groups), 4.8), layout="constrained", facecolor="white")
+    figure = new_figure(1 + 4.2 * len(groups), 4.8)
     panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
     for axes, group in zip(panels, groups, strict=True):
         ours = [row for row in rows if row["group"] == group and row["mean"] is not None]
         for i, method in enumerate(methods):
             some = sorted((r for r in ours if r["method"] == method), key=lambda r: float(r["num_tokens"]))
-            is_ours = method in OURS
-            axes.plot(
-                [r["num_tokens"] for r in some], [r["mean"] for r in some], label=ABOUT[method],
-                color=OUR_COLOURS[OURS.index(method)] if is_ours else COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=2.4 if method == BASE else 1.2,
-                linestyle="-" if is_ours else "--",
-            )  # fmt: skip
+            style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": "--", "linewidth": 1.2}
+            if method in OURS:
+                style |= {"color": OUR_COLOURS[OURS.index(method)], "linestyle": "-"}
+            style |= {"linewidth": 2.4} if method == BASE else {}
+            style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "label": ABOUT[method]}
+            axes.plot([r["num_tokens"] for r in some], [r["mean"] for r in some], **style)
         for whole in (r for r in ours if r["method"] == "full"):
             axes.axhline(whole["mean"], color="#777777", linewidth=1, linestyle=":")
             text, left = f"uncompressed, {whole['num_tokens']:.0f} tokens", (0.02, whole["mean"])

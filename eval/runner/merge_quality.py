@@ -27,6 +27,7 @@ from ...kernels import plan
 from ...synthetic.questions import printed_seconds as clock_of
 from ...synthetic.scenes import OBJECTS
 from ...types import Encoded, Frames, Segment, Tokens
+from ..metrics.intervals import tiou_matrix
 
 FRAMES = 10  # of a segment
 GRID = tuple(product(("frame", "patch"), ("cosine", "ward"), (0.5, 0.25, 0.125)))
@@ -69,8 +70,7 @@ def share_read(tokens: Tokens, rule: Rule) -> float:
             runs.append((mass, first, last))
         if runs:
             _, first, last = max(runs)
-            common = max(0, min(last, end) - max(first, start) + 1)
-            right += common / (max(last, end) - min(first, start) + 1) >= 0.5
+            right += bool(tiou_matrix([(first, last + 1)], [(start, end + 1)])[0, 0] >= 0.5)
     return right / max(1, len(objects))
 
 
@@ -85,11 +85,9 @@ def compare(
     ]
     for keep in keeps:
         methods: dict[str, Callable[[], Mapping[str, Tokens]]] = {
-            f"{layout}-major, {score}, {schedule:g}": partial(merge, parts, keep, layout, score, schedule)
-            for layout, score, schedule in GRID
+            f"{grid[0]}-major, {grid[1]}, {grid[2]:g}": partial(merge, parts, keep, *grid) for grid in GRID
         }
-        for baseline in BASELINES:
-            methods[baseline] = partial(spend, baseline, segments, keep * len(parts), BudgetConfig())
+        methods |= {n: partial(spend, n, segments, keep * len(parts), BudgetConfig()) for n in BASELINES}
         for method, tokens_of in methods.items():
             start_s = time.perf_counter()
             tokens = tokens_of()["video"]

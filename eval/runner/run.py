@@ -5,11 +5,10 @@ import json
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,19 +20,18 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...session import Session
+from ..bench.rows import version_of
 from ..metrics.meteor import meteor_name
-from ..tasks.examples import Prediction, Predictions
-from ..tasks.files import write_json
-from ..tasks.task import How, members_of
+from ..tasks.files import json_text, lines_text, write_text
+from ..tasks.task import Answers, Example, How, Prediction, Task, groups_of, prediction_of
 from . import run_file
-from .ask import QUESTIONS_AT_ONCE, Questioner, by_video
-from .locks import alone
-from .run_file import RunConfig
+from .run_file import RunConfig, alone
 from .score import NUM_DRAWS, problems, prompt_of, task_of, with_intervals
 from .sources import Source
 
 PACKAGES = ("longcompress", "torch", "transformers", "av")
 ENDLESS = 1 << 40  # tokens
+QUESTIONS_AT_ONCE = 8  # always the same questions: no answer may depend on where a run was killed
 
 
 class Encoded(NamedTuple):
@@ -44,15 +42,68 @@ class Encoded(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-class Run(NamedTuple):
-    """A run's file and its header."""
+@dataclass(frozen=True)
+class Questioner:
+    """What stays the same from video to video: the task's name, examples and prompt, how answers are read.
 
-    out: Path
-    header: Mapping[str, Any]
+    max_new_tokens is the longest answer; None: as the model's config says.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    prompt: str
+    max_new_tokens: int | None
+    how: How
+
+    @property
+    def task(self) -> Task:
+        """The task of that name."""
+        return task_of(self.name)
+
+    def lines(
+        self, video: Encoded, examples: Sequence[Example], done: Container[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Lines of the examples of a video that aren't done."""
+        if isinstance(memory := video.memory, str):
+            yield from (
+                {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
+            )
+            return
+        ask = self.task.prompts[self.prompt]
+        for at in range(0, len(examples), QUESTIONS_AT_ONCE):
+            some = examples[at : at + QUESTIONS_AT_ONCE]
+            if all(example.id in done for example in some):
+                continue
+            start_s = time.perf_counter()
+            prompts = [ask(example) for example in some]
+            answers = memory.ask_all(prompts, max_new_tokens=self.max_new_tokens)
+            answer_s = (time.perf_counter() - start_s) / len(some)
+            for example, prompt, answer in zip(some, prompts, answers, strict=True):
+                if example.id in done:
+                    continue
+                value = self.task.parse(answer.text, example, self.how)
+                yield {
+                    "id": example.id,
+                    "video": example.video,
+                    "prompt": prompt,
+                    "answer": answer.text,
+                    "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
+                    "parsed": value is not None,
+                    "score": self.score(example, Prediction(answer.text, value)),
+                    "tokens": memory.num_tokens,
+                    "seconds": {"encode": round(video.seconds, 3), "answer": round(answer_s, 3)},
+                } | ({"warnings": list(video.warnings)} if video.warnings else {})
+
+    def score(self, example: Example, prediction: Prediction) -> dict[str, float] | None:
+        """The main numbers of one example; None where only a corpus, or a judge, has a score."""
+        if self.task.needs_judge:
+            return None
+        each = self.task.score(Answers([example], {example.id: prediction}, self.how)).each
+        return {name: values[example.id] for name, values in each.items() if example.id in values} or None
 
 
-Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]  # a video, names of runs
-Read: TypeAlias = Callable[[Reading], Callable[[str], VideoMemory]]
+# A video's name and media to what makes its memory for a run of that name.
+Read: TypeAlias = Callable[[str, Reading], Callable[[str], VideoMemory]]
 
 
 def run(
@@ -67,11 +118,9 @@ def run(
     """The summary of a run over all examples for each budget; runs in `out` are resumed.
 
     Args:
-        source: questions and videos.
-        model: encodes, and answers greedily.
+        source, model, config: questions and videos, who answers them, greedily, and how.
         out: JSON lines, a header first. NAME.summary.json and the folder NAME.predictions come beside it.
             Each of several budgets has a file of its own: NAME.4096.jsonl, NAME.10pc.jsonl.
-        config: how the run is made.
         retry_failed: ask again where a video was missing or unreadable; the new line replaces the old line.
         num_draws: of the intervals of corpus scores.
 
@@ -82,48 +131,61 @@ def run(
     how = _how(source, config)
     budgets = config.budgets or (str(model.config.budget.tokens),)
     header = header_of(source, model, config, how) | {"budgets": list(budgets)}
-    streams = _streams(model, config)
+    known = model.media
+    if config.media != "both" and config.media not in known:
+        raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
+    streams = known if config.media == "both" else (config.media,)
     names = [name for name, encoder in model.encoders.items() if encoder.modality in streams]
     for budget in budgets:
         if not budget.endswith("%"):
             model.check_budget(int(budget), names)
-    outs = {budget: run_file.budget_path(out, budget) if len(budgets) > 1 else out for budget in budgets}
-    runs = {budget: Run(path, header | {"budget": budget}) for budget, path in outs.items()}
+    outs = dict.fromkeys(budgets, out)
+    if len(budgets) > 1:  # run.jsonl has run.10pc.jsonl
+        outs = {n: out.with_name(f"{out.stem}.{n.replace('%', 'pc')}{out.suffix}") for n in budgets}
+    runs = {budget: (path, header | {"budget": budget}) for budget, path in outs.items()}
     examples = source.examples[: config.limit]
     questioner = Questioner(source.task, examples, config.prompt, header["max_new_tokens"], how)
     media = replace(model.config.media, video="video" in streams, audio="audio" in streams)
-    encode = partial(encoded, source, media, partial(_read, model, streams, budgets))
-    run_all(questioner, runs, encode, retry_failed=retry_failed)
+    run_all(questioner, source, media, partial(_read, model, streams, budgets), runs, retry_failed)
     return [summarise(questioner, path, num_draws=num_draws) for path in outs.values()]
 
 
 def run_all(
-    questioner: Questioner, runs: Mapping[str, Run], encode: Encode, *, retry_failed: bool = False
+    questioner: Questioner,
+    source: Source,
+    media: MediaConfig,
+    read: Read,
+    runs: Mapping[str, tuple[Path, Mapping[str, Any]]],
+    retry_failed: bool = False,
 ) -> None:
-    """Ask all examples of several runs that read each video once; `encode` encodes it for runs by name."""
+    """Ask all examples in several runs, (file, header) by name, that read and encode each video once."""
     with ExitStack() as stack:
-        for run in runs.values():
-            stack.enter_context(alone(run.out))
+        for out, _ in runs.values():
+            stack.enter_context(alone(out))
         before = {name: run_file.open_run(*run).lines for name, run in runs.items()}
         done = {
             name: {key: line for key, line in lines.items() if not (retry_failed and "failed" in line)}
             for name, lines in before.items()
         }
+        videos: dict[str, list[Example]] = {}
+        for example in questioner.examples:
+            videos.setdefault(example.video, []).append(example)
         # A video at a time: encoded once, asked by every run that lacks a line of it.
-        videos = by_video(questioner.examples)
         for video, questions in tqdm(videos.items(), desc=questioner.name, unit="video", disable=None):
             names = [name for name in runs if any(e.id not in done[name] for e in questions)]
-            for name, result in encode(video, names) if names else ():
-                again = {}
-                with runs[name].out.open("ab") as file:
-                    for line in questioner.lines(*result, questions, done[name]):
+            for name, result in encoded(source, media, read, video, names) if names else ():
+                again, out = {}, runs[name][0]
+                with out.open("ab") as file:
+                    for line in questioner.lines(result, questions, done[name]):
                         if line["id"] in before[name]:
                             again[line["id"]] = line
                             continue
-                        file.write(run_file.line_of(line))  # at once: what is asked is not asked again
+                        file.write(lines_text([line]).encode())  # at once: what is asked is not asked again
                         file.flush()
                 if any(before[name][key] != line for key, line in again.items()):
-                    run_file.replace_lines(runs[name].out, again)
+                    run = run_file.open_run(*runs[name])
+                    lines = [run.header, *(run.lines | again).values()]
+                    write_text(out, lines_text(lines))
 
 
 def encoded(
@@ -133,7 +195,7 @@ def encoded(
     start_s, warnings = time.perf_counter(), list[str]()
     try:
         with source.open(video, media, warnings.append) as parts:
-            memory_of = read(parts)
+            memory_of = read(video, parts)
     except (OSError, ValueError) as error:
         yield from ((name, Encoded(str(error), 0.0)) for name in names)
         return
@@ -147,7 +209,7 @@ def encoded(
 
 
 def _read(
-    model: LongCompress, streams: Sequence[str], budgets: Sequence[str], parts: Reading
+    model: LongCompress, streams: Sequence[str], budgets: Sequence[str], video: str, parts: Reading
 ) -> Callable[[str], VideoMemory]:
     """A video at any of the budgets, all of one session with the largest."""
     present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
@@ -169,9 +231,7 @@ def _read(
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
-    prompt = prompt_of(source.task, config.prompt)
-    settings = model.config
-    default_tokens = settings.llm.max_new_tokens
+    prompt, settings = prompt_of(source.task, config.prompt), model.config
     return {
         "format": run_file.FORMAT,
         "task": source.task,
@@ -181,7 +241,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "times": how.times,
         "meteor": meteor_name() if task_of(source.task).uses_meteor else None,
         "media": config.media,
-        "max_new_tokens": default_tokens if config.max_new_tokens is None else config.max_new_tokens,
+        "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,
         "num_examples": len(source.examples[: config.limit]),
         "model": settings.name,
@@ -191,7 +251,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "device": model.device.type,
         "dtype": str(next(model.llm.parameters()).dtype).removeprefix("torch."),
         "questions_at_once": QUESTIONS_AT_ONCE,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
     }
 
 
@@ -200,11 +260,9 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
     file = run_file.read_run(out)
     assert file is not None
     task, examples, how = questioner.task, questioner.examples, questioner.how
-    predictions = {}
-    for example in examples:
-        if example.id in file.answered:
-            text = file.lines[example.id]["answer"]
-            predictions[example.id] = Prediction(text, task.parse(text, example, how))
+    lines = [(example, file.answered[example.id]) for example in examples if example.id in file.answered]
+    by_id = {e.id: prediction_of(line["answer"], e, how, task.parse) for e, line in lines}
+    answers = Answers(examples, by_id, how)
     folder = out.with_suffix(".predictions")
     folder.mkdir(exist_ok=True)
     summary: dict[str, Any] = {
@@ -212,21 +270,25 @@ def summarise(questioner: Questioner, out: Path, *, num_draws: int = NUM_DRAWS) 
         "run": out.name,
         "run_sha256": run_file.file_hash(out),
         "header": file.header,
-        "predictions": list(map(str, task.write_predictions(folder, examples, predictions, how))),
+        "predictions": list(map(str, task.write_predictions(folder, answers))),
         "num_examples": len(examples),
-        "num_answered": len(predictions),
+        "num_answered": len(by_id),
         "num_failed": len(file.failed),
-        "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed.values()],
+        "failed": [{name: line[name] for name in ("id", "video", "failed")} for line in file.failed],
     }
-    summary |= problems(examples, Predictions(predictions))
-    summary["groups"] = {f"{kind}/{name}": ids for (kind, name), ids in members_of(examples).items()}
+    summary |= problems(answers)
+    summary["groups"] = {
+        f"{kind}/{name}": ids
+        for kind, members in groups_of(examples).items()
+        for name, ids in members.items()
+    }
     if task.needs_judge:
         note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
         summary |= {"metrics": {}, "intervals": {}, "each": {}, "note": note}
     else:
-        scored = task.score(examples, predictions, how)
+        scored = task.score(answers)
         summary |= with_intervals(examples, scored, num_draws=num_draws) | {"each": scored.each}
-    write_json(run_file.summary_path(out), summary)
+    write_text(run_file.summary_path(out), json_text(summary))
     return summary
 
 
@@ -242,13 +304,6 @@ def _how(source: Source, config: RunConfig) -> How:
     return How(times=times)
 
 
-def _streams(model: LongCompress, config: RunConfig) -> tuple[str, ...]:
-    known = model.media
-    if config.media != "both" and config.media not in known:
-        raise ValueError(f"media must be of {', '.join(known)}, which the model takes in, got {config.media}")
-    return known if config.media == "both" else (config.media,)
-
-
 def _model_hash(model: LongCompress) -> str:
     """A hash of the config and of samples of all weights; `identity` omits projectors and language model."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
@@ -258,10 +313,3 @@ def _model_hash(model: LongCompress) -> str:
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(flat[at].double().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

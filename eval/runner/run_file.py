@@ -1,16 +1,19 @@
 """The file of a run: a header that pins all it depends on, a line for each example; two runs compared."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from ...files import replacing
-from ..metrics.bootstrap import difference
+from ..metrics.bootstrap import interval
+from ..tasks.files import lines_text, short
 from ..tasks.task import Times
 
 FORMAT = 1
@@ -42,10 +45,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_budgets(self.budgets)
-        if self.media not in ("video", "audio", "both"):
-            raise ValueError(f"media must be 'video', 'audio' or 'both', got {self.media!r}")
-        if self.times is not None and self.times not in get_args(Times):
-            raise ValueError(f"times must be one of {', '.join(get_args(Times))}, got {self.times!r}")
         for name in ("max_new_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -71,11 +70,6 @@ def num_tokens(budget: str, num_raw: int) -> int:
     return round(float(budget[:-1]) / 100 * num_raw) if budget.endswith("%") else int(budget)
 
 
-def budget_path(out: Path, budget: str) -> Path:
-    """The file of one of several budgets: run.jsonl has run.10pc.jsonl."""
-    return out.with_name(f"{out.stem}.{budget.replace('%', 'pc')}{out.suffix}")
-
-
 @dataclass(frozen=True)
 class RunFile:
     """A run as far as it is written: header, lines by id, and their bytes; what comes after is torn."""
@@ -89,26 +83,20 @@ class RunFile:
         """The lines that have an answer."""
         return {key: line for key, line in self.lines.items() if "failed" not in line}
 
-    @cached_property
-    def failed(self) -> dict[str, dict[str, Any]]:
+    @property
+    def failed(self) -> list[dict[str, Any]]:
         """The lines whose video is missing or could not be read."""
-        return {key: line for key, line in self.lines.items() if "failed" in line}
+        return [line for line in self.lines.values() if "failed" in line]
 
 
 def file_hash(path: Path) -> str:
     """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def line_of(value: Mapping[str, Any]) -> bytes:
-    """An object as a line."""
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def lines_hash(values: Iterable[Mapping[str, Any]]) -> str:
     """sha256 of objects as lines."""
-    return hashlib.sha256(b"".join(map(line_of, values))).hexdigest()
+    return hashlib.sha256(lines_text(values).encode()).hexdigest()
 
 
 def read_run(path: Path) -> RunFile | None:
@@ -141,27 +129,18 @@ def open_run(path: Path, header: Mapping[str, Any]) -> RunFile:
     """The run at `path`, created if needed; a torn last line is cut off. ValueError for another header."""
     run = read_run(path) if path.is_file() else None
     if run is None:
-        line = line_of(header)
+        line = lines_text([header]).encode()
         path.write_bytes(line)
         return RunFile(dict(header), {}, len(line))
-    ours = json.loads(line_of(header))
+    ours = json.loads(lines_text([header]))
     for name in dict.fromkeys([*ours, *run.header]):
         if run.header.get(name) != ours.get(name):
-            raise ValueError(
-                f"{path} was started with {name} = {_short(run.header.get(name))}, this run has "
-                f"{_short(ours.get(name))}; resume with the same, or give another --out"
-            )
+            before, now = short(run.header.get(name)), short(ours.get(name))
+            why = f"was started with {name} = {before}, this run has {now}"
+            raise ValueError(f"{path} {why}; resume with the same, or give another --out")
     with path.open("r+b") as file:
         file.truncate(run.num_bytes)
     return run
-
-
-def replace_lines(path: Path, lines: dict[str, dict[str, Any]]) -> None:
-    """Put these lines, by id, in the places of those with the same ids; atomically."""
-    run = read_run(path)
-    assert run is not None
-    with replacing(path) as part:
-        part.write_bytes(b"".join(map(line_of, [run.header, *(run.lines | lines).values()])))
 
 
 def summary_path(path: Path) -> Path:
@@ -177,15 +156,15 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
     Returns:
         task; first and second (names of files); differs: fields of the headers that differ, both values; num
         of examples answered in both; only_first and only_second: ids answered in one alone; differences:
-        `bootstrap.difference` of each main score, NAME, and of it in each group, NAME/KIND/GROUP.
+        `bootstrap.interval` of the gain in each main score, NAME, and of it in each group, NAME/KIND/GROUP.
     """
     paths = Path(first), Path(second)
     (ours, our_summary), (theirs, their_summary) = map(_complete, paths)
     for name in _SAME:
         if ours.header.get(name) != theirs.header.get(name):
             raise ValueError(
-                f"runs to compare must have the same {name}, got {_short(ours.header.get(name))} in "
-                f"{paths[0]} and {_short(theirs.header.get(name))} in {paths[1]}"
+                f"runs to compare must have the same {name}, got {short(ours.header.get(name))} in "
+                f"{paths[0]} and {short(theirs.header.get(name))} in {paths[1]}"
             )
     both = [key for key in ours.answered if key in theirs.answered]
     videos = {key: ours.lines[key]["video"] for key in both}
@@ -195,18 +174,16 @@ def pairs(first: str | Path, second: str | Path, *, seed: int = 0) -> dict[str, 
         shared = [key for key in both if all(key in side for side in sides)]
         for group, ids in ({"": shared} | our_summary["groups"]).items():
             ids = set(ids)
-            left, right = ({key: side[key] for key in shared if key in ids} for side in sides)
-            if left or not group:
+            gains = {key: sides[0][key] - sides[1][key] for key in shared if key in ids}
+            if gains or not group:
                 label = f"{name}/{group}" if group else name
-                differences[label] = difference(left, right, videos, seed=seed)
+                differences[label] = interval(gains, videos, seed=seed)
     return {
         "task": ours.header["task"],
         "first": str(first),
         "second": str(second),
         "differs": {
-            key: [value, theirs.header.get(key)]
-            for key, value in ours.header.items()
-            if value != theirs.header.get(key)
+            k: [v, theirs.header.get(k)] for k, v in ours.header.items() if v != theirs.header.get(k)
         },
         "num": len(both),
         "only_first": [key for key in ours.answered if key not in theirs.answered],
@@ -226,11 +203,39 @@ def _complete(path: Path) -> tuple[RunFile, dict[str, Any]]:
     """A run and its summary."""
     run, summary = read_run(path), summary_of(path)
     if run is None or summary is None:
-        beside = summary_path(path)
-        raise ValueError(f"{path} has no summary of its present lines in {beside}; run it to its end first")
+        why = f"has no summary of its present lines in {summary_path(path)}"
+        raise ValueError(f"{path} {why}; run it to its end first")
     return run, summary
 
 
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+@contextlib.contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """ValueError if another process, or another run of this one, writes to `path`.
+
+    The lock is the system's (flock) on NAME.lock beside it, so it ends with its process, however that ends; a
+    file that a killed process left is no obstacle. The file is removed at the end.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.lock")
+    while True:
+        file = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            writer = os.read(file, 20).decode("ascii", "replace").strip()
+            os.close(file)
+            raise ValueError(
+                f"{path} is being written by another run{f' (process {writer})' if writer else ''}; wait for "
+                "it, or give another --out"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), beside.stat()):
+                break
+        os.close(file)  # the one before took it away between opening and locking
+    try:
+        os.truncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        beside.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
+        os.close(file)

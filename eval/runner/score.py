@@ -2,16 +2,15 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
-from ..tasks.examples import Example, Predictions
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import How, Scored, Task
+from ..tasks.task import Answers, Example, How, Prompt, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -29,8 +28,7 @@ def score_files(
     """The report on a prediction file.
 
     Args:
-        task: a key of TASKS.
-        reference, pred: the benchmark's files, and files of predictions.
+        task: a key of TASKS, whose files `reference` and `pred` are.
         how: what the score depends on.
         durations: lengths of videos, where the reference has none: a JSON object, or a CSV with id and
             length.
@@ -44,28 +42,27 @@ def score_files(
     if not reference or not pred:
         raise ValueError(f"--reference and --pred need a file each, got {len(reference)} and {len(pred)}")
     examples = read_examples(task, reference, durations=durations)
-    predictions: Predictions[Any] = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
-    report = {
+    answers = task_of(task).read_predictions(list(map(Path, pred)), examples, how)
+    return {
         "task": task,
-        "reference": [str(path) for path in reference],
-        "pred": [str(path) for path in pred],
+        "reference": list(map(str, reference)),
+        "pred": list(map(str, pred)),
         "compat": how.compat,
         "times": how.times,
         "num_examples": len(examples),
-        **problems(examples, predictions),
+        **problems(answers),
+        **with_intervals(examples, task_of(task).score(answers), seed=seed, num_draws=num_draws),
     }
-    scored = task_of(task).score(examples, predictions.by_id, how)
-    return report | with_intervals(examples, scored, seed=seed, num_draws=num_draws)
 
 
-def task_of(name: str) -> Task[Any, Any]:
+def task_of(name: str) -> Task:
     """The task of that name."""
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name!r}")
     return TASKS[name]
 
 
-def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
+def prompt_of(task: str, name: str) -> Prompt:
     """The prompt of that name, of a task."""
     prompts = task_of(task).prompts
     if name not in prompts:
@@ -75,9 +72,9 @@ def prompt_of(task: str, name: str) -> Callable[[Example[Any]], str]:
 
 def read_examples(
     task: str, reference: Sequence[str | Path], *, durations: str | Path | None = None
-) -> list[Example[Any]]:
+) -> list[Example]:
     """The examples of reference files, each with an id of its own, at least one."""
-    examples: list[Example[Any]] = task_of(task).read(list(map(Path, reference)))
+    examples = list(task_of(task).read(list(map(Path, reference))))
     names = " and ".join(str(path) for path in reference)
     if not examples:
         raise ValueError(f"--reference must hold examples of {task}, got none in {names}")
@@ -89,21 +86,21 @@ def read_examples(
     return [replace(e, duration_s=known.get(e.video)) if e.duration_s is None else e for e in examples]
 
 
-def problems(examples: Sequence[Example[Any]], predictions: Predictions[Any]) -> dict[str, Any]:
+def problems(answers: Answers) -> dict[str, Any]:
     """Ids that are missing, unknown, duplicate, or whose answer could not be read; and how many of each."""
-    ids, by_id = {example.id for example in examples}, predictions.by_id
+    ids, by_id = [example.id for example in answers.examples], answers.by_id
     lists = {
-        "missing": [example.id for example in examples if example.id not in by_id],
-        "unknown": [key for key in by_id if key not in ids],
-        "duplicate": list(predictions.duplicates),
-        "unparsed": [e.id for e in examples if e.id in by_id and by_id[e.id].value is None],
+        "missing": [key for key in ids if key not in by_id],
+        "unknown": [key for key in by_id if key not in set(ids)],
+        "duplicate": answers.duplicates,
+        "unparsed": [key for key in ids if key in by_id and by_id[key].value is None],
     }
     counts = {f"num_{name}": len(some) for name, some in lists.items()}
-    return counts | {"num_other": predictions.num_other} | lists
+    return counts | {"num_other": answers.num_other} | lists
 
 
 def with_intervals(
-    examples: Sequence[Example[Any]], scored: Scored, *, seed: int = 0, num_draws: int = NUM_DRAWS
+    examples: Sequence[Example], scored: Scored, *, seed: int = 0, num_draws: int = NUM_DRAWS
 ) -> dict[str, Any]:
     """Metrics, and their intervals by cluster bootstrap over videos.
 
@@ -122,7 +119,7 @@ def with_intervals(
     for name, values in means.items():
         got = interval(values, videos, seed=seed)
         intervals[name] = {key: got[key] for key in ("mean", "low", "high", "num_videos")}
-    for corpus in scored.corpora() if num_draws else ():
+    for corpus in scored.corpora if num_draws else ():
         got = intervals_of(corpus, num_draws=num_draws, seed=seed, progress=True)
         names = [name for name in got if scored.metrics.get(name) is not None and name not in means]
         intervals |= {name: got[name] for name in names}

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 from ...config import MediaConfig
 from ...media import reader as media
 from ...synthetic.scenes import parts_of
-from ..tasks.examples import Example
 from ..tasks.synthetic import Synthetic, synthesize_all
+from ..tasks.task import Example
 from .run_file import file_hash, lines_hash
 from .score import read_examples, task_of
 
@@ -24,7 +24,7 @@ class Source:
     """Questions, and the videos they are about."""
 
     task: str  # a key of TASKS
-    examples: Sequence[Example[Any]]  # all of them, before a limit
+    examples: Sequence[Example]  # all of them, before a limit
     pins: Mapping[str, Any]  # what the header of a run says of them
     open: Open
 
@@ -32,11 +32,17 @@ class Source:
 def from_files(
     task: str, reference: Sequence[str | Path], videos: str | Path, *, durations: str | Path | None = None
 ) -> Source:
-    """A benchmark's files and its videos in a folder, in which they may lie deeper."""
-    if task_of(task).synthesize is not None:
-        raise ValueError(f"the videos of {task} are synthetic, it has no files; use from_scenes")
+    """A benchmark's files and its videos in a folder, in which they may lie deeper; no task without files."""
     examples = read_examples(task, reference, durations=durations)
-    paths = _paths(Path(videos), {example.video for example in examples})
+    names = {example.video for example in examples}
+    if not Path(videos).is_dir():
+        raise FileNotFoundError(f"videos must be an existing folder, got {videos}")
+    paths: dict[str, Path] = {}  # by name without suffix
+    for path in sorted(Path(videos).rglob("*")):
+        if path.suffix.lower() in SUFFIXES and (name := path.stem) in names:
+            if name in paths:
+                raise ValueError(f"videos: two are called {name!r}, {paths[name]} and {path}; remove one")
+            paths[name] = path
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
         if name not in paths:
@@ -55,8 +61,7 @@ def from_files(
 def from_scenes(task: str, synthetic: Synthetic) -> Source:
     """Synthetic videos and questions; frames and audio pass through no codec."""
     synthesize = task_of(task).synthesize
-    if synthesize is None:
-        raise ValueError(f"the videos of {task} are not synthetic, it has files; use from_files")
+    assert synthesize is not None
     examples, videos = synthesize_all(task, synthesize, synthetic)
 
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
@@ -73,17 +78,3 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
         "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }
     return Source(task, examples, pins, read)
-
-
-def _paths(folder: Path, names: set[str]) -> dict[str, Path]:
-    """Videos of these names below a folder, by name without suffix."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"videos must be an existing folder, got {folder}")
-    out: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.stem not in names:
-            continue
-        if path.stem in out:
-            raise ValueError(f"videos: two are called {path.stem!r}, {out[path.stem]} and {path}; remove one")
-        out[path.stem] = path
-    return out

@@ -6,13 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import Any
 
 from ...events.parse import parse_spans
-from ..metrics.intervals import Interval
-from ..metrics.soda import Captioned
-from .examples import Example
-from .task import How
+from ..metrics.intervals import Captioned, Interval
+from .task import Example, How
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _TWO_DIGITS = re.compile(r"([0-9]{2}) (?:to|and) ([0-9]{2})")  # as VTimeLLM's and LongVALE's scripts look
@@ -34,12 +31,12 @@ def without_thoughts(text: str) -> str:
     return _THOUGHT.sub(" ", text)
 
 
-def words_of(text: str, example: Example[Any], how: How) -> str | None:
+def words_of(text: str, example: Example, how: How) -> str | None:
     """The words of an answer, None if there are none."""
     return without_thoughts(text).strip() or None
 
 
-def duration_of(example: Example[Any]) -> float:
+def duration_of(example: Example) -> float:
     """The video's seconds, of which answers are hundredths; ValueError if they are unknown."""
     if not (example.duration_s and example.duration_s > 0):
         raise ValueError(
@@ -49,7 +46,7 @@ def duration_of(example: Example[Any]) -> float:
     return example.duration_s
 
 
-def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
+def span_of(text: str, example: Example, how: How) -> Interval | None:
     """The first span that an answer names.
 
     Of whole seconds the last is included: 187 to 192 is [187, 193), as our own language models are taught.
@@ -64,7 +61,7 @@ def span_of(text: str, example: Example[Any], how: How) -> Interval | None:
 
 
 def events_of(
-    text: str, example: Example[Any], how: How, *, last_included: bool = True
+    text: str, example: Example, how: How, *, last_included: bool = True
 ) -> tuple[Captioned, ...] | None:
     """The events that an answer tells of, None if it names none.
 
@@ -148,8 +145,7 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
     if begins:
         return begins[1].upper()
     stands = re.findall(rf"[(\[*]([{letters}])[)\]*]|{_EDGE}([{letters[1:] or letters}]){_ENDS}", text)
-    matches = {item or other for item, other in stands}
-    if matches:
+    if matches := {item or other for item, other in stands}:
         return matches.pop() if len(matches) == 1 else None
     return _by_words(text, options, letters)
 

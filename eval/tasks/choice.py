@@ -1,20 +1,18 @@
 """One of several options: Video-MME, MLVU, LVBench, LongVideoBench."""
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from string import ascii_uppercase
 from typing import Any
 
-from ..metrics.choice import multiple_choice
+from ..metrics.answers import by_group, multiple_choice
 from .answers import first_letter, letter_of
-from .examples import Answered, Answers, Example, Examples, Paths, Predictions
 from .files import Record, is_lines, one_file, read_object, read_records, video_of
-from .forms import IdsByQuestion, each_record, json_file, predictions_of
-from .task import DEFAULT, How, Parse, Prompt, Scored, Task, counted, members_of
+from .forms import IdsByQuestion, Known, each_record, json_file
+from .task import DEFAULT, Answers, Entries, Example, How, Parse, Paths, Prompt, Scored, Task, groups_of
 
 _LETTERED = re.compile(r"^\s*[(\[]?([A-Z])[)\].:]\s*")
 _INLINE = re.compile(r"\n\s*\(([A-Z])\)\s*")
@@ -32,7 +30,7 @@ MLVU = (
 )
 
 
-def listed(example: Example[str], form: str = "{}. {}") -> str:
+def listed(example: Example, form: str = "{}. {}") -> str:
     """The options with their letters, one a line."""
     return "\n".join(map(form.format, ascii_uppercase, example.options))
 
@@ -45,38 +43,26 @@ def choice_prompt(form: str, option: str = "{}. {}") -> Prompt:
 ask_choice = choice_prompt("{}\n{}\nAnswer with the letter of the right option only.")
 
 
-def choice_in(text: str, example: Example[str], how: How) -> str | None:
-    """The option that an answer chooses."""
-    return letter_of(text, example.options)
-
-
-def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse[str, str]:
-    """For the paper what its script finds in an answer to these options, else as `choice_in`."""
+def choice_for_papers(script: Callable[[str, Sequence[str]], str | None]) -> Parse:
+    """The option that an answer chooses; for the paper what its script finds in the answer."""
     return lambda text, example, how: (script if how.compat else letter_of)(text, example.options)
 
 
+choice_in = choice_for_papers(letter_of)
 choice_as_video_mme = choice_for_papers(first_letter)
 choice_as_mlvu = choice_for_papers(lambda text, options: text.partition(")")[0])  # what is before a bracket
 choice_as_lvbench = choice_for_papers(lambda text, options: text)
 
 
-def score_choices(
-    examples: Examples[str], predictions: Answers[str], how: How, *, skip_missing: bool = False
-) -> Scored:
+def score_choices(answers: Answers, *, skip_missing: bool = False) -> Scored:
     """Accuracy, of all and by group: "accuracy/KIND/NAME" and "macro_accuracy/KIND".
 
     With `skip_missing` the paper's script leaves questions out that have no entry.
     """
-    scored = counted(examples, predictions, how) if skip_missing else list(examples)
-    predicted = {key: prediction.value for key, prediction in predictions.items()}
-    metrics, each = multiple_choice({example.id: example.truth for example in scored}, predicted)
-    members = members_of(scored)
-    for kind in dict.fromkeys(kind for kind, _ in members):
-        means = []
-        for name, ids in sorted((name, ids) for (other, name), ids in members.items() if other == kind):
-            means.append(sum(each[key] for key in ids) / len(ids))
-            metrics |= {f"accuracy/{kind}/{name}": means[-1], f"num/{kind}/{name}": len(ids)}
-        metrics[f"macro_accuracy/{kind}"] = sum(means) / len(means)
+    scored = answers.counted if skip_missing else answers.examples
+    metrics, each = multiple_choice({example.id: example.truth for example in scored}, answers.values())
+    for kind, groups in groups_of(scored).items():
+        metrics |= by_group(each, groups, kind)
     return Scored(metrics, {"accuracy": each})
 
 
@@ -108,11 +94,11 @@ VIDEO_MME_KINDS = {
 
 
 @each_record
-def read_video_mme(video: Record) -> Iterator[Example[str]]:
+def read_video_mme(video: Record) -> Iterator[Example]:
     """The results template, videos with their questions, or a question a line with the data set's columns."""
     kinds = VIDEO_MME_KINDS.items()
     groups = [(kind, video.text(*names)) for kind, names in kinds if video.has(*names)]
-    for record in _questions(video):
+    for record in video.records("questions") if video.has("questions") else [video]:
         task = [("task", record.text("task_type"))] if record.has("task_type") else []
         key, name = record.name("question_id"), video.name("videoID", "video_id")
         options, answer = _plain(record.texts("options", "choices")), record.text("answer")
@@ -120,23 +106,16 @@ def read_video_mme(video: Record) -> Iterator[Example[str]]:
         yield Example(key, name, question, right, options=options, groups=(*groups, *task))
 
 
-def _questions(video: Record) -> list[Record]:
-    return video.records("questions") if video.has("questions") else [video]
-
-
-def read_video_mme_answers(paths: Paths, examples: Examples[str], how: How) -> Predictions[str]:
+def read_video_mme_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The results template with a "response" to each question; lines of {"question_id", "response"} too."""
-    records = [record for video in read_records(one_file(paths, "pred")) for record in _questions(video)]
-    pairs = [
-        (record.name("question_id", "id"), record.text("response", "pred", "answer"))
-        for record in records
-        if record.has("response", "pred") or not record.has("options", "choices")
-    ]
-    return predictions_of(pairs, examples, how, choice_as_video_mme)
+    for video in read_records(one_file(paths, "pred")):
+        for record in video.records("questions") if video.has("questions") else [video]:
+            if record.has("response", "pred") or not record.has("options", "choices"):
+                yield record.name("question_id", "id"), record.text("response", "pred", "answer")
 
 
 @json_file
-def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
+def write_video_mme(known: Known) -> list[dict[str, Any]]:
     """The results template."""
     videos: dict[str, dict[str, Any]] = {}
     for example, prediction in known:
@@ -153,44 +132,39 @@ def write_video_mme(known: Answered[str, str]) -> list[dict[str, Any]]:
 # --- MLVU
 
 
-def read_mlvu(paths: Paths) -> list[Example[str]]:
+def read_mlvu(paths: Paths) -> Iterator[Example]:
     """The files of the tasks, 1_plotQA.json and so on: lists of questions with candidates and the right one.
 
     Questions without an id (those of the dev set) are TYPE_0, TYPE_1, ... in their order.
     """
-    out = []
-    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
+    numbers = Counter[str]()
     for record in (record for path in paths for record in read_records(path)):
         kind, candidates = record.text("question_type"), record.texts("candidates")
         right = record.text("answer")
         if right not in candidates:
             raise record.fault("'answer' must be one of 'candidates'", right)
-        number = next(numbers[kind])
-        key = record.name("question_id") if record.has("question_id") else f"{kind}_{number}"
+        key = record.name("question_id") if record.has("question_id") else f"{kind}_{numbers[kind]}"
+        numbers[kind] += 1
         video, letter = video_of(record.name("video")), ascii_uppercase[candidates.index(right)]
         duration_s, groups = record.maybe_number("duration"), (("task", kind),)
         question, options = record.text("question"), tuple(candidates)
-        out.append(Example(key, video, question, letter, duration_s, options=options, groups=groups))
-    return out
+        yield Example(key, video, question, letter, duration_s, options=options, groups=groups)
 
 
-def read_mlvu_answers(paths: Paths, examples: Examples[str], how: How) -> Predictions[str]:
+def read_mlvu_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """[{"question_id", "question_type", "option"}], or the "res_list" that the dev set's scripts write."""
     if is_lines(one_file(paths, "pred")):
-        records = read_records(paths[0])
-        pairs = [(item.name("question_id", "id"), item.text("option", "pred", "answer")) for item in records]
-        return predictions_of(pairs, examples, how, choice_as_mlvu)
+        for record in read_records(paths[0]):
+            yield record.name("question_id", "id"), record.text("option", "pred", "answer")
+        return
     ids = IdsByQuestion(examples)
-    pairs = []
     for record in read_object(paths[0]).records("res_list"):
         question = record.text("question").removeprefix("Question: ").partition("\nOptions:")[0]
-        video = video_of(record.name("video", "video_path"))
-        pairs.append((ids.take(video, question), record.text("pred")))
-    return predictions_of(pairs, examples, how, choice_as_mlvu)
+        yield ids.take(video_of(record.name("video", "video_path")), question), record.text("pred")
 
 
 @json_file
-def write_mlvu(known: Answered[str, str]) -> list[dict[str, str]]:
+def write_mlvu(known: Known) -> list[dict[str, str]]:
     """The form of the test set's evaluation; an answer that could not be read has option ""."""
     return [
         {"question_id": e.id, "question_type": dict(e.groups)["task"], "option": prediction.value or ""}
@@ -202,7 +176,7 @@ def write_mlvu(known: Answered[str, str]) -> list[dict[str, str]]:
 
 
 @each_record
-def read_lvbench(video: Record) -> Iterator[Example[str]]:
+def read_lvbench(video: Record) -> Iterator[Example]:
     """video_info.meta.jsonl: a video a line, its questions in "qa" with the options in their text."""
     info = video.within(video.value.get("video_info", {}), "video_info")
     minutes = info.maybe_number("duration_minutes")
@@ -218,36 +192,28 @@ def read_lvbench(video: Record) -> Iterator[Example[str]]:
         yield Example(key, name, question.strip(), right, duration_s, options=options, groups=groups)
 
 
-def read_by_id(
-    paths: Paths, examples: Examples[str], how: How, *, parse: Parse[str, str] = choice_in
-) -> Predictions[str]:
+def read_by_id(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """{id: answer}, the answer a letter, words, or the number of an option from 0; or lines of our own."""
     path = one_file(paths, "pred")
     if is_lines(path):
-        pairs = [(record.name("id", "uid"), record.text("pred", "answer")) for record in read_records(path)]
-        return predictions_of(pairs, examples, how, parse)
+        for record in read_records(path):
+            yield record.name("id", "uid"), record.text("pred", "answer")
+        return
     whole = read_object(path)
-    pairs = []
-    for key, value in whole.value.items():
+    for key in whole.names():
+        value = whole.value[key]
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 26:
             value = ascii_uppercase[value]
         if not isinstance(value, str):
             raise whole.fault(f"{key!r} must be a letter, words, or the number of an option from 0", value)
-        pairs.append((key, value))
-    return predictions_of(pairs, examples, how, parse, whole.twice)
-
-
-@json_file
-def write_by_id(known: Answered[str, str]) -> dict[str, str]:
-    """{id: letter}; an answer that could not be read is ""."""
-    return {example.id: prediction.value or "" for example, prediction in known}
+        yield key, value
 
 
 # --- LongVideoBench
 
 
 @each_record
-def read_longvideobench(record: Record) -> Iterator[Example[str]]:
+def read_longvideobench(record: Record) -> Iterator[Example]:
     """lvb_val.json: a list of questions with "candidates" and "correct_choice", from 0."""
     kinds = {"length": "duration_group", "task": "question_category", "topic": "topic_category"}
     options = _plain(record.texts("candidates"))
@@ -262,47 +228,47 @@ def read_longvideobench(record: Record) -> Iterator[Example[str]]:
     yield Example(key, video, question, right, duration_s, options=options, groups=groups)
 
 
-VIDEO_MME_TASK = Task(
-    about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
-    where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
-    "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
-    read=read_video_mme,
-    prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
-    parse=choice_as_video_mme,
-    read_predictions=read_video_mme_answers,
-    write_predictions=write_video_mme,
-    score=partial(score_choices, skip_missing=True),
-)
-
-MLVU_TASK = Task(
-    about="options, videos of 3 min to 2 h; accuracy by task, and their mean (M-Avg: macro_accuracy/task)",
-    where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
-    read=read_mlvu,
-    prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
-    parse=choice_as_mlvu,
-    read_predictions=read_mlvu_answers,
-    write_predictions=write_mlvu,
-    score=score_choices,
-)
-
 LVBENCH_TASK = Task(
     about="four options, 103 videos of over an hour on average; accuracy by capability",
     where="video_info.meta.jsonl of huggingface.co/datasets/THUDM/LVBench (CC BY-NC-SA 4.0)",
     read=read_lvbench,
     prompts={DEFAULT: ask_choice},
     parse=choice_as_lvbench,
-    read_predictions=partial(read_by_id, parse=choice_as_lvbench),
-    write_predictions=write_by_id,
+    entries=read_by_id,
+    write=json_file(lambda known: {e.id: prediction.value or "" for e, prediction in known}),
     score=partial(score_choices, skip_missing=True),
 )
-
-LONGVIDEOBENCH_TASK = replace(
-    LVBENCH_TASK,
-    about="up to five options, videos up to an hour; accuracy by length and category",
-    where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
-    read=read_longvideobench,
-    prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
-    parse=choice_in,
-    read_predictions=read_by_id,
-    score=score_choices,
-)
+TASKS = {
+    "video-mme": replace(
+        LVBENCH_TASK,
+        about="four options, 900 videos of 11 s to 1 h; accuracy by length, domain, task",
+        where="output_test_template.json of github.com/MME-Benchmarks/Video-MME, or the rows of "
+        "huggingface.co/datasets/lmms-lab/Video-MME as JSON lines",
+        read=read_video_mme,
+        prompts={DEFAULT: ask_choice, "video-mme": choice_prompt(VIDEO_MME)},
+        parse=choice_as_video_mme,
+        entries=read_video_mme_answers,
+        write=write_video_mme,
+    ),
+    "mlvu": Task(
+        about="options, videos of 3 min to 2 h; accuracy by task, and their mean "
+        "(M-Avg: macro_accuracy/task)",
+        where="MLVU/json/*.json of huggingface.co/datasets/MLVU/MVLU (CC BY-NC-SA 4.0), several files",
+        read=read_mlvu,
+        prompts={DEFAULT: ask_choice, "mlvu": choice_prompt(MLVU, "({}) {}")},
+        parse=choice_as_mlvu,
+        entries=read_mlvu_answers,
+        write=write_mlvu,
+        score=score_choices,
+    ),
+    "lvbench": LVBENCH_TASK,
+    "longvideobench": replace(
+        LVBENCH_TASK,
+        about="up to five options, videos up to an hour; accuracy by length and category",
+        where="lvb_val.json of huggingface.co/datasets/longvideobench/LongVideoBench (CC BY-NC-SA 4.0)",
+        read=read_longvideobench,
+        prompts={DEFAULT: ask_choice, "longvideobench": choice_prompt(LONGVIDEOBENCH)},
+        parse=choice_in,
+        score=score_choices,
+    ),
+}

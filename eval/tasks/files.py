@@ -22,12 +22,11 @@ class Record:
 
     value: dict[str, Any]
     where: str
-    twice: tuple[str, ...] = ()  # keys that came again, of an object that is all of a file
+    twice: tuple[str, ...] = ()  # keys that came again in an object of the file
 
     def fault(self, needed: str, got: object) -> ValueError:
         """The error that says so."""
-        shown = repr(got)
-        return ValueError(f"{self.where}: {needed}; got {shown if len(shown) <= 80 else shown[:77] + '...'}")
+        return ValueError(f"{self.where}: {needed}; got {short(got)}")
 
     def has(self, *names: str) -> bool:
         """True if one of these fields is there."""
@@ -40,14 +39,10 @@ class Record:
                 return self.value[name]
         raise self.fault(f"needs the field {' or '.join(map(repr, names))}", sorted(self.value))
 
-    def _of(self, kind: type, names: Sequence[str], needed: str) -> Any:
-        value = self.get(*names)
-        if not isinstance(value, kind):
-            raise self.fault(f"{names[0]!r} must be {needed}", value)
-        return value
-
     def text(self, *names: str) -> str:
-        return self._of(str, names, "text")
+        if not isinstance(value := self.get(*names), str):
+            raise self.fault(f"{names[0]!r} must be text", value)
+        return value
 
     def name(self, *names: str) -> str:
         """An id: text or a whole number."""
@@ -64,7 +59,9 @@ class Record:
         return None if self.value.get(name) is None else self.number(name)
 
     def items(self, *names: str) -> list[Any]:
-        return self._of(list, names, "a list")
+        if not isinstance(value := self.get(*names), list):
+            raise self.fault(f"{names[0]!r} must be a list", value)
+        return value
 
     def texts(self, *names: str) -> list[str]:
         items = self.items(*names)
@@ -82,7 +79,11 @@ class Record:
         """A value inside this object as an object."""
         if not isinstance(value, dict):
             raise self.fault(f"{name} must be an object {{...}}", value)
-        return Record(value, f"{self.where}, {name}")
+        return Record(value, f"{self.where}, {name}", self.twice)
+
+    def names(self) -> list[str]:
+        """Its keys; those that came twice again at the end."""
+        return [*self.value, *(key for key in self.twice if key in self.value)]
 
     def span(self, value: object, name: str) -> tuple[float, float]:
         """A value as a start and an end in seconds."""
@@ -95,6 +96,12 @@ class Record:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault(f"{name} must be a finite number", value)
         return float(value)
+
+
+def short(value: object) -> str:
+    """A value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def read_text(path: Path) -> str:
@@ -123,9 +130,8 @@ def read_json(path: Path) -> tuple[Any, list[str]]:
     try:
         return json.loads(text, object_pairs_hook=first), twice
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: must be JSON; {error.msg} at column {error.colno}"
-        ) from error
+        why = f"{error.msg} at column {error.colno}"
+        raise ValueError(f"{path}:{error.lineno}: must be JSON; {why}") from error
 
 
 def read_object(path: Path) -> Record:
@@ -150,10 +156,9 @@ def read_records(path: Path) -> list[Record]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: each line must be a JSON object, or the file one JSON list; {error.msg} at "
-                f"column {error.colno}"
-            ) from error
+            why = f"{error.msg} at column {error.colno}"
+            needed = "each line must be a JSON object, or the file one JSON list"
+            raise ValueError(f"{where}: {needed}; {why}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{where}: must be a JSON object {{...}}, got {line.strip()[:80]!r}")
         out.append(Record(value, where))
@@ -169,7 +174,7 @@ def is_lines(path: Path) -> bool:
         first = json.loads(text.split("\n", 1)[0])
     except json.JSONDecodeError:
         return False
-    return isinstance(first, dict) and any(name in first for name in _IDS)
+    return any(name in first for name in _IDS)
 
 
 def one_file(paths: Sequence[Path], name: str) -> Path:
@@ -185,17 +190,17 @@ def video_of(name: str) -> str:
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """One JSON value; the file appears whole or not at all. Its path."""
-    return _write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def write_lines(path: Path, records: Iterable[Any]) -> Path:
-    """JSON lines; the file appears whole or not at all. Its path."""
-    return _write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> None:
+    """Write a file; it appears whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-    return path
+
+
+def json_text(value: Any) -> str:
+    """One JSON value as a file's text."""
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def lines_text(records: Iterable[Any]) -> str:
+    """JSON lines as a file's text."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

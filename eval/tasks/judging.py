@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
-from .files import read_records
+from .files import lines_text, read_records
 from .task import Asker
 
 SYSTEM_ENDS = "\n---\n"  # what stands before it in a prompt is the system's message, the rest the user's
@@ -25,13 +25,10 @@ _NUM_AT_ONCE = 8
 
 
 def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None = None) -> Asker:
-    """A judge that is asked over HTTP, with temperature 0.
+    """A judge that is asked over HTTP, with temperature 0; `url` is up to and without "/chat/completions".
 
-    Args:
-        url: up to and without "/chat/completions".
-        model: what the endpoint calls it.
-        key: sent as a bearer token.
-        cache: JSON lines of replies; a cached prompt is not asked again, a new reply is added at once.
+    `key` is sent as a bearer token. `cache` has JSON lines of replies: a cached prompt is not asked again, a
+    new reply is added at once.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"judge_url must begin with http:// or https://, got {url!r}")
@@ -48,13 +45,12 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
         messages.append({"role": "user", "content": user})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
         reply = _content(_asked(urllib.request.Request(address, body, headers)), address)
+        entry = {"model": model, "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
         with lock:
             known[prompt] = reply
             if cache is not None:
-                digest = hashlib.sha256(prompt.encode()).hexdigest()
-                entry = {"model": model, "sha256": digest, "prompt": prompt, "reply": reply}
                 with cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    file.write(lines_text([entry | {"prompt": prompt, "reply": reply}]))
         return reply
 
     def ask(prompts: Sequence[str]) -> list[str]:
@@ -65,6 +61,7 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
 
 
 def _cached(cache: Path | None, model: str) -> dict[str, str]:
+    """The model's replies by prompt."""
     if cache is None or not cache.exists():
         return {}
     text = cache.read_bytes()
@@ -98,8 +95,7 @@ def _asked(request: urllib.request.Request) -> Any:
 
 def _content(reply: Any, url: str) -> str:
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        content = reply["choices"][0]["message"]["content"]
-        if isinstance(content, str):
+        if isinstance(content := reply["choices"][0]["message"]["content"], str):
             return content
     got = str(reply)[:200]
     raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")

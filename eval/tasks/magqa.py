@@ -1,17 +1,16 @@
 """Shot2Story-MAGQA: a question whose several answers are due at several times, as MMDuet scores it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from ..metrics.magqa import Reply, magqa
+from ..metrics.answers import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .dense import Events, timed_texts
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
+from .events import replies_of, timed_texts
 from .files import Record, one_file, read_records, video_of
-from .forms import collected, each_record, lines_file, number_or_text, parsed
+from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, How, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task, prediction_of
 
 Replies: TypeAlias = tuple[Reply, ...]
 
@@ -44,7 +43,7 @@ JUDGE_OF_MMDUET = (
 
 
 @each_record
-def read_questions(record: Record) -> Iterator[Example[Events]]:
+def read_questions(record: Record) -> Iterator[Example]:
     """MMDuet's test file: [{"question_id", "video", "conversation", "answer": [{"content", "time"}]}]."""
     turns = record.records("conversation")
     asked = next((turn for turn in turns if turn.get("role") == "user"), None)
@@ -55,17 +54,7 @@ def read_questions(record: Record) -> Iterator[Example[Events]]:
     yield Example(key, video, asked.text("content"), answers, record.maybe_number("video_duration"))
 
 
-def replies_of(record: Record) -> Replies:
-    """What a model said in the course of a video; MMDuet's time -1 is no time."""
-    out = []
-    for entry in record.records("model_response_list"):
-        if entry.get("role") == "assistant":
-            time_s = entry.number("time")
-            out.append((None if time_s < 0 else time_s, entry.text("content")))
-    return tuple(out)
-
-
-def replies_in(text: str, example: Example[Events], how: How) -> Replies | None:
+def replies_in(text: str, example: Example, how: How) -> Replies | None:
     """Events of an answer as replies in the middle of each; an answer without times is one without a time."""
     middles: Replies
     if how.in_papers_hundredths:
@@ -77,28 +66,28 @@ def replies_in(text: str, example: Example[Events], how: How) -> Replies | None:
     return middles or (((None, text.strip()),) if text.strip() else None)
 
 
-def read_replies(paths: Paths, examples: Examples[Events], how: How) -> Predictions[Replies]:
+def read_replies(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """MMDuet's lines: {"question_id", "model_response_list": [{"time", "content", "role"}]}.
 
     Lines of models that answer at the end have "model_response": [text] in place of the list.
     """
-
-    def read(record: Record, example: Example[Events] | None) -> Prediction[Replies]:
+    known = {example.id: example for example in examples}
+    for record in read_records(one_file(paths, "pred")):
+        key = record.name("question_id", "id")
         if record.has("model_response_list"):
-            return Prediction("", replies_of(record))
+            yield key, Prediction("", replies_of(record))
+            continue
         response = record.get("model_response", "answer")
         text = response[0] if isinstance(response, list) and len(response) == 1 else response
         if not isinstance(text, str):
             raise record.fault("'model_response' must be [text]", response)
+        example = known.get(key)
         if example is not None and example.duration_s is None:
             example = replace(example, duration_s=record.maybe_number("video_duration"))
-        return parsed(text, example, how, replies_in)
-
-    records = read_records(one_file(paths, "pred"))
-    return collected(((record.name("question_id", "id"), record) for record in records), examples, read)
+        yield key, prediction_of(text, example, how, replies_in)
 
 
-def line_of(example: Example[Events], prediction: Prediction[Replies]) -> dict[str, object]:
+def line_of(example: Example, prediction: Prediction) -> dict[str, object]:
     """MMDuet's line."""
     replies = [
         {"time": -1 if time_s is None else time_s, "content": text, "role": "assistant"}
@@ -107,14 +96,13 @@ def line_of(example: Example[Events], prediction: Prediction[Replies]) -> dict[s
     return {"question_id": number_or_text(example.id), "model_response_list": replies}
 
 
-def score_replies(examples: Examples[Events], predictions: Answers[Replies], how: How) -> Scored:
+def score_replies(answers: Answers) -> Scored:
     """The in-span score, by a judge."""
-    judge = how.required_judge("magqa", JUDGE_OF_MMDUET if how.compat == "paper" else JUDGE)
-    reference = {example.id: list(example.truth) for example in examples}
-    predicted = {key: prediction.value or () for key, prediction in predictions.items()}
-    questions = {example.id: example.question for example in examples}
-    metrics, each = magqa(reference, predicted, questions, judge, compat=how.compat)
-    return Scored(metrics, {} if how.compat else {"in_span": each})  # the papers' is no mean of examples
+    compat = answers.how.compat
+    judge = answers.how.required_judge("magqa", JUDGE_OF_MMDUET if compat == "paper" else JUDGE)
+    reference, questions = answers.column("truth"), answers.column("question")
+    metrics, each = magqa(reference, answers.values(()), questions, judge, compat=compat)
+    return Scored(metrics, {} if compat else {"in_span": each})  # the papers' is no mean of examples
 
 
 MAGQA = Task(
@@ -123,8 +111,8 @@ MAGQA = Task(
     read=read_questions,
     prompts={DEFAULT: lambda example: PROMPT.format(example.question)},
     parse=replies_in,
-    read_predictions=read_replies,
-    write_predictions=lines_file("predictions.json", line_of),
+    entries=read_replies,
+    write=lines_file("predictions.json", line_of),
     score=score_replies,
     needs_judge=True,
 )

@@ -2,21 +2,19 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from ..metrics.answers import by_group, exact_match, open_answers
 from ..metrics.captions import caption_scores
-from ..metrics.choice import exact_match, open_answers
-from ..metrics.resample import caption_corpus
 from .answers import words_of
-from .examples import Answered, Answers, Example, Examples, Paths, Predictions
-from .files import Record, is_lines, one_file, read_object, read_records, video_of, write_json
-from .forms import IdsByQuestion, each_record, json_file, predictions_of
+from .files import Record, is_lines, json_text, one_file, read_object, read_records, video_of
+from .forms import IdsByQuestion, Known, each_record, json_file
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, How, Scored, Task
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task, groups_of
 
 UNDISCLOSED = "__UNDISCLOSED__"  # in place of an answer of AVSD that is hidden
 Right: TypeAlias = tuple[str, ...]  # right answers, at least one; a judge reads the first
@@ -30,26 +28,26 @@ JUDGE = (
 )
 
 
-def ask_short(example: Example[Right]) -> str:
+def ask_short(example: Example) -> str:
     """Our own question."""
     return f"{example.question}\nAnswer in a few words."
 
 
-def score_answers(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
+def score_answers(answers: Answers) -> Scored:
     """Exact match with any right answer ("exact/..."), and with a judge accuracy and score from 0 to 5.
 
     The judge reads the first right answer.
     """
-    groups = {example.id: dict(example.groups)["task"] for example in examples if example.groups} or None
-    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    references = {example.id: example.truth for example in examples}
-    exact, matches = exact_match(references, predicted, groups=groups)
+    groups = groups_of(answers.examples).get("task")
+    predicted, references = answers.values(""), answers.column("truth")
+    exact, matches = exact_match(references, predicted)
+    exact |= by_group(matches, groups) if groups else {}
     metrics: dict[str, object] = {f"exact/{name}": value for name, value in exact.items()}
     each = {"exact/accuracy": matches}
-    if judge := how.judge(JUDGE):
-        questions = {example.id: example.question for example in examples}
+    if judge := answers.how.judge(JUDGE):
         first = {key: truth[0] for key, truth in references.items()}
-        judged, of_each = open_answers(first, predicted, questions, judge, groups=groups)
+        judged, of_each = open_answers(first, predicted, answers.column("question"), judge)
+        judged |= by_group(of_each["accuracy"], groups) if groups else {}
         metrics, each = metrics | judged, each | of_each
     return Scored(metrics, each)
 
@@ -57,24 +55,22 @@ def score_answers(examples: Examples[Right], predictions: Answers[str], how: How
 # --- predictions: as Video-ChatGPT's inference writes them, or as its scripts read them
 
 
-def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
+def read_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """[{"id", "question", "answer", "pred"}], or [{"video_name", "Q", "A", "pred"}] by video and question.
 
     "answer" is the reference, "pred" the prediction. Lines of our own have "id" and "answer" only.
     """
     ids = IdsByQuestion(examples)
-    texts = []
     for record in read_records(one_file(paths, "pred")):
         if record.has("id", "question_id"):
             key = record.name("id", "question_id")
         else:
             key = ids.take(video_of(record.name("video_name")), record.text("Q", "question"))
-        texts.append((key, record.text("pred", "answer")))
-    return predictions_of(texts, examples, how, words_of)
+        yield key, record.text("pred", "answer")
 
 
 @json_file
-def write_answers(known: Answered[Right, str]) -> list[dict[str, str]]:
+def write_answers(known: Known) -> list[dict[str, str]]:
     """Both of Video-ChatGPT's forms at once: its inference writes fields that its scripts don't read."""
     return [
         {"id": example.id, "video_name": example.video, "question": example.question, "Q": example.question}
@@ -86,13 +82,12 @@ def write_answers(known: Answered[Right, str]) -> list[dict[str, str]]:
 # --- references
 
 
-def read_qa(paths: Paths, *, video: str = "{}") -> list[Example[Right]]:
+def read_qa(paths: Paths, *, video: str = "{}") -> Iterator[Example]:
     """test_q.json and test_a.json, or one file of both; `video` makes a video's name of its number."""
     if len(paths) not in (1, 2):
         raise ValueError(f"--reference must be one file, or test_q.json and test_a.json, got {len(paths)}")
     labels = [record for path in paths[1:] for record in read_records(path)]
     answers = {record.name("question_id", "id"): record for record in labels}
-    out = []
     for record in read_records(paths[0]):
         key = record.name("question_id", "id")
         answer = answers.get(key) if answers else record
@@ -102,12 +97,11 @@ def read_qa(paths: Paths, *, video: str = "{}") -> list[Example[Right]]:
         name = video_of(record.name("video_name")) if named else video.format(record.name("video_id"))
         groups = (("task", answer.name("type")),) if answer.has("type") else ()
         right: Right = (answer.name("answer"),)
-        out.append(Example(key, name, record.text("question"), right, groups=groups))
-    return out
+        yield Example(key, name, record.text("question"), right, groups=groups)
 
 
 @each_record
-def read_music(record: Record) -> Iterator[Example[Right]]:
+def read_music(record: Record) -> Iterator[Example]:
     """avqa-test.json: templates with their <words>, answers under the name "anser"."""
     if record.value.get("question_deleted"):
         return
@@ -137,7 +131,7 @@ def _python_list(record: Record, name: str) -> list[str]:
 # --- AVSD: the next answer of a dialogue about a video, with one right answer or several
 
 
-def ask_in_dialogue(example: Example[Right]) -> str:
+def ask_in_dialogue(example: Example) -> str:
     """A question after the turns before it."""
     turns = "\n".join(example.context)
     return f"{turns}\n{example.question}\nAnswer in one sentence." if turns else ask_short(example)
@@ -158,7 +152,7 @@ def dialogues(path: Path) -> list[tuple[str, list[Record]]]:
     return [(video_of(record.name("image_id")), record.records("dialog")) for record in records]
 
 
-def read_dialogues(paths: Paths) -> list[Example[Right]]:
+def read_dialogues(paths: Paths) -> Iterator[Example]:
     """An example for each turn of DSTC's file.
 
     Of a file that hides its last answers, further files must disclose them: the labelled set, or only its
@@ -171,7 +165,6 @@ def read_dialogues(paths: Paths) -> list[Example[Right]]:
     for path in paths[1:]:
         for video, turns in dialogues(path):
             labels[video] = labels.get(video, ()) + answers_of(turns[-1])
-    out = []
     for video, turns in dialogues(paths[0]):
         questions = [i for i, turn in enumerate(turns) if turn.get("answer") == UNDISCLOSED]
         questions = questions or [i for i, turn in enumerate(turns) if isinstance(turn.get("answer"), list)]
@@ -183,49 +176,43 @@ def read_dialogues(paths: Paths) -> list[Example[Right]]:
                     raise turn.fault("the answer is hidden; give the labelled file after it", right[0])
                 right = labels[video]
             if not questions or number in questions:
-                out.append(Example(f"{video}_{number}", video, question, right, context=tuple(before)))
+                yield Example(f"{video}_{number}", video, question, right, context=tuple(before))
             before += [question, right[0]]
-    return out
 
 
-def read_turns(paths: Paths, examples: Examples[Right], how: How) -> Predictions[str]:
+def read_turns(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """DSTC's form with answers in place, whole dialogues or last turns; or a list as of `read_answers`."""
     if is_lines(one_file(paths, "pred")):
-        return read_answers(paths, examples, how)
+        yield from read_answers(paths, examples, how)
+        return
     last = {example.video: int(example.id.rpartition("_")[2]) for example in examples}
     known = {example.id for example in examples}
-    texts = []
     for video, turns in dialogues(paths[0]):
         first = last.get(video, 0) if len(turns) == 1 else 0
-        texts += [(video, f"{video}_{i}", answers_of(turn)[0]) for i, turn in enumerate(turns, first)]
-    # A turn of a known dialogue may have no question in the reference.
-    asked = [(key, text) for video, key, text in texts if key in known or video not in last]
-    out = predictions_of(asked, examples, how, lambda text, example, how: text.strip() or None)
-    out.num_other = len(texts) - len(asked)
-    return out
+        for i, turn in enumerate(turns, first):
+            text, key = answers_of(turn)[0], f"{video}_{i}"
+            # A turn of a known dialogue may have no question in the reference.
+            yield key if key in known or video not in last else None, Prediction(text, text.strip() or None)
 
 
-def write_turns(folder: Path, examples: Examples[Right], predictions: Answers[str], how: How) -> list[Path]:
+def write_turns(answers: Answers) -> dict[str, str]:
     """DSTC's form, with the turns that were asked."""
     dialogues: dict[str, list[dict[str, str]]] = {}
-    for example in examples:
+    for example in answers.examples:
         before = zip(example.context[0::2], example.context[1::2], strict=True)
         turns = dialogues.setdefault(example.video, [{"question": q, "answer": a} for q, a in before])
-        words = predictions[example.id].words if example.id in predictions else ""
-        turns.append({"question": example.question, "answer": words})
-    known = {example.video for example in examples if example.id in predictions}
+        prediction = answers.by_id.get(example.id, Prediction("", None))
+        turns.append({"question": example.question, "answer": prediction.words})
+    known = {example.video for example, _ in answers.known}
     form = [{"image_id": name, "dialog": turns} for name, turns in dialogues.items() if name in known]
-    return [write_json(folder / "predictions.json", {"dialogs": form})]
+    return {"predictions.json": json_text({"dialogs": form})}
 
 
-def score_dialogue(examples: Examples[Right], predictions: Answers[str], how: How) -> Scored:
+def score_dialogue(answers: Answers) -> Scored:
     """The captioning metrics over the corpus, as DSTC scores, with the metrics of open answers."""
-    answers = score_answers(examples, predictions, how)
-    predicted = {key: prediction.value or "" for key, prediction in predictions.items()}
-    references = {example.id: list(example.truth) for example in examples}
-    videos = {example.id: example.video for example in examples}
-    metrics = caption_scores(references, predicted) | answers.metrics
-    return Scored(metrics, answers.each, lambda: [caption_corpus(references, predicted, videos)])
+    open_answers = score_answers(answers)
+    metrics, corpus = caption_scores(answers.column("truth"), answers.values(""), answers.column("video"))
+    return Scored(metrics | open_answers.metrics, open_answers.each, [corpus])
 
 
 MUSIC_AVQA = Task(
@@ -234,36 +221,38 @@ MUSIC_AVQA = Task(
     read=read_music,
     prompts={DEFAULT: ask_short, "bare": lambda example: example.question},
     parse=words_of,
-    read_predictions=read_answers,
-    write_predictions=write_answers,
+    entries=read_answers,
+    write=write_answers,
     score=score_answers,
 )
-ACTIVITYNET_QA = replace(
-    MUSIC_AVQA,
-    about="questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
-    where="test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
-    read=read_qa,
-)
 MSVD_QA = replace(
-    ACTIVITYNET_QA,
+    MUSIC_AVQA,
     about="questions on videos of 10 s; a judge's accuracy and score, exact match",
     where="test_qa.json of github.com/xudejing/video-question-answering, or test_q.json and test_a.json",
     read=partial(read_qa, video="vid{}"),
 )
-MSRVTT_QA = replace(
-    MSVD_QA,
-    about="questions on videos of 15 s; a judge's accuracy and score, exact match",
-    read=partial(read_qa, video="video{}"),
-)
-AVSD = replace(
-    MUSIC_AVQA,
-    about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
-    where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
-    "github.com/dialogtekgeek/AVSD-DSTC10_Official",
-    read=read_dialogues,
-    prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
-    read_predictions=read_turns,
-    write_predictions=write_turns,
-    score=score_dialogue,
-    uses_meteor=True,
-)
+TASKS = {
+    "avsd": replace(
+        MUSIC_AVQA,
+        about="the next answer of a dialogue about a video; a judge's accuracy, BLEU, METEOR, ROUGE-L, CIDEr",
+        where="test_set4DSTC7-AVSD.json and its labels, one answer each or several (multiref), "
+        "github.com/dialogtekgeek/AVSD-DSTC10_Official",
+        read=read_dialogues,
+        prompts={DEFAULT: ask_in_dialogue, "bare": lambda example: example.question},
+        entries=read_turns,
+        write=write_turns,
+        score=score_dialogue,
+        uses_meteor=True,
+    ),
+    "music-avqa": MUSIC_AVQA,
+    "activitynet-qa": replace(
+        MUSIC_AVQA,
+        about="questions on videos of 2 min; a judge's accuracy and score, exact match by kind",
+        where="test_q.json and test_a.json of github.com/MILVLG/activitynet-qa, both after --reference",
+        read=read_qa,
+    ),
+    "msvd-qa": MSVD_QA,
+    "msrvtt-qa": replace(
+        MSVD_QA, about=MSVD_QA.about.replace("10 s", "15 s"), read=partial(read_qa, video="video{}")
+    ),
+}

@@ -1,47 +1,35 @@
 """QVHighlights: windows of a video that a query describes, and how well each 2 s clip shows it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..metrics.bootstrap import means_of
-from ..metrics.highlights import Window, clip_ratings, highlights, moments
-from ..metrics.intervals import FloatArray, Interval
-from ..metrics.relevance import Curve, clip_scores
+from ..metrics.highlights import CLIP_S, clip_ratings, clip_scores, highlights, moments
 from .answers import events_of
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
 from .files import Record, one_file, read_records
-from .forms import collected, each_record, lines_file, number_or_text, parsed, question_prompt
-from .task import DEFAULT, How, Scored, Task
+from .forms import each_record, lines_file, number_or_text, question_prompt
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
 PROMPT = (
     "Which parts of the video show this: {}? List them, the best first, with start and end in seconds, like "
     "this: From 12.0 to 15.5 seconds."
 )
-CLIP_S = 2.0
 MAIN = ("MR/mAP", "MR/R1@0.5", "MR/R1@0.7", "MR/mIoU", "HD/mAP@VeryGood", "HD/HIT1@VeryGood")
 
 
 @dataclass(frozen=True)
-class Relevant:
-    """The reference of a query: windows, and (clips, raters) ratings, None where there are none."""
-
-    windows: tuple[Interval, ...]
-    ratings: FloatArray | None
-
-
-@dataclass(frozen=True)
 class Relevance:
-    """The prediction for a query; None where the file has nothing of that kind."""
+    """Windows for a query and ratings of clips; None where a file has nothing of that kind."""
 
-    windows: tuple[Window, ...] | None = ()
-    ratings: tuple[float, ...] | None = ()
+    windows: Sequence[Any] | None = ()
+    ratings: Any = ()
 
 
 @each_record
-def read_queries(record: Record) -> Iterator[Example[Relevant]]:
+def read_queries(record: Record) -> Iterator[Example]:
     """highlight_val_release.jsonl and the like."""
-    duration_s, ratings = record.number("duration"), None
-    windows = tuple(record.spans("relevant_windows"))
+    duration_s, ratings, windows = record.number("duration"), None, record.spans("relevant_windows")
     if record.has("saliency_scores"):
         clips, scores = record.items("relevant_clip_ids"), record.items("saliency_scores")
         try:
@@ -50,10 +38,10 @@ def read_queries(record: Record) -> Iterator[Example[Relevant]]:
             needed = "'relevant_clip_ids' and 'saliency_scores' must be as many, 3 ratings each"
             raise record.fault(needed, str(error)) from error
     key, video, query = record.name("qid"), record.name("vid"), record.text("query")
-    yield Example(key, video, query, Relevant(windows, ratings), duration_s)
+    yield Example(key, video, query, Relevance(windows, ratings), duration_s)
 
 
-def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance | None:
+def relevance_in(text: str, example: Example, how: How) -> Relevance | None:
     """All windows that an answer names, the best first; clips whose middle is in one are rated 1, others 0.
 
     That is how the papers score models that can't rate clips.
@@ -66,39 +54,34 @@ def relevance_in(text: str, example: Example[Relevant], how: How) -> Relevance |
     return Relevance(tuple((start_s, end_s, 1.0) for start_s, end_s, _ in events), ratings)
 
 
-def read_relevance(paths: Paths, examples: Examples[Relevant], how: How) -> Predictions[Relevance]:
+def read_relevance(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The official lines: {"qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"}.
 
     MMDuet's, {"question_id", "debug_data": [{"time", "relevance_score"}]}, rate clips by their frames.
     """
-
-    def read(record: Record, example: Example[Relevant] | None) -> Prediction[Relevance]:
+    for record in read_records(one_file(paths, "pred")):
+        key = record.name("qid", "id", "question_id")
         if record.has("pred_relevant_windows", "pred_saliency_scores"):
-            return Prediction("", Relevance(_windows(record), _ratings(record)))
-        if record.has("debug_data"):
-            return Prediction("", Relevance(None, _streamed(record)))
-        return parsed(record.text("answer", "pred"), example, how, relevance_in)
-
-    records = read_records(one_file(paths, "pred"))
-    return collected(((item.name("qid", "id", "question_id"), item) for item in records), examples, read)
+            yield key, Prediction("", _official(record))
+        elif record.has("debug_data"):
+            yield key, Prediction("", Relevance(None, _streamed(record)))
+        else:
+            yield key, record.text("answer", "pred")
 
 
-def _windows(record: Record) -> tuple[Window, ...] | None:
-    name = "pred_relevant_windows"
-    if not record.has(name):
-        return None
-    out: list[Window] = []
-    for i, item in enumerate(record.items(name), 1):
-        if not isinstance(item, list) or len(item) not in (2, 3):
-            raise record.fault(f"{name} {i} must be [start, end, score]", item)
-        start_s, end_s, score = (record.as_number(value, f"{name} {i}") for value in [*item, 1.0][:3])
-        out.append((start_s, end_s, score))
-    return tuple(out)
-
-
-def _ratings(record: Record) -> tuple[float, ...] | None:
-    name = "pred_saliency_scores"
-    return tuple(record.as_number(item, name) for item in record.items(name)) if record.has(name) else None
+def _official(record: Record) -> Relevance:
+    """Windows and ratings of an official line."""
+    windows = ratings = None
+    if record.has(name := "pred_saliency_scores"):
+        ratings = tuple(record.as_number(item, name) for item in record.items(name))
+    if record.has(name := "pred_relevant_windows"):
+        windows = []
+        for i, item in enumerate(record.items(name), 1):
+            if not isinstance(item, list) or len(item) not in (2, 3):
+                raise record.fault(f"{name} {i} must be [start, end, score]", item)
+            start_s, end_s, score = (record.as_number(value, f"{name} {i}") for value in [*item, 1.0][:3])
+            windows.append((start_s, end_s, score))
+    return Relevance(None if windows is None else tuple(windows), ratings)
 
 
 def _streamed(record: Record) -> tuple[float, ...]:
@@ -109,12 +92,12 @@ def _streamed(record: Record) -> tuple[float, ...]:
         score = frame.value.get("relevance_score", 0.0)
         scores.append(frame.as_number(score[-1] if isinstance(score, list) else score, "'relevance_score'"))
     try:
-        return tuple(clip_scores(Curve(times, scores), clip_s=CLIP_S))
+        return tuple(clip_scores(times, scores))
     except ValueError as error:
         raise record.fault("'debug_data' must have frames at an even rate", str(error)) from error
 
 
-def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> dict[str, object]:
+def line_of(example: Example, prediction: Prediction) -> dict[str, object]:
     """The official line; an answer that could not be read has no windows."""
     value = prediction.value or Relevance()
     line = {"qid": number_or_text(example.id), "query": example.question, "vid": example.video}
@@ -122,30 +105,26 @@ def line_of(example: Example[Relevant], prediction: Prediction[Relevance]) -> di
     return line | {name: values for name, values in lists.items() if values is not None}
 
 
-def score_relevance(examples: Examples[Relevant], predictions: Answers[Relevance], how: How) -> Scored:
+def score_relevance(answers: Answers) -> Scored:
     """Moment retrieval as "MR/...", highlights as "HD/..."; a kind that the file lacks is left out."""
-    windows = {example.id: example.truth.windows for example in examples}
-    ratings = {example.id: example.truth.ratings for example in examples if example.truth.ratings is not None}
-    values = {key: prediction.value or Relevance() for key, prediction in predictions.items()}
+    truths, values = answers.column("truth"), answers.values(Relevance())
+    windows = {key: truth.windows for key, truth in truths.items()}
+    ratings = {key: truth.ratings for key, truth in truths.items() if truth.ratings is not None}
     our_windows = {key: value.windows for key, value in values.items() if value.windows is not None}
     our_ratings = {key: value.ratings for key, value in values.items() if value.ratings is not None}
-    metrics: dict[str, object] = {}
-    tables: dict[str, Mapping[str, Mapping[str, float]]] = {}  # numbers by query, by how their names begin
+    scores = {}
     if our_windows or not our_ratings:
-        of_all, of_each = moments(windows, our_windows)
-        metrics |= {f"MR/{name}": value for name, value in of_all.items()}
-        tables |= {f"MR/{prefix}": table for prefix, table in of_each.items()}
+        scores["MR"] = moments(windows, our_windows)
     if ratings and (our_ratings or not our_windows):
-        of_all, tables["HD/"] = highlights(ratings, our_ratings)
-        metrics |= {f"HD/{name}": value for name, value in of_all.items()}
-    columns: dict[str, dict[str, float]] = {}  # each number of each query, by its name first
-    for prefix, table in tables.items():
-        for key, numbers in table.items():
-            for name, value in numbers.items():
-                columns.setdefault(f"{prefix}{name}", {})[key] = value
+        scores["HD"] = highlights(ratings, our_ratings)
+    metrics = {
+        f"{kind}/{name}": value for kind, (of_all, _) in scores.items() for name, value in of_all.items()
+    }
+    columns = {
+        f"{kind}/{name}": column for kind, (_, of_each) in scores.items() for name, column in of_each.items()
+    }
     each = {name: columns[name] for name in MAIN if name in columns}
-    videos = {example.id: example.video for example in examples}
-    return Scored(metrics, each, lambda: [means_of(columns, videos)])
+    return Scored(metrics, each, [means_of(columns, answers.column("video"))])
 
 
 QVHIGHLIGHTS = Task(
@@ -154,7 +133,7 @@ QVHIGHLIGHTS = Task(
     read=read_queries,
     prompts={DEFAULT: question_prompt(PROMPT)},
     parse=relevance_in,
-    read_predictions=read_relevance,
-    write_predictions=lines_file("predictions.json", line_of),
+    entries=read_relevance,
+    write=lines_file("predictions.json", line_of),
     score=score_relevance,
 )

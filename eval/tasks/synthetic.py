@@ -4,23 +4,22 @@ There are no files to get. The reference of a run is its own header, which says 
 """
 
 import json
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean, median
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ...synthetic.needles import FIRST_SEED, haystack
-from ...synthetic.questions import KINDS, SPAN_KINDS, Question, ask, grade, read_spans
+from ...synthetic.questions import KINDS, SPAN_KINDS, ask, grade, read_spans
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
 from ..metrics.intervals import Interval, mean
 from .answers import without_thoughts
-from .examples import Answers, Example, Examples, Paths, Prediction
 from .files import one_file, read_text
 from .forms import lines_file, read_spoken
-from .task import DEFAULT, How, Scored, Synthesize, Task, members_of
+from .task import DEFAULT, Answers, Example, How, Paths, Prediction, Scored, Synthesize, Task, groups_of
 
 QA_SEED = 10_000_000  # of the first video of synthetic QA; training stays below
 NUM_QUESTIONS = 6  # of each kind, about each video of synthetic QA
@@ -38,7 +37,7 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "minutes", tuple(map(float, self.minutes)))
-        if not self.minutes or any(not length > 0 for length in self.minutes):
+        if not all(length > 0 for length in self.minutes) or not self.minutes:
             raise ValueError(f"minutes must be lengths above 0, at least one, got {self.minutes}")
         if len(set(self.minutes)) < len(self.minutes):
             raise ValueError(f"minutes must be different lengths, got {self.minutes}")
@@ -49,9 +48,9 @@ class Synthetic:
 
 def synthesize_all(
     task: str, synthesize: Synthesize, synthetic: Synthetic
-) -> tuple[list[Example[Question]], dict[str, tuple[int, float]]]:
+) -> tuple[list[Example], dict[str, tuple[int, float]]]:
     """The examples of all videos, and the arguments of `synthesize` for each video, by its name."""
-    examples: list[Example[Question]] = []
+    examples: list[Example] = []
     videos: dict[str, tuple[int, float]] = {}
     for minutes in synthetic.minutes:
         for number in range(synthetic.first_video, synthetic.first_video + synthetic.num_videos):
@@ -65,7 +64,7 @@ def synthesize_all(
     return examples, videos
 
 
-def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Example[Question]]:
+def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Example]:
     """The examples of a run, synthesized again, from its file, or {"synthetic": {"minutes", ...}}."""
     path = one_file(paths, "reference")
     first = read_text(path).partition("\n")[0]
@@ -79,17 +78,18 @@ def examples_of(paths: Paths, *, task: str, synthesize: Synthesize) -> list[Exam
     return synthesize_all(task, synthesize, synthetic)[0]
 
 
-def synthesize_needles(number: int, seconds: float) -> tuple[Scene, list[Example[Question]]]:
+def synthesize_needles(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     """A haystack and its needles."""
     scene, needles = haystack(FIRST_SEED + number, seconds)
-    examples = []
-    for needle in needles:
-        groups = ("kind", needle.kind), ("depth", f"{needle.depth:g}")
-        examples.append(Example("", "", needle.question.text, needle.question, seconds, groups=groups))
-    return scene, examples
+    return scene, [
+        Example(
+            "", "", n.question.text, n.question, seconds, groups=(("kind", n.kind), ("depth", f"{n.depth:g}"))
+        )
+        for n in needles
+    ]
 
 
-def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example[Question]]]:
+def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     """A video and the questions about it."""
     scene = make_scene(QA_SEED + number, seconds)
     random = np.random.default_rng([7, number])
@@ -110,13 +110,13 @@ _FORMS = {
 }
 
 
-def ask_explained(example: Example[Question]) -> str:
+def ask_explained(example: Example) -> str:
     """The question, what may be seen and heard, and the form of an answer, for models that do not know it."""
     world = f"Objects are {', '.join(OBJECTS)}; sounds are {', '.join(SOUNDS)}."
     return f"{world}\n{example.question}\n{_FORMS.get(example.truth.kind, _SPAN_FORM)}"
 
 
-def reply_in(text: str, example: Example[Question], how: How) -> Reply | None:
+def reply_in(text: str, example: Example, how: How) -> Reply | None:
     """The spans that an answer names, or its words; None where it isn't of the form of an answer."""
     words = without_thoughts(text).strip().rstrip(".").lower()
     if not grade(example.truth, words)["parsed"]:
@@ -131,9 +131,7 @@ def words_of(reply: Reply) -> str:
     return ", ".join(f"{start_s:.0f} to {end_s - 1:.0f}" for start_s, end_s in reply)
 
 
-def score_replies(
-    examples: Examples[Question], predictions: Answers[Reply], how: How, *, name: str
-) -> Scored:
+def score_replies(answers: Answers, *, name: str) -> Scored:
     """Mean grade and error in time, of all and by group; a missing or unreadable answer is graded 0.
 
     The grade is that of `questions.grade`: 1 for a span with an IoU of .5 or more (R@1), or for just the
@@ -147,32 +145,31 @@ def score_replies(
     """
     grades: dict[str, float] = {}
     errors: dict[str, float] = {}
-    answers: dict[str, list[str]] = {}
-    for example in examples:
-        reply = predictions[example.id].value if example.id in predictions else None
+    right: dict[str, list[str]] = {}
+    for example in answers.examples:
+        reply = answers.by_id[example.id].value if example.id in answers.by_id else None
         grades[example.id] = 0.0 if reply is None else float(grade(example.truth, words_of(reply))["score"])
         if isinstance(reply, tuple):
             errors[example.id] = abs(sum(reply[0]) - sum(example.truth.spans[0])) / 2
         if example.truth.kind not in SPAN_KINDS:
-            answers.setdefault(example.truth.kind, []).append(example.truth.answer)
-    members = members_of(examples)
-    groups = {"": [example.id for example in examples]}  # all, then each group, those of a kind together
-    for kind, _ in members:
-        groups |= {f"/{kind}/{name}": ids for (other, name), ids in members.items() if other == kind}
+            right.setdefault(example.truth.kind, []).append(example.truth.answer)
+    groups = {"": [example.id for example in answers.examples]}  # all, then each group
+    for kind, members in groups_of(answers.examples).items():
+        groups |= {f"/{kind}/{name}": ids for name, ids in members.items()}
     metrics: dict[str, Any] = {}
     for end, ids in groups.items():
         known = [errors[key] for key in ids if key in errors]
         metrics[f"{name}{end}"] = mean([grades[key] for key in ids])
         metrics[f"error_s{end}"] = mean(known)
-        metrics[f"error_s_median{end}"] = statistics.median(known) if known else None
+        metrics[f"error_s_median{end}"] = median(known) if known else None
         metrics[f"num{end}"] = len(ids)
-    for kind, texts in answers.items():
+    for kind, texts in right.items():
         metrics[f"majority/{kind}"] = max(map(texts.count, texts)) / len(texts)
     return Scored(metrics, {name: grades, "error_s": errors})
 
 
 def depths_of(
-    examples: Examples[Question], score: Mapping[str, float]
+    examples: Sequence[Example], score: Mapping[str, float]
 ) -> dict[str, dict[tuple[float, float], float]]:
     """Kind of needle to (minutes, depth) to the mean score, as `plot.plot_depths` draws it."""
     values: dict[str, dict[tuple[float, float], list[float]]] = {}
@@ -180,18 +177,19 @@ def depths_of(
         group = dict(example.groups)
         place = float(group["minutes"]), float(group["depth"])
         values.setdefault(group["kind"], {}).setdefault(place, []).append(score[example.id])
+
     return {
-        kind: {place: sum(some) / len(some) for place, some in sorted(places.items())}
+        kind: {place: fmean(some) for place, some in sorted(places.items())}
         for kind, places in values.items()
     }
 
 
-def line_of(example: Example[Question], prediction: Prediction[Reply]) -> dict[str, str]:
+def line_of(example: Example, prediction: Prediction) -> dict[str, str]:
     """A line {"id", "answer"}."""
     return {"id": example.id, "answer": prediction.text or words_of(prediction.value or "")}
 
 
-def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Question, Reply]:
+def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task:
     return Task(
         about=about,
         where="synthesized from seeds (--minutes, --num-videos); reference of `eval score` is the run's file",
@@ -199,10 +197,8 @@ def _task(task: str, synthesize: Synthesize, name: str, about: str) -> Task[Ques
         prompts={DEFAULT: lambda example: example.question, "explained": ask_explained},
         times=dict.fromkeys((DEFAULT, "explained"), "whole_seconds"),
         parse=reply_in,
-        read_predictions=lambda paths, examples, how: read_spoken(
-            paths, examples, how, task="synthetic", parse=reply_in
-        ),
-        write_predictions=lines_file("predictions.jsonl", line_of),
+        entries=partial(read_spoken, task="synthetic", parse=reply_in),
+        write=lines_file("predictions.jsonl", line_of),
         score=partial(score_replies, name=name),
         synthesize=synthesize,
     )
@@ -213,5 +209,7 @@ ABOUT_NEEDLE = (
     "follows"
 )
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
-NEEDLE = _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE)
-SYNTHETIC_QA = _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA)
+TASKS = {
+    "needle": _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE),
+    "synthetic_qa": _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA),
+}

@@ -1,16 +1,16 @@
 """Video-ChatGPT's five: correctness, detail, context, time, consistency, each scored 0 to 5 by a judge."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..metrics.choice import rated_answers
+from ..metrics.answers import rated_answers
 from .answers import without_thoughts
-from .examples import Answers, Example, Examples, Paths, Prediction, Predictions
-from .files import read_records, video_of, write_json
-from .forms import IdsByQuestion, answered, collected
+from .files import json_text, read_records, video_of
+from .forms import IdsByQuestion
 from .judging import SYSTEM_ENDS
-from .task import DEFAULT, How, Scored, Task, counted
+from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
 
 # What the files have in their names, to the fields of a question in them, and of an answer.
 FIELDS = {
@@ -53,30 +53,28 @@ def _kind(path: Path) -> str:
     return kinds[0]
 
 
-def read_questions(paths: Paths) -> list[Example[Right]]:
+def read_questions(paths: Paths) -> Iterator[Example]:
     """generic_qa.json, temporal_qa.json ([{"Q", "A", "video_name"}]), consistency_qa.json ("Q1", "Q2")."""
     kinds = {_kind(path): path for path in paths}
     if not paths or len(kinds) < len(paths):
         got = [path.name for path in paths]
         raise ValueError(f"--reference must be different ones of {', '.join(FIELDS)}, got {got}")
-    out = []
     for kind, path in kinds.items():
         for number, record in enumerate(read_records(path)):
             video = video_of(record.name("video_name"))
             question, *second = (record.text(name) for name in FIELDS[kind][0])
             right = Right(record.text("A"), kind, *second)
-            out.append(Example(f"{kind}_{number}", video, question, right, groups=(("file", kind),)))
-    return out
+            yield Example(f"{kind}_{number}", video, question, right, groups=(("file", kind),))
 
 
-def ask_both(example: Example[Right]) -> str:
+def ask_both(example: Example) -> str:
     """The question; of a pair both, to be answered one a line."""
     if example.truth.second:
         return f"{example.question}\n{example.truth.second}\nAnswer both questions, one line each."
     return example.question
 
 
-def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] | None:
+def answers_in(text: str, example: Example, how: How) -> tuple[str, ...] | None:
     """The answer; of a pair of questions one a line."""
     words = without_thoughts(text).strip()
     if not example.truth.second:
@@ -85,37 +83,30 @@ def answers_in(text: str, example: Example[Right], how: How) -> tuple[str, ...] 
     return (lines[0], " ".join(lines[1:])) if len(lines) > 1 else None
 
 
-def read_answers(paths: Paths, examples: Examples[Right], how: How) -> Predictions[tuple[str, ...]]:
+def read_answers(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
     """The reference's records with "pred", or "pred1" and "pred2", in files named like the reference's."""
     ids = IdsByQuestion(replace(e, video=f"{e.truth.kind} {e.video}") for e in examples)
-    entries = []
     for path in paths:
         kind = _kind(path)
         (question, *_), names = FIELDS[kind]
         for record in read_records(path):
             key = ids.take(f"{kind} {video_of(record.name('video_name'))}", record.text(question))
-            entries.append((key, tuple(record.text(name) for name in names)))
-
-    def read(texts: tuple[str, ...], example: object) -> Prediction[tuple[str, ...]]:
-        return Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
-
-    return collected(entries, examples, read)
+            texts = tuple(record.text(name) for name in names)
+            yield key, Prediction("\n".join(texts), texts if any(text.strip() for text in texts) else None)
 
 
-def write_answers(
-    folder: Path, examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How
-) -> list[Path]:
+def write_answers(answers: Answers) -> dict[str, str]:
     """A file for each kind that is asked about."""
-    records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in examples}
-    for example, prediction in answered(examples, predictions):
-        right, (questions, answers) = example.truth, FIELDS[example.truth.kind]
+    records: dict[str, list[dict[str, str]]] = {example.truth.kind: [] for example in answers.examples}
+    for example, prediction in answers.known:
+        right, (questions, fields) = example.truth, FIELDS[example.truth.kind]
         record = {"video_name": example.video, "A": right.text}
         record |= zip(questions, (example.question, right.second), strict=False)
-        records[right.kind].append(record | dict(zip(answers, prediction.value or ("", ""), strict=False)))
-    return [write_json(folder / f"{kind}_pred.json", records[kind]) for kind in FIELDS if kind in records]
+        records[right.kind].append(record | dict(zip(fields, prediction.value or ("", ""), strict=False)))
+    return {f"{kind}_pred.json": json_text(records[kind]) for kind in FIELDS if kind in records}
 
 
-def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...]], how: How) -> Scored:
+def score_answers(answers: Answers) -> Scored:
     """The score of each aspect whose file is there, and their mean.
 
     For the papers, questions without an entry are left out, and the judge reads the first question of a pair
@@ -123,16 +114,16 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
     """
     metrics: dict[str, Any] = {}
     each: dict[str, dict[str, float]] = {}
-    kinds = {example.truth.kind for example in examples}
+    kinds = {example.truth.kind for example in answers.examples}
     for aspect, (kind, words) in ASPECTS.items():
         if kind not in kinds:
             continue
-        scored = [example for example in counted(examples, predictions, how) if example.truth.kind == kind]
-        got, each[f"{aspect}/score"] = rated_answers(
+        scored = [example for example in answers.counted if example.truth.kind == kind]
+        got, each[f"{aspect}/score"], _ = rated_answers(
             {example.id: example.truth.text for example in scored},
-            {e.id: _text_of(answer.value or ()) for e, answer in answered(scored, predictions)},
-            {example.id: _question_of(example, how) for example in scored},
-            how.required_judge("video-chatgpt", f"{_RATE}{words}{SYSTEM_ENDS}{_CASE}"),
+            {e.id: _text_of(answer.value or ()) for e, answer in answers.known if e.truth.kind == kind},
+            {example.id: _question_of(example, answers.how) for example in scored},
+            answers.how.required_judge("video-chatgpt", f"{_RATE}{words}{SYSTEM_ENDS}{_CASE}"),
         )
         metrics |= {f"{aspect}/{name}": value for name, value in got.items()}
     scores = [value for name, value in metrics.items() if name in each and value is not None]
@@ -140,7 +131,7 @@ def score_answers(examples: Examples[Right], predictions: Answers[tuple[str, ...
     return Scored(metrics, each)
 
 
-def _question_of(example: Example[Right], how: How) -> str:
+def _question_of(example: Example, how: How) -> str:
     if not example.truth.second:
         return f"Question: {example.question}"
     second = example.question if how.compat == "paper" else example.truth.second
@@ -160,8 +151,8 @@ VIDEO_CHATGPT = Task(
     read=read_questions,
     prompts={DEFAULT: ask_both},
     parse=answers_in,
-    read_predictions=read_answers,
-    write_predictions=write_answers,
+    entries=read_answers,
+    write=write_answers,
     score=score_answers,
     needs_judge=True,
 )

@@ -12,16 +12,7 @@ from itertools import count
 import pytest
 
 from longcompress.cli import main as cli
-from longcompress.eval.bench import (
-    features,
-    gpu_report,
-    kernels,
-    media,
-    plot,
-    report,
-    requests,
-    stages,
-)
+from longcompress.eval.bench import features, gpu_report, kernels, media, plot, report, requests, stages
 from longcompress.eval.bench.rows import Recorder, Row, load_rows, machine_info, save_rows
 from longcompress.eval.bench.throughput import bench_throughput
 from longcompress.eval.bench.timer import in_own_process, timed

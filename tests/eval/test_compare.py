@@ -13,9 +13,8 @@ from longcompress.eval.runner.compare_table import ABOUT, markdown, plot, rows_o
 from longcompress.eval.runner.run import run
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.sources import from_scenes
-from longcompress.eval.tasks.examples import Example
 from longcompress.eval.tasks.synthetic import Synthetic
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
 
 VIDEOS = Synthetic((1.0,), 2)
@@ -134,7 +133,7 @@ def test_a_video_that_can_not_be_read_is_lost_with_its_reason(tiny, source, tmp_
     for arm in arms:
         runs = read_run(tmp_path / f"{arm.name}.jsonl")
         want = {e.id: {"id": e.id, "video": bad, "failed": f"{bad} is no video"} for e in some.examples[2:]}
-        assert runs.failed == want and len(runs.answered) == 2
+        assert runs.failed == list(want.values()) and len(runs.answered) == 2
     rows = rows_of(tmp_path, arms, some.examples, "kind")
     assert {row["num_failed"] for row in rows} == {2} and {r["num"] for r in rows if not r["group"]} == {2}
 
@@ -144,9 +143,7 @@ def test_what_is_too_long_for_the_language_model_is_lost_with_its_reason(tiny, s
     arms = compare(source, tiny, tmp_path, FEW, HOW)
     runs = {arm.method: read_run(tmp_path / f"{arm.name}.jsonl") for arm in arms}
     assert len(runs["full"].failed) == 3 and not runs["full"].answered
-    assert all(
-        "tokens are more than the 200 positions" in line["failed"] for line in runs["full"].failed.values()
-    )
+    assert all("tokens are more than the 200 positions" in line["failed"] for line in runs["full"].failed)
     assert not runs["even"].failed and not runs["random"].failed
     rows = rows_of(tmp_path, arms, selected(source.examples, FEW), "kind")
     text = markdown(rows, "title", "note")
@@ -161,7 +158,7 @@ def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, sour
     for arm in arms:
         runs = read_run(tmp_path / f"{arm.name}.jsonl")
         assert len(runs.failed) == (2 if arm.budget == "1" else 0), arm
-        assert all("budget must be" in line["failed"] for line in runs.failed.values())
+        assert all("budget must be" in line["failed"] for line in runs.failed)
     text = markdown(rows_of(tmp_path, arms, selected(source.examples, config), ""), "title", "note")
     assert "| method | 1 | 60 (60 tokens) |" in text
 
@@ -258,9 +255,6 @@ def test_rows_of_what_has_no_score(tmp_path):
     arms, examples = made_up(tmp_path)
     with pytest.raises(ValueError, match=r"full_all.jsonl: 'a-0' has no score best, it has .*; compare"):
         rows_of(tmp_path, arms, examples, "kind", "best")
-    (tmp_path / f"{arms[0].name}.jsonl").write_text('{"for')
-    with pytest.raises(ValueError, match=r"full_all.jsonl has no header; start the comparison again"):
-        rows_of(tmp_path, arms, examples, "kind")
 
 
 def test_tables_say_what_the_rows_say(tmp_path):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from longcompress.eval.runner.locks import alone
+from longcompress.eval.runner.run_file import alone
 
 
 def test_the_second_is_refused_until_the_first_lets_go(tmp_path):

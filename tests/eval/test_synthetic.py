@@ -19,11 +19,10 @@ from longcompress.eval.metrics.bootstrap import interval
 from longcompress.eval.runner import run as running
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
 from longcompress.eval.runner.score import score_files
-from longcompress.eval.runner.sources import from_files, from_scenes
+from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks import TASKS
-from longcompress.eval.tasks.examples import Prediction
 from longcompress.eval.tasks.synthetic import NUM_QUESTIONS, Synthetic, depths_of, synthesize_all
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import Answers, How, Prediction
 from longcompress.synthetic.needles import FIRST_SEED, haystack
 from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
@@ -249,22 +248,23 @@ def test_the_qa_asks_all_kinds_and_is_graded_as_the_bench_is():
             predictions = {example.id: Prediction(text, task.parse(text, example, How()))}
             want = grade(example.truth, text)
             assert (predictions[example.id].value is not None) == want["parsed"]
-            assert task.score([example], predictions, How()).each["score"] == {example.id: want["score"]}
+            each = task.score(Answers([example], predictions, How())).each
+            assert each["score"] == {example.id: want["score"]}
     right = {
         example.id: Prediction(example.truth.answer, task.parse(example.truth.answer, example, How()))
         for example in examples
     }
-    assert task.score(examples, right, How()).metrics["score"] == 1.0
+    assert task.score(Answers(examples, right, How())).metrics["score"] == 1.0
 
 
 def test_commonest_answers_and_silence():
     task, examples = TASKS["synthetic_qa"], examples_of("synthetic_qa", Synthetic(minutes=(3,), num_videos=2))
-    metrics = task.score(examples, {}, How()).metrics
+    metrics = task.score(Answers(examples, {}, How())).metrics
     assert metrics["score"] == 0.0 and metrics["error_s"] is metrics["error_s_median"] is None
     counts = [example.truth.answer for example in examples if example.truth.kind == "count"]
     assert metrics["majority/count"] == max(map(counts.count, counts)) / len(counts)
     assert "majority/binding" not in metrics
-    assert task.score([], {}, How()).metrics["score"] is None
+    assert task.score(Answers([], {}, How())).metrics["score"] is None
 
 
 def test_for_models_that_were_not_told_the_form_stands_in_the_prompt():
@@ -287,14 +287,6 @@ def test_wrong_arguments(tmp_path):
             Synthetic(**kwargs)
     with pytest.raises(ValueError, match="duration_s must be >= 300 to keep needles apart, got 60"):
         from_scenes("needle", Synthetic(minutes=(1,)))
-    with pytest.raises(
-        ValueError, match="the videos of lvbench are not synthetic, it has files; use from_files"
-    ):
-        from_scenes("lvbench", Synthetic())
-    with pytest.raises(
-        ValueError, match="the videos of needle are synthetic, it has no files; use from_scenes"
-    ):
-        from_files("needle", [], tmp_path)
     (tmp_path / "g.json").write_text('{"minutes": [5]}')
     with pytest.raises(
         ValueError, match=r"g.json:1: must say which videos were synthesized, .* \(KeyError: 'synthetic'"

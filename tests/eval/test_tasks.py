@@ -35,15 +35,16 @@ def test_scores_by_hand(tmp_path, name):
 def test_what_is_written_is_read_again(tmp_path, name):
     reference, pred, ids, _, _ = CASES[name]
     task = TASKS[name]
-    examples = task.read(put(tmp_path, reference))
-    first = dict(task.read_predictions(put(tmp_path, pred), examples, HOW).by_id)
+    examples = list(task.read(put(tmp_path, reference)))
+    first = task.read_predictions(put(tmp_path, pred), examples, HOW)
     folder = tmp_path / "again"
     folder.mkdir()
     is_log = any("video_id" in text for text in pred.values())  # whose answers are in hundredths
     how = replace(HOW, times="hundredths" if is_log else None)
-    again = task.read_predictions(task.write_predictions(folder, examples, first, how), examples, how)
+    paths = task.write_predictions(folder, replace(first, how=how))
+    again = task.read_predictions(paths, examples, how)
     assert {key: line.value for key, line in again.by_id.items()} == {
-        key: line.value for key, line in first.items() if key in ids
+        key: line.value for key, line in first.by_id.items() if key in ids
     }
     assert again.duplicates == [] and again.num_other == 0
 
@@ -51,7 +52,7 @@ def test_what_is_written_is_read_again(tmp_path, name):
 @pytest.mark.parametrize("name", CASES)
 def test_prompts_hold_the_question(tmp_path, name):
     task = TASKS[name]
-    examples = task.read(put(tmp_path, CASES[name][0]))
+    examples = list(task.read(put(tmp_path, CASES[name][0])))
     assert [example.id for example in examples] == CASES[name][2]
     assert task.about and task.where and DEFAULT in task.prompts and set(task.times) <= set(task.prompts)
     for prompt in task.prompts.values():

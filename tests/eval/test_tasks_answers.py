@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from longcompress.eval.tasks import TASKS
 from longcompress.eval.tasks.answers import events_of, first_letter, letter_of, span_of
-from longcompress.eval.tasks.examples import Example, Prediction
-from longcompress.eval.tasks.task import How
+from longcompress.eval.tasks.task import Answers, Example, How, Prediction
 
 VIDEO = Example("v_0", "v", "a dog runs", (0.0, 1.0), 200.0)
 SECONDS, HUNDREDTHS, WHOLE = How(), How(times="hundredths"), How(times="whole_seconds")
@@ -59,7 +58,7 @@ def test_spans_in_whole_seconds_include_the_last(text, want):
             "whole-seconds"
         ](video)
         predictions = {"v_0": Prediction("", benchmark.parse("187 to 192", video, WHOLE))}
-        assert benchmark.score([video], predictions, WHOLE).metrics["mIoU"] == 1.0
+        assert benchmark.score(Answers([video], predictions, WHOLE)).metrics["mIoU"] == 1.0
 
 
 @pytest.mark.parametrize("text", ["From 10 to 25.", "during frames 10 to 25", "10 and 25: from 10 to 25"])

@@ -144,7 +144,7 @@ def test_pairs_of_questions_and_the_papers_slip(tmp_path):
         task.parse("dog\n\ncat", example, HOW) == ("dog", "cat") and task.parse("dog", example, HOW) is None
     )
     with pytest.raises(ValueError, match=r"which of Video-ChatGPT's files it is must show by its name"):
-        task.read([tmp_path / "qa.json"])
+        list(task.read([tmp_path / "qa.json"]))
 
 
 def test_hidden_turns_of_avsd(tmp_path):
@@ -179,10 +179,7 @@ def test_several_right_answers_of_avsd(tmp_path):
         metrics = got["metrics"]
         assert metrics["exact/accuracy"] == metrics["ROUGE-L"] == 1.0
         assert metrics["METEOR"] == (1.0 if is_available() else None)
-        want = caption_scores(
-            {"": several},
-            {"": "it is a dog"},
-        )
+        want, _ = caption_scores({"": several}, {"": "it is a dog"}, {"": ""})
         assert {name: metrics[name] for name in want} == want
     item = scored(tmp_path, "avsd", pred, How(), {"g.json": dialogue(several[0])})
     assert item["num_examples"] == 3 and item["metrics"]["exact/accuracy"] == pytest.approx(2 / 3)
@@ -201,13 +198,13 @@ def test_several_right_answers_of_avsd(tmp_path):
 
 
 def test_templates_of_music_avqa(tmp_path):
-    examples = TASKS["music-avqa"].read(put(tmp_path, CASES["music-avqa"][0]))
+    examples = list(TASKS["music-avqa"].read(put(tmp_path, CASES["music-avqa"][0])))
     assert examples[0].question == "How many violin are left of the piano?"
     wrong = '[{"video_id": "1", "question_id": 1, "type": "?", "templ_values": "[]", "question_content": ""}]'
     with pytest.raises(
         ValueError, match=r"entry 1: 'type' must be a list of words, written as text; got '\?'"
     ):
-        TASKS["music-avqa"].read(put(tmp_path, {"m.json": wrong}))
+        list(TASKS["music-avqa"].read(put(tmp_path, {"m.json": wrong})))
 
 
 def test_letters_as_each_papers_script_reads_them(tmp_path):
@@ -235,10 +232,10 @@ def test_video_mmes_rows(tmp_path):
     pred = {"p.jsonl": lines([{"question_id": "001-1", "response": "A"}])}
     assert scored(tmp_path, "video-mme", pred, HOW, reference)["metrics"]["accuracy/length/short"] == 0.5
     task = TASKS["video-mme"]
-    examples = task.read([tmp_path / "rows.jsonl"])
+    examples = list(task.read([tmp_path / "rows.jsonl"]))
     assert {example.video for example in examples} == {"yt"}  # what the video's file is called
-    replies = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW).by_id
-    (path,) = task.write_predictions(tmp_path, examples, replies, HOW)
+    replies = task.read_predictions([tmp_path / "p.jsonl"], examples, HOW)
+    (path,) = task.write_predictions(tmp_path, replies)
     (video,) = json.loads(path.read_text())
     assert video["video_id"] == "001" and video["questions"][0]["options"] == ["A. x", "B. y"]
 
@@ -325,3 +322,8 @@ def test_files_that_are_no_text_or_too_many(tmp_path):
     double = put(tmp_path, {"a.json": json.dumps([MLVU[0] | {"question_id": "x"}] * 2)})
     with pytest.raises(ValueError, match=r"a\.json: each id must be there once, 'x' comes again"):
         score_files("mlvu", double, ["c"])
+
+
+def test_other_modes_than_the_papers_are_refused():
+    with pytest.raises(ValueError, match="compat must be None or 'paper', got 'gpt'"):
+        How(compat="gpt")

@@ -5,15 +5,14 @@ import math
 from collections import Counter
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcompress.eval.metrics import captions
 from longcompress.eval.metrics import meteor as program
-from longcompress.eval.metrics.bleu import bleu
-from longcompress.eval.metrics.captions import caption_scores
-from longcompress.eval.metrics.cider import Documents, cider, documents
-from longcompress.eval.metrics.rouge import common_length, rouge_l
+from longcompress.eval.metrics.captions import bleu, cider, common_length, resampled_cider, rouge_l
 
 WORD = st.sampled_from(["a", "the", "dog", "dogs", "run", "runs", "red"])
 CAPTION = st.lists(WORD, max_size=6)
@@ -86,10 +85,10 @@ def test_cider_is_its_definition(items):
 def test_cider_of_one_item_is_0_unless_the_corpus_is_given():
     hypotheses, references = [["a", "red", "dog"]], [[["a", "red", "dog"]]]
     assert cider(hypotheses, references) == [0.0]
-    corpus = documents([*references, [["some", "cat"]], [["a", "cat"]]])
+    corpus = [*references, [["some", "cat"]], [["a", "cat"]]]
     # No run of four words is in a caption of three: three of four n are right.
-    assert cider(hypotheses, references, corpus) == pytest.approx([7.5])
-    assert cider(hypotheses, references, Documents(Counter(), 0)) == [0.0]
+    assert resampled_cider(hypotheses, references, corpus, [0] * 3, 1)(np.ones(1)) == pytest.approx([7.5])
+    assert resampled_cider(hypotheses, references, [], [], 1)(np.ones(1)).tolist() == [0.0]
 
 
 def slow_common(a: list[str], b: list[str]) -> int:
@@ -117,6 +116,11 @@ def test_rouge_by_hand():
 
 
 # --- the whole
+
+
+def caption_scores(reference: dict, predicted: dict) -> dict:
+    return captions.caption_scores(reference, predicted, dict.fromkeys(reference))[0]
+
 
 REFERENCE = {1: ["A dog runs.", "The dog is running"], 2: ["Ein Hund läuft über die Straße"], 3: ["a cat"]}
 

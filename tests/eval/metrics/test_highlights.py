@@ -28,7 +28,8 @@ def highlights(*args):
 
 
 def highlights_of_each(*args):
-    return metrics.highlights(*args)[1]
+    columns = metrics.highlights(*args)[1]
+    return {"q": {name: column["q"] for name, column in columns.items()}}
 
 
 SPAN = st.tuples(st.integers(0, 20), st.integers(1, 30)).map(lambda s: (2 * s[0], 2 * (s[0] + s[1])))

@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
+from longcompress.eval.metrics.answers import (
+    Judge,
+    exact_match,
+    magqa,
+    multiple_choice,
+    open_answers,
+    rated_answers,
+)
 from longcompress.eval.metrics.captions import caption_scores
-from longcompress.eval.metrics.choice import exact_match, multiple_choice, open_answers, rated_answers
-from longcompress.eval.metrics.dense import dense_captions
+from longcompress.eval.metrics.dense import dense_captions, soda_c, youcook2
 from longcompress.eval.metrics.highlights import LENGTHS, highlights, moments
 from longcompress.eval.metrics.intervals import grounding
-from longcompress.eval.metrics.judge import Judge
-from longcompress.eval.metrics.magqa import magqa
-from longcompress.eval.metrics.soda import soda_c
-from longcompress.eval.metrics.youcook import youcook2
 
 TEXTS = ["a dog runs over the mat", "Ein Hund läuft über die Straße", "日本 の 犬 が 走る", "a café, naïve"]
 
@@ -67,17 +70,11 @@ EVENTS = [(0.0, 10.0, TEXTS[0]), (20.0, 40.0, TEXTS[1])]
 STORIES = {
     "soda": (lambda g, p: soda_c(g, p, equal)[0], EVENTS, EVENTS, [], {"SODA_c": 1}),
     "dense": (dense, EVENTS, EVENTS, [], {"ROUGE-L": 1, "BLEU-4": 1, "F1": 1, "recall@0.9": 1}),
-    "youcook2": (
-        cooked,
-        EVENTS,
-        EVENTS,
-        [],
-        {"F1": 1, "recall": 1},
-    ),
+    "youcook2": (cooked, EVENTS, EVENTS, [], {"F1": 1, "recall": 1}),
 }
 ANSWERS = {
     "captions": (
-        lambda reference, predicted: caption_scores(reference, predicted),
+        lambda reference, predicted: caption_scores(reference, predicted, dict.fromkeys(reference))[0],
         [TEXTS[1], TEXTS[0]], TEXTS[1], "", {"ROUGE-L": 1, "BLEU-4": 1},
     ),
     "choice": (first(multiple_choice), "B", "b", None, {"accuracy": 1}),

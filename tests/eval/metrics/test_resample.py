@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from longcompress.eval.metrics.bootstrap import Corpus, interval, intervals_of, means_of
-from longcompress.eval.metrics.captions import caption_scores
-from longcompress.eval.metrics.dense import dense_captions
-from longcompress.eval.metrics.resample import caption_corpus
-from longcompress.eval.metrics.youcook import youcook2
+from longcompress.eval.metrics.captions import caption_scores as score_captions
+from longcompress.eval.metrics.dense import dense_captions, youcook2
 
 WORDS = [
     "a",
@@ -26,6 +24,14 @@ WORDS = [
     "and",
 ]
 TIMES = ((1, 1, 1, 1, 1), (2, 0, 1, 1, 1), (0, 0, 5, 0, 0), (3, 1, 0, 1, 0))
+
+
+def caption_scores(reference, predicted):
+    return score_captions(reference, predicted, dict.fromkeys(reference))[0]
+
+
+def caption_corpus(*some):
+    return score_captions(*some)[1]
 
 
 def text(random):
@@ -95,7 +101,7 @@ def of_times(times, events):
 def test_dense_captions_of_drawn_videos(times, compat):
     reference, predicted = events_of()
     how = {"compat": compat}
-    corpus = dense_captions(reference, predicted, **how)[1]()
+    corpus = dense_captions(reference, predicted, **how)[1]
     want = dense_captions([of_times(times, item) for item in reference], of_times(times, predicted), **how)[0]
     got = corpus.scores(np.array([times[int(item[1:])] for item in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9) and len(got) == 50
@@ -106,7 +112,7 @@ def test_dense_captions_of_drawn_videos(times, compat):
 def test_youcook2_of_drawn_videos(times, compat):
     (reference, _), predicted = events_of(1)
     how = {"compat": compat}
-    corpus = youcook2(reference, predicted, **how)[2]()
+    corpus = youcook2(reference, predicted, **how)[2]
     want = youcook2(of_times(times, reference), of_times(times, predicted), **how)[0]
     got = corpus.scores(np.array([times[int(item[1:])] for item in corpus.videos], float))
     assert got == pytest.approx({name: want[name] for name in got}, abs=1e-9)
@@ -143,13 +149,13 @@ def test_one_seed_gives_one_answer_and_one_video_says_nothing_of_others():
 def test_of_nothing_there_is_no_score():
     for corpus in (
         caption_corpus({}, {"x": "a dog"}, {}),
-        dense_captions([], {})[1](),
-        youcook2({}, {})[2](),
+        dense_captions([], {})[1],
+        youcook2({}, {})[2],
         means_of({"a": {}}, {}),
     ):
         assert all(line["mean"] is line["low"] is None for line in intervals_of(corpus, num_draws=3).values())
     empty = {"v": [(5.0, 5.0, "")], "w": []}  # no length, no words, no events
-    for name, line in intervals_of(dense_captions([empty], empty)[1](), num_draws=9).items():
+    for name, line in intervals_of(dense_captions([empty], empty)[1], num_draws=9).items():
         if not name.startswith("METEOR"):
             assert line["mean"] == 0.0 == line["low"] == line["high"], name
 
