@@ -11,6 +11,7 @@ import av
 BACK_S = 1.0  # a smaller step back repeats a stamp; a larger one is a restart
 JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
 _RESYNC_S = 60.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS
+_LATE_S = 10.0  # so close behind its track's last packet one goes on with it, whatever other tracks did
 _PRIMING_S = 0.1  # decoders may need samples from before the start
 _WRAP = 1 << 33  # ticks after which the clock of MPEG streams begins anew
 _MPEG_TICK = Fraction(1, 90000)
@@ -132,8 +133,10 @@ class Timeline:
                 return old.shift_s
         # its own shift, or after a restart that another track began, the newest one
         for shift_s in dict.fromkeys((track.shift_s, self._shift_s)):
+            ahead_s = raw_s + shift_s - track.last_s
             is_in_step = shift_s == self._shift_s or self.end_s - (raw_s + shift_s) <= _RESYNC_S
-            if is_in_step and -BACK_S <= raw_s + shift_s - track.last_s <= self._ahead_s(track):
+            limit_s = self._ahead_s(track) if is_in_step else _LATE_S
+            if -BACK_S <= ahead_s <= limit_s:
                 return shift_s
         if raw_s + track.shift_s > track.last_s and not self.may_restart:
             return None

@@ -66,6 +66,18 @@ def test_a_packet_of_the_piece_before_that_comes_late_pushes_the_new_piece_back(
     assert audio[-1] == 12000 + 10980 and timeline.num_restarts == 1
 
 
+def test_a_late_packet_of_a_track_that_ended_minutes_before_is_no_restart():
+    first = packets(range(0, 12000, 40), range(0, 200_000, 20))
+    last = [p for p in first if p.stream_index == 0][-1]
+    first.remove(last)
+    second = packets(range(900_000, 912_000, 40), range(900_000, 912_000, 20))
+    second.insert(1, last)
+    out, timeline = placed([first, second])
+    video = [pts for i, pts, _ in out if i == 0]
+    assert video == [*range(0, 12000, 40), *range(200_000, 212_000, 40)]
+    assert timeline.num_restarts == 1 and timeline.num_wrong == 0
+
+
 @pytest.mark.parametrize("begin_s", [89.5, 95_400.0])
 def test_a_33_bit_clock_that_turns_or_restarts_at_0(begin_s):
     """FFmpeg adds a turn to stamps that are a minute or more before the first, also after a restart at 0."""
