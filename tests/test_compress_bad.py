@@ -71,6 +71,7 @@ def loudness(encoder):
     return features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stamps", STAMPS)
 @pytest.mark.parametrize("suffix", KINDS)
 def test_flash_and_beep_are_tokens_of_their_seconds(tmp_path, suffix, stamps):

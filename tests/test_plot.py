@@ -18,6 +18,8 @@ from longcompress.types import Event
 
 import models
 
+pytestmark = pytest.mark.slow
+
 EVENTS = [Event(1.0, 4.0, "a $ red ball $"), Event(3.0, 3.0, "a beep"), Event(6.0, 9.0, "a $ red ball $")]
 
 

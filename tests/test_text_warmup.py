@@ -17,6 +17,8 @@ sys.path.insert(0, str(FOLDER))
 import run as example  # noqa: E402 - a program beside the package
 from text_videos import NAMES, Spelled, TextMix, TextVideos, in_words  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_video_in_words_has_each_event_in_its_seconds():
     scene = make_scene(11, 60.0)

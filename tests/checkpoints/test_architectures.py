@@ -19,6 +19,8 @@ from longcompress.session import SegmentClosed, Session, compress
 from models import published
 from videos import Video, write
 
+pytestmark = pytest.mark.slow
+
 TABLE = {  # seconds: tokens as released, and with all that is heard
     5.12: (106, 102), 30.0: (111, 112), 60.0: (123, 124), 200.0: (180, 180), 235.0: (192, 192),
     600.0: (334, 336),

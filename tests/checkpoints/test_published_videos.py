@@ -26,6 +26,8 @@ from models import published
 from stages import recipe_of
 from videos import Video, write
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = {
     "both.mp4": Video(), "silent.webm": Video(codec="libvpx-vp9", audio_codec=None),
     "heard.mkv": Video(codec=None),

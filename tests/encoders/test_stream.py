@@ -54,6 +54,7 @@ def same(a: Encoded, b: Encoded) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["kept", "released"])
 @pytest.mark.parametrize("seconds", TABLE)
 def test_the_number_of_tokens_is_that_of_the_tables(seconds, tail):

@@ -19,6 +19,8 @@ from clips import make_clip, random_parts
 from helpers import assert_same_memory
 from models import three_streams
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 37.0
 
 

@@ -23,6 +23,8 @@ from longcompress.synthetic import scenes
 
 import videos
 
+pytestmark = pytest.mark.slow
+
 MINUTES = 1 / 3
 TWO_CLIPS = Row("requests", "all cases", x_name="clips", x=2)
 EXTRACT = Row("features", "all cases")

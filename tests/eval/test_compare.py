@@ -17,6 +17,8 @@ from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = Synthetic((1.0,), 2)
 HOW = How(times="whole_seconds")
 CONFIG = CompareConfig(

@@ -30,6 +30,8 @@ from longcompress.types import Audio, Frames
 import models
 from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn
 
+pytestmark = pytest.mark.slow
+
 TWO = Synthetic(minutes=(5, 6), num_videos=2)
 
 

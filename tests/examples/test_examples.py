@@ -9,6 +9,8 @@ import pytest
 from longcompress.compression.baselines import METHODS
 from longcompress.synthetic.scenes import OBJECTS
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 TESTED = {"compress_a_video", "live_stream", "train_lora", "compare_baselines", "custom_encoder"}
 

@@ -65,6 +65,7 @@ def expected_groups(metric: Tensor, lengths: list[int], keep: list[int], weight:
 # --- equal to the step-by-step merge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "left", "width"),
     [(LONGVLM, 30, 1024), (LONGVLM_SCRIPT, 20, 1024)],

@@ -17,6 +17,8 @@ from longcompress.train.shards.index import load_index
 import models
 import videos
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():

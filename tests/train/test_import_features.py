@@ -31,6 +31,8 @@ from longcompress.train.stages import StageRecipe, train_stage
 import stages
 from models import hearing, language_model, listening, tokenizer
 
+pytestmark = pytest.mark.slow
+
 RECIPES = stages_module.Path(stages_module.__file__).parent / "recipes"
 
 

@@ -18,6 +18,8 @@ from longcompress.types import Audio, Event, Frames
 import models
 import videos
 
+pytestmark = pytest.mark.slow
+
 PARTS = [
     (0.0, 3.2),
     (2.0, 6.8),

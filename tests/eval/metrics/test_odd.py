@@ -99,6 +99,7 @@ def test_of_nothing_there_is_no_score(name):
         assert got["num"] == 0 and got.get("num_unknown", len(predicted)) == len(predicted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_one_item_and_thousands_that_are_right(name):
     metric, reference, right, _, scores = ALL[name]
