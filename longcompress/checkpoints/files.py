@@ -30,7 +30,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         values = load_file(path) if path.suffix == ".safetensors" else read_plain(path, mmap=True)
     except SafetensorError as error:
-        raise ValueError(f"{path} is cut off, or no file of tensors; get it again: {error}") from error
+        cut = f"({path.stat().st_size / 1e6:.1f} MB) is cut off, or no file of tensors; get it again"
+        raise ValueError(f"{path} {cut}: {error}") from error
     wrong = [type(values).__name__]
     if isinstance(values, dict):
         wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
