@@ -43,6 +43,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in values.items()}
 
 
+def chunked(sizes: Sequence[int], max_bytes: int) -> list[list[int]]:
+    """Neighbours, by number, whose sizes add up to at most `max_bytes`; a single one may exceed it."""
+    chunks: list[list[int]] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if not chunks or total + size > max_bytes:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(number)
+        total += size
+    return chunks
+
+
 class Stage(NamedTuple):
     """Weights that a training stage saved in a file or folder."""
 
