@@ -77,8 +77,8 @@ def operator(
         for device in ("CPU", "CUDA"):
             library.impl(name, on_its_device(run), device)
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-        made: Callable[..., Any] = getattr(getattr(torch.ops, namespace), name)
-        return made
+        packet: Callable[..., Any] = getattr(getattr(torch.ops, namespace), name)
+        return packet
 
     return define
 

@@ -133,8 +133,8 @@ def plan_reference(
         segments = [s for s, length in enumerate(lengths) if length == n]
         first_row, first_group = torch.tensor([[at[s], starts[s]] for s in segments], device=device).t()
         rows = first_row[:, None] + torch.arange(n, device=device)  # (segments, n)
-        x, w, kept = metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments]
-        local = _run_rounds(x, w, kept, schedule, score, order)
+        x, w, num_groups = metric[rows], weight[rows].to(metric.dtype), [limits[s] for s in segments]
+        local = _run_rounds(x, w, num_groups, schedule, score, order)
         group[rows] = local + first_group[:, None]
 
     mass = torch.zeros(starts[-1], dtype=torch.float64, device=device).index_add_(0, group, weight.double())

@@ -4,14 +4,12 @@ import glob
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from platform import node
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
-
-K = TypeVar("K")
 
 
 @contextmanager
@@ -71,16 +69,3 @@ def usual_modes(folder: str | Path) -> None:
     for path in Path(folder).rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(mode)
-
-
-def chunked(sizes: Mapping[K, int], max_bytes: int) -> list[list[K]]:
-    """Neighbours whose sizes add up to at most `max_bytes`; a single one may exceed it."""
-    chunks: list[list[K]] = []
-    total = 0
-    for key, size in sizes.items():
-        if not chunks or total + size > max_bytes:
-            chunks.append([])
-            total = 0
-        chunks[-1].append(key)
-        total += size
-    return chunks

@@ -35,9 +35,9 @@ def estimate_memory(
         in GiB, seconds) of these; with `measure`, which also runs the step, measured_gib and step_s of it,
         else None, and then error, which is relative.
     """
-    least = 64 * SHORTER[0]
-    if tokens < least:
-        raise ValueError(f"tokens must be >= {least} to be estimated from shorter steps, got {tokens}")
+    minimum = 64 * SHORTER[0]
+    if tokens < minimum:
+        raise ValueError(f"tokens must be >= {minimum} to be estimated from shorter steps, got {tokens}")
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
     if model.device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):

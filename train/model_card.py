@@ -17,7 +17,7 @@ PACKAGES = ("longcompress", "torch", "transformers", "peft")
 def write_card(
     folder: Path, model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]],
     indexes: Sequence[Index], recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
-) -> Path:  # fmt: skip
+) -> None:  # fmt: skip
     """Write folder/README.md of a saved model, the parameters `trained` by part, its recipe and its log."""
     config = model.config
     each = ", ".join(f"{part} ({sum(p.numel() for p in of):,})" for part, of in trained.items())
@@ -55,9 +55,7 @@ def write_card(
         "", "## Recipe", "", "```yaml", yaml.safe_dump(dict(recipe), sort_keys=False).strip(), "```", "",
         ", ".join(f"{name} {_version(name)}" for name in PACKAGES), "",
     ]  # fmt: skip
-    path = folder / "README.md"
-    path.write_text("\n".join(lines), encoding="utf8")
-    return path
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf8")
 
 
 def _version(name: str) -> str:

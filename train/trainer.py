@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 WEIGHTS = "trained.safetensors"
 
 
-class Watch(TrainerCallback):
+class Callbacks(TrainerCallback):
     """All of `module` must learn. On SIGTERM the step that runs is finished, a checkpoint saved, and training
     ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last."""
 
@@ -254,11 +254,11 @@ def run(
         validate: called with a step's number every args.eval_steps and after the last; its result is logged.
         muon: Muon for the matrices of the layers; else AdamW for all.
     """
-    watch = Watch(module, None if validate is None else lambda step: trainer.log(validate(step)))
+    callbacks = Callbacks(module, None if validate is None else lambda step: trainer.log(validate(step)))
     trainer = PartTrainer(
-        model=module, args=args, train_dataset=data, data_collator=collate, callbacks=[watch],
+        model=module, args=args, train_dataset=data, data_collator=collate, callbacks=[callbacks],
         optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
     )  # fmt: skip
-    with watch.listening(), plain_errors():
+    with callbacks.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return None if watch.stopped else trainer
+    return None if callbacks.stopped else trainer

@@ -1,8 +1,6 @@
 """`attend` by xformers' attention under a block-diagonal mask; it has no gradient and needs a GPU."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +17,12 @@ def attend_xformers(
     Arguments are those of `attend_reference`; the bias goes in as two further channels, so that half
     precision doesn't round it. ValueError if xformers can't run these tensors, or one needs a gradient.
     """
-    partial, mask_of = _xformers()
+    try:
+        from xformers.ops.fmha import memory_efficient_attention_partial as partial
+        from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+    except ImportError as error:
+        hint = "pip install 'longcompress[xformers]'"
+        raise ImportError(f"backend 'xformers' needs the package xformers: {hint}") from error
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, x, bias, *state)):
         raise ValueError("backend 'xformers' has no gradient; use backend='auto' or torch.no_grad()")
     lengths = [b - a for a, b in pairwise(at)]
@@ -34,7 +37,7 @@ def attend_xformers(
         spare = x.new_zeros(len(x), ALIGNED - 2)
         keys = torch.cat([x, high[:, None], low[:, None], spare], 1)
         queries = torch.cat([queries, queries.new_ones(slots, 2), queries.new_zeros(slots, ALIGNED - 2)], 1)
-    mask = mask_of([slots] * num, [lengths[s] for s in filled])
+    mask = BlockDiagonalMask.from_seqlens([slots] * num, [lengths[s] for s in filled])
     try:
         out, summed = partial(
             queries.repeat(num, 1)[None, :, None], keys[None, :, None], x[None, :, None], mask, scale=1.0
@@ -63,14 +66,3 @@ def _joined(
     for part, value in zip(whole, after, strict=True):
         part[rows] = value
     return whole[0], whole[1], whole[2]
-
-
-def _xformers() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    try:
-        from xformers.ops.fmha import memory_efficient_attention_partial
-        from xformers.ops.fmha.attn_bias import BlockDiagonalMask
-    except ImportError as error:
-        raise ImportError(
-            "backend 'xformers' needs the package xformers: pip install 'longcompress[xformers]'"
-        ) from error
-    return memory_efficient_attention_partial, BlockDiagonalMask.from_seqlens

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..encoders.beats import listed
-from ..files import chunked, replacing
-from .files import read_tensors
+from ..files import replacing
+from .files import chunked, read_tensors
 
 GROWS = ("model.embed_tokens.weight", "lm_head.weight")  # the delta may have more words than the base
 PROJECTOR = "model.mm_projector."  # LLaVA's own, which the base never had
@@ -82,8 +82,8 @@ def apply_delta(
     names = check_fit(first, second)
     check_small(first, second, names, delta)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = {name: second[name].nbytes for name in names}
-    chunks = chunked(sizes, shard_bytes)
+    sizes = [second[name].nbytes for name in names]
+    chunks = [[names[i] for i in chunk] for chunk in chunked(sizes, shard_bytes)]
     weights: dict[str, str] = {}
     for number, chunk in enumerate(tqdm(chunks, desc="delta", unit="file", disable=not progress), 1):
         sums = {name: added(name, first[name], second[name]) for name in chunk}
@@ -97,7 +97,7 @@ def apply_delta(
         save_file(values, projector, metadata={"format": "pt"})
     for path in tokenizer:
         shutil.copyfile(path, out / path.name)
-    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weights}
+    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weights}
     for name, value in (("model.safetensors.index.json", index), ("config.json", config)):
         with replacing(out / name) as part:
             part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf8")

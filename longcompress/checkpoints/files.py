@@ -30,7 +30,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         values = load_file(path) if path.suffix == ".safetensors" else read_plain(path, mmap=True)
     except SafetensorError as error:
-        raise ValueError(f"{path} is cut off, or no file of tensors; get it again: {error}") from error
+        cut = f"({path.stat().st_size / 1e6:.1f} MB) is cut off, or no file of tensors; get it again"
+        raise ValueError(f"{path} {cut}: {error}") from error
     wrong = [type(values).__name__]
     if isinstance(values, dict):
         wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
@@ -40,6 +41,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if wrong := sorted(str(name) for name, value in values.items() if not value.is_floating_point()):
         raise ValueError(f"{path} must hold float tensors, others are {listed(wrong)}")
     return {str(name): value for name, value in values.items()}
+
+
+def chunked(sizes: Sequence[int], max_bytes: int) -> list[list[int]]:
+    """Neighbours, by number, whose sizes add up to at most `max_bytes`; a single one may exceed it."""
+    chunks: list[list[int]] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if not chunks or total + size > max_bytes:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(number)
+        total += size
+    return chunks
 
 
 class Stage(NamedTuple):

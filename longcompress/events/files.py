@@ -52,8 +52,15 @@ def write_events(
     if not 0.5 < rate_fps < 1000:
         raise ValueError(f"rate_fps must be the video's frames a second, 1 to 999, got {rate_fps}")
     events = list(events)
+    hours = SUBTITLES.get(format, math.inf)
     for number, event in enumerate(events):
-        _check_event(event, number, format)
+        where, got = f"{format}: event {number}", f"{event.start_s} to {event.end_s}"
+        if not (event.start_s >= 0 and event.end_s < math.inf):
+            raise ValueError(f"{where} needs finite times >= 0 seconds, got {got}")
+        if re.search("[\ud800-\udfff]", event.text):
+            raise ValueError(f"{where} needs a text without lone surrogates, got {event.text!r}")
+        if event.end_s + 0.01 > hours * 3600:
+            raise ValueError(f"{where} must end before {hours} hours, got {event.end_s} s; use jsonl or csv")
     first = _frames_of(timecode, round(rate_fps))
     title = " ".join(title.split())
     text = WRITERS[format](events, format=format, rate_fps=rate_fps, title=title, first_frame=first)
@@ -62,19 +69,6 @@ def write_events(
             part.write_bytes(text.encode())
     else:
         path_or_stream.write(text)
-
-
-def _check_event(event: Event, number: int, format: str) -> None:
-    if not (event.start_s >= 0 and event.end_s < math.inf):
-        got = f"{event.start_s} to {event.end_s}"
-        raise ValueError(f"{format}: event {number} needs finite times >= 0 seconds, got {got}")
-    if re.search("[\ud800-\udfff]", event.text):
-        raise ValueError(f"{format}: event {number} needs a text without lone surrogates, got {event.text!r}")
-    hours = SUBTITLES.get(format, math.inf)
-    if event.end_s + 0.01 > hours * 3600:
-        raise ValueError(
-            f"{format}: event {number} must end before {hours} hours, got {event.end_s} s; use jsonl or csv"
-        )
 
 
 def _lines(text: str) -> list[str]:

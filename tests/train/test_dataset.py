@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from longcompress.config import SegmentConfig
-from longcompress.train.data.dataset import BadSample, BadSampleList, QuestionConfig, ShardData
+from longcompress.train.data.dataset import BadSample, QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler, enter_worker
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import write_tar
+from longcompress.train.stages import BadSampleList
 from longcompress.train.trainer import plain_errors
 
 import models

@@ -56,8 +56,8 @@ class BatchSampler:
                 f"and {list(self.budgets)}"
             )
         if self.max_videos and self.max_videos < self.min_videos:
-            least = self.min_videos
-            raise ValueError(f"max_videos must be 0 or >= min_videos = {least}, got {self.max_videos}")
+            need = f"0 or >= min_videos = {self.min_videos}"
+            raise ValueError(f"max_videos must be {need}, got {self.max_videos}")
 
     def samples(self) -> Iterator[tuple[int, int]]:
         """Endless (data set, sample): each data set's epochs, one after the other, mixed by weight.

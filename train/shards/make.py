@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
-from ...files import chunked, replacing
+from ...checkpoints.files import chunked
+from ...files import replacing
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session, source_info
@@ -260,8 +261,7 @@ def _write_shards(
     progress: bool,
 ) -> set[str]:  # fmt: skip
     """Write samples 0, 1, ... to shards of at most `max_bytes`, or of one sample; the shards' names."""
-    chunks = chunked(dict(enumerate(sizes)), max_bytes)
-    shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunks)}
+    shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunked(sizes, max_bytes))}
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
         write_tar(out / name, (sample(i) for i in chunk))
     return set(shards)
