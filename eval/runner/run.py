@@ -26,7 +26,7 @@ from ..tasks.files import json_text, lines_text, write_text
 from ..tasks.task import Answers, Example, How, Prediction, Task, groups_of, prediction_of
 from . import run_file
 from .run_file import RunConfig, alone
-from .score import NUM_DRAWS, problems, prompt_of, task_of, with_intervals
+from .score import NUM_DRAWS, problems, task_of, with_intervals
 from .sources import Source
 
 PACKAGES = ("longcompress", "torch", "transformers", "av")
@@ -227,7 +227,11 @@ def _read(
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
-    prompt, settings = prompt_of(source.task, config.prompt), model.config
+    task, settings = task_of(source.task), model.config
+    if config.prompt not in task.prompts:
+        known = ", ".join(task.prompts)
+        raise ValueError(f"prompt must be one of {known} of {source.task}, got {config.prompt!r}")
+    prompt = task.prompts[config.prompt]
     return {
         "format": run_file.FORMAT,
         "task": source.task,
@@ -235,7 +239,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "prompt": config.prompt,
         "prompt_sha256": run_file.lines_hash({"id": e.id, "prompt": prompt(e)} for e in source.examples),
         "times": how.times,
-        "meteor": meteor_name() if task_of(source.task).uses_meteor else None,
+        "meteor": meteor_name() if task.uses_meteor else None,
         "media": config.media,
         "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,
