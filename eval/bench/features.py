@@ -105,9 +105,9 @@ def extract_separately(model: LongCompress, video: str) -> tuple[dict[str, Tenso
     pixels = torch.cat([part.pixels for part in parts if isinstance(part, Frames)])
     samples = torch.cat([torch.zeros(0), *(part.samples for part in parts if isinstance(part, Audio))])
     took["decode"] = lap()
-    features, ways = {}, {"video": encode_frames, "audio": encode_audio, "speech": encode_speech}
+    features, encodes = {}, {"video": encode_frames, "audio": encode_audio, "speech": encode_speech}
     for name, encoder in model.encoders.items():
-        features[name] = ways[name](encoder, pixels if name == "video" else samples)
+        features[name] = encodes[name](encoder, pixels if name == "video" else samples)
         took[name] = lap()
     return features, took
 

@@ -50,9 +50,9 @@ def timed(
 
 def _timed_run(work: Callable[[], Any], calls: int, on_gpu: bool) -> Took:
     if on_gpu:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
-        begin.record()
+        start.record()
     cores, start_s = cpu_seconds(), time.perf_counter()
     for _ in range(calls):
         result = work()
@@ -60,7 +60,7 @@ def _timed_run(work: Callable[[], Any], calls: int, on_gpu: bool) -> Took:
     if on_gpu:
         end.record()
         torch.cuda.synchronize()
-        wall_s = begin.elapsed_time(end) / 1e3
+        wall_s = start.elapsed_time(end) / 1e3
     return Took(wall_s / calls, (cpu_seconds() - cores) / calls, result)
 
 

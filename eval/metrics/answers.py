@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .intervals import Annotator, Compat, entry_counts, mean
+from .intervals import Annotator, Columns, Compat, Each, Metrics, entry_counts, mean
 
 Texts = Mapping[Any, str]  # of each question
 Reply = tuple[float | None, str]  # time_s, text; no time where an answer doesn't say when
+Replies = Mapping[Any, Sequence[Reply]]
 HIGHEST = 5.0  # of a judge's scores
 _LOWEST, _MAGQA_EXAMPLES = 1.0, 2000  # of its scores; that the papers fill it up to
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -66,9 +67,7 @@ def verdict(reply: str) -> bool | None:
     return (match[1] or match[2]).lower() == "yes" if match else None
 
 
-def multiple_choice(
-    reference: Mapping[Any, str], predicted: Mapping[Any, str | None]
-) -> tuple[dict[str, Any], dict[Any, float]]:
+def multiple_choice(reference: Texts, predicted: Mapping[Any, str | None]) -> tuple[Metrics, Each]:
     """(share of questions with the right option, 1 or 0 for each question).
 
     Options are letters in either case; None where an answer could not be read (num_unparsed). Such a question
@@ -78,13 +77,13 @@ def multiple_choice(
     for key, right in reference.items():
         option = _option(predicted.get(key))
         each[key] = float(bool(option) and option == _option(right))
-    counts = entry_counts(reference, predicted, lambda option: option is None, empty="num_unparsed")
+    counts = entry_counts(
+        reference, predicted, lambda option: option is None, ("num_missing", "num_unparsed")
+    )
     return _accuracy(each) | counts, each
 
 
-def exact_match(
-    references: Mapping[Any, Sequence[str]], predicted: Texts
-) -> tuple[dict[str, Any], dict[Any, float]]:
+def exact_match(references: Mapping[Any, Sequence[str]], predicted: Texts) -> tuple[Metrics, Each]:
     """(share of free answers that equal a reference but for case, punctuation, articles, spaces; of each).
 
     An answer without a word is empty.
@@ -99,7 +98,7 @@ def exact_match(
 
 def open_answers(
     reference: Texts, predicted: Texts, questions: Texts, judge: Judge
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+) -> tuple[Metrics, Columns]:
     """(share of free answers that a judge calls right with the mean of its scores, both of each question).
 
     The judge is to reply with yes or no and a score from 0 to 5 (Video-ChatGPT's `{'pred': 'yes', 'score':
@@ -117,7 +116,7 @@ def open_answers(
 
 def rated_answers(
     reference: Texts, predicted: Texts, questions: Texts, judge: Judge
-) -> tuple[dict[str, Any], dict[Any, float], dict[Any, str]]:
+) -> tuple[Metrics, Each, dict[Any, str]]:
     """(mean of a judge's scores from 0 to 5 of free answers, score of each, reply to each with a word).
 
     A missing answer, and a reply without a score in range, has score 0.
@@ -147,13 +146,11 @@ def _option(letter: str | None) -> str:
     return (letter or "").strip().upper()
 
 
-def _accuracy(each: Mapping[Any, float]) -> dict[str, Any]:
+def _accuracy(each: Each) -> Metrics:
     return {"accuracy": mean(each.values()), "num": len(each)}
 
 
-def by_group(
-    each: Mapping[Any, float], groups: Mapping[str, Sequence[Any]], kind: str = ""
-) -> dict[str, Any]:
+def by_group(each: Each, groups: Mapping[str, Sequence[Any]], kind: str = "") -> Metrics:
     """accuracy/NAME and num/NAME of the ids of each group, and macro_accuracy, the mean over groups.
 
     Of a kind of groups these are accuracy/KIND/NAME, num/KIND/NAME, macro_accuracy/KIND.
@@ -167,13 +164,8 @@ def by_group(
 
 
 def magqa(
-    reference: Annotator,
-    predicted: Mapping[Any, Sequence[Reply]],
-    questions: Mapping[Any, str],
-    judge: Judge,
-    *,
-    compat: Compat = None,
-) -> tuple[dict[str, Any], dict[Any, float]]:
+    reference: Annotator, predicted: Replies, questions: Texts, judge: Judge, *, compat: Compat = None
+) -> tuple[Metrics, Each]:
     """(mean in-span score of examples with several answers in time, the score of each scored example).
 
     The score is from 1 to 5, and 1 for silence. A reference answer's score is the mean of the judge's scores
@@ -219,7 +211,7 @@ def magqa(
         "turns": mean([float(len(texts)) for texts in turns] + [0.0] * filled),
         "turns_distinct": mean([float(len(set(texts))) for texts in turns] + [0.0] * filled),
         "num": len(keys),
-        **entry_counts(reference, predicted, empty="num_silent"),
+        **entry_counts(reference, predicted, names=("num_missing", "num_silent")),
         "num_without_reference": len(reference) - len(keys),
         "num_judged": len(pairs),
         "num_unparsed": sum(value is None for value in read),

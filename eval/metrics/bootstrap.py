@@ -44,8 +44,8 @@ def ratio_draws(top: FloatArray, bottom: FloatArray, num_draws: int, seed: int) 
 
     how: dict[str, Any] = {"paired": True, "vectorized": True, "method": "percentile", "rng": seed}
     batch = max(1, _CHUNK // len(top))
-    drawn = stats.bootstrap((top, bottom), ratio, n_resamples=num_draws, batch=batch, **how)
-    return drawn.bootstrap_distribution
+    sampled = stats.bootstrap((top, bottom), ratio, n_resamples=num_draws, batch=batch, **how)
+    return sampled.bootstrap_distribution
 
 
 def quantiles(draws: FloatArray) -> dict[str, float | None]:

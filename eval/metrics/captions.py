@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from .bootstrap import Corpus
-from .intervals import FloatArray, entry_counts
+from .intervals import FloatArray, Metrics, entry_counts
 from .meteor import meteor, meteor_name
 from .words import References, Words, words
 
@@ -27,7 +27,7 @@ _BETA = 1.2  # of ROUGE-L
 
 def caption_scores(
     reference: Mapping[Any, Sequence[str]], predicted: Mapping[Any, str], video: Mapping[Any, Any]
-) -> tuple[dict[str, Any], Corpus]:
+) -> tuple[Metrics, Corpus]:
     """(scores of captions over the corpus, as the captioning evaluators do; the same of resampled videos).
 
     An item without a predicted caption scores like an empty caption. `video` is of each item.
@@ -67,7 +67,9 @@ def caption_scores(
         }
 
     corpus = Corpus(videos, scores)
-    counts_of = entry_counts(reference, predicted, lambda text: not words(text), missing="num_unanswered")
+    counts_of = entry_counts(
+        reference, predicted, lambda text: not words(text), ("num_unanswered", "num_empty")
+    )
     return {**corpus.whole(), "meteor": meteor_name(), "num": len(reference), **counts_of}, corpus
 
 

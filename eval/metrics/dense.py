@@ -10,8 +10,10 @@ from .captions import BLEUS, bleu, cider, resampled_cider, rouge_l
 from .intervals import (
     Annotator,
     Captioned,
+    Columns,
     Compat,
     FloatArray,
+    Metrics,
     entry_counts,
     harmonic,
     mean,
@@ -33,7 +35,7 @@ _MATCHES_NOTHING = ["qzxjkvbqwzxj"]
 
 def dense_captions(
     reference: Sequence[Annotator], predicted: Annotator, *, compat: Compat = None
-) -> tuple[dict[str, Any], Corpus]:
+) -> tuple[Metrics, Corpus]:
     """(dense-caption scores at each threshold with their means, the same scores of resampled videos).
 
     At a threshold t, each pair of a predicted and a reference event with IoU >= t is an item, of one
@@ -92,7 +94,7 @@ def dense_captions(
 
 def dense_of_each(
     reference: Sequence[Annotator], predicted: Annotator, compat: Compat
-) -> tuple[dict[str, dict[Any, float]], Callable[[FloatArray], FloatArray] | None]:
+) -> tuple[Columns, Callable[[FloatArray], FloatArray] | None]:
     """(NAME@t -> the score of each video of the reference, how CIDEr changes with the videos).
 
     All is 0 of no predictions, METEOR of nothing without Java. CIDEr's document frequencies are of all
@@ -101,7 +103,7 @@ def dense_of_each(
     """
     matched = _matched(reference, predicted)
     words = words_of_each(event[2] for _, event in _events([*reference, predicted]))
-    columns: dict[str, dict[Any, float]] = {
+    columns: Columns = {
         f"{name}@{t:g}": {} for name in (*TEXT_METRICS, "precision", "recall") for t in THRESHOLDS
     }
     for key, (overlaps, of_thresholds) in matched.items():
@@ -228,7 +230,7 @@ def meteor_of_pairs(*, swapped: bool = False) -> PairScorer | None:
 
 def soda_c(
     reference: Annotator, predicted: Annotator, scorer: PairScorer | None, *, compat: Compat = None
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+) -> tuple[Metrics, Columns]:
     """(mean SODA_c over videos, the same of each video).
 
     Of one video (`soda_of_each`), events are put in the order of their starts. A predicted and a reference
@@ -241,7 +243,7 @@ def soda_c(
     ASCII are read as spaces, videos without an entry are left out (an empty list scores 0).
     """
     keys = [key for key in reference if compat is None or key in predicted]
-    columns: dict[str, dict[Any, float]] = {"SODA_c": {}, "SODA_c_precision": {}, "SODA_c_recall": {}}
+    columns: Columns = {"SODA_c": {}, "SODA_c_precision": {}, "SODA_c_recall": {}}
     if scorer is not None:
         each = soda_of_each(events_of(reference, keys, compat), events_of(predicted, keys, compat), scorer)
         for key, (precision, recall, f1) in each.items():
@@ -299,7 +301,7 @@ def events_of(annotator: Annotator, keys: Sequence[Any], compat: Compat) -> dict
 
 def youcook2(
     reference: Annotator, predicted: Annotator, *, compat: Compat = None
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]], Corpus]:
+) -> tuple[Metrics, Columns, Corpus]:
     """(F1, CIDEr, METEOR and SODA_c of dense captions, SODA_c of each video, all but SODA_c resampled).
 
     This is what TimeChat's, MMDuet's and their successors' evaluators compute.
@@ -317,7 +319,7 @@ def youcook2(
     """
     theirs, ours = _ordered(reference), _ordered(predicted)
     scored, ciders = dense_of_each([theirs], ours, compat)
-    means: dict[str, dict[Any, float]] = {"F1": {}}
+    means: Columns = {"F1": {}}
     for name in _AVERAGED:
         at_each = [scored[f"{name}@{t:g}"] for t in THRESHOLDS]
         means[name] = {key: sum(column[key] for column in at_each) / len(at_each) for key in at_each[0]}

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .intervals import FloatArray, Interval, entry_counts, mean, tiou_matrix
+from .intervals import Columns, FloatArray, Interval, Metrics, entry_counts, mean, tiou_matrix
 
 Window = tuple[float, float, float]  # start_s, end_s, score
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 MOMENTS = ("mAP", *(f"mAP@{t:g}" for t in IOUS), *(f"R1@{t:g}" for t in IOUS), "mIoU")
 # Reference windows of a length above the first and up to the second number of seconds.
 LENGTHS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}
-Columns = dict[str, dict[Any, float]]  # each number of each query, by its name first
 _MAX_PREDICTIONS = 10  # of a query
 CLIP_S = 2.0
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
@@ -24,7 +23,7 @@ PUBLISHED_FRAMES = 2  # of smoothing, at a frame a second
 
 def moments(
     reference: Mapping[Any, Sequence[Interval]], predicted: Mapping[Any, Sequence[Window]]
-) -> tuple[dict[str, Any], Columns]:
+) -> tuple[Metrics, Columns]:
     """(moment retrieval over all queries, the same of each query).
 
     Of a query and an IoU t, predicted windows are taken by falling score (equal scores in their order). Each
@@ -42,7 +41,7 @@ def moments(
         "short/NAME", "middle/NAME" and "long/NAME", None where there is no query; num, short/num, ...; other
         counts.
     """
-    metrics: dict[str, Any] = {}
+    metrics: Metrics = {}
     columns: Columns = {}
     for length, (above, up_to) in {"": (-math.inf, math.inf), **LENGTHS}.items():
         of_length = {
@@ -102,7 +101,7 @@ def _best_from_here_on(precision: FloatArray) -> FloatArray:
 
 def highlights(
     reference: Mapping[Any, ArrayLike], predicted: Mapping[Any, Sequence[float]]
-) -> tuple[dict[str, Any], Columns]:
+) -> tuple[Metrics, Columns]:
     """(mAP and HIT@1 of highlights at the levels Fair, Good and VeryGood, the same of each query).
 
     A clip is positive for a rater who gave it at least 2, 3 or 4. HIT@1 is the share of queries whose highest

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Interval = tuple[float, float]  # (start_s, end_s), half-open
 Captioned = tuple[float, float, str]  # start_s, end_s, text
 Annotator = Mapping[Any, Sequence[Captioned]]  # the events of each video
+Metrics = dict[str, Any]  # numbers by name, and what belongs beside them
+Each = dict[Any, float]  # the number of each item
+Columns = dict[str, Each]  # numbers of each item, by their names
 FloatArray = NDArray[np.float64]
 Compat = Literal["paper"] | None
 
@@ -43,11 +46,8 @@ def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon:
 
 
 def grounding(
-    reference: Mapping[Any, Interval],
-    predicted: Mapping[Any, Interval | None],
-    *,
-    round_iou: bool = False,
-) -> tuple[dict[str, Any], dict[str, dict[Any, float]]]:
+    reference: Mapping[Any, Interval], predicted: Mapping[Any, Interval | None], *, round_iou: bool = False
+) -> tuple[Metrics, Columns]:
     """(recall at 1, R@.3 .5 .7, and mean IoU of a predicted span for each query, the same of each query).
 
     R@t is the share of queries whose IoU is at least t. A query without a prediction, or with None, has IoU
@@ -74,12 +74,11 @@ def entry_counts(
     reference: Collection[Any],
     predicted: Mapping[Any, Any],
     is_empty: Callable[[Any], bool] = lambda entry: len(entry) == 0,
-    *,
-    missing: str = "num_missing",
-    empty: str = "num_empty",
+    names: tuple[str, str] = ("num_missing", "num_empty"),
 ) -> dict[str, int]:
-    """`missing` (ids without an entry), `empty` (with an empty entry), num_unknown (ids of none)."""
+    """Under `names` the numbers of ids without an entry and with an empty one; num_unknown (ids of none)."""
     keys = set(reference)
+    missing, empty = names
     return {
         missing: sum(key not in predicted for key in keys),
         empty: sum(is_empty(predicted[key]) for key in keys if key in predicted),

@@ -7,7 +7,7 @@ that any two can be compared by `longcompress eval pairs`, and a killed comparis
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
 from ..tasks.task import Example, How, Prediction
-from .run import ENDLESS, Questioner, header_of, run_all, summarise
+from .run import ENDLESS, Questioner, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
@@ -117,7 +117,7 @@ def compare(
         return lambda name: memory(arms[name])
 
     with alone(folder / "compare"):
-        run_all(questioner, source, model.config.media, read, runs)
+        run_all(questioner, runs, partial(encoded, source, model.config.media, read))
         for out, _ in runs.values():
             if summary_of(out) is None:
                 summarise(questioner, out)

@@ -26,7 +26,7 @@ from ..tasks.files import json_text, lines_text, write_text
 from ..tasks.task import Answers, Example, How, Prediction, Task, groups_of, prediction_of
 from . import run_file
 from .run_file import RunConfig, alone
-from .score import NUM_DRAWS, problems, prompt_of, task_of, with_intervals
+from .score import NUM_DRAWS, problems, task_of, with_intervals
 from .sources import Source
 
 PACKAGES = ("longcompress", "torch", "transformers", "av")
@@ -102,6 +102,8 @@ class Questioner:
         return {name: values[example.id] for name, values in each.items() if example.id in values} or None
 
 
+Encode: TypeAlias = Callable[[str, Sequence[str]], Iterator[tuple[str, Encoded]]]  # a video, names of runs
+Runs: TypeAlias = Mapping[str, tuple[Path, Mapping[str, Any]]]  # files and headers, by name
 # A video's name and media to what makes its memory for a run of that name.
 Read: TypeAlias = Callable[[str, Reading], Callable[[str], VideoMemory]]
 
@@ -146,19 +148,13 @@ def run(
     examples = source.examples[: config.limit]
     questioner = Questioner(source.task, examples, config.prompt, header["max_new_tokens"], how)
     media = replace(model.config.media, video="video" in streams, audio="audio" in streams)
-    run_all(questioner, source, media, partial(_read, model, streams, budgets), runs, retry_failed)
+    encode = partial(encoded, source, media, partial(_read, model, streams, budgets))
+    run_all(questioner, runs, encode, retry_failed)
     return [summarise(questioner, path, num_draws=num_draws) for path in outs.values()]
 
 
-def run_all(
-    questioner: Questioner,
-    source: Source,
-    media: MediaConfig,
-    read: Read,
-    runs: Mapping[str, tuple[Path, Mapping[str, Any]]],
-    retry_failed: bool = False,
-) -> None:
-    """Ask all examples in several runs, (file, header) by name, that read and encode each video once."""
+def run_all(questioner: Questioner, runs: Runs, encode: Encode, retry_failed: bool = False) -> None:
+    """Ask all examples in several runs that encode each video once, by `encode(video, names of runs)`."""
     with ExitStack() as stack:
         for out, _ in runs.values():
             stack.enter_context(alone(out))
@@ -173,7 +169,7 @@ def run_all(
         # A video at a time: encoded once, asked by every run that lacks a line of it.
         for video, questions in tqdm(videos.items(), desc=questioner.name, unit="video", disable=None):
             names = [name for name in runs if any(e.id not in done[name] for e in questions)]
-            for name, result in encoded(source, media, read, video, names) if names else ():
+            for name, result in encode(video, names) if names else ():
                 again, out = {}, runs[name][0]
                 with out.open("ab") as file:
                     for line in questioner.lines(result, questions, done[name]):
@@ -231,7 +227,11 @@ def _read(
 
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
-    prompt, settings = prompt_of(source.task, config.prompt), model.config
+    task, settings = task_of(source.task), model.config
+    if config.prompt not in task.prompts:
+        known = ", ".join(task.prompts)
+        raise ValueError(f"prompt must be one of {known} of {source.task}, got {config.prompt!r}")
+    prompt = task.prompts[config.prompt]
     return {
         "format": run_file.FORMAT,
         "task": source.task,
@@ -239,7 +239,7 @@ def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) 
         "prompt": config.prompt,
         "prompt_sha256": run_file.lines_hash({"id": e.id, "prompt": prompt(e)} for e in source.examples),
         "times": how.times,
-        "meteor": meteor_name() if task_of(source.task).uses_meteor else None,
+        "meteor": meteor_name() if task.uses_meteor else None,
         "media": config.media,
         "max_new_tokens": config.max_new_tokens or settings.llm.max_new_tokens,
         "limit": config.limit,

@@ -10,7 +10,7 @@ from typing import Any
 from ..metrics.bootstrap import interval, intervals_of
 from ..tasks import TASKS
 from ..tasks.files import read_object, read_text, video_of
-from ..tasks.task import Answers, Example, How, Prompt, Scored, Task
+from ..tasks.task import Answers, Example, How, Scored, Task
 
 NUM_DRAWS = 1000  # of the intervals of corpus scores
 
@@ -60,14 +60,6 @@ def task_of(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name!r}")
     return TASKS[name]
-
-
-def prompt_of(task: str, name: str) -> Prompt:
-    """The prompt of that name, of a task."""
-    prompts = task_of(task).prompts
-    if name not in prompts:
-        raise ValueError(f"prompt must be one of {', '.join(prompts)} of {task}, got {name!r}")
-    return prompts[name]
 
 
 def read_examples(

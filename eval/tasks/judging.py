@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any
 from urllib.parse import urlsplit
 
 from .files import lines_text, read_records
@@ -44,7 +43,7 @@ def endpoint(url: str, model: str, *, key: str | None = None, cache: Path | None
         messages = [{"role": "system", "content": text} for text in system]
         messages.append({"role": "user", "content": user})
         body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
-        reply = _content(_asked(urllib.request.Request(address, body, headers)), address)
+        reply = _asked(urllib.request.Request(address, body, headers))
         entry = {"model": model, "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
         with lock:
             known[prompt] = reply
@@ -71,15 +70,16 @@ def _cached(cache: Path | None, model: str) -> dict[str, str]:
     return {record.text("prompt"): record.text("reply") for record in records}
 
 
-def _asked(request: urllib.request.Request) -> Any:
-    """The JSON value of the reply; a busy or silent endpoint is asked again, later each time."""
+def _asked(request: urllib.request.Request) -> str:
+    """The words of the reply; a busy or silent endpoint is asked again, later each time."""
     url, why = request.full_url, ""
     for attempt in range(_NUM_TRIES):
         if attempt:
             time.sleep(2.0**attempt)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
-                return json.loads(reply.read())
+                value = json.loads(reply.read())
+            break
         except urllib.error.HTTPError as error:
             why = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
             if error.code not in _BUSY:
@@ -87,15 +87,13 @@ def _asked(request: urllib.request.Request) -> Any:
                 raise ValueError(refusal) from error
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             why = f"{type(error).__name__}: {error}"
-    raise OSError(
-        f"the judge at {url} did not answer in {_NUM_TRIES} tries, the last: {why}. Replies so far are kept "
-        "where --judge-cache says; run again to go on"
-    )
-
-
-def _content(reply: Any, url: str) -> str:
+    else:
+        raise OSError(
+            f"the judge at {url} did not answer in {_NUM_TRIES} tries, the last: {why}. Replies so far are "
+            "kept where --judge-cache says; run again to go on"
+        )
     with contextlib.suppress(KeyError, IndexError, TypeError):
-        if isinstance(content := reply["choices"][0]["message"]["content"], str):
+        if isinstance(content := value["choices"][0]["message"]["content"], str):
             return content
-    got = str(reply)[:200]
+    got = str(value)[:200]
     raise ValueError(f"the judge at {url} must reply with choices[0].message.content, got {got!r}")

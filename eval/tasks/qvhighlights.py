@@ -117,12 +117,11 @@ def score_relevance(answers: Answers) -> Scored:
         scores["MR"] = moments(windows, our_windows)
     if ratings and (our_ratings or not our_windows):
         scores["HD"] = highlights(ratings, our_ratings)
-    metrics = {
-        f"{kind}/{name}": value for kind, (of_all, _) in scores.items() for name, value in of_all.items()
-    }
-    columns = {
-        f"{kind}/{name}": column for kind, (_, of_each) in scores.items() for name, column in of_each.items()
-    }
+    metrics: dict[str, Any] = {}
+    columns: dict[str, dict[str, float]] = {}
+    for kind, (of_all, of_each) in scores.items():
+        metrics |= {f"{kind}/{name}": value for name, value in of_all.items()}
+        columns |= {f"{kind}/{name}": column for name, column in of_each.items()}
     each = {name: columns[name] for name in MAIN if name in columns}
     return Scored(metrics, each, [means_of(columns, answers.column("video"))])
 
