@@ -17,7 +17,7 @@ import yaml
 
 T = TypeVar("T")
 FORMAT = 1  # of a model's config
-MAX_RATE_FPS = 1000
+MAX_MEDIA = {"rate_fps": 1000, "frames": 1_000_000, "threads": 1024}  # more than any video or machine has
 # Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in """
     3g2 3gp aac ac3 aiff amr apng asf avi divx dv f4v flac flv gif m1v m2ts m2v m4a m4v mka mkv mov mp2 mp3
@@ -67,8 +67,11 @@ class MediaConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
-        if self.rate_fps > MAX_RATE_FPS:
-            raise ValueError(f"rate_fps must be at most {MAX_RATE_FPS}, got {self.rate_fps}")
+        for name, limit in MAX_MEDIA.items():
+            if getattr(self, name) > limit:
+                raise ValueError(f"{name} must be at most {limit}, got {getattr(self, name)}")
+        if self.threads < 0:
+            raise ValueError(f"threads must be >= 0, got {self.threads}")
         if self.frames < 0 or self.frames == 1:
             raise ValueError(f"frames must be 0, or at least 2: the first and the last, got {self.frames}")
 

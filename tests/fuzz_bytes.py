@@ -255,23 +255,21 @@ def note(log: Path, seed: int, faults: Sequence[str]) -> None:
 
 def run_apart(seeds: Sequence[int], log: Path) -> dict[int, list[str]]:
     """`run` in processes of a number of files each; a process that dies or hangs is a fault of its file."""
-    while todo := [seed for seed in seeds if seed not in read_log(log)]:
-        batch = todo[:FILES_A_PROCESS]
-        words = [
-            f"--{name}={value}" for name, value in (("seed", batch[0]), ("num", batch[-1] - batch[0] + 1))
-        ]
+    done = read_log(log)
+    while batch := [seed for seed in seeds if seed not in done][:FILES_A_PROCESS]:
+        words = [f"--seed={batch[0]}", f"--num={batch[-1] - batch[0] + 1}"]
         command = [sys.executable, __file__, "--here", f"--log={log}", *words]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
-        known = read_log(log)
+        done = read_log(log)
         if ended.returncode:
-            seed = next(s for s in batch if s not in known)
+            seed = next((seed for seed in batch if seed not in done), batch[-1])
             how = signal.Signals(-ended.returncode).name if ended.returncode < 0 else ended.returncode
-            note(log, seed, [f"the process ended with {how}: {ended.stderr[-3000:]}"])
-        for seed, faults in read_log(log).items():
-            if seed in batch and faults:
-                print(f"seed {seed} ({TURNS[seed % len(TURNS)]}): {'; '.join(faults)}", file=sys.stderr)
-        print(f"{len(read_log(log))} files", file=sys.stderr, flush=True)
-    done = read_log(log)
+            done[seed] = [f"the process ended with {how}: {ended.stderr[-3000:]}"]
+            note(log, seed, done[seed])
+        for seed in batch:
+            if done.get(seed):
+                print(f"seed {seed} ({TURNS[seed % len(TURNS)]}): {'; '.join(done[seed])}", file=sys.stderr)
+        print(f"{len(done)} files", file=sys.stderr, flush=True)
     return {seed: done[seed] for seed in seeds if done[seed]}
 
 

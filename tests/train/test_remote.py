@@ -314,7 +314,7 @@ class TestRefused:
     def test_a_hash_that_is_none(self, served):
         _, url, index = served
         replace(index, shards=(replace(index.shards[0], sha256="../x"),)).save()
-        with pytest.raises(ValueError, match="must have a sha256"):
+        with pytest.raises(ValueError, match="must have bytes and a sha256"):
             load(url)
 
     def test_what_can_not_be(self, served):

@@ -35,10 +35,6 @@ class Shard:
     num_bytes: int
     sha256: str
 
-    def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and isinstance(self.sha256, str) and type(self.num_bytes) is int):
-            raise TypeError(f"a shard has a name, bytes and a sha256, got {self}")
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -158,22 +154,29 @@ def load_index(
             "`longcompress shards index FOLDER`"
         )
     try:
-        shards = tuple(Shard(**shard) for shard in content["shards"])
+        shards = tuple(_shard(values) for values in content["shards"])
         entries = tuple(_entry(sample, len(shards)) for sample in content["samples"])
         features = dict(content["features"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; make it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); make it again") from error
-    for shard in shards:  # of a stranger's index: they must lie beside it, and a hash names a file in a cache
-        pure = PurePosixPath(shard.name)
-        if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
-            raise ValueError(f"{path}: shard {shard.name!r} must be a file beside the index")
-        if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
-            raise ValueError(f"{path}: shard {shard.name!r} must have a sha256, got {shard.sha256!r}")
     return Index(where, shards, entries, features)
 
 
+def _shard(values: Any) -> Shard:
+    """A shard of a stranger's index: it must lie beside it, and a hash names a file in a cache."""
+    shard = Shard(**values)
+    pure = PurePosixPath(shard.name)
+    if pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", shard.name):
+        raise ValueError(f"shard {shard.name!r} must be a file beside the index")
+    if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or type(shard.num_bytes) is not int:
+        raise ValueError(f"shard {shard.name!r} must have bytes and a sha256, got {shard.sha256!r}")
+    return shard
+
+
 def _entry(sample: Any, num_shards: int) -> Entry:
-    """An entry of a JSON object; KeyError, TypeError, ValueError or AttributeError if it is none."""
+    """A sample of a stranger's index."""
     entry = Entry(**sample | {"members": {n: Member(*m) for n, m in sample["members"].items()}})
     counts = [entry.shard, *entry.tokens.values()]
     counts += [count for m in entry.members.values() for count in (m.offset, m.num_bytes)]
