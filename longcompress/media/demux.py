@@ -103,9 +103,8 @@ class Container:
         tracks = [s.index for s in (self.video, self.audio) if s is not None]
         max_bytes = _WAITING_BYTES if self.handle.seekable() else _WAITING_LIVE_BYTES
         timeline = self.timeline = timeline_of(self._container, self._file_origin_s)
-        placed = ((packet, timeline.place(packet)) for packet in self._packets())
-        for packet, time_s in in_step(placed, tracks, max_bytes):
-            self._time_s = time_s - self.start_s
+        for placed in in_step(map(timeline.place, self._packets()), tracks, max_bytes):
+            packet, self._time_s = placed.packet, placed.time_s - self.start_s
             if self._video_track is not None and packet.stream_index == self._video_track.stream.index:
                 yield from self._video_track.push(packet)
             else:

@@ -27,6 +27,14 @@ class _Track:
     end_s: float
 
 
+@dataclass
+class Placed:
+    """A packet, and its time in seconds from the start of the media."""
+
+    packet: av.Packet
+    time_s: float
+
+
 class Timeline:
     """Moves the stamps of packets, so that a file that was put together of several plays on.
 
@@ -52,11 +60,13 @@ class Timeline:
         # After a restart: the track that began it, as it was, and the shift until then. The next packet may
         # take the restart back.
         self._before: tuple[int, _Track, float] | None = None
+        self._newest: list[Placed] = []  # the newest piece's packets, until all tracks have come to it
         self._began_s = 0.0  # the newest piece's first stamp, less the same track's of the piece before
 
-    def place(self, packet: av.Packet) -> float:
-        """The packet's time in seconds from the start of the media; its stamps are moved. A packet without a
-        credible stamp loses its stamps, and follows the one before."""
+    def place(self, packet: av.Packet) -> Placed:
+        """The packet with its time; its stamps are moved. A packet without a credible stamp loses its stamps,
+        and follows the one before. What was placed is moved once more where one of the piece before comes
+        late."""
         self._unwrap(packet)
         index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
         if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
@@ -76,18 +86,21 @@ class Timeline:
             time_s, shift_s = (track.end_s, track.shift_s) if track else (0.0, self._shift_s)
         else:
             time_s = raw_s + shift_s
-            if ticks := round(shift_s / tick_s):
-                packet.pts = None if packet.pts is None else packet.pts + ticks
-                packet.dts = None if dts is None else dts + ticks
+            _move(packet, shift_s)
         length_s = (packet.duration or 0) * tick_s
         if not 0 < length_s <= JUMP_S:  # not known: as long as the packet before
             length_s = min(max(time_s - track.last_s, 0.0), _RESYNC_S) if track else 0.0
         first_s = track.first_s if track and track.shift_s == shift_s else raw_s
         track = self._tracks[index] = _Track(shift_s, first_s, time_s, time_s + length_s)
         self.end_s = max(self.end_s, track.end_s)
+        placed = Placed(packet, time_s)
         if self.num_restarts and shift_s != self._shift_s:
             self._begin_after(track)
-        return time_s
+        elif any(other.shift_s != shift_s for other in self._tracks.values()):
+            self._newest.append(placed)
+        if self._newest and time_s - self._newest[0].time_s > _RESYNC_S:
+            self._newest.clear()
+        return placed
 
     def _unwrap(self, packet: av.Packet) -> None:
         """Undo turns of a 33-bit clock, and FFmpeg's own undoing, which takes a restart at 0 for a turn."""
@@ -96,9 +109,7 @@ class Timeline:
             return
         near = self._tracks.get(packet.stream_index) or next(iter(self._tracks.values()))
         near_ticks = (near.last_s - near.shift_s + self.origin_s) / float(_MPEG_TICK)
-        if ticks := round((near_ticks - stamp) / _WRAP) * _WRAP:
-            packet.pts = None if packet.pts is None else packet.pts + ticks
-            packet.dts = None if packet.dts is None else packet.dts + ticks
+        _move(packet, round((near_ticks - stamp) / _WRAP) * _WRAP * float(_MPEG_TICK))
 
     def _begin_after(self, track: _Track) -> None:
         """A packet of the piece before came late (MPEG-TS holds back the last): the new piece begins after
@@ -111,6 +122,9 @@ class Timeline:
                     other.end_s += later_s
                     self.end_s = max(self.end_s, other.end_s)
             self._shift_s += later_s
+            for placed in self._newest:
+                placed.time_s += later_s
+                _move(placed.packet, later_s)
 
     def warning(self) -> str | None:
         """What was wrong with the stamps, and where first."""
@@ -141,6 +155,7 @@ class Timeline:
         if raw_s + track.shift_s > track.last_s and not self.may_restart:
             return None
         self._before = (index, track, self._shift_s)
+        self._newest.clear()
         self.num_restarts += 1
         if self.num_restarts == 1:
             self.first_restart_s = self.end_s
@@ -153,22 +168,31 @@ class Timeline:
         return max(self.end_s - track.last_s, 0.0) + self.limit_s
 
 
-def in_step(
-    packets: Iterable[tuple[av.Packet, float]], tracks: Sequence[int], max_bytes: int
-) -> Iterator[tuple[av.Packet, float]]:
+def _move(packet: av.Packet, later_s: float) -> None:
+    """Add seconds to a packet's stamps."""
+    if later_s and (ticks := round(later_s / float(packet.time_base))):
+        packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.dts = None if packet.dts is None else packet.dts + ticks
+
+
+def in_step(packets: Iterable[Placed], tracks: Sequence[int], max_bytes: int) -> Iterator[Placed]:
     """The packets of all tracks in the order of their times, as far as `max_bytes` of packets can wait for a
     track of which none comes: it may have paused, or ended."""
-    queues: dict[int, deque[tuple[av.Packet, float]]] = {index: deque() for index in tracks}
+    queues: dict[int, deque[Placed]] = {index: deque() for index in tracks}
     num_bytes = 0
-    for packet, time_s in packets:
-        queues[packet.stream_index].append((packet, time_s))
-        num_bytes += packet.size
+
+    def first() -> deque[Placed]:
+        return min(filter(None, queues.values()), key=lambda queue: queue[0].time_s)
+
+    for placed in packets:
+        queues[placed.packet.stream_index].append(placed)
+        num_bytes += placed.packet.size
         while num_bytes > max_bytes or all(queues.values()):
-            first = min(filter(None, queues.values()), key=lambda queue: queue[0][1])
-            num_bytes -= first[0][0].size
-            yield first.popleft()
+            earliest = first().popleft()
+            num_bytes -= earliest.packet.size
+            yield earliest
     while any(queues.values()):
-        yield min(filter(None, queues.values()), key=lambda queue: queue[0][1]).popleft()
+        yield first().popleft()
 
 
 def stamp_warning(counts: Mapping[str, int]) -> str | None:
