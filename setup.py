@@ -9,7 +9,7 @@ triton = ["triton>=3.4; platform_system == 'Linux'"]
 web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
 evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
-ray = ["ray[data]>=2.40"]
+ray = ["ray>=2.40"]
 dev = [
     "sentencepiece>=0.2",  # LLaMA tokenizers that are a tokenizer.model alone
     "protobuf>=4",

@@ -238,7 +238,8 @@ def faults_of(case: Case, model, folder: Path) -> list[str]:
     faults = [str(w.message) for w in caught if "left out" in str(w.message)]
     stamps, flashes, audio, beeps = _on_one_clock(case)
     if stamps:
-        faults += _video_faults(memory.streams["video"], model.video.patches, stamps, flashes)
+        slack = 0.1 * len(case.pieces)  # a piece begins where the last frame before ends
+        faults += _video_faults(memory.streams["video"], model.video.patches, stamps, flashes, slack)
     if audio:
         faults += _audio_faults(memory.streams["audio"], audio, beeps)
     return faults
@@ -261,7 +262,9 @@ def _on_one_clock(case: Case) -> tuple[list[float], list[tuple[float, float]], l
     return stamps, flashes, audio, beeps
 
 
-def _video_faults(tokens, patches: int, stamps: list[float], flashes: list[tuple[float, float]]) -> list[str]:
+def _video_faults(
+    tokens, patches: int, stamps: list[float], flashes: list[tuple[float, float]], slack: float
+) -> list[str]:
     faults = []
     first_s, last_s = stamps[0], stamps[-1]
     num = round(float(tokens.size.sum())) / patches
@@ -273,7 +276,9 @@ def _video_faults(tokens, patches: int, stamps: list[float], flashes: list[tuple
         faults.append(f"video begins at {float(tokens.start_s.min()):.3f}, not at {first_s:.3f} s")
     bright = {round(s) for s in tokens.start_s[tokens.x.mean(1) > 0.5].tolist()}
     # a frame is sampled if an instant is within its time
-    sampled = {k for a, b in flashes if b <= last_s for k in range(math.ceil(a + 0.1), math.ceil(b - 0.1))}
+    sampled = {
+        k for a, b in flashes if b <= last_s for k in range(math.ceil(a + slack), math.ceil(b - slack))
+    }
     if missing := [k for k in sampled if not {k - 1, k, k + 1} & bright]:
         faults.append(f"flashes at {missing} s are in no token; bright are {sorted(bright)[:20]}")
     if wrong := [k for k in bright if not any(a - 1.1 <= k <= b + 1.1 for a, b in flashes)]:

@@ -29,7 +29,7 @@ from longcompress.config import to_dict
 from longcompress.memory import VideoMemory
 from longcompress.model import CHANGEABLE
 from longcompress.train.data.dataset import QuestionConfig, ShardData
-from longcompress.train.data.sampler import BatchSampler, Mixture
+from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.shards.index import load_index
 from longcompress.train.shards.tar import members_in, read_members, write_tar
 
@@ -169,7 +169,7 @@ def _through_shards(path: Path, bases: Bases, folder: Path) -> list[str]:
 def _read_batch(folder: Path, bases: Bases) -> int:
     """The exit code of the training reader's first batch."""
     try:
-        batches = BatchSampler(Mixture([load_index(folder)]), 3, 60, (8, 20), min_videos=2)
+        batches = BatchSampler([load_index(folder)], 3, 60, (8, 20), min_videos=2)
         model = bases.load()
         for loaded in islice(ShardData(batches, model, QuestionConfig()), 1):
             if loaded.examples:

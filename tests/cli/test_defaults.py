@@ -1,4 +1,4 @@
-"""Defaults from a file and the environment; completion; how much is said."""
+"""Defaults from a file and the environment; completion; how much is spoken."""
 
 import logging
 import subprocess
@@ -105,8 +105,8 @@ def test_quiet_says_errors_only_and_verbose_what_libraries_say(monkeypatch, caps
 
     monkeypatch.setitem(module.COMMANDS.commands, "talk", talk)
     assert main(["talk"]) == 0
-    said = capsys.readouterr().err
-    assert "odd" in said and "by the way" in said and "bad" in said
+    spoken = capsys.readouterr().err
+    assert "odd" in spoken and "by the way" in spoken and "bad" in spoken
     assert main(["-q", "talk"]) == 0
     assert capsys.readouterr().err == "longcompress: error: bad\n"
     assert logging.getLogger("transformers").level == logging.ERROR

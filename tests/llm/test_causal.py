@@ -263,9 +263,9 @@ def test_a_question_longer_than_the_context_is_refused_and_answers_end_with_it()
         reader.answer_each([seen], ["what " * 5000])
     num = 4096 - prefix.length - 10
     reader.settings = replace(reader.settings, max_new_tokens=100)
-    said = []
-    reader.answer(prefix, ["what " * num], stream=said.append, min_new_tokens=1)
-    assert 0 < len(said) <= 10
+    pieces = []
+    reader.answer(prefix, ["what " * num], stream=pieces.append, min_new_tokens=1)
+    assert 0 < len(pieces) <= 10
 
 
 def test_a_token_without_a_place_is_an_error():
