@@ -47,11 +47,12 @@ test-gpu:
 gpu-report:
 	$(PYTHON) -m longcompress.eval.bench.gpu_report --out gpu_report
 
-# lmms-eval needs an older av. It also brings a torchvision that breaks transformers beside a torch for CPUs: remove it.
+# lmms-eval 0.7.3 needs filelock 3 and names an older av. It also brings a torchvision that breaks transformers beside a
+# torch for CPUs: remove it.
 $(LMMS)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(LMMS)
 	$(LMMS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(LMMS)/bin/pip install --quiet --disable-pip-version-check lmms-eval==0.7.3 torchvision==0.28.0
+	$(LMMS)/bin/pip install --quiet --disable-pip-version-check lmms-eval==0.7.3 torchvision==0.28.0 'filelock<4'
 	$(LMMS)/bin/pip uninstall --quiet --yes torchvision
 	$(LMMS)/bin/pip install --quiet --disable-pip-version-check --editable . pytest
 	touch $@

@@ -195,8 +195,6 @@ class VideoMemory:
         return self.model
 
     def _read(self) -> Prefix:
-        if not self.num_tokens:
-            raise ValueError("memory holds no token: nothing has come that could be asked about")
         if self._prefix is None:
             self._prefix = self._model().llm.prefill(self.video.to(self._model().device))
         return self._prefix

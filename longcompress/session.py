@@ -204,8 +204,11 @@ class Session:
         return VideoMemory(video, self.model, self.model.identity(), stats=self.stats())
 
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
-        """The answer to a question about what came until now; see VideoMemory.ask."""
-        return self.memory(budget).ask(question, **options)
+        """The answer to a question about what came until now; see VideoMemory.ask. ValueError before that."""
+        memory = self.memory(budget)
+        if not memory.num_tokens:
+            raise ValueError("session holds no token: nothing has come that could be asked about")
+        return memory.ask(question, **options)
 
     def stats(self) -> dict[str, float]:
         """Sizes and times: seconds that came, raw tokens, frames that reused the features before them

@@ -172,7 +172,7 @@ def test_answers_are_those_of_the_model_and_the_score_is_their_mean(folder, vide
     results, samples = videos[0]["results"], videos[0]["samples"]["videos"]
     want, right = [], []
     for video in dict.fromkeys(row["video"] for row in rows(folder, "videos")):
-        memory = compress(tiny, video, BUDGET, progress=False)
+        memory = compress(tiny, video, budget=BUDGET, progress=False)
         assert memory.num_tokens == BUDGET
         for row in rows(folder, "videos"):
             if row["video"] == video:
@@ -212,7 +212,7 @@ def test_a_choice_is_the_one_of_least_loss(folder, tiny):
     samples = sorted(results["samples"]["choose"], key=lambda s: s["doc_id"])
     right = []
     for sample, row in zip(samples, rows(folder, "choices"), strict=True):
-        video = compress(tiny, row["video"], BUDGET, progress=False).video
+        video = compress(tiny, row["video"], budget=BUDGET, progress=False).video
         want = []
         for choice in row["choices"]:
             with torch.no_grad():
