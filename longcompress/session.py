@@ -325,8 +325,7 @@ def compress(
     )  # fmt: skip
     memory = session.memory()
     memory.source = source_info(source) | {"settings": model.settings()}
-    if part:  # the last frame's step may go on after it
-        memory.video = replace(memory.video, duration_s=min(memory.duration_s, end_s - start_s))
+    if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]
     return memory
 
@@ -384,9 +383,8 @@ def read_session(
                     )
                 bar.total = bar.total and max(bar.total, session.encoder.end_s)
                 bar.update(session.encoder.end_s - bar.n)
-    session.close()
-    if parts.end_s is not None:
-        session.encoder.end(parts.end_s)
+        session.close()
+        session.encoder.end(min(parts.end_s, math.inf if interval is None else interval[1] - interval[0]))
     if not session.stats()["raw_tokens"]:
         raise ValueError(f"source {name} gave neither a frame nor a sample that could be read")
     return session

@@ -2,6 +2,7 @@
 half-open."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ STREAMS = ("video", "audio", "speech")
 """The order of streams, wherever it matters: of tokens, prompts, files and tables. Never alphabetical."""
 
 MAX_TIME_S = 1e8  # three years; times count from the start, those since 1970 are larger
+HALF = re.compile("[\ud800-\udfff]")  # of a character, as a cut emoji leaves it
 
 
 def stream_order(names: Iterable[str]) -> list[str]:

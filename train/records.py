@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 from ..config import VIDEO_SUFFIXES
 from ..files import parse_json
-from ..types import Event
+from ..types import HALF, Event
 
 T = TypeVar("T")
 ROLES = ("user", "assistant")
@@ -330,7 +330,7 @@ def _text(value: Any, where: str) -> str:
     """A text without the halves of a cut emoji, which no tokenizer takes."""
     if not isinstance(value, str):
         raise ValueError(f"{where} must be a text, got {value!r}")
-    if re.search("[\ud800-\udfff]", value):
+    if HALF.search(value):
         raise ValueError(f"{where} has half of a sign (a lone surrogate), got {value[:60]!r}")
     return value
 

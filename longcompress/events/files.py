@@ -22,7 +22,7 @@ from typing import IO, Any
 import pysubs2
 
 from ..files import replacing
-from ..types import Event
+from ..types import HALF, Event
 
 VERSION = 1  # of the JSONL lines
 SUBTITLES = {"srt": 100, "vtt": 100, "ass": 10}  # hours that the digits of a time can hold
@@ -57,7 +57,7 @@ def write_events(
         where, got = f"{format}: event {number}", f"{event.start_s} to {event.end_s}"
         if not (event.start_s >= 0 and event.end_s < math.inf):
             raise ValueError(f"{where} needs finite times >= 0 seconds, got {got}")
-        if re.search("[\ud800-\udfff]", event.text):
+        if HALF.search(event.text):
             raise ValueError(f"{where} needs a text without lone surrogates, got {event.text!r}")
         if event.end_s + 0.01 > hours * 3600:
             raise ValueError(f"{where} must end before {hours} hours, got {event.end_s} s; use jsonl or csv")

@@ -4,7 +4,6 @@ The text around a video comes from the tokenizer's template. A video is timestam
 ... by time. In a batch each example has a padded row, or several short examples share a row.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import LLMConfig
-from ..types import CompressedVideo, Tokens
+from ..types import HALF, CompressedVideo, Tokens
 from .packing import first_fit
 
 Row = dict[str, list[int]]
@@ -76,7 +75,7 @@ def global_placeholder(stream: int) -> int:
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` alone, no special tokens added; ValueError for half a character."""
-    if re.search("[\ud800-\udfff]", text):
+    if HALF.search(text):
         raise ValueError(f"text must be whole characters, got {text!r:.60}; a cut emoji leaves half of one")
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -139,7 +139,6 @@ class Reading(Iterator[Frames | Audio]):
         streams: modalities that will come, of "video" and "audio"; None if unknown.
         duration_s: the length in the header, true or not; None if unknown.
         reached_s: of a file, modality -> the time before which none of it comes any more.
-        end_s: of a file that was read through, where the media ends or its part; before it is None.
     """
 
     def __init__(
@@ -149,18 +148,17 @@ class Reading(Iterator[Frames | Audio]):
         self._items = items
         self.name, self.streams, self.duration_s = name, streams, duration_s
         self.reached_s: dict[str, float] = {}
-        self.end_s: float | None = None
 
     def __next__(self) -> Frames | Audio:
-        try:
-            item = next(self._items)
-        except StopIteration:
-            if isinstance(self._items, _DecodeAhead):
-                self.end_s = self._items.container.end_s
-            raise
+        item = next(self._items)
         if isinstance(self._items, _DecodeAhead):
             self.reached_s = self._items.reached_s
         return item
+
+    @property
+    def end_s(self) -> float:
+        """Where a file that was read through, and is still open, ends, or its part; infinite if unknown."""
+        return self._items.container.end_s if isinstance(self._items, _DecodeAhead) else math.inf
 
     def __enter__(self) -> Self:
         return self

@@ -13,8 +13,8 @@ JUMP_S = 3600.0  # a stamp that is further ahead of everything is wrong
 _RESYNC_S = 60.0  # likewise in formats whose clock may restart at any time, such as MPEG-TS
 _LATE_S = 10.0  # so close behind its track's last packet one goes on with it, whatever other tracks did
 _PRIMING_S = 0.1  # decoders may need samples from before the start
-_WRAP = 1 << 33  # ticks after which the clock of MPEG streams begins anew
 _MPEG_TICK = Fraction(1, 90000)
+_TURN_S = float(2**33 * _MPEG_TICK)  # after which the clock of MPEG streams begins anew
 
 
 @dataclass
@@ -61,12 +61,12 @@ class Timeline:
         # take the restart back.
         self._before: tuple[int, _Track, float] | None = None
         self._newest: list[Placed] = []  # the newest piece's packets, until all tracks have come to it
+        self._restart_s = 0.0  # where it began
         self._began_s = 0.0  # the newest piece's first stamp, less the same track's of the piece before
 
     def place(self, packet: av.Packet) -> Placed:
-        """The packet with its time; its stamps are moved. A packet without a credible stamp loses its stamps,
-        and follows the one before. What was placed is moved once more where one of the piece before comes
-        late."""
+        """The packet with its time; its stamps are moved, again where one of the piece before comes late. A
+        packet without a credible stamp loses its stamps, and follows the one before."""
         self._unwrap(packet)
         index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
         if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
@@ -96,10 +96,12 @@ class Timeline:
         placed = Placed(packet, time_s)
         if self.num_restarts and shift_s != self._shift_s:
             self._begin_after(track)
-        elif any(other.shift_s != shift_s for other in self._tracks.values()):
-            self._newest.append(placed)
-        if self._newest and time_s - self._newest[0].time_s > _RESYNC_S:
-            self._newest.clear()
+        elif self.num_restarts:
+            is_joined = all(other.shift_s == shift_s for other in self._tracks.values())
+            if is_joined or time_s - self._restart_s > _RESYNC_S:
+                self._newest.clear()
+            else:
+                self._newest.append(placed)
         return placed
 
     def _unwrap(self, packet: av.Packet) -> None:
@@ -108,8 +110,8 @@ class Timeline:
         if not self.may_restart or packet.time_base != _MPEG_TICK or stamp is None or not self._tracks:
             return
         near = self._tracks.get(packet.stream_index) or next(iter(self._tracks.values()))
-        near_ticks = (near.last_s - near.shift_s + self.origin_s) / float(_MPEG_TICK)
-        _move(packet, round((near_ticks - stamp) / _WRAP) * _WRAP * float(_MPEG_TICK))
+        near_s, stamp_s = near.last_s - near.shift_s + self.origin_s, float(stamp * packet.time_base)
+        _move(packet, round((near_s - stamp_s) / _TURN_S) * _TURN_S)
 
     def _begin_after(self, track: _Track) -> None:
         """A packet of the piece before came late (MPEG-TS holds back the last): the new piece begins after
@@ -149,13 +151,13 @@ class Timeline:
         for shift_s in dict.fromkeys((track.shift_s, self._shift_s)):
             ahead_s = raw_s + shift_s - track.last_s
             is_in_step = shift_s == self._shift_s or self.end_s - (raw_s + shift_s) <= _RESYNC_S
-            limit_s = self._ahead_s(track) if is_in_step else _LATE_S
-            if -BACK_S <= ahead_s <= limit_s:
+            if -BACK_S <= ahead_s <= (self._ahead_s(track) if is_in_step else _LATE_S):
                 return shift_s
         if raw_s + track.shift_s > track.last_s and not self.may_restart:
             return None
         self._before = (index, track, self._shift_s)
         self._newest.clear()
+        self._restart_s = self.end_s
         self.num_restarts += 1
         if self.num_restarts == 1:
             self.first_restart_s = self.end_s

@@ -235,7 +235,6 @@ def _features(record: Record, model: LongCompress) -> dict[str, bytes]:
                 f"{record.video}: its part from {start_s:g} to {end_s:g} s goes on after its end at about "
                 f"{start_s + duration_s:.1f} s"
             )
-        duration_s = min(duration_s, end_s - start_s)
     content = checked(record, duration_s).to_json() | {"video": source_info(record.video)}
     return members_of(session.state(), model, content, duration_s)
 

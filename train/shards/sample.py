@@ -50,7 +50,8 @@ def members_of(
             "x": tokens.x.to(torch.bfloat16), "metric": torch.cat([g.metric for g in present]),
             "offsets": counts.cumsum(0).int(), **{k: getattr(tokens, k) for k in OF_TOKENS},
         }  # fmt: skip
-        _check_finite(tensors, f"stream {name!r}", "; the encoder's output is broken there")
+        values = {key: tensors[key] for key in ("x", "metric")}
+        _check_finite(values, f"stream {name!r}", "; the encoder's output is broken there")
         mean = state.memory.get(name)
         if isinstance(mean, Mean):
             tensors["summary"] = mean.total
@@ -195,11 +196,11 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
     at = tensors["offsets"]
     if int(at[0]) != 0 or int(at[-1]) != num or bool((at.diff() < 0).any()):
         raise ValueError(f"{where}: member {member}: offsets must rise from 0 to {num}")
-    _check_finite(tensors, f"{where}: member {member}")
+    _check_finite({"metric": tensors["metric"]}, f"{where}: member {member}")  # x: `Tokens.check`
     return tensors
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str, hint: str = "") -> None:
-    for name in ("x", "metric"):
-        if not bool(torch.isfinite(tensors[name]).all()):
+    for name, values in tensors.items():
+        if not bool(torch.isfinite(values).all()):
             raise ValueError(f"{where}: {name} is not finite{hint}")
