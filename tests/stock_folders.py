@@ -119,8 +119,7 @@ def gemma4_files(model: PreTrainedModel) -> Files:
     videos = {"max_soft_tokens": 70, "num_frames": 32, "video_processor_type": "Gemma4VideoProcessor"}
     return {
         PROCESSOR: {
-            "image_processor": both
-            | {"max_soft_tokens": 280, "image_processor_type": "Gemma4ImageProcessor"},
+            "image_processor": both | stills,
             "video_processor": both | videos,
             "image_seq_length": 280,
             "processor_class": "Gemma4Processor",
