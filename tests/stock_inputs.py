@@ -33,9 +33,9 @@ class Part:
     sampling_rate = 16000
     model_input_names: tuple[str, ...] = ()
 
-    def __init__(self, tensors: Tensors, **sizes: int) -> None:
+    def __init__(self, tensors: Tensors, **fields: Any) -> None:
         self.tensors = tensors
-        self.__dict__.update(sizes)
+        self.__dict__.update(fields)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensors:
         return dict(self.tensors)
@@ -46,18 +46,23 @@ class Part:
 
 
 class Source(NamedTuple):
-    """A family's processor class and the tensors of its video processor."""
+    """A family's processor class, its options, the tensors and fields of its video processor."""
 
     kind: str
     tensors: Callable[[PreTrainedModel, Tensor], Tensors]
     options: Callable[[PreTrainedModel], dict[str, Any]] = lambda model: {}
+    fields: dict[str, Any] = {"merge_size": 2, "temporal_patch_size": 2}  # noqa: RUF012
+    call: dict[str, Any] = {}  # noqa: RUF012
 
 
-def patches_of(x: Tensor, patch: int, merge: int, step: int) -> Tensors:
-    """Qwen's rows of pixels (T / step * H / patch * W / patch, C * step * patch^2), and their grid (1, 3)."""
+def patches_of(x: Tensor, patch: int, merge: int, step: int, row: str = "c s p q") -> Tensors:
+    """Rows of pixels (T / step * H / patch * W / patch, C * step * patch^2), and their grid (1, 3).
+
+    `merge` x `merge` rows of a token lie one behind the other; `row` is the order within a row.
+    """
     whole = torch.cat([x, x[-1:].repeat(-len(x) % step, 1, 1, 1)])
     rows = rearrange(
-        whole, "(t s) c (h m p) (w n q) -> (t h w m n) (c s p q)", s=step, m=merge, n=merge, p=patch, q=patch
+        whole, f"(t s) c (h m p) (w n q) -> (t h w m n) ({row})", s=step, m=merge, n=merge, p=patch, q=patch
     )
     grid = torch.tensor([[len(whole) // step, x.shape[2] // patch, x.shape[3] // patch]])
     return {"pixel_values_videos": rows, "video_grid_thw": grid}
@@ -67,6 +72,18 @@ def merged_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
     """Rows of pixels of the sizes that the model's vision encoder names."""
     vision = model.config.vision_config
     return patches_of(x, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+
+
+def single_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Rows of single frames, channels last."""
+    vision = model.config.vision_config
+    return patches_of(x, vision.patch_size, vision.spatial_merge_size, 1, "p q c s")
+
+
+def raster_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Rows of pairs of frames line by line, the first frame before the second."""
+    vision = model.config.vision_config
+    return patches_of(x, vision.patch_size, 1, vision.patch_temporal, "s c p q")
 
 
 def frames_of(model: PreTrainedModel, x: Tensor) -> Tensors:
@@ -120,6 +137,10 @@ def clip_patches(model: PreTrainedModel) -> dict[str, Any]:
     }  # fmt: skip
 
 
+OMNI = ("Qwen2_5Omni", "Qwen3OmniMoe")
+SINGLE = {"merge_size": 2, "temporal_patch_size": 1}
+TYPES = {"return_mm_token_type_ids": True}  # the model asks for what its processor leaves out by default
+MUSE = {"merge_size": 2, "temporal_patch_size": 2, "frame_timestamp_format": "Time: {timestamp:.1f}s"}
 QWEN3_VL = Source("Qwen3VL", merged_patches)
 GLM4V = Source("Glm4v", merged_patches)
 GEMMA4 = Source("Gemma4", gemma4_patches)
@@ -145,6 +166,16 @@ SOURCES: dict[str, Source] = {
     ),
     "gemma4": GEMMA4,
     "gemma4_bidirectional": GEMMA4,
+    "cohere_compass": Source("CohereCompass", merged_patches),
+    "cosmos3_omni": QWEN3_VL,
+    "cosmos3_edge": Source(
+        "Cosmos3Edge", single_patches, fields=SINGLE, call={"return_mm_token_type_ids": True}
+    ),
+    "lfm3_vl": Source("Lfm3Vl", merged_patches),
+    "exaone4_5": Source("Exaone4_5_", merged_patches),
+    "glm_ocr": Source("Glm46V", merged_patches),
+    "muse_glimmer": Source("MuseGlimmer", raster_patches, fields=MUSE),
+    "qwen4_exp": QWEN3_VL,
 }
 
 
@@ -208,12 +239,10 @@ def stock_inputs(
         duration=len(pixels) * step_s,
     )  # fmt: skip
     tensors = source.tensors(model, pixels) | {"video_metadata": [metadata]}
-    sizes = {
-        "merge_size": getattr(model.config.vision_config, "spatial_merge_size", 1),
-        "temporal_patch_size": 2,
-    }
-    parts = {"video_processor": Part(tensors, **sizes)}
-    more: Tensors = {"fps": 1 / step_s} if "omni" in name else {}
+    parts = {"video_processor": Part(tensors, **source.fields)}
+    more: Tensors = dict(source.call)
+    if source.kind in OMNI:
+        more["fps"] = 1 / step_s
     if audio is not None:
         mel, mask = audio
         parts["feature_extractor"] = Part({"input_features": mel, "attention_mask": mask})

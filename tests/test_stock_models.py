@@ -110,7 +110,7 @@ def test_logits_depend_on_frames_their_order_and_the_question(stock):
     assert changes(logits(question="Who is it?"), want)
 
 
-TIMELESS = {"qwen2_vl", "llava_onevision", "llava_next_video", "video_llava", "internvl"}
+TIMELESS = {"qwen2_vl", "llava_onevision", "llava_next_video", "video_llava", "internvl", "exaone4_5"}
 
 
 def test_logits_depend_on_time_where_the_family_has_it(stock):
