@@ -138,21 +138,23 @@ def files_of(name: str, model: PreTrainedModel) -> Files:
             files = two_files(model, "CohereCompass" if name == "cohere_compass" else "Lfm3Vl", HALF)
         case "cosmos3_edge":
             files = two_files(model, "Cosmos3Edge", HALF, step=1)
-        case "muse_glimmer":
+        case "muse_glimmer" | "muse_spark":
             files = two_files(model, "MuseGlimmer", HALF)
             files[VIDEO] |= {
                 "max_video_frame_tokens": 144,
                 "frame_timestamp_format": "Time: {timestamp:.1f}s",
             }
-        case "qwen2_vl" | "qwen2_5_vl" | "exaone4_5":
+        case "qwen2_vl" | "qwen2_5_vl" | "exaone4_5" | "minimax_m3_vl":
             kinds = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "exaone4_5": "Exaone4_5_"}
+            kinds["minimax_m3_vl"] = "MiniMaxM3VL"
             files = pixel_limits(model, kinds[name], CLIP)
         case "qwen2_5_omni":
             files = omni_files(model, "Qwen2_5Omni", CLIP, chunk_s=300)
         case "qwen3_omni":
             files = omni_files(model, "Qwen3OmniMoe", HALF, chunk_s=30)
-        case "glm4v" | "glm4v_moe" | "glm46v" | "glm_ocr":
-            files = two_files(model, "Glm46V" if name in ("glm46v", "glm_ocr") else "Glm4v", CLIP)
+        case "glm4v" | "glm4v_moe" | "glm46v" | "glm_ocr" | "glm5_next":
+            kind = {"glm46v": "Glm46V", "glm_ocr": "Glm46V", "glm5_next": "Glm5Next"}.get(name, "Glm4v")
+            files = two_files(model, kind, CLIP)
         case "llava_onevision":
             num = (square(model) // model.config.vision_config.patch_size) ** 2
             files = llava_files(model, "LlavaOnevision", num_image_tokens=num)

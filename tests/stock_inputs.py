@@ -86,6 +86,14 @@ def raster_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
     return patches_of(x, vision.patch_size, 1, vision.patch_temporal, "s c p q")
 
 
+def chunked_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Qwen's rows, whose grid has a line for every four pairs of frames."""
+    patches = merged_patches(model, x)
+    (steps, height, width), chunk = patches["video_grid_thw"][0].tolist(), 4
+    grid = [[min(chunk, steps - first), height, width] for first in range(0, steps, chunk)]
+    return patches | {"video_grid_thw": torch.tensor(grid), "num_chunks_per_video": [len(grid)]}
+
+
 def frames_of(model: PreTrainedModel, x: Tensor) -> Tensors:
     """Whole frames (1, T, 3, H, W)."""
     return {"pixel_values_videos": x[None]}
@@ -175,6 +183,9 @@ SOURCES: dict[str, Source] = {
     "exaone4_5": Source("Exaone4_5_", merged_patches),
     "glm_ocr": Source("Glm46V", merged_patches),
     "muse_glimmer": Source("MuseGlimmer", raster_patches, fields=MUSE),
+    "muse_spark": Source("MuseSpark", raster_patches, fields=MUSE),
+    "minimax_m3_vl": Source("MiniMaxM3VL", chunked_patches),
+    "glm5_next": Source("Glm5Next", merged_patches),
     "qwen4_exp": QWEN3_VL,
 }
 

@@ -1,6 +1,7 @@
 """Small random models of further stock classes, which the first families' functions cover as data."""
 
 from collections.abc import Callable
+from functools import partial
 
 from stock_parts import (
     DEEPSTACK,
@@ -71,15 +72,57 @@ def exaone4_5() -> Pair:
     )  # fmt: skip
 
 
-def muse_glimmer() -> Pair:
-    named = "patch image_start image_end video vid_frame_separator vid_start vid_end"
+def muse(kind: str, text: dict, **config) -> Pair:
+    """A Muse of that kind."""
+    named = "patch image_start image_end video vid_frame_separator vid_start vid_end audio"
     others = " ".join(f"<|{name}|>" for name in ("im_start", *named.split()))
-    tokenizer = byte_tokenizer(chatml("<|video|>"), others)
-    text = {"head_dim": 16, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    layers = {
+        "head_dim": 16,
+        "sliding_window": 512,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }
+    ids = {"image_token_id": "<|patch|>", "video_token_id": "<|video|>"}
+    ids |= {"audio_token_id": "<|audio|>"} if "audio_config" in config else {}
     return build(
-        "MuseGlimmer", tokenizer, {"image_token_id": "<|patch|>", "video_token_id": "<|video|>"},
-        text_config=TEXT | text | ENDS, vision_config=VIT | {"patch_size": 4, "num_hidden_layers": 4},
-        out_hidden_size=128, projector_hidden_size=64,
+        kind, byte_tokenizer(chatml("<|video|>"), others), ids, text_config=TEXT | ENDS | layers | text,
+        vision_config=VIT | {"patch_size": 4, "num_hidden_layers": 4}, out_hidden_size=128,
+        projector_hidden_size=64, **config,
+    )  # fmt: skip
+
+
+def muse_spark() -> Pair:
+    text = {
+        "moe_intermediate_size": 32,
+        "moe_hidden_size": 32,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    audio = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "out_hidden_size": 64}
+    return muse("MuseSpark", text, audio_config=audio)
+
+
+def minimax_m3_vl() -> Pair:
+    tokens = {name: f"]<]{name}[>[" for name in ("image", "video")}
+    others = {name: f"]<]{name} of image[>[" for name in ("start", "end")}
+    text = {
+        "head_dim": 16, "intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "dense_intermediate_size": 96, "shared_intermediate_size": 48, "rotary_dim": 8, "index_n_heads": 2,
+        "index_head_dim": 16,
+    }  # fmt: skip
+    return build(
+        "MiniMaxM3VL", byte_tokenizer(chatml("]<]video[>["), "<|im_start|>", **others, **tokens),
+        {f"{name}_token_index": token for name, token in tokens.items()}, "MiniMaxM3Sparse",
+        text_config=TEXT | ENDS | text, vision_config=VIT | {"patch_size": 4, "image_size": 32},
+        projector_hidden_size=64,
+    )  # fmt: skip
+
+
+def glm5_next() -> Pair:
+    return glm(
+        "Glm5Next", {"projection_intermediate_size": 48}, num_key_value_heads=4, head_dim=16, kv_lora_rank=16,
+        q_lora_rank=24, v_head_dim=16, qk_nope_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, index_head_dim=16, index_n_heads=2, linear_head_dim=16, linear_num_heads=4,
+        hc_mult=2,
     )  # fmt: skip
 
 
@@ -101,7 +144,10 @@ NEWER: dict[str, Callable[[], Pair]] = {
     "cosmos3_edge": cosmos3_edge,
     "lfm3_vl": lfm3_vl,
     "exaone4_5": exaone4_5,
-    "glm_ocr": lambda: glm("GlmOcr"),
-    "muse_glimmer": muse_glimmer,
+    "glm_ocr": partial(glm, "GlmOcr"),
+    "muse_glimmer": partial(muse, "MuseGlimmer", {}),
+    "muse_spark": muse_spark,
+    "minimax_m3_vl": minimax_m3_vl,
+    "glm5_next": glm5_next,
     "qwen4_exp": qwen4_exp,
 }

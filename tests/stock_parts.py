@@ -124,13 +124,18 @@ def strengthen(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def build(kind: str, tokenizer: PreTrainedTokenizerFast, tokens: dict[str, str], **config: Any) -> Pair:
-    """The model `{kind}ForConditionalGeneration` of `{kind}Config`, whose token ids are those of `tokens`."""
+def build(
+    kind: str, tokenizer: PreTrainedTokenizerFast, tokens: dict[str, str], name: str = "", **config: Any
+) -> Pair:
+    """The model `{kind}ForConditionalGeneration` of `{kind}Config`, whose token ids are those of `tokens`.
+
+    `name` is the model's where it isn't the configuration's.
+    """
     ids = {field: tokenizer.convert_tokens_to_ids(token) for field, token in tokens.items()}
     settings = getattr(transformers, f"{kind}Config")(**config, **ids)
     with torch.random.fork_rng():
         torch.manual_seed(5)  # vectors that `strengthen` leaves as they are: norms, decays
-        model = getattr(transformers, f"{kind}ForConditionalGeneration")(settings)
+        model = getattr(transformers, f"{name or kind}ForConditionalGeneration")(settings)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return strengthen(model), tokenizer
@@ -151,7 +156,7 @@ def qwen(kind: str, text: dict, vision: dict, first: str = "", last: str = "", *
     )
 
 
-def glm(kind: str, **text: Any) -> Pair:
+def glm(kind: str, vision: dict | None = None, **text: Any) -> Pair:
     """A GLM-V of that kind."""
     named = "begin_of_image end_of_image begin_of_video end_of_video image video user assistant system"
     tokenizer = byte_tokenizer(
@@ -164,6 +169,6 @@ def glm(kind: str, **text: Any) -> Pair:
     ids |= {f"{name}_end_token_id": f"<|end_of_{name}|>" for name in ("image", "video")}
     rope = MROPE | {"partial_rotary_factor": 1.0}
     return build(
-        kind, tokenizer, ids, vision_config=PATCHES | {"depth": 3, "image_size": 32},
+        kind, tokenizer, ids, vision_config=PATCHES | {"depth": 3, "image_size": 32} | (vision or {}),
         text_config=TEXT | {"rope_parameters": rope, "pad_token_id": 0} | text,
     )  # fmt: skip

@@ -120,6 +120,16 @@ def test_logits_depend_on_time_where_the_family_has_it(stock):
     assert changes(slow, fast) != (name in TIMELESS)
 
 
+def test_a_long_video_of_minimax_is_chunks():
+    model, tokenizer = MODELS["minimax_m3_vl"]()
+    inputs = stock_inputs(
+        "minimax_m3_vl", model, tokenizer, stock_pixels(model, 19), times(19), STEP_S, QUESTION
+    )
+    assert inputs["video_grid_thw"][:, 0].tolist() == [4, 4, 2]
+    with torch.no_grad():
+        assert placeholders(model, inputs) == rows("minimax_m3_vl", model, inputs)
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen3_omni"])
 @pytest.mark.parametrize("seconds", [4.0, 2.6, 9.0], ids="audio of {} s".format)
 def test_an_omni_model_gets_audio_between_frames(name, seconds):
