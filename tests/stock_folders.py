@@ -112,19 +112,19 @@ def smolvlm_files(model: PreTrainedModel) -> Files:
     }
 
 
-def gemma4_files(model: PreTrainedModel) -> Files:
+def gemma4_files(model: PreTrainedModel, kind: str) -> Files:
     """One file, whose parts are the processors of stills and of videos."""
     vision = model.config.vision_config
     both = BICUBIC | PLAIN | {"patch_size": vision.patch_size, "do_normalize": False}
     both |= {"pooling_kernel_size": vision.pooling_kernel_size}
-    stills = {"max_soft_tokens": 280, "image_processor_type": "Gemma4ImageProcessor"}
-    videos = {"max_soft_tokens": 70, "num_frames": 32, "video_processor_type": "Gemma4VideoProcessor"}
+    stills = {"max_soft_tokens": 280, "image_processor_type": f"{kind}ImageProcessor"}
+    videos = {"max_soft_tokens": 70, "num_frames": 32, "video_processor_type": f"{kind}VideoProcessor"}
     return {
         PROCESSOR: {
             "image_processor": both | stills,
             "video_processor": both | videos,
             "image_seq_length": 280,
-            "processor_class": "Gemma4Processor",
+            "processor_class": f"{kind}Processor",
         }
     }
 
@@ -144,9 +144,9 @@ def files_of(name: str, model: PreTrainedModel) -> Files:
                 "max_video_frame_tokens": 144,
                 "frame_timestamp_format": "Time: {timestamp:.1f}s",
             }
-        case "qwen2_vl" | "qwen2_5_vl" | "exaone4_5" | "minimax_m3_vl":
+        case "qwen2_vl" | "qwen2_5_vl" | "exaone4_5" | "minimax_m3_vl" | "hyperclovax_vision_v2":
             kinds = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "exaone4_5": "Exaone4_5_"}
-            kinds["minimax_m3_vl"] = "MiniMaxM3VL"
+            kinds |= {"minimax_m3_vl": "MiniMaxM3VL", "hyperclovax_vision_v2": "HyperCLOVAXVisionV2"}
             files = pixel_limits(model, kinds[name], CLIP)
         case "qwen2_5_omni":
             files = omni_files(model, "Qwen2_5Omni", CLIP, chunk_s=300)
@@ -166,8 +166,8 @@ def files_of(name: str, model: PreTrainedModel) -> Files:
             files = two_files(model, "VideoLlama3", HALF, step=1)
         case "smolvlm":
             files = smolvlm_files(model)
-        case "gemma4" | "gemma4_bidirectional":
-            files = gemma4_files(model)
+        case "gemma4" | "gemma4_bidirectional" | "gemma4_unified":
+            files = gemma4_files(model, "Gemma4Unified" if name == "gemma4_unified" else "Gemma4")
     return files
 
 

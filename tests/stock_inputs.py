@@ -114,10 +114,9 @@ def video_llama_3_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
     return patches | {"video_merge_sizes": torch.tensor([2]), "video_compression_mask": keep}
 
 
-def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+def padded_patches(x: Tensor, p: int, pool: int) -> Tensors:
     """Rows of each frame, channels last, with their columns and rows, filled up as the real ones are."""
-    vision = model.config.vision_config
-    p, padding = vision.patch_size, 24
+    padding = 24
     rows = rearrange(x, "t c (h p) (w q) -> t (h w) (p q c)", p=p, q=p)
     height, width = x.shape[2] // p, x.shape[3] // p
     columns = repeat(torch.arange(width), "w -> t (h w)", t=len(x), h=height)
@@ -127,8 +126,20 @@ def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
         "pixel_values_videos": torch.cat([rows, rows.new_zeros(len(x), padding, rows.shape[2])], 1),
         "video_position_ids": torch.cat([places, places.new_full((len(x), padding, 2), -1)], 1),
         "num_frames_per_video": torch.tensor([len(x)]),
-        "num_soft_tokens_per_video": [rows.shape[1] // vision.pooling_kernel_size**2],
+        "num_soft_tokens_per_video": [rows.shape[1] // pool**2],
     }
+
+
+def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Small patches, which the encoder pools."""
+    vision = model.config.vision_config
+    return padded_patches(x, vision.patch_size, vision.pooling_kernel_size)
+
+
+def gemma4_cells(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Patches as large as a token; this Gemma 4 has no encoder."""
+    vision = model.config.vision_config
+    return padded_patches(x, vision.patch_size * vision.pooling_kernel_size, 1)
 
 
 def square_tokens(model: PreTrainedModel) -> dict[str, Any]:
@@ -174,6 +185,8 @@ SOURCES: dict[str, Source] = {
     ),
     "gemma4": GEMMA4,
     "gemma4_bidirectional": GEMMA4,
+    "gemma4_unified": Source("Gemma4Unified", gemma4_cells),
+    "hyperclovax_vision_v2": Source("HyperCLOVAXVisionV2", merged_patches),
     "cohere_compass": Source("CohereCompass", merged_patches),
     "cosmos3_omni": QWEN3_VL,
     "cosmos3_edge": Source(

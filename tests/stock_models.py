@@ -11,7 +11,6 @@ from stock_newer import NEWER
 from stock_parts import (
     DEEPSTACK,
     EXPERTS,
-    GEMMA,
     HEARING,
     INTERLEAVED,
     LINEAR,
@@ -29,6 +28,7 @@ from stock_parts import (
     build,
     byte_tokenizer,
     chatml,
+    gemma,
     glm,
     qwen,
 )
@@ -154,28 +154,9 @@ def internvl() -> Pair:
 
 def gemma4(attention: str | None = None) -> Pair:
     """Gemma 4, causal, or with attention in both directions within a frame (`attention="vision"`)."""
-    tokens = {
-        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
-        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
-    }  # fmt: skip
-    tokenizer = byte_tokenizer(
-        GEMMA.replace("VIDEO", "\n\n<|video|>\n\n"), "<|video|> <|turn>", eos="<turn|>", pad="<pad>",
-        bos="<bos>", **tokens,
-    )  # fmt: skip
-    text = {
-        "head_dim": 16, "global_head_dim": 16, "vocab_size_per_layer_input": 320, "sliding_window": 512,
-        "hidden_size_per_layer_input": 8, "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "use_bidirectional_attention": attention,
-    }  # fmt: skip
-    vision = {
-        "num_key_value_heads": 4, "head_dim": 8, "patch_size": 4, "pooling_kernel_size": 2,
-        "position_embedding_size": 64,
-    }  # fmt: skip
-    ids = {f"{name}_token_id": f"<|{name}|>" for name in ("image", "video", "audio")}
-    ids |= {"boi_token_id": "<|image>", "eoi_token_id": "<image|>"}
-    return build(
-        "Gemma4", tokenizer, ids, text_config=TEXT | text, vision_config=VIT | vision, audio_config=None
-    )
+    text = {"vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8}
+    vision = {"num_key_value_heads": 4, "head_dim": 8, "position_embedding_size": 64}
+    return gemma("Gemma4", text | {"use_bidirectional_attention": attention}, VIT | vision)
 
 
 MODELS: dict[str, Callable[[], Pair]] = {

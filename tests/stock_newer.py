@@ -19,6 +19,7 @@ from stock_parts import (
     build,
     byte_tokenizer,
     chatml,
+    gemma,
     glm,
 )
 
@@ -35,6 +36,19 @@ def cohere_compass() -> Pair:
         "CohereCompass", byte_tokenizer(template, " ".join(["<|im_start|>", *tokens.values()])), tokens,
         text_config=TEXT | text | ENDS | {"rope_parameters": rope},
         vision_config=PATCHES | DEEPSTACK,
+    )  # fmt: skip
+
+
+def gemma4_unified() -> Pair:
+    """A Gemma 4 without an encoder: a token is a projected patch."""
+    return gemma("Gemma4Unified", {}, {"mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64})
+
+
+def hyperclovax_vision_v2() -> Pair:
+    ids = {name: QWEN_VISION[name] for name in ("image_token_id", "video_token_id")}
+    return build(
+        "HyperCLOVAXVisionV2", byte_tokenizer(chatml(QWEN_VIDEO), QWEN_TOKENS), ids,
+        text_config=TEXT | ENDS, vision_config=PATCHES | WINDOWS,
     )  # fmt: skip
 
 
@@ -139,6 +153,8 @@ def qwen4_exp() -> Pair:
 
 
 NEWER: dict[str, Callable[[], Pair]] = {
+    "gemma4_unified": gemma4_unified,
+    "hyperclovax_vision_v2": hyperclovax_vision_v2,
     "cohere_compass": cohere_compass,
     "cosmos3_omni": cosmos3_omni,
     "cosmos3_edge": cosmos3_edge,

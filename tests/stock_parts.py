@@ -172,3 +172,25 @@ def glm(kind: str, vision: dict | None = None, **text: Any) -> Pair:
         kind, tokenizer, ids, vision_config=PATCHES | {"depth": 3, "image_size": 32} | (vision or {}),
         text_config=TEXT | {"rope_parameters": rope, "pad_token_id": 0} | text,
     )  # fmt: skip
+
+
+def gemma(kind: str, text: dict, vision: dict) -> Pair:
+    """A Gemma of that kind, whose tokenizer begins every text, as its template does."""
+    tokens = {
+        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
+        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+    }  # fmt: skip
+    tokenizer = byte_tokenizer(
+        GEMMA.replace("VIDEO", "\n\n<|video|>\n\n"), "<|video|> <|turn>", eos="<turn|>", pad="<pad>",
+        bos="<bos>", **tokens,
+    )  # fmt: skip
+    layers = {
+        "head_dim": 16, "global_head_dim": 16, "sliding_window": 512, "pad_token_id": 0, "eos_token_id": 1,
+        "bos_token_id": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }  # fmt: skip
+    ids = {f"{name}_token_id": f"<|{name}|>" for name in ("image", "video", "audio")}
+    return build(
+        kind, tokenizer, ids | {"boi_token_id": "<|image>", "eoi_token_id": "<image|>"},
+        text_config=TEXT | layers | text, audio_config=None,
+        vision_config={"patch_size": 4, "pooling_kernel_size": 2} | vision,
+    )  # fmt: skip

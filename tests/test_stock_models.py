@@ -49,7 +49,7 @@ def rows(name: str, model: PreTrainedModel, inputs: dict) -> int:
             inputs["pixel_values_videos"], inputs["video_position_ids"], inputs["num_frames_per_video"]
         ),
     }
-    calls["gemma4_bidirectional"] = calls["gemma4"]
+    calls |= dict.fromkeys(("gemma4_bidirectional", "gemma4_unified"), calls["gemma4"])
     if name in calls:
         out = calls[name]()
     elif "video_grid_thw" in inputs:
@@ -110,7 +110,15 @@ def test_logits_depend_on_frames_their_order_and_the_question(stock):
     assert changes(logits(question="Who is it?"), want)
 
 
-TIMELESS = {"qwen2_vl", "llava_onevision", "llava_next_video", "video_llava", "internvl", "exaone4_5"}
+TIMELESS = {
+    "qwen2_vl",
+    "llava_onevision",
+    "llava_next_video",
+    "video_llava",
+    "internvl",
+    "exaone4_5",
+    "hyperclovax_vision_v2",
+}
 
 
 def test_logits_depend_on_time_where_the_family_has_it(stock):
