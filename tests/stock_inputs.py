@@ -208,8 +208,9 @@ def processor(
 ) -> transformers.ProcessorMixin:
     """The processor class of transformers with these parts in place of its own."""
     own = getattr(transformers, f"{kind}Processor")
-    if kind == "SmolVLM":  # it asks for a package that writes numbers as words
-        importlib.import_module(own.__module__).num2words = number_words
+    module = importlib.import_module(own.__module__)
+    if kind == "SmolVLM" and module.num2words is None:  # without the package that writes numbers as words
+        module.num2words = number_words
     kinds = type(own.__name__, (own,), {"check_argument_for_proper_class": lambda self, name, part: None})
     parts = {"tokenizer": tokenizer, **parts}
     return kinds(**{name: parts.get(name) for name in own.get_attributes()}, **options)
