@@ -8,7 +8,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from stock_models import EXPERTS, INTERLEAVED, MODELS, TEXT, strengthen
+from stock_models import MODELS
+from stock_parts import EXPERTS, INTERLEAVED, TEXT, strengthen
 
 CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]
@@ -23,6 +24,7 @@ BICUBIC = {
     "do_normalize": True,
     "rescale_factor": 1 / 255,
 }
+MUSE_TIME = "Time: {timestamp:.1f}s"
 
 PREPROCESSOR = "preprocessor_config.json"
 VIDEO = "video_preprocessor_config.json"
@@ -110,19 +112,19 @@ def smolvlm_files(model: PreTrainedModel) -> Files:
     }
 
 
-def gemma4_files(model: PreTrainedModel) -> Files:
+def gemma4_files(model: PreTrainedModel, kind: str) -> Files:
     """One file, whose parts are the processors of stills and of videos."""
     vision = model.config.vision_config
     both = BICUBIC | PLAIN | {"patch_size": vision.patch_size, "do_normalize": False}
     both |= {"pooling_kernel_size": vision.pooling_kernel_size}
-    stills = {"max_soft_tokens": 280, "image_processor_type": "Gemma4ImageProcessor"}
-    videos = {"max_soft_tokens": 70, "num_frames": 32, "video_processor_type": "Gemma4VideoProcessor"}
+    stills = {"max_soft_tokens": 280, "image_processor_type": f"{kind}ImageProcessor"}
+    videos = {"max_soft_tokens": 70, "num_frames": 32, "video_processor_type": f"{kind}VideoProcessor"}
     return {
         PROCESSOR: {
             "image_processor": both | stills,
             "video_processor": both | videos,
             "image_seq_length": 280,
-            "processor_class": "Gemma4Processor",
+            "processor_class": f"{kind}Processor",
         }
     }
 
@@ -130,16 +132,29 @@ def gemma4_files(model: PreTrainedModel) -> Files:
 def files_of(name: str, model: PreTrainedModel) -> Files:
     """What the processor's files of a family hold."""
     match name:
-        case "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" | "qwen3_5_moe":
+        case "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" | "qwen3_5_moe" | "qwen4_exp" | "cosmos3_omni":
             files = two_files(model, "Qwen3VL", HALF)
-        case "qwen2_vl" | "qwen2_5_vl":
-            files = pixel_limits(model, "Qwen2VL" if name == "qwen2_vl" else "Qwen2_5_VL", CLIP)
+        case "cohere_compass" | "lfm3_vl":
+            files = two_files(model, "CohereCompass" if name == "cohere_compass" else "Lfm3Vl", HALF)
+        case "cosmos3_edge":
+            files = two_files(model, "Cosmos3Edge", HALF, step=1)
+        case "muse_glimmer" | "muse_spark":
+            files = two_files(model, "MuseGlimmer", HALF)
+            files[VIDEO] |= {
+                "max_video_frame_tokens": 144,
+                "frame_timestamp_format": "Time: {timestamp:.1f}s",
+            }
+        case "qwen2_vl" | "qwen2_5_vl" | "exaone4_5" | "minimax_m3_vl" | "hyperclovax_vision_v2":
+            kinds = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "exaone4_5": "Exaone4_5_"}
+            kinds |= {"minimax_m3_vl": "MiniMaxM3VL", "hyperclovax_vision_v2": "HyperCLOVAXVisionV2"}
+            files = pixel_limits(model, kinds[name], CLIP)
         case "qwen2_5_omni":
             files = omni_files(model, "Qwen2_5Omni", CLIP, chunk_s=300)
         case "qwen3_omni":
             files = omni_files(model, "Qwen3OmniMoe", HALF, chunk_s=30)
-        case "glm4v" | "glm4v_moe" | "glm46v":
-            files = two_files(model, "Glm46V" if name == "glm46v" else "Glm4v", CLIP)
+        case "glm4v" | "glm4v_moe" | "glm46v" | "glm_ocr" | "glm5_next":
+            kind = {"glm46v": "Glm46V", "glm_ocr": "Glm46V", "glm5_next": "Glm5Next"}.get(name, "Glm4v")
+            files = two_files(model, kind, CLIP)
         case "llava_onevision":
             num = (square(model) // model.config.vision_config.patch_size) ** 2
             files = llava_files(model, "LlavaOnevision", num_image_tokens=num)
@@ -151,8 +166,8 @@ def files_of(name: str, model: PreTrainedModel) -> Files:
             files = two_files(model, "VideoLlama3", HALF, step=1)
         case "smolvlm":
             files = smolvlm_files(model)
-        case "gemma4" | "gemma4_bidirectional":
-            files = gemma4_files(model)
+        case "gemma4" | "gemma4_bidirectional" | "gemma4_unified":
+            files = gemma4_files(model, "Gemma4Unified" if name == "gemma4_unified" else "Gemma4")
     return files
 
 

@@ -33,9 +33,9 @@ class Part:
     sampling_rate = 16000
     model_input_names: tuple[str, ...] = ()
 
-    def __init__(self, tensors: Tensors, **sizes: int) -> None:
+    def __init__(self, tensors: Tensors, **fields: Any) -> None:
         self.tensors = tensors
-        self.__dict__.update(sizes)
+        self.__dict__.update(fields)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensors:
         return dict(self.tensors)
@@ -46,18 +46,23 @@ class Part:
 
 
 class Source(NamedTuple):
-    """A family's processor class and the tensors of its video processor."""
+    """A family's processor class, its options, the tensors and fields of its video processor."""
 
     kind: str
     tensors: Callable[[PreTrainedModel, Tensor], Tensors]
     options: Callable[[PreTrainedModel], dict[str, Any]] = lambda model: {}
+    fields: dict[str, Any] = {"merge_size": 2, "temporal_patch_size": 2}  # noqa: RUF012
+    call: dict[str, Any] = {}  # noqa: RUF012
 
 
-def patches_of(x: Tensor, patch: int, merge: int, step: int) -> Tensors:
-    """Qwen's rows of pixels (T / step * H / patch * W / patch, C * step * patch^2), and their grid (1, 3)."""
+def patches_of(x: Tensor, patch: int, merge: int, step: int, row: str = "c s p q") -> Tensors:
+    """Rows of pixels (T / step * H / patch * W / patch, C * step * patch^2), and their grid (1, 3).
+
+    `merge` x `merge` rows of a token lie one behind the other; `row` is the order within a row.
+    """
     whole = torch.cat([x, x[-1:].repeat(-len(x) % step, 1, 1, 1)])
     rows = rearrange(
-        whole, "(t s) c (h m p) (w n q) -> (t h w m n) (c s p q)", s=step, m=merge, n=merge, p=patch, q=patch
+        whole, f"(t s) c (h m p) (w n q) -> (t h w m n) ({row})", s=step, m=merge, n=merge, p=patch, q=patch
     )
     grid = torch.tensor([[len(whole) // step, x.shape[2] // patch, x.shape[3] // patch]])
     return {"pixel_values_videos": rows, "video_grid_thw": grid}
@@ -67,6 +72,26 @@ def merged_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
     """Rows of pixels of the sizes that the model's vision encoder names."""
     vision = model.config.vision_config
     return patches_of(x, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+
+
+def single_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Rows of single frames, channels last."""
+    vision = model.config.vision_config
+    return patches_of(x, vision.patch_size, vision.spatial_merge_size, 1, "p q c s")
+
+
+def raster_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Rows of pairs of frames line by line, the first frame before the second."""
+    vision = model.config.vision_config
+    return patches_of(x, vision.patch_size, 1, vision.patch_temporal, "s c p q")
+
+
+def chunked_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Qwen's rows, whose grid has a line for every four pairs of frames."""
+    patches = merged_patches(model, x)
+    (steps, height, width), chunk = patches["video_grid_thw"][0].tolist(), 4
+    grid = [[min(chunk, steps - first), height, width] for first in range(0, steps, chunk)]
+    return patches | {"video_grid_thw": torch.tensor(grid), "num_chunks_per_video": [len(grid)]}
 
 
 def frames_of(model: PreTrainedModel, x: Tensor) -> Tensors:
@@ -89,10 +114,9 @@ def video_llama_3_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
     return patches | {"video_merge_sizes": torch.tensor([2]), "video_compression_mask": keep}
 
 
-def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+def padded_patches(x: Tensor, p: int, pool: int) -> Tensors:
     """Rows of each frame, channels last, with their columns and rows, filled up as the real ones are."""
-    vision = model.config.vision_config
-    p, padding = vision.patch_size, 24
+    padding = 24
     rows = rearrange(x, "t c (h p) (w q) -> t (h w) (p q c)", p=p, q=p)
     height, width = x.shape[2] // p, x.shape[3] // p
     columns = repeat(torch.arange(width), "w -> t (h w)", t=len(x), h=height)
@@ -102,8 +126,20 @@ def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
         "pixel_values_videos": torch.cat([rows, rows.new_zeros(len(x), padding, rows.shape[2])], 1),
         "video_position_ids": torch.cat([places, places.new_full((len(x), padding, 2), -1)], 1),
         "num_frames_per_video": torch.tensor([len(x)]),
-        "num_soft_tokens_per_video": [rows.shape[1] // vision.pooling_kernel_size**2],
+        "num_soft_tokens_per_video": [rows.shape[1] // pool**2],
     }
+
+
+def gemma4_patches(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Small patches, which the encoder pools."""
+    vision = model.config.vision_config
+    return padded_patches(x, vision.patch_size, vision.pooling_kernel_size)
+
+
+def gemma4_cells(model: PreTrainedModel, x: Tensor) -> Tensors:
+    """Patches as large as a token; this Gemma 4 has no encoder."""
+    vision = model.config.vision_config
+    return padded_patches(x, vision.patch_size * vision.pooling_kernel_size, 1)
 
 
 def square_tokens(model: PreTrainedModel) -> dict[str, Any]:
@@ -120,6 +156,10 @@ def clip_patches(model: PreTrainedModel) -> dict[str, Any]:
     }  # fmt: skip
 
 
+OMNI = ("Qwen2_5Omni", "Qwen3OmniMoe")
+SINGLE = {"merge_size": 2, "temporal_patch_size": 1}
+TYPES = {"return_mm_token_type_ids": True}  # the model asks for what its processor leaves out by default
+MUSE = {"merge_size": 2, "temporal_patch_size": 2, "frame_timestamp_format": "Time: {timestamp:.1f}s"}
 QWEN3_VL = Source("Qwen3VL", merged_patches)
 GLM4V = Source("Glm4v", merged_patches)
 GEMMA4 = Source("Gemma4", gemma4_patches)
@@ -145,6 +185,21 @@ SOURCES: dict[str, Source] = {
     ),
     "gemma4": GEMMA4,
     "gemma4_bidirectional": GEMMA4,
+    "gemma4_unified": Source("Gemma4Unified", gemma4_cells),
+    "hyperclovax_vision_v2": Source("HyperCLOVAXVisionV2", merged_patches),
+    "cohere_compass": Source("CohereCompass", merged_patches),
+    "cosmos3_omni": QWEN3_VL,
+    "cosmos3_edge": Source(
+        "Cosmos3Edge", single_patches, fields=SINGLE, call={"return_mm_token_type_ids": True}
+    ),
+    "lfm3_vl": Source("Lfm3Vl", merged_patches),
+    "exaone4_5": Source("Exaone4_5_", merged_patches),
+    "glm_ocr": Source("Glm46V", merged_patches),
+    "muse_glimmer": Source("MuseGlimmer", raster_patches, fields=MUSE),
+    "muse_spark": Source("MuseSpark", raster_patches, fields=MUSE),
+    "minimax_m3_vl": Source("MiniMaxM3VL", chunked_patches),
+    "glm5_next": Source("Glm5Next", merged_patches),
+    "qwen4_exp": QWEN3_VL,
 }
 
 
@@ -153,8 +208,9 @@ def processor(
 ) -> transformers.ProcessorMixin:
     """The processor class of transformers with these parts in place of its own."""
     own = getattr(transformers, f"{kind}Processor")
-    if kind == "SmolVLM":  # it asks for a package that writes numbers as words
-        importlib.import_module(own.__module__).num2words = number_words
+    module = importlib.import_module(own.__module__)
+    if kind == "SmolVLM" and module.num2words is None:  # without the package that writes numbers as words
+        module.num2words = number_words
     kinds = type(own.__name__, (own,), {"check_argument_for_proper_class": lambda self, name, part: None})
     parts = {"tokenizer": tokenizer, **parts}
     return kinds(**{name: parts.get(name) for name in own.get_attributes()}, **options)
@@ -208,12 +264,10 @@ def stock_inputs(
         duration=len(pixels) * step_s,
     )  # fmt: skip
     tensors = source.tensors(model, pixels) | {"video_metadata": [metadata]}
-    sizes = {
-        "merge_size": getattr(model.config.vision_config, "spatial_merge_size", 1),
-        "temporal_patch_size": 2,
-    }
-    parts = {"video_processor": Part(tensors, **sizes)}
-    more: Tensors = {"fps": 1 / step_s} if "omni" in name else {}
+    parts = {"video_processor": Part(tensors, **source.fields)}
+    more: Tensors = dict(source.call)
+    if source.kind in OMNI:
+        more["fps"] = 1 / step_s
     if audio is not None:
         mel, mask = audio
         parts["feature_extractor"] = Part({"input_features": mel, "attention_mask": mask})

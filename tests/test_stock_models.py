@@ -49,7 +49,7 @@ def rows(name: str, model: PreTrainedModel, inputs: dict) -> int:
             inputs["pixel_values_videos"], inputs["video_position_ids"], inputs["num_frames_per_video"]
         ),
     }
-    calls["gemma4_bidirectional"] = calls["gemma4"]
+    calls |= dict.fromkeys(("gemma4_bidirectional", "gemma4_unified"), calls["gemma4"])
     if name in calls:
         out = calls[name]()
     elif "video_grid_thw" in inputs:
@@ -110,7 +110,15 @@ def test_logits_depend_on_frames_their_order_and_the_question(stock):
     assert changes(logits(question="Who is it?"), want)
 
 
-TIMELESS = {"qwen2_vl", "llava_onevision", "llava_next_video", "video_llava", "internvl"}
+TIMELESS = {
+    "qwen2_vl",
+    "llava_onevision",
+    "llava_next_video",
+    "video_llava",
+    "internvl",
+    "exaone4_5",
+    "hyperclovax_vision_v2",
+}
 
 
 def test_logits_depend_on_time_where_the_family_has_it(stock):
@@ -118,6 +126,16 @@ def test_logits_depend_on_time_where_the_family_has_it(stock):
     x = stock_pixels(model, 8)
     slow, fast = (stock_logits(name, model, tokenizer, x, times(8) * k, STEP_S * k, QUESTION) for k in (6, 1))
     assert changes(slow, fast) != (name in TIMELESS)
+
+
+def test_a_long_video_of_minimax_is_chunks():
+    model, tokenizer = MODELS["minimax_m3_vl"]()
+    inputs = stock_inputs(
+        "minimax_m3_vl", model, tokenizer, stock_pixels(model, 19), times(19), STEP_S, QUESTION
+    )
+    assert inputs["video_grid_thw"][:, 0].tolist() == [4, 4, 2]
+    with torch.no_grad():
+        assert placeholders(model, inputs) == rows("minimax_m3_vl", model, inputs)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen3_omni"])
