@@ -11,6 +11,7 @@ train = ["tensorboard>=2.15"]
 evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
 ray = ["ray>=2.40"]
 dev = [
+    "num2words>=0.5",  # SmolVLM's prompt writes a number in words
     "sentencepiece>=0.2",  # LLaMA tokenizers that are a tokenizer.model alone
     "protobuf>=4",
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .events.parse import join_events, parse_spans
 from .files import parse_json, replacing
-from .llm.causal import Prefix
+from .llm.generate import Prefix
 from .model import LongCompress
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 

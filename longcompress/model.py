@@ -215,6 +215,7 @@ class LongCompress(nn.Module):
             if part is not None:
                 part.to(target)
         if init:
+            assert isinstance(model.llm, CausalLM)
             init_heads(model.llm, model.encoders, config.media)
         return model.eval()
 
@@ -241,7 +242,8 @@ class LongCompress(nn.Module):
                 if section == "llm":
                     self._save_llm(folder / name)
                 else:
-                    self.encoders[section].save_pretrained(folder / name)
+                    encoder: Any = self.encoders[section]
+                    encoder.save_pretrained(folder / name)
                 values[section]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
         with replacing(folder / "model.safetensors") as part:
@@ -297,7 +299,8 @@ class LongCompress(nn.Module):
             if isinstance(self.video, StockVision):
                 self.video.set_size(config.media.size_px)
             self.video.config = config.video
-        if isinstance(self._modules.get("llm"), StockLM):
+        if "llm" in self._modules and isinstance(self.llm, StockLM):
+            assert isinstance(self.video, StockVision)
             self.llm.change(config.llm, config.media, max(self.video.grid))
         self.config = config
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from stock_inputs import stock_pixels
 from torch import Tensor
 
 from longcompress.config import LLMConfig, MediaConfig
@@ -11,6 +10,8 @@ from longcompress.encoders.families import FAMILIES
 from longcompress.encoders.vision import places_of
 from longcompress.llm import CompressedVideo, StockLM
 from longcompress.types import Tokens
+
+from stock_inputs import stock_pixels
 
 
 def stock_lm(model: Any, tokenizer: Any, frame_s: float = 1.0, **settings: Any) -> StockLM:

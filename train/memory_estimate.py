@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
@@ -63,10 +62,9 @@ def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Examp
     streams = {}
     for name in model.streams:
         num = max(1, round(tokens * rates[name] / sum(rates.values())))
-        first = next(part for part in model.llm.project[name].modules() if isinstance(part, nn.Linear))
         edges = torch.linspace(0, seconds, num + 1, dtype=torch.float64)
         start_s, end_s = edges[:-1], edges[1:]
-        x = torch.randn(num, first.in_features, generator=generator)
+        x = torch.randn(num, model.encoders[name].width, generator=generator)
         streams[name] = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
     return Example(CompressedVideo(streams, {}, tokens), [("When does it end?", "From 0 to 1.")])
 

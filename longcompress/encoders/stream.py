@@ -93,12 +93,13 @@ class Stream:
         if isinstance(block, Audio):
             block = replace(block, start_s=self._run_s + self._run / block.rate_hz)
             self._run += min(size, len(block))
-        encoded = self.encoder.encode(block)  # type: ignore[arg-type]
+        encoder: Any = self.encoder
+        encoded: Encoded = encoder.encode(block)
         # A joined block has the step of its first part. Frames that last otherwise get their own ends back.
         frames = [part for part in parts if isinstance(part, Frames)]
         if len({part.step_s for part in frames}) < 2:
             return encoded
-        return set_steps(encoded, frames, self.encoder.frames_per_token)
+        return set_steps(encoded, frames, encoder.frames_per_token)
 
     def _average(self, encoded: list[Encoded]) -> list[Encoded]:
         return [mean for part in encoded for mean in self._means.push(part)] if self._means else encoded

@@ -123,8 +123,8 @@ class VisionEncoder(nn.Module):
         x = rearrange(x[source], "t p c -> (t p) c")
         start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
         end_s = start_s + frames.step_s
-        size, time_s = torch.ones(len(x), device=x.device), start_s + frames.step_s / 2
-        tokens = Tokens(x, size, time_s, start_s, end_s, places_of(start_s, self.grid))
+        sizes, time_s = torch.ones(len(x), device=x.device), start_s + frames.step_s / 2
+        tokens = Tokens(x, sizes, time_s, start_s, end_s, places_of(start_s, self.grid))
         summary = None if summary is None else summary[source]
         metric = head_mean(x, self.config.metric_width)
         return Encoded(tokens, metric, summary, self.patches, num - len(encode))

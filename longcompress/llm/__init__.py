@@ -2,10 +2,9 @@
 
 from ..types import CompressedVideo
 from .causal import CausalLM
-from .prompt import Example, collate, learned_places, text_positions, video_positions
+from .prompt import Example, collate, learned_places
 from .stock import StockLM
 
 __all__ = [
-    "CausalLM", "CompressedVideo", "Example", "StockLM", "collate", "learned_places", "text_positions",
-    "video_positions",
+    "CausalLM", "CompressedVideo", "Example", "StockLM", "collate", "learned_places",
 ]  # fmt: skip

@@ -167,7 +167,7 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
     """A model that is loaded already, with its processor, or its tokenizer alone."""
     norm = None
     for name in ("video_processor", "image_processor"):
-        part = getattr(processor, name, None)
+        part: Any = getattr(processor, name, None)
         if norm is None and getattr(part, "image_mean", None) is not None:
             norm = tuple(part.image_mean), tuple(part.image_std)
     tokenizer = getattr(processor, "tokenizer", processor)

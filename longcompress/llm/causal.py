@@ -1,20 +1,22 @@
 """Any causal language model of transformers reads a video: projectors, time, splice, loss, generation."""
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from ..config import LLMConfig
 from ..types import CompressedVideo, stream_order
-from .generate import generate, with_loss
-from .packing import branch_mask, check_apart, packed_logits, takes_lengths
+from .generate import Prefix, generate, with_loss
+from .packing import branch_mask, check_apart, check_branches, has_state, packed_logits
 from .prompt import (
     Example,
+    Turns,
     around,
     collate,
     encode,
@@ -22,6 +24,7 @@ from .prompt import (
     padded,
     padding_id,
     placeholder,
+    sizes,
     timestamp_text,
 )
 
@@ -102,6 +105,11 @@ class CausalLM(nn.Module):
         """Positions that the language model was trained for, or None if its config has no such number."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
+    @property
+    def sizes(self) -> Callable[[Example], tuple[int, Callable[[Turns], int]]]:
+        """`prompt.sizes` with its tokenizer and streams."""
+        return partial(sizes, tokenizer=self.tokenizer, config=self.settings, names=self.names)
+
     def timestamp_tokens(self, duration_s: float) -> int:
         """Text tokens of a timestamp in a video of this length."""
         return len(encode(self.tokenizer, timestamp_text(self.settings, duration_s)))
@@ -170,18 +178,14 @@ class CausalLM(nn.Module):
         self, x: Tensor, attention_mask: Tensor, branch: Tensor | None, sample: Tensor | None
     ) -> Tensor:
         """`branch_mask` in the dtype that the attention of embeddings x (B, L, D) runs in."""
-        if takes_lengths(self.lm):
-            raise ValueError(
-                "several questions about a video need a mask that flash attention doesn't take; ask one "
-                'question a video (max_questions=1), or set llm.attention to "sdpa"'
-            )
+        check_branches(self.lm)
         assert branch is not None
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         return branch_mask(branch, attention_mask, dtype, sample)
 
     @torch.no_grad()
-    def prefill(self, video: CompressedVideo) -> "Prefix":
+    def prefill(self, video: CompressedVideo) -> Prefix:
         """The cache of the prompt up to the question, filled once."""
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
         num = int((batch["branch"] == 0).sum())
@@ -194,11 +198,14 @@ class CausalLM(nn.Module):
     @torch.no_grad()
     def answer(
         self,
-        prefix: "Prefix",
+        prefix: Prefix,
         questions: Sequence[str],
         **options: Any,
     ) -> list[str]:
-        """The text of an answer to each question about one video; options as `generate` has them."""
+        """The text of an answer to each question about one video; options as `generate` has them. A model
+        whose layers carry a state is asked one question after another."""
+        if len(questions) > 1 and has_state(self.lm):
+            return [text for question in questions for text in self.answer(prefix, [question], **options)]
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
         ids = padded(tails, padding_id(self.tokenizer), left=True).to(self.lm.device)
         real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(self.lm.device)
@@ -254,13 +261,6 @@ class CausalLM(nn.Module):
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v.to(self.lm.device) for k, v in batch.items()}
-
-
-class Prefix(NamedTuple):
-    """The cache of a video's part of the prompt, and its number of positions."""
-
-    cache: Cache
-    length: int
 
 
 def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:

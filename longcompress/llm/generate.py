@@ -1,14 +1,22 @@
 """What all language models here do alike: the loss of logits, and answers by transformers' generate."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import TextStreamer
+from transformers import Cache, TextStreamer
 
 from ..config import LLMConfig
 from .prompt import IGNORED, padding_id
+
+
+class Prefix(NamedTuple):
+    """The cache of a video's part of the prompt, its number of positions, and of a stock model its layout."""
+
+    cache: Cache
+    length: int
+    layout: Any = None
 
 
 def with_loss(

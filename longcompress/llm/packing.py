@@ -47,6 +47,18 @@ def has_state(lm: Any) -> bool:
     return not all(hasattr(layer, "batch_repeat_interleave") for layer in layers)
 
 
+def check_branches(lm: Any) -> None:
+    """ValueError where several questions can't stand behind one video, each seeing the video alone."""
+    both_ways = getattr(lm.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
+    why = "flash attention doesn't take" if takes_lengths(lm) else ""
+    why = "layers that carry a state don't take" if has_state(lm) else why
+    if why or both_ways:
+        raise ValueError(
+            f"several questions about a video need a mask that {why or 'hides frames from each other'}; ask "
+            'one question a video (max_questions=1), or, with flash attention, set llm.attention to "sdpa"'
+        )
+
+
 def branch_mask(
     branch: Tensor, attention_mask: Tensor, dtype: torch.dtype, sample: Tensor | None = None
 ) -> Tensor:

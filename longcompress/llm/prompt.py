@@ -4,7 +4,7 @@ The text around a video comes from the tokenizer's template. A video is timestam
 ... by time. In a batch each example has a padded row, or several short examples share a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..types import HALF, CompressedVideo, Tokens
 from .packing import first_fit
 
 Row = dict[str, list[int]]
+Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
 VIDEO = "\ufffcvideo\ufffc"  # stands for the video while a chat template is applied
 ANSWER = "\ufffcanswer {}\ufffc"  # and for an answer
@@ -34,7 +35,7 @@ class Example:
     """
 
     video: CompressedVideo
-    turns: Sequence[tuple[str, str | None]]
+    turns: Turns
     dialogue: bool = False
     plain: bool = False
 
@@ -302,23 +303,23 @@ def collate(
     return batch | _tokens([examples[i] for i in order], [layouts[i] for i in order], names)
 
 
-def text_positions(
-    turns: Sequence[tuple[str, str | None]], tokenizer: Any, config: LLMConfig, *, dialogue: bool
-) -> int:
-    """Positions that questions and answers take after a video: the sum of a dialogue, else the longest."""
-    _, parts = _turns(turns, tokenizer, config, dialogue)
-    lengths = [len(tail) + len(learned) for tail, learned in parts]
-    return sum(lengths) if dialogue else max(lengths)
-
-
-def video_positions(example: Example, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> int:
-    """Positions that an example's video takes, with the text before it."""
+def sizes(
+    example: Example, tokenizer: Any, config: LLMConfig, names: Sequence[str]
+) -> tuple[int, Callable[[Turns], int]]:
+    """(positions of an example's video with the text before it, positions of turns after it: the sum of a
+    dialogue, else the longest)."""
     head, _ = conversation(tokenizer, config, [example.turns[0][0]])
-    return len(head) + len(lay_out(example.video, tokenizer, config, names).ids)
+
+    def size(turns: Turns) -> int:
+        _, parts = _turns(turns, tokenizer, config, example.dialogue)
+        lengths = [len(tail) + len(learned) for tail, learned in parts]
+        return sum(lengths) if example.dialogue else max(lengths)
+
+    return len(head) + len(lay_out(example.video, tokenizer, config, names).ids), size
 
 
 def _turns(
-    turns: Sequence[tuple[str, str | None]], tokenizer: Any, config: LLMConfig, dialogue: bool
+    turns: Turns, tokenizer: Any, config: LLMConfig, dialogue: bool
 ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """(ids before the video, (ids before the answer, the answer's and the end) of each turn)."""
     questions = [question for question, _ in turns]
@@ -333,9 +334,7 @@ def _turns(
     return head, list(zip(tails, learned, strict=True))
 
 
-def _plain_turns(
-    turns: Sequence[tuple[str, str | None]], tokenizer: Any
-) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
+def _plain_turns(turns: Turns, tokenizer: Any) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """Likewise where there is no prompt; the line break behind an answer is learned as its end."""
     head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     tail = encode(tokenizer, "\n")

@@ -6,31 +6,23 @@ patched. Text up to the last video token doesn't depend on the question, so it i
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo
-from .generate import generate, with_loss
-from .packing import branch_mask, has_state, takes_lengths
-from .prompt import IGNORED, Example, padded, padding_id
-from .stock_prompt import StockLayout, StockPrompt
-
-
-class StockPrefix(NamedTuple):
-    """The cache of a video's part of the prompt, its number of positions, and what follows it."""
-
-    cache: Cache
-    length: int
-    layout: StockLayout
+from .generate import Prefix, generate, with_loss
+from .packing import branch_mask, check_branches, has_state
+from .prompt import IGNORED, Example, Turns, padded, padding_id
+from .stock_prompt import StockPrompt
 
 
 class StockLM(nn.Module):
@@ -83,11 +75,9 @@ class StockLM(nn.Module):
         return rf"{prefix}\..*\.({'|'.join(sorted(linear))})"
 
     @property
-    def takes_branches(self) -> bool:
-        """Whether several questions can stand behind one video, each seeing the video alone."""
-        config = self.lm.config.get_text_config()
-        sees_both_ways = getattr(config, "use_bidirectional_attention", None) == "vision"
-        return not (has_state(self.lm) or takes_lengths(self.lm) or sees_both_ways)
+    def sizes(self) -> Callable[[Example], tuple[int, Callable[[Turns], int]]]:
+        """As of CausalLM."""
+        return self.prompt.sizes
 
     def change(self, config: LLMConfig, media: MediaConfig, edge: int) -> None:
         """Other settings from now on."""
@@ -148,12 +138,7 @@ class StockLM(nn.Module):
         inputs = self._inputs(input_ids, position_ids, streams)
         mask = attention_mask
         if branch is not None and int(branch.max()) > 1:
-            if not self.takes_branches:
-                raise ValueError(
-                    f"several questions about a video can't share a row of {type(self.base).__name__} (its "
-                    "layers carry a state, or its attention takes no mask of ours); ask one question a video "
-                    "(max_questions=1)"
-                )
+            check_branches(self.lm)
             kind = input_ids.device.type
             dtype = self.lm.get_input_embeddings().weight.dtype
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
@@ -168,7 +153,7 @@ class StockLM(nn.Module):
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
-    def prefill(self, video: CompressedVideo) -> StockPrefix:
+    def prefill(self, video: CompressedVideo) -> Prefix:
         """The cache of the prompt through the last token of the video, filled once."""
         layout = self.prompt.lay_out(video)
         if self.context is not None and layout.next_position > self.context:
@@ -185,10 +170,10 @@ class StockLM(nn.Module):
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
         cache = DynamicCache(config=self.lm.config.get_text_config())
         self.base.model(**inputs, past_key_values=cache, use_cache=True)
-        return StockPrefix(cache, len(layout.ids), layout)
+        return Prefix(cache, len(layout.ids), layout)
 
     @torch.no_grad()
-    def answer(self, prefix: StockPrefix, questions: Sequence[str], **options: Any) -> list[str]:
+    def answer(self, prefix: Prefix, questions: Sequence[str], **options: Any) -> list[str]:
         """The text of an answer to each question about one video; options as `generate` has them. A model
         whose layers carry a state is asked one question after another."""
         if len(questions) > 1 and has_state(self.lm):
@@ -230,7 +215,7 @@ class StockLM(nn.Module):
         """What the model's forward takes of ids (B, L), position (B, P, L) and the streams of a batch."""
         table, family = self.lm.get_input_embeddings(), self.family
         ids = ids.to(self.lm.device)
-        inputs = {"input_ids": ids} | self._position(position)
+        inputs: dict[str, Any] = {"input_ids": ids} | self._position(position)
         if "video_x" in streams:
             width = table.weight.shape[1]
             x, *deep = streams["video_x"].to(ids.device, table.weight.dtype).split(width, -1)
@@ -238,9 +223,9 @@ class StockLM(nn.Module):
             if end is not None:  # behind the tokens of each video
                 videos = x.split(streams["video_counts"].tolist())
                 x = torch.cat([part for video in videos if len(video) for part in (video, end.to(x))])
-            output = BaseModelOutputWithPooling(pooler_output=x[None] if family.as_tensor else [x])  # type: ignore[arg-type]
+            output = BaseModelOutputWithPooling(pooler_output=x[None] if family.as_tensor else [x])
             if deep:
-                output.deepstack_features = [[part] for part in deep]  # type: ignore[attr-defined]
+                output.deepstack_features = [[part] for part in deep]
             inputs["mm_encoder_outputs"] = {family.key: output}
             if family.token_types:
                 inputs["mm_token_type_ids"] = torch.where(ids == self.prompt.placeholders[0], 2, 0)

@@ -4,7 +4,8 @@ L tokens of the prompt, P axes of positions (3 where the model has rotary positi
 N tokens of all streams.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
-from .prompt import IGNORED, Example, after_end, conversation_texts, encode, question_texts
+from .prompt import IGNORED, Example, Turns, after_end, conversation_texts, encode, question_texts
 
 MICRO_S = 1e-6  # times that differ by less are equal
 
@@ -56,7 +57,7 @@ class StockPrompt:
     """The prompt of a family's model.
 
     Args:
-        lm: of a family's class; its config is read.
+        lm: of a family's class; it isn't kept.
         tokenizer: with its chat template.
         config: system text, question, timestamps, positions.
         family: its data.
@@ -67,11 +68,17 @@ class StockPrompt:
     def __init__(
         self, lm: Any, tokenizer: Any, config: LLMConfig, family: Family, media: MediaConfig, edge: int
     ) -> None:
-        self.lm, self.tokenizer, self.config, self.family = lm, tokenizer, config, family
+        self.tokenizer, self.config, self.family = tokenizer, config, family
         self.media, self.edge = media, edge
+        self.per_s = family.ids_per_s(lm)
+        self.num_end_rows = 0 if (end := family.end_rows(lm)) is None else len(end)
         self.names = ("video", "audio") if family.audio else ("video",)
         fields = [family.placeholder, *(["audio_token_id"] if family.audio else [])]
         self.placeholders: list[int] = [getattr(lm.config, field) for field in fields]
+        named = [
+            name for _, name, _, _ in Formatter().parse(family.step) if name and name.endswith("_token_id")
+        ]
+        self.tokens = {n: tokenizer.convert_ids_to_tokens(getattr(lm.config, n)) for n in named}
         self.texts = [tokenizer.convert_ids_to_tokens(i) for i in self.placeholders]  # of placeholders
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
@@ -123,9 +130,7 @@ class StockPrompt:
                 f"the chat template must write {media[1]!r} once and no other placeholder, got "
                 f"{int(is_run.sum()) - len(counts)} more"
             )
-        end_rows = self.family.end_rows(self.lm)
-        if end_rows is not None:
-            counts[-1] += len(end_rows)
+        counts[-1] += self.num_end_rows
         widths = torch.ones_like(raw).masked_scatter(is_run, counts)
         ids = raw.repeat_interleave(widths)
         place = self._places(order, streams, self.token_s(video.duration_s))
@@ -163,11 +168,22 @@ class StockPrompt:
             position.append(self.behind(layout, start + torch.arange(len(tokens))))
             branch.append(torch.full_like(tokens, 1 if example.dialogue else number + 1))
             start += len(tokens)
-        row = {
+        row: dict[str, Any] = {
             "input_ids": torch.cat(ids), "labels": torch.cat(labels), "branch": torch.cat(branch),
             "position_ids": torch.cat(position, 1), "layout": layout,
         }  # fmt: skip
         return row | {"attention_mask": torch.ones_like(row["input_ids"])}
+
+    def sizes(self, example: Example) -> tuple[int, Callable[[Turns], int]]:
+        """As `prompt.sizes`."""
+        layout = self.lay_out(example.video)
+
+        def size(turns: Turns) -> int:
+            parts = self._turns(replace(example, turns=turns), layout)
+            lengths = [len(tail) + len(answer) for tail, answer in parts]
+            return sum(lengths) if example.dialogue else max(lengths)
+
+        return len(layout.ids), size
 
     def _turns(self, example: Example, layout: StockLayout) -> list[tuple[list[int], list[int]]]:
         """(ids before the answer, the answer's and the end) of each turn."""
@@ -259,16 +275,10 @@ class StockPrompt:
 
     def _step(self, start_s: float, last_s: float, number: int) -> str:
         """The text of timestamp `number`, whose frames begin at start_s to last_s."""
-        names = [name for _, name, _, _ in Formatter().parse(self.family.step) if name]
-        tokens = {n: self._token(n) for n in names if n.endswith("_token_id")}
         return self.family.step.format(
             x=self.texts[0], first=start_s, last=last_s, middle=(start_s + last_s) / 2, whole=int(start_s),
-            clock=_clock(start_s), number=number, **tokens,
+            clock=_clock(start_s), number=number, **self.tokens,
         )  # fmt: skip
-
-    def _token(self, field: str) -> str:
-        token: str = self.tokenizer.convert_ids_to_tokens(getattr(self.lm.config, field))
-        return token
 
     # --- positions
 
@@ -290,21 +300,21 @@ class StockPrompt:
         num = int(is_run.nonzero()[0])  # text before; all after it is the video, but for tokens around audio
         position = torch.arange(length, dtype=torch.float64).expand(3, -1).clone()
         audio = self.family.audio
-        base = float(num)
+        start = float(num)
         if is_woven and audio is not None and audio.shared_ends:
-            base -= 1
-            position[:, num - 1] = base - 1
-        position[:, is_token] = base + place
+            start -= 1
+            position[:, num - 1] = start - 1
+        position[:, is_token] = start + place
         following = float(position.max()) + 1
         if self.config.text_after == "grid" and not is_woven:
-            following = base + self.edge
+            following = start + self.edge
         return (position.float() if self.family.float_clock else position.round().long()), following
 
     def _places(self, order: _Order, streams: dict[str, Tokens], token_s: float) -> Tensor:
         """(3, N) time, row and column of the tokens in their order; whole numbers, but those of a float
         clock."""
         out = torch.zeros(3, len(order.row), dtype=torch.float64)
-        per_s = self.family.ids_per_s(self.lm) or 1 / token_s
+        per_s = self.per_s or 1 / token_s
         for i, name in enumerate(self.names):
             if name not in streams:
                 continue
@@ -326,7 +336,7 @@ def _clock(seconds: float, *, hours: bool = False) -> str:
 def _words(number: int) -> str:
     """A number in words, as the processor of SmolVLM writes it."""
     try:
-        from num2words import num2words
+        from num2words import num2words  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(
             "this model's prompt writes a number in words, as its processor does: pip install num2words"

@@ -174,7 +174,7 @@ def test_errors_say_what_is_wrong(monkeypatch):
     reader(**reader.collate(BRANCHED, row_tokens=0))
     with pytest.raises(ValueError, match=r"most 100 positions a row, got \d+, .* bytes; .*max_questions=1"):
         reader(**reader.collate(BRANCHED, row_tokens=500))
-    monkeypatch.setattr(causal, "takes_lengths", lambda lm: True)
+    monkeypatch.setattr(packing, "takes_lengths", lambda lm: True)
     for row_tokens in (0, 500):
         with pytest.raises(ValueError, match=r"a mask that flash attention doesn't take.*max_questions=1"):
             reader(**reader.collate(BRANCHED, row_tokens=row_tokens))

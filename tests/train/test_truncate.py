@@ -37,7 +37,7 @@ def length_of(example):
 def test_what_fits_is_left_alone_and_one_position_less_drops_as_little_as_can_be(dialogue):
     whole = Example(models.video(1), TURNS, dialogue)
     length = length_of(whole)
-    room = Room.of(READER)
+    room = Room(READER.context, READER.sizes)
     assert replace(room, context=length).fitted(whole, "here") == (whole, 0)
     assert replace(room, context=None).fitted(whole, "here") == (whole, 0)
     cut, dropped = replace(room, context=length - 1).fitted(whole, "here")
@@ -55,7 +55,7 @@ def test_what_fits_is_left_alone_and_one_position_less_drops_as_little_as_can_be
 @settings(max_examples=60, deadline=None)
 def test_what_is_kept_fits_and_nothing_that_fits_is_refused(context, dialogue, turns):
     whole = Example(models.video(1), turns, dialogue)
-    room = replace(Room.of(READER), context=context)
+    room = replace(Room(READER.context, READER.sizes), context=context)
     firsts = [(q, a.split("\n")[0]) for q, a in turns]
     shortest = min(length_of(replace(whole, turns=[turn])) for turn in (firsts[:1] if dialogue else firsts))
     if shortest > context:

@@ -89,7 +89,7 @@ class ShardData(IterableDataset[Loaded]):
         self.batches, self.questions, self.on_error = batches, questions, on_error
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
-        self.room = Room.of(model.llm)
+        self.room = Room(model.llm.context, model.llm.sizes)
         self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
         parts = world * accumulate  # batches are formed without knowing them; each must get a sample
         if batches.min_videos < parts:

@@ -7,13 +7,12 @@ written as whole seconds or, as those two do, as hundredths of the video, 00 to 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from ...config import LLMConfig
 from ...events.parse import to_seconds
-from ...llm import CausalLM, Example, text_positions, video_positions
+from ...llm import Example
 from ...types import Event
 from ..records import Record
 
@@ -115,14 +114,7 @@ class Room:
     """The positions of a language model; videos and texts must fit into them."""
 
     context: int | None  # positions that it was trained for; None: unknown, everything fits
-    tokenizer: Any
-    config: LLMConfig
-    names: Sequence[str]  # streams in its order
-
-    @classmethod
-    def of(cls, llm: CausalLM) -> "Room":
-        """Of a language model; the language model itself is not kept."""
-        return cls(llm.context, llm.tokenizer, llm.settings, llm.names)
+    sizes: Callable[[Example], tuple[int, Callable[[Turns], int]]]  # of a language model, which isn't kept
 
     def fitted(self, example: Example, where: str) -> tuple[Example, int]:
         """(the example with as much text as fits after its video, turns and events that were dropped).
@@ -134,12 +126,8 @@ class Room:
         if self.context is None:
             return example, 0
         turns: Turns = [(question, answer or "") for question, answer in example.turns]
-        video = video_positions(example, self.tokenizer, self.config, self.names)
+        video, size = self.sizes(example)
         room = self.context - video
-
-        def size(some: Turns) -> int:
-            return text_positions(some, self.tokenizer, self.config, dialogue=example.dialogue)
-
         if size(turns) <= room:
             return example, 0
         fitting: Turns = []

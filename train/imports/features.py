@@ -21,7 +21,7 @@ import torch
 from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
 from ...encode import segments_of_encoded
-from ...encoders import Encoder, VisionEncoder
+from ...encoders import AudioEncoder, BeatsEncoder, StockAudio, StockVision, VisionEncoder
 from ...kernels import head_mean
 from ...model import LongCompress
 from ...types import Encoded, Tokens
@@ -117,8 +117,10 @@ def streams_state(
         x = read_npy(path) if path.is_file() else np.zeros(0)
         if name != "video" and not len(x):  # of too little audio no row is made
             continue
+        encoder = model.encoders[name]
+        assert not isinstance(encoder, StockVision | StockAudio)  # `check_folders`: they have many patches
         try:
-            streams[name] = encoded_of(x, model.encoders[name], model.config.media.frames, duration_s)
+            streams[name] = encoded_of(x, encoder, model.config.media.frames, duration_s)
         except ValueError as error:
             raise ValueError(f"{path}: stream {name!r}: {error}") from error
     state = model.merge_state(ENDLESS)
@@ -127,7 +129,9 @@ def streams_state(
     return state
 
 
-def encoded_of(array: np.ndarray, encoder: Encoder, frames: int, duration_s: float) -> Encoded:
+def encoded_of(
+    array: np.ndarray, encoder: VisionEncoder | AudioEncoder | BeatsEncoder, frames: int, duration_s: float
+) -> Encoded:
     """Features (N, C) as what the encoder would have given of a video. Rows of frames, `frames` of them (0:
     any number) or one, lie evenly in it, rows of audio window after window."""
     if isinstance(encoder, VisionEncoder) and array.ndim == 1:
@@ -172,6 +176,7 @@ def longvlm_state(
     the segment's time and the same share of its patches.
     """
     config, encoder = model.config, model.encoders["video"]
+    assert isinstance(encoder, VisionEncoder)
     num, keep, layers = segmented(model) or 0, config.merge.min_tokens("video"), config.video.summary_layers
     want = (num * keep, encoder.width)
     if local.shape != want:

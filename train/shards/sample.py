@@ -35,8 +35,8 @@ def members_of(
     """Member name -> bytes of a video's sample: `json`, and `STREAM.safetensors` for each of its streams.
 
     A stream's tensors: x (N, C) bfloat16, metric (N, d), size (N,) float32, time_s, start_s, end_s (N,),
-    place (N, 3) float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64, the sum
-    of its class tokens, where it has them. ValueError for a feature that is not finite.
+    place (N, 3) float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64,
+    the sum of its class tokens, where it has them. ValueError for a feature that is not finite.
     """
     chunks = [[c.start_s, c.end_s, c.num_segments, c.novelty] for c in state.chunks]
     out: dict[str, bytes] = {}

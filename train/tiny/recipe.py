@@ -13,7 +13,7 @@ from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
 from ...config import load_config
-from ...encoders import AudioEncoder
+from ...encoders import AudioEncoder, VisionEncoder
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ...presets import load, new_tiny
@@ -104,7 +104,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
 
 def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, Tensor]:
     """Both encoders on drawn scenes; returns the parameters of their linear heads."""
-    assert model.video is not None and isinstance(model.audio, AudioEncoder)
+    assert isinstance(model.video, VisionEncoder) and isinstance(model.audio, AudioEncoder)
     tasks = {"video": EncoderTask(model.video), "audio": EncoderTask(model.audio)}
     for kind, task in tasks.items():
         config: EncoderConfig = getattr(recipe, kind)
