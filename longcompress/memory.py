@@ -111,7 +111,7 @@ class VideoMemory:
         """
         listed = self.list_events(window_s=window_s, progress=progress)
         if listed.unparsed:
-            warnings.warn(f"events: {listed}", stacklevel=2)
+            warnings.warn(f"events: {listed}, the first: {listed.unparsed[0]!s:.200}", stacklevel=2)
         return listed.events
 
     def list_events(

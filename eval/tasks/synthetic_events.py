@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...events.listing import EventList
 from ...events.parse import join_events
 from ...synthetic.questions import NOTHING, is_clear
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
@@ -48,7 +49,11 @@ def synthesize_events(number: int, seconds: float) -> tuple[Scene, list[Example]
 
 def answer(memory: "VideoMemory", max_new_tokens: int | None) -> str:
     """The events of a memory and their counts, as `listing_in` reads them."""
-    listed = memory.list_events(max_new_tokens=max_new_tokens)
+    return words_of(memory.list_events(max_new_tokens=max_new_tokens))
+
+
+def words_of(listed: EventList) -> str:
+    """A list of events and its counts as JSON."""
     counts = {name: getattr(listed, name) for name in COUNTS[:-1]} | {COUNTS[-1]: len(listed.unparsed)}
     texts = [str(window) for window in listed.unparsed]
     return json.dumps({"events": [asdict(e) for e in listed.events], "counts": counts, "unparsed": texts})
@@ -116,6 +121,14 @@ def score_listings(answers: Answers) -> Scored:
             for name in ("F1", "precision", "recall"):
                 metrics[f"{name}/{kind}/{group}"] = mean([each[name][key] for key in ids if key in each[name]])
     return Scored(metrics | {"num": len(answers.examples)} | sums, each)
+
+
+def score_of(listed: EventList, scene: Scene) -> dict[str, Any]:
+    """The metrics of the list of one video's events."""
+    example = Example("", "", "", truth_of(scene), scene.duration_s)
+    words = words_of(listed)
+    prediction = Prediction(words, listing_in(words, example, How()))
+    return score_listings(Answers([example], {example.id: prediction}, How())).metrics
 
 
 def line_of(example: Example, prediction: Prediction) -> dict[str, str]:

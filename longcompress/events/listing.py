@@ -39,11 +39,10 @@ class EventList:
     unparsed: tuple[Event, ...] = ()
 
     def __str__(self) -> str:
-        counts = f"{self.num_asked} windows asked, {self.num_asked_again} pairs of them again; spans: "
-        counts += f"{self.num_joined} joined, {self.num_dropped} dropped"
-        if self.unparsed:
-            counts += f"; {len(self.unparsed)} answers name no time, the first: {self.unparsed[0]!s:.200}"
-        return counts
+        return (
+            f"{self.num_asked} windows asked, {self.num_asked_again} pairs of them again; spans: "
+            f"{self.num_joined} joined, {self.num_dropped} dropped; {len(self.unparsed)} answers without a time"
+        )
 
 
 class _Part(NamedTuple):
@@ -65,7 +64,7 @@ def list_events(ask: Ask, duration_s: float, window_s: float) -> EventList:
         duration_s: where the last token ends; the last window, and its events, are cut there.
         window_s: length of a window.
     """
-    num = max(1, math.ceil(duration_s / window_s))
+    num = max(1, math.ceil(round(duration_s) / window_s))  # questions are about whole seconds
     windows = [(window_s * i, window_s * (i + 1)) for i in range(num)]
     reader = _Reader(duration_s)
     parts = [reader.read(window, text) for window, text in zip(windows, ask(windows), strict=True)]

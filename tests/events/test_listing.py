@@ -101,8 +101,7 @@ def test_answers_without_a_time_come_with_their_window():
     got, _ = listed({(0, 10): "Nothing happens.", (10, 20): "I see a bell.", (20, 30): ""})
     assert got.unparsed == (Event(10, 20, "I see a bell."), Event(20, 30, ""))
     assert str(got) == (
-        "3 windows asked, 0 pairs of them again; spans: 0 joined, 0 dropped; 2 answers name no time, the "
-        "first: 0:00:10.0 - 0:00:20.0  I see a bell."
+        "3 windows asked, 0 pairs of them again; spans: 0 joined, 0 dropped; 2 answers without a time"
     )
 
 
@@ -110,6 +109,7 @@ def test_the_last_window_ends_with_the_video():
     got, asked = listed({(20, 30): "bell 22 to 40"}, 25.0)
     assert (triples(got.events), asked) == ([(22, 25, "bell")], THREE)
     assert listed({}, 0.0)[0] == EventList([], 1)
+    assert len(listed({}, 30.02)[1]) == 3  # audio often ends a little after the frames
 
 
 spans = st.tuples(st.sampled_from(["bell", "hum"]), st.integers(0, 50), st.integers(0, 50))
