@@ -300,7 +300,9 @@ def test_answers_without_a_time_are_counted_and_told(model, saved):
     memory = lc.load_memory(saved, model)
     says = iter(["red ball 0 to 1", "I can't tell.", "Nothing happens."])
     memory.ask_all = lambda questions, **_: [Answer(next(says)) for _ in questions]
-    with pytest.warns(UserWarning, match=r"events: 3 windows .* 1 answers without a time, .*: 0:00:02.* I can't"):
+    with pytest.warns(
+        UserWarning, match=r"events: 3 windows .* 1 answers without a time, .*: 0:00:02.* I can't"
+    ):
         assert memory.events(window_s=2.0) == [Event(0.0, 2.0, "red ball")]
 
 

@@ -98,8 +98,8 @@ def score_listings(answers: Answers) -> Scored:
     each: dict[str, dict[str, float]] = {}
     sums = dict.fromkeys(("num_true", "num_listed", *COUNTS), 0)
     for example in answers.examples:
-        found = answers.by_id.get(example.id)
-        listing = Listing(()) if found is None or found.value is None else found.value
+        prediction = answers.by_id.get(example.id)
+        listing = Listing(()) if prediction is None else prediction.value or Listing(())
         for name, num in listing.counts.items():
             sums[name] += num
         sums["num_true"] += len(example.truth.events)
@@ -119,7 +119,9 @@ def score_listings(answers: Answers) -> Scored:
     for kind, members in groups_of(answers.examples).items():
         for group, ids in members.items():
             for name in ("F1", "precision", "recall"):
-                metrics[f"{name}/{kind}/{group}"] = mean([each[name][key] for key in ids if key in each[name]])
+                metrics[f"{name}/{kind}/{group}"] = mean(
+                    [each[name][key] for key in ids if key in each[name]]
+                )
     return Scored(metrics | {"num": len(answers.examples)} | sums, each)
 
 
@@ -138,7 +140,7 @@ def line_of(example: Example, prediction: Prediction) -> dict[str, str]:
 
 TASKS = {
     TASK: Task(
-        about="all events of a synthetic video: F1 at an IoU of .5, same name; windows asked, asked again, ...",
+        about="all events of a synthetic video: F1 at an IoU of .5, same name; counts of windows asked",
         where="synthesized from seeds (--minutes, --num-videos); reference of `eval score` is the run's file",
         read=partial(examples_of, task=TASK, synthesize=synthesize_events),
         prompts={DEFAULT: lambda example: example.question},

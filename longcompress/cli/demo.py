@@ -68,9 +68,9 @@ def demo(
         with _timed(took, "list all events"):
             listed = memory.list_events(progress=bars())
         scores = score_of(listed, scene)
-        rows = [(name, f"{scores[name]:.2f}") for name in ("F1", "F1/seen", "F1/heard") if name in scores]
-        rows += [(name, str(scores[name])) for name in ("num_true", "num_listed", *COUNTS)]
-        print_table("List of all events against the truth, at an IoU of .5", rows)
+        parts = {name: f"{scores[name]:.2f}" for name in ("F1", "F1/seen", "F1/heard") if name in scores}
+        parts |= {name: str(scores[name]) for name in ("num_true", "num_listed", *COUNTS)}
+        print_table("List of events, IoU .5", list(parts.items()))
         files = [video, record, folder / "video.lcm", folder / "events.srt"]
         write_events(listed.events, folder / "events.srt", "srt")
         with _timed(took, "plot"):
@@ -81,7 +81,9 @@ def demo(
         print_table("Seconds", [(step, f"{seconds:.2f}") for step, seconds in steps])
         print("\n".join(f"wrote {file}" for file in files))
     if json:
-        print(dumps({"questions": answers, "events": scores, "seconds": took, "files": list(map(str, files))}))
+        print(
+            dumps({"questions": answers, "events": scores, "seconds": took, "files": list(map(str, files))})
+        )
 
 
 def _questions(scene: "Scene") -> Iterator["Question"]:

@@ -41,7 +41,8 @@ class EventList:
     def __str__(self) -> str:
         return (
             f"{self.num_asked} windows asked, {self.num_asked_again} pairs of them again; spans: "
-            f"{self.num_joined} joined, {self.num_dropped} dropped; {len(self.unparsed)} answers without a time"
+            f"{self.num_joined} joined, {self.num_dropped} dropped; "
+            f"{len(self.unparsed)} answers without a time"
         )
 
 
@@ -112,7 +113,9 @@ class _Reader:
             self.unparsed.append(Event(*window, text))
         parts = []
         for event in join_events(spans, 0.0):
-            last_s = min(event.end_s, self.duration_s)  # what lasts to the last second may be said to end later
+            last_s = min(
+                event.end_s, self.duration_s
+            )  # what lasts to the last second may be said to end later
             start_s, end_s = max(event.start_s, window[0]), min(last_s, window[1])
             if event.text and start_s < end_s:
                 parts.append(_Part(replace(event, end_s=last_s), Event(start_s, end_s, event.text)))

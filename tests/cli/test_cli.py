@@ -234,9 +234,7 @@ class TestEvents:
         from longcompress.types import Event
 
         unparsed = tuple(Event(10.0 * i, 10.0 * i + 10, f"answer {i}") for i in range(8))
-        listed = EventList(
-            [Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")], 20, 3, 2, 4, unparsed
-        )
+        listed = EventList([Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")], 20, 3, 2, 4, unparsed)
         monkeypatch.setattr(VideoMemory, "list_events", lambda *_, **__: listed)
 
     @pytest.mark.parametrize("kind", ["jsonl", "srt", "vtt", "ass", "csv", "edl"])
@@ -343,7 +341,7 @@ def test_demo(run, tmp_path):
     assert code == 0 and "Estimate before decoding" in err and "wrote" in err
     assert set(report["questions"][0]) == {"kind", "question", "answer", "truth", "right"}
     assert 0 < report["events"]["F1"] <= 1 and report["events"]["num_asked"] == 3
-    assert "List of all events against the truth" in err
+    assert "List of events, IoU .5" in err
     assert {Path(file).name for file in report["files"]} == {path.name for path in tmp_path.iterdir()}
     assert {"video.mp4", "video.json", "video.lcm", "events.srt", "merged.png"} <= {
         path.name for path in tmp_path.iterdir()

@@ -22,11 +22,10 @@ import models
 from synthetic_runs import run_drawn
 
 
-def scene_of(*events):
-    made = [
-        SceneEvent(start, end, "video" if name in OBJECTS else "audio", name) for start, end, name in events
-    ]
-    return Scene(0, 60.0, tuple(made))
+def scene_of(*spans):
+    kinds = ["video" if name in OBJECTS else "audio" for _, _, name in spans]
+    events = (SceneEvent(a, b, kind, name) for (a, b, name), kind in zip(spans, kinds, strict=True))
+    return Scene(0, 60.0, tuple(events))
 
 
 def scored(truth, listed):

@@ -66,7 +66,7 @@ def test_never_across_a_window_that_was_silent():
 def test_a_disputed_border_is_asked_about_once_with_both_windows():
     got, asked = listed({(0, 10): "bell 7 to 13, hum 8 to 12", (0, 20): "bell 6 to 13, beep 9 to 12"}, 20.0)
     assert asked == [*THREE[:2], (0, 20)]
-    # bell is agreed on; 2 of hum's 5 seconds are in its window and nothing else knows of it; beep wasn't asked
+    # both agree on bell; nothing else knows of hum, 2 s of 5 in its window; beep was not asked for
     assert triples(got.events) == [(6, 14, "bell")]
     assert got == EventList(got.events, 2, num_asked_again=1, num_dropped=1, num_joined=1)
 
@@ -142,7 +142,9 @@ def test_laws(answers, duration_s):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["bell", "hum"]), st.integers(0, 48), st.integers(2, 30)), max_size=4))
+@given(
+    st.lists(st.tuples(st.sampled_from(["bell", "hum"]), st.integers(0, 48), st.integers(2, 30)), max_size=4)
+)
 def test_right_answers_give_the_events(some):
     truth = {}
     for name, start, length in some:  # one of a name: others could touch
