@@ -50,6 +50,7 @@ SIGNATURES = {
     "VideoMemory.ask": "(self, question, *, stream=None, max_new_tokens=None, **generate)",
     "VideoMemory.ask_all": "(self, questions, **options)",
     "VideoMemory.events": "(self, *, window_s=None, progress=False)",
+    "VideoMemory.list_events": "(self, *, window_s=None, max_new_tokens=None, progress=False)",
     "VideoMemory.save": "(self, path)",
     "VideoMemory.load": "(path, model=None)",
     "Frames": "(pixels, time_s, step_s)",

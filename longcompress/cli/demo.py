@@ -68,9 +68,10 @@ def demo(
         with _timed(took, "list all events"):
             listed = memory.list_events(progress=bars())
         scores = score_of(listed, scene)
-        parts = {name: f"{scores[name]:.2f}" for name in ("F1", "F1/seen", "F1/heard") if name in scores}
-        parts |= {name: str(scores[name]) for name in ("num_true", "num_listed", *COUNTS)}
-        print_table("List of events, IoU .5", list(parts.items()))
+        names = [name for name in scores if name in ("F1", "F1/seen", "F1/heard")]
+        parts = [(name, f"{scores[name]:.2f}") for name in names]
+        parts += [(name, str(scores[name])) for name in ("num_true", "num_listed", *COUNTS)]
+        print_table("List of events, IoU .5", parts)
         files = [video, record, folder / "video.lcm", folder / "events.srt"]
         write_events(listed.events, folder / "events.srt", "srt")
         with _timed(took, "plot"):
