@@ -1,4 +1,4 @@
-"""The operations that merge tokens: plan on a small metric, pool once, attend, novelty."""
+"""The operations that merge tokens: plan on a small metric, pool once, medoid, attend, novelty."""
 
 if __name__ == "kernels":
     # Somebody asked for the public package of this name while the repository's root is on sys.path.
@@ -18,12 +18,13 @@ if __name__ == "kernels":
         _spec.loader.exec_module(_module)
 else:
     from .attend import State, attend, attend_reference, start_state
+    from .medoid import medoid, medoid_reference
     from .metric import frame_novelty, head_mean, head_mean_reference, novelty, novelty_reference
     from .plan import after_rounds, plan, plan_reference
     from .pool import Plan, extremes, pool, pool_reference, unpool
 
     __all__ = [
         "Plan", "State", "after_rounds", "attend", "attend_reference", "extremes", "frame_novelty",
-        "head_mean", "head_mean_reference", "novelty", "novelty_reference", "plan", "plan_reference", "pool",
-        "pool_reference", "start_state", "unpool",
+        "head_mean", "head_mean_reference", "medoid", "medoid_reference", "novelty", "novelty_reference",
+        "plan", "plan_reference", "pool", "pool_reference", "start_state", "unpool",
     ]  # fmt: skip

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .events.parse import join_events, parse_spans
+from .events.listing import EventList, Window, list_events
+from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.generate import Prefix
 from .model import LongCompress
@@ -104,27 +105,36 @@ class VideoMemory:
         return [self._answer(t) for t in self._model().llm.answer(self._read(), asked, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
-        """What happens, in time order: every window is asked about, events cut by window borders are
-        joined."""
+        """What happens, in time order: every window is asked about, events cut by window borders are joined.
+
+        A warning tells of answers in which no time could be read; `list_events` has them.
+        """
+        listed = self.list_events(window_s=window_s, progress=progress)
+        if listed.unparsed:
+            warnings.warn(f"events: {listed}, the first: {listed.unparsed[0]!s:.200}", stacklevel=2)
+        return listed.events
+
+    def list_events(
+        self, *, window_s: float | None = None, max_new_tokens: int | None = None, progress: bool = False
+    ) -> EventList:
+        """`events`, with counts of the windows asked and of what was done with their answers."""
         config = self._model().config.llm
         if config.time_format == "hundredths":
-            text = self.ask(config.events).text
-            return parse_spans(text, duration_s=self.duration_s, percent=True, inclusive=True)
+            text = self.ask(config.events, max_new_tokens=max_new_tokens).text
+            events = parse_spans(text, duration_s=self.duration_s, percent=True, inclusive=True)
+            return EventList(events, 1, unparsed=() if events else (Event(0.0, self.duration_s, text),))
         window_s = config.events_window_s if window_s is None else window_s
         if not window_s > 0:
             raise ValueError(f"window_s must be > 0 seconds, got {window_s}")
+
+        def ask(windows: Sequence[Window]) -> list[str]:
+            questions = [config.events.format(start=round(start), end=round(end)) for start, end in windows]
+            batches = [questions[i : i + WINDOW_BATCH] for i in range(0, len(windows), WINDOW_BATCH)]
+            bar = tqdm(batches, desc="events", unit="batch", disable=not progress)
+            return [a.text for some in bar for a in self.ask_all(some, max_new_tokens=max_new_tokens)]
+
         ends = [float(tokens.end_s.max()) for tokens in self.streams.values() if len(tokens)]
-        last_s = min(self.duration_s, max(ends, default=0.0))  # later windows have nothing to ask about
-        num = max(1, math.ceil(last_s / window_s))
-        starts = [window_s * i for i in range(num)]
-        batches = [starts[i : i + WINDOW_BATCH] for i in range(0, num, WINDOW_BATCH)]
-        events: list[Event] = []
-        for batch in tqdm(batches, desc="events", unit="batch", disable=not progress):
-            questions = [config.events.format(start=round(s), end=round(s + window_s)) for s in batch]
-            for answer in self.ask_all(questions):
-                events += [e for e in answer.events if e.text and e.start_s < self.duration_s]
-        end_s = self.duration_s  # what lasts until the last second may be said to end after it
-        return [replace(e, end_s=min(e.end_s, end_s)) for e in join_events(events, gap_s=1.0)]
+        return list_events(ask, min(self.duration_s, max(ends, default=0.0)), window_s)
 
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""

@@ -59,7 +59,7 @@ def tiny() -> ModelConfig:
         llm=LLMConfig(
             base="./lm", timestamp_s=10.0, timestamp="{tens}:", max_offset_s=16, question="{question} answer",
             projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
-            events="What happens between {start} and {end}?", events_window_s=30.0, max_new_tokens=160,
+            events="What happens between {start} and {end}?", events_window_s=10.0, max_new_tokens=160,
         ),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from longcompress.eval.metrics.meteor import is_available
 from longcompress.eval.tasks.synthetic import synthesize_needles, synthesize_qa
+from longcompress.eval.tasks.synthetic_events import synthesize_events
 from longcompress.eval.tasks.task import Asker, How
 
 VIDEOS = {
@@ -170,6 +171,14 @@ NUM_SEEN = sum(needle.truth.kind == "when_seen" for needle in NEEDLES)
 SPANS = sum(needle.truth.kind.startswith("when") or needle.truth.kind == "binding" for needle in ASKED)
 
 
+EVENTS = synthesize_events(0, 300.0)[1][0].truth.events
+
+
+def answer_of(events):
+    """What a model answers that lists these events."""
+    return json.dumps({"events": [{"start_s": a, "end_s": b, "text": name} for a, b, name in events]})
+
+
 def drawn_answers(task, examples, kinds, answer=None):
     """The right answers to questions of these kinds, and "?" to the next one."""
     text = [
@@ -296,6 +305,14 @@ CASES = {
         {"p.jsonl": drawn_answers("synthetic_qa", ASKED, ["when_seen", "when_heard", "binding"], "when?")},
         [f"synthetic_qa-5min-0-{i}" for i in range(len(ASKED))], (len(ASKED) - SPANS, 1, SPANS),
         {"score": 0.0, "score/kind/when_seen": 0.0, "error_s": None},
+    ),
+    "synthetic_events": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": lines([{"id": "synthetic_events-5min-0-0", "answer": answer_of(EVENTS[::2])},
+                           {"id": "x", "answer": "?"}])},
+        ["synthetic_events-5min-0-0"], (0, 1, 0),
+        {"precision": 1.0, "recall": len(EVENTS[::2]) / len(EVENTS), "precision/minutes/5": 1.0,
+         "F1": 2 * len(EVENTS[::2]) / (len(EVENTS) + len(EVENTS[::2])), "num_true": len(EVENTS)},
     ),
 }  # fmt: skip
 

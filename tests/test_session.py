@@ -13,7 +13,7 @@ from longcompress import memory as memories
 from longcompress.media.reader import arrays
 from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress
 from longcompress.synthetic.scenes import make_scene, write_video
-from longcompress.types import Audio, Frames
+from longcompress.types import Answer, Audio, Event, Frames
 
 from clips import make_clip, random_parts
 from helpers import assert_same_memory
@@ -291,9 +291,29 @@ def test_events_are_asked_of_windows_up_to_the_last_token(model, saved):
     rewrite(saved, {"duration_s": 9e7})
     long = lc.load_memory(saved, model)
     asked = []
-    long.ask_all = lambda questions: asked.extend(questions) or []
-    long.events(window_s=2.0)
+    long.ask_all = lambda questions, **_: asked.extend(questions) or [Answer("nothing") for _ in questions]
+    assert long.events(window_s=2.0) == []
     assert len(asked) == 3
+
+
+def test_answers_without_a_time_are_counted_and_told(model, saved):
+    memory = lc.load_memory(saved, model)
+    says = iter(["red ball 0 to 1", "I can't tell.", "Nothing happens."])
+    memory.ask_all = lambda questions, **_: [Answer(next(says)) for _ in questions]
+    with pytest.warns(
+        UserWarning, match=r"events: 3 windows .* 1 answers without a time, .*: 0:00:02.* I can't"
+    ):
+        assert memory.events(window_s=2.0) == [Event(0.0, 2.0, "red ball")]
+
+
+def test_events_may_have_short_answers(model, saved):
+    memory = lc.load_memory(saved, model)
+    lengths = []
+    memory.ask_all = lambda questions, **options: (
+        lengths.append(options) or [Answer("nothing") for _ in questions]
+    )
+    assert memory.list_events(max_new_tokens=7).num_asked == 1
+    assert lengths == [{"max_new_tokens": 7}]
 
 
 @pytest.mark.parametrize(

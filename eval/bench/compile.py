@@ -27,7 +27,8 @@ NUMBERS = ("blocks", "num")
 
 
 class Variant(NamedTuple):
-    """A kernel as it is launched: what is constant, and which pointers have the features' type or 64 bits."""
+    """A kernel as it is launched: what is constant, and which pointers have the features' type or 64 bits
+    (integers, or numbers)."""
 
     kernel: Any
     kind: str
@@ -36,18 +37,19 @@ class Variant(NamedTuple):
     tensor_cores: bool = False
     features: tuple[str, ...] = ()
     wide_integers: tuple[str, ...] = ()
+    wide_numbers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Kernel, type of the features and the constants that tell variants apart."""
-        shown = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS")
+        shown = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS", "CENTERED")
         words = [f"{k}={int(v)}" for k, v in self.constants.items() if k in shown]
         return f"{self.kernel.__name__.removesuffix('_kernel')} {self.kind} {' '.join(words)}"
 
 
 def variants() -> Iterator[Variant]:
     """All kernels in the forms that are launched, at the widths of the encoders in use."""
-    from ...kernels.gpu import attend, head_mean, novelty, pool
+    from ...kernels.gpu import attend, head_mean, medoid, novelty, pool
 
     block = {"ROWS": pool.ROWS, "CHANNELS": pool.CHANNELS}
     for kind in KINDS:
@@ -65,6 +67,10 @@ def variants() -> Iterator[Variant]:
         yield Variant(pool.narrow_kernel, kind, narrow, 4, False, ("x", "out"), ("order", "first"))
         rows = {"D": 64, "WIDE": 64, "ROWS": novelty.ROWS}
         yield Variant(novelty.novelty_kernel, kind, rows, 4, False, ("metric",))
+        for centered in (False, True):
+            rows = {"D": 64, "WIDE": 64, "GROUPS": medoid.NUMBERS // 64, "CENTERED": centered}
+            names = ("metric",), ("order", "first", "out"), ("share", "center")
+            yield Variant(medoid.medoid_kernel, kind, rows, medoid.WARPS, False, *names)
         wide = {"C": 1024, "E": 16, "QUERIES": 16, "ROWS": attend.ROWS, "CHANNELS": attend.CHANNELS}
         yield Variant(attend.scores_kernel, kind, wide | {"BIASED": True}, 4, True, ("x",))
         yield Variant(attend.read_kernel, kind, wide, 4, True, ("x",))
@@ -108,6 +114,7 @@ def compiled(variant: Variant, chip: int) -> dict[str, Any]:
     kernel, names = variant.kernel, list(variant.kernel.arg_names)
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(INTEGERS, "*i32") | dict.fromkeys(NUMBERS, "i32")
     types |= dict.fromkeys(variant.wide_integers, "*i64")
+    types |= dict.fromkeys(variant.wide_numbers, "*fp64")
     types |= dict.fromkeys(variant.features, f"*{variant.kind}")
     types |= dict.fromkeys(variant.constants, "constexpr")
     types = {name: types[name] for name in names}

@@ -154,7 +154,7 @@ def time_operations(
     recorder: Recorder, row: Row, inputs: Inputs, words: list[str] | None, repeat: int
 ) -> None:
     """Rows of each operation and implementation; an operation that can't be set up has a row that says so."""
-    for operation in (copies, head_means, pools, novelties, attends, merges, graphs, steps):
+    for operation in (copies, head_means, pools, medoids, novelties, attends, merges, graphs, steps):
         with recorder.attempt(replace(row, case=f"{operation.__name__}, {row.settings['dtype']}")):
             for case in operation(inputs):
                 if not words or any(word in case.case for word in words):
@@ -224,6 +224,16 @@ def pools(inputs: Inputs) -> Iterator[Case]:
         back = partial(lambda y, leaf, _: torch.autograd.grad(y, leaf, dy, retain_graph=True)[0], y, leaf)
         case = Case("pool, backward", provider, back, num_bytes, x.numel())
         yield case.checked(expected_dx, inputs.tolerance, lambda dx: dx[:4096])
+
+
+def medoids(inputs: Inputs) -> Iterator[Case]:
+    """`medoid`: the token of each group that is nearest to its mean."""
+    merge = inputs.plan
+    expected = ops.medoid_reference(inputs.metrics[0], merge)
+    num_bytes = 2 * inputs.metrics[0].nbytes
+    for provider, op in inputs.providers(ops.medoid, ops.medoid_reference).items():
+        work = partial(lambda op, i: op(inputs.metric(i), merge), op)
+        yield Case("medoid", provider, work, num_bytes).checked(expected, 0.0)
 
 
 def novelties(inputs: Inputs) -> Iterator[Case]:

@@ -76,23 +76,29 @@ class Questioner:
                 continue
             start_s = time.perf_counter()
             prompts = [ask(example) for example in some]
-            answers = memory.ask_all(prompts, max_new_tokens=self.max_new_tokens)
+            answers = self.answers(memory, prompts)
             answer_s = (time.perf_counter() - start_s) / len(some)
             for example, prompt, answer in zip(some, prompts, answers, strict=True):
                 if example.id in done:
                     continue
-                value = self.task.parse(answer.text, example, self.how)
+                value = self.task.parse(answer, example, self.how)
                 yield {
                     "id": example.id,
                     "video": example.video,
                     "prompt": prompt,
-                    "answer": answer.text,
+                    "answer": answer,
                     "value": asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
                     "parsed": value is not None,
-                    "score": self.score(example, Prediction(answer.text, value)),
+                    "score": self.score(example, Prediction(answer, value)),
                     "tokens": memory.num_tokens,
                     "seconds": {"encode": round(video.seconds, 3), "answer": round(answer_s, 3)},
                 } | ({"warnings": list(video.warnings)} if video.warnings else {})
+
+    def answers(self, memory: VideoMemory, prompts: Sequence[str]) -> list[str]:
+        """The words of an answer to each prompt."""
+        if self.task.answer is not None:
+            return [self.task.answer(memory, self.max_new_tokens)] * len(prompts)
+        return [a.text for a in memory.ask_all(prompts, max_new_tokens=self.max_new_tokens)]
 
     def score(self, example: Example, prediction: Prediction) -> dict[str, float] | None:
         """The main numbers of one example; None where only a corpus, or a judge, has a score."""

@@ -1,6 +1,6 @@
 """The benchmarks: their files as published, prompts, parsers of answers, scores."""
 
-from . import choice, events, open_qa, synthetic
+from . import choice, events, open_qa, synthetic, synthetic_events
 from .magqa import MAGQA
 from .qvhighlights import QVHIGHLIGHTS
 from .task import Task
@@ -16,4 +16,5 @@ TASKS: dict[str, Task] = {
     "video-chatgpt": VIDEO_CHATGPT,
     **choice.TASKS,
     **synthetic.TASKS,
+    **synthetic_events.TASKS,
 }

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ...synthetic.scenes import Scene
 from ..metrics.answers import Judge
 from ..metrics.bootstrap import Corpus
 from .files import write_text
+
+if TYPE_CHECKING:
+    from ...memory import VideoMemory
 
 Times = Literal["seconds", "whole_seconds", "hundredths"]
 DEFAULT = "default"  # the name of our own prompt
@@ -182,6 +185,8 @@ class Task:
         uses_meteor: METEOR is among the scores.
         synthesize: of a task with synthetic videos, a video and the questions about it; ids and groups of its
             video are added later.
+        answer: of a task that asks in another way than by a prompt, a memory and the longest answer to the
+            words; the same of all examples of a video.
     """
 
     about: str
@@ -196,6 +201,7 @@ class Task:
     needs_judge: bool = False
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
+    answer: "Callable[[VideoMemory, int | None], str] | None" = None
 
     def read_predictions(self, paths: Paths, examples: Sequence[Example], how: How) -> Answers:
         """The predictions of files; the words of unknown ids are not read."""

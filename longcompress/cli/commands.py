@@ -179,7 +179,7 @@ def events(
                 f"{source} has {rate}, which is none that timecodes count in; give --timecode-fps"
             )
     memory = common.memory_of(source, options)
-    listed = memory.events(window_s=window_s, progress=bars())
+    listed = common.events_of(memory, window_s=window_s).events
     title = Path(memory.source.get("name", source)).stem
     with writing(out or "standard output"):
         write_events(
@@ -215,7 +215,7 @@ def plot(
         if original or (not is_memory(source) and "video" in memory.video.assignment):
             path, protocols = f"{stem}.merged.{format}", options.protocols
             paths.append(plot_merged(memory, original or source, path, protocols=protocols))
-        listed, duration_s = memory.events(progress=bars()), max(memory.duration_s, 1e-3)
+        listed, duration_s = common.events_of(memory).events, max(memory.duration_s, 1e-3)
         paths.append(plot_timeline(listed, duration_s, f"{stem}.timeline.{format}"))
     print(dumps([str(path) for path in paths]) if json else "\n".join(map(str, paths)))
 

@@ -15,12 +15,14 @@ from ..config import MediaConfig, ModelConfig, load_config, read_values, to_dict
 from .defaults import with_defaults
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
+    from ..events.listing import EventList
     from ..media.reader import MediaInfo
     from ..memory import VideoMemory
     from ..model import LongCompress
 
 QUIET = ContextVar("quiet", default=False)  # whether to say nothing but errors
 LONGEST = 1500  # signs of a line on standard error
+SHOWN = 5  # answers without a time that have a line
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,15 @@ def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = Fal
     model = load_model(options)
     with reading():
         return VideoMemory.load(source, model)
+
+
+def events_of(memory: "VideoMemory", **options: Any) -> "EventList":
+    """The events of a memory; how its windows answered, and answers without a time, go to standard error."""
+    listed = memory.list_events(progress=bars(), **options)
+    complain("note", listed)
+    for window in listed.unparsed[:SHOWN]:
+        complain("warning", f"no time in the answer about {window}")
+    return listed
 
 
 def is_memory(source: str) -> bool:

@@ -33,6 +33,7 @@ def demo(
         model: a preset (tiny), a folder, or a hub name owner/model.
         json: one JSON object instead of tables.
     """
+    from ..eval.tasks.synthetic_events import COUNTS, score_of
     from ..events.files import write_events
     from ..plot import plot_merged, plot_timeline, plot_tokens
     from ..presets import load
@@ -65,18 +66,25 @@ def demo(
         rows = [(a["question"], a["answer"], a["truth"], "yes" if a["right"] else "no") for a in answers]
         print_table("Questions", rows, ("question", "answer", "truth", "right"))
         with _timed(took, "list all events"):
-            events = memory.events(progress=bars())
+            listed = memory.list_events(progress=bars())
+        scores = score_of(listed, scene)
+        names = [name for name in scores if name in ("F1", "F1/seen", "F1/heard")]
+        parts = [(name, f"{scores[name]:.2f}") for name in names]
+        parts += [(name, str(scores[name])) for name in ("num_true", "num_listed", *COUNTS)]
+        print_table("List of events, IoU .5", parts)
         files = [video, record, folder / "video.lcm", folder / "events.srt"]
-        write_events(events, folder / "events.srt", "srt")
+        write_events(listed.events, folder / "events.srt", "srt")
         with _timed(took, "plot"):
-            files.append(plot_timeline(events, scene.duration_s, folder / "timeline.png"))
+            files.append(plot_timeline(listed.events, scene.duration_s, folder / "timeline.png"))
             files.append(plot_tokens(memory, folder / "tokens.png"))
             files.append(plot_merged(memory, video, folder / "merged.png"))
         steps = [*took.items(), ("all", sum(took.values()))]
         print_table("Seconds", [(step, f"{seconds:.2f}") for step, seconds in steps])
         print("\n".join(f"wrote {file}" for file in files))
     if json:
-        print(dumps({"questions": answers, "seconds": took, "files": list(map(str, files))}))
+        print(
+            dumps({"questions": answers, "events": scores, "seconds": took, "files": list(map(str, files))})
+        )
 
 
 def _questions(scene: "Scene") -> Iterator["Question"]:

@@ -210,7 +210,7 @@ def _shared_s(a: SceneEvent, b: SceneEvent) -> float:
     return min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
 
 
-def _is_clear(event: SceneEvent) -> bool:
+def is_clear(event: SceneEvent) -> bool:
     """Whether whole seconds give its time well enough; rounding moves short events by half their length."""
     first, last = printed_seconds(event)
     return _iou((first, last + 1), (event.start_s, event.end_s)) >= 0.5
@@ -218,7 +218,7 @@ def _is_clear(event: SceneEvent) -> bool:
 
 def _when(named: dict[str, list[SceneEvent]], slot: str, video: _Video) -> Iterator[_Fact]:
     for name, (event, *more) in named.items():
-        if not more and _is_clear(event):
+        if not more and is_clear(event):
             yield _Fact({slot: name}, video.printed(event), ((event.start_s, event.end_s),))
 
 
@@ -268,7 +268,7 @@ def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
             continue
         reach = [(event, min(event.end_s, end) - max(event.start_s, start)) for event in video.events]
         inside = [event for event, common in reach if common >= 1]
-        if any(0 < common < 1 for _, common in reach) or not all(map(_is_clear, inside)):
+        if any(0 < common < 1 for _, common in reach) or not all(map(is_clear, inside)):
             continue
         inside.sort(key=lambda event: (printed_seconds(event)[0], event.kind, event.name))
         yield _Fact(

@@ -230,10 +230,12 @@ class TestEvents:
     @pytest.fixture(autouse=True)
     def happens(self, monkeypatch):
         """Events, whatever the model says."""
+        from longcompress.events.listing import EventList
         from longcompress.types import Event
 
-        listed = [Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")]
-        monkeypatch.setattr(VideoMemory, "events", lambda *_, **__: listed)
+        unparsed = tuple(Event(10.0 * i, 10.0 * i + 10, f"answer {i}") for i in range(8))
+        listed = EventList([Event(1.0, 4.0, "red ball"), Event(3.0, 9.0, "bell")], 20, 3, 2, 4, unparsed)
+        monkeypatch.setattr(VideoMemory, "list_events", lambda *_, **__: listed)
 
     @pytest.mark.parametrize("kind", ["jsonl", "srt", "vtt", "ass", "csv", "edl"])
     def test_every_format_is_printed(self, run, kind):
@@ -246,6 +248,18 @@ class TestEvents:
         assert code == 0
         assert [(e["start_s"], e["end_s"]) for e in lines(out)] == [(1.0, 4.0), (3.0, 9.0)]
         assert run("events", "HERE/video.lcm")[1] == out
+
+    def test_how_windows_answered_is_on_standard_error(self, run):
+        code, out, err = run("events", "HERE/video.lcm")
+        first, *others = err.splitlines()
+        assert code == 0 and "windows" not in out
+        assert first == (
+            "longcompress: note: 20 windows asked, 3 pairs of them again; spans: 4 joined, 2 dropped; 8 "
+            "answers without a time"
+        )
+        assert len(others) == 5
+        assert others[1].endswith("warning: no time in the answer about 0:00:10.0 - 0:00:20.0 answer 1")
+        assert not run("events", "HERE/video.lcm", "--quiet")[2]
 
     def test_a_file_by_its_name(self, run, tmp_path):
         code, out, _ = run("events", "HERE/video.lcm", "--out", tmp_path / "a.srt", "--json")
@@ -326,6 +340,8 @@ def test_demo(run, tmp_path):
     report = json.loads(out)
     assert code == 0 and "Estimate before decoding" in err and "wrote" in err
     assert set(report["questions"][0]) == {"kind", "question", "answer", "truth", "right"}
+    assert 0 < report["events"]["F1"] <= 1 and report["events"]["num_asked"] == 3
+    assert "List of events, IoU .5" in err
     assert {Path(file).name for file in report["files"]} == {path.name for path in tmp_path.iterdir()}
     assert {"video.mp4", "video.json", "video.lcm", "events.srt", "merged.png"} <= {
         path.name for path in tmp_path.iterdir()

@@ -63,6 +63,6 @@ def dispatched(monkeypatch):
         used.append((op, answer))
         return answer
 
-    for module in ("attend", "metric", "plan", "pool"):
+    for module in ("attend", "medoid", "metric", "plan", "pool"):
         monkeypatch.setattr(sys.modules[f"longcompress.kernels.{module}"], "use_triton", use_triton)
     return used

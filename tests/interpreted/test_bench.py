@@ -3,7 +3,7 @@
 from longcompress.eval.bench import kernels
 from longcompress.eval.bench.rows import load_rows
 
-CASES = ["metric", "pool", "novelty", "attend", "merge, published", "merge, default", "one segment"]
+CASES = ["metric", "pool", "medoid", "novelty", "attend", "merge, published", "merge, default", "one segment"]
 
 
 def test_triton_passes_the_gates_of_the_benchmark(tmp_path):
@@ -11,6 +11,6 @@ def test_triton_passes_the_gates_of_the_benchmark(tmp_path):
     options = {"segments": 2, "tokens": 128, "channels": 192, "repeat": 1}
     assert kernels.bench_kernels(str(out), dtypes=["bf16", "fp32"], cases=CASES, **options) == 0
     rows = {(row.case, row.provider, row.settings["dtype"]) for row in load_rows(out)}
-    for case in ("metric", "pool", "novelty", "attend", "merge, published", "merge, default"):
+    for case in ("metric", "pool", "medoid", "novelty", "attend", "merge, published", "merge, default"):
         for dtype in ("bf16", "fp32"):
             assert {(case, "triton", dtype), (case, "reference", dtype)} <= rows

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longcompress.kernels import attend, head_mean, novelty, plan, pool
+from longcompress.kernels import attend, head_mean, medoid, novelty, plan, pool
 from longcompress.kernels.gpu import pool as gpu_pool
 
 from helpers import normal, offsets_of
@@ -42,5 +42,5 @@ def test_every_launch_is_guarded(launches):
     total = pool(x, merged).sum() + attend(query, x, offsets).read().sum()
     total.backward()
     new = novelty(x, torch.arange(40, dtype=torch.int32) - 1)
-    assert new.shape == (40,)
-    assert len(launches) >= 9 and all(launches)
+    assert new.shape == (40,) and medoid(x, merged).shape == (8,)
+    assert len(launches) >= 10 and all(launches)

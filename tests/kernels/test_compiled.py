@@ -34,11 +34,11 @@ def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(variant, chip):
 def test_every_kernel_is_among_them():
     import triton
 
-    from longcompress.kernels.gpu import attend, head_mean, novelty, plan_rounds, pool
+    from longcompress.kernels.gpu import attend, head_mean, medoid, novelty, plan_rounds, pool
 
     kernels = {
         value
-        for module in (attend, head_mean, novelty, plan_rounds, pool)
+        for module in (attend, head_mean, medoid, novelty, plan_rounds, pool)
         for name, value in vars(module).items()
         if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
     }
