@@ -19,7 +19,7 @@ from .families import Family
 from .vision import places_of
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
-BLOCK_S = 30.0  # of audio; its encoders attend within a few seconds
+BLOCK_S = 30.0  # of audio, at most; its encoders attend within windows of 2 or 8 s
 MIN_AUDIO_S = 0.1  # shorter audio gives no token: silence fills it up
 
 
@@ -161,7 +161,9 @@ class StockAudio(nn.Module):
         assert rate is not None
         self.rate = rate  # tokens a second
         self.rate_hz: int = extractor.sampling_rate
-        self.block = round(min(BLOCK_S, extractor.chunk_length) * self.rate_hz)
+        sizes = model.config.audio_config  # attention stays within a window, which a block must not cut
+        window = getattr(sizes, "n_window_infer", 2 * sizes.n_window) * extractor.hop_length
+        self.block = round(min(BLOCK_S, extractor.chunk_length) * self.rate_hz) // window * window
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.metric_width = math.gcd(config.metric_width, self.width)
 
