@@ -19,7 +19,7 @@ from .compression.state import GlobalMemory, MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
 from .encoders import AUDIO, Encoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of
-from .files import replacing, usual_modes
+from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
 from .llm.backbone import Backbone, load_backbone, take_apart
 from .llm.calibrate import init_heads
@@ -477,10 +477,10 @@ def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:
 def _folder_of(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    if isinstance(name, Path) or name.startswith((".", "/")) or name.count("/") != 1:
+    if not is_hub_name(name):
         raise FileNotFoundError(
             f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model"
         )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name))
+    return Path(snapshot_download(str(name)))
