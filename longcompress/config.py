@@ -232,16 +232,19 @@ class MergeConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Global tokens.
+    """Global tokens, and the memory file.
 
     Attributes:
         kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend
             over the tokens of closed segments.
         num_queries: learned queries of a stream.
+        dtype: of the rows in a memory file: as the model made them (""), "bfloat16", or "int8" with a scale
+            for every 64 channels of a row.
     """
 
     kind: Literal["none", "mean", "learned"] = "mean"
     num_queries: int = 4
+    dtype: Literal["", "bfloat16", "int8"] = ""
 
     def __post_init__(self) -> None:
         _positive(self, "num_queries")

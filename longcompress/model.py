@@ -16,7 +16,16 @@ from transformers import AutoModelForCausalLM
 
 from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
 from .compression.state import GlobalMemory, MergeState, check_budget
-from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
+from .config import (
+    BudgetConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    load_config,
+    to_dict,
+)
 from .encoders import AUDIO, Encoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of
 from .files import is_hub_name, replacing, usual_modes
@@ -33,6 +42,7 @@ CHANGEABLE = {
         ("segments", SegmentConfig, ()),
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
+        ("memory", MemoryConfig, ("kind", "num_queries")),
     )
 } | {"video": ("reuse_below",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
@@ -367,6 +377,7 @@ class LongCompress(nn.Module):
         """
         config = self.config
         used: dict[str, Any] = {"memory": to_dict(config.memory)}
+        del used["memory"]["dtype"]
         for stream in self.encoders:
             fields_of = to_dict(getattr(config, stream))
             used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
