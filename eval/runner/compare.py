@@ -103,7 +103,10 @@ def compare(
             "METEOR; use `longcompress eval run` and `eval score`"
         )
     if "no-audio" in config.methods and model.media != ("video", "audio"):
-        raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
+        raise ValueError(
+            f"method no-audio needs a model that sees and hears, this one takes {model.media}; name the other "
+            "methods"
+        )
     pins = header_of(source, model, run_config, how)
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
