@@ -115,11 +115,16 @@ def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> t
     for event in events:
         first, last = max(event.start_s, start_s), min(event.end_s, end_s)
         if first < last:
-            points = _points(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
+            points = position(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
             points[1] = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the part
             path = tuple(map(tuple, points.tolist()))
             parts.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
     return tuple(parts)
+
+
+def position(event: SceneEvent, times: Float) -> Float:
+    """(T, 2) x and y of the middle of the object at times (T,), as shares of the width."""
+    return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
 
 
 def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np.uint8]:
@@ -294,7 +299,7 @@ def _sample_path(
         score = 1.0
         for event in near:
             times = np.linspace(max(start_s, event.start_s), min(end_s, event.end_s), 32)
-            apart = np.hypot(*(_points(draft, times) - _points(event, times)).T)
+            apart = np.hypot(*(position(draft, times) - position(event, times)).T)
             score = min(score, float((apart > 0.27).mean()) + 3 * min(0.0, float(apart.min()) - 0.1))
         if score > best_score:
             best, best_score = draft.path, score
@@ -307,12 +312,7 @@ def _shown(scene: Scene, times: Float) -> Iterator[tuple[SceneEvent, NDArray[np.
     """Each object, the indices (T',) of the times at which it is visible, and where it is then (T', 2)."""
     for event in scene.of("video"):
         now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
-        yield event, now, _points(event, times[now])
-
-
-def _points(event: SceneEvent, times: Float) -> Float:
-    """(T, 2) where the middle of the object is, as shares of the width."""
-    return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
+        yield event, now, position(event, times[now])
 
 
 def _owners(shown: Sequence[tuple[SceneEvent, NDArray[np.intp], Float]], num: int, fine: int) -> NDArray[np.int64]:
