@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 T = TypeVar("T")
-FORMAT = 1  # of a model's config
+FORMAT = 2  # of a model's config
 MAX_MEDIA = {"rate_fps": 1000, "frames": 1_000_000, "threads": 1024}  # more than any video or machine has
 # Endings of the containers that FFmpeg reads. What else a folder holds is named, not tried.
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in """
@@ -37,6 +37,7 @@ class MediaConfig:
             `frames` equal parts, by frame numbers rounded as LongVLM's code does.
         size_px: frames are scaled to size_px x size_px.
         fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and crops the centre.
+        scaling: "bilinear", or "bicubic" as processors of transformers do.
         decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer
             frames and give their true times.
         rate_hz: samples of audio a second, mono.
@@ -55,6 +56,7 @@ class MediaConfig:
     frames_at: Literal["ends", "middles"] = "ends"
     size_px: int = 224
     fit: Literal["squash", "crop"] = "squash"
+    scaling: Literal["bilinear", "bicubic"] = "bilinear"
     decode: Literal["exact", "nonref", "keyframe"] = "exact"
     rate_hz: int = 16000
     channels: Literal["mix", "first"] = "mix"
@@ -266,8 +268,13 @@ class LLMConfig:
 
     Attributes:
         base: as in VisionConfig.
-        timestamp_s: seconds between timestamps, where these fit into an eighth of the budget; otherwise a
-            multiple.
+        kind: "causal": a language model, behind encoders and projectors of their own. "stock": a video LLM
+            of transformers, whose own encoders and projectors make the tokens (`encoders.families`); its
+            prompt is its processor's, so that timestamp, projector, time, next_question, order, numbers and
+            the norms have no effect.
+        timestamp_s: seconds between timestamps, where these fit into timestamp_share of the budget; otherwise
+            a multiple. 0, for "stock": between frames.
+        timestamp_share: of the budget, that the text of timestamps may take beside it.
         timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
         projector: "linear" (LLaVA, LongVLM), or "mlp": linear, GELU, linear (LLaVA-1.5).
@@ -291,10 +298,16 @@ class LLMConfig:
         token_norm: norm of video tokens after newly initialised projectors, without their common part, in
             norms of the language model's own embeddings; 0: torch's initialisation, as in the papers.
         time_norm: likewise of what `time` adds to each token; 0: gain 1.
+        text_after: where the positions of text behind a video go on, of "stock" models with time in their
+            positions: after all of the "video"; or after the larger side of its "grid", inside its own time,
+            as transformers 5 does for Qwen2-VL and Qwen2.5-VL.
+        clock_scale: of positions in time of such models; below 1 where a video passes the trained range.
     """
 
     base: str = ""
+    kind: Literal["causal", "stock"] = "causal"
     timestamp_s: float = 10.0
+    timestamp_share: float = 0.125
     timestamp: str = "{clock}"
     projector: Literal["linear", "mlp"] = "linear"
     time: bool = True
@@ -313,9 +326,13 @@ class LLMConfig:
     numbers: Literal["places", "mean"] = "places"
     token_norm: float = 1.0
     time_norm: float = 0.4
+    text_after: Literal["video", "grid"] = "video"
+    clock_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "timestamp_s", "max_offset_s", "events_window_s", "max_new_tokens")
+        _positive(self, "max_offset_s", "events_window_s", "max_new_tokens", "clock_scale", "timestamp_share")
+        if self.kind == "causal" or self.timestamp_s:
+            _positive(self, "timestamp_s")
         for name in ("token_norm", "time_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 norms of embeddings, got {getattr(self, name)}")
@@ -325,11 +342,14 @@ class LLMConfig:
                 'seconds from; set llm.time to False, or llm.order to "time"'
             )
 
-    def timestamp_step_s(self, duration_s: float, budget: int, num_text: int = 1) -> float:
-        """Seconds between timestamps of num_text tokens each: the smallest multiple of timestamp_s with at
-        most budget / 8 text tokens."""
-        room = max(1, budget // (8 * max(1, num_text)))
-        return self.timestamp_s * max(1, math.ceil(math.ceil(duration_s / self.timestamp_s - 1e-9) / room))
+    def timestamp_step_s(
+        self, duration_s: float, budget: int, num_text: int = 1, frame_s: float = 1.0
+    ) -> float:
+        """Seconds between timestamps of num_text tokens each: the smallest multiple of timestamp_s (where it
+        is 0, of frame_s) with at most timestamp_share * budget text tokens."""
+        unit_s = self.timestamp_s or frame_s
+        room = max(1, int(self.timestamp_share * budget / max(1, num_text)))
+        return unit_s * max(1, math.ceil(math.ceil(duration_s / unit_s - 1e-9) / room))
 
 
 @dataclass(frozen=True)

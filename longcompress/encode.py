@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .compression.segmenter import Segmenter
-from .encoders import Stream, VisionEncoder
+from .encoders import Stream
 from .media import fit_pixels
 from .model import LongCompress
 from .types import Audio, Encoded, Frames, Segment
@@ -172,8 +172,8 @@ class SegmentEncoder:
         return [name for name, stream in self._streams.items() if stream.encoder.modality == modality]
 
     def _check_rate(self, part: Audio, names: Sequence[str]) -> None:
-        encoders = [self._streams[name].encoder for name in names]
-        rates = {encoder.rate_hz for encoder in encoders if not isinstance(encoder, VisionEncoder)}
+        encoders: list[Any] = [self._streams[name].encoder for name in names]
+        rates = {encoder.rate_hz for encoder in encoders}
         if rates != {part.rate_hz}:
             raise ValueError(
                 f"audio must come at {', '.join(map(str, rates))} samples a second, got {part.rate_hz}; "

@@ -20,12 +20,12 @@ from .llm.causal import Prefix
 from .model import LongCompress
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
-FORMAT = 1
+FORMAT = 2
 HEADER: dict[str, type | tuple[type, ...]] = {  # its fields and their types
     "sha256": str, "source": dict, "budget": int, "duration_s": (int, float), "identity": str,
     "streams": list, "globals": list, "assignment": list,
 }  # fmt: skip
-FIELDS = ("x", "size", "time_s", "start_s", "end_s")
+FIELDS = ("x", "size", "time_s", "start_s", "end_s", "place")
 WINDOW_BATCH = 8
 
 

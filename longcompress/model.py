@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM
 from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
 from .compression.state import GlobalMemory, MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
-from .encoders import AUDIO, AudioEncoder, BeatsEncoder, Encoder, VisionEncoder
+from .encoders import AUDIO, Encoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of
 from .files import replacing, usual_modes
-from .llm import CausalLM
+from .llm import CausalLM, StockLM
+from .llm.backbone import Backbone, load_backbone, take_apart
 from .llm.calibrate import init_heads
-from .llm.prompt import encode, timestamp_text
 from .llm.tokenizer import load_tokenizer
 from .types import STREAMS
 
@@ -36,6 +36,15 @@ CHANGEABLE = {
     )
 } | {"video": ("reuse_below",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
+STOCK = {
+    "media": ("size_px",),
+    "video": ("batch_size", "metric_width"),
+    "llm": (
+        "timestamp_s", "timestamp_share", "system", "question", "events", "events_window_s", "max_new_tokens",
+        "text_after", "clock_scale",
+    ),
+}  # fmt: skip
+"""Those that it also takes of a stock model, whose own parameters depend on none of ours."""
 ATTENTION = {
     "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
@@ -61,17 +70,17 @@ class LongCompress(nn.Module):
         speech: a second audio encoder, or None.
     """
 
-    llm: CausalLM
+    llm: CausalLM | StockLM
 
     def __init__(
         self,
         config: ModelConfig,
-        video: VisionEncoder | None,
-        audio: AudioEncoder | BeatsEncoder | None,
-        llm: CausalLM | None,
+        video: VisionEncoder | StockVision | None,
+        audio: Encoder | None,
+        llm: CausalLM | StockLM | None,
         global_memory: GlobalMemory | None = None,
         folder: Path | None = None,
-        speech: AudioEncoder | BeatsEncoder | None = None,
+        speech: Encoder | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -113,6 +122,9 @@ class LongCompress(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of its language model, or without one of its encoders."""
+        if isinstance(self.video, StockVision):
+            device: torch.device = self.video.model.device
+            return device
         return next((self._modules.get("llm") or self).parameters()).device
 
     @classmethod
@@ -151,7 +163,7 @@ class LongCompress(nn.Module):
 
             model.llm.lm = PeftModel.from_pretrained(model.llm.lm, folder / "adapter")
             if quantization is None:
-                model.llm.lm.to(next(model.llm.project.parameters()).device)
+                model.llm.lm.to(model.device)
         return model.eval()
 
     @classmethod
@@ -176,6 +188,13 @@ class LongCompress(nn.Module):
             init: initialise its own parameters (`llm.calibrate`); False: they will be loaded.
         """
         check_attention(config)
+        if config.llm.kind == "stock":
+            where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            backbone = load_backbone(
+                resolve(config.llm.base, folder), config.llm, device=where, dtype=_dtype_of(dtype, where),
+                quantization=quantization, llm=llm,
+            )  # fmt: skip
+            return cls.from_backbone(backbone, config, folder=folder, llm=llm)
         base = resolve(config.llm.base, folder) if llm else ""
         if llm:
             check_language(base, kind_of(base))  # before the encoders, which take their time
@@ -198,6 +217,14 @@ class LongCompress(nn.Module):
         if init:
             init_heads(model.llm, model.encoders, config.media)
         return model.eval()
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: Backbone, config: ModelConfig, *, folder: Path | None = None, llm: bool = True
+    ) -> Self:
+        """A stock video LLM as a model of ours; see `from_config`."""
+        video, audio, lm = take_apart(backbone, config)
+        return cls(config, video, audio if config.media.audio else None, lm if llm else None, folder=folder)
 
     def save_pretrained(self, folder: str | Path, *, include_base: bool = False, **_: Any) -> None:
         """Write config.json, own parameters, LoRA adapter; with include_base also copies of encoders and LM.
@@ -256,17 +283,23 @@ class LongCompress(nn.Module):
     def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change the config: section -> changed fields, as {"media": {"rate_fps": 2}}.
 
-        Only fields that the weights don't depend on can change (CHANGEABLE); others raise ValueError.
+        Only fields that the weights don't depend on can change (CHANGEABLE, and STOCK of a stock model);
+        others raise ValueError.
         """
+        stock = isinstance(self.video, StockVision)
+        known = {n: CHANGEABLE.get(n, ()) + (STOCK.get(n, ()) if stock else ()) for n in CHANGEABLE | STOCK}
         for section, values in changes.items():
-            if section not in CHANGEABLE or set(values) - set(CHANGEABLE[section]):
-                raise ValueError(
-                    f"changes must be fields of {dict(CHANGEABLE)}, got {section!r}: {sorted(values)}"
-                )
+            if section not in known or set(values) - set(known[section]):
+                raise ValueError(f"changes must be fields of {known}, got {section!r}: {sorted(values)}")
         sections = {name: replace(getattr(self.config, name), **values) for name, values in changes.items()}
-        self.config = replace(self.config, **sections)
+        config = replace(self.config, **sections)
         if self.video is not None:
-            self.video.config = self.config.video
+            if isinstance(self.video, StockVision):
+                self.video.set_size(config.media.size_px)
+            self.video.config = config.video
+        if isinstance(self._modules.get("llm"), StockLM):
+            self.llm.change(config.llm, config.media, max(self.video.grid))
+        self.config = config
 
     def check_budget(self, budget: int, streams: Iterable[str] | None = None) -> None:
         """ValueError unless `budget` holds the global tokens and a token of each stream (None: all)."""
@@ -288,7 +321,8 @@ class LongCompress(nn.Module):
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
         from peft import LoraConfig, get_peft_model
 
-        options = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"} | options
+        modules = self.llm.lora_modules if isinstance(self.llm, StockLM) else "all-linear"
+        options = {"task_type": "CAUSAL_LM", "target_modules": modules} | options
         self.llm.lm = get_peft_model(self.llm.lm, LoraConfig(**options))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
@@ -308,15 +342,17 @@ class LongCompress(nn.Module):
             for name, encoder in self.encoders.items()
             if (video if encoder.modality == "video" else audio)
         }
-        patches = self.video.patches if self.video else 1
+        video_of = self.video if "video" in flows else None
         shape = Shape(
             flows,
-            frames=flows["video"].tokens // patches if "video" in flows else 0,
+            frames=flows["video"].tokens // video_of.patches * video_of.frames_per_token if video_of else 0,
             global_tokens=self.global_memory.num_tokens(list(flows)),
         )
+        if video_of is not None and config.media.rate_fps:
+            shape = replace(shape, token_s=video_of.frames_per_token / config.media.rate_fps)
         if "llm" in self._modules:  # encoders alone make tokens, but no prompt
-            text = encode(self.llm.tokenizer, timestamp_text(config.llm, duration_s))
-            shape = replace(shape, timestamp_tokens=len(text), context=self.llm.context)
+            num_text = self.llm.timestamp_tokens(duration_s)
+            shape = replace(shape, timestamp_tokens=num_text, context=self.llm.context)
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
@@ -333,9 +369,12 @@ class LongCompress(nn.Module):
             used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
         if self.video is not None:
             used["size_px"] = config.media.size_px
+        if isinstance(self.video, StockVision):
+            used["backbone"], used["norm"] = self.video.model.config.model_type, self.video.norm
         text = json.dumps(used, sort_keys=True)
         parts = [*self.encoders.values(), self.global_memory]
-        values = [item for part in parts for item in sorted(part.state_dict().items())]
+        states = [getattr(part, "state", part.state_dict)() for part in parts]
+        values = [item for state in states for item in sorted(state.items())]
         key = (text, tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for _, v in values))
         if self._identity is None or self._identity[0] != key:
             self._identity = key, _digest(text, values)
@@ -360,6 +399,11 @@ class LongCompress(nn.Module):
         else:
             lm.save_pretrained(folder)
         self.llm.tokenizer.save_pretrained(folder)
+        if isinstance(self.video, StockVision):
+            if isinstance(self.audio, StockAudio):
+                self.audio.extractor.save_pretrained(folder)
+            norm = dict(zip(("image_mean", "image_std"), map(list, self.video.norm), strict=True))
+            (folder / "video_preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
 
 
 def check_attention(config: ModelConfig) -> None:

@@ -1,6 +1,7 @@
 """Named configurations as functions, and `load`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .config import (
 )
 from .encoders import AudioEncoder, VisionEncoder
 from .llm import CausalLM
+from .llm.backbone import backbone_of, is_stock, read_config, stock_config
 from .model import LongCompress
 from .synthetic.questions import VOCABULARY
 from .synthetic.scenes import COLOURS, SHAPES
@@ -151,4 +153,20 @@ def load(
             f"name must be one of {sorted([*PRESETS, *PUBLISHED])}, a folder, or a hub name owner/model, "
             f"got {name!r}"
         )
+    if is_stock(name):
+        return LongCompress.from_config(stock_config(read_config(name), str(name)), **options)
     return LongCompress.from_pretrained(name, **options)
+
+
+def from_transformers(model: Any, processor: Any, **media: Any) -> LongCompress:
+    """A stock video LLM that is loaded already, as a model of ours; it stays what it is.
+
+    Args:
+        model: of a class of transformers; see `families`.
+        processor: its processor, or its tokenizer alone.
+        media: changed fields of MediaConfig, such as size_px and rate_fps.
+    """
+    backbone = backbone_of(model, processor)
+    config = stock_config(backbone.lm.config, getattr(model.config, "_name_or_path", "") or "./lm")
+    config = replace(config, media=replace(config.media, **media))
+    return LongCompress.from_backbone(backbone, config)

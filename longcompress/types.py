@@ -145,6 +145,8 @@ class Tokens:
         time_s: (N,) float64, their mean time.
         start_s: (N,) float64.
         end_s: (N,) float64, > start_s.
+        place: (N, 3) float64 where it is shown: its second, its row and its column in the frame's grid of
+            patches. Row and column are 0 for audio; None: start_s, 0, 0.
     """
 
     x: Tensor
@@ -152,15 +154,21 @@ class Tokens:
     time_s: Tensor
     start_s: Tensor
     end_s: Tensor
+    place: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.place is None:
+            place = torch.stack([self.start_s, *[torch.zeros_like(self.start_s)] * 2], -1)
+            object.__setattr__(self, "place", place)
         _need(self.x.dim() == 2, f"Tokens.x must be (N, C), got {tuple(self.x.shape)}")
         want = self.x.shape[:1]
         for name in ("size", "time_s", "start_s", "end_s"):
             got = getattr(self, name).shape
             _need(got == want, f"Tokens.{name} must be (N,) = {tuple(want)} like x, got {tuple(got)}")
         _need(self.size.dtype == torch.float32, f"Tokens.size must be float32, got {self.size.dtype}")
-        for name in ("time_s", "start_s", "end_s"):
+        got = tuple(self.place.shape)
+        _need(got == (*want, 3), f"Tokens.place must be (N, 3) with N = {want[0]} like x, got {got}")
+        for name in ("time_s", "start_s", "end_s", "place"):
             got = getattr(self, name).dtype
             _need(got == torch.float64, f"Tokens.{name} must be float64, got {got}")
 
@@ -172,7 +180,7 @@ class Tokens:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of features, sizes and times."""
+        """Bytes of features, sizes, times and places."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
 
     def check(self, where: str) -> None:
@@ -182,6 +190,8 @@ class Tokens:
         _need(is_in_order, f"{where}: times must be finite, each end after its start")
         is_sized = bool((self.size.isfinite() & (self.size > 0)).all())
         _need(is_sized, f"{where}: sizes must be finite and > 0")
+        is_placed = bool((self.place.abs() <= MAX_TIME_S).all())
+        _need(is_placed, f"{where}: places must be finite")
         _need(bool(self.x.isfinite().all()), f"{where}: x is not finite")
 
     def take(self, index: Tensor | slice) -> Self:

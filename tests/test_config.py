@@ -33,7 +33,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
             r"segments.cut must be Literal\['fixed', 'change', .* got x",
         ),
         (MergeConfig, {"schedule": "a"}, r"schedule: .*\[float, list\[int\]\] .* Given value: a"),
-        (ModelConfig, {"format": 3}, "format must be 1, got 3; upgrade longcompress"),
+        (ModelConfig, {"format": 3}, "format must be 2, got 3; upgrade longcompress"),
         (ModelConfig, {"segments": {"length_s": 0}}, "length_s must be > 0, got 0"),
         (ModelConfig, {"segments": {"length_s": float("inf")}}, r"length_s must be (> 0|float), got [iI]nf"),
         (ModelConfig, {"media": 2.0}, "media must be a mapping, got 2.0"),

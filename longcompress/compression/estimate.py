@@ -67,7 +67,8 @@ class Shape:
         flows: stream -> its Flow.
         frames: sampled frames.
         global_tokens: of these streams.
-        timestamp_tokens: text tokens of a timestamp.
+        timestamp_tokens: text tokens of a timestamp; 0 for a prompt without.
+        token_s: seconds of a video token before merging.
         context: positions of the language model (None: not known).
     """
 
@@ -75,6 +76,7 @@ class Shape:
     frames: int = 0
     global_tokens: int = 0
     timestamp_tokens: int = 1
+    token_s: float = 1.0
     context: int | None = None
 
 
@@ -104,8 +106,9 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     room = min(budget - num_globals, sum(max_tokens))
     weights = [config.budget.stream_weight(k) for k in flows]
     parts = dict(zip(flows, allocate(weights, room, max_tokens=max_tokens), strict=True))
-    seconds = config.llm.timestamp_step_s(duration_s, budget, shape.timestamp_tokens)
-    timestamps = math.ceil(duration_s / seconds) if duration_s and config.llm.order == "time" else 0
+    seconds = config.llm.timestamp_step_s(duration_s, budget, shape.timestamp_tokens, shape.token_s)
+    has_timestamps = duration_s and config.llm.order == "time" and shape.timestamp_tokens
+    timestamps = math.ceil(duration_s / seconds) if has_timestamps else 0
     tokens = room + num_globals
     prompt = tokens + timestamps * shape.timestamp_tokens
     num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())

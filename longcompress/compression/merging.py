@@ -113,10 +113,11 @@ def merge_segment(group: Group, stream: str, config: MergeConfig, num_rounds: in
 
 
 def pool_tokens(tokens: Tokens, planned: Plan) -> Tokens:
-    """The groups of a plan as Tokens: features and mean times by weight, first start, last end."""
+    """The groups of a plan as Tokens: features and mean times by weight, mean place, first start, last
+    end."""
     start_s, end_s = extremes(tokens.start_s, tokens.end_s, planned)
-    time_s = pool(tokens.time_s[:, None], planned)[:, 0]
-    return Tokens(pool(tokens.x, planned), planned.mass, time_s, start_s, end_s)
+    means = pool(torch.cat([tokens.time_s[:, None], tokens.place], 1), planned)  # (M, 4)
+    return Tokens(pool(tokens.x, planned), planned.mass, means[:, 0], start_s, end_s, means[:, 1:])
 
 
 def assignment_of(merged: Sequence[Group], by_time: Tensor) -> Tensor:

@@ -2,8 +2,18 @@
 
 from .beats_encoder import BeatsEncoder
 from .encoder import AUDIO, Encoder
+from .stock import StockAudio, StockVision
 from .stream import Stream
 from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
-__all__ = ["AUDIO", "AudioEncoder", "BeatsEncoder", "Encoder", "Stream", "VisionEncoder"]
+__all__ = [
+    "AUDIO",
+    "AudioEncoder",
+    "BeatsEncoder",
+    "Encoder",
+    "StockAudio",
+    "StockVision",
+    "Stream",
+    "VisionEncoder",
+]

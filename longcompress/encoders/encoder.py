@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from .beats_encoder import BeatsEncoder
+from .stock import StockAudio, StockVision
 from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
-Encoder = VisionEncoder | AudioEncoder | BeatsEncoder
+Encoder = VisionEncoder | AudioEncoder | BeatsEncoder | StockVision | StockAudio
 """Input: `modality` ("video" or "audio"), `block` (frames or samples that are encoded at once), `lookahead`
 (frames or samples behind a block that it also sees). Output: `width`, `patches`, `num_summaries`, `means`,
 `num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`."""

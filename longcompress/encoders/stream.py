@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..types import Audio, Encoded, Frames
 from .encoder import Encoder
 
@@ -94,7 +96,9 @@ class Stream:
         encoded = self.encoder.encode(block)  # type: ignore[arg-type]
         # A joined block has the step of its first part. Frames that last otherwise get their own ends back.
         frames = [part for part in parts if isinstance(part, Frames)]
-        return set_steps(encoded, frames) if len({part.step_s for part in frames}) > 1 else encoded
+        if len({part.step_s for part in frames}) < 2:
+            return encoded
+        return set_steps(encoded, frames, self.encoder.frames_per_token)
 
     def _average(self, encoded: list[Encoded]) -> list[Encoded]:
         return [mean for part in encoded for mean in self._means.push(part)] if self._means else encoded
@@ -110,10 +114,11 @@ def follows(before: Frames | Audio, part: Frames | Audio) -> bool:
     return same_shape and (before.step_s == part.step_s or abs(gap_s) < SAME_S)
 
 
-def set_steps(encoded: Encoded, parts: list[Frames]) -> Encoded:
-    """The same tokens, each lasting as long as its frame in `parts`."""
+def set_steps(encoded: Encoded, parts: list[Frames], frames_per_token: int = 1) -> Encoded:
+    """The same tokens, each lasting until its last frame in `parts` ends."""
     start_s = encoded.tokens.start_s
-    steps = start_s.new_tensor([part.step_s for part in parts for _ in range(len(part))])
-    step_s = steps[: len(encoded) // encoded.patches].repeat_interleave(encoded.patches)
-    tokens = replace(encoded.tokens, time_s=start_s + step_s / 2, end_s=start_s + step_s)
+    ends = torch.cat([part.time_s + part.step_s for part in parts]).to(start_s.device)  # of frames
+    last = torch.arange(1, len(encoded) // encoded.patches + 1, device=start_s.device) * frames_per_token - 1
+    end_s = ends[last.clamp_max(len(ends) - 1)].repeat_interleave(encoded.patches)
+    tokens = replace(encoded.tokens, time_s=start_s + (end_s - start_s) / 2, end_s=end_s)
     return replace(encoded, tokens=tokens)

@@ -36,6 +36,7 @@ class VisionEncoder(nn.Module):
     """
 
     modality = "video"
+    frames_per_token = 1
     lookahead = 0
     means = None
 
@@ -58,6 +59,8 @@ class VisionEncoder(nn.Module):
                 check_encoder(encoder, self.normal(probe), config.layer)
             x, summary = self.features(probe)
         self.patches, self.width = x.shape[1], x.shape[2]
+        edge = math.isqrt(self.patches)
+        self.grid = (edge, edge) if edge * edge == self.patches else (1, self.patches)
         self.num_summaries = 0 if summary is None else summary.shape[1]
         check_width(config.metric_width, self.width)
 
@@ -120,7 +123,8 @@ class VisionEncoder(nn.Module):
         x = rearrange(x[source], "t p c -> (t p) c")
         start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
         end_s = start_s + frames.step_s
-        tokens = Tokens(x, torch.ones(len(x), device=x.device), start_s + frames.step_s / 2, start_s, end_s)
+        size, time_s = torch.ones(len(x), device=x.device), start_s + frames.step_s / 2
+        tokens = Tokens(x, size, time_s, start_s, end_s, places_of(start_s, self.grid))
         summary = None if summary is None else summary[source]
         metric = head_mean(x, self.config.metric_width)
         return Encoded(tokens, metric, summary, self.patches, num - len(encode))
@@ -169,3 +173,11 @@ class VisionEncoder(nn.Module):
     def change(a: Tensor, b: Tensor) -> float:
         """Mean absolute difference of two frames (H, W, 3) uint8, 0 to 1."""
         return float((a.float() - b.float()).abs().mean() / 255)
+
+
+def places_of(start_s: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(N, 3) float64 second, row and column of raw tokens that start at start_s (N,) float64, those of a
+    frame side by side in a grid of (rows, columns)."""
+    rows, columns = grid
+    patch = torch.arange(len(start_s), device=start_s.device) % (rows * columns)
+    return torch.stack([start_s, (patch // columns).double(), (patch % columns).double()], -1)

@@ -1,19 +1,19 @@
 """Any causal language model of transformers reads a video: projectors, time, splice, loss, generation."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..config import LLMConfig
 from ..types import CompressedVideo, stream_order
+from .generate import generate, with_loss
 from .packing import branch_mask, check_apart, packed_logits, takes_lengths
 from .prompt import (
-    IGNORED,
     Example,
     around,
     collate,
@@ -22,6 +22,7 @@ from .prompt import (
     padded,
     padding_id,
     placeholder,
+    timestamp_text,
 )
 
 
@@ -101,6 +102,10 @@ class CausalLM(nn.Module):
         """Positions that the language model was trained for, or None if its config has no such number."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
+    def timestamp_tokens(self, duration_s: float) -> int:
+        """Text tokens of a timestamp in a video of this length."""
+        return len(encode(self.tokenizer, timestamp_text(self.settings, duration_s)))
+
     def collate(
         self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
     ) -> dict[str, Tensor]:
@@ -159,16 +164,7 @@ class CausalLM(nn.Module):
                 inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
                 logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
             ).logits  # fmt: skip
-        if labels is None:
-            return {"logits": logits}
-        # the logits at a place predict the next token
-        predicted, target = logits[:, :-1], labels[:, 1:]
-        if logits_to_keep is not None:
-            predicted, target = logits, target[:, logits_to_keep]
-        learned = target != IGNORED
-        total = nn.functional.cross_entropy(predicted[learned].float(), target[learned], reduction="sum")
-        num = learned.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
-        return {"logits": logits, "loss": total / num}
+        return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     def _branch_mask(
         self, x: Tensor, attention_mask: Tensor, branch: Tensor | None, sample: Tensor | None
@@ -200,11 +196,9 @@ class CausalLM(nn.Module):
         self,
         prefix: "Prefix",
         questions: Sequence[str],
-        *,
-        stream: Callable[[str], None] | None = None,
-        **generate: Any,
+        **options: Any,
     ) -> list[str]:
-        """The text of an answer to each question about one video; `generate` as `_generate` has it."""
+        """The text of an answer to each question about one video; options as `generate` has them."""
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
         ids = padded(tails, padding_id(self.tokenizer), left=True).to(self.lm.device)
         real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(self.lm.device)
@@ -213,14 +207,12 @@ class CausalLM(nn.Module):
         if len(tails) > 1:
             cache.batch_repeat_interleave(len(tails))
         position = (prefix.length + real.cumsum(1) - 1).clamp_min(0)
-        if stream is not None:
-            generate["streamer"] = _Say(self.tokenizer, stream)
         inputs = {"attention_mask": mask, "position_ids": position, "past_key_values": cache}
-        return self._generate(generate, input_ids=ids, **inputs)
+        return self._generate(options, input_ids=ids, **inputs)
 
     @torch.no_grad()
     def answer_each(
-        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **generate: Any
+        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any
     ) -> list[str]:
         """The text of an answer to a question about each video, all in one batch of unequal rows."""
         if len(videos) != len(questions):
@@ -228,28 +220,10 @@ class CausalLM(nn.Module):
         examples = [Example(v, [(q, None)]) for v, q in zip(videos, questions, strict=True)]
         batch = self._to_device(self.collate(examples, left=True))
         inputs = {"inputs_embeds": self.embed(batch), "attention_mask": batch["attention_mask"]}
-        return self._generate(generate, **inputs)
+        return self._generate(options, **inputs)
 
     def _generate(self, options: dict[str, Any], **inputs: Any) -> list[str]:
-        """Texts; greedy, and as long as the config has it, unless the options of generate say otherwise. They
-        end where the context does; ValueError for a prompt that fills it."""
-        options = {"do_sample": False} | options
-        if options.get("max_new_tokens") is None:
-            options["max_new_tokens"] = self.settings.max_new_tokens
-        num_positions = inputs["attention_mask"].shape[1]
-        if self.context is not None:
-            if num_positions >= self.context:
-                raise ValueError(
-                    f"the prompt must have fewer positions than the language model's context of "
-                    f"{self.context:,}, got {num_positions:,} with the question; shorten the question, or "
-                    "compress to a smaller budget"
-                )
-            options["max_new_tokens"] = min(options["max_new_tokens"], self.context - num_positions)
-        ends = {"pad_token_id": padding_id(self.tokenizer), "eos_token_id": self.tokenizer.eos_token_id}
-        out = self.lm.generate(**inputs, **options, **ends)
-        num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        texts = self.tokenizer.batch_decode(out[:, num_prompt:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return generate(self.lm, self.tokenizer, self.settings, self.context, options, **inputs)
 
     def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
         """(N, D) projected tokens of a stream with their time."""
@@ -287,17 +261,6 @@ class Prefix(NamedTuple):
 
     cache: Cache
     length: int
-
-
-class _Say(TextStreamer):
-    """Hands text to a function as it is generated."""
-
-    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.say = say
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.say(text)
 
 
 def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:

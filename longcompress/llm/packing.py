@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
+from transformers import DynamicCache
 
 MAX_BRANCH_POSITIONS = 16_384  # of a row with a dense mask: 1 GiB of float32
 _APART = 4  # tokens of each of the two samples that a language model is tried with
@@ -37,6 +38,13 @@ def first_fit(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 def takes_lengths(lm: Any) -> bool:
     """Whether its attention takes lengths of sequences and no dense mask."""
     return "flash" in str(lm.config.get_text_config()._attn_implementation)
+
+
+def has_state(lm: Any) -> bool:
+    """Whether some of its layers carry a state instead of attending: their samples can't be masked, and their
+    caches hold one sequence."""
+    layers = DynamicCache(config=lm.config.get_text_config()).layers
+    return not all(hasattr(layer, "batch_repeat_interleave") for layer in layers)
 
 
 def branch_mask(

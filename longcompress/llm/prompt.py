@@ -120,19 +120,37 @@ def conversation(
     Raises:
         ValueError: for an empty question, or a template that drops, moves or rewrites turns.
     """
-    if not all(question.strip() for question in questions):
-        raise ValueError("question must not be empty; ask something, e.g. 'What happens first?'")
-    texts = [config.question.format(question=question) for question in questions]
+    texts = question_texts(config, questions)
     if not getattr(tokenizer, "chat_template", None):
         head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         head += encode(tokenizer, config.system) if config.system else []
         form, end = config.next_question or config.question, tokenizer.eos_token or ""
-        rest = [_after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
+        rest = [after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
         return head, [encode(tokenizer, texts[0]), *rest]
-    before, first, *later = _cut(_rendered(tokenizer, config, texts), texts)
+    before, first, *later = conversation_texts(tokenizer, config, texts)
+    return encode(tokenizer, before), [encode(tokenizer, first), *(after_end(tokenizer, x) for x in later)]
+
+
+def question_texts(config: LLMConfig, questions: Sequence[str]) -> list[str]:
+    """The texts of users' turns that ask these questions; ValueError for an empty question."""
+    if not all(question.strip() for question in questions):
+        raise ValueError("question must not be empty; ask something, e.g. 'What happens first?'")
+    return [config.question.format(question=question) for question in questions]
+
+
+def conversation_texts(
+    tokenizer: Any, config: LLMConfig, texts: Sequence[str], media: tuple[str, str] | None = None
+) -> list[str]:
+    """The template's text before the video and before each answer, of users' turns `texts`.
+
+    Args:
+        media: "video" or "audio", and what the template writes for it; None: the template knows none, so the
+            video stands before the first text.
+    """
+    before, first, *later = _cut(_rendered(tokenizer, config, texts, media), texts)
     if later:
         # the first turn must read as it does alone, which is how it is asked
-        before_alone, alone = _cut(_rendered(tokenizer, config, texts[:1]), texts[:1])
+        before_alone, alone = _cut(_rendered(tokenizer, config, texts[:1], media), texts[:1])
         spaces = alone[len(alone.rstrip()) :]
         first, *later = [text.rstrip() + spaces for text in (first, *later)]
         if [before, first] != [before_alone, alone]:
@@ -140,17 +158,22 @@ def conversation(
                 "the tokenizer's chat template writes the first turn of a dialogue otherwise than one alone; "
                 "it would be learned as it is never asked; set another one, or leave the system text empty"
             )
-    return encode(tokenizer, before), [encode(tokenizer, first), *(_after_end(tokenizer, x) for x in later)]
+    return [before, first, *later]
 
 
-def _rendered(tokenizer: Any, config: LLMConfig, texts: Sequence[str]) -> str:
-    """The template's text up to the start of the last answer."""
-    messages = [{"role": "system", "content": config.system}] if config.system else []
+def _rendered(tokenizer: Any, config: LLMConfig, texts: Sequence[str], media: tuple[str, str] | None) -> str:
+    """The template's text up to the start of the last answer, VIDEO in the place of the video."""
+    turns = [("system", config.system)] if config.system else []
     for number, text in enumerate(texts):
         if number:
-            messages.append({"role": "assistant", "content": ANSWER.format(number)})
-        messages.append({"role": "user", "content": text if number else VIDEO + text})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            turns.append(("assistant", ANSWER.format(number)))
+        turns.append(("user", text if number or media else VIDEO + text))
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    if media:  # templates of models that see take lists
+        messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+        messages[bool(config.system)]["content"].insert(0, {"type": media[0]})
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return text.replace(media[1], VIDEO) if media else text
 
 
 def _cut(whole: str, texts: Sequence[str]) -> list[str]:
@@ -173,7 +196,7 @@ def _cut(whole: str, texts: Sequence[str]) -> list[str]:
     return parts
 
 
-def _after_end(tokenizer: Any, text: str) -> list[int]:
+def after_end(tokenizer: Any, text: str) -> list[int]:
     """Ids of the text behind an answer, less the template's end token: an answer has its own."""
     stripped = text.lstrip()
     if not tokenizer.eos_token or not stripped.startswith(tokenizer.eos_token):

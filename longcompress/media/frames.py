@@ -172,7 +172,7 @@ class FrameSampler:
                 square: Any = frame.to_ndarray(format="rgb24")[_middle(frame.height, frame.width)]
                 frame, aspect = av.VideoFrame.from_ndarray(np.ascontiguousarray(square), "rgb24"), 1.0
             width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
-        pixels = scaled(frame, self._scaler, width, height)  # (height, width, 3)
+        pixels = scaled(frame, self._scaler, width, height, self.config.scaling)  # (height, width, 3)
         return np.ascontiguousarray(np.rot90(pixels[_middle(height, width)], turns))
 
 
@@ -348,7 +348,7 @@ def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
         rows, columns = _middle(*pixels.shape[1:3])
         pixels = pixels[:, rows, columns]
     x = rearrange(pixels, "t h w c -> t c h w").float()
-    x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    x = torch.nn.functional.interpolate(x, (size, size), mode=config.scaling, antialias=True)
     return rearrange(x.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
 
 

@@ -17,15 +17,17 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _BRIGHT = 2.0  # luma from which colours fade to white
 
 
-def scaled(frame: av.VideoFrame, scaler: VideoReformatter, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB of a decoded frame."""
+def scaled(
+    frame: av.VideoFrame, scaler: VideoReformatter, width: int, height: int, scaling: str
+) -> np.ndarray:
+    """(height, width, 3) uint8 RGB of a decoded frame; `scaling` as of MediaConfig."""
     transfer = TRANSFERS.get(frame.color_trc)
     rgb = scaler.reformat(
         frame,
         width,
         height,
         "rgb48le" if transfer else "rgb24",
-        interpolation=Interpolation.BILINEAR,
+        interpolation=Interpolation[scaling.upper()],
         threads=1,
     ).to_ndarray()
     return tone_mapped(rgb, transfer) if transfer else rgb

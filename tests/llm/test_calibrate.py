@@ -148,7 +148,7 @@ def test_what_was_chosen_is_saved_and_a_loaded_model_is_the_same(model, tmp_path
     model.save_pretrained(tmp_path / "new", include_base=True)
     again = LongCompress.from_pretrained(tmp_path / "new", device="cpu")
     values = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert values["format"] == 1
+    assert values["format"] == 2
     assert {k: values["llm"][k] for k in FIRST} == {"numbers": "places", "token_norm": 1.0, "time_norm": 0.4}
     for name, value in model.llm.project.state_dict().items():
         assert torch.equal(again.llm.project.state_dict()[name], value)
@@ -211,7 +211,7 @@ def test_the_embedded_model_averages_digits_as_it_was_trained():
 
 
 def test_values_that_no_model_has():
-    with pytest.raises(ValueError, match="format must be 1, got 3; upgrade longcompress"):
+    with pytest.raises(ValueError, match="format must be 2, got 3; upgrade longcompress"):
         from_dict(ModelConfig, {"format": 3})
     with pytest.raises(ValueError, match=r"token_norm must be >= 0 norms of embeddings, got -1"):
         LLMConfig(token_norm=-1)

@@ -20,12 +20,12 @@ from ...kernels import State
 from ...model import LongCompress
 from ...types import Tokens, stream_order
 
-FORMAT = 1
+FORMAT = 2
 JSON = "json"
-OF_TOKENS = ("size", "time_s", "start_s", "end_s")
+OF_TOKENS = ("size", "time_s", "start_s", "end_s", "place")
 TENSORS = {
     "x": torch.bfloat16, "metric": torch.float32, "size": torch.float32, "time_s": torch.float64,
-    "start_s": torch.float64, "end_s": torch.float64, "offsets": torch.int32,
+    "start_s": torch.float64, "end_s": torch.float64, "place": torch.float64, "offsets": torch.int32,
 }  # fmt: skip
 
 
@@ -34,8 +34,8 @@ def members_of(
 ) -> dict[str, bytes]:
     """Member name -> bytes of a video's sample: `json`, and `STREAM.safetensors` for each of its streams.
 
-    A stream's tensors: x (N, C) bfloat16, metric (N, d), size (N,) float32, time_s, start_s, end_s (N,)
-    float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64, the sum
+    A stream's tensors: x (N, C) bfloat16, metric (N, d), size (N,) float32, time_s, start_s, end_s (N,),
+    place (N, 3) float64 in seat order, offsets (S + 1,) int32 of its tokens by chunk; summary (E, C) float64, the sum
     of its class tokens, where it has them. ValueError for a feature that is not finite.
     """
     chunks = [[c.start_s, c.end_s, c.num_segments, c.novelty] for c in state.chunks]
@@ -187,7 +187,7 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
             raise ValueError(f"{where}: member {member}: {key} must be {dtype}, got {tensors[key].dtype}")
     num = len(tensors["x"]) if tensors["x"].dim() == 2 else -1
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    fine = all(shapes[k] == (num,) for k in OF_TOKENS)
+    fine = all(shapes[k] == ((num, 3) if k == "place" else (num,)) for k in OF_TOKENS)
     fine = fine and tensors["metric"].dim() == 2 and shapes["metric"][0] == num
     if not fine or shapes["offsets"] != (num_chunks + 1,):
         raise ValueError(

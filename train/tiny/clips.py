@@ -159,6 +159,7 @@ def _shift(value: T, by_s: float) -> T:
     """A chunk, a segment or anything that has tokens, at a time later by `by_s`."""
     if isinstance(value, Group | Encoded):
         times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
+        times["place"] = value.tokens.place + value.tokens.place.new_tensor([by_s, 0, 0])
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"

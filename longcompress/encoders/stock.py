@@ -1,0 +1,205 @@
+"""The encoders inside a stock video LLM: frames or audio to tokens as its language model reads them.
+
+They are views of a model that the language model owns: without parameters here, projection inside. Features
+that later layers take (deepstack) lie beside the first in the same row.
+"""
+
+import math
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor
+
+from ..config import AudioConfig, MediaConfig, VisionConfig
+from ..kernels import head_mean
+from ..types import Audio, Encoded, Frames, Tokens
+from .families import Family
+from .vision import places_of
+
+Norm = tuple[tuple[float, ...], tuple[float, ...]]
+BLOCK_S = 30.0  # of audio; its encoders attend within a few seconds
+MIN_AUDIO_S = 0.1  # shorter audio gives no token: silence fills it up
+
+
+def encoder_state(model: Any) -> dict[str, Tensor]:
+    """Parameters and buffers of all but the language model, by name."""
+    parts = [part for part in (model.get_decoder(), model.get_output_embeddings()) if part is not None]
+    known = {id(value) for part in parts for value in part.state_dict(keep_vars=True).values()}
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if id(value) not in known}
+
+
+class StockVision(nn.Module):
+    """The video encoder and projector of a stock video LLM.
+
+    Args:
+        model: of a family's class.
+        family: its data.
+        config: batch_size, a multiple of the frames of a token, and metric_width are read.
+        size_px: side of frames.
+        norm: mean and deviation (3,) of each colour (0 to 1).
+    """
+
+    modality = "video"
+    lookahead = 0
+    means = None
+    num_summaries = 0
+
+    def __init__(
+        self, model: Any, family: Family, config: VisionConfig, size_px: int, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        # in tuples: its parameters are the language model's
+        self._model, self._weight = (model,), (next(iter(encoder_state(model).values())),)
+        self.family, self.norm = family, norm or family.norm
+        self.frames_per_token = family.frames_per_token
+        self.llm_width: int = model.get_input_embeddings().weight.shape[1]
+        self.width = self.llm_width * (1 + family.deepstack)
+        self.set_size(size_px)
+        self.config = config
+
+    @property
+    def config(self) -> VisionConfig:
+        """What of its config can change."""
+        return self._config
+
+    @config.setter
+    def config(self, config: VisionConfig) -> None:
+        if config.batch_size % self.frames_per_token:
+            raise ValueError(
+                f"video.batch_size must be a multiple of {self.frames_per_token}, the frames of a token, got "
+                f"{config.batch_size}"
+            )
+        self._config, self.block = config, config.batch_size
+        self.metric_width = math.gcd(config.metric_width, self.llm_width)
+
+    @property
+    def model(self) -> Any:
+        """The whole model."""
+        return self._model[0]
+
+    @property
+    def weight_is_float(self) -> bool:
+        """Whether its weights are those of the checkpoint, not quantized."""
+        return all(value.is_floating_point() for value in self.state().values() if value.dim() > 1)
+
+    def set_size(self, size_px: int) -> None:
+        """Take frames of size_px x size_px; ValueError where the model can't."""
+        side = self.family.side(self.model)
+        if size_px % side or (self.family.fixed and size_px != side):
+            need = f"{side}" if self.family.fixed else f"a multiple of {side}"
+            raise ValueError(f"media.size_px must be {need} pixels for this model, got {size_px}")
+        self.size_px = size_px
+        self.grid = self.family.grid(self.model, size_px, size_px)
+        self.patches = self.grid[0] * self.grid[1]
+
+    def state(self) -> dict[str, Tensor]:
+        """What gives its tokens their meaning."""
+        return encoder_state(self.model)
+
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
+        """Number of tokens of this much video."""
+        frames = (media.frames or math.ceil(duration_s * media.rate_fps)) if duration_s > 0 else 0
+        return math.ceil(frames / self.frames_per_token) * self.patches
+
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
+        """Tokens of a second of a video that lasts `duration_s`."""
+        rate_fps = media.frames / duration_s if media.frames and duration_s > 0 else media.rate_fps
+        return rate_fps / self.frames_per_token * self.patches
+
+    @torch.no_grad()
+    def encode(self, frames: Frames) -> Encoded:
+        """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
+        num, step = len(frames), self.frames_per_token
+        pixels = torch.cat([frames.pixels, frames.pixels[-1:].expand(self.block - num, -1, -1, -1)])
+        steps = math.ceil(num / step)
+        x = self.features(pixels)[: steps * self.patches]
+        first = torch.arange(steps) * step
+        start_s = frames.time_s[first]
+        end_s = frames.time_s[(first + step - 1).clamp_max(num - 1)] + frames.step_s
+        start_s, end_s = (repeat(t.to(x.device), "t -> (t p)", p=self.patches) for t in (start_s, end_s))
+        size = torch.ones(len(x), device=x.device)
+        tokens = Tokens(x, size, (start_s + end_s) / 2, start_s, end_s, places_of(start_s, self.grid))
+        return Encoded(tokens, self.metric(x), patches=self.patches)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8."""
+        (weight,) = self._weight
+        x = rearrange(pixels.to(weight.device), "t h w c -> t c h w").float() / 255
+        mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in self.norm)
+        return self.family.features(self.model, ((x - mean) / std).to(weight.dtype))
+
+    def metric(self, x: Tensor) -> Tensor:
+        """(N, d) float32 metric of tokens (N, C), of the features that enter the language model first."""
+        return head_mean(x[:, : self.llm_width].contiguous(), self.metric_width)
+
+
+class StockAudio(nn.Module):
+    """The audio encoder and projector of a stock video LLM that hears.
+
+    Args:
+        model, family: as of StockVision.
+        config: metric_width is read.
+        extractor: makes log-mel frames of samples.
+    """
+
+    modality = "audio"
+    lookahead = 0
+    patches = 1
+    means = None
+    num_summaries = 0
+
+    def __init__(
+        self, model: Any, family: Family, config: AudioConfig, extractor: WhisperFeatureExtractor
+    ) -> None:
+        super().__init__()
+        self._model, self._weight = (model,), (next(iter(encoder_state(model).values())),)
+        self.extractor = extractor
+        rate = family.ids_per_s(model)
+        assert rate is not None
+        self.rate = rate  # tokens a second
+        self.rate_hz: int = extractor.sampling_rate
+        self.block = round(min(BLOCK_S, extractor.chunk_length) * self.rate_hz)
+        self.width: int = model.get_input_embeddings().weight.shape[1]
+        self.metric_width = math.gcd(config.metric_width, self.width)
+
+    @property
+    def model(self) -> Any:
+        """The whole model."""
+        return self._model[0]
+
+    def state(self) -> dict[str, Tensor]:
+        """What gives its tokens their meaning."""
+        return encoder_state(self.model)
+
+    def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
+        """Number of tokens of this much audio, about."""
+        return math.ceil(duration_s * self.rate)
+
+    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
+        """Tokens of a second of audio."""
+        return float(self.rate)
+
+    @torch.no_grad()
+    def encode(self, audio: Audio) -> Encoded:
+        """The tokens of at most a block of audio."""
+        missing = max(0, round(MIN_AUDIO_S * self.rate_hz) - len(audio))
+        mel = self.extractor(
+            nn.functional.pad(audio.samples, (0, missing)).cpu().numpy(), sampling_rate=self.rate_hz,
+            return_tensors="pt", return_attention_mask=True, padding="max_length",
+        )  # fmt: skip
+        x = self.features(mel.input_features, mel.attention_mask)
+        index = torch.arange(len(x), dtype=torch.float64, device=x.device)
+        start_s = audio.start_s + (index / self.rate).clamp_max(len(audio) / self.rate_hz - 1e-3)
+        end_s = (start_s + 1 / self.rate).clamp_max(audio.end_s)
+        tokens = Tokens(x, torch.ones(len(x), device=x.device), (start_s + end_s) / 2, start_s, end_s)
+        return Encoded(tokens, head_mean(x, self.metric_width))
+
+    def features(self, mel: Tensor, mask: Tensor) -> Tensor:
+        """(N, C) tokens of log-mel frames (1, mels, n) where mask (1, n) is 1."""
+        (weight,) = self._weight
+        out = self.model.get_audio_features(mel.to(weight.device, weight.dtype), mask.to(weight.device))
+        x = out.last_hidden_state if out.pooler_output is None else out.pooler_output
+        return x.reshape(-1, self.width)

@@ -1,0 +1,259 @@
+"""A stock video LLM of transformers reads merged tokens: its own prompt, text and positions around them.
+
+Video tokens go in as `mm_encoder_outputs`, which transformers scatters into placeholders; nothing of it is
+patched. Text up to the last video token doesn't depend on the question, so it is read once.
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..config import LLMConfig, MediaConfig
+from ..encoders.families import Family
+from ..types import CompressedVideo
+from .generate import generate, with_loss
+from .packing import branch_mask, has_state, takes_lengths
+from .prompt import IGNORED, Example, padded, padding_id
+from .stock_prompt import StockLayout, StockPrompt
+
+
+class StockPrefix(NamedTuple):
+    """The cache of a video's part of the prompt, its number of positions, and what follows it."""
+
+    cache: Cache
+    length: int
+    layout: StockLayout
+
+
+class StockLM(nn.Module):
+    """The language model of a stock video LLM, which owns its encoders too.
+
+    Args:
+        lm: of a family's class.
+        tokenizer: with its chat template.
+        config: the attribute `settings`.
+        family: its data.
+        media: how frames are sampled.
+        edge: rows or columns of a frame's tokens, the larger number.
+    """
+
+    def __init__(
+        self, lm: Any, tokenizer: Any, config: LLMConfig, family: Family, media: MediaConfig, edge: int
+    ) -> None:
+        super().__init__()
+        self.lm, self.tokenizer, self.settings, self.family = lm, tokenizer, config, family
+        self.prompt = StockPrompt(lm, tokenizer, config, family, media, edge)
+        self.names = self.prompt.names
+        self.project, self.time = nn.ModuleDict(), None  # it has no parts of ours
+
+    @property
+    def config(self) -> Any:
+        """The model's own config."""
+        return self.lm.config
+
+    @property
+    def base(self) -> Any:
+        """The model without a LoRA adapter around it."""
+        return self.lm.get_base_model() if hasattr(self.lm, "peft_config") else self.lm
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The layers that FSDP shards one by one; accelerate reads this name."""
+        return sorted(self.base._no_split_modules or ())
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the language model was trained for, or None if its config has no such number."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def lora_modules(self) -> str:
+        """A pattern of the linear layers of the language model alone: encoders stay as they are."""
+        decoder = self.base.get_decoder()
+        prefix = next(name for name, module in self.base.named_modules() if module is decoder)
+        linear = {n.split(".")[-1] for n, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+        return rf"{prefix}\..*\.({'|'.join(sorted(linear))})"
+
+    @property
+    def takes_branches(self) -> bool:
+        """Whether several questions can stand behind one video, each seeing the video alone."""
+        config = self.lm.config.get_text_config()
+        sees_both_ways = getattr(config, "use_bidirectional_attention", None) == "vision"
+        return not (has_state(self.lm) or takes_lengths(self.lm) or sees_both_ways)
+
+    def change(self, config: LLMConfig, media: MediaConfig, edge: int) -> None:
+        """Other settings from now on."""
+        self.settings = config
+        self.prompt = StockPrompt(self.base, self.tokenizer, config, self.family, media, edge)
+
+    def timestamp_tokens(self, duration_s: float) -> int:
+        """Text tokens of a timestamp in a video of this length."""
+        return self.prompt.timestamp_tokens(duration_s)
+
+    def collate(
+        self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
+    ) -> dict[str, Tensor]:
+        """One batch of unequal videos and questions as a flat dict of tensors, a row each.
+
+        Returns:
+            input_ids, attention_mask, branch (0 = video), labels: (B, L) int64; position_ids (B, P, L);
+            for each stream NAME: NAME_x (N, C) in the order of the rows; video_counts (B,) tokens of each.
+        """
+        if row_tokens:
+            raise ValueError(
+                f"row_tokens must be 0 for a stock model, got {row_tokens}; a row holds one example"
+            )
+        if not examples:
+            raise ValueError("examples must hold at least one video, got none")
+        rows = [self.prompt.row(example, left=left) for example in examples]
+        batch = {name: _joined([row[name] for row in rows], fill, left) for name, fill in self._fills()}
+        layouts = [row["layout"] for row in rows]
+        for name in self.names:
+            parts = [
+                example.video.streams[name].x[layout.rows[name]]
+                for example, layout in zip(examples, layouts, strict=True)
+                if name in layout.rows
+            ]
+            if parts:
+                batch[f"{name}_x"] = torch.cat(parts)
+        batch["video_counts"] = torch.tensor([len(layout.rows.get("video", ())) for layout in layouts])
+        return batch
+
+    def _fills(self) -> list[tuple[str, int]]:
+        return [
+            ("input_ids", padding_id(self.tokenizer)), ("labels", IGNORED), ("position_ids", 0),
+            ("branch", 0), ("attention_mask", 0),
+        ]  # fmt: skip
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        labels: Tensor | None = None,
+        branch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        logits_to_keep: Tensor | None = None,
+        **streams: Tensor,
+    ) -> dict[str, Tensor]:
+        """As of CausalLM; position_ids (B, P, L)."""
+        inputs = self._inputs(input_ids, position_ids, streams)
+        mask = attention_mask
+        if branch is not None and int(branch.max()) > 1:
+            if not self.takes_branches:
+                raise ValueError(
+                    f"several questions about a video can't share a row of {type(self.base).__name__} (its "
+                    "layers carry a state, or its attention takes no mask of ours); ask one question a video "
+                    "(max_questions=1)"
+                )
+            kind = input_ids.device.type
+            dtype = self.lm.get_input_embeddings().weight.dtype
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+            mask = branch_mask(branch, attention_mask, dtype)
+        inputs |= {"attention_mask": mask, "use_cache": False}
+        keep = slice(None) if logits_to_keep is None else logits_to_keep
+        if "logits_to_keep" in signature(self.base.forward).parameters:
+            logits = self.lm(**inputs, logits_to_keep=0 if logits_to_keep is None else logits_to_keep).logits
+        else:  # logits of all positions would not fit into memory
+            hidden = self.base.model(**inputs).last_hidden_state
+            logits = self.base.get_output_embeddings()(hidden[:, keep])
+        return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
+
+    @torch.no_grad()
+    def prefill(self, video: CompressedVideo) -> StockPrefix:
+        """The cache of the prompt through the last token of the video, filled once."""
+        layout = self.prompt.lay_out(video)
+        if self.context is not None and layout.next_position > self.context:
+            warnings.warn(
+                f"the video's positions end at {layout.next_position:,.0f}, past the {self.context:,} that "
+                "the language model was trained for; lower llm.clock_scale",
+                stacklevel=3,
+            )
+        x = {
+            f"{n}_x": video.streams[n].x[rows.to(video.streams[n].x.device)]
+            for n, rows in layout.rows.items()
+        }
+        x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
+        inputs = self._inputs(layout.ids[None], layout.position[None], x)
+        cache = DynamicCache(config=self.lm.config.get_text_config())
+        self.base.model(**inputs, past_key_values=cache, use_cache=True)
+        return StockPrefix(cache, len(layout.ids), layout)
+
+    @torch.no_grad()
+    def answer(self, prefix: StockPrefix, questions: Sequence[str], **options: Any) -> list[str]:
+        """The text of an answer to each question about one video; options as `generate` has them. A model
+        whose layers carry a state is asked one question after another."""
+        if len(questions) > 1 and has_state(self.lm):
+            return [text for question in questions for text in self.answer(prefix, [question], **options)]
+        tails = [self.prompt.tail(prefix.layout, question) for question in questions]
+        ids = padded(tails, padding_id(self.tokenizer), left=True)
+        real = padded([[1] * len(tail) for tail in tails], 0, left=True)
+        mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
+        position = self.prompt.behind(prefix.layout, (real.cumsum(1) - 1).clamp_min(0))  # (B, P, l)
+        cache = copy.deepcopy(prefix.cache)
+        if len(tails) > 1:
+            cache.batch_repeat_interleave(len(tails))
+        device = self.lm.device
+        inputs = {"attention_mask": mask.to(device), "past_key_values": cache} | self._position(position)
+        return self._generate(options, input_ids=ids.to(device), **inputs)
+
+    def answer_each(
+        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any
+    ) -> list[str]:
+        """The text of an answer to a question about each video, one after the other."""
+        if len(videos) != len(questions):
+            raise ValueError(f"questions must be as many as videos = {len(videos)}, got {len(questions)}")
+        pairs = zip(videos, questions, strict=True)
+        return [self.answer(self.prefill(video), [question], **options)[0] for video, question in pairs]
+
+    def _generate(self, options: dict[str, Any], **inputs: Any) -> list[str]:
+        ends = self.lm.generation_config.eos_token_id  # may be several
+        options = {"suppress_tokens": self.prompt.placeholders} | options
+        if ends is not None:
+            options = {"eos_token_id": ends} | options
+        return generate(self.lm, self.tokenizer, self.settings, self.context, options, **inputs)
+
+    def _position(self, position: Tensor) -> dict[str, Tensor]:
+        """position (B, P, L) as forward takes it: (P, B, L), or (B, L) of one axis."""
+        position = rearrange(position.to(self.lm.device), "b p l -> p b l")
+        return {"position_ids": position[0] if len(position) == 1 else position}
+
+    def _inputs(self, ids: Tensor, position: Tensor, streams: dict[str, Tensor]) -> dict[str, Any]:
+        """What the model's forward takes of ids (B, L), position (B, P, L) and the streams of a batch."""
+        table, family = self.lm.get_input_embeddings(), self.family
+        ids = ids.to(self.lm.device)
+        inputs = {"input_ids": ids} | self._position(position)
+        if "video_x" in streams:
+            width = table.weight.shape[1]
+            x, *deep = streams["video_x"].to(ids.device, table.weight.dtype).split(width, -1)
+            end = family.end_rows(self.base)
+            if end is not None:  # behind the tokens of each video
+                videos = x.split(streams["video_counts"].tolist())
+                x = torch.cat([part for video in videos if len(video) for part in (video, end.to(x))])
+            output = BaseModelOutputWithPooling(pooler_output=x[None] if family.as_tensor else [x])  # type: ignore[arg-type]
+            if deep:
+                output.deepstack_features = [[part] for part in deep]  # type: ignore[attr-defined]
+            inputs["mm_encoder_outputs"] = {family.key: output}
+            if family.token_types:
+                inputs["mm_token_type_ids"] = torch.where(ids == self.prompt.placeholders[0], 2, 0)
+        if "audio_x" in streams:
+            heard = ids == self.prompt.placeholders[1]
+            x = table(inputs.pop("input_ids"))
+            rows = streams["audio_x"].to(x)
+            inputs["inputs_embeds"] = x.masked_scatter(rearrange(heard, "b l -> b l 1"), rows)
+        return inputs
+
+
+def _joined(rows: list[Tensor], fill: int, left: bool) -> Tensor:
+    """(B, ..., L) of rows (..., l), filled up to the longest."""
+    longest = max(row.shape[-1] for row in rows)
+    sides = [(longest - row.shape[-1], 0) if left else (0, longest - row.shape[-1]) for row in rows]
+    return torch.stack([nn.functional.pad(r, s, value=fill) for r, s in zip(rows, sides, strict=True)])

@@ -1,0 +1,334 @@
+"""A compressed video in the prompt of a stock video LLM: its text, and the position of every token.
+
+L tokens of the prompt, P axes of positions (3 where the model has rotary positions of time, row and column),
+N tokens of all streams.
+"""
+
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import LLMConfig, MediaConfig
+from ..encoders.families import Family
+from ..types import CompressedVideo, Tokens
+from .prompt import IGNORED, Example, after_end, conversation_texts, encode, question_texts
+
+MICRO_S = 1e-6  # times that differ by less are equal
+
+
+@dataclass(frozen=True)
+class StockLayout:
+    """A video in the prompt, through its last token.
+
+    Attributes:
+        ids: (L,) int64 text before the video, then text and placeholders.
+        position: (P, L) int64, or float32 where the family's clock is.
+        rows: stream -> (n,) int64 its tokens in the order of their placeholders.
+        closing: text behind the last token.
+        next_position: of the text that follows.
+        shared_end: the second token that follows has the position of the first.
+        media: what the chat template calls it, and writes for it.
+    """
+
+    ids: Tensor
+    position: Tensor
+    rows: dict[str, Tensor]
+    closing: str
+    next_position: float
+    shared_end: bool
+    media: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """N tokens in the order of the prompt: stream number and row of each, and the run that each is in. A run
+    is a placeholder in the text, and becomes as many as it has tokens."""
+
+    stream: Tensor
+    row: Tensor
+    run: Tensor
+
+
+class StockPrompt:
+    """The prompt of a family's model.
+
+    Args:
+        lm: of a family's class; its config is read.
+        tokenizer: with its chat template.
+        config: system text, question, timestamps, positions.
+        family: its data.
+        media: how frames are sampled.
+        edge: rows or columns of a frame's tokens, the larger number.
+    """
+
+    def __init__(
+        self, lm: Any, tokenizer: Any, config: LLMConfig, family: Family, media: MediaConfig, edge: int
+    ) -> None:
+        self.lm, self.tokenizer, self.config, self.family = lm, tokenizer, config, family
+        self.media, self.edge = media, edge
+        self.names = ("video", "audio") if family.audio else ("video",)
+        fields = [family.placeholder, *(["audio_token_id"] if family.audio else [])]
+        self.placeholders: list[int] = [getattr(lm.config, field) for field in fields]
+        self.texts = [tokenizer.convert_ids_to_tokens(i) for i in self.placeholders]  # of placeholders
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "the tokenizer of a stock model must have a chat template, got none; copy the checkpoint's "
+                "chat_template.jinja or chat_template.json into its folder"
+            )
+        if family.audio:
+            self.audio_ends = (
+                getattr(tokenizer, "audio_bos_token", None) or family.audio.first,
+                getattr(tokenizer, "audio_eos_token", None) or family.audio.last,
+            )
+
+    def frame_s(self, duration_s: float) -> float:
+        """Seconds from one sampled frame to the next."""
+        return duration_s / self.media.frames if self.media.frames else 1 / self.media.rate_fps
+
+    def token_s(self, duration_s: float) -> float:
+        """Seconds of a video token before merging."""
+        return self.frame_s(duration_s) * self.family.frames_per_token
+
+    def timestamp_tokens(self, duration_s: float) -> int:
+        """Text tokens of a timestamp at the end of a video of this length; 0 for a family without."""
+        if not self.family.has_timestamps:
+            return 0
+        number = 1 + int(duration_s / self.token_s(duration_s)) if duration_s else 1
+        text = self._step(duration_s, duration_s, number) + self.family.between
+        return len(encode(self.tokenizer, text)) - 1
+
+    def lay_out(self, video: CompressedVideo) -> StockLayout:
+        """The video through its last token."""
+        streams = {name: tokens for name, tokens in video.streams.items() if len(tokens)}
+        if unknown := [name for name in streams if name not in self.names]:
+            raise ValueError(f"video has stream {unknown[0]!r}, this model reads {self.names}")
+        if not streams:
+            raise ValueError("video must have at least one token, got none")
+        text, order = self._text(video, streams)
+        media = ("video", self.family.video)
+        if "video" not in streams:
+            media = ("audio", "".join((self.audio_ends[0], self.texts[1], self.audio_ends[1])))
+        before, _ = conversation_texts(self.tokenizer, self.config, ["?"], media)
+        last = max(
+            text.rfind(placeholder) + len(placeholder) for placeholder in self.texts if placeholder in text
+        )
+        raw = torch.tensor(self._start(before) + encode(self.tokenizer, before + text[:last]))
+        is_run = torch.isin(raw, torch.tensor(self.placeholders))
+        counts = torch.bincount(order.run)
+        if int(is_run.sum()) != len(counts):
+            raise ValueError(
+                f"the chat template must write {media[1]!r} once and no other placeholder, got "
+                f"{int(is_run.sum()) - len(counts)} more"
+            )
+        end_rows = self.family.end_rows(self.lm)
+        if end_rows is not None:
+            counts[-1] += len(end_rows)
+        widths = torch.ones_like(raw).masked_scatter(is_run, counts)
+        ids = raw.repeat_interleave(widths)
+        place = self._places(order, streams, self.token_s(video.duration_s))
+        position, following = self._positions(raw, is_run, widths, place, len(streams) > 1)
+        rows = {name: order.row[order.stream == i] for i, name in enumerate(self.names) if name in streams}
+        shared = len(streams) > 1 and self.family.audio is not None and self.family.audio.shared_ends
+        return StockLayout(ids, position, rows, text[last:], following, shared, media)
+
+    def tail(self, layout: StockLayout, question: str) -> list[int]:
+        """Ids between the last token of a video and the answer."""
+        (text,) = question_texts(self.config, [question])
+        return self._tail(layout, conversation_texts(self.tokenizer, self.config, [text], layout.media)[1])
+
+    def behind(self, layout: StockLayout, index: Tensor) -> Tensor:
+        """(..., P, l) positions of tokens that follow a video at index (..., l) from 0."""
+        offset = (index - 1).clamp_min(0) if layout.shared_end else index
+        position = (layout.next_position + offset).to(layout.position.dtype)
+        return position[..., None, :].expand(*index.shape[:-1], len(layout.position), -1)
+
+    def row(self, example: Example, *, left: bool = False) -> dict[str, Any]:
+        """Ids, labels, branches (l,) and positions (P, l) of an example; and its layout."""
+        if not example.turns:
+            raise ValueError("turns must hold at least one question a video, got none")
+        if left and len(example.turns) != 1 and not example.dialogue:
+            raise ValueError(f"turns must be one a video when padding on the left, got {len(example.turns)}")
+        layout = self.lay_out(example.video)
+        ids, position = [layout.ids], [layout.position]
+        labels, branch = [torch.full_like(layout.ids, IGNORED)], [torch.zeros_like(layout.ids)]
+        start = 0
+        for number, (tail, answer) in enumerate(self._turns(example, layout)):
+            tokens = torch.tensor(tail + answer)
+            start = start if example.dialogue else 0
+            ids.append(tokens)
+            labels.append(torch.tensor([IGNORED] * len(tail) + answer))
+            position.append(self.behind(layout, start + torch.arange(len(tokens))))
+            branch.append(torch.full_like(tokens, 1 if example.dialogue else number + 1))
+            start += len(tokens)
+        row = {
+            "input_ids": torch.cat(ids), "labels": torch.cat(labels), "branch": torch.cat(branch),
+            "position_ids": torch.cat(position, 1), "layout": layout,
+        }  # fmt: skip
+        return row | {"attention_mask": torch.ones_like(row["input_ids"])}
+
+    def _turns(self, example: Example, layout: StockLayout) -> list[tuple[list[int], list[int]]]:
+        """(ids before the answer, the answer's and the end) of each turn."""
+        questions = [question for question, _ in example.turns]
+        if example.plain:
+            tails = [self._tail(layout, "\n") for _ in questions]
+        elif example.dialogue:
+            if any(answer is None for _, answer in example.turns[:-1]):
+                raise ValueError(
+                    "turns of a dialogue must have answers, only the last may be left to generate"
+                )
+            texts = question_texts(self.config, questions)
+            _, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
+            tails = [self._tail(layout, first), *(after_end(self.tokenizer, text) for text in later)]
+        else:
+            tails = [self.tail(layout, question) for question in questions]
+        end = self.tokenizer.eos_token_id
+        answers = [[] if a is None else [*encode(self.tokenizer, a), end] for _, a in example.turns]
+        return list(zip(tails, answers, strict=True))
+
+    def _tail(self, layout: StockLayout, text: str) -> list[int]:
+        """Ids of what follows the last token; a special token before it keeps them as in the whole prompt."""
+        first, *ids = encode(self.tokenizer, self.texts[0] + layout.closing + text)
+        assert first == self.placeholders[0]
+        if set(ids) & set(self.placeholders):
+            raise ValueError(f"question must not hold the model's placeholders {self.texts}; leave them out")
+        return ids
+
+    def _start(self, text: str) -> list[int]:
+        """The start token that the tokenizer puts before a text whose template has none."""
+        bos = self.tokenizer.bos_token
+        has_own = not bos or text.startswith(bos)
+        ids = [] if has_own else list(self.tokenizer(text)["input_ids"][:1])
+        return ids if ids == [self.tokenizer.bos_token_id] else []
+
+    # --- text
+
+    def _text(self, video: CompressedVideo, streams: dict[str, Tokens]) -> tuple[str, _Order]:
+        """The whole text with a placeholder for each run, and the order of the tokens."""
+        family = self.family
+        if "video" in streams and family.has_timestamps:
+            return self._steps(video, streams["video"])
+        order = self._woven(streams)
+        first = torch.cat([order.run.new_ones(1), order.run.diff()]) > 0
+        body = "".join(self.texts[i] for i in order.stream[first].tolist())
+        if "audio" in streams:
+            body = self.audio_ends[0] + body + self.audio_ends[1]
+        return family.opening + body + family.closing, order
+
+    def _woven(self, streams: dict[str, Tokens]) -> _Order:
+        """Streams side by side: chunks of frames and then of their audio, or token by token by time."""
+        names = [name for name in self.names if name in streams]
+        when, stream, row = [], [], []
+        chunk_s = self.family.audio.chunk_s if self.family.audio else 0.0
+        for name in names:
+            start_s = streams[name].place[:, 0].cpu()
+            when.append((start_s / chunk_s + MICRO_S).floor() if chunk_s else (start_s / MICRO_S).round())
+            stream.append(torch.full((len(start_s),), self.names.index(name)))
+            row.append(torch.arange(len(start_s)))
+        stream_of, row_of = torch.cat(stream), torch.cat(row)
+        if len(names) > 1:  # rows of a stream and streams are in order already: a stable sort keeps them
+            at = torch.cat(when).argsort(stable=True)
+            stream_of, row_of = stream_of[at], row_of[at]
+        change = torch.cat([torch.zeros(1, dtype=torch.int64), (stream_of.diff() != 0).long()])
+        return _Order(stream_of, row_of, change.cumsum(0))
+
+    def _steps(self, video: CompressedVideo, tokens: Tokens) -> tuple[str, _Order]:
+        """Timestamps with their tokens, as many as fit the share of the budget that their text may have."""
+        start_s, end_s = tokens.place[:, 0].cpu(), float(tokens.end_s.max())
+        frame_s, token_s = self.frame_s(video.duration_s), self.token_s(video.duration_s)
+        num_text = self.timestamp_tokens(end_s)
+        step_s = self.config.timestamp_step_s(end_s - float(start_s.min()), video.budget, num_text, token_s)
+        number = (start_s / step_s + MICRO_S).floor()
+        at = number.argsort(stable=True)
+        run = torch.cat([torch.zeros(1, dtype=torch.int64), (number[at].diff() > 0).long()]).cumsum(0)
+        num = int(run[-1]) + 1
+        first = torch.full((num,), float("inf"), dtype=start_s.dtype).scatter_reduce(
+            0, run, start_s[at], "amin"
+        )
+        last = torch.zeros_like(first).scatter_reduce(0, run, start_s[at], "amax")
+        last = (last + token_s).clamp_max(end_s) - frame_s  # start of the last frame
+        pairs = zip(first.tolist(), last.tolist(), strict=True)
+        steps = [self._step(a, b, i + 1) for i, (a, b) in enumerate(pairs)]
+        opening = self.family.opening
+        if "{" in opening:
+            opening = opening.format(words=_words(num), length=_clock(video.duration_s, hours=True))
+        text = opening + self.family.between.join(steps) + self.family.closing
+        return text, _Order(torch.zeros_like(at), at, run)
+
+    def _step(self, start_s: float, last_s: float, number: int) -> str:
+        """The text of timestamp `number`, whose frames begin at start_s to last_s."""
+        names = [name for _, name, _, _ in Formatter().parse(self.family.step) if name]
+        tokens = {n: self._token(n) for n in names if n.endswith("_token_id")}
+        return self.family.step.format(
+            x=self.texts[0], first=start_s, last=last_s, middle=(start_s + last_s) / 2, whole=int(start_s),
+            clock=_clock(start_s), number=number, **tokens,
+        )  # fmt: skip
+
+    def _token(self, field: str) -> str:
+        token: str = self.tokenizer.convert_ids_to_tokens(getattr(self.lm.config, field))
+        return token
+
+    # --- positions
+
+    def _positions(
+        self, raw: Tensor, is_run: Tensor, widths: Tensor, place: Tensor, is_woven: bool
+    ) -> tuple[Tensor, float]:
+        """((P, L) positions of widened ids, position of what follows), of tokens at place (3, N)."""
+        kind = self.family.positions
+        length = int(widths.sum())
+        if kind == "plain":
+            return torch.arange(length)[None], float(length)
+        is_token = is_run.repeat_interleave(widths)
+        if kind == "grid":
+            advance = torch.where(is_run, self.edge, 1)
+            base = (advance.cumsum(0) - advance).repeat_interleave(widths).double()
+            position = base.expand(3, -1).clone()
+            position[1:, is_token] += place[1:]
+            return position.round().long(), float(advance.sum())
+        num = int(is_run.nonzero()[0])  # text before; all after it is the video, but for tokens around audio
+        position = torch.arange(length, dtype=torch.float64).expand(3, -1).clone()
+        audio = self.family.audio
+        base = float(num)
+        if is_woven and audio is not None and audio.shared_ends:
+            base -= 1
+            position[:, num - 1] = base - 1
+        position[:, is_token] = base + place
+        following = float(position.max()) + 1
+        if self.config.text_after == "grid" and not is_woven:
+            following = base + self.edge
+        return (position.float() if self.family.float_clock else position.round().long()), following
+
+    def _places(self, order: _Order, streams: dict[str, Tokens], token_s: float) -> Tensor:
+        """(3, N) time, row and column of the tokens in their order; whole numbers, but those of a float
+        clock."""
+        out = torch.zeros(3, len(order.row), dtype=torch.float64)
+        per_s = self.family.ids_per_s(self.lm) or 1 / token_s
+        for i, name in enumerate(self.names):
+            if name not in streams:
+                continue
+            here = order.stream == i
+            second, row, column = streams[name].place.cpu()[order.row[here]].unbind(1)
+            time = second * per_s * self.config.clock_scale
+            time = time if self.family.float_clock else (time + MICRO_S).floor()
+            out[0, here] = time
+            out[1:, here] = time if name == "audio" else torch.stack([row, column]).round()
+        return out
+
+
+def _clock(seconds: float, *, hours: bool = False) -> str:
+    """mm:ss, or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def _words(number: int) -> str:
+    """A number in words, as the processor of SmolVLM writes it."""
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise ImportError(
+            "this model's prompt writes a number in words, as its processor does: pip install num2words"
+        ) from error
+    return str(num2words(number))
