@@ -64,15 +64,16 @@ class Scene:
 
 
 def make_scene(
-    seed: int, duration_s: float, *, objects: Sequence[str] = OBJECTS, letters: bool = False
-) -> Scene:
+    seed: int, duration_s: float, *, objects: Sequence[str] = OBJECTS, letters: bool = False,
+    objects_a_minute: float = OBJECTS_A_MINUTE,
+) -> Scene:  # fmt: skip
     """A random video; the same arguments give the same video. Its objects are some of `objects`, and with
     `letters` LETTER_SHARE of them carry a letter; all else is the same without."""
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0, got {duration_s}")
     generator = np.random.default_rng([seed, 1])
     shown: list[SceneEvent] = []
-    for _ in range(_sample_count(generator, OBJECTS_A_MINUTE, duration_s)):
+    for _ in range(_sample_count(generator, objects_a_minute, duration_s)):
         for _ in range(40):
             used = list(dict.fromkeys(event.name for event in shown))
             pool = used if used and generator.random() < REPEAT else objects
@@ -197,7 +198,10 @@ def letter_patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray
         if not event.letter or not len(now):
             continue
         height = LETTER_SIZE * event.size
-        inside_x, inside_y = np.abs(at - points[:, :1]) < 5 / 14 * height, np.abs(at - points[:, 1:]) < height / 2
+        inside_x, inside_y = (
+            np.abs(at - points[:, :1]) < 5 / 14 * height,
+            np.abs(at - points[:, 1:]) < height / 2,
+        )
         inside = inside_x[:, None, :] & inside_y[:, :, None] & (owner[now] == number)  # (T', fine, fine)
         count = _by_patch(inside, grid).sum(-1)
         highest = np.maximum(count.max((1, 2), keepdims=True), 1)
@@ -315,7 +319,9 @@ def _shown(scene: Scene, times: Float) -> Iterator[tuple[SceneEvent, NDArray[np.
         yield event, now, position(event, times[now])
 
 
-def _owners(shown: Sequence[tuple[SceneEvent, NDArray[np.intp], Float]], num: int, fine: int) -> NDArray[np.int64]:
+def _owners(
+    shown: Sequence[tuple[SceneEvent, NDArray[np.intp], Float]], num: int, fine: int
+) -> NDArray[np.int64]:
     """(T, fine, fine) number of the object whose body is on top at each point; len(shown): background."""
     owner = np.full((num, fine, fine), len(shown))
     at = (np.arange(fine) + 0.5) / fine
