@@ -1,8 +1,8 @@
 """Questions about places in the frame and about letters: kinds that `questions.ask` knows besides its KINDS.
 
-Only what is clear is asked: which of two objects is further left or higher while both are seen, by a MARGIN at
-all times; the third of the frame, by row and column, that has an object's middle from a second before the second
-that is asked about until a second after it.
+Only what is clear is asked: which of two objects is further left or higher while both are seen, by a MARGIN
+at all times; the part of the frame, by row and column, that has an object's middle from a second before the
+second that is asked about until a second after it.
 """
 
 import re
@@ -58,7 +58,7 @@ def facts(kind: str, objects: dict[str, list[SceneEvent]]) -> Iterator[tuple[dic
 
 
 def _apart(a: SceneEvent, b: SceneEvent, axis: int) -> Any:
-    """(T,) how much further right (axis 0) or lower (1) a is than b while both are seen; None if hardly ever."""
+    """(T,) how much further right (axis 0) or lower (1) a is than b while both are seen; None if hardly so."""
     start_s, end_s = max(a.start_s, b.start_s), min(a.end_s, b.end_s)
     if end_s - start_s < TOGETHER_S:
         return None

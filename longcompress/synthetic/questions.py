@@ -95,8 +95,8 @@ def ask(
     """At most `num` distinct questions about a video, each with a unique answer. Objects that share colour or
     shape with another object of the video are asked about more often.
 
-    The kinds, of KINDS and places.KINDS, are sampled evenly or by weight, and with `paraphrase` their wording; `offset_s`, a multiple of
-    10, is added to all printed times.
+    The kinds, of KINDS and places.KINDS, are sampled evenly or by weight, and with `paraphrase` their
+    wording; `offset_s`, a multiple of 10, is added to all printed times.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     if unknown := set(weights) - set(_FORMS_OF):

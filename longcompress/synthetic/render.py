@@ -76,7 +76,7 @@ def blend(
 
 
 def letter(frame: NDArray[np.uint8], glyph: str, at: tuple[float, float], height: float) -> None:
-    """Draws a dark letter of GLYPHS into a frame (H, W, 3) in place, upright, its middle at (x, y), in pixels."""
+    """Draws a dark letter of GLYPHS into a frame (H, W, 3) in place, its middle at (x, y), in pixels."""
     point = height / 7
     row = np.floor((np.arange(frame.shape[0]) + 0.5 - at[1]) / point + 3.5).astype(int)
     column = np.floor((np.arange(frame.shape[1]) + 0.5 - at[0]) / point + 2.5).astype(int)

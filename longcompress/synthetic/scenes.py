@@ -188,7 +188,7 @@ def patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int
 def letter_patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int64]:
     """(T, grid, grid) index into LETTERS of the letter in a patch (row, column); len(LETTERS): none.
 
-    A letter has the patches that show 30 % of its box, and the patch that shows most of it, hidden parts aside.
+    A letter has the patches that show 30 % of its box, and the patch that shows most of it.
     """
     times, fine = np.atleast_1d(np.asarray(time_s, np.float64)), 8 * grid
     shown = list(_shown(scene, times))

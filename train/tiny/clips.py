@@ -99,7 +99,13 @@ def load_clips(path: Path) -> list[Clip]:
 
 
 def make_clips(
-    model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int], **scenes: Any
+    model: LongCompress,
+    seeds: Sequence[int],
+    duration_s: float,
+    detail: dict[str, int],
+    *,
+    progress: bool = True,
+    **scenes: Any,
 ) -> list[Clip]:
     """Synthetic scenes of these seeds, encoded as `compress` would (but for the codec), held at `detail`
     tokens a segment (rounds nest, so smaller budgets compress the same). `scenes` are options of make_scene.
@@ -110,7 +116,7 @@ def make_clips(
     merge = replace(model.config.merge, tokens_per_segment=detail)
     rate_fps, clips = model.config.media.rate_fps, []
     is_stock = isinstance(model.video, StockVision)
-    for seed in tqdm(seeds, desc="clips", unit="clip"):
+    for seed in tqdm(seeds, desc="clips", unit="clip", disable=not progress):
         scene = make_scene(seed, duration_s, **scenes)
         time_s = np.arange(seed % 2 if is_stock else 0, duration_s, 1 / rate_fps)
         pixels = frames(scene, time_s, size_px=SCENE_PX)

@@ -1,7 +1,7 @@
-"""A small model of a stock class, Qwen3-VL, for the synthetic world: its tokenizer, its parts, how they begin.
+"""A small model of a stock class, Qwen3-VL, for the synthetic world: tokenizer, parts, initialisation.
 
-Its width is split: numbers and timestamps in NUMBERS, all other words in WORDS, and an axis each for what is a
-timestamp and what is a token of frames.
+Its width is split: numbers and timestamps in NUMBERS, all other words in WORDS, and an axis each for what is
+a timestamp and what is a token of frames.
 """
 
 from dataclasses import replace
@@ -38,8 +38,8 @@ SPECIAL = (
 )
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}{% if m['content'] is string %} {{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
+    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 
@@ -80,7 +80,8 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
             "head_dim": HEAD_WIDTH, "max_position_embeddings": 8192, "initializer_range": 0.05,
             "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [12, 10, 10], "mrope_interleaved": True,
+                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [12, 10, 10],
+                "mrope_interleaved": True,
             },
         },
         vision_config={

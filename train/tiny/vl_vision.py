@@ -1,7 +1,7 @@
 """Training of the vision encoder of the small stock model on synthetic frames.
 
-What it puts out lies at the words of what a token shows: the first features at the object's, and the letter's at
-half; those for deeper layers at the object's, the letter's, and both.
+What it puts out lies at the words of what a token shows: the first features at the object's, and the letter's
+at half; those for deeper layers at the object's, the letter's, and both.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ PARTS = (
 
 
 class VisionTask(nn.Module):
-    """The encoder of a model, with its loss: squared distance to the words of what each token shows, and cross
-    entropy of its likeness to them."""
+    """The encoder of a model, with its loss: squared distance to the words of what each token shows, and
+    cross entropy of its likeness to them."""
 
     def __init__(self, lm: Any, words: tuple[Tensor, Tensor]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class VisionTask(nn.Module):
 
 
 class Pairs(IterableDataset[dict[str, Any]]):
-    """Endless labelled pairs of frames, a STEP_S apart, of random scenes that begin at scene seed * 1_000_000."""
+    """Endless labelled pairs of frames, a STEP_S apart, of random scenes from seed * 1_000_000 + first on."""
 
     def __init__(self, seed: int, seconds: float = 40.0, first: int = 0) -> None:
         self.seed, self.seconds, self.first = seed, seconds, first
@@ -100,8 +100,8 @@ class Pairs(IterableDataset[dict[str, Any]]):
 
 @torch.no_grad()
 def score(task: VisionTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
-    """Share of tokens that are right, where both frames of a pair show the same; of objects, background, letters
-    and no letter, by the first features, and of letters by the last."""
+    """Share of tokens that are right, where both frames of a pair show the same: of objects, background,
+    letters and no letter, by the first features, and of letters by the last."""
     task.eval()
     right, total = torch.zeros(5), torch.zeros(5)
     for batch in islice(batches, num):
