@@ -58,7 +58,7 @@ def facts(kind: str, objects: dict[str, list[SceneEvent]]) -> Iterator[tuple[dic
 
 
 def _apart(a: SceneEvent, b: SceneEvent, axis: int) -> Any:
-    """(T,) how much further right (axis 0) or lower (1) a is than b while both are seen; None if hardly so."""
+    """(T,) how much further right (axis 0) or lower (1) a is than b while both are seen; None: hardly."""
     start_s, end_s = max(a.start_s, b.start_s), min(a.end_s, b.end_s)
     if end_s - start_s < TOGETHER_S:
         return None

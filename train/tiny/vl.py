@@ -28,18 +28,14 @@ WIDTH, HEADS, HEAD_WIDTH = 192, 3, 64
 TIMESTAMP_AXIS, FRAME_AXIS = 0, 1
 TIME_PAIRS, BEHIND = (3, 6, 9), 2  # rotary pairs of time; positions from a timestamp to its tokens
 NUMBERS, WORDS = slice(8, 72), slice(72, WIDTH)
-SPECIAL = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+SPECIAL = tuple(
+    f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 )
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}{% if m['content'] is string %} {{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'video' %}"
-    "<|vision_start|><|video_pad|><|vision_end|>{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}"
+    "{% if m['content'] is string %} {{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 
@@ -106,12 +102,12 @@ def init_words(lm: Any, tokenizer: Any) -> None:
     numbers = [ids[str(digit)] for digit in range(10)] + [ids[SPACE]]
     numbers += [ids[f"{SPACE}{tens}"] for tens in range(1, TIMESTAMPS // 10)]
     stamps = torch.tensor([ids[f"{SPACE}<{second}>"] for second in range(TIMESTAMPS)])
-    drawn_up = torch.randn_like(table) * 0.5
+    random = torch.randn_like(table) * 0.5
     table.zero_()
-    table[:, WORDS] = drawn_up[:, WORDS]
+    table[:, WORDS] = random[:, WORDS]
     for rows in (torch.tensor(numbers), stamps):
         table[rows, WORDS] = 0.0
-        table[rows, NUMBERS] = drawn_up[rows, NUMBERS]
+        table[rows, NUMBERS] = random[rows, NUMBERS]
     tens = [ids[SPACE + (str(second // 10) if second >= 10 else "")] for second in range(TIMESTAMPS)]
     digits = [ids[str(second % 10)] for second in range(TIMESTAMPS)]
     table[stamps] += table[tens] + table[digits]
