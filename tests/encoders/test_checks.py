@@ -89,5 +89,5 @@ def test_a_full_device_is_told_with_what_needs_less(monkeypatch):
     with pytest.raises(MemoryError, match=need):
         memory.ask("How often does the red ball appear?")
     monkeypatch.setattr(model.video, "features", full)
-    with pytest.raises(MemoryError, match="for encoding a block: .*; lower video.batch_size, media.size_px"):
+    with pytest.raises(MemoryError, match=r"for encoding a block: .*; lower video.batch_size, media.size_px"):
         compress(model, parts, budget=50, progress=False)
