@@ -194,6 +194,10 @@ class MergeConfig:
         layout: frames lie "patch"-major (all times of a patch, then the next patch) or "frame"-major.
         tokens_per_segment: stream -> tokens that a closed segment keeps at least, after full rounds; "*" for
             the other streams.
+        representative: the row that a merged token shows: the "mean" of its raw tokens, or their "medoid":
+            one of them, whose metric is nearest to the mean.
+        place: its position: the "mean" of its raw tokens, that of the "medoid", or that of the "heaviest" of
+            the tokens that merged last (of equals the nearest to the mean).
     """
 
     schedule: float | list[int] = 0.25
@@ -201,6 +205,8 @@ class MergeConfig:
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
     tokens_per_segment: dict[str, int] = field(default_factory=lambda: {"video": 320, "*": 64})
+    representative: Literal["mean", "medoid"] = "mean"
+    place: Literal["mean", "medoid", "heaviest"] = "mean"
 
     def __post_init__(self) -> None:
         rounds = self.schedule if isinstance(self.schedule, list) else []
@@ -214,6 +220,11 @@ class MergeConfig:
                 f"tokens_per_segment must be >= 1 for each stream, got {self.tokens_per_segment}"
             )
 
+    @property
+    def needs_medoids(self) -> bool:
+        """Whether a merged token is to remember a raw one."""
+        return (self.representative, self.place) != ("mean", "mean")
+
     def min_tokens(self, stream: str) -> int:
         """Fewest tokens of `stream` that a closed segment keeps."""
         return self.tokens_per_segment.get(stream, self.tokens_per_segment.get("*", 64))
@@ -221,16 +232,19 @@ class MergeConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Global tokens.
+    """Global tokens, and the memory file.
 
     Attributes:
         kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend
             over the tokens of closed segments.
         num_queries: learned queries of a stream.
+        dtype: of the rows in a memory file: as the model made them (""), "bfloat16", or "int8" with a scale
+            for every 64 channels of a row.
     """
 
     kind: Literal["none", "mean", "learned"] = "mean"
     num_queries: int = 4
+    dtype: Literal["", "bfloat16", "int8"] = ""
 
     def __post_init__(self) -> None:
         _positive(self, "num_queries")

@@ -52,6 +52,7 @@ class SegmentEncoder:
         self._last_s: dict[str, float] = {}
         self._end_s: dict[str, float] = {}
         self._reached_s: dict[str, float] = {}
+        self.read_s: dict[str, float] = {}  # modality -> seconds of frames or samples that came
         self.num_reused = 0  # frames that took the features of the frame before
         self.encode_s = 0.0  # seconds spent in encoders
 
@@ -109,6 +110,8 @@ class SegmentEncoder:
         end_s = part.end_s
         self._last_s[part.modality] = float(part.time_s[-1]) if isinstance(part, Frames) else end_s
         self._end_s[part.modality] = max(end_s, self.end_of(part.modality))
+        length_s = len(part) * part.step_s if isinstance(part, Frames) else len(part) / part.rate_hz
+        self.read_s[part.modality] = self.read_s.get(part.modality, 0.0) + length_s
         if isinstance(part, Frames):
             part = Frames(fit_pixels(part.pixels, self.config.media), part.time_s, part.step_s)
         else:
@@ -149,6 +152,7 @@ class SegmentEncoder:
         twin._streams = {name: stream.copy() for name, stream in self._streams.items()}
         twin._segmenter, twin._end_s = self._segmenter.copy(), dict(self._end_s)
         twin._last_s, twin._reached_s = dict(self._last_s), dict(self._reached_s)
+        twin.read_s = dict(self.read_s)
         return twin
 
     def state(self) -> dict[str, Any]:
@@ -156,7 +160,8 @@ class SegmentEncoder:
         return {
             "streams": {name: stream.state() for name, stream in self._streams.items()},
             "segmenter": self._segmenter.state(), "last_s": dict(self._last_s), "end_s": dict(self._end_s),
-            "reached_s": dict(self._reached_s), "patience_s": self.patience_s, "num_reused": self.num_reused,
+            "reached_s": dict(self._reached_s), "read_s": dict(self.read_s),
+            "patience_s": self.patience_s, "num_reused": self.num_reused,
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -166,6 +171,7 @@ class SegmentEncoder:
         self._segmenter.set_state(state["segmenter"])
         self._last_s, self._end_s = dict(state["last_s"]), dict(state["end_s"])
         self._reached_s, self.patience_s = dict(state["reached_s"]), state["patience_s"]
+        self.read_s = dict(state["read_s"])
         self.num_reused = state["num_reused"]
 
     def _fed_by(self, modality: str) -> list[str]:

@@ -49,6 +49,11 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise ValueError(f"{where} is no JSON: {error}") from error
 
 
+def is_hub_name(name: str | Path) -> bool:
+    """Whether a name can be one of the hub, owner/model, and is no path by its form."""
+    return isinstance(name, str) and not name.startswith((".", "/")) and name.count("/") == 1
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
     try:

@@ -19,6 +19,7 @@ from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.generate import Prefix
 from .model import LongCompress
+from .serialize import from_int8, to_int8
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
 FORMAT = 2
@@ -38,7 +39,8 @@ class VideoMemory:
         video: its tokens.
         model: what answers; None: nothing can be asked.
         identity: of the encoders and the merging that made it.
-        source: {"name", "num_bytes", "sha256"} as far as they are known.
+        source: {"name", "num_bytes", "sha256", "read_s", "merge"} as far as they are known: seconds of
+            "video" and "audio" that were read, representative and place of merged tokens.
         stats: what compressing took, where that was in this process.
     """
 
@@ -73,6 +75,20 @@ class VideoMemory:
     def num_tokens(self) -> int:
         """Tokens in all: the budget, unless the video has fewer."""
         return self.video.num_tokens
+
+    @property
+    def coverage(self) -> dict[str, dict[str, float]]:
+        """Stream -> seconds of the video ("duration_s"), seconds that were read of it ("read_s"; -1: unknown)
+        and seconds that its tokens stand for ("represented_s")."""
+        read_s = self.source.get("read_s", {})
+        return {
+            name: {
+                "duration_s": self.duration_s,
+                "read_s": read_s.get("video" if name == "video" else "audio", -1.0),
+                "represented_s": union_s(tokens.start_s, tokens.end_s),
+            }
+            for name, tokens in self.streams.items()
+        }
 
     def ask(
         self,
@@ -139,7 +155,8 @@ class VideoMemory:
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""
         path = Path(path)
-        tensors = self._tensors()
+        dtype = "" if self.model is None else self.model.config.memory.dtype
+        tensors = self._tensors(dtype)
         header = {
             "format": FORMAT, "sha256": _hash(tensors), "source": self.source, "budget": self.budget,
             "duration_s": self.duration_s, "identity": self.identity,
@@ -183,7 +200,7 @@ class VideoMemory:
             )
         try:
             video = CompressedVideo(
-                {n: Tokens(*(tensors[f"{n}.{f}"] for f in FIELDS)) for n in stream_order(header["streams"])},
+                {n: _tokens(tensors, n) for n in stream_order(header["streams"])},
                 {n: tensors[f"{n}.globals"] for n in stream_order(header["globals"])},
                 header["budget"],
                 header["duration_s"],
@@ -194,8 +211,14 @@ class VideoMemory:
             raise ValueError(f"path {path} is no memory that can be read: {error}; make it anew") from error
         return cls(video, model, header["identity"], header["source"])
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self, dtype: str) -> dict[str, Tensor]:
         out = {f"{n}.{f}": getattr(t, f).cpu().contiguous() for n, t in self.streams.items() for f in FIELDS}
+        for name in self.streams:
+            x = out[f"{name}.x"]
+            if dtype == "int8":
+                out[f"{name}.x"], out[f"{name}.x_scale"] = to_int8(x)
+            elif dtype:
+                out[f"{name}.x"] = x.to(getattr(torch, dtype))
         out |= {f"{n}.globals": g.cpu().contiguous() for n, g in self.globals.items()}
         return out | {f"{n}.assignment": a.cpu().contiguous() for n, a in self.video.assignment.items()}
 
@@ -221,7 +244,15 @@ class VideoMemory:
                 Cite(name, i, float(tokens.start_s[i]), float(tokens.end_s[i]))
                 for i in hit.nonzero()[:, 0].tolist()
             ]
-        return Answer(text, events, tuple(cites))
+        return Answer(text, events, tuple(cites), self.coverage)
+
+
+def union_s(start_s: Tensor, end_s: Tensor) -> float:
+    """Seconds that intervals (N,) cover together."""
+    order = start_s.argsort()
+    start_s, end_s = start_s[order], end_s[order].cummax(0).values
+    before = torch.cat([start_s[:1], end_s[:-1]])  # until when all before reach
+    return float((end_s - torch.maximum(start_s, before)).clamp_min(0).sum())
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -245,6 +276,12 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header["source"].get("name", ""), str):
         raise ValueError(f"path {path}: the name of its source must be a text; make it anew")
     return header
+
+
+def _tokens(tensors: dict[str, Tensor], name: str) -> Tokens:
+    """The tokens of a stream; those in 8 bits become float32."""
+    x, *others = (tensors[f"{name}.{field}"] for field in FIELDS)
+    return Tokens(from_int8(x, tensors[f"{name}.x_scale"]) if x.dtype == torch.int8 else x, *others)
 
 
 def _check(video: CompressedVideo, model: LongCompress | None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from importlib.util import find_spec
@@ -16,10 +17,19 @@ from transformers import AutoModelForCausalLM
 
 from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
 from .compression.state import GlobalMemory, MergeState, check_budget
-from .config import BudgetConfig, MediaConfig, MergeConfig, ModelConfig, SegmentConfig, load_config, to_dict
+from .config import (
+    BudgetConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    load_config,
+    to_dict,
+)
 from .encoders import AUDIO, Encoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of
-from .files import replacing, usual_modes
+from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
 from .llm.backbone import Backbone, load_backbone, take_apart
 from .llm.calibrate import init_heads
@@ -33,6 +43,7 @@ CHANGEABLE = {
         ("segments", SegmentConfig, ()),
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
+        ("memory", MemoryConfig, ("kind", "num_queries")),
     )
 } | {"video": ("reuse_below",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
@@ -345,14 +356,11 @@ class LongCompress(nn.Module):
             for name, encoder in self.encoders.items()
             if (video if encoder.modality == "video" else audio)
         }
-        video_of = self.video if "video" in flows else None
-        shape = Shape(
-            flows,
-            frames=flows["video"].tokens // video_of.patches * video_of.frames_per_token if video_of else 0,
-            global_tokens=self.global_memory.num_tokens(list(flows)),
-        )
-        if video_of is not None and config.media.rate_fps:
-            shape = replace(shape, token_s=video_of.frames_per_token / config.media.rate_fps)
+        shape = Shape(flows, global_tokens=self.global_memory.num_tokens(list(flows)))
+        if self.video is not None and "video" in flows and duration_s > 0:
+            frames = config.media.frames or math.ceil(duration_s * config.media.rate_fps)
+            frame_s = duration_s / frames if config.media.frames else 1 / config.media.rate_fps
+            shape = replace(shape, frames=frames, token_s=self.video.frames_per_token * frame_s)
         if "llm" in self._modules:  # encoders alone make tokens, but no prompt
             num_text = self.llm.timestamp_tokens(duration_s)
             shape = replace(shape, timestamp_tokens=num_text, context=self.llm.context)
@@ -367,6 +375,7 @@ class LongCompress(nn.Module):
         """
         config = self.config
         used: dict[str, Any] = {"memory": to_dict(config.memory)}
+        del used["memory"]["dtype"]
         for stream in self.encoders:
             fields_of = to_dict(getattr(config, stream))
             used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
@@ -477,10 +486,10 @@ def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:
 def _folder_of(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    if isinstance(name, Path) or name.startswith((".", "/")) or name.count("/") != 1:
+    if not is_hub_name(name):
         raise FileNotFoundError(
             f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model"
         )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name))
+    return Path(snapshot_download(str(name)))

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+BLOCK = 64  # channels that share a scale
 PLAN = "structure"  # the tensor that holds the JSON of everything but tensors
 
 
@@ -76,3 +77,18 @@ def _up(plan: Any, kinds: dict[str, type], tensors: dict[str, Tensor], device: t
     if "tuple" in plan:
         return tuple(_up(p, kinds, tensors, device) for p in plan["tuple"])
     return {k: _up(v, kinds, tensors, device) for k, v in plan["dict"].items()}
+
+
+def to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) int8 and (N, C / 64) float32 scales of rows (N, C): 64 channels share a scale (all C where 64
+    doesn't divide them)."""
+    blocks = x.float().view(len(x), -1, BLOCK if x.shape[1] % BLOCK == 0 else x.shape[1])
+    scale = blocks.abs().amax(-1).clamp_min(1e-30) / 127
+    return (blocks / scale[..., None]).round().to(torch.int8).view(x.shape), scale
+
+
+def from_int8(x: Tensor, scale: Tensor) -> Tensor:
+    """(N, C) float32 of what `to_int8` gave; ValueError for shapes that don't fit."""
+    if x.dim() != 2 or scale.dim() != 2 or len(x) != len(scale) or x.shape[1] % max(1, scale.shape[1]):
+        raise ValueError(f"scales {tuple(scale.shape)} don't fit rows {tuple(x.shape)}")
+    return (x.view(*scale.shape, -1).float() * scale[..., None]).view(x.shape)

@@ -201,7 +201,9 @@ class Session:
     def memory(self, budget: int | None = None) -> VideoMemory:
         """What came until now, as min(budget, held) tokens; changes nothing here."""
         video = self.state().compress(self.budget if budget is None else budget)
-        return VideoMemory(video, self.model, self.model.identity(), stats=self.stats())
+        merge = self.model.config.merge
+        source = {"read_s": dict(self.encoder.read_s), "merge": [merge.representative, merge.place]}
+        return VideoMemory(video, self.model, self.model.identity(), source, self.stats())
 
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
         """The answer to a question about what came until now; see VideoMemory.ask. ValueError before that."""
@@ -324,7 +326,7 @@ def compress(
         keep_assignment=keep_assignment,
     )  # fmt: skip
     memory = session.memory()
-    memory.source = source_info(source) | {"settings": model.settings()}
+    memory.source |= source_info(source) | {"settings": model.settings()}
     if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]
     return memory

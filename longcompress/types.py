@@ -382,11 +382,13 @@ class Answer:
         text: as generated, special tokens left out.
         events: the stretches of time that the text names, in its order.
         cites: the tokens that overlap those events; empty where no time is named.
+        coverage: stream -> seconds of the video, seconds read, seconds that its tokens stand for.
     """
 
     text: str
     events: tuple[Event, ...] = ()
     cites: tuple[Cite, ...] = ()
+    coverage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.text
@@ -400,6 +402,7 @@ class Answer:
                 {"stream": c.stream, "index": c.index, "start_s": c.start_s, "end_s": c.end_s}
                 for c in self.cites
             ],
+            "coverage": {name: dict(seconds) for name, seconds in self.coverage.items()},
         }
 
 

@@ -66,7 +66,9 @@ def qwen2_5_omni() -> Pair:
         "audio_start_token_id": "<|audio_bos|>", "audio_end_token_id": "<|audio_eos|>",
         "vision_start_token_id": "<|vision_bos|>", "vision_end_token_id": "<|vision_eos|>",
     }  # fmt: skip
-    template = chatml("<|vision_bos|><|VIDEO|><|vision_eos|>", SYSTEM)
+    template = chatml(
+        "<|vision_bos|><|VIDEO|><|vision_eos|>", SYSTEM, audio="<|audio_bos|><|AUDIO|><|audio_eos|>"
+    )
     return build(
         "Qwen2_5OmniThinker", byte_tokenizer(template, "<|im_start|>", **tokens), ids,
         text_config=TEXT | {"rope_parameters": MROPE}, vision_config=PATCHES | WINDOWS,
@@ -86,9 +88,10 @@ def qwen3_omni() -> Pair:
         "video_token_id": "<|video_pad|>", "audio_start_token_id": "<|audio_start|>",
         "vision_start_token_id": "<|vision_start|>",
     }  # fmt: skip
+    template = chatml(QWEN_VIDEO, audio="<|audio_start|><|audio_pad|><|audio_end|>")
     audio = {"n_window": 50, "n_window_infer": 800, "downsample_hidden_size": 8, "conv_chunksize": 500}
     return build(
-        "Qwen3OmniMoeThinker", byte_tokenizer(chatml(QWEN_VIDEO), "<|im_start|>", **tokens), ids,
+        "Qwen3OmniMoeThinker", byte_tokenizer(template, "<|im_start|>", **tokens), ids,
         text_config=TEXT | INTERLEAVED | EXPERTS, vision_config=PATCHES | DEEPSTACK,
         audio_config=HEARING | audio, position_id_per_seconds=13,
     )  # fmt: skip

@@ -106,9 +106,11 @@ def byte_tokenizer(
     return tokenizer
 
 
-def chatml(video: str, first: str = "", last: str = "") -> str:
-    """Qwen's template, in which a video is `video`."""
-    return CHATML.replace("VIDEO", video).replace("FIRST", first).replace("LAST", last)
+def chatml(video: str, first: str = "", last: str = "", audio: str = "") -> str:
+    """Qwen's template, in which a video is `video`, and audio `audio` where the model hears."""
+    text = CHATML.replace("VIDEO", video).replace("FIRST", first).replace("LAST", last)
+    heard = "{% elif c.type == 'audio' %}" + audio + "{% elif c.type == 'text' %}"
+    return text.replace("{% elif c.type == 'text' %}", heard) if audio else text
 
 
 def strengthen(model: PreTrainedModel) -> PreTrainedModel:

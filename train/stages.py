@@ -195,7 +195,10 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
             named = model.llm.named_parameters(remove_duplicate=False)
             parts[part] = [p for n, p in named if n.startswith(root)]
         if not parts[part]:
-            raise ValueError(f"train: model {model.config.name!r} has no parameters of part {part!r}")
+            raise ValueError(
+                f"train: model {model.config.name!r} has no parameters of part {part!r}; leave it out (a "
+                "stock model has lora alone)"
+            )
         for parameter in parts[part]:
             parameter.requires_grad_(True)
     return parts

@@ -103,7 +103,10 @@ def compare(
             "METEOR; use `longcompress eval run` and `eval score`"
         )
     if "no-audio" in config.methods and model.media != ("video", "audio"):
-        raise ValueError(f"method no-audio needs a model that sees and hears, this one takes {model.media}")
+        raise ValueError(
+            f"method no-audio needs a model that sees and hears, this one takes {model.media}; name the "
+            "other methods"
+        )
     pins = header_of(source, model, run_config, how)
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}
     arms = {arm.name: arm for arm in config.arms}
@@ -179,7 +182,9 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
                 f"{num} tokens are more than the {context} positions that the language model was made for; "
                 "compare shorter videos, or leave this method out"
             )
-        compressed = replace(compressed, budget=max(num, min(budget, num_raw)), duration_s=duration_s)
+        # uncompressed, timestamps are the model's own: they take what they take
+        room = ENDLESS if arm.budget == ALL else max(num, min(budget, num_raw))
+        compressed = replace(compressed, budget=room, duration_s=duration_s)
         return VideoMemory(compressed, model, model.identity())
 
     return memory

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TASK = "synthetic_events"
 MIN_IOU = 0.5
-NAMES = {"seen": frozenset(OBJECTS), "heard": frozenset(SOUNDS)}  # of each kind of event
+NAMES = {"": None, "/seen": frozenset(OBJECTS), "/heard": frozenset(SOUNDS)}  # of each kind of event, and all
 COUNTS = ("num_asked", "num_asked_again", "num_dropped", "num_joined", "num_without_time")
 
 
@@ -85,11 +85,18 @@ def num_hits(truth: Sequence[Captioned], listed: Sequence[Captioned]) -> int:
     return hits
 
 
+def scores_of(truth: Sequence[Captioned], listed: Sequence[Captioned]) -> dict[str, float]:
+    """F1, precision and recall of a video as far as they have a meaning; precision is 0 of an empty list."""
+    hits, missed = num_hits(truth, listed), bool(truth) and not listed
+    nums = {"F1": (len(truth) + len(listed)) / 2, "precision": len(listed) + missed, "recall": len(truth)}
+    return {name: hits / num for name, num in nums.items() if num}
+
+
 def score_listings(answers: Answers) -> Scored:
     """F1, precision and recall of each video's events, of all and of those seen and heard; means over videos.
 
-    A video without a prediction has no event. A video that has none of a kind, and a list without any, has no
-    score of it.
+    A video without a prediction has no event. Where neither a video nor its list has an event of a kind there
+    is no score of it.
 
     Returns:
         F1, precision, recall, each also as METRIC/seen, METRIC/heard and METRIC/minutes/GROUP; num; num_true
@@ -104,17 +111,13 @@ def score_listings(answers: Answers) -> Scored:
             sums[name] += num
         sums["num_true"] += len(example.truth.events)
         sums["num_listed"] += len(listing.events)
-        for end, names in {"": None, **{f"/{kind}": names for kind, names in NAMES.items()}}.items():
+        for end, names in NAMES.items():
             truth, listed = (
                 [event for event in some.events if names is None or event[2] in names]
                 for some in (example.truth, listing)
             )
-            hits = num_hits(truth, listed)
-            for metric, num in {
-                "F1": (len(truth) + len(listed)) / 2, "precision": len(listed), "recall": len(truth)
-            }.items():  # fmt: skip
-                if num or (metric == "precision" and truth):
-                    each.setdefault(metric + end, {})[example.id] = hits / max(num, 1)
+            for metric, value in scores_of(truth, listed).items():
+                each.setdefault(metric + end, {})[example.id] = value
     metrics: dict[str, Any] = {name: mean(values.values()) for name, values in each.items()}
     for kind, members in groups_of(answers.examples).items():
         for group, ids in members.items():

@@ -111,7 +111,8 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
     timestamps = math.ceil(duration_s / seconds) if has_timestamps else 0
     tokens = room + num_globals
     prompt = tokens + timestamps * shape.timestamp_tokens
-    num_bytes = sum(n * (4 * flows[k].width + 28) for k, n in parts.items())
+    size = {"": 4, "bfloat16": 2, "int8": 1 + 4 / 64}[config.memory.dtype]  # bytes of a channel, on a CPU
+    num_bytes = sum(int(n * (size * flows[k].width + 52)) for k, n in parts.items())
     num_bytes += num_globals * 4 * max((flow.width for flow in flows.values()), default=0)
     raw = sum(flow.tokens for flow in flows.values())
     seen = flows["video"].tokens if "video" in flows else 0

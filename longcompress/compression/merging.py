@@ -4,7 +4,7 @@ Source: LongVLM, arXiv 2404.03384, section 3.2; ToMe, arXiv 2210.09461.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import MergeConfig
-from ..kernels import Plan, after_rounds, extremes, plan, pool
+from ..kernels import Plan, after_rounds, extremes, medoid, plan, pool
 from ..types import Encoded, Tokens
 
 
@@ -23,12 +23,14 @@ class Group:
     Attributes:
         tokens: n tokens.
         metric: (n, d) float32 their mean metric.
+        near: (n, d) float32 metric of the raw token that is each one's medoid, or None: nobody asks for it.
         member: (n_raw,) int32 the token that each raw token is in, or None.
         origin: (n_raw,) int64 frame number * patches + patch of each raw token, or None.
     """
 
     tokens: Tokens
     metric: Tensor
+    near: Tensor | None = None
     member: Tensor | None = None
     origin: Tensor | None = None
 
@@ -41,8 +43,9 @@ class Group:
         if self.member is not None and other.member is not None:
             member = torch.cat([self.member, other.member + len(self)])
             origin = torch.cat([self.origin, other.origin])  # type: ignore[list-item]
+        near = None if self.near is None or other.near is None else torch.cat([self.near, other.near])
         tokens = Tokens.join([self.tokens, other.tokens])
-        return Group(tokens, torch.cat([self.metric, other.metric]), member, origin)
+        return Group(tokens, torch.cat([self.metric, other.metric]), near, member, origin)
 
 
 def seat_order(encoded: Encoded, config: MergeConfig, first_frame: int, keep_assignment: bool) -> Group:
@@ -55,7 +58,8 @@ def seat_order(encoded: Encoded, config: MergeConfig, first_frame: int, keep_ass
     if keep_assignment:
         member = torch.arange(len(index), dtype=torch.int32, device=index.device)
         origin = first_frame * encoded.patches + index
-    return Group(encoded.tokens.take(index), encoded.metric[index], member, origin)
+    metric = encoded.metric[index]
+    return Group(encoded.tokens.take(index), metric, metric if config.needs_medoids else None, member, origin)
 
 
 def merge(
@@ -80,7 +84,14 @@ def merge(
         metric, offsets, torch.tensor(keep), weight=tokens.size,
         schedule=config.schedule if schedule is None else schedule, score=config.score, order=config.order,
     )  # fmt: skip
-    tokens, metric = pool_tokens(tokens, planned), pool(metric, planned)
+    metric, near = pool(metric, planned), None
+    if config.needs_medoids:
+        near = torch.cat([group.metric if group.near is None else group.near for group in groups])
+        chosen = medoid(near, planned, center=metric)
+        tokens = represent(tokens, planned, config, chosen, heaviest(near, planned, metric))
+        near = near[chosen]
+    else:
+        tokens = pool_tokens(tokens, planned)
     # rows of each group before (starts) and after (ends) merging
     starts = offsets.tolist()
     ends = [0, *accumulate(min(k, len(g)) for g, k in zip(groups, keep, strict=True))]
@@ -90,8 +101,27 @@ def merge(
         member = group.member
         if member is not None:  # raw token -> token before -> token now
             member = (planned.group[starts[i] : starts[i + 1]] - ends[i])[member.long()]
-        out.append(Group(tokens.take(rows), metric[rows], member, group.origin))
+        near_rows = None if near is None else near[rows]
+        out.append(Group(tokens.take(rows), metric[rows], near_rows, member, group.origin))
     return out
+
+
+def represent(tokens: Tokens, planned: Plan, config: MergeConfig, chosen: Tensor, heavy: Tensor) -> Tokens:
+    """The groups of a plan as Tokens, with rows and places of their medoids, chosen (M,), or of their
+    heaviest tokens, heavy (M,), where the config says so."""
+    merged = pool_tokens(tokens, planned, tokens.x[chosen] if config.representative == "medoid" else None)
+    places = {"mean": merged.place, "medoid": tokens.place[chosen], "heaviest": tokens.place[heavy]}
+    return replace(merged, place=places[config.place])
+
+
+def heaviest(near: Tensor, planned: Plan, metric: Tensor) -> Tensor:
+    """(M,) int64 the heaviest token of each group; of equals that whose near (N, d) is nearest to the group's
+    metric (M, d)."""
+    group, weight = planned.group.long(), planned.weight
+    largest = weight.new_zeros(len(planned.mass)).scatter_reduce(0, group, weight, "amax")
+    alone = torch.where(weight == largest[group], weight, 0)
+    mass = torch.zeros_like(planned.mass).index_add(0, group, alone)
+    return medoid(near, planned._replace(weight=alone, mass=mass), center=metric)
 
 
 def round_schedule(config: MergeConfig) -> float:
@@ -112,12 +142,13 @@ def merge_segment(group: Group, stream: str, config: MergeConfig, num_rounds: in
     return merge([group], [num], config, further)[0]
 
 
-def pool_tokens(tokens: Tokens, planned: Plan) -> Tokens:
-    """The groups of a plan as Tokens: features and mean times by weight, mean place, first start, last
-    end."""
+def pool_tokens(tokens: Tokens, planned: Plan, x: Tensor | None = None) -> Tokens:
+    """The groups of a plan as Tokens: features (unless x is given), times and places by weight, first start,
+    last end."""
     start_s, end_s = extremes(tokens.start_s, tokens.end_s, planned)
     means = pool(torch.cat([tokens.time_s[:, None], tokens.place], 1), planned)  # (M, 4)
-    return Tokens(pool(tokens.x, planned), planned.mass, means[:, 0], start_s, end_s, means[:, 1:])
+    x = pool(tokens.x, planned) if x is None else x
+    return Tokens(x, planned.mass, means[:, 0], start_s, end_s, means[:, 1:])
 
 
 def assignment_of(merged: Sequence[Group], by_time: Tensor) -> Tensor:

@@ -113,9 +113,8 @@ class _Reader:
             self.unparsed.append(Event(*window, text))
         parts = []
         for event in join_events(spans, 0.0):
-            last_s = min(
-                event.end_s, self.duration_s
-            )  # what lasts to the last second may be said to end later
+            # what lasts until the last second may be said to end after it
+            last_s = min(event.end_s, self.duration_s)
             start_s, end_s = max(event.start_s, window[0]), min(last_s, window[1])
             if event.text and start_s < end_s:
                 parts.append(_Part(replace(event, end_s=last_s), Event(start_s, end_s, event.text)))

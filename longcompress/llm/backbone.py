@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 from ..config import LLMConfig, MediaConfig, MemoryConfig, ModelConfig
 from ..encoders import StockAudio, StockVision
 from ..encoders.families import FAMILIES, Family
-from ..files import parse_json
+from ..files import is_hub_name, parse_json
 from .stock import StockLM
 from .tokenizer import load_tokenizer
 
@@ -46,7 +46,7 @@ class Backbone:
 
 def is_stock(base: str | Path) -> bool:
     """Whether a folder or hub name holds a model of transformers, and none of ours."""
-    return "model_type" in _read(base, "config.json")
+    return (Path(base).is_dir() or is_hub_name(base)) and "model_type" in _read(base, "config.json")
 
 
 def family_of(known: Any, name: str) -> Family:
@@ -130,6 +130,8 @@ def load_backbone(
     if not llm:
         text = known.get_text_config()
         text.num_hidden_layers, text.layer_types = 0, []
+        if hasattr(text, "hidden_size_per_layer_input"):  # Gemma's tables of all layers
+            text.hidden_size_per_layer_input = 0
         options["config"] = known
     if quantization is not None:
         quantization = quantization_of(quantization, kind, known)
@@ -225,6 +227,8 @@ def _read(base: str | Path, name: str) -> dict[str, Any]:
     """The object in a JSON file of a folder or hub name; empty if there is no such file."""
     path = Path(base) / name
     if not Path(base).is_dir():
+        if not is_hub_name(base):
+            raise FileNotFoundError(f"name: no folder {base}; give a folder, or a hub name owner/model")
         path = Path(cached_file(str(base), name, _raise_exceptions_for_missing_entries=False) or path)
     if not path.is_file():
         return {}

@@ -256,7 +256,7 @@ class StockPrompt:
         frame_s, token_s = self.frame_s(video.duration_s), self.token_s(video.duration_s)
         num_text = self.timestamp_tokens(end_s)
         step_s = self.config.timestamp_step_s(end_s - float(start_s.min()), video.budget, num_text, token_s)
-        number = (start_s / step_s + MICRO_S).floor()
+        number = ((start_s - start_s.min()) / step_s + MICRO_S).floor()
         at = number.argsort(stable=True)
         run = torch.cat([torch.zeros(1, dtype=torch.int64), (number[at].diff() > 0).long()]).cumsum(0)
         num = int(run[-1]) + 1

@@ -44,6 +44,15 @@ def test_joined_where_both_name_it_at_the_border(before, after):
     assert (got.num_joined, got.num_asked_again, got.num_dropped, asked) == (1, 0, 0, THREE[:2])
 
 
+def test_joined_with_the_nearest_on_either_side():
+    says = {(0, 10): "bell 9.1 to 9.2, bell 9.5 to 9.8", (10, 20): "bell 10.1 to 10.2, bell 10.5 to 14.0"}
+    assert triples(listed(says, 20.0)[0].events) == [
+        (9.1, 9.2, "bell"),
+        (9.5, 10.2, "bell"),
+        (10.5, 14, "bell"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [("bell 5 to 7", "bell 10 to 14"), ("bell 5 to 9", "bell 12 to 14"), ("bell 5 to 9", "hum 10 to 14")],

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import _is_packed_sequence, _prepare_from_posids
 
-from longcompress.llm import Example, causal, packing
+from longcompress.llm import Example, packing
 from longcompress.llm.packing import check_apart, first_fit
 
 from models import llm, tokenizer, video

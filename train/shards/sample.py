@@ -50,6 +50,9 @@ def members_of(
             "x": tokens.x.to(torch.bfloat16), "metric": torch.cat([g.metric for g in present]),
             "offsets": counts.cumsum(0).int(), **{k: getattr(tokens, k) for k in OF_TOKENS},
         }  # fmt: skip
+        near = [g.near for g in present if g.near is not None]
+        if len(near) == len(present):
+            tensors["near"] = torch.cat(near)
         values = {key: tensors[key] for key in ("x", "metric")}
         _check_finite(values, f"stream {name!r}", "; the encoder's output is broken there")
         mean = state.memory.get(name)
@@ -100,7 +103,8 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
         tokens.check(f"{where}: member {name}.safetensors")
         for i, (a, b) in enumerate(pairwise(tensors["offsets"].tolist())):
             if b > a:
-                groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b])
+                near = tensors["near"][a:b] if "near" in tensors else None
+                groups[i][name] = Group(tokens.take(slice(a, b)), tensors["metric"][a:b], near)
         num_frames[name] = stream["frames"]
         if stream["summaries"]:
             shape = tuple(tensors["summary"].shape) if "summary" in tensors else None
@@ -196,7 +200,12 @@ def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: st
     at = tensors["offsets"]
     if int(at[0]) != 0 or int(at[-1]) != num or bool((at.diff() < 0).any()):
         raise ValueError(f"{where}: member {member}: offsets must rise from 0 to {num}")
-    _check_finite({"metric": tensors["metric"]}, f"{where}: member {member}")  # x: `Tokens.check`
+    metrics = {key: tensors[key] for key in ("metric", "near") if key in tensors}
+    if metrics.get("near", tensors["metric"]).shape != shapes["metric"]:
+        raise ValueError(
+            f"{where}: member {member}: near must have the shape of metric, got {shapes['near']}"
+        )
+    _check_finite(metrics, f"{where}: member {member}")  # x: `Tokens.check`
     return tensors
 
 
