@@ -193,17 +193,23 @@ MODELS: dict[str, Callable[[], Pair]] = {
 """Of the families of ours: the law "no merging = stock logits" holds for each."""
 ALL_MODELS = MODELS | WITHOUT_FAMILY
 
+INSTALLED = Version(transformers.__version__)
 SINCE = {"muse_spark": "5.20", "lfm3_vl": "5.23"}  # the transformers that has the class; others are in 5.19
-MISSING = {name for name, version in SINCE.items() if Version(transformers.__version__) < Version(version)}
+MISSING = {name for name, version in SINCE.items() if Version(version) > INSTALLED}
+SEALED = ("gemma4", "gemma4_bidirectional", "gemma4_unified") if Version("5.21") > INSTALLED else ()
+"""Their processors don't import without torchvision, so what they give can't be had."""
 
 
-def names_of(models: dict[str, Callable[[], Pair]]) -> list:
-    """The names, for parametrize: a model that the installed transformers doesn't have is skipped by name."""
+def names_of(models: dict[str, Callable[[], Pair]], *, processor: bool = False) -> list:
+    """The names, for parametrize; those that the installed transformers can't have are skipped, by name.
+
+    Args:
+        processor: the test needs what the model's processor gives.
+    """
+    why = {name: f"{name} needs transformers {SINCE[name]}, got {INSTALLED}" for name in MISSING}
+    if processor:
+        why |= {name: f"{name} has a processor that needs torchvision in {INSTALLED}" for name in SEALED}
     return [
-        pytest.param(
-            name, marks=pytest.mark.skipif(
-                name in MISSING, reason=f"{name} needs transformers {SINCE.get(name)}, got {transformers.__version__}"
-            ),
-        )
+        pytest.param(name, marks=[pytest.mark.skip(reason=why[name])] if name in why else [])
         for name in models
-    ]  # fmt: skip
+    ]

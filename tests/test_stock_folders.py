@@ -27,7 +27,7 @@ def content(folder: Path) -> dict:
     return fields
 
 
-@pytest.mark.parametrize("name", names_of(ALL_MODELS))
+@pytest.mark.parametrize("name", names_of(ALL_MODELS, processor=True))
 def test_a_folder_holds_the_model_the_tokenizer_and_the_pixel_numbers(name, tmp_path):
     folder = save(name, tmp_path)
     model, tokenizer = ALL_MODELS[name]()

@@ -158,7 +158,8 @@ def quantization_of(quantization: Any, kind: Any, known: Any) -> Any:
     with torch.device("meta"):
         model = kind(known)
     decoder = model.get_decoder()
-    others = [name for name, module in model.model.named_children() if module is not decoder]
+    owner = next(part for part in (model, model.model) if any(child is decoder for child in part.children()))
+    others = [name for name, module in owner.named_children() if module is not decoder]
     return BitsAndBytesConfig(
         load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit",
         bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=[*others, "lm_head"],

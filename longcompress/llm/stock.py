@@ -6,8 +6,8 @@ patched. Text up to the last video token doesn't depend on the question, so it i
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -145,12 +145,8 @@ class StockLM(nn.Module):
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
             mask = branch_mask(branch, attention_mask, dtype)
         inputs |= {"attention_mask": mask, "use_cache": False}
-        keep = slice(None) if logits_to_keep is None else logits_to_keep
-        if "logits_to_keep" in signature(self.base.forward).parameters:
-            logits = self.lm(**inputs, logits_to_keep=0 if logits_to_keep is None else logits_to_keep).logits
-        else:  # logits of all positions would not fit into memory
-            hidden = self.base.model(**inputs).last_hidden_state
-            logits = self.base.get_output_embeddings()(hidden[:, keep])
+        with self._head_at(slice(None) if logits_to_keep is None else logits_to_keep):
+            logits = self.lm(**inputs).logits
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -170,9 +166,21 @@ class StockLM(nn.Module):
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
         cache = DynamicCache(config=self.lm.config.get_text_config())
-        with memory_hint("reading the video", "the budget, or load with quantization='4bit'"):
-            self.base.model(**inputs, past_key_values=cache, use_cache=True)
+        hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
+        with hint, self._head_at(slice(-1, None)):
+            self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
+
+    @contextmanager
+    def _head_at(self, places: slice | Tensor) -> Iterator[None]:
+        """The model's forward makes logits of these places alone: those of all may not fit into memory, and
+        not every class takes logits_to_keep."""
+        head = self.base.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, args: (args[0][:, places], *args[1:]))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @torch.no_grad()
     def answer(self, prefix: Prefix, questions: Sequence[str], **options: Any) -> list[str]:
@@ -225,7 +233,7 @@ class StockLM(nn.Module):
             if end is not None:  # behind the tokens of each video
                 videos = x.split(streams["video_counts"].tolist())
                 x = torch.cat([part for video in videos if len(video) for part in (video, end.to(x))])
-            output = BaseModelOutputWithPooling(pooler_output=x[None] if family.as_tensor else [x])
+            output = BaseModelOutputWithPooling(pooler_output=x[:, None] if family.as_tensor else [x])
             if deep:
                 output.deepstack_features = [[part] for part in deep]
             inputs["mm_encoder_outputs"] = {family.key: output}

@@ -42,7 +42,7 @@ def test_every_family_has_its_law():
 
 
 @pytest.mark.parametrize("num_frames", [8, 7])
-@pytest.mark.parametrize("name", names_of(MODELS))
+@pytest.mark.parametrize("name", names_of(MODELS, processor=True))
 def test_without_merging_the_logits_are_the_stock_models_own(name, num_frames, models):
     model, tokenizer = models(name)
     pixels = stock_pixels(model, num_frames)
