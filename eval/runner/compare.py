@@ -104,8 +104,8 @@ def compare(
         )
     if "no-audio" in config.methods and model.media != ("video", "audio"):
         raise ValueError(
-            f"method no-audio needs a model that sees and hears, this one takes {model.media}; name the other "
-            "methods"
+            f"method no-audio needs a model that sees and hears, this one takes {model.media}; name the "
+            "other methods"
         )
     pins = header_of(source, model, run_config, how)
     pins |= {"num_examples": len(examples), "only": config.groups, "seed": config.seed}

@@ -151,8 +151,8 @@ def shards_of(model, folder, out):
 def recipe_of(folder, **changes):
     questions = QuestionConfig(kinds={"grounding": 1.0}, max_questions=2)
     recipe = replace(
-        stages.make_recipe(folder), train=["lora"], lora=LORA, questions=questions, min_videos=3, steps=8, lr=1e-2,
-        log_steps=1, save_steps=8,
+        stages.make_recipe(folder), train=["lora"], lora=LORA, questions=questions, min_videos=3, steps=8,
+        lr=1e-2, log_steps=1, save_steps=8,
     )  # fmt: skip
     return replace(recipe, **changes)
 
