@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from stock_models import MODELS
+from stock_models import ALL_MODELS
 from stock_parts import EXPERTS, INTERLEAVED, TEXT, strengthen
 
 CLIP = {
@@ -183,7 +183,7 @@ def save(
         template: the file of the chat template; the .json is what older checkpoints have alone.
         preprocessor: False leaves the preprocessor's files out.
     """
-    model, tokenizer = MODELS[name]()
+    model, tokenizer = ALL_MODELS[name]()
     model.save_pretrained(folder)
     save_texts(name, model, tokenizer, folder, template, preprocessor)
     return folder
@@ -237,7 +237,7 @@ TALKERS = {
 
 def save_whole_omni(name: str, folder: Path) -> Path:
     """A whole Omni checkpoint, with talker and vocoder, whose thinker is that of `MODELS[name]()`."""
-    thinker, tokenizer = MODELS[name]()
+    thinker, tokenizer = ALL_MODELS[name]()
     kind = {"qwen2_5_omni": "Qwen2_5Omni", "qwen3_omni": "Qwen3OmniMoe"}[name]
     settings = getattr(transformers, f"{kind}Config")(
         thinker_config=thinker.config.to_dict(), **TALKERS[name]

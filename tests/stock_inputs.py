@@ -264,7 +264,8 @@ def stock_inputs(
         duration=len(pixels) * step_s,
     )  # fmt: skip
     tensors = source.tensors(model, pixels) | {"video_metadata": [metadata]}
-    parts = {"video_processor": Part(tensors, **source.fields)}
+    # transformers 5.19 reads an Omni model's sizes of patches from the processor of stills
+    parts = {"video_processor": Part(tensors, **source.fields), "image_processor": Part({}, **source.fields)}
     more: Tensors = dict(source.call)
     if source.kind in OMNI:
         more["fps"] = 1 / step_s
@@ -279,7 +280,8 @@ def stock_inputs(
     ):  # as processors do with their own template
         more["add_special_tokens"] = False
     call = processor(source.kind, tokenizer, parts, **source.options(model))
-    inputs = dict(call(text=[text], videos=[pixels], return_tensors="pt", **more))
+    videos = [[pixels]] if source.kind == "SmolVLM" else [pixels]  # transformers 5.19 counts those of a text
+    inputs = dict(call(text=[text], videos=videos, return_tensors="pt", **more))
     return inputs | ({"use_audio_in_video": True} if audio is not None else {})
 
 

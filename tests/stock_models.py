@@ -7,7 +7,11 @@ templates do. Weights are large enough that frames, their order and positions ch
 from collections.abc import Callable
 from functools import partial
 
-from stock_newer import NEWER
+import pytest
+import transformers
+from packaging.version import Version
+
+from stock_newer import NEWER, WITHOUT_FAMILY
 from stock_parts import (
     DEEPSTACK,
     EXPERTS,
@@ -186,3 +190,20 @@ MODELS: dict[str, Callable[[], Pair]] = {
     "gemma4_bidirectional": partial(gemma4, "vision"),
     **NEWER,
 }
+"""Of the families of ours: the law "no merging = stock logits" holds for each."""
+ALL_MODELS = MODELS | WITHOUT_FAMILY
+
+SINCE = {"muse_spark": "5.20", "lfm3_vl": "5.23"}  # the transformers that has the class; others are in 5.19
+MISSING = {name for name, version in SINCE.items() if Version(transformers.__version__) < Version(version)}
+
+
+def names_of(models: dict[str, Callable[[], Pair]]) -> list:
+    """The names, for parametrize: a model that the installed transformers doesn't have is skipped by name."""
+    return [
+        pytest.param(
+            name, marks=pytest.mark.skipif(
+                name in MISSING, reason=f"{name} needs transformers {SINCE.get(name)}, got {transformers.__version__}"
+            ),
+        )
+        for name in models
+    ]  # fmt: skip

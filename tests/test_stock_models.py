@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2VLImageProcessorPil
 
@@ -15,7 +17,7 @@ from stock_inputs import (
     stock_mel,
     stock_pixels,
 )
-from stock_models import MODELS
+from stock_models import ALL_MODELS, MODELS, names_of
 
 QUESTION = "What happens?"
 STEP_S = 0.5
@@ -67,15 +69,15 @@ def changes(got: Tensor, want: Tensor) -> bool:
     return float((got[-1] - want[-1]).abs().mean()) > MIN_CHANGE
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=names_of(ALL_MODELS))
 def stock(request):
     """(name, model, tokenizer) of a family."""
     torch.manual_seed(1)
-    return request.param, *MODELS[request.param]()
+    return request.param, *ALL_MODELS[request.param]()
 
 
 def test_every_model_has_its_inputs():
-    assert set(MODELS) == set(SOURCES)
+    assert set(ALL_MODELS) == set(SOURCES)
 
 
 @pytest.mark.parametrize("frames", [8, 7])
@@ -128,8 +130,12 @@ def test_logits_depend_on_time_where_the_family_has_it(stock):
     assert changes(slow, fast) != (name in TIMELESS)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"),
+    reason="minimax_m3_vl: the processor of transformers 5.19 counts the first chunk of a video alone",
+)
 def test_a_long_video_of_minimax_is_chunks():
-    model, tokenizer = MODELS["minimax_m3_vl"]()
+    model, tokenizer = ALL_MODELS["minimax_m3_vl"]()
     inputs = stock_inputs(
         "minimax_m3_vl", model, tokenizer, stock_pixels(model, 19), times(19), STEP_S, QUESTION
     )

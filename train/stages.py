@@ -196,8 +196,8 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
             parts[part] = [p for n, p in named if n.startswith(root)]
         if not parts[part]:
             raise ValueError(
-                f"train: model {model.config.name!r} has no parameters of part {part!r}; leave it out (lora "
-                "is all that a stock model has)"
+                f"train: model {model.config.name!r} has no parameters of part {part!r}; leave it out (a "
+                "stock model has lora alone)"
             )
         for parameter in parts[part]:
             parameter.requires_grad_(True)

@@ -217,7 +217,7 @@ def with_muon(module: nn.Module, lr: float) -> Joined:
     """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
     for all else that is trained."""
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    matrices = {n: p for n, p in trained.items() if p.dim() == 2 and "layers" in n.split(".")}
+    matrices = {n: p for n, p in trained.items() if p.dim() == 2 and {"layers", "blocks"} & {*n.split(".")}}
     rest = [p for n, p in trained.items() if n not in matrices]
     options: dict[str, Any] = {"lr": lr, "weight_decay": 0.01}
     muon = torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)

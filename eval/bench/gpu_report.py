@@ -26,7 +26,7 @@ from .timer import DTYPES, synchronize, timed
 
 MODULE = "longcompress.eval.bench.gpu_report"
 LIMIT_S = 570.0  # of all sections together
-OPERATIONS = ["copy", "metric", "pool", "novelty", "attend", "plan", "merge"]
+OPERATIONS = ["copy", "metric", "pool", "medoid", "novelty", "attend", "plan", "merge"]
 
 
 def device_facts(out: Path, device: str) -> int:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (Failed, ValueError, ImportError, OSError) as error:
+    except (Failed, ValueError, ImportError, OSError, MemoryError) as error:
         if "--debug" in typed:
             raise
         complain("error", error)

@@ -45,13 +45,13 @@ class Family:
         grid: (model, H, W) -> rows and columns of a frame's tokens.
         side: (model) -> pixels that H and W must be a multiple of, or, where `fixed`, must be.
         norm: published mean and deviation of pixels.
-        video: what the chat template writes for a video; the text of the video takes its place.
+        video: what the chat template writes for a video; the text of the video takes its place. In this and
+            in `step`, a name that ends in _token_id is the token that the config has under it.
         placeholder: field of the config with the id of the token that stands for a video token.
         key: of `mm_encoder_outputs`, by which video tokens go in.
         as_tensor: tokens go in as a tensor (1, N, D), not as a list of (N, D).
         step: text of a timestamp: {first}, {middle}, {last} are times of its frames in seconds, {clock} is
-            {first} as mm:ss, {whole} in whole seconds, {number} counts from 1. A name that ends in _token_id
-            is the token that the config has under it.
+            {first} as mm:ss, {whole} in whole seconds, {number} counts from 1.
         opening, between, closing: text around steps; {words}: number of steps in words, {length}: of the
             video, as h:mm:ss.
         positions: "plain": one axis. "grid": rows and columns from the base of each step. "clock": and time.
@@ -70,8 +70,8 @@ class Family:
     grid: Callable[[Any, int, int], tuple[int, int]]
     side: Callable[[Any], int]
     norm: tuple[tuple[float, ...], tuple[float, ...]]
-    video: str
-    placeholder: str
+    video: str = "{video_token_id}"
+    placeholder: str = "video_token_id"
     key: Literal["video", "image"] = "video"
     as_tensor: bool = False
     step: str = "{x}"
@@ -100,15 +100,16 @@ class Family:
         return side if self.fixed else max(1, ABOUT_PX // side) * side
 
 
-def patchify(x: Tensor, patch: int, merge: int, frames: int) -> tuple[Tensor, Tensor]:
+def patchify(x: Tensor, patch: int, merge: int, frames: int, row: str = "c f ph pw") -> tuple[Tensor, Tensor]:
     """Qwen2-VL's rows of pixels (t h w, 3 * frames * patch^2), blocks of merge x merge patches side by side,
     and grid (1, 3) of t, h, w. The last of the frames (T, 3, H, W) fills up an incomplete group of `frames`.
+    `row` is the order within a row: colours, frames, lines, columns.
     """
     if missing := -len(x) % frames:
         x = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
     grid = torch.tensor([[len(x) // frames, x.shape[2] // patch, x.shape[3] // patch]], device=x.device)
     rows = rearrange(
-        x, "(t f) c (h mh ph) (w mw pw) -> (t h w mh mw) (c f ph pw)",
+        x, f"(t f) c (h mh ph) (w mw pw) -> (t h w mh mw) ({row})",
         f=frames, mh=merge, mw=merge, ph=patch, pw=patch,
     )  # fmt: skip
     return rows, grid
@@ -153,15 +154,22 @@ def _cells(side: Callable[[Any], int]) -> Callable[[Any, int, int], tuple[int, i
 # --- functions of families
 
 
+def _patch_features(model: Any, x: Tensor, merge: int, frames: int, row: str = "c f ph pw") -> Tensor:
+    patch = _first(_vision(model).patch_size)
+    return flat(model.get_video_features(*patchify(x, patch, merge, frames, row)))
+
+
 def _qwen_features(model: Any, x: Tensor) -> Tensor:
     v = _vision(model)
-    return flat(
-        model.get_video_features(*patchify(x, v.patch_size, v.spatial_merge_size, v.temporal_patch_size))
-    )
+    return _patch_features(model, x, v.spatial_merge_size, _first(v.temporal_patch_size))
 
 
 def _qwen_side(model: Any) -> int:
-    return int(_vision(model).patch_size * _vision(model).spatial_merge_size)
+    return _first(_vision(model).patch_size) * int(_vision(model).spatial_merge_size)
+
+
+def _muse_side(model: Any) -> int:
+    return int(_vision(model).patch_size * _vision(model).merge_size)
 
 
 def _onevision_grid(model: Any, height: int, width: int) -> tuple[int, int]:
@@ -174,8 +182,7 @@ def _llama3_features(model: Any, x: Tensor) -> Tensor:
     return flat(model.model.get_video_features(rows, grid, torch.tensor([2], device=x.device)))
 
 
-def _gemma4_features(model: Any, x: Tensor) -> Tensor:
-    patch = _vision(model).patch_size
+def _gemma4_features(model: Any, x: Tensor, patch: int) -> Tensor:
     rows = rearrange(x, "t c (h p) (w q) -> t (h w) (p q c)", p=patch, q=patch)
     across, down = torch.arange(x.shape[3] // patch), torch.arange(x.shape[2] // patch)
     place = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1).view(1, -1, 2).to(x.device)
@@ -187,29 +194,37 @@ def _gemma4_side(model: Any) -> int:
 
 
 QWEN2_VL = Family(
-    features=_qwen_features, grid=_cells(_qwen_side), side=_qwen_side, norm=CLIP, video="<|video_pad|>",
-    placeholder="video_token_id", positions="clock", frames_per_token=2,
+    features=_qwen_features, grid=_cells(_qwen_side), side=_qwen_side, norm=CLIP, positions="clock",
+    frames_per_token=2,
 )  # fmt: skip
 QWEN3_5 = replace(
     QWEN2_VL, norm=GREY, positions="grid",
-    step="<{middle:.1f} seconds><|vision_start|>{x}<|vision_end|>",
+    step="<{middle:.1f} seconds>{vision_start_token_id}{x}{vision_end_token_id}",
 )  # fmt: skip
 QWEN3_VL = replace(QWEN3_5, deepstack=3)
 OMNI_AUDIO = AudioText("<|audio_bos|>", "<|audio_eos|>", chunk_s=2.0, shared_ends=True)
 QWEN2_5_OMNI = replace(
-    QWEN2_VL, video="<|VIDEO|>", audio=OMNI_AUDIO,
-    ids_per_s=lambda model: model.config.position_id_per_seconds,
-)  # fmt: skip
+    QWEN2_VL, audio=OMNI_AUDIO, ids_per_s=lambda model: model.config.position_id_per_seconds
+)
 GLM4V = replace(
-    QWEN2_VL, video="<|video|>", placeholder="image_token_id", positions="grid",
+    QWEN2_VL, placeholder="image_token_id", positions="grid",
     step="<|begin_of_image|>{x}<|end_of_image|>{whole}",
 )  # fmt: skip
 GLM46V = replace(GLM4V, step="<|begin_of_image|>{x}<|end_of_image|>{first:.1f} seconds")
 CLIP_VIDEO = Family(  # a CLIP encoder, frame by frame
     features=lambda model, x: flat(model.model.get_video_features(x[None])),
     grid=_square(lambda model, h, w: _num_patches(model, h, w) / model.config.spatial_pool_stride**2),
-    side=_image_side, norm=CLIP, video="<video>", placeholder="video_token_id",
-    fixed=True, fit="crop",
+    side=_image_side, norm=CLIP, fixed=True, fit="crop",
+)  # fmt: skip
+GEMMA4 = Family(
+    features=lambda model, x: _gemma4_features(model, x, _vision(model).patch_size),
+    grid=_cells(_gemma4_side), side=_gemma4_side, norm=((0.0,) * 3, (1.0,) * 3), token_types=True,
+    step="{clock} {boi_token_id}{x}{eoi_token_id}", between=" ",
+)  # fmt: skip
+MUSE = Family(
+    features=lambda model, x: _patch_features(model, x, 1, _vision(model).patch_temporal, "f c ph pw"),
+    grid=_cells(_muse_side), side=_muse_side, norm=GREY, frames_per_token=2, opening="<|vid_start|>",
+    step="Time: {first:.1f}s{x}", between="<|vid_frame_separator|>", closing="<|vid_end|>",
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
@@ -219,19 +234,28 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": QWEN3_VL,
     "qwen3_5": QWEN3_5,
     "qwen3_5_moe": QWEN3_5,
+    "qwen4_exp": QWEN3_5,
+    "cosmos3_omni": QWEN3_VL,
+    "cosmos3_edge": replace(
+        QWEN3_5, frames_per_token=1, video="{vision_start_token_id}{video_token_id}{vision_end_token_id}",
+        features=lambda model, x: _patch_features(model, x, _vision(model).spatial_merge_size, 1, "ph pw c f"),
+    ),
+    "cohere_compass": QWEN3_VL,
+    "lfm3_vl": replace(QWEN3_5, positions="plain"),
     "qwen2_5_omni_thinker": QWEN2_5_OMNI,
     "qwen3_omni_moe_thinker": replace(
-        QWEN2_5_OMNI, norm=GREY, video="<|video_pad|>", deepstack=3,
-        float_clock=True, audio=replace(OMNI_AUDIO, chunk_s=0.0, shared_ends=False),
+        QWEN2_5_OMNI, norm=GREY, deepstack=3, float_clock=True,
+        audio=replace(OMNI_AUDIO, chunk_s=0.0, shared_ends=False),
     ),
     "glm4v": GLM4V,
     "glm4v_moe": GLM4V,
     "glm46v": GLM46V,
+    "glm_ocr": GLM46V,
+    "glm5_next": replace(GLM46V, positions="plain"),
     "llava_onevision": Family(
         features=lambda model, x: flat(model.model.get_video_features(x[None]))[:-1],
         end_rows=lambda model: model.model.image_newline[None],
-        grid=_onevision_grid, side=_image_side, norm=GREY, video="<video>",
-        placeholder="video_token_id", as_tensor=True, fixed=True,
+        grid=_onevision_grid, side=_image_side, norm=GREY, as_tensor=True, fixed=True,
     ),
     "llava_next_video": CLIP_VIDEO,
     "video_llava": replace(
@@ -239,8 +263,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "video_llama_3": Family(
         features=_llama3_features, grid=_cells(lambda model: 2 * _vision(model).patch_size),
-        side=lambda model: 2 * int(_vision(model).patch_size), norm=GREY, video="<|video_pad|>",
-        placeholder="video_token_id", step="Time {first:.1f}s:{x}", between=",",
+        side=lambda model: 2 * int(_vision(model).patch_size), norm=GREY,
+        step="Time {first:.1f}s:{x}", between=",",
     ),
     "smolvlm": Family(
         features=lambda model, x: flat(model.model.get_image_features(x[None])),
@@ -258,11 +282,11 @@ FAMILIES: dict[str, Family] = {
         key="image", as_tensor=True, fixed=True,
         step="Frame{number}: <img>{x}</img>", between="\n",
     ),
-    "gemma4": Family(
-        features=_gemma4_features, grid=_cells(_gemma4_side), side=_gemma4_side,
-        norm=((0.0,) * 3, (1.0,) * 3), video="<|video|>",
-        placeholder="video_token_id", token_types=True,
-        step="{clock} {boi_token_id}{x}{eoi_token_id}", between=" ",
+    "gemma4": GEMMA4,
+    "gemma4_unified": replace(  # a token is a projected patch
+        GEMMA4, features=lambda model, x: _gemma4_features(model, x, _gemma4_side(model))
     ),
+    "muse_glimmer": MUSE,
+    "muse_spark": MUSE,
 }  # fmt: skip
 """model_type of transformers -> its family. A family is here once its law is in tests/llm/test_stock.py."""

@@ -16,7 +16,7 @@ from ..config import AudioConfig, MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Frames, Tokens
 from .families import Family
-from .vision import places_of
+from .vision import batch_size, changed, places_of
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 BLOCK_S = 30.0  # of audio, at most; its encoders attend within windows of 2 or 8 s
@@ -37,7 +37,7 @@ class StockVision(nn.Module):
     Args:
         model: of a family's class.
         family: its data.
-        config: batch_size, a multiple of the frames of a token, and metric_width are read.
+        config: batch_size, a multiple of the frames of a token, metric_width and reuse_below are read.
         size_px: side of frames.
         norm: mean and deviation (3,) of each colour (0 to 1).
     """
@@ -113,16 +113,23 @@ class StockVision(nn.Module):
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
         num, step = len(frames), self.frames_per_token
-        pixels = torch.cat([frames.pixels, frames.pixels[-1:].expand(self.block - num, -1, -1, -1)])
         steps = math.ceil(num / step)
-        x = self.features(pixels)[: steps * self.patches]
+        last = frames.pixels[-1:].expand(steps * step - num, -1, -1, -1)
+        pixels = rearrange(torch.cat([frames.pixels, last]), "(t f) h w c -> t (f h) w c", f=step)
+        encode, source = changed(pixels, self.config.reuse_below)
+        size = batch_size(len(encode), self.block // step, self.config.reuse_below)
+        pixels = torch.cat([pixels[encode], pixels[encode[-1:]].expand(size - len(encode), -1, -1, -1)])
+        x = self.features(rearrange(pixels, "t (f h) w c -> (t f) h w c", f=step))
+        x = rearrange(x, "(t p) c -> t p c", p=self.patches)[source.to(x.device)]
+        x = rearrange(x, "t p c -> (t p) c")
         first = torch.arange(steps) * step
         start_s = frames.time_s[first]
         end_s = frames.time_s[(first + step - 1).clamp_max(num - 1)] + frames.step_s
         start_s, end_s = (repeat(t.to(x.device), "t -> (t p)", p=self.patches) for t in (start_s, end_s))
-        size = torch.ones(len(x), device=x.device)
-        tokens = Tokens(x, size, (start_s + end_s) / 2, start_s, end_s, places_of(start_s, self.grid))
-        return Encoded(tokens, self.metric(x), patches=self.patches)
+        sizes = torch.ones(len(x), device=x.device)
+        tokens = Tokens(x, sizes, (start_s + end_s) / 2, start_s, end_s, places_of(start_s, self.grid))
+        reused = (steps - len(encode)) * step
+        return Encoded(tokens, self.metric(x), patches=self.patches, reused=reused)
 
     def features(self, pixels: Tensor) -> Tensor:
         """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..types import Audio, Encoded, Frames
+from .checks import memory_hint
 from .encoder import Encoder
 
 SAME_S = 1e-6  # seconds; times that differ by less are equal
@@ -94,7 +95,8 @@ class Stream:
             block = replace(block, start_s=self._run_s + self._run / block.rate_hz)
             self._run += min(size, len(block))
         encoder: Any = self.encoder
-        encoded: Encoded = encoder.encode(block)
+        with memory_hint("encoding a block", "video.batch_size, media.size_px or dtype (bfloat16)"):
+            encoded: Encoded = encoder.encode(block)
         # A joined block has the step of its first part. Frames that last otherwise get their own ends back.
         frames = [part for part in parts if isinstance(part, Frames)]
         if len({part.step_s for part in frames}) < 2:

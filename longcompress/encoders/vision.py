@@ -106,20 +106,12 @@ class VisionEncoder(nn.Module):
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
         num = len(frames)
-        # Encode the first frame, and every frame that differs enough from the frame encoded last. A frame
-        # between them takes the features of the encoded frame before it.
-        reuse, encode = self.config.reuse_below, [0]
-        places = [0]  # of each frame in `encode`
-        for t in range(1, num):
-            if reuse <= 0 or self.change(frames.pixels[encode[-1]], frames.pixels[t]) >= reuse:
-                encode.append(t)
-            places.append(len(encode) - 1)
+        encode, source = changed(frames.pixels, self.config.reuse_below)
         pixels = frames.pixels[encode]
-        # With reuse the batch is the next power of two, so there are few shapes to compile.
-        size = self.block if reuse <= 0 else 1 << (len(encode) - 1).bit_length()
+        size = batch_size(len(encode), self.block, self.config.reuse_below)
         pixels = torch.cat([pixels, pixels[-1:].expand(size - len(encode), -1, -1, -1)])
         x, summary = self.features(pixels)
-        source = torch.tensor(places, device=x.device)
+        source = source.to(x.device)
         x = rearrange(x[source], "t p c -> (t p) c")
         start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
         end_s = start_s + frames.step_s
@@ -169,10 +161,24 @@ class VisionEncoder(nn.Module):
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype)[:, None, None] for v in self.norm)
         return x.sub_(mean).div_(std)
 
-    @staticmethod
-    def change(a: Tensor, b: Tensor) -> float:
-        """Mean absolute difference of two frames (H, W, 3) uint8, 0 to 1."""
-        return float((a.float() - b.float()).abs().mean() / 255)
+
+def changed(pixels: Tensor, below: float) -> tuple[list[int], Tensor]:
+    """Which of the frames (T, H, W, 3) uint8 to encode: the first, and every frame that differs by `below` or
+    more from the frame encoded last (0 to 1, mean absolute difference). And (T,) int64, for each frame, its
+    place among them: a frame between them takes the features of the encoded frame before it."""
+    encode, places = [0], [0]
+    for t in range(1, len(pixels)):
+        difference = (pixels[encode[-1]].float() - pixels[t].float()).abs().mean() / 255 if below > 0 else 1
+        if difference >= below:
+            encode.append(t)
+        places.append(len(encode) - 1)
+    return encode, torch.tensor(places)
+
+
+def batch_size(num: int, block: int, reuse_below: float) -> int:
+    """Frames of the batch that `num` frames are encoded in: a full block, or, where frames reuse others, the
+    next power of two, so that there are few shapes to compile."""
+    return block if reuse_below <= 0 else 1 << (num - 1).bit_length()
 
 
 def places_of(start_s: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from ..config import LLMConfig
+from ..encoders.checks import memory_hint
 from ..types import CompressedVideo, stream_order
 from .generate import Prefix, generate, with_loss
 from .packing import branch_mask, check_apart, check_branches, has_state, packed_logits
@@ -192,7 +193,8 @@ class CausalLM(nn.Module):
         x = self.embed(batch)[:, :num]
         cache = DynamicCache(config=self.lm.config)
         if num:
-            self.lm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            with memory_hint("reading the video", "the budget, or load with a quantization"):
+                self.lm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(cache, num)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
+from ..encoders.checks import memory_hint
 from ..encoders.families import Family
 from ..types import CompressedVideo
 from .generate import Prefix, generate, with_loss
@@ -173,7 +174,8 @@ class StockLM(nn.Module):
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
         cache = DynamicCache(config=self.lm.config.get_text_config())
-        self.base.model(**inputs, past_key_values=cache, use_cache=True)
+        with memory_hint("reading the video", "the budget, or load with quantization='4bit'"):
+            self.base.model(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
 
     @torch.no_grad()

@@ -75,10 +75,10 @@ class StockPrompt:
         self.names = ("video", "audio") if family.audio else ("video",)
         fields = [family.placeholder, *(["audio_token_id"] if family.audio else [])]
         self.placeholders: list[int] = [getattr(lm.config, field) for field in fields]
-        named = [
-            name for _, name, _, _ in Formatter().parse(family.step) if name and name.endswith("_token_id")
-        ]
+        names = [name for _, name, _, _ in Formatter().parse(family.video + family.step) if name]
+        named = [name for name in names if name.endswith("_token_id")]
         self.tokens = {n: tokenizer.convert_ids_to_tokens(getattr(lm.config, n)) for n in named}
+        self.video = family.video.format(**self.tokens)
         self.texts = [tokenizer.convert_ids_to_tokens(i) for i in self.placeholders]  # of placeholders
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
@@ -115,7 +115,7 @@ class StockPrompt:
         if not streams:
             raise ValueError("video must have at least one token, got none")
         text, order = self._text(video, streams)
-        media = ("video", self.family.video)
+        media = ("video", self.video)
         if "video" not in streams:
             media = ("audio", "".join((self.audio_ends[0], self.texts[1], self.audio_ends[1])))
         before, _ = conversation_texts(self.tokenizer, self.config, ["?"], media)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import places
 from .scenes import OBJECTS, SOUNDS, SceneEvent
 
 Span = tuple[float, float]
@@ -54,6 +55,7 @@ _WORDS = sorted(set(re.findall(r"\b(?<!{)\w+", _FORMS)))
 VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
 """All words of questions and answers, besides whole numbers; the name of an object is a unit."""
 
+_FORMS_OF = TEMPLATES | places.TEMPLATES
 _SPAN = re.compile(r"(\d+)\s*(?:to|-)\s*(\d+)")
 _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
@@ -62,7 +64,7 @@ _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 class Question:
     """A question and its only right answer."""
 
-    kind: str  # one of KINDS
+    kind: str  # of KINDS or places.KINDS
     text: str  # as printed, with offset_s added to all times
     answer: str  # likewise
     spans: tuple[Span, ...] = ()  # true seconds: a span for SPAN_KINDS, a span for each item of "between"
@@ -93,12 +95,12 @@ def ask(
     """At most `num` distinct questions about a video, each with a unique answer. Objects that share colour or
     shape with another object of the video are asked about more often.
 
-    The kinds are sampled evenly or by weight, and with `paraphrase` their wording; `offset_s`, a multiple of
-    10, is added to all printed times.
+    The kinds, of KINDS and places.KINDS, are sampled evenly or by weight, and with `paraphrase` their
+    wording; `offset_s`, a multiple of 10, is added to all printed times.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
-    if unknown := set(weights) - set(KINDS):
-        raise ValueError(f"kinds must be of {KINDS}, got {sorted(unknown)}")
+    if unknown := set(weights) - set(_FORMS_OF):
+        raise ValueError(f"kinds must be of {tuple(_FORMS_OF)}, got {sorted(unknown)}")
     if offset_s < 0 or offset_s % 10:
         raise ValueError(f"offset_s must be a multiple of 10, 0 or more, got {offset_s}")
     video = _Video(events, duration_s, offset_s)
@@ -114,7 +116,8 @@ def ask(
         if fact is None:
             del weights[kind]
             continue
-        form = TEMPLATES[kind][int(generator.integers(len(TEMPLATES[kind]))) if paraphrase else 0]
+        forms = _FORMS_OF[kind]
+        form = forms[int(generator.integers(len(forms))) if paraphrase else 0]
         text = form.format(**fact.slots)
         questions.append(Question(kind, text, fact.answer, fact.spans, fact.names, offset_s))
     return questions
@@ -142,6 +145,8 @@ def grade(question: Question, text: str) -> dict[str, Any]:
         number = re.search(r"\d+", text)
         exact = number is not None and int(number[0]) == int(question.answer)
         return _grade_exact(number is not None, exact)
+    if question.kind in places.KINDS:
+        return places.grade(question.answer, text)
     words = {part.strip() for part in text.split(",")}
     parsed = words == {NOTHING} or words <= {*OBJECTS, *SOUNDS}
     return _grade_exact(parsed, words == (set(question.names) or {NOTHING}))
@@ -279,6 +284,13 @@ def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
         )
 
 
+def _places(kind: str, video: _Video) -> Iterator[_Fact]:
+    for slots, answer in places.facts(kind, video.objects):
+        if "second" in slots:
+            slots["second"] += video.offset_s
+        yield _Fact(slots, answer)
+
+
 _FINDERS: dict[str, Callable[[_Video], Iterator[_Fact]]] = {
     "when_seen": lambda video: _when(video.objects, "object", video),
     "when_heard": lambda video: _when(video.sounds, "sound", video),
@@ -293,7 +305,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator) -> Iterat
     """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
     if kind == "between":
         return _between(video, generator)
-    facts = list(_FINDERS[kind](video))
+    facts = list(_FINDERS[kind](video) if kind in _FINDERS else _places(kind, video))
     num_words = Counter(word for name in video.objects for word in name.split())
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):
@@ -301,7 +313,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator) -> Iterat
         if sum(num_words[word] for word in name.split()) > 2 * (name in video.objects):
             ranks[i] **= 1 / 3
     order = [facts[i] for i in np.argsort(-ranks)]
-    return _evenly(order, generator) if kind == "count" else iter(order)
+    return _evenly(order, generator) if kind in ("count", "where") else iter(order)
 
 
 def _evenly(facts: list[_Fact], generator: np.random.Generator) -> Iterator[_Fact]:

@@ -43,6 +43,18 @@ SHAPES: dict[str, Callable[[Plane, Plane, float], Plane]] = {
     "ring": lambda x, y, r: np.abs(np.hypot(x, y) - 0.74 * r) - 0.22 * r,
 }
 
+# Rows of 5 points, the highest bit on the left.
+GLYPHS: dict[str, tuple[int, ...]] = {
+    "c": (14, 17, 16, 16, 16, 17, 14),
+    "f": (31, 16, 16, 30, 16, 16, 16),
+    "h": (17, 17, 17, 31, 17, 17, 17),
+    "k": (17, 18, 20, 24, 20, 18, 17),
+    "l": (16, 16, 16, 16, 16, 16, 31),
+    "t": (31, 4, 4, 4, 4, 4, 4),
+    "x": (17, 17, 10, 4, 10, 17, 17),
+    "z": (31, 1, 2, 4, 8, 16, 31),
+}
+
 
 def blend(
     frame: NDArray[np.uint8], shape: str, at: tuple[float, float], radius: float, rgb: tuple[float, ...],
@@ -61,6 +73,17 @@ def blend(
     mask = np.clip(0.5 - inside / np.float32(2 * soft), 0, 1).astype(np.float32)[..., None]  # (h, w, 1)
     window = frame[top:bottom, left:right]
     window[:] = window + (np.array(rgb, np.float32) - window) * mask
+
+
+def letter(frame: NDArray[np.uint8], glyph: str, at: tuple[float, float], height: float) -> None:
+    """Draws a dark letter of GLYPHS into a frame (H, W, 3) in place, its middle at (x, y), in pixels."""
+    point = height / 7
+    row = np.floor((np.arange(frame.shape[0]) + 0.5 - at[1]) / point + 3.5).astype(int)
+    column = np.floor((np.arange(frame.shape[1]) + 0.5 - at[0]) / point + 2.5).astype(int)
+    rows, columns = np.flatnonzero((row >= 0) & (row < 7)), np.flatnonzero((column >= 0) & (column < 5))
+    bits = np.array(GLYPHS[glyph])[row[rows], None] >> (4 - column[columns]) & 1
+    window = frame[rows[:, None], columns]
+    frame[rows[:, None], columns] = np.where(bits[..., None] == 1, np.uint8(14), window)
 
 
 def curve(path: tuple[tuple[float, float], ...], share: Float) -> Float:

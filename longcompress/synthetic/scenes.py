@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import pi
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from . import render as paint
 SHAPES, COLOURS = tuple(paint.SHAPES), tuple(paint.RGB)
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SOUNDS = tuple(paint.VOICES)
+LETTERS = tuple(paint.GLYPHS)
 
 OBJECTS_A_MINUTE, SOUNDS_A_MINUTE = 4.4, 2.8  # varied by a fifth
 LENGTH_S = (5.0, 20.0)  # shortest and longest event
+LETTER_SHARE, LETTER_SIZE = 0.6, 0.5  # of objects that carry a letter; its height by the object's diameter
 GAP_S = 4.0  # at least this long between two events of the same name
 REPEAT = 0.25  # of objects that are shown again, and of sounds that overlap one showing of such an object
 
@@ -45,6 +47,7 @@ class SceneEvent:
     pitch: float = 1.0  # times the sound's usual frequencies and rhythm
     loudness: float = 0.25  # amplitude, about
     key: int = 0  # seed of the sound's noise and phase
+    letter: str = ""  # of LETTERS, painted on the object; "": none
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,17 @@ class Scene:
         return [event for event in self.events if event.kind == kind]
 
 
-def make_scene(seed: int, duration_s: float, *, objects: Sequence[str] = OBJECTS) -> Scene:
-    """A random video; the same arguments give the same video. Its objects are some of `objects`."""
+def make_scene(
+    seed: int, duration_s: float, *, objects: Sequence[str] = OBJECTS, letters: bool = False,
+    objects_a_minute: float = OBJECTS_A_MINUTE,
+) -> Scene:  # fmt: skip
+    """A random video; the same arguments give the same video. Its objects are some of `objects`, and with
+    `letters` LETTER_SHARE of them carry a letter; all else is the same without."""
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0, got {duration_s}")
     generator = np.random.default_rng([seed, 1])
     shown: list[SceneEvent] = []
-    for _ in range(_sample_count(generator, OBJECTS_A_MINUTE, duration_s)):
+    for _ in range(_sample_count(generator, objects_a_minute, duration_s)):
         for _ in range(40):
             used = list(dict.fromkeys(event.name for event in shown))
             pool = used if used and generator.random() < REPEAT else objects
@@ -89,6 +96,10 @@ def make_scene(seed: int, duration_s: float, *, objects: Sequence[str] = OBJECTS
             if _fits(sounds, start_s, end_s, name, at_most=2):
                 sounds.append(sample_sound(generator, name, start_s, end_s))
                 break
+    if letters:
+        generator = np.random.default_rng([seed, 7])
+        has, which = generator.random(len(shown)) < LETTER_SHARE, generator.choice(LETTERS, len(shown))
+        shown = [replace(e, letter=str(w)) if h else e for e, h, w in zip(shown, has, which, strict=True)]
     return Scene(seed, float(duration_s), tuple(sorted(shown + sounds, key=lambda event: event.start_s)))
 
 
@@ -105,11 +116,16 @@ def clip_events(events: Iterable[SceneEvent], start_s: float, end_s: float) -> t
     for event in events:
         first, last = max(event.start_s, start_s), min(event.end_s, end_s)
         if first < last:
-            points = _points(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
+            points = position(event, np.array([first, (first + last) / 2, last]))  # (3, 2)
             points[1] = 2 * points[1] - (points[0] + points[2]) / 2  # the control point of the part
             path = tuple(map(tuple, points.tolist()))
             parts.append(replace(event, start_s=first - start_s, end_s=last - start_s, path=path))
     return tuple(parts)
+
+
+def position(event: SceneEvent, times: Float) -> Float:
+    """(T, 2) x and y of the middle of the object at times (T,), as shares of the width."""
+    return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
 
 
 def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np.uint8]:
@@ -132,6 +148,8 @@ def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np
             colour, shape = event.name.split()
             rgb = tuple(event.shade * value for value in paint.RGB[colour])
             paint.blend(frame, shape, at, event.size / 2 * size_px, rgb, event.tilt)
+            if event.letter:
+                paint.letter(frame, event.letter, at, LETTER_SIZE * event.size * size_px)
         left, top = jump % size_px, jump // size_px % size_px
         frame += noise[jump // size_px**2 % len(noise), top : top + size_px, left : left + size_px]
     return out
@@ -156,19 +174,40 @@ def patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int
     """
     times, fine = np.atleast_1d(np.asarray(time_s, np.float64)), 8 * grid
     shown = list(_shown(scene, times))
-    owner = np.full((len(times), fine, fine), len(shown))
-    at = (np.arange(fine) + 0.5) / fine
-    for number, (event, now, points) in enumerate(shown):
-        x, y = points.T
-        far = (at - x[:, None])[:, None, :] ** 2 + (at - y[:, None])[:, :, None] ** 2  # (T', fine, fine)
-        owner[now] = np.where(far < (0.85 * event.size / 2) ** 2, number, owner[now])
-    shared = owner.reshape(len(times), grid, 8, grid, 8).swapaxes(2, 3).reshape(len(times), grid, grid, 64)
+    shared = _by_patch(_owners(shown, len(times), fine), grid)
     winner, best = np.full(shared.shape[:3], len(OBJECTS)), np.zeros(shared.shape[:3])
     for number, (event, now, _) in enumerate(shown):
         count = (shared[now] == number).sum(-1)  # (T', grid, grid)
         body = pi * (0.85 * event.size / 2 * fine) ** 2
         wins = (count >= min(0.3 * 64, 0.2 * body)) & (count > best[now])
         winner[now] = np.where(wins, OBJECTS.index(event.name), winner[now])
+        best[now] = np.where(wins, count, best[now])
+    return winner
+
+
+def letter_patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray[np.int64]:
+    """(T, grid, grid) index into LETTERS of the letter in a patch (row, column); len(LETTERS): none.
+
+    A letter has the patches that show 30 % of its box, and the patch that shows most of it.
+    """
+    times, fine = np.atleast_1d(np.asarray(time_s, np.float64)), 8 * grid
+    shown = list(_shown(scene, times))
+    owner, at = _owners(shown, len(times), fine), (np.arange(fine) + 0.5) / fine
+    winner, best = np.full((len(times), grid, grid), len(LETTERS)), np.zeros((len(times), grid, grid))
+    for number, (event, now, points) in enumerate(shown):
+        if not event.letter or not len(now):
+            continue
+        height = LETTER_SIZE * event.size
+        inside_x, inside_y = (
+            np.abs(at - points[:, :1]) < 5 / 14 * height,
+            np.abs(at - points[:, 1:]) < height / 2,
+        )
+        inside = inside_x[:, None, :] & inside_y[:, :, None] & (owner[now] == number)  # (T', fine, fine)
+        count = _by_patch(inside, grid).sum(-1)
+        highest = np.maximum(count.max((1, 2), keepdims=True), 1)
+        box = 5 / 7 * (height * fine) ** 2
+        wins = ((count >= 0.3 * box) | (count == highest)) & (count > best[now])
+        winner[now] = np.where(wins, LETTERS.index(event.letter), winner[now])
         best[now] = np.where(wins, count, best[now])
     return winner
 
@@ -264,7 +303,7 @@ def _sample_path(
         score = 1.0
         for event in near:
             times = np.linspace(max(start_s, event.start_s), min(end_s, event.end_s), 32)
-            apart = np.hypot(*(_points(draft, times) - _points(event, times)).T)
+            apart = np.hypot(*(position(draft, times) - position(event, times)).T)
             score = min(score, float((apart > 0.27).mean()) + 3 * min(0.0, float(apart.min()) - 0.1))
         if score > best_score:
             best, best_score = draft.path, score
@@ -277,12 +316,25 @@ def _shown(scene: Scene, times: Float) -> Iterator[tuple[SceneEvent, NDArray[np.
     """Each object, the indices (T',) of the times at which it is visible, and where it is then (T', 2)."""
     for event in scene.of("video"):
         now = np.flatnonzero((event.start_s <= times) & (times < event.end_s))
-        yield event, now, _points(event, times[now])
+        yield event, now, position(event, times[now])
 
 
-def _points(event: SceneEvent, times: Float) -> Float:
-    """(T, 2) where the middle of the object is, as shares of the width."""
-    return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
+def _owners(
+    shown: Sequence[tuple[SceneEvent, NDArray[np.intp], Float]], num: int, fine: int
+) -> NDArray[np.int64]:
+    """(T, fine, fine) number of the object whose body is on top at each point; len(shown): background."""
+    owner = np.full((num, fine, fine), len(shown))
+    at = (np.arange(fine) + 0.5) / fine
+    for number, (event, now, points) in enumerate(shown):
+        x, y = points.T
+        far = (at - x[:, None])[:, None, :] ** 2 + (at - y[:, None])[:, :, None] ** 2  # (T', fine, fine)
+        owner[now] = np.where(far < (0.85 * event.size / 2) ** 2, number, owner[now])
+    return owner
+
+
+def _by_patch(points: NDArray[Any], grid: int) -> NDArray[Any]:
+    """(T, grid, grid, 64) the points (T, 8 * grid, 8 * grid) of each patch."""
+    return points.reshape(len(points), grid, 8, grid, 8).swapaxes(2, 3).reshape(len(points), grid, grid, 64)
 
 
 def _audio_block(scene: Scene, block: int, rate_hz: int) -> NDArray[np.float32]:

@@ -10,9 +10,10 @@ SPACE = "\u2581"
 
 
 def word_tokenizer(
-    words: Iterable[str], firsts: Sequence[str], seconds: Sequence[str], *, num_tens: int
+    words: Iterable[str], firsts: Sequence[str], seconds: Sequence[str], *, num_tens: int, timestamps: int = 0
 ) -> PreTrainedTokenizerFast:
     """A word-level tokenizer of `words`, numbers below 10 * num_tens, and "first second" pairs as one token.
+    Of the timestamps "<12.5 seconds>" those below `timestamps` are one token each, without their tenths.
 
     The last digit of a number is a token of its own ("187" -> "18", "7"), so times can be copied from
     timestamps that count tens: "18:" is the tens alone, the text of a timestamp. All is in lower case,
@@ -22,19 +23,21 @@ def word_tokenizer(
     single = {w for word in words for w in word.lower().split()} - set(",.?!")
     known = [PAD, END, UNKNOWN, *",.?!", *map(str, range(10)), SPACE]
     known += [f"{SPACE}{t}" for t in range(1, num_tens)]
+    known += [f"{SPACE}<{t}>" for t in range(timestamps)]
     known += [SPACE + w for w in sorted({*single, *firsts, *seconds} | set(pairs))]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(known))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     joint = Regex(f"(?<=\\b({'|'.join(firsts)})) (?=({'|'.join(seconds)})\\b)")
-    no_tens = Regex(r"(?<!\d)0:")
+    no_tens, tenths = Regex(r"(?<!\d)0:"), Regex(r"(?<=\d)\.\d seconds>")
+    replaced = [(joint, "_"), (no_tens, ":"), *([(tenths, ">")] if timestamps else [])]
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(joint, "_"), normalizers.Replace(no_tens, ":")]
+        [normalizers.Lowercase(), *(normalizers.Replace(text, by) for text, by in replaced)]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
             pre_tokenizers.Split(Regex(r"[,.?!]"), "isolated"),
-            pre_tokenizers.Split(Regex(r"(?<=[\d\u2581])\d(?![\d:])"), "isolated"),
+            pre_tokenizers.Split(Regex(rf"(?<=[\d\u2581])\d(?![\d:{'>' * bool(timestamps)}])"), "isolated"),
             pre_tokenizers.Split(Regex(r"(?<=[\d\u2581]):"), "removed"),
         ]
     )

@@ -8,6 +8,7 @@ import torch
 import longcompress as lc
 from longcompress.checkpoints.architectures import config_of, encoders_of
 from longcompress.session import compress, read_session
+from longcompress.synthetic.scenes import make_scene, parts_of
 
 from models import published
 from videos import Video, write
@@ -73,3 +74,20 @@ def test_encoders_alone_make_the_features_of_the_whole(base, tmp_path):
     assert all(torch.equal(got[name].x, want[name].x) for name in want)
     with pytest.raises(AttributeError, match="this model has encoders only"):
         compress(alone, path, progress=False).ask("what happens")
+
+
+def full(*args, **kwargs):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB")
+
+
+def test_a_full_device_is_told_with_what_needs_less(monkeypatch):
+    model = lc.load("tiny", device="cpu")
+    parts = list(parts_of(make_scene(1, 20.0), 1.0))
+    memory = compress(model, parts, budget=50, progress=False)
+    monkeypatch.setattr(model.llm.lm, "forward", full)
+    need = "no memory left on the device for reading the video: .*allocate 2.00 GiB.; lower the budget"
+    with pytest.raises(MemoryError, match=need):
+        memory.ask("How often does the red ball appear?")
+    monkeypatch.setattr(model.video, "features", full)
+    with pytest.raises(MemoryError, match=r"for encoding a block: .*; lower video.batch_size, media.size_px"):
+        compress(model, parts, budget=50, progress=False)

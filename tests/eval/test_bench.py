@@ -31,8 +31,8 @@ EXTRACT = Row("features", "all cases")
 MODEL = {"model": "tiny", "dtype": "float32"}
 SMALL = {"device": "cpu", "segments": 2, "tokens": 96, "channels": 128, "repeat": 2}
 OPERATIONS = {
-    "copy", "metric", "pool", "pool, backward", "novelty", "attend", "plan, published", "plan, default",
-    "merge, published", "merge, default",
+    "copy", "metric", "pool", "pool, backward", "medoid", "novelty", "attend", "plan, published",
+    "plan, default", "merge, published", "merge, default",
 }  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from ...compression.baselines import only, spend
 from ...compression.merging import Group
 from ...compression.state import STATE_CLASSES, Chunk, Mean, MergeState
 from ...encode import segments_of
+from ...encoders import StockVision
 from ...files import replacing
 from ...llm import CompressedVideo, Example
+from ...media import fit_pixels
 from ...model import LongCompress
 from ...serialize import pack, unpack
 from ...synthetic.questions import KINDS, ask
@@ -97,25 +99,49 @@ def load_clips(path: Path) -> list[Clip]:
 
 
 def make_clips(
-    model: LongCompress, seeds: Sequence[int], duration_s: float, detail: dict[str, int]
+    model: LongCompress,
+    seeds: Sequence[int],
+    duration_s: float,
+    detail: dict[str, int],
+    *,
+    progress: bool = True,
+    **scenes: Any,
 ) -> list[Clip]:
     """Synthetic scenes of these seeds, encoded as `compress` would (but for the codec), held at `detail`
-    tokens a segment (rounds nest, so smaller budgets compress the same)."""
+    tokens a segment (rounds nest, so smaller budgets compress the same). `scenes` are options of make_scene.
+
+    Of a stock model raw features are kept in float16, and every second clip begins a frame later: a token of
+    two frames begins at odd seconds too.
+    """
     merge = replace(model.config.merge, tokens_per_segment=detail)
     rate_fps, clips = model.config.media.rate_fps, []
-    time_s = np.arange(0, duration_s, 1 / rate_fps)
-    for seed in tqdm(seeds, desc="clips", unit="clip"):
-        scene = make_scene(seed, duration_s)
-        pixels = half(frames(scene, time_s, size_px=SCENE_PX))
-        shown = Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps)
-        heard = Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0)
-        raw, _ = segments_of(model, [shown, heard], ("video", "audio"))
+    is_stock = isinstance(model.video, StockVision)
+    for seed in tqdm(seeds, desc="clips", unit="clip", disable=not progress):
+        scene = make_scene(seed, duration_s, **scenes)
+        time_s = np.arange(seed % 2 if is_stock else 0, duration_s, 1 / rate_fps)
+        pixels = frames(scene, time_s, size_px=SCENE_PX)
+        pixels = fit_pixels(torch.from_numpy(pixels), model.config.media) if is_stock else half(pixels)
+        parts: list[Frames | Audio] = [Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps)]
+        if "audio" in model.media:
+            parts.append(Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0))
+        raw, _ = segments_of(model, parts)
         state = replace(model.merge_state(ENDLESS), merge=merge)
         for segment in raw:
             state.add(segment)
         memory = {name: value for name, value in state.memory.items() if isinstance(value, Mean)}
-        clips.append(Clip(state.chunks, memory, scene.events, duration_s, tuple(raw)))
+        events = tuple(event for event in scene.events if event.kind in model.media)
+        raw = list(map(_halved, raw)) if is_stock else raw
+        clips.append(Clip(state.chunks, memory, events, duration_s, tuple(raw)))
     return clips
+
+
+def _halved(segment: Segment) -> Segment:
+    """The segment with its features in float16."""
+    streams = {
+        name: replace(part, tokens=replace(part.tokens, x=part.tokens.x.half()))
+        for name, part in segment.streams.items()
+    }
+    return replace(segment, streams=streams)
 
 
 def splice(
@@ -171,12 +197,14 @@ class Videos(IterableDataset[list[Example]]):
     """Endless batches of spliced videos with questions, stage after stage (the last one goes on).
 
     The state `empty` says how tokens merge and budgets are allocated; shares count from the `raw_a_second`
-    tokens that a second of video has.
+    tokens that a second of video has. The first batch is that of step `first`.
     """
 
     def __init__(
-        self, clips: list[Clip], empty: MergeState, mixes: Sequence[Mix], seed: int, raw_a_second: float
-    ) -> None:
+        self, clips: list[Clip], empty: MergeState, mixes: Sequence[Mix], seed: int, raw_a_second: float,
+        first: int = 0,
+    ) -> None:  # fmt: skip
+        self.first = first
         self.clips, self.empty, self.mixes, self.seed = clips, empty, list(mixes), seed
         self.raw_a_second = raw_a_second
         self._names = [{h.name for h in clip.events} for clip in clips]
@@ -184,7 +212,7 @@ class Videos(IterableDataset[list[Example]]):
     def __iter__(self) -> Iterator[list[Example]]:
         number, step = enter_worker()
         while True:
-            yield self.batch(number)
+            yield self.batch(self.first + number)
             number += step
 
     def batch(self, number: int) -> list[Example]:

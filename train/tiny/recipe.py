@@ -13,15 +13,19 @@ from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
 from ...config import load_config
-from ...encoders import AudioEncoder, VisionEncoder
+from ...encoders import AudioEncoder, StockVision, VisionEncoder
+from ...encoders.stock import encoder_state
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
 from ..engine import Engine
+from ..stages import last_checkpoint
 from ..trainer import run
+from . import vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
 from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
+from .vl_vision import train_vision
 
 CPU = Engine(device="cpu", report=[])
 CLIPS, HEADS = "clips.safetensors", "heads.safetensors"
@@ -34,20 +38,24 @@ class TinyRecipe:
     """All of it.
 
     Attributes:
+        kind: "tiny", or "vl": a small Qwen3-VL, of which width, layers and audio have no effect.
         init: preset or folder of a model whose language model is trained on; "": a new model.
         seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
         video, audio: training of the encoders.
         clips: number of clips that videos are spliced from.
         clip_s: length of each.
+        scenes: options of make_scene for them.
         detail: tokens that a segment of a clip keeps, by stream.
         mixes: stages of the language model's training, one after the other.
         lr: highest learning rate of the language model.
         warmup: steps to it.
         decay: share of the steps, at the end, in which it falls to a tenth.
+        bf16: autocast the language model to bfloat16.
         threads: torch threads of the training process.
     """
 
+    kind: Literal["tiny", "vl"] = "tiny"
     init: str = ""
     seed: int = 0
     width: int = 128
@@ -56,11 +64,13 @@ class TinyRecipe:
     audio: EncoderConfig = field(default_factory=lambda: EncoderConfig(300, 16, 2e-3))
     clips: int = 1500
     clip_s: float = 60.0
+    scenes: dict[str, Any] = field(default_factory=dict)
     detail: dict[str, int] = field(default_factory=lambda: {"video": 48, "*": 10})
     mixes: list[Mix] = field(default_factory=list)
     lr: float = 2e-3
     warmup: int = 60
     decay: float = 0.4
+    bf16: bool = True
     threads: int = 1
 
 
@@ -68,7 +78,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     """Train the embedded model, or recipe.init with its own encoders and projectors; save it in `out`.
 
     Args:
-        out: folder; stages are kept in it, so that an interrupted run goes on with start="clips" or "lm".
+        out: folder; stages are kept in it, so that an interrupted run goes on with start="clips" or "lm", the
+            language model from its last checkpoint.
         recipe: None: train/recipes/tiny.yaml.
         start: first stage to run; of recipe.init, the encoders are never trained.
     """
@@ -77,24 +88,33 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     torch.set_num_threads(recipe.threads)
     start_s = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    is_stock = recipe.kind == "vl"
     if start == "encoders" and not recipe.init:
-        model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
-        heads = train_encoders(model, recipe, out)
+        if is_stock:
+            model = vl.new_model(recipe.seed)
+            heads = {}
+            scores = train_vision(model.llm.lm, model.llm.tokenizer, recipe.video, recipe.seed, out / "video")
+            print(f"video encoder, accuracy on unseen scenes: {scores}", flush=True)
+        else:
+            model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
+            heads = train_encoders(model, recipe, out)
         model.save_pretrained(out / "encoders")
         save_file(heads, out / "encoders" / HEADS)
     trained = load(recipe.init or str(out / "encoders"), device="cpu")
     if start != "lm":
         first = (recipe.seed + 1) * 1_000_000
         seeds = range(first, first + recipe.clips)
-        save_clips(make_clips(trained, seeds, recipe.clip_s, recipe.detail), out / CLIPS)
+        save_clips(make_clips(trained, seeds, recipe.clip_s, recipe.detail, **recipe.scenes), out / CLIPS)
     assert trained.folder is not None
     clips, heads = load_clips(out / CLIPS), load_file(trained.folder / HEADS)
     model = trained
-    if not recipe.init:  # the trained encoders, and a language model and projectors that are new
+    if not (
+        recipe.init or is_stock
+    ):  # the trained encoders, and a language model and projectors that are new
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         model.video, model.audio = trained.video, trained.audio
         print(f"explained variance of the projectors' init: {align(model, clips, heads)}", flush=True)
-    train_lm(model, clips, recipe, out)
+    train_lm(model, clips, recipe, out, resume=start == "lm")
     model.eval().save_pretrained(out / "model", include_base=True)
     save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
     report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": asdict(recipe)}
@@ -171,20 +191,31 @@ def init_as_matcher(model: LongCompress) -> None:
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
 
 
-def train_lm(model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Path) -> None:
-    """The language model on spliced videos.
+def train_lm(
+    model: LongCompress, clips: list[Clip], recipe: TinyRecipe, out: Path, *, resume: bool = False
+) -> None:
+    """The language model on spliced videos; with `resume` from its last checkpoint in `out`, if it has any.
 
     The projectors stay as `align` made them: trained along, they leave the words before these have learned to
-    find what they name.
+    find what they name. So do all encoders.
     """
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     model.llm.project.requires_grad_(False)
+    raw_a_second = 16 * model.config.media.rate_fps + 1
+    if isinstance(model.video, StockVision):
+        raw_a_second = model.video.tokens_a_second(recipe.clip_s, model.config.media)
+        for value in encoder_state(model.llm.lm).values():
+            value.requires_grad_(False)
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
     empty = replace(model.merge_state(), merge=merge)
-    videos = Videos(clips, empty, recipe.mixes, recipe.seed, 16 * model.config.media.rate_fps + 1)
-    args = replace(CPU, bf16=True).arguments(
+    checkpoint = last_checkpoint(out / "lm") if resume else None
+    first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, first)
+    args = replace(CPU, bf16=recipe.bf16).arguments(
         out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, save_steps=250, seed=recipe.seed,
     )  # fmt: skip
-    run(model.llm, videos, args, collate=lambda items: model.llm.collate(items[0]), muon=True)
+    options: dict[str, Any] = {"collate": lambda items: model.llm.collate(items[0]), "resume": checkpoint}
+    if run(model.llm, videos, args, muon=True, **options) is None:
+        raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
