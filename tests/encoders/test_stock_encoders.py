@@ -15,13 +15,11 @@ from longcompress.types import Audio, Encoded, Frames
 
 from helpers import assert_within, normal
 from stock_inputs import stock_mel
-from stock_models import MODELS
-from stock_newer import NEWER
+from stock_models import MODELS, names_of
 
 SQUARE = {"llava_onevision": 28, "smolvlm": 32, "internvl": 32, "video_llava": 32, "llava_next_video": 32}
 HEARS = ("qwen2_5_omni", "qwen3_omni")
 BLOCKS = (2, 4, 8, 16)
-PROVEN = [name for name in MODELS if name not in NEWER]
 RATE = 16000
 STEP_S = 0.5
 
@@ -98,7 +96,7 @@ def whole_clip(encoder, pixels):
 
 
 @pytest.mark.parametrize("num", [22, 19], ids="{} frames".format)
-@pytest.mark.parametrize("name", PROVEN)
+@pytest.mark.parametrize("name", names_of(MODELS))
 def test_blocks_give_the_bits_of_the_whole_clip(name, num, models):
     model = models(name)
     frames = clip(num, SQUARE.get(name, 32))
