@@ -335,8 +335,8 @@ class LongCompress(nn.Module):
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
         from peft import LoraConfig, get_peft_model
 
-        modules = self.llm.lora_modules if isinstance(self.llm, StockLM) else "all-linear"
-        options = {"task_type": "CAUSAL_LM", "target_modules": modules} | options
+        own = self.llm.lora_modules if isinstance(self.llm, StockLM) else {"target_modules": "all-linear"}
+        options = {"task_type": "CAUSAL_LM"} | own | options
         self.llm.lm = get_peft_model(self.llm.lm, LoraConfig(**options))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:

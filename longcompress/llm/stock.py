@@ -68,12 +68,16 @@ class StockLM(nn.Module):
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
-    def lora_modules(self) -> str:
-        """A pattern of the linear layers of the language model alone: encoders stay as they are."""
+    def lora_modules(self) -> dict[str, str]:
+        """Options of peft for the linear layers of the language model alone: encoders stay as they are."""
         decoder = self.base.get_decoder()
         prefix = next(name for name, module in self.base.named_modules() if module is decoder)
         linear = {n.split(".")[-1] for n, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-        return rf"{prefix}\..*\.({'|'.join(sorted(linear))})"
+        # excluded too: of some models with experts peft keeps the last part of a name alone
+        return {
+            "target_modules": rf"{prefix}\..*\.({'|'.join(sorted(linear))})",
+            "exclude_modules": rf"(?!{prefix}\.).*",
+        }
 
     @property
     def sizes(self) -> Callable[[Example], tuple[int, Callable[[Turns], int]]]:
