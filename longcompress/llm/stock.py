@@ -158,9 +158,11 @@ class StockLM(nn.Module):
         """The cache of the prompt through the last token of the video, filled once."""
         layout = self.prompt.lay_out(video)
         if self.context is not None and layout.next_position > self.context:
+            has_clock = self.family.positions == "clock"
+            remedy = "lower llm.clock_scale" if has_clock else "compress to a smaller budget"
             warnings.warn(
                 f"the video's positions end at {layout.next_position:,.0f}, past the {self.context:,} that "
-                "the language model was trained for; lower llm.clock_scale",
+                f"the language model was trained for; {remedy}",
                 stacklevel=3,
             )
         x = {

@@ -180,8 +180,8 @@ def test_a_model_whose_layers_carry_a_state_learns_from_one_question_a_video(loa
     recipe = recipe_of(shards_of(model, folder, tmp_path / "shards"), steps=2)
     with pytest.raises(ValueError, match=r"max_questions=1"):
         train_stage(load(HYBRID), recipe, tmp_path / "several")
-    one = replace(recipe, questions=replace(recipe.questions, max_questions=1))
-    assert (train_stage(model, one, tmp_path / "one") / "adapter").is_dir()
+    single = replace(recipe, questions=replace(recipe.questions, max_questions=1))
+    assert (train_stage(model, single, tmp_path / "one") / "adapter").is_dir()
 
 
 def test_parts_that_a_stock_model_lacks_are_named(load, folder, tmp_path):
@@ -194,6 +194,6 @@ def test_parts_that_a_stock_model_lacks_are_named(load, folder, tmp_path):
 
 
 def test_shards_of_another_model_are_refused(load, folder, tmp_path):
-    made = shards_of(load("qwen2_5_vl"), folder, tmp_path / "shards")
+    features = shards_of(load("qwen2_5_vl"), folder, tmp_path / "shards")
     with pytest.raises(ValueError, match=r"made by other encoders|other encoders"):
-        train_stage(load("qwen3_vl"), recipe_of(made), tmp_path / "run")
+        train_stage(load("qwen3_vl"), recipe_of(features), tmp_path / "run")
