@@ -1,4 +1,4 @@
-"""What can't be a stock model, or be asked of it, is refused with what it is, what is needed and what helps."""
+"""What can't be a stock model, or be asked of it, is refused with what it is, what is needed, what helps."""
 
 import json
 import shutil
