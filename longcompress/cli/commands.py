@@ -275,6 +275,26 @@ def config() -> None:
         print_table(section, [(f"--{section}.{name}", notes[name].replace("%%", "%")) for name in names])
 
 
+def models(*, json: bool = False) -> None:
+    """List the families of stock video LLMs that --model takes, from a folder or the hub.
+
+    Args:
+        json: one JSON list instead of a table.
+    """
+    from ..presets import families
+
+    known = families()
+    if json:
+        print(dumps([asdict(family) for family in known]))
+        return
+    heads = ("model_type", "class of transformers", "time", "axes", "hears", "deepstack")
+    rows = []
+    for f in known:
+        kind, hears = f.model_class or "newer than installed", "yes" if f.hears else "no"
+        rows.append((f.model_type, kind, f.time, str(f.axes), hears, str(f.deepstack)))
+    print_table("stock video LLMs", rows, heads)
+
+
 def doctor(*, json: bool = False) -> int:
     """Check what longcompress needs on this machine, and name the command that mends what is missing.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
-from longcompress.encoders.families import FAMILIES
+import longcompress as lc
 from longcompress.llm import Example
 from longcompress.llm.packing import has_state
 
@@ -38,8 +38,10 @@ def logits_of(lm, video, question=QUESTION):
 
 
 def test_every_family_has_its_law():
-    kinds = {MODELS[name]()[0].config.model_type for name in MODELS.keys() - MISSING}
-    assert kinds == set(FAMILIES) - MISSING
+    models = [MODELS[name]()[0] for name in MODELS.keys() - MISSING]
+    classes = {model.config.model_type: type(model).__name__ for model in models}
+    assert classes == {f.model_type: f.model_class for f in lc.families() if f.model_type not in MISSING}
+    assert {f.model_type for f in lc.families() if f.model_class is None} == MISSING
 
 
 @pytest.mark.parametrize("num_frames", [8, 7])
