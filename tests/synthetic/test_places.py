@@ -1,4 +1,4 @@
-"""Letters on objects, and the truths of questions about places, read once more from the paths of the objects."""
+"""Letters on objects; the truths of questions about places, read once more from the paths of objects."""
 
 import re
 from collections import Counter
