@@ -1,4 +1,4 @@
-"""Letters on objects; the truths of questions about places, read once more from the paths of objects."""
+"""Letters on objects; the truths of questions about places, read once more from the objects' paths."""
 
 import re
 from collections import Counter

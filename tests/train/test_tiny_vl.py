@@ -64,7 +64,7 @@ def test_an_uncompressed_video_has_a_timestamp_for_each_pair_of_frames(model):
 
 
 def test_the_first_layers_begin_with_reading(model):
-    """Tokens of frames take over the number of their timestamp, row and column; a name attends to its object."""
+    """Tokens of frames take over the number of their timestamp, row and column; names find objects."""
     lm, llm = vl.new_tiny_vl(0)[0], model.llm
     lm.set_attn_implementation("eager")
     hidden, weights = [], []

@@ -122,10 +122,11 @@ def init_words(lm: Any, tokenizer: Any) -> None:
 
 
 def words_of(lm: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Embeddings of the objects (objects, D) and the letters (letters, D)."""
-    table, ids = lm.get_input_embeddings().weight.detach(), tokenizer.get_vocab()
+    """Embeddings of the objects (objects, D) and the letters (letters, D), in WORDS alone."""
+    table, ids = lm.get_input_embeddings().weight.detach().clone(), tokenizer.get_vocab()
+    table[:, : WORDS.start] = 0.0
     objects = [ids[SPACE + name.replace(" ", "_")] for name in OBJECTS]
-    return table[objects].clone(), table[[ids[SPACE + letter] for letter in LETTERS]].clone()
+    return table[objects], table[[ids[SPACE + letter] for letter in LETTERS]].clone()
 
 
 @torch.no_grad()
@@ -133,8 +134,8 @@ def init_reading(lm: Any) -> None:
     """Begin where frames can be read: the heads of each layer start with a task, and all is trained.
 
     First layer: a token of frames takes over the number of its timestamp, its row, its column. Second: a word
-    takes over the numbers, and all else, of the tokens that show it; words exchange what they are. Third: words
-    exchange both; what fits word and number is read. Last: like attends to like.
+    takes over the numbers, and all else, of the tokens that show it; words exchange what they are. Third:
+    words exchange both; what fits word and number is read. Last: like attends to like.
     """
     layers = lm.model.language_model.layers
     for layer in layers:
@@ -143,18 +144,18 @@ def init_reading(lm: Any) -> None:
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
         for norm in (attention.q_norm, attention.k_norm):
             norm.weight.fill_(1.4)
-        layer.mlp.down_proj.weight *= 0.3
+        layer.mlp.down_proj.weight *= 0.1
     first, second, third = (_Heads(layer.self_attn) for layer in layers[:3])
     first.timestamp(0, NUMBERS)
     first.frame_axis(1, ROW_PAIR, ROW_AXIS)
     first.frame_axis(2, COLUMN_PAIR, COLUMN_AXIS)
     second.alike(0, [WORDS])
-    second.copy(0, NUMBERS, 1.0)
+    second.copy(0, NUMBERS, 1.5)
     second.alike(1, [WORDS])
     second.copy_rest(1)
     second.words(2)
     third.words(0)
-    third.copy(0, NUMBERS, 1.0)
+    third.copy(0, NUMBERS, 3.0)
     third.words(1)
     third.copy_rest(1)
     third.alike(2, [WORDS, NUMBERS])
@@ -192,11 +193,13 @@ class _Heads:
         for pair in TIME_PAIRS:
             self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
             self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
+        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)  # words look where no number is
+        self._point(self.key, head, START_AXIS, REST_PAIR, 0.0)
         self.copy(head, part, 0.25)
 
     def frame_axis(self, head: int, place: int, axis: int) -> None:
-        """Tokens of frames get +1 to -1 on an axis, by their row or column: attention to the start of the
-        frame, which falls with it, against attention to the timestamp, which doesn't."""
+        """Tokens of frames get a value on an axis that falls with their row or column: attention to the start
+        of the frame, which falls so, against attention to the timestamp, which doesn't."""
         self._quiet(head)
         for pair in TIME_PAIRS:
             self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
