@@ -40,6 +40,9 @@ class VisionTask(nn.Module):
     """The encoder of a model, with its loss: squared distance to the words of what each token shows, and
     cross entropy of its likeness to them."""
 
+    objects: Tensor
+    letters: Tensor
+
     def __init__(self, lm: Any, words: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.visual = lm.model.visual
