@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .files import replacing
 from .llm import StockLM
-from .llm.conversation import conversation_texts, question_texts
 from .llm.packing import has_state
+from .llm.prompt import conversation_texts, question_texts
 from .memory import VideoMemory
 
 FORMAT = 1  # of request.json

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
-from .llm.generate import Prefix
+from .llm.causal import Prefix
 from .model import LongCompress
 from .serialize import from_int8, to_int8
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order

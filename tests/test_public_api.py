@@ -87,9 +87,9 @@ MAX_LINES = {
     "longcompress/checkpoints": (688, 490),
     "longcompress/cli": (2234, 1478),
     "longcompress/compression": (1085, 710),
-    "longcompress/encoders": (1877, 1323),
+    "longcompress/encoders": (1875, 1321),
     "longcompress/events": (547, 376),
-    "longcompress/llm": (1984, 1399),
+    "longcompress/llm": (1965, 1388),
     "longcompress/media": (2092, 1562),
     "longcompress/synthetic": (1120, 810),
     "train": (1573, 1099),
@@ -99,7 +99,7 @@ MAX_LINES = {
     "train/tiny": (1168, 866),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (30_054, 21_192)
+MAX_TOTAL = (30_033, 21_179)
 MAX_FILES = 24  # of ours that compress and ask of a file go through
 
 
