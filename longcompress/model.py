@@ -201,10 +201,14 @@ class LongCompress(nn.Module):
         check_attention(config)
         if config.llm.kind == "stock":
             where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            backbone = load_backbone(
-                resolve(config.llm.base, folder), config.llm, device=where, dtype=_dtype_of(dtype, where),
-                quantization=quantization, llm=llm,
-            )  # fmt: skip
+            base = resolve(config.llm.base, folder)
+            try:
+                backbone = load_backbone(
+                    base, config.llm, device=where, dtype=_dtype_of(dtype, where), quantization=quantization,
+                    llm=llm,
+                )  # fmt: skip
+            except SafetensorError as error:
+                raise ValueError(f"weights in {base} are cut or damaged ({error}); copy it again") from error
             return cls.from_backbone(backbone, config, folder=folder, llm=llm)
         base = resolve(config.llm.base, folder) if llm else ""
         if llm:
@@ -335,8 +339,8 @@ class LongCompress(nn.Module):
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
         from peft import LoraConfig, get_peft_model
 
-        modules = self.llm.lora_modules if isinstance(self.llm, StockLM) else "all-linear"
-        options = {"task_type": "CAUSAL_LM", "target_modules": modules} | options
+        own = self.llm.lora_modules if isinstance(self.llm, StockLM) else {"target_modules": "all-linear"}
+        options = {"task_type": "CAUSAL_LM"} | own | options
         self.llm.lm = get_peft_model(self.llm.lm, LoraConfig(**options))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
@@ -467,7 +471,9 @@ def load_encoders(
 def _dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
     """A dtype by its name ("auto" stays); None: float32 on the CPU, bfloat16 elsewhere."""
     if isinstance(dtype, str) and dtype != "auto":
-        named: torch.dtype = getattr(torch, dtype)
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype):
+            raise ValueError(f'dtype must be one of torch, such as "bfloat16", or "auto", got {dtype!r}')
         return named
     return dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
 

@@ -200,7 +200,6 @@ def from_transformers(model: Any, processor: Any, **media: Any) -> LongCompress:
         processor: its processor, or its tokenizer alone.
         media: changed fields of MediaConfig, such as size_px and rate_fps.
     """
-    backbone = backbone_of(model, processor)
-    config = stock_config(backbone.lm.config, getattr(model.config, "_name_or_path", "") or "./lm")
+    config = stock_config(model.config, getattr(model.config, "_name_or_path", "") or "./lm")
     config = replace(config, media=replace(config.media, **media))
-    return LongCompress.from_backbone(backbone, config)
+    return LongCompress.from_backbone(backbone_of(model, processor), config)

@@ -101,7 +101,7 @@ HOMES = {
         "longcompress/checkpoints/apply.py",
         "train/engine.py",
     ),  # apply merges a LoRA
-    "huggingface_hub": ("longcompress/model.py", "train/shards/remote.py"),
+    "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
     "accelerate": ("train/engine.py",),
     "liger_kernel": ("train/engine.py",),

@@ -51,7 +51,7 @@ def load_whole(kind: Any, base: str | Path, attention: str | None, **options: An
     options |= {"attn_implementation": attention, "output_loading_info": True}
     model, info = kind.from_pretrained(base, **options)
     if missing := sorted(map(str, info["missing_keys"])):
-        need = f"{len(missing)} of the encoder's parameters, such as {missing[:3]}"
+        need = f"{len(missing)} of the model's parameters, such as {missing[:3]}"
         raise ValueError(f"base {str(base)!r} lacks {need}")
     return model
 

@@ -171,6 +171,8 @@ class StockAudio(nn.Module):
         sizes = model.config.audio_config  # attention stays within a window, which a block must not cut
         window = getattr(sizes, "n_window_infer", 2 * sizes.n_window) * extractor.hop_length
         self.block = round(min(BLOCK_S, extractor.chunk_length) * self.rate_hz) // window * window
+        silence = math.ceil(extractor.n_fft / extractor.hop_length)  # in hops: the last frames see it
+        self._length = self.block + silence * extractor.hop_length
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.metric_width = math.gcd(config.metric_width, self.width)
 
@@ -197,7 +199,7 @@ class StockAudio(nn.Module):
         missing = max(0, round(MIN_AUDIO_S * self.rate_hz) - len(audio))
         mel = self.extractor(
             nn.functional.pad(audio.samples, (0, missing)).cpu().numpy(), sampling_rate=self.rate_hz,
-            return_tensors="pt", return_attention_mask=True, padding="max_length",
+            return_tensors="pt", return_attention_mask=True, padding="max_length", max_length=self._length,
         )  # fmt: skip
         x = self.features(mel.input_features, mel.attention_mask)
         index = torch.arange(len(x), dtype=torch.float64, device=x.device)

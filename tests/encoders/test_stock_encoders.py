@@ -26,13 +26,13 @@ STEP_S = 0.5
 
 @pytest.fixture(scope="module")
 def models():
-    made = {}
+    cached = {}
 
     def model_of(name):
-        if name not in made:
-            made.clear()
-            made[name] = MODELS[name]()[0]
-        return made[name]
+        if name not in cached:
+            cached.clear()
+            cached[name] = MODELS[name]()[0]
+        return cached[name]
 
     return model_of
 
@@ -146,8 +146,8 @@ def test_a_token_changes_with_its_own_patch_most(models):
         pixels = frames.pixels.clone()
         pixels[2:, row * edge : (row + 1) * edge, column * edge : (column + 1) * edge] ^= 255
         after = encoder.encode(Frames(pixels, frames.time_s, STEP_S)).tokens
-        most = int((after.x - before.x).abs().sum(1).argmax())
-        assert after.place[most].tolist() == [4.0, row, column]
+        index = int((after.x - before.x).abs().sum(1).argmax())
+        assert after.place[index].tolist() == [4.0, row, column]
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_omni"])
