@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import InstructBlipVideoConfig, LlamaConfig, SiglipConfig
 
 import longcompress as lc
+from longcompress.cli.main import main
 from longcompress.config import LLMConfig, MediaConfig, ModelConfig, VisionConfig
 from longcompress.llm import Example
 from longcompress.llm.backbone import backbone_of, take_apart
@@ -397,3 +398,30 @@ class TestQuestions:
         recwarn.clear()
         memory.ask("What happens?", max_new_tokens=2)
         assert not [w for w in recwarn if "past the" in str(w.message)]
+
+
+class TestFrames:
+    def test_a_memory_of_other_frames_is_told_what_to_change(self, folder_of, tmp_path):
+        model = small(load(folder_of("qwen2_vl")))
+        memory = memory_of(model)
+        path = memory.save(tmp_path / "video.lcm")
+        answer = memory.ask("What happens?", max_new_tokens=8).text
+        other = small(load(folder_of("qwen2_vl")))
+        other.change({"media": {"rate_fps": 1.0}})
+        with pytest.raises(ValueError, match=r"has other frames than .*'rate_fps': 2.0.* which model.change"):
+            lc.load_memory(path, other)
+        other.change({"media": memory.source["media"]})
+        assert lc.load_memory(path, other).ask("What happens?", max_new_tokens=8).text == answer
+        other.change({"media": {"size_px": 2 * SIZE}})
+        with pytest.raises(ValueError, match=r"made by other encoders .*'size_px': 32.* which model.change"):
+            lc.load_memory(path, other)
+
+    def test_the_command_line_takes_the_frames_of_the_memory(self, folder_of, tmp_path, capsys):
+        model = load(folder_of("qwen2_vl"))
+        model.change({"media": {"size_px": SIZE, "rate_fps": 1.0}})
+        memory = memory_of(model)
+        path = memory.save(tmp_path / "video.lcm")
+        words = ["ask", str(path), "What happens?", "--model", str(folder_of("qwen2_vl")), "--json"]
+        assert main([*words, "--device", "cpu", "--max-new-tokens", "8"]) == 0
+        answer = json.loads(capsys.readouterr().out)["text"]
+        assert answer == memory.ask("What happens?", max_new_tokens=8).text
