@@ -1,4 +1,4 @@
-"""What can't be a stock model, or be asked of it, is refused with what it is, what is needed and what helps."""
+"""What can't be a stock model, or be asked of it, is refused with what it is, what is needed, what helps."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stock_loaded import SIZE, memory_of, small
 from transformers import InstructBlipVideoConfig, LlamaConfig, SiglipConfig
 
 import longcompress as lc
@@ -13,15 +14,11 @@ from longcompress.cli.main import main
 from longcompress.config import LLMConfig, MediaConfig, ModelConfig, VisionConfig
 from longcompress.llm import Example
 from longcompress.llm.backbone import backbone_of, take_apart
-from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
 
-from helpers import integers
 from models import language_model
 from stock_folders import save
 from stock_models import MODELS
-
-SIZE = 32
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +41,6 @@ def copy_of(folder_of, tmp_path):
     return copy
 
 
-def small(model):
-    if not model.video.family.fixed:
-        model.change({"media": {"size_px": SIZE}})
-    return model
-
-
 @pytest.fixture(scope="module")
 def model_of(folder_of):
     loaded_models = {}
@@ -60,12 +51,6 @@ def model_of(folder_of):
         return loaded_models[name]
 
     return model
-
-
-def memory_of(model, seconds=9.0, budget=30):
-    size, rate = model.config.media.size_px, model.config.media.rate_fps
-    pixels = integers(0, 256, round(seconds * rate), size, size, 3, seed=0).to(torch.uint8)
-    return lc.compress(model, arrays(pixels, rate), budget=budget, progress=False)
 
 
 def edit(path, **changes):
@@ -120,7 +105,7 @@ class TestKinds:
         folder = copy_of("llava_onevision")
         (folder / "modeling_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         edit(folder / "config.json", auto_map={"AutoConfig": "modeling_mine.MineConfig"})
-        assert memory_of(load(folder)).num_tokens == 30
+        assert memory_of(load(folder)).num_tokens == 40
         assert not (tmp_path / "ran").exists()
 
     def test_a_model_of_a_script_is_checked_too(self):
@@ -271,7 +256,7 @@ class TestOptions:
         before = model.config
         with pytest.raises(ValueError, match=rf"size_px must be a multiple of \d+ pixels .*, got {size}"):
             model.change({"media": {"size_px": size}})
-        assert model.config is before and memory_of(model).num_tokens == 30  # as it was
+        assert model.config is before and memory_of(model).num_tokens == 40  # as it was
         with pytest.raises(ValueError, match=rf"media.size_px must be a multiple of .*, got {size}"):
             lc.from_transformers(*MODELS[name](), size_px=size)
 
@@ -369,7 +354,7 @@ class TestQuestions:
         model, tokenizer = MODELS[name]()
         model.config.get_text_config().max_position_embeddings = 250
         ours = small(lc.from_transformers(model, tokenizer))
-        memory = memory_of(ours, seconds=300.0, budget=30)
+        memory = memory_of(ours, seconds=300.0, budget=30, audio=False)
         with pytest.warns(
             UserWarning, match=r"end at [\d,]+, past the 250 that .* trained for; lower llm.clock_scale"
         ):
@@ -390,7 +375,7 @@ class TestQuestions:
         model, tokenizer = MODELS["qwen2_5_omni"]()
         model.config.get_text_config().max_position_embeddings = 800
         ours = small(lc.from_transformers(model, tokenizer))
-        memory = memory_of(ours, seconds=60.0, budget=60)
+        memory = memory_of(ours, seconds=60.0, budget=60, audio=False)
         last = ours.llm.prompt.lay_out(memory.video).next_position
         assert last > 1400
         ours.change({"llm": {"clock_scale": 0.25}})
