@@ -67,6 +67,7 @@ HOMES = {
         "longcompress/encoders/beats.py",
         "longcompress/model.py",
         "longcompress/memory.py",
+        "longcompress/export.py",
         "longcompress/checkpoints/*",
         "train/*",
         "eval/runner/merge_quality.py",

@@ -20,12 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = [
     "Answer", "Audio", "Event", "Frames", "LongCompress", "Result", "Session", "Tokens", "VideoMemory",
-    "ask_each", "compress", "compress_many", "estimate", "from_transformers", "load", "load_memory",
+    "ask_each", "compress", "compress_many", "estimate", "families", "from_transformers", "load",
+    "load_memory",
 ]  # fmt: skip
 
 # Parameters with their defaults. `lc.Session` stands for its constructor.
 SIGNATURES = {
     "load": "(name, *, base=None, variant=None, weights=None, **options)",
+    "families": "()",
     "from_transformers": "(model, processor, **media)",
     "compress": "(model, source, *, budget=None, progress=True, start_s=0.0, end_s=inf, protocols=('file',), "
     "keep_assignment=False)",

@@ -6,6 +6,8 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2VLImageProcessorPil
 
+import longcompress as lc
+
 from helpers import assert_within
 from stock_inputs import (
     SOURCES,
@@ -16,7 +18,7 @@ from stock_inputs import (
     stock_mel,
     stock_pixels,
 )
-from stock_models import ALL_MODELS, INSTALLED, MODELS, names_of
+from stock_models import ALL_MODELS, INSTALLED, MODELS, WITHOUT_FAMILY, names_of
 
 QUESTION = "What happens?"
 STEP_S = 0.5
@@ -127,6 +129,10 @@ def test_logits_depend_on_time_where_the_family_has_it(stock):
     x = stock_pixels(model, 8)
     slow, fast = (stock_logits(name, model, tokenizer, x, times(8) * k, STEP_S * k, QUESTION) for k in (6, 1))
     assert changes(slow, fast) != (name in TIMELESS)
+
+
+def test_families_say_which_have_no_time():
+    assert {f.model_type for f in lc.families() if f.time == "none"} == TIMELESS - WITHOUT_FAMILY.keys()
 
 
 @pytest.mark.skipif(

@@ -220,6 +220,31 @@ def plot(
     print(dumps([str(path) for path in paths]) if json else "\n".join(map(str, paths)))
 
 
+def export(
+    source: str, *, for_: Literal["sglang", "vllm-image", "vllm-prompt"], out: str,
+    question: str | None = None, json: bool = False, options: VideoOptions,
+) -> None:  # fmt: skip
+    """Write a memory of a stock video LLM as what SGLang or vLLM takes in the place of a video.
+
+    Args:
+        source: a video, which is compressed first, or a memory file (.lcm).
+        for_: sglang keeps positions; vllm-image makes images of 1 x n patches; vllm-prompt is for models
+            whose positions have one axis.
+        out: the folder of tensors, request and README.
+        question: a question in the request; others can follow.
+        json: one JSON list of the paths.
+    """
+    from ..export import NAMES
+    from ..export import export as export_memory
+
+    folder = folder_of(out)
+    memory = common.memory_of(source, options)
+    with writing(folder):
+        export_memory(memory, for_, folder, question)
+    paths = [str(folder / name) for name in NAMES]
+    print(dumps(paths) if json else "\n".join(paths))
+
+
 def synthesize(
     *, out: str, seconds: float = 120.0, num: int = 3, seed: int = 0, size: int = 128, fps: float = 8.0,
     json: bool = False,
@@ -273,6 +298,26 @@ def config() -> None:
     for section, names in CHANGEABLE.items():
         notes = documented(type(getattr(ModelConfig(), section)))
         print_table(section, [(f"--{section}.{name}", notes[name].replace("%%", "%")) for name in names])
+
+
+def models(*, json: bool = False) -> None:
+    """List the families of stock video LLMs that --model takes, from a folder or the hub.
+
+    Args:
+        json: one JSON list instead of a table.
+    """
+    from ..presets import families
+
+    known = families()
+    if json:
+        print(dumps([asdict(family) for family in known]))
+        return
+    heads = ("model_type", "class of transformers", "time", "axes", "hears", "deepstack")
+    rows = []
+    for f in known:
+        kind, hears = f.model_class or "newer than installed", "yes" if f.hears else "no"
+        rows.append((f.model_type, kind, f.time, str(f.axes), hears, str(f.deepstack)))
+    print_table("stock video LLMs", rows, heads)
 
 
 def doctor(*, json: bool = False) -> int:

@@ -1,7 +1,8 @@
 """Functions as commands: signature, annotations and docstring become flags, which jsonargparse reads.
 
 A parameter before `*` without a default is positional; `| None` lets it be left out. All others are flags.
-A bool is a bare flag, a list takes `a b c`. A dataclass stands for its fields: `--lr 1 --engine.workers 2`.
+A bool is a bare flag, a list takes `a b c`, `for_` is `--for`. A dataclass stands for its fields: `--lr 1
+--engine.workers 2`.
 """
 
 import inspect
@@ -74,7 +75,9 @@ def parse(name: str, function: Command, words: Sequence[str], **instances: Any) 
     except ArgumentError as error:
         raise ValueError(f"{_in_one_line(str(error), parser)}; see {name} --help") from error
     return {
-        key: from_dict(type(defaults[key]), _tree(defaults[key], values)) if key in defaults else values[key]
+        key: from_dict(type(defaults[key]), _tree(defaults[key], values))
+        if key in defaults
+        else values[key.rstrip("_")]
         for key in _hints(function)
     }
 
@@ -104,7 +107,7 @@ def parser_of(
         else:
             default = None if is_required else parameter.default
             _add(parser, key, hint, default, notes[key], required=is_required)
-            usage += [f"{_flag(key)} {key.upper()}"] if is_required else []
+            usage += [f"{_flag(key)} {key.rstrip('_').upper()}"] if is_required else []
     parser.usage = " ".join([*usage, "[options]"])
     return parser, defaults
 
@@ -188,7 +191,7 @@ def documented(thing: Any) -> dict[str, str]:
 
 
 def _flag(key: str) -> str:
-    return "--" + (key if "." in key else key.replace("_", "-"))
+    return "--" + (key if "." in key else key.rstrip("_").replace("_", "-"))
 
 
 def _spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:

@@ -94,6 +94,13 @@ class Family:
         """Whether text stands between tokens."""
         return self.step != "{x}"
 
+    @property
+    def time(self) -> Literal["text", "positions", "none"]:
+        """How seconds reach the language model."""
+        if any(f"{{{name}" in self.step for name in ("first", "middle", "last", "clock", "whole")):
+            return "text"
+        return "none" if self.ids_per_s is Family.ids_per_s else "positions"
+
     def size_px(self, model: Any) -> int:
         """Side of frames unless the user sets another."""
         side = self.side(model)

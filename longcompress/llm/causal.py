@@ -13,14 +13,13 @@ from transformers import DynamicCache, PreTrainedModel
 from ..config import LLMConfig
 from ..encoders.checks import memory_hint
 from ..types import CompressedVideo, stream_order
+from .conversation import around, encode
 from .generate import Prefix, generate, with_loss
 from .packing import branch_mask, check_apart, check_branches, has_state, packed_logits
 from .prompt import (
     Example,
     Turns,
-    around,
     collate,
-    encode,
     global_placeholder,
     padded,
     padding_id,

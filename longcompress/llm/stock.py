@@ -21,7 +21,7 @@ from ..encoders.checks import memory_hint
 from ..encoders.families import Family
 from ..types import CompressedVideo
 from .generate import Prefix, generate, with_loss
-from .packing import branch_mask, check_branches, has_state
+from .packing import branch_mask, check_branches, first_fit, has_state, takes_lengths
 from .prompt import IGNORED, Example, Turns, padded, padding_id
 from .stock_prompt import StockPrompt
 
@@ -96,21 +96,34 @@ class StockLM(nn.Module):
     def collate(
         self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
     ) -> dict[str, Tensor]:
-        """One batch of unequal videos and questions as a flat dict of tensors, a row each.
+        """One batch of unequal videos and questions as a flat dict of tensors.
+
+        Args: as of `prompt.collate`.
 
         Returns:
-            input_ids, attention_mask, branch (0 = video), labels: (B, L) int64; position_ids (B, P, L);
-            for each stream NAME: NAME_x (N, C) in the order of the rows; video_counts (B,) tokens of each.
+            input_ids, attention_mask, branch (0 = video), labels: (rows, L) int64; position_ids (rows, P, L);
+            with row_tokens also sample, the example's number or -1 at padding, and where P is 3 a first axis
+            of positions that count each example's tokens; for each stream NAME: NAME_x (N, C) in the order of
+            the rows; video_counts tokens of each example.
         """
-        if row_tokens:
-            raise ValueError(
-                f"row_tokens must be 0 for a stock model, got {row_tokens}; a row holds one example"
-            )
         if not examples:
             raise ValueError("examples must hold at least one video, got none")
+        if row_tokens < 0 or (row_tokens and left):
+            raise ValueError(f"row_tokens must be >= 0, and 0 when padding on the left, got {row_tokens}")
         rows = [self.prompt.row(example, left=left) for example in examples]
-        batch = {name: _joined([row[name] for row in rows], fill, left) for name, fill in self._fills()}
-        layouts = [row["layout"] for row in rows]
+        layouts = [row.pop("layout") for row in rows]
+        if row_tokens:
+            self._check_apart()
+            shared = first_fit([row["input_ids"].shape[-1] for row in rows], row_tokens)
+            rows = [_behind(numbers, rows) for numbers in shared]
+            order = [i for numbers in shared for i in numbers]
+            examples, layouts = [examples[i] for i in order], [layouts[i] for i in order]
+        fills = {"input_ids": padding_id(self.tokenizer), "labels": IGNORED, "sample": -1}
+        batch = {name: _joined([row[name] for row in rows], fills.get(name, 0), left) for name in rows[0]}
+        if row_tokens:  # transformers tells examples apart by positions that start at 0: padding is one more
+            for position, row in zip(batch["position_ids"], rows, strict=True):
+                num = row["input_ids"].shape[-1]
+                position[:, num:] = torch.arange(position.shape[1] - num)
         for name in self.names:
             parts = [
                 example.video.streams[name].x[layout.rows[name]]
@@ -122,11 +135,13 @@ class StockLM(nn.Module):
         batch["video_counts"] = torch.tensor([len(layout.rows.get("video", ())) for layout in layouts])
         return batch
 
-    def _fills(self) -> list[tuple[str, int]]:
-        return [
-            ("input_ids", padding_id(self.tokenizer)), ("labels", IGNORED), ("position_ids", 0),
-            ("branch", 0), ("attention_mask", 0),
-        ]  # fmt: skip
+    def _check_apart(self) -> None:
+        """ValueError where examples can't share a row."""
+        if has_state(self.lm) or self.family.token_types:
+            raise ValueError(
+                f"{type(self.base).__name__} lets a sample see the one before it in its row; set row_tokens "
+                "to 0"
+            )
 
     def forward(
         self,
@@ -135,22 +150,30 @@ class StockLM(nn.Module):
         position_ids: Tensor,
         labels: Tensor | None = None,
         branch: Tensor | None = None,
+        sample: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: Tensor | None = None,
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """As of CausalLM; position_ids (B, P, L)."""
+        num_rows, mask = len(input_ids), attention_mask if sample is None else None
+        if sample is not None and takes_lengths(self.lm):  # transformers reads lengths of a single row only
+            input_ids = rearrange(input_ids, "b l -> 1 (b l)")
+            position_ids = rearrange(position_ids, "b p l -> 1 p (b l)")
         inputs = self._inputs(input_ids, position_ids, streams)
-        mask = attention_mask
         if branch is not None and int(branch.max()) > 1:
             check_branches(self.lm)
             kind = input_ids.device.type
             dtype = self.lm.get_input_embeddings().weight.dtype
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
-            mask = branch_mask(branch, attention_mask, dtype)
+            mask = branch_mask(branch, attention_mask, dtype, sample)
         inputs |= {"attention_mask": mask, "use_cache": False}
-        with self._head_at(slice(None) if logits_to_keep is None else logits_to_keep):
+        is_flat = len(input_ids) != num_rows
+        with self._head_at(slice(None) if logits_to_keep is None or is_flat else logits_to_keep):
             logits = self.lm(**inputs).logits
+        if is_flat:
+            logits = rearrange(logits, "1 (b l) v -> b l v", b=num_rows)
+            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -251,6 +274,16 @@ class StockLM(nn.Module):
             rows = streams["audio_x"].to(x)
             inputs["inputs_embeds"] = x.masked_scatter(rearrange(heard, "b l -> b l 1"), rows)
         return inputs
+
+
+def _behind(numbers: Sequence[int], rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Examples one behind the other in a row, each with its number, and positions that count its tokens."""
+    row = {name: torch.cat([rows[i][name] for i in numbers], -1) for name in rows[0]}
+    lengths = [rows[i]["input_ids"].shape[-1] for i in numbers]
+    if len(row["position_ids"]) > 1:
+        counted = torch.cat([torch.arange(length) for length in lengths]).to(row["position_ids"])
+        row["position_ids"] = torch.cat([counted[None], row["position_ids"]])
+    return row | {"sample": torch.cat([torch.full((n,), i) for i, n in zip(numbers, lengths, strict=True)])}
 
 
 def _joined(rows: list[Tensor], fill: int, left: bool) -> Tensor:

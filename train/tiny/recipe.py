@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ...config import load_config
 from ...encoders import AudioEncoder, StockVision, VisionEncoder
 from ...encoders.stock import encoder_state
-from ...llm.prompt import encode
+from ...llm.conversation import encode
 from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
