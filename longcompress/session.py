@@ -20,7 +20,7 @@ from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .encode import PATIENCE_S, SegmentEncoder
 from .media.reader import Reading
-from .memory import VideoMemory
+from .memory import SAMPLING, VideoMemory
 from .model import LongCompress
 from .serialize import pack, unpack
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
@@ -201,8 +201,11 @@ class Session:
     def memory(self, budget: int | None = None) -> VideoMemory:
         """What came until now, as min(budget, held) tokens; changes nothing here."""
         video = self.state().compress(self.budget if budget is None else budget)
-        merge = self.model.config.merge
-        source = {"read_s": dict(self.encoder.read_s), "merge": [merge.representative, merge.place]}
+        merge, media = self.model.config.merge, self.model.config.media
+        source = {
+            "read_s": dict(self.encoder.read_s), "merge": [merge.representative, merge.place],
+            "media": {name: getattr(media, name) for name in SAMPLING},
+        }  # fmt: skip
         return VideoMemory(video, self.model, self.model.identity(), source, self.stats())
 
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:

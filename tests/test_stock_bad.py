@@ -6,21 +6,19 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stock_loaded import SIZE, memory_of, small
 from transformers import InstructBlipVideoConfig, LlamaConfig, SiglipConfig
 
 import longcompress as lc
+from longcompress.cli.main import main
 from longcompress.config import LLMConfig, MediaConfig, ModelConfig, VisionConfig
 from longcompress.llm import Example
 from longcompress.llm.backbone import backbone_of, take_apart
-from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
 
-from helpers import integers
 from models import language_model
 from stock_folders import save
 from stock_models import MODELS
-
-SIZE = 32
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +41,6 @@ def copy_of(folder_of, tmp_path):
     return copy
 
 
-def small(model):
-    if not model.video.family.fixed:
-        model.change({"media": {"size_px": SIZE}})
-    return model
-
-
 @pytest.fixture(scope="module")
 def model_of(folder_of):
     loaded_models = {}
@@ -59,12 +51,6 @@ def model_of(folder_of):
         return loaded_models[name]
 
     return model
-
-
-def memory_of(model, seconds=9.0, budget=30):
-    size, rate = model.config.media.size_px, model.config.media.rate_fps
-    pixels = integers(0, 256, round(seconds * rate), size, size, 3, seed=0).to(torch.uint8)
-    return lc.compress(model, arrays(pixels, rate), budget=budget, progress=False)
 
 
 def edit(path, **changes):
@@ -119,7 +105,7 @@ class TestKinds:
         folder = copy_of("llava_onevision")
         (folder / "modeling_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         edit(folder / "config.json", auto_map={"AutoConfig": "modeling_mine.MineConfig"})
-        assert memory_of(load(folder)).num_tokens == 30
+        assert memory_of(load(folder)).num_tokens == 40
         assert not (tmp_path / "ran").exists()
 
     def test_a_model_of_a_script_is_checked_too(self):
@@ -270,7 +256,7 @@ class TestOptions:
         before = model.config
         with pytest.raises(ValueError, match=rf"size_px must be a multiple of \d+ pixels .*, got {size}"):
             model.change({"media": {"size_px": size}})
-        assert model.config is before and memory_of(model).num_tokens == 30  # as it was
+        assert model.config is before and memory_of(model).num_tokens == 40  # as it was
         with pytest.raises(ValueError, match=rf"media.size_px must be a multiple of .*, got {size}"):
             lc.from_transformers(*MODELS[name](), size_px=size)
 
@@ -368,7 +354,7 @@ class TestQuestions:
         model, tokenizer = MODELS[name]()
         model.config.get_text_config().max_position_embeddings = 250
         ours = small(lc.from_transformers(model, tokenizer))
-        memory = memory_of(ours, seconds=300.0, budget=30)
+        memory = memory_of(ours, seconds=300.0, budget=30, audio=False)
         with pytest.warns(
             UserWarning, match=r"end at [\d,]+, past the 250 that .* trained for; lower llm.clock_scale"
         ):
@@ -389,7 +375,7 @@ class TestQuestions:
         model, tokenizer = MODELS["qwen2_5_omni"]()
         model.config.get_text_config().max_position_embeddings = 800
         ours = small(lc.from_transformers(model, tokenizer))
-        memory = memory_of(ours, seconds=60.0, budget=60)
+        memory = memory_of(ours, seconds=60.0, budget=60, audio=False)
         last = ours.llm.prompt.lay_out(memory.video).next_position
         assert last > 1400
         ours.change({"llm": {"clock_scale": 0.25}})
@@ -397,3 +383,30 @@ class TestQuestions:
         recwarn.clear()
         memory.ask("What happens?", max_new_tokens=2)
         assert not [w for w in recwarn if "past the" in str(w.message)]
+
+
+class TestFrames:
+    def test_a_memory_of_other_frames_is_told_what_to_change(self, folder_of, tmp_path):
+        model = small(load(folder_of("qwen2_vl")))
+        memory = memory_of(model)
+        path = memory.save(tmp_path / "video.lcm")
+        answer = memory.ask("What happens?", max_new_tokens=8).text
+        other = small(load(folder_of("qwen2_vl")))
+        other.change({"media": {"rate_fps": 1.0}})
+        with pytest.raises(ValueError, match=r"has other frames than .*'rate_fps': 2.0.* which model.change"):
+            lc.load_memory(path, other)
+        other.change({"media": memory.source["media"]})
+        assert lc.load_memory(path, other).ask("What happens?", max_new_tokens=8).text == answer
+        other.change({"media": {"size_px": 2 * SIZE}})
+        with pytest.raises(ValueError, match=r"made by other encoders .*'size_px': 32.* which model.change"):
+            lc.load_memory(path, other)
+
+    def test_the_command_line_takes_the_frames_of_the_memory(self, folder_of, tmp_path, capsys):
+        model = load(folder_of("qwen2_vl"))
+        model.change({"media": {"size_px": SIZE, "rate_fps": 1.0}})
+        memory = memory_of(model)
+        path = memory.save(tmp_path / "video.lcm")
+        words = ["ask", str(path), "What happens?", "--model", str(folder_of("qwen2_vl")), "--json"]
+        assert main([*words, "--device", "cpu", "--max-new-tokens", "8"]) == 0
+        answer = json.loads(capsys.readouterr().out)["text"]
+        assert answer == memory.ask("What happens?", max_new_tokens=8).text

@@ -210,13 +210,13 @@ def test_cuts_of_audio_change_nothing(name, seconds, models):
 @pytest.mark.parametrize("name", HEARS)
 def test_audio_in_the_last_second_changes_the_last_tokens_alone(name, models):
     encoder = audio_of(models(name))
-    samples = noise(50.0)
+    samples = noise(330.0)  # others cut at the 300 s of their mel
     before = streamed(encoder, [Audio(samples, 0.0)]).tokens
     samples = samples.clone()
     samples[-RATE // 2 :] = 0.2 * torch.sin(torch.arange(RATE // 2) * 0.3)
     after = streamed(encoder, [Audio(samples, 0.0)]).tokens
     moved = (after.x - before.x).abs().amax(1) > 1e-3
-    assert bool(moved[-1]) and float(after.start_s[moved][0]) > 20  # the block that it is in
+    assert bool(moved[-1]) and float(after.start_s[moved][0]) > 300  # the block that it is in
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_omni", "smolvlm", "gemma4"])

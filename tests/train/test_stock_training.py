@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from stock_loaded import memory_of, small
 
 import longcompress as lc
 from longcompress.llm import Example
-from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
 from longcompress.train.data.dataset import QuestionConfig
 from longcompress.train.records import read_records
@@ -18,10 +18,9 @@ from longcompress.train.stages import train_stage
 
 import stages
 import videos
-from helpers import assert_same_memory, assert_within, integers, normal
+from helpers import assert_same_memory, assert_within
 from stock_folders import save
 
-SIZE = 32
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
 TURNS = [("What happens?", "A red ball."), ("When does it end, and who is there?", "At 3 s, nobody.")]
 FAMILIES = ("qwen3_vl", "qwen3_5", "qwen2_5_vl", "llava_onevision", "smolvlm", "gemma4", "qwen2_5_omni",
@@ -36,19 +35,9 @@ def load(tmp_path_factory):
 
     def load(name):
         folder = root / name if (root / name).exists() else save(name, root / name)
-        model = lc.load(folder, device="cpu")
-        if not model.video.family.fixed:
-            model.change({"media": {"size_px": SIZE}})
-        return model
+        return small(lc.load(folder, device="cpu"))
 
     return load
-
-
-def memory_of(model, seconds=9.0, budget=40, seed=0):
-    size, rate = model.config.media.size_px, model.config.media.rate_fps
-    pixels = integers(0, 256, round(seconds * rate), size, size, 3, seed=seed).to(torch.uint8)
-    samples = normal(round(seconds * 16000), seed=seed).mul(0.1).clamp(-1, 1) if model.audio else None
-    return lc.compress(model, arrays(pixels, rate, samples), budget=budget, progress=False)
 
 
 def logits_of(model, examples, **options):
@@ -77,6 +66,22 @@ def test_lora_wraps_no_layer_of_the_encoders(name, load):
     assert float((changed - before).abs().max()) > 1e-3
     assert model.identity() == identity
     assert_same_memory(memory_of(model), memory)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_omni", "llava_onevision"])
+def test_a_model_with_an_adapter_is_saved_whole(name, load, tmp_path):
+    model = load(name)
+    model.add_lora(**LORA)
+    for parameter_name, parameter in model.llm.lm.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path, include_base=True)
+    again = lc.load(tmp_path, device="cpu")
+    assert again.identity() == model.identity()
+    memory = memory_of(model)
+    assert_same_memory(memory_of(again), memory)
+    got, want = (logits_of(m, [Example(memory.video, TURNS[:1])])[0] for m in (again, model))
+    assert_within("logits", got, want, 1e-5 * float(want.abs().max()))
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != HYBRID])
