@@ -30,7 +30,7 @@ SIGNATURES = {
     "families": "()",
     "from_transformers": "(model, processor, **media)",
     "compress": "(model, source, *, budget=None, progress=True, start_s=0.0, end_s=inf, protocols=('file',), "
-    "keep_assignment=False)",
+    "keep_assignment=False, thumbnails=0, thumbnail_px=160)",
     "compress_many": "(model, sources, **options)",
     "load_memory": "(path, model)",
     "estimate": "(model, source, budget=None, *, start_s=0.0, end_s=inf)",
@@ -54,6 +54,7 @@ SIGNATURES = {
     "VideoMemory.ask_all": "(self, questions, **options)",
     "VideoMemory.events": "(self, *, window_s=None, progress=False)",
     "VideoMemory.list_events": "(self, *, window_s=None, max_new_tokens=None, progress=False)",
+    "VideoMemory.thumbnails_of": "(self, answer, num=3)",
     "VideoMemory.save": "(self, path)",
     "VideoMemory.load": "(path, model=None)",
     "Frames": "(pixels, time_s, step_s)",
@@ -65,7 +66,17 @@ SIGNATURES = {
 }
 # What a memory, and the media that make it, say of themselves.
 ATTRIBUTES = {
-    "VideoMemory": ["video", "streams", "globals", "budget", "duration_s", "num_tokens", "source", "stats"],
+    "VideoMemory": [
+        "video",
+        "streams",
+        "globals",
+        "budget",
+        "duration_s",
+        "num_tokens",
+        "source",
+        "stats",
+        "thumbnails",
+    ],
     "Frames": ["pixels", "time_s", "step_s", "start_s", "end_s", "modality"],
     "Audio": ["samples", "rate_hz", "start_s", "end_s", "modality"],
     "Result": ["source", "memory", "error"],
