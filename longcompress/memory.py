@@ -234,7 +234,7 @@ class VideoMemory:
                 f"path {path} was made by other encoders than model {model.config.name!r} has; "
                 f"compress the video again with this model, or load the one that made it{hint}"
             )
-        if hint:
+        if model is not None and hint:
             raise ValueError(f"path {path} has other frames than model {model.config.name!r} takes{hint}")
         try:
             video = CompressedVideo(
