@@ -49,7 +49,7 @@ CHANGEABLE = {
 """Sections and fields of the config that `LongCompress.change` takes."""
 STOCK = {
     "media": ("size_px",),
-    "video": ("batch_size", "metric_width"),
+    "video": ("batch_size", "metric_width", "metric"),
     "llm": (
         "timestamp_s", "timestamp_share", "system", "question", "events", "events_window_s", "max_new_tokens",
         "text_after", "clock_scale",
@@ -57,7 +57,7 @@ STOCK = {
 }  # fmt: skip
 """Those that it also takes of a stock model, whose own parameters depend on none of ours."""
 OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
-NO_EFFECT = ("base", "metric_width", "batch_size", "reuse_below", "attention")
+NO_EFFECT = ("base", "metric_width", "metric", "batch_size", "reuse_below", "attention")
 """Fields of an encoder's config that don't change what its tokens mean."""
 
 
