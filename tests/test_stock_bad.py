@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stock_loaded import SIZE, memory_of, small
 from transformers import InstructBlipVideoConfig, LlamaConfig, SiglipConfig
 
 import longcompress as lc
@@ -19,6 +18,7 @@ from longcompress.model import LongCompress
 
 from models import language_model
 from stock_folders import save
+from stock_loaded import SIZE, memory_of, small
 from stock_models import MODELS
 
 

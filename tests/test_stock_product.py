@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stock_loaded import SIZE, random_clip, small
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -28,6 +27,7 @@ from longcompress.types import Tokens
 
 from helpers import assert_same_memory
 from stock_folders import save, save_whole_omni
+from stock_loaded import SIZE, random_clip, small
 from stock_models import MODELS
 
 QUESTION, OTHER = "What happens?", "When does it end, and who is there?"

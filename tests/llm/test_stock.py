@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
 import longcompress as lc
 from longcompress.llm import Example
@@ -12,6 +11,7 @@ from longcompress.llm.packing import has_state
 
 from stock_inputs import stock_inputs, stock_logits, stock_mel, stock_pixels
 from stock_models import MISSING, MODELS, names_of
+from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
 QUESTION = "What happens?"
 INSIDE = {"text_after": "grid"}  # where transformers 5 puts the text behind a video of Qwen2.5-VL

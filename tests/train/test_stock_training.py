@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from stock_loaded import memory_of, small
 
 import longcompress as lc
 from longcompress.llm import Example
@@ -20,6 +19,7 @@ import stages
 import videos
 from helpers import assert_same_memory, assert_within
 from stock_folders import save
+from stock_loaded import memory_of, small
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
 TURNS = [("What happens?", "A red ball."), ("When does it end, and who is there?", "At 3 s, nobody.")]
