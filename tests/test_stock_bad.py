@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -296,7 +297,7 @@ class TestMemories:
         with pytest.raises(ValueError, match=r"was made by other encoders than model .*; compress"):
             lc.load_memory(path, other)
 
-    @pytest.mark.parametrize("what", ["encoder", "projector", "size"])
+    @pytest.mark.parametrize("what", ["encoder", "projector", "size", "norm"])
     def test_a_memory_of_other_weights_is_refused(self, what, model_of, tmp_path):
         memory = memory_of(model_of("smolvlm" if what != "size" else "qwen3_vl"))
         path = memory.save(tmp_path / "video.lcm")
@@ -307,7 +308,10 @@ class TestMemories:
             if what == "projector":
                 model.model.connector.modality_projection.proj.weight.mul_(1.1)
         options = {"size_px": 2 * SIZE} if what == "size" else {}
-        other = lc.from_transformers(model, tokenizer, **options)
+        mean, std = memory.model.video.norm
+        norm = SimpleNamespace(image_mean=[0.4, *mean[1:]] if what == "norm" else mean, image_std=std)
+        processor = SimpleNamespace(tokenizer=tokenizer, image_processor=norm)
+        other = lc.from_transformers(model, processor, **options)
         with pytest.raises(ValueError, match=r"was made by other encoders"):
             lc.load_memory(path, other)
         session = lc.Session(memory.model, 30)

@@ -10,7 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from stock_loaded import SIZE, random_clip, small
-from transformers import AutoTokenizer, BitsAndBytesConfig, WhisperFeatureExtractor
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Qwen3OmniMoeForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 
 import longcompress as lc
 from longcompress import media
@@ -232,11 +237,27 @@ def test_the_pixel_numbers_of_a_file_may_be_one_for_all_colours(tmp_path):
 
 @pytest.mark.parametrize("name", HEARS)
 def test_a_whole_omni_checkpoint_is_its_thinker(name, model_of, tmp_path):
-    whole, thinker = small(lc.load(save_whole_omni(name, tmp_path), device="cpu")), model_of(name)
+    folder = save_whole_omni(name, tmp_path)
+    whole, thinker = small(lc.load(folder, device="cpu")), model_of(name)
     assert type(whole.llm.lm) is type(thinker.llm.lm)
     assert whole.identity() == thinker.identity()
     assert {n for n, _ in whole.named_parameters()} == {n for n, _ in thinker.named_parameters()}
     memories = [compress(m, random_clip(thinker, 9.0), 40) for m in (whole, thinker)]
+    assert_same_memory(*memories)
+    assert texts(memories[0]) == texts(memories[1])
+
+
+def test_a_whole_omni_model_of_a_script_is_its_thinker(model_of, tmp_path):
+    folder = save_whole_omni("qwen3_omni", tmp_path)
+    whole = Qwen3OmniMoeForConditionalGeneration.from_pretrained(folder)
+    extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    thinker = model_of("qwen3_omni")
+    part = SimpleNamespace(image_mean=thinker.video.norm[0], image_std=thinker.video.norm[1])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=part, feature_extractor=extractor)
+    ours = lc.from_transformers(whole, processor, size_px=SIZE)
+    assert ours.llm.lm is whole.thinker and ours.identity() == thinker.identity()
+    memories = [compress(m, random_clip(thinker, 9.0), 40) for m in (ours, thinker)]
     assert_same_memory(*memories)
     assert texts(memories[0]) == texts(memories[1])
 
