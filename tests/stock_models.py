@@ -196,20 +196,23 @@ ALL_MODELS = MODELS | WITHOUT_FAMILY
 INSTALLED = Version(transformers.__version__)
 SINCE = {"muse_spark": "5.20", "lfm3_vl": "5.23"}  # the transformers that has the class; others are in 5.19
 MISSING = {name for name, version in SINCE.items() if Version(version) > INSTALLED}
-SEALED = ("gemma4", "gemma4_bidirectional", "gemma4_unified") if Version("5.21") > INSTALLED else ()
-"""Their processors don't import without torchvision, so what they give can't be had."""
+SEALED = {
+    name: f"{name} has a processor that needs torchvision in transformers {INSTALLED}"
+    for name in ("gemma4", "gemma4_bidirectional", "gemma4_unified")
+    if Version("5.21") > INSTALLED
+}
+"""What their processors give can't be had, and why."""
+ALONE = {
+    name: f"{name} takes no positions of examples that share a row in transformers {INSTALLED}"
+    for name in ("cosmos3_edge",)
+    if Version("5.20") > INSTALLED
+}
 
 
-def names_of(models: dict[str, Callable[[], Pair]], *, processor: bool = False) -> list:
-    """The names, for parametrize; those that the installed transformers can't have are skipped, by name.
-
-    Args:
-        processor: the test needs what the model's processor gives.
-    """
+def names_of(models: dict[str, Callable[[], Pair]], others: dict[str, str] | None = None) -> list:
+    """The names, for parametrize; those that the installed transformers doesn't have are skipped, by name, as
+    are `others`, for the reasons there."""
     why = {name: f"{name} needs transformers {SINCE[name]}, got {INSTALLED}" for name in MISSING}
-    if processor:
-        why |= {name: f"{name} has a processor that needs torchvision in {INSTALLED}" for name in SEALED}
-    return [
-        pytest.param(name, marks=[pytest.mark.skip(reason=why[name])] if name in why else [])
-        for name in models
-    ]
+    why |= others or {}
+    skips = {name: [pytest.mark.skip(reason=reason)] for name, reason in why.items()}
+    return [pytest.param(name, marks=skips.get(name, [])) for name in models]

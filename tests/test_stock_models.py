@@ -18,7 +18,7 @@ from stock_inputs import (
     stock_mel,
     stock_pixels,
 )
-from stock_models import ALL_MODELS, INSTALLED, MODELS, WITHOUT_FAMILY, names_of
+from stock_models import ALL_MODELS, INSTALLED, MODELS, SEALED, WITHOUT_FAMILY, names_of
 
 QUESTION = "What happens?"
 STEP_S = 0.5
@@ -70,7 +70,7 @@ def changes(got: Tensor, want: Tensor) -> bool:
     return float((got[-1] - want[-1]).abs().mean()) > MIN_CHANGE
 
 
-@pytest.fixture(scope="module", params=names_of(ALL_MODELS, processor=True))
+@pytest.fixture(scope="module", params=names_of(ALL_MODELS, SEALED))
 def stock(request):
     """(name, model, tokenizer) of a family."""
     torch.manual_seed(1)

@@ -10,7 +10,7 @@ from longcompress.llm import Example
 from longcompress.llm.packing import has_state
 
 from stock_inputs import stock_inputs, stock_logits, stock_mel, stock_pixels
-from stock_models import MISSING, MODELS, names_of
+from stock_models import ALONE, MISSING, MODELS, SEALED, names_of
 from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
 QUESTION = "What happens?"
@@ -45,7 +45,7 @@ def test_every_family_has_its_law():
 
 
 @pytest.mark.parametrize("num_frames", [8, 7])
-@pytest.mark.parametrize("name", names_of(MODELS, processor=True))
+@pytest.mark.parametrize("name", names_of(MODELS, SEALED))
 def test_without_merging_the_logits_are_the_stock_models_own(name, num_frames, models):
     model, tokenizer = models(name)
     pixels = stock_pixels(model, num_frames)
@@ -111,7 +111,7 @@ def test_two_questions_at_once_are_answered_as_alone(name, models):
     assert lm.answer(prefix, questions, max_new_tokens=8) == alone
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", names_of(MODELS, ALONE))
 def test_examples_that_share_a_row_are_as_alone(name, models):
     model, tokenizer = models(name)
     lm = stock_lm(model, tokenizer)
