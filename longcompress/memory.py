@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from .encoders import StockVision
 from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
-from .llm.generate import Prefix
+from .llm.causal import Prefix
+from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
 from .serialize import from_int8, to_int8
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
@@ -26,7 +28,7 @@ from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, str
 FORMAT = 2
 HEADER: dict[str, type | tuple[type, ...]] = {  # its fields and their types
     "sha256": str, "source": dict, "budget": int, "duration_s": (int, float), "identity": str,
-    "streams": list, "globals": list, "assignment": list,
+    "streams": list, "globals": list, "assignment": list, "thumbnails": list,
 }  # fmt: skip
 SAMPLING = ("size_px", "rate_fps", "frames")  # of MediaConfig: a stock model's prompt tells times by them
 FIELDS = ("x", "size", "time_s", "start_s", "end_s", "place")
@@ -41,10 +43,11 @@ class VideoMemory:
         video: its tokens.
         model: what answers; None: nothing can be asked.
         identity: of the encoders and the merging that made it.
-        source: {"name", "num_bytes", "sha256", "read_s", "merge", "media"} as far as they are known: seconds of
-            "video" and "audio" that were read, representative and place of merged tokens, fields of
+        source: {"name", "num_bytes", "sha256", "read_s", "merge", "media"} as far as they are known: seconds
+            of "video" and "audio" that were read, representative and place of merged tokens, fields of
             MediaConfig.
         stats: what compressing took, where that was in this process.
+        thumbnails: frames of the heaviest video tokens, by time; empty unless asked for.
     """
 
     video: CompressedVideo
@@ -52,6 +55,7 @@ class VideoMemory:
     identity: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict, repr=False)
+    thumbnails: list[Thumbnail] = field(default_factory=list, repr=False)
     _prefix: Prefix | None = field(default=None, repr=False)
 
     @property
@@ -155,6 +159,33 @@ class VideoMemory:
         ends = [float(tokens.end_s.max()) for tokens in self.streams.values() if len(tokens)]
         return list_events(ask, min(self.duration_s, max(ends, default=0.0)), window_s)
 
+    def heaviest(self, num: int, step_s: float) -> dict[float, int]:
+        """Second where it is shown -> index, of at most `num` video tokens that stand for the most raw ones;
+        of those that lie within the same `step_s`, the heaviest."""
+        tokens = self.streams.get("video")
+        if tokens is None or not len(tokens):
+            warnings.warn("the memory has no video token that a thumbnail could show", stacklevel=3)
+            return {}
+        shown: dict[int, tuple[float, int]] = {}
+        seconds = tokens.place[:, 0].tolist()
+        for index in tokens.size.argsort(descending=True, stable=True).tolist():
+            shown.setdefault(int(seconds[index] / step_s + 1e-6), (seconds[index], index))
+            if len(shown) == num:
+                break
+        return dict(shown.values())
+
+    def thumbnails_of(self, answer: Answer, num: int = 3) -> list[Thumbnail]:
+        """The thumbnails nearest to the events of an answer, one for each; where it names no time, the `num`
+        of the heaviest tokens. In time order."""
+        if not self.thumbnails:
+            return []
+        if answer.events:
+            nearest = [min(self.thumbnails, key=partial(_distance_s, event)) for event in answer.events]
+        else:
+            sizes = self.streams["video"].size
+            nearest = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:num]
+        return sorted(set(nearest), key=lambda t: t.time_s)
+
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""
         path = Path(path)
@@ -165,6 +196,7 @@ class VideoMemory:
             "duration_s": self.duration_s, "identity": self.identity,
             "streams": list(self.streams), "globals": list(self.globals),
             "assignment": list(self.video.assignment),
+            "thumbnails": [[t.time_s, t.index] for t in self.thumbnails],
         }  # fmt: skip
         try:
             with replacing(path) as part:
@@ -202,7 +234,7 @@ class VideoMemory:
                 f"path {path} was made by other encoders than model {model.config.name!r} has; "
                 f"compress the video again with this model, or load the one that made it{hint}"
             )
-        if hint:
+        if model is not None and hint:
             raise ValueError(f"path {path} has other frames than model {model.config.name!r} takes{hint}")
         try:
             video = CompressedVideo(
@@ -213,9 +245,10 @@ class VideoMemory:
                 {n: tensors[f"{n}.assignment"] for n in stream_order(header["assignment"])},
             )
             _check(video, model)
+            thumbnails = _thumbnails(tensors, header["thumbnails"], video)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path {path} is no memory that can be read: {error}; make it anew") from error
-        return cls(video, model, header["identity"], header["source"])
+        return cls(video, model, header["identity"], header["source"], thumbnails=thumbnails)
 
     def _tensors(self, dtype: str) -> dict[str, Tensor]:
         out = {f"{n}.{f}": getattr(t, f).cpu().contiguous() for n, t in self.streams.items() for f in FIELDS}
@@ -226,6 +259,10 @@ class VideoMemory:
             elif dtype:
                 out[f"{name}.x"] = x.to(getattr(torch, dtype))
         out |= {f"{n}.globals": g.cpu().contiguous() for n, g in self.globals.items()}
+        out |= {
+            f"thumbnail.{number}": torch.frombuffer(bytearray(thumbnail.jpeg), dtype=torch.uint8)
+            for number, thumbnail in enumerate(self.thumbnails)
+        }
         return out | {f"{n}.assignment": a.cpu().contiguous() for n, a in self.video.assignment.items()}
 
     def _model(self) -> LongCompress:
@@ -300,6 +337,24 @@ def _tokens(tensors: dict[str, Tensor], name: str) -> Tokens:
     """The tokens of a stream; those in 8 bits become float32."""
     x, *others = (tensors[f"{name}.{field}"] for field in FIELDS)
     return Tokens(from_int8(x, tensors[f"{name}.x_scale"]) if x.dtype == torch.int8 else x, *others)
+
+
+def _thumbnails(tensors: dict[str, Tensor], header: list[Any], video: CompressedVideo) -> list[Thumbnail]:
+    """The thumbnails in a file; ValueError for what can't be any."""
+    num, out = len(video.streams.get("video", ())), []
+    for number, (time_s, index) in enumerate(header):
+        x = tensors[f"thumbnail.{number}"]
+        jpeg = bytes(x.numpy()) if x.dtype == torch.uint8 and x.dim() == 1 else b""
+        is_placed = isinstance(index, int) and 0 <= index < num and 0 <= time_s <= MAX_TIME_S
+        if not (is_placed and jpeg.startswith(MARKS[0]) and jpeg.endswith(MARKS[1])):
+            raise ValueError(f"thumbnail {number} must be a JPEG of one of {num} video tokens, with its time")
+        out.append(Thumbnail(time_s, index, jpeg))
+    return out
+
+
+def _distance_s(event: Event, thumbnail: Thumbnail) -> float:
+    """Seconds from a thumbnail to an event; 0 within it."""
+    return max(event.start_s - thumbnail.time_s, thumbnail.time_s - event.end_s, 0.0)
 
 
 def _check(video: CompressedVideo, model: LongCompress | None) -> None:

@@ -14,6 +14,7 @@ from .config import MediaConfig
 from .files import replacing
 from .llm.prompt import lay_out
 from .media import reader as media
+from .media.thumbnails import Thumbnail, pixels_of
 from .memory import VideoMemory
 from .types import Event, Frames, stream_order
 
@@ -21,14 +22,18 @@ INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
 COLOURS = {"video": "#2f6db3", "audio": "#e08a2c", "speech": "#4f9d69"}
 MAX_ROWS, MAX_LETTERS = 40, 56  # of a timeline
 MAX_BARS = 240  # of a token plot
+MAX_THUMBNAILS, THUMBNAIL_ROW = 8, 1.4  # above a timeline; height in inches
 KEY_FRAME_PX = 448
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 
-def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) -> Path:
+def plot_timeline(
+    events: Sequence[Event], duration_s: float, path: str | Path, thumbnails: Sequence[Thumbnail] = ()
+) -> Path:
     """The path, .png, .svg or .pdf, of a plot with a row for each text and a bar for each of its events.
 
-    Of more than 40 texts those that last longest are shown, and the title says so.
+    Of more than 40 texts those that last longest are shown, and the title says so. Thumbnails, at most 8 of
+    them spread evenly, stand in a row above, each with a line to its time.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be > 0 seconds, got {duration_s}")
@@ -40,8 +45,13 @@ def plot_timeline(events: Sequence[Event], duration_s: float, path: str | Path) 
         title += f"; of {len(rows)} texts the {MAX_ROWS} that last longest"
         by_length = sorted(rows, key=lambda text: sum(e.start_s - e.end_s for e in rows[text]))
         rows = {text: rows[text] for text in rows if text in by_length[:MAX_ROWS]}
-    figure = _figure(10, 1.5 + 0.32 * max(2, len(rows)))
-    axes = figure.add_subplot()
+    height = 1.5 + 0.32 * max(2, len(rows))
+    figure = _figure(10, height + (THUMBNAIL_ROW if thumbnails else 0))
+    if thumbnails:
+        above, axes = figure.subplots(2, 1, height_ratios=[THUMBNAIL_ROW, height])
+        _thumbnail_row(above, thumbnails, duration_s)
+    else:
+        axes = figure.add_subplot()
     for row, same in enumerate(rows.values()):
         min_s = duration_s / 400  # so that an instant can be seen
         spans = [(e.start_s, max(e.end_s - e.start_s, min_s)) for e in same]
@@ -233,6 +243,24 @@ def _save(figure: Any, path: str | Path) -> Path:
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     return path
+
+
+def _thumbnail_row(axes: Any, thumbnails: Sequence[Thumbnail], duration_s: float) -> None:
+    """Thumbnails side by side over the video's seconds, each with its time and a line to it."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    num = min(len(thumbnails), MAX_THUMBNAILS)
+    chosen = [thumbnails[(2 * k + 1) * len(thumbnails) // (2 * num)] for k in range(num)]
+    axes.set(xlim=(0, duration_s), ylim=(0, 1))
+    axes.set_axis_off()
+    for place, thumbnail in enumerate(chosen):
+        pixels = pixels_of(thumbnail.jpeg)
+        image = OffsetImage(pixels, zoom=52 / max(pixels.shape))  # points
+        middle = (place + 0.5) / num * duration_s
+        box = AnnotationBbox(image, (middle, 0.25), box_alignment=(0.5, 0), frameon=False, pad=0)
+        axes.add_artist(box)
+        axes.plot((middle, thumbnail.time_s), (0.22, 0), color=INK, linewidth=0.6)
+        axes.text(middle, 1.02, _clock(thumbnail.time_s), ha="center", va="bottom", fontsize=8, color=INK)
 
 
 def _time_axis(axes: Any, duration_s: float) -> None:

@@ -20,6 +20,7 @@ from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .encode import PATIENCE_S, SegmentEncoder
 from .media.reader import Reading
+from .media.thumbnails import check_numbers, check_rereadable, read_thumbnails
 from .memory import SAMPLING, VideoMemory
 from .model import LongCompress
 from .serialize import pack, unpack
@@ -307,6 +308,8 @@ def compress(
     end_s: float = math.inf,
     protocols: Sequence[str] = ("file",),
     keep_assignment: bool = False,
+    thumbnails: int = 0,
+    thumbnail_px: int = 160,
 ) -> VideoMemory:
     """Decode, encode and compress a video once, in bounded memory.
 
@@ -319,10 +322,16 @@ def compress(
         start_s, end_s: the part of the video to read; times of the memory count from start_s.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
         keep_assignment: remember which raw token went where, to plot it. This grows with the video.
+        thumbnails: keep this many frames as small JPEGs, each of the place of one of the heaviest video
+            tokens; the source is read a second time. With merge.place "medoid" it is the medoid's frame.
+        thumbnail_px: their longer side.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
     """
+    if thumbnails:
+        check_numbers(thumbnails, thumbnail_px)
+        check_rereadable(source)
     part = None if (start_s, end_s) == (0.0, math.inf) else (start_s, end_s)
     session = read_session(
         model, source, budget=budget, interval=part, progress=progress, protocols=protocols,
@@ -332,6 +341,12 @@ def compress(
     memory.source |= source_info(source) | {"settings": model.settings()}
     if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]
+    if thumbnails:
+        config = model.config.media
+        step_s = memory.duration_s / config.frames if config.frames else 1 / config.rate_fps
+        memory.thumbnails = read_thumbnails(
+            source, memory.heaviest(thumbnails, step_s), thumbnail_px, config, part=part, protocols=protocols
+        )
     return memory
 
 

@@ -92,6 +92,7 @@ HOMES = {
         "longcompress/presets.py",  # a preset names the classes of its encoders
         "train/engine.py",
         "train/stages.py",
+        "train/tiny/vl.py",  # a small model of a stock class
         "train/trainer.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),

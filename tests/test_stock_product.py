@@ -1,5 +1,6 @@
 """All of the product works on stock video LLMs, loaded from folders as released checkpoints are."""
 
+import json
 import random
 import re
 from dataclasses import fields, replace
@@ -225,6 +226,13 @@ def test_without_a_preprocessor_file_the_published_numbers_are_told(name, model_
     assert model.video.norm == norm
     got, want = (compress(m, parts, 40).streams["video"].x for m in (model, want))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)  # the folder's numbers have more digits
+
+
+def test_the_pixel_numbers_of_a_file_may_be_one_for_all_colours(tmp_path):
+    folder = save("muse_glimmer", tmp_path)
+    file = folder / "video_preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": 0.4, "image_std": 0.25}))
+    assert lc.load(folder, device="cpu").video.norm == ((0.4,) * 3, (0.25,) * 3)
 
 
 @pytest.mark.parametrize("name", HEARS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from longcompress.llm import CompressedVideo, Example
-from longcompress.llm.conversation import encode
+from longcompress.llm.prompt import encode
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
 from longcompress.train.data.sampler import enter_worker, stage_at

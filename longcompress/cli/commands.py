@@ -16,8 +16,10 @@ from .sources import STDIN, find_videos, is_done, memory_paths
 
 if TYPE_CHECKING:
     from ..media.reader import MediaInfo
+    from ..media.thumbnails import Thumbnail
     from ..synthetic.scenes import Scene
 
+SHOWN = 12  # thumbnails of a video that is compressed to answer
 FORMATS = {f".{kind}": kind for kind in ("jsonl", "srt", "vtt", "ass", "csv", "edl")}
 
 
@@ -40,8 +42,9 @@ def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
 
 
 def compress(
-    files: list[str], *, out: str, keep_assignment: bool = False, overwrite: bool = False,
-    dry_run: bool = False, json: bool = False, options: VideoOptions,
+    files: list[str], *, out: str, keep_assignment: bool = False, thumbnails: int = 0,
+    thumbnail_px: int = 160, overwrite: bool = False, dry_run: bool = False, json: bool = False,
+    options: VideoOptions,
 ) -> int:  # fmt: skip
     """Decode, encode and compress videos once, each to a memory file (.lcm).
 
@@ -49,10 +52,16 @@ def compress(
         files: videos, folders of videos, patterns in quotes, or - for standard input.
         out: the memory file, or a folder; for several videos a folder.
         keep_assignment: store which patch went into which token, for `plot`; the file grows with the video.
+        thumbnails: frames of the heaviest tokens to keep as JPEGs, for `ask --show` and `plot`.
+        thumbnail_px: longer side of those.
         overwrite: compress again what an earlier run into the same folder has done.
         dry_run: only list the videos and their memory files.
         json: a JSON line for each video.
     """
+    if thumbnails:
+        from ..media.thumbnails import check_numbers
+
+        check_numbers(thumbnails, thumbnail_px)
     videos, others = find_videos(files)
     if others:
         complain(
@@ -96,7 +105,8 @@ def compress(
             )
         todo = {file: source for file, source in todo.items() if file not in done}
         start_s = time.perf_counter()
-        results = compress_many(model, todo.values(), **options.compressing(keep_assignment))
+        more = {"keep_assignment": keep_assignment, "thumbnails": thumbnails, "thumbnail_px": thumbnail_px}
+        results = compress_many(model, todo.values(), **options.compressing(**more))
         for file, result in zip(todo, results, strict=True):
             if result.memory is None:
                 fail(result.error)
@@ -113,8 +123,8 @@ def compress(
 
 
 def ask(
-    source: str, questions: list[str], *, max_new_tokens: int | None = None, json: bool = False,
-    options: VideoOptions,
+    source: str, questions: list[str], *, max_new_tokens: int | None = None, show: str | None = None,
+    json: bool = False, options: VideoOptions,
 ) -> None:  # fmt: skip
     """Answer questions about a video or a memory file.
 
@@ -122,24 +132,46 @@ def ask(
         source: a video, which is compressed first, or a memory file (.lcm).
         questions: one or more, in quotes.
         max_new_tokens: longest answer; the model's own number if not given.
+        show: a folder for the thumbnails nearest to the times in each answer; of the heaviest tokens where it
+            names none. A memory file has them if it was compressed with --thumbnails.
         json: a JSON line for each answer.
     """
     if not all(question.strip() for question in questions):
         raise ValueError("questions must not be empty; ask something, e.g. 'What happens first?'")
-    memory = common.memory_of(source, options)
-    for question in questions:
+    folder = folder_of(show) if show else None
+    memory = common.memory_of(source, options, **({"thumbnails": SHOWN} if folder else {}))
+    if folder and not memory.thumbnails:
+        raise Failed(3, f"{source} has no thumbnails to --show; compress the video again with --thumbnails")
+    for number, question in enumerate(questions, 1):
         if not json and len(questions) > 1:
             print(f"> {question}", flush=True)
         stream = None if json else partial(print, end="", flush=True)
         answer = memory.ask(question, stream=stream, max_new_tokens=max_new_tokens)
+        shown = write_thumbnails(memory.thumbnails_of(answer), folder, number) if folder else []
         if json:
-            print(dumps({"question": question, **answer.to_json()}), flush=True)
+            files = {"thumbnails": shown} if folder else {}
+            print(dumps({"question": question, **answer.to_json(), **files}), flush=True)
             continue
         print()
         for event in answer.events:
             print(f"  {event}")
         for start_s, end_s, names in cited(answer.cites):
             print(f"  rests on {clock(start_s)} - {clock(end_s)}: {names}")
+        for file in shown:
+            print(f"  {file['path']}: {file['time_s']:.1f} s")
+
+
+def write_thumbnails(thumbnails: "list[Thumbnail]", folder: Path, number: int) -> list[dict[str, Any]]:
+    """Path and time of the JPEGs of answer `number`, in a folder."""
+    from ..files import replacing
+
+    files = []
+    for thumbnail in thumbnails:
+        path = folder / f"answer_{number:02d}_{thumbnail.time_s:09.2f}s.jpg"
+        with writing(path), replacing(path) as part:
+            part.write_bytes(thumbnail.jpeg)
+        files.append({"path": str(path), "time_s": thumbnail.time_s})
+    return files
 
 
 def events(
@@ -216,7 +248,7 @@ def plot(
             path, protocols = f"{stem}.merged.{format}", options.protocols
             paths.append(plot_merged(memory, original or source, path, protocols=protocols))
         listed, duration_s = common.events_of(memory).events, max(memory.duration_s, 1e-3)
-        paths.append(plot_timeline(listed, duration_s, f"{stem}.timeline.{format}"))
+        paths.append(plot_timeline(listed, duration_s, f"{stem}.timeline.{format}", memory.thumbnails))
     print(dumps([str(path) for path in paths]) if json else "\n".join(map(str, paths)))
 
 

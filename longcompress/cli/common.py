@@ -83,11 +83,11 @@ class VideoOptions(ModelOptions):
         """Seconds at which to stop."""
         return math.inf if self.end is None else seconds_of("--end", self.end)
 
-    def compressing(self, keep_assignment: bool) -> dict[str, Any]:
+    def compressing(self, **more: Any) -> dict[str, Any]:
         """What `compress` takes besides a model and videos."""
         return {
             "budget": self.budget, "protocols": self.protocols, "start_s": self.start_s, "end_s": self.end_s,
-            "keep_assignment": keep_assignment, "progress": bars(),
+            "progress": bars(), **more,
         }  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def check_budget(model: "LongCompress", options: VideoOptions, infos: Sequence["
     model.check_budget(budget, [name for name, e in model.encoders.items() if media[e.modality]])
 
 
-def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = False) -> "VideoMemory":
-    """The memory of a video, compressed now, or of a memory file."""
+def memory_of(source: str, options: VideoOptions, **more: Any) -> "VideoMemory":
+    """The memory of a video, compressed now with `more` of `compress`, or of a memory file."""
     if not is_memory(source):
         infos = [] if source == "-" else [probe_video(source, options)]
         model = load_model(options)
@@ -171,7 +171,7 @@ def memory_of(source: str, options: VideoOptions, *, keep_assignment: bool = Fal
 
         with reading():
             opened = sys.stdin.buffer if source == "-" else source
-            return compress(model, opened, **options.compressing(keep_assignment))
+            return compress(model, opened, **options.compressing(**more))
     plain = with_defaults(VideoOptions)  # the user's defaults are for videos alone
     names = ("budget", "config", "start", "end")
     ignored = [name for name in names if getattr(options, name) not in (None, getattr(plain, name))]

@@ -234,10 +234,10 @@ def _norm_of(base: str) -> Norm | None:
             if part.get("do_normalize") is False:
                 return (0.0,) * 3, (1.0,) * 3
             if "image_mean" in part and "image_std" in part:
-                norm = part["image_mean"], part["image_std"]
+                norm = [[v] * 3 if _is_number(v) else v for v in (part["image_mean"], part["image_std"])]
                 if not all(isinstance(v, list) and len(v) == 3 and all(map(_is_number, v)) for v in norm):
                     raise ValueError(
-                        f"{base}/{name}: image_mean and image_std must be three numbers, got {norm}"
+                        f"{base}/{name}: image_mean and image_std must be a number or three, got {norm}"
                     )
                 return tuple(norm[0]), tuple(norm[1])
     return None

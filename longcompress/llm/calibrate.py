@@ -15,8 +15,7 @@ from ..config import MediaConfig
 from ..encoders import Encoder, Stream
 from ..types import Audio, Frames
 from .causal import CausalLM, together
-from .conversation import encode
-from .prompt import timestamp_text
+from .prompt import encode, timestamp_text
 
 NUM_FRAMES = 16  # of noise for a video encoder
 AUDIO_S = 30.0  # of tones for an audio encoder

@@ -17,10 +17,10 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
-from ..encoders.checks import memory_hint
 from ..encoders.families import Family
+from ..encoders.stream import memory_hint
 from ..types import CompressedVideo
-from .generate import Prefix, generate, with_loss
+from .causal import Prefix, generate, with_loss
 from .packing import branch_mask, check_branches, first_fit, has_state, takes_lengths
 from .prompt import IGNORED, Example, Turns, padded, padding_id
 from .stock_prompt import StockPrompt

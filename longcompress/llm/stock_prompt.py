@@ -15,8 +15,7 @@ from torch import Tensor
 from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
-from .conversation import after_end, conversation_texts, encode, question_texts
-from .prompt import IGNORED, Example, Turns
+from .prompt import IGNORED, Example, Turns, after_end, conversation_texts, encode, question_texts
 
 MICRO_S = 1e-6  # times that differ by less are equal
 

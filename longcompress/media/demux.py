@@ -68,13 +68,14 @@ class Container:
     @classmethod
     def open(
         cls, source: Any, config: MediaConfig, protocols: Sequence[str],
-        part: tuple[float, float] | None = None,
+        part: tuple[float, float] | None = None, grid: Grid | None = None,
     ) -> "Container":  # fmt: skip
         """The container at a path or an allowed URL, or in a binary file object."""
         with ExitStack() as opened:
             handle = open_handle(source, protocols)
             opened.callback(handle.close)
-            grid = spread_grid(handle, config, part) if config.frames and config.video else None
+            if grid is None and config.frames and config.video:
+                grid = spread_grid(handle, config, part)
             container = opened.enter_context(open_container(handle, config.max_pixels))
             whole = cls(handle, container, config, part, grid)
             opened.pop_all()  # `close` frees them

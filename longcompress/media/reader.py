@@ -63,6 +63,7 @@ def read(
     config: MediaConfig | None = None,
     *,
     part: tuple[float, float] | None = None,
+    times: Sequence[float] = (),
     protocols: Sequence[str] = ("file",),
     on_warning: Callable[[str], object] = warnings.warn,
 ) -> "Reading":
@@ -75,6 +76,7 @@ def read(
         part: [start_s, end_s) of the media to read, as if it were all there is: times, and the instants of
             wanted frames, begin at 0 of it. The file is read from its beginning to the part's end, but only
             the frames that are needed are decoded.
+        times: rising instants of wanted frames, instead of those of `config`; from the part's start.
         protocols: allowed ones: "file", "http", "https", "s3", "hf", ... (all but the first by fsspec).
         on_warning: called in the caller's thread for everything that could not be read.
 
@@ -92,6 +94,7 @@ def read(
         raise ValueError(f"part must be (start_s, end_s) with 0 <= start_s < end_s, got {part}")
     if isinstance(source, Frames | Audio):
         source = [source]
+    grid = Grid(config.rate_fps, times[0], len(times), 1 / config.rate_fps, tuple(times)) if times else None
     # Arrays are iterable too, but `open_handle` refuses them.
     is_single = isinstance(source, str | Path | bytes | np.ndarray | torch.Tensor) or hasattr(source, "read")
     if isinstance(source, Iterable) and not is_single:
@@ -101,8 +104,10 @@ def read(
                 f"whole video, got {type(source).__name__}, whose end isn't known; set frames to 0 and use "
                 "rate_fps"
             )
-        return Reading(_from_values(source, config, part or (0.0, math.inf)))
-    container = Container.open(source, config, protocols, part)  # TypeError for arrays and other objects
+        return Reading(_from_values(source, config, part or (0.0, math.inf), grid))
+    container = Container.open(
+        source, config, protocols, part, grid
+    )  # TypeError for arrays and other objects
     streams = tuple(name for name in ("video", "audio") if getattr(container, name) is not None)
     name, duration_s = container.name, container.duration_s  # before the thread owns the container
     return Reading(_DecodeAhead(container, on_warning), name, streams, duration_s)
@@ -243,11 +248,12 @@ def _decode(container: Container, out: "queue.Queue[Any]", warnings: deque[str])
 
 
 def _from_values(
-    values: Iterable[Any], config: MediaConfig, part: tuple[float, float]
+    values: Iterable[Any], config: MediaConfig, part: tuple[float, float], grid: Grid | None
 ) -> Iterator[Frames | Audio]:
     """Frames and Audio at the wanted rate and size, as soon as they are complete: the source may be live."""
     start_s, length_s = part[0], part[1] - part[0]
-    grid = _spread_grid(values, config, part) if isinstance(values, Sequence) else None
+    if grid is None and isinstance(values, Sequence):
+        grid = _spread_grid(values, config, part)
     sampler = FrameSampler(config, "frames", length_s=length_s, grid=grid)
     audio = AudioTrack(config.rate_hz, -start_s, length_s, config.channels)
     for value in values:

@@ -15,7 +15,7 @@ import longcompress as lc
 from longcompress.checkpoints.apply import VIDEO_WORDS, apply, core, merge_lora
 from longcompress.checkpoints.files import read_stage, read_tensors
 from longcompress.cli.main import main
-from longcompress.llm.conversation import around
+from longcompress.llm.prompt import around
 
 from models import hearing, language_model, listening, tokenizer
 

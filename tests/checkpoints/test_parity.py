@@ -16,7 +16,7 @@ from longcompress.encoders.fbank import beats_filters
 from longcompress.eval.tasks.answers import events_of, span_of
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import Example as Video
-from longcompress.llm.conversation import around
+from longcompress.llm.prompt import around
 from longcompress.llm.tokenizer import load_tokenizer
 from longcompress.train.data.questions import Clock
 from longcompress.types import CompressedVideo, Tokens

@@ -241,3 +241,56 @@ def test_sizes_that_a_model_cannot_take_are_refused(models):
         vision_of(models("qwen3_vl"), "qwen3_vl", 3)
     with pytest.raises(ValueError, match=r"media.size_px must be 32 pixels for this model, got 64"):
         vision_of(models("smolvlm"), "smolvlm").set_size(64)
+
+
+def test_metrics_of_other_kinds_leave_the_tokens_as_they_are(models):
+    model = models("qwen3_vl")
+    frames = clip(7, 32)
+    heads, random_, states = (
+        streamed(vision_of(model, "qwen3_vl", metric=metric), [frames])
+        for metric in ("heads", "random", "states")
+    )
+    for encoded in (random_, states):
+        assert torch.equal(encoded.tokens.x, heads.tokens.x)
+        assert encoded.metric.shape[0] == len(heads) and encoded.metric.std() > 0
+    first = heads.tokens.x[:, :64].double()
+    near, far = torch.cdist(first, first), torch.cdist(random_.metric.double(), random_.metric.double())
+    ratio = (far / near)[near > 1e-3]
+    assert ratio.min() > 0.4 and ratio.max() < 2  # a random projection keeps distances, about
+
+
+def test_states_are_means_over_the_patches_of_a_token(models):
+    model = models("qwen3_vl")
+    encoder = vision_of(model, "qwen3_vl")
+    frames = clip(2, 32)
+    mean, std = (torch.tensor(value)[:, None, None] for value in encoder.norm)
+    x = (frames.pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    vision = model.config.vision_config
+    with torch.no_grad():
+        output = model.get_video_features(*patchify(x, vision.patch_size, vision.spatial_merge_size, 2))
+    want = output.last_hidden_state.unflatten(0, (-1, 4)).mean(1)
+    encoded = vision_of(model, "qwen3_vl", 2, metric="states").encode(frames)
+    assert_within("metric", encoded.metric, want, 1e-6)
+
+
+def test_states_in_another_order_are_refused(models):
+    with pytest.raises(
+        ValueError, match=r"video.metric must be .heads. or .random. for Qwen2_5_VL.*got .states."
+    ):
+        vision_of(models("qwen2_5_vl"), "qwen2_5_vl", metric="states")
+
+
+def test_frames_that_hardly_change_take_the_features_before(models):
+    model = models("qwen3_vl")
+    frames = clip(8, 32)
+    pixels = frames.pixels.clone()
+    pixels[4:6] = pixels[2:4]  # the third pair is the second again
+    still = Frames(pixels, frames.time_s, frames.step_s)
+    every = streamed(vision_of(model, "qwen3_vl"), [still])
+    encoder = vision_of(model, "qwen3_vl", reuse_below=1e-6)
+    encoded = encoder.encode(still)
+    assert encoded.reused == 2
+    assert_within("x", encoded.tokens.x, every.tokens.x, 1e-5)
+    assert torch.equal(encoded.tokens.place, every.tokens.place)
+    rows = encoded.tokens.x.unflatten(0, (4, -1))
+    assert torch.equal(rows[1], rows[2])

@@ -33,7 +33,7 @@ from longcompress.config import (
 from longcompress.llm import CausalLM, Example
 from longcompress.llm.calibrate import embedding_norm, time_norm
 from longcompress.llm.causal import together
-from longcompress.llm.conversation import encode
+from longcompress.llm.prompt import encode
 from longcompress.model import LongCompress
 from longcompress.presets import tiny
 from longcompress.session import compress

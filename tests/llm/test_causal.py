@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from longcompress.llm import CompressedVideo, Example
-from longcompress.llm.conversation import encode
-from longcompress.llm.prompt import IGNORED, lay_out
+from longcompress.llm.prompt import IGNORED, encode, lay_out
 
 from models import llm, tokens, video
 

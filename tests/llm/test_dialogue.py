@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from longcompress.llm import Example
-from longcompress.llm.conversation import VIDEO, around, encode
-from longcompress.llm.prompt import IGNORED
+from longcompress.llm.prompt import IGNORED, VIDEO, around, encode
 
 from models import llm, video
 

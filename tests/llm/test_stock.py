@@ -128,10 +128,10 @@ def test_examples_that_share_a_row_are_as_alone(name, models):
     with torch.no_grad():
         together = lm(**packed)
         alone = [lm(**lm.collate([example])) for example in examples]
-    scale = max(float(one["logits"].abs().max()) for one in alone)
-    for i, one in enumerate(alone):
+    scale = max(float(output["logits"].abs().max()) for output in alone)
+    for i, output in enumerate(alone):
         logits = together["logits"][0, packed["sample"][0] == i]
-        torch.testing.assert_close(logits, one["logits"][0], rtol=0, atol=1e-4 * max(1, scale))
+        torch.testing.assert_close(logits, output["logits"][0], rtol=0, atol=1e-4 * max(1, scale))
     two_rows = lm.collate(examples, row_tokens=int((packed["sample"] != 0).sum()))
     with torch.no_grad():
         loss = lm(**two_rows)["loss"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.llm import Example
-from longcompress.llm.conversation import encode
+from longcompress.llm.prompt import encode
 from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.questions import Room
 from longcompress.train.data.sampler import BatchSampler

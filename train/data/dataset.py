@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from ...llm import Example
-from ...llm.conversation import encode
+from ...llm.prompt import encode
 from ...model import LongCompress
 from ..records import parse_record
 from ..shards.sample import check_model, read_sample, without

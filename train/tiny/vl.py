@@ -1,7 +1,8 @@
 """A small model of a stock class, Qwen3-VL, for the synthetic world: tokenizer, parts, initialisation.
 
-Its width is split: numbers and timestamps in NUMBERS, all other words in WORDS, and an axis each for what is
-a timestamp, a token of frames, the start of a frame, a word, and for row and column.
+Its width is split: numbers and timestamps in NUMBERS, letters in GLYPHS, all other words in WORDS, and an
+axis each for what is a timestamp, a token of frames, the start of a frame, a word, a number, and for row and
+column.
 """
 
 import math
@@ -26,10 +27,10 @@ GRID = SIZE_PX // (PATCH_PX * MERGE)  # rows and columns of a frame's tokens
 RATE_FPS = 1.0
 TIMESTAMPS = 600  # seconds that have one
 WIDTH, HEADS, HEAD_WIDTH = 192, 3, 64
-TIMESTAMP_AXIS, FRAME_AXIS, START_AXIS, WORD_AXIS, ROW_AXIS, COLUMN_AXIS = range(6)
+TIMESTAMP_AXIS, FRAME_AXIS, START_AXIS, WORD_AXIS, NUMBER_AXIS, ROW_AXIS, COLUMN_AXIS = range(7)
 TIME_PAIRS, ROW_PAIR, COLUMN_PAIR = (0, 3, 6), 1, 2  # fast rotary pairs of time, row, column
 SLOW_PAIR, REST_PAIR = 12, 31  # from SLOW_PAIR on they hardly turn in a minute; one of them
-NUMBERS, WORDS = slice(8, 72), slice(72, WIDTH)
+GLYPHS, NUMBERS, WORDS = slice(8, 24), slice(24, 88), slice(88, WIDTH)
 SPECIAL = tuple(
     f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 )
@@ -99,7 +100,8 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
 
 @torch.no_grad()
 def init_words(lm: Any, tokenizer: Any) -> None:
-    """Words far apart against what an optimizer step moves. A timestamp is what its number is, and itself."""
+    """Words far apart against what an optimizer step moves. A timestamp is its number, the second after, and
+    itself."""
     table, ids = lm.get_input_embeddings().weight, tokenizer.get_vocab()
     numbers = [ids[str(digit)] for digit in range(10)] + [ids[SPACE]]
     numbers += [ids[f"{SPACE}{tens}"] for tens in range(1, TIMESTAMPS // 10)]
@@ -110,10 +112,13 @@ def init_words(lm: Any, tokenizer: Any) -> None:
     for rows in (torch.tensor(numbers), stamps):
         table[rows, WORDS] = 0.0
         table[rows, NUMBERS] = random[rows, NUMBERS]
+    letters = torch.tensor([ids[SPACE + letter] for letter in LETTERS])
+    table[letters, WORDS], table[letters, GLYPHS] = 0.0, 2 * random[letters, GLYPHS]
     tens = [ids[SPACE + (str(second // 10) if second >= 10 else "")] for second in range(TIMESTAMPS)]
     digits = [ids[str(second % 10)] for second in range(TIMESTAMPS)]
-    table[stamps] += table[tens] + table[digits]
+    table[stamps] += table[tens] + 0.7 * (table[digits] + table[digits[1:] + digits[:1]])
     table[:, WORD_AXIS] = 2.0
+    table[torch.tensor(numbers), NUMBER_AXIS] = 2.0
     table[stamps, WORD_AXIS], table[stamps, TIMESTAMP_AXIS] = 0.0, 2.0
     special = torch.tensor([ids[name] for name in SPECIAL])
     table[special, WORD_AXIS] = 0.0
@@ -122,9 +127,9 @@ def init_words(lm: Any, tokenizer: Any) -> None:
 
 
 def words_of(lm: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Embeddings of the objects (objects, D) and the letters (letters, D), in WORDS alone."""
+    """Embeddings of the objects (objects, D) and the letters (letters, D), but for what makes them words."""
     table, ids = lm.get_input_embeddings().weight.detach().clone(), tokenizer.get_vocab()
-    table[:, : WORDS.start] = 0.0
+    table[:, WORD_AXIS] = 0.0
     objects = [ids[SPACE + name.replace(" ", "_")] for name in OBJECTS]
     return table[objects], table[[ids[SPACE + letter] for letter in LETTERS]].clone()
 
@@ -133,9 +138,9 @@ def words_of(lm: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
 def init_reading(lm: Any) -> None:
     """Begin where frames can be read: the heads of each layer start with a task, and all is trained.
 
-    First layer: a token of frames takes over the number of its timestamp, its row, its column. Second: a word
-    takes over the numbers, and all else, of the tokens that show it; words exchange what they are. Third:
-    words exchange both; what fits word and number is read. Last: like attends to like.
+    First layer: a token of frames takes over the number of its timestamp, its row, its column; a word the
+    numbers before it. Second: a word takes over the numbers of the tokens that show it, and all else of those
+    at its number; words exchange what they are. Third: they exchange both. Last: like attends to like.
     """
     layers = lm.model.language_model.layers
     for layer in layers:
@@ -143,22 +148,22 @@ def init_reading(lm: Any) -> None:
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
         for norm in (attention.q_norm, attention.k_norm):
-            norm.weight.fill_(1.4)
+            norm.weight.fill_(1.6)
         layer.mlp.down_proj.weight *= 0.1
     first, second, third = (_Heads(layer.self_attn) for layer in layers[:3])
     first.timestamp(0, NUMBERS)
     first.frame_axis(1, ROW_PAIR, ROW_AXIS)
     first.frame_axis(2, COLUMN_PAIR, COLUMN_AXIS)
-    second.alike(0, [WORDS])
+    second.alike(0)
     second.copy(0, NUMBERS, 1.5)
-    second.alike(1, [WORDS])
+    second.alike(1, numbers=1.8)
     second.copy_rest(1)
     second.words(2)
     third.words(0)
     third.copy(0, NUMBERS, 3.0)
     third.words(1)
     third.copy_rest(1)
-    third.alike(2, [WORDS, NUMBERS])
+    third.alike(2, numbers=1.8)
     third.copy_rest(2)
 
 
@@ -174,10 +179,13 @@ class _Heads:
     def _rows(self, head: int) -> slice:
         return slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
 
-    def _point(self, weight: Tensor, head: int, axis: int, pair: int, angle: float) -> None:
+    def _point(
+        self, weight: Tensor, head: int, axis: int, pair: int, angle: float, length: float = 1.0
+    ) -> None:
         """Make `axis` turn a rotary pair of a head to an angle."""
         row = head * HEAD_WIDTH + pair
-        weight[row, axis], weight[row + HEAD_WIDTH // 2, axis] = math.cos(angle), math.sin(angle)
+        weight[row, axis] = length * math.cos(angle)
+        weight[row + HEAD_WIDTH // 2, axis] = length * math.sin(angle)
 
     def _turn(self, pair: int) -> float:
         """Radians a position."""
@@ -193,8 +201,10 @@ class _Heads:
         for pair in TIME_PAIRS:
             self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
             self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
-        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)  # words look where no number is
-        self._point(self.key, head, START_AXIS, REST_PAIR, 0.0)
+        # words copy the numbers before them; without any they attend to what has none
+        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)
+        self._point(self.key, head, NUMBER_AXIS, REST_PAIR, 0.0)
+        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
         self.copy(head, part, 0.25)
 
     def frame_axis(self, head: int, place: int, axis: int) -> None:
@@ -214,16 +224,19 @@ class _Heads:
         self.value[rows.start, START_AXIS], self.value[rows.start, TIMESTAMP_AXIS] = 1.0, -1.0
         self.out[axis, rows.start] = 0.3
 
-    def alike(self, head: int, parts: list[slice]) -> None:
-        """Attend to what is alike in these parts, however far away."""
+    def alike(self, head: int, numbers: float = 0.0) -> None:
+        """Words attend to frames of the same words, and by weight numbers, however far away; without any, to
+        the starts of frames."""
         rows, half = self._rows(head), HEAD_WIDTH // 2
         known = torch.zeros(WIDTH)
-        for part in parts:
-            known[part] = 1.0
+        known[WORDS], known[NUMBERS] = 1.0, numbers
         self.query[rows] *= known
         for start in (rows.start, rows.start + half):
             self.query[start : start + SLOW_PAIR] = 0.0
         self.key[rows] = self.query[rows]
+        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0, 0.6)
+        self._point(self.key, head, WORD_AXIS, REST_PAIR, math.pi, 0.6)
+        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
 
     def words(self, head: int) -> None:
         """Words attend to all words before them."""
@@ -239,10 +252,11 @@ class _Heads:
         self.value[rows, part], self.out[part, rows] = torch.eye(HEAD_WIDTH), gain * torch.eye(HEAD_WIDTH)
 
     def copy_rest(self, head: int) -> None:
-        """Copy row and column as they are, and a view of all words."""
+        """Copy row, column and letters as they are, and a view of all words."""
         rows = self._rows(head)
         self.value[rows, : WORDS.start] = 0.0
-        for row, axis in enumerate((ROW_AXIS, COLUMN_AXIS), rows.start):
+        exact = (ROW_AXIS, COLUMN_AXIS, *range(GLYPHS.start, GLYPHS.stop))
+        for row, axis in enumerate(exact, rows.start):
             self.value[row] = 0.0
             self.value[row, axis] = 1.0
         self.out[:, rows] = self.value[rows].t()
