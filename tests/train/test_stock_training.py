@@ -189,13 +189,23 @@ def test_a_model_whose_layers_carry_a_state_learns_from_one_question_a_video(loa
     assert (train_stage(model, single, tmp_path / "one") / "adapter").is_dir()
 
 
+def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(load, folder, tmp_path):
+    recipe = recipe_of(shards_of(load("qwen3_vl"), folder, tmp_path / "shards"), steps=2)
+    recipe = replace(recipe, questions=replace(recipe.questions, max_questions=1))
+    losses = []
+    for row_tokens in (0, 1000):
+        train_stage(
+            load("qwen3_vl"), replace(recipe, row_tokens=row_tokens, save_steps=2), tmp_path / str(row_tokens)
+        )
+        losses.append(stages.losses(tmp_path / str(row_tokens)))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
 def test_parts_that_a_stock_model_lacks_are_named(load, folder, tmp_path):
     model = load("llava_onevision")
     recipe = recipe_of(shards_of(model, folder, tmp_path / "shards"))
     with pytest.raises(ValueError, match=r"no parameters of part 'projectors'; leave it out \(a stock model"):
         train_stage(model, replace(recipe, train=["projectors", "lora"]), tmp_path / "a")
-    with pytest.raises(ValueError, match=r"row_tokens must be 0 for a stock model, got 400"):
-        train_stage(model, replace(recipe, row_tokens=400), tmp_path / "b")
 
 
 def test_shards_of_another_model_are_refused(load, folder, tmp_path):
