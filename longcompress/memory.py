@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -298,9 +298,14 @@ def union_s(start_s: Tensor, end_s: Tensor) -> float:
     return float((end_s - torch.maximum(start_s, before)).clamp_min(0).sum())
 
 
-def sampling_hint(source: dict[str, Any], model: LongCompress) -> str:
+def sampling(model: LongCompress) -> dict[str, Any]:
+    """How a model's frames are sampled."""
+    return {name: getattr(model.config.media, name) for name in SAMPLING}
+
+
+def sampling_hint(source: Mapping[str, Any], model: LongCompress) -> str:
     """What to change where a stock model takes other frames than a memory's source; "" where nothing is."""
-    now = {name: getattr(model.config.media, name) for name in SAMPLING}
+    now = sampling(model)
     before = source.get("media", now)
     if before == now or not isinstance(model.video, StockVision):
         return ""

@@ -31,7 +31,7 @@ from .encoders.checks import check_language, kind_of
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
-from .llm.backbone import Backbone, load_backbone, take_apart
+from .llm.backbone import Backbone, load_backbone, quantization_config, take_apart
 from .llm.calibrate import init_heads
 from .llm.tokenizer import load_tokenizer
 from .types import STREAMS
@@ -215,6 +215,7 @@ class LongCompress(nn.Module):
             return cls(config, **parts, llm=None, folder=folder).to(target).eval()
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.llm.attention}
         if quantization is not None:  # placed at once: a quantized model can't be moved
+            quantization = quantization_config(quantization, ["lm_head"])
             options |= {"quantization_config": quantization, "device_map": {"": target}}
         tokenizer = load_tokenizer(base)
         lm = AutoModelForCausalLM.from_pretrained(base, **options)

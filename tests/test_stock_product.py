@@ -20,7 +20,7 @@ import longcompress as lc
 from longcompress import media
 from longcompress.encoders import StockVision
 from longcompress.llm import StockLM
-from longcompress.llm.backbone import quantization_of, read_config
+from longcompress.llm.backbone import encoder_names, quantization_config, read_config
 from longcompress.model import LongCompress
 from longcompress.synthetic.scenes import make_scene, write_video
 from longcompress.types import Tokens
@@ -330,7 +330,8 @@ def test_half_precision_loads_and_answers(name, folder_of):
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision", "gemma4", "qwen2_5_omni", "qwen3_omni"])
 def test_quantization_leaves_encoders_and_projectors_alone(name, bits, folder_of):
     model, _ = MODELS[name]()
-    config = quantization_of(bits, type(model), read_config(folder_of(name)))
+    names = encoder_names(type(model), read_config(folder_of(name)))
+    config = quantization_config(bits, [*names, "lm_head"])
     assert isinstance(config, BitsAndBytesConfig)
     assert (config.load_in_4bit, config.load_in_8bit) == (bits == "4bit", bits == "8bit")
     skipped = config.llm_int8_skip_modules
@@ -405,3 +406,21 @@ def test_events_of_a_stock_model_are_listed_or_told(model_of):
     memory = compress(model, random_clip(model, 12.0), 40)
     listed = memory.list_events(max_new_tokens=8)
     assert listed.events or listed.unparsed
+
+
+def test_a_snapshot_of_other_frames_is_refused(model_of):
+    model = model_of("qwen3_vl")
+    session = lc.Session(model, 40)
+    for piece in in_pieces(random_clip(model, 9.0), 2):
+        session.push(piece)
+    data = session.snapshot()
+    rate = model.config.media.rate_fps
+    model.change({"media": {"rate_fps": 2 * rate}})
+    try:
+        with pytest.raises(
+            ValueError, match=r"data has other frames than model .*; its frames are of .*rate_fps"
+        ):
+            lc.Session.restore(model, data)
+    finally:
+        model.change({"media": {"rate_fps": rate}})
+    assert lc.Session.restore(model, data).memory(40).num_tokens == 40

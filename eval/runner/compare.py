@@ -52,7 +52,7 @@ class CompareConfig:
         budgets: each "4096", or "10%" of a video's raw tokens.
         methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
             global tokens, evenly without audio. Or of SHOWN: ours, evenly, with merge.representative and
-            merge.place, as medoid-medoid.
+            merge.place, as medoid-medoid. None: all of NAMES that the model can do.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -61,7 +61,7 @@ class CompareConfig:
     """
 
     budgets: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
-    methods: tuple[str, ...] = NAMES
+    methods: tuple[str, ...] = ()
     prompt: str = "default"
     max_new_tokens: int | None = None
     limit: int | None = None
@@ -98,6 +98,9 @@ def compare(
     """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if not config.methods:
+        able = NAMES if model.media == ("video", "audio") else [n for n in NAMES if n != "no-audio"]
+        config = replace(config, methods=tuple(able))
     examples = selected(source.examples, config)
     run_config = RunConfig(prompt=config.prompt, limit=config.limit, max_new_tokens=config.max_new_tokens)
     questioner = Questioner(source.task, examples, config.prompt, config.max_new_tokens, how)

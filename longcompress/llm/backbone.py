@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ..config import LLMConfig, MediaConfig, MemoryConfig, ModelConfig
+from ..config import LLMConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig
 from ..encoders import StockAudio, StockVision
 from ..encoders.checks import load_whole
 from ..encoders.families import FAMILIES, Family
@@ -83,7 +83,8 @@ def stock_config(known: Any, name: str) -> ModelConfig:
         audio=family.audio is not None,
     )  # fmt: skip
     llm = LLMConfig(base=name, kind="stock", time=False, timestamp_s=0.0)
-    return ModelConfig(name=name, media=media, memory=MemoryConfig(kind="none"), llm=llm)
+    merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256})  # a frame alone may have hundreds
+    return ModelConfig(name=name, media=media, merge=merge, memory=MemoryConfig(kind="none"), llm=llm)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def load_backbone(
             text.hidden_size_per_layer_input = 0
         options["config"] = known
     if quantization is not None:
-        quantization = quantization_of(quantization, kind, known)
+        skip = encoder_names(kind, known) if isinstance(quantization, str) else []
+        quantization = quantization_config(quantization, [*skip, "lm_head"])
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     lm = load_whole(kind, base, config.attention, **options).eval()
     if quantization is None:
@@ -156,8 +158,8 @@ def load_backbone(
     return Backbone(lm, tokenizer, _norm_of(base), extractor)
 
 
-def quantization_of(quantization: Any, kind: Any, known: Any) -> Any:
-    """A quantization_config that leaves encoders and projectors as they are."""
+def quantization_config(quantization: Any, skip: list[str]) -> Any:
+    """transformers' quantization_config of "4bit" or "8bit", which leaves the modules `skip` as they are."""
     if isinstance(quantization, dict) or hasattr(quantization, "quant_method"):
         return quantization
     if quantization not in ("4bit", "8bit"):
@@ -165,15 +167,19 @@ def quantization_of(quantization: Any, kind: Any, known: Any) -> Any:
             'quantization must be "4bit", "8bit" or a quantization_config of transformers, got '
             f"{quantization!r}"
         )
+    return BitsAndBytesConfig(
+        load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit",
+        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=skip,
+    )  # fmt: skip
+
+
+def encoder_names(kind: Any, known: Any) -> list[str]:
+    """The modules of encoders and projectors, beside the language model."""
     with torch.device("meta"):
         model = kind(known)
     decoder = model.get_decoder()
     owner = next(part for part in (model, model.model) if any(child is decoder for child in part.children()))
-    others = [name for name, module in owner.named_children() if module is not decoder]
-    return BitsAndBytesConfig(
-        load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit",
-        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=[*others, "lm_head"],
-    )  # fmt: skip
+    return [name for name, module in owner.named_children() if module is not decoder]
 
 
 def backbone_of(model: Any, processor: Any) -> Backbone:
