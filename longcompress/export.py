@@ -305,6 +305,8 @@ FORMS: dict[str, _Form] = {
         engine=lambda tensors, length: {"context_length": length},
         send="""import sglang
 
+item = request["video_data"][0]
+item["offsets"] = [tuple(ends) for ends in item["offsets"].tolist()]
 request["input_ids"] = request["input_ids"].tolist()
 engine = sglang.Engine(model_path=content["model"], **content["engine"])
 options = {"max_new_tokens": content["max_tokens"]}

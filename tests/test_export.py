@@ -320,4 +320,4 @@ def test_the_command_refuses_in_one_line(folders, tmp_path, capsys):
     assert cli.main([*words, "--for", "tgi", "--out", f"{tmp_path}/a"]) == 2
     assert "--for" in capsys.readouterr().err
     assert cli.main(words) == 2
-    assert "needs SOURCE and --for and --out" in capsys.readouterr().err
+    assert "needs SOURCE and --out and --for" in capsys.readouterr().err
