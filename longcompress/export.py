@@ -5,6 +5,7 @@ L tokens of the prompt, N rows of features, S stretches of video tokens, D width
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ def export(memory: VideoMemory, server: Server, folder: str | Path, question: st
     if server not in get_args(Server):
         raise ValueError(f"server must be one of {', '.join(get_args(Server))}, got {server!r}")
     llm, form = _model_of(memory, server), FORMS[server]
+    if hasattr(llm.lm, "peft_config"):
+        warnings.warn("the model has a LoRA adapter, which the server must load too", stacklevel=2)
     layout = llm.prompt.lay_out(memory.video)
     tail = torch.tensor([] if question is None else llm.prompt.tail(layout, question), dtype=torch.int64)
     position = torch.cat([layout.position, llm.prompt.behind(layout, torch.arange(len(tail)))], 1)
@@ -305,6 +308,8 @@ FORMS: dict[str, _Form] = {
         engine=lambda tensors, length: {"context_length": length},
         send="""import sglang
 
+item = request["video_data"][0]
+item["offsets"] = [tuple(ends) for ends in item["offsets"].tolist()]
 request["input_ids"] = request["input_ids"].tolist()
 engine = sglang.Engine(model_path=content["model"], **content["engine"])
 options = {"max_new_tokens": content["max_tokens"]}

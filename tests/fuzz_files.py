@@ -73,6 +73,7 @@ class Bases:
             })  # fmt: skip
             write(self.folder / f"base.{suffix}", video)
         words = ["compress", str(self.folder / "base.mp4"), "--out", str(self.folder / "base.lcm")]
+        words += ["--thumbnails", "2"]
         assert not self.faults_of(words, (0,), ""), "the whole files must pass"
         records = self.folder / "records"
         records.mkdir()

@@ -312,6 +312,17 @@ def test_the_place_of_the_question_is_its_text_in_the_prompt(folders, tmp_path):
     assert tensors["mrope_positions"][0, place["first_id"]] == place["position"]
 
 
+def test_a_lora_adapter_is_told(folders, tmp_path):
+    root = folders("qwen3_vl")
+    model = lc.load(root / "light", device="cpu")
+    memory = lc.load_memory(root / "video.lcm", model)
+    _, want = export_to(memory, "sglang", tmp_path / "a")
+    model.add_lora()
+    with pytest.warns(UserWarning, match=r"has a LoRA adapter, which the server must load too"):
+        _, tensors = export_to(memory, "sglang", tmp_path / "b")
+    assert all(torch.equal(tensors[name], value) for name, value in want.items())
+
+
 def test_the_command_refuses_in_one_line(folders, tmp_path, capsys):
     root = folders("qwen3_vl")
     words = ["export", f"{root}/video.lcm", "--model", f"{root}/light", "--device", "cpu"]
@@ -320,4 +331,4 @@ def test_the_command_refuses_in_one_line(folders, tmp_path, capsys):
     assert cli.main([*words, "--for", "tgi", "--out", f"{tmp_path}/a"]) == 2
     assert "--for" in capsys.readouterr().err
     assert cli.main(words) == 2
-    assert "needs SOURCE and --for and --out" in capsys.readouterr().err
+    assert "needs SOURCE and --out and --for" in capsys.readouterr().err

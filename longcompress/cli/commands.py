@@ -253,16 +253,16 @@ def plot(
 
 
 def export(
-    source: str, *, for_: Literal["sglang", "vllm-image", "vllm-prompt"], out: str,
+    source: str, *, out: str, for_: Literal["sglang", "vllm-image", "vllm-prompt"],
     question: str | None = None, json: bool = False, options: VideoOptions,
 ) -> None:  # fmt: skip
     """Write a memory of a stock video LLM as what SGLang or vLLM takes in the place of a video.
 
     Args:
         source: a video, which is compressed first, or a memory file (.lcm).
+        out: the folder of tensors, request and README.
         for_: sglang keeps positions; vllm-image makes images of 1 x n patches; vllm-prompt is for models
             whose positions have one axis.
-        out: the folder of tensors, request and README.
         question: a question in the request; others can follow.
         json: one JSON list of the paths.
     """
