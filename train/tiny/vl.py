@@ -84,9 +84,10 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
             },
         },
         vision_config={
-            "depth": 5, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "patch_size": PATCH_PX,
+            "depth": 5, "hidden_size": 128, "intermediate_size": 512, "num_heads": 4, "patch_size": PATCH_PX,
             "spatial_merge_size": MERGE, "temporal_patch_size": 2, "out_hidden_size": WIDTH,
             "num_position_embeddings": (SIZE_PX // PATCH_PX) ** 2, "deepstack_visual_indexes": [1, 2, 3],
+            "initializer_range": 0.05,
         },
         tie_word_embeddings=False, **ids,
     )  # fmt: skip
