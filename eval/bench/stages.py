@@ -1,7 +1,8 @@
 """Cases of `bench throughput`: the stages from a video to an answer, each alone, and all in a fresh process.
 
 The stages are decode, one encoder a stream, merge, layout (the prompt), prefill (the projectors and the
-language model) and answer (32 new tokens). They must give the memory and answer that `compress` and `ask` give, or nothing is timed.
+language model) and answer (32 new tokens). They must give the memory and answer that `compress` and `ask`
+give, or nothing is timed.
 """
 
 import time
