@@ -215,12 +215,12 @@ class StockPrompt:
     def _questions(self, questions: list[str]) -> list[str]:
         """The user's turns."""
         texts = question_texts(self.config, questions)
-        self._check(any(name in text for text in texts for name in (self.family.video, *self.texts)))
+        self._check(any(name in text for text in texts for name in (self.video, *self.texts)))
         return texts
 
     def _check(self, has_placeholder: bool) -> None:
         if has_placeholder:
-            names = sorted({self.family.video, *self.texts})
+            names = sorted({self.video, *self.texts})
             raise ValueError(
                 f"questions and answers must not hold the model's placeholders {names}; leave them out"
             )
