@@ -65,7 +65,15 @@ SIGNATURES = {
 # What a memory, and the media that make it, say of themselves.
 ATTRIBUTES = {
     "VideoMemory": [
-        "video", "streams", "globals", "budget", "duration_s", "num_tokens", "source", "stats", "thumbnails"
+        "video",
+        "streams",
+        "globals",
+        "budget",
+        "duration_s",
+        "num_tokens",
+        "source",
+        "stats",
+        "thumbnails",
     ],
     "Frames": ["pixels", "time_s", "step_s", "start_s", "end_s", "modality"],
     "Audio": ["samples", "rate_hz", "start_s", "end_s", "modality"],
