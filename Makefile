@@ -9,8 +9,9 @@ ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 STAMP := $(VENV)/.installed
 
 LMMS := .venv-lmms
+T519 := .venv-519
 
-.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms lint clean
+.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-transformers-519 lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -61,10 +62,23 @@ $(LMMS)/.installed: setup.py pyproject.toml
 test-lmms: $(LMMS)/.installed
 	$(ENV) $(LMMS)/bin/pytest -q tests/lmms
 
+$(T519)/.installed: setup.py pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv $(T519)
+	$(T519)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	grep -v '^transformers==' constraints-cpu.txt > $(T519)/constraints.txt
+	$(T519)/bin/pip install --quiet --disable-pip-version-check --constraint $(T519)/constraints.txt \
+		'transformers==5.19.*' --editable . pytest pillow num2words
+	touch $@
+
+# Stock video LLMs under the oldest transformers that is supported for them. What it doesn't have is skipped by name.
+test-transformers-519: $(T519)/.installed
+	$(ENV) $(T519)/bin/pytest -q -rs tests/llm/test_stock.py tests/encoders/test_stock_encoders.py \
+		tests/test_stock_models.py tests/test_stock_folders.py tests/test_stock_product.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) demo_out gpu_report build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) $(T519) demo_out gpu_report build dist *.egg-info

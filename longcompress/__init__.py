@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .compression.estimate import Estimate
     from .memory import VideoMemory, ask_each
     from .model import LongCompress
-    from .presets import from_transformers, load
+    from .presets import families, from_transformers, load
     from .session import Result, Session, compress, compress_many
     from .types import Answer, Audio, Event, Frames, Tokens
 
@@ -20,13 +20,15 @@ __version__ = "0.1.0"
 # `import longcompress` stays quick.
 _HOMES = {
     "Answer": "types", "Audio": "types", "Event": "types", "Frames": "types", "Tokens": "types",
-    "LongCompress": "model", "from_transformers": "presets", "load": "presets",
+    "LongCompress": "model",
+    "families": "presets", "from_transformers": "presets", "load": "presets",
     "VideoMemory": "memory", "ask_each": "memory",
     "Result": "session", "Session": "session", "compress": "session", "compress_many": "session",
 }  # fmt: skip
 __all__ = [
     "Answer", "Audio", "Event", "Frames", "LongCompress", "Result", "Session", "Tokens", "VideoMemory",
-    "ask_each", "compress", "compress_many", "estimate", "from_transformers", "load", "load_memory",
+    "ask_each", "compress", "compress_many", "estimate", "families", "from_transformers", "load",
+    "load_memory",
 ]  # fmt: skip
 
 

@@ -88,6 +88,8 @@ class VisionConfig:
         summary_layers: number of last layers, up to `layer`, whose class tokens go to the global memory.
         summary_until: index of the last hidden state for summary_layers; None: `layer`.
         metric_width: width of the merge metric, which is the mean over heads of this width.
+        metric: "heads": that. Of stock models also "random": a fixed random projection of the features, or
+            "states": the mean over heads of the encoder's last states, before its projector.
         batch_size: frames of one run of the encoder, always.
         reuse_below: mean absolute change of a frame (0 to 1) below which it reuses the features of the
             frame before, within a batch; 0: never. Sessions count these frames (`stats`).
@@ -103,6 +105,7 @@ class VisionConfig:
     summary_layers: int = 0
     summary_until: int | None = None
     metric_width: int = 64
+    metric: Literal["heads", "random", "states"] = "heads"
     batch_size: int = 8
     reuse_below: float = 0.0
     merge_per_layer: int = 0

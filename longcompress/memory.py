@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from .encoders import StockVision
 from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
-from .llm.generate import Prefix
+from .llm.causal import Prefix
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
 from .serialize import from_int8, to_int8
@@ -29,6 +30,7 @@ HEADER: dict[str, type | tuple[type, ...]] = {  # its fields and their types
     "sha256": str, "source": dict, "budget": int, "duration_s": (int, float), "identity": str,
     "streams": list, "globals": list, "assignment": list, "thumbnails": list,
 }  # fmt: skip
+SAMPLING = ("size_px", "rate_fps", "frames")  # of MediaConfig: a stock model's prompt tells times by them
 FIELDS = ("x", "size", "time_s", "start_s", "end_s", "place")
 WINDOW_BATCH = 8
 
@@ -41,8 +43,9 @@ class VideoMemory:
         video: its tokens.
         model: what answers; None: nothing can be asked.
         identity: of the encoders and the merging that made it.
-        source: {"name", "num_bytes", "sha256", "read_s", "merge"} as far as they are known: seconds of
-            "video" and "audio" that were read, representative and place of merged tokens.
+        source: {"name", "num_bytes", "sha256", "read_s", "merge", "media"} as far as they are known: seconds
+            of "video" and "audio" that were read, representative and place of merged tokens, fields of
+            MediaConfig.
         stats: what compressing took, where that was in this process.
         thumbnails: frames of the heaviest video tokens, by time; empty unless asked for.
     """
@@ -225,11 +228,14 @@ class VideoMemory:
             raise ValueError(
                 f"path {path} was altered: its sha256 is not the one in its header; make it anew"
             )
+        hint = "" if model is None else sampling_hint(header["source"], model)
         if model is not None and header["identity"] != model.identity():
             raise ValueError(
                 f"path {path} was made by other encoders than model {model.config.name!r} has; "
-                f"compress the video again with this model, or load the one that made it"
+                f"compress the video again with this model, or load the one that made it{hint}"
             )
+        if model is not None and hint:
+            raise ValueError(f"path {path} has other frames than model {model.config.name!r} takes{hint}")
         try:
             video = CompressedVideo(
                 {n: _tokens(tensors, n) for n in stream_order(header["streams"])},
@@ -292,6 +298,20 @@ def union_s(start_s: Tensor, end_s: Tensor) -> float:
     return float((end_s - torch.maximum(start_s, before)).clamp_min(0).sum())
 
 
+def sampling(model: LongCompress) -> dict[str, Any]:
+    """How a model's frames are sampled."""
+    return {name: getattr(model.config.media, name) for name in SAMPLING}
+
+
+def sampling_hint(source: Mapping[str, Any], model: LongCompress) -> str:
+    """What to change where a stock model takes other frames than a memory's source; "" where nothing is."""
+    now = sampling(model)
+    before = source.get("media", now)
+    if before == now or not isinstance(model.video, StockVision):
+        return ""
+    return f"; its frames are of {before}, which model.change({{'media': ...}}) sets"
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """What a memory file says of itself; ValueError if it is none, cut, or of another format."""
     try:
@@ -310,6 +330,9 @@ def read_header(path: Path) -> dict[str, Any]:
     for name, kind in HEADER.items():
         if not isinstance(header.get(name), kind):
             raise ValueError(f"path {path}: {name} of its header is {header.get(name)!r}; make it anew")
+    sampling = header["source"].get("media", {})
+    if not (isinstance(sampling, dict) and all(type(value) in (int, float) for value in sampling.values())):
+        raise ValueError(f"path {path}: media of its source must be numbers, got {sampling!r}; make it anew")
     if not isinstance(header["source"].get("name", ""), str):
         raise ValueError(f"path {path}: the name of its source must be a text; make it anew")
     read_s = header["source"].get("read_s", {})

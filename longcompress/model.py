@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,11 +26,12 @@ from .config import (
     load_config,
     to_dict,
 )
-from .encoders import AUDIO, Encoder, StockAudio, StockVision, VisionEncoder
+from .encoders import Encoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of
+from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
-from .llm.backbone import Backbone, load_backbone, take_apart
+from .llm.backbone import Backbone, load_backbone, quantization_config, take_apart
 from .llm.calibrate import init_heads
 from .llm.tokenizer import load_tokenizer
 from .types import STREAMS
@@ -49,20 +49,15 @@ CHANGEABLE = {
 """Sections and fields of the config that `LongCompress.change` takes."""
 STOCK = {
     "media": ("size_px",),
-    "video": ("batch_size", "metric_width"),
+    "video": ("batch_size", "metric_width", "metric"),
     "llm": (
         "timestamp_s", "timestamp_share", "system", "question", "events", "events_window_s", "max_new_tokens",
         "text_after", "clock_scale",
     ),
 }  # fmt: skip
 """Those that it also takes of a stock model, whose own parameters depend on none of ours."""
-ATTENTION = {
-    "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
-    "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
-}  # fmt: skip
-"""Values of an `attention` field, and the package that each needs besides torch."""
 OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
-NO_EFFECT = ("base", "metric_width", "batch_size", "reuse_below", "attention")
+NO_EFFECT = ("base", "metric_width", "metric", "batch_size", "reuse_below", "attention")
 """Fields of an encoder's config that don't change what its tokens mean."""
 
 
@@ -201,21 +196,26 @@ class LongCompress(nn.Module):
         check_attention(config)
         if config.llm.kind == "stock":
             where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            backbone = load_backbone(
-                resolve(config.llm.base, folder), config.llm, device=where, dtype=_dtype_of(dtype, where),
-                quantization=quantization, llm=llm,
-            )  # fmt: skip
+            base = resolve(config.llm.base, folder)
+            try:
+                backbone = load_backbone(
+                    base, config.llm, device=where, dtype=dtype_of(dtype, where), quantization=quantization,
+                    llm=llm,
+                )  # fmt: skip
+            except SafetensorError as error:
+                raise ValueError(f"weights in {base} are cut or damaged ({error}); copy it again") from error
             return cls.from_backbone(backbone, config, folder=folder, llm=llm)
         base = resolve(config.llm.base, folder) if llm else ""
         if llm:
             check_language(base, kind_of(base))  # before the encoders, which take their time
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = _dtype_of(dtype, target)
+        dtype = dtype_of(dtype, target)
         parts: dict[str, Any] = load_encoders(config, folder, dtype)
         if not llm:
             return cls(config, **parts, llm=None, folder=folder).to(target).eval()
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.llm.attention}
         if quantization is not None:  # placed at once: a quantized model can't be moved
+            quantization = quantization_config(quantization, ["lm_head"])
             options |= {"quantization_config": quantization, "device_map": {"": target}}
         tokenizer = load_tokenizer(base)
         lm = AutoModelForCausalLM.from_pretrained(base, **options)
@@ -335,8 +335,8 @@ class LongCompress(nn.Module):
         """Wrap the language model with a LoRA adapter; options are those of peft.LoraConfig."""
         from peft import LoraConfig, get_peft_model
 
-        modules = self.llm.lora_modules if isinstance(self.llm, StockLM) else "all-linear"
-        options = {"task_type": "CAUSAL_LM", "target_modules": modules} | options
+        own = self.llm.lora_modules if isinstance(self.llm, StockLM) else {"target_modules": "all-linear"}
+        options = {"task_type": "CAUSAL_LM"} | own | options
         self.llm.lm = get_peft_model(self.llm.lm, LoraConfig(**options))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
@@ -416,60 +416,6 @@ class LongCompress(nn.Module):
                 self.audio.extractor.save_pretrained(folder)
             norm = dict(zip(("image_mean", "image_std"), map(list, self.video.norm), strict=True))
             (folder / "video_preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
-
-
-def check_attention(config: ModelConfig) -> None:
-    """ValueError where a section of the config names an attention that is unknown or not installed.
-
-    A name with a slash is a kernel of the hub, which transformers fetches.
-    """
-    for section in (*STREAMS, "llm"):
-        part = getattr(config, section)
-        name = part.attention
-        if not part.base or "/" in name:
-            continue
-        if name not in ATTENTION:
-            raise ValueError(f"{section}.attention must be one of {sorted(ATTENTION)}, got {name!r}")
-        package = ATTENTION[name]
-        if package and find_spec(package.split(".")[0]) is None:
-            raise ValueError(
-                f"{section}.attention {name!r} needs the package {package}, which is not installed; install "
-                f'it (pip install -e ".[flash]" on a machine with a GPU and its compiler), or use "sdpa"'
-            )
-
-
-def resolve(base: str, folder: Path | None) -> str:
-    """A base as encoders take it: "./x" becomes a path in `folder`, others stay."""
-    if not base.startswith("./"):
-        return base
-    path = (folder or Path()) / base
-    if not path.exists():
-        raise FileNotFoundError(
-            f"base {base!r}: no folder {path}; a saved model needs the encoders and LM beside it"
-        )
-    return str(path)
-
-
-def load_encoders(
-    config: ModelConfig, folder: Path | None, dtype: torch.dtype | str
-) -> dict[str, Encoder | None]:
-    """Stream -> the encoder of its section's base, None where the base is ""."""
-    encoders: dict[str, Encoder | None] = {"video": None}
-    if config.video.base:
-        base = resolve(config.video.base, folder)
-        encoders["video"] = VisionEncoder.load(config.video, base, config.media.size_px, dtype=dtype)
-    for stream, part in (("audio", config.audio), ("speech", config.speech)):
-        load = AUDIO[part.kind]
-        encoders[stream] = load(part, resolve(part.base, folder), dtype=dtype) if part.base else None
-    return encoders
-
-
-def _dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
-    """A dtype by its name ("auto" stays); None: float32 on the CPU, bfloat16 elsewhere."""
-    if isinstance(dtype, str) and dtype != "auto":
-        named: torch.dtype = getattr(torch, dtype)
-        return named
-    return dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:

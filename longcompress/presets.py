@@ -1,9 +1,9 @@
 """Named configurations as functions, and `load`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -14,6 +14,7 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .checkpoints.apply import apply
@@ -30,6 +31,7 @@ from .config import (
     VisionConfig,
 )
 from .encoders import AudioEncoder, VisionEncoder
+from .encoders.families import FAMILIES
 from .llm import CausalLM
 from .llm.backbone import backbone_of, is_stock, read_config, stock_config
 from .model import LongCompress
@@ -158,6 +160,38 @@ def load(
     return LongCompress.from_pretrained(name, **options)
 
 
+@dataclass(frozen=True)
+class FamilyInfo:
+    """A family of stock video LLMs.
+
+    Attributes:
+        model_type: of its config.json.
+        model_class: of transformers, or None: the installed version is too old for it.
+        time: how seconds reach its language model: as text between tokens, by positions, or not at all.
+        axes: of positions: 1, or 3 for time, row and column.
+        hears: it takes audio.
+        deepstack: sets of features that later layers take.
+    """
+
+    model_type: str
+    model_class: str | None
+    time: Literal["text", "positions", "none"]
+    axes: int
+    hears: bool
+    deepstack: int
+
+
+def families() -> list[FamilyInfo]:
+    """The families of stock video LLMs that `load` and `from_transformers` take; docs/models.md says more."""
+    return [
+        FamilyInfo(
+            name, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(name), family.time,
+            1 if family.positions == "plain" else 3, family.audio is not None, family.deepstack,
+        )
+        for name, family in FAMILIES.items()
+    ]  # fmt: skip
+
+
 def from_transformers(model: Any, processor: Any, **media: Any) -> LongCompress:
     """A stock video LLM that is loaded already, as a model of ours; it stays what it is.
 
@@ -166,7 +200,6 @@ def from_transformers(model: Any, processor: Any, **media: Any) -> LongCompress:
         processor: its processor, or its tokenizer alone.
         media: changed fields of MediaConfig, such as size_px and rate_fps.
     """
-    backbone = backbone_of(model, processor)
-    config = stock_config(backbone.lm.config, getattr(model.config, "_name_or_path", "") or "./lm")
+    config = stock_config(model.config, getattr(model.config, "_name_or_path", "") or "./lm")
     config = replace(config, media=replace(config.media, **media))
-    return LongCompress.from_backbone(backbone, config)
+    return LongCompress.from_backbone(backbone_of(model, processor), config)

@@ -21,7 +21,7 @@ from .compression.state import STATE_CLASSES, MergeState
 from .encode import PATIENCE_S, SegmentEncoder
 from .media.reader import Reading
 from .media.thumbnails import check_numbers, check_rereadable, read_thumbnails
-from .memory import VideoMemory
+from .memory import VideoMemory, sampling, sampling_hint
 from .model import LongCompress
 from .serialize import pack, unpack
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
@@ -203,7 +203,10 @@ class Session:
         """What came until now, as min(budget, held) tokens; changes nothing here."""
         video = self.state().compress(self.budget if budget is None else budget)
         merge = self.model.config.merge
-        source = {"read_s": dict(self.encoder.read_s), "merge": [merge.representative, merge.place]}
+        source = {
+            "read_s": dict(self.encoder.read_s), "merge": [merge.representative, merge.place],
+            "media": sampling(self.model),
+        }  # fmt: skip
         return VideoMemory(video, self.model, self.model.identity(), source, self.stats())
 
     def ask(self, question: str, *, budget: int | None = None, **options: Any) -> Answer:
@@ -230,7 +233,8 @@ class Session:
         """All there is to go on from here, bit for bit, in another process; bounded, like the session."""
         state = {
             "format": FORMAT, "identity": self.model.identity(), "budget": self.budget,
-            "media": list(self.encoder.media), "keep_assignment": self._state.keep_assignment,
+            "media": list(self.encoder.media), "sampling": sampling(self.model),
+            "keep_assignment": self._state.keep_assignment,
             "closed": self._closed, "encoder": self.encoder.state(), "state": self._state.state(),
             "num_raw": self._num_raw,
         }  # fmt: skip
@@ -256,6 +260,8 @@ class Session:
                 f"data was made by other encoders than model {model.config.name!r} has; "
                 f"restore it with the model that made it"
             )
+        if hint := sampling_hint({"media": state["sampling"]}, model):
+            raise ValueError(f"data has other frames than model {model.config.name!r} takes{hint}")
         session = cls(model, state["budget"], media=state["media"], keep_assignment=state["keep_assignment"])
         session.encoder.set_state(state["encoder"])
         session._state.set_state(state["state"])

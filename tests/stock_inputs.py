@@ -264,7 +264,7 @@ def stock_inputs(
         duration=len(pixels) * step_s,
     )  # fmt: skip
     tensors = source.tensors(model, pixels) | {"video_metadata": [metadata]}
-    # transformers 5.19 reads an Omni model's sizes of patches from the processor of stills
+    # transformers 5.22 reads an Omni model's sizes of patches from the processor of stills
     parts = {"video_processor": Part(tensors, **source.fields), "image_processor": Part({}, **source.fields)}
     more: Tensors = dict(source.call)
     if source.kind in OMNI:
@@ -272,7 +272,7 @@ def stock_inputs(
     if audio is not None:
         mel, mask = audio
         parts["feature_extractor"] = Part({"input_features": mel, "attention_mask": mask})
-        more |= {"audio": [mel[0].numpy()], "load_audio_from_video": True, "audio_from_video_indices": [0]}
+        more |= {"audio": [mel[0].numpy()]}
     message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     if tokenizer.bos_token and text.startswith(
@@ -280,6 +280,10 @@ def stock_inputs(
     ):  # as processors do with their own template
         more["add_special_tokens"] = False
     call = processor(source.kind, tokenizer, parts, **source.options(model))
+    if audio is not None and hasattr(call, "replace_multimodal_special_tokens"):  # transformers 5.22
+        more["use_audio_in_video"] = True
+    elif audio is not None:
+        more |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}
     videos = [[pixels]] if source.kind == "SmolVLM" else [pixels]  # transformers 5.19 counts those of a text
     inputs = dict(call(text=[text], videos=videos, return_tensors="pt", **more))
     return inputs | ({"use_audio_in_video": True} if audio is not None else {})

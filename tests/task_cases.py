@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from longcompress.eval.metrics.meteor import is_available
-from longcompress.eval.tasks.synthetic import synthesize_needles, synthesize_qa
+from longcompress.eval.tasks.synthetic import synthesize_needles, synthesize_places, synthesize_qa
 from longcompress.eval.tasks.synthetic_events import synthesize_events
 from longcompress.eval.tasks.task import Asker, How
 
@@ -165,6 +165,8 @@ SYNTHETIC = {"synthetic": {"minutes": [5.0], "num_videos": 1, "first_video": 0}}
 NEEDLES, ASKED = synthesize_needles(0, 300.0)[1], synthesize_qa(0, 300.0)[1]
 
 
+PLACES = synthesize_places(0, 300.0)[1]
+NUM_LETTERS = sum(example.truth.kind == "letter" for example in PLACES)
 NUM_SEEN = sum(needle.truth.kind == "when_seen" for needle in NEEDLES)
 
 
@@ -299,6 +301,12 @@ CASES = {
         [f"needle-5min-0-{i}" for i in range(20)], (20 - NUM_SEEN, 1, 0),
         {"recall": 0.25, "recall/kind/video": 1.0, "recall/kind/audio": 0.0, "recall/depth/0.2": 0.25,
          "recall/kind,minutes/video,5": 1.0, "num/minutes/5": 20},
+    ),
+    "synthetic_places": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": drawn_answers("synthetic_places", PLACES, ["letter"])},
+        [f"synthetic_places-5min-0-{i}" for i in range(len(PLACES))], (len(PLACES) - NUM_LETTERS, 1, 0),
+        {"score/kind/letter": 1.0, "score/kind/where": 0.0, "num/kind/letter": NUM_LETTERS},
     ),
     "synthetic_qa": (
         {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},

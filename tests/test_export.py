@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from stock_videos import raw_audio, raw_video, stock_lm, video_of
 from transformers import AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -25,6 +24,7 @@ import models as small_models
 from stock_folders import save
 from stock_inputs import stock_mel, stock_pixels
 from stock_models import MISSING, MODELS
+from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
 QUESTION = "What happens, and when does it end?"
 KINDS = {  # family -> its name in the tests

@@ -92,6 +92,7 @@ HOMES = {
         "longcompress/presets.py",  # a preset names the classes of its encoders
         "train/engine.py",
         "train/stages.py",
+        "train/tiny/vl.py",  # a small model of a stock class
         "train/trainer.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
@@ -102,7 +103,7 @@ HOMES = {
         "longcompress/checkpoints/apply.py",
         "train/engine.py",
     ),  # apply merges a LoRA
-    "huggingface_hub": ("longcompress/model.py", "train/shards/remote.py"),
+    "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
     "accelerate": ("train/engine.py",),
     "liger_kernel": ("train/engine.py",),

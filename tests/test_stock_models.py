@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-import transformers
 from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2VLImageProcessorPil
+
+import longcompress as lc
 
 from helpers import assert_within
 from stock_inputs import (
@@ -17,7 +18,7 @@ from stock_inputs import (
     stock_mel,
     stock_pixels,
 )
-from stock_models import ALL_MODELS, MODELS, names_of
+from stock_models import ALL_MODELS, INSTALLED, MODELS, SEALED, WITHOUT_FAMILY, names_of
 
 QUESTION = "What happens?"
 STEP_S = 0.5
@@ -69,7 +70,7 @@ def changes(got: Tensor, want: Tensor) -> bool:
     return float((got[-1] - want[-1]).abs().mean()) > MIN_CHANGE
 
 
-@pytest.fixture(scope="module", params=names_of(ALL_MODELS))
+@pytest.fixture(scope="module", params=names_of(ALL_MODELS, SEALED))
 def stock(request):
     """(name, model, tokenizer) of a family."""
     torch.manual_seed(1)
@@ -130,9 +131,13 @@ def test_logits_depend_on_time_where_the_family_has_it(stock):
     assert changes(slow, fast) != (name in TIMELESS)
 
 
+def test_families_say_which_have_no_time():
+    assert {f.model_type for f in lc.families() if f.time == "none"} == TIMELESS - WITHOUT_FAMILY.keys()
+
+
 @pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.20"),
-    reason="minimax_m3_vl: the processor of transformers 5.19 counts the first chunk of a video alone",
+    Version("5.23") > INSTALLED,
+    reason="minimax_m3_vl: the processor of transformers counts the first chunk of a video alone",
 )
 def test_a_long_video_of_minimax_is_chunks():
     model, tokenizer = ALL_MODELS["minimax_m3_vl"]()

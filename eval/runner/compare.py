@@ -24,6 +24,9 @@ from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
 OURS = ("even", "novelty", "no-memory", "no-audio")
+SHOWN = tuple(  # ours, evenly, by what a merged token shows: its row and its place
+    f"{row}-{place}" for row in ("mean", "medoid") for place in ("mean", "medoid", "heaviest")
+)[1:]
 ALL = "all"  # the budget without compression
 NAMES = (*METHODS, *OURS)
 
@@ -48,7 +51,8 @@ class CompareConfig:
     Attributes:
         budgets: each "4096", or "10%" of a video's raw tokens.
         methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
-            global tokens, evenly without audio.
+            global tokens, evenly without audio. Or of SHOWN: ours, evenly, with merge.representative and
+            merge.place, as medoid-medoid. None: all of NAMES that the model can do.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -57,7 +61,7 @@ class CompareConfig:
     """
 
     budgets: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
-    methods: tuple[str, ...] = NAMES
+    methods: tuple[str, ...] = ()
     prompt: str = "default"
     max_new_tokens: int | None = None
     limit: int | None = None
@@ -65,8 +69,8 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if unknown := [method for method in self.methods if method not in NAMES]:
-            raise ValueError(f"methods must be of {', '.join(NAMES)}, got {unknown[0]!r}")
+        if unknown := [method for method in self.methods if method not in (*NAMES, *SHOWN)]:
+            raise ValueError(f"methods must be of {', '.join((*NAMES, *SHOWN))}, got {unknown[0]!r}")
         check_budgets(self.budgets)
         if wrong := [text for text in self.only if "=" not in text]:
             raise ValueError(f"only must be KIND=NAME, got {wrong[0]!r}")
@@ -94,6 +98,9 @@ def compare(
     """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if not config.methods:
+        able = NAMES if model.media == ("video", "audio") else [n for n in NAMES if n != "no-audio"]
+        config = replace(config, methods=tuple(able))
     examples = selected(source.examples, config)
     run_config = RunConfig(prompt=config.prompt, limit=config.limit, max_new_tokens=config.max_new_tokens)
     questioner = Questioner(source.task, examples, config.prompt, config.max_new_tokens, how)
@@ -149,7 +156,7 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
     num_raw = sum(len(value) for part in segments for value in part.streams.values())
 
     @cache
-    def state_of(budget: int, no_audio: bool) -> MergeState:
+    def state_of(budget: int, no_audio: bool, shown: str) -> MergeState:
         some = segments
         if no_audio:
             encoders = model.encoders.items()
@@ -157,6 +164,10 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
             if not some:
                 raise ValueError("method no-audio: the video has no frame that could be read")
         state = model.merge_state(budget)
+        if shown:
+            row, _, place = shown.partition("-")
+            merge: Any = {"representative": row, "place": place}
+            state.merge = replace(state.merge, **merge)
         for segment in some:
             state.add(segment)
         return state
@@ -164,8 +175,8 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
     def memory(arm: Arm) -> VideoMemory:
         method: Any = arm.method
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
-        state = state_of(budget, method == "no-audio")
-        if method in OURS:
+        state = state_of(budget, method == "no-audio", method if method in SHOWN else "")
+        if method in (*OURS, *SHOWN):
             allocation = replace(state.allocation, allocation="novelty" if method == "novelty" else "even")
             if method == "no-memory":
                 state = replace(state, memory={})

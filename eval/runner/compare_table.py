@@ -12,7 +12,7 @@ from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
-from .compare import ALL, OURS, Arm
+from .compare import ALL, OURS, SHOWN, Arm
 from .run_file import read_run
 
 ABOUT = {
@@ -28,7 +28,7 @@ ABOUT = {
     "novelty": "ours, by novelty",
     "no-memory": "ours, even, no global tokens",
     "no-audio": "ours, even, no audio",
-}
+} | {name: "ours, even, {} row, {} place".format(*name.split("-")) for name in SHOWN}
 OUR_COLOURS = ("#000000", "#a6611a", "#777777", "#bbbbbb")  # of OURS
 BASE = "even"  # what others are compared with
 
@@ -112,7 +112,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     budgets = [n for n in dict.fromkeys(row["budget"] for row in rows) if n != ALL]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
-    methods.sort(key=lambda method: method not in OURS)
+    methods.sort(key=lambda method: method not in (*OURS, *SHOWN))
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
     heads = ["method"]
     for n in budgets:  # with the tokens of the first method that answered

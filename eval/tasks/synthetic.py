@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ...synthetic import places
 from ...synthetic.needles import FIRST_SEED, haystack
 from ...synthetic.questions import KINDS, SPAN_KINDS, ask, grade, read_spans
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
@@ -100,11 +101,26 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     return scene, examples
 
 
+def synthesize_places(number: int, seconds: float) -> tuple[Scene, list[Example]]:
+    """A video whose objects carry letters, and questions about when, where and what is written."""
+    scene = make_scene(QA_SEED + number, seconds, letters=True)
+    random = np.random.default_rng([8, number])
+    examples = []
+    for kind in ("when_seen", *places.KINDS):
+        questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
+        examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
+    return scene, examples
+
+
 _SPAN_FORM = "Answer with the first and the last whole second only, like this: 187 to 192."
 _FORMS = {
     "while": "Answer with their names, a comma between, or: nothing.",
     "first_after": "Answer with its name only, or: nothing.",
     "count": "Answer with a number only.",
+    "left": "Answer with its name only.",
+    "above": "Answer with its name only.",
+    "where": f"Answer with the row ({', '.join(places.ROWS)}) and the column ({', '.join(places.COLUMNS)}).",
+    "letter": "Answer with the letter only.",
     "between": "Answer with each name and its first and last second, like this: red ball 3 to 7, bell 12 to "
     "14; or: nothing.",
 }
@@ -208,8 +224,10 @@ ABOUT_NEEDLE = (
     "20 needles in a synthetic video of 5 min to hours: an object, a sound, both at once, a sound that "
     "follows"
 )
+ABOUT_PLACES = "when, where, further left, higher and letters, on synthetic videos without audio"
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
 TASKS = {
     "needle": _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE),
+    "synthetic_places": _task("synthetic_places", synthesize_places, "score", ABOUT_PLACES),
     "synthetic_qa": _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import common
 from .common import Failed, VideoOptions, bars, check_positive, complain, folder_of, is_memory, writing
-from .output import cited, clock, print_table, report_of, rows_of, sentence
+from .output import cited, clock, print_table, report_of, rows_of, sentence, size_text
 from .parser import documented
 from .sources import STDIN, find_videos, is_done, memory_paths
 
@@ -330,6 +330,57 @@ def config() -> None:
     for section, names in CHANGEABLE.items():
         notes = documented(type(getattr(ModelConfig(), section)))
         print_table(section, [(f"--{section}.{name}", notes[name].replace("%%", "%")) for name in names])
+
+
+def models(name: str | None, *, budget: int = 4096, json: bool = False) -> None:
+    """List the families of stock video LLMs that --model takes, or the GPU memory that one model needs.
+
+    Args:
+        name: a stock model's folder or hub name, of which the config alone is read; without it all families.
+        budget: tokens of a memory.
+        json: JSON instead of a table.
+    """
+    if name is not None:
+        return _print_needs(name, budget, json)
+    from ..presets import families
+
+    known = families()
+    if json:
+        print(dumps([asdict(family) for family in known]))
+        return
+    heads = ("model_type", "class of transformers", "time", "axes", "hears", "deepstack")
+    rows = []
+    for f in known:
+        kind, hears = f.model_class or "newer than installed", "yes" if f.hears else "no"
+        rows.append((f.model_type, kind, f.time, str(f.axes), hears, str(f.deepstack)))
+    print_table("stock video LLMs", rows, heads)
+
+
+def _print_needs(name: str, budget: int, json: bool) -> None:
+    from ..llm.backbone import family_of, read_config
+    from ..llm.needs import needs_of
+
+    check_positive(budget=budget)
+    known = read_config(name)
+    family_of(known, name)
+    needs = needs_of(known)
+    totals = {bits: needs.gpu_bytes(budget, bits) for bits in (16, 8, 4)}
+    if json:
+        return print(dumps(asdict(needs) | {"budget": budget, "gpu_bytes": totals}))
+    rows = [
+        (
+            "parameters",
+            f"{needs.num_parameters / 1e9:,.2f} billion, {needs.num_encoder / 1e9:,.2f} in encoders",
+        ),
+        ("cache of 1,000 positions", size_text(1000 * needs.position_bytes)),
+        (f"memory file of {budget:,} tokens", size_text(budget * needs.token_bytes)),
+    ]
+    for bits, size in totals.items():
+        fits = [f"{room} GB" for room in (8, 12, 16, 24, 40, 80, 141) if size < 0.95 * room * 1e9]
+        rows.append(
+            (f"GPU, weights in {bits} bits", f"{size / 1e9:,.1f} GB: {fits[0] if fits else 'several GPUs'}")
+        )
+    print_table(name, rows)
 
 
 def doctor(*, json: bool = False) -> int:

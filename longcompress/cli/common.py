@@ -182,10 +182,13 @@ def memory_of(source: str, options: VideoOptions, **more: Any) -> "VideoMemory":
         )
     if not Path(source).is_file():
         raise Failed(3, f"no memory file {source}; make one with `longcompress compress`")
-    from ..memory import VideoMemory
+    from ..memory import VideoMemory, read_header, sampling_hint
 
     model = load_model(options)
     with reading():
+        origin = read_header(Path(source))["source"]
+        if sampling_hint(origin, model):
+            model.change({"media": origin["media"]})
         return VideoMemory.load(source, model)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from .commands import ask, compress, config, doctor, events, export, info, plot, synthesize
+from .commands import ask, compress, config, doctor, events, export, info, models, plot, synthesize
 from .common import QUIET, Failed, bars, complain
 from .completion import completion, next_words
 from .defaults import defaults_of
@@ -38,7 +38,8 @@ _BENCH = {
 }
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "export": export,
-    "demo": demo, "doctor": doctor, "config": config, "synthesize": synthesize, "train": train,
+    "demo": demo, "models": models, "doctor": doctor, "config": config, "synthesize": synthesize,
+    "train": train,
     "shards": Group("Encode videos once for training, and look into shards.", _in("cli.shards", _SHARDS)),
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),

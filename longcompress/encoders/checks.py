@@ -1,11 +1,8 @@
 """Checks of a base before and after its weights are read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
 
@@ -51,7 +48,7 @@ def load_whole(kind: Any, base: str | Path, attention: str | None, **options: An
     options |= {"attn_implementation": attention, "output_loading_info": True}
     model, info = kind.from_pretrained(base, **options)
     if missing := sorted(map(str, info["missing_keys"])):
-        need = f"{len(missing)} of the encoder's parameters, such as {missing[:3]}"
+        need = f"{len(missing)} of the model's parameters, such as {missing[:3]}"
         raise ValueError(f"base {str(base)!r} lacks {need}")
     return model
 
@@ -60,13 +57,3 @@ def check_width(width: int, channels: int) -> None:
     """ValueError unless the width of a metric divides the encoder's channels."""
     if channels % min(width, channels):
         raise ValueError(f"width of the metric must divide the encoder's {channels} channels, got {width}")
-
-
-@contextmanager
-def memory_hint(what: str, knobs: str) -> Iterator[None]:
-    """MemoryError where the device has no memory left inside: for what, how much, and what needs less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        need = str(error).split(" GPU ")[0]  # torch says what it tried to allocate
-        raise MemoryError(f"no memory left on the device for {what}: {need}; lower {knobs}") from error

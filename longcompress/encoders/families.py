@@ -49,7 +49,7 @@ class Family:
             in `step`, a name that ends in _token_id is the token that the config has under it.
         placeholder: field of the config with the id of the token that stands for a video token.
         key: of `mm_encoder_outputs`, by which video tokens go in.
-        as_tensor: tokens go in as a tensor (1, N, D), not as a list of (N, D).
+        as_tensor: tokens go in as a tensor (N, 1, D), not as a list of (N, D).
         step: text of a timestamp: {first}, {middle}, {last} are times of its frames in seconds, {clock} is
             {first} as mm:ss, {whole} in whole seconds, {number} counts from 1.
         opening, between, closing: text around steps; {words}: number of steps in words, {length}: of the
@@ -93,6 +93,13 @@ class Family:
     def has_timestamps(self) -> bool:
         """Whether text stands between tokens."""
         return self.step != "{x}"
+
+    @property
+    def time(self) -> Literal["text", "positions", "none"]:
+        """How seconds reach the language model."""
+        if any(f"{{{name}" in self.step for name in ("first", "middle", "last", "clock", "whole")):
+            return "text"
+        return "none" if self.ids_per_s is Family.ids_per_s else "positions"
 
     def size_px(self, model: Any) -> int:
         """Side of frames unless the user sets another."""
@@ -168,6 +175,10 @@ def _qwen_side(model: Any) -> int:
     return _first(_vision(model).patch_size) * int(_vision(model).spatial_merge_size)
 
 
+def _edge_features(model: Any, x: Tensor) -> Tensor:
+    return _patch_features(model, x, _vision(model).spatial_merge_size, 1, "ph pw c f")
+
+
 def _muse_side(model: Any) -> int:
     return int(_vision(model).patch_size * _vision(model).merge_size)
 
@@ -237,8 +248,8 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": QWEN3_5,
     "cosmos3_omni": QWEN3_VL,
     "cosmos3_edge": replace(
-        QWEN3_5, frames_per_token=1, video="{vision_start_token_id}{video_token_id}{vision_end_token_id}",
-        features=lambda model, x: _patch_features(model, x, _vision(model).spatial_merge_size, 1, "ph pw c f"),
+        QWEN3_5, features=_edge_features, frames_per_token=1,
+        video="{vision_start_token_id}{video_token_id}{vision_end_token_id}",
     ),
     "cohere_compass": QWEN3_VL,
     "lfm3_vl": replace(QWEN3_5, positions="plain"),
@@ -270,7 +281,7 @@ FAMILIES: dict[str, Family] = {
         features=lambda model, x: flat(model.model.get_image_features(x[None])),
         grid=_square(lambda model, h, w: _num_patches(model, h, w) / model.config.scale_factor**2),
         side=_image_side, norm=GREY, video="<video>", placeholder="image_token_id",
-        key="image", fixed=True,
+        key="image", as_tensor=True, fixed=True,
         opening="You are provided the following series of {words} frames from a {length} [H:MM:SS] video.\n",
         step="\nFrame from {clock}:<fake_token_around_image><global-img>{x}<fake_token_around_image>",
         closing="\n\n",

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
@@ -72,6 +72,13 @@ class StockVision(nn.Module):
                 f"video.batch_size must be a multiple of {self.frames_per_token}, the frames of a token, got "
                 f"{config.batch_size}"
             )
+        vision = self.model.config.vision_config
+        is_plain = hasattr(vision, "spatial_merge_size") and not getattr(vision, "window_size", None)
+        if config.metric == "states" and not is_plain:
+            raise ValueError(
+                f'video.metric must be "heads" or "random" for {type(self.model).__name__}, whose encoder '
+                'has its states in another order than its tokens, got "states"'
+            )
         self._config, self.block = config, config.batch_size
         self.metric_width = math.gcd(config.metric_width, self.llm_width)
 
@@ -119,9 +126,10 @@ class StockVision(nn.Module):
         encode, source = changed(pixels, self.config.reuse_below)
         size = batch_size(len(encode), self.block // step, self.config.reuse_below)
         pixels = torch.cat([pixels[encode], pixels[encode[-1:]].expand(size - len(encode), -1, -1, -1)])
-        x = self.features(rearrange(pixels, "t (f h) w c -> (t f) h w c", f=step))
-        x = rearrange(x, "(t p) c -> t p c", p=self.patches)[source.to(x.device)]
-        x = rearrange(x, "t p c -> (t p) c")
+        x, metric = self.features(rearrange(pixels, "t (f h) w c -> (t f) h w c", f=step))
+        rows = source[:, None] * self.patches + torch.arange(self.patches)
+        rows = rearrange(rows, "t p -> (t p)").to(x.device)
+        x, metric = x[rows], metric[rows]
         first = torch.arange(steps) * step
         start_s = frames.time_s[first]
         end_s = frames.time_s[(first + step - 1).clamp_max(num - 1)] + frames.step_s
@@ -129,18 +137,34 @@ class StockVision(nn.Module):
         sizes = torch.ones(len(x), device=x.device)
         tokens = Tokens(x, sizes, (start_s + end_s) / 2, start_s, end_s, places_of(start_s, self.grid))
         reused = (steps - len(encode)) * step
-        return Encoded(tokens, self.metric(x), patches=self.patches, reused=reused)
+        return Encoded(tokens, metric, patches=self.patches, reused=reused)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8."""
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8, and their
+        metric (..., d) float32."""
         (weight,) = self._weight
         x = rearrange(pixels.to(weight.device), "t h w c -> t c h w").float() / 255
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in self.norm)
-        return self.family.features(self.model, ((x - mean) / std).to(weight.dtype))
-
-    def metric(self, x: Tensor) -> Tensor:
-        """(N, d) float32 metric of tokens (N, C), of the features that enter the language model first."""
-        return head_mean(x[:, : self.llm_width].contiguous(), self.metric_width)
+        x = ((x - mean) / std).to(weight.dtype)
+        if self.config.metric != "states":
+            tokens = self.family.features(self.model, x)
+            first = tokens[:, : self.llm_width].contiguous()  # what enters the language model first
+            if self.config.metric == "heads":
+                return tokens, head_mean(first, self.metric_width)
+            projection = torch.randn(
+                self.llm_width, self.metric_width, generator=torch.Generator().manual_seed(0)
+            )
+            return tokens, first.float() @ projection.to(first.device) / self.llm_width**0.5
+        states: list[Tensor] = []
+        hook = self.model.model.visual.register_forward_hook(
+            lambda module, inputs, output: states.append(output.last_hidden_state)
+        )
+        try:
+            tokens = self.family.features(self.model, x)
+        finally:
+            hook.remove()
+        mean_states = reduce(states[0], "(n m) c -> n c", "mean", n=len(tokens))  # patches of a token
+        return tokens, head_mean(mean_states, math.gcd(self.config.metric_width, mean_states.shape[1]))
 
 
 class StockAudio(nn.Module):
@@ -171,6 +195,8 @@ class StockAudio(nn.Module):
         sizes = model.config.audio_config  # attention stays within a window, which a block must not cut
         window = getattr(sizes, "n_window_infer", 2 * sizes.n_window) * extractor.hop_length
         self.block = round(min(BLOCK_S, extractor.chunk_length) * self.rate_hz) // window * window
+        silence = math.ceil(extractor.n_fft / extractor.hop_length)  # in hops: the last frames see it
+        self._length = self.block + silence * extractor.hop_length
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.metric_width = math.gcd(config.metric_width, self.width)
 
@@ -197,7 +223,7 @@ class StockAudio(nn.Module):
         missing = max(0, round(MIN_AUDIO_S * self.rate_hz) - len(audio))
         mel = self.extractor(
             nn.functional.pad(audio.samples, (0, missing)).cpu().numpy(), sampling_rate=self.rate_hz,
-            return_tensors="pt", return_attention_mask=True, padding="max_length",
+            return_tensors="pt", return_attention_mask=True, padding="max_length", max_length=self._length,
         )  # fmt: skip
         x = self.features(mel.input_features, mel.attention_mask)
         index = torch.arange(len(x), dtype=torch.float64, device=x.device)

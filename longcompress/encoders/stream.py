@@ -1,12 +1,13 @@
 """An encoder that is fed bit by bit: blocks of fixed size, then means that run over the ends of blocks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..types import Audio, Encoded, Frames
-from .checks import memory_hint
 from .encoder import Encoder
 
 SAME_S = 1e-6  # seconds; times that differ by less are equal
@@ -125,3 +126,13 @@ def set_steps(encoded: Encoded, parts: list[Frames], frames_per_token: int = 1) 
     end_s = ends[last.clamp_max(len(ends) - 1)].repeat_interleave(encoded.patches)
     tokens = replace(encoded.tokens, time_s=start_s + (end_s - start_s) / 2, end_s=end_s)
     return replace(encoded, tokens=tokens)
+
+
+@contextmanager
+def memory_hint(what: str, knobs: str) -> Iterator[None]:
+    """MemoryError where the device has no memory left inside: for what, how much, and what needs less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        need = str(error).split(" GPU ")[0]  # torch says what it tried to allocate
+        raise MemoryError(f"no memory left on the device for {what}: {need}; lower {knobs}") from error

@@ -50,6 +50,10 @@ class VisionEncoder(nn.Module):
                 'tokens "class" needs a CLIP encoder with its projection (CLIPVisionModelWithProjection), '
                 f'got {type(encoder).__name__}; use tokens "patches"'
             )
+        if config.metric != "heads":
+            raise ValueError(
+                f'video.metric must be "heads" for {type(encoder).__name__}, got {config.metric!r}'
+            )
         self.encoder = encoder.eval().requires_grad_(False)
         self.config, self.size_px, self.norm = config, size_px, (mean, std)
         self.block = config.batch_size

@@ -1,8 +1,8 @@
 """Language models that read videos: project, splice into the prompt, loss, generate."""
 
 from ..types import CompressedVideo
-from .causal import CausalLM
-from .prompt import Example, collate, learned_places
+from .causal import CausalLM, learned_places
+from .prompt import Example, collate
 from .stock import StockLM
 
 __all__ = [

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForMultimodalLM,
@@ -15,8 +17,9 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ..config import LLMConfig, MediaConfig, MemoryConfig, ModelConfig
+from ..config import LLMConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig
 from ..encoders import StockAudio, StockVision
+from ..encoders.checks import load_whole
 from ..encoders.families import FAMILIES, Family
 from ..files import is_hub_name, parse_json
 from .stock import StockLM
@@ -80,7 +83,8 @@ def stock_config(known: Any, name: str) -> ModelConfig:
         audio=family.audio is not None,
     )  # fmt: skip
     llm = LLMConfig(base=name, kind="stock", time=False, timestamp_s=0.0)
-    return ModelConfig(name=name, media=media, memory=MemoryConfig(kind="none"), llm=llm)
+    merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256})  # a frame alone may have hundreds
+    return ModelConfig(name=name, media=media, merge=merge, memory=MemoryConfig(kind="none"), llm=llm)
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,16 @@ def read_config(base: str | Path) -> Any:
     """
     values = _read(base, "config.json")
     try:
-        known = AutoConfig.from_pretrained(base)
-    except ValueError as error:
+        known = AutoConfig.from_pretrained(base, trust_remote_code=False)  # nor ask whether to run it
+    except (StrictDataclassError, ValueError) as error:
+        kind = values.get("model_type")
+        if kind in CONFIG_MAPPING:
+            raise ValueError(f"name {str(base)!r}: its config.json can't be read: {error}") from error
         need = (
             "brings code of its own, which is never run" if "auto_map" in values else "is too new or unknown"
         )
         raise ValueError(
-            f"name {str(base)!r}: model_type {values.get('model_type')!r} {need}; families are "
-            f"{', '.join(sorted(FAMILIES))}"
+            f"name {str(base)!r}: model_type {kind!r} {need}; families are {', '.join(sorted(FAMILIES))}"
         ) from error
     return getattr(known, "thinker_config", known)
 
@@ -125,7 +131,7 @@ def load_backbone(
     """
     known = read_config(base)
     family_of(known, base)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attention}
+    options: dict[str, Any] = {"dtype": dtype}
     kind = AutoModelForMultimodalLM._model_mapping[type(known)]
     if not llm:
         text = known.get_text_config()
@@ -134,9 +140,10 @@ def load_backbone(
             text.hidden_size_per_layer_input = 0
         options["config"] = known
     if quantization is not None:
-        quantization = quantization_of(quantization, kind, known)
+        skip = encoder_names(kind, known) if isinstance(quantization, str) else []
+        quantization = quantization_config(quantization, [*skip, "lm_head"])
         options |= {"quantization_config": quantization, "device_map": {"": device}}
-    lm = kind.from_pretrained(base, **options).eval()
+    lm = load_whole(kind, base, config.attention, **options).eval()
     if quantization is None:
         lm = lm.to(device)
     tokenizer = load_tokenizer(base)
@@ -151,18 +158,28 @@ def load_backbone(
     return Backbone(lm, tokenizer, _norm_of(base), extractor)
 
 
-def quantization_of(quantization: Any, kind: Any, known: Any) -> Any:
-    """A quantization_config that leaves encoders and projectors as they are."""
-    if quantization not in ("4bit", "8bit"):
+def quantization_config(quantization: Any, skip: list[str]) -> Any:
+    """transformers' quantization_config of "4bit" or "8bit", which leaves the modules `skip` as they are."""
+    if isinstance(quantization, dict) or hasattr(quantization, "quant_method"):
         return quantization
+    if quantization not in ("4bit", "8bit"):
+        raise ValueError(
+            'quantization must be "4bit", "8bit" or a quantization_config of transformers, got '
+            f"{quantization!r}"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit",
+        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=skip,
+    )  # fmt: skip
+
+
+def encoder_names(kind: Any, known: Any) -> list[str]:
+    """The modules of encoders and projectors, beside the language model."""
     with torch.device("meta"):
         model = kind(known)
     decoder = model.get_decoder()
-    others = [name for name, module in model.model.named_children() if module is not decoder]
-    return BitsAndBytesConfig(
-        load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit",
-        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=[*others, "lm_head"],
-    )  # fmt: skip
+    owner = next(part for part in (model, model.model) if any(child is decoder for child in part.children()))
+    return [name for name, module in owner.named_children() if module is not decoder]
 
 
 def backbone_of(model: Any, processor: Any) -> Backbone:
@@ -173,6 +190,10 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
         if norm is None and getattr(part, "image_mean", None) is not None:
             norm = tuple(part.image_mean), tuple(part.image_std)
     tokenizer = getattr(processor, "tokenizer", processor)
+    if not hasattr(tokenizer, "chat_template"):
+        raise TypeError(
+            f"processor must be the model's processor or its tokenizer, got {type(processor).__name__}"
+        )
     if not tokenizer.chat_template and getattr(processor, "chat_template", None):
         tokenizer.chat_template = processor.chat_template
     lm = getattr(model, "thinker", model)
@@ -219,8 +240,17 @@ def _norm_of(base: str) -> Norm | None:
             if part.get("do_normalize") is False:
                 return (0.0,) * 3, (1.0,) * 3
             if "image_mean" in part and "image_std" in part:
-                return tuple(part["image_mean"]), tuple(part["image_std"])
+                norm = [[v] * 3 if _is_number(v) else v for v in (part["image_mean"], part["image_std"])]
+                if not all(isinstance(v, list) and len(v) == 3 and all(map(_is_number, v)) for v in norm):
+                    raise ValueError(
+                        f"{base}/{name}: image_mean and image_std must be a number or three, got {norm}"
+                    )
+                return tuple(norm[0]), tuple(norm[1])
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _read(base: str | Path, name: str) -> dict[str, Any]:

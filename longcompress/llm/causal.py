@@ -3,30 +3,32 @@
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
-from ..encoders.checks import memory_hint
+from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
-from .generate import Prefix, generate, with_loss
 from .packing import branch_mask, check_apart, check_branches, has_state, packed_logits
 from .prompt import (
+    IGNORED,
     Example,
     Turns,
     around,
     collate,
+    conversation,
     encode,
     global_placeholder,
+    lay_out,
     padded,
     padding_id,
     placeholder,
-    sizes,
     timestamp_text,
+    turn_ids,
 )
 
 
@@ -63,6 +65,14 @@ class TimeEmbedding(nn.Module):
         first, last = first_s.clamp(0, max_s).long(), last_s.clamp(0, max_s).long()
         added = self.gain[0] * timestamp + self.gain[1] * numbers[first] + self.gain[2] * numbers[last]
         return added + self.table[0, first] + self.table[1, last] + size.log2()[:, None] * self.size
+
+
+class Prefix(NamedTuple):
+    """The cache of a video's part of the prompt, its number of positions, and of a stock model its layout."""
+
+    cache: Cache
+    length: int
+    layout: Any = None
 
 
 class CausalLM(nn.Module):
@@ -263,6 +273,87 @@ class CausalLM(nn.Module):
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v.to(self.lm.device) for k, v in batch.items()}
+
+
+def with_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    logits_to_keep: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> dict[str, Tensor]:
+    """{"logits": (B, L, V) or (B, K, V)} and, with labels (B, L), "loss" (): the mean over learned tokens,
+    or their sum over num_items_in_batch. logits_to_keep: (K,) places of the logits."""
+    if labels is None:
+        return {"logits": logits}
+    # the logits at a place predict the next token
+    predicted, target = logits[:, :-1], labels[:, 1:]
+    if logits_to_keep is not None:
+        predicted, target = logits, target[:, logits_to_keep]
+    learned = target != IGNORED
+    total = nn.functional.cross_entropy(predicted[learned].float(), target[learned], reduction="sum")
+    num = learned.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+    return {"logits": logits, "loss": total / num}
+
+
+@torch.no_grad()
+def generate(
+    lm: Any, tokenizer: Any, settings: LLMConfig, context: int | None, options: dict[str, Any], **inputs: Any
+) -> list[str]:
+    """Texts; greedy, and as long as the config has it, unless the options of transformers' generate say
+    otherwise; `stream` among them is called with pieces of the text. They end where the context does.
+
+    Raises:
+        ValueError: for a prompt that fills the context.
+    """
+    options = {"do_sample": False} | options
+    if (stream := options.pop("stream", None)) is not None:
+        options["streamer"] = _Say(tokenizer, stream)
+    if options.get("max_new_tokens") is None:
+        options["max_new_tokens"] = settings.max_new_tokens
+    num_positions = inputs["attention_mask"].shape[1]
+    if context is not None:
+        if num_positions >= context:
+            raise ValueError(
+                f"the prompt must have fewer positions than the language model's context of {context:,}, got "
+                f"{num_positions:,} with the question; shorten the question, or compress to a smaller budget"
+            )
+        options["max_new_tokens"] = min(options["max_new_tokens"], context - num_positions)
+    ends = {"pad_token_id": padding_id(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    out = lm.generate(**inputs, **(ends | options))
+    num_prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    texts = tokenizer.batch_decode(out[:, num_prompt:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+class _Say(TextStreamer):
+    """Hands text to a function as it is generated."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.say(text)
+
+
+def sizes(
+    example: Example, tokenizer: Any, config: LLMConfig, names: Sequence[str]
+) -> tuple[int, Callable[[Turns], int]]:
+    """(positions of an example's video with the text before it, positions of turns after it: the sum of a
+    dialogue, else the longest)."""
+    head, _ = conversation(tokenizer, config, [example.turns[0][0]])
+
+    def size(turns: Turns) -> int:
+        _, parts = turn_ids(turns, tokenizer, config, example.dialogue)
+        lengths = [len(tail) + len(learned) for tail, learned in parts]
+        return sum(lengths) if example.dialogue else max(lengths)
+
+    return len(head) + len(lay_out(example.video, tokenizer, config, names).ids), size
+
+
+def learned_places(labels: Tensor) -> Tensor:
+    """(K,) int64 places of labels (B, L) whose logits predict a learned token in any row."""
+    return (labels[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
 
 
 def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:

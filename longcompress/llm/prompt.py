@@ -4,7 +4,7 @@ The text around a video comes from the tokenizer's template. A video is timestam
 ... by time. In a batch each example has a padded row, or several short examples share a row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,27 +79,6 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     if HALF.search(text):
         raise ValueError(f"text must be whole characters, got {text!r:.60}; a cut emoji leaves half of one")
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def padding_id(tokenizer: Any) -> int:
-    """The id that fills rows up: the padding token, or the end token of a tokenizer without one."""
-    pad: int | None = tokenizer.pad_token_id
-    end: int = tokenizer.eos_token_id
-    return end if pad is None else pad
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> Tensor:
-    """(len(rows), L) int64 of the rows, filled up to the longest."""
-    length = max(map(len, rows))
-    full = [[fill] * (length - len(r)) + [*r] if left else [*r] + [fill] * (length - len(r)) for r in rows]
-    return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)
-
-
-def timestamp_text(config: LLMConfig, start_s: float) -> str:
-    """The text of a timestamp at start_s."""
-    whole = int(start_s)
-    clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
 
 
 def around(tokenizer: Any, config: LLMConfig, question: str) -> tuple[list[int], list[int]]:
@@ -208,6 +187,27 @@ def after_end(tokenizer: Any, text: str) -> list[int]:
     return encode(tokenizer, stripped[len(tokenizer.eos_token) :])
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills rows up: the padding token, or the end token of a tokenizer without one."""
+    pad: int | None = tokenizer.pad_token_id
+    end: int = tokenizer.eos_token_id
+    return end if pad is None else pad
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> Tensor:
+    """(len(rows), L) int64 of the rows, filled up to the longest."""
+    length = max(map(len, rows))
+    full = [[fill] * (length - len(r)) + [*r] if left else [*r] + [fill] * (length - len(r)) for r in rows]
+    return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)
+
+
+def timestamp_text(config: LLMConfig, start_s: float) -> str:
+    """The text of a timestamp at start_s."""
+    whole = int(start_s)
+    clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
+
+
 def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
     """The video's tokens in the order of the prompt.
 
@@ -303,22 +303,7 @@ def collate(
     return batch | _tokens([examples[i] for i in order], [layouts[i] for i in order], names)
 
 
-def sizes(
-    example: Example, tokenizer: Any, config: LLMConfig, names: Sequence[str]
-) -> tuple[int, Callable[[Turns], int]]:
-    """(positions of an example's video with the text before it, positions of turns after it: the sum of a
-    dialogue, else the longest)."""
-    head, _ = conversation(tokenizer, config, [example.turns[0][0]])
-
-    def size(turns: Turns) -> int:
-        _, parts = _turns(turns, tokenizer, config, example.dialogue)
-        lengths = [len(tail) + len(learned) for tail, learned in parts]
-        return sum(lengths) if example.dialogue else max(lengths)
-
-    return len(head) + len(lay_out(example.video, tokenizer, config, names).ids), size
-
-
-def _turns(
+def turn_ids(
     turns: Turns, tokenizer: Any, config: LLMConfig, dialogue: bool
 ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """(ids before the video, (ids before the answer, the answer's and the end) of each turn)."""
@@ -346,7 +331,7 @@ def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) ->
     if example.plain:
         head, turns = _plain_turns(example.turns, tokenizer)
     else:
-        head, turns = _turns(example.turns, tokenizer, config, example.dialogue)
+        head, turns = turn_ids(example.turns, tokenizer, config, example.dialogue)
     ids = head + layout.ids
     video = len(ids)
     labels, position, branch = [IGNORED] * video, list(range(video)), [0] * video
@@ -409,8 +394,3 @@ def _joined_offsets(name: str, layouts: Sequence[Layout]) -> Tensor:
         else:
             offsets.append(torch.full((len(layout.timestamp_start_s),), first, dtype=torch.int32))
     return torch.cat(offsets)
-
-
-def learned_places(labels: Tensor) -> Tensor:
-    """(K,) int64 places of labels (B, L) whose logits predict a learned token in any row."""
-    return (labels[:, 1:] != IGNORED).any(0).nonzero()[:, 0]

@@ -6,8 +6,8 @@ patched. Text up to the last video token doesn't depend on the question, so it i
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
-from ..encoders.checks import memory_hint
 from ..encoders.families import Family
+from ..encoders.stream import memory_hint
 from ..types import CompressedVideo
-from .generate import Prefix, generate, with_loss
-from .packing import branch_mask, check_branches, has_state
+from .causal import Prefix, generate, with_loss
+from .packing import branch_mask, check_branches, first_fit, has_state, takes_lengths
 from .prompt import IGNORED, Example, Turns, padded, padding_id
 from .stock_prompt import StockPrompt
 
@@ -68,12 +68,16 @@ class StockLM(nn.Module):
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
-    def lora_modules(self) -> str:
-        """A pattern of the linear layers of the language model alone: encoders stay as they are."""
+    def lora_modules(self) -> dict[str, str]:
+        """Options of peft for the linear layers of the language model alone: encoders stay as they are."""
         decoder = self.base.get_decoder()
         prefix = next(name for name, module in self.base.named_modules() if module is decoder)
         linear = {n.split(".")[-1] for n, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-        return rf"{prefix}\..*\.({'|'.join(sorted(linear))})"
+        # excluded too: of some models with experts peft keeps the last part of a name alone
+        return {
+            "target_modules": rf"{prefix}\..*\.({'|'.join(sorted(linear))})",
+            "exclude_modules": rf"(?!{prefix}\.).*",
+        }
 
     @property
     def sizes(self) -> Callable[[Example], tuple[int, Callable[[Turns], int]]]:
@@ -92,21 +96,34 @@ class StockLM(nn.Module):
     def collate(
         self, examples: Sequence[Example], *, left: bool = False, row_tokens: int = 0
     ) -> dict[str, Tensor]:
-        """One batch of unequal videos and questions as a flat dict of tensors, a row each.
+        """One batch of unequal videos and questions as a flat dict of tensors.
+
+        Args: as of `prompt.collate`.
 
         Returns:
-            input_ids, attention_mask, branch (0 = video), labels: (B, L) int64; position_ids (B, P, L);
-            for each stream NAME: NAME_x (N, C) in the order of the rows; video_counts (B,) tokens of each.
+            input_ids, attention_mask, branch (0 = video), labels: (rows, L) int64; position_ids (rows, P, L);
+            with row_tokens also sample, the example's number or -1 at padding, and where P is 3 a first axis
+            of positions that count each example's tokens; for each stream NAME: NAME_x (N, C) in the order of
+            the rows; video_counts tokens of each example.
         """
-        if row_tokens:
-            raise ValueError(
-                f"row_tokens must be 0 for a stock model, got {row_tokens}; a row holds one example"
-            )
         if not examples:
             raise ValueError("examples must hold at least one video, got none")
+        if row_tokens < 0 or (row_tokens and left):
+            raise ValueError(f"row_tokens must be >= 0, and 0 when padding on the left, got {row_tokens}")
         rows = [self.prompt.row(example, left=left) for example in examples]
-        batch = {name: _joined([row[name] for row in rows], fill, left) for name, fill in self._fills()}
-        layouts = [row["layout"] for row in rows]
+        layouts = [row.pop("layout") for row in rows]
+        if row_tokens:
+            self._check_apart()
+            shared = first_fit([row["input_ids"].shape[-1] for row in rows], row_tokens)
+            rows = [_behind(numbers, rows) for numbers in shared]
+            order = [i for numbers in shared for i in numbers]
+            examples, layouts = [examples[i] for i in order], [layouts[i] for i in order]
+        fills = {"input_ids": padding_id(self.tokenizer), "labels": IGNORED, "sample": -1}
+        batch = {name: _joined([row[name] for row in rows], fills.get(name, 0), left) for name in rows[0]}
+        if row_tokens:  # transformers tells examples apart by positions that start at 0: padding is one more
+            for position, row in zip(batch["position_ids"], rows, strict=True):
+                num = row["input_ids"].shape[-1]
+                position[:, num:] = torch.arange(position.shape[1] - num)
         for name in self.names:
             parts = [
                 example.video.streams[name].x[layout.rows[name]]
@@ -118,11 +135,13 @@ class StockLM(nn.Module):
         batch["video_counts"] = torch.tensor([len(layout.rows.get("video", ())) for layout in layouts])
         return batch
 
-    def _fills(self) -> list[tuple[str, int]]:
-        return [
-            ("input_ids", padding_id(self.tokenizer)), ("labels", IGNORED), ("position_ids", 0),
-            ("branch", 0), ("attention_mask", 0),
-        ]  # fmt: skip
+    def _check_apart(self) -> None:
+        """ValueError where examples can't share a row."""
+        if has_state(self.lm) or self.family.token_types:
+            raise ValueError(
+                f"{type(self.base).__name__} lets a sample see the one before it in its row; set row_tokens "
+                "to 0"
+            )
 
     def forward(
         self,
@@ -131,26 +150,30 @@ class StockLM(nn.Module):
         position_ids: Tensor,
         labels: Tensor | None = None,
         branch: Tensor | None = None,
+        sample: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: Tensor | None = None,
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """As of CausalLM; position_ids (B, P, L)."""
+        num_rows, mask = len(input_ids), attention_mask if sample is None else None
+        if sample is not None and takes_lengths(self.lm):  # transformers reads lengths of a single row only
+            input_ids = rearrange(input_ids, "b l -> 1 (b l)")
+            position_ids = rearrange(position_ids, "b p l -> 1 p (b l)")
         inputs = self._inputs(input_ids, position_ids, streams)
-        mask = attention_mask
         if branch is not None and int(branch.max()) > 1:
             check_branches(self.lm)
             kind = input_ids.device.type
             dtype = self.lm.get_input_embeddings().weight.dtype
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
-            mask = branch_mask(branch, attention_mask, dtype)
+            mask = branch_mask(branch, attention_mask, dtype, sample)
         inputs |= {"attention_mask": mask, "use_cache": False}
-        keep = slice(None) if logits_to_keep is None else logits_to_keep
-        if "logits_to_keep" in signature(self.base.forward).parameters:
-            logits = self.lm(**inputs, logits_to_keep=0 if logits_to_keep is None else logits_to_keep).logits
-        else:  # logits of all positions would not fit into memory
-            hidden = self.base.model(**inputs).last_hidden_state
-            logits = self.base.get_output_embeddings()(hidden[:, keep])
+        is_flat = len(input_ids) != num_rows
+        with self._head_at(slice(None) if logits_to_keep is None or is_flat else logits_to_keep):
+            logits = self.lm(**inputs).logits
+        if is_flat:
+            logits = rearrange(logits, "1 (b l) v -> b l v", b=num_rows)
+            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -158,9 +181,11 @@ class StockLM(nn.Module):
         """The cache of the prompt through the last token of the video, filled once."""
         layout = self.prompt.lay_out(video)
         if self.context is not None and layout.next_position > self.context:
+            has_clock = self.family.positions == "clock"
+            remedy = "lower llm.clock_scale" if has_clock else "compress to a smaller budget"
             warnings.warn(
                 f"the video's positions end at {layout.next_position:,.0f}, past the {self.context:,} that "
-                "the language model was trained for; lower llm.clock_scale",
+                f"the language model was trained for; {remedy}",
                 stacklevel=3,
             )
         x = {
@@ -170,9 +195,21 @@ class StockLM(nn.Module):
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
         cache = DynamicCache(config=self.lm.config.get_text_config())
-        with memory_hint("reading the video", "the budget, or load with quantization='4bit'"):
-            self.base.model(**inputs, past_key_values=cache, use_cache=True)
+        hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
+        with hint, self._head_at(slice(-1, None)):
+            self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
+
+    @contextmanager
+    def _head_at(self, places: slice | Tensor) -> Iterator[None]:
+        """The model's forward makes logits of these places alone: those of all may not fit into memory, and
+        not every class takes logits_to_keep."""
+        head = self.base.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, args: (args[0][:, places], *args[1:]))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @torch.no_grad()
     def answer(self, prefix: Prefix, questions: Sequence[str], **options: Any) -> list[str]:
@@ -225,7 +262,7 @@ class StockLM(nn.Module):
             if end is not None:  # behind the tokens of each video
                 videos = x.split(streams["video_counts"].tolist())
                 x = torch.cat([part for video in videos if len(video) for part in (video, end.to(x))])
-            output = BaseModelOutputWithPooling(pooler_output=x[None] if family.as_tensor else [x])
+            output = BaseModelOutputWithPooling(pooler_output=x[:, None] if family.as_tensor else [x])
             if deep:
                 output.deepstack_features = [[part] for part in deep]
             inputs["mm_encoder_outputs"] = {family.key: output}
@@ -237,6 +274,16 @@ class StockLM(nn.Module):
             rows = streams["audio_x"].to(x)
             inputs["inputs_embeds"] = x.masked_scatter(rearrange(heard, "b l -> b l 1"), rows)
         return inputs
+
+
+def _behind(numbers: Sequence[int], rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Examples one behind the other in a row, each with its number, and positions that count its tokens."""
+    row = {name: torch.cat([rows[i][name] for i in numbers], -1) for name in rows[0]}
+    lengths = [rows[i]["input_ids"].shape[-1] for i in numbers]
+    if len(row["position_ids"]) > 1:
+        counted = torch.cat([torch.arange(length) for length in lengths]).to(row["position_ids"])
+        row["position_ids"] = torch.cat([counted[None], row["position_ids"]])
+    return row | {"sample": torch.cat([torch.full((n,), i) for i, n in zip(numbers, lengths, strict=True)])}
 
 
 def _joined(rows: list[Tensor], fill: int, left: bool) -> Tensor:

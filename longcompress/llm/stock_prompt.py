@@ -141,7 +141,7 @@ class StockPrompt:
 
     def tail(self, layout: StockLayout, question: str) -> list[int]:
         """Ids between the last token of a video and the answer."""
-        (text,) = question_texts(self.config, [question])
+        (text,) = self._questions([question])
         return self._tail(layout, conversation_texts(self.tokenizer, self.config, [text], layout.media)[1])
 
     def behind(self, layout: StockLayout, index: Tensor) -> Tensor:
@@ -195,22 +195,35 @@ class StockPrompt:
                 raise ValueError(
                     "turns of a dialogue must have answers, only the last may be left to generate"
                 )
-            texts = question_texts(self.config, questions)
+            texts = self._questions(questions)
             _, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
             tails = [self._tail(layout, first), *(after_end(self.tokenizer, text) for text in later)]
         else:
             tails = [self.tail(layout, question) for question in questions]
         end = self.tokenizer.eos_token_id
         answers = [[] if a is None else [*encode(self.tokenizer, a), end] for _, a in example.turns]
+        self._check(any(set(ids) & set(self.placeholders) for ids in answers))
         return list(zip(tails, answers, strict=True))
 
     def _tail(self, layout: StockLayout, text: str) -> list[int]:
         """Ids of what follows the last token; a special token before it keeps them as in the whole prompt."""
         first, *ids = encode(self.tokenizer, self.texts[0] + layout.closing + text)
         assert first == self.placeholders[0]
-        if set(ids) & set(self.placeholders):
-            raise ValueError(f"question must not hold the model's placeholders {self.texts}; leave them out")
+        self._check(bool(set(ids) & set(self.placeholders)))
         return ids
+
+    def _questions(self, questions: list[str]) -> list[str]:
+        """The user's turns."""
+        texts = question_texts(self.config, questions)
+        self._check(any(name in text for text in texts for name in (self.video, *self.texts)))
+        return texts
+
+    def _check(self, has_placeholder: bool) -> None:
+        if has_placeholder:
+            names = sorted({self.video, *self.texts})
+            raise ValueError(
+                f"questions and answers must not hold the model's placeholders {names}; leave them out"
+            )
 
     def _start(self, text: str) -> list[int]:
         """The start token that the tokenizer puts before a text whose template has none."""

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 def load_tokenizer(base: str | Path) -> Any:
     """The tokenizer in a folder or of a hub name; ImportError if a package that it needs is missing."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     except (ImportError, ValueError) as error:
         text = str(error).lower()
         if find_spec("sentencepiece") is None and ("sentencepiece" in text or "tiktoken" in text):

@@ -24,7 +24,7 @@ TEMPLATES = {
         "Which is higher, the {object} or the {other}?",
         "Which one is more to the top, the {object} or the {other}?",
     ),
-    "where": ("Where is the {object} at {second}?", "In which part is the {object} at {second}?"),
+    "where": ("At {second}, where is the {object}?", "At {second}, in which part is the {object}?"),
     "letter": ("Which letter is on the {object}?", "What letter does the {object} have?"),
 }
 KINDS = tuple(TEMPLATES)

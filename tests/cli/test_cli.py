@@ -613,6 +613,16 @@ def test_config_lists_the_fields_that_can_change(run):
     assert "size_px" not in out
 
 
+def test_models_lists_the_families(run):
+    code, out, _ = run("models", model=False)
+    assert code == 0 and "qwen3_vl" in out and "positions" in out
+    code, out, _ = run("models", "--json", model=False)
+    family = next(f for f in json.loads(out) if f["model_type"] == "qwen3_omni_moe_thinker")
+    assert code == 0
+    assert family["model_class"] == "Qwen3OmniMoeThinkerForConditionalGeneration"
+    assert (family["time"], family["axes"], family["hears"], family["deepstack"]) == ("positions", 3, True, 3)
+
+
 def test_nothing_to_do_is_help(capsys):
     assert cli.main([]) == 0
     assert "Exit codes:" in capsys.readouterr().out

@@ -5,10 +5,20 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 import longcompress as lc
 from longcompress.cli.main import main as command
-from longcompress.eval.runner.compare import ALL, NAMES, Arm, CompareConfig, compare, selected
+from longcompress.eval.runner.compare import (
+    ALL,
+    NAMES,
+    SHOWN,
+    Arm,
+    CompareConfig,
+    compare,
+    raw_video,
+    selected,
+)
 from longcompress.eval.runner.compare_table import ABOUT, markdown, plot, rows_of, trained_with
 from longcompress.eval.runner.run import run
 from longcompress.eval.runner.run_file import RunConfig, pairs, read_run
@@ -16,6 +26,8 @@ from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
+from longcompress.media import Reading
+from longcompress.synthetic.scenes import make_scene, parts_of
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +180,7 @@ def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, sour
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": ("even", "best")}, r"methods must be of full, .*no-audio, got 'best'"),
+        ({"methods": ("even", "best")}, r"methods must be of full, .*no-audio, .*, got 'best'"),
         ({"budgets": ("10%", "0%")}, r"budgets must be numbers, or shares such as 10%, got '0%'"),
         ({"budgets": ("x",)}, r"budgets must be .*got 'x'"),
         ({"budgets": ("1.5",)}, r"budgets must be .*got '1.5'"),
@@ -276,7 +288,7 @@ def test_tables_say_what_the_rows_say(tmp_path):
     alone = markdown(rows_of(tmp_path, arms[:1], examples, ""), "A title", "A note.")
     assert "Uncompressed, 200 tokens" in alone
     plot(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
-    assert set(ABOUT) == set(NAMES)
+    assert set(ABOUT) == {*NAMES, *SHOWN}
 
 
 def test_what_a_model_was_trained_with(tmp_path):
@@ -345,3 +357,20 @@ def test_flags_that_say_nothing(tmp_path, capsys, flags, message):
     ]
     assert command([*words, "1", "--out", str(tmp_path / "out"), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_ours_by_what_a_merged_token_shows(tiny):
+    parts = Reading(iter(list(parts_of(make_scene(2, 40.0), 1.0))))
+    memory = raw_video(tiny, "a", parts, 0)
+    mean, medoid, mixed = (
+        memory(Arm(name, "10%")).streams for name in ("even", "medoid-medoid", "mean-medoid")
+    )
+    raw = memory(Arm("full", ALL)).streams
+    for name in raw:
+        assert torch.equal(mean[name].size, medoid[name].size) and torch.equal(mean[name].x, mixed[name].x)
+        assert torch.equal(medoid[name].place, mixed[name].place)
+        for field in ("x", "place"):  # those of raw tokens
+            rows, known = getattr(medoid[name], field), getattr(raw[name], field)
+            assert (rows[:, None] == known[None]).all(-1).any(1).all()
+    with pytest.raises(ValueError, match=r"methods must be of .*medoid-heaviest, got 'mean-mean'"):
+        CompareConfig(methods=("mean-mean",))

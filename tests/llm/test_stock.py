@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
-from longcompress.encoders.families import FAMILIES
+import longcompress as lc
 from longcompress.llm import Example
+from longcompress.llm.packing import has_state
 
 from stock_inputs import stock_inputs, stock_logits, stock_mel, stock_pixels
-from stock_models import MISSING, MODELS, names_of
+from stock_models import ALONE, MISSING, MODELS, SEALED, names_of
+from stock_videos import raw_audio, raw_video, stock_lm, video_of
 
 QUESTION = "What happens?"
 INSIDE = {"text_after": "grid"}  # where transformers 5 puts the text behind a video of Qwen2.5-VL
@@ -37,12 +38,14 @@ def logits_of(lm, video, question=QUESTION):
 
 
 def test_every_family_has_its_law():
-    kinds = {MODELS[name]()[0].config.model_type for name in MODELS.keys() - MISSING}
-    assert kinds == set(FAMILIES) - MISSING
+    models = [MODELS[name]()[0] for name in MODELS.keys() - MISSING]
+    classes = {model.config.model_type: type(model).__name__ for model in models}
+    assert classes == {f.model_type: f.model_class for f in lc.families() if f.model_type not in MISSING}
+    assert {f.model_type for f in lc.families() if f.model_class is None} == MISSING
 
 
 @pytest.mark.parametrize("num_frames", [8, 7])
-@pytest.mark.parametrize("name", names_of(MODELS))
+@pytest.mark.parametrize("name", names_of(MODELS, SEALED))
 def test_without_merging_the_logits_are_the_stock_models_own(name, num_frames, models):
     model, tokenizer = models(name)
     pixels = stock_pixels(model, num_frames)
@@ -106,3 +109,30 @@ def test_two_questions_at_once_are_answered_as_alone(name, models):
     questions = [QUESTION, "When does she open the window, and who is there?"]
     alone = [lm.answer(prefix, [question], max_new_tokens=8)[0] for question in questions]
     assert lm.answer(prefix, questions, max_new_tokens=8) == alone
+
+
+@pytest.mark.parametrize("name", names_of(MODELS, ALONE))
+def test_examples_that_share_a_row_are_as_alone(name, models):
+    model, tokenizer = models(name)
+    lm = stock_lm(model, tokenizer)
+    videos = [video_of(video=raw_video(model, stock_pixels(model, n, seed=n))) for n in (4, 3, 6)]
+    examples = [Example(v, [(QUESTION, f"In {i}.")]) for i, v in enumerate(videos)]
+    if has_state(model) or lm.family.token_types:
+        with pytest.raises(
+            ValueError, match="lets a sample see the one before it in its row; set row_tokens to 0"
+        ):
+            lm.collate(examples, row_tokens=10_000)
+        return
+    packed = lm.collate(examples, row_tokens=10_000)
+    assert len(packed["input_ids"]) == 1
+    with torch.no_grad():
+        together = lm(**packed)
+        alone = [lm(**lm.collate([example])) for example in examples]
+    scale = max(float(output["logits"].abs().max()) for output in alone)
+    for i, output in enumerate(alone):
+        logits = together["logits"][0, packed["sample"][0] == i]
+        torch.testing.assert_close(logits, output["logits"][0], rtol=0, atol=1e-4 * max(1, scale))
+    two_rows = lm.collate(examples, row_tokens=int((packed["sample"] != 0).sum()))
+    with torch.no_grad():
+        loss = lm(**two_rows)["loss"]
+    torch.testing.assert_close(loss, together["loss"], rtol=0, atol=1e-4 * max(1, scale))

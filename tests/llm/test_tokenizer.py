@@ -26,7 +26,7 @@ def test_vicunas_file_alone_needs_a_package(tmp_path, monkeypatch):
             load_tokenizer(tmp_path)
     for message in ("`tiktoken` is required to read a `tiktoken` file", "SentencePieceExtractor requires"):
 
-        def fails(_, message=message):
+        def fails(_, message=message, **options):
             raise ValueError(message)
 
         monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", fails)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import longcompress as lc
 from longcompress.config import load_config
+from longcompress.llm.stock import StockLM
 from longcompress.synthetic import places
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import make_scene, parts_of
@@ -62,32 +63,40 @@ def test_an_uncompressed_video_has_a_timestamp_for_each_pair_of_frames(model):
     assert len(layout.ids) == 3 + 10 * (vl.GRID**2 + 3) - 1  # the last one's end belongs to what follows
 
 
-def test_tokens_of_frames_begin_with_the_number_of_their_own_timestamp(model):
-    lm, llm = model.llm.lm, model.llm
+def test_the_first_layers_begin_with_reading(model):
+    """Tokens of frames take over the number of their timestamp, row and column; names find objects."""
+    lm, llm = vl.new_tiny_vl(0)[0], model.llm
+    lm.set_attn_implementation("eager")
+    hidden, weights = [], []
+    for layer in lm.model.language_model.layers[:2]:
+        layer.register_forward_hook(lambda module, args, out: hidden.append(out[0].detach()))
+        layer.self_attn.register_forward_hook(lambda module, args, out: weights.append(out[1][0].detach()))
+    layout, tokenizer = llm.prompt.lay_out(full(model)), llm.tokenizer
+    objects, _ = vl.words_of(lm, tokenizer)
+    shown = torch.zeros(10, vl.GRID**2, 4 * vl.WIDTH)  # what the trained encoder gives: an object in 4 to 8 s
+    shown[..., vl.FRAME_AXIS] = 2.0
+    shown[2:4, 6:8, : vl.WIDTH] += objects[5]
+    shown[5:, 11:13, : vl.WIDTH] += objects[6]
+    name = vl.OBJECTS[5]
+    ids = torch.cat([layout.ids, torch.tensor(llm.prompt.tail(layout, f"When does the {name} appear?"))])
+    position = llm.prompt.behind(layout, torch.arange(len(ids) - len(layout.ids)))
     with torch.no_grad():
-        layout = llm.prompt.lay_out(full(model))
-        ids = layout.ids
-        stamps = torch.tensor([llm.tokenizer.convert_ids_to_tokens(int(i)).startswith("▁<") for i in ids])
-        is_frame = ids == llm.prompt.placeholders[0]
-        x = lm.get_input_embeddings()(ids)[None].clone()
-        shown = torch.zeros(int(is_frame.sum()), vl.WIDTH)  # what the trained encoder gives of background
-        shown[:, vl.FRAME_AXIS] = 2.0
-        objects, _ = vl.words_of(lm, llm.tokenizer)
-        shown[::7] += objects[0]
-        x[0, is_frame] = shown
-        text = lm.model.language_model
-        rotary = text.rotary_emb(x, layout.position[:, None])
-        out = text.layers[0].self_attn(text.layers[0].input_layernorm(x), rotary, mask(len(ids)))[0][0]
-    table = lm.get_input_embeddings().weight
-    numbers = table[ids[stamps]][:, vl.NUMBERS]  # (K, 64)
-    likeness = torch.cosine_similarity(out[is_frame][:, None, vl.NUMBERS], numbers[None], dim=-1)
-    own = torch.arange(len(numbers)).repeat_interleave(vl.GRID**2)
-    assert (likeness.argmax(1) == own).float().mean() > 0.95
-
-
-def mask(length: int) -> torch.Tensor:
-    """A causal mask to add."""
-    return torch.full((1, 1, length, length), -torch.inf).triu(1)
+        inputs = {"input_ids": ids[None], "position_ids": torch.cat([layout.position, position], 1)[None]}
+        mask = torch.ones_like(inputs["input_ids"])
+        stock = StockLM(lm, tokenizer, llm.settings, llm.family, llm.prompt.media, vl.GRID)
+        stock(**inputs, attention_mask=mask, video_x=shown.flatten(0, 1))
+    is_frame = ids == llm.prompt.placeholders[0]
+    out = hidden[0][is_frame].view(10, vl.GRID**2, vl.WIDTH)
+    stamps = [i for i, t in enumerate(tokenizer.convert_ids_to_tokens(ids.tolist())) if t.startswith("▁<")]
+    numbers = lm.get_input_embeddings().weight.detach()[ids[stamps]][:, vl.NUMBERS]  # (10, 64)
+    likeness = torch.cosine_similarity(out[:, :, None, vl.NUMBERS], numbers, dim=-1)
+    assert (likeness.argmax(-1) == torch.arange(10)[:, None]).float().mean() > 0.98
+    grid = out.view(10, vl.GRID, vl.GRID, vl.WIDTH)
+    for axis, means in ((vl.ROW_AXIS, grid.mean((0, 2))), (vl.COLUMN_AXIS, grid.mean((0, 1)))):
+        assert (means[:, axis].diff() < 0.05).all() and means[0, axis] - means[-1, axis] > 2
+    at = ids.tolist().index(tokenizer.convert_tokens_to_ids("▁" + name.replace(" ", "_")))
+    read = weights[1][0, at][is_frame].view(10, vl.GRID**2)
+    assert read[2:4, 6:8].sum() > 0.6 and read.sum() - read[2:4, 6:8].sum() < 0.1
 
 
 def test_the_encoders_task_is_learned_and_scored():

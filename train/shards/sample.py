@@ -17,6 +17,7 @@ from ...compression.state import Chunk, Mean, MergeState
 from ...config import to_dict
 from ...files import parse_json
 from ...kernels import State
+from ...memory import sampling, sampling_hint
 from ...model import LongCompress
 from ...types import Tokens, stream_order
 
@@ -65,7 +66,8 @@ def members_of(
         out[f"{name}.safetensors"] = save(packed)
     features = {
         "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
-        "merge": to_dict(model.config.merge), "duration_s": duration_s, "chunks": chunks, "streams": streams,
+        "merge": to_dict(model.config.merge), "media": sampling(model), "duration_s": duration_s,
+        "chunks": chunks, "streams": streams,
     }  # fmt: skip
     out[JSON] = json.dumps(dict(record) | {"features": features}, sort_keys=True).encode()
     return out
@@ -173,6 +175,8 @@ def check_model(features: Mapping[str, Any], model: LongCompress, where: str) ->
             f"{where}: features were cut into segments by {features.get('segments')}, the model cuts by "
             f"{segments}; use the shard's, or make the features again"
         )
+    if hint := sampling_hint(features, model):
+        raise ValueError(f"{where}: features of other frames than model {model.config.name!r} takes{hint}")
 
 
 def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: str) -> dict[str, Tensor]:

@@ -119,8 +119,8 @@ def make_clips(
     for seed in tqdm(seeds, desc="clips", unit="clip", disable=not progress):
         scene = make_scene(seed, duration_s, **scenes)
         time_s = np.arange(seed % 2 if is_stock else 0, duration_s, 1 / rate_fps)
-        pixels = frames(scene, time_s, size_px=SCENE_PX)
-        pixels = fit_pixels(torch.from_numpy(pixels), model.config.media) if is_stock else half(pixels)
+        painted = frames(scene, time_s, size_px=SCENE_PX)
+        pixels = fit_pixels(torch.from_numpy(painted), model.config.media) if is_stock else half(painted)
         parts: list[Frames | Audio] = [Frames(pixels, torch.from_numpy(time_s), 1 / rate_fps)]
         if "audio" in model.media:
             parts.append(Audio(torch.from_numpy(audio(scene, 0.0, duration_s)), 0.0))

@@ -108,9 +108,10 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     assert trained.folder is not None
     clips, heads = load_clips(out / CLIPS), load_file(trained.folder / HEADS)
     model = trained
-    if not (
-        recipe.init or is_stock
-    ):  # the trained encoders, and a language model and projectors that are new
+    if not recipe.init and is_stock:  # the trained encoder, and a language model that is new
+        model = vl.new_model(recipe.seed)
+        model.llm.lm.load_state_dict(encoder_state(trained.llm.lm), strict=False)
+    elif not recipe.init:  # the trained encoders, and a language model and projectors that are new
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
         model.video, model.audio = trained.video, trained.audio
         print(f"explained variance of the projectors' init: {align(model, clips, heads)}", flush=True)

@@ -1,9 +1,11 @@
 """A small model of a stock class, Qwen3-VL, for the synthetic world: tokenizer, parts, initialisation.
 
-Its width is split: numbers and timestamps in NUMBERS, all other words in WORDS, and an axis each for what is
-a timestamp and what is a token of frames.
+Its width is split: numbers and timestamps in NUMBERS, letters in GLYPHS, all other words in WORDS, and an
+axis each for what is a timestamp, a token of frames, the start of a frame, a word, a number, and for row and
+column.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +27,10 @@ GRID = SIZE_PX // (PATCH_PX * MERGE)  # rows and columns of a frame's tokens
 RATE_FPS = 1.0
 TIMESTAMPS = 600  # seconds that have one
 WIDTH, HEADS, HEAD_WIDTH = 192, 3, 64
-TIMESTAMP_AXIS, FRAME_AXIS = 0, 1
-TIME_PAIRS, BEHIND = (3, 6, 9), 2  # rotary pairs of time; positions from a timestamp to its tokens
-NUMBERS, WORDS = slice(8, 72), slice(72, WIDTH)
+TIMESTAMP_AXIS, FRAME_AXIS, START_AXIS, WORD_AXIS, NUMBER_AXIS, ROW_AXIS, COLUMN_AXIS = range(7)
+TIME_PAIRS, ROW_PAIR, COLUMN_PAIR = (0, 3, 6), 1, 2  # fast rotary pairs of time, row, column
+SLOW_PAIR, REST_PAIR = 12, 31  # from SLOW_PAIR on they hardly turn in a minute; one of them
+GLYPHS, NUMBERS, WORDS = slice(8, 24), slice(24, 88), slice(88, WIDTH)
 SPECIAL = tuple(
     f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 )
@@ -76,7 +79,7 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
             "head_dim": HEAD_WIDTH, "max_position_embeddings": 8192, "initializer_range": 0.05,
             "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [12, 10, 10],
+                "rope_type": "default", "rope_theta": 1e7, "mrope_section": [12, 10, 10],
                 "mrope_interleaved": True,
             },
         },
@@ -97,7 +100,8 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
 
 @torch.no_grad()
 def init_words(lm: Any, tokenizer: Any) -> None:
-    """Words far apart against what an optimizer step moves. A timestamp is what its number is, and itself."""
+    """Words far apart against what an optimizer step moves. A timestamp is its number, the second after, and
+    itself."""
     table, ids = lm.get_input_embeddings().weight, tokenizer.get_vocab()
     numbers = [ids[str(digit)] for digit in range(10)] + [ids[SPACE]]
     numbers += [ids[f"{SPACE}{tens}"] for tens in range(1, TIMESTAMPS // 10)]
@@ -108,43 +112,151 @@ def init_words(lm: Any, tokenizer: Any) -> None:
     for rows in (torch.tensor(numbers), stamps):
         table[rows, WORDS] = 0.0
         table[rows, NUMBERS] = random[rows, NUMBERS]
+    letters = torch.tensor([ids[SPACE + letter] for letter in LETTERS])
+    table[letters, WORDS], table[letters, GLYPHS] = 0.0, 2 * random[letters, GLYPHS]
     tens = [ids[SPACE + (str(second // 10) if second >= 10 else "")] for second in range(TIMESTAMPS)]
     digits = [ids[str(second % 10)] for second in range(TIMESTAMPS)]
-    table[stamps] += table[tens] + table[digits]
-    table[stamps, TIMESTAMP_AXIS] = 2.0
+    table[stamps] += table[tens] + 0.7 * (table[digits] + table[digits[1:] + digits[:1]])
+    table[:, WORD_AXIS] = 2.0
+    table[torch.tensor(numbers), NUMBER_AXIS] = 2.0
+    table[stamps, WORD_AXIS], table[stamps, TIMESTAMP_AXIS] = 0.0, 2.0
+    special = torch.tensor([ids[name] for name in SPECIAL])
+    table[special, WORD_AXIS] = 0.0
+    table[ids["<|vision_start|>"], START_AXIS] = 4.0
     lm.get_output_embeddings().weight.copy_(0.1 * table)  # the head begins by copying words
 
 
 def words_of(lm: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Embeddings of the objects (objects, D) and the letters (letters, D)."""
-    table, ids = lm.get_input_embeddings().weight.detach(), tokenizer.get_vocab()
+    """Embeddings of the objects (objects, D) and the letters (letters, D), but for what makes them words."""
+    table, ids = lm.get_input_embeddings().weight.detach().clone(), tokenizer.get_vocab()
+    table[:, WORD_AXIS] = 0.0
     objects = [ids[SPACE + name.replace(" ", "_")] for name in OBJECTS]
-    return table[objects].clone(), table[[ids[SPACE + letter] for letter in LETTERS]].clone()
+    return table[objects], table[[ids[SPACE + letter] for letter in LETTERS]].clone()
 
 
 @torch.no_grad()
 def init_reading(lm: Any) -> None:
-    """Begin where tokens of frames take over the number of the timestamp before them (the first head), and
-    similar tokens attend to each other and are copied (all other heads)."""
-    config = lm.config.text_config
-    for layer in lm.model.language_model.layers:
+    """Begin where frames can be read: the heads of each layer start with a task, and all is trained.
+
+    First layer: a token of frames takes over the number of its timestamp, its row, its column; a word the
+    numbers before it. Second: a word takes over the numbers of the tokens that show it, and all else of those
+    at its number; words exchange what they are. Third: they exchange both. Last: like attends to like.
+    """
+    layers = lm.model.language_model.layers
+    for layer in layers:
         attention = layer.self_attn
         attention.k_proj.weight.copy_(attention.q_proj.weight)
         attention.o_proj.weight.copy_(attention.v_proj.weight.t())
         for norm in (attention.q_norm, attention.k_norm):
-            norm.weight.fill_(1.4)
-    attention, half = lm.model.language_model.layers[0].self_attn, HEAD_WIDTH // 2
-    query, key, value, out = (
-        getattr(attention, f"{name}_proj").weight for name in ("q", "k", "v", "o")
-    )  # fmt: skip
-    for weight in (query, key):
-        weight[:HEAD_WIDTH] *= 0.4
-    for pair in TIME_PAIRS:  # highest where the timestamp is BEHIND positions before
-        angle = torch.tensor(-BEHIND * config.rope_parameters["rope_theta"] ** (-pair / half))
-        query[pair, FRAME_AXIS], query[pair + half, FRAME_AXIS] = angle.cos(), angle.sin()
-        key[pair, TIMESTAMP_AXIS], key[pair + half, TIMESTAMP_AXIS] = 1.0, 0.0
-    value[:HEAD_WIDTH], out[:, :HEAD_WIDTH] = 0.0, 0.0
-    value[:HEAD_WIDTH, NUMBERS], out[NUMBERS, :HEAD_WIDTH] = (
-        torch.eye(HEAD_WIDTH),
-        0.25 * torch.eye(HEAD_WIDTH),
-    )
+            norm.weight.fill_(1.6)
+        layer.mlp.down_proj.weight *= 0.1
+    first, second, third = (_Heads(layer.self_attn) for layer in layers[:3])
+    first.timestamp(0, NUMBERS)
+    first.frame_axis(1, ROW_PAIR, ROW_AXIS)
+    first.frame_axis(2, COLUMN_PAIR, COLUMN_AXIS)
+    second.alike(0)
+    second.copy(0, NUMBERS, 1.5)
+    second.alike(1, numbers=1.8)
+    second.copy_rest(1)
+    second.words(2)
+    third.words(0)
+    third.copy(0, NUMBERS, 3.0)
+    third.words(1)
+    third.copy_rest(1)
+    third.alike(2, numbers=1.8)
+    third.copy_rest(2)
+
+
+class _Heads:
+    """The weights of an attention, head by head."""
+
+    def __init__(self, attention: Any) -> None:
+        self.base: float = attention.config.rope_parameters["rope_theta"]
+        self.query, self.key, self.value, self.out = (
+            getattr(attention, f"{name}_proj").weight for name in ("q", "k", "v", "o")
+        )  # fmt: skip
+
+    def _rows(self, head: int) -> slice:
+        return slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+
+    def _point(
+        self, weight: Tensor, head: int, axis: int, pair: int, angle: float, length: float = 1.0
+    ) -> None:
+        """Make `axis` turn a rotary pair of a head to an angle."""
+        row = head * HEAD_WIDTH + pair
+        weight[row, axis] = length * math.cos(angle)
+        weight[row + HEAD_WIDTH // 2, axis] = length * math.sin(angle)
+
+    def _turn(self, pair: int) -> float:
+        """Radians a position."""
+        return self.base ** (-2 * pair / HEAD_WIDTH)
+
+    def _quiet(self, head: int) -> None:
+        for weight in (self.query, self.key):
+            weight[self._rows(head)] *= 0.4
+
+    def timestamp(self, head: int, part: slice) -> None:
+        """Tokens of frames copy `part` of their timestamp, two positions before."""
+        self._quiet(head)
+        for pair in TIME_PAIRS:
+            self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
+            self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
+        # words copy the numbers before them; without any they attend to what has none
+        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)
+        self._point(self.key, head, NUMBER_AXIS, REST_PAIR, 0.0)
+        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
+        self.copy(head, part, 0.25)
+
+    def frame_axis(self, head: int, place: int, axis: int) -> None:
+        """Tokens of frames get a value on an axis that falls with their row or column: attention to the start
+        of the frame, which falls so, against attention to the timestamp, which doesn't."""
+        self._quiet(head)
+        for pair in TIME_PAIRS:
+            self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
+            self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
+            self._point(self.key, head, START_AXIS, pair, -self._turn(pair))
+        middle = GRID // 2 + 1  # positions from the start to the middle row or column
+        self._point(self.query, head, FRAME_AXIS, place, math.pi / 2 - middle * self._turn(place))
+        self._point(self.key, head, START_AXIS, place, 0.0)
+        self._point(self.key, head, TIMESTAMP_AXIS, REST_PAIR, 0.0)
+        rows = self._rows(head)
+        self.value[rows], self.out[:, rows] = 0.0, 0.0
+        self.value[rows.start, START_AXIS], self.value[rows.start, TIMESTAMP_AXIS] = 1.0, -1.0
+        self.out[axis, rows.start] = 0.3
+
+    def alike(self, head: int, numbers: float = 0.0) -> None:
+        """Words attend to frames of the same words, and by weight numbers, however far away; without any, to
+        the starts of frames."""
+        rows, half = self._rows(head), HEAD_WIDTH // 2
+        known = torch.zeros(WIDTH)
+        known[WORDS], known[NUMBERS] = 1.0, numbers
+        self.query[rows] *= known
+        for start in (rows.start, rows.start + half):
+            self.query[start : start + SLOW_PAIR] = 0.0
+        self.key[rows] = self.query[rows]
+        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0, 0.6)
+        self._point(self.key, head, WORD_AXIS, REST_PAIR, math.pi, 0.6)
+        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
+
+    def words(self, head: int) -> None:
+        """Words attend to all words before them."""
+        self._quiet(head)
+        for pair in (REST_PAIR, REST_PAIR - 1):
+            for weight in (self.query, self.key):
+                self._point(weight, head, WORD_AXIS, pair, 0.0)
+
+    def copy(self, head: int, part: slice, gain: float) -> None:
+        """Copy a part of HEAD_WIDTH as it is."""
+        rows = self._rows(head)
+        self.value[rows], self.out[:, rows] = 0.0, 0.0
+        self.value[rows, part], self.out[part, rows] = torch.eye(HEAD_WIDTH), gain * torch.eye(HEAD_WIDTH)
+
+    def copy_rest(self, head: int) -> None:
+        """Copy row, column and letters as they are, and a view of all words."""
+        rows = self._rows(head)
+        self.value[rows, : WORDS.start] = 0.0
+        exact = (ROW_AXIS, COLUMN_AXIS, *range(GLYPHS.start, GLYPHS.stop))
+        for row, axis in enumerate(exact, rows.start):
+            self.value[row] = 0.0
+            self.value[row, axis] = 1.0
+        self.out[:, rows] = self.value[rows].t()

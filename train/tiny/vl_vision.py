@@ -1,7 +1,6 @@
 """Training of the vision encoder of the small stock model on synthetic frames.
 
-What it puts out lies at the words of what a token shows: the first features at the object's, and the letter's
-at half; those for deeper layers at the object's, the letter's, and both.
+What it puts out lies at the words of what a token shows: its object's and, by PARTS, its letter's.
 """
 
 from collections.abc import Iterator
@@ -28,17 +27,15 @@ from .vl import FRAME_AXIS, GRID, MERGE, PATCH_PX, SIZE_PX, words_of
 
 MEDIA = MediaConfig(size_px=SIZE_PX, scaling="bicubic")
 STEP_S = 1.0  # between the frames of a pair
-PARTS = (
-    (1.0, 0.5),
-    (0.5, 0.0),
-    (0.0, 0.7),
-    (0.5, 0.7),
-)  # object and letter: first features, deepstack 1 to 3
+PARTS = ((1.0, 0.5), (0.5, 0.5), (0.0, 0.7), (0.5, 0.7))  # object, letter: first features, deepstack 1 to 3
 
 
 class VisionTask(nn.Module):
     """The encoder of a model, with its loss: squared distance to the words of what each token shows, and
     cross entropy of its likeness to them."""
+
+    objects: Tensor
+    letters: Tensor
 
     def __init__(self, lm: Any, words: tuple[Tensor, Tensor]) -> None:
         super().__init__()

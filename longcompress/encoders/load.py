@@ -1,0 +1,73 @@
+"""Encoders and language models at their bases: folders, hub names, attention and dtype."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from ..config import ModelConfig
+from ..types import STREAMS
+from .encoder import AUDIO, Encoder
+from .vision import VisionEncoder
+
+ATTENTION = {
+    "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface", "flash_attention_4": "flash_attn.cute",
+}  # fmt: skip
+"""Values of an `attention` field, and the package that each needs besides torch."""
+
+
+def check_attention(config: ModelConfig) -> None:
+    """ValueError where a section of the config names an attention that is unknown or not installed.
+
+    A name with a slash is a kernel of the hub, which transformers fetches.
+    """
+    for section in (*STREAMS, "llm"):
+        part = getattr(config, section)
+        name = part.attention
+        if not part.base or "/" in name:
+            continue
+        if name not in ATTENTION:
+            raise ValueError(f"{section}.attention must be one of {sorted(ATTENTION)}, got {name!r}")
+        package = ATTENTION[name]
+        if package and find_spec(package.split(".")[0]) is None:
+            raise ValueError(
+                f"{section}.attention {name!r} needs the package {package}, which is not installed; install "
+                f'it (pip install -e ".[flash]" on a machine with a GPU and its compiler), or use "sdpa"'
+            )
+
+
+def resolve(base: str, folder: Path | None) -> str:
+    """A base as encoders take it: "./x" becomes a path in `folder`, others stay."""
+    if not base.startswith("./"):
+        return base
+    path = (folder or Path()) / base
+    if not path.exists():
+        raise FileNotFoundError(
+            f"base {base!r}: no folder {path}; a saved model needs the encoders and LM beside it"
+        )
+    return str(path)
+
+
+def load_encoders(
+    config: ModelConfig, folder: Path | None, dtype: torch.dtype | str
+) -> dict[str, Encoder | None]:
+    """Stream -> the encoder of its section's base, None where the base is ""."""
+    encoders: dict[str, Encoder | None] = {"video": None}
+    if config.video.base:
+        base = resolve(config.video.base, folder)
+        encoders["video"] = VisionEncoder.load(config.video, base, config.media.size_px, dtype=dtype)
+    for stream, part in (("audio", config.audio), ("speech", config.speech)):
+        load = AUDIO[part.kind]
+        encoders[stream] = load(part, resolve(part.base, folder), dtype=dtype) if part.base else None
+    return encoders
+
+
+def dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
+    """A dtype by its name ("auto" stays); None: float32 on the CPU, bfloat16 elsewhere."""
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype):
+            raise ValueError(f'dtype must be one of torch, such as "bfloat16", or "auto", got {dtype!r}')
+        return named
+    return dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
