@@ -25,10 +25,12 @@ from ..trainer import run
 from . import vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
 from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
+from .vl_score import score_answers
 from .vl_vision import train_vision
 
 CPU = Engine(device="cpu", report=[])
 CLIPS, HEADS = "clips.safetensors", "heads.safetensors"
+VALIDATION = 15  # unseen videos that a stock model is asked about, every 500 steps
 Stage = Literal["encoders", "clips", "lm"]
 RECIPE = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 
@@ -215,8 +217,10 @@ def train_lm(
     videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, first)
     args = replace(CPU, bf16=recipe.bf16).arguments(
         out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
-        decay=recipe.decay, save_steps=250, seed=recipe.seed,
+        decay=recipe.decay, save_steps=250, eval_steps=500, seed=recipe.seed,
     )  # fmt: skip
     options: dict[str, Any] = {"collate": lambda items: model.llm.collate(items[0]), "resume": checkpoint}
+    if isinstance(model.video, StockVision):
+        options["validate"] = lambda _: {k: s["score"] for k, s in score_answers(model, VALIDATION).items()}
     if run(model.llm, videos, args, muon=True, **options) is None:
         raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
