@@ -29,7 +29,7 @@ Norm = tuple[tuple[float, ...], tuple[float, ...]]
 PROCESSOR_FILES = ("video_preprocessor_config.json", "processor_config.json", "preprocessor_config.json")
 EVENTS = (
     "List what happens between {start} and {end} seconds of the video, a line for each event, in the form: "
-    "12.0 - 15.5 seconds: what happens. If nothing happens, answer: No events."
+    "12.0 - 15.5 seconds: what happens. If nothing happens, answer: nothing."
 )
 ASKS_FIRST = ("instructblipvideo",)  # their features depend on the question
 
