@@ -91,8 +91,8 @@ class VideoMemory:
         return {
             name: {
                 "duration_s": self.duration_s,
-                "read_s": read_s.get("video" if name == "video" else "audio", -1.0),
-                "represented_s": union_s(tokens.start_s, tokens.end_s),
+                "read_s": min(read_s.get("video" if name == "video" else "audio", -1.0), self.duration_s),
+                "represented_s": min(union_s(tokens.start_s, tokens.end_s), self.duration_s),
             }
             for name, tokens in self.streams.items()
         }
