@@ -101,7 +101,7 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
 @torch.no_grad()
 def init_words(lm: Any, tokenizer: Any) -> None:
     """Words far apart against what an optimizer step moves. A timestamp is its number, the second after, and
-    itself."""
+    itself; an object its colour, its shape, and itself: an encoder learns shapes for all colours at once."""
     table, ids = lm.get_input_embeddings().weight, tokenizer.get_vocab()
     numbers = [ids[str(digit)] for digit in range(10)] + [ids[SPACE]]
     numbers += [ids[f"{SPACE}{tens}"] for tens in range(1, TIMESTAMPS // 10)]
@@ -112,6 +112,10 @@ def init_words(lm: Any, tokenizer: Any) -> None:
     for rows in (torch.tensor(numbers), stamps):
         table[rows, WORDS] = 0.0
         table[rows, NUMBERS] = random[rows, NUMBERS]
+    for name in OBJECTS:
+        colour, shape = (ids[SPACE + word] for word in name.split())
+        own = table[ids[SPACE + name.replace(" ", "_")], WORDS]
+        own.copy_(0.63 * table[colour, WORDS] + 0.63 * table[shape, WORDS] + 0.45 * own)
     letters = torch.tensor([ids[SPACE + letter] for letter in LETTERS])
     table[letters, WORDS], table[letters, GLYPHS] = 0.0, 2 * random[letters, GLYPHS]
     tens = [ids[SPACE + (str(second // 10) if second >= 10 else "")] for second in range(TIMESTAMPS)]

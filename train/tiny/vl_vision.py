@@ -26,6 +26,7 @@ from .encoders import EncoderConfig
 from .vl import FRAME_AXIS, GRID, MERGE, PATCH_PX, SIZE_PX, words_of
 
 MEDIA = MediaConfig(size_px=SIZE_PX, scaling="bicubic")
+SCENES: dict[str, Any] = {"letters": True, "objects_a_minute": 14.0}  # most frames show two or three objects
 STEP_S = 1.0  # between the frames of a pair
 PARTS = ((1.0, 0.5), (0.5, 0.5), (0.0, 0.7), (0.5, 0.7))  # object, letter: first features, deepstack 1 to 3
 
@@ -81,7 +82,7 @@ class Pairs(IterableDataset[dict[str, Any]]):
         worker, num_workers = enter_worker()
         number = self.seed * 1_000_000 + self.first + worker
         while True:
-            scene, random = make_scene(number, self.seconds, letters=True), np.random.default_rng(number)
+            scene, random = make_scene(number, self.seconds, **SCENES), np.random.default_rng(number)
             shown = scene.of("video")
             times = [random.uniform(e.start_s - STEP_S / 4, e.end_s) for e in shown for _ in range(4)]
             time_s = np.sort(np.array([*times, *random.uniform(0, self.seconds, 2)]).clip(0, self.seconds))
