@@ -73,7 +73,7 @@ $(T519)/.installed: setup.py pyproject.toml constraints-cpu.txt
 # Stock video LLMs under the oldest transformers that is supported for them. What it doesn't have is skipped by name.
 test-transformers-519: $(T519)/.installed
 	$(ENV) $(T519)/bin/pytest -q -rs tests/llm/test_stock.py tests/encoders/test_stock_encoders.py \
-		tests/test_stock_models.py tests/test_stock_folders.py tests/test_stock_product.py
+		tests/test_stock_models.py tests/test_stock_folders.py tests/test_stock_product.py tests/test_export.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

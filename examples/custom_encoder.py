@@ -26,6 +26,7 @@ class ColourEncoder(nn.Module):
 
     modality = "video"  # what it takes in
     block, lookahead = 8, 0  # frames that are encoded at once, and frames behind them that it also sees
+    frames_per_token = 1
     width, patches = 16, 16  # channels of a token, tokens of a frame
     num_summaries, means = 0, None  # no summaries for global tokens, no averaging over blocks
 

@@ -91,8 +91,8 @@ class VideoMemory:
         return {
             name: {
                 "duration_s": self.duration_s,
-                "read_s": read_s.get("video" if name == "video" else "audio", -1.0),
-                "represented_s": union_s(tokens.start_s, tokens.end_s),
+                "read_s": min(read_s.get("video" if name == "video" else "audio", -1.0), self.duration_s),
+                "represented_s": min(union_s(tokens.start_s, tokens.end_s), self.duration_s),
             }
             for name, tokens in self.streams.items()
         }
@@ -335,6 +335,9 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ValueError(f"path {path}: media of its source must be numbers, got {sampling!r}; make it anew")
     if not isinstance(header["source"].get("name", ""), str):
         raise ValueError(f"path {path}: the name of its source must be a text; make it anew")
+    read_s = header["source"].get("read_s", {})
+    if not isinstance(read_s, dict) or not all(isinstance(value, int | float) for value in read_s.values()):
+        raise ValueError(f"path {path}: read_s of its source must be seconds by medium; make it anew")
     return header
 
 

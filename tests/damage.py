@@ -210,7 +210,7 @@ def _damaged_tensors(rng: random.Random, tensors: dict[str, torch.Tensor]) -> di
         if len(flat):
             numbers = (0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e30, -1e30)
             if not x.is_floating_point():
-                numbers = (0, -1, 1, 2**31 - 1, -(2**31))
+                numbers = (0, 1, 127, 128, 255) if x.dtype == torch.uint8 else (0, -1, 1, 2**31 - 1, -(2**31))
             at = slice(None) if rng.random() < 0.2 else rng.randrange(len(flat))
             flat[at] = rng.choice(numbers)
         tensors[name] = flat.reshape(x.shape)

@@ -230,6 +230,14 @@ def test_a_header_without_them_is_refused(memory, tmp_path):
         lc.load_memory(path, memory.model)
 
 
+@pytest.mark.parametrize("read_s", [3, None, {"video": "long"}])
+def test_seconds_of_the_source_must_be_numbers(read_s, memory, tmp_path):
+    path = memory.save(tmp_path / "a.lcm")
+    damage(path, lambda header, tensors: header["source"].update(read_s=read_s))
+    with pytest.raises(ValueError, match=r"read_s of its source must be seconds by medium; make it anew"):
+        lc.load_memory(path, memory.model)
+
+
 def test_a_changed_byte_is_found_by_the_hash(memory, tmp_path):
     path = memory.save(tmp_path / "a.lcm")
     data = bytearray(path.read_bytes())

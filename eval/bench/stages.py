@@ -1,7 +1,8 @@
 """Cases of `bench throughput`: the stages from a video to an answer, each alone, and all in a fresh process.
 
-The stages are decode, one encoder a stream, merge, prefill (the projectors and the language model) and answer
-(32 new tokens). They must give the memory and answer that `compress` and `ask` give, or nothing is timed.
+The stages are decode, one encoder a stream, merge, layout (the prompt), prefill (the projectors and the
+language model) and answer (32 new tokens). They must give the memory and answer that `compress` and `ask`
+give, or nothing is timed.
 """
 
 import time
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...encode import segments_of
+from ...llm import Example
 from ...media.reader import probe, read
 from ...memory import VideoMemory
 from ...model import LongCompress
@@ -101,6 +103,8 @@ def stage_rows(
         answer = partial(chosen.llm.answer, prefix, QUESTIONS[1:], **LENGTH)
         whole = partial(compress, chosen, video, budget=budget, progress=False)
         yield from figures(row, {"merge": merging}, "tokens/s", raw)
+        layout = partial(chosen.llm.sizes, Example(memory.video, [(QUESTIONS[0], None)]))
+        yield from figures(row, {"layout": layout}, "tokens/s", memory.num_tokens)
         yield from figures(row, {"prefill": prefill}, "tokens/s", prefix.length)
         yield from figures(row, {"answer": answer}, "tokens/s", NEW_TOKENS)
         yield from figures(row, {"compress": whole}, "x real time", duration_s)

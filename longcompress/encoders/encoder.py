@@ -9,8 +9,9 @@ from .whisper import AudioEncoder
 
 Encoder = VisionEncoder | AudioEncoder | BeatsEncoder | StockVision | StockAudio
 """Input: `modality` ("video" or "audio"), `block` (frames or samples that are encoded at once), `lookahead`
-(frames or samples behind a block that it also sees). Output: `width`, `patches`, `num_summaries`, `means`,
-`num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`."""
+(frames or samples behind a block that it also sees), of video `frames_per_token`. Output: `width`, `patches`,
+`num_summaries`, `means`, `num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`; those
+inside a stock model have `state` instead of the last two."""
 
 AUDIO: dict[str, Callable[..., AudioEncoder | BeatsEncoder]] = {
     "whisper": AudioEncoder.load,

@@ -64,6 +64,7 @@ _QUANTITY = re.compile(rf"({_NUMBER})[ -]?([hms]?)", re.IGNORECASE)
 _DIGITS = re.compile("[0-9:.,]+")
 _UNIT_S = {"h": 3600, "m": 60, "s": 1, "": 1}
 
+_ANGLED = re.compile(f"<({_CLOCK}|{_PLAIN})>", re.IGNORECASE)  # as Qwen3-VL's prompt has its timestamps
 _BULLET = re.compile(r"^(?:[-*•>] ?|[0-9]+[.)] )+(?=\S)")
 _SENTENCE = re.compile(r"(?<=[.!?]) (?=\S)")
 _JOINED = re.compile(r"^(?:(?:and|then|or|but)\b[ ,]*)+|(?:(?:^|[ ,]+)(?:and|then|or))+$", re.IGNORECASE)
@@ -155,7 +156,7 @@ def join_events(events: Iterable[Event], gap_s: float) -> list[Event]:
 
 
 def _read_prose(text: str, rule: _Rule) -> Iterator[Event]:
-    for line in text.replace("**", "").splitlines():
+    for line in _ANGLED.sub(r"\1", text.replace("**", "")).splitlines():
         for sentence in _SENTENCE.split(_BULLET.sub("", " ".join(line.split()))):
             yield from _read_sentence(sentence, rule)
 

@@ -27,6 +27,10 @@ from .tokenizer import load_tokenizer
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 PROCESSOR_FILES = ("video_preprocessor_config.json", "processor_config.json", "preprocessor_config.json")
+EVENTS = (
+    "List what happens between {start} and {end} seconds of the video, a line for each event, in the form: "
+    "12.0 - 15.5 seconds: what happens. If nothing happens, answer: nothing."
+)
 ASKS_FIRST = ("instructblipvideo",)  # their features depend on the question
 
 
@@ -82,7 +86,7 @@ def stock_config(known: Any, name: str) -> ModelConfig:
         size_px=size_px, fit=family.fit, scaling="bicubic", rate_fps=float(family.frames_per_token),
         audio=family.audio is not None,
     )  # fmt: skip
-    llm = LLMConfig(base=name, kind="stock", time=False, timestamp_s=0.0)
+    llm = LLMConfig(base=name, kind="stock", time=False, timestamp_s=0.0, events=EVENTS)
     merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256})  # a frame alone may have hundreds
     return ModelConfig(name=name, media=media, merge=merge, memory=MemoryConfig(kind="none"), llm=llm)
 

@@ -147,13 +147,15 @@ def _rendered(tokenizer: Any, config: LLMConfig, texts: Sequence[str], media: tu
     for number, text in enumerate(texts):
         if number:
             turns.append(("assistant", ANSWER.format(number)))
-        turns.append(("user", text if number or media else VIDEO + text))
+        is_written = number or (media and media[1])  # by the template itself
+        turns.append(("user", text if is_written else VIDEO + text))
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
     if media:  # templates of models that see take lists
         messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
-        messages[bool(config.system)]["content"].insert(0, {"type": media[0]})
+        if media[1]:
+            messages[bool(config.system)]["content"].insert(0, {"type": media[0]})
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return text.replace(media[1], VIDEO) if media else text
+    return text.replace(media[1], VIDEO) if media and media[1] else text
 
 
 def _cut(whole: str, texts: Sequence[str]) -> list[str]:

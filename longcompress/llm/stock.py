@@ -196,8 +196,9 @@ class StockLM(nn.Module):
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
         cache = DynamicCache(config=self.lm.config.get_text_config())
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
-        with hint, self._head_at(slice(-1, None)):
-            self.base(**inputs, past_key_values=cache, use_cache=True)
+        if len(layout.ids):
+            with hint, self._head_at(slice(-1, None)):
+                self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
 
     @contextmanager

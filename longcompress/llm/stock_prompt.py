@@ -31,7 +31,7 @@ class StockLayout:
         closing: text behind the last token.
         next_position: of the text that follows.
         shared_end: the second token that follows has the position of the first.
-        media: what the chat template calls it, and writes for it.
+        media: what the chat template calls it, and writes for it; "text" and nothing without a video.
     """
 
     ids: Tensor
@@ -112,8 +112,10 @@ class StockPrompt:
         streams = {name: tokens for name, tokens in video.streams.items() if len(tokens)}
         if unknown := [name for name in streams if name not in self.names]:
             raise ValueError(f"video has stream {unknown[0]!r}, this model reads {self.names}")
-        if not streams:
-            raise ValueError("video must have at least one token, got none")
+        if not streams:  # a question of the language model alone
+            ids, axes = torch.zeros(0, dtype=torch.int64), 1 if self.family.positions == "plain" else 3
+            dtype = torch.float32 if self.family.float_clock else torch.int64
+            return StockLayout(ids, torch.zeros(axes, 0, dtype=dtype), {}, "", 0.0, False, ("text", ""))
         text, order = self._text(video, streams)
         media = ("video", self.video)
         if "video" not in streams:
@@ -141,8 +143,13 @@ class StockPrompt:
 
     def tail(self, layout: StockLayout, question: str) -> list[int]:
         """Ids between the last token of a video and the answer."""
-        (text,) = self._questions([question])
-        return self._tail(layout, conversation_texts(self.tokenizer, self.config, [text], layout.media)[1])
+        return self._tail(layout, self._parts(layout, [question])[0])
+
+    def _parts(self, layout: StockLayout, questions: list[str]) -> list[str]:
+        """The template's text behind the video, or without one all of it, up to each answer."""
+        texts = self._questions(questions)
+        before, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
+        return [first if len(layout.ids) else before + first, *later]
 
     def behind(self, layout: StockLayout, index: Tensor) -> Tensor:
         """(..., P, l) positions of tokens that follow a video at index (..., l) from 0."""
@@ -195,8 +202,7 @@ class StockPrompt:
                 raise ValueError(
                     "turns of a dialogue must have answers, only the last may be left to generate"
                 )
-            texts = self._questions(questions)
-            _, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
+            first, *later = self._parts(layout, questions)
             tails = [self._tail(layout, first), *(after_end(self.tokenizer, text) for text in later)]
         else:
             tails = [self.tail(layout, question) for question in questions]
@@ -207,6 +213,8 @@ class StockPrompt:
 
     def _tail(self, layout: StockLayout, text: str) -> list[int]:
         """Ids of what follows the last token; a special token before it keeps them as in the whole prompt."""
+        if not len(layout.ids):
+            return self._start(text) + encode(self.tokenizer, text)
         first, *ids = encode(self.tokenizer, self.texts[0] + layout.closing + text)
         assert first == self.placeholders[0]
         self._check(bool(set(ids) & set(self.placeholders)))
@@ -215,12 +223,12 @@ class StockPrompt:
     def _questions(self, questions: list[str]) -> list[str]:
         """The user's turns."""
         texts = question_texts(self.config, questions)
-        self._check(any(name in text for text in texts for name in (self.family.video, *self.texts)))
+        self._check(any(name in text for text in texts for name in (self.video, *self.texts)))
         return texts
 
     def _check(self, has_placeholder: bool) -> None:
         if has_placeholder:
-            names = sorted({self.family.video, *self.texts})
+            names = sorted({self.video, *self.texts})
             raise ValueError(
                 f"questions and answers must not hold the model's placeholders {names}; leave them out"
             )

@@ -210,7 +210,7 @@ class TestAsk:
         report = lines(out)
         assert code == 0
         assert [t["question"] for t in report] == ["when is it", "what"]
-        assert set(report[0]) == {"question", "text", "events", "cites"}
+        assert set(report[0]) == {"question", "text", "events", "cites", "coverage"}
 
     def test_a_real_answer_streams(self, run):
         text = lines(run("ask", "HERE/video.lcm", "when is it", "--json")[1])[0]["text"]

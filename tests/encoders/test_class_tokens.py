@@ -67,7 +67,7 @@ def test_other_encoders_and_options_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\"class\" needs a CLIP model, got one of type 'vit'"):
         VisionEncoder.load(CONFIG, tmp_path / "vit", 16)
     CLIPVisionModel(encoder.config).save_pretrained(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"lacks 1 of the encoder.*visual_projection"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the model.*visual_projection"):
         VisionEncoder.load(CONFIG, tmp_path / "plain", 16)
     for name in ("merge_per_layer", "summary_layers"):
         with pytest.raises(ValueError, match=f'{name} must be 0 with tokens "class"'):

@@ -326,7 +326,7 @@ class TestThroughput:
         rows = load_rows(path)
         times = {(r.suite, r.case, r.provider): r.value for r in rows if r.metric == "time"}
         for provider in (stages.OURS, stages.UNCOMPRESSED):
-            for case in ("merge", "prefill", "answer", "compress"):
+            for case in ("merge", "layout", "prefill", "answer", "compress"):
                 assert times["stages", case, provider] > 0
             for case in ("start", "load", "compress", "first answer", "second answer"):
                 assert times["memory", case, provider] > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import longcompress as lc
-from longcompress.llm import Example
+from longcompress.llm import CompressedVideo, Example
 from longcompress.llm.packing import has_state
 
 from stock_inputs import stock_inputs, stock_logits, stock_mel, stock_pixels
@@ -136,3 +136,22 @@ def test_examples_that_share_a_row_are_as_alone(name, models):
     with torch.no_grad():
         loss = lm(**two_rows)["loss"]
     torch.testing.assert_close(loss, together["loss"], rtol=0, atol=1e-4 * max(1, scale))
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni", "llava_next_video", "gemma4"]
+)
+def test_without_a_video_the_model_is_asked_alone(name, models):
+    model, tokenizer = models(name)
+    lm = stock_lm(model, tokenizer)
+    nothing = CompressedVideo({}, {}, 8)
+    logits, ids = logits_of(lm, nothing)
+    message = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    has_start = tokenizer.bos_token and text.startswith(tokenizer.bos_token)
+    want = tokenizer(text, add_special_tokens=not has_start, return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, want[0])
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(input_ids=want).logits[0], rtol=0, atol=1e-4)
+    answers = lm.answer(lm.prefill(nothing), [QUESTION, "Why?"], max_new_tokens=4)
+    assert lm.answer_each([nothing] * 2, [QUESTION, "Why?"], max_new_tokens=4) == answers

@@ -28,6 +28,8 @@ from longcompress.session import compress
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, make_scene, write_video
 
+from stock_folders import save
+
 BUDGET = 96
 ARGS = f"pretrained=tiny,budget={BUDGET},device=cpu"
 FUNCTIONS = """
@@ -303,3 +305,14 @@ def test_what_tasks_may_not_ask():
     bare = Instance("loglikelihood", ("", "red"), 0, {"task": "t", "doc_id": 0, "repeats": 1})
     with pytest.raises(ValueError, match="leave that metric out"):
         adapter.loglikelihood([bare])
+
+
+def test_a_stock_model_answers_and_chooses(folder, tmp_path):
+    base = save("qwen3_vl", tmp_path / "qwen3_vl")
+    args = f"pretrained={base},budget={BUDGET},device=cpu"
+    results = evaluated(folder, ["videos", "choose", "alone"], args, limit=2)["samples"]
+    model = lc.load(base, device="cpu")
+    row = rows(folder, "videos")[0]
+    memory = compress(model, row["video"], budget=BUDGET, progress=False)
+    assert answers_of(results["videos"])[0] == memory.ask(row["question"], max_new_tokens=24).text.strip()
+    assert len(answers_of(results["alone"])) == len(results["choose"]) == 2
