@@ -308,10 +308,11 @@ def test_what_tasks_may_not_ask():
 
 
 def test_a_stock_model_answers_and_chooses(folder, tmp_path):
-    base = save("qwen3_vl", tmp_path / "qwen3_vl")
-    args = f"pretrained={base},budget={BUDGET},device=cpu"
+    model = lc.load(save("qwen3_vl", tmp_path / "qwen3_vl"), device="cpu")
+    model.change({"media": {"size_px": 32}})
+    model.save_pretrained(tmp_path / "small", include_base=True)
+    args = f"pretrained={tmp_path / 'small'},budget={BUDGET},device=cpu"
     results = evaluated(folder, ["videos", "choose", "alone"], args, limit=2)["samples"]
-    model = lc.load(base, device="cpu")
     row = rows(folder, "videos")[0]
     memory = compress(model, row["video"], budget=BUDGET, progress=False)
     assert answers_of(results["videos"])[0] == memory.ask(row["question"], max_new_tokens=24).text.strip()
