@@ -148,7 +148,7 @@ class LongCompress(nn.Module):
             name: folder with a config.json of this project, or a hub name.
             device: where to put it; None: the GPU if there is one.
             dtype: of encoders and language model ("auto": as saved); None: float32 on CPU, bfloat16 on a GPU.
-            quantization: transformers' quantization_config for the language model.
+            quantization: of the language model: "4bit", "8bit", or transformers' quantization_config.
 
         Raises:
             FileNotFoundError: if there is no such folder or no config.json in it.

@@ -126,7 +126,7 @@ def load(
 
     Args:
         name: "tiny"; a published model ("longvlm", "vtimellm", "longvale"), whose projectors are then
-            still to be trained; a folder; a hub name.
+            still to be trained; a folder or hub name of a saved model, or of a stock video LLM (`families`).
         base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
         weights: of a published model: what its project released, files and folders of its stages in their
