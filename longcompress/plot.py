@@ -72,7 +72,7 @@ def plot_timeline(
 def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
     """The path, .png, .svg or .pdf, of a plot of the tokens of each segment, stream on stream.
 
-    The memory's model says how long segments are and where timestamps lie; without it none are plotted.
+    The memory's model tells the lengths of segments and, unless it is a stock model, where timestamps lie.
     """
     duration_s = max(memory.duration_s, 1e-3)
     model = memory.model
@@ -91,7 +91,7 @@ def plot_tokens(memory: VideoMemory, path: str | Path) -> Path:
         axes.bar(edges[:-1], count, bar_s, base, color=COLOURS[name], label=label, **style)
         base += count
     axes.set_ylim(0, max(1.0, base.max(initial=0.0)) * 1.08)
-    if model is not None:
+    if model is not None and model.config.llm.kind != "stock":
         shown_s = lay_out(memory.video, model.llm.tokenizer, model.config.llm, model.llm.names).shown_s
         style = {"color": INK, "markersize": 4, "clip_on": False, "zorder": 3}
         axes.plot(shown_s, np.zeros(len(shown_s)), "^", label=f"timestamps, {len(shown_s)}", **style)
@@ -130,13 +130,14 @@ def plot_merged(
         raise ValueError(
             "memory has no model with a video encoder; use longcompress.load_memory(path, model)"
         )
-    patches = model.video.patches
-    side = round(patches**0.5)
+    patches, (side, columns) = model.video.patches, model.video.grid
+    if side != columns:
+        raise ValueError(f"model must lay a frame's tokens in a square, got {side} x {columns}")
     number = members.view(-1, side, side).cpu().numpy()  # (T, side, side)
     num_frames = min(num_frames, len(number))
     indices = [int((k + 0.5) * len(number) / num_frames) for k in range(num_frames)]
     config = replace(model.config.media, size_px=KEY_FRAME_PX, audio=False)
-    frames = _key_frames(source, config, indices, protocols)
+    frames = _key_frames(source, config, [k * model.video.frames_per_token for k in indices], protocols)
     columns = 2 if num_frames == 4 else min(num_frames, 3)
     rows = -(-num_frames // columns)
     wide = _aspect(source, protocols) if config.fit == "squash" else 1.0

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 
+import longcompress as lc
 from longcompress import files, plot
 from longcompress.llm.prompt import lay_out
 from longcompress.session import compress
@@ -17,6 +18,8 @@ from longcompress.synthetic import scenes
 from longcompress.types import Event
 
 import models
+from stock_loaded import small
+from stock_models import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +159,7 @@ def test_merged_patches_name_time_and_tokens(memory, video, tmp_path, figures):
 )
 def test_outlines_are_closed(memory, video, tmp_path, monkeypatch, figures, number, sides):
     monkeypatch.setattr(memory.model.video, "patches", number.size)
+    monkeypatch.setattr(memory.model.video, "grid", number.shape)
     assignment = torch.from_numpy(np.tile(number.ravel(), 12).astype(np.int32))  # of 12 frames
     monkeypatch.setitem(memory.video.assignment, "video", assignment)
     plot.plot_merged(memory, video, tmp_path / "a.png", num_frames=1)
@@ -164,6 +168,27 @@ def test_outlines_are_closed(memory, video, tmp_path, monkeypatch, figures, numb
     ends = np.round(np.concatenate([line[[0, -1]] for line in lines]), 6)
     _, times = np.unique(ends, axis=0, return_counts=True)
     assert (times == 2).all()  # where a line ends, another begins
+
+
+@pytest.fixture(scope="module")
+def stock(video):
+    """A stock model whose tokens are of two frames each, and a memory of it."""
+    model = small(lc.from_transformers(*MODELS["qwen3_vl"]()))
+    return compress(model, video, budget=4, progress=False, keep_assignment=True)
+
+
+def test_a_token_of_several_frames_is_shown_on_its_first(stock, video, tmp_path, figures):
+    plot.plot_merged(stock, video, tmp_path / "a.svg", num_frames=2)
+    per_token, rate = stock.model.video.frames_per_token, stock.model.config.media.rate_fps
+    num = len(stock.video.assignment["video"]) // stock.model.video.patches
+    assert per_token == 2 and num == 12 * rate / 2
+    times = [axes.get_title().split()[0] for axes in figures[0].axes]
+    assert times == [f"0:{int((k + 0.5) * num / 2) * per_token / rate:02.0f}" for k in range(2)]
+
+
+def test_a_stock_model_shows_no_timestamps_of_ours(stock, tmp_path, figures):
+    plot.plot_tokens(stock, tmp_path / "a.svg")
+    assert not figures[0].axes[0].lines
 
 
 def test_no_state_of_matplotlib_is_touched(memory, tmp_path):
@@ -213,6 +238,12 @@ class TestRefusals:
         short = scenes.write_video(scenes.make_scene(1, 4.0), tmp_path / "s.mp4", size_px=64, rate_fps=4)
         with pytest.raises(ValueError, match=r"source must be the video of this memory.* it has 4 frames"):
             plot.plot_merged(memory, short, tmp_path / "a.png")
+
+    def test_tokens_that_lie_in_no_square(self, video, tmp_path):
+        model = lc.from_transformers(*MODELS["video_llava"]())
+        memory = compress(model, video, budget=40, progress=False, keep_assignment=True)
+        with pytest.raises(ValueError, match=r"a frame's tokens in a square, got 1 x \d+"):
+            plot.plot_merged(memory, video, tmp_path / "a.png")
 
     def test_no_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
