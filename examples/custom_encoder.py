@@ -7,7 +7,6 @@ samples of audio, with modality "audio") and `lookahead` more. Merging decides o
 must be a linear map of the features.
 """
 
-import math
 from dataclasses import replace
 
 import torch
@@ -37,11 +36,11 @@ class ColourEncoder(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Raw tokens of a video: the estimate before decoding."""
-        return math.ceil(duration_s * media.rate_fps) * self.patches
+        return media.num_frames(duration_s) * self.patches
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """Raw tokens of a second of video."""
-        return media.rate_fps * self.patches
+        return media.frames_a_second(duration_s) * self.patches
 
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of at most `block` frames, frame by frame."""

@@ -77,6 +77,18 @@ class MediaConfig:
         if self.frames < 0 or self.frames == 1:
             raise ValueError(f"frames must be 0, or at least 2: the first and the last, got {self.frames}")
 
+    def num_frames(self, duration_s: float) -> int:
+        """Number of sampled frames of a video of this length."""
+        return (self.frames or math.ceil(duration_s * self.rate_fps)) if duration_s > 0 else 0
+
+    def frames_a_second(self, duration_s: float) -> float:
+        """Sampled frames of a second of a video that lasts `duration_s`."""
+        return self.frames / duration_s if self.frames and duration_s > 0 else self.rate_fps
+
+    def frame_s(self, duration_s: float) -> float:
+        """Seconds from one sampled frame to the next in a video that lasts `duration_s`."""
+        return duration_s / self.frames if self.frames and duration_s > 0 else 1 / self.rate_fps
+
 
 @dataclass(frozen=True)
 class VisionConfig:

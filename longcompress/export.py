@@ -18,7 +18,6 @@ from torch import Tensor
 from .files import replacing
 from .llm import StockLM
 from .llm.packing import has_state
-from .llm.prompt import conversation_texts, question_texts
 from .memory import VideoMemory
 
 FORMAT = 1  # of request.json
@@ -106,8 +105,7 @@ def export(memory: VideoMemory, server: Server, folder: str | Path, question: st
         round(layout.next_position) + len(tail),
     )  # fmt: skip
     tensors = form.tensors(llm, prompt)
-    (text,) = question_texts(llm.settings, ["{question}"])
-    text = conversation_texts(llm.tokenizer, llm.settings, [text], layout.media)[1]
+    (text,) = llm.prompt.parts(layout, ["{question}"])
     max_tokens = llm.settings.max_new_tokens
     dtype = {"dtype": str(prompt.x.dtype).removeprefix("torch.")}
     content = {
@@ -117,7 +115,7 @@ def export(memory: VideoMemory, server: Server, folder: str | Path, question: st
         "request": form.request,
         "question": {
             "question": question, "first_id": len(tensors["prompt_token_ids"]) - len(tail),
-            "position": round(layout.next_position), "text": llm.prompt.texts[0] + layout.closing + text,
+            "position": round(layout.next_position), "text": llm.prompt.closed(layout, text),
         },
     }  # fmt: skip
     folder = Path(folder)

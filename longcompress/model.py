@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from .config import (
     to_dict,
 )
 from .encoders import Encoder, StockAudio, StockVision, VisionEncoder
-from .encoders.checks import check_language, kind_of
+from .encoders.checks import check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
@@ -155,15 +154,10 @@ class LongCompress(nn.Module):
         """
         folder = _folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
-        try:
-            model = cls.from_config(
-                config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
-            )
-            model.load_own(folder / "model.safetensors")
-        except SafetensorError as error:
-            raise ValueError(
-                f"model: weights in {folder} are cut or damaged ({error}); copy it again"
-            ) from error
+        model = cls.from_config(
+            config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
+        )
+        model.load_own(folder / "model.safetensors")
         if (folder / "adapter").is_dir():
             from peft import PeftModel
 
@@ -194,31 +188,26 @@ class LongCompress(nn.Module):
             init: initialise its own parameters (`llm.calibrate`); False: they will be loaded.
         """
         check_attention(config)
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype_of(dtype, target)
         if config.llm.kind == "stock":
-            where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             base = resolve(config.llm.base, folder)
-            try:
-                backbone = load_backbone(
-                    base, config.llm, device=where, dtype=dtype_of(dtype, where), quantization=quantization,
-                    llm=llm,
-                )  # fmt: skip
-            except SafetensorError as error:
-                raise ValueError(f"weights in {base} are cut or damaged ({error}); copy it again") from error
+            backbone = load_backbone(
+                base, config.llm, device=target, dtype=dtype, quantization=quantization, llm=llm
+            )
             return cls.from_backbone(backbone, config, folder=folder, llm=llm)
         base = resolve(config.llm.base, folder) if llm else ""
         if llm:
             check_language(base, kind_of(base))  # before the encoders, which take their time
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype_of(dtype, target)
         parts: dict[str, Any] = load_encoders(config, folder, dtype)
         if not llm:
             return cls(config, **parts, llm=None, folder=folder).to(target).eval()
-        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.llm.attention}
+        options: dict[str, Any] = {"dtype": dtype}
         if quantization is not None:  # placed at once: a quantized model can't be moved
             quantization = quantization_config(quantization, ["lm_head"])
             options |= {"quantization_config": quantization, "device_map": {"": target}}
         tokenizer = load_tokenizer(base)
-        lm = AutoModelForCausalLM.from_pretrained(base, **options)
+        lm = load_whole(AutoModelForCausalLM, base, config.llm.attention, **options)
         widths = {stream: encoder.width for stream, encoder in parts.items() if encoder is not None}
         model = cls(config, **parts, llm=CausalLM(lm, tokenizer, config.llm, widths), folder=folder)
         own = [*model.encoders.values(), model.global_memory, model.llm.project, model.llm.time]
@@ -282,7 +271,10 @@ class LongCompress(nn.Module):
         """Load global memory, projectors and time from a safetensors file of exactly their parameters."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
-        values = load_file(path)
+        try:
+            values = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"weights in {path} are cut or damaged ({error}); copy it again") from error
         want = {k: v.shape for k, v in self.state_dict().items() if k.startswith(OWN)}
         missing, unknown = sorted(want.keys() - values), sorted(values.keys() - want)
         other = sorted(k for k in want.keys() & values if values[k].shape != want[k])
@@ -358,9 +350,8 @@ class LongCompress(nn.Module):
         }
         shape = Shape(flows, global_tokens=self.global_memory.num_tokens(list(flows)))
         if self.video is not None and "video" in flows and duration_s > 0:
-            frames = config.media.frames or math.ceil(duration_s * config.media.rate_fps)
-            frame_s = duration_s / frames if config.media.frames else 1 / config.media.rate_fps
-            shape = replace(shape, frames=frames, token_s=self.video.frames_per_token * frame_s)
+            token_s = self.video.frames_per_token * config.media.frame_s(duration_s)
+            shape = replace(shape, frames=config.media.num_frames(duration_s), token_s=token_s)
         if "llm" in self._modules:  # encoders alone make tokens, but no prompt
             num_text = self.llm.timestamp_tokens(duration_s)
             shape = replace(shape, timestamp_tokens=num_text, context=self.llm.context)

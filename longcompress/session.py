@@ -346,10 +346,8 @@ def compress(
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]
     if thumbnails:
         config = model.config.media
-        step_s = memory.duration_s / config.frames if config.frames else 1 / config.rate_fps
-        memory.thumbnails = read_thumbnails(
-            source, memory.heaviest(thumbnails, step_s), thumbnail_px, config, part=part, protocols=protocols
-        )
+        at = memory.heaviest(thumbnails, config.frame_s(memory.duration_s))
+        memory.thumbnails = read_thumbnails(source, at, thumbnail_px, config, part=part, protocols=protocols)
     return memory
 
 

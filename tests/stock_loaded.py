@@ -1,5 +1,8 @@
 """Stock models as `lc.load` gives them, and random videos of the frames that they take."""
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from longcompress.model import LongCompress
 from longcompress.types import Audio, Frames
 
 from helpers import integers, normal
+from stock_folders import save
 
 SIZE = 32
 RATE = 16000
@@ -21,6 +25,13 @@ def small(model: LongCompress) -> LongCompress:
     if not model.video.family.fixed:
         model.change({"media": {"size_px": SIZE}})
     return model
+
+
+def loading(root: Path) -> tuple[Callable[[str], Path], Callable[[str], LongCompress]]:
+    """What gives the folder below `root` of a family's small model, and what gives the model as it is loaded
+    with small frames; each once, so tests leave both as they are."""
+    folder_of = cache(lambda name: save(name, root / name))
+    return folder_of, cache(lambda name: small(lc.load(folder_of(name), device="cpu")))
 
 
 def random_clip(

@@ -63,6 +63,7 @@ HOMES = {
     "xformers": ("kernels/gpu/attend_xformers.py",),
     "safetensors": (
         "longcompress/serialize.py",
+        "longcompress/encoders/checks.py",  # the error of a file that is cut
         # Each of these owns a file format, and reads it entry by entry.
         "longcompress/encoders/beats.py",
         "longcompress/model.py",

@@ -1,5 +1,8 @@
 """The stock models of the tests are fit for the law "no merging = stock logits": their inputs matter."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from packaging.version import Version
@@ -18,8 +21,10 @@ from stock_inputs import (
     stock_mel,
     stock_pixels,
 )
-from stock_models import ALL_MODELS, INSTALLED, MODELS, SEALED, WITHOUT_FAMILY, names_of
+from stock_models import ALL_MODELS, ALONE, INSTALLED, MISSING, MODELS, SEALED, WITHOUT_FAMILY, names_of
 
+CONSTRAINTS = Path(__file__).parents[1] / "constraints-cpu.txt"
+(PINNED,) = map(Version, re.findall(r"^transformers==(\S+)$", CONSTRAINTS.read_text(), re.M))
 QUESTION = "What happens?"
 STEP_S = 0.5
 MIN_CHANGE = 0.01  # the smallest mean difference that counts as a change, of logits whose deviation is 1 to 4
@@ -185,3 +190,10 @@ def test_patches_are_those_of_the_released_image_processor():
 def test_numbers_in_words():
     words = [number_words(number) for number in (0, 7, 13, 20, 42, 64)]
     assert words == ["zero", "seven", "thirteen", "twenty", "forty-two", "sixty-four"]
+
+
+@pytest.mark.skipif(INSTALLED < PINNED, reason=f"this is transformers {INSTALLED}, older than that of CI")
+def test_nothing_is_skipped_with_the_transformers_of_ci():
+    assert not MISSING
+    assert not SEALED
+    assert not ALONE

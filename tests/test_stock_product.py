@@ -27,7 +27,7 @@ from longcompress.types import Tokens
 
 from helpers import assert_same_memory
 from stock_folders import save, save_whole_omni
-from stock_loaded import SIZE, random_clip, small
+from stock_loaded import SIZE, loading, random_clip, small
 from stock_models import MODELS
 
 QUESTION, OTHER = "What happens?", "When does it end, and who is there?"
@@ -44,27 +44,18 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder_of(root):
-    """The folder of a family's small model."""
-
-    def folder(name):
-        path = root / name
-        return path if path.exists() else save(name, path)
-
-    return folder
+def loaded(root):
+    return loading(root)
 
 
 @pytest.fixture(scope="module")
-def model_of(folder_of):
-    """The family's model as it is loaded, with small frames; tests leave it as it is."""
-    loaded_models = {}
+def folder_of(loaded):
+    return loaded[0]
 
-    def model(name):
-        if name not in loaded_models:
-            loaded_models[name] = small(lc.load(folder_of(name), device="cpu"))
-        return loaded_models[name]
 
-    return model
+@pytest.fixture(scope="module")
+def model_of(loaded):
+    return loaded[1]
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,8 @@ def merge(
     if config.needs_medoids:
         near = torch.cat([group.metric if group.near is None else group.near for group in groups])
         chosen = medoid(near, planned, center=metric)
-        tokens = represent(tokens, planned, config, chosen, heaviest(near, planned, metric))
+        place = heaviest(near, planned, metric) if config.place == "heaviest" else chosen
+        tokens = represent(tokens, planned, config, chosen, place)
         near = near[chosen]
     else:
         tokens = pool_tokens(tokens, planned)
@@ -106,12 +107,11 @@ def merge(
     return out
 
 
-def represent(tokens: Tokens, planned: Plan, config: MergeConfig, chosen: Tensor, heavy: Tensor) -> Tokens:
-    """The groups of a plan as Tokens, with rows and places of their medoids, chosen (M,), or of their
-    heaviest tokens, heavy (M,), where the config says so."""
+def represent(tokens: Tokens, planned: Plan, config: MergeConfig, chosen: Tensor, place: Tensor) -> Tokens:
+    """The groups of a plan as Tokens, with rows of their medoids, chosen (M,), and places of the tokens of
+    each group that give it, place (M,), where the config says so."""
     merged = pool_tokens(tokens, planned, tokens.x[chosen] if config.representative == "medoid" else None)
-    places = {"mean": merged.place, "medoid": tokens.place[chosen], "heaviest": tokens.place[heavy]}
-    return replace(merged, place=places[config.place])
+    return merged if config.place == "mean" else replace(merged, place=tokens.place[place])
 
 
 def heaviest(near: Tensor, planned: Plan, metric: Tensor) -> Tensor:

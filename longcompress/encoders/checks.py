@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
 
@@ -44,9 +45,12 @@ def check_language(base: str | Path, known: Any) -> None:
 
 
 def load_whole(kind: Any, base: str | Path, attention: str | None, **options: Any) -> Any:
-    """The model of a class of transformers; ValueError if parameters are missing: they would be random."""
+    """The model of a class of transformers; ValueError if parameters are missing (so random) or files cut."""
     options |= {"attn_implementation": attention, "output_loading_info": True}
-    model, info = kind.from_pretrained(base, **options)
+    try:
+        model, info = kind.from_pretrained(base, **options)
+    except SafetensorError as error:
+        raise ValueError(f"weights in {base} are cut or damaged ({error}); copy it again") from error
     if missing := sorted(map(str, info["missing_keys"])):
         need = f"{len(missing)} of the model's parameters, such as {missing[:3]}"
         raise ValueError(f"base {str(base)!r} lacks {need}")

@@ -81,6 +81,9 @@ class StockVision(nn.Module):
             )
         self._config, self.block = config, config.batch_size
         self.metric_width = math.gcd(config.metric_width, self.llm_width)
+        if config.metric == "random":
+            seeded = torch.Generator().manual_seed(0)
+            self._projection = torch.randn(self.llm_width, self.metric_width, generator=seeded)
 
     @property
     def model(self) -> Any:
@@ -108,13 +111,11 @@ class StockVision(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Number of tokens of this much video."""
-        frames = (media.frames or math.ceil(duration_s * media.rate_fps)) if duration_s > 0 else 0
-        return math.ceil(frames / self.frames_per_token) * self.patches
+        return math.ceil(media.num_frames(duration_s) / self.frames_per_token) * self.patches
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """Tokens of a second of a video that lasts `duration_s`."""
-        rate_fps = media.frames / duration_s if media.frames and duration_s > 0 else media.rate_fps
-        return rate_fps / self.frames_per_token * self.patches
+        return media.frames_a_second(duration_s) / self.frames_per_token * self.patches
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
@@ -151,10 +152,7 @@ class StockVision(nn.Module):
             first = tokens[:, : self.llm_width].contiguous()  # what enters the language model first
             if self.config.metric == "heads":
                 return tokens, head_mean(first, self.metric_width)
-            projection = torch.randn(
-                self.llm_width, self.metric_width, generator=torch.Generator().manual_seed(0)
-            )
-            return tokens, first.float() @ projection.to(first.device) / self.llm_width**0.5
+            return tokens, first.float() @ self._projection.to(first.device) / self.llm_width**0.5
         states: list[Tensor] = []
         hook = self.model.model.visual.register_forward_hook(
             lambda module, inputs, output: states.append(output.last_hidden_state)

@@ -98,13 +98,11 @@ class VisionEncoder(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Number of tokens of this much video."""
-        frames = media.frames or math.ceil(duration_s * media.rate_fps)
-        return frames * self.patches if duration_s > 0 else 0
+        return media.num_frames(duration_s) * self.patches
 
     def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
         """Tokens of a second of a video that lasts `duration_s`."""
-        rate_fps = media.frames / duration_s if media.frames and duration_s > 0 else media.rate_fps
-        return rate_fps * self.patches
+        return media.frames_a_second(duration_s) * self.patches
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:

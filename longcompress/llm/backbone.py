@@ -120,6 +120,11 @@ def read_config(base: str | Path) -> Any:
     return getattr(known, "thinker_config", known)
 
 
+def class_of(known: Any) -> Any:
+    """The class of the model of transformers' config."""
+    return AutoModelForMultimodalLM._model_mapping[type(known)]
+
+
 def load_backbone(
     base: str, config: LLMConfig, *, device: torch.device, dtype: torch.dtype | str, quantization: Any = None,
     llm: bool = True,
@@ -136,7 +141,7 @@ def load_backbone(
     known = read_config(base)
     family_of(known, base)
     options: dict[str, Any] = {"dtype": dtype}
-    kind = AutoModelForMultimodalLM._model_mapping[type(known)]
+    kind = class_of(known)
     if not llm:
         text = known.get_text_config()
         text.num_hidden_layers, text.layer_types = 0, []

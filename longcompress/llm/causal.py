@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
-from .packing import branch_mask, check_apart, check_branches, has_state, packed_logits
+from .packing import branch_mask, check_apart, has_state, packed_logits
 from .prompt import (
     IGNORED,
     Example,
@@ -170,30 +170,22 @@ class CausalLM(nn.Module):
             {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        branched = branch is not None and int(branch.max()) > 1
-        if sample is not None and position_ids is not None and not branched:
+        branched = branch if branch is not None and int(branch.max()) > 1 else None
+        if sample is not None and position_ids is not None and branched is None:
             if not self._apart:  # positions alone hide the samples of a row from each other
                 check_apart(self.lm, x)
                 self._apart = True
             logits = packed_logits(self.lm, x, position_ids)
             logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
         else:
-            mask = self._branch_mask(x, attention_mask, branch, sample) if branched else attention_mask
+            mask = attention_mask
+            if branched is not None:
+                mask = branch_mask(self.lm, branched, attention_mask, x.dtype, sample)
             logits = self.lm(
                 inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
                 logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
             ).logits  # fmt: skip
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
-
-    def _branch_mask(
-        self, x: Tensor, attention_mask: Tensor, branch: Tensor | None, sample: Tensor | None
-    ) -> Tensor:
-        """`branch_mask` in the dtype that the attention of embeddings x (B, L, D) runs in."""
-        check_branches(self.lm)
-        assert branch is not None
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        return branch_mask(branch, attention_mask, dtype, sample)
 
     @torch.no_grad()
     def prefill(self, video: CompressedVideo) -> Prefix:
@@ -219,15 +211,8 @@ class CausalLM(nn.Module):
         if len(questions) > 1 and has_state(self.lm):
             return [text for question in questions for text in self.answer(prefix, [question], **options)]
         tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
-        ids = padded(tails, padding_id(self.tokenizer), left=True).to(self.lm.device)
-        real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(self.lm.device)
-        mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
-        cache = copy.deepcopy(prefix.cache)
-        if len(tails) > 1:
-            cache.batch_repeat_interleave(len(tails))
-        position = (prefix.length + real.cumsum(1) - 1).clamp_min(0)
-        inputs = {"attention_mask": mask, "position_ids": position, "past_key_values": cache}
-        return self._generate(options, input_ids=ids, **inputs)
+        inputs, index = behind(prefix, tails, padding_id(self.tokenizer), self.lm.device)
+        return self._generate(options, position_ids=prefix.length + index, **inputs)
 
     @torch.no_grad()
     def answer_each(
@@ -273,6 +258,21 @@ class CausalLM(nn.Module):
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: v.to(self.lm.device) for k, v in batch.items()}
+
+
+def behind(
+    prefix: Prefix, tails: Sequence[Sequence[int]], padding: int, device: torch.device
+) -> tuple[dict[str, Any], Tensor]:
+    """What `generate` takes of the ids of B questions behind a video, all but their positions; and (B, l) the
+    place of each id in its question."""
+    ids = padded(tails, padding, left=True).to(device)
+    real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(device)
+    mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
+    cache = copy.deepcopy(prefix.cache)
+    if len(tails) > 1:
+        cache.batch_repeat_interleave(len(tails))
+    inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
+    return inputs, (real.cumsum(1) - 1).clamp_min(0)
 
 
 def with_loss(

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForMultimodalLM, DynamicCache
+from transformers import DynamicCache
 
+from ..config import BudgetConfig, LLMConfig
 from ..encoders.families import FAMILIES
 from ..encoders.stock import encoder_state
+from .backbone import class_of
 
 ROOM = 2**30  # bytes for a block in the encoder, a question and the device's own
-HELD = 4  # tokens that are held for each of the budget
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,15 @@ class Needs:
 
     def gpu_bytes(self, budget: int, bits: int = 16) -> int:
         """Bytes to compress a video of any length to a budget of tokens and to ask about it, about."""
-        prompt = budget + budget // 8  # with timestamps
-        return (
-            self.weight_bytes(bits) + prompt * self.position_bytes + HELD * budget * self.token_bytes + ROOM
-        )
+        prompt = budget + int(LLMConfig.timestamp_share * budget)
+        held = int(BudgetConfig.buffer_ratio * budget)  # tokens
+        return self.weight_bytes(bits) + prompt * self.position_bytes + held * self.token_bytes + ROOM
 
 
 def needs_of(known: Any) -> Needs:
     """The needs of transformers' config of a stock model."""
     with torch.device("meta"):
-        model = AutoModelForMultimodalLM._model_mapping[type(known)](known)
+        model = class_of(known)(known)
     text = known.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

@@ -47,7 +47,7 @@ def has_state(lm: Any) -> bool:
     return not all(hasattr(layer, "batch_repeat_interleave") for layer in layers)
 
 
-def check_branches(lm: Any) -> None:
+def _check_branches(lm: Any) -> None:
     """ValueError where several questions can't stand behind one video, each seeing the video alone."""
     both_ways = getattr(lm.config.get_text_config(), "use_bidirectional_attention", None) == "vision"
     why = "flash attention doesn't take" if takes_lengths(lm) else ""
@@ -60,14 +60,18 @@ def check_branches(lm: Any) -> None:
 
 
 def branch_mask(
-    branch: Tensor, attention_mask: Tensor, dtype: torch.dtype, sample: Tensor | None = None
+    lm: Any, branch: Tensor, attention_mask: Tensor, dtype: torch.dtype, sample: Tensor | None = None
 ) -> Tensor:
-    """(B, 1, L, L) additive mask: a token sees the video (branch 0) and its own branch of its own sample,
-    nothing later.
+    """(B, 1, L, L) additive mask for embeddings of `dtype`, or of autocast's where it is on: a token sees the
+    video (branch 0) and its own branch of its own sample, nothing later.
 
     Raises:
-        ValueError: L is more than MAX_BRANCH_POSITIONS, for the mask grows with its square.
+        ValueError: `lm` can't take it, or L is more than MAX_BRANCH_POSITIONS, for the mask grows with its
+            square.
     """
+    _check_branches(lm)
+    kind = branch.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
     rows, length = branch.shape
     if length > MAX_BRANCH_POSITIONS:
         num_bytes = rows * length * length * torch.empty(0, dtype=dtype).element_size()

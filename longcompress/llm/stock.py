@@ -4,7 +4,6 @@ Video tokens go in as `mm_encoder_outputs`, which transformers scatters into pla
 patched. Text up to the last video token doesn't depend on the question, so it is read once.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo
-from .causal import Prefix, generate, with_loss
-from .packing import branch_mask, check_branches, first_fit, has_state, takes_lengths
-from .prompt import IGNORED, Example, Turns, padded, padding_id
+from .causal import Prefix, behind, generate, with_loss
+from .packing import branch_mask, first_fit, has_state, takes_lengths
+from .prompt import IGNORED, Example, Turns, padding_id
 from .stock_prompt import StockPrompt
 
 
@@ -162,11 +161,8 @@ class StockLM(nn.Module):
             position_ids = rearrange(position_ids, "b p l -> 1 p (b l)")
         inputs = self._inputs(input_ids, position_ids, streams)
         if branch is not None and int(branch.max()) > 1:
-            check_branches(self.lm)
-            kind = input_ids.device.type
             dtype = self.lm.get_input_embeddings().weight.dtype
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
-            mask = branch_mask(branch, attention_mask, dtype, sample)
+            mask = branch_mask(self.lm, branch, attention_mask, dtype, sample)
         inputs |= {"attention_mask": mask, "use_cache": False}
         is_flat = len(input_ids) != num_rows
         with self._head_at(slice(None) if logits_to_keep is None or is_flat else logits_to_keep):
@@ -219,16 +215,9 @@ class StockLM(nn.Module):
         if len(questions) > 1 and has_state(self.lm):
             return [text for question in questions for text in self.answer(prefix, [question], **options)]
         tails = [self.prompt.tail(prefix.layout, question) for question in questions]
-        ids = padded(tails, padding_id(self.tokenizer), left=True)
-        real = padded([[1] * len(tail) for tail in tails], 0, left=True)
-        mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
-        position = self.prompt.behind(prefix.layout, (real.cumsum(1) - 1).clamp_min(0))  # (B, P, l)
-        cache = copy.deepcopy(prefix.cache)
-        if len(tails) > 1:
-            cache.batch_repeat_interleave(len(tails))
-        device = self.lm.device
-        inputs = {"attention_mask": mask.to(device), "past_key_values": cache} | self._position(position)
-        return self._generate(options, input_ids=ids.to(device), **inputs)
+        inputs, index = behind(prefix, tails, padding_id(self.tokenizer), self.lm.device)
+        position = self._position(self.prompt.behind(prefix.layout, index))
+        return self._generate(options, **(inputs | position))
 
     def answer_each(
         self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any

@@ -91,13 +91,9 @@ class StockPrompt:
                 getattr(tokenizer, "audio_eos_token", None) or family.audio.last,
             )
 
-    def frame_s(self, duration_s: float) -> float:
-        """Seconds from one sampled frame to the next."""
-        return duration_s / self.media.frames if self.media.frames else 1 / self.media.rate_fps
-
     def token_s(self, duration_s: float) -> float:
         """Seconds of a video token before merging."""
-        return self.frame_s(duration_s) * self.family.frames_per_token
+        return self.media.frame_s(duration_s) * self.family.frames_per_token
 
     def timestamp_tokens(self, duration_s: float) -> int:
         """Text tokens of a timestamp at the end of a video of this length; 0 for a family without."""
@@ -143,9 +139,9 @@ class StockPrompt:
 
     def tail(self, layout: StockLayout, question: str) -> list[int]:
         """Ids between the last token of a video and the answer."""
-        return self._tail(layout, self._parts(layout, [question])[0])
+        return self._tail(layout, self.parts(layout, [question])[0])
 
-    def _parts(self, layout: StockLayout, questions: list[str]) -> list[str]:
+    def parts(self, layout: StockLayout, questions: list[str]) -> list[str]:
         """The template's text behind the video, or without one all of it, up to each answer."""
         texts = self._questions(questions)
         before, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
@@ -202,7 +198,7 @@ class StockPrompt:
                 raise ValueError(
                     "turns of a dialogue must have answers, only the last may be left to generate"
                 )
-            first, *later = self._parts(layout, questions)
+            first, *later = self.parts(layout, questions)
             tails = [self._tail(layout, first), *(after_end(self.tokenizer, text) for text in later)]
         else:
             tails = [self.tail(layout, question) for question in questions]
@@ -215,10 +211,14 @@ class StockPrompt:
         """Ids of what follows the last token; a special token before it keeps them as in the whole prompt."""
         if not len(layout.ids):
             return self._start(text) + encode(self.tokenizer, text)
-        first, *ids = encode(self.tokenizer, self.texts[0] + layout.closing + text)
+        first, *ids = encode(self.tokenizer, self.closed(layout, text))
         assert first == self.placeholders[0]
         self._check(bool(set(ids) & set(self.placeholders)))
         return ids
+
+    def closed(self, layout: StockLayout, text: str) -> str:
+        """The last token's placeholder, what closes the video, and a text."""
+        return self.texts[0] + layout.closing + text
 
     def _questions(self, questions: list[str]) -> list[str]:
         """The user's turns."""
@@ -274,7 +274,7 @@ class StockPrompt:
     def _steps(self, video: CompressedVideo, tokens: Tokens) -> tuple[str, _Order]:
         """Timestamps with their tokens, as many as fit the share of the budget that their text may have."""
         start_s, end_s = tokens.place[:, 0].cpu(), float(tokens.end_s.max())
-        frame_s, token_s = self.frame_s(video.duration_s), self.token_s(video.duration_s)
+        frame_s, token_s = self.media.frame_s(video.duration_s), self.token_s(video.duration_s)
         num_text = self.timestamp_tokens(end_s)
         step_s = self.config.timestamp_step_s(end_s - float(start_s.min()), video.budget, num_text, token_s)
         number = ((start_s - start_s.min()) / step_s + MICRO_S).floor()

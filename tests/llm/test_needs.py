@@ -33,10 +33,7 @@ def test_sizes_are_those_of_the_model(name):
     num_bytes = sum(
         2 * layer.keys[..., 0, :].numel() * 2 for layer in layers
     )  # keys and values, two bytes each
-    shared = getattr(
-        model.config.get_text_config(), "num_kv_shared_layers", 0
-    )  # Gemma's last layers have none
-    assert needs.position_bytes == num_bytes or shared
+    assert needs.position_bytes == num_bytes
 
 
 def test_fewer_bits_and_tokens_need_less():
