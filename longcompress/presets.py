@@ -40,6 +40,7 @@ from .synthetic.scenes import COLOURS, SHAPES
 from .synthetic.tokenizer import word_tokenizer
 
 TINY = Path(__file__).parent / "weights" / "tiny"
+TINY_VL = TINY.with_name("tiny-vl")
 
 
 def tiny() -> ModelConfig:
@@ -111,7 +112,7 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
     return LongCompress(config, video, audio, llm)
 
 
-PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY}
+PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY, "tiny-vl": lambda: TINY_VL}
 
 
 def load(

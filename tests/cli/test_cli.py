@@ -341,7 +341,9 @@ def test_demo(run, tmp_path):
     assert code == 0 and "Estimate before decoding" in err and "wrote" in err
     assert set(report["questions"][0]) == {"kind", "question", "answer", "truth", "right"}
     assert 0 < report["events"]["F1"] <= 1 and report["events"]["num_asked"] == 3
-    assert "List of events, IoU .5" in err
+    assert "List of events, IoU .5" in err and "a Qwen3-VL trained without merging: 188 of 750 tokens" in err
+    assert len(report["stock_questions"]) == 5
+    assert sum(answer["right"] for answer in report["stock_questions"]) >= 3
     assert {Path(file).name for file in report["files"]} == {path.name for path in tmp_path.iterdir()}
     assert {"video.mp4", "video.json", "video.lcm", "events.srt", "merged.png"} <= {
         path.name for path in tmp_path.iterdir()

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 import longcompress as lc
 from longcompress.config import load_config
 from longcompress.llm.stock import StockLM
+from longcompress.presets import TINY_VL
 from longcompress.synthetic import places
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import make_scene, parts_of
@@ -116,6 +117,14 @@ def test_the_encoders_task_is_learned_and_scored():
     assert losses[-1] < 0.7 * losses[0]
     scores = score(task, iter([batch]), 1)
     assert scores["background"] > 0.9 and set(scores) >= {"object", "letter", "letter_deep"}
+
+
+def test_the_shipped_model_answers_about_videos_that_nothing_is_merged_in():
+    shipped = lc.load("tiny-vl", device="cpu")
+    scores = score_answers(shipped, 6)
+    assert set(scores) == {"when_seen", *places.KINDS}
+    assert all(value["score"] >= 0.8 for value in scores.values()), scores
+    assert sum(file.stat().st_size for file in TINY_VL.parent.rglob("*")) < 20e6
 
 
 def test_the_recipe_runs_goes_on_and_gives_a_model_that_loads(tmp_path):

@@ -47,7 +47,8 @@ def new_model(seed: int) -> LongCompress:
     """`new_tiny_vl` as a model of ours."""
     lm, tokenizer = new_tiny_vl(seed)
     config: ModelConfig = stock_config(lm.config, "./lm")
-    config = replace(config, name="tiny_vl", media=replace(config.media, size_px=SIZE_PX, rate_fps=RATE_FPS))
+    media = replace(config.media, size_px=SIZE_PX, rate_fps=RATE_FPS)
+    config = replace(config, name="tiny_vl", media=media, llm=replace(config.llm, max_new_tokens=16))
     return LongCompress.from_backbone(Backbone(lm.eval(), tokenizer, GREY), config)
 
 
