@@ -306,7 +306,8 @@ class LLMConfig:
         timestamp_share: of the budget, that the text of timestamps may take beside it.
         timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
-        projector: "linear" (LLaVA, LongVLM), or "mlp": linear, GELU, linear (LLaVA-1.5).
+        projector: "linear" (LLaVA, LongVLM); "mlp": linear, GELU, linear (LLaVA-1.5); or "residual": the sum
+            of both, the MLP's last layer starting at zero.
         time: add to each token embeddings of its timestamp, first and last second and size.
         max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
@@ -338,7 +339,7 @@ class LLMConfig:
     timestamp_s: float = 10.0
     timestamp_share: float = 0.125
     timestamp: str = "{clock}"
-    projector: Literal["linear", "mlp"] = "linear"
+    projector: Literal["linear", "mlp", "residual"] = "linear"
     time: bool = True
     max_offset_s: int = 64
     system: str = ""

@@ -36,7 +36,23 @@ def projector(kind: str, width: int, llm_width: int) -> nn.Module:
     """(N, C) -> (N, D) between a stream and the language model; see LLMConfig.projector."""
     if kind == "linear":
         return nn.Linear(width, llm_width)
-    return nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
+    mlp = nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
+    return mlp if kind == "mlp" else Residual(nn.Linear(width, llm_width), mlp)
+
+
+class Residual(nn.Module):
+    """A linear map and an MLP beside it, whose last layer starts at zero: the map alone at first."""
+
+    def __init__(self, skip: nn.Linear, mlp: nn.Sequential) -> None:
+        super().__init__()
+        self.skip, self.mlp = skip, mlp
+        for value in mlp[-1].parameters():
+            nn.init.zeros_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) to (N, D)."""
+        out: Tensor = self.skip(x) + self.mlp(x)
+        return out
 
 
 class TimeEmbedding(nn.Module):
@@ -95,6 +111,7 @@ class CausalLM(nn.Module):
         self.names = tuple(stream_order(widths))
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
+        self.untrained = set(self.names)  # streams whose projector is as it was initialised
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
         self._apart = False  # whether check_apart passed
         if tokenizer.eos_token_id is None:

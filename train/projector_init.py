@@ -1,0 +1,228 @@
+"""New projectors start by least squares: a video token comes out near the words that are said of its time.
+
+A random projector is a cold start that an optimizer needs thousands of videos to leave. A linear map between
+two spaces of meanings is had in closed form (Mikolov et al., arXiv 1309.4168); that frozen language models
+read linear maps of features: Merullo et al., arXiv 2209.15162.
+
+x is a token as the shards give it, a global token too. y is the mean embedding of the texts said of it: of
+events that hold for more than half of its time (a transcript is such events); without any, of the captions;
+without captions, of the answers of its dialogues. The embedding of a text is the mean over its tokens. The
+map is `ridge.Solution.weight`, its ridge chosen on held-out videos by retrieval. Its images are centred, and
+as long as the language model's embeddings.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..llm.calibrate import embedding_norm
+from ..llm.causal import CausalLM, Residual
+from ..model import LongCompress
+from .data.dataset import ShardData
+from .projector_pairs import Ids, Pairs, Sums
+from .ridge import Moments, choose, scaled
+from .signals import signals_of
+from .trainer import plain_errors
+
+MAX_HELD, HELD_PART = 512, 10  # videos held out: at most, and a tenth of all
+MAX_TEXTS = 2000  # of them, to be told apart
+NUM_EXAMPLES = 32  # held-out videos that are asked about before any step
+SAVE_EVERY = 256  # samples
+REPORT = "init.json"
+MIN_SPREAD = 1e-12  # of texts, against their mean: below they are all the same
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a projector starts.
+
+    Attributes:
+        stream: whose.
+        tokens, rank, width: pairs solved from; directions in which x varies, of C.
+        ridge: chosen, in mean variances of x.
+        explained, held_explained: R^2 on these pairs, and on held-out videos (nan without any).
+        top_1, top_5: share of held-out texts that are nearest, among the five nearest, to the mean image of
+            the tokens that they are said of; of `texts` different ones, `asked` times.
+    """
+
+    stream: str
+    tokens: int
+    rank: int
+    width: int
+    ridge: float
+    explained: float
+    held_explained: float
+    top_1: float
+    top_5: float
+    texts: int
+    asked: int
+
+    def __str__(self) -> str:
+        text = f"{self.stream}: {self.tokens:,} tokens, rank {self.rank} of {self.width}, ridge "
+        text += f"{self.ridge:g}, R^2 {self.explained:.3f}"
+        if not self.asked:
+            return f"{text}; nothing held out"
+        return (
+            f"{text}, held out {self.held_explained:.3f}; right text first in {self.top_1:.3f}, among five "
+            f"in {self.top_5:.3f} of {self.asked:,} (of {self.texts:,} texts, chance {1 / self.texts:.3f})"
+        )
+
+
+def sampled(total: int, max_samples: int, seed: int) -> tuple[list[int], list[int]]:
+    """(numbers of samples to use, those of them that are held out), rising; a function of its arguments."""
+    order = np.random.default_rng([seed, total]).permutation(total)[:max_samples]
+    num_held = min(MAX_HELD, max(1, len(order) // HELD_PART)) if len(order) > 1 else 0
+    return sorted(order.tolist()), sorted(order[:num_held].tolist())
+
+
+def collect(
+    model: LongCompress, data: ShardData, budget: int, streams: Sequence[str], out: Path, *, max_samples: int,
+    workers: int = 0,
+) -> tuple[Sums, list[int]]:  # fmt: skip
+    """(sums of the shards' samples, numbers of those held out). An interrupted pass goes on from where it
+    wrote last, to the same bits; a complete one is read. All ranks call it together and get the same."""
+    rank, world, pairs = data.rank, data.world, Pairs(data, budget, streams)
+    numbers, held = sampled(len(pairs.numbers), max_samples, data.batches.seed)
+    indexes = data.batches.indexes
+    of_run = [[shard.sha256 for index in indexes for shard in index.shards], model.identity(), list(streams)]
+    run = json.dumps([*of_run, embedding_norm(model.llm), budget, max_samples, data.batches.seed])
+    whole, parts = out / "init.safetensors", [out / f"init-{i}-of-{world}.safetensors" for i in range(world)]
+    sums = Sums.load(whole, run)
+    if sums.done == len(numbers):
+        return sums, held
+    table, own = model.llm.lm.get_input_embeddings(), numbers[rank::world]
+
+    @lru_cache(4096)
+    def words(ids: Ids) -> Tensor:
+        embedded: Tensor = table(torch.tensor(ids, device=table.weight.device)).double().mean(0).cpu()
+        return embedded
+
+    sums, out_of = Sums.load(parts[rank], run), set(held)
+    rest = own[sums.done :]
+    loader = DataLoader(pairs, batch_size=None, sampler=rest, num_workers=workers)
+    with plain_errors():
+        for at, rows in zip(rest, tqdm(loader, "projectors", unit="video", disable=None), strict=True):
+            sums.add(rows, at in out_of, words)
+            if sums.done % SAVE_EVERY == 0:
+                sums.save(parts[rank], run)
+    sums.save(parts[rank], run)
+    _wait()
+    sums = Sums()
+    for part in parts:
+        sums.merge(Sums.load(part, run))
+    _wait()
+    if rank == 0:
+        sums.save(whole, run)
+        for part in parts:
+            part.unlink()
+    _wait()
+    return sums, held
+
+
+@torch.no_grad()
+def fit_projectors(model: LongCompress, sums: Sums, streams: Sequence[str]) -> list[Fit]:
+    """Start the projectors of these streams from sums; those without enough pairs keep what they have."""
+    llm = model.llm
+    assert isinstance(llm, CausalLM)
+    table, fits = llm.lm.get_input_embeddings(), []
+    for name in streams:
+        moments = sums.fit.get(name)
+        if moments is None or moments.yy <= MIN_SPREAD * moments.count * moments.mean_y.square().sum():
+            continue
+        solution = moments.solve()
+        if not solution.rank:
+            continue
+        texts = sums.right.get(name, [])[:MAX_TEXTS]
+        bank_of = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
+        bank = [
+            table(torch.tensor(ids, device=table.weight.device)).double().mean(0).cpu() for ids in bank_of
+        ]
+        x = torch.stack(sums.x[name][:MAX_TEXTS]) if texts else torch.zeros(0, len(moments.xx))
+        right = torch.tensor([bank_of[ids] for ids in texts], dtype=torch.int64)
+        held = sums.held.get(name, Moments.zero(*moments.xy.shape))
+        choice = choose(moments, solution, held, x, torch.stack(bank) if bank else x, right)
+        norm = (llm.settings.token_norm or 1.0) * embedding_norm(llm)
+        weight, bias = scaled(solution, choice.weight, moments, norm)
+        layer = linear_of(model, name)
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+        sizes = (int(moments.count), solution.rank, len(moments.xx))
+        scores = (choice.ridge, choice.explained, choice.held_explained, choice.top_1, choice.top_5)
+        fits.append(Fit(name, *sizes, *scores, len(bank), len(texts)))
+    llm.untrained -= {fit.stream for fit in fits}
+    return fits
+
+
+def linear_of(model: LongCompress, name: str) -> nn.Linear:
+    """The linear map of a stream's projector, which an MLP gets beside it; the MLP's last layer is zeroed."""
+    llm: Any = model.llm
+    if llm.settings.projector == "mlp":  # every stream gets one; where it stays zero, the MLP is as before
+        for stream, mlp in llm.project.items():
+            last = [value.clone() for value in mlp[-1].parameters()]
+            skip = nn.Linear(mlp[0].in_features, mlp[-1].out_features).to(mlp[0].weight)
+            nn.init.zeros_(skip.weight)
+            nn.init.zeros_(skip.bias)
+            llm.project[stream] = Residual(skip, mlp)
+            for value, before in zip(mlp[-1].parameters(), last, strict=True):
+                value.copy_(before)
+        llm.settings = replace(llm.settings, projector="residual")
+        model.config = replace(model.config, llm=replace(model.config.llm, projector="residual"))
+    project = llm.project[name]
+    if not isinstance(project, Residual):
+        return project
+    for value in project.mlp[-1].parameters():
+        nn.init.zeros_(value)
+    return project.skip
+
+
+def report(
+    model: LongCompress, data: ShardData, budget: int, sums: Sums, held: Sequence[int], fits: Sequence[Fit],
+    streams: Sequence[str], out: Path,
+) -> None:  # fmt: skip
+    """Print how the projectors start, before any step, and write it to out/init.json."""
+    examples, keys, pairs = [], [], Pairs(data, budget, streams)
+    for at in held:
+        which, number = pairs.numbers[at]
+        index = data.batches.indexes[which]
+        generator = np.random.default_rng([data.batches.seed, which, number])
+        with suppress(ValueError, OSError):  # it is among sums.bad, or nothing can be asked about it
+            examples.append(data.example(index.read(number), str(index.folder), budget, generator)[0])
+            keys.append(index.entries[number].key)
+        if len(examples) == NUM_EXAMPLES:
+            break
+    signals = signals_of(model, examples, keys) if fits and examples else None
+    content = {
+        "fits": [_values(fit) for fit in fits], "signals": signals and _values(signals), "samples": sums.done,
+        "held_out": len(held), "counts": sums.counts, "bad": [asdict(bad) for bad in sums.bad],
+    }  # fmt: skip
+    (out / REPORT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    lines = [f"projectors start by least squares from {sums.done:,} samples, {len(held):,} of them held out"]
+    lines += [f"  {fit}" for fit in fits]
+    if signals:
+        lines.append(f"  before any step, {len(examples)} held-out videos: {signals.text()}")
+    left = [f"{num:,} {what}" for what, num in sorted(sums.counts.items()) if num]
+    left += [
+        f"{len(sums.bad):,} samples that can't be used, such as {b.key}: {b.reason}" for b in sums.bad[:1]
+    ]
+    lines += [f"  left out: {'; '.join(left)}"] if left else []
+    print("\n".join(lines), flush=True)
+
+
+def _values(of: Any) -> dict[str, Any]:
+    """The fields of a dataclass for JSON, which knows no nan."""
+    return {key: None if value != value else value for key, value in asdict(of).items()}
+
+
+def _wait() -> None:
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.barrier()

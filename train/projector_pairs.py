@@ -1,0 +1,194 @@
+"""Tokens of shards, and the texts that are said of them, as sums that merge: pairs for `projector_init`."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..files import replacing
+from ..llm.prompt import encode
+from .data.dataset import BadSample, ShardData, record_of
+from .data.questions import SYMBOL
+from .data.sampler import enter_worker
+from .records import Record
+from .ridge import Moments
+from .shards.index import Index
+from .shards.sample import read_sample
+
+Ids = tuple[int, ...]
+
+
+@dataclass
+class Rows:
+    """Pairs of a sample: stream -> x (n, C), and which of K texts are said of each (n, K) bool."""
+
+    key: str
+    streams: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    texts: list[Ids] = field(default_factory=list)  # tokens
+    counts: Counter[str] = field(default_factory=Counter)  # of what was left out
+    bad: str = ""  # why the sample can't be used
+
+
+@dataclass
+class Sums:
+    """All that is kept of the samples so far.
+
+    Attributes:
+        done: samples that went in.
+        fit, held: stream -> moments of pairs to solve from, and of held-out videos.
+        x, right: stream -> (C,) mean of the held-out tokens that a text is said of, for each; its tokens.
+        counts: what was left out, and samples.
+        bad: samples that can't be used.
+    """
+
+    done: int = 0
+    fit: dict[str, Moments] = field(default_factory=dict)
+    held: dict[str, Moments] = field(default_factory=dict)
+    x: dict[str, list[Tensor]] = field(default_factory=dict)
+    right: dict[str, list[Ids]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    bad: list[BadSample] = field(default_factory=list)
+
+    def add(self, rows: Rows, is_held: bool, words: Callable[[Ids], Tensor]) -> None:
+        """Take a sample; `words` is the embedding of a text."""
+        self.done += 1
+        self.counts.update(rows.counts)
+        if rows.bad:
+            self.bad.append(BadSample(rows.key, rows.bad))
+        if not rows.streams:
+            return
+        bank = torch.stack([words(ids) for ids in rows.texts]).double()
+        for name, (x, holds) in rows.streams.items():
+            texts = holds.double()
+            to = self.held if is_held else self.fit
+            moments = Moments.of(x, texts @ bank / texts.sum(1, keepdim=True))
+            to[name] = to[name] + moments if name in to else moments
+            for number, ids in enumerate(rows.texts) if is_held else ():
+                if bool(holds[:, number].any()):
+                    self.x.setdefault(name, []).append(x[holds[:, number]].double().mean(0))
+                    self.right.setdefault(name, []).append(ids)
+
+    def merge(self, other: "Sums") -> None:
+        """Take what another rank has."""
+        self.done += other.done
+        self.counts.update(other.counts)
+        self.bad += other.bad
+        for own, others in ((self.fit, other.fit), (self.held, other.held)):
+            for name, moments in others.items():
+                own[name] = own[name] + moments if name in own else moments
+        for name, rows in other.x.items():
+            self.x.setdefault(name, []).extend(rows)
+            self.right.setdefault(name, []).extend(other.right[name])
+
+    def save(self, path: Path, run: str) -> None:
+        """Write it, as of a run."""
+        tensors = {
+            f"{part}.{name}.{key}": value
+            for part, of in (("fit", self.fit), ("held", self.held))
+            for name, moments in of.items()
+            for key, value in vars(moments).items()
+        }
+        tensors |= {f"x.{name}": torch.stack(rows) for name, rows in self.x.items()}
+        bad = [asdict(sample) for sample in self.bad]
+        info = {"done": self.done, "right": self.right, "counts": self.counts, "bad": bad}
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={"run": run, "info": json.dumps(info)})
+
+    @classmethod
+    def load(cls, path: Path, run: str) -> "Sums":
+        """What `save` wrote of the same run; empty where there is nothing of it."""
+        sums = cls()
+        if not path.is_file():
+            return sums
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            if metadata["run"] != run:
+                return sums
+            info = json.loads(metadata["info"])
+            for key in sorted(file.keys()):
+                part, name, *_ = key.split(".")
+                if part == "x":
+                    sums.x[name] = list(file.get_tensor(key))
+                elif name not in getattr(sums, part):
+                    values = {f.name: file.get_tensor(f"{part}.{name}.{f.name}") for f in fields(Moments)}
+                    getattr(sums, part)[name] = Moments(**values)
+        sums.done, sums.counts = info["done"], Counter(info["counts"])
+        sums.right = {name: list(map(tuple, texts)) for name, texts in info["right"].items()}
+        sums.bad = [BadSample(**bad) for bad in info["bad"]]
+        return sums
+
+
+class Pairs(Dataset[Rows]):
+    """Samples by their number among all of the data's shards, at a budget."""
+
+    def __init__(self, data: ShardData, budget: int, streams: Sequence[str]) -> None:
+        self.data, self.budget, self.streams = data, budget, streams
+        self.numbers = [(i, n) for i, index in enumerate(data.batches.indexes) for n in range(len(index))]
+
+    def __getitem__(self, at: int) -> Rows:
+        enter_worker()
+        which, number = self.numbers[at]
+        index: Index = self.data.batches.indexes[which]
+        rows = Rows(index.entries[number].key)
+        where = f"{index.folder}: sample {rows.key!r}"
+        try:
+            self._fill(rows, index.read(number), where)
+        except (ValueError, OSError) as error:
+            if self.data.on_error == "stop":
+                raise
+            rows.bad = str(error)
+        return rows
+
+    def _fill(self, rows: Rows, members: dict[str, bytes], where: str) -> None:
+        sample = read_sample(members, where)
+        video = self.data.compressed(sample.state(self.data.empty), where, self.budget)
+        record = record_of(sample, where)
+        events = [(e, ids) for e in record.events if (ids := self._ids(e.text, rows.counts))]
+        whole = [ids for text in whole_texts(record) if (ids := self._ids(text, rows.counts))]
+        rows.texts = [*(ids for _, ids in events), *whole]
+        if not rows.texts:
+            rows.counts["samples without a text"] += 1
+            return
+        starts = torch.tensor([e.start_s for e, _ in events], dtype=torch.float64)  # (E,)
+        ends = torch.tensor([e.end_s for e, _ in events], dtype=torch.float64)
+        for name in self.streams:
+            parts = []
+            if name in video.streams:
+                tokens = video.streams[name]
+                start, end = tokens.start_s[:, None], tokens.end_s[:, None]  # (n, 1)
+                over = torch.minimum(end, ends) - torch.maximum(start, starts) > (end - start) / 2  # (n, E)
+                rest = ~over.any(1, keepdim=True).expand(-1, len(whole))
+                parts.append((tokens.x, torch.cat([over, rest], 1)))
+            if name in video.globals:
+                x, about = video.globals[name], torch.zeros(len(rows.texts), dtype=torch.bool)
+                about[len(events) if whole else 0 :] = True
+                parts.append((x, about.expand(len(x), -1)))
+            if parts:
+                x, holds = (torch.cat(part) for part in zip(*parts, strict=True))
+                if bool(holds.any()):
+                    rows.streams[name] = x[holds.any(1)], holds[holds.any(1)]
+
+    def _ids(self, text: str, counts: Counter[str]) -> Ids:
+        """The tokens of a text, as in the middle of a sentence, without unknown ones."""
+        if not any(map(str.isalpha, text)):
+            counts["texts without a word"] += 1
+            return ()
+        tokenizer = self.data.tokenizer
+        ids = tuple(i for i in encode(tokenizer, f" {text.strip()}") if i != tokenizer.unk_token_id)
+        counts.update(() if ids else ["texts that the tokenizer has no word of"])
+        return ids
+
+
+def whole_texts(record: Record) -> list[str]:
+    """What is said of a whole video: its captions, or the answers of its dialogues without their times."""
+    if any(map(str.strip, record.captions)):
+        return list(record.captions)
+    answers = [turn.text for turns in record.dialogues for turn in turns if turn.role == "assistant"]
+    return [*record.captions, *(SYMBOL.sub("", answer) for answer in answers)]
