@@ -54,7 +54,7 @@ class Moments:
             return self if int(other.count) == 0 else other
         count = self.count + other.count
         x, y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
-        part = other.count / count
+        part = other.count.double() / count  # of int64 alone torch makes float32
         weight = self.count * part
         return Moments(
             count, self.mean_x + part * x, self.mean_y + part * y,

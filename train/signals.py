@@ -49,8 +49,7 @@ class Signals:
         if self.swapped != self.swapped:
             return f"loss {self.own:.3f} ({kinds}); one video alone, none to swap it with"
         other = f"with another video {self.swapped:.3f}; own better in {self.better} of {self.answers}"
-        blind = ": it answers without looking at the video" if self.is_blind else ""
-        return f"loss {self.own:.3f} ({kinds}), {other}{blind}"
+        return f"loss {self.own:.3f} ({kinds}), {other}"
 
     def log(self) -> dict[str, float]:
         """For a line of the log."""

@@ -44,6 +44,8 @@ class Validation:
                 for answer in answers:
                     file.write(json.dumps({"step": step} | answer, ensure_ascii=False) + "\n")
             print(f"step {step}: validation {signals.text()}")
+            if signals.is_blind:
+                print("  warning: it answers without looking at the video")
             for answer in answers:
                 print(f"  {answer['key']}: {answer['question']}")
                 print(f"    reference {answer['reference']}\n    answer    {answer['answer']}", flush=True)

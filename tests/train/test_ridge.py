@@ -114,7 +114,9 @@ def test_the_ridge_is_the_best_on_what_was_held_out():
     best = max(scores, key=scores.__getitem__)
     assert choice.ridge == best and 0 < best < max(RIDGES)
     assert (choice.top_1, choice.top_5) == pytest.approx(scores[best][:2])
-    assert choice.held_explained == pytest.approx(scores[best][2]) and choice.explained > choice.held_explained
+    assert (
+        choice.held_explained == pytest.approx(scores[best][2]) and choice.explained > choice.held_explained
+    )
     alone = choose(fit, fit.solve(), Moments.zero(40, 12), held[:0], bank[:0], right[:0])
     assert alone.ridge == DEFAULT_RIDGE and np.isnan(alone.top_1) and np.isnan(alone.held_explained)
 
@@ -127,5 +129,7 @@ def test_the_layer_is_centred_and_as_long_as_it_is_asked_to_be():
     out = torch.nn.functional.linear(x, weight, bias)
     torch.testing.assert_close(out.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-9, rtol=0)
     assert float(out.square().sum(1).mean().sqrt()) == pytest.approx(26.0)
-    cosine = torch.nn.functional.cosine_similarity(weight.t().flatten(), solution.weight(0.1).flatten(), dim=0)
+    cosine = torch.nn.functional.cosine_similarity(
+        weight.t().flatten(), solution.weight(0.1).flatten(), dim=0
+    )
     assert float(cosine) == pytest.approx(1.0)
