@@ -311,7 +311,8 @@ class LLMConfig:
         time: add to each token embeddings of its timestamp, first and last second and size.
         max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
-        question: text of the user's turn, after the video; {question} is replaced.
+        question: text of the user's turn, after the video; {question} is replaced. "": {question} alone,
+            between two line breaks where the tokenizer has no chat template.
         next_question: likewise of a later turn of a dialogue, after the answer before; "": as `question`.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
         events_window_s: length of a window.
@@ -343,7 +344,7 @@ class LLMConfig:
     time: bool = True
     max_offset_s: int = 64
     system: str = ""
-    question: str = "{question}"
+    question: str = ""
     next_question: str = ""
     events: str = (
         "What happens between {start} and {end} seconds? Give each event with its first and last second."
