@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..llm.calibrate import embedding_norm
-from ..llm.causal import CausalLM, Residual
+from ..llm.causal import CausalLM, Residual, zero
 from ..model import LongCompress
 from .data.dataset import ShardData
 from .projector_pairs import Ids, Pairs, Sums
-from .ridge import Moments, choose, scaled
+from .ridge import Moments, Scores, choose, scaled
 from .signals import signals_of
 from .trainer import plain_errors
 
@@ -49,32 +49,27 @@ class Fit:
     Attributes:
         stream: whose.
         tokens, rank, width: pairs solved from; directions in which x varies, of C.
-        ridge: chosen, in mean variances of x.
-        explained, held_explained: R^2 on these pairs, and on held-out videos (nan without any).
-        top_1, top_5: share of held-out texts that are nearest, among the five nearest, to the mean image of
-            the tokens that they are said of; of `texts` different ones, `asked` times.
+        texts, asked: different texts of held-out videos; means of tokens to find them for.
+        scores: of the map before it is scaled.
     """
 
     stream: str
     tokens: int
     rank: int
     width: int
-    ridge: float
-    explained: float
-    held_explained: float
-    top_1: float
-    top_5: float
     texts: int
     asked: int
+    scores: Scores
 
     def __str__(self) -> str:
+        scores = self.scores
         text = f"{self.stream}: {self.tokens:,} tokens, rank {self.rank} of {self.width}, ridge "
-        text += f"{self.ridge:g}, R^2 {self.explained:.3f}"
+        text += f"{scores.ridge:g}, R^2 {scores.explained:.3f}"
         if not self.asked:
             return f"{text}; nothing held out"
         return (
-            f"{text}, held out {self.held_explained:.3f}; right text first in {self.top_1:.3f}, among five "
-            f"in {self.top_5:.3f} of {self.asked:,} (of {self.texts:,} texts, chance {1 / self.texts:.3f})"
+            f"{text}, held out {scores.held_explained:.3f}; right text first in {scores.top_1:.3f}, among "
+            f"five in {scores.top_5:.3f} of {self.asked:,} ({self.texts:,} texts, chance {1 / self.texts:.3f})"
         )
 
 
@@ -100,29 +95,22 @@ def collect(
     sums = Sums.load(whole, run)
     if sums.done == len(numbers):
         return sums, held
-    table, own = model.llm.lm.get_input_embeddings(), numbers[rank::world]
-
-    @lru_cache(4096)
-    def words(ids: Ids) -> Tensor:
-        embedded: Tensor = table(torch.tensor(ids, device=table.weight.device)).double().mean(0).cpu()
-        return embedded
-
-    sums, out_of = Sums.load(parts[rank], run), set(held)
-    rest = own[sums.done :]
+    sums, out_of, words = Sums.load(parts[rank], run), set(held), lru_cache(4096)(partial(embedding, model))
+    rest = numbers[rank::world][sums.done :]
     loader = DataLoader(pairs, batch_size=None, sampler=rest, num_workers=workers)
     with plain_errors():
         for at, rows in zip(rest, tqdm(loader, "projectors", unit="video", disable=None), strict=True):
             sums.add(rows, at in out_of, words)
             if sums.done % SAVE_EVERY == 0:
-                sums.save(parts[rank], run)
-    sums.save(parts[rank], run)
+                sums.save(parts[rank])
+    sums.save(parts[rank])
     _wait()
-    sums = Sums()
+    sums = Sums(run)
     for part in parts:
         sums.merge(Sums.load(part, run))
     _wait()
     if rank == 0:
-        sums.save(whole, run)
+        sums.save(whole)
         for part in parts:
             part.unlink()
     _wait()
@@ -130,11 +118,19 @@ def collect(
 
 
 @torch.no_grad()
+def embedding(model: LongCompress, ids: Ids) -> Tensor:
+    """(D,) float64 mean embedding of a text's tokens, on the CPU."""
+    table = model.llm.lm.get_input_embeddings()
+    rows: Tensor = table(torch.tensor(ids, device=table.weight.device))
+    return rows.double().mean(0).cpu()
+
+
+@torch.no_grad()
 def fit_projectors(model: LongCompress, sums: Sums, streams: Sequence[str]) -> list[Fit]:
     """Start the projectors of these streams from sums; those without enough pairs keep what they have."""
     llm = model.llm
     assert isinstance(llm, CausalLM)
-    table, fits = llm.lm.get_input_embeddings(), []
+    fits = []
     for name in streams:
         moments = sums.fit.get(name)
         if moments is None or moments.yy <= MIN_SPREAD * moments.count * moments.mean_y.square().sum():
@@ -142,23 +138,20 @@ def fit_projectors(model: LongCompress, sums: Sums, streams: Sequence[str]) -> l
         solution = moments.solve()
         if not solution.rank:
             continue
-        texts = sums.right.get(name, [])[:MAX_TEXTS]
-        bank_of = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
-        bank = [
-            table(torch.tensor(ids, device=table.weight.device)).double().mean(0).cpu() for ids in bank_of
-        ]
-        x = torch.stack(sums.x[name][:MAX_TEXTS]) if texts else torch.zeros(0, len(moments.xx))
-        right = torch.tensor([bank_of[ids] for ids in texts], dtype=torch.int64)
+        asked = sums.right.get(name, [])[:MAX_TEXTS]
+        number = {ids: i for i, ids in enumerate(dict.fromkeys(asked))}
+        x = torch.stack(sums.x[name][:MAX_TEXTS]) if asked else torch.zeros(0, len(moments.xx))
+        texts = torch.stack([embedding(model, ids) for ids in number]) if asked else x
+        right = torch.tensor([number[ids] for ids in asked], dtype=torch.int64)
         held = sums.held.get(name, Moments.zero(*moments.xy.shape))
-        choice = choose(moments, solution, held, x, torch.stack(bank) if bank else x, right)
+        chosen, scores = choose(moments, solution, held, x, texts, right)
         norm = (llm.settings.token_norm or 1.0) * embedding_norm(llm)
-        weight, bias = scaled(solution, choice.weight, moments, norm)
+        weight, bias = scaled(solution, chosen, moments, norm)
         layer = linear_of(model, name)
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
-        sizes = (int(moments.count), solution.rank, len(moments.xx))
-        scores = (choice.ridge, choice.explained, choice.held_explained, choice.top_1, choice.top_5)
-        fits.append(Fit(name, *sizes, *scores, len(bank), len(texts)))
+        sizes = (int(moments.count), solution.rank, len(moments.xx), len(number), len(asked))
+        fits.append(Fit(name, *sizes, scores))
     llm.untrained -= {fit.stream for fit in fits}
     return fits
 
@@ -168,20 +161,15 @@ def linear_of(model: LongCompress, name: str) -> nn.Linear:
     llm: Any = model.llm
     if llm.settings.projector == "mlp":  # every stream gets one; where it stays zero, the MLP is as before
         for stream, mlp in llm.project.items():
-            last = [value.clone() for value in mlp[-1].parameters()]
             skip = nn.Linear(mlp[0].in_features, mlp[-1].out_features).to(mlp[0].weight)
-            nn.init.zeros_(skip.weight)
-            nn.init.zeros_(skip.bias)
+            zero(skip)
             llm.project[stream] = Residual(skip, mlp)
-            for value, before in zip(mlp[-1].parameters(), last, strict=True):
-                value.copy_(before)
         llm.settings = replace(llm.settings, projector="residual")
         model.config = replace(model.config, llm=replace(model.config.llm, projector="residual"))
     project = llm.project[name]
     if not isinstance(project, Residual):
         return project
-    for value in project.mlp[-1].parameters():
-        nn.init.zeros_(value)
+    zero(project.mlp[-1])
     return project.skip
 
 
@@ -201,26 +189,22 @@ def report(
         if len(examples) == NUM_EXAMPLES:
             break
     signals = signals_of(model, examples, keys) if fits and examples else None
-    content = {
-        "fits": [_values(fit) for fit in fits], "signals": signals and _values(signals), "samples": sums.done,
+    text = json.dumps({
+        "fits": [asdict(fit) for fit in fits], "signals": signals and asdict(signals), "samples": sums.done,
         "held_out": len(held), "counts": sums.counts, "bad": [asdict(bad) for bad in sums.bad],
-    }  # fmt: skip
+    })  # fmt: skip
+    content = json.loads(text, parse_constant=lambda _: None)  # JSON knows no nan
     (out / REPORT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     lines = [f"projectors start by least squares from {sums.done:,} samples, {len(held):,} of them held out"]
     lines += [f"  {fit}" for fit in fits]
     if signals:
         lines.append(f"  before any step, {len(examples)} held-out videos: {signals.text()}")
-    left = [f"{num:,} {what}" for what, num in sorted(sums.counts.items()) if num]
+    left = [f"{num:,} {what}" for what, num in sorted(sums.counts.items())]
     left += [
         f"{len(sums.bad):,} samples that can't be used, such as {b.key}: {b.reason}" for b in sums.bad[:1]
     ]
     lines += [f"  left out: {'; '.join(left)}"] if left else []
     print("\n".join(lines), flush=True)
-
-
-def _values(of: Any) -> dict[str, Any]:
-    """The fields of a dataclass for JSON, which knows no nan."""
-    return {key: None if value != value else value for key, value in asdict(of).items()}
 
 
 def _wait() -> None:

@@ -1,19 +1,17 @@
 """Tokens of shards, and the texts that are said of them, as sums that merge: pairs for `projector_init`."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import replacing
 from ..llm.prompt import encode
+from ..serialize import pack, unpack
 from .data.dataset import BadSample, ShardData, record_of
 from .data.questions import SYMBOL
 from .data.sampler import enter_worker
@@ -41,6 +39,7 @@ class Sums:
     """All that is kept of the samples so far.
 
     Attributes:
+        run: what it is of: shards, models, settings.
         done: samples that went in.
         fit, held: stream -> moments of pairs to solve from, and of held-out videos.
         x, right: stream -> (C,) mean of the held-out tokens that a text is said of, for each; its tokens.
@@ -48,27 +47,28 @@ class Sums:
         bad: samples that can't be used.
     """
 
+    run: str
     done: int = 0
     fit: dict[str, Moments] = field(default_factory=dict)
     held: dict[str, Moments] = field(default_factory=dict)
     x: dict[str, list[Tensor]] = field(default_factory=dict)
     right: dict[str, list[Ids]] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     bad: list[BadSample] = field(default_factory=list)
 
     def add(self, rows: Rows, is_held: bool, words: Callable[[Ids], Tensor]) -> None:
         """Take a sample; `words` is the embedding of a text."""
         self.done += 1
-        self.counts.update(rows.counts)
+        self.counts = dict(Counter(self.counts) + rows.counts)
         if rows.bad:
             self.bad.append(BadSample(rows.key, rows.bad))
         if not rows.streams:
             return
-        bank = torch.stack([words(ids) for ids in rows.texts]).double()
+        embedded = torch.stack([words(ids) for ids in rows.texts])
         for name, (x, holds) in rows.streams.items():
             texts = holds.double()
             to = self.held if is_held else self.fit
-            moments = Moments.of(x, texts @ bank / texts.sum(1, keepdim=True))
+            moments = Moments.of(x, texts @ embedded / texts.sum(1, keepdim=True))
             to[name] = to[name] + moments if name in to else moments
             for number, ids in enumerate(rows.texts) if is_held else ():
                 if bool(holds[:, number].any()):
@@ -78,7 +78,7 @@ class Sums:
     def merge(self, other: "Sums") -> None:
         """Take what another rank has."""
         self.done += other.done
-        self.counts.update(other.counts)
+        self.counts = dict(Counter(self.counts) + Counter(other.counts))
         self.bad += other.bad
         for own, others in ((self.fit, other.fit), (self.held, other.held)):
             for name, moments in others.items():
@@ -87,42 +87,20 @@ class Sums:
             self.x.setdefault(name, []).extend(rows)
             self.right.setdefault(name, []).extend(other.right[name])
 
-    def save(self, path: Path, run: str) -> None:
-        """Write it, as of a run."""
-        tensors = {
-            f"{part}.{name}.{key}": value
-            for part, of in (("fit", self.fit), ("held", self.held))
-            for name, moments in of.items()
-            for key, value in vars(moments).items()
-        }
-        tensors |= {f"x.{name}": torch.stack(rows) for name, rows in self.x.items()}
-        bad = [asdict(sample) for sample in self.bad]
-        info = {"done": self.done, "right": self.right, "counts": self.counts, "bad": bad}
+    def save(self, path: Path) -> None:
+        """Write it."""
         with replacing(path) as part:
-            save_file(tensors, part, metadata={"run": run, "info": json.dumps(info)})
+            part.write_bytes(pack(self, KINDS))
 
     @classmethod
     def load(cls, path: Path, run: str) -> "Sums":
         """What `save` wrote of the same run; empty where there is nothing of it."""
-        sums = cls()
-        if not path.is_file():
-            return sums
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["run"] != run:
-                return sums
-            info = json.loads(metadata["info"])
-            for key in sorted(file.keys()):
-                part, name, *_ = key.split(".")
-                if part == "x":
-                    sums.x[name] = list(file.get_tensor(key))
-                elif name not in getattr(sums, part):
-                    values = {f.name: file.get_tensor(f"{part}.{name}.{f.name}") for f in fields(Moments)}
-                    getattr(sums, part)[name] = Moments(**values)
-        sums.done, sums.counts = info["done"], Counter(info["counts"])
-        sums.right = {name: list(map(tuple, texts)) for name, texts in info["right"].items()}
-        sums.bad = [BadSample(**bad) for bad in info["bad"]]
-        return sums
+        sums = unpack(path.read_bytes(), KINDS) if path.is_file() else cls(run)
+        assert isinstance(sums, cls)
+        return sums if sums.run == run else cls(run)
+
+
+KINDS = (Sums, Moments, BadSample)
 
 
 class Pairs(Dataset[Rows]):

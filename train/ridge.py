@@ -7,7 +7,7 @@ The sums of two parts give those of the whole (Chan, Golub & LeVeque, 1979).
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 RIDGES = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Those that are tried, in mean variances of x."""
@@ -110,48 +110,47 @@ class Solution:
         return float(1 - left / total) if total > 0 else float("nan")
 
 
-def ranks(solution: Solution, weight: Tensor, x: Tensor, bank: Tensor, right: Tensor) -> Tensor:
-    """(K,) int64 rank, from 1, of the right row of a bank (T, D) for each x (K, C), by cosine to x's image
-    around the mean; `right` (K,) int64. Of equal rows the right is the last: a constant image finds nothing.
-    """
-    image = torch.nn.functional.normalize((x.double() - solution.mean_x) @ weight, dim=1)
-    near = image @ torch.nn.functional.normalize(bank.double() - solution.mean_y, dim=1).t()
+def ranks(solution: Solution, weight: Tensor, x: Tensor, rows: Tensor, right: Tensor) -> Tensor:
+    """(K,) int64 rank, from 1, of the right row of (T, D) for each x (K, C), by cosine to x's image around
+    the mean; `right` (K,) int64. Of equal rows the right is the last: a constant image finds nothing."""
+    image = nn.functional.normalize((x.double() - solution.mean_x) @ weight, dim=1)
+    near = image @ nn.functional.normalize(rows.double() - solution.mean_y, dim=1).t()
     return (near >= near.gather(1, right[:, None]) - 1e-12).sum(1)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The ridge that was chosen, and how its map does.
+class Scores:
+    """How a map does.
 
     Attributes:
         ridge: in mean variances of x.
-        weight: (C, D) float64.
         explained, held_explained: R^2 on the pairs solved from, and on those held out (nan without any).
         top_1, top_5: share of held-out images whose right row is first, among the first five; nan likewise.
     """
 
     ridge: float
-    weight: Tensor
     explained: float
     held_explained: float
     top_1: float
     top_5: float
 
 
-def choose(fit: Moments, solution: Solution, held: Moments, x: Tensor, bank: Tensor, right: Tensor) -> Choice:
-    """The ridge of RIDGES with the best (top-1, top-5, R^2) on what was held out; without any, DEFAULT_RIDGE.
+def choose(
+    fit: Moments, solution: Solution, held: Moments, x: Tensor, rows: Tensor, right: Tensor
+) -> tuple[Tensor, Scores]:
+    """(weight (C, D), scores) of the ridge of RIDGES with the best (top-1, top-5, R^2) on what was held out;
+    without any, of DEFAULT_RIDGE.
 
-    Args: fit, solution, held: the pairs to solve from, solved, and others. x, bank, right: as for `ranks`.
+    Args: fit, solution, held: the pairs to solve from, solved, and others. x, rows, right: as for `ranks`.
     """
-    choices = []
+    tried = []
     for ridge in RIDGES if len(x) else (DEFAULT_RIDGE,):
         weight = solution.weight(ridge)
-        place = ranks(solution, weight, x, bank, right).double() if len(x) else torch.full((1,), torch.nan)
-        top = [float((place <= k).double().mean()) if len(x) else float("nan") for k in (1, 5)]
-        held_explained = solution.explained(weight, held)
-        choices.append(Choice(ridge, weight, 0.0, held_explained, top[0], top[1]))
-    best = max(choices, key=lambda c: (c.top_1, c.top_5, c.held_explained))
-    return replace(best, explained=solution.explained(best.weight, fit))
+        place = ranks(solution, weight, x, rows, right).double() if len(x) else torch.full((1,), torch.nan)
+        top = [float((place <= k).double().mean()) if len(x) else torch.nan for k in (1, 5)]
+        tried.append((weight, Scores(ridge, torch.nan, solution.explained(weight, held), *top)))
+    weight, scores = max(tried, key=lambda of: (of[1].top_1, of[1].top_5, of[1].held_explained))
+    return weight, replace(scores, explained=solution.explained(weight, fit))
 
 
 def scaled(solution: Solution, weight: Tensor, fit: Moments, norm: float) -> tuple[Tensor, Tensor]:

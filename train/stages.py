@@ -174,7 +174,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     streams = streams_to_start(model, recipe)
-    budget, sums = middle(recipe.budgets), Sums()
+    budget, sums = middle(recipe.budgets), Sums("")
     if streams:
         sizes = {"max_samples": recipe.init_samples, "workers": recipe.engine.workers}
         sums, held = collect(model, data, budget, streams, out, **sizes)

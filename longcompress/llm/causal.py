@@ -37,17 +37,25 @@ def projector(kind: str, width: int, llm_width: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(width, llm_width)
     mlp = nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
-    return mlp if kind == "mlp" else Residual(nn.Linear(width, llm_width), mlp)
+    if kind == "residual":
+        zero(mlp[-1])
+        return Residual(nn.Linear(width, llm_width), mlp)
+    return mlp
+
+
+@torch.no_grad()
+def zero(layer: nn.Module) -> None:
+    """Set all its parameters to 0."""
+    for value in layer.parameters():
+        value.zero_()
 
 
 class Residual(nn.Module):
-    """A linear map and an MLP beside it, whose last layer starts at zero: the map alone at first."""
+    """The sum of a linear map and an MLP."""
 
     def __init__(self, skip: nn.Linear, mlp: nn.Sequential) -> None:
         super().__init__()
         self.skip, self.mlp = skip, mlp
-        for value in mlp[-1].parameters():
-            nn.init.zeros_(value)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to (N, D)."""

@@ -69,27 +69,27 @@ def test_what_is_explained_is_what_the_rows_say():
     assert np.isnan(solution.explained(weight, Moments.zero(7, 5)))
 
 
-def ranks_by_hand(x, y, weight, held, bank, right):
+def ranks_by_hand(x, y, weight, held, texts, right):
     """Place of the right row among all by cosine, the worst of equal places."""
     places = []
     for row, at in zip(held.numpy(), right.tolist(), strict=True):
         image = (row - x.numpy().mean(0)) @ weight.numpy()
         near = []
-        for text in bank.numpy() - y.numpy().mean(0):
-            near.append(image @ text / max(np.linalg.norm(image) * np.linalg.norm(text), 1e-12))
+        for row_y in texts.numpy() - y.numpy().mean(0):
+            near.append(image @ row_y / max(np.linalg.norm(image) * np.linalg.norm(row_y), 1e-12))
         places.append(sum(value >= near[at] - 1e-12 for value in near))
     return places
 
 
 def test_ranks_are_those_by_hand_and_a_constant_image_finds_nothing():
     x, y = rows(50)
-    held, bank = rows(12, seed=0)
+    held, texts = rows(12, seed=0)
     right = torch.arange(12).flip(0)
     solution = Moments.of(x, y).solve()
     weight = solution.weight(0.03)
-    got = ranks(solution, weight, held, bank, right)
-    assert got.tolist() == ranks_by_hand(x, y, weight, held, bank, right) and len(set(got.tolist())) > 3
-    nothing = ranks(solution, torch.zeros_like(weight), held, bank, right)
+    got = ranks(solution, weight, held, texts, right)
+    assert got.tolist() == ranks_by_hand(x, y, weight, held, texts, right) and len(set(got.tolist())) > 3
+    nothing = ranks(solution, torch.zeros_like(weight), held, texts, right)
     assert nothing.tolist() == [12] * 12
 
 
@@ -100,24 +100,25 @@ def test_the_ridge_is_the_best_on_what_was_held_out():
     noisy = torch.from_numpy(random.normal(size=(60, 40)))
     y = noisy @ torch.from_numpy(true) + 6 * torch.from_numpy(random.normal(size=(60, 12)))
     held = torch.from_numpy(random.normal(size=(30, 40)))
-    bank = held @ torch.from_numpy(true)
+    texts = held @ torch.from_numpy(true)
     right = torch.arange(30)
     fit = Moments.of(noisy, y)
-    choice = choose(fit, fit.solve(), Moments.of(held, bank), held, bank, right)
-    scores = {}
+    weight, choice = choose(fit, fit.solve(), Moments.of(held, texts), held, texts, right)
+    best_weight, scores = weight, {}
     for ridge in RIDGES:
         weight = torch.from_numpy(by_rows(noisy, y, ridge))
-        place = np.array(ranks_by_hand(noisy, y, weight, held, bank, right))
-        error = (bank - y.mean(0) - (held - noisy.mean(0)) @ weight).square().sum()
-        explained = float(1 - error / (bank - y.mean(0)).square().sum())
+        place = np.array(ranks_by_hand(noisy, y, weight, held, texts, right))
+        error = (texts - y.mean(0) - (held - noisy.mean(0)) @ weight).square().sum()
+        explained = float(1 - error / (texts - y.mean(0)).square().sum())
         scores[ridge] = float((place <= 1).mean()), float((place <= 5).mean()), explained
     best = max(scores, key=scores.__getitem__)
     assert choice.ridge == best and 0 < best < max(RIDGES)
+    np.testing.assert_allclose(best_weight.numpy(), by_rows(noisy, y, best), rtol=1e-6, atol=1e-8)
     assert (choice.top_1, choice.top_5) == pytest.approx(scores[best][:2])
     assert (
         choice.held_explained == pytest.approx(scores[best][2]) and choice.explained > choice.held_explained
     )
-    alone = choose(fit, fit.solve(), Moments.zero(40, 12), held[:0], bank[:0], right[:0])
+    _, alone = choose(fit, fit.solve(), Moments.zero(40, 12), held[:0], texts[:0], right[:0])
     assert alone.ridge == DEFAULT_RIDGE and np.isnan(alone.top_1) and np.isnan(alone.held_explained)
 
 

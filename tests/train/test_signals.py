@@ -183,9 +183,9 @@ def test_validation_logs_signals_and_warns(folder, tmp_path, capsys):
         eval_answers=1,
     )
     train_stage(models.model(), recipe, tmp_path)
-    said = capsys.readouterr().out
-    assert "step 3: validation loss" in said and "with another video" in said
-    assert "warning: it answers without looking at the video" in said  # its three videos are the same
+    printed = capsys.readouterr().out
+    assert "step 3: validation loss" in printed and "with another video" in printed
+    assert "warning: it answers without looking at the video" in printed  # its three videos are the same
 
 
 def test_rates_are_of_parts():
