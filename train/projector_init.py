@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..llm.calibrate import embedding_norm
-from ..llm.causal import CausalLM, Residual, zero
+from ..llm.causal import CausalLM
+from ..llm.projector import Residual, zero
 from ..model import LongCompress
 from .data.dataset import ShardData
 from .projector_pairs import Ids, Pairs, Sums
@@ -68,8 +69,8 @@ class Fit:
         if not self.asked:
             return f"{text}; nothing held out"
         return (
-            f"{text}, held out {scores.held_explained:.3f}; right text first in {scores.top_1:.3f}, among "
-            f"five in {scores.top_5:.3f} of {self.asked:,} ({self.texts:,} texts, chance {1 / self.texts:.3f})"
+            f"{text}, held out {scores.held_explained:.3f}; right text first in {scores.top_1:.3f}, "
+            f"in five {scores.top_5:.3f} of {self.asked:,} ({self.texts:,} texts, chance {1 / self.texts:.3f})"
         )
 
 

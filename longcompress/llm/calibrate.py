@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..config import MediaConfig
 from ..encoders import Encoder, Stream
 from ..types import Audio, Frames
-from .causal import CausalLM, Residual, together
+from .causal import CausalLM, together
+from .projector import Residual
 from .prompt import encode, timestamp_text
 from .stock import StockLM
 

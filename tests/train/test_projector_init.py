@@ -21,7 +21,7 @@ from longcompress.compression.merging import Group
 from longcompress.compression.state import Chunk, Mean
 from longcompress.llm import Example
 from longcompress.llm.calibrate import embedding_norm, features_of
-from longcompress.llm.causal import Residual
+from longcompress.llm.projector import Residual
 from longcompress.model import LongCompress
 from longcompress.serialize import unpack
 from longcompress.train import projector_init as module
