@@ -69,8 +69,8 @@ class Fit:
         if not self.asked:
             return f"{text}; nothing held out"
         return (
-            f"{text}, held out {scores.held_explained:.3f}; right text first in {scores.top_1:.3f}, "
-            f"in five {scores.top_5:.3f} of {self.asked:,} ({self.texts:,} texts, chance {1 / self.texts:.3f})"
+            f"{text}, held out {scores.held_explained:.3f}; right text first {scores.top_1:.3f}, in five "
+            f"{scores.top_5:.3f}, of {self.asked:,} ({self.texts:,} texts, chance {1 / self.texts:.3f})"
         )
 
 
