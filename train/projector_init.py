@@ -11,6 +11,7 @@ map is `ridge.Solution.weight`, its ridge chosen on held-out videos by retrieval
 as long as the language model's embeddings.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,9 +37,9 @@ from .signals import signals_of
 from .trainer import plain_errors
 
 MAX_HELD, HELD_PART = 512, 10  # videos held out: at most, and a tenth of all
-MAX_TEXTS = 2000  # of them, to be told apart
+MAX_TEXTS = 2048  # of them, to be told apart
 NUM_EXAMPLES = 32  # held-out videos that are asked about before any step
-SAVE_EVERY = 256  # samples
+SAVE_EVERY = 256  # samples; a multiple of FLUSH_EVERY
 REPORT = "init.json"
 MIN_SPREAD = 1e-12  # of texts, against their mean: below they are all the same
 
@@ -90,18 +91,23 @@ def collect(
     rank, world, pairs = data.rank, data.world, Pairs(data, budget, streams)
     numbers, held = sampled(len(pairs.numbers), max_samples, data.batches.seed)
     indexes = data.batches.indexes
-    of_run = [[shard.sha256 for index in indexes for shard in index.shards], model.identity(), list(streams)]
-    run = json.dumps([*of_run, embedding_norm(model.llm), budget, max_samples, data.batches.seed])
+    of_run: list[Any] = [
+        [shard.sha256 for index in indexes for shard in index.shards],
+        model.identity(),
+        list(streams),
+    ]
+    of_run += [embedding_norm(model.llm), budget, max_samples, data.batches.seed]
+    run = hashlib.sha256(json.dumps(of_run).encode()).hexdigest()
     whole, parts = out / "init.safetensors", [out / f"init-{i}-of-{world}.safetensors" for i in range(world)]
     sums = Sums.load(whole, run)
     if sums.done == len(numbers):
         return sums, held
     sums, out_of, words = Sums.load(parts[rank], run), set(held), lru_cache(4096)(partial(embedding, model))
-    rest = numbers[rank::world][sums.done :]
+    rest, max_texts = numbers[rank::world][sums.done :], max(1, MAX_TEXTS // max(1, len(held)))
     loader = DataLoader(pairs, batch_size=None, sampler=rest, num_workers=workers)
     with plain_errors():
         for at, rows in zip(rest, tqdm(loader, "projectors", unit="video", disable=None), strict=True):
-            sums.add(rows, at in out_of, words)
+            sums.add(rows, words, max_texts if at in out_of else 0)
             if sums.done % SAVE_EVERY == 0:
                 sums.save(parts[rank])
     sums.save(parts[rank])
@@ -139,9 +145,9 @@ def fit_projectors(model: LongCompress, sums: Sums, streams: Sequence[str]) -> l
         solution = moments.solve()
         if not solution.rank:
             continue
-        asked = sums.right.get(name, [])[:MAX_TEXTS]
+        asked = sums.right.get(name, [])
         number = {ids: i for i, ids in enumerate(dict.fromkeys(asked))}
-        x = torch.stack(sums.x[name][:MAX_TEXTS]) if asked else torch.zeros(0, len(moments.xx))
+        x = torch.stack(sums.x[name]) if asked else torch.zeros(0, len(moments.xx))
         texts = torch.stack([embedding(model, ids) for ids in number]) if asked else x
         right = torch.tensor([number[ids] for ids in asked], dtype=torch.int64)
         held = sums.held.get(name, Moments.zero(*moments.xy.shape))

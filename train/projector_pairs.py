@@ -21,6 +21,7 @@ from .shards.index import Index
 from .shards.sample import read_sample
 
 Ids = tuple[int, ...]
+FLUSH_EVERY = 16  # samples: sums of many rows at once take less time
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Sums:
         x, right: stream -> (C,) mean of the held-out tokens that a text is said of, for each; its tokens.
         counts: what was left out, and samples.
         bad: samples that can't be used.
+        rows: (is held out, stream, x (n, C), y (n, D)) that are not in the moments yet.
     """
 
     run: str
@@ -55,25 +57,35 @@ class Sums:
     right: dict[str, list[Ids]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     bad: list[BadSample] = field(default_factory=list)
+    rows: list[tuple[bool, str, Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, rows: Rows, is_held: bool, words: Callable[[Ids], Tensor]) -> None:
-        """Take a sample; `words` is the embedding of a text."""
+    def add(self, rows: Rows, words: Callable[[Ids], Tensor], max_texts: int = 0) -> None:
+        """Take a sample; `words` is the embedding of a text. max_texts: of a held-out video, that are looked
+        for, evenly spread; 0: it is not held out."""
         self.done += 1
         self.counts = dict(Counter(self.counts) + rows.counts)
         if rows.bad:
             self.bad.append(BadSample(rows.key, rows.bad))
-        if not rows.streams:
-            return
-        embedded = torch.stack([words(ids) for ids in rows.texts])
+        num = len(rows.texts)
+        embedded = torch.stack([words(ids) for ids in rows.texts]) if rows.streams else torch.zeros(0)
         for name, (x, holds) in rows.streams.items():
             texts = holds.double()
-            to = self.held if is_held else self.fit
-            moments = Moments.of(x, texts @ embedded / texts.sum(1, keepdim=True))
-            to[name] = to[name] + moments if name in to else moments
-            for number, ids in enumerate(rows.texts) if is_held else ():
+            self.rows.append((max_texts > 0, name, x, texts @ embedded / texts.sum(1, keepdim=True)))
+            for number in sorted({i * num // max_texts for i in range(max_texts)}):
                 if bool(holds[:, number].any()):
                     self.x.setdefault(name, []).append(x[holds[:, number]].double().mean(0))
-                    self.right.setdefault(name, []).append(ids)
+                    self.right.setdefault(name, []).append(rows.texts[number])
+        if self.done % FLUSH_EVERY == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add the rows to the moments."""
+        for is_held, name in sorted({(is_held, name) for is_held, name, _, _ in self.rows}):
+            parts = [(x, y) for held, stream, x, y in self.rows if (held, stream) == (is_held, name)]
+            moments = Moments.of(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            to = self.held if is_held else self.fit
+            to[name] = to[name] + moments if name in to else moments
+        self.rows.clear()
 
     def merge(self, other: "Sums") -> None:
         """Take what another rank has."""
@@ -89,6 +101,7 @@ class Sums:
 
     def save(self, path: Path) -> None:
         """Write it."""
+        self.flush()
         with replacing(path) as part:
             part.write_bytes(pack(self, KINDS))
 

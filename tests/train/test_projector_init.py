@@ -25,6 +25,7 @@ from longcompress.llm.projector import Residual
 from longcompress.model import LongCompress
 from longcompress.serialize import unpack
 from longcompress.train import projector_init as module
+from longcompress.train import projector_pairs as pairs_module
 from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.projector_pairs import KINDS, Pairs, Sums
@@ -181,7 +182,8 @@ def test_the_sums_of_halves_are_those_of_the_whole(folder):
     def sums_of(numbers):
         sums, pairs = Sums(""), Pairs(data_of(folder, model), BUDGET, ("video", "audio"))
         for number in numbers:
-            sums.add(pairs[number], number % 5 == 0, words)
+            sums.add(pairs[number], words, 9 if number % 5 == 0 else 0)
+        sums.flush()
         return sums
 
     whole, merged, second = sums_of(range(30)), sums_of(range(0, 30, 2)), sums_of(range(1, 30, 2))
@@ -201,6 +203,7 @@ def sums_in(folder):
 
 
 def test_an_interrupted_pass_goes_on_to_the_same_bits_for_any_workers(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs_module, "FLUSH_EVERY", 4)
     results = {}
     for name, workers in (("whole", 0), ("workers", 2)):
         start(folder, models.model(), tmp_path / name, workers=workers)
@@ -208,11 +211,11 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits_for_any_workers(folder, tm
     monkeypatch.setattr(module, "SAVE_EVERY", 4)
     add, calls = Sums.add, []
 
-    def interrupt(self, rows, is_held, words):
+    def interrupt(self, rows, words, max_texts):
         calls.append(rows.key)
         if len(calls) == 14:
             raise KeyboardInterrupt
-        add(self, rows, is_held, words)
+        add(self, rows, words, max_texts)
 
     monkeypatch.setattr(Sums, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
