@@ -304,13 +304,16 @@ class LLMConfig:
         timestamp_s: seconds between timestamps, where these fit into timestamp_share of the budget; otherwise
             a multiple. 0, for "stock": between frames.
         timestamp_share: of the budget, that the text of timestamps may take beside it.
+        min_timestamps: a small budget gets so many too, where half of it holds them.
         timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
-        projector: "linear" (LLaVA, LongVLM), or "mlp": linear, GELU, linear (LLaVA-1.5).
+        projector: "linear" (LLaVA, LongVLM); "mlp": linear, GELU, linear (LLaVA-1.5); or "residual": the sum
+            of both, the MLP's last layer starting at zero.
         time: add to each token embeddings of its timestamp, first and last second and size.
         max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
-        question: text of the user's turn, after the video; {question} is replaced.
+        question: text of the user's turn, after the video; {question} is replaced. "": {question} alone,
+            between two line breaks where the tokenizer has no chat template.
         next_question: likewise of a later turn of a dialogue, after the answer before; "": as `question`.
         events: question that `events()` asks of each window; {start} and {end} in whole seconds.
         events_window_s: length of a window.
@@ -335,14 +338,15 @@ class LLMConfig:
 
     base: str = ""
     kind: Literal["causal", "stock"] = "causal"
-    timestamp_s: float = 10.0
+    timestamp_s: float = 2.0
     timestamp_share: float = 0.125
-    timestamp: str = "{clock}"
-    projector: Literal["linear", "mlp"] = "linear"
+    min_timestamps: int = 12
+    timestamp: str = "{start}s"
+    projector: Literal["linear", "mlp", "residual"] = "linear"
     time: bool = True
     max_offset_s: int = 64
     system: str = ""
-    question: str = "{question}"
+    question: str = ""
     next_question: str = ""
     events: str = (
         "What happens between {start} and {end} seconds? Give each event with its first and last second."
@@ -375,9 +379,11 @@ class LLMConfig:
         self, duration_s: float, budget: int, num_text: int = 1, frame_s: float = 1.0
     ) -> float:
         """Seconds between timestamps of num_text tokens each: the smallest multiple of timestamp_s (where it
-        is 0, of frame_s) with at most timestamp_share * budget text tokens."""
+        is 0, of frame_s) with at most timestamp_share * budget text tokens, or min_timestamps timestamps."""
         unit_s = self.timestamp_s or frame_s
-        room = max(1, int(self.timestamp_share * budget / max(1, num_text)))
+        num_text = max(1, num_text)
+        few = min(self.min_timestamps, budget // (2 * num_text))
+        room = max(1, few, int(self.timestamp_share * budget / num_text))
         return unit_s * max(1, math.ceil(math.ceil(duration_s / unit_s - 1e-9) / room))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -50,12 +50,13 @@ STOCK = {
     "media": ("size_px",),
     "video": ("batch_size", "metric_width", "metric"),
     "llm": (
-        "timestamp_s", "timestamp_share", "system", "question", "events", "events_window_s", "max_new_tokens",
-        "text_after", "clock_scale",
+        "timestamp_s", "timestamp_share", "min_timestamps", "system", "question", "events", "events_window_s",
+        "max_new_tokens", "text_after", "clock_scale",
     ),
 }  # fmt: skip
 """Those that it also takes of a stock model, whose own parameters depend on none of ours."""
 OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
+UNTRAINED = "untrained"  # key in that file's header: streams whose projectors are as they were initialised
 NO_EFFECT = ("base", "metric_width", "metric", "batch_size", "reuse_below", "attention")
 """Fields of an encoder's config that don't change what its tokens mean."""
 
@@ -247,7 +248,8 @@ class LongCompress(nn.Module):
                 values[section]["base"] = f"./{name}"
         own = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(OWN)}
         with replacing(folder / "model.safetensors") as part:
-            save_file(own, part, metadata={"format": "pt"})
+            untrained = " ".join(sorted(self.llm.untrained))
+            save_file(own, part, metadata={"format": "pt"} | ({UNTRAINED: untrained} if untrained else {}))
         if hasattr(self.llm.lm, "peft_config"):
             self.llm.lm.save_pretrained(folder / "adapter")
         with replacing(folder / "config.json") as part:
@@ -272,7 +274,9 @@ class LongCompress(nn.Module):
         if not Path(path).is_file():
             raise FileNotFoundError(f"model: no file {path}; is the folder whole?")
         try:
-            values = load_file(path)
+            with safe_open(path, "pt") as file:
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                untrained = set((file.metadata() or {}).get(UNTRAINED, "").split())
         except SafetensorError as error:
             raise ValueError(f"weights in {path} are cut or damaged ({error}); copy it again") from error
         want = {k: v.shape for k, v in self.state_dict().items() if k.startswith(OWN)}
@@ -284,6 +288,7 @@ class LongCompress(nn.Module):
                 f"unknown {unknown}, of another shape {other}"
             )
         self.load_state_dict(values, strict=False)
+        self.llm.untrained = untrained & set(self.llm.project)
 
     def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change the config: section -> changed fields, as {"media": {"rate_fps": 2}}.

@@ -60,8 +60,8 @@ def tiny() -> ModelConfig:
         memory=MemoryConfig(kind="mean"),
         budget=BudgetConfig(tokens=1024, stream_weights={"video": 14.0, "*": 3.0}),
         llm=LLMConfig(
-            base="./lm", timestamp_s=10.0, timestamp="{tens}:", max_offset_s=16, question="{question} answer",
-            projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
+            base="./lm", timestamp_s=10.0, min_timestamps=0, timestamp="{tens}:", max_offset_s=16,
+            question="{question} answer", projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
             events="What happens between {start} and {end}?", events_window_s=10.0, max_new_tokens=160,
         ),
     )  # fmt: skip

@@ -73,9 +73,8 @@ def language_model(kind: str = "llama", vocabulary: int | None = None) -> PreTra
 def llm(kind: str = "llama", **options) -> CausalLM:
     """A language model of that language model with time embeddings that say something."""
     torch.manual_seed(5)
-    config = LLMConfig(
-        timestamp="{tens}:", question="{question} answer", max_offset_s=16, max_new_tokens=6, **options
-    )
+    own = {"timestamp_s": 10.0, "timestamp": "{tens}:", "question": "{question} answer", "max_offset_s": 16}
+    config = LLMConfig(**{"max_new_tokens": 6, "min_timestamps": 0} | own | options)
     built = CausalLM(language_model(kind), tokenizer(), config, WIDTHS).eval()
     if built.time is not None:
         torch.nn.init.normal_(built.time.table, std=0.1)

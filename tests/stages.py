@@ -41,7 +41,7 @@ def make_recipe(folder):
     return StageRecipe(
         shards=[str(folder)], questions=QuestionConfig(kinds={"grounding": 1.0, "segment": 1.0}),
         budgets=[8, 16], max_tokens=40, lora={"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}, steps=6,
-        lr=5e-3, warmup=1, save_steps=2, engine=CPU,
+        lr=5e-3, warmup=1, save_steps=2, engine=CPU, init="keep",
     )  # fmt: skip
 
 

@@ -374,8 +374,13 @@ def test_the_text_of_timestamps_has_its_share_of_the_budget(name, model_of):
         session.push(part)
     share, num_step = model.config.llm.timestamp_share, model.llm.timestamp_tokens(61.0)
     assert share == 1 / 8
-    counts = [num_text(session.memory(budget)) for budget in (3, 50, 400, 1000)]
-    for count, budget in zip(counts, (3, 50, 400, 1000), strict=True):
+    budgets = (3, 50, 400, 1000)
+    for count, budget in zip([num_text(session.memory(budget)) for budget in budgets], budgets, strict=True):
+        assert num_step <= count <= max(share * budget, num_step, min(12 * num_step, budget / 2))
+    model.change({"llm": {"min_timestamps": 0}})
+    counts = [num_text(session.memory(budget)) for budget in budgets]
+    model.change({"llm": {"min_timestamps": 12}})
+    for count, budget in zip(counts, budgets, strict=True):
         assert num_step <= count <= max(share * budget, num_step)
     assert counts[-1] > 3 * counts[0]  # a larger budget has more of them
 
@@ -384,7 +389,7 @@ def test_what_a_user_changes_changes_the_prompt(folder_of, model_of):
     model = small(lc.load(folder_of("qwen3_vl"), device="cpu"))
     memory = compress(model, random_clip(model, 21.5), 200)
     before = model.llm.prompt.lay_out(memory.video)
-    model.change({"llm": {"timestamp_share": 0.5}})
+    model.change({"llm": {"timestamp_share": 0.9}})
     after = model.llm.prompt.lay_out(memory.video)
     assert len(after.ids) > len(before.ids)
     model.change({"llm": {"system": "Be brief."}})

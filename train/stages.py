@@ -24,11 +24,14 @@ from ..checkpoints.apply import merge_lora
 from ..config import to_dict
 from ..files import replacing
 from ..llm import learned_places
+from ..llm.calibrate import embedding_norm
 from ..model import LongCompress
 from .data.dataset import BadSample, Loaded, QuestionConfig, ShardData
 from .data.sampler import BatchSampler
 from .engine import Engine, Schedule
 from .model_card import write_card
+from .projector_init import collect, fit_projectors, report
+from .projector_pairs import Sums
 from .shards.index import Index, load_index
 from .trainer import PartTrainer, run, trained_state
 from .validation import Validation
@@ -59,11 +62,16 @@ class StageRecipe:
             = max_videos.
         row_tokens: samples are packed into rows of this length; 0: a row each, padded.
         train: parts that learn, of projectors (or projectors.audio, of one stream), time, lora.
+        init: how projectors start. "auto": those that are new by least squares (`projector_init`), from the
+            shards; "ridge": all, or those of one stream that `train` names; "keep": as the model has them.
+        init_samples: samples that they start from, at most.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
         steps: optimizer steps.
         epochs: passes over all samples, instead of steps; needs min_videos = max_videos. 0: steps.
         lr: highest learning rate.
+        rates: part (as in `train`) -> its own. Those of projectors and time are in RMS of the language
+            model's embeddings: the same rate is the same step on every language model.
         warmup: steps to it; below 1, a share of all.
         schedule: "stable": it stays, and falls over the last share `decay` of the steps; "cosine": it falls
             from the warm-up on.
@@ -91,11 +99,14 @@ class StageRecipe:
     max_videos: int = 0
     row_tokens: int = 0
     train: list[str] = field(default_factory=lambda: ["projectors", "time", "lora"])
+    init: Literal["auto", "ridge", "keep"] = "auto"
+    init_samples: int = 20_000
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})
     merge_lora: bool = False
     steps: int = 100
     epochs: float = 0.0
     lr: float = 1e-4
+    rates: dict[str, float] = field(default_factory=dict)
     warmup: float = 10
     schedule: Schedule = "stable"
     decay: float = 0.4
@@ -111,9 +122,14 @@ class StageRecipe:
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
-        unknown = sorted({part for part in self.train if not part.startswith("projectors.")} - set(PARTS))
-        if unknown or not self.train:
-            raise ValueError(f"train must be some of {', '.join(PARTS)}, got {self.train}")
+        for name, parts in (("train", self.train), ("rates", list(self.rates))):
+            unknown = sorted({part for part in parts if not part.startswith("projectors.")} - set(PARTS))
+            if unknown or not self.train:
+                raise ValueError(f"{name} must be some of {', '.join(PARTS)}, got {parts}")
+        if not all(rate > 0 for rate in self.rates.values()) or self.init_samples < 1:
+            raise ValueError(
+                f"rates must be > 0 and init_samples >= 1, got {self.rates} and {self.init_samples}"
+            )
         if self.on_error not in ("quarantine", "stop"):
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
         if self.epochs and self.min_videos != self.max_videos:
@@ -145,10 +161,6 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
             stacklevel=2,
         )
     torch.set_num_threads(recipe.engine.threads)
-    torch.manual_seed(recipe.seed)
-    trained = prepare(model, recipe)
-    if rank == 0:
-        print(trained_text(model, trained), flush=True)
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.shards]
     # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
@@ -161,15 +173,40 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
         bad_samples.path.unlink(missing_ok=True)
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
+    streams = streams_to_start(model, recipe)
+    budget, sums = middle(recipe.budgets), Sums("")
+    if streams:
+        sizes = {"max_samples": recipe.init_samples, "workers": recipe.engine.workers}
+        sums, held = collect(model, data, budget, streams, out, **sizes)
+        fits = fit_projectors(model, sums, streams)
+        if rank == 0 and not resume:
+            report(model, data, budget, sums, held, fits, streams, out)
+        if other := sorted(set(streams) - {fit.stream for fit in fits}):
+            fault = (
+                f"init: the projectors of {', '.join(other)} can't start by least squares: the shards hold "
+                "no tokens of theirs with different texts (events, captions, dialogues) said of them; add "
+                "annotations, or give --init keep to start as the model is"
+            )
+            if recipe.init == "ridge":
+                raise ValueError(fault)
+            warnings.warn(fault + ", which is what happens now", stacklevel=2)
+    torch.manual_seed(recipe.seed)
+    trained = prepare(model, recipe)
+    if rank == 0:
+        print(trained_text(model, trained), flush=True)
+    unit = embedding_norm(model.llm) / model.llm.lm.get_input_embeddings().weight.shape[1] ** 0.5
+    rates = {part: rate * (1.0 if part == "lora" else unit) for part, rate in recipe.rates.items()}
     trainer = run(
         model.llm, data, _arguments(recipe, out, sum(map(len, indexes))),
         collate=StageCollate(model, recipe.row_tokens, bad_samples), resume=checkpoint,
-        validate=_validation(recipe, model, out, rank),
+        validate=_validation(recipe, model, out, rank), rates=rates,
     )  # fmt: skip
     if trainer is None:
         print(f"{out}: stopped by SIGTERM; go on with --resume from {last_checkpoint(out)}", flush=True)
         raise KeyboardInterrupt
-    model = _gathered(model, recipe, trainer)
+    model = _gathered(model, recipe, trainer, sums, streams)
+    learned = {part.partition(".")[2] for part in trained if part.startswith("projectors.")}
+    model.llm.untrained -= set(model.llm.untrained) if "projectors" in trained else learned
     if rank == 0:
         model.eval().save_pretrained(out / "model")
         write_card(out / "model", model, trained, indexes, to_dict(recipe), trainer.state.log_history)
@@ -202,6 +239,24 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
         for parameter in parts[part]:
             parameter.requires_grad_(True)
     return parts
+
+
+def streams_to_start(model: LongCompress, recipe: StageRecipe) -> list[str]:
+    """The streams whose projectors least squares start; see `StageRecipe.init`."""
+    streams = list(model.llm.project)
+    if recipe.init != "ridge":
+        return [] if recipe.init == "keep" else [name for name in streams if name in model.llm.untrained]
+    if not streams:
+        raise ValueError(
+            f"init: model {model.config.name!r} has no projectors of ours to start; leave it out"
+        )
+    parts = {part for part in recipe.train if part.startswith("projectors.")}
+    return [name for name in streams if not parts or f"projectors.{name}" in parts]
+
+
+def middle(budgets: Sequence[int]) -> int:
+    """The middle budget, which a stage starts and is validated with."""
+    return sorted(budgets)[len(budgets) // 2]
 
 
 def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
@@ -260,14 +315,15 @@ def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) 
     if not recipe.eval_shards:
         return None
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
-    budget = sorted(recipe.budgets)[len(recipe.budgets) // 2]
-    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [budget])
+    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [middle(recipe.budgets)])
     data = ShardData(sampler, model, recipe.questions)
     sizes = {"num_batches": recipe.eval_batches, "num_answers": recipe.eval_answers}
     return Validation(model, data, out=out, rank=rank, **sizes)
 
 
-def _gathered(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) -> LongCompress:
+def _gathered(
+    model: LongCompress, recipe: StageRecipe, trainer: PartTrainer, sums: Sums, streams: Sequence[str]
+) -> LongCompress:
     """The trained model with its parameters in one place; all ranks must call it together."""
     if not (recipe.engine.fsdp or recipe.engine.deepspeed):
         return model
@@ -275,6 +331,7 @@ def _gathered(model: LongCompress, recipe: StageRecipe, trainer: PartTrainer) ->
     values = trained_state(llm, trainer.accelerator.get_state_dict(trainer.model))
     engine = Engine(device="cpu", report=[])
     whole = engine.load(recipe.model)
+    fit_projectors(whole, sums, streams)
     prepare(whole, replace(recipe, engine=engine))
     whole.llm.load_state_dict(values, strict=False)
     return whole

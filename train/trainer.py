@@ -4,8 +4,8 @@ import resource
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,24 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 WEIGHTS = "trained.safetensors"
 
 
+def part_of(name: str) -> str:
+    """The part of a training that a parameter of a language model belongs to: projectors.STREAM, time, lora,
+    or lm."""
+    root, _, rest = name.removeprefix("module.").partition(".")
+    if root == "project":
+        return f"projectors.{rest.partition('.')[0]}"
+    return "time" if root == "time" else "lora" if "lora_" in name else "lm"
+
+
 class Callbacks(TrainerCallback):
     """All of `module` must learn. On SIGTERM the step that runs is finished, a checkpoint saved, and training
-    ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last."""
+    ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last, `tell`
+    with the norms of each part before the steps that are logged."""
 
-    def __init__(self, module: nn.Module, act: Callable[[int], None] | None) -> None:
-        self.module, self.act, self.checked, self.stopped = module, act, False, False
+    def __init__(
+        self, module: nn.Module, act: Callable[[int], None] | None, tell: Callable[[dict[str, float]], None]
+    ) -> None:
+        self.module, self.act, self.tell, self.checked, self.stopped = module, act, tell, False, False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -48,6 +60,8 @@ class Callbacks(TrainerCallback):
             if idle:
                 need = "parameters that are to be trained got no gradient"
                 raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+        if (state.global_step + 1) % args.logging_steps == 0:
+            self.tell(norms_of(self.module))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the training if any rank got the signal; acts."""
@@ -60,6 +74,20 @@ class Callbacks(TrainerCallback):
         step = state.global_step
         if self.act is not None and (step % int(args.eval_steps) == 0 or step == state.max_steps):
             self.act(step)
+
+
+@torch.no_grad()
+def norms_of(module: nn.Module) -> dict[str, float]:
+    """grad_norm/PART, after clipping, and weight_norm/PART of what is trained; of sharded parameters all
+    ranks must call this together."""
+    squares: dict[str, float] = defaultdict(float)
+    for name, parameter in module.named_parameters():
+        for kind, value in (("grad", parameter.grad), ("weight", parameter)):
+            if parameter.requires_grad and value is not None:
+                square = value.detach().float().square().sum()
+                whole = square.full_tensor() if isinstance(square, DTensor) else square
+                squares[f"{kind}_norm/{part_of(name)}"] += float(whole)
+    return {name: square**0.5 for name, square in squares.items()}
 
 
 COUNTED = ("tokens", "frames", "video_s")
@@ -99,12 +127,35 @@ class PartTrainer(Trainer):
     """A Trainer that saves and loads only what is trained; parameters that share memory are saved once.
 
     A batch may carry `about`: keys, and what `Throughput` counts. A loss that isn't finite ends the training
-    with these keys.
+    with these keys. `rates` has learning rates of parts.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, rates: Mapping[str, float], **options: Any) -> None:
         super().__init__(**options)
-        self.throughput = Throughput()
+        self.throughput, self.rates = Throughput(), rates
+        self.norms: dict[str, float] = {}  # of the step before a line of the log
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """transformers' own, with the parts' rates; what it spares weight decay is spared here."""
+        module = self.model if model is None else model
+        if self.rates and getattr(self, "optimizer", None) is None:
+            decayed = set(self.get_decay_parameter_names(module))
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    part = part_of(name)
+                    rate = self.rates.get(
+                        part, self.rates.get(part.partition(".")[0], self.args.learning_rate)
+                    )
+                    decay = self.args.weight_decay if name in decayed else 0.0
+                    groups.setdefault((rate, decay), []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, module)
+            self.optimizer = kind(
+                [{"params": of, "lr": rate, "weight_decay": decay} for (rate, decay), of in groups.items()],
+                **options,
+            )
+        created: torch.optim.Optimizer = super().create_optimizer(model)
+        return created
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The data set deals its samples to ranks itself; accelerate must not deal them again."""
@@ -138,7 +189,7 @@ class PartTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """A line of the log, with the speed of the training."""
         if "loss" in logs:
-            logs = logs | self.throughput.rates(self.args.device)
+            logs = logs | self.throughput.rates(self.args.device) | self.norms
             self.throughput = Throughput()
         super().log(logs, *args, **options)
 
@@ -241,6 +292,7 @@ def plain_errors() -> Iterator[None]:
 def run(
     module: nn.Module, data: Dataset[Any], args: TrainingArguments, *, collate: Any = None,
     resume: Path | None = None, validate: Callable[[int], dict[str, float]] | None = None, muon: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> PartTrainer | None:  # fmt: skip
     """Train the parameters of `module` that require a gradient on an endless data set.
 
@@ -253,11 +305,15 @@ def run(
         resume: a checkpoint to go on from; `data` must start at its step.
         validate: called with a step's number every args.eval_steps and after the last; its result is logged.
         muon: Muon for the matrices of the layers; else AdamW for all.
+        rates: learning rates of parts (`part_of`; "projectors" is that of all streams) other than args'.
     """
-    callbacks = Callbacks(module, None if validate is None else lambda step: trainer.log(validate(step)))
+    callbacks = Callbacks(
+        module, None if validate is None else lambda step: trainer.log(validate(step)),
+        lambda norms: setattr(trainer, "norms", norms),
+    )  # fmt: skip
     trainer = PartTrainer(
-        model=module, args=args, train_dataset=data, data_collator=collate, callbacks=[callbacks],
-        optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
+        rates or {}, model=module, args=args, train_dataset=data, data_collator=collate,
+        callbacks=[callbacks], optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
     )  # fmt: skip
     with callbacks.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

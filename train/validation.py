@@ -1,4 +1,4 @@
-"""Validation while a model trains: loss on videos kept out of the training, and answers beside references."""
+"""Validation while a model trains: signals on videos kept out of the training, answers beside references."""
 
 import itertools
 import json
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..llm.prompt import IGNORED
 from ..model import LongCompress
 from .data.dataset import Loaded, ShardData
+from .signals import signals_of
 
 ANSWERS = "answers.jsonl"
 
@@ -30,34 +30,26 @@ class Validation:
             raise ValueError(f"eval_shards: sample {bad.key!r} can't be used: {bad.reason}")
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """The loss after a step; answers are printed and written."""
+        """The signals after a step, for the log; they and answers are printed, answers written."""
         training = self.model.llm.training
         self.model.llm.eval()
         try:
-            loss, answers = self.loss(), self.answers()
+            examples = [example for loaded in self.batches for example in loaded.examples]
+            keys = [key for loaded in self.batches for key in loaded.keys]
+            signals, answers = signals_of(self.model, examples, keys), self.answers()
         finally:
             self.model.llm.train(training)
         if self.rank == 0:
             with open(self.path, "a", encoding="utf8") as file:
                 for answer in answers:
                     file.write(json.dumps({"step": step} | answer, ensure_ascii=False) + "\n")
-            print(f"step {step}: validation loss {loss:.4f}")
+            print(f"step {step}: validation {signals.text()}")
+            if signals.is_blind:
+                print("  warning: it answers without looking at the video")
             for answer in answers:
                 print(f"  {answer['key']}: {answer['question']}")
                 print(f"    reference {answer['reference']}\n    answer    {answer['answer']}", flush=True)
-        return {"eval_loss": loss}
-
-    @torch.no_grad()
-    def loss(self) -> float:
-        """Mean loss of an answer's token."""
-        total = num = 0.0
-        for loaded in self.batches:
-            batch = self.model.llm.collate(loaded.examples)
-            batch = {k: v.to(self.model.device) for k, v in batch.items()}
-            learned = int((batch["labels"][:, 1:] != IGNORED).sum())
-            total += float(self.model.llm(**batch)["loss"]) * learned
-            num += learned
-        return total / num
+        return signals.log()
 
     @torch.no_grad()
     def answers(self) -> list[dict[str, str]]:

@@ -70,6 +70,7 @@ def apply(
         set_values(model, stage.values, homes)
         if stage.adapter:
             merge_adapter(model, stage)
+    model.llm.untrained &= set(init)
 
 
 def homes_of(model: LongCompress) -> dict[str, str]:

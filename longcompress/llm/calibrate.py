@@ -6,6 +6,7 @@ embedding, or much longer than words. Their norm is measured on seeded noise and
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -15,7 +16,9 @@ from ..config import MediaConfig
 from ..encoders import Encoder, Stream
 from ..types import Audio, Frames
 from .causal import CausalLM, together
+from .projector import Residual
 from .prompt import encode, timestamp_text
+from .stock import StockLM
 
 NUM_FRAMES = 16  # of noise for a video encoder
 AUDIO_S = 30.0  # of tones for an audio encoder
@@ -34,16 +37,21 @@ def init_heads(llm: CausalLM, encoders: Mapping[str, Encoder], media: MediaConfi
     settings, unit = llm.settings, embedding_norm(llm)
     for name in llm.names if settings.token_norm else ():
         x = features_of(encoders[name], media).to(next(llm.project[name].parameters()).device)
-        *inner, last = [layer for layer in llm.project[name].modules() if isinstance(layer, nn.Linear)]
+        project: Any = llm.project[name]
+        if isinstance(project, Residual):  # the last layer of its MLP stays zero
+            _centred(project.skip, x, settings.token_norm * unit)
+            project = project.mlp
+        *inner, last = [layer for layer in project.modules() if isinstance(layer, nn.Linear)]
         for layer in inner:
             x = nn.functional.gelu(_centred(layer, x, layer.out_features**0.5))
-        _centred(last, x, settings.token_norm * unit)
+        if project is llm.project[name]:
+            _centred(last, x, settings.token_norm * unit)
     if llm.time is not None and settings.time_norm:
         llm.time.gain.mul_(settings.time_norm * unit / time_norm(llm))
 
 
 @torch.no_grad()
-def embedding_norm(llm: CausalLM) -> float:
+def embedding_norm(llm: CausalLM | StockLM) -> float:
     """The median norm of the language model's own embeddings, as it reads them."""
     table = llm.lm.get_input_embeddings()
     num = table.weight.shape[0]

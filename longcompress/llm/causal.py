@@ -14,6 +14,7 @@ from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
 from .packing import branch_mask, check_apart, has_state, packed_logits
+from .projector import projector
 from .prompt import (
     IGNORED,
     Example,
@@ -30,13 +31,6 @@ from .prompt import (
     timestamp_text,
     turn_ids,
 )
-
-
-def projector(kind: str, width: int, llm_width: int) -> nn.Module:
-    """(N, C) -> (N, D) between a stream and the language model; see LLMConfig.projector."""
-    if kind == "linear":
-        return nn.Linear(width, llm_width)
-    return nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
 
 
 class TimeEmbedding(nn.Module):
@@ -95,6 +89,7 @@ class CausalLM(nn.Module):
         self.names = tuple(stream_order(widths))
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
+        self.untrained = set(self.names)  # streams whose projector is as it was initialised
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
         self._apart = False  # whether check_apart passed
         if tokenizer.eos_token_id is None:

@@ -18,6 +18,7 @@ from .packing import first_fit
 Row = dict[str, list[int]]
 Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
+BASE_QUESTION = "\n{question}\n"  # a base model takes a line break for the end of a question
 VIDEO = "\ufffcvideo\ufffc"  # stands for the video while a chat template is applied
 ANSWER = "\ufffcanswer {}\ufffc"  # and for an answer
 
@@ -100,22 +101,23 @@ def conversation(
     Raises:
         ValueError: for an empty question, or a template that drops, moves or rewrites turns.
     """
-    texts = question_texts(config, questions)
+    own = config.question or ("{question}" if getattr(tokenizer, "chat_template", None) else BASE_QUESTION)
+    texts = question_texts(own, questions)
     if not getattr(tokenizer, "chat_template", None):
         head = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         head += encode(tokenizer, config.system) if config.system else []
-        form, end = config.next_question or config.question, tokenizer.eos_token or ""
+        form, end = config.next_question or own, tokenizer.eos_token or ""
         rest = [after_end(tokenizer, end + form.format(question=q)) for q in questions[1:]]
         return head, [encode(tokenizer, texts[0]), *rest]
     before, first, *later = conversation_texts(tokenizer, config, texts)
     return encode(tokenizer, before), [encode(tokenizer, first), *(after_end(tokenizer, x) for x in later)]
 
 
-def question_texts(config: LLMConfig, questions: Sequence[str]) -> list[str]:
-    """The texts of users' turns that ask these questions; ValueError for an empty question."""
+def question_texts(form: str, questions: Sequence[str]) -> list[str]:
+    """The texts of users' turns of a form that ask these questions; ValueError for an empty question."""
     if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty; ask something, e.g. 'What happens first?'")
-    return [config.question.format(question=question) for question in questions]
+    return [form.format(question=question) for question in questions]
 
 
 def conversation_texts(

@@ -45,6 +45,7 @@ class StockLM(nn.Module):
         self.prompt = StockPrompt(lm, tokenizer, config, family, media, edge)
         self.names = self.prompt.names
         self.project, self.time = nn.ModuleDict(), None  # it has no parts of ours
+        self.untrained: set[str] = set()
 
     @property
     def config(self) -> Any:

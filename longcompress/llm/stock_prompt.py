@@ -222,7 +222,7 @@ class StockPrompt:
 
     def _questions(self, questions: list[str]) -> list[str]:
         """The user's turns."""
-        texts = question_texts(self.config, questions)
+        texts = question_texts(self.config.question or "{question}", questions)
         self._check(any(name in text for text in texts for name in (self.video, *self.texts)))
         return texts
 

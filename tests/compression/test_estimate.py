@@ -71,9 +71,20 @@ def test_errors_say_what_is_wrong(call, message):
 @pytest.mark.parametrize("duration_s", [0.0, 1.0, 59.9, 60.0, 3600.0, 36000.0])
 @pytest.mark.parametrize("budget", [16, 100, 4096])
 def test_marks_take_at_most_an_eighth(duration_s, budget):
-    seconds = LLMConfig(timestamp_s=10.0).timestamp_step_s(duration_s, budget, 2)
+    seconds = LLMConfig(timestamp_s=10.0, min_timestamps=0).timestamp_step_s(duration_s, budget, 2)
     assert seconds % 10.0 == 0
     assert -(-duration_s // seconds) * 2 <= max(2, budget / 8)
+
+
+@pytest.mark.parametrize(("budget", "num_text", "want_s"), [
+    (96, 3, 2.0), (48, 3, 4.0), (48, 7, 8.0), (12, 7, 24.0), (4096, 3, 2.0),
+])  # fmt: skip
+def test_a_small_budget_says_a_few_times_all_the_same(budget, num_text, want_s):
+    """Of 24 s: twelve timestamps two seconds apart, or as many as half of the budget holds."""
+    assert LLMConfig().timestamp_step_s(24.0, budget, num_text) == want_s
+    long_s = LLMConfig().timestamp_step_s(3600.0, budget, num_text)
+    assert -(-3600.0 // long_s) <= max(12, budget / 8 / num_text)
+    assert LLMConfig(kind="stock", time=False, timestamp_s=0.0).timestamp_step_s(24.0, 48, 7) == 8.0
 
 
 def test_an_estimate_knows_what_closed_segments_keep():

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcompress.config import LLMConfig
 from longcompress.events.files import SUBTITLES, WRITERS, write_events
 from longcompress.events.parse import join_events, parse_spans, to_percent, to_seconds
+from longcompress.llm.prompt import timestamp_text
 from longcompress.types import Event
 
 some = settings(max_examples=80, derandomize=True, deadline=None)
@@ -453,3 +455,12 @@ class TestErrors:
     def test_rates(self, rate_fps):
         with pytest.raises(ValueError, match="rate_fps must be the video's frames a second, 1 to 999, got"):
             written([], "edl", rate_fps=rate_fps)
+
+
+@pytest.mark.parametrize("start_s", [0, 9, 59, 60, 3599, 3600, 36_000])
+def test_timestamps_of_the_prompt_are_read_back_in_seconds(start_s):
+    """What a model copies from its prompt: `12s to 15s`."""
+    first, last = (timestamp_text(LLMConfig(), s) for s in (start_s, start_s + 4))
+    assert first == f"{start_s}s"
+    (event,) = parse_spans(f"From {first} to {last}.")
+    assert (event.start_s, event.end_s) == (start_s, start_s + 5)

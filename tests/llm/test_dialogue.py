@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from longcompress.config import LLMConfig
 from longcompress.llm import Example
-from longcompress.llm.prompt import IGNORED, VIDEO, around, encode
+from longcompress.llm.prompt import IGNORED, VIDEO, around, conversation, encode
 
 from models import llm, video
 
@@ -151,3 +152,25 @@ def test_errors_say_what_is_wrong():
         reader.collate([replace(whole, turns=[("what", None), ("when", "12")])])
     with pytest.raises(ValueError, match="question must not be empty"):
         reader.collate([replace(whole, turns=[*TURNS, (" ", "12")])])
+
+
+class Letters:
+    """A tokenizer without a chat template: a token a letter."""
+
+    chat_template, bos_token_id, eos_token_id, eos_token = None, None, 0, "\0"
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_a_base_model_gets_a_line_break_around_a_question_and_others_none():
+    def texts(tokenizer, config):
+        head, tails = conversation(tokenizer, config, ["when?", "why?"])
+        return "".join(map(chr, head)), ["".join(map(chr, tail)) for tail in tails]
+
+    assert texts(Letters(), LLMConfig()) == ("", ["\nwhen?\n", "\nwhy?\n"])
+    assert texts(Letters(), LLMConfig(question="Q: {question} A:")) == ("", ["Q: when? A:", "Q: why? A:"])
+    reader = reader_with(ENDS["end"] + PROMPT, question="")
+    ids, _ = ids_of(reader, TURNS)
+    want = [*around(reader.tokenizer, replace(reader.settings, question="{question}"), TURNS[0][0])[1]]
+    assert around(reader.tokenizer, reader.settings, TURNS[0][0])[1] == want and len(ids) > len(want)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset
 
-from ...llm import Example
+from ...compression.state import MergeState
+from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
 from ...model import LongCompress
-from ..records import parse_record
-from ..shards.sample import check_model, read_sample, without
+from ..records import Record, parse_record
+from ..shards.sample import Sample, check_model, read_sample, without
 from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler, enter_worker
 
@@ -156,14 +158,8 @@ class ShardData(IterableDataset[Loaded]):
         names = state.streams
         if len(names) > 1 and generator.random() < config.drop_stream:
             state = without(state, names[int(generator.integers(len(names)))])
-        video = state.compress(budget)
-        for name, tokens in video.streams.items():
-            if tokens.x.shape[1] != self.widths.get(name):
-                raise ValueError(
-                    f"{where}: features of stream {name!r} are {tokens.x.shape[1]} wide, those of the model "
-                    f"{self.widths.get(name)}; make them again"
-                )
-        record = parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)
+        video = self.compressed(state, where, budget)
+        record = record_of(sample, where)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)
         # all kinds in a random order by weight: the first that the record has something of is asked
@@ -179,3 +175,22 @@ class ShardData(IterableDataset[Loaded]):
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
+
+    def compressed(self, state: MergeState, where: str, budget: int) -> CompressedVideo:
+        """The video of a sample's state; ValueError for features that are not the model's."""
+        video = state.compress(budget)
+        for name, tokens in video.streams.items():
+            if tokens.x.shape[1] != self.widths.get(name):
+                raise ValueError(
+                    f"{where}: features of stream {name!r} are {tokens.x.shape[1]} wide, those of the model "
+                    f"{self.widths.get(name)}; make them again"
+                )
+        for name, x in video.globals.items():
+            if not bool(torch.isfinite(x).all()):
+                raise ValueError(f"{where}: global tokens of stream {name!r} are not finite; make them again")
+        return video
+
+
+def record_of(sample: Sample, where: str) -> Record:
+    """The annotations of a sample."""
+    return parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)

@@ -181,6 +181,7 @@ def align(
         second.bias.copy_(fit[-1])
         left = (second(gelu(first(x))) - target).square().sum()
         explained[stream] = 1 - float(left / (target - target.mean(0)).square().sum())
+    model.llm.untrained.clear()
     init_as_matcher(model)
     return explained
 
