@@ -14,6 +14,7 @@ from .compression.segmenter import Segmenter
 from .encoders import Stream
 from .media import fit_pixels
 from .model import LongCompress
+from .threads import single_thread, threads_for
 from .types import Audio, Encoded, Frames, Segment
 
 PATIENCE_S = 120.0  # live media that lag behind others by more are taken to be silent until then
@@ -190,7 +191,8 @@ class SegmentEncoder:
         """What a stream gives for `part`, or what it still holds back (None)."""
         start = time.perf_counter()
         stream = self._streams[name]
-        encoded = stream.flush() if part is None else stream.push(part)
+        with threads_for(stream.encoder):
+            encoded = stream.flush() if part is None else stream.push(part)
         self.encode_s += time.perf_counter() - start
         self.num_reused += sum(e.reused for e in encoded)
         return encoded
@@ -203,6 +205,7 @@ class SegmentEncoder:
             segments += self._segmenter.advance(name, time_s - SAME_S)
         return segments
 
+    @single_thread()
     def _segment(self, name: str, encoded: Iterable[Encoded]) -> list[Segment]:
         return [segment for e in encoded for segment in self._segmenter.push(name, e)]
 

@@ -23,6 +23,7 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ("longcompress/config.py", "longcompress/config_live.py"),
         ("longcompress/files.py",),
         ("longcompress/serialize.py",),
+        ("longcompress/threads.py",),
     ],
     2: [
         ("longcompress/media/*",),

@@ -1,5 +1,6 @@
 """Cases of `bench throughput`: how fast videos are read, beside the ffmpeg command."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,17 +18,23 @@ from .timer import timed
 
 SIZE_PX = 224
 PART_S = 300
-FFMPEG = "ffmpeg, 1 frame a second"
-# Case -> changes of MediaConfig.
+FFMPEG = "ffmpeg"
+EXACT = "exact, 1 frame a second"
+# Case -> changes of MediaConfig. The first three are what the ffmpeg command does too.
 READS: dict[str, dict[str, Any]] = {
-    "exact, 1 frame a second": {"audio": False},
-    "exact, 1 frame a second, with audio": {},
+    EXACT: {"audio": False},
+    "audio alone": {"video": False},
+    f"{EXACT}, with audio": {},
     "exact, 1 frame in 30 s": {"rate_fps": 1 / 30, "audio": False},
     "exact, 1 frame in 30 s, with audio": {"rate_fps": 1 / 30},
     "nonref, 1 frame a second": {"decode": "nonref", "audio": False},
     "keyframe, 1 frame a second": {"decode": "keyframe", "audio": False},
-    "audio alone": {"video": False},
 }
+# Case -> what the ffmpeg command writes: frames to a pipe, samples to nowhere.
+FRAMES = ["-map", "0:v", "-vf", f"fps=1:round=up,scale={SIZE_PX}:{SIZE_PX}"]
+FRAMES += ["-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+SAMPLES = ["-map", "0:a", "-ac", "1", "-ar", str(MediaConfig().rate_hz), "-f", "f32le", os.devnull]
+WRITES = dict(zip(READS, (FRAMES, SAMPLES, [*FRAMES, *SAMPLES]), strict=False))
 
 
 def video_of(folder: Path, minutes: float) -> Path:
@@ -69,26 +76,27 @@ def make_video(path: Path, minutes: float) -> None:
 
 def media_rows(row: Row, video: Path, repeat: int) -> Iterator[Row]:
     """Seconds on the wall and of all cores of each way to read a video, which must give as many frames."""
-    work = {FFMPEG: partial(read_with_ffmpeg, video)}
-    work |= {name: partial(count_frames, video, options) for name, options in READS.items()}
-    theirs, ours = (work[name]() for name in (FFMPEG, next(iter(READS))))
+    work = {(FFMPEG, name): partial(read_with_ffmpeg, video, words) for name, words in WRITES.items()}
+    work |= {(OURS, name): partial(count_frames, video, options) for name, options in READS.items()}
+    theirs, ours = (work[provider, EXACT]() for provider in (FFMPEG, OURS))
     if abs(theirs - ours) > 1:
         raise ValueError(f"{video.name}: {ours} frames, ffmpeg has {theirs}; nothing is timed")
-    for name, took in timed(work, repeat, "cpu", warm_up=0).items():
-        own = replace(row, case=name, provider="ffmpeg" if name == FFMPEG else OURS)
+    for (provider, name), took in timed(work, repeat, "cpu", warm_up=0).items():
+        own = replace(row, case=name, provider=provider)
         yield own.figure(run.wall_s for run in took)
         yield own.figure((run.cpu_s for run in took), "time of all cores")
 
 
-def read_with_ffmpeg(video: Path) -> int:
-    """Number of frames, one a second and scaled, that the ffmpeg command writes to a pipe."""
-    scale = f"fps=1:round=up,scale={SIZE_PX}:{SIZE_PX}"
-    output = ["-an", "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+def read_with_ffmpeg(video: Path, words: list[str]) -> int:
+    """Number of frames that the ffmpeg command writes to a pipe."""
+    command = ["ffmpeg", "-v", "fatal", "-y", "-i", str(video), *words]
     num_bytes = 0
-    with subprocess.Popen(["ffmpeg", "-v", "error", "-i", video, *output], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         while part := process.stdout.read(1 << 20):
             num_bytes += len(part)
+    if process.returncode:
+        raise ValueError(f"{video.name}: ffmpeg ended with code {process.returncode}")
     return num_bytes // (3 * SIZE_PX**2)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import BudgetConfig, MemoryConfig, MergeConfig
 from ..kernels import State, after_rounds, attend, frame_novelty, start_state
+from ..threads import single_thread
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
 from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
 
@@ -178,6 +179,7 @@ class MergeState:
         return [(i, c.groups[stream]) for i, c in enumerate(self.chunks) if stream in c.groups]
 
     @torch.no_grad()
+    @single_thread()
     def add(self, segment: Segment) -> int:
         """Take the next segment in time, and keep within the bound. Returns the raw tokens taken."""
         groups, novelty, num_raw = {}, 0.0, 0
@@ -204,6 +206,7 @@ class MergeState:
         return num_raw
 
     @torch.no_grad()
+    @single_thread()
     def compress(self, budget: int | None = None) -> CompressedVideo:
         """Exactly min(budget, held) tokens, global tokens included; the state stays as it is.
 

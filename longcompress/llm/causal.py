@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
+from ..threads import by_size
 from ..types import CompressedVideo, stream_order
 from .packing import branch_mask, check_apart, has_state, packed_logits
 from .projector import projector
@@ -183,6 +184,7 @@ class CausalLM(nn.Module):
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
+    @by_size
     def prefill(self, video: CompressedVideo) -> Prefix:
         """The cache of the prompt up to the question, filled once."""
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
@@ -195,6 +197,7 @@ class CausalLM(nn.Module):
         return Prefix(cache, num)
 
     @torch.no_grad()
+    @by_size
     def answer(
         self,
         prefix: Prefix,
@@ -210,6 +213,7 @@ class CausalLM(nn.Module):
         return self._generate(options, position_ids=prefix.length + index, **inputs)
 
     @torch.no_grad()
+    @by_size
     def answer_each(
         self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any
     ) -> list[str]:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..encoders.stream import memory_hint
+from ..threads import by_size
 from ..types import CompressedVideo
 from .causal import Prefix, behind, generate, with_loss
 from .packing import branch_mask, first_fit, has_state, takes_lengths
@@ -174,6 +175,7 @@ class StockLM(nn.Module):
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
+    @by_size
     def prefill(self, video: CompressedVideo) -> Prefix:
         """The cache of the prompt through the last token of the video, filled once."""
         layout = self.prompt.lay_out(video)
@@ -183,7 +185,7 @@ class StockLM(nn.Module):
             warnings.warn(
                 f"the video's positions end at {layout.next_position:,.0f}, past the {self.context:,} that "
                 f"the language model was trained for; {remedy}",
-                stacklevel=3,
+                stacklevel=4,
             )
         x = {
             f"{n}_x": video.streams[n].x[rows.to(video.streams[n].x.device)]
@@ -210,6 +212,7 @@ class StockLM(nn.Module):
             handle.remove()
 
     @torch.no_grad()
+    @by_size
     def answer(self, prefix: Prefix, questions: Sequence[str], **options: Any) -> list[str]:
         """The text of an answer to each question about one video; options as `generate` has them. A model
         whose layers carry a state is asked one question after another."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 import torch
+from av.audio.fifo import AudioFifo
 
 from ..types import Audio
 from .timeline import BACK_S, stamp_warning
@@ -18,6 +19,7 @@ _AUDIBLE = 1e-6  # power of a sample below which there is nothing to lose
 _IN_MIX = {"FL": 1.0, "FR": 1.0, "FC": 2**0.5, "LFE": 0.0}
 _SURROUND = 0.5**0.5
 _MAX_SILENCE_S = 60.0  # a longer gap isn't filled: new contiguous audio begins behind it
+_PIECES_DIFFER = 2  # channels above which the last bit of a mix depends on where the mixed piece ends
 
 
 class AudioTrack:
@@ -35,7 +37,11 @@ class AudioTrack:
         self.end_s = 0.0
         self.num_samples = 0
         self.num_filled = self.num_cut = self.num_jumps = self.num_bad = 0
+        # Decoded audio waits to be resampled until a chunk may be complete: a call costs more than its work.
         self._resampler: av.AudioResampler | None = None
+        self._unsampled = AudioFifo()
+        self._num_frames = 0  # in it
+        self._num_resampled = [0, 0]  # samples into and out of the resampler
         # Input: its format, the time of its last jump, and samples that came since then.
         self._format: tuple[str, str, int] | None = None
         self._anchor_s: float | None = None
@@ -68,13 +74,18 @@ class AudioTrack:
                 gap_s = 0.0
             if abs(gap_s) > _GAP_S or frame_format != self._format:
                 yield from self._restart(due_s + gap_s)
-        if self._resampler is None:
+        is_first = self._resampler is None
+        if is_first:
             self._mix = mix_of(frame.layout, self.channels)
             self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=self.rate_hz)
+            self._unsampled, self._num_resampled = AudioFifo(), [0, 0]
             self._format = frame_format
         frame.pts = None
-        if self._resample(frame):
-            self._num_in += frame.samples
+        self._unsampled.write(frame)
+        self._num_frames += 1
+        self._num_in += frame.samples
+        if is_first or len(self._mix) > _PIECES_DIFFER:
+            self._resample()
         yield from self._chunks()
 
     @property
@@ -88,17 +99,22 @@ class AudioTrack:
         """The time before which no audio will be returned any more, if all that begins before time_s came."""
         if self._anchor_s is None:
             return time_s
+        self._resample()
         next_s = self._start_s + self._num_out / self.rate_hz
         return next_s if self._num_waiting or time_s - self.reached_s <= _MAX_SILENCE_S else time_s
 
     def pause(self, time_s: float) -> Iterator[Audio]:
         """What waits for its chunk, if there was no audio until time_s and the gap won't be filled."""
-        if self._num_waiting and time_s - self.reached_s > _MAX_SILENCE_S:
-            yield from self.finish()
+        if time_s - self.reached_s > _MAX_SILENCE_S:
+            self._resample()
+            if self._num_waiting:
+                yield from self.finish()
 
     @property
     def done(self) -> bool:
         """Whether all wanted audio has come."""
+        if self._num_missing() <= self._num_coming():
+            self._resample()
         return self._num_missing() == 0
 
     def warning(self) -> str | None:
@@ -141,22 +157,35 @@ class AudioTrack:
         self._anchor_s, self._num_in = time_s, 0
 
     def _drain(self) -> None:
-        if self._resampler is not None:
-            self._resample(None)
-            self._resampler = None
+        self._resample(end=True)
+        self._resampler = None
 
-    def _resample(self, frame: av.AudioFrame | None) -> bool:
-        """Add the resampled frame (None: the rest in the resampler); False if that fails."""
-        assert self._resampler is not None
+    def _num_coming(self) -> float:
+        """At most so many samples does the resampler give of what waits for it."""
+        if not self._num_frames or self._format is None:
+            return 0
+        num_in = self._num_resampled[0] + self._unsampled.samples
+        return num_in * self.rate_hz / self._format[2] + 1 - self._num_resampled[1]
+
+    def _resample(self, *, end: bool = False) -> None:
+        """Resample what waits for it; with `end` also give the rest in the resampler."""
+        if self._resampler is None or not (self._num_frames or end):
+            return
+        frame, num_frames, self._num_frames = self._unsampled.read(), self._num_frames, 0
+        num_in = frame.samples if frame else 0
         try:
-            parts = self._resampler.resample(frame)
+            parts = self._resampler.resample(frame) if frame else []
+            parts += self._resampler.resample(None) if end else []
         except av.FFmpegError:
-            self.num_bad += 1
+            self.num_bad += max(1, num_frames)
+            self._num_in -= num_in
             self._resampler = None
-            return False
+            return
+        self._num_resampled[0] += num_in
         for part in parts:
             if part is None:
                 continue
+            self._num_resampled[1] += part.samples
             each = part.to_ndarray().reshape(-1, len(self._mix)).T  # (channels, n)
             self.num_no_numbers += (num := int((~np.isfinite(each)).sum()))
             each = np.nan_to_num(each, posinf=0.0, neginf=0.0) if num else each
@@ -168,7 +197,6 @@ class AudioTrack:
             cut = min(self._num_to_cut, len(samples))
             self._num_to_cut -= cut
             self._wait(samples[cut:][: int(min(self._num_missing(), len(samples)))])
-        return True
 
     def _wait(self, samples: np.ndarray) -> None:
         self._waiting.append(samples)
@@ -183,6 +211,8 @@ class AudioTrack:
 
     def _chunks(self, *, flush: bool = False) -> Iterator[Audio]:
         """Whole chunks of what waits; with `flush` also a shorter last one."""
+        if self._num_waiting + self._num_coming() >= self.rate_hz:
+            self._resample()
         if self._num_waiting < self.rate_hz and not (flush and self._num_waiting):
             return
         samples = np.concatenate(self._waiting).clip(-1.0, 1.0)

@@ -1,8 +1,8 @@
 """One pass over an opened file: its packets to its tracks, and warnings of what was wrong with it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from typing import Any, TypeVar
 
 import av
@@ -18,6 +18,7 @@ from .grid import Grid
 from .hdr import TRANSFERS
 from .source import INDEX_LAST, Handle, open_container, open_handle
 from .timeline import Timeline, in_step
+from .tracks import Tracks
 
 _MAX_BAD_READS = 100
 _USUAL_STEP_S = 0.04
@@ -45,7 +46,6 @@ class Container:
         self.length_s = end_s - self.start_s
         self._container = container
         self._read_error = ""
-        self._num_bad_audio = 0
         video, audio, problems = find_tracks(container, config)
         self.video = video if config.video else None
         self.audio = audio if config.audio else None
@@ -56,11 +56,12 @@ class Container:
         self._file_origin_s = origin_of(video, audio)
         self.timeline: Timeline | None = None  # begins with the first packet
         self.origin_s = (self._file_origin_s or 0.0) + self.start_s
-        self._time_s = 0.0  # until when all packets were taken in
         self._video_track = None if self.video is None else self._open_video(self.video, grid)
         self._audio_track = None
         if self.audio is not None:
             self._audio_track = AudioTrack(config.rate_hz, -self.start_s, self.length_s, config.channels)
+        is_live = not handle.seekable()
+        self._tracks = Tracks(self._video_track, self._audio_track, self.audio, self.origin_s, is_live)
         for stream in container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all
@@ -92,7 +93,7 @@ class Container:
         self._container.close()
         self.handle.close()
 
-    def parts(self, on_warning: Callable[[str], object]) -> Iterator[Frames | Audio]:
+    def parts(self, on_warning: Callable[[str], object]) -> Generator[Frames | Audio, None, None]:
         """Frames and audio in the file's order.
 
         Raises:
@@ -104,24 +105,20 @@ class Container:
         tracks = [s.index for s in (self.video, self.audio) if s is not None]
         max_bytes = _WAITING_BYTES if self.handle.seekable() else _WAITING_LIVE_BYTES
         timeline = self.timeline = timeline_of(self._container, self._file_origin_s)
-        for placed in in_step(map(timeline.place, self._packets()), tracks, max_bytes):
-            packet, self._time_s = placed.packet, placed.time_s - self.start_s
-            if self._video_track is not None and packet.stream_index == self._video_track.stream.index:
-                yield from self._video_track.push(packet)
-            else:
-                yield from self._decode_audio(packet)
-            if self._audio_track is not None:
-                yield from self._audio_track.pause(self._time_s)
-            if self.part and self._done():
-                break
-        if self.handle.stop.is_set():
-            return
-        # The decoders, the sampler and the resampler still hold the end of the media.
-        if self._video_track is not None:
-            yield from self._video_track.finish()
-        if self._audio_track is not None:
-            yield from self._decode_audio(None)
-            yield from self._audio_track.finish()
+        with closing(self._tracks):
+            try:
+                for placed in in_step(map(timeline.place, self._packets()), tracks, max_bytes):
+                    yield from self._tracks.push(placed.packet, placed.time_s - self.start_s)
+                    if timeline.may_move or (self.part and self._tracks.is_video_done):
+                        yield from self._tracks.join()
+                        if self.part and self._done():
+                            break
+                if self.handle.stop.is_set():
+                    return
+                yield from self._tracks.finish()
+            except Exception:
+                yield from self._tracks.join()  # what came before the error
+                raise
         self.handle.raise_failure(
             f"reading failed at {self._end_s():.1f} s; what came before was given, try again"
         )
@@ -137,13 +134,8 @@ class Container:
 
     @property
     def reached_s(self) -> dict[str, float]:
-        """Modality -> the time before which none of it comes any more."""
-        reached_s = {}
-        if self._video_track is not None:
-            reached_s["video"] = self._video_track.sampler.reached_s
-        if self._audio_track is not None:
-            reached_s["audio"] = self._audio_track.given_until_s(self._time_s)
-        return reached_s
+        """Modality -> the time before which none of it comes any more, as of the part that came last."""
+        return self._tracks.reached_s
 
     def _open_video(self, video: av.VideoStream, grid: Grid | None) -> VideoTrack:
         config, context = self.config, video.codec_context
@@ -182,23 +174,9 @@ class Container:
             if self.handle.failure is not None or self.handle.stop.is_set():
                 return
 
-    def _decode_audio(self, packet: av.Packet | None) -> Iterator[Audio]:
-        if self.audio is None or self._audio_track is None:
-            return
-        try:
-            frames = self.audio.codec_context.decode(packet)
-        except av.FFmpegError:
-            self._num_bad_audio += 1
-            return
-        tick_s = float(self.audio.time_base or 1 / self.audio.sample_rate)
-        for frame in frames:
-            time_s = None if frame.pts is None else round(frame.pts * tick_s - self.origin_s, 9)
-            yield from self._audio_track.push(frame, time_s)
-
     def _done(self) -> bool:
         """Whether all that is wanted has come."""
-        is_video_done = self._video_track is None or self._video_track.sampler.done
-        return is_video_done and (self._audio_track is None or self._audio_track.done)
+        return self._tracks.is_video_done and (self._audio_track is None or self._audio_track.done)
 
     def _end_s(self) -> float:
         """Seconds of the media that were read."""
@@ -250,10 +228,9 @@ class Container:
             ]
         if audio is not None and self.audio is not None:
             name, warning = f"audio track {self.audio.index}", audio.warning()
-            num_bad = self._num_bad_audio + audio.num_bad
             faults += [
                 (not audio.num_samples, f"{name} gave no audio"),
-                (num_bad, f"{name}: {num_bad} packets were lost"),
+                (audio.num_bad, f"{name}: {audio.num_bad} packets were lost"),
                 (warning, f"{name}: {warning}"),
             ]
         header_s = header_length_s(self._container) or end_s  # a recording that goes on has no length yet

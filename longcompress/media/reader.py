@@ -35,6 +35,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -236,10 +237,11 @@ def _decode(container: Container, out: "queue.Queue[Any]", warnings: deque[str])
 
     last: BaseException | None = None
     try:
-        for item in container.parts(warnings.append):
-            put(item)
-            if container.handle.stop.is_set():
-                break
+        with closing(container.parts(warnings.append)) as parts:
+            for item in parts:
+                put(item)
+                if container.handle.stop.is_set():
+                    break
     except BaseException as error:  # raised again in the caller's thread
         last = error
     finally:

@@ -104,6 +104,11 @@ class Timeline:
                 self._newest.append(placed)
         return placed
 
+    @property
+    def may_move(self) -> bool:
+        """Whether packets that were placed may still be moved."""
+        return bool(self._newest)
+
     def _unwrap(self, packet: av.Packet) -> None:
         """Undo turns of a 33-bit clock, and FFmpeg's own undoing, which takes a restart at 0 for a turn."""
         stamp = packet.pts if packet.dts is None else packet.dts

@@ -475,13 +475,22 @@ class TestFeatures:
 class TestMedia:
     @pytest.mark.parametrize("frames", [20, 30])
     def test_frames_must_be_as_many_as_ffmpegs(self, work, monkeypatch, frames):
-        monkeypatch.setattr(media, "read_with_ffmpeg", lambda _: frames)
+        monkeypatch.setattr(media, "read_with_ffmpeg", lambda *_: frames)
         rows = media.media_rows(Row("media", "all cases"), media.video_of(work, MINUTES), 1)
         if frames == 30:
             with pytest.raises(ValueError, match=r": 20 frames, ffmpeg has 30; nothing is timed"):
                 list(rows)
         else:
-            assert {r.case for r in rows} == {media.FFMPEG, *media.READS}
+            cases = {media.OURS: {*media.READS}, media.FFMPEG: {*list(media.READS)[:3]}}
+            assert {(r.provider, r.case) for r in rows} == {(p, c) for p in cases for c in cases[p]}
+
+    def test_ffmpeg_reads_the_same_frames_and_samples(self, work):
+        video = media.video_of(work, MINUTES)
+        frames = [media.read_with_ffmpeg(video, words) for words in media.WRITES.values()]
+        assert frames == [20, 0, 20]
+        assert [media.count_frames(video, media.READS[name]) for name in media.WRITES] == frames
+        with pytest.raises(ValueError, match=r"\.mp4: ffmpeg ended with code \d+"):
+            media.read_with_ffmpeg(video, ["-map", "0:9", "-f", "null", "-"])
 
 
 class TestGpuReport:
