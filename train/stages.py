@@ -174,7 +174,7 @@ def train_stage(
     # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    data = _data(model, recipe, indexes, samples, start, rank, world)
+    data = data_of(model, recipe, indexes, samples, start, rank, world)
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
@@ -275,7 +275,7 @@ def _arguments(recipe: StageRecipe, out: Path, num_samples: int) -> TrainingArgu
     return recipe.engine.arguments(out, steps=steps, warmup=warmup, logging_steps=recipe.log_steps, **options)
 
 
-def _data(
+def data_of(
     model: LongCompress, recipe: StageRecipe, indexes: list[Index], samples: Iterable[Any] | None, start: int,
     rank: int, world: int,
 ) -> ShardData | StreamData:  # fmt: skip

@@ -29,9 +29,14 @@ class Batch:
 
     def of_rank(self, rank: int, world: int) -> tuple[tuple[int, int], ...]:
         """This rank's samples: the longest are dealt first, there and back, to give ranks equal work."""
-        order = sorted(range(len(self.samples)), key=lambda i: (-self.costs[i], i))
         turns = [*range(world), *reversed(range(world))]  # 0 1 2 2 1 0
-        return tuple(self.samples[i] for at, i in enumerate(order) if turns[at % len(turns)] == rank)
+        order = enumerate(longest_first(self.costs))
+        return tuple(self.samples[i] for at, i in order if turns[at % len(turns)] == rank)
+
+
+def longest_first(costs: Sequence[int]) -> list[int]:
+    """Places of samples of these tokens in the order in which a rank has them."""
+    return sorted(range(len(costs)), key=lambda i: (-costs[i], i))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from ...model import LongCompress
 from ..shards.sample import Needs, Sample, decode
 from .dataset import NUM_SPARE, BadSample, ExampleMaker, Loaded, QuestionConfig
-from .sampler import BatchSizes, enter_worker, mixture
+from .sampler import BatchSizes, enter_worker, longest_first, mixture
 
 
 class StreamData(IterableDataset[Loaded]):
@@ -39,10 +39,10 @@ class StreamData(IterableDataset[Loaded]):
         samples = self.samples()
         places = itertools.count(worker, num_workers)
         numbers = (self.start + place // self.accumulate for place in places)
-        for number, budget, batch, _ in self.sizes.form(samples, numbers):
+        for number, budget, batch, costs in self.sizes.form(samples, numbers):
             loaded = Loaded(number)
-            for sample in batch:
-                self.add(loaded, sample, budget)
+            for i in longest_first(costs):
+                self.add(loaded, batch[i], budget)
             for _ in range(NUM_SPARE):  # a step waits for every rank, so each must bring a sample
                 if loaded.examples:
                     break

@@ -92,7 +92,7 @@ class Remote:
     def span(self, name: str, start: int, end: int) -> bytes:
         """The bytes from `start` to `end` of a file; fewer where it ends before."""
         url = self.of(name)
-        data = self._tried(url, lambda files, path: files.cat_file(path, start, end))
+        data = self._tried(url, lambda files, path: files.cat_file(path, start=start, end=end))
         if len(data) > end - start:
             raise ValueError(
                 f"{url}: asked for {end - start} bytes, the server sent {len(data)}: it knows no "
@@ -140,7 +140,8 @@ class Remote:
                 if status is not None:
                     passes = status >= 500 or status in PASSING
                 else:
-                    passes = not isinstance(error, REFUSED) and getattr(error, "errno", None) not in LASTING
+                    refused = isinstance(error, REFUSED) or "Credential" in type(error).__name__  # botocore's
+                    passes = not refused and getattr(error, "errno", None) not in LASTING
                 if not passes:
                     raise OSError(f"{url} can't be read: {error!r}") from error
                 last = error
@@ -188,6 +189,11 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
             from huggingface_hub.errors import HfHubHTTPError
 
             errors = (OSError, *HfHubHTTPError.__bases__)  # its own and those of the client it is built on
+        elif protocol in ("s3", "s3a"):
+            from aiohttp import ClientError
+            from botocore.exceptions import BotoCoreError
+
+            errors = (OSError, BotoCoreError, ClientError)
         files, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ImportError(

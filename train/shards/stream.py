@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import webdataset
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from .index import Index
 
 
-class ShardStream:
+class ShardStream(IterableDataset[dict[str, Any]]):
     """Each iteration is a pass: every sample once, as webdataset hands it out, over all ranks and workers.
 
     What can't be read is an item too: `__key__`, `__url__` and `__error__`, the ValueError or OSError.
