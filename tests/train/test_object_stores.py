@@ -6,6 +6,7 @@ S3 is moto's server, the hub a server that answers as its API does. A proxy befo
 import http.client
 import http.server
 import json
+import socket
 import threading
 from functools import partial
 
@@ -29,7 +30,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def answer(self):
         length = int(self.headers.get("Content-Length") or 0)
         connection = http.client.HTTPConnection(*self.server.target, timeout=30)
-        headers = {n: v for n, v in self.headers.items() if n.lower() not in ("host", "connection")}
+        headers = {n: v for n, v in self.headers.items() if n.lower() != "connection"}
         connection.request(self.command, self.path, self.rfile.read(length), headers)
         answer = connection.getresponse()
         body, code = answer.read(), answer.status
@@ -178,9 +179,10 @@ def s3(index, proxy, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the client's own tries, which ours come on top of
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        proxy.target = free.getsockname()
+    server = moto.ThreadedMotoServer(*proxy.target, verbose=False)
     server.start()
-    proxy.target = server.get_host_and_port()
     client = boto3.client("s3")
     client.create_bucket(Bucket="data")
     for path in index.folder.iterdir():

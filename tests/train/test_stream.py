@@ -76,7 +76,7 @@ def test_passes_differ_and_a_seed_repeats_them(index):
     stream, again = ShardStream(index, (1, 2)), ShardStream(index, (1, 2))
     passes = [keys(stream) for _ in range(4)]
     assert [keys(again) for _ in range(4)] == passes
-    assert len({tuple(one) for one in passes}) == 4
+    assert len(set(map(tuple, passes))) == 4
     assert keys(ShardStream(index, (1, 3))) != passes[0]
 
 
@@ -92,7 +92,7 @@ def test_more_readers_than_shards_are_refused(index):
         ShardStream(index, shuffle=-1)
 
 
-def gone(path):
+def removed(path):
     path.unlink()
 
 
@@ -105,7 +105,7 @@ def other(path):
 
 
 FAULTS = {
-    gone: "no file .*shard-000005.tar; get it again",
+    removed: "no file .*shard-000005.tar; get it again",
     cut: r"shard-000005.tar has 5000 bytes, the shard that was indexed \d+: it was cut",
     other: r"shard-000005.tar has \d+ bytes, the shard",
 }

@@ -69,7 +69,8 @@ class StreamData(IterableDataset[Loaded]):
         while True:
             num, num_bad, last = 0, 0, ""
             for item in source:
-                key = item["__key__"] if isinstance(item, dict) else item.record["key"]
+                named = item.record if isinstance(item, Sample) else item if isinstance(item, dict) else {}
+                key = str(named.get("key", named.get("__key__")))
                 try:
                     sample = self.read(item)
                 except (ValueError, OSError) as error:
@@ -80,7 +81,8 @@ class StreamData(IterableDataset[Loaded]):
                 yield sample
             if not num:
                 raise ValueError(
-                    f"a pass over the data gave no sample that can be used, {num_bad} that can't{last}"
+                    f"a pass over the data gave no sample that can be used, {num_bad} that can't{last}; it "
+                    "must be possible to iterate it again and again"
                 )
 
     def read(self, item: Any) -> Sample:
