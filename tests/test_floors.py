@@ -86,6 +86,7 @@ HOMES = {
     "av": ("longcompress/media/*",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL
     "aiohttp": ("longcompress/media/*", "train/shards/remote.py"),  # its errors come through fsspec
+    "botocore": ("train/shards/remote.py",),  # so do these
     "transformers": (
         "longcompress/encoders/*",
         "longcompress/llm/*",

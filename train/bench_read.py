@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader
 
 from ..model import LongCompress
 from .data.dataset import QuestionConfig, ShardData
-from .data.sampler import BatchSampler
+from .data.sampler import BatchSampler, BatchSizes
+from .data.streaming import StreamData
 from .shards.index import Entry, Index
+from .shards.stream import ShardStream
 
 Step = tuple[int, int]  # samples and their bytes
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -47,6 +49,7 @@ def bench(
     ours: dict[str, Callable[[Index, int], Iterator[Step]]] = {"bytes": by_ranges}
     if model is not None:
         ours["examples"] = partial(compressed, model=model, budget=budget)
+        ours["streamed"] = partial(streamed, model=model, budget=budget, stored=index)
     loaders = {"webdataset": plain} | ours
     speeds = compare({name: partial(loader, epoch, workers) for name, loader in loaders.items()}, rounds)
     base = speeds["webdataset"]["samples_per_s"]
@@ -82,14 +85,29 @@ def by_ranges(index: Index, workers: int) -> Iterator[Step]:
 
 def compressed(index: Index, workers: int, *, model: LongCompress, budget: int) -> Iterator[Step]:
     """The whole loader: examples of videos compressed to `budget`, about eight a batch."""
-    sizes = {entry.key: num_bytes(entry) for entry in index.entries}
     batches = BatchSampler([index], 0, 8 * budget, (budget,))
-    data, count = ShardData(batches, model, QuestionConfig()), 0
+    return _examples(ShardData(batches, model, QuestionConfig()), index, len(index), workers)
+
+
+def streamed(
+    index: Index, workers: int, *, model: LongCompress, budget: int, stored: Index
+) -> Iterator[Step]:
+    """As many of these examples as `index` has samples, by reader webdataset from the `stored` shards."""
+    of, num = range(workers), len(stored.shards)  # each worker needs a shard
+    entries = tuple(replace(entry, shard=entry.shard + i * num) for i in of for entry in stored.entries)
+    stream = ShardStream(replace(stored, shards=stored.shards * workers, entries=entries), shuffle=0)
+    sizes = BatchSizes(0, 8 * budget, (budget,))
+    return _examples(StreamData([stream], [1.0], sizes, model, QuestionConfig()), stored, len(index), workers)
+
+
+def _examples(data: ShardData | StreamData, index: Index, num: int, workers: int) -> Iterator[Step]:
+    """The steps of a loader until `num` samples have come."""
+    sizes, count = {entry.key: num_bytes(entry) for entry in index.entries}, 0
     for loaded in DataLoader(data, batch_size=None, num_workers=workers):
         keys = [*loaded.keys, *(bad.key for bad in loaded.bad)]
         count += len(keys)
         yield len(keys), sum(sizes[key] for key in keys)
-        if count >= len(index):
+        if count >= num:
             return
 
 

@@ -44,6 +44,8 @@ def write_card(
         hours = sum(entry.duration_s for entry in index.entries) / 3600
         name = str(index.folder).rstrip("/").rpartition("/")[2]
         lines.append(f"| {name} | {len(index):,} | {hours:.2f} |")
+    if not indexes:
+        lines.append("| samples of a pipeline of the caller's own | | |")
     lines += ["", "## How it went", ""]
     for name, field in (("loss", "loss"), ("validation loss", "eval_loss")):
         losses = [(line[field], line["step"]) for line in history if field in line]

@@ -33,6 +33,7 @@ from ..model import LongCompress
 from .data.dataset import ShardData
 from .projector_pairs import Ids, Pairs, Sums
 from .ridge import Moments, Scores, choose, scaled
+from .shards.sample import read_sample
 from .signals import signals_of
 from .trainer import plain_errors
 
@@ -191,7 +192,8 @@ def report(
         index = data.batches.indexes[which]
         generator = np.random.default_rng([data.batches.seed, which, number])
         with suppress(ValueError, OSError):  # it is among sums.bad, or nothing can be asked about it
-            examples.append(data.example(index.read(number), str(index.folder), budget, generator)[0])
+            sample = read_sample(index.read(number), str(index.folder))
+            examples.append(data.examples.example(sample, budget, generator)[0])
             keys.append(index.entries[number].key)
         if len(examples) == NUM_EXAMPLES:
             break

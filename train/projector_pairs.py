@@ -120,7 +120,7 @@ class Pairs(Dataset[Rows]):
     """Samples by their number among all of the data's shards, at a budget."""
 
     def __init__(self, data: ShardData, budget: int, streams: Sequence[str]) -> None:
-        self.data, self.budget, self.streams = data, budget, streams
+        self.data, self.make, self.budget, self.streams = data, data.examples, budget, streams
         self.numbers = [(i, n) for i, index in enumerate(data.batches.indexes) for n in range(len(index))]
 
     def __getitem__(self, at: int) -> Rows:
@@ -139,8 +139,8 @@ class Pairs(Dataset[Rows]):
 
     def _fill(self, rows: Rows, members: dict[str, bytes], where: str) -> None:
         sample = read_sample(members, where)
-        video = self.data.compressed(sample.state(self.data.empty), where, self.budget)
-        record = record_of(sample, where)
+        video = self.make.compressed(sample.state(self.make.empty), where, self.budget)
+        record = record_of(sample)
         events = [(e, ids) for e in record.events if (ids := self._ids(e.text, rows.counts))]
         whole = [ids for text in whole_texts(record) if (ids := self._ids(text, rows.counts))]
         rows.texts = [*(ids for _, ids in events), *whole]
@@ -171,7 +171,7 @@ class Pairs(Dataset[Rows]):
         if not any(map(str.isalpha, text)):
             counts["texts without a word"] += 1
             return ()
-        tokenizer = self.data.tokenizer
+        tokenizer = self.make.tokenizer
         ids = tuple(i for i in encode(tokenizer, f" {text.strip()}") if i != tokenizer.unk_token_id)
         counts.update(() if ids else ["texts that the tokenizer has no word of"])
         return ids

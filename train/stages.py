@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,15 @@ from ..files import replacing
 from ..llm import learned_places
 from ..llm.calibrate import embedding_norm
 from ..model import LongCompress
-from .data.dataset import BadSample, Loaded, QuestionConfig, ShardData
-from .data.sampler import BatchSampler
+from .data.dataset import BadSample, Loaded, QuestionConfig, ShardData, check_features
+from .data.sampler import BatchSampler, BatchSizes, weights_of
+from .data.streaming import StreamData
 from .engine import Engine, Schedule
 from .model_card import write_card
 from .projector_init import collect, fit_projectors, report
 from .projector_pairs import Sums
 from .shards.index import Index, load_index
+from .shards.stream import ShardStream
 from .trainer import PartTrainer, run, trained_state
 from .validation import Validation
 
@@ -53,6 +55,11 @@ class StageRecipe:
         model: preset, folder or hub name of the model to train.
         shards: folders or URLs of indexed feature shards.
         weights: of these data sets, one each; empty: the number of their samples.
+        reader: "indexed" reads samples by their places in shards, in an order that any number of ranks and
+            workers shares and that resumes exactly; "webdataset" reads shards from end to end, each by one
+            rank's worker, and resumes in a new order.
+        shuffle: samples that reader webdataset shuffles among each other, all held in memory; 0: shards and
+            samples in their order.
         cache: folder that whole shards of URLs are kept in; "": samples are read by ranges, each time.
         questions: which questions are sampled.
         budgets: tokens of a video; one budget is sampled for each step.
@@ -91,6 +98,8 @@ class StageRecipe:
     model: str = "tiny"
     shards: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    reader: Literal["indexed", "webdataset"] = "indexed"
+    shuffle: int = 64
     cache: str = ""
     questions: QuestionConfig = field(default_factory=QuestionConfig)
     budgets: list[int] = field(default_factory=lambda: [256])
@@ -139,17 +148,29 @@ class StageRecipe:
             )
 
 
-def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, resume: bool = False) -> Path:
+def train_stage(
+    model: LongCompress, recipe: StageRecipe, out: str | Path, *, resume: bool = False,
+    samples: Iterable[Any] | None = None,
+) -> Path:  # fmt: skip
     """Train `model`, which `Engine.load` loaded, in place from shards. Checkpoints are kept in `out`, which
     `resume` goes on from, the trained model in out/model.
+
+    Args:
+        samples: a webdataset pipeline of feature shards, instead of the recipe's shards; mapped by
+            `longcompress.train.decode`, or not. It is read again and again.
 
     Raises:
         KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
         ValueError: resume without a checkpoint, or of another recipe; a part that isn't there; a parameter to
             be trained without a gradient; a loss that isn't finite.
     """
-    if not recipe.shards:
+    if samples is None and not recipe.shards:
         raise ValueError("shards must name at least one folder of indexed feature shards")
+    if samples is not None and (recipe.shards or recipe.epochs):
+        raise ValueError(
+            "samples come instead of shards and have no length: leave shards out, and give steps instead of "
+            f"epochs; got shards {recipe.shards} and epochs {recipe.epochs}"
+        )
     recipe.engine.check()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -165,9 +186,7 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
     # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    places = {"rank": rank, "world": world, "accumulate": recipe.engine.accumulate}
-    batches = batch_sampler(recipe, indexes, start)
-    data = ShardData(batches, model, recipe.questions, on_error=recipe.on_error, **places)
+    data = data_of(model, recipe, indexes, samples, start, rank, world)
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
@@ -175,12 +194,17 @@ def train_stage(model: LongCompress, recipe: StageRecipe, out: str | Path, *, re
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     streams = streams_to_start(model, recipe)
     budget, sums = middle(recipe.budgets), Sums("")
+    if streams and samples is not None:
+        need = f"the projectors of {', '.join(streams)} start from indexed shards, got samples of a pipeline"
+        raise ValueError(f'init: {need}; give shards instead, or init "keep" to start as the model is')
     if streams:
         sizes = {"max_samples": recipe.init_samples, "workers": recipe.engine.workers}
-        sums, held = collect(model, data, budget, streams, out, **sizes)
+        indexed = data_of(model, replace(recipe, reader="indexed"), indexes, None, 0, rank, world)
+        assert isinstance(indexed, ShardData)
+        sums, held = collect(model, indexed, budget, streams, out, **sizes)
         fits = fit_projectors(model, sums, streams)
         if rank == 0 and not resume:
-            report(model, data, budget, sums, held, fits, streams, out)
+            report(model, indexed, budget, sums, held, fits, streams, out)
         if other := sorted(set(streams) - {fit.stream for fit in fits}):
             fault = (
                 f"init: the projectors of {', '.join(other)} can't start by least squares: the shards hold "
@@ -309,6 +333,30 @@ def _arguments(recipe: StageRecipe, out: Path, num_samples: int) -> TrainingArgu
     same = ("lr", "schedule", "decay", "save_steps", "eval_steps", "weight_decay", "seed")
     options = {name: getattr(recipe, name) for name in same}
     return recipe.engine.arguments(out, steps=steps, warmup=warmup, logging_steps=recipe.log_steps, **options)
+
+
+def data_of(
+    model: LongCompress, recipe: StageRecipe, indexes: list[Index], samples: Iterable[Any] | None, start: int,
+    rank: int, world: int,
+) -> ShardData | StreamData:  # fmt: skip
+    """A rank's batches from step `start` on, by the reader that the recipe names."""
+    options: dict[str, Any] = {
+        "world": world, "accumulate": recipe.engine.accumulate, "on_error": recipe.on_error,
+    }  # fmt: skip
+    if samples is None and recipe.reader == "indexed":
+        batches = batch_sampler(recipe, indexes, start)
+        return ShardData(batches, model, recipe.questions, rank=rank, **options)
+    if start and rank == 0:
+        print(f"the data goes on in a new order at step {start}; reader indexed goes on exactly", flush=True)
+    sizes = BatchSizes(recipe.seed, recipe.max_tokens, recipe.budgets, recipe.min_videos, recipe.max_videos)
+    check_features(indexes, model)
+    sources: list[Iterable[Any]] = [
+        ShardStream(index, (recipe.seed, start, i), shuffle=recipe.shuffle, rank=rank, world=world)
+        for i, index in enumerate(indexes)
+    ]
+    weights = weights_of(indexes, recipe.weights or None) if samples is None else [1.0]
+    sources = sources if samples is None else [samples]
+    return StreamData(sources, weights, sizes, model, recipe.questions, start=start, **options)
 
 
 def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) -> Validation | None:

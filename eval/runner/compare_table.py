@@ -103,6 +103,8 @@ def trained_with(model: LongCompress) -> str:
     if not weights:
         unknown = "It is not known which methods this model was trained with."
         return f"{unknown} A model trained with one method favours it."
+    if set(weights) == {"full"}:
+        return "The model was trained without merging."
     listed = ", ".join(f"{method} {w:g}" for method, w in weights.items())
     return f"The model was trained with methods sampled at random for each step, with weights: {listed}."
 

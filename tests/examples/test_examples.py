@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 TESTED = {"compress_a_video", "live_stream", "train_lora", "compare_baselines", "custom_encoder"}
+TESTED |= {"train_webdataset"}
 
 
 def example(name: str) -> ModuleType:
@@ -52,7 +53,8 @@ def test_baselines_are_compared_at_equal_tokens():
 
 
 @pytest.mark.slow
-def test_a_new_question_is_learned(tmp_path):
-    before, after, truth = example("train_lora").main(tmp_path)
+@pytest.mark.parametrize("name", ["train_lora", "train_webdataset"])
+def test_a_new_question_is_learned(tmp_path, name):
+    before, after, truth = example(name).main(tmp_path)
     assert set(after.split(", ")) <= set(OBJECTS) and not set(before.split(", ")) <= set(OBJECTS)
     assert set(after.split(", ")) & set(truth.split(", "))

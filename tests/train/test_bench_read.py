@@ -9,7 +9,7 @@ import webdataset
 
 from longcompress.cli.main import main
 from longcompress.train import bench_read
-from longcompress.train.bench_read import by_ranges, compressed, memory_along, plain, repeated
+from longcompress.train.bench_read import by_ranges, compressed, memory_along, plain, repeated, streamed
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.index import load_index
@@ -79,9 +79,11 @@ def test_every_loader_gives_all_samples_and_all_their_bytes(index, model, worker
     for steps in (plain(epoch, workers), by_ranges(epoch, workers)):
         results = list(steps)
         assert (len(results), sum(size for _, size in results)) == (12, size_of(epoch))
-    results = list(compressed(epoch, workers, model=model, budget=20))
-    assert sum(samples for samples, _ in results) >= 12
-    assert sum(size for _, size in results) >= size_of(epoch)
+    options = {"model": model, "budget": 20}
+    for steps in (compressed(epoch, workers, **options), streamed(epoch, workers, **options, stored=index)):
+        results = list(steps)
+        assert sum(samples for samples, _ in results) >= 12
+        assert sum(size for _, size in results) >= size_of(epoch)
 
 
 def test_memory_is_seen_along_the_epoch(index):
@@ -95,13 +97,14 @@ def test_as_a_person_types_it(index, tmp_path, capsys):
     words += ["--samples", "24", "--repeat", "9", "--rounds", "1", "--out", str(tmp_path / "read.json")]
     assert main(["shards", "bench", str(index.folder), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("24 samples of 0.") and [line.split()[0] for line in lines[2:5]] == [
+    assert lines[0].startswith("24 samples of 0.") and [line.split()[0] for line in lines[2:6]] == [
         "webdataset",
         "bytes",
         "examples",
+        "streamed",
     ]
     content = json.loads((tmp_path / "read.json").read_text())
-    assert set(content["of_webdataset"]) == {"bytes", "examples"} and len(content["memory"]) == 2
+    assert set(content["of_webdataset"]) == {"bytes", "examples", "streamed"} == set(content["memory"])
     assert all(len(speed["runs"]) == 1 and speed["samples_per_s"] > 0 for speed in content["speeds"].values())
 
 

@@ -96,12 +96,15 @@ def small(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["vtimellm", "longvale"])
-def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, family):
+@pytest.mark.parametrize(
+    ("family", "reader"), [("vtimellm", "indexed"), ("longvale", "indexed"), ("vtimellm", "webdataset")]
+)
+def test_stages_run_one_after_the_other_and_the_loss_falls(data, tmp_path, family, reader):
     models.model().save_pretrained(tmp_path / "base", include_base=True)
     before = tmp_path / "base"
     for stage in ("align", "boundary", "instruct")[family == "longvale" :]:
-        recipe = replace(small(f"{family}_{stage}", data["dialogues"]), model=str(before), save_steps=12)
+        recipe = small(f"{family}_{stage}", data["dialogues"])
+        recipe = replace(recipe, model=str(before), save_steps=12, reader=reader)
         before = train_stage(load(before, device="cpu"), recipe, tmp_path / stage)
         losses = stages.losses(tmp_path / stage)
         assert len(losses) == 12 and losses[-1] < losses[0]

@@ -25,8 +25,10 @@ from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
+from longcompress.train.shards import remote as remote_module
 from longcompress.train.shards.index import load_index, make_index
 from longcompress.train.shards.remote import Remote
+from longcompress.train.shards.stream import ShardStream
 from longcompress.train.shards.tar import write_tar
 
 import models
@@ -145,6 +147,19 @@ class TestRanges:
         assert everything(load(f"file://{server.folder}/")) == everything(index)
         assert everything(load(server.folder)) == everything(load(str(server.folder))) == everything(index)
 
+    def test_a_file_system_whose_arguments_stand_in_another_order(self, served, monkeypatch):
+        """s3's takes a version before the range."""
+        server, _, index = served
+        memory = fsspec.filesystem("memory")
+        memory.put(str(server.folder), "/test-order", recursive=True)
+        cat = memory.cat_file
+
+        def order(path, version_id=None, start=None, end=None):
+            return cat(path, start=start, end=end)
+
+        monkeypatch.setattr(memory, "cat_file", order)
+        assert everything(load("memory://test-order")) == everything(index)
+
     @pytest.mark.parametrize("what", [503, 429, "cut"])
     def test_what_passes_is_waited_out(self, served, what):
         server, url, index = served
@@ -199,6 +214,69 @@ class TestRanges:
             assert remote.read(0) == index.read(0)
             loader = DataLoader(Samples(remote), batch_size=None, num_workers=2)
             assert list(loader) == everything(index)
+
+
+def plain(items):
+    """Items without what names their file."""
+    return [{n: data for n, data in item.items() if n not in ("__url__", "__local_path__")} for item in items]
+
+
+class TestStream:
+    """Reading from end to end."""
+
+    @pytest.fixture(autouse=True)
+    def small_requests(self, monkeypatch):
+        monkeypatch.setattr(remote_module, "REQUEST_BYTES", 30_000)
+
+    @pytest.mark.parametrize("what", [503, "cut", "slow"])
+    def test_faults_that_pass_leave_the_samples_of_the_folder_once_each(self, served, what):
+        server, url, index = served
+        server.spoil = failing(3, what)
+        stream = ShardStream(load(url, tries=4), shuffle=0)
+        assert plain(stream) == plain(ShardStream(index, shuffle=0))
+        asked = [byte_range for name, byte_range in server.asked if name == "shard-000002.tar"]
+        assert len(asked) == len(set(asked)) == -(-index.shards[2].num_bytes // 30_000)
+
+    def test_a_shard_that_stays_down_is_named_after_a_bounded_number_of_requests(self, served):
+        server, url, _ = served
+        server.spoil = lambda name: 503 if name == "shard-000001.tar" else None
+        items = list(ShardStream(load(url, tries=3), shuffle=0))
+        bad = {item["__key__"]: str(item["__error__"]) for item in items if "__error__" in item}
+        assert list(bad) == ["s10", "s11", "s12"] and len(items) == 9
+        assert all("shard-000001.tar couldn't be read in 3 tries" in text for text in bad.values())
+        assert [name for name, _ in server.asked].count("shard-000001.tar") == 3
+
+    def test_what_fails_in_the_middle_keeps_what_came_before_and_names_the_rest(self, served):
+        server, url, _ = served
+        remote = load(url, tries=2)
+        requests = []
+
+        def spoil(name):
+            requests.append(name)
+            return 503 if requests.count("shard-000000.tar") > 3 and name == "shard-000000.tar" else None
+
+        server.spoil = spoil
+        items = list(ShardStream(remote, shuffle=0))
+        keys = [item["__key__"] for item in items]
+        assert sorted(keys) == sorted(set(keys)) and len(keys) == 9
+        assert 0 < sum("__error__" in item for item in items) < 3
+
+    def test_what_does_not_pass(self, served, tmp_path):
+        server, url, _ = served
+        faults = {}
+        data = (server.folder / "shard-000001.tar").read_bytes()
+        (server.folder / "shard-000000.tar").unlink()
+        (server.folder / "shard-000001.tar").write_bytes(data[:50_000])
+        server.spoil = lambda name: "no ranges" if name == "shard-000002.tar" else None
+        for item in ShardStream(load(url), shuffle=0):
+            faults.setdefault(item["__key__"][:2], str(item.get("__error__")))
+        assert "no file" in faults["s0"] and "get the shard again" in faults["s1"]
+        assert "it knows no ranges; give a cache" in faults["s2"]
+        (server.folder / "shard-000001.tar").write_bytes(data)
+        items = list(ShardStream(load(url, tmp_path / "cache"), shuffle=0))
+        assert [item["__key__"] for item in items if "__error__" not in item] == [
+            f"s{shard}{i}" for shard in (1, 2) for i in range(3)
+        ]
 
 
 class Samples:

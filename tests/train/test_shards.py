@@ -20,7 +20,7 @@ from longcompress.session import read_session
 from longcompress.train.records import faults, num_overlapping, parse_record, read_records, slug
 from longcompress.train.shards import index as indexes
 from longcompress.train.shards import make as shards
-from longcompress.train.shards.sample import check_model, members_of, read_sample
+from longcompress.train.shards.sample import Needs, members_of, read_sample
 from longcompress.train.shards.tar import members_in, write_tar
 from longcompress.types import Event
 
@@ -296,12 +296,12 @@ class TestBad:
 
     def test_features_of_other_segments_or_encoders_are_refused_by_name(self, dataset, model):
         content = read_sample(dataset.read(0), "here").features
-        check_model(content, model, "here")
+        Needs.of(model).check(content, "here")
         other = models.model(segments=SegmentConfig(length_s=7.0))
         with pytest.raises(ValueError, match=r"cut into segments by .*the model cuts by .*'length_s': 7.0"):
-            check_model(content, other, "here")
+            Needs.of(other).check(content, "here")
         with pytest.raises(ValueError, match="features of other encoders"):
-            check_model(content | {"identity": "?"}, model, "here")
+            Needs.of(model).check(content | {"identity": "?"}, "here")
 
     def test_features_that_are_not_finite_are_not_written(self, dataset, model):
         state = read_sample(dataset.read(0), "a").state(model.merge_state())

@@ -1,6 +1,6 @@
 """Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -14,7 +14,8 @@ from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ..records import Record, parse_record
-from ..shards.sample import Sample, check_model, read_sample, without
+from ..shards.index import Index
+from ..shards.sample import Needs, Sample, read_sample, without
 from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler, enter_worker
 
@@ -73,93 +74,44 @@ class Loaded:
     dropped: int = 0  # turns and events that texts were shortened by
 
 
-class ShardData(IterableDataset[Loaded]):
-    """A rank's parts of the batches, one after the other; workers take turns.
+class ExampleMaker:
+    """Examples of samples, whoever reads them: the same for a seed, a batch's number and a sample's key.
 
     Args:
-        batches: of all ranks.
-        model: compresses the features; its encoders and segments must be those that made them.
+        model: compresses the features; its encoders and segments must be those that made them. Not kept.
         questions: what is asked.
-        rank, world, accumulate: which part of each batch, in how many parts.
-        on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
+        seed: of the questions.
     """
 
-    def __init__(
-        self, batches: BatchSampler, model: LongCompress, questions: QuestionConfig, *, rank: int = 0,
-        world: int = 1, accumulate: int = 1, on_error: Literal["quarantine", "stop"] = "quarantine",
-    ) -> None:  # fmt: skip
-        self.batches, self.questions, self.on_error = batches, questions, on_error
-        self.rank, self.world, self.accumulate = rank, world, accumulate
+    def __init__(self, model: LongCompress, questions: QuestionConfig, seed: int) -> None:
+        self.questions, self.seed = questions, seed
         self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
         self.room = Room(model.llm.context, model.llm.sizes)
         self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
-        parts = world * accumulate  # batches are formed without knowing them; each must get a sample
-        if batches.min_videos < parts:
-            raise ValueError(
-                f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
-                f"{batches.min_videos}"
-            )
-        for index in batches.indexes:
-            if not index.features:
-                raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
-            check_model(index.features, model, str(index.folder))
 
-    def __iter__(self) -> Iterator[Loaded]:
-        worker, num_workers = enter_worker()
-        place = 0
-        for batch in self.batches:
-            for part in range(self.accumulate):
-                if place % num_workers == worker:
-                    yield self.load(batch, part)
-                place += 1
+    def add(self, loaded: Loaded, key: str, sample: Sample, budget: int) -> None:
+        """Add a sample's example to a part of a batch; ValueError as of `example`."""
+        generator = np.random.default_rng([self.seed, loaded.number, *key.encode()])
+        example, num = self.example(sample, budget, generator)
+        loaded.examples.append(example)
+        loaded.keys.append(key)
+        loaded.video_s += sample.features["duration_s"]
+        loaded.dropped += num
 
-    def load(self, batch: Batch, part: int = 0) -> Loaded:
-        """A part of this rank's samples of a batch; the same whoever loads it and when.
-
-        A step waits for every rank, so each must bring a sample: where none of its own can be used, those
-        that follow in the data set of the last are tried.
-        """
-        own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
-        which, last = own[-1]
-        size = len(self.batches.indexes[which])
-        spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
-        loaded = Loaded(batch.number)
-        for place, (which, number) in enumerate([*own, *spare]):
-            if loaded.examples and place >= len(own):
-                break
-            index = self.batches.indexes[which]
-            entry = index.entries[number]
-            where = f"{index.folder}: sample {entry.key!r}"
-            generator = np.random.default_rng([self.batches.seed, batch.number, which, number])
-            try:
-                example, num = self.example(index.read(number), where, batch.budget, generator)
-            except (ValueError, OSError) as error:
-                if self.on_error == "stop":
-                    raise
-                loaded.bad.append(BadSample(entry.key, str(error)))
-                continue
-            loaded.examples.append(example)
-            loaded.keys.append(entry.key)
-            loaded.video_s += entry.duration_s
-            loaded.dropped += num
-        return loaded
-
-    def example(
-        self, members: Mapping[str, bytes], where: str, budget: int, generator: np.random.Generator
-    ) -> tuple[Example, int]:
+    def example(self, sample: Sample, budget: int, generator: np.random.Generator) -> tuple[Example, int]:
         """(a video compressed to `budget` with questions, turns and events its text was shortened by);
-        ValueError if it can't be read, nothing can be asked about it, or it is longer than the context."""
+        ValueError: its width is wrong, nothing can be asked about it, or it is longer than the context."""
 
         def size(turns: Turns) -> int:
             return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
 
-        sample, config = read_sample(members, where), self.questions
+        config, where = self.questions, sample.where
         state = sample.state(self.empty)
         names = state.streams
         if len(names) > 1 and generator.random() < config.drop_stream:
             state = without(state, names[int(generator.integers(len(names)))])
         video = self.compressed(state, where, budget)
-        record = record_of(sample, where)
+        record = record_of(sample)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)
         # all kinds in a random order by weight: the first that the record has something of is asked
@@ -191,6 +143,77 @@ class ShardData(IterableDataset[Loaded]):
         return video
 
 
-def record_of(sample: Sample, where: str) -> Record:
+def record_of(sample: Sample) -> Record:
     """The annotations of a sample."""
-    return parse_record(sample.record | {"video": sample.record["key"]}, Path(), where)
+    return parse_record(sample.record | {"video": sample.record["key"]}, Path(), sample.where)
+
+
+def check_features(indexes: Sequence[Index], model: LongCompress) -> None:
+    """ValueError unless these shards hold features that the model can learn from."""
+    needs = Needs.of(model)
+    for index in indexes:
+        if not index.features:
+            raise ValueError(f"{index.folder} holds media, not features; make them with --kind features")
+        needs.check(index.features, str(index.folder))
+
+
+class ShardData(IterableDataset[Loaded]):
+    """A rank's parts of the batches, one after the other; workers take turns.
+
+    Args:
+        batches: of all ranks.
+        model: compresses the features; its encoders and segments must be those that made them.
+        questions: what is asked.
+        rank, world, accumulate: which part of each batch, in how many parts.
+        on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
+    """
+
+    def __init__(
+        self, batches: BatchSampler, model: LongCompress, questions: QuestionConfig, *, rank: int = 0,
+        world: int = 1, accumulate: int = 1, on_error: Literal["quarantine", "stop"] = "quarantine",
+    ) -> None:  # fmt: skip
+        self.batches, self.on_error = batches, on_error
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.examples = ExampleMaker(model, questions, batches.seed)
+        parts = world * accumulate  # batches are formed without knowing them; each must get a sample
+        if batches.min_videos < parts:
+            raise ValueError(
+                f"min_videos must be at least ranks x accumulate = {world} x {accumulate} = {parts}, got "
+                f"{batches.min_videos}"
+            )
+        check_features(batches.indexes, model)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        worker, num_workers = enter_worker()
+        place = 0
+        for batch in self.batches:
+            for part in range(self.accumulate):
+                if place % num_workers == worker:
+                    yield self.load(batch, part)
+                place += 1
+
+    def load(self, batch: Batch, part: int = 0) -> Loaded:
+        """A part of this rank's samples of a batch; the same whoever loads it and when.
+
+        A step waits for every rank, so each must bring a sample: where none of its own can be used, those
+        that follow in the data set of the last are tried.
+        """
+        own = batch.of_rank(self.rank + self.world * part, self.world * self.accumulate)
+        which, last = own[-1]
+        size = len(self.batches.indexes[which])
+        spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
+        loaded = Loaded(batch.number)
+        for place, (which, number) in enumerate([*own, *spare]):
+            if loaded.examples and place >= len(own):
+                break
+            index = self.batches.indexes[which]
+            entry = index.entries[number]
+            where = f"{index.folder}: sample {entry.key!r}"
+            try:
+                sample = read_sample(index.read(number), where)
+                self.examples.add(loaded, entry.key, sample, batch.budget)
+            except (ValueError, OSError) as error:
+                if self.on_error == "stop":
+                    raise
+                loaded.bad.append(BadSample(entry.key, str(error)))
+        return loaded

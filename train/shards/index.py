@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -81,6 +81,30 @@ class Index:
     def __getitem__(self, number: int) -> dict[str, bytes]:
         return self.read(number)
 
+    def url(self, shard: int) -> str:
+        """Path or URL of a shard."""
+        name = self.shards[shard].name
+        return self.folder.of(name) if isinstance(self.folder, Remote) else str(self.folder / name)
+
+    def open(self, shard: int) -> BinaryIO:
+        """A shard, to be read from its first byte to its last. Raises what `Remote` raises, or:
+
+        Raises:
+            ValueError: it is longer or shorter than the one that was indexed.
+            FileNotFoundError: it is gone.
+        """
+        if isinstance(self.folder, Remote):
+            return self.folder.open(**asdict(self.shards[shard]))
+        path, num_bytes = self.folder / self.shards[shard].name, self.shards[shard].num_bytes
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; get it again, or index the folder again")
+        if (got := path.stat().st_size) != num_bytes:
+            raise ValueError(
+                f"{path} has {got} bytes, the shard that was indexed {num_bytes}: it was cut or made anew; "
+                "get it again, or index the folder again"
+            )
+        return open(path, "rb")
+
     def read(self, number: int) -> dict[str, bytes]:
         """Member name -> bytes of a sample, by ranged reads; what `Remote` raises comes with the shard's URL.
 
@@ -89,12 +113,10 @@ class Index:
             FileNotFoundError: the shard is gone.
         """
         entry = self.entries[number]
-        shard = self.shards[entry.shard]
+        name = self.url(entry.shard)
         if isinstance(self.folder, Remote):
-            name = self.folder.of(shard.name)
-            content = self.folder.members(entry.members, **asdict(shard))
+            content = self.folder.members(entry.members, **asdict(self.shards[entry.shard]))
         else:
-            name = str(self.folder / shard.name)
             with open(name, "rb") as file:
                 content = read_members(file, entry.members)
         for member, data in content.items():

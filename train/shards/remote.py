@@ -2,16 +2,18 @@
 
 import errno
 import fcntl
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from ...files import replacing
 from .tar import Member, read_members, sha256_of
 
 T = TypeVar("T")
+REQUEST_BYTES = 8 << 20  # of a shard that is read from end to end
 SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
 PASSING = (408, 425, 429)  # answers below 500 that mean: later
 REFUSED = (PermissionError, IsADirectoryError, NotADirectoryError)
@@ -74,16 +76,29 @@ class Remote:
         if self.cache is not None:
             with open(self._cached(self.cache, name, num_bytes, sha256), "rb") as file:
                 return read_members(file, members)
-        url = self.of(name)
         start = min(member.offset for member in members.values())  # one request a sample
         end = max(member.offset + member.num_bytes for member in members.values())
-        data = self._tried(url, lambda files, path: files.cat_file(path, start, end))
+        data = self.span(name, start, end)
+        return {n: data[m.offset - start : m.offset - start + m.num_bytes] for n, m in members.items()}
+
+    def open(self, name: str, num_bytes: int, sha256: str) -> BinaryIO:
+        """A shard, to be read from its first byte to its last: in requests of `REQUEST_BYTES`, each tried as
+        often as `tries` says, or out of the cache. Arguments and errors are those of `members`; ValueError
+        also where it ends too early."""
+        if self.cache is not None:
+            return open(self._cached(self.cache, name, num_bytes, sha256), "rb")
+        return io.BufferedReader(_Requests(self, name, num_bytes), REQUEST_BYTES)
+
+    def span(self, name: str, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end` of a file; fewer where it ends before."""
+        url = self.of(name)
+        data = self._tried(url, lambda files, path: files.cat_file(path, start=start, end=end))
         if len(data) > end - start:
             raise ValueError(
                 f"{url}: asked for {end - start} bytes, the server sent {len(data)}: it knows no "
                 "ranges; give a cache, so that whole shards are fetched"
             )
-        return {n: data[m.offset - start : m.offset - start + m.num_bytes] for n, m in members.items()}
+        return data
 
     def _cached(self, cache: Path, name: str, num_bytes: int, sha256: str) -> Path:
         """A whole shard in the cache; fetched by one process, once. One of another size or hash is a
@@ -116,7 +131,7 @@ class Remote:
             try:
                 return act(files, path)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"no file {url}") from error
+                raise FileNotFoundError(f"no file {url}; upload it, or an index without it") from error
             except errors as error:
                 status = _status(error)
                 if status == 416:  # the range begins past the end
@@ -125,11 +140,34 @@ class Remote:
                 if status is not None:
                     passes = status >= 500 or status in PASSING
                 else:
-                    passes = not isinstance(error, REFUSED) and getattr(error, "errno", None) not in LASTING
+                    refused = isinstance(error, REFUSED) or "Credential" in type(error).__name__  # botocore's
+                    passes = not refused and getattr(error, "errno", None) not in LASTING
                 if not passes:
                     raise OSError(f"{url} can't be read: {error!r}") from error
                 last = error
         raise OSError(f"{url} couldn't be read in {self.tries} tries, the last time: {last!r}") from last
+
+
+class _Requests(io.RawIOBase):
+    """A file of `num_bytes` below a URL, read by one request after the other."""
+
+    def __init__(self, remote: Remote, name: str, num_bytes: int) -> None:
+        self.remote, self.file_name, self.num_bytes, self.start = remote, name, num_bytes, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The number of bytes that were read; 0 at the end."""
+        end = min(self.start + len(buffer), self.num_bytes)
+        data = self.remote.span(self.file_name, self.start, end) if end > self.start else b""
+        if self.start + len(data) < end:
+            raise ValueError(
+                f"{self.remote.of(self.file_name)} was cut: it ends too early; get the shard again"
+            )
+        buffer[: len(data)], self.start = data, end
+        return len(data)
 
 
 def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
@@ -151,6 +189,11 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
             from huggingface_hub.errors import HfHubHTTPError
 
             errors = (OSError, *HfHubHTTPError.__bases__)  # its own and those of the client it is built on
+        elif protocol in ("s3", "s3a"):
+            from aiohttp import ClientError
+            from botocore.exceptions import BotoCoreError
+
+            errors = (OSError, BotoCoreError, ClientError)
         files, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ImportError(

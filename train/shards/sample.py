@@ -82,6 +82,7 @@ class Sample:
     chunks: list[Chunk]  # the merged tokens, x in float32
     num_frames: dict[str, int]  # stream -> frames or windows
     memory: dict[str, Mean | State]  # stream -> state of its global tokens
+    where: str  # its name in errors
 
     def state(self, empty: MergeState) -> MergeState:
         """The features in a state like `empty` (`LongCompress.merge_state`), to compress to any budget."""
@@ -94,6 +95,8 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     record = read_json(members, where)
     features = features_of(record, where)
     record.pop("features")
+    if not isinstance(record.get("key"), str) or not record["key"]:
+        raise ValueError(f"{where}: member json must have the sample's key, got {record.get('key')!r:.60}")
     chunks = features["chunks"]
     groups: list[dict[str, Group]] = [{} for _ in chunks]
     num_frames: dict[str, int] = {}
@@ -117,7 +120,22 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
         Chunk(start_s, end_s, num, of, novelty)
         for (start_s, end_s, num, novelty), of in zip(chunks, groups, strict=True)
     ]
-    return Sample(record, features, merged, num_frames, memory)
+    return Sample(record, features, merged, num_frames, memory, where)
+
+
+def decode(item: Mapping[str, Any]) -> Sample:
+    """A sample as webdataset hands it out, read: `webdataset.WebDataset(urls).shuffle(64).map(decode)`.
+
+    Raises:
+        ValueError: with the shard's URL and the sample's key, if a member is missing or broken; for anything
+            but members as bytes.
+    """
+    members = {n: data for n, data in item.items() if n[:2] != "__"} if isinstance(item, Mapping) else {}
+    if not members or "__key__" not in item or not all(isinstance(m, bytes) for m in members.values()):
+        need = "a dict with __key__ and its members as bytes"
+        hint = "map(decode) comes right after shuffle, without webdataset's own decode() or to_tuple()"
+        raise ValueError(f"decode takes a sample of webdataset, {need}, got {str(item)[:60]}; {hint}")
+    return read_sample(members, f"{item.get('__url__', '')}: sample {item['__key__']!r}")
 
 
 def features_of(record: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -163,20 +181,35 @@ def without(state: MergeState, stream: str) -> MergeState:
     return replace(state, chunks=[chunk for chunk in chunks if chunk.groups], memory=memory)
 
 
-def check_model(features: Mapping[str, Any], model: LongCompress, where: str) -> None:
-    """ValueError unless features were made by these encoders and cut into these segments."""
-    if features.get("identity") != model.identity():
-        raise ValueError(
-            f"{where}: features of other encoders than model {model.config.name!r} has; make them again"
-        )
-    segments = to_dict(model.config.segments)
-    if features.get("segments") != segments:
-        raise ValueError(
-            f"{where}: features were cut into segments by {features.get('segments')}, the model cuts by "
-            f"{segments}; use the shard's, or make the features again"
-        )
-    if hint := sampling_hint(features, model):
-        raise ValueError(f"{where}: features of other frames than model {model.config.name!r} takes{hint}")
+@dataclass(frozen=True)
+class Needs:
+    """What features must have been made with, so that a model can learn from them."""
+
+    model: str  # its name
+    identity: str
+    segments: dict[str, Any]
+    media: dict[str, Any] | None  # how frames are sampled; None: any
+
+    @classmethod
+    def of(cls, model: LongCompress) -> "Needs":
+        """A model's."""
+        media = sampling(model) if sampling_hint({"media": None}, model) else None
+        return cls(model.config.name, model.identity(), to_dict(model.config.segments), media)
+
+    def check(self, features: Mapping[str, Any], where: str) -> None:
+        """ValueError unless features were made by these encoders and cut into these segments."""
+        if features.get("identity") != self.identity:
+            raise ValueError(
+                f"{where}: features of other encoders than model {self.model!r} has; make them again"
+            )
+        if features.get("segments") != self.segments:
+            raise ValueError(
+                f"{where}: features were cut into segments by {features.get('segments')}, the model cuts by "
+                f"{self.segments}; use the shard's, or make the features again"
+            )
+        if self.media and features.get("media", self.media) != self.media:
+            hint = f"its frames are of {features['media']}, which model.change({{'media': ...}}) sets"
+            raise ValueError(f"{where}: features of other frames than model {self.model!r} takes; {hint}")
 
 
 def _tensors(members: Mapping[str, bytes], name: str, num_chunks: int, where: str) -> dict[str, Tensor]:
