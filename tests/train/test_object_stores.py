@@ -8,7 +8,9 @@ import http.server
 import json
 import socket
 import threading
+import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,7 +205,11 @@ def hub(index, proxy, serve, monkeypatch):
     server.folder = index.folder
     proxy.target = server.server_address
     endpoint = f"http://127.0.0.1:{proxy.server_port}"
+    clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # of its own tries, below ours
+    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     HfFileSystem.clear_instance_cache()
     yield "hf://datasets/a/b", proxy
     HfFileSystem.clear_instance_cache()
