@@ -57,6 +57,7 @@ class Timeline:
         self.first_restart_s = 0.0
         self._shift_s = 0.0  # of the newest piece
         self._tracks: dict[int, _Track] = {}
+        self._ticks_s: dict[int, float] = {}  # a packet's own is a Fraction, which is slow to make
         # After a restart: the track that began it, as it was, and the shift until then. The next packet may
         # take the restart back.
         self._before: tuple[int, _Track, float] | None = None
@@ -68,7 +69,9 @@ class Timeline:
         """The packet with its time; its stamps are moved, again where one of the piece before comes late. A
         packet without a credible stamp loses its stamps, and follows the one before."""
         self._unwrap(packet)
-        index, tick_s, pts, dts = packet.stream_index, float(packet.time_base or 0), packet.pts, packet.dts
+        index, pts, dts = packet.stream_index, packet.pts, packet.dts
+        if (tick_s := self._ticks_s.get(index)) is None:
+            tick_s = self._ticks_s[index] = float(packet.time_base or 0)
         if pts is not None and dts is not None and abs(pts - dts) * tick_s > JUMP_S:
             packet.pts, self.num_wrong = None, self.num_wrong + 1
         if not self._tracks and pts is not None and not packet.is_discard:
