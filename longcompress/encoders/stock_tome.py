@@ -46,12 +46,12 @@ class _Pass:
     def sizes(self, key: Tensor) -> Tensor | None:
         """(B, 1, 1, n) log of the sizes of the next B n tokens, those of key (B, heads, n, d)."""
         shape = len(key), key.shape[2]
-        begin, self.num_attended = self.num_attended, self.num_attended + shape[0] * shape[1]
+        num, self.num_attended = self.num_attended, self.num_attended + shape[0] * shape[1]
         if self.groups is None:
             return None
         sizes = self.groups.mass.view(self.num_parts, -1).log()
         sizes = nn.functional.pad(sizes, (self.first, 0)).flatten()
-        return sizes[begin : self.num_attended].to(key.dtype).view(shape)[:, None, None]
+        return sizes[num : self.num_attended].to(key.dtype).view(shape)[:, None, None]
 
     def enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A layer gets the positions and lengths of the tokens that are left."""
