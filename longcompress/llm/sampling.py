@@ -56,6 +56,6 @@ def sampling_of(base: str) -> Sampling:
             return Sampling(float(values["fps"]), *frames, size["shortest_edge"], size["longest_edge"])
     raise ValueError(
         f"method stock needs a checkpoint whose {PROCESSOR_FILES[0]} names a video processor of "
-        f"{', '.join(DEFAULTS)} and its limits of pixels, got {', '.join(kinds) or 'none'} at {base!r}; leave "
-        "it out"
+        f"{', '.join(DEFAULTS)} and its limits of pixels, got {', '.join(kinds) or 'none'} at {base!r}; "
+        "leave it out"
     )
