@@ -105,9 +105,11 @@ class VisionConfig:
         batch_size: frames of one run of the encoder, always.
         reuse_below: mean absolute change of a frame (0 to 1) below which it reuses the features of the
             frame before, within a batch; 0: never. Sessions count these frames (`stats`).
-        merge_per_layer: pairs of patches that merge in every layer (ToMe) of a CLIP, SigLIP, DINOv2 or ViT
-            encoder; 0: none. It is faster, and features are less exact: each patch gets its group's.
-        attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer.
+        merge_per_layer: pairs of a frame's patches that merge in every layer (ToMe) of a CLIP, SigLIP, DINOv2
+            or ViT encoder, or of a stock model's (docs/models.md; as many in each window where it attends
+            within windows); 0: none. It is faster, and features are less exact: each patch gets its group's.
+        attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer. Stock models
+            attend by PyTorch's then, whatever llm.attention is.
         tokens: "patches" of a hidden state; "class": CLIP's class token after its projection, not
             normalised, one token a frame (VTimeLLM, LongVALE). `layer` has no effect on it.
     """

@@ -48,7 +48,7 @@ CHANGEABLE = {
 """Sections and fields of the config that `LongCompress.change` takes."""
 STOCK = {
     "media": ("size_px",),
-    "video": ("batch_size", "metric_width", "metric"),
+    "video": ("batch_size", "metric_width", "metric", "merge_per_layer"),
     "llm": (
         "timestamp_s", "timestamp_share", "min_timestamps", "system", "question", "events", "events_window_s",
         "max_new_tokens", "text_after", "clock_scale",
@@ -305,8 +305,14 @@ class LongCompress(nn.Module):
         config = replace(self.config, **sections)
         if self.video is not None:
             if isinstance(self.video, StockVision):
+                before_px = self.video.size_px
                 self.video.set_size(config.media.size_px)
-            self.video.config = config.video
+            try:
+                self.video.config = config.video
+            except ValueError:
+                if isinstance(self.video, StockVision):
+                    self.video.set_size(before_px)
+                raise
         if "llm" in self._modules and isinstance(self.llm, StockLM):
             assert isinstance(self.video, StockVision)
             self.llm.change(config.llm, config.media, max(self.video.grid))

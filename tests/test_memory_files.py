@@ -1,11 +1,14 @@
 """Memory files: types of their rows, and what part of a video they stand for."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 import longcompress as lc
+from longcompress.cli.main import main
 from longcompress.memory import union_s
 from longcompress.serialize import from_int8, to_int8
 from longcompress.synthetic.scenes import make_scene, parts_of
@@ -73,3 +76,17 @@ def test_union_counts_every_second_once():
     start_s = torch.tensor([5.0, 0.0, 1.0, 20.0], dtype=torch.float64)
     end_s = torch.tensor([6.0, 4.0, 3.0, 21.5], dtype=torch.float64)
     assert union_s(start_s, end_s) == 4.0 + 1.0 + 1.5
+
+
+def test_info_tells_the_coverage_of_a_memory_file(memory, tmp_path, capsys):
+    path = replace(memory, _prefix=None).save(tmp_path / "a.lcm")
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    num = len(memory.streams["audio"])
+    assert re.search(rf"audio +│ +{num} tokens, 0:01:00 read, 0:01:00 represented", out), out
+    assert main(["info", str(path), "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["memory"]
+    assert about["coverage"] == memory.coverage and about["tokens"] == memory.num_tokens
+    path.write_bytes(path.read_bytes()[:-9])
+    assert main(["info", str(path)]) == 3
+    assert "a.lcm is not a whole memory file" in capsys.readouterr().err

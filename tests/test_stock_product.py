@@ -21,13 +21,14 @@ from longcompress import media
 from longcompress.encoders import StockVision
 from longcompress.llm import StockLM
 from longcompress.llm.backbone import encoder_names, quantization_config, read_config
+from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
 from longcompress.synthetic.scenes import make_scene, write_video
 from longcompress.types import Tokens
 
-from helpers import assert_same_memory
+from helpers import assert_same_memory, normal
 from stock_folders import save, save_whole_omni
-from stock_loaded import SIZE, loading, random_clip, small
+from stock_loaded import RATE, SIZE, loading, random_clip, small
 from stock_models import MODELS
 
 QUESTION, OTHER = "What happens?", "When does it end, and who is there?"
@@ -420,3 +421,23 @@ def test_a_snapshot_of_other_frames_is_refused(model_of):
     finally:
         model.change({"media": {"rate_fps": rate}})
     assert lc.Session.restore(model, data).memory(40).num_tokens == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEARS)
+def test_a_needle_in_the_last_minute_of_six_is_represented(name, model_of):
+    """Others cut audio at 300 s without a word."""
+    model = model_of(name)
+    noise = normal(360 * RATE, seed=3).mul(0.01)
+    needle = noise.clone()
+    needle[340 * RATE : 342 * RATE] += 0.5 * torch.sin(torch.arange(2 * RATE) * 0.3)
+    without, heard = (compress(model, arrays(samples=samples), 200) for samples in (noise, needle))
+    for memory in (without, heard):
+        seconds = memory.coverage["audio"]
+        assert seconds == pytest.approx({"duration_s": 360.0, "read_s": 360.0, "represented_s": 360.0})
+    tokens = heard.streams["audio"]
+    at = (tokens.start_s < 342) & (tokens.end_s > 340)
+    assert at.any()
+    # the nearest of the tokens without a needle is far away from what stands at its time
+    away = torch.cdist(tokens.x.double(), without.streams["audio"].x.double()).amin(1)
+    assert at[away.argmax()] and away[at].max() > 2 * away[(tokens.end_s < 300)].max()

@@ -49,6 +49,8 @@ ALLOWED: list[tuple[str, str, str, str]] = [
     ("*", "bank", "filter bank", "the field's word for mel filters"),
     ("tests/*", "name given", "@given(", "hypothesis's decorator"),
     ("tests/*", "name given", "from hypothesis import", "hypothesis's decorator"),
+    ("longcompress/encoders/families.py", "tower", "model.vision_tower.", "transformers' name of modules"),
+    ("longcompress/encoders/families.py", "tower", "model.video_tower.", "transformers' name of modules"),
     ("tests/events/test_events.py", "name draw", "draw", "the argument that hypothesis names so"),
 ]
 

@@ -1,1 +1,1 @@
-"""Benchmarks: `longcompress bench kernels`, `bench throughput` and `bench report`."""
+"""Benchmarks: `longcompress bench kernels`, `bench throughput`, `bench stock` and `bench report`."""

@@ -1,25 +1,30 @@
 """Baselines at equal token budgets: one model and one video, with tokens selected by several methods.
 
-Each video is read and encoded once. Every method and budget then has a run of its own (`eval.run_file`), so
-that any two can be compared by `longcompress eval pairs`, and a killed comparison resumes.
+Each video is read and encoded once, for "stock" once more. Every method and budget then has a run of its own
+(`eval.run_file`), so that any two can be compared by `longcompress eval pairs`, and a killed comparison
+resumes.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...compression.baselines import METHODS, only, spend
 from ...compression.state import MergeState
+from ...config import MediaConfig
 from ...encode import segments_of
+from ...encoders import StockVision
+from ...encoders.load import resolve
+from ...llm.sampling import Sampling, sampling_of
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
 from ..tasks.task import Example, How, Prediction
-from .run import ENDLESS, Questioner, encoded, header_of, run_all, summarise
+from .run import ENDLESS, Encoded, Questioner, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
@@ -28,12 +33,15 @@ SHOWN = tuple(  # ours, evenly, by what a merged token shows: its row and its pl
     f"{row}-{place}" for row in ("mean", "medoid") for place in ("mean", "medoid", "heaviest")
 )[1:]
 ALL = "all"  # the budget without compression
-NAMES = (*METHODS, *OURS)
+STOCK = "stock"  # all tokens of the frames that a stock model's own processor would take
+WHOLE = ("full", STOCK)  # methods without a budget
+NAMES = (*METHODS, STOCK, *OURS)
+SAMPLED = ("frames", "frames_at", "size_px")  # fields of MediaConfig
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method (of NAMES) at a budget: "4096", "10%" of a video's raw tokens, or ALL for "full"."""
+    """A method (of NAMES) at a budget: "4096", "10%" of a video's raw tokens, or ALL for those of WHOLE."""
 
     method: str
     budget: str
@@ -88,8 +96,10 @@ class CompareConfig:
     @property
     def arms(self) -> list[Arm]:
         """All methods at all budgets."""
-        whole = [Arm("full", ALL)] if "full" in self.methods else []
-        return whole + [Arm(method, n) for n in self.budgets for method in self.methods if method != "full"]
+        whole = [Arm(method, ALL) for method in WHOLE if method in self.methods]
+        return whole + [
+            Arm(method, n) for n in self.budgets for method in self.methods if method not in WHOLE
+        ]
 
 
 def compare(
@@ -98,9 +108,15 @@ def compare(
     """Ask every example of every arm; each arm has a run in `folder`, which is started or resumed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    sampling = None
+    try:
+        sampling = stock_sampling(model)
+    except (OSError, ValueError):
+        if STOCK in config.methods:
+            raise
     if not config.methods:
-        able = NAMES if model.media == ("video", "audio") else [n for n in NAMES if n != "no-audio"]
-        config = replace(config, methods=tuple(able))
+        able = {STOCK: sampling is not None, "no-audio": model.media == ("video", "audio")}
+        config = replace(config, methods=tuple(name for name in NAMES if able.get(name, True)))
     examples = selected(source.examples, config)
     run_config = RunConfig(prompt=config.prompt, limit=config.limit, max_new_tokens=config.max_new_tokens)
     questioner = Questioner(source.task, examples, config.prompt, config.max_new_tokens, how)
@@ -121,17 +137,55 @@ def compare(
         name: (folder / f"{name}.jsonl", {**pins, "method": arm.method, "budget": arm.budget})
         for name, arm in arms.items()
     }
+    stock = Arm(STOCK, ALL).name
+    if sampling is not None and stock in runs:
+        path, header = runs[stock]
+        runs[stock] = path, {**header, "rate_fps": None, "size_px": None, "sampling": asdict(sampling)}
 
     def read(video: str, parts: Reading) -> Callable[[str], VideoMemory]:
         memory = raw_video(model, video, parts, config.seed)
         return lambda name: memory(arms[name])
 
+    def encode(video: str, names: Sequence[str]) -> Iterator[tuple[str, Encoded]]:
+        yield from encoded(source, model.config.media, read, video, [n for n in names if n != stock])
+        if sampling is None or stock not in names:
+            return
+        try:
+            media = sampled_media(source, model, sampling, video)
+        except (OSError, ValueError) as error:
+            yield stock, Encoded(str(error), 0.0)
+            return
+        before, changed = model.config.media, {name: getattr(media, name) for name in SAMPLED}
+        model.change({"media": changed})
+        try:  # its questions are asked before the generator goes on
+            yield from encoded(source, media, read, video, [stock])
+        finally:
+            model.change({"media": {name: getattr(before, name) for name in SAMPLED}})
+
     with alone(folder / "compare"):
-        run_all(questioner, runs, partial(encoded, source, model.config.media, read))
+        run_all(questioner, runs, encode)
         for out, _ in runs.values():
             if summary_of(out) is None:
                 summarise(questioner, out)
     return config.arms
+
+
+def stock_sampling(model: LongCompress) -> Sampling:
+    """How the processor of a stock model samples; ValueError for other models."""
+    if not isinstance(model.video, StockVision):
+        raise ValueError(f"method {STOCK} needs a stock video LLM, got {model.config.name!r}; leave it out")
+    return sampling_of(resolve(model.config.llm.base, model.folder))
+
+
+def sampled_media(source: Source, model: LongCompress, sampling: Sampling, video: str) -> MediaConfig:
+    """The media config of a video as the stock model's processor would take it."""
+    assert isinstance(model.video, StockVision)
+    with source.open(video, model.config.media, lambda warning: None) as parts:
+        duration_s = parts.duration_s
+    if duration_s is None:
+        raise ValueError(f"method {STOCK} needs the video's length, which its file does not say")
+    side = model.video.family.side(model.video.model)
+    return sampling.media(model.config.media, duration_s, *source.frame_size(video), side)
 
 
 def selected(examples: Sequence[Example], config: CompareConfig) -> list[Example]:
@@ -176,6 +230,8 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
         method: Any = arm.method
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
         state = state_of(budget, method == "no-audio", method if method in SHOWN else "")
+        if method == STOCK:
+            method = "full"
         if method in (*OURS, *SHOWN):
             allocation = replace(state.allocation, allocation="novelty" if method == "novelty" else "even")
             if method == "no-memory":

@@ -12,11 +12,12 @@ from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
-from .compare import ALL, OURS, SHOWN, Arm
+from .compare import ALL, OURS, SHOWN, WHOLE, Arm
 from .run_file import read_run
 
 ABOUT = {
     "full": "uncompressed",
+    "stock": "as its own processor samples, uncompressed",
     "frames": "uniform frame sampling",
     "pool": "average pooling",
     "random": "random pruning",
@@ -113,7 +114,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     """Tables: the score of each method at each budget, group by group, and the gain of ours."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
     budgets = [n for n in dict.fromkeys(row["budget"] for row in rows) if n != ALL]
-    methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
+    methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in WHOLE]
     methods.sort(key=lambda method: method not in (*OURS, *SHOWN))
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
     heads = ["method"]
@@ -129,12 +130,13 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     parts = [f"# {title}", note]
     for group in groups:
         parts.append(f"## {group or 'All questions'}")
-        whole = at.get(("full", ALL, group))
-        if whole is not None and whole["mean"] is None:
-            parts.append("Uncompressed: no question could be answered.")
-        elif whole is not None:
-            tokens = f"{whole['num_tokens']:.0f} tokens"
-            parts.append(f"Uncompressed, {tokens}: {_shown(whole)}, n {whole['num']}.")
+        for name in WHOLE:
+            whole, about = at.get((name, ALL, group)), ABOUT[name].capitalize()
+            if whole is not None and whole["mean"] is None:
+                parts.append(f"{about}: no question could be answered.")
+            elif whole is not None:
+                tokens = f"{whole['num_tokens']:.0f} tokens"
+                parts.append(f"{about}, {tokens}: {_shown(whole)}, n {whole['num']}.")
         parts.append(table(_shown, group))
     parts += [
         "## Ours (even) minus each method, all questions, example by example",
@@ -166,7 +168,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     figure = new_figure(1 + 4.2 * len(groups), 4.8)
     panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
-    methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "full"]
+    methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in WHOLE]
     for axes, group in zip(panels, groups, strict=True):
         ours = [row for row in rows if row["group"] == group and row["mean"] is not None]
         for i, method in enumerate(methods):
@@ -177,9 +179,10 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
             style |= {"linewidth": 2.4} if method == BASE else {}
             style |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 5, "label": ABOUT[method]}
             axes.plot([r["num_tokens"] for r in some], [r["mean"] for r in some], **style)
-        for whole in (r for r in ours if r["method"] == "full"):
+        for whole in (r for r in ours if r["method"] in WHOLE):
             axes.axhline(whole["mean"], color="#777777", linewidth=1, linestyle=":")
-            text, left = f"uncompressed, {whole['num_tokens']:.0f} tokens", (0.02, whole["mean"])
+            text = f"{ABOUT[whole['method']]}, {whole['num_tokens']:.0f} tokens"
+            left = (0.02, whole["mean"])
             place: Any = ("axes fraction", "data")
             axes.annotate(text, left, xycoords=place, va="bottom", fontsize=8, color="#555555")
         axes.set(xscale="log", xlabel="tokens of a video", title=group or "all questions", ylim=(0, 1.02))

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from ...config import MediaConfig
 from ...media import reader as media
-from ...synthetic.scenes import parts_of
+from ...synthetic.scenes import SIZE_PX, parts_of
 from ..tasks.synthetic import Synthetic, synthesize_all
 from ..tasks.task import Example
 from .run_file import file_hash, lines_hash
@@ -27,6 +27,7 @@ class Source:
     examples: Sequence[Example]  # all of them, before a limit
     pins: Mapping[str, Any]  # what the header of a run says of them
     open: Open
+    frame_size: Callable[[str], tuple[int, int]]  # of a video's name: width and height of its frames
 
 
 def from_files(
@@ -49,13 +50,17 @@ def from_files(
             raise FileNotFoundError(f"no video {name!r} in {videos}")
         return media.read(paths[name], config, on_warning=on_warning)
 
+    def frame_size(name: str) -> tuple[int, int]:
+        info = media.probe(paths[name])
+        return info.width, info.height
+
     pins = {
         "reference": [Path(path).name for path in reference],
         "reference_sha256": [file_hash(Path(path)) for path in reference],
         "durations_sha256": file_hash(Path(durations)) if durations else None,
         "synthetic": None,
     }
-    return Source(task, examples, pins, read)
+    return Source(task, examples, pins, read, frame_size)
 
 
 def from_scenes(task: str, synthetic: Synthetic) -> Source:
@@ -67,7 +72,8 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
     def read(name: str, config: MediaConfig, on_warning: Callable[[str], object]) -> media.Reading:
         scene, _ = synthesize(*videos[name])
         kinds = tuple(kind for kind in ("video", "audio") if getattr(config, kind))
-        parts = (part for part in parts_of(scene, config.rate_fps) if part.modality in kinds)
+        rate_fps = config.frames_a_second(scene.duration_s)
+        parts = (part for part in parts_of(scene, rate_fps) if part.modality in kinds)
         return media.Reading(parts, name, kinds, scene.duration_s)
 
     lines = ({"id": e.id, "question": e.question, "truth": asdict(e.truth)} for e in examples)
@@ -77,4 +83,4 @@ def from_scenes(task: str, synthetic: Synthetic) -> Source:
         "durations_sha256": None,
         "synthetic": asdict(synthetic) | {"minutes": list(synthetic.minutes)},
     }
-    return Source(task, examples, pins, read)
+    return Source(task, examples, pins, read, lambda name: (SIZE_PX, SIZE_PX))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import common
 from .common import Failed, VideoOptions, bars, check_positive, complain, folder_of, is_memory, writing
-from .output import cited, clock, print_table, report_of, rows_of, sentence, size_text
+from .output import cited, clock, memory_rows, print_table, report_of, rows_of, sentence, size_text
 from .parser import documented
 from .sources import STDIN, find_videos, is_done, memory_paths
 
@@ -24,12 +24,25 @@ FORMATS = {f".{kind}": kind for kind in ("jsonl", "srt", "vtt", "ass", "csv", "e
 
 
 def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
-    """Show what a video's header says, and the tokens and bytes that compressing it would give.
+    """Show what a video's header says, and the tokens and bytes that compressing it would give; of a memory
+    file, how much of its video was read and is represented.
 
     Args:
-        file: a video.
+        file: a video or a memory file (.lcm).
         json: one JSON object instead of a table.
     """
+    if is_memory(file):
+        from ..memory import VideoMemory
+
+        with common.reading():
+            memory = VideoMemory.load(file)
+        if json:
+            sizes = {name: len(tokens) for name, tokens in memory.streams.items()}
+            about = {"budget": memory.budget, "tokens": memory.num_tokens, "streams": sizes}
+            print(dumps({"memory": about | {"coverage": memory.coverage}}))
+        else:
+            print_table(Path(file).name, memory_rows(memory))
+        return
     video = common.probe_video(file, options)
     model = common.load_model(options)
     if video.duration_s is None:

@@ -34,7 +34,8 @@ _SHARDS = "make index verify info repack convert synthesize export-npy import-fe
 _EVAL = _in("cli.eval", "run score compare pairs tasks")
 _EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
 _BENCH = {
-    name: f"longcompress.eval.bench.{name}:bench_{name}" for name in ["kernels", "throughput", "report"]
+    name: f"longcompress.eval.bench.{name}:bench_{name}"
+    for name in ["kernels", "throughput", "stock", "report"]
 }
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "export": export,

@@ -39,6 +39,16 @@ def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple
     ]  # fmt: skip
 
 
+def memory_rows(memory: "VideoMemory") -> list[tuple[str, str]]:
+    """A memory's tokens, and what of its video was read and is represented."""
+    rows = [("length", clock(memory.duration_s)), ("budget", f"{memory.budget:,}")]
+    for name, seconds in memory.coverage.items():
+        read = "unknown" if seconds["read_s"] < 0 else clock(seconds["read_s"])
+        shown = f"{read} read, {clock(seconds['represented_s'])} represented"
+        rows.append((name, f"{len(memory.streams[name]):,} tokens, {shown}"))
+    return rows
+
+
 def estimate_rows(expected: "Estimate", answer: int) -> list[tuple[str, str]]:
     """An estimate; `answer` tokens are left for the answer."""
     return [

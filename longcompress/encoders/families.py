@@ -63,6 +63,10 @@ class Family:
         fit: as of MediaConfig.
         end_rows: (model) -> (k, D) rows that the model puts behind a video, or None.
         token_types: forward wants to know which ids are of frames.
+        layers: name of the encoder's layers in the model, between which patches of a frame can merge.
+        readers: name of the modules that read states between layers.
+        window: (model) -> side in pixels of the windows of its encoder's attention, where it has them.
+        no_merging: why patches can't merge.
         audio: None: it doesn't hear.
     """
 
@@ -87,6 +91,10 @@ class Family:
     fit: Literal["squash", "crop"] = "squash"
     end_rows: Callable[[Any], Tensor | None] = lambda model: None
     token_types: bool = False
+    layers: str = ""
+    readers: str = ""
+    window: Callable[[Any], int] | None = None
+    no_merging: str = ""
     audio: AudioText | None = None
 
     @property
@@ -143,7 +151,8 @@ def _image_side(model: Any) -> int:
     return _first(_vision(model).image_size)
 
 
-def _num_patches(model: Any, height: int, width: int) -> int:
+def num_patches(model: Any, height: int, width: int) -> int:
+    """Patches of a frame inside the encoder."""
     patch = _first(_vision(model).patch_size)
     return (height // patch) * (width // patch)
 
@@ -175,6 +184,10 @@ def _qwen_side(model: Any) -> int:
     return _first(_vision(model).patch_size) * int(_vision(model).spatial_merge_size)
 
 
+def _window(model: Any) -> int:
+    return int(_vision(model).window_size)
+
+
 def _edge_features(model: Any, x: Tensor) -> Tensor:
     return _patch_features(model, x, _vision(model).spatial_merge_size, 1, "ph pw c f")
 
@@ -184,7 +197,7 @@ def _muse_side(model: Any) -> int:
 
 
 def _onevision_grid(model: Any, height: int, width: int) -> tuple[int, int]:
-    edge = (round(_num_patches(model, height, width) ** 0.5) + 1) // 2  # pooled by 2 x 2, rounded up
+    edge = (round(num_patches(model, height, width) ** 0.5) + 1) // 2  # pooled by 2 x 2, rounded up
     return edge, edge
 
 
@@ -206,17 +219,18 @@ def _gemma4_side(model: Any) -> int:
 
 QWEN2_VL = Family(
     features=_qwen_features, grid=_cells(_qwen_side), side=_qwen_side, norm=CLIP, positions="clock",
-    frames_per_token=2,
+    frames_per_token=2, layers="model.visual.blocks",
 )  # fmt: skip
 QWEN3_5 = replace(
     QWEN2_VL, norm=GREY, positions="grid",
     step="<{middle:.1f} seconds>{vision_start_token_id}{x}{vision_end_token_id}",
 )  # fmt: skip
-QWEN3_VL = replace(QWEN3_5, deepstack=3)
+QWEN3_VL = replace(QWEN3_5, deepstack=3, readers="model.visual.deepstack_merger_list")
 OMNI_AUDIO = AudioText("<|audio_bos|>", "<|audio_eos|>", chunk_s=2.0, shared_ends=True)
 QWEN2_5_OMNI = replace(
-    QWEN2_VL, audio=OMNI_AUDIO, ids_per_s=lambda model: model.config.position_id_per_seconds
-)
+    QWEN2_VL, audio=OMNI_AUDIO, window=_window,
+    ids_per_s=lambda model: model.config.position_id_per_seconds,
+)  # fmt: skip
 GLM4V = replace(
     QWEN2_VL, placeholder="image_token_id", positions="grid",
     step="<|begin_of_image|>{x}<|end_of_image|>{whole}",
@@ -224,23 +238,28 @@ GLM4V = replace(
 GLM46V = replace(GLM4V, step="<|begin_of_image|>{x}<|end_of_image|>{first:.1f} seconds")
 CLIP_VIDEO = Family(  # a CLIP encoder, frame by frame
     features=lambda model, x: flat(model.model.get_video_features(x[None])),
-    grid=_square(lambda model, h, w: _num_patches(model, h, w) / model.config.spatial_pool_stride**2),
-    side=_image_side, norm=CLIP, fixed=True, fit="crop",
+    grid=_square(lambda model, h, w: num_patches(model, h, w) / model.config.spatial_pool_stride**2),
+    side=_image_side, norm=CLIP, fixed=True, fit="crop", layers="model.vision_tower.encoder.layers",
 )  # fmt: skip
 GEMMA4 = Family(
     features=lambda model, x: _gemma4_features(model, x, _vision(model).patch_size),
     grid=_cells(_gemma4_side), side=_gemma4_side, norm=((0.0,) * 3, (1.0,) * 3), token_types=True,
+    layers="model.vision_tower.encoder.layers",
     step="{clock} {boi_token_id}{x}{eoi_token_id}", between=" ",
 )  # fmt: skip
 MUSE = Family(
     features=lambda model, x: _patch_features(model, x, 1, _vision(model).patch_temporal, "f c ph pw"),
     grid=_cells(_muse_side), side=_muse_side, norm=GREY, frames_per_token=2, opening="<|vid_start|>",
     step="Time: {first:.1f}s{x}", between="<|vid_frame_separator|>", closing="<|vid_end|>",
+    layers="model.vision_tower.layers",
+    window=lambda model: _vision(model).pos_emb_height * _vision(model).patch_size,
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": QWEN2_VL,
-    "qwen2_5_vl": replace(QWEN2_VL, ids_per_s=lambda model: _vision(model).tokens_per_second),
+    "qwen2_5_vl": replace(
+        QWEN2_VL, ids_per_s=lambda model: _vision(model).tokens_per_second, window=_window
+    ),
     "qwen3_vl": QWEN3_VL,
     "qwen3_vl_moe": QWEN3_VL,
     "qwen3_5": QWEN3_5,
@@ -248,14 +267,17 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": QWEN3_5,
     "cosmos3_omni": QWEN3_VL,
     "cosmos3_edge": replace(
-        QWEN3_5, features=_edge_features, frames_per_token=1,
+        QWEN3_5, features=_edge_features, frames_per_token=1, layers="model.visual.encoder.layers",
         video="{vision_start_token_id}{video_token_id}{vision_end_token_id}",
     ),
     "cohere_compass": QWEN3_VL,
-    "lfm3_vl": replace(QWEN3_5, positions="plain"),
+    "lfm3_vl": replace(
+        QWEN3_5, positions="plain", no_merging="its encoder has convolutions over whole frames"
+    ),
     "qwen2_5_omni_thinker": QWEN2_5_OMNI,
     "qwen3_omni_moe_thinker": replace(
         QWEN2_5_OMNI, norm=GREY, deepstack=3, float_clock=True,
+        readers="model.visual.merger_list", window=None,
         audio=replace(OMNI_AUDIO, chunk_s=0.0, shared_ends=False),
     ),
     "glm4v": GLM4V,
@@ -267,35 +289,39 @@ FAMILIES: dict[str, Family] = {
         features=lambda model, x: flat(model.model.get_video_features(x[None]))[:-1],
         end_rows=lambda model: model.model.image_newline[None],
         grid=_onevision_grid, side=_image_side, norm=GREY, as_tensor=True, fixed=True,
+        layers="model.vision_tower.encoder.layers",
     ),
     "llava_next_video": CLIP_VIDEO,
     "video_llava": replace(
-        CLIP_VIDEO, as_tensor=True, grid=lambda model, h, w: (1, _num_patches(model, h, w) + 1),  # and class
+        CLIP_VIDEO, as_tensor=True, layers="model.video_tower.encoder.layers",
+        grid=lambda model, h, w: (1, num_patches(model, h, w) + 1),  # and class
     ),
     "video_llama_3": Family(
         features=_llama3_features, grid=_cells(lambda model: 2 * _vision(model).patch_size),
         side=lambda model: 2 * int(_vision(model).patch_size), norm=GREY,
+        layers="model.vision_model.encoder.layers",
         step="Time {first:.1f}s:{x}", between=",",
     ),
     "smolvlm": Family(
         features=lambda model, x: flat(model.model.get_image_features(x[None])),
-        grid=_square(lambda model, h, w: _num_patches(model, h, w) / model.config.scale_factor**2),
+        grid=_square(lambda model, h, w: num_patches(model, h, w) / model.config.scale_factor**2),
         side=_image_side, norm=GREY, video="<video>", placeholder="image_token_id",
-        key="image", as_tensor=True, fixed=True,
+        key="image", as_tensor=True, fixed=True, layers="model.vision_model.encoder.layers",
         opening="You are provided the following series of {words} frames from a {length} [H:MM:SS] video.\n",
         step="\nFrame from {clock}:<fake_token_around_image><global-img>{x}<fake_token_around_image>",
         closing="\n\n",
     ),
     "internvl": Family(
         features=lambda model, x: flat(model.model.get_image_features(x)),
-        grid=_square(lambda model, h, w: _num_patches(model, h, w) * model.config.downsample_ratio**2),
+        grid=_square(lambda model, h, w: num_patches(model, h, w) * model.config.downsample_ratio**2),
         side=_image_side, norm=IMAGENET, video="<video>", placeholder="image_token_id",
-        key="image", as_tensor=True, fixed=True,
+        key="image", as_tensor=True, fixed=True, layers="model.vision_tower.encoder.layer",
         step="Frame{number}: <img>{x}</img>", between="\n",
     ),
     "gemma4": GEMMA4,
     "gemma4_unified": replace(  # a token is a projected patch
-        GEMMA4, features=lambda model, x: _gemma4_features(model, x, _gemma4_side(model))
+        GEMMA4, features=lambda model, x: _gemma4_features(model, x, _gemma4_side(model)),
+        no_merging="it has no encoder",
     ),
     "muse_glimmer": MUSE,
     "muse_spark": MUSE,

@@ -5,6 +5,7 @@ that later layers take (deepstack) lie beside the first in the same row.
 """
 
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..config import AudioConfig, MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Audio, Encoded, Frames, Tokens
 from .families import Family
+from .stock_tome import check_merging, merging
 from .vision import batch_size, changed, places_of
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
@@ -37,7 +39,8 @@ class StockVision(nn.Module):
     Args:
         model: of a family's class.
         family: its data.
-        config: batch_size, a multiple of the frames of a token, metric_width and reuse_below are read.
+        config: batch_size, a multiple of the frames of a token, metric_width, metric, reuse_below and
+            merge_per_layer are read.
         size_px: side of frames.
         norm: mean and deviation (3,) of each colour (0 to 1).
     """
@@ -79,6 +82,10 @@ class StockVision(nn.Module):
                 f'video.metric must be "heads" or "random" for {type(self.model).__name__}, whose encoder '
                 'has its states in another order than its tokens, got "states"'
             )
+        if config.merge_per_layer:
+            probe = torch.arange(2 * self.frames_per_token * self.size_px**2 * 3) % 251
+            probe = probe.byte().view(-1, self.size_px, self.size_px, 3)
+            check_merging(self.model, self.family, config.merge_per_layer, self.normal(probe))
         self._config, self.block = config, config.batch_size
         self.metric_width = math.gcd(config.metric_width, self.llm_width)
         if config.metric == "random":
@@ -143,26 +150,31 @@ class StockVision(nn.Module):
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8, and their
         metric (..., d) float32."""
+        x, config = self.normal(pixels), self.config
+        states: list[Tensor] = []
+        with ExitStack() as stack:
+            if config.merge_per_layer:
+                stack.enter_context(merging(self.model, self.family, config.merge_per_layer, self.size_px))
+            if config.metric == "states":
+                hook = self.model.model.visual.register_forward_hook(
+                    lambda module, inputs, output: states.append(output.last_hidden_state)
+                )
+                stack.callback(hook.remove)
+            tokens = self.family.features(self.model, x)
+        if states:
+            mean_states = reduce(states[0], "(n m) c -> n c", "mean", n=len(tokens))  # patches of a token
+            return tokens, head_mean(mean_states, math.gcd(config.metric_width, mean_states.shape[1]))
+        first = tokens[:, : self.llm_width].contiguous()  # what enters the language model first
+        if config.metric == "heads":
+            return tokens, head_mean(first, self.metric_width)
+        return tokens, first.float() @ self._projection.to(first.device) / self.llm_width**0.5
+
+    def normal(self, pixels: Tensor) -> Tensor:
+        """(T, 3, H, W) normalised pixels in the encoder's dtype, from pixels (T, H, W, 3) uint8."""
         (weight,) = self._weight
         x = rearrange(pixels.to(weight.device), "t h w c -> t c h w").float() / 255
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in self.norm)
-        x = ((x - mean) / std).to(weight.dtype)
-        if self.config.metric != "states":
-            tokens = self.family.features(self.model, x)
-            first = tokens[:, : self.llm_width].contiguous()  # what enters the language model first
-            if self.config.metric == "heads":
-                return tokens, head_mean(first, self.metric_width)
-            return tokens, first.float() @ self._projection.to(first.device) / self.llm_width**0.5
-        states: list[Tensor] = []
-        hook = self.model.model.visual.register_forward_hook(
-            lambda module, inputs, output: states.append(output.last_hidden_state)
-        )
-        try:
-            tokens = self.family.features(self.model, x)
-        finally:
-            hook.remove()
-        mean_states = reduce(states[0], "(n m) c -> n c", "mean", n=len(tokens))  # patches of a token
-        return tokens, head_mean(mean_states, math.gcd(self.config.metric_width, mean_states.shape[1]))
+        return ((x - mean) / std).to(weight.dtype)
 
 
 class StockAudio(nn.Module):

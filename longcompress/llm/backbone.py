@@ -53,7 +53,7 @@ class Backbone:
 
 def is_stock(base: str | Path) -> bool:
     """Whether a folder or hub name holds a model of transformers, and none of ours."""
-    return (Path(base).is_dir() or is_hub_name(base)) and "model_type" in _read(base, "config.json")
+    return (Path(base).is_dir() or is_hub_name(base)) and "model_type" in read_file(base, "config.json")
 
 
 def family_of(known: Any, name: str) -> Family:
@@ -104,7 +104,7 @@ def read_config(base: str | Path) -> Any:
     Raises:
         ValueError: transformers doesn't know it, or it needs code of its own.
     """
-    values = _read(base, "config.json")
+    values = read_file(base, "config.json")
     try:
         known = AutoConfig.from_pretrained(base, trust_remote_code=False)  # nor ask whether to run it
     except (StrictDataclassError, ValueError) as error:
@@ -157,7 +157,7 @@ def load_backbone(
         lm = lm.to(device)
     tokenizer = load_tokenizer(base)
     if not tokenizer.chat_template:  # AutoTokenizer reads chat_template.jinja alone
-        tokenizer.chat_template = _read(base, "chat_template.json").get("chat_template")
+        tokenizer.chat_template = read_file(base, "chat_template.json").get("chat_template")
     extractor = None
     if family_of(known, base).audio:
         try:
@@ -243,7 +243,7 @@ def take_apart(backbone: Backbone, config: ModelConfig) -> tuple[StockVision, St
 def _norm_of(base: str) -> Norm | None:
     """Mean and deviation of pixels in the processor's files, None where they don't name them."""
     for name in PROCESSOR_FILES:
-        values = _read(base, name)
+        values = read_file(base, name)
         parts = [values, *(values[k] for k in ("video_processor", "image_processor") if k in values)]
         for part in parts:
             if part.get("do_normalize") is False:
@@ -262,7 +262,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _read(base: str | Path, name: str) -> dict[str, Any]:
+def read_file(base: str | Path, name: str) -> dict[str, Any]:
     """The object in a JSON file of a folder or hub name; empty if there is no such file."""
     path = Path(base) / name
     if not Path(base).is_dir():

@@ -6,7 +6,7 @@ T frame times, An audio windows, n samples; seconds from the start of the video,
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import pi
+from math import ceil, pi
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ LETTERS = tuple(paint.GLYPHS)
 OBJECTS_A_MINUTE, SOUNDS_A_MINUTE = 4.4, 2.8  # varied by a fifth
 LENGTH_S = (5.0, 20.0)  # shortest and longest event
 LETTER_SHARE, LETTER_SIZE = 0.6, 0.5  # of objects that carry a letter; its height by the object's diameter
+SIZE_PX = 128  # side of frames
 GAP_S = 4.0  # at least this long between two events of the same name
 REPEAT = 0.25  # of objects that are shown again, and of sounds that overlap one showing of such an object
 
@@ -128,7 +129,7 @@ def position(event: SceneEvent, times: Float) -> Float:
     return paint.curve(event.path, (times - event.start_s) / (event.end_s - event.start_s))
 
 
-def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = 128) -> NDArray[np.uint8]:
+def frames(scene: Scene, time_s: ArrayLike, *, size_px: int = SIZE_PX) -> NDArray[np.uint8]:
     """(T, size_px, size_px, 3) RGB frames at times (T,); each depends on the scene and its own time."""
     times = np.atleast_1d(np.asarray(time_s, np.float64))
     ground, noise = paint.ground(scene.seed, size_px), paint.noise(size_px)
@@ -227,7 +228,8 @@ def parts_of(scene: Scene, rate_fps: float) -> Iterator[Frames | Audio]:
     start_s = 0.0
     while start_s < scene.duration_s:
         end_s = min(start_s + 60.0, scene.duration_s)
-        time_s = np.arange(start_s, end_s, 1 / rate_fps)
+        first, last = (ceil(t * rate_fps - 1e-9) for t in (start_s, end_s))
+        time_s = np.arange(first, last) / rate_fps
         yield Frames(torch.from_numpy(frames(scene, time_s)), torch.from_numpy(time_s), 1 / rate_fps)
         yield Audio(torch.from_numpy(audio(scene, start_s, end_s)), start_s)
         start_s = end_s

@@ -12,7 +12,17 @@ from itertools import count
 import pytest
 
 from longcompress.cli import main as cli
-from longcompress.eval.bench import features, gpu_report, kernels, media, plot, report, requests, stages
+from longcompress.eval.bench import (
+    features,
+    gpu_report,
+    kernels,
+    media,
+    plot,
+    report,
+    requests,
+    stages,
+    stock,
+)
 from longcompress.eval.bench.rows import Recorder, Row, load_rows, machine_info, save_rows
 from longcompress.eval.bench.throughput import bench_throughput
 from longcompress.eval.bench.timer import in_own_process, timed
@@ -252,6 +262,29 @@ class TestReport:
     def test_plots_without_figures_are_named(self, tmp_path, capsys, rows, message):
         plot.plot_all(rows, tmp_path)
         assert re.search(message, capsys.readouterr().out)
+
+
+class TestStock:
+    def test_encoders_of_families_are_timed_as_they_are_and_merging(self, tmp_path, capsys):
+        path, families = tmp_path / "new" / "s.csv", ["qwen3_vl", "smolvlm"]
+        sizes = {"layers": 4, "width": 64, "size_px": 224, "frames": 4, "repeat": 1, "device": "cpu"}
+        assert stock.bench_stock(str(path), families, pairs=[3], **sizes) == 0
+        rows = load_rows(path)
+        cases = ("as it is", "3 pairs a layer", "half of the frames reused")
+        assert {(row.provider, row.case) for row in rows} == {(f, c) for f in families for c in cases}
+        assert all(row.value > 0 and not row.error for row in rows)
+        near = {(row.provider, row.case): row.settings["relative_rms"] for row in rows}
+        for family in families:
+            exact, merged, reused = (near[family, case] for case in cases)
+            assert exact == 0 and reused < 1e-5 < 0.01 < merged
+
+    def test_a_family_that_cannot_merge_is_a_failed_case(self, tmp_path):
+        path = tmp_path / "s.csv"
+        sizes = {"layers": 4, "width": 64, "size_px": 224, "frames": 4, "repeat": 1, "device": "cpu"}
+        assert stock.bench_stock(str(path), ["no_such"], **sizes) == 1
+        assert "families must be of qwen2_vl," in load_rows(path)[0].error
+        with pytest.raises(ValueError, match="frames must be a multiple of 4, got 6"):
+            stock.bench_stock(str(path), frames=6)
 
 
 class TestKernels:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -17,7 +17,9 @@ from longcompress.eval.runner.compare import (
     CompareConfig,
     compare,
     raw_video,
+    sampled_media,
     selected,
+    stock_sampling,
 )
 from longcompress.eval.runner.compare_table import ABOUT, markdown, plot, rows_of, trained_with
 from longcompress.eval.runner.run import run
@@ -26,8 +28,11 @@ from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import CausalLM
+from longcompress.llm.sampling import sampling_of
 from longcompress.media import Reading
-from longcompress.synthetic.scenes import make_scene, parts_of
+from longcompress.synthetic.scenes import make_scene, parts_of, write_video
+
+from stock_folders import save
 
 pytestmark = pytest.mark.slow
 
@@ -374,3 +379,50 @@ def test_ours_by_what_a_merged_token_shows(tiny):
             assert (rows[:, None] == known[None]).all(-1).any(1).all()
     with pytest.raises(ValueError, match=r"methods must be of .*medoid-heaviest, got 'mean-mean'"):
         CompareConfig(methods=("mean-mean",))
+
+
+def test_a_stock_model_as_its_own_processor_samples(tmp_path):
+    folder = save("qwen3_vl", tmp_path / "qwen3_vl")
+    model = lc.load(folder, device="cpu")
+    model.change({"media": {"size_px": 32}})
+    before = model.config
+    source = from_scenes("synthetic_qa", Synthetic((0.2,), 2))
+    config = CompareConfig(budgets=("20",), methods=("stock", "even", "full"), limit=3, max_new_tokens=2)
+    arms = compare(source, model, tmp_path / "out", config, HOW)
+    assert [arm.name for arm in arms] == ["full_all", "stock_all", "even_20"]
+    assert model.config == before and model.video.size_px == 32
+    full, stock, even = (lines(tmp_path / "out" / f"{arm.name}.jsonl") for arm in arms)
+    # 12 s at 2 frames a second, of 128 pixels: 12 steps of 16 x 16 tokens; ours are of 32 pixels
+    assert {line["tokens"] for line in stock[1:]} == {12 * 16 * 16}
+    assert {line["tokens"] for line in full[1:]} == {12 * 4 * 4}
+    assert {line["tokens"] for line in even[1:]} == {20}
+    assert stock[0]["sampling"] == asdict(sampling_of(str(folder)))
+    assert stock[0]["size_px"] is None and full[0]["size_px"] == 32 and "sampling" not in full[0]
+    rows = rows_of(tmp_path / "out", arms, selected(source.examples, config), "")
+    text = markdown(rows, "A title", "A note.")
+    assert f"{ABOUT['stock'].capitalize()}, 3072 tokens: " in text and "Uncompressed, 192 tokens: " in text
+    assert plot(rows, tmp_path / "a.png", "A title").stat().st_size > 5000
+    compare(source, model, tmp_path / "out", config, HOW)  # nothing is left to do
+    assert lines(tmp_path / "out" / "stock_all.jsonl") == stock
+
+
+def test_a_file_is_read_as_its_own_processor_samples(tmp_path):
+    write_video(make_scene(3, 6.0), tmp_path / "a.mp4", size_px=64, rate_fps=10)
+    model = lc.load(save("qwen3_vl", tmp_path / "qwen3_vl"), device="cpu")
+    pins = {"reference": []}
+    source = replace(
+        from_scenes("synthetic_qa", Synthetic((0.2,), 1)), pins=pins,
+        open=lambda name, config, warn: lc.media.read(tmp_path / "a.mp4", config, on_warning=warn),
+        frame_size=lambda name: (64, 64),
+    )  # fmt: skip
+    media = sampled_media(source, model, stock_sampling(model), "a")
+    assert (media.frames, media.size_px) == (12, 64)
+    with lc.media.read(tmp_path / "a.mp4", media) as parts:
+        times = torch.cat([part.time_s for part in parts if part.modality == "video"])
+    assert len(times) == 12 and float(times[0]) == 0 and abs(float(times[-1]) - 5.9) < 0.01
+
+
+def test_others_have_no_processor_of_their_own(tiny, source, tmp_path):
+    with pytest.raises(ValueError, match=r"method stock needs a stock video LLM, got 'tiny'; leave it out"):
+        compare(source, tiny, tmp_path, replace(FEW, methods=("stock", "even")), HOW)
+    assert not list(tmp_path.glob("*.jsonl"))
