@@ -31,7 +31,7 @@ from .vl import (
 
 MELS, TOKENS_PER_S = 64, 13  # of audio
 SECONDS = 64  # of the ruler
-RULER = " ".join(f"<{second}.0 seconds>" for second in range(SECONDS))
+RULER = "".join(f" <{second}.0 seconds>" for second in range(SECONDS))
 RULER_BEFORE = SECONDS + 5  # its end, the turn of the user, and the starts of video and audio are between
 AUDIO = ("<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>")
 RENAMED = {
