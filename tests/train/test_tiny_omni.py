@@ -54,7 +54,9 @@ def test_the_first_layer_begins_with_reading_seconds_rows_and_columns(model):
     layout, tokenizer = llm.prompt.lay_out(video), llm.tokenizer
     num = {name: len(tokens) for name, tokens in video.streams.items()}
     assert num == {"video": 30 * vl.GRID**2, "audio": 60 * omni.TOKENS_PER_S}
-    marked = {f"{name}_x": torch.zeros(n, base.get_input_embeddings().weight.shape[1]) for name, n in num.items()}
+    marked = {
+        f"{name}_x": torch.zeros(n, base.get_input_embeddings().weight.shape[1]) for name, n in num.items()
+    }
     marked["video_x"] = torch.zeros(num["video"], model.video.width)
     for x in marked.values():
         x[:, vl.FRAME_AXIS] = 2.0
@@ -62,7 +64,9 @@ def test_the_first_layer_begins_with_reading_seconds_rows_and_columns(model):
     with torch.no_grad():
         inputs = {"input_ids": layout.ids[None], "position_ids": layout.position[None]}
         stock(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]), **marked)
-    ruler = [i for i, t in enumerate(tokenizer.convert_ids_to_tokens(layout.ids.tolist())) if t.startswith("▁<")]
+    ruler = [
+        i for i, t in enumerate(tokenizer.convert_ids_to_tokens(layout.ids.tolist())) if t.startswith("▁<")
+    ]
     assert len(ruler) == omni.SECONDS
     for placeholder in llm.prompt.placeholders:
         here = (layout.ids == placeholder).nonzero()[:, 0]

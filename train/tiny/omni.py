@@ -25,9 +25,18 @@ from ...presets import load
 from ...synthetic.scenes import SOUNDS
 from ...synthetic.tokenizer import SPACE
 from .vl import (
-    COLUMN_AXIS, COLUMN_PAIR, FRAME_AXIS, GRID, REST_PAIR, ROW_AXIS, ROW_PAIR, SIZE_PX, START_AXIS,
-    TIMESTAMP_AXIS, WORD_AXIS, Heads, new_tokenizer,
-)  # fmt: skip
+    COLUMN_PAIR,
+    FRAME_AXIS,
+    GRID,
+    REST_PAIR,
+    ROW_PAIR,
+    SIZE_PX,
+    START_AXIS,
+    TIMESTAMP_AXIS,
+    WORD_AXIS,
+    Heads,
+    new_tokenizer,
+)
 
 MELS, TOKENS_PER_S = 64, 13  # of audio
 SECONDS = 64  # of the ruler
@@ -81,7 +90,7 @@ def new_tiny_omni(source: Any, seed: int) -> tuple[Qwen3OmniMoeThinkerForConditi
 
 @torch.no_grad()
 def take_over(lm: Any, source: Any) -> None:
-    """Copy the weights of a Qwen3-VL. What it lacks stays, but for the embeddings of more words: these are 0."""
+    """Copy the weights of a Qwen3-VL. What it lacks stays; words that it lacks are 0."""
     state = lm.state_dict()
     for name, value in source.state_dict().items():
         if "visual" in name and "merger" in name:
@@ -100,7 +109,7 @@ def init_ruler(lm: Any) -> None:
         torch.nn.init.normal_(weight, std=lm.config.text_config.initializer_range)
     heads = Heads(attention)
     heads.timestamp(0, RULER_BEFORE)
-    for head, pair, axis in ((1, ROW_PAIR, ROW_AXIS), (2, COLUMN_PAIR, COLUMN_AXIS)):
+    for head, pair in ((1, ROW_PAIR), (2, COLUMN_PAIR)):
         # attention to the start, which falls with the row or column, against attention to the ruler
         heads.quiet(head)
         middle = GRID // 2 + 2  # positions from the start to the middle row or column

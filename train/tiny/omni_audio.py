@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ...encoders import StockAudio
 from ...model import LongCompress
 from ..engine import Engine
 from ..stages import last_checkpoint
@@ -27,18 +28,20 @@ class AudioTask(nn.Module):
 
     def __init__(self, model: LongCompress) -> None:
         super().__init__()
-        lm = model.llm.lm
-        self.encoder, self._lm, self._extractor = lm.model.audio_tower, (lm,), model.audio.extractor
+        assert isinstance(model.audio, StockAudio)
+        lm, self._audio = model.llm.lm, (model.audio,)
+        self.encoder = lm.model.audio_tower
         self.register_buffer("sounds", sounds_of(lm, model.llm.tokenizer), persistent=False)
 
     def forward(self, media: Tensor, labels: Tensor) -> dict[str, Any]:
         """media (B, samples) float32; labels (B, W, sounds) share of each token that a sound fills."""
-        mel = self._extractor(
-            list(media.numpy()), sampling_rate=self._extractor.sampling_rate, return_tensors="pt",
+        (audio,) = self._audio
+        mel = audio.extractor(
+            list(media.numpy()), sampling_rate=audio.rate_hz, return_tensors="pt",
             return_attention_mask=True, padding="longest",
         )  # fmt: skip
-        out = self._lm[0].get_audio_features(mel.input_features, mel.attention_mask).last_hidden_state
-        output, share = out.reshape(-1, out.shape[-1]), rearrange(labels, "b w s -> (b w) s")
+        output = audio.features(mel.input_features, mel.attention_mask)  # (B W, D)
+        share = rearrange(labels, "b w s -> (b w) s")
         length = self.sounds.square().sum(1).mean()
         target = share @ self.sounds
         target[:, FRAME_AXIS] = 2.0
@@ -63,7 +66,7 @@ def score(task: AudioTask, batches: Iterator[dict[str, Tensor]], num: int) -> di
 
 
 def train_audio(model: LongCompress, config: EncoderConfig, seed: int, out: Path) -> dict[str, float]:
-    """Train the audio encoder of a model, from the last checkpoint in `out` on; its score on unseen scenes."""
+    """Train the audio encoder of a model, from the last checkpoint in `out` on; its score on unseen audio."""
     task = AudioTask(model)
     task.requires_grad_(True)
     args = Engine(device="cpu", report=[]).arguments(

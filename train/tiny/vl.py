@@ -56,7 +56,9 @@ def new_tokenizer(special: tuple[str, ...] = ()) -> Any:
     """Words of the synthetic world, a token a timestamp, Qwen's special tokens, and others behind them."""
     words = [*VOCABULARY, *places.VOCABULARY, "user", "assistant", "system"]
     tokenizer = word_tokenizer(words, COLOURS, SHAPES, num_tens=TIMESTAMPS // 10, timestamps=TIMESTAMPS)
-    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL, *special], "eos_token": "<|im_end|>"})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [*SPECIAL, *special], "eos_token": "<|im_end|>"}
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 

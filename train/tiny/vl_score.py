@@ -33,7 +33,7 @@ def score_answers(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """By kind of question its mean score, the number of questions, and the share of the commonest answer.
 
-    Each video, of `seconds` in turns, has at most `questions` of each kind; () is all that the model can know.
+    Each video, of `seconds` in turns, has at most `questions` of each kind; (): all that it can know.
     """
     kinds = kinds or (*KINDS, *[HEARD] * ("audio" in model.media))
     scores, answers = defaultdict(list), defaultdict(list)
