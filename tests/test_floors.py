@@ -96,6 +96,7 @@ HOMES = {
         "train/engine.py",
         "train/stages.py",
         "train/tiny/vl.py",  # a small model of a stock class
+        "train/tiny/omni.py",  # likewise, that hears
         "train/trainer.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
