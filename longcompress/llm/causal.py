@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
+from .heads import SPREAD, ScoreHeads
 from .packing import branch_mask, check_apart, has_state, packed_logits
 from .prompt import (
     IGNORED,
@@ -34,6 +35,13 @@ from .prompt import (
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
     """(N, C) -> (N, D) between a stream and the language model; see LLMConfig.projector."""
+    if kind == "none":
+        if width != llm_width:
+            raise ValueError(
+                f'llm.projector "none" needs tokens as wide as the language model, {llm_width}, got {width}; '
+                "encoder and language model must come out of the same checkpoint"
+            )
+        return nn.Identity()
     if kind == "linear":
         return nn.Linear(width, llm_width)
     return nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
@@ -96,6 +104,9 @@ class CausalLM(nn.Module):
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
+        self.heads = (
+            ScoreHeads(width, getattr(lm.config, "initializer_range", SPREAD)) if config.heads else None
+        )
         self._apart = False  # whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
@@ -244,7 +255,8 @@ class CausalLM(nn.Module):
         return rows + self.time(timestamps[of], self.numbers(), first, last, batch[f"{name}_size"])
 
     def _project(self, name: str, x: Tensor | None) -> Tensor | None:
-        return None if x is None else self.project[name](x.to(next(self.project[name].parameters()).dtype))
+        weight = next(self.project[name].parameters(), self.lm.get_input_embeddings().weight)
+        return None if x is None else self.project[name](x.to(weight.dtype))
 
     def numbers(self) -> Tensor:
         """(max_offset, D) embeddings of 0, 1, 2, ...: `together` of the tokens of each number."""
