@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from .config_live import LiveConfig
+
 T = TypeVar("T")
 FORMAT = 2  # of a model's config
 MAX_MEDIA = {"rate_fps": 1000, "frames": 1_000_000, "threads": 1024}  # more than any video or machine has
@@ -407,6 +409,7 @@ class ModelConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     llm: LLMConfig = field(default_factory=LLMConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from ..config import (
     SegmentConfig,
     VisionConfig,
 )
+from ..config_live import LiveConfig
 from ..model import LongCompress
 from .llava import llava_parts
 
@@ -159,6 +160,7 @@ def mmduet(mode: Literal["paper", "ours"] = "paper") -> ModelConfig:
             base=LLAVA, projector="none", heads=True, order="blocks", time=False, token_norm=0.0,
             system="You are a helpful assistant.", question="\n{question}", max_new_tokens=200,
         ),
+        live=LiveConfig(turns="released", max_frames=400) if mode == "paper" else LiveConfig(),
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Any causal language model of transformers reads a video: projectors, time, splice, loss, generation."""
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -8,11 +7,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
+from transformers import Cache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
+from .cache import fork, new_cache
 from .heads import SPREAD, ScoreHeads
 from .packing import branch_mask, check_apart, has_state, packed_logits
 from .prompt import (
@@ -204,7 +204,7 @@ class CausalLM(nn.Module):
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
         num = int((batch["branch"] == 0).sum())
         x = self.embed(batch)[:, :num]
-        cache = DynamicCache(config=self.lm.config)
+        cache = new_cache(self.lm.config)
         if num:
             with memory_hint("reading the video", "the budget, or load with a quantization"):
                 self.lm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -280,7 +280,7 @@ def behind(
     ids = padded(tails, padding, left=True).to(device)
     real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(device)
     mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
-    cache = copy.deepcopy(prefix.cache)
+    cache = fork(prefix.cache)
     if len(tails) > 1:
         cache.batch_repeat_interleave(len(tails))
     inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..config_live import HEADS
 from .prompt import IGNORED
 
-HEADS = ("informative", "relevance")
 SPREAD = 0.02  # of initial weights, unless the language model's config has another
 
 
