@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 import longcompress as lc
 from longcompress.checkpoints.apply import apply
+from longcompress.checkpoints.architectures import encoders_of
 from longcompress.checkpoints.llava import read_llava, split_llava
 from longcompress.cli.main import main
 from longcompress.llm.heads import looks_untrained
+
+from videos import Video, write
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mmduet"
 BASE, ADAPTER = GOLDEN / "base", GOLDEN / "adapter"
@@ -278,3 +281,13 @@ def test_an_adapter_of_another_width_is_refused(tmp_path):
         ValueError, match=r"is of another model .*informative_head\.weight is \(2, 64\), must be"
     ):
         load(weights=wide)
+
+
+def test_a_video_is_compressed_and_asked_about(model, tmp_path):
+    """As any other model: 49 tokens a frame, two frames a second, merged to a budget."""
+    path = write(tmp_path / "video.mkv", Video())
+    memory = lc.compress(model, path, budget=60, progress=False)
+    assert memory.num_tokens == 60 and memory.streams["video"].size.sum() == 8 * 49
+    assert isinstance(memory.ask("What happens?", max_new_tokens=3).text, str)
+    features = encoders_of("mmduet", base={"llava": str(BASE)}, device="cpu")
+    assert features.video.patches == 49 and features.streams == ("video",)
