@@ -31,10 +31,10 @@ class TriggerConfig:
     def __post_init__(self) -> None:
         if not self.heads or len({*self.heads}) < len(self.heads) or {*self.heads} - {*HEADS}:
             raise ValueError(f"heads must be some of {HEADS}, each once, got {self.heads}")
-        most = len(self.heads) if self.rule in ("single", "rise") else math.inf
-        if not 0 < self.threshold <= most or self.threshold == math.inf:
+        limit = len(self.heads) if self.rule in ("single", "rise") else math.inf
+        if not 0 < self.threshold <= limit or self.threshold == math.inf:
             raise ValueError(
-                f'threshold must be in (0, {most}] for rule "{self.rule}" and {len(self.heads)} heads, got '
+                f'threshold must be in (0, {limit}] for rule "{self.rule}" and {len(self.heads)} heads, got '
                 f"{self.threshold}"
             )
         if not 1 <= self.warmup <= self.window:

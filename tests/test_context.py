@@ -75,7 +75,7 @@ def test_sessions_are_theirs(model, name):
             read += entry["ids"]
         elif entry["what"] == "frame":
             read += entry["ids_before"] + [FRAME] * 49
-        elif entry["kept"]:
+        elif entry["is_kept"]:
             read += entry["ids_before"] + entry["reply_ids"][:-1]
     assert context.ids == read
 

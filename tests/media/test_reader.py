@@ -332,7 +332,7 @@ def test_clock_rebuilds_missing_and_repeated_stamps():
 
 
 PICKED = json.loads((Path(__file__).parents[1] / "golden" / "mmduet" / "frames_picked.json").read_text())
-SIZES = {tuple(case["size"]): (case["picture_rows"], case["picture_cols"]) for case in PICKED}
+SIZES = {tuple(case["size"]): (case["frame_rows"], case["frame_cols"]) for case in PICKED}
 
 
 @pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)

@@ -29,7 +29,7 @@ def curves(kind):
     "row", EVAL["grounding"]["results"], ids=lambda r: "{smooth_window_size}-{threshold:.2f}".format(**r)
 )
 def test_grounding(row):
-    spans = {item["question_id"]: item["timestamps"] for item in EVAL["grounding"]["gold"]}
+    spans = {item["question_id"]: item["timestamps"] for item in EVAL["grounding"]["reference"]}
     options = {"num_frames": row["smooth_window_size"], "threshold": row["threshold"]}
     ious = [curve_iou(*curve, spans[key], **options) for key, curve in curves("grounding").items()]
     got = [100 * np.mean(ious), *(100 * np.mean(np.array(ious) >= t) for t in (0.3, 0.5, 0.7))]
@@ -38,7 +38,7 @@ def test_grounding(row):
 
 @pytest.mark.parametrize("row", EVAL["highlights"]["results"], ids=lambda r: r["smooth_window_size"])
 def test_highlights(row):
-    gold = EVAL["highlights"]["gold"]
+    rows = EVAL["highlights"]["reference"]
     reference = {
         g["qid"]: clip_ratings(g["duration"], g["relevant_clip_ids"], g["saliency_scores"]) for g in gold
     }
@@ -61,7 +61,9 @@ def test_replies_as_events(name):
 def test_answers_in_their_spans(compat, printed):
     """Their matrices as the judge, by the texts of answer and reply."""
     data, scores = EVAL["magqa"], {}
-    reference = {g["question_id"]: [(*a["time"], a["content"]) for a in g["answer"]] for g in data["gold"]}
+    reference = {
+        g["question_id"]: [(*a["time"], a["content"]) for a in g["answer"]] for g in data["reference"]
+    }
     replies = {
         p["question_id"]: [(t["time"], t["content"]) for t in p["model_response_list"] if t["role"] != "user"]
         for p in data["pred"]
@@ -77,7 +79,7 @@ def test_answers_in_their_spans(compat, printed):
         asked.extend(tuple(prompt.split(" | ")) for prompt in prompts)
         return [scores[pair] for pair in asked]
 
-    questions = {g["question_id"]: g["conversation"][0]["content"] for g in data["gold"]}
+    questions = {g["question_id"]: g["conversation"][0]["content"] for g in data["reference"]}
     metrics, _ = magqa(
         reference, replies, questions, Judge("theirs", "{reference} | {answer}", judge), compat=compat
     )
