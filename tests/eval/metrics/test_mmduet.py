@@ -40,7 +40,7 @@ def test_grounding(row):
 def test_highlights(row):
     rows = EVAL["highlights"]["reference"]
     reference = {
-        g["qid"]: clip_ratings(g["duration"], g["relevant_clip_ids"], g["saliency_scores"]) for g in gold
+        g["qid"]: clip_ratings(g["duration"], g["relevant_clip_ids"], g["saliency_scores"]) for g in rows
     }
     ours = {k: clip_scores(*c, num_frames=row["smooth_window_size"]) for k, c in curves("highlights").items()}
     metrics, _ = highlights(reference, ours)
