@@ -67,6 +67,7 @@ HOMES = {
         "longcompress/encoders/checks.py",  # the error of a file that is cut
         # Each of these owns a file format, and reads it entry by entry.
         "longcompress/encoders/beats.py",
+        "longcompress/encoders/projector.py",
         "longcompress/model.py",
         "longcompress/memory.py",
         "longcompress/export.py",

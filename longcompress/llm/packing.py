@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import DynamicCache
+
+from .cache import attending
 
 MAX_BRANCH_POSITIONS = 16_384  # of a row with a dense mask: 1 GiB of float32
 _APART = 4  # tokens of each of the two samples that a language model is tried with
@@ -43,8 +44,8 @@ def takes_lengths(lm: Any) -> bool:
 def has_state(lm: Any) -> bool:
     """Whether some of its layers carry a state instead of attending: their samples can't be masked, and their
     caches hold one sequence."""
-    layers = DynamicCache(config=lm.config.get_text_config()).layers
-    return not all(hasattr(layer, "batch_repeat_interleave") for layer in layers)
+    num_attending, num_layers = attending(lm.config)
+    return num_attending < num_layers
 
 
 def _check_branches(lm: Any) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
@@ -20,6 +19,7 @@ from ..encoders.families import Family
 from ..encoders.stream import memory_hint
 from ..threads import by_size
 from ..types import CompressedVideo
+from .cache import new_cache
 from .causal import Prefix, behind, generate, with_loss
 from .packing import branch_mask, first_fit, has_state, takes_lengths
 from .prompt import IGNORED, Example, Turns, padding_id
@@ -193,7 +193,7 @@ class StockLM(nn.Module):
         }
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
-        cache = DynamicCache(config=self.lm.config.get_text_config())
+        cache = new_cache(self.lm.config)
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
         if len(layout.ids):
             with hint, self._head_at(slice(-1, None)):
