@@ -12,10 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ._dispatch import can_wait, check_offsets, one_device, operator, use_triton
+from ._checks import check_tokens, check_values, limits_of
+from ._dispatch import can_wait, operator, use_triton
 from .pool import Plan, means_of, shares_of
+from .tree import plan_tree
 
-Schedule = float | Sequence[int]
+Rounds = float | Sequence[int]
+Schedule = Rounds | Literal["tree"]
 Score = Literal["ward", "cosine"]
 Order = Literal["seat", "reference"]
 Precision = Literal["exact", "fast"]
@@ -54,7 +57,8 @@ def plan(
         weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector);
             None: 1.
         schedule: fraction of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
-            repeats).
+            repeats); "tree": no rounds, but the cut of `tree` at `keep`, on the CPU (score "ward", order
+            "seat", by which groups then come by their lowest tokens). Its plans nest for every keep.
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
         order: "seat", or "reference" (the order of ToMe and LongVLM): between rounds and in the result,
             first the unmerged even tokens by falling score, then the odd ones.
@@ -73,11 +77,14 @@ def plan(
     if torch.compiler.is_compiling():
         return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
     at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
-    limits = _limits_of(keep, len(at) - 1)
+    limits = limits_of(keep, len(at) - 1)
+    if schedule == "tree":
+        check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        return plan_tree(metric, at, limits, weight)
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
-        _check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        check_values(torch.isfinite(metric).all(dim=1), weight, at)
         return plan_reference(metric, at, limits, weight, schedule, score, order)
     from .gpu import plan as gpu
     from .gpu.plan_layout import layout_of
@@ -92,7 +99,7 @@ def plan(
     weight = weight.detach().float().contiguous()
     measured = gpu.measure(metric, weight, score == "ward")
     if not capturing:
-        _check_values(torch.isfinite(measured[0]), weight, at)
+        check_values(torch.isfinite(measured[0]), weight, at)
     group, mass, starts = gpu.plan_triton(
         metric, weight, measured, layout,
         ward=score == "ward", reference=order == "reference", fast=precision == "fast",
@@ -115,7 +122,7 @@ def after_rounds(
 
 
 def plan_reference(
-    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Schedule, score: Score,
+    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Rounds, score: Score,
     order: Order,
 ) -> Plan:  # fmt: skip
     """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
@@ -142,7 +149,7 @@ def plan_reference(
 
 
 def _run_rounds(
-    x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order
+    x: Tensor, w: Tensor, keep: list[int], schedule: Rounds, score: Score, order: Order
 ) -> Tensor:
     """(S, n) int64: the group of each token of a segment, from metric x (S, n, d) and weights w (S, n)."""
     num_segments, n = w.shape
@@ -286,30 +293,11 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     return even.contiguous(), odd.contiguous()
 
 
-def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
+def _num_pairs(n: int, schedule: Rounds, done: int) -> int:
     """Pairs that a full round over n tokens merges, after `done` rounds."""
     if isinstance(schedule, float | int):
         return min(max(1, int(schedule * n)), n // 2)
     return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
-
-
-def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
-    """`keep` as a number for each segment."""
-    if isinstance(keep, Tensor):
-        fits = keep.shape == (num_segments,) and not keep.is_floating_point()
-        got = f"{tuple(keep.shape)} {keep.dtype}"
-    else:
-        fits, got = isinstance(keep, int) and not isinstance(keep, bool), repr(keep)
-    if not fits:
-        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {got}")
-    if isinstance(keep, Tensor) and not can_wait(keep):
-        raise ValueError(
-            "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
-        )
-    limits: list[int] = keep.tolist() if isinstance(keep, Tensor) else [keep] * num_segments
-    if any(k < 1 for k in limits):
-        raise ValueError(f"keep must be >= 1 for every segment, got {min(limits)}")
-    return limits
 
 
 def _check_arguments(
@@ -317,16 +305,18 @@ def _check_arguments(
     precision: str,
 ) -> list[int]:  # fmt: skip
     """`offsets` as a list, or ValueError for an argument of `plan` that is out of shape or range."""
-    if metric.dim() != 2 or not metric.is_floating_point():
-        raise ValueError(f"metric must be (N, d) float, got {tuple(metric.shape)} {metric.dtype}")
-    one_device(metric=metric, weight=weight)
-    at = check_offsets(offsets, metric.shape[0])
-    if weight is not None and weight.shape != metric.shape[:1]:
-        raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")
-    if isinstance(schedule, float | int):
+    at = check_tokens(metric, offsets, weight)
+    if schedule == "tree":
+        if (score, order) != ("ward", "seat"):
+            raise ValueError(
+                f"schedule 'tree' needs score 'ward' and order 'seat', got {score!r} and {order!r}"
+            )
+    elif isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
             need = "a fraction in (0, 0.5] or a list of pairs a round"
             raise ValueError(f"schedule must be {need}, got {schedule}")
+    elif isinstance(schedule, str):
+        raise ValueError(f"schedule must be a fraction, a list of pairs a round, or 'tree', got {schedule!r}")
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
     names = {"score": (score, Score), "order": (order, Order), "precision": (precision, Precision)}
@@ -334,18 +324,6 @@ def _check_arguments(
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
     return at
-
-
-def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
-    """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
-    if weight is not None:
-        finite = finite & torch.isfinite(weight) & (weight >= 0)
-    if bool(finite.all()):
-        return
-    row = int((~finite).nonzero()[0, 0])
-    segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
-    rule = "metric must be finite and weight finite and >= 0"
-    raise ValueError(f"{rule}, but token {row} (segment {segment}) is not; check the encoder's output there")
 
 
 # --- `plan` as one operator, for graphs that are compiled or exported: its checks run when it runs
@@ -362,7 +340,9 @@ def _plan_in_graph(
     """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
-    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
+    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, [])
+    if not isinstance(schedule, float | int | str):
+        pairs = list(schedule)
     return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
 
 
@@ -384,7 +364,7 @@ def _plan_operator(
     score: Any, order: Any, precision: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction or "tree", score=score, order=order,
         precision=precision,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own

@@ -1,8 +1,8 @@
 """The share of the features' variance that each merging loses: `longcompress eval merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
-k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads from the
-merged tokens alone when an object is seen.
+the tree, k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads
+from the merged tokens alone when an object is seen.
 """
 
 import json
@@ -30,12 +30,15 @@ from ...types import Encoded, Frames, Segment, Tokens
 from ..metrics.intervals import tiou_matrix
 
 FRAMES = 10  # of a segment
-GRID = tuple(product(("frame", "patch"), ("cosine", "ward"), (0.5, 0.25, 0.125)))
+SCHEDULES: tuple[float | str, ...] = (0.5, 0.25, 0.125)
+GRID = (*product(("frame", "patch"), ("cosine", "ward"), SCHEDULES), ("patch", "ward", "tree"))
 BASELINES: tuple[Method, ...] = ("kmeans", "pool")
 Rule = tuple[Tensor, Tensor, list[tuple[str, int, int]]]  # weight, bias; objects with first and last second
 
 
-def merge(parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float) -> dict[str, Tokens]:
+def merge(
+    parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float | str
+) -> dict[str, Tokens]:
     """{"frame": tokens} of segments of one length, each merged to `keep`."""
     tokens, metric = Tokens.join(part.tokens for part in parts), torch.cat([part.metric for part in parts])
     order = torch.arange(len(tokens))
@@ -85,7 +88,7 @@ def compare(
     ]
     for keep in keeps:
         methods: dict[str, Callable[[], Mapping[str, Tokens]]] = {
-            f"{grid[0]}-major, {grid[1]}, {grid[2]:g}": partial(merge, parts, keep, *grid) for grid in GRID
+            f"{grid[0]}-major, {grid[1]}, {grid[2]}": partial(merge, parts, keep, *grid) for grid in GRID
         }
         methods |= {n: partial(spend, n, segments, keep * len(parts), BudgetConfig()) for n in BASELINES}
         for method, tokens_of in methods.items():
