@@ -92,7 +92,7 @@ def _plan_variants() -> Iterator[Variant]:
         types = {"high": "*fp16", "low": "*fp16"}
         return Variant(getattr(rounds, name), "fp32", constants, warps, cores, types, fusion)
 
-    for seats in (1024, 2048, 4096, 8192):
+    for seats in (1024, 2048, 4096):
         for reference in (True, False):
             how = {"SEATS": seats, "REFERENCE": reference}
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)

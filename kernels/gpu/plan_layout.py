@@ -14,7 +14,7 @@ from torch import Tensor
 from ..plan import _num_pairs
 
 MAX_LAYOUTS = 64  # in memory at once, without those that graphs read
-LONGEST = 8_192  # tokens of a segment whose seats one program sorts
+LONGEST = 4_096  # tokens of a segment whose seats one program sorts
 ALIGNED = 8  # numbers; each table begins at a multiple
 
 

@@ -162,6 +162,14 @@ def match_tile(
 
 
 @triton.jit
+def in_order(best, seat, even):
+    """Integers that are in the order of the scores at `seat`, the lowest where not `even`."""
+    score = tl.load(best + seat, mask=even, other=0.0)
+    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # -0 is 0
+    return tl.where(even, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits), -2147483648)
+
+
+@triton.jit
 def select_pairs(
     state, new_state, best, partner, slots, n, pairs, raw_tokens, split, room, REFERENCE: tl.constexpr,
     SEATS: tl.constexpr,
@@ -177,9 +185,7 @@ def select_pairs(
     seat = tl.arange(0, SEATS // 2)
     even = seat < num_even
     odd = seat < n // 2
-    score = tl.load(best + seat, mask=even, other=0.0)
-    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # -0 is 0
-    rising = tl.where(even, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits), -2147483648)  # as the scores do
+    rising = in_order(best, seat, even)
     # the pairs-th greatest, bit by bit from the sign on
     cut = tl.where(tl.sum((rising >= 0).to(tl.int32), axis=0) >= pairs, 0, -2147483648)
     bit = 1 << 30
@@ -209,17 +215,6 @@ def select_pairs(
     left = num_even - pairs
     if REFERENCE:  # the even seats that stay by falling score, then the odd ones
         goal_odd = left + seat
-        if left > 0:
-            falling = -1 - rising.to(tl.int64)  # -rising would have no room for the lowest
-            key = tl.where(stays, falling * 4294967296 + seat, 9223372036854775807)
-            lone = 2 * (tl.sort(key) & 4294967295).to(tl.int32)
-            live = seat < left
-            tl.store(target + lone, seat, mask=live)
-            tl.store(first + seat, seat, mask=live)
-            tl.store(part + seat, tl.load(weight + lone, mask=live, other=0.0), mask=live)
-            lone_row = tl.load(row + lone, mask=live, other=-1)
-            tl.store(source + seat, lone_row, mask=live)
-            tl.store(home + seat, lone_row, mask=live)
     else:  # seats close up
         goal_odd = 2 * seat + 1 - count
         goal = 2 * seat - count
@@ -242,13 +237,6 @@ def select_pairs(
     tl.store(target + 2 * seat, goal, mask=merges)
     even_row = tl.load(row + 2 * seat, mask=merges, other=-1)
     tl.atomic_max(home + goal, even_row, mask=merges, sem="relaxed", scope="cta")
-    key = tl.sort(tl.where(merges, join * (SEATS // 2) + seat, 2147483647))
-    join = key // (SEATS // 2)
-    lone = key % (SEATS // 2)
-    live = seat < pairs
-    slot = seat + (join < lone).to(tl.int32) + tl.load(target + 2 * join + 1, mask=live, other=0)
-    tl.store(part + slot, tl.load(weight + 2 * lone, mask=live, other=0.0), mask=live)
-    tl.store(source + slot, tl.load(row + 2 * lone, mask=live, other=0), mask=live)
     tl.debug_barrier()
     # A mean goes to the row of `work` that a member has, or to the next of the segment's room.
     used = tl.load(row + n, mask=n < raw_tokens, other=0)  # rows of the room; behind the last seat
@@ -257,6 +245,26 @@ def select_pairs(
     number = tl.cumsum(starts.to(tl.int32), axis=0)
     tl.store(home + goal_odd, split + room + used + number - 1, mask=starts)
     tl.store(new_state[4] + n - pairs, used + tl.sum(starts.to(tl.int32), axis=0))
+    # Sorts come last, when little else is in registers.
+    key = tl.sort(tl.where(merges, join * (SEATS // 2) + seat, 2147483647))
+    join = key // (SEATS // 2)
+    lone = key % (SEATS // 2)
+    live = seat < pairs
+    slot = seat + (join < lone).to(tl.int32) + tl.load(target + 2 * join + 1, mask=live, other=0)
+    tl.store(part + slot, tl.load(weight + 2 * lone, mask=live, other=0.0), mask=live)
+    tl.store(source + slot, tl.load(row + 2 * lone, mask=live, other=0), mask=live)
+    if REFERENCE:
+        if left > 0:
+            falling = -1 - in_order(best, seat, even).to(tl.int64)  # -x would have no room for the lowest
+            key64 = tl.where(stays, falling * 4294967296 + seat, 9223372036854775807)
+            lone = 2 * (tl.sort(key64) & 4294967295).to(tl.int32)
+            live = seat < left
+            tl.store(target + lone, seat, mask=live)
+            tl.store(first + seat, seat, mask=live)
+            tl.store(part + seat, tl.load(weight + lone, mask=live, other=0.0), mask=live)
+            lone_row = tl.load(row + lone, mask=live, other=-1)
+            tl.store(source + seat, lone_row, mask=live)
+            tl.store(home + seat, lone_row, mask=live)
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 Plans of ragged packs are the reference's, whichever rounds run together in one program.
 """
 
+import math
 import sys
 from functools import partial
 
@@ -214,15 +215,17 @@ def test_what_is_not_finite_is_refused_and_may_not_lead_astray(value):
 
 def test_the_values_are_read_once_after_everything_is_launched(monkeypatch):
     happened = []
-    for kernel in (plan_rounds.start_kernel, plan_rounds.tail_kernel, plan_rounds.finish_kernel):
-        original = kernel.run
-        monkeypatch.setattr(
-            kernel, "run", partial(lambda run, *a, **o: (happened.append(1), run(*a, **o)), original)
-        )
+
+    def noted(name, function, *args, **options):
+        happened.append(name)
+        return function(*args, **options)
+
+    for name in ("start_kernel", "tail_kernel", "finish_kernel"):
+        kernel = getattr(plan_rounds, name)
+        monkeypatch.setattr(kernel, "run", partial(noted, name, kernel.run))
     read = torch.Tensor.__int__
-    monkeypatch.setattr(torch.Tensor, "__int__", lambda self: (happened.append("read"), read(self))[1])
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda x: noted("read", read, x))
     metric, offsets = normal(40, 8, seed=3), offsets_of([25, 15])
-    happened.clear()
     plan(metric, offsets, 4)
     assert happened == ["start_kernel", "tail_kernel", "finish_kernel", "read"]
 
@@ -290,6 +293,37 @@ def test_layouts_are_worked_out_on_the_cpu(lengths):
         repr([part.tolist() if isinstance(part, torch.Tensor) else part for part in each]) for each in layouts
     )
     assert got == want
+
+
+def test_a_long_segment_beside_short_ones_starts_no_idle_programs():
+    layout = plan_layout.layout_of((300, 100_000, *[700] * 5), (30,) * 7, 0.25, TILES, torch.device("cpu"))
+    assert len(layout.programs) == 5 + 1563 + 5 * 11  # of 64 tokens
+    assert [len(a_round.long) for a_round in layout.rounds[:12]] == [1] * 12
+    for number, a_round in enumerate(layout.rounds):
+        sizes = a_round.rows[:, 1].tolist()
+        assert sizes == sorted(sizes, reverse=True) and (sizes.count(700) == 5) == (number == 0)
+        assert len(a_round.programs) == sum(math.ceil(math.ceil(n / 2) / 128) for n in sizes)
+        left = [n - pairs for n, pairs in a_round.rows[:, 1:3].tolist()]
+        assert len(a_round.merging) == sum(math.ceil(n / 16) for n in left)
+        first = a_round.rows[:, 4].tolist()
+        assert [a_round.programs.tolist().index(row) for row in range(len(sizes))] == first
+    assert int(layout.tails[:, 3].max()) <= layout.work_rows <= (100_000 + 5 * 700 + 300) // 2
+
+
+@pytest.mark.parametrize("width", [20, 64, 100])
+def test_squares_are_added_in_pairs(width):
+    """One order of additions for all kernels, whatever layout they are compiled to."""
+    metric = normal(40, width, seed=16)
+    layout = plan_layout.layout_of((40,), (5,), 0.25, TILES, metric.device)
+    got = gpu_plan.begin(metric, None, layout, True).numbers[1][:40]
+    slice = gpu_plan.slice_of(width)
+    total = torch.zeros(40)
+    for part in metric.square().split(slice, 1):
+        part = torch.nn.functional.pad(part, (0, slice - part.shape[1]))
+        while part.shape[1] > 1:
+            part = part[:, 0::2] + part[:, 1::2]
+        total += part[:, 0]
+    assert torch.equal(got, total)
 
 
 def test_the_operator_is_kept_out_of_inductors_graphs():
