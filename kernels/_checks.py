@@ -40,9 +40,14 @@ def check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
     """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
     if weight is not None:
         finite = finite & torch.isfinite(weight) & (weight >= 0)
-    if bool(finite.all()):
+    bad = ~finite
+    check_row(int(bad.nonzero()[0, 0]) if bool(bad.any()) else at[-1], at)
+
+
+def check_row(row: int, at: list[int]) -> None:
+    """ValueError that names the first token whose values are no good, unless there is none: at[-1]."""
+    if row >= at[-1]:
         return
-    row = int((~finite).nonzero()[0, 0])
     segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
     rule = "metric must be finite and weight finite and >= 0"
     raise ValueError(f"{rule}, but token {row} (segment {segment}) is not; check the encoder's output there")
