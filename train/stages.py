@@ -113,7 +113,12 @@ class StageRecipe:
     def __post_init__(self) -> None:
         unknown = sorted({part for part in self.train if not part.startswith("projectors.")} - set(PARTS))
         if unknown or not self.train:
-            raise ValueError(f"train must be some of {', '.join(PARTS)}, got {self.train}")
+            hint = (
+                "; shards hold what encoders made: to train their last blocks would take media shards, and "
+                "to decode and encode whole videos in every step"
+            )
+            need = f"train must be some of {', '.join(PARTS)}, got {self.train}"
+            raise ValueError(need + (hint if "encoders" in unknown else ""))
         if self.on_error not in ("quarantine", "stop"):
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
         if self.epochs and self.min_videos != self.max_videos:
@@ -183,6 +188,7 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
     if recipe.merge_lora:
         merge_lora(model)
     recipe.engine.prepare(model.llm.lm)
+    model.llm.backend = recipe.engine.attention
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}
     for part in recipe.train:

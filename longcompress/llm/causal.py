@@ -13,7 +13,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..types import CompressedVideo, stream_order
-from .packing import branch_mask, check_apart, has_state, packed_logits
+from .attention_interface import check_apart, masks
+from .packing import has_state
 from .prompt import (
     IGNORED,
     Example,
@@ -96,7 +97,7 @@ class CausalLM(nn.Module):
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
-        self._apart = False  # whether check_apart passed
+        self.backend, self._apart = "auto", False  # of branch_attention; whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
@@ -170,21 +171,14 @@ class CausalLM(nn.Module):
             {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        branched = branch if branch is not None and int(branch.max()) > 1 else None
-        if sample is not None and position_ids is not None and branched is None:
-            if not self._apart:  # positions alone hide the samples of a row from each other
-                check_apart(self.lm, x)
-                self._apart = True
-            logits = packed_logits(self.lm, x, position_ids)
-            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
-        else:
-            mask = attention_mask
-            if branched is not None:
-                mask = branch_mask(self.lm, branched, attention_mask, x.dtype, sample)
-            logits = self.lm(
-                inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
-                logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
-            ).logits  # fmt: skip
+        if sample is not None and not self._apart:
+            check_apart(self.lm, x)
+            self._apart = True
+        logits = self.lm(
+            inputs_embeds=x, position_ids=position_ids, use_cache=False,
+            logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
+            **masks(self.lm, attention_mask, branch, sample, self.backend),
+        ).logits  # fmt: skip
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
