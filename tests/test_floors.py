@@ -61,7 +61,8 @@ ROOMS = {pattern: (floor, room) for floor, rooms in FLOORS.items() for room in r
 HOMES = {
     "triton": ("kernels/gpu/*", "eval/bench/compile.py"),  # compile.py times the compiler itself
     "num2words": ("longcompress/llm/stock_prompt.py",),  # SmolVLM's prompt writes a number in words
-    "xformers": ("kernels/gpu/attend_xformers.py",),
+    "xformers": ("kernels/gpu/attend_xformers.py", "longcompress/llm/varlen.py"),
+    "flash_attn": ("longcompress/llm/varlen.py",),
     "safetensors": (
         "longcompress/serialize.py",
         "longcompress/encoders/checks.py",  # the error of a file that is cut
@@ -97,6 +98,7 @@ HOMES = {
         "train/engine.py",
         "train/stages.py",
         "train/tiny/vl.py",  # a small model of a stock class
+        "eval/bench/attention.py",  # a random language model
         "train/trainer.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),
@@ -106,6 +108,7 @@ HOMES = {
         "longcompress/model.py",
         "longcompress/checkpoints/apply.py",
         "train/engine.py",
+        "eval/bench/attention.py",  # times a LoRA step
     ),  # apply merges a LoRA
     "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from .attention import time_attention
 from .kernels import MERGES, bench_kernels, composed, make_inputs, normal
 from .rows import machine_info
 from .timer import DTYPES, synchronize, timed
@@ -141,6 +142,7 @@ SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     "tests": (240, interpreted_tests),
     "segment": (60, partial(time_kernels, dtype="bf16", cases=["one segment"])),
     "profile": (60, profile_kernels),
+    "attention": (110, time_attention),
     **{f"operations-{n}": (110, partial(time_kernels, dtype=n, cases=OPERATIONS)) for n in reversed(DTYPES)},
     "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
     "pipeline": (110, time_pipeline),

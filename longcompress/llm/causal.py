@@ -13,9 +13,10 @@ from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..threads import by_size
 from ..types import CompressedVideo, stream_order
+from .attention_interface import check_apart, masks
 from .cache import fork, new_cache
 from .heads import SPREAD, ScoreHeads
-from .packing import branch_mask, check_apart, has_state, packed_logits
+from .packing import has_state
 from .projector import projector
 from .prompt import (
     IGNORED,
@@ -97,7 +98,7 @@ class CausalLM(nn.Module):
         self.heads = (
             ScoreHeads(width, getattr(lm.config, "initializer_range", SPREAD)) if config.heads else None
         )
-        self._apart = False  # whether check_apart passed
+        self.backend, self._apart = "auto", False  # of branch_attention; whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
@@ -171,21 +172,14 @@ class CausalLM(nn.Module):
             {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        branched = branch if branch is not None and int(branch.max()) > 1 else None
-        if sample is not None and position_ids is not None and branched is None:
-            if not self._apart:  # positions alone hide the samples of a row from each other
-                check_apart(self.lm, x)
-                self._apart = True
-            logits = packed_logits(self.lm, x, position_ids)
-            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
-        else:
-            mask = attention_mask
-            if branched is not None:
-                mask = branch_mask(self.lm, branched, attention_mask, x.dtype, sample)
-            logits = self.lm(
-                inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
-                logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
-            ).logits  # fmt: skip
+        if sample is not None and not self._apart:
+            check_apart(self.lm, x)
+            self._apart = True
+        logits = self.lm(
+            inputs_embeds=x, position_ids=position_ids, use_cache=False,
+            logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
+            **masks(self.lm, attention_mask, branch, sample, self.backend),
+        ).logits  # fmt: skip
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import pytest
 
 from longcompress.cli import main as cli
 from longcompress.eval.bench import (
+    attention,
     features,
     gpu_report,
     kernels,
@@ -540,6 +541,20 @@ class TestGpuReport:
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads((tmp_path / "profile.json").read_text())["default"]["launches"] > 0
         assert {r.case for r in load_rows(tmp_path / "bf16-copy.csv")} == OPERATIONS
+
+    def test_attention_of_rows_is_measured_where_it_can_be(self, tmp_path, monkeypatch):
+        assert attention.time_attention(tmp_path, "cpu") == 0
+        figures = json.loads((tmp_path / "attention.json").read_text())
+        assert list(figures) == ["chunked", "flex", "xformers", "flash"]
+        chunked = figures["chunked"]
+        assert chunked["state"] == "done" and max(chunked["errors"].values()) <= 1e-5
+        assert [row["tokens"] for row in chunked["attention"]] == list(attention.CPU_LENGTHS)
+        assert all(row["tokens_per_s"] > 0 for row in chunked["attention"])
+        assert all(row["8 questions"]["step_s"] > 0 for row in chunked["lora"])
+        monkeypatch.setattr(attention, "LIMIT", -1.0)
+        assert attention.time_attention(tmp_path, "cpu") == 1
+        figures = json.loads((tmp_path / "attention.json").read_text())
+        assert figures["chunked"]["state"] == "failed: an error is above -1.0"
 
     def test_a_section_that_fails_leaves_the_others(self, tmp_path, monkeypatch):
         monkeypatch.setitem(gpu_report.SECTIONS, "profile", (0.1, gpu_report.profile_kernels))
