@@ -5,7 +5,6 @@ arXiv 2404.03384) uses it per segment; the Ward score, gentle rounds and seat or
 A *seat* is a token's position in its segment in the current round.
 """
 
-from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal, get_args
 
@@ -15,12 +14,11 @@ from torch import Tensor
 from ._checks import check_row, check_tokens, check_values, limits_of
 from ._dispatch import can_wait, operator, use_triton
 from .pool import Plan, means_of, shares_of
+from .seats import Order, Rounds, num_pairs, targets
 from .tree import plan_tree
 
-Rounds = float | Sequence[int]
 Schedule = Rounds | Literal["tree"]
 Score = Literal["ward", "cosine"]
-Order = Literal["seat", "reference"]
 Precision = Literal["exact", "fast"]
 
 # Tokens. From here a segment's similarities fill the cache, so one buffer serves all segments.
@@ -90,13 +88,13 @@ def plan(
     from .gpu.plan import plan_triton
 
     lengths = tuple(b - a for a, b in pairwise(at))
-    planned, bad = plan_triton(
+    *planned, bad = plan_triton(
         metric.detach().float(), weight, lengths, tuple(limits), schedule, ward=score == "ward",
         reference=order == "reference", fast=precision == "fast", capturing=not can_wait(metric),
     )  # fmt: skip
     if can_wait(metric):  # only now, when everything is launched
         check_row(int(bad), at)
-    return planned
+    return Plan(*planned)
 
 
 def after_rounds(
@@ -106,7 +104,7 @@ def after_rounds(
     number). A round merges the fraction `schedule`; none is run that would leave fewer than `min_tokens`."""
     done = 0
     while num_tokens > 1 and (rounds is None or done < rounds):
-        left = num_tokens - _num_pairs(num_tokens, schedule, done)
+        left = num_tokens - num_pairs(num_tokens, schedule, done)
         if left < min_tokens:
             break
         num_tokens, done = left, done + 1
@@ -153,12 +151,12 @@ def _run_rounds(
     done = 0
     while active:
         n = x.shape[1]
-        full = _num_pairs(n, schedule, done)
+        full = num_pairs(n, schedule, done)
         pairs = torch.tensor([min(full, n - keep[s]) for s in active], device=w.device)
 
         # Match, and compose the map: a raw token is where its token of this round goes.
         best, partner = best_partner(x, w, score)
-        target = _targets(best, partner, pairs, n, order)  # (active, n)
+        target = targets(best, partner, pairs, n, order)  # (active, n)
         rows = torch.tensor(active, device=w.device)
         group[rows] = target.gather(1, group[rows])
 
@@ -182,29 +180,6 @@ def _select(rows: list[int], num: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
     return tuple(tensor[index] for tensor in tensors)
-
-
-def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
-    """(S, n) int64 seat of each token after the best `pairs` (S,) even seats joined their partners."""
-    num_segments, num_even = best.shape
-    # rank of each even seat by falling score; the sort is stable, so ties go to the lowest seat
-    rank = best.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)
-    merges = rank < pairs[:, None]
-    target = torch.empty(num_segments, n, dtype=torch.int64, device=best.device)
-    if order == "reference":
-        # the unmerged even tokens by rank, then all odd ones
-        left = num_even - pairs[:, None]
-        target[:, 1::2] = left + torch.arange(n // 2, device=best.device)
-        target[:, 0::2] = torch.where(merges, left + partner, rank - pairs[:, None])
-        return target
-    # seats close up: a token that stays has as many before it as stay there
-    stays = torch.ones_like(target)
-    stays[:, 0::2] = (~merges).long()
-    seat = stays.cumsum(1) - 1
-    # an odd token always stays; an even one that merges goes where its partner is
-    target[:, 1::2] = seat[:, 1::2]
-    target[:, 0::2] = torch.where(merges, seat.gather(1, 2 * partner + 1), seat[:, 0::2])
-    return target
 
 
 def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
@@ -283,13 +258,6 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         even = torch.nn.functional.pad(even, (0, 0, 0, max(0, MIN_SIDE - even.shape[1])))
         odd = torch.nn.functional.pad(odd, (0, 0, 0, MIN_SIDE - odd.shape[1]))
     return even.contiguous(), odd.contiguous()
-
-
-def _num_pairs(n: int, schedule: Rounds, done: int) -> int:
-    """Pairs that a full round over n tokens merges, after `done` rounds."""
-    if isinstance(schedule, float | int):
-        return min(max(1, int(schedule * n)), n // 2)
-    return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
 
 
 def _check_arguments(

@@ -7,8 +7,7 @@ import triton
 from torch import Tensor
 
 from .._dispatch import aligned, on_its_device
-from ..plan import _targets
-from ..pool import Plan
+from ..seats import targets
 from . import plan_rounds as rounds
 from .order import remember, sort_tokens
 from .plan_layout import ALIGNED, LONGEST, Layout, Long, Round, Tiles, layout_of
@@ -30,8 +29,8 @@ PLAIN: dict[str, Any] = {"enable_fp_fusion": False}
 def plan_triton(
     metric: Tensor, weight: Tensor | None, lengths: tuple[int, ...], keep: tuple[int, ...],
     schedule: float | tuple[int, ...], *, ward: bool, reference: bool, fast: bool, capturing: bool,
-) -> tuple[Plan, Tensor]:  # fmt: skip
-    """(Plan, () int32 the first token whose metric or weight isn't finite, N: none); nothing waits.
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(what a Plan has, () int32 the first token whose metric or weight isn't finite, N: none); nothing waits.
 
     metric is (N, d) float32, weight (N,) or None. Not `ward` is the cosine, not `reference` the order of
     seats, `fast` takes scores from one float16 product. ValueError while capturing, before anything is
@@ -41,7 +40,7 @@ def plan_triton(
     tiles = Tiles(TAIL, ROWS, tile_of(width)["EVENS"], GROUPS)
     layout = layout_of(lengths, keep, schedule, tiles, metric.device, capturing=capturing)
     metric = aligned(metric)
-    state = begin(metric, weight, layout, ward)
+    state = start(metric, weight, layout, ward)
     for k, a_round in enumerate(layout.rounds):
         match(state, a_round, k, equal=ward and weight is None and k == 0, fast=fast)
         for segment in a_round.long:
@@ -78,7 +77,7 @@ def plan_triton(
         starts = layout.starts.clone()
         order, first = sort_tokens(state.group, layout.num_groups)
     remember(state.group, order, first)
-    return Plan(state.group, state.weight, state.mass, starts), state.bad
+    return state.group, state.weight, state.mass, starts, state.bad
 
 
 class State:
@@ -102,7 +101,7 @@ class State:
         self.bad = torch.full((), num, device=metric.device, dtype=integers)
 
 
-def begin(metric: Tensor, weight: Tensor | None, layout: Layout, ward: bool) -> State:
+def start(metric: Tensor, weight: Tensor | None, layout: Layout, ward: bool) -> State:
     """The state of all raw tokens of metric (N, d) float32 and weight (N,) or None."""
     state = State(metric, weight, layout, ward)
     if len(metric):
@@ -131,7 +130,7 @@ def _select(state: State, segment: Long, number: int, reference: bool) -> None:
     weight, row = (state.numbers[k][now : now + n] for k in (0, 4))
     best, partner = (t[None, at : at + num_even] for t in state.pairs)
     merging = torch.full((1,), pairs, device=best.device)
-    target = _targets(best, partner.long(), merging, n, "reference" if reference else "seat")[0]
+    target = targets(best, partner.long(), merging, n, "reference" if reference else "seat")[0]
     order, first = sort_tokens(target, left)
     home = row.new_zeros(left).scatter_reduce_(0, target, row, "amax")
     starts = (first.diff() > 1) & (home < num)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plan import _num_pairs
+from ..seats import num_pairs
 
 MAX_LAYOUTS = 64  # in memory at once, without those that graphs read
 LONGEST = 4_096  # tokens of a segment whose seats one program sorts
@@ -128,7 +128,7 @@ def _layout(
     rounds: list[tuple[list[Long], int]] = []
     while (on := (now > limit) & (now > tiles.tail)).any():
         size = now[on]
-        full = np.array([_num_pairs(k, schedule, len(rounds)) for k in size.tolist()])
+        full = np.array([num_pairs(k, schedule, len(rounds)) for k in size.tolist()])
         pairs = np.minimum(full, size - limit[on])
         final = np.where(size - pairs == limit[on], start[on], -1)
         first, programs = _programs(-(-((size + 1) // 2) // tiles.evens))
@@ -169,18 +169,18 @@ def _sent(tables: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """The tables as int32 on the device, sent in one piece."""
     ends = np.cumsum([-(-table.size // ALIGNED) * ALIGNED for table in tables])
     whole = np.zeros(ends[-1], dtype=np.int32)
-    begin = [0, *ends[:-1]]
-    for a, table in zip(begin, tables, strict=True):
+    starts = [0, *ends[:-1]]
+    for a, table in zip(starts, tables, strict=True):
         whole[a : a + table.size] = table.ravel()
-    there = torch.from_numpy(whole).to(device)
-    return [there[a : a + table.size].view(table.shape) for a, table in zip(begin, tables, strict=True)]
+    copied = torch.from_numpy(whole).to(device)
+    return [copied[a : a + table.size].view(table.shape) for a, table in zip(starts, tables, strict=True)]
 
 
 def _steps(now: int, limit: int, done: int, schedule: Schedule) -> list[tuple[int, int]]:
     """Tokens and pairs of the rounds from `now` tokens to `limit`."""
     steps = []
     while now > limit:
-        pairs = min(_num_pairs(now, schedule, done), now - limit)
+        pairs = min(num_pairs(now, schedule, done), now - limit)
         steps.append((now, pairs))
         now, done = now - pairs, done + 1
     return steps

@@ -25,7 +25,7 @@ def matched(x, w, score, fast=False, equal=False):
     segments, n, d = x.shape
     tiles = plan_layout.Tiles(1, gpu_plan.ROWS, gpu_plan.tile_of(d)["EVENS"], gpu_plan.GROUPS)
     layout = plan_layout.layout_of((n,) * segments, (1,) * segments, 0.5, tiles, x.device)
-    state = gpu_plan.begin(x.reshape(-1, d).contiguous(), w.reshape(-1), layout, score == "ward")
+    state = gpu_plan.start(x.reshape(-1, d).contiguous(), w.reshape(-1), layout, score == "ward")
     gpu_plan.match(state, layout.rounds[0], 0, equal=equal, fast=fast)
     best, partner = (each[: segments * n].view(segments, n)[:, : (n + 1) // 2] for each in state.pairs)
     return best, partner.long()
@@ -315,7 +315,7 @@ def test_squares_are_added_in_pairs(width):
     """One order of additions for all kernels, whatever layout they are compiled to."""
     metric = normal(40, width, seed=16)
     layout = plan_layout.layout_of((40,), (5,), 0.25, TILES, metric.device)
-    got = gpu_plan.begin(metric, None, layout, True).numbers[1][:40]
+    got = gpu_plan.start(metric, None, layout, True).numbers[1][:40]
     slice = gpu_plan.slice_of(width)
     total = torch.zeros(40)
     for part in metric.square().split(slice, 1):
