@@ -30,7 +30,7 @@ def plan_triton(
     metric: Tensor, weight: Tensor | None, lengths: tuple[int, ...], keep: tuple[int, ...],
     schedule: float | tuple[int, ...], *, ward: bool, reference: bool, fast: bool, capturing: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """(what a Plan has, () int32 the first token whose metric or weight isn't finite, N: none); nothing waits.
+    """(what a Plan has, () int32 the first token whose metric or weight isn't finite, or N); nothing waits.
 
     metric is (N, d) float32, weight (N,) or None. Not `ward` is the cosine, not `reference` the order of
     seats, `fast` takes scores from one float16 product. ValueError while capturing, before anything is
