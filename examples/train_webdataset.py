@@ -27,7 +27,7 @@ def things(scene, generator=None):
 
 
 def main(
-    out: Path = Path("train_webdataset_out"), num_videos: int = 24, steps: int = 100
+    out: Path = Path("train_webdataset_out"), num_videos: int = 60, steps: int = 100
 ) -> tuple[str, str, str]:
     """About a video that was not trained on: the answer before training, the answer after it, the truth."""
     model = lc.load("tiny", device="cpu")
@@ -41,7 +41,7 @@ def main(
         lr=3e-3, warmup=10, steps=steps, log_steps=20, engine=Engine(device="cpu", report=[]),
     )  # fmt: skip
 
-    pipeline = webdataset.WebDataset(urls, shardshuffle=100).shuffle(64).map(decode)
+    pipeline = webdataset.WebDataset(urls, shardshuffle=100, seed=0).shuffle(64, seed=0).map(decode)
     folder = train_stage(model, recipe, out / "run", samples=pipeline)
     trained = lc.load(folder, device="cpu")
 

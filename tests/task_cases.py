@@ -4,7 +4,12 @@ import json
 from dataclasses import replace
 
 from longcompress.eval.metrics.meteor import is_available
-from longcompress.eval.tasks.synthetic import synthesize_needles, synthesize_places, synthesize_qa
+from longcompress.eval.tasks.synthetic import (
+    synthesize_heard,
+    synthesize_needles,
+    synthesize_places,
+    synthesize_qa,
+)
 from longcompress.eval.tasks.synthetic_events import synthesize_events
 from longcompress.eval.tasks.task import Asker, How
 
@@ -167,6 +172,7 @@ NEEDLES, ASKED = synthesize_needles(0, 300.0)[1], synthesize_qa(0, 300.0)[1]
 
 PLACES = synthesize_places(0, 300.0)[1]
 NUM_LETTERS = sum(example.truth.kind == "letter" for example in PLACES)
+HEARD = synthesize_heard(0, 300.0)[1]
 NUM_SEEN = sum(needle.truth.kind == "when_seen" for needle in NEEDLES)
 
 
@@ -307,6 +313,13 @@ CASES = {
         {"p.jsonl": drawn_answers("synthetic_places", PLACES, ["letter"])},
         [f"synthetic_places-5min-0-{i}" for i in range(len(PLACES))], (len(PLACES) - NUM_LETTERS, 1, 0),
         {"score/kind/letter": 1.0, "score/kind/where": 0.0, "num/kind/letter": NUM_LETTERS},
+    ),
+    "synthetic_places_heard": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": drawn_answers("synthetic_places_heard", HEARD, ["when_heard"])},
+        [f"synthetic_places_heard-5min-0-{i}" for i in range(len(HEARD))], (len(PLACES), 1, 0),
+        {"score/kind/when_heard": 1.0, "score/kind/letter": 0.0,
+         "num/kind/when_heard": len(HEARD) - len(PLACES)},
     ),
     "synthetic_qa": (
         {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},

@@ -99,6 +99,7 @@ HOMES = {
         "train/stages.py",
         "train/tiny/vl.py",  # a small model of a stock class
         "eval/bench/attention.py",  # a random language model
+        "train/tiny/omni.py",  # likewise, that hears
         "train/trainer.py",
     ),
     "tokenizers": ("longcompress/llm/*", "longcompress/synthetic/tokenizer.py"),

@@ -101,16 +101,20 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     return scene, examples
 
 
-def synthesize_places(number: int, seconds: float) -> tuple[Scene, list[Example]]:
+def synthesize_places(
+    number: int, seconds: float, kinds: Sequence[str] = ("when_seen", *places.KINDS)
+) -> tuple[Scene, list[Example]]:
     """A video whose objects carry letters, and questions about when, where and what is written."""
     scene = make_scene(QA_SEED + number, seconds, letters=True)
     random = np.random.default_rng([8, number])
     examples = []
-    for kind in ("when_seen", *places.KINDS):
+    for kind in kinds:
         questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
         examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
     return scene, examples
 
+
+synthesize_heard = partial(synthesize_places, kinds=("when_seen", *places.KINDS, "when_heard"))
 
 _SPAN_FORM = "Answer with the first and the last whole second only, like this: 187 to 192."
 _FORMS = {
@@ -225,9 +229,11 @@ ABOUT_NEEDLE = (
     "follows"
 )
 ABOUT_PLACES = "when, where, further left, higher and letters, on synthetic videos without audio"
+ABOUT_HEARD = "as synthetic_places, with audio, and when a sound is heard"
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
 TASKS = {
     "needle": _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE),
     "synthetic_places": _task("synthetic_places", synthesize_places, "score", ABOUT_PLACES),
+    "synthetic_places_heard": _task("synthetic_places_heard", synthesize_heard, "score", ABOUT_HEARD),
     "synthetic_qa": _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA),
 }

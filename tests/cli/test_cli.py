@@ -394,7 +394,7 @@ class TestTrain:
         recipe, options = recipes[0]
         assert (recipe.shards, recipe.weights, recipe.lr) == (["a", "b"], [3.0, 1.0], 0.5)
         assert (recipe.engine.workers, recipe.engine.bf16, recipe.engine.report) == (2, True, [])
-        assert recipe.questions.kinds == {"qa": 1.0} and recipe.lora["r"] == 64  # from the file
+        assert recipe.questions.kinds == {"qa": 1.0} and recipe.lora["r"] == 16  # from the file
         assert options == {"resume": True}
 
     def test_a_file_and_a_bool_that_is_false(self, run, tmp_path, recipes):

@@ -96,7 +96,7 @@ def test_features_of_a_part_are_those_of_its_frames_and_samples_alone(samples_by
     session = read_session(model, [v for v in values if len(v)], budget=shards.ENDLESS, progress=False)
     same(
         streams_of(samples_by_key[part_key("f", part)]),
-        streams_of(members_of(session.state(), model, {}, 1.0)),
+        streams_of(members_of(session.state(), model, {"key": "f"}, 1.0)),
     )
 
 
@@ -104,7 +104,7 @@ def test_features_of_a_part_are_those_of_its_frames_and_samples_alone(samples_by
 def test_features_of_a_part_are_those_of_a_file_with_only_that_part(samples_by_key, model, tmp_path, part):
     path = written(tmp_path / "part.mkv", part[0], part[1] - part[0])
     session = read_session(model, path, budget=shards.ENDLESS, progress=False)
-    want = streams_of(members_of(session.state(), model, {}, 1.0))
+    want = streams_of(members_of(session.state(), model, {"key": "f"}, 1.0))
     same(streams_of(samples_by_key[part_key("f", part)]), want, rel=1e-4)
 
 

@@ -58,15 +58,15 @@ class EncoderTask(nn.Module):
 class SyntheticData(IterableDataset[dict[str, Any]]):
     """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes of some seconds.
 
-    Scene numbers begin at seed * 1_000_000; workers take turns.
+    Scene numbers begin at seed * 1_000_000 + first; workers take turns. A second of audio has `rate` labels.
     """
 
-    def __init__(self, kind: str, seed: int, seconds: float) -> None:
-        self.kind, self.seed, self.seconds = kind, seed, seconds
+    def __init__(self, kind: str, seed: int, seconds: float, rate: int = 1, first: int = 0) -> None:
+        self.kind, self.seed, self.seconds, self.rate, self.first = kind, seed, seconds, rate, first
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker, num_workers = enter_worker()
-        number = self.seed * 1_000_000 + worker
+        number = self.seed * 1_000_000 + self.first + worker
         while True:
             scene = make_scene(number, self.seconds)
             random = np.random.default_rng(number)
@@ -84,8 +84,8 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
 
     def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
         for start_s in np.arange(0, self.seconds - BLOCK_S + 1e-6, BLOCK_S).tolist():
-            at = start_s + np.arange(BLOCK_S)
-            samples, shares = audio(scene, start_s, start_s + BLOCK_S), heard(scene, at, at + 1.0)
+            at = start_s + np.arange(BLOCK_S * self.rate) / self.rate
+            samples, shares = audio(scene, start_s, start_s + BLOCK_S), heard(scene, at, at + 1 / self.rate)
             yield {"media": torch.from_numpy(samples), "labels": torch.from_numpy(shares)}
 
 

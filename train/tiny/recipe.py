@@ -22,9 +22,10 @@ from ...synthetic.scenes import OBJECTS, SOUNDS
 from ..engine import Engine
 from ..stages import last_checkpoint
 from ..trainer import run
-from . import vl
+from . import omni, vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
 from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
+from .omni_audio import train_audio
 from .vl_score import score_answers
 from .vl_vision import train_vision
 
@@ -40,7 +41,8 @@ class TinyRecipe:
     """All of it.
 
     Attributes:
-        kind: "tiny", or "vl": a small Qwen3-VL, of which width, layers and audio have no effect.
+        kind: "tiny"; "vl": a small Qwen3-VL; "omni": a small thinker of Qwen3-Omni, which sees as `tiny-vl`.
+            Of both width and layers have no effect, and video or audio where it trains no such encoder.
         init: preset or folder of a model whose language model is trained on; "": a new model.
         seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
@@ -57,7 +59,7 @@ class TinyRecipe:
         threads: torch threads of the training process.
     """
 
-    kind: Literal["tiny", "vl"] = "tiny"
+    kind: Literal["tiny", "vl", "omni"] = "tiny"
     init: str = ""
     seed: int = 0
     width: int = 128
@@ -90,13 +92,16 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     torch.set_num_threads(recipe.threads)
     start_s = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    is_stock = recipe.kind == "vl"
+    new_stock = {"vl": vl.new_model, "omni": omni.new_model}.get(recipe.kind)
     if start == "encoders" and not recipe.init:
-        if is_stock:
-            model = vl.new_model(recipe.seed)
-            heads = {}
-            scores = train_vision(model.llm.lm, model.llm.tokenizer, recipe.video, recipe.seed, out / "video")
-            print(f"video encoder, accuracy on unseen scenes: {scores}", flush=True)
+        if new_stock:
+            model, heads = new_stock(recipe.seed), {}
+            if recipe.kind == "vl":
+                lm, tokenizer = model.llm.lm, model.llm.tokenizer
+                scores = train_vision(lm, tokenizer, recipe.video, recipe.seed, out / "video")
+            else:
+                scores = train_audio(model, recipe.audio, recipe.seed, out / "audio")
+            print(f"{recipe.kind} encoder, accuracy on unseen scenes: {scores}", flush=True)
         else:
             model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
             heads = train_encoders(model, recipe, out)
@@ -110,8 +115,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     assert trained.folder is not None
     clips, heads = load_clips(out / CLIPS), load_file(trained.folder / HEADS)
     model = trained
-    if not recipe.init and is_stock:  # the trained encoder, and a language model that is new
-        model = vl.new_model(recipe.seed)
+    if not recipe.init and new_stock:  # the trained encoder, and a language model that is new
+        model = new_stock(recipe.seed)
         model.llm.lm.load_state_dict(encoder_state(trained.llm.lm), strict=False)
     elif not recipe.init:  # the trained encoders, and a language model and projectors that are new
         model = new_tiny(recipe.seed, width=recipe.width, layers=recipe.layers)
@@ -208,7 +213,8 @@ def train_lm(
     model.llm.project.requires_grad_(False)
     raw_a_second = 16 * model.config.media.rate_fps + 1
     if isinstance(model.video, StockVision):
-        raw_a_second = model.video.tokens_a_second(recipe.clip_s, model.config.media)
+        parts = [part for part in (model.video, model.audio) if part is not None]
+        raw_a_second = sum(part.tokens_a_second(recipe.clip_s, model.config.media) for part in parts)
         for value in encoder_state(model.llm.lm).values():
             value.requires_grad_(False)
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)

@@ -52,11 +52,13 @@ def new_model(seed: int) -> LongCompress:
     return LongCompress.from_backbone(Backbone(lm.eval(), tokenizer, GREY), config)
 
 
-def new_tokenizer() -> Any:
-    """Words of the synthetic world, a token a timestamp, and Qwen's special tokens."""
+def new_tokenizer(special: tuple[str, ...] = ()) -> Any:
+    """Words of the synthetic world, a token a timestamp, Qwen's special tokens, and others behind them."""
     words = [*VOCABULARY, *places.VOCABULARY, "user", "assistant", "system"]
     tokenizer = word_tokenizer(words, COLOURS, SHAPES, num_tens=TIMESTAMPS // 10, timestamps=TIMESTAMPS)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL), "eos_token": "<|im_end|>"})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [*SPECIAL, *special], "eos_token": "<|im_end|>"}
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -156,8 +158,9 @@ def init_reading(lm: Any) -> None:
         for norm in (attention.q_norm, attention.k_norm):
             norm.weight.fill_(1.6)
         layer.mlp.down_proj.weight *= 0.1
-    first, second, third = (_Heads(layer.self_attn) for layer in layers[:3])
-    first.timestamp(0, NUMBERS)
+    first, second, third = (Heads(layer.self_attn) for layer in layers[:3])
+    first.timestamp(0)
+    first.copy(0, NUMBERS, 0.25)
     first.frame_axis(1, ROW_PAIR, ROW_AXIS)
     first.frame_axis(2, COLUMN_PAIR, COLUMN_AXIS)
     second.alike(0)
@@ -173,7 +176,7 @@ def init_reading(lm: Any) -> None:
     third.copy_rest(2)
 
 
-class _Heads:
+class Heads:
     """The weights of an attention, head by head."""
 
     def __init__(self, attention: Any) -> None:
@@ -182,10 +185,10 @@ class _Heads:
             getattr(attention, f"{name}_proj").weight for name in ("q", "k", "v", "o")
         )  # fmt: skip
 
-    def _rows(self, head: int) -> slice:
+    def rows(self, head: int) -> slice:
         return slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
 
-    def _point(
+    def point(
         self, weight: Tensor, head: int, axis: int, pair: int, angle: float, length: float = 1.0
     ) -> None:
         """Make `axis` turn a rotary pair of a head to an angle."""
@@ -193,39 +196,38 @@ class _Heads:
         weight[row, axis] = length * math.cos(angle)
         weight[row + HEAD_WIDTH // 2, axis] = length * math.sin(angle)
 
-    def _turn(self, pair: int) -> float:
+    def turn(self, pair: int) -> float:
         """Radians a position."""
         return self.base ** (-2 * pair / HEAD_WIDTH)
 
-    def _quiet(self, head: int) -> None:
+    def quiet(self, head: int) -> None:
         for weight in (self.query, self.key):
-            weight[self._rows(head)] *= 0.4
+            weight[self.rows(head)] *= 0.4
 
-    def timestamp(self, head: int, part: slice) -> None:
-        """Tokens of frames copy `part` of their timestamp, two positions before."""
-        self._quiet(head)
+    def timestamp(self, head: int, before: int = 2) -> None:
+        """Tokens of frames attend to their timestamp, `before` positions before."""
+        self.quiet(head)
         for pair in TIME_PAIRS:
-            self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
-            self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
+            self.point(self.query, head, FRAME_AXIS, pair, -before * self.turn(pair))
+            self.point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
         # words copy the numbers before them; without any they attend to what has none
-        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)
-        self._point(self.key, head, NUMBER_AXIS, REST_PAIR, 0.0)
-        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
-        self.copy(head, part, 0.25)
+        self.point(self.query, head, WORD_AXIS, REST_PAIR, 0.0)
+        self.point(self.key, head, NUMBER_AXIS, REST_PAIR, 0.0)
+        self.point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
 
     def frame_axis(self, head: int, place: int, axis: int) -> None:
         """Tokens of frames get a value on an axis that falls with their row or column: attention to the start
         of the frame, which falls so, against attention to the timestamp, which doesn't."""
-        self._quiet(head)
+        self.quiet(head)
         for pair in TIME_PAIRS:
-            self._point(self.query, head, FRAME_AXIS, pair, -2 * self._turn(pair))
-            self._point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
-            self._point(self.key, head, START_AXIS, pair, -self._turn(pair))
+            self.point(self.query, head, FRAME_AXIS, pair, -2 * self.turn(pair))
+            self.point(self.key, head, TIMESTAMP_AXIS, pair, 0.0)
+            self.point(self.key, head, START_AXIS, pair, -self.turn(pair))
         middle = GRID // 2 + 1  # positions from the start to the middle row or column
-        self._point(self.query, head, FRAME_AXIS, place, math.pi / 2 - middle * self._turn(place))
-        self._point(self.key, head, START_AXIS, place, 0.0)
-        self._point(self.key, head, TIMESTAMP_AXIS, REST_PAIR, 0.0)
-        rows = self._rows(head)
+        self.point(self.query, head, FRAME_AXIS, place, math.pi / 2 - middle * self.turn(place))
+        self.point(self.key, head, START_AXIS, place, 0.0)
+        self.point(self.key, head, TIMESTAMP_AXIS, REST_PAIR, 0.0)
+        rows = self.rows(head)
         self.value[rows], self.out[:, rows] = 0.0, 0.0
         self.value[rows.start, START_AXIS], self.value[rows.start, TIMESTAMP_AXIS] = 1.0, -1.0
         self.out[axis, rows.start] = 0.3
@@ -233,33 +235,33 @@ class _Heads:
     def alike(self, head: int, numbers: float = 0.0) -> None:
         """Words attend to frames of the same words, and by weight numbers, however far away; without any, to
         the starts of frames."""
-        rows, half = self._rows(head), HEAD_WIDTH // 2
+        rows, half = self.rows(head), HEAD_WIDTH // 2
         known = torch.zeros(WIDTH)
         known[WORDS], known[NUMBERS] = 1.0, numbers
         self.query[rows] *= known
         for start in (rows.start, rows.start + half):
             self.query[start : start + SLOW_PAIR] = 0.0
         self.key[rows] = self.query[rows]
-        self._point(self.query, head, WORD_AXIS, REST_PAIR, 0.0, 0.6)
-        self._point(self.key, head, WORD_AXIS, REST_PAIR, math.pi, 0.6)
-        self._point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
+        self.point(self.query, head, WORD_AXIS, REST_PAIR, 0.0, 0.6)
+        self.point(self.key, head, WORD_AXIS, REST_PAIR, math.pi, 0.6)
+        self.point(self.key, head, START_AXIS, REST_PAIR, math.pi / 3)
 
     def words(self, head: int) -> None:
         """Words attend to all words before them."""
-        self._quiet(head)
+        self.quiet(head)
         for pair in (REST_PAIR, REST_PAIR - 1):
             for weight in (self.query, self.key):
-                self._point(weight, head, WORD_AXIS, pair, 0.0)
+                self.point(weight, head, WORD_AXIS, pair, 0.0)
 
     def copy(self, head: int, part: slice, gain: float) -> None:
         """Copy a part of HEAD_WIDTH as it is."""
-        rows = self._rows(head)
+        rows = self.rows(head)
         self.value[rows], self.out[:, rows] = 0.0, 0.0
         self.value[rows, part], self.out[part, rows] = torch.eye(HEAD_WIDTH), gain * torch.eye(HEAD_WIDTH)
 
     def copy_rest(self, head: int) -> None:
         """Copy row, column and letters as they are, and a view of all words."""
-        rows = self._rows(head)
+        rows = self.rows(head)
         self.value[rows, : WORDS.start] = 0.0
         exact = (ROW_AXIS, COLUMN_AXIS, *range(GLYPHS.start, GLYPHS.stop))
         for row, axis in enumerate(exact, rows.start):

@@ -23,17 +23,19 @@ from .clips import make_clips
 FIRST_SEED = 11_500_000  # training stays below
 SECONDS = (20.0, 40.0, 60.0)
 KINDS = ("when_seen", *places.KINDS)
+HEARD = "when_heard"
 
 
 @torch.no_grad()
 def score_answers(
-    model: LongCompress, num_videos: int, *, seconds: Sequence[float] = SECONDS, kinds: Sequence[str] = KINDS,
+    model: LongCompress, num_videos: int, *, seconds: Sequence[float] = SECONDS, kinds: Sequence[str] = (),
     questions: int = 4, first_seed: int = FIRST_SEED,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """By kind of question its mean score, the number of questions, and the share of the commonest answer.
 
-    Each video, of `seconds` in turns, has at most `questions` of each kind.
+    Each video, of `seconds` in turns, has at most `questions` of each kind; (): all that it can know.
     """
+    kinds = kinds or (*KINDS, *[HEARD] * ("audio" in model.media))
     scores, answers = defaultdict(list), defaultdict(list)
     for number in range(num_videos):
         (clip,) = make_clips(

@@ -1,0 +1,83 @@
+"""Training of the audio encoder of the small stock model that hears, on synthetic sounds."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...encoders import StockAudio
+from ...model import LongCompress
+from ..engine import Engine
+from ..stages import last_checkpoint
+from ..trainer import run
+from .encoders import EncoderConfig, SyntheticData
+from .omni import TOKENS_PER_S, sounds_of
+from .vl import FRAME_AXIS
+
+
+class AudioTask(nn.Module):
+    """The audio encoder of a model, with its loss: squared distance to the words of the sounds that each
+    token has, and cross entropy of its likeness to each."""
+
+    sounds: Tensor
+
+    def __init__(self, model: LongCompress) -> None:
+        super().__init__()
+        assert isinstance(model.audio, StockAudio)
+        lm, self._audio = model.llm.lm, (model.audio,)
+        self.encoder = lm.model.audio_tower
+        self.register_buffer("sounds", sounds_of(lm, model.llm.tokenizer), persistent=False)
+
+    def forward(self, media: Tensor, labels: Tensor) -> dict[str, Any]:
+        """media (B, samples) float32; labels (B, W, sounds) share of each token that a sound fills."""
+        (audio,) = self._audio
+        mel = audio.extractor(
+            list(media.numpy()), sampling_rate=audio.rate_hz, return_tensors="pt",
+            return_attention_mask=True, padding="longest",
+        )  # fmt: skip
+        output = audio.features(mel.input_features, mel.attention_mask)  # (B W, D)
+        share = rearrange(labels, "b w s -> (b w) s")
+        length = self.sounds.square().sum(1).mean()
+        target = share @ self.sounds
+        target[:, FRAME_AXIS] = 2.0
+        logits = 12 * output @ self.sounds.t() / length - 6  # likeness is 1 where it sounds
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, share)
+        loss = loss + 2 * (output - target).square().sum(1).mean() / length
+        return {"loss": loss, "logits": logits}
+
+
+@torch.no_grad()
+def score(task: AudioTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
+    """Share of sounding and of silent labels that are right, where a token is wholly one of them."""
+    task.eval()
+    right, total = torch.zeros(2), torch.zeros(2)
+    for batch in islice(batches, num):
+        share = rearrange(batch["labels"], "b w s -> (b w) s")
+        correct = (task(**batch)["logits"] > 0) == (share > 0.5)
+        for kind, where in enumerate((share > 0.9, share < 0.1)):
+            right[kind] += correct[where].sum()
+            total[kind] += where.sum()
+    return dict(zip(("sound", "silence"), (right / total.clamp_min(1)).tolist(), strict=True))
+
+
+def train_audio(model: LongCompress, config: EncoderConfig, seed: int, out: Path) -> dict[str, float]:
+    """Train the audio encoder of a model, from the last checkpoint in `out` on; its score on unseen audio."""
+    task = AudioTask(model)
+    task.requires_grad_(True)
+    args = Engine(device="cpu", report=[]).arguments(
+        out, steps=config.steps, lr=config.lr, warmup=50, decay=0.4, save_steps=100, seed=seed,
+        per_device_train_batch_size=config.batch,
+    )  # fmt: skip
+    checkpoint = last_checkpoint(out)
+    first = 1000 * int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    data = SyntheticData("audio", seed + 500, config.seconds, TOKENS_PER_S, first)
+    if run(task, data, args, resume=checkpoint, muon=True) is None:
+        raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from its last checkpoint")
+    task.requires_grad_(False).eval()
+    unseen = DataLoader(SyntheticData("audio", seed + 900, config.seconds, TOKENS_PER_S), batch_size=16)
+    return score(task, iter(unseen), 20)
