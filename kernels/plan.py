@@ -87,8 +87,8 @@ def plan(
         metric.detach().float(), weight, lengths, tuple(limits), schedule, ward=score == "ward",
         reference=order == "reference", fast=precision == "fast", capturing=not can_wait(metric),
     )  # fmt: skip
-    if can_wait(metric):  # only now, when everything is launched
-        _check_row(int(bad), at)
+    if can_wait(metric) and (row := int(bad)) < at[-1]:  # only now, when everything is launched
+        _check_values(torch.arange(at[-1], device="cpu") != row, None, at)
     return planned
 
 
@@ -332,14 +332,9 @@ def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
     """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
     if weight is not None:
         finite = finite & torch.isfinite(weight) & (weight >= 0)
-    bad = ~finite
-    _check_row(int(bad.nonzero()[0, 0]) if bool(bad.any()) else at[-1], at)
-
-
-def _check_row(row: int, at: list[int]) -> None:
-    """ValueError that names the first token whose values are no good, unless there is none: at[-1]."""
-    if row >= at[-1]:
+    if bool(finite.all()):
         return
+    row = int((~finite).nonzero()[0, 0])
     segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
     rule = "metric must be finite and weight finite and >= 0"
     raise ValueError(f"{rule}, but token {row} (segment {segment}) is not; check the encoder's output there")

@@ -7,7 +7,6 @@ import triton
 from torch import Tensor
 
 from .._dispatch import aligned, on_its_device
-from ..plan import _targets
 from ..pool import Plan
 from . import plan_rounds as rounds
 from .order import remember, sort_tokens
@@ -41,7 +40,7 @@ def plan_triton(
     tiles = Tiles(TAIL, ROWS, tile_of(width)["EVENS"], GROUPS)
     layout = layout_of(lengths, keep, schedule, tiles, metric.device, capturing=capturing)
     metric = aligned(metric)
-    state = begin(metric, weight, layout, ward)
+    state = measure(metric, weight, layout, ward)
     for k, a_round in enumerate(layout.rounds):
         match(state, a_round, k, equal=ward and weight is None and k == 0, fast=fast)
         for segment in a_round.long:
@@ -102,7 +101,7 @@ class State:
         self.bad = torch.full((), num, device=metric.device, dtype=integers)
 
 
-def begin(metric: Tensor, weight: Tensor | None, layout: Layout, ward: bool) -> State:
+def measure(metric: Tensor, weight: Tensor | None, layout: Layout, ward: bool) -> State:
     """The state of all raw tokens of metric (N, d) float32 and weight (N,) or None."""
     state = State(metric, weight, layout, ward)
     if len(metric):
@@ -129,9 +128,19 @@ def _select(state: State, segment: Long, number: int, reference: bool) -> None:
     num, left, num_even = len(state.metric), n - pairs, (n + 1) // 2
     now, new = (num * ((number + k) % 2) + at for k in (0, 1))
     weight, row = (state.numbers[k][now : now + n] for k in (0, 4))
-    best, partner = (t[None, at : at + num_even] for t in state.pairs)
-    merging = torch.full((1,), pairs, device=best.device)
-    target = _targets(best, partner.long(), merging, n, "reference" if reference else "seat")[0]
+    best, partner = (t[at : at + num_even] for t in state.pairs)
+    seat = torch.arange(num_even, device=best.device)
+    falling = best.sort(descending=True, stable=True).indices
+    merges = torch.zeros_like(best, dtype=torch.bool).index_fill_(0, falling[:pairs], True)
+    if reference:
+        goal_odd, goal = num_even - pairs + seat, torch.empty_like(seat)
+        goal[falling[pairs:]] = seat[: num_even - pairs]
+    else:
+        count = merges.cumsum(0)
+        goal_odd, goal = 2 * seat + 1 - count, 2 * seat - count
+    target = seat.new_empty(n)
+    target[1::2] = goal_odd[: n // 2]
+    target[0::2] = torch.where(merges, goal_odd[partner.long()], goal)
     order, first = sort_tokens(target, left)
     home = row.new_zeros(left).scatter_reduce_(0, target, row, "amax")
     starts = (first.diff() > 1) & (home < num)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plan import _num_pairs
-
 MAX_LAYOUTS = 64  # in memory at once, without those that graphs read
 LONGEST = 4_096  # tokens of a segment whose seats one program sorts
 ALIGNED = 8  # numbers; each table begins at a multiple
@@ -169,11 +167,11 @@ def _sent(tables: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """The tables as int32 on the device, sent in one piece."""
     ends = np.cumsum([-(-table.size // ALIGNED) * ALIGNED for table in tables])
     whole = np.zeros(ends[-1], dtype=np.int32)
-    begin = [0, *ends[:-1]]
-    for a, table in zip(begin, tables, strict=True):
+    starts = [0, *ends[:-1]]
+    for a, table in zip(starts, tables, strict=True):
         whole[a : a + table.size] = table.ravel()
-    there = torch.from_numpy(whole).to(device)
-    return [there[a : a + table.size].view(table.shape) for a, table in zip(begin, tables, strict=True)]
+    sent = torch.from_numpy(whole).to(device)
+    return [sent[a : a + table.size].view(table.shape) for a, table in zip(starts, tables, strict=True)]
 
 
 def _steps(now: int, limit: int, done: int, schedule: Schedule) -> list[tuple[int, int]]:
@@ -184,6 +182,12 @@ def _steps(now: int, limit: int, done: int, schedule: Schedule) -> list[tuple[in
         steps.append((now, pairs))
         now, done = now - pairs, done + 1
     return steps
+
+
+def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
+    """Pairs that a full round over n tokens merges, after `done` rounds."""
+    full = schedule[min(done, len(schedule) - 1)] if isinstance(schedule, tuple) else int(schedule * n)
+    return min(max(1, full), n // 2)
 
 
 def _sums(n: np.ndarray) -> np.ndarray:

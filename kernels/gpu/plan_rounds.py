@@ -39,7 +39,7 @@ def segment_of(rows, programs, first):
 
 @triton.jit(do_not_specialize=["split"])
 def start_kernel(
-    metric, given, weight, square, lower, scale, row, high, low, group, mass, bad, rows, programs,
+    metric, raw_weight, weight, square, lower, scale, row, high, low, group, mass, bad, rows, programs,
     split, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, WEIGHTED: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -55,10 +55,10 @@ def start_kernel(
     seat = tile * ROWS + tl.arange(0, ROWS)
     live = seat < n
     if WEIGHTED:
-        part = tl.load(given + base + seat, mask=live, other=0.0)
+        part = tl.load(raw_weight + base + seat, mask=live, other=0.0)
     else:
         part = tl.full([ROWS], 1.0, tl.float32)
-        tl.store(given + base + seat, part, mask=live)
+        tl.store(raw_weight + base + seat, part, mask=live)
     tl.store(group + base + seat, seat + tl.where(alone, start, 0), mask=live)
     tl.store(mass + start + seat, part, mask=live & alone)
     raw = (base + seat).to(tl.int32)

@@ -25,7 +25,7 @@ def matched(x, w, score, fast=False, equal=False):
     segments, n, d = x.shape
     tiles = plan_layout.Tiles(1, gpu_plan.ROWS, gpu_plan.tile_of(d)["EVENS"], gpu_plan.GROUPS)
     layout = plan_layout.layout_of((n,) * segments, (1,) * segments, 0.5, tiles, x.device)
-    state = gpu_plan.begin(x.reshape(-1, d).contiguous(), w.reshape(-1), layout, score == "ward")
+    state = gpu_plan.measure(x.reshape(-1, d).contiguous(), w.reshape(-1), layout, score == "ward")
     gpu_plan.match(state, layout.rounds[0], 0, equal=equal, fast=fast)
     best, partner = (each[: segments * n].view(segments, n)[:, : (n + 1) // 2] for each in state.pairs)
     return best, partner.long()
@@ -264,7 +264,7 @@ def test_a_layout_that_a_graph_reads_is_never_dropped():
 
 def test_unplanned_lengths_are_refused_while_capturing_before_anything_is_launched(monkeypatch):
     plan_layout._recent.clear()
-    monkeypatch.setattr(gpu_plan, "begin", lambda *_: pytest.fail("launched"))
+    monkeypatch.setattr(gpu_plan, "measure", lambda *_: pytest.fail("launched"))
     monkeypatch.setattr(sys.modules["longcompress.kernels.plan"], "can_wait", lambda x: x.dim() != 2)
     with pytest.raises(ValueError, match="plan them once before capturing a CUDA graph"):
         plan(normal(62, 8, seed=14), offsets_of([62]), 5)
@@ -315,7 +315,7 @@ def test_squares_are_added_in_pairs(width):
     """One order of additions for all kernels, whatever layout they are compiled to."""
     metric = normal(40, width, seed=16)
     layout = plan_layout.layout_of((40,), (5,), 0.25, TILES, metric.device)
-    got = gpu_plan.begin(metric, None, layout, True).numbers[1][:40]
+    got = gpu_plan.measure(metric, None, layout, True).numbers[1][:40]
     slice = gpu_plan.slice_of(width)
     total = torch.zeros(40)
     for part in metric.square().split(slice, 1):
