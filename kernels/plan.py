@@ -83,13 +83,13 @@ def plan(
     from .gpu.plan import plan_triton
 
     lengths = tuple(b - a for a, b in pairwise(at))
-    planned, bad = plan_triton(
+    *parts, bad = plan_triton(
         metric.detach().float(), weight, lengths, tuple(limits), schedule, ward=score == "ward",
         reference=order == "reference", fast=precision == "fast", capturing=not can_wait(metric),
     )  # fmt: skip
     if can_wait(metric) and (row := int(bad)) < at[-1]:  # only now, when everything is launched
         _check_values(torch.arange(at[-1], device="cpu") != row, None, at)
-    return planned
+    return Plan(*parts)
 
 
 def after_rounds(

@@ -7,7 +7,6 @@ import triton
 from torch import Tensor
 
 from .._dispatch import aligned, on_its_device
-from ..pool import Plan
 from . import plan_rounds as rounds
 from .order import remember, sort_tokens
 from .plan_layout import ALIGNED, LONGEST, Layout, Long, Round, Tiles, layout_of
@@ -29,8 +28,8 @@ PLAIN: dict[str, Any] = {"enable_fp_fusion": False}
 def plan_triton(
     metric: Tensor, weight: Tensor | None, lengths: tuple[int, ...], keep: tuple[int, ...],
     schedule: float | tuple[int, ...], *, ward: bool, reference: bool, fast: bool, capturing: bool,
-) -> tuple[Plan, Tensor]:  # fmt: skip
-    """(Plan, () int32 the first token whose metric or weight isn't finite, N: none); nothing waits.
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(A Plan's tensors, and () int32 the first token whose values are no good, N: none); nothing waits.
 
     metric is (N, d) float32, weight (N,) or None. Not `ward` is the cosine, not `reference` the order of
     seats, `fast` takes scores from one float16 product. ValueError while capturing, before anything is
@@ -77,7 +76,7 @@ def plan_triton(
         starts = layout.starts.clone()
         order, first = sort_tokens(state.group, layout.num_groups)
     remember(state.group, order, first)
-    return Plan(state.group, state.weight, state.mass, starts), state.bad
+    return state.group, state.weight, state.mass, starts, state.bad
 
 
 class State:
