@@ -253,18 +253,17 @@ def select_pairs(
     slot = seat + (join < lone).to(tl.int32) + tl.load(target + 2 * join + 1, mask=live, other=0)
     tl.store(part + slot, tl.load(weight + 2 * lone, mask=live, other=0.0), mask=live)
     tl.store(source + slot, tl.load(row + 2 * lone, mask=live, other=0), mask=live)
-    if REFERENCE:  # noqa: SIM102 - this is known when it compiles
-        if left > 0:
-            falling = -1 - in_order(best, seat, even).to(tl.int64)  # -x would have no room for the lowest
-            key64 = tl.where(stays, falling * 4294967296 + seat, 9223372036854775807)
-            lone = 2 * (tl.sort(key64) & 4294967295).to(tl.int32)
-            live = seat < left
-            tl.store(target + lone, seat, mask=live)
-            tl.store(first + seat, seat, mask=live)
-            tl.store(part + seat, tl.load(weight + lone, mask=live, other=0.0), mask=live)
-            lone_row = tl.load(row + lone, mask=live, other=-1)
-            tl.store(source + seat, lone_row, mask=live)
-            tl.store(home + seat, lone_row, mask=live)
+    if REFERENCE and left > 0:
+        falling = -1 - in_order(best, seat, even).to(tl.int64)  # -x would have no room for the lowest
+        key64 = tl.where(stays, falling * 4294967296 + seat, 9223372036854775807)
+        lone = 2 * (tl.sort(key64) & 4294967295).to(tl.int32)
+        live = seat < left
+        tl.store(target + lone, seat, mask=live)
+        tl.store(first + seat, seat, mask=live)
+        tl.store(part + seat, tl.load(weight + lone, mask=live, other=0.0), mask=live)
+        lone_row = tl.load(row + lone, mask=live, other=-1)
+        tl.store(source + seat, lone_row, mask=live)
+        tl.store(home + seat, lone_row, mask=live)
 
 
 @triton.jit

@@ -264,7 +264,7 @@ def test_a_layout_that_a_graph_reads_is_never_dropped():
 
 def test_unplanned_lengths_are_refused_while_capturing_before_anything_is_launched(monkeypatch):
     plan_layout._recent.clear()
-    monkeypatch.setattr(gpu_plan, "begin", lambda *_: pytest.fail("launched"))
+    monkeypatch.setattr(gpu_plan, "start", lambda *_: pytest.fail("launched"))
     monkeypatch.setattr(sys.modules["longcompress.kernels.plan"], "can_wait", lambda x: x.dim() != 2)
     with pytest.raises(ValueError, match="plan them once before capturing a CUDA graph"):
         plan(normal(62, 8, seed=14), offsets_of([62]), 5)
