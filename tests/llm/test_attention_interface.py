@@ -150,6 +150,7 @@ def test_what_a_model_cannot_do_is_said():
         reader(**batch)
     reader = llm()
     reader.lm.config.layer_types = ["full_attention", "chunked_attention"]
+    reader.lm.config.attention_chunk_size = 8
     with pytest.raises(ValueError, match=r"it has layers of chunked_attention; ask one question a video"):
         reader(**batch)
     reader.lm.config.layer_types, reader.lm.config.use_bidirectional_attention = None, "vision"
