@@ -33,7 +33,7 @@ def rows_of(*rows: list[list[int]]) -> Rows:
 
 
 CASES = {
-    "one": rows_of([[70]]),
+    "video": rows_of([[70]]),
     "question": rows_of([[40, 9]]),
     "branches": rows_of([[150, 11, 30, 1]]),
     "packed": rows_of([[33, 5], [60, 7, 9], [21], [80, 30, 2, 40]]),

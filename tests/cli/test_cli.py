@@ -460,11 +460,12 @@ class TestDoctor:
 
     def test_the_attention_of_training_is_told(self, monkeypatch):
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-        for package, told in (("flash_attn", "flash in bfloat16"), ("triton", "flex in bfloat16, flex in")):
-            found = lambda name, package=package: name == package or None  # noqa: E731
-            monkeypatch.setattr("longcompress.llm.attention.find_spec", found)
+        for package, start in (("flash_attn", "flash in bfloat16"), ("triton", "flex in bfloat16, flex in")):
+            monkeypatch.setattr(
+                "longcompress.llm.attention.find_spec", lambda name, package=package: name == package or None
+            )
             status, state, remedy = doctor._attention()
-            assert state.startswith(told) and (status == "ok") == (package == "flash_attn")
+            assert state.startswith(start) and (status == "ok") == (package == "flash_attn")
             assert ("flash-attn" in remedy) == (status == "note")
 
     @pytest.mark.parametrize(

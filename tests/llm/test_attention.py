@@ -190,12 +190,14 @@ def test_what_cannot_be_is_refused(monkeypatch):
 def test_auto_takes_what_is_there(monkeypatch):
     half = torch.bfloat16
     assert backend_for("cpu", half) == "chunked"
-    for there, want in (
+    for installed, want in (
         ({"flash_attn", "triton"}, "flash"),
         ({"triton", "xformers"}, "flex"),
         ((), "chunked"),
     ):
-        monkeypatch.setattr(attention, "find_spec", lambda name, there=there: name in there or None)
+        monkeypatch.setattr(
+            attention, "find_spec", lambda name, installed=installed: name in installed or None
+        )
         assert backend_for("cuda", half) == want
     monkeypatch.setattr(attention, "find_spec", lambda name: True)
     assert backend_for("cuda", torch.float32) == backend_for("cuda", half, bends=True) == "flex"
