@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class Rows(NamedTuple):
@@ -33,7 +35,7 @@ def rows_of(*rows: list[list[int]]) -> Rows:
 
 
 CASES = {
-    "single": rows_of([[70]]),
+    "video": rows_of([[70]]),
     "question": rows_of([[40, 9]]),
     "branches": rows_of([[150, 11, 30, 1]]),
     "packed": rows_of([[33, 5], [60, 7, 9], [21], [80, 30, 2, 40]]),
@@ -168,3 +170,15 @@ def flex_from_mask(q, k, v, *, block_mask, scale, score_mod, enable_gqa):
     scores = scale * q @ k.mT
     scores = scores if score_mod is None else score_mod(scores, None, None, None, None)
     return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1) @ v
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that anything makes."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.num = max([self.num, *sizes])
+        return out

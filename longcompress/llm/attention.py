@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
 
 from .branches import BranchLayout, Tables, visible
 from .chunked import chunked_attention
@@ -72,7 +73,7 @@ def backend_for(device: str, dtype: torch.dtype, bends: bool = False) -> Backend
     """
     if device != "cuda":
         return "chunked"
-    if dtype in (torch.float16, torch.bfloat16) and not bends and find_spec("flash_attn"):
+    if dtype in (torch.float16, torch.bfloat16) and not bends and is_flash_attn_2_available():
         return "flash"
     return "flex" if find_spec("triton") else "chunked"
 

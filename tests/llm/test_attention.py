@@ -4,6 +4,7 @@ import pytest
 import torch
 from attention_cases import (
     CASES,
+    Largest,
     dense,
     flex_from_mask,
     rows_of,
@@ -12,8 +13,6 @@ from attention_cases import (
     stand_in_flash,
     stand_in_xformers,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from longcompress.llm import attention, chunked
 from longcompress.llm.attention import backend_for, block_mask, branch_attention
@@ -137,19 +136,7 @@ def test_pairs_of_blocks_are_counted_as_they_are(name):
                 assert int(counted[b, i, j]) == int(block.sum()) or not real
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that anything makes."""
-
-    num = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
-        self.num = max([self.num, *sizes])
-        return out
-
-
-@pytest.mark.parametrize("name", ["chunked", "flash"])
+@pytest.mark.parametrize("name", ["chunked", "flex"])
 def test_no_tensor_grows_with_the_square_of_the_length(name, monkeypatch):
     monkeypatch.setattr(chunked, "BLOCK_SCORES", {"cpu": 1 << 14})
     largest = []
@@ -190,12 +177,10 @@ def test_what_cannot_be_is_refused(monkeypatch):
 def test_auto_takes_what_is_there(monkeypatch):
     half = torch.bfloat16
     assert backend_for("cpu", half) == "chunked"
-    for known, want in (
-        ({"flash_attn", "triton"}, "flash"),
-        ({"triton", "xformers"}, "flex"),
-        ((), "chunked"),
-    ):
-        monkeypatch.setattr(attention, "find_spec", lambda name, known=known: name in known or None)
+    for flash, triton, want in ((True, True, "flash"), (False, True, "flex"), (False, None, "chunked")):
+        monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda flash=flash: flash)
+        monkeypatch.setattr(attention, "find_spec", lambda name, triton=triton: triton)
         assert backend_for("cuda", half) == want
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(attention, "find_spec", lambda name: True)
     assert backend_for("cuda", torch.float32) == backend_for("cuda", half, bends=True) == "flex"

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from attention_cases import flex_from_mask, stand_in_flash, stand_in_xformers
+from attention_cases import Largest, flex_from_mask, stand_in_flash, stand_in_xformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from longcompress.llm import Example, attention
+from longcompress.llm import Example, attention, chunked, learned_places
 from longcompress.llm.attention_interface import PREFIX, masks
 
 from helpers import assert_close
@@ -115,6 +115,22 @@ def test_padded_rows_of_single_questions_need_no_mask():
     assert masks(reader.lm, left, None, None, "auto")["attention_mask"] is left
 
 
+@pytest.mark.parametrize("row_tokens", [0, 10_000])
+def test_nothing_in_a_step_grows_with_the_square_of_the_length(row_tokens, monkeypatch):
+    monkeypatch.setattr(chunked, "BLOCK_SCORES", {"cpu": 1 << 14})
+    largest = []
+    for num in (600, 1200):
+        reader = llm()
+        single = Example(video(4, num // 3, 2, budget=num), TURNS[:1])
+        for examples in ([Example(video(9, num, 3, budget=num), TURNS * 3), single], [single, EXAMPLES[1]]):
+            batch = reader.collate(examples, row_tokens=row_tokens)
+            batch["logits_to_keep"] = learned_places(batch["labels"])
+            with Largest() as mode:
+                reader(**batch)["loss"].backward()
+            largest.append(mode.num)
+    assert all(more < 2.4 * less for less, more in zip(largest[:2], largest[2:], strict=True))
+
+
 def test_a_softcap_is_kept():
     torch.manual_seed(3)
     config = Gemma2Config(
@@ -150,6 +166,7 @@ def test_what_a_model_cannot_do_is_said():
         reader(**batch)
     reader = llm()
     reader.lm.config.layer_types = ["full_attention", "chunked_attention"]
+    reader.lm.config.attention_chunk_size = 8
     with pytest.raises(ValueError, match=r"it has layers of chunked_attention; ask one question a video"):
         reader(**batch)
     reader.lm.config.layer_types, reader.lm.config.use_bidirectional_attention = None, "vision"
