@@ -12,7 +12,7 @@ from ._dispatch import can_wait
 from .pairs import Array, merge_pairs
 from .pool import Plan
 
-BLOCK = 256  # tokens, about; a segment of fewer than one and a half is merged whole
+BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
 KEEP = 4  # tokens of a block become one before the segment is merged whole
 
 
@@ -33,7 +33,7 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     """The tree of each segment: nodes that are each other's nearest merge, until `floor` groups are left.
 
     The cost of a merge is Ward's, wa wb / (wa + wb) |a - b|^2: what it adds to the squares around the groups'
-    means. A segment of 384 tokens or more first merges inside of blocks of about 256 neighbours, each to a
+    means. A segment of 480 tokens or more first merges inside of blocks of about 320 neighbours, each to a
     quarter; that leaves `blocked(n)` groups. Ties go to the lowest token. Same input, same tree, alone or
     packed. Worked on the CPU, whatever the device.
 
