@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..config import BudgetConfig, MemoryConfig, MergeConfig
 from ..kernels import State, after_rounds, attend, frame_novelty, start_state
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
-from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
+from .merging import Group, assignment_of, merge, merge_by_height, merge_segment, round_schedule, seat_order
 
-DATA = ("chunks", "segments_per_chunk", "num_rounds", "last", "num_frames", "memory", "duration_s")
+DATA = ("chunks", "segments_per_chunk", "num_rounds", "heights", "last", "num_frames", "memory", "duration_s")
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class MergeState:
         chunks: in time order.
         segments_per_chunk: segments of a full chunk.
         num_rounds: stream -> rounds that all its groups had beyond the configured tokens per segment.
+        heights: stream -> cost at which all its groups were cut (schedule "tree").
         last: stream -> (patches, d) metric of its last frame or window.
         num_frames: stream -> frames or windows so far.
         memory: stream -> state of its global tokens.
@@ -138,6 +139,7 @@ class MergeState:
     chunks: list[Chunk] = field(default_factory=list)
     segments_per_chunk: int = 1
     num_rounds: dict[str, int] = field(default_factory=dict)
+    heights: dict[str, float] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
     num_frames: dict[str, int] = field(default_factory=dict)
     memory: dict[str, State | Mean] = field(default_factory=dict)
@@ -187,9 +189,10 @@ class MergeState:
             first = self.num_frames.get(name, 0)
             self.num_frames[name] = first + len(encoded) // encoded.patches
             num_raw += len(encoded)
-            # as many rounds as the configuration allows, then as many as all older groups had
+            # as far as the configuration allows, then as far as all older groups
             group = seat_order(encoded, self.merge, first, self.keep_assignment)
-            group = merge_segment(group, name, self.merge, self.num_rounds.setdefault(name, 0))
+            further = self.num_rounds.setdefault(name, 0), self.heights.get(name)
+            group = merge_segment(group, name, self.merge, *further)
             self.global_memory.update(self.memory, name, group.tokens, encoded.summary)
             groups[name] = group
         # a chunk may take several segments, once the video is long
@@ -226,7 +229,11 @@ class MergeState:
         streams, assignment = {}, {}
         for name in names:
             at = [i for i, chunk in enumerate(chunks) if name in chunk.groups]
-            merged = merge([chunks[i].groups[name] for i in at], [keep[i, name] for i in at], self.merge)
+            groups, numbers = [chunks[i].groups[name] for i in at], [keep[i, name] for i in at]
+            if self.allocation.allocation == "height":
+                merged, _ = merge_by_height(groups, sum(numbers), self.merge)
+            else:
+                merged = merge(groups, numbers, self.merge)
             tokens = Tokens.join(group.tokens for group in merged)
             by_time = tokens.time_s.argsort(stable=True)
             streams[name] = tokens.take(by_time)
@@ -286,13 +293,19 @@ class MergeState:
                 self._run_round(name)
 
     def _run_round(self, stream: str) -> None:
-        """One more full round for every group of a stream."""
+        """One more full round for every group of a stream; of the tree, the cheapest quarter of all merges."""
         at, groups = zip(*self.groups(stream), strict=True)
-        further = round_schedule(self.merge)
-        keep = [after_rounds(len(g), further, rounds=1)[0] for g in groups]
-        for i, group in zip(at, merge(groups, keep, self.merge, further), strict=True):
+        if self.merge.schedule == "tree":
+            room = max(len(groups), 3 * self.num_tokens(stream) // 4)
+            merged, height = merge_by_height(groups, room, self.merge)
+            self.heights[stream] = max(height, self.heights.get(stream, 0.0))
+        else:
+            further = round_schedule(self.merge)
+            keep = [after_rounds(len(g), further, rounds=1)[0] for g in groups]
+            merged = merge(groups, keep, self.merge, further)
+            self.num_rounds[stream] += 1
+        for i, group in zip(at, merged, strict=True):
             self.chunks[i] = replace(self.chunks[i], groups=self.chunks[i].groups | {stream: group})
-        self.num_rounds[stream] += 1
 
     def _novelty(self, stream: str, encoded: Encoded) -> float:
         """Mean novelty of a segment's tokens against the frame (or window) before each."""
