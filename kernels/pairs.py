@@ -296,9 +296,9 @@ class _Run:
             while len(self.alive):
                 self.search()
                 self.merge()
-        made = slice(self.rows, self.num)
-        order = np.lexsort((self.key[made], self.height[made], self.part[made]))
-        part = self.part[made][order]
+        nodes = slice(self.rows, self.num)
+        order = np.lexsort((self.key[nodes], self.height[nodes], self.part[nodes]))
+        part = self.part[nodes][order]
         rank = np.arange(len(order)) - np.searchsorted(part, part)
         chosen = self.rows + order[rank < self.goals[part]] if len(order) else order
         number = np.full(self.num, NOBODY)

@@ -16,7 +16,6 @@ from ..config import MergeConfig
 from ..kernels import Plan, after_rounds, cut, cut_heights, extremes, medoid, plan, pool, tree
 from ..types import Encoded, Tokens
 
-
 Schedule = float | list[int] | Literal["tree"]
 
 
@@ -88,7 +87,8 @@ def merge(
 
 
 def merge_by_height(groups: Sequence[Group], room: int, config: MergeConfig) -> tuple[list[Group], float]:
-    """The groups of a stream with `room` tokens in all, cut where merging costs least; and the highest cost."""
+    """The groups of a stream with `room` tokens in all, cut where merging costs least; and the highest
+    cost."""
     if room >= sum(map(len, groups)):
         return list(groups), 0.0
     forest = tree(*packed(groups), weight=sizes(groups))

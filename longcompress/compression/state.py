@@ -226,14 +226,15 @@ class MergeState:
             chunks = join_pairs(chunks)
         # merge every group of a stream down to its part of the room, all groups in one plan
         keep = self._allocate(chunks, room)
+        by_height = self.allocation.allocation == "height"
         streams, assignment = {}, {}
         for name in names:
             at = [i for i, chunk in enumerate(chunks) if name in chunk.groups]
-            groups, numbers = [chunks[i].groups[name] for i in at], [keep[i, name] for i in at]
-            if self.allocation.allocation == "height":
-                merged, _ = merge_by_height(groups, sum(numbers), self.merge)
+            groups = [chunks[i].groups[name] for i in at]
+            if by_height:
+                merged, _ = merge_by_height(groups, keep[0, name], self.merge)
             else:
-                merged = merge(groups, numbers, self.merge)
+                merged = merge(groups, [keep[i, name] for i in at], self.merge)
             tokens = Tokens.join(group.tokens for group in merged)
             by_time = tokens.time_s.argsort(stable=True)
             streams[name] = tokens.take(by_time)
@@ -242,19 +243,21 @@ class MergeState:
         return CompressedVideo(streams, globals_, budget, self.duration_s, assignment)
 
     def _allocate(self, chunks: Sequence[Chunk], room: int) -> dict[tuple[int, str], int]:
-        """(chunk, stream) -> tokens to keep, `room` in all."""
-        weights, sizes, places = [], [], []
+        """(chunk, stream) -> tokens to keep, `room` in all; by height, (0, stream) -> those of all chunks."""
+        weights: dict[tuple[int, str], float] = {}
+        sizes: dict[tuple[int, str], int] = {}
+        groups: dict[tuple[int, str], int] = {}
         for i, chunk in enumerate(chunks):
             weight = chunk.novelty if self.allocation.allocation == "novelty" else float(chunk.num_segments)
             parts = {name: self.allocation.stream_weight(name) for name in stream_order(chunk.groups)}
             for name, part in parts.items():
-                weights.append(weight * part / sum(parts.values()))
-                sizes.append(len(chunk.groups[name]))
-                places.append((i, name))
-        if not places:
-            return {}
-        numbers = allocate(weights, max(room, len(sizes)), max_tokens=sizes)
-        return dict(zip(places, numbers, strict=True))
+                place = (0 if self.allocation.allocation == "height" else i, name)
+                weights[place] = weights.get(place, 0) + weight * part / sum(parts.values())
+                sizes[place] = sizes.get(place, 0) + len(chunk.groups[name])
+                groups[place] = groups.get(place, 0) + 1
+        room, num = max(room, sum(groups.values())), list(groups.values())
+        numbers = allocate(list(weights.values()), room, max_tokens=list(sizes.values()), min_tokens=num)
+        return dict(zip(weights, numbers, strict=True))
 
     def _level(self) -> None:
         """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each stream
@@ -293,7 +296,7 @@ class MergeState:
                 self._run_round(name)
 
     def _run_round(self, stream: str) -> None:
-        """One more full round for every group of a stream; of the tree, the cheapest quarter of all merges."""
+        """One more full round for every group of a stream; by the tree, the cheapest quarter."""
         at, groups = zip(*self.groups(stream), strict=True)
         if self.merge.schedule == "tree":
             room = max(len(groups), 3 * self.num_tokens(stream) // 4)
@@ -332,7 +335,7 @@ def check_budget(budget: int, min_tokens: int) -> None:
 
 
 def allocate(
-    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int = 1
+    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int | Sequence[int] = 1
 ) -> list[int]:
     """`total` dealt out in proportion to `weights` by largest remainder.
 
@@ -340,7 +343,7 @@ def allocate(
         weights: >= 0; all zero counts as all equal.
         total: what is dealt out.
         max_tokens: no part gets more than this.
-        min_tokens: nor less than this (or its max_tokens).
+        min_tokens: nor less than this (or its max_tokens), one number or one for each.
 
     Returns:
         Whole numbers that sum to exactly min(total, sum(max_tokens)); equal remainders go to the lower index.
@@ -351,7 +354,8 @@ def allocate(
     num = len(weights)
     if len(max_tokens) != num:
         raise ValueError(f"max_tokens must have {num} entries like weights, got {len(max_tokens)}")
-    floor = [min(min_tokens, m) for m in max_tokens]
+    lowest = [min_tokens] * num if isinstance(min_tokens, int) else min_tokens
+    floor = [min(low, high) for low, high in zip(lowest, max_tokens, strict=True)]
     if total < sum(floor):
         raise ValueError(
             f"total must be at least {sum(floor)} to give each of {num} parts {min_tokens}, got {total}"

@@ -219,9 +219,9 @@ def test_a_segment_is_planned_alone_as_in_a_pack(dtype):
         mine = slice(at, at + n)
         alone = plan(metric[mine], offsets_of([n]), int(keep[s]), weight=weight[mine], schedule="tree")
         assert torch.equal(packed.group[mine] - packed.offsets[s], alone.group)
-        one = tree(metric[mine], offsets_of([n]), weight=weight[mine])
-        assert torch.equal(one.height[:n], forest.height[mine])
-        assert_same(cut(one, int(keep[s])), alone)
+        single = tree(metric[mine], offsets_of([n]), weight=weight[mine])
+        assert torch.equal(single.height[:n], forest.height[mine])
+        assert_same(cut(single, int(keep[s])), alone)
         at += n
 
 
