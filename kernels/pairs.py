@@ -119,6 +119,7 @@ class _Run:
         self.floor = np.zeros(len(sizes))  # nothing of a part can merge below it any more
         self.sizes = np.where(self.goals > 0, sizes, 0)
         self.alive = np.flatnonzero(self.goals[self.part[:rows]] > 0)
+        self.light = bool((weight == 0).any())
         self.raw = bool((weight == 1).all())  # then halving every cost changes no order and no rounding
         size = max(TILE, SIDE * int(_side(self.sizes.max(initial=1))))
         self.costs, self.spare = (torch.from_numpy(np.empty(size, x.dtype)) for _ in range(2))
@@ -165,7 +166,8 @@ class _Run:
         used = (row < end).ravel()
         row = looking.take(np.minimum(row, end - 1))
         own, row = row - first, self.alive.take(row)
-        a, b = torch.from_numpy(self.x.take(row, 0)), torch.from_numpy(self.x.take(column, 0))
+        b = torch.from_numpy(self.x.take(column, 0))
+        a = b if np.array_equal(row, column) else torch.from_numpy(self.x.take(row, 0))
         square = self.square.take(row)[..., None], self.square.take(column)[:, None]
         costs = self.costs[: len(tasks) * rows * columns].view(-1, rows, columns)
         torch.add(*map(torch.from_numpy, square), out=costs)
@@ -184,10 +186,9 @@ class _Run:
         flat = values.reshape(-1)
         flat[start + own.ravel()] = np.inf
         best = values.argmin(axis=1)
-        light = np.flatnonzero(self.weight.take(row) == 0)
-        best[light] = (
-            own.take(light) == 0
-        )  # without weight all are equally near; columns beyond the part are NaN
+        if self.light:  # without weight all are equally near, and columns beyond the part are NaN
+            at_zero = np.flatnonzero(self.weight.take(row) == 0)
+            best[at_zero] = own.take(at_zero) == 0
         row = row.ravel()[used]
         self.near_cost[row] = flat[start + best][used] * (0.5 if self.raw else 1)
         best = best.reshape(-1, rows) + np.arange(0, column.size, columns)[:, None]

@@ -12,7 +12,7 @@ from ._dispatch import can_wait
 from .pairs import Array, merge_pairs
 from .pool import Plan
 
-BLOCK = 256  # tokens, about; a segment of fewer than one and a half is merged whole
+BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
 KEEP = 4  # tokens of a block become one before the segment is merged whole
 
 
@@ -33,7 +33,7 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     """The tree of each segment: nodes that are each other's nearest merge, until `floor` groups are left.
 
     The cost of a merge is Ward's, wa wb / (wa + wb) |a - b|^2: what it adds to the squares around the groups'
-    means. A segment of 384 tokens or more first merges inside of blocks of about 256 neighbours, each to a
+    means. A segment of 480 tokens or more first merges inside of blocks of about 320 neighbours, each to a
     quarter; that leaves `blocked(n)` groups. Ties go to the lowest token. Same input, same tree, alone or
     packed. Worked on the CPU, whatever the device.
 
@@ -57,6 +57,16 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     )
 
 
+def cut_heights(tree: Tree) -> Tensor:
+    """(I,) float64 heights of the merges, each no lower than those before it in its segment."""
+    heights, at = tree.height.cpu().numpy()[len(tree.weight) :].copy(), tree.offsets.tolist()
+    first = 0
+    for num in _merges(tree.parent.cpu().numpy(), at).tolist():
+        np.maximum.accumulate(heights[first : first + num], out=heights[first : first + num])
+        first += num
+    return torch.from_numpy(heights).to(tree.height.device)
+
+
 def cut(
     tree: Tree, keep: int | Tensor | None = None, *, total: int | None = None, across: bool = False
 ) -> Plan:
@@ -76,11 +86,9 @@ def cut(
         raise ValueError("cut reads values: call it outside of torch.compile and of a captured CUDA graph")
     if (keep is None) == (total is None) or across != (total is not None):
         raise ValueError(f"cut needs keep, or total with across=True, got {keep=}, {total=}, {across=}")
-    parent, height, at = tree.parent.cpu().numpy(), tree.height.cpu().numpy(), tree.offsets.tolist()
-    num = at[-1]
-    tops = np.unique(_tops(parent)[:num], return_index=True)[1]  # the lowest token of each
-    roots = np.diff(np.searchsorted(np.sort(tops), at))
-    merges = np.diff(at) - roots  # of each segment
+    parent, at = tree.parent.cpu().numpy(), tree.offsets.tolist()
+    num, merges = at[-1], _merges(parent, at)
+    roots = np.diff(at) - merges
     segment = np.repeat(np.arange(len(merges)), merges)
     first = np.cumsum(merges) - merges
     if keep is not None:
@@ -97,10 +105,7 @@ def cut(
             raise ValueError(
                 f"total must be a whole number >= {roots.sum()}, the groups the tree stops at, got {total!r}"
             )
-        steps = height[num:].copy()
-        for a, b in pairwise([*first.tolist(), len(steps)]):
-            np.maximum.accumulate(steps[a:b], out=steps[a:b])
-        lowest = steps.argsort(kind="stable")[: max(0, num - total)]
+        lowest = cut_heights(tree).cpu().numpy().argsort(kind="stable")[: max(0, num - total)]
         taken = np.bincount(segment[lowest], minlength=len(merges))
     late = np.arange(len(segment)) - first[segment] >= taken[segment]
     cleared = np.concatenate([np.zeros(num, bool), late])
@@ -175,6 +180,13 @@ def _grow(x: Array, weight: Array, at: list[int], keep: list[int]) -> tuple[Arra
     parent = np.full(num + len(nodes), -1)
     parent[number[children[nodes - num]]] = number[nodes][:, None]
     return parent, np.concatenate([height[:num], height[nodes]])
+
+
+def _merges(parent: Array, at: list[int]) -> Array:
+    """Merges of each segment."""
+    lowest = np.unique(_tops(parent)[: at[-1]], return_index=True)[1]  # token of each root
+    roots: Array = np.diff(np.searchsorted(np.sort(lowest), at))
+    return np.diff(at) - roots
 
 
 def _tops(parent: Array) -> Array:

@@ -209,7 +209,8 @@ class MergeConfig:
     """How the tokens of a segment are merged.
 
     Attributes:
-        schedule: share of tokens that merge in a round, or pairs per round (published presets).
+        schedule: share of tokens that merge in a round, or pairs per round (published presets), or "tree":
+            Ward's tree, cut where it must be (`kernels.tree`).
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
         layout: frames lie "patch"-major (all times of a patch, then the next patch) or "frame"-major.
@@ -221,7 +222,7 @@ class MergeConfig:
             the tokens that merged last (of equals the nearest to the mean).
     """
 
-    schedule: float | list[int] = 0.25
+    schedule: float | list[int] | Literal["tree"] = 0.25
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
@@ -232,10 +233,13 @@ class MergeConfig:
     def __post_init__(self) -> None:
         rounds = self.schedule if isinstance(self.schedule, list) else []
         is_share = isinstance(self.schedule, float) and 0 < self.schedule <= 0.5
-        if not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
-            raise ValueError(
-                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {self.schedule}"
-            )
+        if self.schedule == "tree":
+            if (self.score, self.order) != ("ward", "seat"):
+                got = f"{self.score!r} and {self.order!r}"
+                raise ValueError(f"schedule 'tree' needs score 'ward' and order 'seat', got {got}")
+        elif not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
+            need = "a fraction in (0, 0.5], a list of pairs a round, or 'tree'"
+            raise ValueError(f"schedule must be {need}, got {self.schedule}")
         if any(num < 1 for num in self.tokens_per_segment.values()):
             raise ValueError(
                 f"tokens_per_segment must be >= 1 for each stream, got {self.tokens_per_segment}"
@@ -277,13 +281,14 @@ class BudgetConfig:
 
     Attributes:
         tokens: budget of a memory unless the user gives another.
-        allocation: "even" over time, or by "novelty".
+        allocation: "even" over time, by "novelty", or by "height": within each stream where merging would
+            cost most (a stream has as many tokens as by "even").
         stream_weights: stream -> its relative weight within a segment; "*" for the other streams.
         buffer_ratio: tokens buffered while streaming are at most this many times the budget.
     """
 
     tokens: int = 4096
-    allocation: Literal["even", "novelty"] = "even"
+    allocation: Literal["even", "novelty", "height"] = "even"
     stream_weights: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
     buffer_ratio: float = 4.0
 
