@@ -37,6 +37,7 @@ def plan(
     score: Score = "ward",
     order: Order = "seat",
     precision: Precision = "exact",
+    check: bool = True,
 ) -> Plan:
     """Which tokens of each segment become one, so that exactly min(keep, n) groups are left.
 
@@ -63,6 +64,8 @@ def plan(
         precision: "exact" decides in float32; "fast" lets the Triton kernels take scores from float16
             products, whose partners may be worse by 5e-4 of |a||b| (the torch path stays exact). In a video
             that hardly moves that can be twice the cost of the best.
+        check: look for values that aren't finite, for which a GPU is waited. Without it they give some plan
+            (the tree always looks).
 
     Returns:
         Plan whose groups of a segment come in seat order (or `order="reference"`).
@@ -74,7 +77,7 @@ def plan(
     A ValueError names the segment of a value that is not finite.
     """
     if torch.compiler.is_compiling():
-        return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
+        return _plan_in_graph(metric, offsets, keep, weight, schedule, check, score, order, precision)
     at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
     limits = limits_of(keep, len(at) - 1)
     if schedule == "tree":
@@ -83,7 +86,8 @@ def plan(
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
-        check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        if check:
+            check_values(torch.isfinite(metric).all(dim=1), weight, at)
         return plan_reference(metric, at, limits, weight, schedule, score, order)
     from .gpu.plan import plan_triton
 
@@ -92,7 +96,7 @@ def plan(
         metric.detach().float(), weight, lengths, tuple(limits), schedule, ward=score == "ward",
         reference=order == "reference", fast=precision == "fast", capturing=not can_wait(metric),
     )  # fmt: skip
-    if can_wait(metric):  # only now, when everything is launched
+    if check and can_wait(metric):  # only now, when everything is launched
         check_row(int(bad), at)
     return Plan(*planned)
 
@@ -295,6 +299,7 @@ def _plan_in_graph(
     keep: int | Tensor,
     weight: Tensor | None,
     schedule: Schedule,
+    check: bool,
     *names: str,
 ) -> Plan:
     """`plan` where torch traces; `names` are score, order and precision."""
@@ -303,7 +308,7 @@ def _plan_in_graph(
     fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, [])
     if not isinstance(schedule, float | int | str):
         pairs = list(schedule)
-    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
+    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, check, *names))
 
 
 def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
@@ -315,16 +320,16 @@ def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 @operator(
     "longcompress_plan::plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, "
-    "int[] pairs, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    "int[] pairs, bool check, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
     _plan_fake,
     torch.Tag.cudagraph_unsafe,  # it reads offsets, and launches differ from call to call
 )
 def _plan_operator(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: Any, order: Any, precision: Any,
+    check: bool, score: Any, order: Any, precision: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
         metric, offsets, keep, weight=weight, schedule=pairs or fraction or "tree", score=score, order=order,
-        precision=precision,
+        precision=precision, check=check,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own

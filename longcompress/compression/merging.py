@@ -112,6 +112,8 @@ def sizes(groups: Sequence[Group]) -> Tensor:
 def apply(groups: Sequence[Group], planned: Plan, config: MergeConfig) -> list[Group]:
     """The groups as a plan of all their tokens merges them, in a single pass over x."""
     tokens, (metric, offsets) = Tokens.join(group.tokens for group in groups), packed(groups)
+    # rows of each group before and after merging, read before more is launched on a GPU
+    starts, ends, out = offsets.tolist(), planned.offsets.tolist(), []
     metric, near = pool(metric, planned), None
     if config.needs_medoids:
         near = torch.cat([group.metric if group.near is None else group.near for group in groups])
@@ -121,8 +123,6 @@ def apply(groups: Sequence[Group], planned: Plan, config: MergeConfig) -> list[G
         near = near[chosen]
     else:
         tokens = pool_tokens(tokens, planned)
-    # rows of each group before (starts) and after (ends) merging
-    starts, ends, out = offsets.tolist(), planned.offsets.tolist(), []
     for i, group in enumerate(groups):
         rows = slice(ends[i], ends[i + 1])
         member = group.member

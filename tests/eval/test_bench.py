@@ -534,7 +534,7 @@ class TestGpuReport:
         code = (
             f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
             "from longcompress.eval.bench import gpu_report\nfrom pathlib import Path\n"
-            "for name in ('device', 'profile', 'operations-bf16', 'encoder'):\n"
+            "for name in ('device', 'profile', 'operations-bf16', 'encoder', 'ncu'):\n"
             "    assert gpu_report.SECTIONS[name][1](Path(sys.argv[1]), 'cpu') == 0, name"
         )
         done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
@@ -555,6 +555,18 @@ class TestGpuReport:
         assert attention.time_attention(tmp_path, "cpu") == 1
         figures = json.loads((tmp_path / "attention.json").read_text())
         assert figures["chunked"]["state"] == "failed: an error is above -1.0"
+
+    @pytest.mark.parametrize(("section", "work"), [("ncu", "large merge"), ("racecheck", "small merge")])
+    def test_tools_of_cuda_get_a_merge_to_look_into(self, tmp_path, monkeypatch, section, work):
+        for tool in ("ncu", "compute-sanitizer"):
+            stub = tmp_path / tool
+            stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$(dirname "$0")/words"\nexit 3\n')
+            stub.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        assert gpu_report.SECTIONS[section][1](tmp_path, "cuda") == 3
+        words = (tmp_path / "words").read_text().splitlines()
+        assert words[-2:] == ["--section", work] and work in gpu_report.WORK
+        assert (f"{tmp_path}/ncu" if section == "ncu" else "racecheck") in words
 
     def test_a_section_that_fails_leaves_the_others(self, tmp_path, monkeypatch):
         monkeypatch.setitem(gpu_report.SECTIONS, "profile", (0.1, gpu_report.profile_kernels))

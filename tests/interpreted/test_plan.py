@@ -230,6 +230,17 @@ def test_the_values_are_read_once_after_everything_is_launched(monkeypatch):
     assert happened == ["start_kernel", "tail_kernel", "finish_kernel", "read"]
 
 
+def test_unchecked_nothing_is_read(monkeypatch):
+    metric, offsets = normal(40, 8, seed=3), offsets_of([25, 15])
+    want = plan(metric, offsets, 4)
+    for name in ("__int__", "__bool__", "item"):
+        monkeypatch.setattr(torch.Tensor, name, lambda _: pytest.fail("read"))
+    assert torch.equal(plan(metric, offsets, 4, check=False).group, want.group)
+    metric[7, 3] = torch.nan
+    group = plan(metric, offsets, 4, check=False).group.tolist()
+    assert set(group) == set(range(8))
+
+
 def test_half_precision_is_planned_in_float32():
     metric = normal(50, 8, seed=13, dtype=torch.bfloat16)
     got = plan(metric, offsets_of([50]), 7)
