@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from longcompress.compression.segmenter import Segmenter
-from longcompress.compression.state import GlobalMemory, MergeState
+from longcompress.compression.state import STATE_CLASSES, GlobalMemory, MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
+from longcompress.serialize import pack, unpack
 from longcompress.types import Encoded, Segment, Tokens
 
 from helpers import assert_same_video
@@ -116,11 +117,24 @@ def test_a_state_goes_on_from_its_data(merging):
     for k, segment in enumerate(segments):
         whole.add(segment)
         if k == 15:
-            twin.set_state(whole.copy().state())
+            twin.set_state(unpack(pack(whole.state(), STATE_CLASSES), STATE_CLASSES))
         elif k > 15:
             twin.add(segment)
+    assert set(whole.heights) == ({"video", "audio"} if "schedule" in merging else set())  # it was full
     assert_same_video(whole.compress(20), twin.compress(20))
     assert_same_video(whole.copy().compress(20), twin.compress(20))
+
+
+@pytest.mark.parametrize("schedule", [0.25, "tree"])
+def test_by_height_a_smaller_budget_joins_tokens_of_a_larger(schedule):
+    state = fill(empty_state(kind="none", keep_assignment=True, schedule=schedule, allocation="height"), 100)
+    finer = state.compress(64).assignment
+    for budget in range(63, state.num_groups - 1, -1):
+        coarser = state.compress(budget).assignment
+        for name in WIDTHS:
+            pairs = torch.stack([finer[name], coarser[name]], 1).unique(dim=0)
+            assert len(pairs) == int(finer[name].max()) + 1
+        finer = coarser
 
 
 @pytest.mark.slow
