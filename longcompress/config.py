@@ -282,7 +282,7 @@ class BudgetConfig:
     Attributes:
         tokens: budget of a memory unless the user gives another.
         allocation: "even" over time, by "novelty", or by "height": within each stream where merging would
-            cost most (a stream has as many tokens as by "even").
+            cost most (a stream has about as many tokens as by "even").
         stream_weights: stream -> its relative weight within a segment; "*" for the other streams.
         buffer_ratio: tokens buffered while streaming are at most this many times the budget.
     """
