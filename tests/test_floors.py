@@ -119,7 +119,10 @@ HOMES = {
     "ray": ("train/shards/ray.py",),
     "lmms_eval": ("eval/lmms/*",),
     "pycocoevalcap": ("eval/metrics/*",),
-    "scipy": ("eval/metrics/*",),
+    "scipy": (
+        "eval/metrics/*",
+        "eval/runner/merge_quality.py",
+    ),
     "rich": ("longcompress/cli/*",),
     "packaging": ("longcompress/cli/doctor.py",),
 }
