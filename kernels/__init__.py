@@ -22,9 +22,12 @@ else:
     from .metric import frame_novelty, head_mean, head_mean_reference, novelty, novelty_reference
     from .plan import after_rounds, plan, plan_reference
     from .pool import Plan, extremes, pool, pool_reference, unpool
+    from .tree import Tree, blocked, cut, cut_heights, tree
 
     __all__ = [
-        "Plan", "State", "after_rounds", "attend", "attend_reference", "extremes", "frame_novelty",
-        "head_mean", "head_mean_reference", "medoid", "medoid_reference", "novelty", "novelty_reference",
-        "plan", "plan_reference", "pool", "pool_reference", "start_state", "unpool",
+        "Plan", "State", "Tree", "after_rounds", "attend", "attend_reference", "blocked", "cut",
+        "cut_heights", "extremes",
+        "frame_novelty", "head_mean", "head_mean_reference", "medoid", "medoid_reference", "novelty",
+        "novelty_reference", "plan", "plan_reference", "pool", "pool_reference", "start_state", "tree",
+        "unpool",
     ]  # fmt: skip

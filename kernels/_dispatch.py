@@ -28,7 +28,8 @@ def use_triton(op: str, x: Tensor) -> bool:
 
     The environment variable LONGCOMPRESS_TRITON=0 sends everything to the torch reference.
     """
-    precise = x.dtype == torch.float64 and op == "pool" and x.shape[1] <= NARROW  # times
+    times = op == "extremes" or (op == "pool" and x.shape[1] <= NARROW)
+    precise = x.dtype == torch.float64 and times
     if os.environ.get("LONGCOMPRESS_TRITON") == "0" or not (x.dtype in TRITON_DTYPES or precise):
         return False
     if not (_is_capable(x.device.index) if x.is_cuda else os.environ.get("TRITON_INTERPRET") == "1"):
@@ -59,6 +60,12 @@ def on_its_device(launch: Callable[Concatenate[Tensor, P], R]) -> Callable[Conca
             return launch(x, *args, **options)
 
     return guarded
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x side by side from a multiple of 16 bytes on: Triton compiles a kernel again for what isn't."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 def operator(

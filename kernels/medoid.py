@@ -37,9 +37,7 @@ def medoid(metric: Tensor, plan: Plan, *, center: Tensor | None = None) -> Tenso
     if use_triton("medoid", metric):
         from .gpu.medoid import medoid_triton
 
-        group = plan.group.long()
-        share = shares_of(group, plan.weight, plan.mass, torch.float64)
-        return medoid_triton(metric.detach(), group, share, len(plan.mass), center)
+        return medoid_triton(metric.detach(), *plan[:3], center)
     return medoid_reference(metric, plan, center=center)
 
 

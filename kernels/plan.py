@@ -5,19 +5,20 @@ arXiv 2404.03384) uses it per segment; the Ward score, gentle rounds and seat or
 A *seat* is a token's position in its segment in the current round.
 """
 
-from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ._dispatch import can_wait, check_offsets, one_device, operator, use_triton
+from ._checks import check_row, check_tokens, check_values, limits_of
+from ._dispatch import can_wait, operator, use_triton
 from .pool import Plan, means_of, shares_of
+from .seats import Order, Rounds, num_pairs, targets
+from .tree import plan_tree
 
-Schedule = float | Sequence[int]
+Schedule = Rounds | Literal["tree"]
 Score = Literal["ward", "cosine"]
-Order = Literal["seat", "reference"]
 Precision = Literal["exact", "fast"]
 
 # Tokens. From here a segment's similarities fill the cache, so one buffer serves all segments.
@@ -36,6 +37,7 @@ def plan(
     score: Score = "ward",
     order: Order = "seat",
     precision: Precision = "exact",
+    check: bool = True,
 ) -> Plan:
     """Which tokens of each segment become one, so that exactly min(keep, n) groups are left.
 
@@ -54,12 +56,16 @@ def plan(
         weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector);
             None: 1.
         schedule: fraction of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
-            repeats).
+            repeats); "tree": no rounds, but the cut of `tree` at `keep`, on the CPU (score "ward", order
+            "seat", by which groups then come by their lowest tokens). Its plans nest for every keep.
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
         order: "seat", or "reference" (the order of ToMe and LongVLM): between rounds and in the result,
             first the unmerged even tokens by falling score, then the odd ones.
-        precision: "exact" decides in float32; "fast" lets the Triton kernels take scores from bfloat16
-            products, whose partners may be worse by 4e-3 of |a||b| (the torch path stays exact).
+        precision: "exact" decides in float32; "fast" lets the Triton kernels take scores from float16
+            products, whose partners may be worse by 5e-4 of |a||b| (the torch path stays exact). In a video
+            that hardly moves that can be twice the cost of the best.
+        check: look for values that aren't finite, for which a GPU is waited. Without it they give some plan
+            (the tree always looks).
 
     Returns:
         Plan whose groups of a segment come in seat order (or `order="reference"`).
@@ -71,33 +77,28 @@ def plan(
     A ValueError names the segment of a value that is not finite.
     """
     if torch.compiler.is_compiling():
-        return _plan_in_graph(metric, offsets, keep, weight, schedule, score, order, precision)
+        return _plan_in_graph(metric, offsets, keep, weight, schedule, check, score, order, precision)
     at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
-    limits = _limits_of(keep, len(at) - 1)
+    limits = limits_of(keep, len(at) - 1)
+    if schedule == "tree":
+        check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        return plan_tree(metric, at, limits, weight)
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
-        _check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        if check:
+            check_values(torch.isfinite(metric).all(dim=1), weight, at)
         return plan_reference(metric, at, limits, weight, schedule, score, order)
-    from .gpu import plan as gpu
-    from .gpu.plan_layout import layout_of
+    from .gpu.plan import plan_triton
 
-    # The layout comes first: while a graph is captured it may refuse, and then nothing was launched.
-    capturing = not can_wait(metric)
     lengths = tuple(b - a for a, b in pairwise(at))
-    layout = layout_of(lengths, tuple(limits), schedule, gpu.TAIL, metric.device, capturing=capturing)
-    metric = metric.detach().float().contiguous()
-    if weight is None:
-        weight = torch.ones(len(metric), device=metric.device)
-    weight = weight.detach().float().contiguous()
-    measured = gpu.measure(metric, weight, score == "ward")
-    if not capturing:
-        _check_values(torch.isfinite(measured[0]), weight, at)
-    group, mass, starts = gpu.plan_triton(
-        metric, weight, measured, layout,
-        ward=score == "ward", reference=order == "reference", fast=precision == "fast",
+    *planned, bad = plan_triton(
+        metric.detach().float(), weight, lengths, tuple(limits), schedule, ward=score == "ward",
+        reference=order == "reference", fast=precision == "fast", capturing=not can_wait(metric),
     )  # fmt: skip
-    return Plan(group, weight, mass, starts)
+    if check and can_wait(metric):  # only now, when everything is launched
+        check_row(int(bad), at)
+    return Plan(*planned)
 
 
 def after_rounds(
@@ -107,7 +108,7 @@ def after_rounds(
     number). A round merges the fraction `schedule`; none is run that would leave fewer than `min_tokens`."""
     done = 0
     while num_tokens > 1 and (rounds is None or done < rounds):
-        left = num_tokens - _num_pairs(num_tokens, schedule, done)
+        left = num_tokens - num_pairs(num_tokens, schedule, done)
         if left < min_tokens:
             break
         num_tokens, done = left, done + 1
@@ -115,7 +116,7 @@ def after_rounds(
 
 
 def plan_reference(
-    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Schedule, score: Score,
+    metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None, schedule: Rounds, score: Score,
     order: Order,
 ) -> Plan:  # fmt: skip
     """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
@@ -142,7 +143,7 @@ def plan_reference(
 
 
 def _run_rounds(
-    x: Tensor, w: Tensor, keep: list[int], schedule: Schedule, score: Score, order: Order
+    x: Tensor, w: Tensor, keep: list[int], schedule: Rounds, score: Score, order: Order
 ) -> Tensor:
     """(S, n) int64: the group of each token of a segment, from metric x (S, n, d) and weights w (S, n)."""
     num_segments, n = w.shape
@@ -154,12 +155,12 @@ def _run_rounds(
     done = 0
     while active:
         n = x.shape[1]
-        full = _num_pairs(n, schedule, done)
+        full = num_pairs(n, schedule, done)
         pairs = torch.tensor([min(full, n - keep[s]) for s in active], device=w.device)
 
         # Match, and compose the map: a raw token is where its token of this round goes.
         best, partner = best_partner(x, w, score)
-        target = _targets(best, partner, pairs, n, order)  # (active, n)
+        target = targets(best, partner, pairs, n, order)  # (active, n)
         rows = torch.tensor(active, device=w.device)
         group[rows] = target.gather(1, group[rows])
 
@@ -183,29 +184,6 @@ def _select(rows: list[int], num: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
     return tuple(tensor[index] for tensor in tensors)
-
-
-def _targets(best: Tensor, partner: Tensor, pairs: Tensor, n: int, order: Order) -> Tensor:
-    """(S, n) int64 seat of each token after the best `pairs` (S,) even seats joined their partners."""
-    num_segments, num_even = best.shape
-    # rank of each even seat by falling score; the sort is stable, so ties go to the lowest seat
-    rank = best.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)
-    merges = rank < pairs[:, None]
-    target = torch.empty(num_segments, n, dtype=torch.int64, device=best.device)
-    if order == "reference":
-        # the unmerged even tokens by rank, then all odd ones
-        left = num_even - pairs[:, None]
-        target[:, 1::2] = left + torch.arange(n // 2, device=best.device)
-        target[:, 0::2] = torch.where(merges, left + partner, rank - pairs[:, None])
-        return target
-    # seats close up: a token that stays has as many before it as stay there
-    stays = torch.ones_like(target)
-    stays[:, 0::2] = (~merges).long()
-    seat = stays.cumsum(1) - 1
-    # an odd token always stays; an even one that merges goes where its partner is
-    target[:, 1::2] = seat[:, 1::2]
-    target[:, 0::2] = torch.where(merges, seat.gather(1, 2 * partner + 1), seat[:, 0::2])
-    return target
 
 
 def _merge(x: Tensor, w: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
@@ -286,47 +264,23 @@ def _factors(x: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     return even.contiguous(), odd.contiguous()
 
 
-def _num_pairs(n: int, schedule: Schedule, done: int) -> int:
-    """Pairs that a full round over n tokens merges, after `done` rounds."""
-    if isinstance(schedule, float | int):
-        return min(max(1, int(schedule * n)), n // 2)
-    return min(max(1, schedule[min(done, len(schedule) - 1)]), n // 2)
-
-
-def _limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
-    """`keep` as a number for each segment."""
-    if isinstance(keep, Tensor):
-        fits = keep.shape == (num_segments,) and not keep.is_floating_point()
-        got = f"{tuple(keep.shape)} {keep.dtype}"
-    else:
-        fits, got = isinstance(keep, int) and not isinstance(keep, bool), repr(keep)
-    if not fits:
-        raise ValueError(f"keep must be one integer or (S,) = ({num_segments},) integers, got {got}")
-    if isinstance(keep, Tensor) and not can_wait(keep):
-        raise ValueError(
-            "keep must be on the CPU while a CUDA graph is captured: it decides what is launched"
-        )
-    limits: list[int] = keep.tolist() if isinstance(keep, Tensor) else [keep] * num_segments
-    if any(k < 1 for k in limits):
-        raise ValueError(f"keep must be >= 1 for every segment, got {min(limits)}")
-    return limits
-
-
 def _check_arguments(
     metric: Tensor, offsets: Tensor, weight: Tensor | None, schedule: Schedule, score: str, order: str,
     precision: str,
 ) -> list[int]:  # fmt: skip
     """`offsets` as a list, or ValueError for an argument of `plan` that is out of shape or range."""
-    if metric.dim() != 2 or not metric.is_floating_point():
-        raise ValueError(f"metric must be (N, d) float, got {tuple(metric.shape)} {metric.dtype}")
-    one_device(metric=metric, weight=weight)
-    at = check_offsets(offsets, metric.shape[0])
-    if weight is not None and weight.shape != metric.shape[:1]:
-        raise ValueError(f"weight must be (N,) = ({metric.shape[0]},) like metric, got {tuple(weight.shape)}")
-    if isinstance(schedule, float | int):
+    at = check_tokens(metric, offsets, weight)
+    if schedule == "tree":
+        if (score, order) != ("ward", "seat"):
+            raise ValueError(
+                f"schedule 'tree' needs score 'ward' and order 'seat', got {score!r} and {order!r}"
+            )
+    elif isinstance(schedule, float | int):
         if not 0 < schedule <= 0.5:
             need = "a fraction in (0, 0.5] or a list of pairs a round"
             raise ValueError(f"schedule must be {need}, got {schedule}")
+    elif isinstance(schedule, str):
+        raise ValueError(f"schedule must be a fraction, a list of pairs a round, or 'tree', got {schedule!r}")
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
     names = {"score": (score, Score), "order": (order, Order), "precision": (precision, Precision)}
@@ -334,18 +288,6 @@ def _check_arguments(
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
     return at
-
-
-def _check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
-    """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
-    if weight is not None:
-        finite = finite & torch.isfinite(weight) & (weight >= 0)
-    if bool(finite.all()):
-        return
-    row = int((~finite).nonzero()[0, 0])
-    segment = next(s for s in range(len(at) - 1) if at[s] <= row < at[s + 1])
-    rule = "metric must be finite and weight finite and >= 0"
-    raise ValueError(f"{rule}, but token {row} (segment {segment}) is not; check the encoder's output there")
 
 
 # --- `plan` as one operator, for graphs that are compiled or exported: its checks run when it runs
@@ -357,13 +299,16 @@ def _plan_in_graph(
     keep: int | Tensor,
     weight: Tensor | None,
     schedule: Schedule,
+    check: bool,
     *names: str,
 ) -> Plan:
     """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
-    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, list(schedule))
-    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, *names))
+    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, [])
+    if not isinstance(schedule, float | int | str):
+        pairs = list(schedule)
+    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, check, *names))
 
 
 def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
@@ -375,16 +320,16 @@ def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 @operator(
     "longcompress_plan::plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, "
-    "int[] pairs, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    "int[] pairs, bool check, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
     _plan_fake,
     torch.Tag.cudagraph_unsafe,  # it reads offsets, and launches differ from call to call
 )
 def _plan_operator(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    score: Any, order: Any, precision: Any,
+    check: bool, score: Any, order: Any, precision: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction, score=score, order=order,
-        precision=precision,
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction or "tree", score=score, order=order,
+        precision=precision, check=check,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own

@@ -30,12 +30,12 @@ def pool(x: Tensor, plan: Plan) -> Tensor:
     if num != len(x):
         raise ValueError(f"plan is for {num} tokens, x has {len(x)}: (N, C) = {tuple(x.shape)}")
     one_device(x=x, **plan._asdict())
-    return _Pool.apply(x, *plan, use_triton("pool", x))
+    return _Pool.apply(x, *plan[:3], use_triton("pool", x))
 
 
 def pool_reference(x: Tensor, plan: Plan) -> Tensor:
     """What `pool` means, in plain torch: one gather-and-sum pass over x. Also the path on CPU."""
-    return _Pool.apply(x, *plan, False)
+    return _Pool.apply(x, *plan[:3], False)
 
 
 def unpool(y: Tensor, plan: Plan) -> Tensor:
@@ -45,6 +45,11 @@ def unpool(y: Tensor, plan: Plan) -> Tensor:
 
 def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """((M,), (M,)): the minimum of low (N,) and the maximum of high (N,) over the tokens of each group."""
+    if low.dtype == high.dtype and use_triton("extremes", low):
+        from .gpu.pool import extremes_triton
+
+        pair: tuple[Tensor, Tensor] = extremes_triton(low, high, plan.group, len(plan.mass))
+        return pair
     group, num = plan.group.long(), len(plan.mass)
     lowest = low.new_full((num,), torch.inf).scatter_reduce_(0, group, low, "amin")
     return lowest, high.new_full((num,), -torch.inf).scatter_reduce_(0, group, high, "amax")
@@ -52,29 +57,30 @@ def extremes(low: Tensor, high: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, group, weight, mass, starts, fused):  # type: ignore[no-untyped-def]
-        wide = torch.promote_types(x.dtype, torch.float32)
-        index = group.long()
-        share = shares_of(index, weight, mass, wide)
-        ctx.save_for_backward(index, share)
+    def forward(ctx, x, group, weight, mass, fused):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(group, weight, mass)
         ctx.dtype, ctx.fused = x.dtype, fused
         if fused:
             from .gpu.pool import means
 
-            return means(x, index, share, len(mass), starts)
+            return means(x, group, weight, mass)
+        wide, index = torch.promote_types(x.dtype, torch.float32), group.long()
+        share = shares_of(index, weight, mass, wide)
         return means_of(x.to(wide), index, share, len(mass)).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # type: ignore[no-untyped-def]
-        index, share = ctx.saved_tensors
+        group, weight, mass = ctx.saved_tensors
         if ctx.fused:
             from .gpu.pool import spread
 
-            dx = spread(dy, index, share)
+            dx = spread(dy, group, weight, mass)
         else:
-            dx = (dy.to(share.dtype)[index] * share[:, None]).to(ctx.dtype)
-        return dx, None, None, None, None, None
+            wide, index = torch.promote_types(ctx.dtype, torch.float32), group.long()
+            share = shares_of(index, weight, mass, wide)
+            dx = (dy.to(wide)[index] * share[:, None]).to(ctx.dtype)
+        return dx, None, None, None, None
 
 
 # The one arithmetic of weighted means, which planning and pooling share to the bit.

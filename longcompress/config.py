@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from .config_live import LiveConfig
+
 T = TypeVar("T")
 FORMAT = 2  # of a model's config
 MAX_MEDIA = {"rate_fps": 1000, "frames": 1_000_000, "threads": 1024}  # more than any video or machine has
@@ -36,7 +38,8 @@ class MediaConfig:
         frames_at: "ends" samples the first and the last frame too; "middles" samples the middle of each of
             `frames` equal parts, by frame numbers rounded as LongVLM's code does.
         size_px: frames are scaled to size_px x size_px.
-        fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and crops the centre.
+        fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and crops the centre; "pad"
+            scales the longer side and fills the rest with black (MMDuet).
         scaling: "bilinear", or "bicubic" as processors of transformers do.
         decode: "exact" gives the frame shown at each sampled time. "nonref" and "keyframe" decode fewer
             frames and give their true times.
@@ -55,7 +58,7 @@ class MediaConfig:
     frames: int = 0
     frames_at: Literal["ends", "middles"] = "ends"
     size_px: int = 224
-    fit: Literal["squash", "crop"] = "squash"
+    fit: Literal["squash", "crop", "pad"] = "squash"
     scaling: Literal["bilinear", "bicubic"] = "bilinear"
     decode: Literal["exact", "nonref", "keyframe"] = "exact"
     rate_hz: int = 16000
@@ -111,7 +114,8 @@ class VisionConfig:
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer. Stock models
             attend by PyTorch's then, whatever llm.attention is.
         tokens: "patches" of a hidden state; "class": CLIP's class token after its projection, not
-            normalised, one token a frame (VTimeLLM, LongVALE). `layer` has no effect on it.
+            normalised, one token a frame (VTimeLLM, LongVALE). `layer` has no effect on it. "projected":
+            patches behind the projector that lies beside the encoder, their grid scaled down (MMDuet).
     """
 
     base: str = ""
@@ -124,17 +128,17 @@ class VisionConfig:
     reuse_below: float = 0.0
     merge_per_layer: int = 0
     attention: str = "sdpa"
-    tokens: Literal["patches", "class"] = "patches"
+    tokens: Literal["patches", "class", "projected"] = "patches"
 
     def __post_init__(self) -> None:
         _positive(self, "metric_width", "batch_size")
         if self.merge_per_layer < 0:
             raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
         for name in ("merge_per_layer", "summary_layers"):
-            if self.tokens == "class" and getattr(self, name):
+            if self.tokens != "patches" and getattr(self, name):
                 raise ValueError(
-                    f'{name} must be 0 with tokens "class", which are of the last layer alone, got '
-                    f'{getattr(self, name)}; use tokens "patches"'
+                    f'{name} must be 0 with tokens "{self.tokens}", got {getattr(self, name)}; use tokens '
+                    '"patches"'
                 )
 
 
@@ -205,7 +209,8 @@ class MergeConfig:
     """How the tokens of a segment are merged.
 
     Attributes:
-        schedule: share of tokens that merge in a round, or pairs per round (published presets).
+        schedule: share of tokens that merge in a round, or pairs per round (published presets), or "tree":
+            Ward's tree, cut where it must be (`kernels.tree`).
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
         layout: frames lie "patch"-major (all times of a patch, then the next patch) or "frame"-major.
@@ -217,7 +222,7 @@ class MergeConfig:
             the tokens that merged last (of equals the nearest to the mean).
     """
 
-    schedule: float | list[int] = 0.25
+    schedule: float | list[int] | Literal["tree"] = 0.25
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
@@ -228,10 +233,13 @@ class MergeConfig:
     def __post_init__(self) -> None:
         rounds = self.schedule if isinstance(self.schedule, list) else []
         is_share = isinstance(self.schedule, float) and 0 < self.schedule <= 0.5
-        if not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
-            raise ValueError(
-                f"schedule must be a fraction in (0, 0.5] or a list of pairs a round, got {self.schedule}"
-            )
+        if self.schedule == "tree":
+            if (self.score, self.order) != ("ward", "seat"):
+                got = f"{self.score!r} and {self.order!r}"
+                raise ValueError(f"schedule 'tree' needs score 'ward' and order 'seat', got {got}")
+        elif not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
+            need = "a fraction in (0, 0.5], a list of pairs a round, or 'tree'"
+            raise ValueError(f"schedule must be {need}, got {self.schedule}")
         if any(num < 1 for num in self.tokens_per_segment.values()):
             raise ValueError(
                 f"tokens_per_segment must be >= 1 for each stream, got {self.tokens_per_segment}"
@@ -273,13 +281,14 @@ class BudgetConfig:
 
     Attributes:
         tokens: budget of a memory unless the user gives another.
-        allocation: "even" over time, or by "novelty".
+        allocation: "even" over time, by "novelty", or by "height": within each stream where merging would
+            cost most (a stream has about as many tokens as by "even").
         stream_weights: stream -> its relative weight within a segment; "*" for the other streams.
         buffer_ratio: tokens buffered while streaming are at most this many times the budget.
     """
 
     tokens: int = 4096
-    allocation: Literal["even", "novelty"] = "even"
+    allocation: Literal["even", "novelty", "height"] = "even"
     stream_weights: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
     buffer_ratio: float = 4.0
 
@@ -309,8 +318,11 @@ class LLMConfig:
         min_timestamps: a small budget gets so many too, where half of it holds them.
         timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
             seconds.
-        projector: "linear" (LLaVA, LongVLM); "mlp": linear, GELU, linear (LLaVA-1.5); or "residual": the sum
-            of both, the MLP's last layer starting at zero.
+        projector: "linear" (LLaVA, LongVLM); "mlp": linear, GELU, linear (LLaVA-1.5); "residual": the sum of
+            both, the MLP's last layer starting at zero; or "none" where the encoder's tokens are projected
+            already (VisionConfig.tokens).
+        heads: two linear layers without bias that say of a frame's last token how informative it is, and how
+            relevant to what was asked (MMDuet; `llm.heads`).
         time: add to each token embeddings of its timestamp, first and last second and size.
         max_offset_s: seconds after its timestamp that a token can tell apart.
         system: system prompt for chat templates; "": none.
@@ -344,7 +356,8 @@ class LLMConfig:
     timestamp_share: float = 0.125
     min_timestamps: int = 12
     timestamp: str = "{start}s"
-    projector: Literal["linear", "mlp", "residual"] = "linear"
+    projector: Literal["linear", "mlp", "residual", "none"] = "linear"
+    heads: bool = False
     time: bool = True
     max_offset_s: int = 64
     system: str = ""
@@ -409,6 +422,7 @@ class ModelConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     llm: LLMConfig = field(default_factory=LLMConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from .config import (
     to_dict,
 )
 from .encoders import Encoder, StockAudio, StockVision, VisionEncoder
-from .encoders.checks import check_language, kind_of, load_whole
+from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
@@ -55,7 +55,7 @@ STOCK = {
     ),
 }  # fmt: skip
 """Those that it also takes of a stock model, whose own parameters depend on none of ours."""
-OWN = ("global_memory.", "llm.project.", "llm.time.")  # parameters that a saved folder holds itself
+OWN = ("global_memory.", "llm.project.", "llm.time.", "llm.heads.")  # parameters that a saved folder holds
 UNTRAINED = "untrained"  # key in that file's header: streams whose projectors are as they were initialised
 NO_EFFECT = ("base", "metric_width", "metric", "batch_size", "reuse_below", "attention")
 """Fields of an encoder's config that don't change what its tokens mean."""
@@ -153,7 +153,7 @@ class LongCompress(nn.Module):
         Raises:
             FileNotFoundError: if there is no such folder or no config.json in it.
         """
-        folder = _folder_of(name)
+        folder = folder_of(name)
         config = load_config(ModelConfig, folder / "config.json")
         model = cls.from_config(
             config, folder=folder, device=device, dtype=dtype, quantization=quantization, init=False
@@ -178,6 +178,7 @@ class LongCompress(nn.Module):
         quantization: Any = None,
         llm: bool = True,
         init: bool = True,
+        parts: Mapping[str, Base] | None = None,
     ) -> Self:
         """An untrained model: encoders and language model from their bases, new projectors.
 
@@ -187,6 +188,7 @@ class LongCompress(nn.Module):
             device, dtype, quantization: as for `from_pretrained`.
             llm: with the language model; False: encoders only, to make features.
             init: initialise its own parameters (`llm.calibrate`); False: they will be loaded.
+            parts: "video", "llm" -> what is loaded in place of the section's base.
         """
         check_attention(config)
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -197,21 +199,23 @@ class LongCompress(nn.Module):
                 base, config.llm, device=target, dtype=dtype, quantization=quantization, llm=llm
             )
             return cls.from_backbone(backbone, config, folder=folder, llm=llm)
-        base = resolve(config.llm.base, folder) if llm else ""
+        inside = parts or {}
+        base = resolve(inside.get("llm", config.llm.base), folder) if llm else ""
         if llm:
             check_language(base, kind_of(base))  # before the encoders, which take their time
-        parts: dict[str, Any] = load_encoders(config, folder, dtype)
+        encoders: dict[str, Any] = load_encoders(config, folder, dtype, inside)
         if not llm:
-            return cls(config, **parts, llm=None, folder=folder).to(target).eval()
+            return cls(config, **encoders, llm=None, folder=folder).to(target).eval()
         options: dict[str, Any] = {"dtype": dtype}
         if quantization is not None:  # placed at once: a quantized model can't be moved
             quantization = quantization_config(quantization, ["lm_head"])
             options |= {"quantization_config": quantization, "device_map": {"": target}}
-        tokenizer = load_tokenizer(base)
+        tokenizer = load_tokenizer(str(base))
         lm = load_whole(AutoModelForCausalLM, base, config.llm.attention, **options)
-        widths = {stream: encoder.width for stream, encoder in parts.items() if encoder is not None}
-        model = cls(config, **parts, llm=CausalLM(lm, tokenizer, config.llm, widths), folder=folder)
-        own = [*model.encoders.values(), model.global_memory, model.llm.project, model.llm.time]
+        widths = {stream: encoder.width for stream, encoder in encoders.items() if encoder is not None}
+        model = cls(config, **encoders, llm=CausalLM(lm, tokenizer, config.llm, widths), folder=folder)
+        llm_parts = [model.llm.project, model.llm.time, model.llm.heads]
+        own = [*model.encoders.values(), model.global_memory, *llm_parts]
         for part in own if quantization is not None else [model]:
             if part is not None:
                 part.to(target)
@@ -431,12 +435,13 @@ def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _folder_of(name: str | Path) -> Path:
+def folder_of(name: str | Path, what: str = "model") -> Path:
+    """The folder that a name is, or that the hub has under it, downloaded; errors call it `what`."""
     if Path(name).is_dir():
         return Path(name)
     if not is_hub_name(name):
         raise FileNotFoundError(
-            f"model: no folder {name}; give a preset's name, a folder, or a hub name owner/model"
+            f"{what}: no folder {name}; give a preset's name, a folder, or a hub name owner/model"
         )
     from huggingface_hub import snapshot_download
 

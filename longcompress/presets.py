@@ -19,6 +19,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .checkpoints.apply import apply
 from .checkpoints.architectures import PUBLISHED, config_of
+from .checkpoints.llava import FOLDERS, llava_parts
 from .config import (
     AudioConfig,
     BudgetConfig,
@@ -126,16 +127,23 @@ def load(
     """A model by preset, folder or hub name.
 
     Args:
-        name: "tiny"; a published model ("longvlm", "vtimellm", "longvale"), whose projectors are then
-            still to be trained; a folder or hub name of a saved model, or of a stock video LLM (`families`).
-        base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name.
+        name: "tiny"; a published model ("longvlm", "vtimellm", "longvale", "mmduet"), whose projectors or
+            heads are then still to be trained; a folder or hub name of a saved model, or of a stock video
+            LLM (`families`).
+        base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name; of "mmduet"
+            also "llava", the checkpoint that both its parts are in.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
         weights: of a published model: what its project released, files and folders of its stages in their
             order (`checkpoints.apply`, docs/checkpoints.md).
         options: those of `LongCompress.from_pretrained`.
     """
     if str(name) in PUBLISHED and not Path(name).exists():
-        model = LongCompress.from_config(config_of(str(name), base, variant), **options)
+        config = config_of(str(name), base, variant)
+        parts = llava_parts(config)
+        model = LongCompress.from_config(config, parts=parts, **options)
+        if parts:  # they are in no folder of their own, so they are saved with the model
+            inside = {part: replace(getattr(config, part), base=f"./{FOLDERS[part]}") for part in parts}
+            model.config = replace(config, **inside)
         if weights is not None:
             apply(model, weights)
         return model

@@ -26,7 +26,7 @@ from .model import LongCompress
 from .serialize import pack, unpack
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
-FORMAT = 2  # of snapshots
+FORMAT = 3  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
 
 

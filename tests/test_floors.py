@@ -61,12 +61,14 @@ ROOMS = {pattern: (floor, room) for floor, rooms in FLOORS.items() for room in r
 HOMES = {
     "triton": ("kernels/gpu/*", "eval/bench/compile.py"),  # compile.py times the compiler itself
     "num2words": ("longcompress/llm/stock_prompt.py",),  # SmolVLM's prompt writes a number in words
-    "xformers": ("kernels/gpu/attend_xformers.py",),
+    "xformers": ("kernels/gpu/attend_xformers.py", "longcompress/llm/varlen.py"),
+    "flash_attn": ("longcompress/llm/varlen.py",),
     "safetensors": (
         "longcompress/serialize.py",
         "longcompress/encoders/checks.py",  # the error of a file that is cut
         # Each of these owns a file format, and reads it entry by entry.
         "longcompress/encoders/beats.py",
+        "longcompress/encoders/projector.py",
         "longcompress/model.py",
         "longcompress/memory.py",
         "longcompress/export.py",
@@ -96,6 +98,7 @@ HOMES = {
         "train/engine.py",
         "train/stages.py",
         "train/tiny/vl.py",  # a small model of a stock class
+        "eval/bench/attention.py",  # a random language model
         "train/tiny/omni.py",  # likewise, that hears
         "train/trainer.py",
     ),
@@ -106,6 +109,7 @@ HOMES = {
         "longcompress/model.py",
         "longcompress/checkpoints/apply.py",
         "train/engine.py",
+        "eval/bench/attention.py",  # times a LoRA step
     ),  # apply merges a LoRA
     "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
@@ -115,7 +119,10 @@ HOMES = {
     "ray": ("train/shards/ray.py",),
     "lmms_eval": ("eval/lmms/*",),
     "pycocoevalcap": ("eval/metrics/*",),
-    "scipy": ("eval/metrics/*",),
+    "scipy": (
+        "eval/metrics/*",
+        "eval/runner/merge_quality.py",
+    ),
     "rich": ("longcompress/cli/*",),
     "packaging": ("longcompress/cli/doctor.py",),
 }

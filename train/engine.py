@@ -11,6 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import TrainingArguments
 
+from ..llm.attention import PACKAGES, Backend
 from ..model import LongCompress
 from ..presets import load
 
@@ -30,6 +31,8 @@ class Engine:
         checkpointing: gradient checkpointing: the language model's layers are computed a second time instead
             of kept.
         accumulate: parts that a rank's samples of a step are split into, one forward pass each.
+        attention: of rows with several questions or samples (`llm.attention.branch_attention`); flex,
+            xformers and flash need a GPU. "auto": what is installed; `longcompress doctor` names it.
         quantization: "" or, for QLoRA on a GPU, "4bit" (nf4) or "8bit" of bitsandbytes.
         fsdp: fields of accelerate's FSDP2 plugin, such as {"reshard_after_forward": true}; empty: no FSDP.
         deepspeed: a DeepSpeed config file; "": no DeepSpeed.
@@ -43,6 +46,7 @@ class Engine:
     bf16: bool = False
     checkpointing: bool = False
     accumulate: int = 1
+    attention: Backend | Literal["auto"] = "auto"
     quantization: Literal["", "4bit", "8bit"] = ""
     fsdp: dict[str, Any] = field(default_factory=dict)
     deepspeed: str = ""
@@ -69,10 +73,16 @@ class Engine:
         """ValueError for what can't run here: no GPU, a package that isn't installed, no such file."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("engine.device is cuda, but torch finds no GPU here; use cpu")
-        for value, name in ((self.fsdp, "fsdp"), (self.quantization, "quantization")):
+        on_gpu_alone = self.attention not in ("auto", "chunked")
+        for value, name in (
+            (self.fsdp, "fsdp"), (self.quantization, "quantization"), (on_gpu_alone, "attention")
+        ):  # fmt: skip
             if value and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
                 raise ValueError(f"engine.{name} needs a GPU, this runs on the CPU; leave it out")
-        options = {"bitsandbytes": self.quantization, "liger_kernel": self.liger, "deepspeed": self.deepspeed}
+        options = {
+            "bitsandbytes": self.quantization, "liger_kernel": self.liger, "deepspeed": self.deepspeed,
+            **{package: self.attention == name for name, package in PACKAGES.items()},
+        }  # fmt: skip
         for package in [*self.report, *(name for name, used in options.items() if used)]:
             if find_spec(package) is None:
                 hint = f"pip install {package.replace('_', '-')}"

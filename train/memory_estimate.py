@@ -21,11 +21,12 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def estimate_memory(
     model: LongCompress, recipe: StageRecipe, tokens: int, *, seconds: float, measure: bool = False
 ) -> dict[str, Any]:
-    """The memory of a step on one video of `tokens` tokens: forward, backward and optimizer.
+    """The memory of a step on one video of `tokens` tokens with the recipe's max_questions: forward, backward
+    and optimizer.
 
     Peaks are what torch allocated on a GPU, resident memory on a CPU (memory in use: glibc's store of freed
-    memory, which a training adds, is not counted). The peak is linear in the tokens if attention keeps no
-    matrix of scores ("sdpa", flash); with "eager" it grows faster.
+    memory, which a training adds, is not counted). The peak is linear in the tokens, but for one question
+    with llm.attention "eager", which keeps a matrix of scores.
 
     The model's weights don't change.
 
@@ -44,18 +45,19 @@ def estimate_memory(
         libc.mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
     optimizer = torch.optim.AdamW([p for p in model.llm.parameters() if p.requires_grad], lr=recipe.lr)
     model.llm.train()
+    example = partial(synthetic_example, model, seconds=seconds, num_questions=recipe.questions.max_questions)
     step = partial(_step, model, optimizer, recipe.engine.bf16)
-    step(tokens // SHORTER[0], seconds)  # what is allocated once
-    shorter = [(tokens // part, *step(tokens // part, seconds)) for part in SHORTER]
+    step(example(tokens // SHORTER[0]))  # what is allocated once
+    shorter = [(tokens // part, *step(example(tokens // part))) for part in SHORTER]
     (tokens_a, peak_a, _), (tokens_b, peak_b, _) = shorter
     estimate = peak_b + (peak_b - peak_a) / (tokens_b - tokens_a) * (tokens - tokens_b)
-    measured, step_s = step(tokens, seconds) if measure else (None, None)
+    measured, step_s = step(example(tokens)) if measure else (None, None)
     out = {"tokens": tokens, "estimated_gib": estimate, "measured_gib": measured, "step_s": step_s}
     return out | {"shorter": shorter} | ({"error": estimate / measured - 1} if measured else {})
 
 
-def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Example:
-    """A video of random tokens, its streams in the proportion of their raw tokens, with one question."""
+def synthetic_example(model: LongCompress, tokens: int, seconds: float, num_questions: int = 1) -> Example:
+    """A video of random tokens, its streams in the proportion of their raw tokens, with questions."""
     generator = torch.Generator().manual_seed(0)
     media = model.config.media
     rates = {name: encoder.tokens_a_second(seconds, media) for name, encoder in model.encoders.items()}
@@ -66,15 +68,16 @@ def synthetic_example(model: LongCompress, tokens: int, seconds: float) -> Examp
         start_s, end_s = edges[:-1], edges[1:]
         x = torch.randn(num, model.encoders[name].width, generator=generator)
         streams[name] = Tokens(x, torch.ones(num), (start_s + end_s) / 2, start_s, end_s)
-    return Example(CompressedVideo(streams, {}, tokens), [("When does it end?", "From 0 to 1.")])
+    turns = [("When does it end?", "From 0 to 1.")] * num_questions
+    return Example(CompressedVideo(streams, {}, tokens), turns)
 
 
 def _step(
-    model: LongCompress, optimizer: torch.optim.Optimizer, bf16: bool, tokens: int, seconds: float
+    model: LongCompress, optimizer: torch.optim.Optimizer, bf16: bool, example: Example
 ) -> tuple[float, float]:
-    """(peak in GiB, seconds) of a step with this number of video tokens; the weights are restored."""
+    """(peak in GiB, seconds) of a step on an example; the weights are restored."""
     device, learned = model.device, optimizer.param_groups[0]["params"]
-    batch = model.llm.collate([synthetic_example(model, tokens, seconds)])
+    batch = model.llm.collate([example])
     batch["logits_to_keep"] = learned_places(batch["labels"])
     batch = {k: v.to(device) for k, v in batch.items()}
     before = [p.detach().clone() for p in learned]

@@ -134,7 +134,12 @@ class StageRecipe:
         for name, parts in (("train", self.train), ("rates", list(self.rates))):
             unknown = sorted({part for part in parts if not part.startswith("projectors.")} - set(PARTS))
             if unknown or not self.train:
-                raise ValueError(f"{name} must be some of {', '.join(PARTS)}, got {parts}")
+                hint = (
+                    "; shards hold what encoders made: to train their last blocks would take media shards, "
+                    "and to decode and encode whole videos in every step"
+                )
+                need = f"{name} must be some of {', '.join(PARTS)}, got {parts}"
+                raise ValueError(need + (hint if "encoders" in unknown else ""))
         if not all(rate > 0 for rate in self.rates.values()) or self.init_samples < 1:
             raise ValueError(
                 f"rates must be > 0 and init_samples >= 1, got {self.rates} and {self.init_samples}"
@@ -244,6 +249,7 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
     if recipe.merge_lora:
         merge_lora(model)
     recipe.engine.prepare(model.llm.lm)
+    model.llm.backend = recipe.engine.attention
     model.requires_grad_(False)
     parts: dict[str, list[nn.Parameter]] = {}
     for part in recipe.train:

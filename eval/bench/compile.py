@@ -20,62 +20,67 @@ CHIPS = {80: 163 * 1024, 90: 227 * 1024}
 
 KINDS = ("bf16", "fp32", "fp16")
 INTEGERS = (
-    "partner", "rank", "count", "order", "target", "first_slot", "group", "rows", "tails", "steps", "key",
-    "offsets", "previous", "tokens", "groups",
+    "partner", "order", "first", "group", "rows", "programs", "steps", "row", "offsets", "previous",
+    "bad", "target", "source", "home", "starts",
 )  # fmt: skip
-NUMBERS = ("blocks", "num")
+NUMBERS = ("split", "even_round", "num", "num_groups")
 
 
 class Variant(NamedTuple):
-    """A kernel as it is launched: what is constant, and which pointers have the features' type or 64 bits
-    (integers, or numbers)."""
+    """A kernel as it is launched: what is constant, and the types of arguments that have other types than
+    most of their name."""
 
     kernel: Any
     kind: str
     constants: dict[str, Any]
-    warps: int = 4
-    tensor_cores: bool = False
-    features: tuple[str, ...] = ()
-    wide_integers: tuple[str, ...] = ()
-    wide_numbers: tuple[str, ...] = ()
+    warps: int
+    tensor_cores: bool
+    types: dict[str, str]
+    fusion: bool = True  # of products with sums
 
     @property
     def name(self) -> str:
         """Kernel, type of the features and the constants that tell variants apart."""
-        shown = ("C", "D", "WARD", "REFERENCE", "RANKED", "FAST", "SPLIT", "ODDS", "CENTERED")
+        shown = ("C", "D", "WARD", "EQUAL", "REFERENCE", "SELECT", "FAST", "SEATS", "CENTERED", "WEIGHTED")
         words = [f"{k}={int(v)}" for k, v in self.constants.items() if k in shown]
         return f"{self.kernel.__name__.removesuffix('_kernel')} {self.kind} {' '.join(words)}"
 
 
 def variants() -> Iterator[Variant]:
     """All kernels in the forms that are launched, at the widths of the encoders in use."""
+    from triton import language as tl
+
     from ...kernels.gpu import attend, head_mean, medoid, novelty, pool
 
     block = {"ROWS": pool.ROWS, "CHANNELS": pool.CHANNELS}
     for kind in KINDS:
+        features = lambda *names: dict.fromkeys(names, f"*{kind}")  # noqa: B023, E731
         for width in (384, 1024):
             wide = {"C": width} | block
-            yield Variant(pool.means_kernel, kind, wide, 4, False, ("x", "out"), ("order", "first"))
-            yield Variant(pool.spread_kernel, kind, wide, 4, False, ("y", "out"), ("group",))
+            yield Variant(pool.means_kernel, kind, wide, pool.WARPS, False, features("x", "out"))
+            back = wide | {"KIND": tl.float32}
+            yield Variant(pool.spread_kernel, kind, back, pool.WARPS, False, features("y", "out"))
             mean = {"C": width, "D": 64, "WIDE": 64, "ROWS": head_mean.ROWS}
-            yield Variant(head_mean.head_mean_kernel, kind, mean, 4, False, ("x",))
-            lanes, channels = pool.HOT_SPLIT if kind == "bf16" else pool.HOT_WHOLE
-            product = {"C": width, "SPLIT": kind == "bf16", "TOKENS": lanes, "CHANNELS": channels}
-            product |= {"GROUPS": pool.HOT_GROUPS}
-            yield Variant(pool.product_kernel, kind, product, pool.HOT_WARPS, True, ("x", "out"), ("group",))
-        narrow = {"C": 64, "WIDE": 64, "GROUPS": pool.NARROW_GROUPS}
-        yield Variant(pool.narrow_kernel, kind, narrow, 4, False, ("x", "out"), ("order", "first"))
+            yield Variant(head_mean.head_mean_kernel, kind, mean, 4, False, features("x"))
+        narrow = {"C": 64, "WIDE": 64, "GROUPS": pool.NARROW_GROUPS, "KIND": tl.float32}
+        yield Variant(pool.narrow_kernel, kind, narrow, pool.WARPS, False, features("x", "out"), False)
         rows = {"D": 64, "WIDE": 64, "ROWS": novelty.ROWS}
-        yield Variant(novelty.novelty_kernel, kind, rows, 4, False, ("metric",))
+        yield Variant(novelty.novelty_kernel, kind, rows, 4, False, features("metric"))
         for centered in (False, True):
             rows = {"D": 64, "WIDE": 64, "GROUPS": medoid.NUMBERS // 64, "CENTERED": centered}
-            names = ("metric",), ("order", "first", "out"), ("share", "center")
-            yield Variant(medoid.medoid_kernel, kind, rows, medoid.WARPS, False, *names)
+            types = features("metric") | {"center": "*fp64", "out": "*i64"}
+            yield Variant(medoid.medoid_kernel, kind, rows, medoid.WARPS, False, types)
         wide = {"C": 1024, "E": 16, "QUERIES": 16, "ROWS": attend.ROWS, "CHANNELS": attend.CHANNELS}
-        yield Variant(attend.scores_kernel, kind, wide | {"BIASED": True}, 4, True, ("x",))
-        yield Variant(attend.read_kernel, kind, wide, 4, True, ("x",))
-        yield Variant(attend.score_grad_kernel, kind, wide, 4, True, ("x",), ("first",))
-        yield Variant(attend.token_grad_kernel, kind, wide, 4, True, ("x", "dx"))
+        yield Variant(attend.scores_kernel, kind, wide | {"BIASED": True}, 4, True, features("x"))
+        yield Variant(attend.read_kernel, kind, wide, 4, True, features("x"))
+        yield Variant(attend.score_grad_kernel, kind, wide, 4, True, features("x") | {"first": "*i64"})
+        yield Variant(attend.token_grad_kernel, kind, wide, 4, True, features("x", "dx"))
+    times = dict.fromkeys(("x", "y", "out", "low", "high", "lowest", "highest"), "*fp64")
+    for width in (1, 4):  # times and places
+        narrow = {"C": width, "WIDE": width, "GROUPS": pool.NARROW_GROUPS, "KIND": tl.float64}
+        yield Variant(pool.narrow_kernel, "fp64", narrow, pool.WARPS, False, times, False)
+    yield Variant(pool.spread_kernel, "fp64", block | {"C": 4, "KIND": tl.float64}, pool.WARPS, False, times)
+    yield Variant(pool.extremes_kernel, "fp64", {"GROUPS": pool.NARROW_GROUPS}, 1, False, times)
     yield from _plan_variants()
 
 
@@ -83,45 +88,60 @@ def _plan_variants() -> Iterator[Variant]:
     from ...kernels.gpu import plan
     from ...kernels.gpu import plan_rounds as rounds
 
-    variant = lambda kernel, *how: Variant(kernel, "fp32", *how)  # noqa: E731
-    keys = {"NO_KEY": (1 << 31) - 1, "SEATS": plan.SEATS, "KEYS": plan.KEYS}
-    yield variant(rounds.rank_kernel, keys, plan.WARPS)
-    yield variant(rounds.count_kernel, keys, 1)
-    for ranked, reference in product((True, False), repeat=2):
-        yield variant(rounds.place_kernel, keys | {"RANKED": ranked, "REFERENCE": reference}, plan.WARPS)
-    for width, ward in product((32, 64, 1024), (True, False)):
-        metric = {"D": width, "WIDE": width, "SLICE": width if width <= plan.DEEP else plan.SLICE}
-        metric |= {"WARD": ward}
-        rest = {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}
-        yield variant(rounds.squares_kernel, metric | {"ROWS": plan.ROWS}, plan.WARPS)
-        yield variant(rounds.merge_kernel, metric | rest, plan.MERGE_WARPS)
-        tile = plan.tile_of(width)
-        for fast in (0, 2):
-            how = metric | {"FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
-            yield variant(rounds.match_kernel, how, tile["num_warps"], True)
-        tail = metric | {"FAST": 0, "EVENS": plan.FEW_EVENS, "ODDS": plan.ODDS} | keys | rest
-        tail |= {"GROUPS": plan.TAIL_GROUPS}
+    def variant(name: str, constants: dict[str, Any], warps: int, cores: bool, fusion: bool) -> Variant:
+        types = {"high": "*fp16", "low": "*fp16"}
+        return Variant(getattr(rounds, name), "fp32", constants, warps, cores, types, fusion)
+
+    for seats in (1024, 2048, 4096):
         for reference in (True, False):
-            yield variant(rounds.tail_kernel, tail | {"REFERENCE": reference}, plan.TAIL_WARPS, True)
+            how = {"SEATS": seats, "REFERENCE": reference}
+            yield variant("select_kernel", how, plan.warps_of(seats), False, True)
+        yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
+    for width, ward in product((32, 64, 1024), (True, False)):
+        metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
+        wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}
+        for weighted in (True, False):
+            start = metric | {"WEIGHTED": weighted, "ROWS": plan.ROWS}
+            yield variant("start_kernel", start, plan.START_WARPS, False, False)
+        tile = plan.tile_of(width)
+        for equal, fast in product((True, False) if ward else (False,), (True, False)):
+            how = metric | wide | {"EQUAL": equal, "FAST": fast, "EVENS": tile["EVENS"], "ODDS": tile["ODDS"]}
+            yield variant("match_kernel", how, tile["num_warps"], True, True)
+        yield variant("merge_kernel", metric | rest, plan.MERGE_WARPS, False, False)
+        for reference in (True, False):
+            how = (
+                metric
+                | wide
+                | rest
+                | {"GROUPS": plan.TAIL_GROUPS}
+                | {"EVENS": plan.FEW_EVENS, "ODDS": plan.ODDS, "SEATS": plan.TAIL}
+            )
+            how |= {"REFERENCE": reference}
+            yield variant("tail_kernel", how, plan.TAIL_WARPS, True, False)
 
 
-def compiled(variant: Variant, chip: int) -> dict[str, Any]:
-    """REG, STACK, LOCAL and shared bytes, and whether it reads 16 bytes at a time and uses tensor cores."""
+def binary_of(variant: Variant, chip: int) -> Any:
+    """What Triton compiles: its `asm` has "ptx" and "cubin"."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kernel, names = variant.kernel, list(variant.kernel.arg_names)
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(INTEGERS, "*i32") | dict.fromkeys(NUMBERS, "i32")
-    types |= dict.fromkeys(variant.wide_integers, "*i64")
-    types |= dict.fromkeys(variant.wide_numbers, "*fp64")
-    types |= dict.fromkeys(variant.features, f"*{variant.kind}")
-    types |= dict.fromkeys(variant.constants, "constexpr")
+    types |= variant.types | dict.fromkeys(variant.constants, "constexpr")
     types = {name: types[name] for name in names}
     constants = {(names.index(n),): v for n, v in variant.constants.items() if n in names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")}
     source = ASTSource(kernel, types, constants, attrs)
-    binary = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": variant.warps})
+    options = {"num_warps": variant.warps, "enable_fp_fusion": variant.fusion}
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
+
+
+def compiled(variant: Variant, chip: int) -> dict[str, Any]:
+    """REG, STACK, LOCAL and shared bytes, and whether it reads 16 bytes at a time and uses tensor cores."""
+    import triton
+
+    binary = binary_of(variant, chip)
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"

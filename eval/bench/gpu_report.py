@@ -3,12 +3,15 @@
     python3 -m longcompress.eval.bench.gpu_report --out DIR
 
 Every section runs in a process of its own with its own time limit, and leaves a log and its figures in DIR.
-A section that fails leaves the others theirs. Needed: torch, Triton, transformers, pytest and pytest-xdist.
+A section that fails leaves the others theirs. Needed: torch, Triton, transformers, pytest and pytest-xdist;
+for the pipeline also av, jsonargparse and the ffmpeg command. ncu and compute-sanitizer are used where they
+are.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +23,7 @@ from typing import Any
 
 import torch
 
+from .attention import time_attention
 from .kernels import MERGES, bench_kernels, composed, make_inputs, normal
 from .rows import machine_info
 from .timer import DTYPES, synchronize, timed
@@ -96,14 +100,62 @@ def time_kernels(out: Path, device: str, dtype: str, cases: list[str], repeat: i
     return bench_kernels(path, device, [dtype], cases, pairs=[1], **shape)
 
 
+def time_pipeline(out: Path, device: str) -> int:
+    """From a synthetic hour of video to an answer by `tiny`, each step: pipeline.csv. Needs av and ffmpeg."""
+    from .throughput import bench_throughput
+
+    minutes = 60.0 if device.startswith("cuda") else 0.1
+    return bench_throughput(
+        str(out / "pipeline.csv"), ["stages"], minutes=[minutes], budgets=[256], repeat=1, device=device
+    )
+
+
+def merge_once(out: Path, device: str, segments: int, tokens: int, channels: int) -> int:
+    """Each merge of a few segments, for the tools that look into kernels."""
+    inputs = make_inputs(device, segments, tokens, channels, "bf16")
+    for options in MERGES.values():
+        composed(inputs.x(0), inputs.offsets, options)
+    synchronize(inputs.xs[0].device)
+    return 0
+
+
+def examine(out: Path, device: str, tool: str, words: list[str], work: str) -> int:
+    """What a tool of CUDA says of the kernels, or that it isn't there."""
+    if shutil.which(tool) is None or not device.startswith("cuda"):
+        print(f"{tool} isn't installed, or there is no GPU")
+        return 0
+    own = [sys.executable, "-m", MODULE, "--out", str(out), "--device", device, "--section", work]
+    words = [word.format(out=out) for word in words]
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # else no tool sees where arrays end
+    return subprocess.run([tool, *words, *own], env=environment).returncode
+
+
+PROFILE = [
+    "--clock-control", "none", "-k", "regex:start|match|select|merge|tail|finish|means|head_mean", "-c", "40",
+    "--set", "full", "-f", "-o", "{out}/ncu",
+]  # fmt: skip
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
+
 # Name of a section -> its time limit in seconds, and its function, which gets the folder and the device.
 SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     "device": (40, device_facts),
     "tests": (240, interpreted_tests),
     "segment": (60, partial(time_kernels, dtype="bf16", cases=["one segment"])),
     "profile": (60, profile_kernels),
+    "attention": (110, time_attention),
     **{f"operations-{n}": (110, partial(time_kernels, dtype=n, cases=OPERATIONS)) for n in reversed(DTYPES)},
     "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
+    "pipeline": (110, time_pipeline),
+    "ncu": (60, partial(examine, tool="ncu", words=PROFILE, work="large merge")),
+    **{
+        name: (60, partial(examine, tool="compute-sanitizer", words=["--tool", name], work="small merge"))
+        for name in SANITIZERS
+    },
+}
+# What those tools run.
+WORK: dict[str, tuple[float, Callable[[Path, str], int]]] = {
+    "large merge": (0, partial(merge_once, segments=36, tokens=2560, channels=1024)),
+    "small merge": (0, partial(merge_once, segments=2, tokens=700, channels=192)),
 }
 
 
@@ -143,10 +195,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
     parser.add_argument("--device", default="cuda", help="cuda; cpu tries the report with small sizes")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in this process
+    parser.add_argument("--section", choices=SECTIONS | WORK, help=argparse.SUPPRESS)  # in this process
     words = parser.parse_args()
     if words.section:
-        return SECTIONS[words.section][1](words.out, words.device)
+        return (SECTIONS | WORK)[words.section][1](words.out, words.device)
     return report(words.out, words.device, words.sections)
 
 

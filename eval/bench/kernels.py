@@ -32,6 +32,7 @@ MERGES: dict[str, dict[str, Any]] = {
     "published": {"schedule": PUBLISHED, "score": "cosine", "order": "reference"},
     "default": {},
     "fast": {"precision": "fast"},
+    "tree": {"schedule": "tree"},
 }
 
 
@@ -278,8 +279,9 @@ def merges(inputs: Inputs) -> Iterator[Case]:
         check = (0, partial(plan_error, inputs, options), 0.02)
         planning = partial(lambda options, i: ops.plan(inputs.metric(i), offsets, KEEP, **options), options)
         merging = partial(lambda options, i: composed(inputs.x(i), offsets, options), options)
-        yield Case(f"plan, {kind}", provider, planning, inputs.metrics[0].numel() * 4, *check)
-        yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, *check)
+        worker = "torch" if kind == "tree" else provider  # its plan is made on the CPU
+        yield Case(f"plan, {kind}", worker, planning, inputs.metrics[0].numel() * 4, *check)
+        yield Case(f"merge, {kind}", worker, merging, 2 * inputs.num_bytes, *check)
     for kind in ("published", "default") if inputs.fused else ():  # slow, so it comes last
         yield Case(f"merge, {kind}", "reference", partial(by_reference, MERGES[kind]), 2 * inputs.num_bytes)
 
@@ -307,6 +309,8 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
     offsets = torch.tensor([0, len(x)], dtype=torch.int32, device="cpu")  # a graph needs them on the CPU
     num_bytes = 2 * x.nbytes
     for kind, options in MERGES.items():
+        if kind == "tree":  # no graph can capture it
+            continue
         launch = partial(lambda options, _: composed(x, offsets, options), options)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -32,6 +32,7 @@ OURS = ("even", "novelty", "no-memory", "no-audio")
 SHOWN = tuple(  # ours, evenly, by what a merged token shows: its row and its place
     f"{row}-{place}" for row in ("mean", "medoid") for place in ("mean", "medoid", "heaviest")
 )[1:]
+TREES = ("tree", "height")  # ours by merge.schedule "tree", evenly and by budget.allocation "height"
 ALL = "all"  # the budget without compression
 STOCK = "stock"  # all tokens of the frames that a stock model's own processor would take
 WHOLE = ("full", STOCK)  # methods without a budget
@@ -60,7 +61,7 @@ class CompareConfig:
         budgets: each "4096", or "10%" of a video's raw tokens.
         methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
             global tokens, evenly without audio. Or of SHOWN: ours, evenly, with merge.representative and
-            merge.place, as medoid-medoid. None: all of NAMES that the model can do.
+            merge.place, as medoid-medoid. Or of TREES. None: all of NAMES that the model can do.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -77,8 +78,9 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if unknown := [method for method in self.methods if method not in (*NAMES, *SHOWN)]:
-            raise ValueError(f"methods must be of {', '.join((*NAMES, *SHOWN))}, got {unknown[0]!r}")
+        known = (*NAMES, *TREES, *SHOWN)
+        if unknown := [method for method in self.methods if method not in known]:
+            raise ValueError(f"methods must be of {', '.join(known)}, got {unknown[0]!r}")
         check_budgets(self.budgets)
         if wrong := [text for text in self.only if "=" not in text]:
             raise ValueError(f"only must be KIND=NAME, got {wrong[0]!r}")
@@ -220,7 +222,7 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
         state = model.merge_state(budget)
         if shown:
             row, _, place = shown.partition("-")
-            merge: Any = {"representative": row, "place": place}
+            merge: Any = {"representative": row, "place": place} if place else {"schedule": "tree"}
             state.merge = replace(state.merge, **merge)
         for segment in some:
             state.add(segment)
@@ -229,11 +231,12 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
     def memory(arm: Arm) -> VideoMemory:
         method: Any = arm.method
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
-        state = state_of(budget, method == "no-audio", method if method in SHOWN else "")
+        state = state_of(budget, method == "no-audio", method if method in (*SHOWN, *TREES) else "")
         if method == STOCK:
             method = "full"
-        if method in (*OURS, *SHOWN):
-            allocation = replace(state.allocation, allocation="novelty" if method == "novelty" else "even")
+        if method in (*OURS, *SHOWN, *TREES):
+            spread: Any = method if method in ("novelty", "height") else "even"
+            allocation = replace(state.allocation, allocation=spread)
             if method == "no-memory":
                 state = replace(state, memory={})
             compressed = replace(state, allocation=allocation).compress(budget)

@@ -12,7 +12,7 @@ from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
-from .compare import ALL, OURS, SHOWN, WHOLE, Arm
+from .compare import ALL, OURS, SHOWN, TREES, WHOLE, Arm
 from .run_file import read_run
 
 ABOUT = {
@@ -27,6 +27,8 @@ ABOUT = {
     "kmeans": "k-means, segment by segment",
     "even": "ours, even over time",
     "novelty": "ours, by novelty",
+    "tree": "ours, even, Ward's tree",
+    "height": "ours, by height of Ward's tree",
     "no-memory": "ours, even, no global tokens",
     "no-audio": "ours, even, no audio",
 } | {name: "ours, even, {} row, {} place".format(*name.split("-")) for name in SHOWN}
@@ -115,7 +117,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     budgets = [n for n in dict.fromkeys(row["budget"] for row in rows) if n != ALL]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in WHOLE]
-    methods.sort(key=lambda method: method not in (*OURS, *SHOWN))
+    methods.sort(key=lambda method: method not in (*OURS, *SHOWN, *TREES))
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
     heads = ["method"]
     for n in budgets:  # with the tokens of the first method that answered

@@ -1,8 +1,9 @@
 """The share of the features' variance that each merging loses: `longcompress eval merge-quality`.
 
 Scores (ward, cosine), schedules (halves, quarters, eighths) and orders (patch-major, frame-major) of ours,
-k-means and pooling of `baselines`. Of synthetic videos also how often a linear rule still reads from the
-merged tokens alone when an object is seen.
+the tree, cut in each segment or by height in all of them, SciPy's Ward linkage, k-means and pooling of
+`baselines`. Of synthetic videos also how often a linear rule still reads from the merged tokens alone when an
+object is seen.
 """
 
 import json
@@ -18,39 +19,75 @@ import numpy as np
 import torch
 from einops import rearrange
 from safetensors.torch import load_file
+from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from ...compression.baselines import Method, spend
 from ...compression.merging import pool_tokens
 from ...config import BudgetConfig, MediaConfig, VisionConfig
-from ...kernels import plan
+from ...kernels import Plan, Tree, cut, plan, tree
 from ...synthetic.questions import printed_seconds as clock_of
 from ...synthetic.scenes import OBJECTS
 from ...types import Encoded, Frames, Segment, Tokens
 from ..metrics.intervals import tiou_matrix
 
 FRAMES = 10  # of a segment
-GRID = tuple(product(("frame", "patch"), ("cosine", "ward"), (0.5, 0.25, 0.125)))
+SCHEDULES: tuple[float | str, ...] = (0.5, 0.25, 0.125)
+GRID = (*product(("frame", "patch"), ("cosine", "ward"), SCHEDULES), ("patch", "ward", "tree"))
+DEFAULT = "patch-major, ward, 0.25"
 BASELINES: tuple[Method, ...] = ("kmeans", "pool")
 Rule = tuple[Tensor, Tensor, list[tuple[str, int, int]]]  # weight, bias; objects with first and last second
 
 
-def merge(parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float) -> dict[str, Tokens]:
+def merge(
+    parts: Sequence[Encoded], keep: int, layout: str, score: str, schedule: float | str
+) -> dict[str, Tokens]:
     """{"frame": tokens} of segments of one length, each merged to `keep`."""
     tokens, metric = Tokens.join(part.tokens for part in parts), torch.cat([part.metric for part in parts])
-    order = torch.arange(len(tokens))
-    if layout == "patch":  # all times of a patch side by side
-        order = rearrange(order, "(s t p) -> (s p t)", s=len(parts), p=parts[0].patches)
+    order = patch_major(parts) if layout == "patch" else torch.arange(len(tokens))
     offsets = torch.arange(len(parts) + 1, dtype=torch.int32) * len(parts[0])
     groups = plan(metric[order], offsets, keep, schedule=schedule, score=score, order="seat")  # type: ignore[arg-type]
     return {"video": pool_tokens(tokens.take(order), groups)}
 
 
-def lost_variance(raw: Tokens, merged: Tokens) -> float:
-    """Share of the variance around the video's mean that the group means lack."""
-    mean = raw.x.mean(0)
-    between = (merged.size[:, None] * (merged.x - mean).square()).sum()
-    return float(1 - between / (raw.x - mean).square().sum())
+def merge_by_height(parts: Sequence[Encoded], keep: int, forest: Tree) -> dict[str, Tokens]:
+    """Likewise, patch-major, by one cut of all segments' trees."""
+    tokens = Tokens.join(part.tokens for part in parts)
+    planned = cut(forest, total=keep * len(parts), across=True)
+    return {"video": pool_tokens(tokens.take(patch_major(parts)), planned)}
+
+
+def merge_exactly(parts: Sequence[Encoded], keep: int) -> dict[str, Tokens]:
+    """Likewise, by SciPy's Ward linkage of each whole segment."""
+    merged = []
+    for part in parts:
+        group = fcluster(linkage(part.metric.double().numpy(), "ward"), keep, "maxclust") - 1
+        num = np.bincount(group)
+        planned = Plan(
+            torch.from_numpy(group).int(), part.tokens.size, torch.from_numpy(num).float(),
+            torch.tensor([0, len(num)], dtype=torch.int32),
+        )  # fmt: skip
+        merged.append(pool_tokens(part.tokens, planned))
+    return {"video": Tokens.join(merged)}
+
+
+def patch_major(parts: Sequence[Encoded]) -> Tensor:
+    """(N,) order in which all times of a patch lie side by side, segment by segment."""
+    num = sum(map(len, parts))
+    return rearrange(torch.arange(num), "(s t p) -> (s p t)", s=len(parts), p=parts[0].patches)
+
+
+def lost_variance(raw: Tokens, merged: Tokens, ends_s: Sequence[float] = ()) -> list[float]:
+    """Share of the variance around the video's mean that the group means lack: of each segment that ends at
+    ends_s, or of all."""
+    mean, borders = raw.x.mean(0), torch.tensor(ends_s[:-1], dtype=torch.float64)
+    squares = []
+    for tokens in (merged, raw):
+        segment = torch.bucketize(tokens.time_s.contiguous(), borders, right=True)
+        part = tokens.size * (tokens.x - mean).square().sum(1)
+        squares.append(torch.zeros(len(borders) + 1).index_add(0, segment, part))
+    between, whole = squares
+    return (1 - between / whole).tolist()
 
 
 def share_read(tokens: Tokens, rule: Rule) -> float:
@@ -83,22 +120,47 @@ def compare(
         Segment(i, float(part.tokens.start_s.min()), float(part.tokens.end_s.max()), {"video": part})
         for i, part in enumerate(parts)
     ]
+    metric = torch.cat([part.metric for part in parts])[patch_major(parts)]
+    forest = tree(metric, torch.arange(len(parts) + 1, dtype=torch.int32) * len(parts[0]))
+    ends_s = [segment.end_s for segment in segments]
     for keep in keeps:
         methods: dict[str, Callable[[], Mapping[str, Tokens]]] = {
-            f"{grid[0]}-major, {grid[1]}, {grid[2]:g}": partial(merge, parts, keep, *grid) for grid in GRID
+            f"{grid[0]}-major, {grid[1]}, {grid[2]}": partial(merge, parts, keep, *grid) for grid in GRID
         }
+        methods["tree, all segments by height"] = partial(merge_by_height, parts, keep, forest)
+        methods["exact Ward (SciPy)"] = partial(merge_exactly, parts, keep)
         methods |= {n: partial(spend, n, segments, keep * len(parts), BudgetConfig()) for n in BASELINES}
         for method, tokens_of in methods.items():
             start_s = time.perf_counter()
             tokens = tokens_of()["video"]
             ms = 1e3 * (time.perf_counter() - start_s) / len(parts)
             row = {"video": name, "keep": keep, "method": method, "num_tokens": len(tokens) / len(parts)}
-            row |= {"lost_variance": lost_variance(raw, tokens), "ms": ms}
+            row |= {"lost_variance": lost_variance(raw, tokens)[0], "ms": ms}
+            row["segments"] = lost_variance(raw, tokens, ends_s)
             row |= {"read": share_read(tokens, rule)} if rule else {}
             read = f"  read {row['read']:.2f}" if rule else ""
             figures = f"lost {row['lost_variance']:.3f}  {ms:8.1f} ms{read}"
             print(f"{name:12s} {keep:5d}  {method:30s} {figures}", flush=True)
             yield row
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over the segments of all videos, by method and tokens kept; and against DEFAULT, the largest
+    share that a segment loses more."""
+    losses: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        losses.setdefault((row["method"], row["keep"]), []).extend(row["segments"])
+    keeps = sorted({keep for _, keep in losses})
+    lines = [f"| mean of {len(losses[DEFAULT, keeps[0]])} segments | " + " | ".join(map(str, keeps)) + " |"]
+    lines.append("|---|" + "---|" * len(keeps))
+    for method in dict.fromkeys(method for method, _ in losses):
+        cells = []
+        for keep in keeps:
+            here, before = np.array(losses[method, keep]), np.array(losses[DEFAULT, keep])
+            less = 1 - here.mean() / before.mean()
+            cells.append(f"{here.mean():.4f} ({-less:+.1%}, worst {(here - before).max():+.4f})")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def parts_of(encoder: Any, pixels: Tensor) -> list[Encoded]:
@@ -166,5 +228,6 @@ def measure(
             pixels = torch.cat([part.pixels for part in media if isinstance(part, Frames)])
         parts = parts_of(vision, pixels[:seconds])
         rows += compare(Path(path).name, parts, keep or [30, 80, 160, 320], None)
+    print(summary(rows), flush=True)
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))

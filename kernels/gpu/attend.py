@@ -6,13 +6,13 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._dispatch import operator
+from .._dispatch import aligned, operator
 
 ROWS = 32  # tokens at once
 CHANNELS = 64  # channels at once
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num"])
 def scores_kernel(
     query, x, bias, scores, num, E: tl.constexpr, QUERIES: tl.constexpr, C: tl.constexpr,
     BIASED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -177,17 +177,17 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     num, width = x.shape
     segments, queries = old[0].shape
-    x, query = x.contiguous(), query.contiguous()
+    x, query = aligned(x), aligned(query)
     scores = _scores(query, x)
     kinds = _sizes(queries, width)
     if scores.numel():
         scores_kernel[(triton.cdiv(num, ROWS),)](
-            query, x, x if bias is None else bias.contiguous(), scores, num, BIASED=bias is not None, **kinds
+            query, x, x if bias is None else aligned(bias), scores, num, BIASED=bias is not None, **kinds
         )
     out = [part.new_empty(part.shape) for part in old]
     if out[-1].numel():
         grid = (segments, triton.cdiv(width, CHANNELS))
-        packed = [part.contiguous() for part in (offsets, *old)]
+        packed = [aligned(part) for part in (offsets, *old)]
         read_kernel[grid](x, scores, *packed, *out, **kinds)
     return *out, scores
 
@@ -207,8 +207,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     num, width = x.shape
     segments, queries = top.shape
-    x, query, dacc, offsets = x.contiguous(), query.contiguous(), dacc.contiguous(), offsets.contiguous()
-    dtotal, dm = dtotal.contiguous(), dm.contiguous()
+    x, query, dacc, offsets = aligned(x), aligned(query), aligned(dacc), aligned(offsets)
+    dtotal, dm = aligned(dtotal), aligned(dm)
     kinds = _sizes(queries, width)
     dscore = _scores(query, x)
     dx = x.new_empty((num, width), dtype=x.dtype if x.is_cuda else torch.float32)

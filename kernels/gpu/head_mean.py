@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import operator
+from .._dispatch import aligned, operator
 
 ROWS = 32  # rows of a program
 
@@ -30,7 +30,7 @@ def head_mean_kernel(x, out, num, C: tl.constexpr, D: tl.constexpr, WIDE: tl.con
 )
 def head_mean_triton(x: Tensor, width: int) -> Tensor:
     """(N, width) float32, what `head_mean` means, of x (N, C) float32, bfloat16 or float16."""
-    x = x.contiguous()
+    x = aligned(x)
     num, channels = x.shape
     out = x.new_empty((num, width), dtype=torch.float32)
     if num:

@@ -5,18 +5,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import operator
+from .._dispatch import aligned, operator
+from .order import order_of
+from .pool import share_of
 
 NUMBERS = 2048  # float64 numbers of the means that a program has
 WARPS = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num"])
 def medoid_kernel(
-    metric, order, first, share, center, out, num, D: tl.constexpr, WIDE: tl.constexpr, GROUPS: tl.constexpr,
-    CENTERED: tl.constexpr,
+    metric, order, first, weight, mass, center, out, num, D: tl.constexpr, WIDE: tl.constexpr,
+    GROUPS: tl.constexpr, CENTERED: tl.constexpr,
 ):  # fmt: skip
-    """out[g] = the row of order[first[g]:first[g + 1]] nearest to center[g], or to the sum of share * metric.
+    """out[g] = the row of order[first[g]:first[g + 1]] nearest to center[g], or to their mean.
 
     GROUPS groups a program, a row of each at a time; WIDE is the power of two from D on.
     """
@@ -27,6 +29,7 @@ def medoid_kernel(
     start = tl.load(first + group, mask=live, other=0)
     count = tl.load(first + group + 1, mask=live, other=0) - start
     longest = tl.max(count, axis=0)
+    total = tl.load(mass + group, mask=live, other=0.0).to(tl.float64)
     if CENTERED:
         middle = tl.load(
             center + group[:, None] * D + column[None, :], mask=live[:, None] & within, other=0.0
@@ -35,8 +38,8 @@ def medoid_kernel(
         middle = tl.zeros([GROUPS, WIDE], tl.float64)
         for j in range(0, longest):
             inside = live & (j < count)
-            row = tl.load(order + start + j, mask=inside, other=0)
-            part = tl.load(share + row, mask=inside, other=0.0)
+            row = tl.load(order + start + j, mask=inside, other=0).to(tl.int64)
+            part = share_of(tl.load(weight + row, mask=inside, other=0.0).to(tl.float64), total)
             # rows of share 0 may hold anything, even infinities
             mask = (part != 0)[:, None] & within
             rows = tl.load(metric + row[:, None] * D + column[None, :], mask=mask, other=0.0)
@@ -45,8 +48,8 @@ def medoid_kernel(
     nearest = tl.full([GROUPS], -1, tl.int64)
     for j in range(0, longest):
         inside = live & (j < count)
-        row = tl.load(order + start + j, mask=inside, other=0)
-        part = tl.load(share + row, mask=inside, other=0.0)
+        row = tl.load(order + start + j, mask=inside, other=0).to(tl.int64)
+        part = tl.load(weight + row, mask=inside, other=0.0)
         mask = (part != 0)[:, None] & within
         rows = tl.load(metric + row[:, None] * D + column[None, :], mask=mask, other=0.0)
         apart = tl.where(mask, rows.to(tl.float64) - middle, 0.0)
@@ -59,24 +62,23 @@ def medoid_kernel(
 
 
 @operator(
-    "longcompress_medoid::medoid(Tensor metric, Tensor group, Tensor share, SymInt num, Tensor? center) -> "
-    "Tensor",
-    lambda metric, group, share, num, center: metric.new_empty((num,), dtype=torch.int64),
+    "longcompress_medoid::medoid(Tensor metric, Tensor group, Tensor weight, Tensor mass, Tensor? center) "
+    "-> Tensor",
+    lambda metric, group, weight, mass, center: metric.new_empty((mass.shape[0],), dtype=torch.int64),
 )
-def medoid_triton(metric: Tensor, group: Tensor, share: Tensor, num: int, center: Tensor | None) -> Tensor:
-    """(num,) int64, what `medoid` means, of metric (N, d), groups (N,) int64, shares (N,) float64 of their
-    mean, 0 without weight, and center (num, d)."""
-    metric, share = metric.contiguous(), share.contiguous()
+def medoid_triton(
+    metric: Tensor, group: Tensor, weight: Tensor, mass: Tensor, center: Tensor | None
+) -> Tensor:
+    """(M,) int64, what `medoid` means, of metric (N, d), groups, weights (N,), mass (M,) and center."""
+    num, width = mass.shape[0], metric.shape[1]
     out = metric.new_empty((num,), dtype=torch.int64)
     if not num:
         return out
-    sorted_, order = group.sort(stable=True)
-    first = torch.searchsorted(sorted_, torch.arange(num + 1, device=metric.device))
-    middle = share if center is None else center.double().contiguous()  # not read without a center
-    wide = triton.next_power_of_2(max(1, metric.shape[1]))
+    middle = mass if center is None else aligned(center.double())  # not read without a center
+    wide = triton.next_power_of_2(max(1, width))
     groups = max(1, NUMBERS // wide)
     medoid_kernel[(triton.cdiv(num, groups),)](
-        metric, order, first, share, middle, out, num, D=metric.shape[1], WIDE=wide, GROUPS=groups,
-        CENTERED=center is not None, num_warps=WARPS,
+        aligned(metric), *order_of(group, num), aligned(weight), aligned(mass), middle, out, num, D=width,
+        WIDE=wide, GROUPS=groups, CENTERED=center is not None, num_warps=WARPS,
     )  # fmt: skip
     return out

@@ -5,12 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._dispatch import operator
+from .._dispatch import aligned, operator
 
 ROWS = 32  # rows of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num"])
 def novelty_kernel(metric, previous, out, num, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
     """out[i] = 1 - cosine of metric[i] and metric[previous[i]]; WIDE is the power of two from D on."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -36,7 +36,7 @@ def novelty_kernel(metric, previous, out, num, D: tl.constexpr, WIDE: tl.constex
 )
 def novelty_triton(metric: Tensor, previous: Tensor) -> Tensor:
     """(N,) float32, what `novelty` means, of metric (N, d) float and previous (N,) integers."""
-    metric, previous = metric.contiguous(), previous.contiguous()
+    metric, previous = aligned(metric), aligned(previous)
     num, width = metric.shape
     out = metric.new_empty((num,), dtype=torch.float32)
     if num:

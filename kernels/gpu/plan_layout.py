@@ -1,54 +1,77 @@
-"""What lengths alone decide of a plan: how much each round of each segment merges and where its results lie.
+"""What lengths alone decide of a plan: how much each round of each segment merges, and who works on it.
 
-The CPU works it out and keeps it, so that planning the same lengths again sends nothing to the GPU.
+The CPU works it out in NumPy and sends it in one piece; it is kept, so that planning the same lengths again
+sends nothing.
 """
 
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..seats import num_pairs
+
 MAX_LAYOUTS = 64  # in memory at once, without those that graphs read
-NOWHERE = -1  # where the results go of a segment's last round: its means are never read
+LONGEST = 4_096  # tokens of a segment whose seats one program sorts
+ALIGNED = 8  # numbers; each table begins at a multiple
 
 
 class Round(NamedTuple):
-    """One round of the segments that are too long for the tail."""
+    """One round of the segments that are too long for the tail, the longest first."""
 
-    first: int  # row of `Layout.rows`
-    num: int  # rows
-    longest: int  # tokens of the longest of them
-    ranked: bool  # whether somewhere not every even seat merges
+    rows: Tensor  # see Layout
+    programs: Tensor  # (P,) int32 the row of each program of the match
+    merging: Tensor  # (P,) int32 the row of each program of the merge
+    long: list["Long"]  # the rows of more than LONGEST tokens, which come first
+    longest: int  # tokens of the longest other
+
+
+class Long(NamedTuple):
+    """A segment that is too long for one program to select its pairs."""
+
+    at: int  # its first raw token
+    n: int
+    pairs: int
+    room: int
+    is_raw: bool  # whether this is its first round
 
 
 class Layout(NamedTuple):
-    """S segments of N tokens on their way to M groups.
+    """S segments of N tokens on their way to M groups; all tables are int32.
 
-    rows: (R, 8) int32, a segment in a round: where its tokens begin in what the round reads, how many they
-        are, how many pairs merge, where its results go (>= 0: there; NOWHERE; else row -2 - it of the tails'
-        buffer), its first raw token, its raw tokens, its first group if this round is its last, else -1, and
-        nothing, so that rows lie on 32 bytes.
-    tails: (T, 8) int32, a segment that one program finishes: where its tokens begin, its first step, the step
-        after its last, its room in the tails' buffer (twice its tokens), then as in `rows`.
+    segments: (S, 8) its first token, its tokens, its first group, whether nothing merges, the first of its
+        programs of `programs`, its number; 2 unused.
+    rounds: their rows (R, 8) are a segment each: its first raw token, its tokens now, the pairs that merge,
+        its room in the buffer of means, the first of its programs, its raw tokens, its first group if this
+        round is its last, else -1, the first of its programs that merge.
+    tails: (T, 8) a segment that one program finishes: its first raw token, its first step, the step after its
+        last, its room, the rounds it ran before, then as in a round.
     """
 
+    segments: Tensor
+    programs: Tensor  # (P,) the row of `segments` of each program
     rounds: list[Round]
-    rows: Tensor
     tails: Tensor
-    num_raw_tails: int  # this many first tails read the metric, the others the tails' buffer
-    steps: Tensor  # (steps, 2) int32 tokens and pairs of each round of each tail
-    half_rows: tuple[int, int]  # rows of the two buffers that rounds write in turn
-    tail_rows: int
-    longest: int  # tokens
+    steps: Tensor  # (steps, 2) tokens and pairs of each round of each tail
+    starts: Tensor  # (S + 1,) where each segment's groups begin
     num_groups: int
-    starts: Tensor  # (S + 1,) int32 where each segment's groups begin
-    local: Tensor  # (N,) int32 each token's number in its segment; where nothing merges, its group
-    unmerged: Tensor  # (n,) int64 tokens of segments where nothing merges
-    unmerged_groups: Tensor  # (n,) int64 their groups
+    longest: int  # tokens
+    work_rows: int  # of the buffer of means: two tokens and more, so at most half of them
 
 
-Key = tuple[tuple[int, ...], tuple[int, ...], float | tuple[int, ...], int, torch.device]
+class Tiles(NamedTuple):
+    """How much of a segment one program has."""
+
+    tail: int  # tokens; so many or fewer go through all remaining rounds in one program
+    rows: int  # tokens of a program at the start
+    evens: int  # even seats of one of the match
+    groups: int  # groups of one of the merge
+
+
+Schedule = float | tuple[int, ...]
+Key = tuple[tuple[int, ...], tuple[int, ...], Schedule, Tiles, torch.device]
 
 _recent: dict[Key, Layout] = {}  # the one used longest ago comes first
 _captured: dict[Key, Layout] = {}  # CUDA graphs read these at every replay, so they stay for good
@@ -56,20 +79,19 @@ _lock = Lock()
 
 
 def layout_of(
-    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: float | tuple[int, ...], tail: int,
+    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: Schedule, tiles: Tiles,
     device: torch.device, *, capturing: bool = False,
 ) -> Layout:  # fmt: skip
     """The layout of segments of `lengths` tokens that keep at most `keep` each, by `plan`'s `schedule`.
 
     Args:
-        tail: tokens from which on one program finishes a segment.
         device: where the tables go.
         capturing: whether a CUDA graph is captured there now.
 
     Raises:
         ValueError: while capturing, for a layout that isn't in memory: its tables can't be copied then.
     """
-    key = (lengths, keep, schedule, tail, device)
+    key = (lengths, keep, schedule, tiles, device)
     with _lock:
         if key in _captured:
             return _captured[key]
@@ -80,8 +102,7 @@ def layout_of(
                     "plan: these lengths were not planned before; "
                     "plan them once before capturing a CUDA graph"
                 )
-            with torch.device("cpu"):  # the tables are worked out there, whatever torch's default device
-                layout = _layout(lengths, keep, schedule, tail, device)
+            layout = _layout(lengths, keep, schedule, tiles, device)
         (_captured if capturing else _recent)[key] = layout
         if len(_recent) > MAX_LAYOUTS:
             del _recent[next(iter(_recent))]
@@ -89,96 +110,82 @@ def layout_of(
 
 
 def _layout(
-    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: float | tuple[int, ...], tail: int,
+    lengths: tuple[int, ...], keep: tuple[int, ...], schedule: Schedule, tiles: Tiles,
     device: torch.device,
 ) -> Layout:  # fmt: skip
-    n = torch.tensor(lengths, dtype=torch.int64)
-    limit = torch.minimum(torch.tensor(keep, dtype=torch.int64), n)
-    at, starts = _sums(n), _sums(limit)
-    place = torch.stack([at[:-1], n, starts[:-1], torch.zeros_like(n)], 1)
+    n = np.array(lengths, dtype=np.int64)
+    limit = np.minimum(np.array(keep, dtype=np.int64), n)
+    starts = _sums(limit)
+    by_length = np.argsort(-n, kind="stable")  # the longest first: their programs take longest
+    at, start = (sums[:-1][by_length] for sums in (_sums(n), starts))
+    n, limit = n[by_length], limit[by_length]
+    first, programs = _programs(-(-n // tiles.rows))
+    tables = [_table(at, n, start, n <= limit, first, by_length), programs, starts]
+    room = _sums(np.where(n > limit, n // 2, 0))
 
-    # Rounds of all segments that are longer than a tail. Of each: its tokens now, where they begin in what
-    # the round reads, the rounds it ran, and its room in the tails' buffer once it has one.
-    now, base, done = n.clone(), at[:-1].clone(), torch.zeros_like(n)
-    room, tail_rows = torch.full_like(n, NOWHERE), 0
-    rounds: list[Round] = []
-    rows, halves = [], [0, 0]
-    while bool((on := (now > limit) & (now > tail)).any()):
-        size, k = now[on], len(rounds)
-        pairs = torch.minimum(_pairs(size, schedule, done[on]), size - limit[on])
-        left = size - pairs
-        # A segment ends here, or leaves for the tail, or stays: then its results go to this round's half.
-        ends = left == limit[on]
-        leaves = ~ends & (left <= tail)
-        stays = _sums(torch.where(ends | leaves, 0, left))
-        halves[k % 2] = max(halves[k % 2], int(stays[-1]))
-        # One that leaves gets a room of twice its tokens, behind the rooms before it.
-        twice = _sums(torch.where(leaves, 2 * left, 0))
-        room[on] = torch.where(leaves, tail_rows + twice[:-1], NOWHERE)
-        tail_rows += int(twice[-1])
-        second = room[on] + left  # the tail's first round writes the first half of its room
-        out = torch.where(ends, NOWHERE, torch.where(leaves, -2 - second, stays[:-1]))
-        final = torch.where(ends, place[on, 2], NOWHERE)
-        rows.append(
-            torch.stack([base[on], size, pairs, out, place[on, 0], place[on, 1], final, place[on, 3]], 1)
-        )
-        first = rounds[-1].first + rounds[-1].num if rounds else 0
-        rounds.append(Round(first, len(size), int(size.max()), bool((2 * pairs < size).any())))
-        base[on] = torch.where(leaves, second, stays[:-1])
-        now[on], done[on] = left, done[on] + 1
+    # Rounds of all segments that are longer than a tail; those still on have all run as many.
+    now, done = n.copy(), np.zeros_like(n)
+    rounds: list[tuple[list[Long], int]] = []
+    while (on := (now > limit) & (now > tiles.tail)).any():
+        size = now[on]
+        full = np.array([num_pairs(k, schedule, len(rounds)) for k in size.tolist()])
+        pairs = np.minimum(full, size - limit[on])
+        final = np.where(size - pairs == limit[on], start[on], -1)
+        first, programs = _programs(-(-((size + 1) // 2) // tiles.evens))
+        first_merge, merging = _programs(-(-(size - pairs) // tiles.groups))
+        rows = _table(at[on], size, pairs, room[:-1][on], first, n[on], final, first_merge)
+        tables += [rows, programs, merging]
+        long = [Long(a, b, c, d, not rounds) for a, b, c, d, *_ in rows[size > LONGEST].tolist()]
+        rounds.append((long, int(size[len(long)]) if len(long) < len(size) else 0))
+        now[on], done[on] = size - pairs, done[on] + 1
 
-    # Tails: first those that read the raw metric, who get their rooms only now, then those out of rounds.
     short = now > limit
-    order = torch.cat([(short & (room < 0)).nonzero()[:, 0], (short & (room >= 0)).nonzero()[:, 0]])
-    raw = room[order] < 0
-    twice = _sums(torch.where(raw, 2 * now[order], 0))
-    room[order] = torch.where(raw, tail_rows + twice[:-1], room[order])
-    steps, last = _steps(now[order], limit[order], done[order], schedule)
-    first_step = torch.cat([last.new_zeros(1), last])[:-1]
-    tails = torch.stack([base[order], first_step, last, room[order], *place[order].unbind(1)], 1)
+    kinds = zip(now[short].tolist(), limit[short].tolist(), done[short].tolist(), strict=True)
+    known: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    steps = [known.get(kind) or known.setdefault(kind, _steps(*kind, schedule)) for kind in kinds]
+    last = _sums(np.array([len(each) for each in steps], dtype=np.int64))
+    tails = _table(at[short], last[:-1], last[1:], room[:-1][short], done[short], n[short], start[short])
+    tables += [tails, np.array([step for each in steps for step in each], dtype=np.int64).reshape(-1, 2)]
 
-    # Segments that merge nothing: their tokens are their groups.
-    unmerged = (n <= limit).repeat_interleave(n)
-    local = torch.arange(int(at[-1])) - at[:-1].repeat_interleave(n)
-    local += torch.where(unmerged, starts[:-1].repeat_interleave(n), 0)
-    table = torch.cat([torch.zeros(0, 8, dtype=torch.int64), *rows])
+    segments, programs_, starts_, *middle, tails_, steps_ = _sent(tables, device)
+    of_rounds = zip(middle[0::3], middle[1::3], middle[2::3], rounds, strict=True)
     return Layout(
-        rounds, table.int().to(device), tails.int().to(device), int(raw.sum()), steps.int().to(device),
-        (halves[0], halves[1]), tail_rows + int(twice[-1]), max(lengths, default=0), int(starts[-1]),
-        starts.int().to(device), local.int().to(device), unmerged.nonzero()[:, 0].to(device),
-        local[unmerged].to(device),
+        segments, programs_, [Round(a, b, c, *rest) for a, b, c, rest in of_rounds], tails_, steps_, starts_,
+        int(starts[-1]), int(n[0]) if len(n) else 0, int(room[-1]),
     )  # fmt: skip
 
 
-def _steps(
-    now: Tensor, limit: Tensor, done: Tensor, schedule: float | tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """((steps, 2) tokens and pairs, segment by segment; (T,) the step after each segment's last)."""
-    segments, steps = [], []
-    on = torch.arange(len(now))
-    while len(on):
-        pairs = torch.minimum(_pairs(now[on], schedule, done[on]), now[on] - limit[on])
-        segments.append(on)
-        steps.append(torch.stack([now[on], pairs], 1))
-        now, done = now.index_add(0, on, -pairs), done.index_add(0, on, torch.ones_like(on))
-        on = on[now[on] > limit[on]]
-    if not segments:
-        return torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    # they came round by round; a program reads its own side by side
-    segment = torch.cat(segments)
-    last = torch.bincount(segment, minlength=len(now)).cumsum(0)
-    return torch.cat(steps)[segment.argsort(stable=True)], last
+def _table(*columns: np.ndarray) -> np.ndarray:
+    """(rows, 8) of some columns, then zeros: a row lies on 32 bytes."""
+    return np.stack([*columns, *(np.zeros_like(columns[0]) for _ in range(8 - len(columns)))], 1)
 
 
-def _pairs(n: Tensor, schedule: float | tuple[int, ...], done: Tensor) -> Tensor:
-    """Pairs that a full round over n tokens merges, after `done` rounds."""
-    if isinstance(schedule, float | int):
-        pairs = (n.double() * schedule).floor().long()
-    else:
-        pairs = torch.tensor(schedule)[done.clamp_max(len(schedule) - 1)]
-    return torch.minimum(pairs.clamp_min(1), n // 2)
+def _programs(num: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """((rows,) the first program of each, (programs,) the row of each), where rows have `num` programs."""
+    return _sums(num)[:-1], np.repeat(np.arange(len(num)), num)
 
 
-def _sums(n: Tensor) -> Tensor:
+def _sent(tables: list[np.ndarray], device: torch.device) -> list[Tensor]:
+    """The tables as int32 on the device, sent in one piece."""
+    ends = np.cumsum([-(-table.size // ALIGNED) * ALIGNED for table in tables])
+    whole = np.zeros(ends[-1], dtype=np.int32)
+    starts = [0, *ends[:-1]]
+    for a, table in zip(starts, tables, strict=True):
+        whole[a : a + table.size] = table.ravel()
+    copied = torch.from_numpy(whole).to(device)
+    return [copied[a : a + table.size].view(table.shape) for a, table in zip(starts, tables, strict=True)]
+
+
+def _steps(now: int, limit: int, done: int, schedule: Schedule) -> list[tuple[int, int]]:
+    """Tokens and pairs of the rounds from `now` tokens to `limit`."""
+    steps = []
+    while now > limit:
+        pairs = min(num_pairs(now, schedule, done), now - limit)
+        steps.append((now, pairs))
+        now, done = now - pairs, done + 1
+    return steps
+
+
+def _sums(n: np.ndarray) -> np.ndarray:
     """(S + 1,) running sums, from 0."""
-    return torch.cat([n.new_zeros(1), n.cumsum(0)])
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n)])

@@ -1,31 +1,19 @@
-"""The steps of a round of `plan` in Triton, each for a tile of a segment; `plan_rounds` runs them.
+"""The steps of a round of `plan` in Triton; `plan_rounds` runs them.
 
-A round over n tokens, even and odd seats:
-- *match*: each even seat's best odd seat, the odd ones going by in tiles; its key is (partner, seat).
-- *rank*: how many even seats score better (on a tie the lower one); those from the r-th on lose their key.
-- *place*: where a seat's token goes, and where the seat stands among all, ordered by that. Both follow from
-  counting smaller keys, so nothing is sorted and nothing needs an atomic.
-- *merge*: means of the placed seats, in seat order; the map from raw tokens is composed along.
+Everything a segment has lies from its first raw token on: `weight`, `square`, `lower`, `scale` and `row` of
+each seat, in two sets that rounds read and write in turn, and the halves (`high`, `low`) of its metric. The
+metric itself is not moved. `row` says where it is: below `split` a row of the caller's metric, from there on
+one of `work`. A round over n tokens, even and odd seats:
+- *match*: each even seat's best odd seat, the odd ones going by in tiles.
+- *select*: the best pairs, by bisection of their scores; where each seat's token goes; weight and row of all
+  seats in the order of that, by one sort; where the means go.
+- *merge*: means in that order; the map from raw tokens is composed along.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def is_weighted(scale, WARD: tl.constexpr):
-    """Which tokens count for something, by what `scale_of` says of them."""
-    return scale < float("inf") if WARD else scale > 0
-
-
-@triton.jit
-def scale_of(square, weight, WARD: tl.constexpr):
-    """What a score needs of a token beside its metric and the square of that: 1 / weight, or 1 / length."""
-    if WARD:
-        scale = tl.where(weight > 0, 1.0 / tl.where(weight > 0, weight, 1.0), float("inf"))
-    else:
-        scale = tl.where(square > 0, 1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
-    return scale
+from .pool import share_of
 
 
 @triton.jit
@@ -38,244 +26,321 @@ def power_of_two(square, UP: tl.constexpr):
 
 
 @triton.jit
-def products(a, b, FAST: tl.constexpr):
-    """a @ b of float32 rows and columns whose lengths are about 1.
-
-    Exact: each factor as two float16 of 11 bits, three products on the tensor cores; half the work of three
-    in tf32, and as near to float32. FAST: 2 bfloat16; 1 the same for the interpreter, which has none.
-    """
-    if FAST == 2:
-        dots = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    elif FAST == 1:
-        dots = tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32))
+def scale_of(square, weight, WARD: tl.constexpr):
+    """What a score needs of a token beside its metric and the square of that: 1 / weight, or 1 / length."""
+    if WARD:
+        scale = tl.where(weight > 0, tl.div_rn(1.0, tl.where(weight > 0, weight, 1.0)), float("inf"))
     else:
-        a_high = a.to(tl.float16)
-        b_high = b.to(tl.float16)
-        a_low = (a - a_high.to(tl.float32)).to(tl.float16)
-        b_low = (b - b_high.to(tl.float32)).to(tl.float16)
-        dots = tl.dot(a_low, b_high)
+        scale = tl.where(square > 0, tl.div_rn(1.0, tl.sqrt_rn(tl.where(square > 0, square, 1.0))), 0.0)
+    return scale
+
+
+@triton.jit
+def sum_of_squares(x):
+    """(R,) of x (R, 2^k), added in pairs: the same bits in whatever layout and kernel it is compiled."""
+    x = x * x
+    for _ in tl.static_range(0, 8):
+        if x.shape[1] > 1:
+            x = tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]), axis=2)
+    return tl.reshape(x, [x.shape[0]])
+
+
+@triton.jit
+def store_token(
+    value, square, weight, row, live, seat, state, high, low, D: tl.constexpr, SLICE: tl.constexpr,
+    WARD: tl.constexpr,
+):  # fmt: skip
+    """What rounds read of tokens at `seat`: numbers, and halves of `value` unless it is deep."""
+    new_weight, new_square, new_lower, new_scale, new_row = state
+    scale = scale_of(square, weight, WARD)
+    tl.store(new_weight + seat, weight, mask=live)
+    tl.store(new_square + seat, square, mask=live)
+    tl.store(new_lower + seat, power_of_two(square, True), mask=live)
+    tl.store(new_scale + seat, scale, mask=live)
+    tl.store(new_row + seat, row, mask=live)
+    if D <= SLICE:
+        store_halves(value, square, scale, live, seat, 0, high, low, D, SLICE, WARD)
+
+
+@triton.jit
+def store_halves(
+    value, square, scale, live, seat, slice, high, low, D: tl.constexpr, SLICE: tl.constexpr,
+    WARD: tl.constexpr,
+):  # fmt: skip
+    """`value`, lifted to lengths of about 1 (ward) or of 1 (cosine), as the sum of two float16."""
+    column = slice + tl.arange(0, SLICE)
+    lifted = value * (power_of_two(square, False) if WARD else scale)[:, None]
+    upper = lifted.to(tl.float16)
+    rest = (lifted - upper.to(tl.float32)).to(tl.float16)
+    where = seat.to(tl.int64)[:, None] * D + column[None, :]
+    both = live[:, None] & (column < D)[None, :]
+    tl.store(high + where, upper, mask=both)
+    tl.store(low + where, rest, mask=both)
+
+
+@triton.jit
+def product(a_high, a_low, b_high, b_low, dots, FAST: tl.constexpr):
+    """dots + a @ b. Three products of float16 halves are as near to float32 as three in tf32, at half the
+    work; FAST: one product."""
+    if not FAST:
+        dots = tl.dot(a_low, b_high, dots)
         dots = tl.dot(a_high, b_low, dots)
-        dots = tl.dot(a_high, b_high, dots)
-    return dots
+    return tl.dot(a_high, b_high, dots)
 
 
 @triton.jit
 def match_tile(
-    x, square, scale, best, partner, key, base, n, tile, D: tl.constexpr,
-    WIDE: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr,
-    ODDS: tl.constexpr,
+    state, high, low, best, partner, n, tile, D: tl.constexpr, WIDE: tl.constexpr, SLICE: tl.constexpr,
+    WARD: tl.constexpr, EQUAL: tl.constexpr, FAST: tl.constexpr, EVENS: tl.constexpr, ODDS: tl.constexpr,
 ):  # fmt: skip
-    """best, partner and key of EVENS even seats; rows of weight 0 count as zero vectors."""
+    """best and partner of EVENS even seats of a segment.
+
+    EQUAL: all weights are. Then -|a - b|^2 ranks as ward's score does, and needs no division.
+    """
+    _, square, lower, scale, _ = state
     num_even = (n + 1) // 2
     num_odd = n // 2
     even = tile * EVENS + tl.arange(0, EVENS)
     live = even < num_even
-    row = base + 2 * even
-    square_a = tl.load(square + row, mask=live, other=0.0)
-    scale_a = tl.load(scale + row, mask=live, other=1.0)
     column = tl.arange(0, SLICE)
-    filled = live & is_weighted(scale_a, WARD)
-    lift_a = power_of_two(square_a, False) if WARD else scale_a  # to lengths of about 1; or of 1
+    square_a = tl.load(square + 2 * even, mask=live, other=0.0)
+    scale_a = tl.load(scale + 2 * even, mask=live, other=1.0)
+    twice = 2 * tl.load(lower + 2 * even, mask=live, other=1.0)
+    from_a = (2 * even).to(tl.int64)[:, None] * D + column[None, :]
+    lane = tl.arange(0, ODDS)
+    from_b = (2 * lane + 1).to(tl.int64)[None, :] * D + column[:, None]
+    inside = column < D
     if WIDE == SLICE:
-        a = tl.load(
-            x + row[:, None] * D + column[None, :], mask=filled[:, None] & (column < D)[None, :], other=0.0
-        )
-        a = a * lift_a[:, None]
-    top = tl.full([EVENS], float("-inf"), tl.float32)
-    at = tl.zeros([EVENS], tl.int32)
+        a_high = tl.load(high + from_a, mask=live[:, None] & inside[None, :], other=0.0)
+        a_low = a_high if FAST else tl.load(low + from_a, mask=live[:, None] & inside[None, :], other=0.0)
+    # the best of each column of tiles is kept, and the best of those is found at the end
+    top = tl.full([EVENS, ODDS], float("-inf"), tl.float32)
+    at = tl.zeros([EVENS, ODDS], tl.int32)
     for first in range(0, num_odd, ODDS):
-        odd = first + tl.arange(0, ODDS)
+        odd = first + lane
         real = odd < num_odd
-        other = base + 2 * odd + 1
-        square_b = tl.load(square + other, mask=real, other=0.0)
-        scale_b = tl.load(scale + other, mask=real, other=1.0)
-        counts = real & is_weighted(scale_b, WARD)
-        lift_b = power_of_two(square_b, False)
-        lower_b = power_of_two(square_b, True)
+        square_b = tl.load(square + 2 * odd + 1, mask=real, other=float("inf"))  # never the best
+        dots = tl.zeros([EVENS, ODDS], tl.float32)
         if WIDE == SLICE:
-            b = tl.load(
-                x + other[None, :] * D + column[:, None],
-                mask=counts[None, :] & (column < D)[:, None], other=0.0,
-            )  # fmt: skip
-            dots = products(a, b * lift_b[None, :], FAST)
+            mask = real[None, :] & inside[:, None]
+            b_high = tl.load(high + from_b, mask=mask, other=0.0)
+            b_low = b_high if FAST else tl.load(low + from_b, mask=mask, other=0.0)
+            dots = product(a_high, a_low, b_high, b_low, dots, FAST)
         else:
-            dots = tl.zeros([EVENS, ODDS], tl.float32)
             for slice in range(0, D, SLICE):
-                inside = slice + column < D
-                a = tl.load(
-                    x + row[:, None] * D + (slice + column)[None, :],
-                    mask=filled[:, None] & inside[None, :], other=0.0,
-                )  # fmt: skip
-                b = tl.load(
-                    x + other[None, :] * D + (slice + column)[:, None],
-                    mask=counts[None, :] & inside[:, None], other=0.0,
-                )  # fmt: skip
-                dots += products(a * lift_a[:, None], b * lift_b[None, :], FAST)
+                mask_a = live[:, None] & (slice + column < D)[None, :]
+                mask_b = real[None, :] & (slice + column < D)[:, None]
+                a_high = tl.load(high + from_a + slice, mask=mask_a, other=0.0)
+                b_high = tl.load(high + from_b + slice, mask=mask_b, other=0.0)
+                a_low = a_high if FAST else tl.load(low + from_a + slice, mask=mask_a, other=0.0)
+                b_low = b_high if FAST else tl.load(low + from_b + slice, mask=mask_b, other=0.0)
+                dots = product(a_high, a_low, b_high, b_low, dots, FAST)
+        from_b += 2 * ODDS * D
         if WARD:
-            twice = 2 * power_of_two(square_a, True)
-            score = dots * lower_b[None, :] * twice[:, None] - square_a[:, None] - square_b[None, :]
-            score = score / (scale_a[:, None] + scale_b[None, :])
-            score = tl.where(real[None, :], score, float("-inf"))
+            lower_b = tl.load(lower + 2 * odd + 1, mask=real, other=1.0)
+            score = dots * lower_b[None, :] * twice[:, None] - square_b[None, :]
+            if not EQUAL:
+                scale_b = tl.load(scale + 2 * odd + 1, mask=real, other=1.0)
+                root = tl.rsqrt(scale_a[:, None] + scale_b[None, :])
+                score = (score - square_a[:, None]) * root * root
         else:
+            scale_b = tl.load(scale + 2 * odd + 1, mask=real, other=1.0)
             level = tl.where(real, tl.where(scale_b == 0, -1.0, 0.0), float("-inf"))
-            score = dots * (lower_b * scale_b)[None, :] + level[None, :]
-        value, index = tl.max(score, axis=1, return_indices=True)
-        better = value > top  # not >=: ties go to the lowest seat
-        at = tl.where(better, first + index, at)
-        top = tl.where(better, value, top)
+            score = dots + level[None, :]
+        better = score > top  # not >=: ties go to the lowest seat; and what is no number is never better
+        at = tl.where(better, first, at)
+        top = tl.where(better, score, top)
+    value = tl.max(top, axis=1)
+    index = tl.min(tl.where(top == value[:, None], at + lane[None, :], 2147483647), axis=1)
     if not WARD:  # a zero vector is as far from all
-        top = tl.where(scale_a == 0, -1.0, top)
-        at = tl.where(scale_a == 0, 0, at)
-    tl.store(best + base + even, top, mask=live)
-    tl.store(partner + base + even, at, mask=live)
-    wide_at = at.to(key.dtype.element_ty)
-    tl.store(key + base + even, wide_at * num_even + even, mask=live)
+        value = tl.where(scale_a == 0, -1.0, value)
+        index = tl.where(scale_a == 0, 0, index)
+    if EQUAL:
+        value -= square_a
+    tl.store(best + even, value, mask=live)
+    tl.store(partner + even, index, mask=live)
 
 
 @triton.jit
-def rank_tile(
-    best, key, rank, base, n, pairs, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr
-):
-    """rank of SEATS even seats by falling score; those from the `pairs`-th on get NO_KEY."""
-    num_even = (n + 1) // 2
-    even = tile * SEATS + tl.arange(0, SEATS)
-    live = even < num_even
-    mine = tl.load(best + base + even, mask=live, other=0.0)
-    above = tl.zeros([SEATS, KEYS], tl.int32)
-    for first in range(0, num_even, KEYS):
-        other = first + tl.arange(0, KEYS)
-        theirs = tl.load(best + base + other, mask=other < num_even, other=float("-inf"))
-        before = (theirs[None, :] > mine[:, None]) | (
-            (theirs[None, :] == mine[:, None]) & (other[None, :] < even[:, None])
-        )
-        above += before.to(tl.int32)
-    above = tl.sum(above, axis=1)
-    tl.store(rank + base + even, above, mask=live)
-    tl.store(key + base + even, tl.full([SEATS], NO_KEY, key.dtype.element_ty), mask=live & (above >= pairs))
+def in_order(best, seat, even):
+    """Integers that are in the order of the scores at `seat`, the lowest where not `even`."""
+    score = tl.load(best + seat, mask=even, other=0.0)
+    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # -0 is 0
+    return tl.where(even, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits), -2147483648)
 
 
 @triton.jit
-def count_tile(key, count, base, n, tile, NO_KEY: tl.constexpr, SEATS: tl.constexpr):
-    """count[e] = even seats up to e that have a key, of SEATS even seats."""
-    num_even = (n + 1) // 2
-    lane = tl.arange(0, SEATS)
-    before = tl.zeros([SEATS], tl.int32)
-    for first in range(0, tile * SEATS, SEATS):
-        before += (tl.load(key + base + first + lane) < NO_KEY).to(tl.int32)
-    seat = tile * SEATS + lane
-    live = seat < num_even
-    mine = (tl.load(key + base + seat, mask=live, other=NO_KEY) < NO_KEY).to(tl.int32)
-    tl.store(count + base + seat, tl.sum(before, axis=0) + tl.cumsum(mine, axis=0), mask=live)
-
-
-@triton.jit
-def place_tile(
-    partner, key, rank, count, order, target, first_slot, base, n, pairs, tile, NO_KEY: tl.constexpr,
-    RANKED: tl.constexpr, REFERENCE: tl.constexpr, SEATS: tl.constexpr, KEYS: tl.constexpr,
+def select_pairs(
+    state, new_state, best, partner, slots, n, pairs, raw_tokens, split, room, REFERENCE: tl.constexpr,
+    SEATS: tl.constexpr,
 ):  # fmt: skip
-    """target (where a seat's token goes), order (seats by that) and first_slot (where each goal's seats are
-    first), of SEATS even seats and the odd seats after them."""
+    """The slots of a segment of n <= SEATS tokens, whose best `pairs` even seats merge, the lower of equals.
+
+    slots: target, where each seat's token goes; first, where each goal's tokens begin in part and source,
+    weights and rows of all tokens by (target, seat); home, the row of each goal's mean.
+    """
+    weight, _, _, _, row = state
+    target, first, part, source, home = slots
     num_even = (n + 1) // 2
-    num_odd = n // 2
-    seat = tile * SEATS + tl.arange(0, SEATS)
+    seat = tl.arange(0, SEATS // 2)
     even = seat < num_even
-    odd = seat < num_odd
-    wide = seat.to(key.dtype.element_ty)
-    join = tl.load(partner + base + seat, mask=even, other=0)
-    mine = tl.load(key + base + seat, mask=even, other=NO_KEY)
-    joins = even & (mine < NO_KEY)
-    bound = tl.where(joins, mine, wide * num_even)  # a seat alone comes after all that join lower odd seats
-    own = wide * num_even
-    below = tl.zeros([SEATS, KEYS], tl.int32)  # keys less than the even seat's
-    below_odd = tl.zeros([SEATS, KEYS], tl.int32)  # keys that join lower odd seats
-    upto_odd = tl.zeros([SEATS, KEYS], tl.int32)  # and those that join this one from a lower seat
-    for first in range(0, num_even, KEYS):
-        number = first + tl.arange(0, KEYS)
-        others = tl.load(key + base + number, mask=number < num_even, other=NO_KEY)
-        below += (others[None, :] < bound[:, None]).to(tl.int32)
-        below_odd += (others[None, :] < own[:, None]).to(tl.int32)
-        upto_odd += (others[None, :] <= (own + wide)[:, None]).to(tl.int32)
-    below = tl.sum(below, axis=1)
-    below_odd = tl.sum(below_odd, axis=1)
-    upto_odd = tl.sum(upto_odd, axis=1)
-    if REFERENCE:  # those left alone by falling score, then the odd seats
-        left = num_even - pairs
-        place = tl.load(rank + base + seat, mask=even, other=0) if RANKED else seat
+    odd = seat < n // 2
+    rising = in_order(best, seat, even)
+    # the pairs-th greatest, bit by bit from the sign on
+    cut = tl.where(tl.sum((rising >= 0).to(tl.int32), axis=0) >= pairs, 0, -2147483648)
+    bit = 1 << 30
+    for _ in range(0, 31):
+        enough = tl.sum((rising >= cut + bit).to(tl.int32), axis=0) >= pairs
+        cut = tl.where(enough, cut + bit, cut)
+        bit = bit >> 1
+    above = even & (rising > cut)
+    equal = (even & (rising == cut)).to(tl.int32)
+    rest = pairs - tl.sum(above.to(tl.int32), axis=0)
+    merges = above | ((equal > 0) & (tl.cumsum(equal, axis=0) <= rest))
+    stays = even & ~merges
+    count = tl.cumsum(merges.to(tl.int32), axis=0)  # of the even seats up to each one
+    join = tl.load(partner + seat, mask=merges, other=0)
+    # Even seats that join each odd one, and those from a lower seat, counted in arrays that are filled later.
+    # Integers, so that the order of the additions doesn't matter.
+    tl.store(first + seat, 0, mask=even)
+    tl.store(target + seat, 0, mask=even)
+    tl.debug_barrier()
+    tl.atomic_add(first + join, 1, mask=merges, sem="relaxed", scope="cta")
+    tl.atomic_add(target + join, 1, mask=merges & (seat <= join), sem="relaxed", scope="cta")
+    tl.debug_barrier()
+    joined = tl.load(first + seat, mask=even, other=0)
+    joined_lower = tl.load(target + seat, mask=even, other=0)
+    tl.debug_barrier()
+    before = tl.cumsum(joined, axis=0) - joined  # that join lower odd seats
+    left = num_even - pairs
+    if REFERENCE:  # the even seats that stay by falling score, then the odd ones
         goal_odd = left + seat
-        goal_even = tl.where(joins, left + join, place - pairs)
-        slot_even = tl.where(joins, left + join + below + (join < seat).to(tl.int32), goal_even)
-        slot_odd = left + seat + upto_odd
-        first_odd = left + seat + below_odd
-    else:
-        if RANKED:
-            count_here = tl.load(count + base + seat, mask=even, other=0)
-            count_join = tl.load(count + base + join, mask=joins, other=0)
-        else:  # all of them merge
-            count_here = seat + 1
-            count_join = join + 1
-        goal_odd = 2 * seat + 1 - count_here
-        goal_even = tl.where(joins, 2 * join + 1 - count_join, 2 * seat - count_here)
-        slot_even = goal_even + below + tl.where(joins, (join < seat).to(tl.int32), 0)
-        slot_odd = goal_odd + upto_odd
-        first_odd = goal_odd + below_odd
-    tl.store(target + base + 2 * seat, goal_even, mask=even)
-    tl.store(target + base + 2 * seat + 1, goal_odd, mask=odd)
-    tl.store(order + base + slot_even, 2 * seat, mask=even)
-    tl.store(order + base + slot_odd, 2 * seat + 1, mask=odd)
-    tl.store(first_slot + base + goal_even, slot_even, mask=even & (mine >= NO_KEY))
-    tl.store(first_slot + base + goal_odd, first_odd, mask=odd)
+    else:  # seats close up
+        goal_odd = 2 * seat + 1 - count
+        goal = 2 * seat - count
+        tl.store(target + 2 * seat, goal, mask=stays)
+        tl.store(first + goal, goal + before, mask=stays)
+        tl.store(part + goal + before, tl.load(weight + 2 * seat, mask=stays, other=0.0), mask=stays)
+        lone_row = tl.load(row + 2 * seat, mask=stays, other=-1)
+        tl.store(source + goal + before, lone_row, mask=stays)
+        tl.store(home + goal, lone_row, mask=stays)
+    # before a token stand those that goals below keep or get, and the lower ones of its own goal
+    slot = goal_odd + before + joined_lower
+    tl.store(target + 2 * seat + 1, goal_odd, mask=odd)
+    tl.store(first + goal_odd, goal_odd + before, mask=odd)
+    tl.store(part + slot, tl.load(weight + 2 * seat + 1, mask=odd, other=0.0), mask=odd)
+    odd_row = tl.load(row + 2 * seat + 1, mask=odd, other=-1)
+    tl.store(source + slot, odd_row, mask=odd)
+    tl.store(home + goal_odd, odd_row, mask=odd)
+    tl.debug_barrier()
+    goal = tl.load(target + 2 * join + 1, mask=merges, other=0)
+    tl.store(target + 2 * seat, goal, mask=merges)
+    even_row = tl.load(row + 2 * seat, mask=merges, other=-1)
+    tl.atomic_max(home + goal, even_row, mask=merges, sem="relaxed", scope="cta")
+    tl.debug_barrier()
+    # A mean goes to the row of `work` that a member has, or to the next of the segment's room.
+    used = tl.load(row + n, mask=n < raw_tokens, other=0)  # rows of the room; behind the last seat
+    lies = tl.load(home + goal_odd, mask=odd, other=0)
+    starts = odd & (joined > 0) & (lies < split)
+    number = tl.cumsum(starts.to(tl.int32), axis=0)
+    tl.store(home + goal_odd, split + room + used + number - 1, mask=starts)
+    tl.store(new_state[4] + n - pairs, used + tl.sum(starts.to(tl.int32), axis=0))
+    # Sorts come last, when little else is in registers.
+    key = tl.sort(tl.where(merges, join * (SEATS // 2) + seat, 2147483647))
+    join = key // (SEATS // 2)
+    lone = key % (SEATS // 2)
+    live = seat < pairs
+    slot = seat + (join < lone).to(tl.int32) + tl.load(target + 2 * join + 1, mask=live, other=0)
+    tl.store(part + slot, tl.load(weight + 2 * lone, mask=live, other=0.0), mask=live)
+    tl.store(source + slot, tl.load(row + 2 * lone, mask=live, other=0), mask=live)
+    if REFERENCE and left > 0:
+        falling = -1 - in_order(best, seat, even).to(tl.int64)  # -x would have no room for the lowest
+        key64 = tl.where(stays, falling * 4294967296 + seat, 9223372036854775807)
+        lone = 2 * (tl.sort(key64) & 4294967295).to(tl.int32)
+        live = seat < left
+        tl.store(target + lone, seat, mask=live)
+        tl.store(first + seat, seat, mask=live)
+        tl.store(part + seat, tl.load(weight + lone, mask=live, other=0.0), mask=live)
+        lone_row = tl.load(row + lone, mask=live, other=-1)
+        tl.store(source + seat, lone_row, mask=live)
+        tl.store(home + seat, lone_row, mask=live)
+
+
+@triton.jit
+def sort_tokens(target, order, first, start, n, SEATS: tl.constexpr):
+    """order[j] = start + the j-th of n tokens by (target, token), first[t] = start + the first j of t."""
+    lane = tl.arange(0, SEATS)
+    live = lane < n
+    key = tl.sort(tl.load(target + lane, mask=live, other=SEATS - 1) * SEATS + lane)
+    goal = key // SEATS
+    tl.store(order + lane, start + key % SEATS, mask=live)
+    tl.debug_barrier()
+    before = tl.load(order + lane - 1, mask=live & (lane > 0), other=start) - start
+    changes = (lane == 0) | (tl.load(target + before, mask=live, other=0) != goal)
+    tl.store(first + goal, start + lane, mask=live & changes)
 
 
 @triton.jit
 def merge_tile(
-    x, weight, order, first_slot, out_x, out_square, out_scale, out_weight, mass, base, n, pairs, out, final,
-    tile, D: tl.constexpr, SLICE: tl.constexpr, WARD: tl.constexpr, GROUPS: tl.constexpr,
+    metric, work, new_state, high, low, slots, mass, n, left, split, final, tile, D: tl.constexpr,
+    SLICE: tl.constexpr, WARD: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """State of GROUPS groups, to row `out` on unless that is < 0; masses to mass[final] on unless that is."""
-    left = n - pairs
+    """State of GROUPS groups, or in a segment's last round their masses, from mass[final] on."""
+    _, first, part, source, home = slots
+    column = tl.arange(0, SLICE)
     group = tile * GROUPS + tl.arange(0, GROUPS)
     live = group < left
-    start = tl.load(first_slot + base + group, mask=live, other=0)
-    end = tl.load(first_slot + base + group + 1, mask=group + 1 < left, other=n)
+    start = tl.load(first + group, mask=live, other=0)
+    end = tl.load(first + group + 1, mask=group + 1 < left, other=n)
     num = tl.where(live, end - start, 0)
     largest = tl.max(num, axis=0)
     total = tl.zeros([GROUPS], tl.float32)
     for j in range(0, largest):
-        seat = tl.load(order + base + start + j, mask=j < num, other=0)
-        total += tl.load(weight + base + seat, mask=j < num, other=0.0)
+        total += tl.load(part + start + j, mask=j < num, other=0.0)
     if final >= 0:
         tl.store(mass + final + group, total, mask=live)
-    if out >= 0:
-        inverse = tl.where(total > 0, tl.div_rn(1.0, tl.where(total > 0, total, 1.0)), 0.0)
+    else:
+        lies = tl.load(home + group, mask=live, other=0)
         square = tl.zeros([GROUPS], tl.float32)
-        column = tl.arange(0, SLICE)
+        acc = tl.zeros([GROUPS, SLICE], tl.float32)
         for slice in range(0, D, SLICE):
-            inside = slice + column < D
             acc = tl.zeros([GROUPS, SLICE], tl.float32)
             for j in range(0, largest):
-                seat = tl.load(order + base + start + j, mask=j < num, other=0)
-                part = tl.load(weight + base + seat, mask=j < num, other=0.0)
-                share = tl.where((part == total) & (part > 0), 1.0, inverse * part)
-                rows = tl.load(
-                    x + (base + seat)[:, None] * D + (slice + column)[None, :],
-                    mask=((j < num) & (part > 0))[:, None] & inside[None, :], other=0.0,
-                )  # fmt: skip
-                acc += share[:, None] * rows
-            square += tl.sum(acc * acc, axis=1)
+                weight = tl.load(part + start + j, mask=j < num, other=0.0)
+                row = tl.load(source + start + j, mask=j < num, other=0)
+                rows = load_rows(metric, work, row, split, slice, (j < num) & (weight > 0), D, SLICE)
+                acc += share_of(weight, total)[:, None] * rows
+            square += sum_of_squares(acc)
+            tl.debug_barrier()  # all have read the rows before one is written
             tl.store(
-                out_x + (out + group)[:, None] * D + (slice + column)[None, :], acc,
-                mask=live[:, None] & inside[None, :],
+                work + (lies - split).to(tl.int64)[:, None] * D + (slice + column)[None, :], acc,
+                mask=(num > 1)[:, None] & (slice + column < D)[None, :],
             )  # fmt: skip
-        tl.store(out_square + out + group, square, mask=live)
-        tl.store(out_scale + out + group, scale_of(square, total, WARD), mask=live)
-        tl.store(out_weight + out + group, total, mask=live)
+        store_token(acc, square, total, lies, live, group, new_state, high, low, D, SLICE, WARD)
+        if D > SLICE:
+            tl.debug_barrier()
+            for slice in range(0, D, SLICE):
+                rows = load_rows(metric, work, lies, split, slice, live & (total > 0), D, SLICE)
+                scale = scale_of(square, total, WARD)
+                store_halves(rows, square, scale, live, group, slice, high, low, D, SLICE, WARD)
 
 
 @triton.jit
-def compose_tile(group, target, base, raw_at, raw_tokens, final, first, TOKENS: tl.constexpr):
-    """Raw tokens `first` on of a segment follow their group to its goal; in the last round to its number."""
-    token = first + tl.arange(0, TOKENS)
-    live = token < raw_tokens
-    before = tl.load(group + raw_at + token, mask=live, other=0)
-    goal = tl.load(target + base + before, mask=live, other=0) + tl.maximum(final, 0)
-    tl.store(group + raw_at + token, goal, mask=live)
+def load_rows(metric, work, row, split, slice, live, D: tl.constexpr, SLICE: tl.constexpr):
+    """(R, SLICE) channels from `slice` on of rows (R,), zeros where not `live`."""
+    column = slice + tl.arange(0, SLICE)
+    inside = row.to(tl.int64)
+    pointer = tl.where(row < split, metric + inside * D, work + (inside - split) * D)
+    return tl.load(pointer[:, None] + column[None, :], mask=live[:, None] & (column < D)[None, :], other=0.0)
+
+
+@triton.jit
+def compose_map(group, target, raw_tokens, final, first, step, TOKENS: tl.constexpr):
+    """Raw tokens of a segment, TOKENS from `first` on and from every further `step`, follow their group to
+    its goal; in the last round to its number."""
+    for at in range(first, raw_tokens, step):
+        token = at + tl.arange(0, TOKENS)
+        live = token < raw_tokens
+        before = tl.load(group + token, mask=live, other=0)
+        goal = tl.load(target + before, mask=live, other=0) + tl.maximum(final, 0)
+        tl.store(group + token, goal, mask=live)

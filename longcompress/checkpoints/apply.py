@@ -1,10 +1,11 @@
-"""Released weights of VTimeLLM, LongVALE-LLM and LongVLM put into a model of ours, stage after stage.
+"""Released weights of VTimeLLM, LongVALE-LLM, LongVLM and MMDuet put into a model of ours, stage after stage.
 
 The order is the projects' own: what a stage learned besides its adapter is set, its adapter is merged into
 the language model, then comes the next stage.
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..encoders import VisionEncoder
 from ..encoders.beats import listed
+from ..llm.heads import SPREAD, looks_untrained
 from ..model import OWN, LongCompress
 from .files import Stage, read_stages
 
@@ -23,7 +26,13 @@ TABLE = "embed_tokens.weight"
 VIDEO_WORDS = ("<vid_patch>", "<vid_start>", "<vid_end>")  # LongVLM adds them, in this order
 NEAR = 0.05  # RMS by which the words that were there before may differ: they were frozen, but rounded
 SAMPLED = 2048  # of these words
-ROOTS = {"time": "llm.time.", "memory": "global_memory."}  # our parts that no released file has
+ROOTS = {"time": "llm.time.", "memory": "global_memory.", "heads": "llm.heads."}
+"""Our parts that no released file has; MMDuet's may have the heads."""
+HEADS = {
+    "informative_head": "informative", "response_head": "informative",
+    "relevance_head": "relevance", "related_head": "relevance",
+}  # fmt: skip
+"""Head as released, before and after MMDuet renamed it -> ours."""
 
 
 def apply(
@@ -39,7 +48,8 @@ def apply(
     Args:
         model: with the encoders and the language model of its paper (`presets.load`).
         weights: of the stages, in their order.
-        init: parts that keep their initial values, for training: projectors by stream, "time", "memory".
+        init: parts that keep their initial values, for training: projectors by stream, "time", "memory",
+            "heads".
 
     Raises:
         ValueError: the model is another one, or quantized; entries without a place or of another shape, and
@@ -61,11 +71,19 @@ def apply(
     keep = tuple(roots[name] for name in init)
     own = [name for name in model.state_dict() if name.startswith(OWN)]
     if unset := sorted(name for name in own if name not in done and not name.startswith(keep)):
+        if all(name.startswith(ROOTS["heads"]) for name in unset):
+            raise ValueError(
+                f"weights have no heads: {listed(unset)} stay unset. MMDuet's training code as published "
+                "saves none, for its list of modules has other names; `longcompress weights show` prints "
+                'what is there. Give another checkpoint, or name "heads" in `init` (--init heads)'
+            )
         raise ValueError(
             f"weights leave {len(unset)} parameters unset: {listed(unset)}; give the stage that they were "
             "trained in too (mm_projector.bin comes first), or name their part in `init` "
             "(longcompress.checkpoints.apply.apply) if it is still to be trained"
         )
+    if model.llm.heads is not None:
+        warn_untrained(stages)
     for stage in tqdm(stages, desc="weights", unit="stage", disable=None):
         set_values(model, stage.values, homes)
         if stage.adapter:
@@ -81,12 +99,30 @@ def homes_of(model: LongCompress) -> dict[str, str]:
         if ours in model.llm.project:
             leaves = model.llm.project[ours].state_dict()
             homes |= {f"{theirs}.{leaf}": f"llm.project.{ours}.{leaf}" for leaf in leaves}
+    if isinstance(model.video, VisionEncoder) and model.video.projector is not None:
+        leaves = model.video.projector.layers.state_dict()
+        homes |= {f"mm_projector.{leaf}": f"video.projector.layers.{leaf}" for leaf in leaves}
+    if model.llm.heads is not None:
+        homes |= {f"{theirs}.weight": f"llm.heads.{ours}.weight" for theirs, ours in HEADS.items()}
     return homes
 
 
 def core(name: str) -> str:
-    """An entry's name without its wrappers: peft's `base_model.model.model.a.bias` is `a.bias`."""
-    return re.sub(r"^(?:(?:base_model|model|module)\.)+", "", name)
+    """An entry's name without its wrappers: peft's `base_model.model.model.a.bias` is `a.bias`, and so is
+    `base_model.model.a.modules_to_save.default.bias`."""
+    return re.sub(r"^(?:(?:base_model|model|module)\.)+", "", name).replace(".modules_to_save.default.", ".")
+
+
+def warn_untrained(stages: Sequence[Stage]) -> None:
+    """Warn of heads that look as they were before any training."""
+    heads = {(s.path, n): v for s in stages for n, v in s.values.items() if core(n).split(".")[0] in HEADS}
+    if names := [name for (_, name), value in heads.items() if looks_untrained(value)]:
+        path = next(path for path, name in heads if name == names[0])
+        warnings.warn(
+            f"weights: {listed(names)} of {path} look untrained: spread as widely as initial weights are "
+            f"({SPREAD}), no and yes alike. Their scores will say little; train them on your own data",
+            stacklevel=3,
+        )
 
 
 def check_stage(stage: Stage, model: LongCompress, homes: Mapping[str, str]) -> set[str]:
@@ -99,8 +135,10 @@ def check_stage(stage: Stage, model: LongCompress, homes: Mapping[str, str]) -> 
             f"weights: {len(unknown)} of {len(stage.values)} entries of {stage.path} have no place in model "
             f"{model.config.name!r}: {listed(unknown)}{hint if streams else ''}"
         )
-    wrong = []
+    wrong, place = [], dict[str, str]()
     for name, value in sorted(stage.values.items()):
+        if (first := place.setdefault(homes[core(name)], name)) != name:
+            wrong.append(f"{first} and {name} are the same parameter")
         want, got = tuple(model.get_parameter(homes[core(name)]).shape), tuple(value.shape)
         if core(name) == TABLE and got != want:
             check_words(model, value, stage.path)
@@ -128,6 +166,8 @@ def set_values(model: LongCompress, values: Mapping[str, Tensor], homes: Mapping
             parameter.copy_(value)
         if home.startswith("llm.lm."):
             keep_lm(model)
+        if home.startswith("video."):  # likewise the encoder, whose projector it is
+            model.config = replace(model.config, video=replace(model.config.video, base="./video"))
 
 
 def merge_adapter(model: LongCompress, stage: Stage) -> None:
@@ -140,10 +180,12 @@ def merge_adapter(model: LongCompress, stage: Stage) -> None:
         if config.peft_type != peft.PeftType.LORA:
             raise ValueError(f"its peft_type is {config.peft_type}")
         config.base_model_name_or_path = model.llm.lm.name_or_path  # it names a folder of its authors
+        config.modules_to_save = None  # they are set by now
         lm = peft.get_peft_model(model.llm.lm, config)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{where} is no LoRA adapter for {type(model.llm.lm).__name__}: {error}") from error
-    want = {name: tuple(value.shape) for name, value in peft.get_peft_model_state_dict(lm).items()}
+    entries = peft.get_peft_model_state_dict(lm, save_embedding_layers=False)  # else it looks for the base
+    want = {name: tuple(value.shape) for name, value in entries.items()}
     got = {name: tuple(value.shape) for name, value in stage.adapter.items()}
     missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
     wrong = [f"{n} is {got[n]}, must be {want[n]}" for n in sorted(want) if n in got and got[n] != want[n]]

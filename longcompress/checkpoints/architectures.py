@@ -21,10 +21,13 @@ from ..config import (
     SegmentConfig,
     VisionConfig,
 )
+from ..config_live import LiveConfig
 from ..model import LongCompress
+from .llava import llava_parts
 
 CLIP, WHISPER, VICUNA = "openai/clip-vit-large-patch14", "openai/whisper-large-v2", "lmsys/vicuna-7b-v1.5"
 BEATS = "BEATs_iter3_plus_AS20K.pt"
+LLAVA = "lmms-lab/llava-onevision-qwen2-7b-ov"
 FRAMES = 100
 WHOLE_S = 1e6  # a video is one segment: nothing is merged below the budget
 SYSTEM = (  # what Vicuna 1.1 and 1.5 were tuned with; Vicuna's tokenizer has no chat template
@@ -135,6 +138,32 @@ def longvale(
     return config if mode == "paper" else _ours(config, mode)
 
 
+def mmduet(mode: Literal["paper", "ours"] = "paper") -> ModelConfig:
+    """MMDuet (Wang et al., 2024, arXiv 2411.17991): LLaVA-OneVision, 49 tokens a frame at 2 frames/s, and two
+    heads that say of each frame how informative it is, and how relevant to what was asked. It answers when
+    they say so.
+
+    On purpose otherwise: frames are those of their true times, scaled by the decoder.
+
+    Args:
+        mode: "paper": a stream begins as in their inference script, which is not as they trained it, and
+            ends after 400 frames. "ours": it begins as in training.
+    """
+    if mode not in ("paper", "ours"):
+        raise ValueError(f'mode must be "paper" or "ours", got {mode!r}')
+    return ModelConfig(
+        name="mmduet",
+        media=MediaConfig(rate_fps=2.0, size_px=384, fit="pad", audio=False),
+        video=VisionConfig(base=LLAVA, layer=-1, tokens="projected", batch_size=1),  # live: a frame at once
+        memory=MemoryConfig(kind="none"),
+        llm=LLMConfig(
+            base=LLAVA, projector="none", heads=True, order="blocks", time=False, token_norm=0.0,
+            system="You are a helpful assistant.", question="\n{question}", max_new_tokens=200,
+        ),
+        live=LiveConfig(turns="released", max_frames=400) if mode == "paper" else LiveConfig(),
+    )  # fmt: skip
+
+
 def _ours(config: ModelConfig, mode: str) -> ModelConfig:
     """The same parts for videos of any length: frames by rate, time marks, seconds."""
     if mode != "ours":
@@ -153,14 +182,15 @@ def _ours(config: ModelConfig, mode: str) -> ModelConfig:
 
 
 PUBLISHED: dict[str, Callable[..., ModelConfig]] = {
-    function.__name__: function for function in (longvlm, vtimellm, longvale)
+    function.__name__: function for function in (longvlm, vtimellm, longvale, mmduet)
 }
 
 
 def config_of(
     name: str, base: Mapping[str, str] | None = None, variant: Mapping[str, Any] | None = None
 ) -> ModelConfig:
-    """The configuration of a published model; `base` is part -> folder, file or hub name."""
+    """The configuration of a published model; `base` is part -> folder, file or hub name. Of MMDuet "llava"
+    is both parts."""
     if name not in PUBLISHED:
         raise ValueError(f"preset must be one of {sorted(PUBLISHED)}, got {name!r}")
     hints = get_type_hints(PUBLISHED[name])
@@ -172,8 +202,13 @@ def config_of(
             raise ValueError(f"variant {key} of {name} must be one of {list(allowed[key])}, got {value!r}")
     config = PUBLISHED[name](**(variant or {}))
     parts = [part for part in ("video", "audio", "speech", "llm") if getattr(config, part).base]
-    for part, path in (base or {}).items():
+    base = dict(base or {})
+    if name == "mmduet" and "llava" in base:
+        llava = base.pop("llava")
+        base = dict.fromkeys(parts, llava) | base
+    for part, path in base.items():
         if part not in parts:
+            parts = ["llava", *parts] if name == "mmduet" else parts
             raise ValueError(f"base must be of parts of {config.name}, which are {parts}, got {part!r}")
         config = replace(config, **{part: replace(getattr(config, part), base=path)})
     return config
@@ -184,4 +219,5 @@ def encoders_of(
     device: str | torch.device | None = None, dtype: torch.dtype | str | None = None,
 ) -> LongCompress:  # fmt: skip
     """A published model without its language model: it makes the features that the whole one trains on."""
-    return LongCompress.from_config(config_of(name, base, variant), device=device, dtype=dtype, llm=False)
+    config = config_of(name, base, variant)
+    return LongCompress.from_config(config, device=device, dtype=dtype, llm=False, parts=llava_parts(config))

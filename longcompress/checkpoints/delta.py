@@ -6,7 +6,7 @@ away, not the model. Only one shard of the result is in memory at a time.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +25,8 @@ COMPUTED = "rotary_emb.inv_freq"  # older files list what is computed from the c
 WHOLE = 0.5  # a difference whose RMS is more than so much of the base's is none
 NUM_CHECKED = 4  # matrices that are compared for it
 TOKENIZER = (
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 
 
@@ -82,27 +82,46 @@ def apply_delta(
     names = check_fit(first, second)
     check_small(first, second, names, delta)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = [second[name].nbytes for name in names]
-    chunks = [[names[i] for i in chunk] for chunk in chunked(sizes, shard_bytes)]
-    weights: dict[str, str] = {}
-    for number, chunk in enumerate(tqdm(chunks, desc="delta", unit="file", disable=not progress), 1):
-        sums = {name: added(name, first[name], second[name]) for name in chunk}
-        file = f"model-{number:05d}-of-{len(chunks):05d}.safetensors"
-        with replacing(out / file) as part:
-            save_file(sums, part, metadata={"format": "pt"})
-        weights |= dict.fromkeys(chunk, file)
+    sizes = {name: second[name].nbytes for name in names}
     projector = None
     if values := {n: x.contiguous() for n, x in second.items() if n.startswith(PROJECTOR)}:
         projector = out / "mm_projector.safetensors"
         save_file(values, projector, metadata={"format": "pt"})
     for path in tokenizer:
         shutil.copyfile(path, out / path.name)
-    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weights}
-    for name, value in (("model.safetensors.index.json", index), ("config.json", config)):
-        with replacing(out / name) as part:
-            part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf8")
+    write_model(
+        out, config, sizes, lambda name: added(name, first[name], second[name]),
+        shard_bytes=shard_bytes, progress=progress,
+    )  # fmt: skip
     grown = {n: len(second[n]) - len(first[n]) for n in GROWS if n in names}
     return Applied(out, len(names), {n: more for n, more in grown.items() if more}, projector)
+
+
+def write_model(
+    out: Path, config: Mapping[str, Any], sizes: Mapping[str, int], value: Callable[[str], Tensor], *,
+    shard_bytes: int, progress: bool,
+) -> None:  # fmt: skip
+    """Write a model as transformers loads it, a shard in memory at a time; config.json comes last.
+
+    Args:
+        out: an existing folder.
+        config: for config.json.
+        sizes: name -> bytes of each tensor.
+        value: gives the tensor of a name.
+        shard_bytes, progress: as for `apply_delta`.
+    """
+    names = list(sizes)
+    chunks = [[names[i] for i in chunk] for chunk in chunked(list(sizes.values()), shard_bytes)]
+    weights: dict[str, str] = {}
+    for number, chunk in enumerate(tqdm(chunks, desc=out.name, unit="file", disable=not progress), 1):
+        file = f"model-{number:05d}-of-{len(chunks):05d}.safetensors"
+        with replacing(out / file) as part:
+            save_file({name: value(name) for name in chunk}, part, metadata={"format": "pt"})
+        weights |= dict.fromkeys(chunk, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weights}
+    for file, values in (("model.safetensors.index.json", index), ("config.json", config)):
+        with replacing(out / file) as part:
+            part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
 
 
 def check_fit(base: Mapping[str, Tensor], delta: Mapping[str, Tensor]) -> list[str]:
@@ -162,7 +181,7 @@ def tokenizer_of(folders: Sequence[Path]) -> list[Path]:
     """The tokenizer's files of the first folder that has one."""
     for folder in folders:
         paths = [folder / name for name in TOKENIZER if (folder / name).is_file()]
-        if any(path.name in TOKENIZER[:2] for path in paths):
+        if any(path.name in TOKENIZER[:3] for path in paths):
             return paths
     raise FileNotFoundError(f"neither {' nor '.join(map(str, folders))} has {' or '.join(TOKENIZER[:2])}")
 

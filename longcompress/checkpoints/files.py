@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..encoders.beats import listed, read_plain
 
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 PLAIN = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
 ADAPTERS, ADAPTER_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
 STAGE = (*PLAIN, ADAPTER_CONFIG)  # one of these makes a folder a stage
@@ -30,8 +31,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         values = load_file(path) if path.suffix == ".safetensors" else read_plain(path, mmap=True)
     except SafetensorError as error:
-        cut = f"({path.stat().st_size / 1e6:.1f} MB) is cut off, or no file of tensors; get it again"
-        raise ValueError(f"{path} {cut}: {error}") from error
+        raise cut_off(path, error) from error
     wrong = [type(values).__name__]
     if isinstance(values, dict):
         wrong = [f"{k}: {type(v).__name__}" for k, v in values.items() if not isinstance(v, Tensor)]
@@ -41,6 +41,38 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if wrong := sorted(str(name) for name, value in values.items() if not value.is_floating_point()):
         raise ValueError(f"{path} must hold float tensors, others are {listed(wrong)}")
     return {str(name): value for name, value in values.items()}
+
+
+def tensor_files(path: str | Path) -> list[Path]:
+    """The file of tensors that a path is, or those in that folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"path: {path} has no file of tensors ({', '.join(SUFFIXES)})")
+    return files
+
+
+def headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype, shape) of each tensor in a file, without its values."""
+    if path.suffix != ".safetensors":
+        values = read_tensors(path)
+        return {k: (str(v.dtype).removeprefix("torch."), tuple(v.shape)) for k, v in sorted(values.items())}
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            return {name: (str(s.get_dtype()), tuple(s.get_shape())) for name, s in slices.items()}
+    except SafetensorError as error:
+        raise cut_off(path, error) from error
+
+
+def cut_off(path: Path, error: Exception) -> ValueError:
+    """The error for a broken safetensors file."""
+    cut = f"({path.stat().st_size / 1e6:.1f} MB) is cut off, or no file of tensors; get it again"
+    return ValueError(f"{path} {cut}: {error}")
 
 
 def chunked(sizes: Sequence[int], max_bytes: int) -> list[list[int]]:
@@ -60,7 +92,7 @@ class Stage(NamedTuple):
     """Weights that a training stage saved in a file or folder."""
 
     path: Path
-    values: dict[str, Tensor]  # what it learned besides adapters: projectors, embeddings
+    values: dict[str, Tensor]  # what it learned besides adapters: projectors, embeddings, heads
     adapter: dict[str, Tensor]  # of LoRA; empty where it has none
 
 
@@ -84,7 +116,9 @@ def read_stage(path: str | Path) -> Stage:
     if adapters and not adapter:
         why = "so DeepSpeed's ZeRO-3 leaves it where parameters were not gathered"
         raise ValueError(f"weights: {adapters[0]} is empty ({why}); get the folder anew")
-    return Stage(path, values, adapter)
+    # what peft saves whole (modules_to_save) lies among the matrices of the adapter
+    whole = {name: value for name, value in adapter.items() if ".lora_" not in name}
+    return Stage(path, values | whole, {n: v for n, v in adapter.items() if n not in whole})
 
 
 def read_stages(weights: str | Path | Sequence[str | Path]) -> list[Stage]:

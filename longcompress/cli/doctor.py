@@ -51,6 +51,7 @@ def examine() -> list[Check]:
         ("decoder", _decoder, "av"),
         ("video", _video, "av"),
         ("gpu", _gpu, "torch"),
+        ("training attention", _attention, "torch"),
     ):
         try:
             checks.append(Check(name, *check()))
@@ -127,6 +128,20 @@ def _triton() -> Check:
     if state:
         return Check("triton", "ok", state)
     return Check("triton", "note", "not installed; only GPUs need it, and it comes with torch", CUDA_TORCH)
+
+
+def _attention() -> tuple[Status, str, str]:
+    """What the attention of rows with several questions or samples is in training."""
+    import torch
+
+    from ..llm.attention import backend_for
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    half, single = (backend_for(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    state = f"{half} in bfloat16, {single} in float32"
+    if device == "cpu" or half == "flash":
+        return "ok", state, ""
+    return "note", f"{state}; flash_attn is not installed", "pip install --no-build-isolation flash-attn"
 
 
 def _torchvision() -> list[Check]:

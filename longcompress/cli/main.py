@@ -44,7 +44,7 @@ COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a l
     "shards": Group("Encode videos once for training, and look into shards.", _in("cli.shards", _SHARDS)),
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),
-    "weights": Group("Read weights that other projects published.", _in("cli.weights", "apply delta")),
+    "weights": Group("Read published weights.", _in("cli.weights", "apply delta show split")),
     "completion": completion,
 }, """
 --version shows the version; -q (--quiet) only errors; -v (--verbose) also what libraries say; --debug

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from ..checkpoints.apply import apply as put
 from ..checkpoints.delta import apply_delta
+from ..checkpoints.files import headers, tensor_files
+from ..checkpoints.llava import split_llava
 from ..presets import load
 from .common import bars, folder_of, reading, writing
 
@@ -26,6 +28,31 @@ def delta(*, out: str, base: str, delta: str, shard_mb: int = 1024) -> None:
         print(f"{result.projector}: the projector that came with the delta")
 
 
+def split(folder: str, *, out: str, shard_mb: int = 1024) -> None:
+    """Take LLaVA-OneVision apart, which MMDuet is based on: its vision encoder with the projector, and its
+    language model.
+
+    Args:
+        folder: in lmms-lab's layout or llava-hf's.
+        out: a new folder, for --base.llava.
+        shard_mb: a file of the result is closed before it passes this; about as much memory is needed.
+    """
+    folder_of(out)
+    result = split_llava(folder, out, shard_bytes=shard_mb << 20, progress=bars())
+    print(f"{result.video} and {result.llm}: {result.tensors} tensors")
+
+
+def show(path: str) -> None:
+    """Print name, dtype and shape of each tensor in a file, or in the files of a folder.
+
+    Args:
+        path: a .safetensors or torch file, or a folder of them.
+    """
+    for file in tensor_files(path):
+        for name, (dtype, shape) in headers(file).items():
+            print(f"{name}  {dtype}  {list(shape)}")
+
+
 def apply(
     model: str, *, out: str, weights: list[str], base: dict[str, str] | None = None,
     variant: dict[str, Any] | None = None, init: list[str] | None = None, device: str | None = None,
@@ -34,12 +61,12 @@ def apply(
     """Put published weights into a published model and save it, to compress with and to train on.
 
     Args:
-        model: longvlm, vtimellm or longvale.
+        model: longvlm, vtimellm, longvale or mmduet.
         out: folder of the saved model.
         weights: files and folders of its stages in their order: mm_projector.bin stage2 stage3.
         base: its parts, where they don't come from the hub: --base.llm vicuna-7b-v1.5 --base.video FOLDER.
         variant: of the model, as --variant.mode ours.
-        init: parts without weights, which stay newly initialised: audio speech.
+        init: parts without weights, which stay newly initialised: audio speech heads.
         device: to do it on; a GPU if there is one.
         dtype: of the saved weights; float32 on a CPU, bfloat16 on a GPU if not given.
     """

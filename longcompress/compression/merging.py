@@ -6,14 +6,17 @@ Source: LongVLM, arXiv 2404.03384, section 3.2; ToMe, arXiv 2210.09461.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ..config import MergeConfig
-from ..kernels import Plan, after_rounds, extremes, medoid, plan, pool
+from ..kernels import Plan, after_rounds, cut, cut_heights, extremes, medoid, plan, pool, tree
 from ..types import Encoded, Tokens
+
+Schedule = float | list[int] | Literal["tree"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def merge(
     groups: Sequence[Group],
     keep: Sequence[int],
     config: MergeConfig,
-    schedule: float | list[int] | None = None,
+    schedule: Schedule | None = None,
 ) -> list[Group]:
     """Each group of a stream merged to min(keep, n) tokens, in a single plan and a single pass over x.
 
@@ -78,12 +81,39 @@ def merge(
     """
     if all(k >= len(g) for g, k in zip(groups, keep, strict=True)):
         return list(groups)
+    schedule = config.schedule if schedule is None else schedule
+    options: Any = {"schedule": schedule, "score": config.score, "order": config.order}
+    return apply(groups, plan(*packed(groups), torch.tensor(keep), weight=sizes(groups), **options), config)
+
+
+def merge_by_height(groups: Sequence[Group], room: int, config: MergeConfig) -> tuple[list[Group], float]:
+    """The groups of a stream with `room` tokens in all, cut where merging costs least; and the highest
+    cost."""
+    if room >= sum(map(len, groups)):
+        return list(groups), 0.0
+    forest = tree(*packed(groups), weight=sizes(groups))
+    merged = apply(groups, cut(forest, total=room, across=True), config)
+    heights = cut_heights(forest).split([len(group) - 1 for group in groups])
+    taken = [len(before) - len(after) for before, after in zip(groups, merged, strict=True)]
+    return merged, max(float(h[num - 1]) for h, num in zip(heights, taken, strict=True) if num)
+
+
+def packed(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+    """Metric (N, d) and offsets of groups; these stay on the CPU, for they decide what is launched."""
     offsets = torch.tensor([0, *accumulate(map(len, groups))], dtype=torch.int32)
-    tokens, metric = Tokens.join(g.tokens for g in groups), torch.cat([g.metric for g in groups])
-    planned = plan(  # lengths stay on the CPU: they decide what is launched
-        metric, offsets, torch.tensor(keep), weight=tokens.size,
-        schedule=config.schedule if schedule is None else schedule, score=config.score, order=config.order,
-    )  # fmt: skip
+    return torch.cat([group.metric for group in groups]), offsets
+
+
+def sizes(groups: Sequence[Group]) -> Tensor:
+    """(N,) raw tokens that each token of the groups stands for."""
+    return torch.cat([group.tokens.size for group in groups])
+
+
+def apply(groups: Sequence[Group], planned: Plan, config: MergeConfig) -> list[Group]:
+    """The groups as a plan of all their tokens merges them, in a single pass over x."""
+    tokens, (metric, offsets) = Tokens.join(group.tokens for group in groups), packed(groups)
+    # rows of each group before and after merging, read before more is launched on a GPU
+    starts, ends, out = offsets.tolist(), planned.offsets.tolist(), []
     metric, near = pool(metric, planned), None
     if config.needs_medoids:
         near = torch.cat([group.metric if group.near is None else group.near for group in groups])
@@ -93,10 +123,6 @@ def merge(
         near = near[chosen]
     else:
         tokens = pool_tokens(tokens, planned)
-    # rows of each group before (starts) and after (ends) merging
-    starts = offsets.tolist()
-    ends = [0, *accumulate(min(k, len(g)) for g, k in zip(groups, keep, strict=True))]
-    out = []
     for i, group in enumerate(groups):
         rows = slice(ends[i], ends[i + 1])
         member = group.member
@@ -129,16 +155,25 @@ def round_schedule(config: MergeConfig) -> float:
     return config.schedule if isinstance(config.schedule, float) else 0.5
 
 
-def merge_segment(group: Group, stream: str, config: MergeConfig, num_rounds: int) -> Group:
-    """A new group after the full rounds that config.tokens_per_segment allows, and `num_rounds` more."""
+def merge_segment(
+    group: Group, stream: str, config: MergeConfig, num_rounds: int, height: float | None
+) -> Group:
+    """A new group as config.tokens_per_segment allows, and then as all older groups: after `num_rounds` more
+    full rounds, or without merges that cost no more than `height` (schedule "tree")."""
     num, min_tokens = len(group), config.min_tokens(stream)
+    if config.schedule == "tree" and height is not None:
+        forest = tree(*packed([group]), weight=group.tokens.size)
+        num -= int((cut_heights(forest) <= height).sum())
+        return apply([group], cut(forest, min(num, min_tokens)), config)[0]
     if isinstance(config.schedule, float):
         num, _ = after_rounds(num, config.schedule, min_tokens=min_tokens)
     else:
         num = min(min_tokens, num)
     group = merge([group], [num], config)[0]
+    if not num_rounds:
+        return group
     further = round_schedule(config)
-    num, _ = after_rounds(num, further, rounds=num_rounds)
+    num, _ = after_rounds(len(group), further, rounds=num_rounds)
     return merge([group], [num], config, further)[0]
 
 

@@ -16,9 +16,9 @@ from ..config import BudgetConfig, MemoryConfig, MergeConfig
 from ..kernels import State, after_rounds, attend, frame_novelty, start_state
 from ..threads import single_thread
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
-from .merging import Group, assignment_of, merge, merge_segment, round_schedule, seat_order
+from .merging import Group, assignment_of, merge, merge_by_height, merge_segment, round_schedule, seat_order
 
-DATA = ("chunks", "segments_per_chunk", "num_rounds", "last", "num_frames", "memory", "duration_s")
+DATA = ("chunks", "segments_per_chunk", "num_rounds", "heights", "last", "num_frames", "memory", "duration_s")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class MergeState:
         chunks: in time order.
         segments_per_chunk: segments of a full chunk.
         num_rounds: stream -> rounds that all its groups had beyond the configured tokens per segment.
+        heights: stream -> cost at which all its groups were cut (schedule "tree").
         last: stream -> (patches, d) metric of its last frame or window.
         num_frames: stream -> frames or windows so far.
         memory: stream -> state of its global tokens.
@@ -139,6 +140,7 @@ class MergeState:
     chunks: list[Chunk] = field(default_factory=list)
     segments_per_chunk: int = 1
     num_rounds: dict[str, int] = field(default_factory=dict)
+    heights: dict[str, float] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
     num_frames: dict[str, int] = field(default_factory=dict)
     memory: dict[str, State | Mean] = field(default_factory=dict)
@@ -189,9 +191,10 @@ class MergeState:
             first = self.num_frames.get(name, 0)
             self.num_frames[name] = first + len(encoded) // encoded.patches
             num_raw += len(encoded)
-            # as many rounds as the configuration allows, then as many as all older groups had
+            # as far as the configuration allows, then as far as all older groups
             group = seat_order(encoded, self.merge, first, self.keep_assignment)
-            group = merge_segment(group, name, self.merge, self.num_rounds.setdefault(name, 0))
+            further = self.num_rounds.setdefault(name, 0), self.heights.get(name)
+            group = merge_segment(group, name, self.merge, *further)
             self.global_memory.update(self.memory, name, group.tokens, encoded.summary)
             groups[name] = group
         # a chunk may take several segments, once the video is long
@@ -226,10 +229,15 @@ class MergeState:
             chunks = join_pairs(chunks)
         # merge every group of a stream down to its part of the room, all groups in one plan
         keep = self._allocate(chunks, room)
+        by_height = self.allocation.allocation == "height"
         streams, assignment = {}, {}
         for name in names:
             at = [i for i, chunk in enumerate(chunks) if name in chunk.groups]
-            merged = merge([chunks[i].groups[name] for i in at], [keep[i, name] for i in at], self.merge)
+            groups = [chunks[i].groups[name] for i in at]
+            if by_height:
+                merged, _ = merge_by_height(groups, keep[0, name], self.merge)
+            else:
+                merged = merge(groups, [keep[i, name] for i in at], self.merge)
             tokens = Tokens.join(group.tokens for group in merged)
             by_time = tokens.time_s.argsort(stable=True)
             streams[name] = tokens.take(by_time)
@@ -238,19 +246,21 @@ class MergeState:
         return CompressedVideo(streams, globals_, budget, self.duration_s, assignment)
 
     def _allocate(self, chunks: Sequence[Chunk], room: int) -> dict[tuple[int, str], int]:
-        """(chunk, stream) -> tokens to keep, `room` in all."""
-        weights, sizes, places = [], [], []
+        """(chunk, stream) -> tokens to keep, `room` in all; by height, (0, stream) -> those of all chunks."""
+        weights: dict[tuple[int, str], float] = {}
+        sizes: dict[tuple[int, str], int] = {}
+        groups: dict[tuple[int, str], int] = {}
         for i, chunk in enumerate(chunks):
             weight = chunk.novelty if self.allocation.allocation == "novelty" else float(chunk.num_segments)
             parts = {name: self.allocation.stream_weight(name) for name in stream_order(chunk.groups)}
             for name, part in parts.items():
-                weights.append(weight * part / sum(parts.values()))
-                sizes.append(len(chunk.groups[name]))
-                places.append((i, name))
-        if not places:
-            return {}
-        numbers = allocate(weights, max(room, len(sizes)), max_tokens=sizes)
-        return dict(zip(places, numbers, strict=True))
+                place = (0 if self.allocation.allocation == "height" else i, name)
+                weights[place] = weights.get(place, 0) + weight * part / sum(parts.values())
+                sizes[place] = sizes.get(place, 0) + len(chunk.groups[name])
+                groups[place] = groups.get(place, 0) + 1
+        room, num = max(room, sum(groups.values())), list(groups.values())
+        numbers = allocate(list(weights.values()), room, max_tokens=list(sizes.values()), min_tokens=num)
+        return dict(zip(weights, numbers, strict=True))
 
     def _level(self) -> None:
         """Bring the newest chunk down, by full rounds, to what the fullest older chunk holds of each stream
@@ -289,13 +299,19 @@ class MergeState:
                 self._run_round(name)
 
     def _run_round(self, stream: str) -> None:
-        """One more full round for every group of a stream."""
+        """One more full round for every group of a stream; by the tree, the cheapest quarter."""
         at, groups = zip(*self.groups(stream), strict=True)
-        further = round_schedule(self.merge)
-        keep = [after_rounds(len(g), further, rounds=1)[0] for g in groups]
-        for i, group in zip(at, merge(groups, keep, self.merge, further), strict=True):
+        if self.merge.schedule == "tree":
+            room = max(len(groups), 3 * self.num_tokens(stream) // 4)
+            merged, height = merge_by_height(groups, room, self.merge)
+            self.heights[stream] = max(height, self.heights.get(stream, 0.0))
+        else:
+            further = round_schedule(self.merge)
+            keep = [after_rounds(len(g), further, rounds=1)[0] for g in groups]
+            merged = merge(groups, keep, self.merge, further)
+            self.num_rounds[stream] += 1
+        for i, group in zip(at, merged, strict=True):
             self.chunks[i] = replace(self.chunks[i], groups=self.chunks[i].groups | {stream: group})
-        self.num_rounds[stream] += 1
 
     def _novelty(self, stream: str, encoded: Encoded) -> float:
         """Mean novelty of a segment's tokens against the frame (or window) before each."""
@@ -322,7 +338,7 @@ def check_budget(budget: int, min_tokens: int) -> None:
 
 
 def allocate(
-    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int = 1
+    weights: Sequence[float], total: int, *, max_tokens: Sequence[int], min_tokens: int | Sequence[int] = 1
 ) -> list[int]:
     """`total` dealt out in proportion to `weights` by largest remainder.
 
@@ -330,7 +346,7 @@ def allocate(
         weights: >= 0; all zero counts as all equal.
         total: what is dealt out.
         max_tokens: no part gets more than this.
-        min_tokens: nor less than this (or its max_tokens).
+        min_tokens: nor less than this (or its max_tokens), one number or one for each.
 
     Returns:
         Whole numbers that sum to exactly min(total, sum(max_tokens)); equal remainders go to the lower index.
@@ -341,7 +357,8 @@ def allocate(
     num = len(weights)
     if len(max_tokens) != num:
         raise ValueError(f"max_tokens must have {num} entries like weights, got {len(max_tokens)}")
-    floor = [min(min_tokens, m) for m in max_tokens]
+    lowest = [min_tokens] * num if isinstance(min_tokens, int) else min_tokens
+    floor = [min(low, high) for low, high in zip(lowest, max_tokens, strict=True)]
     if total < sum(floor):
         raise ValueError(
             f"total must be at least {sum(floor)} to give each of {num} parts {min_tokens}, got {total}"

@@ -1,14 +1,40 @@
 """Checks of a base before and after its weights are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
 
-def kind_of(base: str | Path) -> Any:
+class Part(NamedTuple):
+    """A model that lies inside another checkpoint, as a base.
+
+    Attributes:
+        folder: of the checkpoint.
+        config: fields of transformers' config, with model_type.
+        values: its parameters by name, mapped.
+        projector: those of the projector behind it, of a vision encoder.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    values: Mapping[str, Tensor]
+    projector: Mapping[str, Tensor]
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+
+Base = str | Path | Part
+
+
+def kind_of(base: Base) -> Any:
     """transformers' config of a folder or hub name; OSError where there is none, ValueError for others."""
+    if isinstance(base, Part):
+        return AutoConfig.for_model(**base.config)
     path, name = Path(base), str(base)
     if path.is_file():
         raise ValueError(f"base {name!r} is a file; give the folder of a transformers model, or a hub name")
@@ -24,7 +50,7 @@ def kind_of(base: str | Path) -> Any:
         raise kind(f"base {name!r}: {first}") from error
 
 
-def check_vision(base: str | Path, known: Any) -> None:
+def check_vision(base: Base, known: Any) -> None:
     """ValueError unless it is a vision encoder, or has one among others."""
     kinds = MODEL_MAPPING.get(type(known), None)
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
@@ -36,7 +62,7 @@ def check_vision(base: str | Path, known: Any) -> None:
         )
 
 
-def check_language(base: str | Path, known: Any) -> None:
+def check_language(base: Base, known: Any) -> None:
     """ValueError unless it is a causal language model."""
     if type(known) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -44,11 +70,16 @@ def check_language(base: str | Path, known: Any) -> None:
         )
 
 
-def load_whole(kind: Any, base: str | Path, attention: str | None, **options: Any) -> Any:
+def load_whole(kind: Any, base: Base, attention: str | None, **options: Any) -> Any:
     """The model of a class of transformers; ValueError if parameters are missing (so random) or files cut."""
     options |= {"attn_implementation": attention, "output_loading_info": True}
+    source = base
+    if isinstance(base, Part):
+        known = kind_of(base)
+        kind, source = kind._model_mapping[type(known)], None  # type: ignore[assignment]
+        options |= {"config": known, "state_dict": dict(base.values)}
     try:
-        model, info = kind.from_pretrained(base, **options)
+        model, info = kind.from_pretrained(source, **options)
     except SafetensorError as error:
         raise ValueError(f"weights in {base} are cut or damaged ({error}); copy it again") from error
     if missing := sorted(map(str, info["missing_keys"])):

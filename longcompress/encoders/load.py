@@ -1,12 +1,15 @@
 """Encoders and language models at their bases: folders, hub names, attention and dtype."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..config import ModelConfig
 from ..types import STREAMS
+from .checks import Base
 from .encoder import AUDIO, Encoder
 from .vision import VisionEncoder
 
@@ -37,9 +40,9 @@ def check_attention(config: ModelConfig) -> None:
             )
 
 
-def resolve(base: str, folder: Path | None) -> str:
+def resolve(base: Base, folder: Path | None) -> Any:
     """A base as encoders take it: "./x" becomes a path in `folder`, others stay."""
-    if not base.startswith("./"):
+    if not isinstance(base, str) or not base.startswith("./"):
         return base
     path = (folder or Path()) / base
     if not path.exists():
@@ -50,12 +53,12 @@ def resolve(base: str, folder: Path | None) -> str:
 
 
 def load_encoders(
-    config: ModelConfig, folder: Path | None, dtype: torch.dtype | str
+    config: ModelConfig, folder: Path | None, dtype: torch.dtype | str, parts: Mapping[str, Base]
 ) -> dict[str, Encoder | None]:
-    """Stream -> the encoder of its section's base, None where the base is ""."""
+    """Stream -> the encoder of its section's base, or of its part; None where the base is ""."""
     encoders: dict[str, Encoder | None] = {"video": None}
     if config.video.base:
-        base = resolve(config.video.base, folder)
+        base = resolve(parts.get("video", config.video.base), folder)
         encoders["video"] = VisionEncoder.load(config.video, base, config.media.size_px, dtype=dtype)
     for stream, part in (("audio", config.audio), ("speech", config.speech)):
         load = AUDIO[part.kind]

@@ -105,7 +105,9 @@ def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: in
     num = x.shape[1] - first
     offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
     size = None if groups is None else groups.mass
-    chosen = plan(metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat")
+    chosen = plan(  # unchecked, so that no layer waits for a GPU: who merges the features checks those
+        metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat", check=False
+    )  # fmt: skip
     patches = pool(x[:, first:].flatten(0, 1), chosen).unflatten(0, (len(x), num - pairs))
     x = torch.cat([x[:, :first], patches], 1)  # (T, tokens - pairs, C)
     if groups is None:

@@ -14,7 +14,8 @@ from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedMod
 from ..config import MediaConfig, VisionConfig
 from ..kernels import head_mean
 from ..types import Encoded, Frames, Tokens
-from .checks import check_vision, check_width, kind_of, load_whole
+from .checks import Base, Part, check_vision, check_width, kind_of, load_whole
+from .projector import Projector
 from .tome import check_encoder, merged_states
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -29,7 +30,8 @@ NORMS = {
 
 
 class VisionEncoder(nn.Module):
-    """A vision encoder whose chosen layer's patch tokens, or projected class token, are the video stream.
+    """A vision encoder whose chosen layer's patch tokens, projected or not, or projected class token, are the
+    video stream.
 
     It is a transformers vision model (not one with a text encoder beside it), for tokens "class" a
     CLIPVisionModelWithProjection. `mean` and `std` are (3,) of each colour (0 to 1).
@@ -42,7 +44,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(
         self, encoder: PreTrainedModel, config: VisionConfig, size_px: int,
-        mean: tuple[float, ...] = HALF, std: tuple[float, ...] = HALF,
+        mean: tuple[float, ...] = HALF, std: tuple[float, ...] = HALF, projector: Projector | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if config.tokens == "class" and not isinstance(encoder, CLIPVisionModelWithProjection):
@@ -55,6 +57,7 @@ class VisionEncoder(nn.Module):
                 f'video.metric must be "heads" for {type(encoder).__name__}, got {config.metric!r}'
             )
         self.encoder = encoder.eval().requires_grad_(False)
+        self.projector = projector
         self.config, self.size_px, self.norm = config, size_px, (mean, std)
         self.block = config.batch_size
         with torch.no_grad():
@@ -69,13 +72,13 @@ class VisionEncoder(nn.Module):
         check_width(config.metric_width, self.width)
 
     @classmethod
-    def load(cls, config: VisionConfig, base: str | Path, size_px: int, **kwargs: Any) -> "VisionEncoder":
+    def load(cls, config: VisionConfig, base: Base, size_px: int, **kwargs: Any) -> "VisionEncoder":
         """The encoder in a folder or on the hub; of a model with several encoders, its vision part."""
         known = kind_of(base)
         check_vision(base, known)
         norm = NORMS.get(getattr(known, "vision_config", known).model_type, (HALF, HALF))
-        file = Path(base) / "preprocessor_config.json"
-        if file.is_file():
+        file = Path(str(base)) / "preprocessor_config.json"
+        if file.is_file() and not isinstance(base, Part):
             values = json.loads(file.read_text())
             norm = (tuple(values.get("image_mean", norm[0])), tuple(values.get("image_std", norm[1])))
         if config.tokens == "class" and known.model_type not in ("clip", "clip_vision_model"):
@@ -83,15 +86,20 @@ class VisionEncoder(nn.Module):
                 f'base {str(base)!r}: tokens "class" needs a CLIP model, got one of type '
                 f'{known.model_type!r}; use tokens "patches"'
             )
+        projector = None
+        if config.tokens == "projected":  # before the encoder, which takes its time
+            projector = Projector.load(base, size_px // getattr(known, "vision_config", known).patch_size)
         kind = CLIPVisionModelWithProjection if config.tokens == "class" else AutoModel
         model = load_whole(kind, base, config.attention, **kwargs)
         if config.tokens != "class":
             model = getattr(model, "vision_model", model)
-        return cls(model, config, size_px, *norm)
+        return cls(model, config, size_px, *norm, projector and projector.to(model.dtype))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `load` reads."""
         self.encoder.save_pretrained(folder)
+        if self.projector is not None:
+            self.projector.save(folder)
         mean, std = self.norm
         norm = json.dumps({"image_mean": list(mean), "image_std": list(std)}, indent=2)
         (Path(folder) / "preprocessor_config.json").write_text(norm + "\n")
@@ -125,7 +133,8 @@ class VisionEncoder(nn.Module):
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of
-        pixels (T, size_px, size_px, 3) uint8; with tokens "class" (T, 1, C) of the class token's projection.
+        pixels (T, size_px, size_px, 3) uint8; with tokens "class" (T, 1, C) of the class token's projection;
+        with "projected" those of the projector.
         """
         x = self.normal(pixels)
         config, num = self.config, self.config.summary_layers
@@ -147,6 +156,8 @@ class VisionEncoder(nn.Module):
             return x, (x.mean(1, keepdim=True) if num else None)
         num_patches = (self.size_px // self.encoder.config.patch_size) ** 2
         first = chosen.shape[1] - num_patches  # class token, and registers where an encoder has them
+        if self.projector is not None:
+            return self.projector(chosen[:, first:]), None
         if not num:
             return chosen[:, first:], None
         if last + 1 < num:

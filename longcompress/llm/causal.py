@@ -1,6 +1,5 @@
 """Any causal language model of transformers reads a video: projectors, time, splice, loss, generation."""
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -8,13 +7,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, TextStreamer
+from transformers import Cache, PreTrainedModel, TextStreamer
 
 from ..config import LLMConfig
 from ..encoders.stream import memory_hint
 from ..threads import by_size
 from ..types import CompressedVideo, stream_order
-from .packing import branch_mask, check_apart, has_state, packed_logits
+from .attention_interface import check_apart, masks
+from .cache import fork, new_cache
+from .heads import SPREAD, ScoreHeads
+from .packing import has_state
 from .projector import projector
 from .prompt import (
     IGNORED,
@@ -90,9 +92,13 @@ class CausalLM(nn.Module):
         self.names = tuple(stream_order(widths))
         width = lm.get_input_embeddings().weight.shape[1]
         self.project = nn.ModuleDict({n: projector(config.projector, widths[n], width) for n in self.names})
-        self.untrained = set(self.names)  # streams whose projector is as it was initialised
+        # streams whose projector is as it was initialised
+        self.untrained = set() if config.projector == "none" else set(self.names)
         self.time = TimeEmbedding(width, config.max_offset_s) if config.time else None
-        self._apart = False  # whether check_apart passed
+        self.heads = (
+            ScoreHeads(width, getattr(lm.config, "initializer_range", SPREAD)) if config.heads else None
+        )
+        self.backend, self._apart = "auto", False  # of branch_attention; whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
 
@@ -166,21 +172,14 @@ class CausalLM(nn.Module):
             {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
         """
         x = self.embed({"input_ids": input_ids, **streams})
-        branched = branch if branch is not None and int(branch.max()) > 1 else None
-        if sample is not None and position_ids is not None and branched is None:
-            if not self._apart:  # positions alone hide the samples of a row from each other
-                check_apart(self.lm, x)
-                self._apart = True
-            logits = packed_logits(self.lm, x, position_ids)
-            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
-        else:
-            mask = attention_mask
-            if branched is not None:
-                mask = branch_mask(self.lm, branched, attention_mask, x.dtype, sample)
-            logits = self.lm(
-                inputs_embeds=x, attention_mask=mask, position_ids=position_ids, use_cache=False,
-                logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
-            ).logits  # fmt: skip
+        if sample is not None and not self._apart:
+            check_apart(self.lm, x)
+            self._apart = True
+        logits = self.lm(
+            inputs_embeds=x, position_ids=position_ids, use_cache=False,
+            logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
+            **masks(self.lm, attention_mask, branch, sample, self.backend),
+        ).logits  # fmt: skip
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -190,7 +189,7 @@ class CausalLM(nn.Module):
         batch = self._to_device(self.collate([Example(video, [("?", None)])]))
         num = int((batch["branch"] == 0).sum())
         x = self.embed(batch)[:, :num]
-        cache = DynamicCache(config=self.lm.config)
+        cache = new_cache(self.lm.config)
         if num:
             with memory_hint("reading the video", "the budget, or load with a quantization"):
                 self.lm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -243,7 +242,8 @@ class CausalLM(nn.Module):
         return rows + self.time(timestamps[of], self.numbers(), first, last, batch[f"{name}_size"])
 
     def _project(self, name: str, x: Tensor | None) -> Tensor | None:
-        return None if x is None else self.project[name](x.to(next(self.project[name].parameters()).dtype))
+        weight = next(self.project[name].parameters(), self.lm.get_input_embeddings().weight)
+        return None if x is None else self.project[name](x.to(weight.dtype))
 
     def numbers(self) -> Tensor:
         """(max_offset, D) embeddings of 0, 1, 2, ...: `together` of the tokens of each number."""
@@ -267,7 +267,7 @@ def behind(
     ids = padded(tails, padding, left=True).to(device)
     real = padded([[1] * len(tail) for tail in tails], 0, left=True).to(device)
     mask = torch.cat([real.new_ones(len(tails), prefix.length), real], 1)
-    cache = copy.deepcopy(prefix.cache)
+    cache = fork(prefix.cache)
     if len(tails) > 1:
         cache.batch_repeat_interleave(len(tails))
     inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}

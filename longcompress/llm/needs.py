@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from ..config import BudgetConfig, LLMConfig
 from ..encoders.families import FAMILIES
 from ..encoders.stock import encoder_state
 from .backbone import class_of
+from .cache import attending
 
 ROOM = 2**30  # bytes for a block in the encoder, a question and the device's own
 
@@ -48,11 +48,7 @@ def needs_of(known: Any) -> Needs:
     text = known.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    # layers with a state of fixed size have no keys
-    layers = [
-        layer for layer in DynamicCache(config=text).layers if hasattr(layer, "batch_repeat_interleave")
-    ]
-    num_layers = len(layers) or text.num_hidden_layers
+    num_layers = attending(known)[0] or text.num_hidden_layers  # the others have no keys
     return Needs(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_encoder=sum(value.numel() for value in encoder_state(model).values()),

@@ -6,6 +6,13 @@ from torch import Tensor, nn
 
 def projector(kind: str, width: int, llm_width: int) -> nn.Module:
     """(N, C) -> (N, D) between a stream and the language model; see LLMConfig.projector."""
+    if kind == "none":
+        if width != llm_width:
+            raise ValueError(
+                f'llm.projector "none" needs tokens as wide as the language model, {llm_width}, got {width}; '
+                "encoder and language model must come out of the same checkpoint"
+            )
+        return nn.Identity()
     if kind == "linear":
         return nn.Linear(width, llm_width)
     mlp = nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))

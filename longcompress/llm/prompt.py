@@ -361,11 +361,10 @@ def _padded(rows: Sequence[Row], tokenizer: Any, *, left: bool) -> dict[str, Ten
     """(rows, L) int64 of each key."""
     fill = {"input_ids": padding_id(tokenizer), "labels": IGNORED, "sample": -1}
     batch = {key: padded([row[key] for row in rows], fill.get(key, 0), left=left) for key in rows[0]}
-    if "sample" in batch:
-        # transformers tells examples of a row apart by positions that start at 0: padding is one more example
+    if not left:  # rows without a mask are one sequence each, so their padding counts on
         for position, row in zip(batch["position_ids"], rows, strict=True):
             num = len(row["position_ids"])
-            position[num:] = torch.arange(len(position) - num)
+            position[num:] = row["position_ids"][-1] + 1 + torch.arange(len(position) - num)
     return batch
 
 

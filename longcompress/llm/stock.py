@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import LLMConfig, MediaConfig
@@ -20,8 +19,10 @@ from ..encoders.families import Family
 from ..encoders.stream import memory_hint
 from ..threads import by_size
 from ..types import CompressedVideo
+from .attention_interface import masks
+from .cache import new_cache
 from .causal import Prefix, behind, generate, with_loss
-from .packing import branch_mask, first_fit, has_state, takes_lengths
+from .packing import first_fit, has_state
 from .prompt import IGNORED, Example, Turns, padding_id
 from .stock_prompt import StockPrompt
 
@@ -44,7 +45,7 @@ class StockLM(nn.Module):
         super().__init__()
         self.lm, self.tokenizer, self.settings, self.family = lm, tokenizer, config, family
         self.prompt = StockPrompt(lm, tokenizer, config, family, media, edge)
-        self.names = self.prompt.names
+        self.names, self.backend = self.prompt.names, "auto"  # of branch_attention
         self.project, self.time = nn.ModuleDict(), None  # it has no parts of ours
         self.untrained: set[str] = set()
 
@@ -103,9 +104,8 @@ class StockLM(nn.Module):
 
         Returns:
             input_ids, attention_mask, branch (0 = video), labels: (rows, L) int64; position_ids (rows, P, L);
-            with row_tokens also sample, the example's number or -1 at padding, and where P is 3 a first axis
-            of positions that count each example's tokens; for each stream NAME: NAME_x (N, C) in the order of
-            the rows; video_counts tokens of each example.
+            with row_tokens also sample, the example's number or -1 at padding; for each stream NAME: NAME_x
+            (N, C) in the order of the rows; video_counts tokens of each example.
         """
         if not examples:
             raise ValueError("examples must hold at least one video, got none")
@@ -121,10 +121,10 @@ class StockLM(nn.Module):
             examples, layouts = [examples[i] for i in order], [layouts[i] for i in order]
         fills = {"input_ids": padding_id(self.tokenizer), "labels": IGNORED, "sample": -1}
         batch = {name: _joined([row[name] for row in rows], fills.get(name, 0), left) for name in rows[0]}
-        if row_tokens:  # transformers tells examples apart by positions that start at 0: padding is one more
+        if not left:  # rows without a mask are one sequence each, so their padding counts on
             for position, row in zip(batch["position_ids"], rows, strict=True):
                 num = row["input_ids"].shape[-1]
-                position[:, num:] = torch.arange(position.shape[1] - num)
+                position[:, num:] = position[:, num - 1 : num] + 1 + torch.arange(position.shape[1] - num)
         for name in self.names:
             parts = [
                 example.video.streams[name].x[layout.rows[name]]
@@ -157,21 +157,10 @@ class StockLM(nn.Module):
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """As of CausalLM; position_ids (B, P, L)."""
-        num_rows, mask = len(input_ids), attention_mask if sample is None else None
-        if sample is not None and takes_lengths(self.lm):  # transformers reads lengths of a single row only
-            input_ids = rearrange(input_ids, "b l -> 1 (b l)")
-            position_ids = rearrange(position_ids, "b p l -> 1 p (b l)")
-        inputs = self._inputs(input_ids, position_ids, streams)
-        if branch is not None and int(branch.max()) > 1:
-            dtype = self.lm.get_input_embeddings().weight.dtype
-            mask = branch_mask(self.lm, branch, attention_mask, dtype, sample)
-        inputs |= {"attention_mask": mask, "use_cache": False}
-        is_flat = len(input_ids) != num_rows
-        with self._head_at(slice(None) if logits_to_keep is None or is_flat else logits_to_keep):
+        inputs = self._inputs(input_ids, position_ids, streams) | {"use_cache": False}
+        inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)
+        with self._head_at(slice(None) if logits_to_keep is None else logits_to_keep):
             logits = self.lm(**inputs).logits
-        if is_flat:
-            logits = rearrange(logits, "1 (b l) v -> b l v", b=num_rows)
-            logits = logits if logits_to_keep is None else logits[:, logits_to_keep]
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -193,7 +182,7 @@ class StockLM(nn.Module):
         }
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
         inputs = self._inputs(layout.ids[None], layout.position[None], x)
-        cache = DynamicCache(config=self.lm.config.get_text_config())
+        cache = new_cache(self.lm.config)
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
         if len(layout.ids):
             with hint, self._head_at(slice(-1, None)):
@@ -271,12 +260,9 @@ class StockLM(nn.Module):
 
 
 def _behind(numbers: Sequence[int], rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Examples one behind the other in a row, each with its number, and positions that count its tokens."""
+    """Examples one behind the other in a row, each with its number."""
     row = {name: torch.cat([rows[i][name] for i in numbers], -1) for name in rows[0]}
     lengths = [rows[i]["input_ids"].shape[-1] for i in numbers]
-    if len(row["position_ids"]) > 1:
-        counted = torch.cat([torch.arange(length) for length in lengths]).to(row["position_ids"])
-        row["position_ids"] = torch.cat([counted[None], row["position_ids"]])
     return row | {"sample": torch.cat([torch.full((n,), i) for i, n in zip(numbers, lengths, strict=True)])}
 
 

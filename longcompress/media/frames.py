@@ -172,8 +172,12 @@ class FrameSampler:
                 square: Any = frame.to_ndarray(format="rgb24")[_middle(frame.height, frame.width)]
                 frame, aspect = av.VideoFrame.from_ndarray(np.ascontiguousarray(square), "rgb24"), 1.0
             width, height = max(size, round(size * aspect)), max(size, round(size / aspect))
+        elif self.config.fit == "pad":
+            width, height = _inside(size, frame.width * self.pixel_aspect, frame.height)
         pixels = scaled(frame, self._scaler, width, height, self.config.scaling)  # (height, width, 3)
-        return np.ascontiguousarray(np.rot90(pixels[_middle(height, width)], turns))
+        if self.config.fit == "pad":
+            pixels = np.pad(pixels, [*_margins(size, height, width), (0, 0)])
+        return np.ascontiguousarray(np.rot90(pixels[_middle(*pixels.shape[:2])], turns))
 
 
 class VideoTrack:
@@ -347,9 +351,26 @@ def fit_pixels(pixels: Tensor, config: MediaConfig) -> Tensor:
     if config.fit == "crop":
         rows, columns = _middle(*pixels.shape[1:3])
         pixels = pixels[:, rows, columns]
+    width, height = size, size
+    if config.fit == "pad":
+        width, height = _inside(size, pixels.shape[2], pixels.shape[1])
     x = rearrange(pixels, "t h w c -> t c h w").float()
-    x = torch.nn.functional.interpolate(x, (size, size), mode=config.scaling, antialias=True)
+    x = torch.nn.functional.interpolate(x, (height, width), mode=config.scaling, antialias=True)
+    above, beside = _margins(size, height, width)
+    x = torch.nn.functional.pad(x, (*beside, *above))
     return rearrange(x.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")
+
+
+def _inside(size: int, width: float, height: float) -> tuple[int, int]:
+    """(width, height) of a frame whose longer side is scaled to `size`; the shorter is rounded down."""
+    longer = max(width, height)
+    return max(1, int(width / longer * size)), max(1, int(height / longer * size))
+
+
+def _margins(size: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Black rows above and below, and columns left and right, of a frame in the middle of a square."""
+    top, left = (size - height) // 2, (size - width) // 2
+    return (top, size - height - top), (left, size - width - left)
 
 
 def _middle(height: int, width: int) -> tuple[slice, slice]:

@@ -74,7 +74,7 @@ def read_thumbnails(
     if not times:
         return []
     config = replace(config, size_px=size_px, audio=False, decode="exact", frames=0)
-    wide = 1.0 if config.fit == "crop" else _aspect(source, config, protocols)
+    wide = 1.0 if config.fit != "squash" else _aspect(source, config, protocols)
     sides = [max(2, round(size_px * side / 2) * 2) for side in (min(1.0, wide), min(1.0, 1 / wide))]
     out = []
     # a part, even of everything, ends with the last of its instants; warnings came with the first reading

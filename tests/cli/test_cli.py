@@ -440,6 +440,7 @@ class TestDoctor:
         assert code == 0
         for name in ("python", "torch", "video", "decoder"):
             assert report[name]["status"] == "ok"
+        assert report["training attention"]["state"].startswith(("chunked in", "flex in", "flash in"))
         assert {"gpu", "triton", "matplotlib (extra 'plot')"} <= set(report)
 
     def test_what_is_missing_is_told_with_the_command(self, run, monkeypatch):
@@ -458,6 +459,17 @@ class TestDoctor:
         checks = {c.name: c for c in doctor.examine()}
         assert checks["decoder"].remedy == "pip install --force-reinstall av"
         assert checks["gpu"].remedy == "pip install --force-reinstall torch"
+
+    def test_the_attention_of_training_is_told(self, monkeypatch):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("longcompress.llm.attention.find_spec", lambda name: name == "triton")
+        for flash, start in ((True, "flash in bfloat16"), (False, "flex in bfloat16, flex in")):
+            monkeypatch.setattr(
+                "longcompress.llm.attention.is_flash_attn_2_available", lambda flash=flash: flash
+            )
+            status, state, remedy = doctor._attention()
+            assert state.startswith(start) and (status == "ok") == flash
+            assert ("flash-attn" in remedy) == (status == "note")
 
     @pytest.mark.parametrize(
         ("installed", "spec", "status"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from longcompress.compression.segmenter import Segmenter
-from longcompress.compression.state import GlobalMemory, MergeState
+from longcompress.compression.state import STATE_CLASSES, GlobalMemory, MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
+from longcompress.serialize import pack, unpack
 from longcompress.types import Encoded, Segment, Tokens
 
 from helpers import assert_same_video
@@ -32,7 +33,7 @@ def empty_state(
 ) -> MergeState:
     torch.manual_seed(0)
     memory = GlobalMemory(MemoryConfig(kind=kind, num_queries=2), WIDTHS, dict.fromkeys(WIDTHS, 1))
-    merge = MergeConfig(tokens_per_segment={"video": 20, "*": 5})
+    merge = MergeConfig(options.get("schedule", 0.25), tokens_per_segment={"video": 20, "*": 5})
     allocation = BudgetConfig(tokens=64, allocation=options.get("allocation", "even"))
     return MergeState(merge, allocation, memory, budget, keep_assignment)
 
@@ -51,20 +52,33 @@ def fill(state: MergeState, steps: int, cuts: list[int] = ()) -> MergeState:
     return state
 
 
+MERGING = {  # how tokens merge, and how a budget is allocated
+    "rounds": {},
+    "novelty": {"allocation": "novelty"},
+    "tree": {"schedule": "tree"},
+    "height": {"schedule": "tree", "allocation": "height"},
+    "rounds, height": {"allocation": "height"},
+}
+
+
+@pytest.fixture(params=MERGING)
+def merging(request) -> dict[str, str]:
+    return MERGING[request.param]
+
+
 @pytest.mark.parametrize("kind", ["none", "mean", "learned"])
 @pytest.mark.parametrize("steps", [1, 9, 10, 11, 95])
 @pytest.mark.parametrize("budget", [8, 31, 64, 10_000])
-def test_a_compressed_memory_has_exactly_the_budget_or_all_there_is(kind, steps, budget):
-    state = fill(empty_state(kind=kind), steps)
+def test_a_compressed_memory_has_exactly_the_budget_or_all_there_is(kind, steps, budget, merging):
+    state = fill(empty_state(kind=kind, **merging), steps)
     video = state.compress(budget)
     num_globals = sum(map(len, video.globals.values()))
     assert num_globals == {"none": 0, "mean": 2, "learned": 4}[kind]
     assert video.num_tokens == min(budget, state.num_tokens() + num_globals)
 
 
-@pytest.mark.parametrize("allocation", ["even", "novelty"])
-def test_mass_and_time_are_kept(allocation):
-    streams = fill(empty_state(allocation=allocation), 300).compress(50).streams
+def test_mass_and_time_are_kept(merging):
+    streams = fill(empty_state(**merging), 300).compress(50).streams
     for name, patches in (("video", PATCHES), ("audio", 1)):
         held = streams[name]
         assert float(held.size.sum()) == 300 * patches
@@ -81,25 +95,52 @@ def test_mass_and_time_are_kept(allocation):
 
 @pytest.mark.parametrize("kind", ["mean", "learned"])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_memory_is_the_same_for_any_cut(kind, seed):
-    whole = fill(empty_state(40, kind), 200)
+def test_the_memory_is_the_same_for_any_cut(kind, seed, merging):
+    whole = fill(empty_state(40, kind, **merging), 200)
     cuts = sorted(random.Random(seed).sample(range(1, 200), 25))
-    pieces = fill(empty_state(40, kind), 200, cuts)
+    pieces = fill(empty_state(40, kind, **merging), 200, cuts)
     for budget in (8, 40, 500):
         assert_same_video(whole.compress(budget), pieces.compress(budget))
 
 
-def test_compressing_changes_nothing_held():
-    state = fill(empty_state(40), 100)
+def test_compressing_changes_nothing_held(merging):
+    state = fill(empty_state(40, **merging), 100)
     first = state.compress()
     state.compress(9)
     assert_same_video(first, state.compress(40))
 
 
+def test_a_state_goes_on_from_its_data(merging):
+    whole, twin = empty_state(40, **merging), empty_state(40, **merging)
+    parts, segmenter = {name: stream(name, 200) for name in WIDTHS}, Segmenter(SegmentConfig())
+    segments = [s for name, part in parts.items() for s in segmenter.push(name, part)] + segmenter.flush()
+    for k, segment in enumerate(segments):
+        whole.add(segment)
+        if k == 15:
+            twin.set_state(unpack(pack(whole.state(), STATE_CLASSES), STATE_CLASSES))
+        elif k > 15:
+            twin.add(segment)
+    assert set(whole.heights) == ({"video", "audio"} if "schedule" in merging else set())  # it was full
+    assert_same_video(whole.compress(20), twin.compress(20))
+    assert_same_video(whole.copy().compress(20), twin.compress(20))
+
+
+@pytest.mark.parametrize("schedule", [0.25, "tree"])
+def test_by_height_a_smaller_budget_joins_tokens_of_a_larger(schedule):
+    state = fill(empty_state(kind="none", keep_assignment=True, schedule=schedule, allocation="height"), 100)
+    finer = state.compress(64).assignment
+    for budget in range(63, state.num_groups - 1, -1):
+        coarser = state.compress(budget).assignment
+        for name in WIDTHS:
+            pairs = torch.stack([finer[name], coarser[name]], 1).unique(dim=0)
+            assert len(pairs) == int(finer[name].max()) + 1
+        finer = coarser
+
+
 @pytest.mark.slow
-def test_what_is_held_is_bounded_for_ever():
+def test_what_is_held_is_bounded_for_ever(merging):
     parts = {name: stream(name, 2000) for name in WIDTHS}
-    state, segmenter, sizes = empty_state(32), Segmenter(SegmentConfig()), []
+    state, segmenter, sizes = empty_state(32, **merging), Segmenter(SegmentConfig()), []
     for at in range(0, 2000, 10):
         for name, part in parts.items():
             for segment in segmenter.push(name, part.rows(at, at + 10)):
@@ -110,7 +151,33 @@ def test_what_is_held_is_bounded_for_ever():
     early, late = sizes[len(sizes) // 4 :][:20], sizes[-20:]
     assert abs(sum(n for n, _ in late) - sum(n for n, _ in early)) < 20 * 40
     held = [len(c.groups["video"]) / c.num_segments for c in state.chunks]
-    assert max(held) <= 3 * min(held)  # early and late stretches are kept alike
+    if merging.get("schedule") != "tree":  # its stretches are kept alike in what merging them costs
+        assert max(held) <= 3 * min(held)  # early and late stretches are kept alike
+    else:
+        half = len(held) // 2
+        assert sum(held[:half]) <= 3 * sum(held[half:]) <= 9 * sum(held[:half])
+
+
+@pytest.mark.parametrize("allocation", ["even", "height"])
+def test_a_quiet_stretch_keeps_a_token_and_a_busy_one_gets_the_others(allocation):
+    state = empty_state(64, "none", schedule="tree", allocation=allocation)
+    for k in range(100):
+        part = stream("video", 10, seed=k)
+        x = part.tokens.x * (10.0 if k in (40, 41) else 0.01)
+        shifted = [t + 10.0 * k for t in (part.tokens.time_s, part.tokens.start_s, part.tokens.end_s)]
+        tokens = Tokens(x, part.tokens.size, *shifted)
+        encoded = Encoded(tokens, x[:, :8].contiguous(), part.summary, PATCHES)
+        state.add(Segment(k, 10.0 * k, 10.0 * k + 10, {"video": encoded}))
+        assert state.num_tokens() <= 4 * 64 and state.num_groups <= 32
+    busy, quiet = state.chunks[40 // state.segments_per_chunk], state.chunks[0]
+    assert len(busy.groups["video"]) > 3 * len(quiet.groups["video"])
+    for budget in (64, 40, len(state.chunks)):
+        start_s = state.compress(budget).streams["video"].start_s
+        counts = torch.histc(start_s, bins=len(state.chunks), min=0.0, max=1000.0)
+        assert len(start_s) == budget
+        assert int(counts.min()) >= 1  # every group keeps one
+        if budget == 64 and allocation == "height":
+            assert int(counts.max()) > 20
 
 
 def test_learned_memory_reads_what_closed_tokens_say():

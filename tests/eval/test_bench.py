@@ -13,6 +13,7 @@ import pytest
 
 from longcompress.cli import main as cli
 from longcompress.eval.bench import (
+    attention,
     features,
     gpu_report,
     kernels,
@@ -533,13 +534,39 @@ class TestGpuReport:
         code = (
             f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
             "from longcompress.eval.bench import gpu_report\nfrom pathlib import Path\n"
-            "for name in ('device', 'profile', 'operations-bf16', 'encoder'):\n"
+            "for name in ('device', 'profile', 'operations-bf16', 'encoder', 'ncu'):\n"
             "    assert gpu_report.SECTIONS[name][1](Path(sys.argv[1]), 'cpu') == 0, name"
         )
         done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads((tmp_path / "profile.json").read_text())["default"]["launches"] > 0
         assert {r.case for r in load_rows(tmp_path / "bf16-copy.csv")} == OPERATIONS
+
+    def test_attention_of_rows_is_measured_where_it_can_be(self, tmp_path, monkeypatch):
+        assert attention.time_attention(tmp_path, "cpu") == 0
+        figures = json.loads((tmp_path / "attention.json").read_text())
+        assert list(figures) == ["chunked", "flex", "xformers", "flash"]
+        chunked = figures["chunked"]
+        assert chunked["state"] == "done" and max(chunked["errors"].values()) <= 1e-5
+        assert [row["tokens"] for row in chunked["attention"]] == list(attention.CPU_LENGTHS)
+        assert all(row["tokens_per_s"] > 0 for row in chunked["attention"])
+        assert all(row["8 questions"]["step_s"] > 0 for row in chunked["lora"])
+        monkeypatch.setattr(attention, "LIMIT", -1.0)
+        assert attention.time_attention(tmp_path, "cpu") == 1
+        figures = json.loads((tmp_path / "attention.json").read_text())
+        assert figures["chunked"]["state"] == "failed: an error is above -1.0"
+
+    @pytest.mark.parametrize(("section", "work"), [("ncu", "large merge"), ("racecheck", "small merge")])
+    def test_tools_of_cuda_get_a_merge_to_look_into(self, tmp_path, monkeypatch, section, work):
+        for tool in ("ncu", "compute-sanitizer"):
+            stub = tmp_path / tool
+            stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$(dirname "$0")/words"\nexit 3\n')
+            stub.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        assert gpu_report.SECTIONS[section][1](tmp_path, "cuda") == 3
+        words = (tmp_path / "words").read_text().splitlines()
+        assert words[-2:] == ["--section", work] and work in gpu_report.WORK
+        assert (f"{tmp_path}/ncu" if section == "ncu" else "racecheck") in words
 
     def test_a_section_that_fails_leaves_the_others(self, tmp_path, monkeypatch):
         monkeypatch.setitem(gpu_report.SECTIONS, "profile", (0.1, gpu_report.profile_kernels))

@@ -13,6 +13,7 @@ from longcompress.eval.runner.compare import (
     ALL,
     NAMES,
     SHOWN,
+    TREES,
     Arm,
     CompareConfig,
     compare,
@@ -293,7 +294,7 @@ def test_tables_say_what_the_rows_say(tmp_path):
     alone = markdown(rows_of(tmp_path, arms[:1], examples, ""), "A title", "A note.")
     assert "Uncompressed, 200 tokens" in alone
     plot(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
-    assert set(ABOUT) == {*NAMES, *SHOWN}
+    assert set(ABOUT) == {*NAMES, *SHOWN, *TREES}
 
 
 def test_what_a_model_was_trained_with(tmp_path):

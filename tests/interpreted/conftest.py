@@ -6,6 +6,7 @@ Their outputs begin as NaN and have canaries behind them that nobody may touch.
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,41 @@ def pytest_configure(config):
         raise pytest.UsageError("LONGCOMPRESS_REQUIRE_GPU is 1, and torch sees no GPU")
     if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError("these tests need TRITON_INTERPRET=1 set before Python starts, or a GPU")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patched_once():
+    """Triton's interpreter patches `triton.language` (10 ms) in every call from a kernel to a function, and
+    leaves it so until the launch ends: once in each launch is enough. A sort, dozens of calls, is NumPy's;
+    one test has Triton's."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    original = tl.sort
+    if DEVICE != "cpu":
+        yield original
+        return
+
+    patch, launch, done = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+    def patch_once(fn):
+        modules = {id(v) for v in fn.__globals__.values() if v is tl or v is tl.core}
+        if not modules <= done:
+            done.update(modules)
+            return patch(fn)
+
+    def launch_afresh(self, *args, **options):
+        done.clear()
+        return launch(self, *args, **options)
+
+    def sort(x):
+        return tl.core.tensor(interpreter.TensorHandle(np.sort(x.handle.data), x.handle.dtype), x.type)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(tl, "sort", sort)
+        monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch_afresh)
+        yield original
 
 
 @pytest.fixture(autouse=True)

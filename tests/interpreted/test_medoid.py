@@ -59,15 +59,16 @@ def test_rows_that_do_not_lie_side_by_side():
 
 
 def test_the_operator_is_registered_well():
-    metric, group, share = normal(40, 16, seed=2), torch.arange(40) % 5, torch.rand(40, dtype=torch.float64)
+    metric, parts = normal(40, 16, seed=2), scattered(40, 5, 4)[:3]
     for center in (None, normal(5, 16, seed=3)):
-        args = (metric, group, share, 5, center)
+        args = (metric, *parts, center)
         torch.library.opcheck(torch.ops.longcompress_medoid.medoid.default, args)
     torch._dynamo.reset()
 
-    def step(metric, group, share):
-        return torch.ops.longcompress_medoid.medoid(metric * 2, group, share, 5, None)
+    def step(metric, *parts):
+        return torch.ops.longcompress_medoid.medoid(metric * 2, *parts, None)
 
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (20, 33):
-        assert torch.equal(compiled(metric[:n], group[:n], share[:n]), step(metric[:n], group[:n], share[:n]))
+        parts = scattered(n, 5, 4)[:3]
+        assert torch.equal(compiled(metric[:n], *parts), step(metric[:n], *parts))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from longcompress.kernels import Plan, plan, pool, pool_reference
-from longcompress.kernels.gpu import pool as gpu_pool
+from longcompress.kernels import Plan, extremes, plan, pool, pool_reference
+from longcompress.kernels.gpu import order
+from longcompress.kernels.gpu.order import order_of
 from longcompress.kernels.gpu.pool import means, spread
 
 from helpers import assert_close, drifting_patches, normal, offsets_of
@@ -77,16 +78,48 @@ def test_a_real_plan_of_ragged_segments_gives_the_reference():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_few_wide_groups_of_ragged_segments_are_a_product(dtype, monkeypatch):
-    monkeypatch.setattr(gpu_pool, "means_kernel", None)  # must not be needed
-    lengths, width = [70, 0, 33, 1, 90], 150
-    x, metric = normal(sum(lengths), width, seed=20, dtype=dtype), normal(sum(lengths), 8, seed=21)
+def test_a_pack_changes_no_bit_however_many_groups_the_others_have(dtype):
+    lengths, width = [140, 40, 30], 160
+    x, metric = normal(sum(lengths), width, seed=20, dtype=dtype), normal(sum(lengths), 16, seed=21)
     weight = torch.tensor(np.random.default_rng(3).integers(0, 5, sum(lengths)).astype(np.float32))
-    how = plan(metric, offsets_of(lengths), torch.tensor([40, 2, 33, 1, 7]), weight=weight)
+    how = plan(metric, offsets_of(lengths), torch.tensor([80, 2, 9]), weight=weight)
     got = pool(x, how)
     assert got.dtype == dtype
     assert_close("means", got.double(), oracle(x, how), TOLERANCE[dtype])
-    assert torch.equal(got, pool(x, how))
+    for s, end in enumerate(np.cumsum(lengths).tolist()):
+        rows, groups = slice(end - lengths[s], end), slice(*how.offsets[s : s + 2].tolist())
+        alone = plan(metric[rows], offsets_of(lengths[s : s + 1]), [80, 2, 9][s], weight=weight[rows])
+        assert torch.equal(pool(x[rows], alone), got[groups])
+
+
+def test_the_order_that_a_plan_leaves_is_that_of_its_groups(monkeypatch):
+    lengths, keep = [30, 0, 3, 45], torch.tensor([7, 3, 5, 9])
+    metric = normal(78, 8, seed=23)
+    how = plan(metric, offsets_of(lengths), keep)
+    other = how._replace(group=how.group.clone())
+    for a, b in zip(order_of(how.group, len(how.mass)), order_of(other.group, len(how.mass)), strict=True):
+        assert torch.equal(a, b)
+    want = pool(metric, other)
+    monkeypatch.setattr(order, "sort_tokens", None)  # must not be needed
+    assert torch.equal(pool(metric, how), want)
+    monkeypatch.undo()
+    how.group.copy_(
+        how.group.flip(0)
+    )  # whoever writes to the groups of a plan is not answered by the old ones
+    assert torch.equal(pool(metric, how), pool(metric, how._replace(group=how.group.clone())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_extremes_are_those_of_numpy(dtype, dispatched):
+    how = scattered(70, 9, 6)
+    low, high = normal(70, seed=24, dtype=dtype), normal(70, seed=25, dtype=dtype)
+    lowest, highest = extremes(low, high, how)
+    assert dispatched == [("extremes", True)] and lowest.dtype == dtype
+    for g in range(9):
+        members = how.group == g
+        assert lowest[g] == low[members].min() and highest[g] == high[members].max()
+    empty = how._replace(group=how.group.clamp_max(7))
+    assert extremes(low, high, empty)[0][8] == torch.inf and extremes(low, high, empty)[1][8] == -torch.inf
 
 
 def test_times_are_pooled_in_float64(dispatched):
@@ -131,21 +164,21 @@ def test_rows_that_do_not_lie_side_by_side():
 @pytest.mark.parametrize("sizes", [(50, 9, 70), (0, 4, 8), (1, 1, 1)], ids=str)
 def test_the_operators_are_registered_well(sizes, dtype):
     n, m, width = sizes
-    x = normal(n, width, seed=12, dtype=dtype)
-    group, share = torch.arange(n) % m, torch.rand(n)
-    torch.library.opcheck(torch.ops.longcompress_pool.means.default, (x, group, share, m, None))
-    torch.library.opcheck(
-        torch.ops.longcompress_pool.spread.default, (x[:m], group % max(len(x[:m]), 1), share)
-    )
+    x, y = normal(n, width, seed=12, dtype=dtype), normal(m, width, seed=13, dtype=dtype)
+    parts = scattered(n, m, 14)[:3]
+    for operator, features in (("means", x), ("spread", y)):
+        torch.library.opcheck(getattr(torch.ops.longcompress_pool, operator).default, (features, *parts))
+    arguments = (normal(n, seed=15), normal(n, seed=16), parts[0], m)
+    torch.library.opcheck(torch.ops.longcompress_pool.extremes.default, arguments)
 
 
 def test_it_compiles_whole_for_any_size():
     torch._dynamo.reset()
 
-    def step(x, group, share):
-        return spread(means(x * 2, group, share, 7), group, share).sum(1)
+    def step(x, *parts):
+        return spread(means(x * 2, *parts), *parts).sum(1)
 
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (20, 31):
-        x, group, share = normal(n, 12, seed=n), torch.arange(n) % 7, torch.rand(n)
-        assert torch.equal(compiled(x, group, share), step(x, group, share))
+        x, parts = normal(n, 12, seed=n), scattered(n, 7, n)[:3]
+        assert torch.equal(compiled(x, *parts), step(x, *parts))

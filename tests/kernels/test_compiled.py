@@ -12,11 +12,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     raise pytest.UsageError("kernels can't be compiled in a process whose TRITON_INTERPRET is 1")
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
-from longcompress.eval.bench.compile import CHIPS, compiled, variants
+from longcompress.eval.bench.compile import CHIPS, NUMBERS, binary_of, compiled, variants
 
 pytestmark = pytest.mark.compiled
 
-SMALL = ("rank", "count", "place")  # they read single numbers
+SMALL = ("select", "finish", "extremes", "fp64")  # they read single numbers
 ALL = [pytest.param(v, chip, id=f"{v.name} sm_{chip}") for chip in CHIPS for v in variants()]
 
 
@@ -27,8 +27,25 @@ def test_nothing_spills_and_rows_are_read_16_bytes_at_a_time(variant, chip):
     assert got["REG"] * 32 * variant.warps <= 65536 and got["shared"] <= CHIPS[chip]
     assert got["tensor_cores"] == variant.tensor_cores
     thin = variant.constants.get("SLICE", 64) < 64  # slices of 128 bytes, which are whole lines of the cache
-    if not variant.name.startswith(SMALL) and not thin:
+    if not any(word in variant.name for word in SMALL) and not thin:
         assert got["wide_reads"]
+
+
+MEASURING = [v for v in variants() if not v.fusion]
+
+
+@pytest.mark.parametrize("variant", [pytest.param(v, id=v.name) for v in MEASURING])
+def test_what_measures_tokens_fuses_no_product_with_a_sum(variant):
+    """Else two kernels would round the same squares and means in different ways."""
+    assert "fma." not in binary_of(variant, 90).asm["ptx"]
+
+
+def test_lengths_that_were_not_seen_before_compile_nothing():
+    """Triton specialises integers on 1 and on multiples of 16, and pointers on their alignment."""
+    for variant in variants():
+        for parameter in variant.kernel.params:
+            if parameter.name in NUMBERS and not parameter.is_constexpr:
+                assert parameter.do_not_specialize, (variant.name, parameter.name)
 
 
 def test_every_kernel_is_among_them():

@@ -1,7 +1,6 @@
 """Several samples in a row: loss, gradients and logits are those of a row each, in any order."""
 
 import random
-from itertools import pairwise
 
 import pytest
 import torch
@@ -9,18 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    OPTConfig,
-    OPTForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.masking_utils import flash_attention_mask
-from transformers.modeling_flash_attention_utils import _is_packed_sequence, _prepare_from_posids
 
-from longcompress.llm import Example, packing
-from longcompress.llm.packing import check_apart, first_fit
+from longcompress.llm import Example
+from longcompress.llm.attention_interface import check_apart
+from longcompress.llm.packing import first_fit
 
 from models import llm, tokenizer, video
 
@@ -97,39 +95,8 @@ def test_any_order_of_samples_is_learned_alike():
             assert float((got[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-8
 
 
-def by_lengths(module, query, key, value, attention_mask, scaling=None, position_ids=None, **_):
-    """What transformers does for flash attention, with its own functions, but for the kernel itself."""
-    assert attention_mask is None
-    parts = [x.transpose(1, 2).contiguous() for x in (query, key, value)]  # (1, L, heads, width)
-    if _is_packed_sequence(position_ids, query.shape[0]):
-        *_, (offsets, _), _ = _prepare_from_posids(*parts, position_ids)
-    else:
-        offsets = torch.tensor([0, query.shape[2]])
-    out = [
-        nn.functional.scaled_dot_product_attention(
-            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
-        )
-        for a, b in pairwise(offsets.tolist())
-    ]
-    return torch.cat(out, 2).transpose(1, 2), None
-
-
-@pytest.mark.parametrize("row_tokens", [60, 90, 4000])
-def test_flash_attention_gets_all_rows_as_one_and_tells_samples_by_their_positions(row_tokens):
-    AttentionInterface.register("flash_by_lengths", by_lengths)
-    AttentionMaskInterface.register("flash_by_lengths", flash_attention_mask)
-    reader, same = llm(), llm()
-    reader.lm.config._attn_implementation = "flash_by_lengths"
-    batch = reader.collate(SINGLE, row_tokens=row_tokens)
-    got, got_grads = learned(reader, batch)
-    want, want_grads = learned(same, batch)
-    real = batch["sample"] >= 0
-    torch.testing.assert_close(got["logits"][real], want["logits"][real], rtol=1e-4, atol=1e-5)
-    for name, grad in want_grads.items():
-        assert float((got_grads[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-8, name
-
-
-def test_sliding_windows_stay():
+@pytest.mark.parametrize("examples", [SINGLE, BRANCHED], ids=["single", "branched"])
+def test_sliding_windows_stay(examples):
     torch.manual_seed(3)
     reader = llm("qwen2")
     config = Qwen2Config(**(reader.lm.config.to_dict() | {
@@ -137,44 +104,59 @@ def test_sliding_windows_stay():
     }))  # fmt: skip
     reader.lm = Qwen2ForCausalLM(config).eval()
     assert set(config.layer_types) == {"sliding_attention"}
-    compare(reader, SINGLE, 90)
+    batch = compare(reader, examples, 90)
+    for i, example in enumerate(examples):  # and each question of a video has the window it has alone
+        branch = batch["branch"][batch["sample"] == i]
+        for number, turn in enumerate(example.turns if not example.dialogue else (), 1):
+            with torch.no_grad():
+                alone = reader(**reader.collate([Example(example.video, [turn])]))["logits"][0]
+                shared = reader(**batch)["logits"][batch["sample"] == i]
+            own = shared[branch == number]
+            torch.testing.assert_close(own, alone[-len(own) :], rtol=1e-4, atol=1e-5)
 
 
-def test_positions_begin_anew_and_padding_counts_for_itself():
+def test_positions_begin_anew_and_padding_counts_on():
     reader = llm()
     batch = reader.collate(SINGLE, row_tokens=60)
     assert batch.keys() - reader.collate(SINGLE).keys() == {"sample"}
     for sample, position in zip(batch["sample"], batch["position_ids"], strict=True):
-        for number in sample.unique().tolist():
+        for number in set(sample.tolist()) - {-1}:
             assert position[sample == number].tolist() == list(range(int((sample == number).sum())))
     again = reader.collate(SINGLE, row_tokens=60)
     assert all(torch.equal(batch[key], again[key]) for key in batch)
+    for position in reader.collate(SINGLE)["position_ids"]:  # each row is one rising sequence
+        assert position.tolist() == list(range(len(position)))
 
 
-def test_a_model_that_would_see_its_neighbours_is_refused():
+def test_models_that_cannot_share_rows_are_refused():
     torch.manual_seed(3)
-    config = OPTConfig(vocab_size=len(tokenizer()), hidden_size=32, num_hidden_layers=1, ffn_dim=32,
-                       num_attention_heads=2, word_embed_proj_dim=32)  # fmt: skip
     x = torch.randn(1, 3, 32)
-    with pytest.raises(ValueError, match="OPTForCausalLM lets a sample see the one before it in its row"):
-        check_apart(OPTForCausalLM(config), x)
+    small = {"vocab_size": len(tokenizer()), "hidden_size": 32, "num_hidden_layers": 1}
+    with pytest.raises(
+        ValueError, match=r"MambaForCausalLM can't .* layers that carry a state.* row_tokens to 0"
+    ):
+        check_apart(MambaForCausalLM(MambaConfig(**small)), x)
+    with pytest.raises(
+        ValueError, match=r"BloomForCausalLM can't .* takes no function of ours .* row_tokens to 0"
+    ):
+        check_apart(BloomForCausalLM(BloomConfig(**small, n_head=2)), x)
     reader = llm().train()
     reader.lm.model.layers[0].mlp.act_fn = nn.Dropout(0.5)
     check_apart(reader.lm, x)
     assert all(module.training for module in reader.modules())
 
+    class Mixes(nn.Module):
+        def forward(self, x):
+            return x.cumsum(1)
 
-def test_errors_say_what_is_wrong(monkeypatch):
+    reader.lm.model.layers[0].mlp = Mixes()
+    with pytest.raises(ValueError, match="LlamaForCausalLM lets a sample see the one before it in its row"):
+        check_apart(reader.lm, x)
+
+
+def test_errors_say_what_is_wrong():
     reader = llm()
     with pytest.raises(ValueError, match="row_tokens must be >= 0, and 0 when padding on the left, got -1"):
         reader.collate(SINGLE, row_tokens=-1)
     with pytest.raises(ValueError, match="padding on the left, got 60"):
         reader.collate(SINGLE[:2], row_tokens=60, left=True)
-    monkeypatch.setattr(packing, "MAX_BRANCH_POSITIONS", 100)
-    reader(**reader.collate(BRANCHED, row_tokens=0))
-    with pytest.raises(ValueError, match=r"most 100 positions a row, got \d+, .* bytes; .*max_questions=1"):
-        reader(**reader.collate(BRANCHED, row_tokens=500))
-    monkeypatch.setattr(packing, "takes_lengths", lambda lm: True)
-    for row_tokens in (0, 500):
-        with pytest.raises(ValueError, match=r"a mask that flash attention doesn't take.*max_questions=1"):
-            reader(**reader.collate(BRANCHED, row_tokens=row_tokens))

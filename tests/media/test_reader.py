@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from longcompress.config import MediaConfig
-from longcompress.media.frames import Clock, FrameSampler, VideoTrack
+from longcompress.media.frames import Clock, FrameSampler, VideoTrack, fit_pixels
 from longcompress.media.reader import arrays, probe, read
 from longcompress.types import Audio, Frames
 
@@ -169,7 +170,7 @@ def test_rotation_is_applied(tmp_path, rotation, fit):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (2, 600), (600, 2)])
-@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 def test_odd_sizes_become_squares(tmp_path, size, fit):
     video = Video(codec="ffv1", pix_fmt="yuv444p", size=size, audio_codec=None, stamps=[0, 500], quarter=True)
     pixels, times, _, _ = gather(write(tmp_path / "video.mkv", video), MediaConfig(size_px=24, fit=fit))
@@ -328,3 +329,26 @@ def test_clock_rebuilds_missing_and_repeated_stamps():
     got = [clock.next(pts, None) for pts in (0, 40, None, 120, 120, 90, 160)]
     assert got == pytest.approx([0, 0.04, 0.08, 0.12, None, None, 0.16])
     assert clock.warning() == "time stamps: 1 missing (rebuilt), 2 repeated or set back (left out)"
+
+
+PICKED = json.loads((Path(__file__).parents[1] / "golden" / "mmduet" / "frames_picked.json").read_text())
+SIZES = {tuple(case["size"]): (case["frame_rows"], case["frame_cols"]) for case in PICKED}
+
+
+@pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
+def test_padding_puts_frames_where_mmduet_does(tmp_path, size):
+    """Both of a file and of pushed frames; all around is black."""
+    width, height = size
+    config = MediaConfig(size_px=384, fit="pad")
+    pushed = fit_pixels(torch.full((1, height, width, 3), 200, dtype=torch.uint8), config)
+    spec = Video(size=size, stamps=[0, 40], audio_codec=None, pix_fmt="yuv444p", codec="ffv1", quarter=True)
+    decoded, _, _, _ = gather(write(tmp_path / "video.mkv", spec), config)
+    (top, bottom), (left, right) = SIZES[size]
+    decoded = torch.stack(decoded)
+    for pixels in (pushed, decoded):
+        assert pixels.shape[1:] == (384, 384, 3)
+        inside = torch.zeros(384, 384, dtype=torch.bool)
+        inside[top : bottom + 1, left : right + 1] = True
+        assert not pixels[:, ~inside].any()
+    assert (pushed[:, top : bottom + 1, left : right + 1] == 200).all()
+    assert (decoded[0, top + 3 : top + 6, left + 3 : left + 6] > 200).all()  # of the white quarter

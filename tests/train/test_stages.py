@@ -146,6 +146,8 @@ model.llm.register_forward_pre_hook(tell)
 def test_parts_that_are_not_there(recipe):
     with pytest.raises(ValueError, match="train must be some of projectors, time, lora"):
         replace(recipe, train=["head"])
+    with pytest.raises(ValueError, match=r"got \['encoders'\]; .* would take media shards"):
+        replace(recipe, train=["encoders"])
     with pytest.raises(ValueError, match="must name at least one folder"):
         train_stage(models.model(), replace(recipe, shards=[]), "never")
     with pytest.raises(ValueError, match="comes without an adapter"):

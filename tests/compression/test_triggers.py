@@ -1,0 +1,101 @@
+"""When a model speaks: MMDuet's own numbers (tests/golden/mmduet), and rules written as loops."""
+
+import json
+from pathlib import Path
+from statistics import fmean, pstdev
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcompress.compression.triggers import TriggerState, fires, step
+from longcompress.config_live import HEADS, LiveConfig, TriggerConfig
+from longcompress.context import Asked, Replied, Scored, converse
+
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "mmduet" / "triggers.json").read_text())
+SCORES = st.lists(st.integers(0, 100).map(lambda k: k / 100), min_size=1, max_size=40)
+
+
+def config_of(case):
+    heads = tuple(name.removesuffix("_score") for name in case["heads"])
+    rule = "single" if case["sum"] is None else "sum"
+    return TriggerConfig(rule, case[rule], heads)
+
+
+@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
+def test_triggers_are_theirs(case):
+    config, state = config_of(case), TriggerState()
+    curves = {name: case[name] for name in HEADS}
+    assert fires(config, curves) == case["reply_frames"]
+    for row in zip(*curves.values(), strict=True):
+        state, _ = step(config, state, dict(zip(curves, row, strict=True)))
+    assert state.total == pytest.approx(case["sum_left"], abs=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
+def test_questions_and_replies_come_when_theirs_do(case):
+    """The same loop that reads frames, with scores from the case."""
+    rows = iter(zip(case["informative"], case["relevance"], strict=True))
+    context = SimpleNamespace(
+        config=LiveConfig(config_of(case), turns="released"), ask=lambda text: None,
+        see=lambda x: dict(zip(HEADS, next(rows), strict=True)), speak=list, text=str,
+    )  # fmt: skip
+    frames = [(time_s, torch.zeros(1, 1)) for time_s in case["times"]]
+    events = list(converse(context, frames, [tuple(question) for question in case["queries"]]))
+    frame, asked, replied = 0, [], []
+    for event in events:
+        frame += isinstance(event, Scored)
+        if isinstance(event, Asked):
+            asked.append([frame, event.text])
+        if isinstance(event, Replied):
+            replied.append((frame - 1, event.time_s))
+    assert asked == case["query_before_frame"] and len(case["queries"]) - len(asked) == case["queries_left"]
+    assert replied == list(zip(case["reply_frames"], case["reply_times"], strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCORES, st.sampled_from(["single", "sum", "zscore", "rise"]), st.integers(1, 90), st.integers(1, 9))
+def test_rules_are_their_loops(scores, rule, percent, window):
+    config = TriggerConfig(rule, percent / 100, ("relevance",), window, warmup=(window + 1) // 2)
+    want, total = [], 0.0
+    for i, score in enumerate(scores):
+        before, total = scores[max(0, i - window) : i], total + score
+        if rule == "single":
+            is_due = score > config.threshold
+        elif rule == "sum":
+            is_due = total > config.threshold
+        elif len(before) < config.warmup:
+            is_due = False
+        else:
+            unit = pstdev(before) if rule == "zscore" else 1
+            is_due = score > fmean(before) + config.threshold * unit
+        if is_due:
+            want.append(i)
+            total = 0.0
+    assert fires(config, {"informative": [0.0] * len(scores), "relevance": scores}) == want
+
+
+def test_bad_triggers():
+    with pytest.raises(ValueError, match=r"heads must be some of \('informative', 'relevance'\), each once"):
+        TriggerConfig(heads=("informative_score",))
+    for heads in ((), ("relevance", "relevance")):
+        with pytest.raises(ValueError, match="heads must be some of"):
+            TriggerConfig(heads=heads)
+    for threshold in (0, -1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r'threshold must be in \(0, 1\] for rule "single" and 1 heads'):
+            TriggerConfig("single", threshold)
+    assert TriggerConfig("single", 1.5, HEADS).threshold == 1.5
+    with pytest.raises(ValueError, match=r'threshold must be in \(0, inf\] for rule "sum"'):
+        TriggerConfig("sum", float("inf"))
+    with pytest.raises(ValueError, match=r"warmup must be in \[1, window = 4\] frames, got 5"):
+        TriggerConfig("rise", 0.5, window=4)
+    with pytest.raises(ValueError, match=r"score 'informative' must be in \[0, 1\], got nan"):
+        step(TriggerConfig(), TriggerState(), {"informative": float("nan")})
+    with pytest.raises(ValueError, match=r"score 'informative' must be in \[0, 1\], got None"):
+        step(TriggerConfig(), TriggerState(), {"relevance": 0.5})
+    with pytest.raises(ValueError, match="max_frames must be >= 0"):
+        LiveConfig(max_frames=-1)
+    with pytest.raises(ValueError, match="max_reply_tokens must be >= 1 and repetition_penalty > 0"):
+        LiveConfig(repetition_penalty=0)

@@ -1,0 +1,172 @@
+"""Samples of MMDuet: annotations with times as turns between frames, and the labels of its two heads.
+
+A frame is labelled informative from the middle of an event until it is told of, and relevant inside the spans
+that are asked for. A sample teaches one head.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from longcompress.llm.duet import Turn
+from longcompress.llm.prompt import IGNORED
+
+MAX_WAITING = 20  # frames before the first question
+
+
+@dataclass(frozen=True)
+class Duet:
+    """A conversation about a video.
+
+    Attributes:
+        turns: of users, the assistant and frames.
+        first_frame: number of the first frame in the video.
+        relevant: label of each frame of a sample that teaches relevance, else None.
+    """
+
+    turns: tuple[Turn, ...]
+    first_frame: int = 0
+    relevant: tuple[int, ...] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in all turns."""
+        return sum(turn.num_frames for turn in self.turns)
+
+    def limited(self, max_frames: int) -> "Duet":
+        """Without what comes after so many frames, the last turn of frames cut there."""
+        count = 0
+        for i, turn in enumerate(self.turns):
+            if turn.role == "stream" and count + turn.num_frames >= max_frames:
+                rest = max_frames - count
+                last = (replace(turn, num_frames=rest),) if rest else ()
+                return replace(self, turns=self.turns[:i] + last)
+            count += turn.num_frames
+        return self
+
+    def labels(self, *, clip: bool = True) -> dict[str, list[int]]:
+        """Head -> label of each frame: 0, 1 or IGNORED; of the one head that the sample teaches.
+
+        Args:
+            clip: labels stay within their turn. False does as MMDuet's loader: where events overlap, surplus
+                labels push all later ones back.
+        """
+        num = self.num_frames
+        if self.relevant is not None:
+            return {"relevance": list(self.relevant[:num])}
+        labels: list[int] = []
+        for i, turn in enumerate(self.turns):
+            if turn.role != "stream":
+                continue
+            after = self.turns[i + 1] if i + 1 < len(self.turns) else None
+            positive = after.num_positive if after is not None else 1
+            positive = min(max(positive, 0), turn.num_frames) if clip else positive
+            is_told = after is not None and after.role == "assistant"
+            own = [0] * (turn.num_frames - positive) + [int(is_told)] * positive
+            labels += own if turn.learned else [IGNORED] * turn.num_frames
+        return {"informative": labels[:num]}
+
+
+def dense(narrations: Sequence[Mapping[str, Any]], request: str, duration_s: float, rate_fps: float) -> Duet:
+    """A sample of dense captions: {"text", "time", "timespan": [start, end], "learn"?}, in order of time.
+
+    Args:
+        narrations: of a video; "time" is when the model is to tell.
+        request: the user's turn before the first frame.
+        duration_s: of the video.
+        rate_fps: of frames.
+    """
+    turns, last_s, last_text = [Turn("user", request)], 0.0, None
+    for narration in narrations:
+        if last_s >= duration_s:
+            break
+        text = narration["text"]
+        if text == last_text:
+            continue
+        time_s = _ceil(narration["time"], rate_fps, duration_s)
+        if time_s != last_s:
+            middle_s = _middle(narration["timespan"], rate_fps, duration_s)
+            turns += [
+                Turn("stream", num_frames=int((time_s - last_s) * rate_fps)),
+                Turn(
+                    "assistant", text, learned=narration.get("learn", True),
+                    num_positive=int((time_s - middle_s) * rate_fps) + 1,
+                ),
+            ]  # fmt: skip
+        elif turns[-1].role == "assistant":  # two at the same frame: the later
+            turns[-1] = replace(turns[-1], text=text)
+        last_s, last_text = time_s, text
+    return Duet(tuple(turns))
+
+
+def questions(
+    conversation: Sequence[Mapping[str, Any]], duration_s: float, rate_fps: float, *, waiting: int = 0
+) -> Duet | None:
+    """A sample of MAGQA: {"role", "time", "content", "timespan" of answers, "learn"?}, the user's turn first.
+
+    Args:
+        conversation: in order of time.
+        duration_s, rate_fps: as for `dense`.
+        waiting: frames before the question, MAX_WAITING at most.
+
+    Returns:
+        None where the first turn is no user's question within the video.
+    """
+    first: Mapping[str, Any] = conversation[0] if conversation else {"role": ""}
+    if first["role"] != "user" or not 0 < first["time"] <= duration_s or not first["content"]:
+        return None
+    last_s = _ceil(first["time"], rate_fps, duration_s)
+    waiting = max(0, min(MAX_WAITING, waiting, int(last_s * rate_fps)))
+    turns = [Turn("stream", num_frames=waiting, learned=waiting != 1)] if waiting else []
+    turns.append(Turn("user", first["content"]))
+    start_s = last_s - waiting / rate_fps
+    for turn in conversation[1:]:
+        if turn["time"] > duration_s:
+            break
+        time_s = _ceil(turn["time"], rate_fps, duration_s, last_s)
+        num = int((time_s - last_s) * rate_fps)
+        is_later = time_s > last_s
+        if is_later:
+            turns.append(Turn("stream", num_frames=num))
+        if turn["role"] == "user":
+            turns.append(Turn("user", turn["content"]))
+        elif is_later:  # an answer at the frame of the turn before is left out
+            middle_s = _middle(turn["timespan"], rate_fps, duration_s)
+            positive = min(int((turn["time"] - middle_s) * rate_fps) + 1, num)
+            learned = turn.get("learn", True)
+            turns.append(Turn("assistant", turn["content"], learned=learned, num_positive=positive))
+        last_s = time_s if is_later or turn["role"] == "user" else last_s
+    return Duet(tuple(turns), int(start_s * rate_fps))
+
+
+def grounding(
+    spans: Sequence[Sequence[float]], request: str, duration_s: float, rate_fps: float, *, clip: bool = True
+) -> Duet:
+    """A sample of grounding: frames inside the spans (start_s, end_s) are relevant to the request.
+
+    Args:
+        spans, request, duration_s, rate_fps: as for `dense`.
+        clip: see `Duet.labels`.
+    """
+    num = math.floor(duration_s * rate_fps)
+    bounds = [[math.floor(t * rate_fps) for t in span] for span in spans]
+    if clip:
+        relevant = [int(any(start <= i < end for start, end in bounds)) for i in range(num)]
+    else:
+        relevant = []
+        before = 0
+        for start, end in bounds:
+            relevant += [0] * (start - before) + [1] * (end - start)
+            before = end
+        relevant += [0] * (num - before)
+    return Duet((Turn("user", request), Turn("stream", num_frames=num)), relevant=tuple(relevant[:num]))
+
+
+def _ceil(time_s: float, rate_fps: float, max_s: float, min_s: float = 0.0) -> float:
+    """The first frame at or after a time."""
+    return min(max(math.ceil(time_s * rate_fps) / rate_fps, min_s), max_s)
+
+
+def _middle(span: Sequence[float], rate_fps: float, max_s: float) -> float:
+    return _ceil((span[0] + span[1]) / 2, rate_fps, max_s)
