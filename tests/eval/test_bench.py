@@ -43,7 +43,7 @@ MODEL = {"model": "tiny", "dtype": "float32"}
 SMALL = {"device": "cpu", "segments": 2, "tokens": 96, "channels": 128, "repeat": 2}
 OPERATIONS = {
     "copy", "metric", "pool", "pool, backward", "medoid", "novelty", "attend", "plan, published",
-    "plan, default", "merge, published", "merge, default",
+    "plan, default", "plan, tree", "merge, published", "merge, default", "merge, tree",
 }  # fmt: skip
 
 
