@@ -57,14 +57,14 @@ def test_the_tree_loses_less_than_rounds_and_one_cut_no_more_than_three(parts):
     metric = torch.cat([p.metric for p in parts])[patch_major(parts)]
     forest = tree(metric, torch.tensor([0, 480, 960, 1440], dtype=torch.int32))
     for keep in (10, 40):
-        lost = {
+        losses = {
             s: lost_variance(raw, merge(parts, keep, "patch", "ward", s)["video"])[0] for s in (0.25, "tree")
         }
         exact, tokens = merge_exactly(parts, keep)["video"], merge_by_height(parts, keep, forest)["video"]
         assert len(exact) == len(tokens) == 3 * keep
-        assert lost["tree"] < lost[0.25]
-        assert lost_variance(raw, tokens)[0] <= lost["tree"] + 1e-3
-        assert lost_variance(raw, exact)[0] == pytest.approx(lost["tree"], rel=0.06)
+        assert losses["tree"] < losses[0.25]
+        assert lost_variance(raw, tokens)[0] <= losses["tree"] + 1e-3
+        assert lost_variance(raw, exact)[0] == pytest.approx(losses["tree"], rel=0.06)
 
 
 def test_rows_and_their_summary(parts):
