@@ -20,6 +20,7 @@ from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.causal import Prefix
+from .llm.prompt import Turns
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
 from .serialize import from_int8, to_int8
@@ -117,14 +118,13 @@ class VideoMemory:
         options = {"stream": stream, "max_new_tokens": max_new_tokens} | generate
         return self.ask_all([question], **options)[0]
 
-    def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
+    def ask_all(self, questions: Sequence[str | Turns], **options: Any) -> list[Answer]:
         """The answers to several questions about the video, generated together. Spaces at the end of a
-        question don't count."""
+        question don't count. A question may be the last of a dialogue: [(question, answer), ..., (question,
+        None)]."""
         if not questions:
             return []
-        if wrong := [question for question in questions if not isinstance(question, str)]:
-            raise TypeError(f"questions must be texts, got {wrong[0]!r:.60}")
-        asked = [question.rstrip() for question in questions]
+        asked = [_rstripped(question) for question in questions]
         return [self._answer(t) for t in self._model().llm.answer(self._read(), asked, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
@@ -381,15 +381,27 @@ def _check(video: CompressedVideo, model: LongCompress | None) -> None:
             raise ValueError(f"tokens of stream {name!r} must be finite, and as wide as the model's encoder")
 
 
-def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **options: Any) -> list[Answer]:
-    """One question about each of several videos of one model, answered in one batch."""
+def _rstripped(question: Any) -> str | Turns:
+    """A question or a dialogue without spaces at the ends of questions; TypeError if it is neither."""
+    if isinstance(question, str):
+        return question.rstrip()
+    if not isinstance(question, list | tuple) or not all(isinstance(q, str) for q, _ in question):
+        raise TypeError(f"questions must be texts, or lists of (question, answer), got {question!r:.60}")
+    return [(text.rstrip(), answer) for text, answer in question]
+
+
+def ask_each(
+    memories: Sequence[VideoMemory], questions: Sequence[str | Turns], **options: Any
+) -> list[Answer]:
+    """One question about each of several videos of one model, answered in one batch; a question may be the
+    last of a dialogue, as for VideoMemory.ask_all."""
     if not memories:
         return []
     if len({id(m.model) for m in memories}) != 1:
         raise ValueError("memories must all have the same model to be asked in one batch")
     model = memories[0]._model()
     videos = [m.video.to(model.device) for m in memories]
-    texts = model.llm.answer_each(videos, questions, **options)
+    texts = model.llm.answer_each(videos, [_rstripped(q) for q in questions], **options)
     return [m._answer(t) for m, t in zip(memories, texts, strict=True)]
 
 

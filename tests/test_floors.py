@@ -117,6 +117,10 @@ HOMES = {
     "scipy": ("eval/metrics/*",),
     "rich": ("longcompress/cli/*",),
     "packaging": ("longcompress/cli/doctor.py",),
+    "starlette": ("longcompress/serve/*",),
+    "uvicorn": ("longcompress/serve/*",),
+    "httpx": ("longcompress/serve/*", "longcompress/endpoint.py"),
+    "prometheus_client": ("longcompress/serve/metrics.py",),
 }
 EVERYWHERE = {"torch", "numpy", "einops", "tqdm"}
 

@@ -88,6 +88,11 @@ def around(tokenizer: Any, config: LLMConfig, question: str) -> tuple[list[int],
     return head, tail
 
 
+def dialogue_of(question: str | Turns) -> Turns:
+    """The turns of a dialogue, or of a question alone."""
+    return [(question, None)] if isinstance(question, str) else question
+
+
 def conversation(
     tokenizer: Any, config: LLMConfig, questions: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
