@@ -29,6 +29,7 @@ class Limits:
             networks are never fetched.
         max_seconds: of video read for an answer.
         max_frames: sampled of a video.
+        max_rate_fps: frames a second; merging takes memory with the square of a segment's tokens.
         max_pixels: of a frame or an image.
         max_images: of a request.
         max_budget: tokens of a memory.
@@ -58,6 +59,7 @@ class Limits:
     protocols: list[str] = field(default_factory=list)
     max_seconds: float = 6 * 3600.0
     max_frames: int = 50_000
+    max_rate_fps: float = 8.0
     max_pixels: int = 9_000_000
     max_images: int = 256
     max_budget: int = 16_384
