@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from .request import ChatRequest, parse_chat
 from .rows import Completion
 from .sources import Source, Sources
 
+log = logging.getLogger(__name__)
 ALIVE_S = 2.0  # without news, after which a stream gets a comment: so it is seen when a client leaves
 CHUNK = 1 << 20
 UPLOAD_ROOM = 1 << 16  # bytes of an upload's form beside the file
@@ -215,10 +217,10 @@ class Work:
         try:
             memory, is_kept, done = await self.task
         except Exception as error:  # the answer has begun, so its status can't say it any more
-            failure = error if isinstance(error, ApiError) else ApiError(500, "the server failed")
-            yield f"data: {json.dumps(failure.body())}\n\n"
-            if failure is not error:
-                raise
+            if not isinstance(error, ApiError):
+                log.exception("request failed after its answer began")
+                error = ApiError(500, "the server failed; its log says why")
+            yield f"data: {json.dumps(error.body())}\n\n"
             return
         if rest := done.answer.text[len(sent) :]:
             yield self._chunk({"content": rest})

@@ -223,8 +223,8 @@ async def _request(client: httpx.AsyncClient, url: str, param: str, limits: Limi
         allowed = f", a URL of {' or '.join(limits.protocols)}" if limits.protocols else ""
         raise ApiError(
             400,
-            f"{param} must be a data URL{allowed} or the id of a file, got {url!r:.60}; paths are never read: "
-            "upload the file to /v1/files",
+            f"{param} must be a data URL{allowed} or the id of a file, got {url!r:.60}; paths are never "
+            "read: upload the file to /v1/files",
             param,
             "url_not_allowed",
         )

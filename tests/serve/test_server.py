@@ -356,7 +356,7 @@ def test_work_stops_when_its_client_leaves(model, clips, tmp_path, gate, stream)
         until(lambda: app.metrics.reading._value.get() == 0)
         assert not list(tmp_path.rglob("*.lcm")) and not list(app.sources.incoming.iterdir())
         assert client.get("/metrics").status_code == 200
-        assert app.metrics.active._value.get() == 0
+        until(lambda: app.metrics.active._value.get() == 0)
         assert client.post(CHAT, json=request | {"stream": False}).status_code == 200
 
 
