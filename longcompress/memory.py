@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.causal import Prefix
+from .llm.messages import messages_of
 from .llm.prompt import Turns
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
@@ -185,6 +186,29 @@ class VideoMemory:
             sizes = self.streams["video"].size
             nearest = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:num]
         return sorted(set(nearest), key=lambda t: t.time_s)
+
+    def messages(
+        self, question: str, frames: int = 16, *, transcript: Iterable[Event] = ()
+    ) -> list[dict[str, Any]]:
+        """OpenAI's messages that ask any model that takes images about the video.
+
+        Args:
+            question: not empty.
+            frames: thumbnails that it gets, those of the heaviest tokens, in time order.
+            transcript: what is said, with its seconds.
+
+        Raises:
+            ValueError: the memory has no thumbnails.
+        """
+        if frames < 1 or not self.thumbnails:
+            raise ValueError(
+                f"frames must be at least 1 of the memory's thumbnails, got {frames} of "
+                f"{len(self.thumbnails)}; compress the video with thumbnails={max(frames, 16)}"
+            )
+        sizes = self.streams["video"].size
+        shown = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:frames]
+        pairs = [(t.time_s, t.jpeg) for t in sorted(shown, key=lambda t: t.time_s)]
+        return messages_of(pairs, self.duration_s, question, transcript)
 
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""

@@ -26,7 +26,7 @@ from .config import (
     load_config,
     to_dict,
 )
-from .encoders import Encoder, StockAudio, StockVision, VisionEncoder
+from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
@@ -82,7 +82,7 @@ class LongCompress(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        video: VisionEncoder | StockVision | None,
+        video: VisionEncoder | PixelEncoder | StockVision | None,
         audio: Encoder | None,
         llm: CausalLM | StockLM | None,
         global_memory: GlobalMemory | None = None,

@@ -51,7 +51,7 @@ ALLOWED: list[tuple[str, str, str, str]] = [
     ("tests/*", "name given", "from hypothesis import", "hypothesis's decorator"),
     ("longcompress/encoders/families.py", "tower", "model.vision_tower.", "transformers' name of modules"),
     ("longcompress/encoders/families.py", "tower", "model.video_tower.", "transformers' name of modules"),
-    ("longcompress/serve/*", "host", '"host"', "the header of HTTP"),
+    ("*serve/*", "host", '"host"', "the header of HTTP"),
     ("tests/events/test_events.py", "name draw", "draw", "the argument that hypothesis names so"),
 ]
 

@@ -107,10 +107,10 @@ class App:
         """A file of the client."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise ApiError(415, "the body must be multipart/form-data with a file and a purpose")
-        most = self.limits.upload_mb * MB + UPLOAD_ROOM
+        max_bytes = self.limits.upload_mb * MB + UPLOAD_ROOM
         try:
             form = await MultiPartParser(
-                request.headers, _bounded(request, most), max_files=1, max_fields=8
+                request.headers, _bounded(request, max_bytes), max_files=1, max_fields=8
             ).parse()
         except (MultiPartException, ClientDisconnect, KeyError) as error:
             raise ApiError(400, f"the body is no form that can be read: {error}") from error

@@ -90,11 +90,12 @@ class Guard:
     def _owner(self, scope: Scope) -> str:
         """A name for the client: of its key, or without keys of its address."""
         headers = Headers(scope=scope)
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        site = headers.get("host", "")
+        name = urlsplit(f"//{site}").hostname or ""
         if name not in self._names and not _is_address(name):  # a name that another site gave to this address
             raise ApiError(403, f"the server's name {name!r:.60} is not allowed; start it with --names")
         origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host"):
+        if origin and urlsplit(origin).netloc != site:
             raise ApiError(403, "pages of other sites may not send requests")
         if not self.limits.api_keys or scope["path"] in OPEN:
             return hashlib.sha256(str((scope.get("client") or ("",))[0]).encode()).hexdigest()[:16]

@@ -133,8 +133,8 @@ class Fields:
         if value is not None and is_wrong:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             names = {"str": "a text", "dict": "an object", "list": "a list", "bool": "true or false"}
-            wanted = names.get(kinds[-1].__name__, "a number" if len(kinds) > 1 else "a whole number")
-            raise refuse(self.prefix + name, f"must be {wanted}, got {value!r:.60}", "invalid_type")
+            needed_kind = names.get(kinds[-1].__name__, "a number" if len(kinds) > 1 else "a whole number")
+            raise refuse(self.prefix + name, f"must be {needed_kind}, got {value!r:.60}", "invalid_type")
         return value
 
     def number(self, name: str, low: float, high: float, kind: Any = NUMBER) -> Any:

@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from serving import QUESTION, body, video
 
 from longcompress.serve.limits import ApiError, Limits
 from longcompress.serve.request import Generation, parse_chat
+
+from serving import QUESTION, body, video
 
 LIMITS = Limits(max_budget=1000, max_signs=200, max_images=2, max_new_tokens=50)
 CLIP = video("data:video/mp4;base64,AAAA")

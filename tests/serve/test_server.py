@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from serving import QUESTION, body, data_url, running, video
 
 import longcompress as lc
 from longcompress.llm import Example
@@ -19,6 +18,8 @@ from longcompress.serve import guard, reading
 from longcompress.serve.app import listen
 from longcompress.serve.limits import Limits
 from longcompress.synthetic.scenes import make_scene, write_video
+
+from serving import QUESTION, body, data_url, running, video
 
 BUDGET = {"budget": 48}
 CHAT = "/v1/chat/completions"
