@@ -409,7 +409,8 @@ def _rstripped(question: Any) -> str | Turns:
     """A question or a dialogue without spaces at the ends of questions; TypeError if it is neither."""
     if isinstance(question, str):
         return question.rstrip()
-    if not isinstance(question, list | tuple) or not all(isinstance(q, str) for q, _ in question):
+    pairs = question if isinstance(question, list | tuple) else [None]
+    if not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
         raise TypeError(f"questions must be texts, or lists of (question, answer), got {question!r:.60}")
     return [(text.rstrip(), answer) for text, answer in question]
 
