@@ -23,7 +23,7 @@ from ..memory import VideoMemory
 from ..model import LongCompress
 from .engine import Engine
 from .guard import Guard
-from .limits import MB, ApiError, Limits
+from .limits import MB, ApiError, Limits, refuse
 from .metrics import Metrics
 from .request import ChatRequest, parse_chat
 from .rows import Completion
@@ -86,7 +86,7 @@ class App:
     async def model(self, request: Request) -> Response:
         """What the model is."""
         if request.path_params["name"] != self.name:
-            raise ApiError(404, f"this server has the model {self.name!r}", "model", "model_not_found")
+            raise ApiError(f"this server has the model {self.name!r}", "model", "model_not_found", 404)
         return JSONResponse(self._about())
 
     def _about(self) -> dict[str, Any]:
@@ -106,18 +106,18 @@ class App:
     async def upload(self, request: Request) -> Response:
         """A file of the client."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise ApiError(415, "the body must be multipart/form-data with a file and a purpose")
+            raise ApiError("the body must be multipart/form-data with a file and a purpose", status=415)
         max_bytes = self.limits.upload_mb * MB + UPLOAD_ROOM
         try:
             form = await MultiPartParser(
                 request.headers, _bounded(request, max_bytes), max_files=1, max_fields=8
             ).parse()
         except (MultiPartException, ClientDisconnect, KeyError) as error:
-            raise ApiError(400, f"the body is no form that can be read: {error}") from error
+            raise ApiError(f"the body is no form that can be read: {error}") from error
         request.scope["stack"].push_async_callback(form.close)
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise ApiError(400, "file is missing", "file", "missing_required_parameter")
+            raise refuse("file", "is missing", "missing_required_parameter")
 
         async def chunks() -> AsyncIterator[bytes]:
             while chunk := await file.read(CHUNK):
@@ -146,12 +146,12 @@ class App:
     async def chat(self, request: Request) -> Response:
         """An answer about a video."""
         if not request.headers.get("content-type", "").startswith("application/json"):
-            raise ApiError(415, "the body must be application/json")
+            raise ApiError("the body must be application/json", status=415)
         body = b"".join([part async for part in _bounded(request, self.limits.request_mb * MB)])
         try:
             values = await asyncio.to_thread(parse_json, body, "the body")
         except ValueError as error:
-            raise ApiError(400, str(error)[:300], "body", "invalid_json") from error
+            raise ApiError(str(error)[:300], "body", "invalid_json") from error
         chat = parse_chat(values, self.name, self.limits)
         stack = request.scope["stack"]
         sources = await stack.enter_async_context(self.sources.opened(chat.parts, request.scope["owner"]))
@@ -183,7 +183,7 @@ class Work:
             memory, is_kept = await engine.memory(self.chat, sources, progress)
             return memory, is_kept, await engine.answer(memory, self.chat, say if self.chat.stream else None)
         except ValueError as error:  # of the prompt: too long, or with a placeholder
-            raise ApiError(400, str(error)[:500], "messages") from error
+            raise ApiError(str(error)[:500], "messages") from error
         finally:
             self.news.put_nowait(None)
 
@@ -219,7 +219,7 @@ class Work:
         except Exception as error:  # the answer has begun, so its status can't say it any more
             if not isinstance(error, ApiError):
                 log.exception("request failed after its answer began")
-                error = ApiError(500, "the server failed; its log says why")
+                error = ApiError("the server failed; its log says why", status=500)
             yield f"data: {json.dumps(error.body())}\n\n"
             return
         if rest := done.answer.text[len(sent) :]:
@@ -277,7 +277,7 @@ async def _bounded(request: Request, max_bytes: int) -> Any:
     async for part in request.stream():
         num_bytes += len(part)
         if num_bytes > max_bytes:
-            raise ApiError(413, f"the body must have at most {max_bytes} bytes", "body", "too_large")
+            raise refuse("body", f"must have at most {max_bytes} bytes", "too_large", 413)
         yield part
 
 

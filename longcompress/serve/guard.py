@@ -59,7 +59,7 @@ class Guard:
                 async with asyncio.timeout(self.limits.stall_s):
                     message = await receive()
             except TimeoutError:
-                raise ApiError(408, "body must come without pauses; send it again") from None
+                raise ApiError("the body must come without pauses; send it again", status=408) from None
             body_is_there = not message.get("more_body", False)
             return message
 
@@ -73,11 +73,12 @@ class Guard:
             except ApiError as caught:
                 error = caught
             except HTTPException as caught:  # of the router
-                error = ApiError(caught.status_code, f"{scope['method']} {scope['path']}: {caught.detail}")
+                where = f"{scope['method']} {scope['path']}"
+                error = ApiError(f"{where}: {caught.detail}", status=caught.status_code)
             except Exception as caught:  # a client never sees more of it than that it was
                 if not status:
                     log.exception("request failed")
-                    error = ApiError(500, "the server failed; its log says why")
+                    error = ApiError("the server failed; its log says why", status=500)
                 elif not isinstance(caught, TimeoutError):
                     log.exception("request failed after its answer began")
             if error is not None and not status:
@@ -93,18 +94,16 @@ class Guard:
         site = headers.get("host", "")
         name = urlsplit(f"//{site}").hostname or ""
         if name not in self._names and not _is_address(name):  # a name that another site gave to this address
-            raise ApiError(403, f"the server's name {name!r:.60} is not allowed; start it with --names")
+            raise ApiError(f"the name {name!r:.60} is not allowed; start it with --names", status=403)
         origin = headers.get("origin")
         if origin and urlsplit(origin).netloc != site:
-            raise ApiError(403, "pages of other sites may not send requests")
+            raise ApiError("pages of other sites may not send requests", status=403)
         if not self.limits.api_keys or scope["path"] in OPEN:
             return hashlib.sha256(str((scope.get("client") or ("",))[0]).encode()).hexdigest()[:16]
         key = headers.get("authorization", "").removeprefix("Bearer ").encode()
         matches = [hmac.compare_digest(key, known.encode()) for known in self.limits.api_keys]
         if not any(matches):
-            raise ApiError(
-                401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key"
-            )
+            raise ApiError("a key is needed: Authorization: Bearer KEY", None, "invalid_api_key", 401)
         return hashlib.sha256(key).hexdigest()[:16]
 
     @contextmanager
@@ -115,13 +114,11 @@ class Guard:
         while begun and begun[0] < now_s - MINUTE_S:
             begun.popleft()
         if len(begun) >= limits.client_minute:
-            raise ApiError(429, f"at most {limits.client_minute} requests a minute; wait", code="rate_limit")
+            raise ApiError(f"at most {limits.client_minute} requests a minute; wait", None, "rate_limit", 429)
         if self._active[owner] >= limits.client_requests:
-            raise ApiError(
-                429, f"at most {limits.client_requests} requests at a time; wait", code="rate_limit"
-            )
+            raise ApiError(f"at most {limits.client_requests} requests at a time", None, "rate_limit", 429)
         if self._active.total() >= limits.requests:
-            raise ApiError(429, "the server is busy; try again in a few seconds", code="busy")
+            raise ApiError("the server is busy; try again in a few seconds", None, "busy", 429)
         begun.append(now_s)
         self._active[owner] += 1
         self.metrics.active.inc()

@@ -93,16 +93,11 @@ class Limits:
 
 
 class ApiError(Exception):
-    """An answer of OpenAI's shape instead of a result.
+    """An answer of OpenAI's shape instead of a result; `status` is HTTP's, `code` is for programs."""
 
-    Args:
-        status: of HTTP.
-        message: what is needed, what was got, the remedy.
-        param: field of the request.
-        code: for programs.
-    """
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
@@ -110,5 +105,9 @@ class ApiError(Exception):
         """The JSON."""
         kinds = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def refuse(param: str, message: str, code: str | None = None, status: int = 400) -> ApiError:
+    """The error of a field, which begins the message."""
+    return ApiError(f"{param} {message}", param, code, status)

@@ -44,7 +44,8 @@ class Memories:
                 memory = memory or VideoMemory.load(path, model)
         except (ValueError, FileNotFoundError) as error:
             log.warning("memory removed: %s", error)
-            path.unlink(missing_ok=True)
+            with self._lock:
+                path.unlink(missing_ok=True)
         if memory is not None:
             self._keep(key, memory)
         return memory if memory is None or memory.model is model else None
@@ -57,7 +58,7 @@ class Memories:
         except OSError as error:
             log.error("memory is in RAM alone: %s", error)
         with self._lock:
-            files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("*.lcm"))
+            files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("[!.]*.lcm"))
             num_bytes = sum(size for _, size, _ in files)
             for _, size, path in files[:-1]:
                 if num_bytes > self.limits.memories_gb * GB:

@@ -8,12 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..media import MediaInfo, probe, read
+from ..media import probe, read
 from ..memory import VideoMemory
 from ..model import LongCompress
 from ..session import compress
 from ..types import Audio, Frames
-from .limits import ApiError, Limits
+from .limits import ApiError, Limits, refuse
 from .request import ChatRequest
 from .sources import Source
 
@@ -69,7 +69,7 @@ def read_memory(
             end_s=chat.end_s, on_warning=lambda text: warnings.append(clean(text)),
         )  # fmt: skip
     except (ValueError, OSError) as error:
-        raise ApiError(400, clean(error), sources[0].param, "unreadable") from error
+        raise ApiError(clean(error), sources[0].param, "unreadable") from error
     memory.source["warnings"] = warnings[:WARNINGS]
     return memory
 
@@ -78,60 +78,39 @@ def _check(
     model: LongCompress, sources: Sequence[Source], chat: ChatRequest, budget: int, limits: Limits
 ) -> None:
     """ApiError for media past a limit by their headers, or a budget that can't be."""
-    infos = {source.param: probe(source.path, config=model.config.media) for source in sources}
-    for source in sources:
-        _check_header(model, infos[source.param], source, chat, limits)
-    has = {
-        "video": any(i.has_video for i in infos.values()),
-        "audio": any(i.has_audio for i in infos.values()),
-    }
+    infos = [probe(source.path, config=model.config.media) for source in sources]
+    for source, info in zip(sources, infos, strict=True):
+        if not (info.has_video or info.has_audio) or (source.kind == "image" and not info.has_video):
+            kind = "image" if source.kind == "image" else "video or audio"
+            raise refuse(source.param, f"has no {kind} that can be decoded", "unreadable")
+        if info.width * info.height > limits.max_pixels:
+            size = f"{info.width} x {info.height}"
+            raise refuse(source.param, f"has {size} pixels, more than {limits.max_pixels}", "too_large")
+        if info.duration_s is not None and source.kind != "image":
+            end_s = min(info.duration_s, chat.end_s)
+            if chat.start_s >= end_s:
+                raise refuse("longcompress.start_s", f"must be before {end_s:.1f} s, got {chat.start_s}")
+            _check_length(model, end_s - chat.start_s, limits, source.param)
+    has = {"video": any(i.has_video for i in infos), "audio": any(i.has_audio for i in infos)}
     streams = [name for name, encoder in model.encoders.items() if has[encoder.modality]]
     if not streams:
-        raise ApiError(
-            400,
-            f"{sources[0].param} has no {' or '.join(model.media)} that this model takes",
-            sources[0].param,
-            "unreadable",
-        )
+        raise refuse(sources[0].param, f"has no {' or '.join(model.media)} for this model", "unreadable")
     context = model.llm.context
     try:
         model.check_budget(budget, streams)
         if context is not None and budget >= context:
             raise ValueError(f"budget must be below the language model's {context} positions, got {budget}")
     except ValueError as error:
-        raise ApiError(400, str(error), "longcompress.budget") from error
-
-
-def _check_header(
-    model: LongCompress, info: MediaInfo, source: Source, chat: ChatRequest, limits: Limits
-) -> None:
-    param = source.param
-    if not (info.has_video or info.has_audio) or (source.kind == "image" and not info.has_video):
-        kind = "image" if source.kind == "image" else "video or audio"
-        raise ApiError(400, f"{param} has no {kind} that can be decoded", param, "unreadable")
-    if info.width * info.height > limits.max_pixels:
-        size = f"{info.width} x {info.height}"
-        raise ApiError(400, f"{param} must have at most {limits.max_pixels} pixels, got {size}", param)
-    if info.duration_s is not None and source.kind != "image":
-        if chat.start_s >= info.duration_s:
-            field = "longcompress.start_s"
-            raise ApiError(
-                400, f"{field} must be before the end, {info.duration_s:.1f} s, got {chat.start_s}", field
-            )
-        _check_length(model, min(info.duration_s, chat.end_s) - chat.start_s, limits, param)
+        raise ApiError(str(error), "longcompress.budget") from error
 
 
 def _check_length(model: LongCompress, length_s: float, limits: Limits, param: str) -> None:
     """ApiError for more seconds or frames than are read for an answer."""
     num = model.config.media.num_frames(length_s)
     if length_s > limits.max_seconds or num > limits.max_frames:
-        raise ApiError(
-            400,
-            f"{param} must give at most {limits.max_seconds:g} s and {limits.max_frames} frames, got "
-            f"{length_s:.0f} s and {num} frames; ask about a part: longcompress.start_s and end_s",
-            param,
-            "too_long",
-        )
+        needed = f"at most {limits.max_seconds:g} s and {limits.max_frames} frames"
+        remedy = "ask about a part: longcompress.start_s and end_s"
+        raise refuse(param, f"must give {needed}, got {length_s:.0f} s and {num}; {remedy}", "too_long")
 
 
 def _joined(model: LongCompress, sources: Sequence[Source]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..llm.prompt import Turns
 from ..types import HALF
-from .limits import ApiError, Limits
+from .limits import Limits, refuse
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields without effect here -> the values that ask for none
     "n": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logprobs": (False,), "store": (False,),
@@ -67,11 +67,6 @@ class ChatRequest:
     usage: bool
 
 
-def refuse(param: str, message: str, code: str | None = None) -> ApiError:
-    """The error of a field."""
-    return ApiError(404 if code == "model_not_found" else 400, f"{param} {message}", param, code)
-
-
 def parse_chat(values: Any, model: str, limits: Limits) -> ChatRequest:
     """The request in a JSON value; ApiError for what can't be answered.
 
@@ -91,7 +86,7 @@ def parse_chat(values: Any, model: str, limits: Limits) -> ChatRequest:
         fields.take(name, object)
     named = fields.take("model", str, needed=True)
     if named != model:
-        raise refuse("model", f"{named!r:.80} is not served; this server has {model!r}", "model_not_found")
+        raise refuse("model", f"{named!r:.80} is not served, but {model!r} is", "model_not_found", 404)
     own = Fields(fields.take("longcompress", dict) or {}, "longcompress.")
     options = Fields(fields.take("stream_options", dict) or {}, "stream_options.")
     start_s, end_s = own.number("start_s", 0, math.inf) or 0.0, own.number("end_s", 0, math.inf)

@@ -22,7 +22,7 @@ from uuid import uuid4
 import httpx
 
 from ..files import is_alive, replacing
-from .limits import GB, MB, ApiError, Limits
+from .limits import GB, MB, Limits, refuse
 from .request import Part
 
 REDIRECTS = 3
@@ -100,7 +100,7 @@ class Sources:
         """A client's file by its id; of another client's it is as if there were none."""
         upload = next((upload for upload in self.of(owner) if upload.id == name), None)
         if upload is None:
-            raise ApiError(404, f"{param}: no file {name!r:.60}; upload it to /v1/files", param, "not_found")
+            raise refuse(param, f"{name!r:.60} is no file of yours; upload it first", "not_found", 404)
         return upload
 
     def remove(self, upload: Upload) -> None:
@@ -118,9 +118,9 @@ class Sources:
             mine = sum(upload.num_bytes for upload in self.of(owner)) + num_bytes
             everyone = sum(upload.num_bytes for upload in self.uploads.values()) + num_bytes
             if mine > self.limits.client_gb * GB:
-                raise ApiError(429, f"file: your files have {mine} bytes; delete some", "file", "quota")
+                raise refuse("file", f"would make {mine} bytes of yours; delete some", "quota", 429)
             if everyone > self.limits.uploads_gb * GB:
-                raise ApiError(507, "file: the server has no room for files; try again later", "file")
+                raise refuse("file", "has no room on the server; try again later", "no_room", 507)
             upload = Upload(name, owner, filename[:255], purpose[:64], num_bytes, sha256, time.time())
             with replacing(self.folder / f"{name}.json") as path:
                 path.write_text(json.dumps(asdict(upload)))
@@ -162,12 +162,12 @@ async def store(chunks: AsyncIterator[bytes], path: Path, max_bytes: int, param:
             async for chunk in chunks:
                 num_bytes += len(chunk)
                 if num_bytes > max_bytes:
-                    raise ApiError(413, f"{param} must have at most {max_bytes} bytes", param, "too_large")
+                    raise refuse(param, f"must have at most {max_bytes} bytes", "too_large", 413)
                 await asyncio.to_thread(file.write, chunk)
                 digest.update(chunk)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ApiError(507, f"{param}: the server's disk is full; try again later", param) from error
+            raise refuse(param, "can't be stored: the disk is full; wait", "no_room", 507) from error
         raise
     return num_bytes, digest.hexdigest()
 
@@ -176,11 +176,11 @@ def _decode(part: Part, path: Path) -> str:
     """The hash of a data URL's bytes, which become a file."""
     head, comma, data = part.url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
-        raise ApiError(400, f"{part.param} must be a data URL in base64: data:...;base64,...", part.param)
+        raise refuse(part.param, "must be a data URL in base64: data:...;base64,...")
     try:
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ApiError(400, f"{part.param} is no base64: {error}", part.param) from error
+        raise refuse(part.param, f"is no base64: {error}") from error
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -201,15 +201,15 @@ async def fetch(url: str, param: str, limits: Limits) -> AsyncGenerator[bytes, N
                         url = urljoin(url, response.headers["location"])
                         continue
                     if response.status_code != 200:
-                        raise ApiError(400, f"{param}: its server answers {response.status_code}", param)
+                        raise refuse(param, f"can't be fetched: its server answers {response.status_code}")
                     async for chunk in response.aiter_raw():
                         yield chunk
                     return
                 finally:
                     await response.aclose()
-        raise ApiError(400, f"{param} must have at most {REDIRECTS} redirects", param)
+        raise refuse(param, f"must have at most {REDIRECTS} redirects")
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        raise ApiError(400, f"{param} can't be fetched: {type(error).__name__}", param) from error
+        raise refuse(param, f"can't be fetched: {type(error).__name__}") from error
 
 
 async def _request(client: httpx.AsyncClient, url: str, param: str, limits: Limits) -> httpx.Request:
@@ -218,26 +218,21 @@ async def _request(client: httpx.AsyncClient, url: str, param: str, limits: Limi
         parts = urlsplit(url)
         name, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        raise ApiError(400, f"{param} is no URL", param) from None
+        raise refuse(param, "is no URL") from None
     if parts.scheme not in limits.protocols:
-        allowed = f", a URL of {' or '.join(limits.protocols)}" if limits.protocols else ""
-        raise ApiError(
-            400,
-            f"{param} must be a data URL{allowed} or the id of a file, got {url!r:.60}; paths are never "
-            "read: upload the file to /v1/files",
-            param,
-            "url_not_allowed",
-        )
+        known = ["a data URL", "the id of a file", *(f"a URL of {name}" for name in limits.protocols)]
+        message = f"must be {' or '.join(known)}, got {url!r:.60}; paths are never read: upload the file"
+        raise refuse(param, message, "url_not_allowed")
     if not name or parts.username or parts.password:
-        raise ApiError(400, f"{param} must be a URL with a server's name and no password", param)
+        raise refuse(param, "must be a URL with a server's name and no password")
     loop = asyncio.get_running_loop()
     try:
         found_at = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise ApiError(400, f"{param}: there is no server of its name", param) from None
+        raise refuse(param, "can't be fetched: there is no server of its name") from None
     addresses = [str(item[4][0]) for item in found_at]
     if not addresses or not all(map(is_public, addresses)):
-        raise ApiError(400, f"{param} leads into a private network", param, "url_not_allowed")
+        raise refuse(param, "leads into a private network", "url_not_allowed")
     place = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
     target = parts._replace(netloc=f"{place}:{port}", fragment="").geturl()
     headers = {"host": parts.netloc, "accept-encoding": "identity"}

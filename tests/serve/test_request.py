@@ -67,7 +67,7 @@ def test_media_that_go_together():
 BAD = {
     "a list": ([], "body", "must be a JSON object, got list"),
     "no model": ({"messages": []}, "model", "is missing"),
-    "another model": (body(CLIP) | {"model": "gpt"}, "model", "'gpt' is not served; this server has 'tiny'"),
+    "another model": (body(CLIP) | {"model": "gpt"}, "model", "'gpt' is not served, but 'tiny' is"),
     "a model that is a number": (body(CLIP) | {"model": 3}, "model", "must be a text, got 3"),
     "no messages": ({"model": "tiny"}, "messages", "is missing"),
     "empty messages": ({"model": "tiny", "messages": []}, "messages", "got none"),

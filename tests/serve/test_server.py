@@ -168,7 +168,7 @@ def test_files_models_and_a_second_start(model, clips, tmp_path, memory):
         assert read_videos(client) == 0
         assert client.delete(f"/v1/files/{file.id}").json()["deleted"] is True
         refused = client.post(CHAT, json=body(video(file.id), longcompress=BUDGET))
-        assert refused.status_code == 404 and "no file" in refused.json()["error"]["message"]
+        assert refused.status_code == 404 and "is no file of yours" in refused.json()["error"]["message"]
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) == 1 and left[0].endswith(".lcm")
 
