@@ -290,8 +290,11 @@ class VideoMemory:
         return out | {f"{n}.assignment": a.cpu().contiguous() for n, a in self.video.assignment.items()}
 
     def _model(self) -> LongCompress:
-        if self.model is None:
-            raise ValueError("memory has no model to answer with; use longcompress.load_memory(path, model)")
+        if self.model is None or not hasattr(self.model, "llm"):
+            raise ValueError(
+                "memory has no model to answer with; use longcompress.load_memory(path, model), or send its "
+                "messages to another one"
+            )
         return self.model
 
     def _read(self) -> Prefix:

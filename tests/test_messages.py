@@ -70,8 +70,9 @@ def test_pixels_are_the_means_of_cells():
 
 
 def test_pixels_has_no_language_model(memory):
-    with pytest.raises(AttributeError, match="encoders only"):
-        memory.ask("What is seen?")
+    for ask in (memory.ask, lambda _: memory.events(), lambda question: lc.ask_each([memory], [question])):
+        with pytest.raises(ValueError, match="messages to another one"):
+            ask("What is seen?")
     with pytest.raises(TypeError):
         lc.load("pixels", quantization="4bit")
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from ..serve.limits import Limits
 from . import common
@@ -23,8 +24,10 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
     except ImportError as error:
         raise ImportError(f"{error}; pip install 'longcompress[serve]'") from error
     with listen(limits) as socket:
-        app = App(common.load_model(options), options.model, limits)
+        is_folder = Path(options.model).is_dir()  # whose place is nobody's business
+        name = Path(options.model).resolve().name if is_folder else options.model
+        app = App(common.load_model(options), name, limits)
         address, port = socket.getsockname()[:2]
         place = f"[{address}]" if ":" in address else address
-        print(f"{options.model} at http://{place}:{port}/v1", flush=True)
+        print(f"{name} at http://{place}:{port}/v1", flush=True)
         asyncio.run(server_of(app).serve(sockets=[socket]))

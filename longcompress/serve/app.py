@@ -25,6 +25,7 @@ from .engine import Engine
 from .guard import Guard
 from .limits import MB, ApiError, Limits, refuse
 from .metrics import Metrics
+from .reading import Stopped
 from .request import ChatRequest, parse_chat
 from .rows import Completion
 from .sources import Source, Sources
@@ -182,6 +183,8 @@ class Work:
             progress = lambda *seconds: say(seconds)  # noqa: E731 - a queue takes one value
             memory, is_kept = await engine.memory(self.chat, sources, progress)
             return memory, is_kept, await engine.answer(memory, self.chat, say if self.chat.stream else None)
+        except Stopped as error:
+            raise ApiError("the server is stopping; try again later", status=503) from error
         except ValueError as error:  # of the prompt: too long, or with a placeholder
             raise ApiError(str(error)[:500], "messages") from error
         finally:

@@ -30,6 +30,10 @@ class Engine:
     """Lives in an event loop, in which all its methods are called."""
 
     def __init__(self, model: LongCompress, limits: Limits, metrics: Metrics) -> None:
+        if not hasattr(model, "llm"):
+            raise ValueError(
+                f"model must have a language model to answer with, {model.config.name!r} has none"
+            )
         self.model, self.limits, self.metrics = model, limits, metrics
         self.memories = Memories(limits)
         self.with_rate = lru_cache(RATES)(self._with_rate)

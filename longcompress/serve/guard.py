@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,6 +73,8 @@ class Guard:
                 await self.app(scope, receive_in_time, send_in_time)
             except ApiError as caught:
                 error = caught
+            except ClientDisconnect:
+                log.info("a client left")
             except HTTPException as caught:  # of the router
                 where = f"{scope['method']} {scope['path']}"
                 error = ApiError(f"{where}: {caught.detail}", status=caught.status_code)
@@ -128,7 +131,7 @@ class Guard:
             self.metrics.active.dec()
             self._active[owner] -= 1
             self._active += Counter()  # without clients that have none
-            for name in [n for n, times in self._begun.items() if times[-1] < now_s - MINUTE_S]:
+            for name in [n for n, times in self._begun.items() if not times or times[-1] < now_s - MINUTE_S]:
                 del self._begun[name]
 
 

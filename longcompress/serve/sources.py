@@ -122,9 +122,9 @@ class Sources:
             if everyone > self.limits.uploads_gb * GB:
                 raise refuse("file", "has no room on the server; try again later", "no_room", 507)
             upload = Upload(name, owner, filename[:255], purpose[:64], num_bytes, sha256, time.time())
+            os.replace(part, self.folder / f"{name}.bin")
             with replacing(self.folder / f"{name}.json") as path:
                 path.write_text(json.dumps(asdict(upload)))
-            os.replace(part, self.folder / f"{name}.bin")
         finally:
             part.unlink(missing_ok=True)
         self.uploads[name] = upload

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +18,8 @@ import longcompress as lc
 from longcompress.llm import Example
 from longcompress.media.thumbnails import _to_jpeg
 from longcompress.serve import guard, reading
-from longcompress.serve.app import listen
-from longcompress.serve.limits import Limits
+from longcompress.serve.app import App, listen
+from longcompress.serve.limits import ApiError, Limits
 from longcompress.synthetic.scenes import make_scene, write_video
 
 from serving import QUESTION, body, data_url, running, video
@@ -441,3 +444,48 @@ def test_only_this_machine_is_served_without_a_key():
     with listen(Limits(port=0)) as socket:
         assert socket.getsockname()[0] == "127.0.0.1"
     assert guard.OPEN == ("/health",)
+
+
+def test_a_model_without_a_language_model_is_not_served(tmp_path):
+    with pytest.raises(ValueError, match="must have a language model to answer with, 'pixels' has none"):
+        App(lc.load("pixels"), "pixels", Limits(folder=str(tmp_path)))
+
+
+def test_many_clients_leave_no_trace(model, tmp_path):
+    """Clients that were refused are forgotten like all others."""
+    now_s = time.monotonic()
+    app = App(model, "tiny", Limits(folder=str(tmp_path), requests=1))
+    with app.asgi._admitted("first"):
+        for number in range(20):
+            with pytest.raises(ApiError, match="busy"), app.asgi._admitted(str(number)):
+                pass
+    assert list(app.asgi._begun) == ["first"] and not app.asgi._active
+    assert app.asgi._begun["first"][0] >= now_s
+    app.close()
+
+
+@pytest.mark.slow
+def test_the_command_serves_and_ends_when_it_is_told(clips, tmp_path):
+    """SIGTERM while a video is read: the work gets an answer, and nothing half-written stays."""
+    words = [sys.executable, "-m", "longcompress", "serve", "--port", "0", "--folder", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(1) as pool:
+        try:
+            name, _, address = process.stdout.readline().split()
+            assert name == "tiny"
+            with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+                assert client.get("models").json()["data"][0]["id"] == "tiny"
+                waiting = pool.submit(client.post, "chat/completions", json=body(video(data_url(clips[0]))))
+                until(
+                    lambda: (
+                        "videos_reading 1"
+                        in httpx.get(address.replace("/v1", "/metrics"), trust_env=False).text
+                        or waiting.done()
+                    )
+                )
+                process.terminate()
+                assert waiting.result().status_code in (200, 503)
+                assert process.wait(60) == -signal.SIGTERM
+        finally:
+            process.kill()
+    left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {".lcm"} and not list(tmp_path.glob("incoming-*"))
