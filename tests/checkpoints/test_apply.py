@@ -253,7 +253,7 @@ def test_longvlms_words_go_around_the_video(base, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     again = lc.load(tmp_path / "saved", device="cpu")
     assert torch.equal(again.llm.lm.get_input_embeddings().weight, table)
-    assert around(again.llm.tokenizer, again.llm.settings, "what is the ball") == (before, after)
+    assert conversation(again.llm.tokenizer, again.llm.settings, ["what is the ball"]) == (before, [after])
     off = projector | {"model.embed_tokens.weight": torch.cat([own.roll(1), new])}
     torch.save(off, tmp_path / "mm_projector.bin")
     with pytest.raises(ValueError, match=r"first 99 words of embed_tokens.weight differ .* by \d+%"):
