@@ -51,10 +51,10 @@ def test_answers_are_those_of_the_whole_prompt(memory):
     expected = []
     for dialogue in DIALOGUES:
         turns = [(dialogue, None)] if isinstance(dialogue, str) else dialogue
-        expected.append(greedy(memory, [(q.rstrip(), a) for q, a in turns], 6))
-    assert [memory.ask_all([d], max_new_tokens=6)[0].text for d in DIALOGUES] == expected
-    assert [a.text for a in memory.ask_all(DIALOGUES, max_new_tokens=6)] == expected
-    answers = lc.ask_each([memory] * len(DIALOGUES), DIALOGUES, max_new_tokens=6)
+        expected.append(greedy(memory, [(q.rstrip(), a) for q, a in turns], 4))
+    assert [memory.ask_all([d], max_new_tokens=4)[0].text for d in DIALOGUES] == expected
+    assert [a.text for a in memory.ask_all(DIALOGUES, max_new_tokens=4)] == expected
+    answers = lc.ask_each([memory] * len(DIALOGUES), DIALOGUES, max_new_tokens=4)
     assert [a.text for a in answers] == expected
 
 
