@@ -10,11 +10,19 @@ web = ["fsspec>=2024.6", "aiohttp>=3.9", "requests>=2.31"]
 train = ["tensorboard>=2.15"]
 evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs Java
 ray = ["ray>=2.40"]
+serve = [
+    "starlette>=0.46",
+    "uvicorn>=0.30",
+    "httpx>=0.27",
+    "python-multipart>=0.0.18",
+    "prometheus-client>=0.20",
+]
 dev = [
     "num2words>=0.5",  # SmolVLM's prompt writes a number in words
     "sentencepiece>=0.2",  # LLaMA tokenizers that are a tokenizer.model alone
     "protobuf>=4",
     "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6",
+    "openai>=1.60",  # the client that the server is tested with
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
     "scikit-learn>=1.4",  # its average precision is what ours is held against
     "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
@@ -59,10 +67,11 @@ setup(
         "train": train,
         "eval": evaluate,
         "ray": ray,
+        "serve": serve,
         "triton": triton,
         "flash": flash,
         "xformers": xformers,
-        "dev": [*dev, *plot, *web, *train, *ray, *triton, *xformers],
+        "dev": [*dev, *plot, *web, *train, *ray, *serve, *triton, *xformers],
     },
     entry_points={
         "console_scripts": ["longcompress = longcompress.cli.main:main"],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from .events.listing import EventList, Window, list_events
 from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.causal import Prefix
+from .llm.messages import messages_of
+from .llm.prompt import Turns
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
 from .serialize import from_int8, to_int8
@@ -117,14 +119,13 @@ class VideoMemory:
         options = {"stream": stream, "max_new_tokens": max_new_tokens} | generate
         return self.ask_all([question], **options)[0]
 
-    def ask_all(self, questions: Sequence[str], **options: Any) -> list[Answer]:
+    def ask_all(self, questions: Sequence[str | Turns], **options: Any) -> list[Answer]:
         """The answers to several questions about the video, generated together. Spaces at the end of a
-        question don't count."""
+        question don't count. A question may be the last of a dialogue: [(question, answer), ..., (question,
+        None)]."""
         if not questions:
             return []
-        if wrong := [question for question in questions if not isinstance(question, str)]:
-            raise TypeError(f"questions must be texts, got {wrong[0]!r:.60}")
-        asked = [question.rstrip() for question in questions]
+        asked = [_rstripped(question) for question in questions]
         return [self._answer(t) for t in self._model().llm.answer(self._read(), asked, **options)]
 
     def events(self, *, window_s: float | None = None, progress: bool = False) -> list[Event]:
@@ -185,6 +186,29 @@ class VideoMemory:
             sizes = self.streams["video"].size
             nearest = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:num]
         return sorted(set(nearest), key=lambda t: t.time_s)
+
+    def messages(
+        self, question: str, frames: int = 16, *, transcript: Iterable[Event] = ()
+    ) -> list[dict[str, Any]]:
+        """OpenAI's messages that ask any model that takes images about the video.
+
+        Args:
+            question: not empty.
+            frames: thumbnails that it gets, those of the heaviest tokens, in time order.
+            transcript: what is said, with its seconds.
+
+        Raises:
+            ValueError: the memory has no thumbnails.
+        """
+        if frames < 1 or not self.thumbnails:
+            raise ValueError(
+                f"frames must be at least 1 of the memory's thumbnails, got {frames} of "
+                f"{len(self.thumbnails)}; compress the video with thumbnails={max(frames, 16)}"
+            )
+        sizes = self.streams["video"].size
+        shown = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:frames]
+        pairs = [(t.time_s, t.jpeg) for t in sorted(shown, key=lambda t: t.time_s)]
+        return messages_of(pairs, self.duration_s, question, transcript)
 
     def save(self, path: str | Path) -> Path:
         """Write a memory file (.lcm: safetensors with a JSON header); nothing half-written is left behind."""
@@ -266,8 +290,11 @@ class VideoMemory:
         return out | {f"{n}.assignment": a.cpu().contiguous() for n, a in self.video.assignment.items()}
 
     def _model(self) -> LongCompress:
-        if self.model is None:
-            raise ValueError("memory has no model to answer with; use longcompress.load_memory(path, model)")
+        if self.model is None or not hasattr(self.model, "llm"):
+            raise ValueError(
+                "memory has no model to answer with; use longcompress.load_memory(path, model), or send its "
+                "messages to another one"
+            )
         return self.model
 
     def _read(self) -> Prefix:
@@ -381,15 +408,28 @@ def _check(video: CompressedVideo, model: LongCompress | None) -> None:
             raise ValueError(f"tokens of stream {name!r} must be finite, and as wide as the model's encoder")
 
 
-def ask_each(memories: Sequence[VideoMemory], questions: Sequence[str], **options: Any) -> list[Answer]:
-    """One question about each of several videos of one model, answered in one batch."""
+def _rstripped(question: Any) -> str | Turns:
+    """A question or a dialogue without spaces at the ends of questions; TypeError if it is neither."""
+    if isinstance(question, str):
+        return question.rstrip()
+    pairs = question if isinstance(question, list | tuple) else [None]
+    if not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        raise TypeError(f"questions must be texts, or lists of (question, answer), got {question!r:.60}")
+    return [(text.rstrip(), answer) for text, answer in question]
+
+
+def ask_each(
+    memories: Sequence[VideoMemory], questions: Sequence[str | Turns], **options: Any
+) -> list[Answer]:
+    """One question about each of several videos of one model, answered in one batch; a question may be the
+    last of a dialogue, as for VideoMemory.ask_all."""
     if not memories:
         return []
     if len({id(m.model) for m in memories}) != 1:
         raise ValueError("memories must all have the same model to be asked in one batch")
     model = memories[0]._model()
     videos = [m.video.to(model.device) for m in memories]
-    texts = model.llm.answer_each(videos, questions, **options)
+    texts = model.llm.answer_each(videos, [_rstripped(q) for q in questions], **options)
     return [m._answer(t) for m, t in zip(memories, texts, strict=True)]
 
 

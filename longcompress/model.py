@@ -1,5 +1,6 @@
 """The parts joined: encoders, global memory, language model; saving, loading, LoRA."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from .config import (
     load_config,
     to_dict,
 )
-from .encoders import Encoder, StockAudio, StockVision, VisionEncoder
+from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
@@ -81,7 +82,7 @@ class LongCompress(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        video: VisionEncoder | StockVision | None,
+        video: VisionEncoder | PixelEncoder | StockVision | None,
         audio: Encoder | None,
         llm: CausalLM | StockLM | None,
         global_memory: GlobalMemory | None = None,
@@ -321,6 +322,17 @@ class LongCompress(nn.Module):
             assert isinstance(self.video, StockVision)
             self.llm.change(config.llm, config.media, max(self.video.grid))
         self.config = config
+
+    def twin(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+        """A model of the same weights with a changed config, as by `change`; this one stays as it is."""
+        if "video" in changes or "size_px" in changes.get("media", {}):
+            raise ValueError("changes of a twin must leave the encoders as they are: they are shared")
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        if "llm" in self._modules:
+            twin.llm = copy.copy(self.llm)
+        twin.change(changes)
+        return twin
 
     def check_budget(self, budget: int, streams: Iterable[str] | None = None) -> None:
         """ValueError unless `budget` holds the global tokens and a token of each stream (None: all)."""

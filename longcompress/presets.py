@@ -31,7 +31,7 @@ from .config import (
     SegmentConfig,
     VisionConfig,
 )
-from .encoders import AudioEncoder, VisionEncoder
+from .encoders import AudioEncoder, PixelEncoder, VisionEncoder
 from .encoders.families import FAMILIES
 from .llm import CausalLM
 from .llm.backbone import backbone_of, is_stock, read_config, stock_config
@@ -113,6 +113,18 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
     return LongCompress(config, video, audio, llm)
 
 
+def pixels(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> LongCompress:
+    """Mean colours of patches as tokens, without encoder and language model: it finds the frames that
+    `VideoMemory.messages` shows to another model."""
+    config = ModelConfig(
+        name="pixels", media=MediaConfig(audio=False), memory=MemoryConfig(kind="none"),
+        merge=MergeConfig(tokens_per_segment={"*": 64}, representative="medoid", place="medoid"),
+        budget=BudgetConfig(tokens=1024),
+    )  # fmt: skip
+    encoder = PixelEncoder(config.video, config.media.size_px)
+    return LongCompress(config, encoder, None, None).to(device, dtype).eval()
+
+
 PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY, "tiny-vl": lambda: TINY_VL}
 
 
@@ -127,9 +139,9 @@ def load(
     """A model by preset, folder or hub name.
 
     Args:
-        name: "tiny"; a published model ("longvlm", "vtimellm", "longvale", "mmduet"), whose projectors or
-            heads are then still to be trained; a folder or hub name of a saved model, or of a stock video
-            LLM (`families`).
+        name: "tiny"; "pixels", which makes tokens but can't answer; a published model ("longvlm", "vtimellm",
+            "longvale", "mmduet"), whose projectors or heads are then still to be trained; a folder or hub
+            name of a saved model, or of a stock video LLM (`families`).
         base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name; of "mmduet"
             also "llava", the checkpoint that both its parts are in.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.
@@ -157,12 +169,14 @@ def load(
             f"base and variant are for published models, {sorted(PUBLISHED)}, got name {str(name)!r}, which "
             "has its own; change its config.json"
         )
+    if str(name) == "pixels":
+        return pixels(**options)
     if str(name) in PRESETS:
         return LongCompress.from_pretrained(PRESETS[str(name)](), **options)
     if not Path(name).exists() and "/" not in str(name):
         raise ValueError(
-            f"name must be one of {sorted([*PRESETS, *PUBLISHED])}, a folder, or a hub name owner/model, "
-            f"got {name!r}"
+            f"name must be one of {sorted([*PRESETS, 'pixels', *PUBLISHED])}, a folder, or a hub name "
+            f"owner/model, got {name!r}"
         )
     if is_stock(name):
         return LongCompress.from_config(stock_config(read_config(name), str(name)), **options)

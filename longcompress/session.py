@@ -5,7 +5,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
 FORMAT = 3  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
+Progress = Callable[[float, float | None], object]
 
 
 @dataclass(frozen=True)
@@ -306,13 +307,14 @@ def compress(
     source: Any,
     *,
     budget: int | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
     start_s: float = 0.0,
     end_s: float = math.inf,
     protocols: Sequence[str] = ("file",),
     keep_assignment: bool = False,
     thumbnails: int = 0,
     thumbnail_px: int = 160,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> VideoMemory:
     """Decode, encode and compress a video once, in bounded memory.
 
@@ -321,13 +323,15 @@ def compress(
         source: path, URL, file object, or arrays (`media.arrays`).
         budget: tokens the memory will have (or all there are, if the video has fewer); None: the model's
             default.
-        progress: show a bar with rate and time left.
+        progress: show a bar with rate and time left; or a function of the seconds read and those there are
+            (None: unknown), called at every segment. What it raises ends the reading.
         start_s, end_s: the part of the video to read; times of the memory count from start_s.
         protocols: where files may come from; ("file", "http", "https") to allow the web.
         keep_assignment: remember which raw token went where, to plot it. This grows with the video.
         thumbnails: keep this many frames as small JPEGs, each of the place of one of the heaviest video
             tokens; the source is read a second time. With merge.place "medoid" it is the medoid's frame.
         thumbnail_px: their longer side.
+        on_warning: called with every text about what could not be read.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
@@ -338,7 +342,7 @@ def compress(
     part = None if (start_s, end_s) == (0.0, math.inf) else (start_s, end_s)
     session = read_session(
         model, source, budget=budget, interval=part, progress=progress, protocols=protocols,
-        keep_assignment=keep_assignment,
+        keep_assignment=keep_assignment, on_warning=on_warning,
     )  # fmt: skip
     memory = session.memory()
     memory.source |= source_info(source) | {"settings": model.settings()}
@@ -372,9 +376,10 @@ def read_session(
     *,
     budget: int | None = None,
     interval: tuple[float, float] | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
     protocols: Sequence[str] = ("file",),
     keep_assignment: bool = False,
+    on_warning: Callable[[str], object] = warnings.warn,
 ) -> Session:
     """A closed session that took in all of a video, or an interval of it as if that were all.
 
@@ -386,22 +391,23 @@ def read_session(
     # a track that the model takes in and the video lacks gives a warning
     config = replace(model.config.media, video="video" in model.media, audio="audio" in model.media)
     shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of video [{elapsed}<{remaining}, {rate_fmt}]"
-    with media.read(source, config, part=interval, protocols=protocols) as parts:
+    with media.read(source, config, part=interval, protocols=protocols, on_warning=on_warning) as parts:
         session = Session(
             model, budget, media=_media_of(source, parts, model), keep_assignment=keep_assignment
         )
         length_s, name = parts.duration_s, parts.name
         with tqdm(
             total=length_s, desc=Path(name).name, unit="s", bar_format=shape if length_s else None,
-            disable=not progress,
+            disable=progress is not True,
         ) as bar:  # fmt: skip
             for event in session.run(parts):
                 if isinstance(event, Dropped):
-                    warnings.warn(
+                    on_warning(
                         f"{name}: {event.what} from {event.time_s:.1f} to {event.end_s:.1f} s was left out: "
-                        f"{event.reason}",
-                        stacklevel=2,
+                        f"{event.reason}"
                     )
+                if callable(progress):
+                    progress(session.encoder.end_s, length_s)
                 bar.total = bar.total and max(bar.total, session.encoder.end_s)
                 bar.update(session.encoder.end_s - bar.n)
         session.close()

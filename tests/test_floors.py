@@ -125,6 +125,10 @@ HOMES = {
     ),
     "rich": ("longcompress/cli/*",),
     "packaging": ("longcompress/cli/doctor.py",),
+    "starlette": ("longcompress/serve/*",),
+    "uvicorn": ("longcompress/serve/*",),
+    "httpx": ("longcompress/serve/*", "longcompress/endpoint.py"),
+    "prometheus_client": ("longcompress/serve/metrics.py",),
 }
 EVERYWHERE = {"torch", "numpy", "einops", "tqdm"}
 

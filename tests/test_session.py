@@ -449,7 +449,7 @@ def test_several_videos_and_folders_that_are_not_there_are_told(model, tmp_path)
     memory = compress(model, arrays(make_clip(6.0)[0].pixels, 1.0), budget=20, progress=False)
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write x.lcm into; make it first"):
         memory.save(tmp_path / "nowhere" / "x.lcm")
-    with pytest.raises(TypeError, match="questions must be texts, got None"):
+    with pytest.raises(TypeError, match=r"questions must be texts, or .*, got None"):
         memory.ask(None)
     with pytest.raises(ValueError, match=r"whole characters, got 'what .*a cut emoji"):
         memory.ask("what \ud83d")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import common
 from .common import Failed, VideoOptions, bars, check_positive, complain, folder_of, is_memory, writing
+from .endpoint import EndpointOptions, memory_for
 from .output import cited, clock, memory_rows, print_table, report_of, rows_of, sentence, size_text
 from .parser import documented
 from .sources import STDIN, find_videos, is_done, memory_paths
@@ -137,9 +138,9 @@ def compress(
 
 def ask(
     source: str, questions: list[str], *, max_new_tokens: int | None = None, show: str | None = None,
-    json: bool = False, options: VideoOptions,
+    json: bool = False, to: EndpointOptions, options: VideoOptions,
 ) -> None:  # fmt: skip
-    """Answer questions about a video or a memory file.
+    """Answer questions about a video or a memory file, by the model or by any other (--endpoint).
 
     Args:
         source: a video, which is compressed first, or a memory file (.lcm).
@@ -151,6 +152,14 @@ def ask(
     """
     if not all(question.strip() for question in questions):
         raise ValueError("questions must not be empty; ask something, e.g. 'What happens first?'")
+    if to.endpoint:
+        if show:
+            raise ValueError("--show is for answers of the model, got --endpoint; leave one of them out")
+        memory = memory_for(source, to, options)
+        for question in questions:
+            text = to.answer(to.messages(memory, question), max_new_tokens)
+            print(dumps({"question": question, "text": text}) if json else text, flush=True)
+        return
     folder = folder_of(show) if show else None
     memory = common.memory_of(source, options, **({"thumbnails": SHOWN} if folder else {}))
     if folder and not memory.thumbnails:

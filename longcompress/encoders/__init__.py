@@ -2,6 +2,7 @@
 
 from .beats_encoder import BeatsEncoder
 from .encoder import AUDIO, Encoder
+from .pixels import PixelEncoder
 from .stock import StockAudio, StockVision
 from .stream import Stream
 from .vision import VisionEncoder
@@ -12,6 +13,7 @@ __all__ = [
     "AudioEncoder",
     "BeatsEncoder",
     "Encoder",
+    "PixelEncoder",
     "StockAudio",
     "StockVision",
     "Stream",

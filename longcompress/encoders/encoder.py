@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from .beats_encoder import BeatsEncoder
+from .pixels import PixelEncoder
 from .stock import StockAudio, StockVision
 from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
-Encoder = VisionEncoder | AudioEncoder | BeatsEncoder | StockVision | StockAudio
+Encoder = VisionEncoder | AudioEncoder | BeatsEncoder | PixelEncoder | StockVision | StockAudio
 """Input: `modality` ("video" or "audio"), `block` (frames or samples that are encoded at once), `lookahead`
 (frames or samples behind a block that it also sees), of video `frames_per_token`. Output: `width`, `patches`,
 `num_summaries`, `means`, `num_tokens`, `tokens_a_second`. Methods: `encode`, `load`, `save_pretrained`; those

@@ -22,9 +22,9 @@ from .prompt import (
     IGNORED,
     Example,
     Turns,
-    around,
     collate,
     conversation,
+    dialogue_of,
     encode,
     global_placeholder,
     lay_out,
@@ -197,29 +197,26 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     @by_size
-    def answer(
-        self,
-        prefix: Prefix,
-        questions: Sequence[str],
-        **options: Any,
-    ) -> list[str]:
-        """The text of an answer to each question about one video; options as `generate` has them. A model
-        whose layers carry a state is asked one question after another."""
+    def answer(self, prefix: Prefix, questions: Sequence[str | Turns], **options: Any) -> list[str]:
+        """The text of an answer to each question about one video, or at the end of each dialogue; options as
+        `generate` has them. A model whose layers carry a state is asked one question after another."""
         if len(questions) > 1 and has_state(self.lm):
             return [text for question in questions for text in self.answer(prefix, [question], **options)]
-        tails = [around(self.tokenizer, self.settings, q)[1] for q in questions]
+        dialogues = [turn_ids(dialogue_of(q), self.tokenizer, self.settings, True)[1] for q in questions]
+        tails = [[i for part in parts for ids in part for i in ids] for parts in dialogues]
         inputs, index = behind(prefix, tails, padding_id(self.tokenizer), self.lm.device)
         return self._generate(options, position_ids=prefix.length + index, **inputs)
 
     @torch.no_grad()
     @by_size
     def answer_each(
-        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any
+        self, videos: Sequence[CompressedVideo], questions: Sequence[str | Turns], **options: Any
     ) -> list[str]:
-        """The text of an answer to a question about each video, all in one batch of unequal rows."""
+        """Likewise of each video, all in one batch of unequal rows."""
         if len(videos) != len(questions):
             raise ValueError(f"questions must be as many as videos = {len(videos)}, got {len(questions)}")
-        examples = [Example(v, [(q, None)]) for v, q in zip(videos, questions, strict=True)]
+        pairs = zip(videos, questions, strict=True)
+        examples = [Example(video, dialogue_of(question), dialogue=True) for video, question in pairs]
         batch = self._to_device(self.collate(examples, left=True))
         inputs = {"inputs_embeds": self.embed(batch), "attention_mask": batch["attention_mask"]}
         return self._generate(options, **inputs)

@@ -82,10 +82,9 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def around(tokenizer: Any, config: LLMConfig, question: str) -> tuple[list[int], list[int]]:
-    """(ids before the video, ids between the video and the answer)."""
-    head, (tail,) = conversation(tokenizer, config, [question])
-    return head, tail
+def dialogue_of(question: str | Turns) -> Turns:
+    """The turns of a dialogue, or of a question alone."""
+    return [(question, None)] if isinstance(question, str) else question
 
 
 def conversation(

@@ -23,7 +23,7 @@ from .attention_interface import masks
 from .cache import new_cache
 from .causal import Prefix, behind, generate, with_loss
 from .packing import first_fit, has_state
-from .prompt import IGNORED, Example, Turns, padding_id
+from .prompt import IGNORED, Example, Turns, dialogue_of, padding_id
 from .stock_prompt import StockPrompt
 
 
@@ -202,20 +202,20 @@ class StockLM(nn.Module):
 
     @torch.no_grad()
     @by_size
-    def answer(self, prefix: Prefix, questions: Sequence[str], **options: Any) -> list[str]:
-        """The text of an answer to each question about one video; options as `generate` has them. A model
-        whose layers carry a state is asked one question after another."""
+    def answer(self, prefix: Prefix, questions: Sequence[str | Turns], **options: Any) -> list[str]:
+        """The text of an answer to each question about one video, or at the end of each dialogue; options as
+        `generate` has them. A model whose layers carry a state is asked one question after another."""
         if len(questions) > 1 and has_state(self.lm):
             return [text for question in questions for text in self.answer(prefix, [question], **options)]
-        tails = [self.prompt.tail(prefix.layout, question) for question in questions]
+        tails = [self.prompt.dialogue(prefix.layout, dialogue_of(question)) for question in questions]
         inputs, index = behind(prefix, tails, padding_id(self.tokenizer), self.lm.device)
         position = self._position(self.prompt.behind(prefix.layout, index))
         return self._generate(options, **(inputs | position))
 
     def answer_each(
-        self, videos: Sequence[CompressedVideo], questions: Sequence[str], **options: Any
+        self, videos: Sequence[CompressedVideo], questions: Sequence[str | Turns], **options: Any
     ) -> list[str]:
-        """The text of an answer to a question about each video, one after the other."""
+        """Likewise of each video, one after the other."""
         if len(videos) != len(questions):
             raise ValueError(f"questions must be as many as videos = {len(videos)}, got {len(questions)}")
         pairs = zip(videos, questions, strict=True)

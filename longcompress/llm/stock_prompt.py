@@ -5,7 +5,7 @@ N tokens of all streams.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
@@ -141,6 +141,11 @@ class StockPrompt:
         """Ids between the last token of a video and the answer."""
         return self._tail(layout, self.parts(layout, [question])[0])
 
+    def dialogue(self, layout: StockLayout, turns: Turns) -> list[int]:
+        """Ids between the last token of a video and the answer that ends a dialogue."""
+        parts = self._turns(turns, layout, dialogue=True)
+        return [i for part in parts for ids in part for i in ids]
+
     def parts(self, layout: StockLayout, questions: list[str]) -> list[str]:
         """The template's text behind the video, or without one all of it, up to each answer."""
         texts = self._questions(questions)
@@ -163,7 +168,9 @@ class StockPrompt:
         ids, position = [layout.ids], [layout.position]
         labels, branch = [torch.full_like(layout.ids, IGNORED)], [torch.zeros_like(layout.ids)]
         start = 0
-        for number, (tail, answer) in enumerate(self._turns(example, layout)):
+        for number, (tail, answer) in enumerate(
+            self._turns(example.turns, layout, example.dialogue, example.plain)
+        ):
             tokens = torch.tensor(tail + answer)
             start = start if example.dialogue else 0
             ids.append(tokens)
@@ -182,19 +189,21 @@ class StockPrompt:
         layout = self.lay_out(example.video)
 
         def size(turns: Turns) -> int:
-            parts = self._turns(replace(example, turns=turns), layout)
+            parts = self._turns(turns, layout, example.dialogue, example.plain)
             lengths = [len(tail) + len(answer) for tail, answer in parts]
             return sum(lengths) if example.dialogue else max(lengths)
 
         return len(layout.ids), size
 
-    def _turns(self, example: Example, layout: StockLayout) -> list[tuple[list[int], list[int]]]:
+    def _turns(
+        self, turns: Turns, layout: StockLayout, dialogue: bool, plain: bool = False
+    ) -> list[tuple[list[int], list[int]]]:
         """(ids before the answer, the answer's and the end) of each turn."""
-        questions = [question for question, _ in example.turns]
-        if example.plain:
+        questions = [question for question, _ in turns]
+        if plain:
             tails = [self._tail(layout, "\n") for _ in questions]
-        elif example.dialogue:
-            if any(answer is None for _, answer in example.turns[:-1]):
+        elif dialogue:
+            if any(answer is None for _, answer in turns[:-1]):
                 raise ValueError(
                     "turns of a dialogue must have answers, only the last may be left to generate"
                 )
@@ -203,7 +212,7 @@ class StockPrompt:
         else:
             tails = [self.tail(layout, question) for question in questions]
         end = self.tokenizer.eos_token_id
-        answers = [[] if a is None else [*encode(self.tokenizer, a), end] for _, a in example.turns]
+        answers = [[] if a is None else [*encode(self.tokenizer, a), end] for _, a in turns]
         self._check(any(set(ids) & set(self.placeholders) for ids in answers))
         return list(zip(tails, answers, strict=True))
 

@@ -15,7 +15,7 @@ import longcompress as lc
 from longcompress.checkpoints.apply import VIDEO_WORDS, apply, core, merge_lora
 from longcompress.checkpoints.files import read_stage, read_tensors
 from longcompress.cli.main import main
-from longcompress.llm.prompt import around
+from longcompress.llm.prompt import conversation
 
 from models import hearing, language_model, listening, tokenizer
 
@@ -248,12 +248,12 @@ def test_longvlms_words_go_around_the_video(base, tmp_path):
     assert torch.equal(out[:-3], head) and torch.allclose(out[-3:], head.mean(0).expand(3, -1))
     ids = model.llm.tokenizer.convert_tokens_to_ids(list(VIDEO_WORDS))
     assert ids == [len(own), len(own) + 1, len(own) + 2]
-    before, after = around(model.llm.tokenizer, model.llm.settings, "what is the ball")
+    before, (after,) = conversation(model.llm.tokenizer, model.llm.settings, ["what is the ball"])
     assert before[-1] == ids[1] and after[0] == ids[2]
     model.save_pretrained(tmp_path / "saved")
     again = lc.load(tmp_path / "saved", device="cpu")
     assert torch.equal(again.llm.lm.get_input_embeddings().weight, table)
-    assert around(again.llm.tokenizer, again.llm.settings, "what is the ball") == (before, after)
+    assert conversation(again.llm.tokenizer, again.llm.settings, ["what is the ball"]) == (before, [after])
     off = projector | {"model.embed_tokens.weight": torch.cat([own.roll(1), new])}
     torch.save(off, tmp_path / "mm_projector.bin")
     with pytest.raises(ValueError, match=r"first 99 words of embed_tokens.weight differ .* by \d+%"):

@@ -9,7 +9,7 @@ import torch
 
 from longcompress.config import LLMConfig
 from longcompress.llm import Example
-from longcompress.llm.prompt import IGNORED, VIDEO, around, conversation, encode
+from longcompress.llm.prompt import IGNORED, VIDEO, conversation, encode
 
 from models import llm, video
 
@@ -77,7 +77,7 @@ def test_one_turn_is_what_it_was_alone_and_the_first_of_many_what_is_asked(templ
     length = alone["input_ids"].shape[1]
     for key in ("input_ids", "labels", "position_ids", "branch"):
         assert torch.equal(many[key][:, :length], alone[key])
-    head, tail = around(reader.tokenizer, reader.settings, TURNS[0][0])
+    head, (tail,) = conversation(reader.tokenizer, reader.settings, [TURNS[0][0]])
     ids = many["input_ids"][0].tolist()
     assert ids[: len(head)] == head
     last = max(i for i, t in enumerate(ids) if t < 0)
@@ -172,5 +172,8 @@ def test_a_base_model_gets_a_line_break_around_a_question_and_others_none():
     assert texts(Letters(), LLMConfig(question="Q: {question} A:")) == ("", ["Q: when? A:", "Q: why? A:"])
     reader = reader_with(ENDS["end"] + PROMPT, question="")
     ids, _ = ids_of(reader, TURNS)
-    want = [*around(reader.tokenizer, replace(reader.settings, question="{question}"), TURNS[0][0])[1]]
-    assert around(reader.tokenizer, reader.settings, TURNS[0][0])[1] == want and len(ids) > len(want)
+    want = conversation(reader.tokenizer, replace(reader.settings, question="{question}"), [TURNS[0][0]])[1][
+        0
+    ]
+    assert conversation(reader.tokenizer, reader.settings, [TURNS[0][0]])[1] == [want]
+    assert len(ids) > len(want)

@@ -21,7 +21,7 @@ import torch
 from ...compression.merging import Group
 from ...compression.state import Chunk, Mean, MergeState
 from ...encode import segments_of_encoded
-from ...encoders import AudioEncoder, BeatsEncoder, StockAudio, StockVision, VisionEncoder
+from ...encoders import AudioEncoder, BeatsEncoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from ...kernels import head_mean
 from ...model import LongCompress
 from ...types import Encoded, Tokens
@@ -118,7 +118,9 @@ def streams_state(
         if name != "video" and not len(x):  # of too little audio no row is made
             continue
         encoder = model.encoders[name]
-        assert not isinstance(encoder, StockVision | StockAudio)  # `check_folders`: they have many patches
+        assert not isinstance(
+            encoder, PixelEncoder | StockVision | StockAudio
+        )  # `check_folders`: they have many patches
         try:
             streams[name] = encoded_of(x, encoder, model.config.media.frames, duration_s)
         except ValueError as error:

@@ -1,0 +1,33 @@
+"""The command `serve`."""
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from ..serve.limits import Limits
+from . import common
+from .common import ModelOptions
+
+
+def serve(*, limits: Limits, options: ModelOptions) -> None:
+    """Answer OpenAI clients about videos: each is read once, and asked about many times.
+
+    Args:
+        limits: where to listen, and what to accept.
+        options: the model.
+    """
+    if not limits.api_keys:
+        limits = replace(limits, api_keys=os.environ.get("LONGCOMPRESS_API_KEYS", "").split())
+    try:
+        from ..serve.app import App, listen, server_of
+    except ImportError as error:
+        raise ImportError(f"{error}; pip install 'longcompress[serve]'") from error
+    with listen(limits) as socket:
+        is_folder = Path(options.model).is_dir()  # whose place is nobody's business
+        name = Path(options.model).resolve().name if is_folder else options.model
+        app = App(common.load_model(options), name, limits)
+        address, port = socket.getsockname()[:2]
+        place = f"[{address}]" if ":" in address else address
+        print(f"{name} at http://{place}:{port}/v1", flush=True)
+        asyncio.run(server_of(app).serve(sockets=[socket]))
