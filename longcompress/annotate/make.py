@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..events.subtitles import SUFFIXES, Cues, read_subtitles
 from ..files import parse_json, replacing
 from ..media import probe
+from ..media.text_track import read_text_track
 from ..model import LongCompress
 from ..train.data.convert import save_records
 from ..train.records import Record, faults, parse_record
@@ -21,7 +23,7 @@ from ..train.shards.make import PARTS, Result, each, make_share, try_part
 from ..types import Event
 from .boundaries import BoundaryConfig, find_boundaries
 from .captions import Captioner, CaptionError, Clip, caption_of
-from .report import report_of
+from .report import report_of, seconds_of
 
 SETTINGS = "settings.json"
 
@@ -35,14 +37,16 @@ class FilterConfig:
         max_duration_s: likewise; 0: any.
         min_height_px: of its shorter side, where it has frames.
         max_still: share of frames that repeat the one before, as in a slide show; 1: any.
+        max_speech: share of the time that subtitles cover; 1: any. LongVALE takes 0.95.
     """
 
     min_duration_s: float = 0.0
     max_duration_s: float = 0.0
     min_height_px: int = 0
     max_still: float = 1.0
+    max_speech: float = 1.0
 
-    def reason(self, duration_s: float, still: float, height_px: int) -> str:
+    def reason(self, duration_s: float, still: float, height_px: int, speech: float) -> str:
         """Why a video is left out; "" where it isn't."""
         if duration_s < self.min_duration_s:
             return f"shorter than {self.min_duration_s:g} s"
@@ -50,6 +54,8 @@ class FilterConfig:
             return f"longer than {self.max_duration_s:g} s"
         if 0 < height_px < self.min_height_px:
             return f"fewer than {self.min_height_px} lines"
+        if speech > self.max_speech:
+            return f"more than {self.max_speech:g} of it is speech"
         return f"more than {self.max_still:g} of it is still" if still > self.max_still else ""
 
 
@@ -69,6 +75,7 @@ class Annotator:
     boundaries: BoundaryConfig = field(default_factory=BoundaryConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     on_failure: Literal["again", "drop"] = "again"
+    subtitles: Literal["auto", "none"] = "auto"
     protocols: tuple[str, ...] = ("file",)
 
 
@@ -164,16 +171,40 @@ def _begun(record: Record, annotator: Annotator) -> dict[str, Any]:
         annotator.model, record.video, annotator.boundaries, part=record.part, protocols=protocols
     )
     height_px = min(info.width, info.height) if info.has_video else 0
-    reason = annotator.filters.reason(bounds.duration_s, bounds.still, height_px)
+    cues = Cues(list(record.text))
+    if not record.text and annotator.subtitles == "auto":
+        first_s = record.part[0] if record.part else 0.0
+        cues = _cues_of(record.video, annotator.protocols).within(first_s, first_s + bounds.duration_s)
+    speech = seconds_of(cues.events) / bounds.duration_s
+    reason = annotator.filters.reason(bounds.duration_s, bounds.still, height_px, speech)
     spans = bounds.events(annotator.boundaries.max_sound_s)
     events = record.events or tuple(Event(round(a, 3), round(b, 3)) for a, b in spans)
-    begun = replace(record, duration_s=bounds.duration_s, events=events)
+    begun = replace(record, duration_s=bounds.duration_s, events=events, text=tuple(cues.events))
     if lines := faults(replace(begun, events=record.events)):
         raise ValueError("; ".join(lines))
     return {
         "record": _plain(begun), "filtered": reason, "failures": {}, "still": bounds.still,
         "scenes": bounds.scenes, "sounds": bounds.sounds,
+        "text_faults": dict(cues.faults), "text_places": cues.places,
     }  # fmt: skip
+
+
+def _cues_of(video: str, protocols: Sequence[str]) -> Cues:
+    """The subtitles beside a video or in it; a file that can't be read is a fault of theirs alone."""
+    cues = Cues()
+    try:
+        if "://" not in video:
+            files = [path for suffix in SUFFIXES if (path := Path(video).with_suffix(suffix)).is_file()]
+            if files:
+                return read_subtitles(files[0])
+        track, wrong = read_text_track(video, protocols=protocols)
+        for start_s, end_s, text in track:
+            cues.add(start_s, end_s, text, f"{start_s:g} s")
+    except (ValueError, OSError) as error:
+        wrong = str(error)
+    if wrong:
+        cues.fault("can't be read", wrong)
+    return cues
 
 
 def _captioned(
@@ -188,9 +219,10 @@ def _captioned(
         _save(draft, content | {"record": _plain(replace(begun, events=tuple(events)))})
         if event.text:
             continue
+        cues = [cue.text for cue in begun.text if cue.start_s < event.end_s and cue.end_s > event.start_s]
         clip = Clip(
-            begun.video, first_s + event.start_s, first_s + event.end_s,
-            before=events[i - 1].text if i else "", protocols=annotator.protocols,
+            begun.video, first_s + event.start_s, first_s + event.end_s, " ".join(cues),
+            events[i - 1].text if i else "", annotator.protocols,
         )  # fmt: skip
         try:
             events[i] = replace(event, text=caption_of(captioner, clip))

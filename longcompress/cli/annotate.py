@@ -37,6 +37,7 @@ class CaptionOptions:
         timeout_s: wait for a URL.
         tries: of a request to a URL.
         on_failure: of a caption: "again" leaves the video to another run; "drop" leaves the event out.
+        subtitles: "auto": NAME.srt, .vtt, ... beside a video, else its first text track; "none".
     """
 
     captions: str = "model"
@@ -49,6 +50,7 @@ class CaptionOptions:
     timeout_s: float = 120.0
     tries: int = 3
     on_failure: Literal["again", "drop"] = "again"
+    subtitles: Literal["auto", "none"] = "auto"
 
     def captioner(self, model: LongCompress) -> Captioner | None:
         """The function that writes them."""
@@ -80,8 +82,9 @@ def annotate(
     records, folder = _records_of(source), folder_of(out)
     model = load_model(options)
     annotator = make.Annotator(
-        model, caption.captioner(model), boundaries, filters, caption.on_failure, tuple(protocols)
-    )
+        model, caption.captioner(model), boundaries, filters, caption.on_failure, caption.subtitles,
+        tuple(protocols),
+    )  # fmt: skip
     try:
         results = make.annotate(records, folder, annotator, **job.options())
     except EndpointDown as error:
@@ -106,5 +109,8 @@ def lines_of(report: dict[str, Any], folder: Path) -> str:
         f"{report['empty']} have none",
     ]
     lines += [f"left out: {num} videos {reason}" for reason, num in report["filtered"].items()]
+    if report["cues"] or report["text_faults"]:
+        wrong = ", ".join(f"{num} {kind}" for kind, num in report["text_faults"].items()) or "none"
+        lines.append(f"{report['cues']} texts of subtitles; faults: {wrong}")
     lines += [f"events dropped: {num} {kind}" for kind, num in report["dropped_events"].items()]
     return "\n".join(lines)

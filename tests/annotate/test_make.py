@@ -185,7 +185,7 @@ def test_quality_counts_what_is_covered_overlaps_and_repeats():
     got = quality(Record("k", "v.mp4", 10.0, events))
     assert got == {
         "duration_s": 10.0, "events": 4, "covered_s": 7.0, "coverage": 0.7, "overlapping": 2,
-        "overlap_s": 2.5, "longest_gap_s": 2.0, "duplicates": 1, "empty": 1,
+        "overlap_s": 2.5, "longest_gap_s": 2.0, "duplicates": 1, "empty": 1, "cues": 0,
     }  # fmt: skip
 
 
@@ -212,3 +212,28 @@ def test_the_command_asks_an_endpoint_and_ends_where_it_stays_down(folder, tmp_p
     report = json.loads(capsys.readouterr().out)
     assert [video["events"] for video in report["by_video"].values()] == [3, 1]
     assert report["repeated"] == {"a cat.": 3} and report["duplicates"] == 1
+
+
+def test_subtitles_become_the_records_text_and_reach_the_captioner(folder, model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("v0.mp4", "v1.mp4"):
+        (tmp_path / "in" / name).write_bytes((folder / name).read_bytes())
+    cues = ["1\n00:00:02,000 --> 00:00:03,000\nLook!", "2\n00:00:0x --> ?\nGone"]
+    cues.append("3\n02:00:00,000 --> 02:00:01,000\nEnd")
+    (tmp_path / "in" / "v0.srt").write_text("\n\n".join(cues))
+    (tmp_path / "in" / "v1.srt").write_bytes(b"none")
+    clips = []
+    records = read_records(tmp_path / "in")  # a subtitle file is no stranger there
+    annotator = Annotator(model, lambda clip: clips.append(clip) or name_of(clip))
+    annotate(records, tmp_path / "out", annotator, **QUIET)
+    report = finish(tmp_path / "out", records)
+    first, second = read_records(tmp_path / "out" / "records.jsonl")
+    assert first.text == (Event(2.0, 3.0, "Look!"),) and second.text == ()
+    assert not faults(first)
+    assert [c.speech for c in clips if c.start_s <= 2 < c.end_s and "v0" in c.video] == ["Look!"]
+    assert report["cues"] == 1
+    assert report["text_faults"] == {"can't be read": 1, "outside": 1, "times can't be read": 1}
+    assert "Gone" in str(report["text_places"]["v0"]) and "End" in str(report["text_places"]["v0"])
+    filters = FilterConfig(max_speech=0.01)
+    annotate(records, tmp_path / "two", Annotator(model, None, filters=filters), **QUIET)
+    assert finish(tmp_path / "two", records)["filtered"] == {"more than 0.01 of it is speech": 1}
