@@ -19,12 +19,13 @@ from tqdm import tqdm
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .encode import PATIENCE_S, SegmentEncoder
+from .llm.texts import text_info
 from .media.reader import Reading
 from .media.thumbnails import check_numbers, check_rereadable, read_thumbnails
 from .memory import VideoMemory, sampling, sampling_hint
 from .model import LongCompress
 from .serialize import pack, unpack
-from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
+from .types import MAX_TIME_S, Answer, Audio, Encoded, Event, Frames, Segment
 
 FORMAT = 2  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
@@ -313,6 +314,7 @@ def compress(
     keep_assignment: bool = False,
     thumbnails: int = 0,
     thumbnail_px: int = 160,
+    text: Sequence[Event] = (),
 ) -> VideoMemory:
     """Decode, encode and compress a video once, in bounded memory.
 
@@ -328,6 +330,8 @@ def compress(
         thumbnails: keep this many frames as small JPEGs, each of the place of one of the heaviest video
             tokens; the source is read a second time. With merge.place "medoid" it is the medoid's frame.
         thumbnail_px: their longer side.
+        text: what is said or written in the video, as subtitles have it; times from start_s. The prompt has
+            it, outside the budget.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
@@ -341,6 +345,9 @@ def compress(
         keep_assignment=keep_assignment,
     )  # fmt: skip
     memory = session.memory()
+    if text:
+        memory.video = replace(memory.video, text=tuple(text))
+        memory.source["text"] = text_info(text, model.llm.tokenizer, model.config.llm)
     memory.source |= source_info(source) | {"settings": model.settings()}
     if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]

@@ -30,7 +30,7 @@ SIGNATURES = {
     "families": "()",
     "from_transformers": "(model, processor, **media)",
     "compress": "(model, source, *, budget=None, progress=True, start_s=0.0, end_s=inf, protocols=('file',), "
-    "keep_assignment=False, thumbnails=0, thumbnail_px=160)",
+    "keep_assignment=False, thumbnails=0, thumbnail_px=160, text=())",
     "compress_many": "(model, sources, **options)",
     "load_memory": "(path, model)",
     "estimate": "(model, source, budget=None, *, start_s=0.0, end_s=inf)",
