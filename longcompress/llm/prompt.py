@@ -223,7 +223,7 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     if unknown:
         raise ValueError(f"video has stream {unknown[0]!r}, this model reads {tuple(names)}")
     ids: list[int] = []
-    texts, _ = shown_texts(video.text, tokenizer, config)
+    texts = shown_texts(video.text, tokenizer, config)[0] if video.text else []
     for i, name in enumerate(names):
         ids += [global_placeholder(i)] * len(video.globals.get(name, ()))
     streams = {name: tokens for name, tokens in video.streams.items() if len(tokens)}
@@ -249,7 +249,7 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     shown_step_s = config.timestamp_step_s(last_s - first_s, video.budget, num_text)
     text_of = (numbers.double() * step_s / shown_step_s + 1e-9).floor()
     shown = text_of.unique()
-    cues_of = by_start(texts, (shown * shown_step_s).tolist())
+    cues_of = by_start(texts, (shown * shown_step_s).tolist()) if texts else [""] * len(shown)
     for text, cues in zip(shown.tolist(), cues_of, strict=True):
         ids += encode(tokenizer, timestamp_text(config, text * shown_step_s))
         ids += encode(tokenizer, cues) if cues else []
