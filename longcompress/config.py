@@ -347,6 +347,10 @@ class LLMConfig:
         text_after: where the positions of text behind a video go on, of "stock" models with time in their
             positions: after all of the "video"; or after the larger side of its "grid", inside its own time,
             as transformers 5 does for Qwen2-VL and Qwen2.5-VL.
+        text: how a text of a time (subtitles) is written; {text}, {start} and {clock} are replaced. It
+            follows the timestamp of its time; where the prompt has none, all texts follow the video.
+        text_tokens: of all texts of a video; where they have more, every second, third, ... is taken; 0:
+            none. They are beside the budget.
         clock_scale: of positions in time of such models; below 1 where a video passes the trained range.
     """
 
@@ -375,12 +379,18 @@ class LLMConfig:
     token_norm: float = 1.0
     time_norm: float = 0.4
     text_after: Literal["video", "grid"] = "video"
+    text: str = "[{clock}] {text}\n"
+    text_tokens: int = 1024
     clock_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _positive(self, "max_offset_s", "events_window_s", "max_new_tokens", "clock_scale", "timestamp_share")
         if self.kind == "causal" or self.timestamp_s:
             _positive(self, "timestamp_s")
+        if self.text_tokens < 0 or "{text}" not in self.text:
+            raise ValueError(
+                f"text must hold {{text}} and text_tokens be >= 0, got {self.text!r} and {self.text_tokens}"
+            )
         for name in ("token_norm", "time_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 norms of embeddings, got {getattr(self, name)}")

@@ -27,10 +27,10 @@ from .model import LongCompress
 from .serialize import from_int8, to_int8
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
-FORMAT = 2
+FORMAT = 3
 HEADER: dict[str, type | tuple[type, ...]] = {  # its fields and their types
     "sha256": str, "source": dict, "budget": int, "duration_s": (int, float), "identity": str,
-    "streams": list, "globals": list, "assignment": list, "thumbnails": list,
+    "streams": list, "globals": list, "assignment": list, "thumbnails": list, "text": list,
 }  # fmt: skip
 SAMPLING = ("size_px", "rate_fps", "frames")  # of MediaConfig: a stock model's prompt tells times by them
 FIELDS = ("x", "size", "time_s", "start_s", "end_s", "place")
@@ -221,6 +221,7 @@ class VideoMemory:
             "streams": list(self.streams), "globals": list(self.globals),
             "assignment": list(self.video.assignment),
             "thumbnails": [[t.time_s, t.index] for t in self.thumbnails],
+            "text": [[event.start_s, event.end_s, event.text] for event in self.video.text],
         }  # fmt: skip
         try:
             with replacing(path) as part:
@@ -267,6 +268,7 @@ class VideoMemory:
                 header["budget"],
                 header["duration_s"],
                 {n: tensors[f"{n}.assignment"] for n in stream_order(header["assignment"])},
+                tuple(Event(float(start), float(end), str(text)) for start, end, text in header["text"]),
             )
             _check(video, model)
             thumbnails = _thumbnails(tensors, header["thumbnails"], video)

@@ -19,12 +19,13 @@ from tqdm import tqdm
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .encode import PATIENCE_S, SegmentEncoder
+from .llm.texts import text_info
 from .media.reader import Reading
 from .media.thumbnails import check_numbers, check_rereadable, read_thumbnails
 from .memory import VideoMemory, sampling, sampling_hint
 from .model import LongCompress
 from .serialize import pack, unpack
-from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
+from .types import MAX_TIME_S, Answer, Audio, Encoded, Event, Frames, Segment
 
 FORMAT = 3  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
@@ -315,6 +316,7 @@ def compress(
     thumbnails: int = 0,
     thumbnail_px: int = 160,
     on_warning: Callable[[str], object] = warnings.warn,
+    text: Sequence[Event] = (),
 ) -> VideoMemory:
     """Decode, encode and compress a video once, in bounded memory.
 
@@ -332,6 +334,8 @@ def compress(
             tokens; the source is read a second time. With merge.place "medoid" it is the medoid's frame.
         thumbnail_px: their longer side.
         on_warning: called with every text about what could not be read.
+        text: what is said or written in the video, as subtitles have it; times from start_s. The prompt has
+            it, outside the budget.
 
     Raises:
         ValueError, FileNotFoundError: what can't be read, a budget too small.
@@ -345,6 +349,9 @@ def compress(
         keep_assignment=keep_assignment, on_warning=on_warning,
     )  # fmt: skip
     memory = session.memory()
+    if text:
+        memory.video = replace(memory.video, text=tuple(text))
+        memory.source["text"] = text_info(text, model.llm.tokenizer, model.config.llm)
     memory.source |= source_info(source) | {"settings": model.settings()}
     if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]

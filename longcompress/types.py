@@ -319,6 +319,7 @@ class CompressedVideo:
         duration_s: length of the video.
         assignment: stream -> (n_raw,) int32 the token that each raw token is in, raw tokens by frame and
             patch; empty unless asked for.
+        text: what is said or written at a time; the prompt has it beside the tokens, outside the budget.
     """
 
     streams: dict[str, Tokens]
@@ -326,6 +327,7 @@ class CompressedVideo:
     budget: int
     duration_s: float = 0.0
     assignment: dict[str, Tensor] = field(default_factory=dict)
+    text: "tuple[Event, ...]" = ()
 
     @property
     def num_tokens(self) -> int:

@@ -5,7 +5,10 @@ A JSON line of ours, `video` relative to the file it stands in, times in seconds
     {"key": "v_001", "video": "v_001.mp4", "duration_s": 120.0,
      "events": [{"start_s": 3.0, "end_s": 9.5, "text": "A dog runs in."}],
      "dialogues": [[{"role": "user", "text": "..."}, {"role": "assistant", "text": "..."}]],
-     "captions": ["A dog in a park."], "source": "mine"}
+     "captions": ["A dog in a park."], "text": [{"start_s": 4.0, "end_s": 5.5, "text": "Come here!"}],
+     "source": "mine"}
+
+`text` is what is said or written in the video, as subtitles have it. The language model reads it at its time.
 
 `key` may be left out (the video's name serves), and so may all annotations. A folder of videos is read as a
 record each; NAME.json beside a video holds its annotations.
@@ -31,6 +34,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import VIDEO_SUFFIXES
+from ..events.subtitles import SUFFIXES
 from ..files import parse_json
 from ..types import HALF, Event
 
@@ -58,6 +62,7 @@ class Record:
         events: in order of their start.
         dialogues: each a list of turns, the user's first.
         captions: of the whole video.
+        text: what is said or written at a time, by start; it is read, not learned.
         source: which data set it is of.
         meta: anything else; `split` and `token` as above.
         faults: annotations that no event can be made of, a line each; `checked` refuses the record for them.
@@ -72,10 +77,13 @@ class Record:
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    text: tuple[Event, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object of the shape above."""
-        return {name: value for name, value in asdict(self).items() if value or name != "faults"}
+        return {
+            name: value for name, value in asdict(self).items() if value or name not in ("faults", "text")
+        }
 
     @property
     def part(self) -> tuple[float, float] | None:
@@ -128,7 +136,7 @@ def read_records(source: str | Path) -> list[Record]:
         files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name[0] != "."]
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         records = [_of_video(path) for path in videos]
-        annotations = {path.with_suffix(".json") for path in videos}
+        annotations = {path.with_suffix(suffix) for path in videos for suffix in (".json", *SUFFIXES)}
         if others := [path.name for path in files if path not in annotations.union(videos)]:
             warnings.warn(
                 f"{source}: no videos: {', '.join(others[:9])} ({len(others)} in all)", stacklevel=2
@@ -196,12 +204,17 @@ def parse_record(value: Any, folder: Path, where: str) -> Record:
         return out
 
     events, unordered = events_of(each("events", _annotation))
+    cues, wrong = events_of(each("text", _annotation), "text")
     dialogues, captions = tuple(each("dialogues", _dialogue)), tuple(each("captions", _text))
     source = str(value.get("source") or "")
-    return Record(key, video, length, events, dialogues, captions, source, meta, (*lines, *unordered))
+    return Record(
+        key, video, length, events, dialogues, captions, source, meta, (*lines, *unordered, *wrong), cues
+    )
 
 
-def events_of(annotations: Iterable[tuple[Any, Any, Any]]) -> tuple[tuple[Event, ...], tuple[str, ...]]:
+def events_of(
+    annotations: Iterable[tuple[Any, Any, Any]], name: str = "events"
+) -> tuple[tuple[Event, ...], tuple[str, ...]]:
     """(events of (start_s, end_s, text) by start and end, a line for each that ends before it starts)."""
     events, lines = [], []
     for i, (start, end, text) in enumerate(annotations):
@@ -209,7 +222,7 @@ def events_of(annotations: Iterable[tuple[Any, Any, Any]]) -> tuple[tuple[Event,
         if end_s >= start_s:
             events.append(Event(start_s, end_s, str(text)))
         else:
-            lines.append(f"events[{i}] {start_s:g} to {end_s:g} s ends before it starts")
+            lines.append(f"{name}[{i}] {start_s:g} to {end_s:g} s ends before it starts")
     return sorted_events(events), tuple(lines)
 
 
@@ -235,8 +248,10 @@ def checked(record: Record, duration_s: float | None) -> Record:
 def faults(record: Record) -> list[str]:
     """Faults of the annotations of a video, each in a line; empty without any."""
     end_s, lines = record.duration_s, list(record.faults)
-    for i, event in enumerate(record.events):
-        where = f"events[{i}] {event.start_s:g} to {event.end_s:g} s"
+    timed = [(f"events[{i}]", event) for i, event in enumerate(record.events)]
+    timed += [(f"text[{i}]", event) for i, event in enumerate(record.text)]
+    for name, event in timed:
+        where = f"{name} {event.start_s:g} to {event.end_s:g} s"
         if not event.text.strip():
             lines.append(f"{where} has no text")
         if event.end_s == event.start_s:

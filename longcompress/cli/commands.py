@@ -40,6 +40,7 @@ def info(file: str, *, json: bool = False, options: VideoOptions) -> None:
         if json:
             sizes = {name: len(tokens) for name, tokens in memory.streams.items()}
             about = {"budget": memory.budget, "tokens": memory.num_tokens, "streams": sizes}
+            about |= {"text": memory.source["text"]} if "text" in memory.source else {}
             print(dumps({"memory": about | {"coverage": memory.coverage}}))
         else:
             print_table(Path(file).name, memory_rows(memory))
@@ -86,6 +87,8 @@ def compress(
             to = out if len(videos) == 1 and is_memory(out) else str(Path(out) / path)
             print(dumps({"source": file, "out": to}) if json else f"{file} -> {to}")
         return 0
+    if options.subtitles and len(videos) > 1:
+        raise ValueError(f"--subtitles is a file of one video, got {len(videos)} videos")
     paths = memory_paths(videos, Path(out))
     infos: dict[str, MediaInfo] = {}
     num_failed = 0

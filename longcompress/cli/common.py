@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import: only command
     from ..media.reader import MediaInfo
     from ..memory import VideoMemory
     from ..model import LongCompress
+    from ..types import Event
 
 QUIET = ContextVar("quiet", default=False)  # whether to say nothing but errors
 LONGEST = 1500  # signs of a line on standard error
@@ -56,6 +57,7 @@ class VideoOptions(ModelOptions):
         video_track: number from 0 or language of the video track; the player's choice if not given.
         audio_track: likewise of the audio track. `info` lists the tracks.
         protocols: where videos may come from: file https.
+        subtitles: SRT, VTT, ... of the video, which the prompt has beside the budget (llm.text_tokens).
     """
 
     budget: int | None = None
@@ -64,6 +66,7 @@ class VideoOptions(ModelOptions):
     video_track: str | None = None
     audio_track: str | None = None
     protocols: list[str] = field(default_factory=lambda: ["file"])
+    subtitles: str | None = None
 
     def __post_init__(self) -> None:
         tracks = {name: getattr(self, name) for name in ("video_track", "audio_track")}
@@ -87,8 +90,19 @@ class VideoOptions(ModelOptions):
         """What `compress` takes besides a model and videos."""
         return {
             "budget": self.budget, "protocols": self.protocols, "start_s": self.start_s, "end_s": self.end_s,
-            "progress": bars(), **more,
+            "progress": bars(), **({"text": self.text()} if self.subtitles else {}), **more,
         }  # fmt: skip
+
+    def text(self) -> "list[Event]":
+        """The texts of the subtitles; faults of the file go to standard error."""
+        from ..events.subtitles import read_subtitles
+
+        with reading():
+            cues = read_subtitles(Path(self.subtitles or "")).within(self.start_s, self.end_s)
+        for kind, num in cues.faults.items():
+            first = next((place for place in cues.places if place.startswith(kind)), kind)
+            complain("warning", f"{self.subtitles}: {num} times {first}")
+        return cues.events
 
 
 class Failed(Exception):
@@ -173,7 +187,7 @@ def memory_of(source: str, options: VideoOptions, **more: Any) -> "VideoMemory":
             opened = sys.stdin.buffer if source == "-" else source
             return compress(model, opened, **options.compressing(**more))
     plain = with_defaults(VideoOptions)  # the user's defaults are for videos alone
-    names = ("budget", "config", "start", "end")
+    names = ("budget", "config", "start", "end", "subtitles")
     ignored = [name for name in names if getattr(options, name) not in (None, getattr(plain, name))]
     ignored += [f"{section}.{name}" for section, values in options.changes.items() for name in values]
     if ignored:

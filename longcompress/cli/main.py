@@ -37,10 +37,11 @@ _BENCH = {
     name: f"longcompress.eval.bench.{name}:bench_{name}"
     for name in ["kernels", "throughput", "stock", "report"]
 }
+_BENCH["boundaries"] = "longcompress.annotate.measure:bench_boundaries"
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "export": export,
     "demo": demo, "models": models, "doctor": doctor, "config": config, "synthesize": synthesize,
-    "train": train, "serve": "longcompress.cli.serve:serve",
+    "train": train, "serve": "longcompress.cli.serve:serve", **_in("cli.annotate", "annotate"),
     "shards": Group("Encode videos once for training, and look into shards.", _in("cli.shards", _SHARDS)),
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),

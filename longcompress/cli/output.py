@@ -46,7 +46,7 @@ def memory_rows(memory: "VideoMemory") -> list[tuple[str, str]]:
         read = "unknown" if seconds["read_s"] < 0 else clock(seconds["read_s"])
         shown = f"{read} read, {clock(seconds['represented_s'])} represented"
         rows.append((name, f"{len(memory.streams[name]):,} tokens, {shown}"))
-    return rows
+    return rows + ([("text", str(memory.source["text"]))] if "text" in memory.source else [])
 
 
 def estimate_rows(expected: "Estimate", answer: int) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import LLMConfig
 from ..types import HALF, CompressedVideo, Tokens
 from .packing import first_fit
+from .texts import by_start, shown_texts
 
 Row = dict[str, list[int]]
 Turns = Sequence[tuple[str, str | None]]
@@ -215,12 +216,13 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     """The video's tokens in the order of the prompt.
 
     Global tokens come first. Then come timestamp by timestamp the streams side by side, or one stream after
-    the other (`LLMConfig.order`).
+    the other (`LLMConfig.order`). Texts follow their timestamp, or all tokens where there is none.
     """
     unknown = [name for name in video.streams if name not in names]
     if unknown:
         raise ValueError(f"video has stream {unknown[0]!r}, this model reads {tuple(names)}")
     ids: list[int] = []
+    texts = shown_texts(video.text, tokenizer, config)[0] if video.text else []
     for i, name in enumerate(names):
         ids += [global_placeholder(i)] * len(video.globals.get(name, ()))
     streams = {name: tokens for name, tokens in video.streams.items() if len(tokens)}
@@ -229,6 +231,7 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
             ids += [placeholder(i)] * len(streams.get(name, ()))
         empty = torch.zeros(0, dtype=torch.float64)
         offsets = dict.fromkeys(streams, torch.zeros(1, dtype=torch.int32))
+        ids += encode(tokenizer, "".join(text for _, text in texts)) if texts else []
         return Layout(ids, streams, offsets, torch.zeros(0, 1, dtype=torch.int64), empty, empty)
     step_s = config.timestamp_s
     number = {name: (tokens.start_s / step_s + 1e-9).floor().long() for name, tokens in streams.items()}
@@ -245,15 +248,17 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     shown_step_s = config.timestamp_step_s(last_s - first_s, video.budget, num_text)
     text_of = (numbers.double() * step_s / shown_step_s + 1e-9).floor()
     shown = text_of.unique()
-    for text in shown.tolist():
+    cues_of = by_start(texts, (shown * shown_step_s).tolist()) if texts else [""] * len(shown)
+    for text, cues in zip(shown.tolist(), cues_of, strict=True):
         ids += encode(tokenizer, timestamp_text(config, text * shown_step_s))
+        ids += encode(tokenizer, cues) if cues else []
         for i, name in enumerate(names):
             if name in counts:
                 ids += [placeholder(i)] * int(counts[name][text_of == text].sum())
     offsets = {name: torch.nn.functional.pad(n.cumsum(0), (1, 0)).int() for name, n in counts.items()}
     start_s = numbers.double() * step_s
-    texts = [encode(tokenizer, timestamp_text(config, s)) for s in start_s.tolist()]
-    return Layout(ids, ordered, offsets, padded(texts, -1), start_s, shown * shown_step_s)
+    stamps = [encode(tokenizer, timestamp_text(config, s)) for s in start_s.tolist()]
+    return Layout(ids, ordered, offsets, padded(stamps, -1), start_s, shown * shown_step_s)
 
 
 def collate(

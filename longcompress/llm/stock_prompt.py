@@ -16,6 +16,7 @@ from ..config import LLMConfig, MediaConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
 from .prompt import IGNORED, Example, Turns, after_end, conversation_texts, encode, question_texts
+from .texts import by_start, shown_texts
 
 MICRO_S = 1e-6  # times that differ by less are equal
 
@@ -254,14 +255,15 @@ class StockPrompt:
     def _text(self, video: CompressedVideo, streams: dict[str, Tokens]) -> tuple[str, _Order]:
         """The whole text with a placeholder for each run, and the order of the tokens."""
         family = self.family
+        texts, _ = shown_texts(video.text, self.tokenizer, self.config, (self.video, *self.texts))
         if "video" in streams and family.has_timestamps:
-            return self._steps(video, streams["video"])
+            return self._steps(video, streams["video"], texts)
         order = self._woven(streams)
         first = torch.cat([order.run.new_ones(1), order.run.diff()]) > 0
         body = "".join(self.texts[i] for i in order.stream[first].tolist())
         if "audio" in streams:
             body = self.audio_ends[0] + body + self.audio_ends[1]
-        return family.opening + body + family.closing, order
+        return family.opening + body + family.closing + "".join(text for _, text in texts), order
 
     def _woven(self, streams: dict[str, Tokens]) -> _Order:
         """Streams side by side: chunks of frames and then of their audio, or token by token by time."""
@@ -280,8 +282,11 @@ class StockPrompt:
         change = torch.cat([torch.zeros(1, dtype=torch.int64), (stream_of.diff() != 0).long()])
         return _Order(stream_of, row_of, change.cumsum(0))
 
-    def _steps(self, video: CompressedVideo, tokens: Tokens) -> tuple[str, _Order]:
-        """Timestamps with their tokens, as many as fit the share of the budget that their text may have."""
+    def _steps(
+        self, video: CompressedVideo, tokens: Tokens, texts: list[tuple[float, str]]
+    ) -> tuple[str, _Order]:
+        """Timestamps with their tokens, as many as fit the share of the budget that their text may have, each
+        with the texts of its time behind it."""
         start_s, end_s = tokens.place[:, 0].cpu(), float(tokens.end_s.max())
         frame_s, token_s = self.media.frame_s(video.duration_s), self.token_s(video.duration_s)
         num_text = self.timestamp_tokens(end_s)
@@ -296,7 +301,8 @@ class StockPrompt:
         last = torch.zeros_like(first).scatter_reduce(0, run, start_s[at], "amax")
         last = (last + token_s).clamp_max(end_s) - frame_s  # start of the last frame
         pairs = zip(first.tolist(), last.tolist(), strict=True)
-        steps = [self._step(a, b, i + 1) for i, (a, b) in enumerate(pairs)]
+        cues = by_start(texts, first.tolist())
+        steps = [self._step(a, b, i + 1) + cues[i] for i, (a, b) in enumerate(pairs)]
         opening = self.family.opening
         if "{" in opening:
             opening = opening.format(words=_words(num), length=_clock(video.duration_s, hours=True))

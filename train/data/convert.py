@@ -162,6 +162,7 @@ def _joined(before: Record, more: Record, where: str) -> Record:
     return Record(
         before.key, before.video, max(lengths, default=None), sorted_events([*before.events, *more.events]),
         dialogues, before.captions + more.captions, before.source, meta, before.faults + more.faults,
+        sorted_events([*before.text, *more.text]),
     )  # fmt: skip
 
 

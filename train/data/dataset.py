@@ -1,7 +1,7 @@
 """Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -112,6 +112,7 @@ class ExampleMaker:
             state = without(state, names[int(generator.integers(len(names)))])
         video = self.compressed(state, where, budget)
         record = record_of(sample)
+        video = replace(video, text=record.text)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)
         # all kinds in a random order by weight: the first that the record has something of is asked

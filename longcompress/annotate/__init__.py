@@ -1,0 +1,1 @@
+"""Videos without labels -> events with captions and times, as LongVALE's pipeline makes them."""
