@@ -264,7 +264,7 @@ def test_encoders_alone_need_no_layer_of_the_language_model(name, model_of):
     parts = random_clip(whole, 9.0)
     assert_same_memory(compress(alone, parts, 40), compress(whole, parts, 40))
     assert lc.estimate(alone, 9.0, 40).tokens == 40
-    with pytest.raises(AttributeError, match=r"llm: this model has encoders only"):
+    with pytest.raises(ValueError, match="memory has no model to answer with"):
         compress(alone, parts, 40).ask(QUESTION)
 
 

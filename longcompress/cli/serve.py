@@ -14,7 +14,7 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
     """Answer OpenAI clients about videos: each is read once, and asked about many times.
 
     Args:
-        limits: where to listen, and what to accept.
+        limits: of clients; where to listen and what to accept.
         options: the model.
     """
     if not limits.api_keys:

@@ -16,7 +16,7 @@ from longcompress.encoders.fbank import beats_filters
 from longcompress.eval.tasks.answers import events_of, span_of
 from longcompress.eval.tasks.task import Example, How
 from longcompress.llm import Example as Video
-from longcompress.llm.prompt import around
+from longcompress.llm.prompt import conversation
 from longcompress.llm.tokenizer import load_tokenizer
 from longcompress.train.data.questions import Clock
 from longcompress.types import CompressedVideo, Tokens
@@ -69,7 +69,7 @@ def test_prompts_have_their_ids(llm, legacy):
     expected = json.loads((GOLDEN / "tokens" / "expected.json").read_text())
     other = []
     for question, want in zip(expected["questions"], expected[f"legacy_{legacy}".lower()], strict=True):
-        before, after = around(tokenizer, config, question)
+        before, (after,) = conversation(tokenizer, config, [question])
         if [*before, -200, *after] != want:
             other.append(question)
     assert not other
@@ -90,7 +90,7 @@ def test_merged_weights_are_theirs(stage):
 def test_logits_and_answers_are_theirs(stage):
     name, model = stage
     for i, (question, want) in enumerate(zip(EXPECTED["questions"], EXPECTED["stages"][name], strict=True)):
-        before, after = around(model.llm.tokenizer, model.config.llm, question)
+        before, (after,) = conversation(model.llm.tokenizer, model.config.llm, [question])
         assert [*before, -200, *after] == want["input_ids"]
         batch = model.llm.collate([Video(video(), [(question, None)])])
         with torch.no_grad():

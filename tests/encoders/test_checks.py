@@ -72,7 +72,7 @@ def test_encoders_alone_make_the_features_of_the_whole(base, tmp_path):
     got = read_session(alone, path, budget=2048, progress=False).state().compress(2048).streams
     assert set(got) == set(want) == {"video", "audio", "speech"}
     assert all(torch.equal(got[name].x, want[name].x) for name in want)
-    with pytest.raises(AttributeError, match="this model has encoders only"):
+    with pytest.raises(ValueError, match="memory has no model to answer with"):
         compress(alone, path, progress=False).ask("what happens")
 
 
