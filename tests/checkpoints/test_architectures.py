@@ -204,7 +204,7 @@ def test_prompts_are_vicunas_or_the_template(base):
             ValueError,
         ),
         (lambda base: lc.load("tiny", base=base), "base and variant are for published models", ValueError),
-        (lambda base: lc.load("longvlm2"), "one of .'longvale', 'longvlm', 'mmduet', 'pixels', 'tiny'", ValueError),
+        (lambda base: lc.load("longvlm2"), "one of .'longvale', 'longvlm', 'mmduet', 'pixels'", ValueError),
         (lambda base: lc.load("longvale", base=base | {"audio": "BEATs.pt"}, device="cpu"),
          "'BEATs.pt': no such folder or file; released files are listed", FileNotFoundError),
     ],
