@@ -238,7 +238,7 @@ def rewrite(path, header=None, tensors=None):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"format": 99}, "format 99, this version reads 2"),
+        ({"format": 99}, "format 99, this version reads 3"),
         ({"streams": 3}, "streams of its header is 3; make it anew"),
         ({"source": {"name": 3}}, "the name of its source must be a text"),
         ({"duration_s": 1e300}, r"a budget of 20 and lasts 1e\+300 s"),

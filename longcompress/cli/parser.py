@@ -5,6 +5,7 @@ A bool is a bare flag, a list takes `a b c`, `for_` is `--for`. A dataclass stan
 --engine.workers 2`.
 """
 
+import ast
 import inspect
 import re
 import types
@@ -13,6 +14,8 @@ from argparse import SUPPRESS, ArgumentError, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -54,7 +57,6 @@ def overview(group: Group, name: str) -> str:
     """The help of a group: a line for each command."""
     lines = [f"usage: {name} COMMAND ...", "", group.about, ""]
     for key, command in group.commands.items():
-        command = imported(command)
         about = command.about if isinstance(command, Group) else _about(command)
         lines.append(f"  {key:16} {about}")
     return "\n".join([*lines, "", f"`{name} COMMAND --help` lists the flags of a command.{group.epilog}"])
@@ -178,8 +180,16 @@ def _hints(thing: Any) -> dict[str, Any]:
 
 
 def _about(thing: Any) -> str:
-    """The first line of a docstring."""
-    return (inspect.getdoc(thing) or "").split("\n")[0]
+    """The first line of a docstring; of a "module:function" without importing what the module needs."""
+    if not isinstance(thing, str):
+        return (inspect.getdoc(thing) or "").split("\n")[0]
+    module, _, name = thing.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None, thing
+    for node in ast.parse(Path(spec.origin).read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    return _about(imported(thing))
 
 
 def documented(thing: Any) -> dict[str, str]:
