@@ -96,7 +96,7 @@ def half(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def score(task: EncoderTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
+def score(task: nn.Module, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
     """Share of object and background patches (or sounding and silent windows) that are right."""
     task.eval()
     right, total = torch.zeros(2), torch.zeros(2)

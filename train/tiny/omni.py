@@ -35,6 +35,8 @@ from .vl import (
     TIMESTAMP_AXIS,
     WORD_AXIS,
     Heads,
+    end_as,
+    ids_of,
     new_tokenizer,
 )
 
@@ -65,9 +67,10 @@ def new_tiny_omni(source: Any, seed: int) -> tuple[Qwen3OmniMoeThinkerForConditi
     """A thinker with the weights of a small Qwen3-VL, and its tokenizer. A second of audio has 13 tokens."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer(AUDIO)
-    names = {"image_token": "image_pad", "video_token": "video_pad", "vision_start_token": "vision_start",
-             "audio_token": "audio_pad", "audio_start_token": "audio_bos"}  # fmt: skip
-    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(f"<|{text}|>") for name, text in names.items()}
+    ids = ids_of(
+        tokenizer, image_token="image_pad", video_token="video_pad", vision_start_token="vision_start",
+        audio_token="audio_pad", audio_start_token="audio_bos",
+    )  # fmt: skip
     text, vision = source.config.text_config.to_dict(), source.config.vision_config.to_dict()
     text |= {"vocab_size": len(tokenizer), "num_experts": 1, "num_experts_per_tok": 1,
              "mlp_only_layers": list(range(text["num_hidden_layers"]))}  # fmt: skip
@@ -81,8 +84,7 @@ def new_tiny_omni(source: Any, seed: int) -> tuple[Qwen3OmniMoeThinkerForConditi
         }, **ids,
     )  # fmt: skip
     lm = Qwen3OmniMoeThinkerForConditionalGeneration(config)
-    lm.generation_config.eos_token_id = tokenizer.eos_token_id
-    lm.generation_config.pad_token_id = tokenizer.pad_token_id
+    end_as(lm, tokenizer)
     take_over(lm, source)
     init_ruler(lm)
     return lm, tokenizer

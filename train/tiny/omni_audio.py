@@ -1,11 +1,8 @@
 """Training of the audio encoder of the small stock model that hears, on synthetic sounds."""
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,7 +12,7 @@ from ...model import LongCompress
 from ..engine import Engine
 from ..stages import last_checkpoint
 from ..trainer import run
-from .encoders import EncoderConfig, SyntheticData
+from .encoders import EncoderConfig, SyntheticData, score
 from .omni import TOKENS_PER_S, sounds_of
 from .vl import FRAME_AXIS
 
@@ -48,21 +45,7 @@ class AudioTask(nn.Module):
         logits = 12 * output @ self.sounds.t() / length - 6  # likeness is 1 where it sounds
         loss = nn.functional.binary_cross_entropy_with_logits(logits, share)
         loss = loss + 2 * (output - target).square().sum(1).mean() / length
-        return {"loss": loss, "logits": logits}
-
-
-@torch.no_grad()
-def score(task: AudioTask, batches: Iterator[dict[str, Tensor]], num: int) -> dict[str, float]:
-    """Share of sounding and of silent labels that are right, where a token is wholly one of them."""
-    task.eval()
-    right, total = torch.zeros(2), torch.zeros(2)
-    for batch in islice(batches, num):
-        share = rearrange(batch["labels"], "b w s -> (b w) s")
-        correct = (task(**batch)["logits"] > 0) == (share > 0.5)
-        for kind, where in enumerate((share > 0.9, share < 0.1)):
-            right[kind] += correct[where].sum()
-            total[kind] += where.sum()
-    return dict(zip(("sound", "silence"), (right / total.clamp_min(1)).tolist(), strict=True))
+        return {"loss": loss, "logits": logits.view_as(labels)}
 
 
 def train_audio(model: LongCompress, config: EncoderConfig, seed: int, out: Path) -> dict[str, float]:

@@ -68,13 +68,10 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
     share theirs."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
-    ids = {
-        f"{name}_id": tokenizer.convert_tokens_to_ids(f"<|{text}|>")
-        for name, text in {
-            "image_token": "image_pad", "video_token": "video_pad", "vision_start_token": "vision_start",
-            "vision_end_token": "vision_end",
-        }.items()
-    }  # fmt: skip
+    ids = ids_of(
+        tokenizer, image_token="image_pad", video_token="video_pad", vision_start_token="vision_start",
+        vision_end_token="vision_end",
+    )  # fmt: skip
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 512,
@@ -95,11 +92,21 @@ def new_tiny_vl(seed: int, *, layers: int = 4) -> tuple[Qwen3VLForConditionalGen
         tie_word_embeddings=False, **ids,
     )  # fmt: skip
     lm = Qwen3VLForConditionalGeneration(config)
-    lm.generation_config.eos_token_id = tokenizer.eos_token_id
-    lm.generation_config.pad_token_id = tokenizer.pad_token_id
+    end_as(lm, tokenizer)
     init_words(lm, tokenizer)
     init_reading(lm)
     return lm, tokenizer
+
+
+def ids_of(tokenizer: Any, **names: str) -> dict[str, int]:
+    """Fields of a config for the special tokens of these names."""
+    return {f"{field}_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for field, name in names.items()}
+
+
+def end_as(lm: Any, tokenizer: Any) -> None:
+    """Generate until the tokenizer's end."""
+    lm.generation_config.eos_token_id = tokenizer.eos_token_id
+    lm.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 @torch.no_grad()
