@@ -111,6 +111,8 @@ class VisionConfig:
         merge_per_layer: pairs of a frame's patches that merge in every layer (ToMe) of a CLIP, SigLIP, DINOv2
             or ViT encoder, or of a stock model's (docs/models.md; as many in each window where it attends
             within windows); 0: none. It is faster, and features are less exact: each patch gets its group's.
+        merge_layer_by: "pairs": the most similar of even and odd patches (ToMe); "tree": the cheapest merges
+            of a layer's Ward tree.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer. Stock models
             attend by PyTorch's then, whatever llm.attention is.
         tokens: "patches" of a hidden state; "class": CLIP's class token after its projection, not
@@ -127,6 +129,7 @@ class VisionConfig:
     batch_size: int = 8
     reuse_below: float = 0.0
     merge_per_layer: int = 0
+    merge_layer_by: Literal["pairs", "tree"] = "pairs"
     attention: str = "sdpa"
     tokens: Literal["patches", "class", "projected"] = "patches"
 
@@ -222,7 +225,7 @@ class MergeConfig:
             the tokens that merged last (of equals the nearest to the mean).
     """
 
-    schedule: float | list[int] | Literal["tree"] = 0.25
+    schedule: float | list[int] | Literal["tree"] = "tree"
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
@@ -288,7 +291,7 @@ class BudgetConfig:
     """
 
     tokens: int = 4096
-    allocation: Literal["even", "novelty", "height"] = "even"
+    allocation: Literal["even", "novelty", "height"] = "height"
     stream_weights: dict[str, float] = field(default_factory=lambda: {"video": 0.8, "*": 0.2})
     buffer_ratio: float = 4.0
 

@@ -49,7 +49,7 @@ CHANGEABLE = {
 """Sections and fields of the config that `LongCompress.change` takes."""
 STOCK = {
     "media": ("size_px",),
-    "video": ("batch_size", "metric_width", "metric", "merge_per_layer"),
+    "video": ("batch_size", "metric_width", "metric", "merge_per_layer", "merge_layer_by"),
     "llm": (
         "timestamp_s", "timestamp_share", "min_timestamps", "system", "question", "events", "events_window_s",
         "max_new_tokens", "text_after", "clock_scale",

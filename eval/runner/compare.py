@@ -28,11 +28,11 @@ from .run import ENDLESS, Encoded, Questioner, encoded, header_of, run_all, summ
 from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
 
-OURS = ("even", "novelty", "no-memory", "no-audio")
-SHOWN = tuple(  # ours, evenly, by what a merged token shows: its row and its place
+OURS = ("ours", "even", "novelty", "rounds", "no-memory", "no-audio")
+ROUNDS = 0.25  # merge.schedule of "rounds"
+SHOWN = tuple(  # ours, by what a merged token shows: its row and its place
     f"{row}-{place}" for row in ("mean", "medoid") for place in ("mean", "medoid", "heaviest")
 )[1:]
-TREES = ("tree", "height")  # ours by merge.schedule "tree", evenly and by budget.allocation "height"
 ALL = "all"  # the budget without compression
 STOCK = "stock"  # all tokens of the frames that a stock model's own processor would take
 WHOLE = ("full", STOCK)  # methods without a budget
@@ -59,9 +59,10 @@ class CompareConfig:
 
     Attributes:
         budgets: each "4096", or "10%" of a video's raw tokens.
-        methods: some of NAMES: baselines, and ours: a budget allocated evenly, by novelty, evenly without
-            global tokens, evenly without audio. Or of SHOWN: ours, evenly, with merge.representative and
-            merge.place, as medoid-medoid. Or of TREES. None: all of NAMES that the model can do.
+        methods: some of NAMES: baselines, and ours: as the model is configured, with the budget allocated
+            evenly or by novelty, merged in rounds of a quarter and allocated evenly, without global tokens,
+            without audio. Or of SHOWN: ours with merge.representative and merge.place, as medoid-medoid.
+            None: all of NAMES that the model can do.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -78,7 +79,7 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = (*NAMES, *TREES, *SHOWN)
+        known = (*NAMES, *SHOWN)
         if unknown := [method for method in self.methods if method not in known]:
             raise ValueError(f"methods must be of {', '.join(known)}, got {unknown[0]!r}")
         check_budgets(self.budgets)
@@ -212,7 +213,7 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
     num_raw = sum(len(value) for part in segments for value in part.streams.values())
 
     @cache
-    def state_of(budget: int, no_audio: bool, shown: str) -> MergeState:
+    def state_of(budget: int, no_audio: bool, merge: tuple[tuple[str, Any], ...]) -> MergeState:
         some = segments
         if no_audio:
             encoders = model.encoders.items()
@@ -220,10 +221,7 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
             if not some:
                 raise ValueError("method no-audio: the video has no frame that could be read")
         state = model.merge_state(budget)
-        if shown:
-            row, _, place = shown.partition("-")
-            merge: Any = {"representative": row, "place": place} if place else {"schedule": "tree"}
-            state.merge = replace(state.merge, **merge)
+        state.merge = replace(state.merge, **dict(merge))
         for segment in some:
             state.add(segment)
         return state
@@ -231,12 +229,20 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
     def memory(arm: Arm) -> VideoMemory:
         method: Any = arm.method
         budget = ENDLESS if arm.budget == ALL else num_tokens(arm.budget, num_raw)
-        state = state_of(budget, method == "no-audio", method if method in (*SHOWN, *TREES) else "")
+        merge: tuple[tuple[str, Any], ...] = ()
+        if method == "rounds":
+            merge = (("schedule", ROUNDS),)
+        elif method in SHOWN:
+            row, place = method.split("-")
+            merge = (("representative", row), ("place", place))
+        state = state_of(budget, method == "no-audio", merge)
         if method == STOCK:
             method = "full"
-        if method in (*OURS, *SHOWN, *TREES):
-            spread: Any = method if method in ("novelty", "height") else "even"
-            allocation = replace(state.allocation, allocation=spread)
+        if method in (*OURS, *SHOWN):
+            spread = {"even": "even", "novelty": "novelty", "rounds": "even"}.get(method)
+            allocation: Any = state.allocation
+            if spread is not None:
+                allocation = replace(allocation, allocation=spread)
             if method == "no-memory":
                 state = replace(state, memory={})
             compressed = replace(state, allocation=allocation).compress(budget)

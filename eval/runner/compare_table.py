@@ -12,7 +12,7 @@ from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
-from .compare import ALL, OURS, SHOWN, TREES, WHOLE, Arm
+from .compare import ALL, OURS, SHOWN, WHOLE, Arm
 from .run_file import read_run
 
 ABOUT = {
@@ -25,15 +25,15 @@ ABOUT = {
     "tome": "ToMe, frame by frame",
     "longvlm": "LongVLM: frame-major, cosine, halves",
     "kmeans": "k-means, segment by segment",
+    "ours": "ours",
     "even": "ours, even over time",
     "novelty": "ours, by novelty",
-    "tree": "ours, even, Ward's tree",
-    "height": "ours, by height of Ward's tree",
-    "no-memory": "ours, even, no global tokens",
-    "no-audio": "ours, even, no audio",
-} | {name: "ours, even, {} row, {} place".format(*name.split("-")) for name in SHOWN}
-OUR_COLOURS = ("#000000", "#a6611a", "#777777", "#bbbbbb")  # of OURS
-BASE = "even"  # what others are compared with
+    "rounds": "ours, in rounds of a quarter, even",
+    "no-memory": "ours, no global tokens",
+    "no-audio": "ours, no audio",
+} | {name: "ours, {} row, {} place".format(*name.split("-")) for name in SHOWN}
+OUR_COLOURS = ("#000000", "#a6611a", "#777777", "#bbbbbb", "#5e3c99", "#d8b365")  # of OURS
+BASE = "ours"  # what others are compared with
 
 
 def rows_of(
@@ -46,8 +46,8 @@ def rows_of(
 
     Returns:
         method, budget, group, num_tokens (mean of a video's), mean, low, high, num, num_videos, num_failed;
-        relative (over the uncompressed score, with its interval) and gain (our score, allocated evenly, minus
-        this score at the same budget, example by example).
+        relative (over the uncompressed score, with its interval) and gain (our score minus this score at the
+        same budget, example by example).
     """
     videos = {example.id: example.video for example in examples}
     groups = {"": list(videos)} | groups_of(examples).get(by, {})
@@ -117,7 +117,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     budgets = [n for n in dict.fromkeys(row["budget"] for row in rows) if n != ALL]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in WHOLE]
-    methods.sort(key=lambda method: method not in (*OURS, *SHOWN, *TREES))
+    methods.sort(key=lambda method: method not in (*OURS, *SHOWN))
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
     heads = ["method"]
     for n in budgets:  # with the tokens of the first method that answered
@@ -141,7 +141,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
                 parts.append(f"{about}, {tokens}: {_shown(whole)}, n {whole['num']}.")
         parts.append(table(_shown, group))
     parts += [
-        "## Ours (even) minus each method, all questions, example by example",
+        "## Ours minus each method, all questions, example by example",
         "Bold where the 95 % interval (bootstrap over videos) excludes 0.",
         table(lambda row: _gain(row["gain"]), without=BASE),
     ]

@@ -74,7 +74,7 @@ def longvlm(
         segments=SegmentConfig(cut="frames", frames=10),
         merge=MergeConfig(pairs, "cosine", "reference", "frame", {"video": local // 10}),
         memory=MemoryConfig(kind="mean"),
-        budget=BudgetConfig(tokens=local + 5),
+        budget=BudgetConfig(tokens=local + 5, allocation="even"),
         llm=replace(
             plain.llm, time_format="seconds", events=LLMConfig().events,
             system=SYSTEM_LONGVLM if prompt == "inference" and not chat else plain.llm.system,
@@ -99,9 +99,9 @@ def vtimellm(mode: Literal["paper", "ours"] = "paper", *, chat: bool = False) ->
         media=MediaConfig(frames=FRAMES, fit="crop"),
         video=VisionConfig(base=CLIP, tokens="class", batch_size=20),  # 5 blocks are the 100
         segments=SegmentConfig(length_s=WHOLE_S),
-        merge=MergeConfig(tokens_per_segment={"*": 1_000_000}),
+        merge=MergeConfig(0.25, tokens_per_segment={"*": 1_000_000}),
         memory=MemoryConfig(kind="none"),
-        budget=BudgetConfig(tokens=2048),
+        budget=BudgetConfig(tokens=2048, allocation="even"),
         llm=LLMConfig(
             base=VICUNA, order="blocks", time=False, time_format="hundredths", events=DENSE,
             max_new_tokens=1024, token_norm=0.0,

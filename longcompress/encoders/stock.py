@@ -154,7 +154,10 @@ class StockVision(nn.Module):
         states: list[Tensor] = []
         with ExitStack() as stack:
             if config.merge_per_layer:
-                stack.enter_context(merging(self.model, self.family, config.merge_per_layer, self.size_px))
+                by_tree = config.merge_layer_by == "tree"
+                stack.enter_context(
+                    merging(self.model, self.family, config.merge_per_layer, self.size_px, by_tree=by_tree)
+                )
             if config.metric == "states":
                 hook = self.model.model.visual.register_forward_hook(
                     lambda module, inputs, output: states.append(output.last_hidden_state)

@@ -35,10 +35,11 @@ class _Pass:
     Args:
         num_pairs: of a part's patches that merge after each layer, at most half of those left.
         num_patches: of a part.
+        by_tree: merge by the Ward tree of a part, not ToMe's pairs.
     """
 
-    def __init__(self, num_pairs: int, num_patches: int) -> None:
-        self.num_pairs, self.num_patches = num_pairs, num_patches
+    def __init__(self, num_pairs: int, num_patches: int, by_tree: bool) -> None:
+        self.num_pairs, self.num_patches, self.by_tree = num_pairs, num_patches, by_tree
         self.num_parts = self.first = 0  # tokens of a part before its patches: class tokens
         self.groups: Plan | None = None  # of all patches
         self.num_attended = 0  # tokens that came to the present layer's attention
@@ -92,7 +93,7 @@ class _Pass:
             return output
         patches = x[:, self.first :].flatten(0, 1)
         metric = head_mean(patches, math.gcd(WIDTH, patches.shape[1]))
-        x, self.groups = merged(x, metric, pairs, self.groups, self.first)
+        x, self.groups = merged(x, metric, pairs, self.groups, self.first, by_tree=self.by_tree)
         return x if output.dim() == 3 else x.flatten(0, 1)
 
     def spread(self, x: Tensor) -> Tensor:
@@ -113,11 +114,13 @@ class _Pass:
 
 
 @contextmanager
-def merging(model: Any, family: Family, num_pairs: int, size_px: int) -> Iterator[None]:
+def merging(
+    model: Any, family: Family, num_pairs: int, size_px: int, *, by_tree: bool = False
+) -> Iterator[None]:
     """Within it, `family.features` of frames of this size merges pairs of patches after each layer."""
     AttentionInterface.register(NAME, _attend)
     side = _side(model, family, size_px)
-    frames = _Pass(num_pairs // (size_px // side) ** 2, num_patches(model, side, side))
+    frames = _Pass(num_pairs // (size_px // side) ** 2, num_patches(model, side, side), by_tree)
     layers = list(model.get_submodule(family.layers).children())
     # LLaVA's reads the state of a layer before the last: what comes behind it isn't used
     last = range(len(layers) + 1)[getattr(model.config, "vision_feature_layer", -1)]

@@ -10,7 +10,7 @@ No layer of the encoder is rewritten: its own modules are called in its own orde
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -55,7 +55,9 @@ ATTENTIONS = ("eager", "sdpa")  # implementations that add a mask to the scores
 EXACT, HALF = 1e-5, 1e-2  # error relative to the states' RMS, in float32 and in half precision
 
 
-def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: range) -> dict[int, Tensor]:
+def merged_states(
+    encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: range, *, by_tree: bool = False
+) -> dict[int, Tensor]:
     """(T, tokens, C) hidden states by their index, with all patches: each has the features of its group.
 
     Args:
@@ -63,6 +65,7 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
         x: (T, 3, H, W) normalised frames.
         num_pairs: pairs of a frame's patches that merge in each layer, at most half of those left.
         indices: of states, as transformers counts them (0: the embeddings); layers above aren't run.
+        by_tree: merge by the Ward tree of the keys, not ToMe's pairs.
     """
     family = FAMILIES[encoder.config.model_type]
     side, heads = encoder.config.patch_size, encoder.config.num_attention_heads
@@ -77,7 +80,7 @@ def merged_states(encoder: PreTrainedModel, x: Tensor, num_pairs: int, indices: 
         pairs = min(num_pairs, (x.shape[1] - first) // 2)
         if pairs:
             metric = head_mean(keys[:, first:].flatten(0, 1), keys.shape[2] // heads)
-            x, groups = merged(x, metric, pairs, groups, first)
+            x, groups = merged(x, metric, pairs, groups, first, by_tree=by_tree)
         x = x + _through(layer, family.rest, x)
         if index in indices:
             states[index] = whole(x, groups, first)
@@ -99,15 +102,17 @@ def attended(
     return x + _through(layer, family.after, y), keys[0]
 
 
-def merged(x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int) -> tuple[Tensor, Plan]:
+def merged(
+    x: Tensor, metric: Tensor, pairs: int, groups: Plan | None, first: int, *, by_tree: bool = False
+) -> tuple[Tensor, Plan]:
     """(x (T, tokens - pairs, C), the group of every patch of the grid) after the best pairs of each frame
     merged: of x (T, tokens, C), whose first tokens stay as they are, and metric (T * n, d) of the others."""
     num = x.shape[1] - first
     offsets = num * torch.arange(len(x) + 1, dtype=torch.int32, device="cpu")
     size = None if groups is None else groups.mass
-    chosen = plan(  # unchecked, so that no layer waits for a GPU: who merges the features checks those
-        metric, offsets, num - pairs, weight=size, schedule=[pairs], score="cosine", order="seat", check=False
-    )  # fmt: skip
+    how: Any = {"schedule": "tree"} if by_tree else {"schedule": [pairs], "score": "cosine"}
+    # unchecked, so that no layer waits for a GPU: who merges the features checks those
+    chosen = plan(metric, offsets, num - pairs, weight=size, check=False, **how)
     patches = pool(x[:, first:].flatten(0, 1), chosen).unflatten(0, (len(x), num - pairs))
     x = torch.cat([x[:, :first], patches], 1)  # (T, tokens - pairs, C)
     if groups is None:

@@ -149,7 +149,9 @@ class VisionEncoder(nn.Module):
         last = at if config.summary_until is None else every[config.summary_until]
         if config.merge_per_layer:
             needed = range(min(at, max(0, last + 1 - num)), max(at, last) + 1)
-            states = merged_states(self.encoder, x, config.merge_per_layer, needed)
+            states = merged_states(
+                self.encoder, x, config.merge_per_layer, needed, by_tree=config.merge_layer_by == "tree"
+            )
         chosen = states[at]
         if chosen.dim() == 4:  # convolutional: the mean of the patches stands in for a class token
             x = rearrange(chosen, "t c h w -> t (h w) c")

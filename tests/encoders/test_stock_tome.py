@@ -155,8 +155,9 @@ def test_merging_equal_patches_changes_nothing(name, monkeypatch):
     frames = Frames(frame.expand(4, -1, -1, -1), torch.arange(4).double(), 1.0)
     want = encoded(encoder, frames).tokens.x
     pairs = 2 if name in WINDOWS else 6
-    got = encoded(vision_of(model, name, pairs), frames).tokens.x
-    assert_within("features", got, want, 2e-5)
+    for by in ("pairs", "tree"):
+        encoder_by = vision_of(model, name, pairs, merge_layer_by=by)
+        assert_within(by, encoded(encoder_by, frames).tokens.x, want, 2e-5)
     monkeypatch.setattr(stock_tome._Pass, "sizes", counting_only)
     with torch.no_grad(), merging(model, family, pairs * WINDOWS.get(name, 1), encoder.size_px):
         other = family.features(model, encoder.normal(frames.pixels))

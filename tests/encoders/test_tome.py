@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -248,9 +249,10 @@ def test_merged_layers_are_those_of_the_paper(name, layers, pairs):
         assert_within(f"frame {t}", got[t], want, 1e-4)
 
 
+@pytest.mark.parametrize("by_tree", [False, True])
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
-def test_equal_patches_merge_first_and_lose_nothing(name):
+def test_equal_patches_merge_first_and_lose_nothing(name, by_tree):
     """Without positions, patches of one colour are one token many times: merged, it is counted as often."""
     vision = vision_model(name)
     for key, value in vision.state_dict().items():
@@ -263,8 +265,36 @@ def test_equal_patches_merge_first_and_lose_nothing(name):
     pixels[:, plain] = 90
     x = pixels.permute(0, 3, 1, 2).float() / 128 - 1
     want = merged_states(vision, x, 0, range(LAYERS, LAYERS + 1))[LAYERS]
-    got = merged_states(vision, x, 4, range(LAYERS, LAYERS + 1))[LAYERS]
+    got = merged_states(vision, x, 4, range(LAYERS, LAYERS + 1), by_tree=by_tree)[LAYERS]
     assert_close("features", got, want, 1e-5)
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 13])
+def test_by_tree_patches_merge_as_in_wards_tree(pairs):
+    x, metric = normal(3, 27, 12, seed=8), normal(3 * 26, 6, seed=9)
+    got, groups = tome.merged(x, metric, pairs, None, 1, by_tree=True)
+    assert torch.equal(got[:, 0], x[:, 0])
+    for t, rows in enumerate(metric.view(3, 26, 6).double().numpy()):
+        labels = fcluster(linkage(rows, "ward"), 26 - pairs, "maxclust")
+        group = groups.group.view(3, 26)[t].numpy()
+        assert len(np.unique(labels)) == len(np.unique(group)) == 26 - pairs
+        assert len({*zip(labels, group, strict=True)}) == 26 - pairs
+        for k in np.unique(group):
+            at = np.flatnonzero(group == k)
+            assert_close("mean", got[t, 1 + k - group.min()], x[t, 1 + at].mean(0), 1e-6)
+
+
+@torch.no_grad()
+def test_an_encoder_merges_by_the_tree():
+    pixels = images(2)
+    by_pairs, by_tree = (
+        encoder("dinov2", 4, merge_layer_by=by).features(pixels)[0] for by in ("pairs", "tree")
+    )
+    want = merged_states(
+        vision_model("dinov2"), encoder("dinov2", 0).normal(pixels), 4, range(3, 4), by_tree=True
+    )
+    assert_close("features", by_tree, want[3][:, 1:], 1e-6)
+    assert not torch.equal(by_pairs, by_tree)
 
 
 def test_the_best_pairs_lose_less_than_any_pairs(monkeypatch):

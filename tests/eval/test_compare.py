@@ -13,7 +13,6 @@ from longcompress.eval.runner.compare import (
     ALL,
     NAMES,
     SHOWN,
-    TREES,
     Arm,
     CompareConfig,
     compare,
@@ -40,9 +39,9 @@ pytestmark = pytest.mark.slow
 VIDEOS = Synthetic((1.0,), 2)
 HOW = How(times="whole_seconds")
 CONFIG = CompareConfig(
-    budgets=("60", "10%"), methods=("full", "random", "even", "no-audio"), max_new_tokens=6
+    budgets=("60", "10%"), methods=("full", "random", "ours", "no-audio"), max_new_tokens=6
 )
-FEW = replace(CONFIG, budgets=("60",), methods=("full", "random", "even"), limit=3)
+FEW = replace(CONFIG, budgets=("60",), methods=("full", "random", "ours"), limit=3)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def answers(path):
 def test_each_arm_asks_every_question_once(whole, source):
     folder, arms = whole
     assert [arm.name for arm in arms] == [
-        "full_all", "random_60", "even_60", "no-audio_60", "random_10pc", "even_10pc", "no-audio_10pc",
+        "full_all", "random_60", "ours_60", "no-audio_60", "random_10pc", "ours_10pc", "no-audio_10pc",
     ]  # fmt: skip
     ids = [example.id for example in source.examples]
     for arm in arms:
@@ -89,14 +88,14 @@ def test_each_arm_asks_every_question_once(whole, source):
             assert example["prompt"] and set(example["score"]) >= {"score"}
 
 
-def test_even_is_what_a_run_with_that_budget_says(tiny, source, whole, tmp_path):
+def test_ours_is_what_a_run_with_that_budget_says(tiny, source, whole, tmp_path):
     run(source, tiny, tmp_path / "run.jsonl", RunConfig(budgets=("60",), max_new_tokens=6))
-    mine, same = (lines(path)[1:] for path in (whole[0] / "even_60.jsonl", tmp_path / "run.jsonl"))
+    mine, same = (lines(path)[1:] for path in (whole[0] / "ours_60.jsonl", tmp_path / "run.jsonl"))
     assert mine == same and len({line["answer"] for line in mine}) > 3
     run(source, tiny, tmp_path / "deaf.jsonl",
               RunConfig(budgets=("60",), max_new_tokens=6, media="video"))  # fmt: skip
     assert answers(whole[0] / "no-audio_60.jsonl") == answers(tmp_path / "deaf.jsonl")
-    assert answers(whole[0] / "random_60.jsonl") != answers(whole[0] / "even_60.jsonl")
+    assert answers(whole[0] / "random_60.jsonl") != answers(whole[0] / "ours_60.jsonl")
 
 
 def test_cut_anywhere_and_gone_on_with_it_is_the_same(tiny, source, whole, tmp_path):
@@ -104,7 +103,7 @@ def test_cut_anywhere_and_gone_on_with_it_is_the_same(tiny, source, whole, tmp_p
     again = tmp_path / "again"
     shutil.copytree(folder, again)
     (again / "full_all.jsonl").unlink()
-    for name, share in {"random_60": 0.4, "even_60": 0.02, "even_10pc": 0.999}.items():
+    for name, share in {"random_60": 0.4, "ours_60": 0.02, "ours_10pc": 0.999}.items():
         path = again / f"{name}.jsonl"
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
@@ -132,10 +131,10 @@ def test_another_comparison_in_the_same_folder_is_refused(tiny, source, whole, t
 
 
 def test_any_two_can_be_compared(whole):
-    got = pairs(whole[0] / "even_60.jsonl", whole[0] / "random_60.jsonl")
-    ours, other = (lines(whole[0] / f"{method}_60.jsonl")[1:] for method in ("even", "random"))
+    got = pairs(whole[0] / "ours_60.jsonl", whole[0] / "random_60.jsonl")
+    ours, other = (lines(whole[0] / f"{method}_60.jsonl")[1:] for method in ("ours", "random"))
     gained = [a["score"]["score"] - b["score"]["score"] for a, b in zip(ours, other, strict=True)]
-    assert got["num"] == len(ours) and got["differs"]["method"] == ["even", "random"]
+    assert got["num"] == len(ours) and got["differs"]["method"] == ["ours", "random"]
     assert got["differences"]["score"]["mean"] == pytest.approx(sum(gained) / len(gained))
 
 
@@ -164,7 +163,7 @@ def test_what_is_too_long_for_the_language_model_is_lost_with_its_reason(tiny, s
     runs = {arm.method: read_run(tmp_path / f"{arm.name}.jsonl") for arm in arms}
     assert len(runs["full"].failed) == 3 and not runs["full"].answered
     assert all("tokens are more than the 200 positions" in line["failed"] for line in runs["full"].failed)
-    assert not runs["even"].failed and not runs["random"].failed
+    assert not runs["ours"].failed and not runs["random"].failed
     rows = rows_of(tmp_path, arms, selected(source.examples, FEW), "kind")
     text = markdown(rows, "title", "note")
     assert "nan" not in text.lower() and "None" not in text
@@ -186,7 +185,7 @@ def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, sour
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": ("even", "best")}, r"methods must be of full, .*no-audio, .*, got 'best'"),
+        ({"methods": ("ours", "best")}, r"methods must be of full, .*no-audio, .*, got 'best'"),
         ({"budgets": ("10%", "0%")}, r"budgets must be numbers, or shares such as 10%, got '0%'"),
         ({"budgets": ("x",)}, r"budgets must be .*got 'x'"),
         ({"budgets": ("1.5",)}, r"budgets must be .*got '1.5'"),
@@ -194,7 +193,7 @@ def test_a_number_of_tokens_that_is_too_small_is_lost_with_its_reason(tiny, sour
         ({"budgets": ("inf%",)}, r"budgets must be .*got 'inf%'"),
         ({"budgets": ("nan%",)}, r"budgets must be .*got 'nan%'"),
         ({"budgets": ("10%", "10%")}, r"budgets must be different, got '10%' twice"),
-        ({"methods": ("even", "even")}, r"methods must be different, got 'even' twice"),
+        ({"methods": ("ours", "ours")}, r"methods must be different, got 'ours' twice"),
     ],
 )
 def test_what_can_not_be_compared(change, message):
@@ -238,32 +237,32 @@ def put(folder, arm, scores, sizes, failed=()):
 
 def made_up(folder):
     """Three arms, by hand, of two videos with three questions."""
-    full, even, random = Arm("full", ALL), Arm("even", "10%"), Arm("random", "10%")
+    full, ours, random = Arm("full", ALL), Arm("ours", "10%"), Arm("random", "10%")
     put(folder, full, {"a-0": 1.0, "a-1": 1.0, "b-0": 0.5}, {"a": 100, "b": 300})
-    put(folder, even, {"a-0": 1.0, "a-1": 0.5, "b-0": 0.5}, {"a": 10, "b": 30})
+    put(folder, ours, {"a-0": 1.0, "a-1": 0.5, "b-0": 0.5}, {"a": 10, "b": 30})
     put(folder, random, {"a-0": 0.0, "a-1": 0.25}, {"a": 10, "b": 30}, failed=["b-0"])
     kinds = {"a-0": "when", "a-1": "count", "b-0": "when"}
     examples = [
         Example(key, key[0], "?", None, groups=(("kind", kind), ("minutes", "1")))
         for key, kind in kinds.items()
     ]
-    return [full, even, random], examples
+    return [full, ours, random], examples
 
 
 def test_rows_by_hand(tmp_path):
     arms, examples = made_up(tmp_path)
     rows = {(row["method"], row["group"]): row for row in rows_of(tmp_path, arms, examples, "kind")}
     assert len(rows) == 9 and {group for _, group in rows} == {"", "when", "count"}
-    full, even, random = (rows[method, ""] for method in ("full", "even", "random"))
+    full, ours, random = (rows[method, ""] for method in ("full", "ours", "random"))
     assert (full["budget"], full["num_tokens"], full["num"], full["num_videos"]) == (ALL, 200, 3, 2)
     assert full["mean"] == pytest.approx(2.5 / 3) and full["relative"] is None
-    assert even["relative"]["mean"] == pytest.approx(2 / 2.5) and even["gain"] is None
-    assert even["relative"]["low"] == pytest.approx(0.75) and even["relative"]["high"] == pytest.approx(1)
+    assert ours["relative"]["mean"] == pytest.approx(2 / 2.5) and ours["gain"] is None
+    assert ours["relative"]["low"] == pytest.approx(0.75) and ours["relative"]["high"] == pytest.approx(1)
     assert (random["num"], random["num_failed"], random["num_tokens"]) == (2, 1, 10)
     assert random["mean"] == 0.125 and random["relative"]["mean"] == pytest.approx(0.25 / 2)
     assert random["gain"] == {"mean": pytest.approx(0.625), "low": None, "high": None}
     assert full["gain"] is None  # ours at that many tokens isn't there
-    when = rows["even", "when"]
+    when = rows["ours", "when"]
     assert (when["mean"], when["num"], when["num_videos"]) == (0.75, 2, 2)
     assert rows["random", "when"]["gain"]["mean"] == 1.0
     others = rows_of(tmp_path, arms, examples, "", "other")
@@ -284,7 +283,7 @@ def test_tables_say_what_the_rows_say(tmp_path):
     text = markdown(rows, "A title", "A note.")
     assert text.startswith("# A title\n\nA note.\n\n## All questions\n\nUncompressed, 200 tokens: 0.833 (")
     tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert tables[0] == ["| method", "10% (20 tokens) |"] and tables[2][0] == f"| {ABOUT['even']}"
+    assert tables[0] == ["| method", "10% (20 tokens) |"] and tables[2][0] == f"| {ABOUT['ours']}"
     assert tables[2][1].startswith("0.667 (0.50 to 0.75)") and tables[3][1].startswith("0.083 (0.00 to 0.12)")
     assert f"| {ABOUT['random']} | **+0.583 (+0.500 to +0.625)** |" in text
     assert f"| {ABOUT['random']} | 0.100 (0.00 to 0.12) |" in text
@@ -294,7 +293,7 @@ def test_tables_say_what_the_rows_say(tmp_path):
     alone = markdown(rows_of(tmp_path, arms[:1], examples, ""), "A title", "A note.")
     assert "Uncompressed, 200 tokens" in alone
     plot(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
-    assert set(ABOUT) == {*NAMES, *SHOWN, *TREES}
+    assert set(ABOUT) == {*NAMES, *SHOWN}
 
 
 def test_what_a_model_was_trained_with(tmp_path):
@@ -316,7 +315,7 @@ def test_the_command(tmp_path, capsys):
     words = [
         "eval", "compare", "synthetic_qa", "--model", "tiny", "--device", "cpu", "--out", str(out),
         "--minutes", "1",
-        "--num-videos", "2", "--budgets", "60", "--methods", "even", "pool", "--only", "kind=count",
+        "--num-videos", "2", "--budgets", "60", "--methods", "ours", "pool", "--only", "kind=count",
         "--max-new-tokens", "4",
     ]  # fmt: skip
     assert command(words) == 0
@@ -326,7 +325,7 @@ def test_the_command(tmp_path, capsys):
     ).read_text() in printed and f"0 questions failed; all of it in {out}" in printed
     rows = [json.loads(line) for line in (out / "compare.jsonl").read_text().splitlines()]
     assert [(row["method"], row["group"]) for row in rows] == [
-        ("even", ""), ("even", "count"), ("pool", ""), ("pool", "count")
+        ("ours", ""), ("ours", "count"), ("pool", ""), ("pool", "count")
     ]  # fmt: skip
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert command([*words, "--json"]) == 0
@@ -369,7 +368,7 @@ def test_ours_by_what_a_merged_token_shows(tiny):
     parts = Reading(iter(list(parts_of(make_scene(2, 40.0), 1.0))))
     memory = raw_video(tiny, "a", parts, 0)
     mean, medoid, mixed = (
-        memory(Arm(name, "10%")).streams for name in ("even", "medoid-medoid", "mean-medoid")
+        memory(Arm(name, "10%")).streams for name in ("ours", "medoid-medoid", "mean-medoid")
     )
     raw = memory(Arm("full", ALL)).streams
     for name in raw:
@@ -388,15 +387,15 @@ def test_a_stock_model_as_its_own_processor_samples(tmp_path):
     model.change({"media": {"size_px": 32}})
     before = model.config
     source = from_scenes("synthetic_qa", Synthetic((0.2,), 2))
-    config = CompareConfig(budgets=("20",), methods=("stock", "even", "full"), limit=3, max_new_tokens=2)
+    config = CompareConfig(budgets=("20",), methods=("stock", "ours", "full"), limit=3, max_new_tokens=2)
     arms = compare(source, model, tmp_path / "out", config, HOW)
-    assert [arm.name for arm in arms] == ["full_all", "stock_all", "even_20"]
+    assert [arm.name for arm in arms] == ["full_all", "stock_all", "ours_20"]
     assert model.config == before and model.video.size_px == 32
-    full, stock, even = (lines(tmp_path / "out" / f"{arm.name}.jsonl") for arm in arms)
+    full, stock, ours = (lines(tmp_path / "out" / f"{arm.name}.jsonl") for arm in arms)
     # 12 s at 2 frames a second, of 128 pixels: 12 steps of 16 x 16 tokens; ours are of 32 pixels
     assert {line["tokens"] for line in stock[1:]} == {12 * 16 * 16}
     assert {line["tokens"] for line in full[1:]} == {12 * 4 * 4}
-    assert {line["tokens"] for line in even[1:]} == {20}
+    assert {line["tokens"] for line in ours[1:]} == {20}
     assert stock[0]["sampling"] == asdict(sampling_of(str(folder)))
     assert stock[0]["size_px"] is None and full[0]["size_px"] == 32 and "sampling" not in full[0]
     rows = rows_of(tmp_path / "out", arms, selected(source.examples, config), "")
@@ -425,5 +424,5 @@ def test_a_file_is_read_as_its_own_processor_samples(tmp_path):
 
 def test_others_have_no_processor_of_their_own(tiny, source, tmp_path):
     with pytest.raises(ValueError, match=r"method stock needs a stock video LLM, got 'tiny'; leave it out"):
-        compare(source, tiny, tmp_path, replace(FEW, methods=("stock", "even")), HOW)
+        compare(source, tiny, tmp_path, replace(FEW, methods=("stock", "ours")), HOW)
     assert not list(tmp_path.glob("*.jsonl"))
