@@ -88,12 +88,13 @@ def test_a_small_budget_says_a_few_times_all_the_same(budget, num_text, want_s):
 
 
 def test_an_estimate_knows_what_closed_segments_keep():
-    # 10 s of 16 patches: 160 tokens, brought to 120, 90, 68, 51 by quarters while 48 are left; audio stays
-    config = ModelConfig(merge=MergeConfig(tokens_per_segment={"video": 48, "*": 10}))
-    got = estimate(105.0, budget=100_000, config=config, shape=shape(105))
-    assert got.raw_tokens == 105 * 17
-    assert got.video_tokens == 10 * 51 + 60  # five seconds more: 80, then 60
-    assert got.audio_tokens == 105 and got.tokens == 510 + 60 + 105 + 2
+    # 10 s of 16 patches: 160 tokens, brought to 48; by quarters to 120, 90, 68, 51 while 48 are left
+    for schedule, full, half in (("tree", 48, 48), (0.25, 51, 60)):  # the end has 80, brought to 48 or 60
+        merge = MergeConfig(schedule, tokens_per_segment={"video": 48, "*": 10})
+        got = estimate(105.0, budget=100_000, config=ModelConfig(merge=merge), shape=shape(105))
+        assert got.raw_tokens == 105 * 17
+        assert got.video_tokens == 10 * full + half
+        assert got.audio_tokens == 105 and got.tokens == 10 * full + half + 105 + 2
 
 
 def test_an_estimate_adds_up():
