@@ -84,6 +84,52 @@ def merge_pairs(x: Array, weight: Array, height: Array, sizes: Array, goals: Arr
     )
 
 
+def check_squares(finite: bool, x: Any) -> None:
+    """ValueError unless the squares of x (R, d) are finite."""
+    if not finite:
+        raise ValueError(
+            f"squares of metric must be finite in {x.dtype}, got numbers to {float(abs(x).max()):.3g}; scale "
+            "it"
+        )
+
+
+def first_merges(
+    rows: int,
+    goals: Array,
+    part: Array,
+    merges: Array,
+    height: Array,
+    key: Array,
+    children: Array,
+    low: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """The first goals[p] of the merges of each part p; what was merged beyond them is dropped.
+
+    Args:
+        rows: nodes that are no merges.
+        part, merges, height, key: (I,) of each merge, part by part: its part, its node, its height and what
+            orders merges of equal height.
+        children, low: (nodes, 2), (nodes,) of every node: its children, and its lowest row.
+
+    Returns:
+        which of the I are chosen; their children by new numbers, rows and then merges as chosen; the nodes
+        that are nobody's child by lowest row, by old and by new numbers.
+    """
+    order = np.lexsort((key, height, part))
+    part = part[order]
+    rank = np.arange(len(order)) - np.searchsorted(part, part)
+    chosen = order[rank < goals[part]] if len(order) else order
+    nodes = merges[chosen]
+    number = np.full(len(low), NOBODY)
+    number[:rows] = np.arange(rows)
+    number[nodes] = rows + np.arange(len(nodes))
+    root = number >= 0
+    root[children[nodes]] = False
+    roots = np.flatnonzero(root)
+    roots = roots[low[roots].argsort()]
+    return chosen, number[children[nodes]], roots, number[roots]
+
+
 def _side(num: Array) -> Array:
     return -(-num // SIDE) * SIDE
 
@@ -103,10 +149,7 @@ class _Run:
         self.weight[:rows], self.height[:rows] = weight, height
         self.square, self.inverse = np.zeros(size, x.dtype), np.zeros(size, x.dtype)
         self._measure(slice(0, rows))
-        if not np.isfinite(self.square[:rows]).all():
-            raise ValueError(
-                f"squares of metric must be finite in {x.dtype}, got numbers to {abs(x).max():.3g}; scale it"
-            )
+        check_squares(bool(np.isfinite(self.square[:rows]).all()), x)
         self.square[NOBODY] = np.inf
         self.key, self.part = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self.low = np.arange(size)  # lowest row of each node
@@ -297,24 +340,10 @@ class _Run:
             while len(self.alive):
                 self.search()
                 self.merge()
-        nodes = slice(self.rows, self.num)
-        order = np.lexsort((self.key[nodes], self.height[nodes], self.part[nodes]))
-        part = self.part[nodes][order]
-        rank = np.arange(len(order)) - np.searchsorted(part, part)
-        chosen = self.rows + order[rank < self.goals[part]] if len(order) else order
-        number = np.full(self.num, NOBODY)
-        number[: self.rows] = np.arange(self.rows)
-        number[chosen] = self.rows + np.arange(len(chosen))
-        children = self.children[chosen - self.rows]
-        root = number >= 0
-        root[children] = False
-        roots = np.flatnonzero(root)
-        roots = roots[self.low[roots].argsort()]
-        return Merges(
-            number[children],
-            self.height[chosen],
-            self.key[chosen],
-            number[roots],
-            self.x[roots],
-            self.weight[roots],
+        nodes = np.arange(self.rows, self.num)
+        height, key = self.height[nodes], self.key[nodes]
+        children = np.concatenate([np.zeros((self.rows, 2), np.int64), self.children])
+        chosen, named, roots, names = first_merges(
+            self.rows, self.goals, self.part[nodes], nodes, height, key, children, self.low
         )
+        return Merges(named, height[chosen], key[chosen], names, self.x[roots], self.weight[roots])

@@ -56,8 +56,8 @@ def plan(
         weight: (N,) how many raw tokens each one stands for, >= 0 (a token of weight 0 is a zero vector);
             None: 1.
         schedule: fraction of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
-            repeats); "tree": no rounds, but the cut of `tree` at `keep`, on the CPU (score "ward", order
-            "seat", by which groups then come by their lowest tokens). Its plans nest for every keep.
+            repeats); "tree": no rounds, but the cut of `tree` at `keep` (score "ward", order "seat", by which
+            groups then come by their lowest tokens). Its plans nest for every keep.
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
         order: "seat", or "reference" (the order of ToMe and LongVLM): between rounds and in the result,
             first the unmerged even tokens by falling score, then the odd ones.

@@ -1,19 +1,21 @@
 """Every number of groups of a segment as a cut of one tree: Ward's, in blocks and then whole."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import pairs as cpu
 from ._checks import check_tokens, check_values, limits_of
-from ._dispatch import can_wait
-from .pairs import Array, merge_pairs
+from ._dispatch import can_wait, use_triton
+from .pairs import Array
 from .pool import Plan
 
 BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
 KEEP = 4  # tokens of a block become one before the segment is merged whole
+LONGEST = 2048  # tokens that are then left of a segment, for which the GPU has a kernel
 
 
 class Tree(NamedTuple):
@@ -35,7 +37,8 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     The cost of a merge is Ward's, wa wb / (wa + wb) |a - b|^2: what it adds to the squares around the groups'
     means. A segment of 480 tokens or more first merges inside of blocks of about 320 neighbours, each to a
     quarter; that leaves `blocked(n)` groups. Ties go to the lowest token. Same input, same tree, alone or
-    packed. Worked on the CPU, whatever the device.
+    packed. On a GPU a kernel grows it, unless metric is float64 or a segment has over 8,192 tokens: then, as
+    for everything else of a tree, the CPU. Its heights have the precision of float32.
 
     Args:
         metric: (N, d) float, finite; float64 is worked in float64, all else in float32.
@@ -47,8 +50,8 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
         raise ValueError("tree reads values: call it outside of torch.compile and of a captured CUDA graph")
     at = check_tokens(metric, offsets, weight)
     check_values(torch.isfinite(metric).all(dim=1), weight, at)
-    x, masses = _arrays(metric, weight)
-    parent, height = _grow(x, masses, at, limits_of(floor, len(at) - 1))
+    x, of, masses = _arrays(metric, weight, at)
+    parent, height = _grow(x, of, at, limits_of(floor, len(at) - 1))
     return Tree(
         *(
             torch.from_numpy(part).to(metric.device)
@@ -125,14 +128,19 @@ def plan_tree(metric: Tensor, at: list[int], keep: list[int], weight: Tensor | N
             "schedule 'tree' reads values, so no CUDA graph can capture it: plan before the capture, or take "
             "a number as schedule"
         )
-    x, masses = _arrays(metric, weight)
-    return _plan(_grow(x, masses, at, keep)[0], masses.astype(np.float32), at, metric.device)
+    x, of, masses = _arrays(metric, weight, at)
+    return _plan(_grow(x, of, at, keep)[0], masses.astype(np.float32), at, metric.device)
 
 
-def _arrays(metric: Tensor, weight: Tensor | None) -> tuple[Array, Array]:
-    metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32)).cpu()
+def _arrays(metric: Tensor, weight: Tensor | None, at: list[int]) -> tuple[Any, Any, Array]:
+    """Metric and masses for `_grow`, on the GPU where its kernel can take them, and the masses here."""
+    metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     masses = np.ones(len(metric)) if weight is None else weight.detach().double().cpu().numpy()
-    return metric.numpy(), masses
+    longest = max((b - a for a, b in pairwise(at)), default=0)
+    if use_triton("tree", metric) and blocked(longest) <= LONGEST:
+        of = torch.from_numpy(masses.astype(np.float32)).to(metric.device)
+        return metric.contiguous(), of, masses
+    return metric.cpu().numpy(), masses, masses
 
 
 def _blocks(num: int) -> list[int]:
@@ -146,8 +154,11 @@ def _goal(size: int, num: int) -> int:
     return size if size == num else -(-size // KEEP)
 
 
-def _grow(x: Array, weight: Array, at: list[int], keep: list[int]) -> tuple[Array, Array]:
+def _grow(x: Any, weight: Any, at: list[int], keep: list[int]) -> tuple[Array, Array]:
     """(parent (N + I,), height (N + I,)) of trees of min(keep, n) groups in each segment."""
+    merge_pairs = cpu.merge_pairs
+    if isinstance(x, Tensor):
+        from .gpu.tree import merge_parts as merge_pairs
     num, lengths = len(x), np.diff(at)
     merges = lengths - np.minimum(np.array(keep, np.int64), lengths)  # of each segment
     blocks = [(s, size, _goal(size, n)) for s, n in enumerate(lengths.tolist()) for size in _blocks(n)]

@@ -85,7 +85,7 @@ def variants() -> Iterator[Variant]:
 
 
 def _plan_variants() -> Iterator[Variant]:
-    from ...kernels.gpu import plan
+    from ...kernels.gpu import plan, tree
     from ...kernels.gpu import plan_rounds as rounds
 
     def variant(name: str, constants: dict[str, Any], warps: int, cores: bool, fusion: bool) -> Variant:
@@ -97,6 +97,10 @@ def _plan_variants() -> Iterator[Variant]:
             how = {"SEATS": seats, "REFERENCE": reference}
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)
         yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
+    integers = dict.fromkeys(("low", "key", "children", "alive", "near", "made", "goals"), "*i32")
+    for width, seats in product((tree.LEAST, 1024), tree.SEATS):
+        how = {"D": width, "SLICE": tree.SLICE, "ROWS": tree.ROWS, "COLUMNS": tree.COLUMNS, "SEATS": seats}
+        yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, integers)
     for width, ward in product((32, 64, 1024), (True, False)):
         metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
         wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}

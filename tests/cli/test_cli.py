@@ -150,7 +150,7 @@ class TestCompress:
         for more in (
             ["--budget.allocation", "novelty"],
             ["--merge.schedule", "[9, 4]"],
-            ["--merge.score", "cosine", "--segments.length_s", "8"],
+            ["--merge.schedule", "0.25", "--merge.score", "cosine", "--segments.length_s", "8"],
         ):
             assert lines(run(*words, *more)[1])[0]["tokens"] == 30
 

@@ -95,8 +95,8 @@ def spied(monkeypatch):
     """Every grouping that is vision, in order."""
     groupings, real = [], tome.merged
 
-    def spy(*arguments):
-        x, groups = real(*arguments)
+    def spy(*arguments, **how):
+        x, groups = real(*arguments, **how)
         groupings.append(groups)
         return x, groups
 
@@ -124,7 +124,8 @@ def test_no_pairs_give_the_encoders_own_states(name, attention):
 def test_features_with_no_pairs_are_the_stock_ones(name, layer, monkeypatch):
     real = tome.merged_states
     monkeypatch.setattr(
-        "longcompress.encoders.vision.merged_states", lambda model, x, _, indices: real(model, x, 0, indices)
+        "longcompress.encoders.vision.merged_states",
+        lambda model, x, _, indices, **how: real(model, x, 0, indices),
     )
     options = {"layer": layer, "summary_layers": 1 if layer == 0 else 2}
     got, want = (encoder(name, r, **options).features(images()) for r in (5, 0))

@@ -51,11 +51,11 @@ def test_lengths_that_were_not_seen_before_compile_nothing():
 def test_every_kernel_is_among_them():
     import triton
 
-    from longcompress.kernels.gpu import attend, head_mean, medoid, novelty, plan_rounds, pool
+    from longcompress.kernels.gpu import attend, head_mean, medoid, novelty, plan_rounds, pool, tree
 
     kernels = {
         value
-        for module in (attend, head_mean, medoid, novelty, plan_rounds, pool)
+        for module in (attend, head_mean, medoid, novelty, plan_rounds, pool, tree)
         for name, value in vars(module).items()
         if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
     }

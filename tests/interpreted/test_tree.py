@@ -1,0 +1,99 @@
+"""The tree that the kernel grows is that of `pairs`, on the CPU."""
+
+import pytest
+import torch
+
+from longcompress.kernels import cut, plan, tree
+from longcompress.kernels.gpu import tree as gpu
+
+from helpers import normal, offsets_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+CASES = {  # lengths, keep, channels
+    "whole": ([40], 7, 8),
+    "packed": ([40, 1, 59, 0, 2], 5, 16),
+    "each its own": ([50, 30, 20], [9, 30, 1], 8),
+    "below the blocks": ([500], 30, 8),
+    "within the blocks": ([490, 12], 200, 8),
+    "to one": ([90], 1, 70),
+}
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """A function that calls another with the kernels off, on tensors of the CPU."""
+
+    def call(function, *args, **options):
+        with monkeypatch.context() as patch:
+            patch.setenv("LONGCOMPRESS_TRITON", "0")
+            given = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args]
+            return function(
+                *given, **{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+            )
+
+    return call
+
+
+def both(on_cpu, metric, lengths, keep, weight=None):
+    """The plan of the kernel, after it was compared with the CPU's."""
+    keep = torch.tensor(keep) if isinstance(keep, list) else keep
+    offsets = offsets_of(lengths)
+    weight = None if weight is None else weight.to(DEVICE)
+    got = plan(metric.to(DEVICE), offsets, keep, weight=weight, schedule="tree")
+    want = on_cpu(plan, metric, offsets, keep, weight=weight, schedule="tree")
+    for name, a, b in zip(got._fields, got, want, strict=True):
+        assert torch.equal(a.cpu(), b), name
+    return got
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plans_are_the_cpus(case, on_cpu):
+    lengths, keep, width = CASES[case]
+    metric = normal(sum(lengths), width, seed=3)
+    both(on_cpu, metric, lengths, keep)
+    weight = torch.randint(1, 9, (len(metric),), generator=torch.Generator().manual_seed(4)).float()
+    both(on_cpu, metric, lengths, keep, weight)
+
+
+def test_trees_and_their_cuts_are_the_cpus(on_cpu):
+    metric, offsets = normal(150, 12, seed=5), offsets_of([90, 1, 59])
+    got, want = tree(metric.to(DEVICE), offsets), on_cpu(tree, metric, offsets)
+    assert torch.equal(got.parent.cpu(), want.parent)
+    torch.testing.assert_close(got.height.cpu(), want.height, rtol=1e-5, atol=1e-6)
+    for total in (140, 60, 3):
+        assert torch.equal(
+            cut(got, total=total, across=True).group.cpu(), cut(want, total=total, across=True).group
+        )
+
+
+def test_the_kernel_is_what_grows_it(monkeypatch):
+    monkeypatch.setattr(gpu, "merge_parts", None)
+    with pytest.raises(TypeError, match="not callable"):
+        plan(normal(20, 8, seed=1).to(DEVICE), offsets_of([20]), 5, schedule="tree")
+    plan(normal(20, 8, seed=1).double().to(DEVICE), offsets_of([20]), 5, schedule="tree")  # float64: the CPU
+
+
+@pytest.mark.parametrize("keep", [1, 4, 9, 59])
+def test_equal_tokens_repeated_ones_and_weights_of_zero(keep, on_cpu):
+    both(on_cpu, torch.ones(60, 8), [60], keep)
+    both(on_cpu, normal(6, 8, seed=2).repeat(10, 1), [60], keep)
+    weight = torch.arange(60) % 3
+    both(on_cpu, normal(60, 8, seed=6), [60], keep, weight.float())
+    both(on_cpu, normal(60, 8, seed=7), [60], keep, torch.zeros(60))
+
+
+def test_alone_as_packed():
+    lengths, keep = [70, 33, 5], [12, 8, 5]
+    metric, offsets = normal(sum(lengths), 16, seed=8).to(DEVICE), offsets_of(lengths)
+    packed = plan(metric, offsets, torch.tensor(keep), schedule="tree")
+    for s, (a, b) in enumerate(zip(offsets.tolist(), offsets.tolist()[1:], strict=False)):
+        alone = plan(metric[a:b], offsets_of([b - a]), keep[s], schedule="tree")
+        assert torch.equal(packed.group[a:b] - packed.offsets[s], alone.group)
+        mass = packed.mass[packed.offsets[s] : packed.offsets[s + 1]]
+        assert torch.equal(mass, alone.mass)
+
+
+def test_numbers_whose_squares_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"squares of metric must be finite in torch.float32, got .*1e\+25"):
+        plan(torch.full((9, 4), 1e25, device=DEVICE), offsets_of([9]), 2, schedule="tree")
