@@ -32,8 +32,8 @@ class Merges(NamedTuple):
     height: Array  # (I,) float64
     key: Array  # (I,) int64 what orders merges of equal height
     roots: Array  # (R - I,) int64 nodes that are nobody's child, by lowest row
-    x: Array  # (R - I, d) their means
-    weight: Array  # (R - I,) float64
+    x: Any  # (R - I, d) their means
+    weight: Any  # (R - I,) float64
 
 
 @contextmanager

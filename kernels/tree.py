@@ -1,5 +1,6 @@
 """Every number of groups of a segment as a cut of one tree: Ward's, in blocks and then whole."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from . import pairs as cpu
 from ._checks import check_tokens, check_values, limits_of
 from ._dispatch import can_wait, use_triton
-from .pairs import Array
+from .pairs import Array, Merges
 from .pool import Plan
 
 BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
@@ -156,7 +157,7 @@ def _goal(size: int, num: int) -> int:
 
 def _grow(x: Any, weight: Any, at: list[int], keep: list[int]) -> tuple[Array, Array]:
     """(parent (N + I,), height (N + I,)) of trees of min(keep, n) groups in each segment."""
-    merge_pairs = cpu.merge_pairs
+    merge_pairs: Callable[..., Merges] = cpu.merge_pairs
     if isinstance(x, Tensor):
         from .gpu.tree import merge_parts as merge_pairs
     num, lengths = len(x), np.diff(at)

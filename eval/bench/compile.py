@@ -97,8 +97,8 @@ def _plan_variants() -> Iterator[Variant]:
             how = {"SEATS": seats, "REFERENCE": reference}
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)
         yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
-    integers = dict.fromkeys(("low", "key", "children", "alive", "near", "made", "goals"), "*i32")
-    for width, seats in product((tree.LEAST, 1024), tree.SEATS):
+    integers = dict.fromkeys(("low", "key", "children", "alive", "near", "num_merges", "goals"), "*i32")
+    for width, seats in product((tree.MIN_CHANNELS, 1024), tree.SEATS):
         how = {"D": width, "SLICE": tree.SLICE, "ROWS": tree.ROWS, "COLUMNS": tree.COLUMNS, "SEATS": seats}
         yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, integers)
     for width, ward in product((32, 64, 1024), (True, False)):

@@ -4,7 +4,7 @@ Nodes are rows of one table: the part's tokens, then its merges. A round over th
 - *search*: each one's nearest, the others going by in tiles;
 - *pair*: those that are each other's nearest become children of new nodes;
 - *merge*: means and costs of these;
-- *settle*: their heights, and who is alive.
+- *heights*: their heights, and who is alive.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ SLICE = 32  # channels in registers
 ALIGNED = 4  # numbers, so that each of several arrays is aligned
 SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
 WARPS = 8
-LEAST = 64  # channels of the table; metrics of fewer are filled up
+MIN_CHANNELS = 64  # channels of the table; metrics of fewer are filled up
 
 
 @triton.jit
@@ -59,13 +59,13 @@ def search_tile(
 
 @triton.jit
 def merge_tile(
-    x, weight, square, inverse, cost, children, made, num_pairs, tile, D: tl.constexpr, SLICE: tl.constexpr,
-    ROWS: tl.constexpr,
+    x, weight, square, inverse, cost, children, first_node, num_pairs, tile, D: tl.constexpr,
+    SLICE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Mean, weight and cost of ROWS of the round's merges, whose first node is number `made`."""
+    """Mean, weight and cost of ROWS of the round's merges, whose first node is `first_node`."""
     merge = tile * ROWS + tl.arange(0, ROWS)
     live = merge < num_pairs
-    node = made + merge
+    node = first_node + merge
     a = tl.load(children + 2 * node.to(tl.int64), mask=live, other=0)
     b = tl.load(children + 2 * node.to(tl.int64) + 1, mask=live, other=0)
     first = tl.load(weight + a, mask=live, other=1.0)
@@ -92,10 +92,10 @@ def merge_tile(
 
 @triton.jit(do_not_specialize=["num"])
 def grow_kernel(
-    x, weight, square, inverse, height, low, key, children, alive, near, cost, made, offsets, goals, num,
-    D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEATS: tl.constexpr,
+    x, weight, square, inverse, height, low, key, children, alive, near, cost, num_merges, offsets, goals,
+    num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEATS: tl.constexpr,
 ):  # fmt: skip
-    """Merges of a part until the goals[part] lowest are among them; made[part]: how many there are.
+    """Merges of a part until the goals[part] lowest are among them; num_merges[part]: how many there are.
 
     x, weight, square, inverse, height, low, key and children are of nodes: num tokens, then for each token
     of a part the place of a merge of it.
@@ -110,7 +110,7 @@ def grow_kernel(
     lane = tl.arange(0, SEATS)
     tl.store(alive + lane, base + lane, mask=lane < n)
     tl.debug_barrier()
-    begin = num + base
+    origin = num + base
     count = n * 0
     floor = 0.0
     going = (goal > 0) & (n > 1)
@@ -134,7 +134,7 @@ def grow_kernel(
         upper = mutual & (lane > other)
         num_pairs = tl.sum(lower.to(tl.int32))
         rank = tl.cumsum(lower.to(tl.int32), 0) - 1
-        merged = begin + count + rank
+        merged = origin + count + rank
         tl.store(children + 2 * merged.to(tl.int64), node, mask=lower)
         tl.store(
             children + 2 * merged.to(tl.int64) + 1, tl.load(alive + other, mask=lower, other=0), mask=lower
@@ -142,16 +142,16 @@ def grow_kernel(
         tl.debug_barrier()
         for tile in range(0, tl.cdiv(num_pairs, ROWS)):
             merge_tile(
-                x, weight, square, inverse, cost, children, begin + count, num_pairs, tile, D, SLICE, ROWS
+                x, weight, square, inverse, cost, children, origin + count, num_pairs, tile, D, SLICE, ROWS
             )
         tl.debug_barrier()
         new = lane < num_pairs
         price = tl.load(cost + lane, mask=new, other=float("inf"))
         floor = tl.maximum(floor, tl.min(price, 0))
-        known = tl.load(height + begin + lane, mask=lane < count, other=float("inf"))
+        known = tl.load(height + origin + lane, mask=lane < count, other=float("inf"))
         going = tl.sum((known < floor).to(tl.int32)) < goal
         if going:
-            at = begin + count + lane
+            at = origin + count + lane
             a = tl.load(children + 2 * at.to(tl.int64), mask=new, other=0)
             b = tl.load(children + 2 * at.to(tl.int64) + 1, mask=new, other=0)
             a_height = tl.load(height + a, mask=new, other=0.0)
@@ -170,7 +170,7 @@ def grow_kernel(
             n -= num_pairs
             tl.debug_barrier()
             going = n > 1
-    tl.store(made + part, count)
+    tl.store(num_merges + part, count)
 
 
 @on_its_device
@@ -180,7 +180,7 @@ def merge_parts(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: A
     num, width = x.shape
     device, at = x.device, np.concatenate([[0], np.cumsum(sizes)])
     room = 2 * -(-num // ALIGNED) * ALIGNED
-    table = x.new_zeros((room, max(LEAST, width)))
+    table = x.new_zeros((room, max(MIN_CHANNELS, width)))
     table[:num, :width] = x.masked_fill((weight == 0)[:, None], 0)
     masses, square, inverse, heights = x.new_empty((4, room)).unbind()
     masses[:num], inverse[:num] = weight, 1 / weight
@@ -189,17 +189,17 @@ def merge_parts(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: A
     low, key, alive, near = torch.empty((4, room), dtype=torch.int32, device=device).unbind()
     low[:num] = torch.arange(num, dtype=torch.int32, device=device)
     children = low.new_empty((room, 2))
-    said = [torch.from_numpy(values.astype(np.int32)).to(device) for values in (at, goals)]
-    made = torch.zeros_like(said[1])
+    shape = [torch.from_numpy(values.astype(np.int32)).to(device) for values in (at, goals)]
+    num_merges = torch.zeros_like(shape[1])
     check_squares(bool(torch.isfinite(4 * square[:num]).all()), x)  # so that every cost is a number
     if num:
         seats = next(n for n in SEATS if n >= sizes.max())
         grow_kernel[(len(sizes),)](
-            table, masses, square, inverse, heights, low, key, children, alive, near, x.new_empty(room), made,
-            *said, num, D=table.shape[1], SLICE=SLICE, ROWS=ROWS, COLUMNS=COLUMNS, SEATS=seats,
+            table, masses, square, inverse, heights, low, key, children, alive, near, x.new_empty(room),
+            num_merges, *shape, num, D=table.shape[1], SLICE=SLICE, ROWS=ROWS, COLUMNS=COLUMNS, SEATS=seats,
             num_warps=WARPS,
         )  # fmt: skip
-    counts = made.cpu().numpy()
+    counts = num_merges.cpu().numpy()
     part = np.repeat(np.arange(len(sizes)), counts)
     merges = num + at[part] + np.arange(len(part)) - np.searchsorted(part, part)
     lows, keys, pairs = (values.cpu().numpy() for values in (low, key, children))

@@ -80,12 +80,12 @@ def spend(
     keep = dict(zip(places, allocate(claims, room, max_tokens=max_tokens), strict=True))
     if split.allocation == "height":  # as ours: a stream's tokens first
         of = {name: [k for k, (_, n) in enumerate(places) if n == name] for name in names}
-        sums = [[sum(values[k] for k in of[name]) for name in names] for values in (claims, max_tokens)]
-        totals = allocate(sums[0], room, max_tokens=sums[1], min_tokens=[len(of[name]) for name in names])
-        for name, total in zip(names, totals, strict=True):
-            parts = [[values[k] for k in of[name]] for values in (claims, max_tokens)]
-            dealt = allocate(parts[0], total, max_tokens=parts[1])
-            keep |= zip([places[k] for k in of[name]], dealt, strict=True)
+        weights = [sum(claims[k] for k in at) for at in of.values()]
+        sizes = [sum(max_tokens[k] for k in at) for at in of.values()]
+        totals = allocate(weights, room, max_tokens=sizes, min_tokens=list(map(len, of.values())))
+        for at, total in zip(of.values(), totals, strict=True):
+            dealt = allocate([claims[k] for k in at], total, max_tokens=[max_tokens[k] for k in at])
+            keep |= zip([places[k] for k in at], dealt, strict=True)
     out = {}
     for name in names:
         at = [i for i, part in enumerate(joined) if name in part]

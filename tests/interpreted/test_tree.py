@@ -27,9 +27,9 @@ def on_cpu(monkeypatch):
     def call(function, *args, **options):
         with monkeypatch.context() as patch:
             patch.setenv("LONGCOMPRESS_TRITON", "0")
-            given = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args]
+            moved = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args]
             return function(
-                *given, **{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+                *moved, **{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
             )
 
     return call
