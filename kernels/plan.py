@@ -5,7 +5,7 @@ arXiv 2404.03384) uses it per segment; the Ward score, gentle rounds and seat or
 A *seat* is a token's position in its segment in the current round.
 """
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,6 +25,7 @@ Precision = Literal["exact", "fast"]
 LOOP_FROM = 256
 MIN_SIDE = 16  # rows; smaller matrix products take other paths in BLAS, which round equal rows differently
 BATCH_SCORES = 1 << 24  # scores of a batch of small segments that are in memory at once
+MOST_SCORES = 1 << 26  # scores of a large segment that are in memory at once
 
 
 def plan(
@@ -204,40 +205,45 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     num_even, num_odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     step = max(1, BATCH_SCORES // (even.shape[1] * odd.shape[1]))
     scores, partners = [], []
-    # large segments go through a buffer that stays in the cache, small ones in batches
+    # large segments go through a buffer that stays in the cache, some rows at a time where they have too many
+    # scores; small ones in batches
     buffer = spare = None
+    block = even.shape[1]
     if x.shape[1] >= LOOP_FROM:
-        step, buffer = 1, x.new_empty(even.shape[1], odd.shape[1])
+        step, block = 1, min(block, -(-max(MIN_SIDE, MOST_SCORES // odd.shape[1]) // MIN_SIDE) * MIN_SIDE)
+        buffer = x.new_empty(block, odd.shape[1])
         spare = torch.empty_like(buffer)
     # Some CPUs round float64 products by the size of the batch and the alignment of its rows, so each segment
     # gets a product of its own, of rows copied to a place of their own.
     if alone := x.dtype == torch.float64:
         step = 1
-    for s in range(0, len(x), step):
+    for s, first in product(range(0, len(x), step), range(0, num_even, block)):
+        rows, columns = even[s : s + step, first : first + block], odd[s : s + step]
         if buffer is None:
-            rows, columns = even[s : s + step], odd[s : s + step]
             if alone:
                 rows, columns = rows.clone(), columns.clone()
-            dots = torch.bmm(rows, columns.transpose(1, 2))[:, :num_even, :num_odd]
+            dots = torch.bmm(rows, columns.transpose(1, 2))
         else:
-            dots = torch.mm(even[s], odd[s].t(), out=buffer)[None, :num_even, :num_odd]
+            dots = torch.mm(rows[0], columns[0].t(), out=buffer[: rows.shape[1]])[None]
+        dots = dots[:, : num_even - first, :num_odd]
         if score == "ward":
-            dots = _over_weights(dots, w[s : s + step], spare)
+            dots = _over_weights(dots, w[s : s + step], first, spare)
         top = dots.max(dim=2)
-        scores.append(top.values)
-        partners.append(top.indices)
-    return torch.cat(scores), torch.cat(partners)
+        scores.append(top.values.flatten())
+        partners.append(top.indices.flatten())
+    return torch.cat(scores).view(len(x), num_even), torch.cat(partners).view(len(x), num_even)
 
 
-def _over_weights(dots: Tensor, w: Tensor, spare: Tensor | None) -> Tensor:
-    """Ward's scores (S, even, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a merge free.
+def _over_weights(dots: Tensor, w: Tensor, first: int, spare: Tensor | None) -> Tensor:
+    """Ward's scores (S, even from `first` on, odd) from -|a - b|^2: over 1/wa + 1/wb; a weight of 0 makes a
+    merge free.
 
     A large segment (S = 1, `spare` to write to) whose weights are all equal, as raw tokens' are, gets
     -|a - b|^2 as it is. That is a positive multiple of its score, so the same pairs are best, and the first
     round, the largest, needs no division.
     """
     inverse = 1 / w
-    near, far = inverse[:, 0::2, None], inverse[:, None, 1::2]
+    near, far = inverse[:, 0::2, None][:, first : first + dots.shape[1]], inverse[:, None, 1::2]
     if spare is None:
         return dots / (near + far)
     if bool((w == w[:, :1]).all() and w[0, 0] > 0):

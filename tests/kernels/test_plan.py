@@ -1,5 +1,6 @@
 """kernels/plan.py against a merge written step by step in float64, and the laws of planning."""
 
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -132,6 +133,19 @@ def test_large_segments_are_merged_step_by_step(n, score, weights):
     group, size = expected_groups(metric, [n, n], [n // 5, 7], weight, score=score)
     assert np.array_equal(got.mass.numpy(), size)
     assert np.array_equal(got.group.numpy(), group)
+
+
+@pytest.mark.parametrize("score", ["ward", "cosine"])
+@pytest.mark.parametrize("most", [1, 5_000, 40_000])
+def test_scores_of_some_rows_at_a_time_give_the_same_plan(score, most, monkeypatch):
+    metric, offsets = normal(760, 16, seed=4), offsets_of([451, 309])
+    weight = torch.arange(760).remainder(5).add(1).float()
+    for of in (None, weight):
+        want = plan(metric, offsets, 40, score=score, weight=of)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules["longcompress.kernels.plan"], "MOST_SCORES", most)
+            got = plan(metric, offsets, 40, score=score, weight=of)
+        assert torch.equal(got.group, want.group)
 
 
 def test_a_list_of_pairs_goes_on_with_its_last():
