@@ -107,7 +107,9 @@ def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Ki
 def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]]) -> Result:
     """`try_part` of a sample's members, written to folder/KEY.tar."""
     path = folder / f"{record.key}.tar"
-    return try_part(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)], sweeping=False))
+    return try_part(
+        record, folder, path, read, lambda members: write_tar(path, [(record.key, members)], sweeping=False)
+    )
 
 
 def note_failure(record: Record, folder: Path, reason: str) -> Result:

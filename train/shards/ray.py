@@ -203,4 +203,6 @@ def _check_reach(address: str) -> None:
         socket.create_connection((name, int(port)), REACH_S).close()
     except OSError as error:
         hint = "start a head there with `ray start --head`, or leave RAY_ADDRESS empty"
-        raise ConnectionError(f"RAY_ADDRESS: no cluster of Ray answers at {address} ({error}); {hint}") from error
+        raise ConnectionError(
+            f"RAY_ADDRESS: no cluster of Ray answers at {address} ({error}); {hint}"
+        ) from error
