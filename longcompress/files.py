@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, sweeping: bool = True) -> Iterator[Path]:
     """A path beside `path`, of the same suffix, to write to; it replaces `path` unless something failed.
 
-    Its name is no other process's or thread's, and its mode is that of any new file, whoever writes it.
+    Its name is no other process's or thread's, and its mode is that of any new file, whoever writes it. What
+    a killed process left of `path` is removed, which lists the folder: not for each of a hundred thousand
+    files. Without `sweeping`, call `sweep` once for all.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # /dev/null and pipes are written to, not replaced
@@ -27,9 +30,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into; make it first")
     stem = path.stem.encode()[:64].decode(errors="ignore")  # names of files have at most 255 bytes
     mine = f".{stem}.{node()[:32]}-"
-    for left in path.parent.glob(f"{glob.escape(mine)}*.part{glob.escape(path.suffix)}"):
-        if not is_alive(int(left.name.removeprefix(mine).partition("-")[0])):
-            left.unlink(missing_ok=True)  # of a process of this machine that was killed
+    if sweeping:
+        sweep(path.parent, mine)
     part = path.with_name(f"{mine}{os.getpid()}-{uuid4().hex[:8]}.part{path.suffix}")
     try:
         part.touch()
@@ -39,6 +41,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, start: str = "") -> None:
+    """Remove what killed processes of this machine left half-written in a folder, of names that start so."""
+    for left in folder.glob(f"{glob.escape(start) or '.'}*.part*"):
+        match = re.search(rf"\.{re.escape(node()[:32])}-(\d+)-[0-9a-f]{{8}}\.part[^/]*$", left.name)
+        if match and not is_alive(int(match[1])):
+            left.unlink(missing_ok=True)
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

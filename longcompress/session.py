@@ -351,7 +351,8 @@ def compress(
     memory = session.memory()
     if text:
         memory.video = replace(memory.video, text=tuple(text))
-        memory.source["text"] = text_info(text, model.llm.tokenizer, model.config.llm)
+        if hasattr(model, "llm"):  # encoders alone have no prompt; `messages` shows the text
+            memory.source["text"] = text_info(text, model.llm.tokenizer, model.config.llm)
     memory.source |= source_info(source) | {"settings": model.settings()}
     if part:
         memory.source["part_s"] = [start_s, start_s + memory.duration_s]

@@ -13,7 +13,6 @@ import torch
 import longcompress as lc
 from longcompress.cli.main import main
 from longcompress.encoders import PixelEncoder
-from longcompress.events.files import read_subtitles
 from longcompress.media.thumbnails import pixels_of
 from longcompress.types import Event
 
@@ -95,6 +94,16 @@ def test_messages_hold_the_frames_of_the_memory(memory):
         ]
 
 
+def test_text_of_the_memory_is_the_transcript_unless_another_is_passed(video, tmp_path):
+    said, form = [Event(1, 2, "hello"), Event(3, 4, "bye")], {"thumbnails": 2, "thumbnail_px": 64}
+    kept = lc.compress(lc.load("pixels"), video, budget=64, progress=False, text=said, **form)
+    again = lc.load_memory(kept.save(tmp_path / "a.lcm"))
+    for memory in (kept, again):
+        assert memory.messages("What?") == memory.messages("What?", transcript=said)
+        assert "1.0 to 2.0 s: hello" in str(memory.messages("What?"))
+        assert "hello" not in str(memory.messages("What?", transcript=()))
+
+
 def test_frames_show_what_was_there_at_their_seconds(memory):
     ends = np.cumsum(STAYS_S)
     shown = set()
@@ -150,15 +159,15 @@ def test_ask_sends_the_messages_to_an_endpoint(memory, video, tmp_path, capsys, 
     monkeypatch.setenv("LONGCOMPRESS_ENDPOINT_KEY", "secret")
     path = str(memory.save(tmp_path / "a.lcm"))
     subtitles = tmp_path / "a.srt"
-    subtitles.write_text("1\n00:00:01,000 --> 00:00:02,500\n<i>hello</i>\nyou\n")
-    assert read_subtitles(subtitles) == [Event(1.0, 2.5, "hello you")]
+    subtitles.write_bytes("1\n00:00:01,000 --> 00:00:02,500\n<i>h\xe9llo</i>\nyou\n".encode("cp1252"))
     with endpoint("a green box") as (url, requests):
         flags = ["--endpoint", url, "--endpoint-model", "any", "--frames", "2"]
         more = ["--transcript", str(subtitles), "--max-new-tokens", "9"]
         assert main(["ask", path, "What is seen?", "When?", *flags, *more]) == 0
-        assert capsys.readouterr().out == "a green box\na green box\n"
+        out, err = capsys.readouterr()
+        assert out == "a green box\na green box\n" and "not UTF-8" in err
         expected = [
-            memory.messages(q, 2, transcript=[Event(1.0, 2.5, "hello you")])
+            memory.messages(q, 2, transcript=[Event(1.0, 2.5, "h\xe9llo you")])
             for q in ("What is seen?", "When?")
         ]
         assert requests == [

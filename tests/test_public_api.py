@@ -55,7 +55,7 @@ SIGNATURES = {
     "VideoMemory.events": "(self, *, window_s=None, progress=False)",
     "VideoMemory.list_events": "(self, *, window_s=None, max_new_tokens=None, progress=False)",
     "VideoMemory.thumbnails_of": "(self, answer, num=3)",
-    "VideoMemory.messages": "(self, question, frames=16, *, transcript=())",
+    "VideoMemory.messages": "(self, question, frames=16, *, transcript=None)",
     "VideoMemory.save": "(self, path)",
     "VideoMemory.load": "(path, model=None)",
     "Frames": "(pixels, time_s, step_s)",

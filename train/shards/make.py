@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from tqdm import tqdm
 
 from ...checkpoints.files import chunked
-from ...files import replacing
+from ...files import replacing, sweep
 from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session, source_info
@@ -89,10 +89,12 @@ def make_share(
     if not own:
         return results
     with share_lock(folder, share), contextlib.closing(parts(own, folder)) as arriving:
+        sweep(folder)
         for result in tqdm(arriving, desc="videos", unit="video", total=len(own), disable=not progress):
             results.append(result)
             if result.status == "failed" and on_error == "stop":
                 raise ValueError(f"{videos[result.key]}: {result.reason}")
+    sweep(folder)  # of workers that were killed meanwhile
     return sorted(results, key=lambda result: result.key)
 
 
@@ -105,25 +107,31 @@ def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Ki
 def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]]) -> Result:
     """`try_part` of a sample's members, written to folder/KEY.tar."""
     path = folder / f"{record.key}.tar"
-    return try_part(record, folder, path, read, lambda members: write_tar(path, [(record.key, members)]))
+    return try_part(
+        record, folder, path, read, lambda members: write_tar(path, [(record.key, members)], sweeping=False)
+    )
+
+
+def note_failure(record: Record, folder: Path, reason: str) -> Result:
+    """The result of a video that can't be used; the reason goes to folder/KEY.failed.json."""
+    content = {"key": record.key, "video": record.video, "reason": reason}
+    with replacing(folder / f"{record.key}.failed.json", sweeping=False) as part:
+        part.write_text(json.dumps(content) + "\n")
+    return Result(record.key, "failed", reason)
 
 
 def try_part(
     record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
 ) -> Result:
     """`write` what `read` gives, or the reason to KEY.failed.json, unless `path`, written last, exists."""
-    failed = folder / f"{record.key}.failed.json"
     if path.is_file():
         return Result(record.key, "exists")
     try:
         content = read()
     except (OSError, ValueError) as error:
-        reason = {"key": record.key, "video": record.video, "reason": str(error)}
-        with replacing(failed) as part:
-            part.write_text(json.dumps(reason) + "\n")
-        return Result(record.key, "failed", str(error))
+        return note_failure(record, folder, str(error))
     write(content)
-    failed.unlink(missing_ok=True)
+    (folder / f"{record.key}.failed.json").unlink(missing_ok=True)
     return Result(record.key, "made")
 
 

@@ -23,10 +23,12 @@ class Member:
     num_bytes: int
 
 
-def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+def write_tar(
+    path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], *, sweeping: bool = True
+) -> None:
     """Write (key, members) one after the other, members by name; the same samples give the same bytes."""
     with (
-        replacing(path) as part,
+        replacing(path, sweeping=sweeping) as part,
         open(part, "wb") as file,
         TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
     ):

@@ -1,0 +1,106 @@
+"""Shards by many workers, with bad videos and killed workers: the bytes of a run alone, every video counted.
+
+A stub takes the place of decoding and encoding: what is made of a video are bytes of its key. All else is
+what `longcompress shards make --engine ray` runs.
+
+python examples/many_workers.py --out out --num 100000 --workers 4
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from longcompress.train.records import Record
+from longcompress.train.shards import make as shards
+from longcompress.train.shards import ray as shards_ray
+from longcompress.train.shards.tar import sha256_of
+
+
+def stub(record, folder, model, kind, *, kills=None):
+    """Make a video's part of bytes of its key; fail, or end this process the first time, as its name says."""
+
+    def read():
+        if "bad" in record.meta:
+            raise ValueError(f"{record.video}: no video")
+        if kills and "kill" in record.meta:
+            try:
+                (Path(kills) / record.key).touch(exist_ok=False)
+            except FileExistsError:
+                pass  # the second time
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        content = {"key": record.key, "duration_s": 60.0, "video": {"name": record.video}}
+        data = b"".join(hashlib.sha256(f"{record.key} {i}".encode()).digest() for i in range(64))
+        return {"json": json.dumps(content).encode(), "bin": data}
+
+    return shards.try_sample(record, folder, read)
+
+
+def records_of(num, bad, killed, seed=0):
+    """`num` records; these shares of them are bad, or kill the worker that reads them first."""
+    numbers = list(range(num))
+    random.Random(seed).shuffle(numbers)
+    num_bad, num_killed = round(bad * num), round(killed * num)
+    meta = {n: {"bad": True} for n in numbers[:num_bad]}
+    meta |= {n: {"kill": True} for n in numbers[num_bad : num_bad + num_killed]}
+    return [Record(f"v{n:07d}", f"v{n:07d}.mp4", meta=meta.get(n, {})) for n in range(num)]
+
+
+def hashes(out):
+    """Hash of each file of the result."""
+    return {p.name: sha256_of(p) for p in sorted(Path(out).iterdir()) if p.is_file()}
+
+
+def simulate(out, num, workers, bad=0.01, killed=0.001, seed=0, progress=False):
+    """Counts, rates and hashes of a run alone, a run by `workers` with kills, and that run again."""
+    out = Path(out)
+    (out / "kills").mkdir(parents=True)
+    records = records_of(num, bad, killed, seed)
+    alone = shards.each(partial(stub, model=None, kind="features"))
+    killing = partial(stub, kills=str((out / "kills").absolute()))
+    many = partial(
+        shards_ray.make, records, out / "many", None, kind="media", workers=workers, part=killing,
+        progress=progress,
+    )  # fmt: skip
+    runs = {
+        "alone": partial(shards.make_share, records, out / "alone", alone, progress=progress),
+        "many": many,
+        "again": many,
+    }
+    report = {"samples": num, "workers": workers}
+    for name, run in runs.items():
+        start_s = time.monotonic()
+        results = run()
+        elapsed_s = time.monotonic() - start_s
+        assert [r.key for r in results] == [r.key for r in records]  # each once
+        folder = out / ("alone" if name == "alone" else "many")
+        index = shards.pack(folder, records, shard_bytes=64 << 20, progress=progress)
+        lines = [json.loads(x) for x in (folder / shards.MANIFEST).read_text().splitlines()]
+        report[name] = {
+            "results": dict(Counter(r.status for r in results)),
+            "manifest": dict(Counter(line["status"] for line in lines)),
+            "packed": len(index), "samples_per_s": round(num / elapsed_s, 1), "files": hashes(folder),
+        }  # fmt: skip
+        if progress:
+            print(json.dumps({name: report[name] | {"files": len(report[name]["files"])}}), flush=True)
+    report["killed"] = len(list((out / "kills").iterdir()))
+    return report
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--num", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=4)
+    options = parser.parse_args()
+    report = simulate(options.out, options.num, options.workers, progress=True)
+    files = [report[name].pop("files") for name in ("alone", "many", "again")]
+    report["same_bytes"] = files[0] == files[1] == files[2]
+    print(json.dumps(report))
