@@ -157,9 +157,9 @@ class StockLM(nn.Module):
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """As of CausalLM; position_ids (B, P, L)."""
-        inputs = self._inputs(input_ids, position_ids, streams) | {"use_cache": False}
+        inputs = self.inputs(input_ids, position_ids, streams) | {"use_cache": False}
         inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)
-        with self._head_at(slice(None) if logits_to_keep is None else logits_to_keep):
+        with self.head_at(slice(None) if logits_to_keep is None else logits_to_keep):
             logits = self.lm(**inputs).logits
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
@@ -181,16 +181,16 @@ class StockLM(nn.Module):
             for n, rows in layout.rows.items()
         }
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
-        inputs = self._inputs(layout.ids[None], layout.position[None], x)
+        inputs = self.inputs(layout.ids[None], layout.position[None], x)
         cache = new_cache(self.lm.config)
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
         if len(layout.ids):
-            with hint, self._head_at(slice(-1, None)):
+            with hint, self.head_at(slice(-1, None)):
                 self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
 
     @contextmanager
-    def _head_at(self, places: slice | Tensor) -> Iterator[None]:
+    def head_at(self, places: slice | Tensor) -> Iterator[None]:
         """The model's forward makes logits of these places alone: those of all may not fit into memory, and
         not every class takes logits_to_keep."""
         head = self.base.get_output_embeddings()
@@ -233,7 +233,7 @@ class StockLM(nn.Module):
         position = rearrange(position.to(self.lm.device), "b p l -> p b l")
         return {"position_ids": position[0] if len(position) == 1 else position}
 
-    def _inputs(self, ids: Tensor, position: Tensor, streams: dict[str, Tensor]) -> dict[str, Any]:
+    def inputs(self, ids: Tensor, position: Tensor, streams: dict[str, Tensor]) -> dict[str, Any]:
         """What the model's forward takes of ids (B, L), position (B, P, L) and the streams of a batch."""
         table, family = self.lm.get_input_embeddings(), self.family
         ids = ids.to(self.lm.device)
