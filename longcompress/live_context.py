@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from .compression.state import MergeState
 from .compression.triggers import TriggerState, step
 from .config_live import POLL, LiveConfig
@@ -91,6 +93,7 @@ class LiveContext:
         """A segment ended at border_s, and `state` is what is held of all until there."""
         self.borders.append((border_s, state))
 
+    @torch.no_grad()
     def see(self, streams: Streams, start_s: float, end_s: float) -> list[SessionEvent]:
         """Read a step's tokens; what happens then."""
         events: list[SessionEvent] = []

@@ -4,6 +4,7 @@ Video tokens go in as `mm_encoder_outputs`, which transformers scatters into pla
 patched. Text up to the last video token doesn't depend on the question, so it is read once.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -193,8 +194,13 @@ class StockLM(nn.Module):
     def head_at(self, places: slice | Tensor) -> Iterator[None]:
         """The model's forward makes logits of these places alone: those of all may not fit into memory, and
         not every class takes logits_to_keep."""
-        head = self.base.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, args: (args[0][:, places], *args[1:]))
+        head, own = self.base.get_output_embeddings(), threading.get_ident()
+
+        def cut(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            # a hook is seen by all threads that use the model
+            return (args[0][:, places], *args[1:]) if threading.get_ident() == own else None
+
+        handle = head.register_forward_pre_hook(cut)
         try:
             yield
         finally:
