@@ -2,14 +2,20 @@
 
 import math
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Literal
 
 HEADS = ("informative", "relevance")
+POLL = "poll"  # the score of a question that is asked again and again, in place of the heads'
+SCORES = (*HEADS, POLL)
 
 
 @dataclass(frozen=True)
 class TriggerConfig:
     """When it speaks. All comparisons are strict.
+
+    First the rule says yes or no of a step. Then it must have said so for `hold` steps in a row, then (with
+    `release`) no since it last spoke, then `refractory_s` must have passed, then `per_minute` must have room.
 
     Attributes:
         rule: "single": the score of a frame is above the threshold. "sum": the scores since the last reply
@@ -17,9 +23,14 @@ class TriggerConfig:
             than the threshold times their standard deviation, after `warmup` frames. "rise": it is above
             that mean by more than the threshold.
         threshold: in (0, number of heads] for "single" and "rise".
-        heads: whose scores are added, of "informative" and "relevance".
+        heads: whose scores are added, of "informative" and "relevance"; or "poll" alone: the model is asked
+            about each request after each step (LiveConfig.poll), which needs no heads.
         window: frames of "zscore" and "rise".
         warmup: frames before which these say nothing, at most `window`.
+        hold: steps in a row that the rule says yes.
+        release: the rule must have said no before it may speak again: an event is told once.
+        refractory_s: seconds from when it spoke until it may again.
+        per_minute: it speaks so many times in 60 seconds; 0: without limit.
     """
 
     rule: Literal["single", "sum", "zscore", "rise"] = "sum"
@@ -27,10 +38,20 @@ class TriggerConfig:
     heads: tuple[str, ...] = ("informative",)
     window: int = 20
     warmup: int = 5
+    hold: int = 1
+    release: bool = False
+    refractory_s: float = 0.0
+    per_minute: int = 0
 
     def __post_init__(self) -> None:
-        if not self.heads or len({*self.heads}) < len(self.heads) or {*self.heads} - {*HEADS}:
-            raise ValueError(f"heads must be some of {HEADS}, each once, got {self.heads}")
+        is_known = self.heads and len({*self.heads}) == len(self.heads) and not {*self.heads} - {*HEADS}
+        if not is_known and self.heads != (POLL,):
+            raise ValueError(f'heads must be some of {HEADS}, each once, or "poll", got {self.heads}')
+        if self.hold < 1 or self.per_minute < 0 or not 0 <= self.refractory_s < math.inf:
+            raise ValueError(
+                "hold must be >= 1 and refractory_s and per_minute >= 0, got "
+                f"{self.hold}, {self.refractory_s} and {self.per_minute}"
+            )
         limit = len(self.heads) if self.rule in ("single", "rise") else math.inf
         if not 0 < self.threshold <= limit or self.threshold == math.inf:
             raise ValueError(
@@ -43,25 +64,46 @@ class TriggerConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """How a conversation about a running video goes (MMDuet).
+    """How a conversation about a running video goes: of MMDuet, and of a live `Session`.
 
     Attributes:
         trigger: when the model speaks.
-        replies: "drop": what it said is not part of what it reads further; "keep": it is.
+        replies: "drop": what it said is not part of what it reads further; "keep": it is; "log": from the
+            next time on that the context is read anew (sessions).
         turns: "trained": each turn is opened and closed as in training. "released": as MMDuet's inference
             script does it: without a system prompt if a question comes before the first frame, else without
             the mark that opens the stream, with other ends of turns missing, and a question a frame at most.
-        max_frames: the conversation ends after so many frames; 0: never.
+            Sessions are always as trained.
+        max_frames: the conversation ends after so many frames; 0: never. Sessions don't end.
         max_reply_tokens: longest reply.
         repetition_penalty: of tokens of earlier replies; 1: none.
+        near_s: of sessions, as all below: when the steps that are read raw last longer, the older half is
+            read merged from then on.
+        past: tokens that all before these steps merge into; 0: nothing of it is read.
+        text_tokens: of all requests and kept replies in the context; a question may have as many.
+        step_tokens: tokens of a reply that are made after each step; 0: all of it at once, while the video
+            waits.
+        poll: what is asked where trigger.heads is "poll"; {request} is the text that stands, {now} the
+            second.
+        poll_yes, poll_no: how the answer begins, or not. The score is the probability of yes against no, or
+            where poll_yes is empty of all that isn't no.
+        patience_s: a stream that lags behind the others by more is taken to be silent until then.
     """
 
     trigger: TriggerConfig = field(default_factory=TriggerConfig)
-    replies: Literal["drop", "keep"] = "drop"
+    replies: Literal["drop", "keep", "log"] = "drop"
     turns: Literal["trained", "released"] = "trained"
     max_frames: int = 0
     max_reply_tokens: int = 200
     repetition_penalty: float = 1.0
+    near_s: float = 20.0
+    past: int = 1024
+    text_tokens: int = 512
+    step_tokens: int = 8
+    poll: str = "{request} Is that so now? Answer yes or no."
+    poll_yes: str = "Yes"
+    poll_no: str = "No"
+    patience_s: float = 0.5
 
     def __post_init__(self) -> None:
         if self.max_frames < 0:
@@ -70,4 +112,17 @@ class LiveConfig:
             raise ValueError(
                 "max_reply_tokens must be >= 1 and repetition_penalty > 0, got "
                 f"{self.max_reply_tokens} and {self.repetition_penalty}"
+            )
+        for name in ("past", "text_tokens", "step_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0 tokens, got {getattr(self, name)}")
+        if not 0 < self.near_s < math.inf or not self.patience_s >= 0:
+            raise ValueError(
+                f"near_s must be > 0 and patience_s >= 0 seconds, got {self.near_s} and {self.patience_s}"
+            )
+        names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
+        if not self.poll_no or "request" not in names or names - {"request", "now"}:
+            raise ValueError(
+                "poll must hold {request} and no other field but {now}, and poll_no must not be empty, got "
+                f"{self.poll!r} and {self.poll_no!r}"
             )

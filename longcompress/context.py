@@ -22,10 +22,11 @@ from .types import Audio, Encoded, Frames
 
 @dataclass(frozen=True)
 class Asked:
-    """A user's turn was read."""
+    """A user's turn was read; in a session it is a request that stands, with its number."""
 
     time_s: float
     text: str
+    request: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Scored:
         time_s: of the frame.
         scores: head -> probability.
         fired: the trigger lets the model speak now.
+        request: of a session, which the scores are about.
     """
 
     time_s: float
     scores: dict[str, float]
     fired: bool
+    request: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def converse(
                 break
         scores = context.see(x)
         try:
-            state, fired = step(config.trigger, state, scores)
+            state, fired = step(config.trigger, state, scores, time_s)
         except ValueError as error:
             raise ValueError(f"frame {number} at {time_s:g} s: {error}") from error
         yield Scored(time_s, scores, fired)

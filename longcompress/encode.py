@@ -7,7 +7,7 @@ bounded, and the segments don't depend on how the input was cut into parts.
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .compression.segmenter import Segmenter
@@ -31,13 +31,19 @@ class SegmentEncoder:
             model takes in.
         patience_s: media that lag behind others by more are taken to be silent until then; infinite where
             the source says how far each track has come (`reach`).
+        tap: called with a stream's name and each part of what its encoder gives, before it is segmented.
+            With it video is encoded a token's frames at a time.
 
     Raises:
         ValueError: the model takes in none of `media`.
     """
 
     def __init__(
-        self, model: LongCompress, media: Sequence[str] | None = None, patience_s: float = math.inf
+        self,
+        model: LongCompress,
+        media: Sequence[str] | None = None,
+        patience_s: float = math.inf,
+        tap: Callable[[str, Encoded], object] | None = None,
     ) -> None:
         known = model.media
         media = known if media is None else tuple(media)
@@ -45,6 +51,10 @@ class SegmentEncoder:
             raise ValueError(f"media must be some of {known}, which the model takes in, got {media}")
         self.config = model.config
         encoders = {n: e for n, e in model.encoders.items() if e.modality in media}
+        if tap is not None and "video" in encoders:
+            encoders["video"] = copy.copy(encoders["video"])  # its weights are shared
+            encoders["video"].block = encoders["video"].frames_per_token
+        self._tap = tap
         self._streams = {name: Stream(encoder) for name, encoder in encoders.items()}
         self._segmenter = Segmenter(model.config.segments, tuple(encoders))
         self.patience_s = patience_s
@@ -116,7 +126,7 @@ class SegmentEncoder:
         if isinstance(part, Frames):
             part = Frames(fit_pixels(part.pixels, self.config.media), part.time_s, part.step_s)
         else:
-            self._check_rate(part, names)
+            self.check_rate(part)
         # one track may feed two streams: audio goes to "audio" and "speech"
         segments = [segment for name in names for segment in self._segment(name, self._encode(name, part))]
         # live media that lag far behind hold every segment open: take them to be silent
@@ -142,6 +152,32 @@ class SegmentEncoder:
                 self._end_s[modality] = self._reached_s[modality] = time_s
         return segments
 
+    def pass_by(self, time_s: float) -> list[Segment]:
+        """The segments closed by the news that the video has come to time_s, where a step ends: blocks go on
+        waiting for what follows, unless there is a gap."""
+        segments: list[Segment] = []
+        for name, stream in self._streams.items():
+            modality = stream.encoder.modality
+            has_gap = modality == "audio" and time_s > self.end_of(modality) + GAP_S[modality]
+            if has_gap and stream.num_pending:
+                segments += self._segment(name, self._encode(name))
+            if not stream.num_pending:
+                segments += self._segmenter.advance(name, time_s - SAME_S)
+        return segments
+
+    def early(self) -> dict[str, Encoded]:
+        """Stream -> tokens of the audio that waits for its block, encoded as if nothing followed; changes
+        nothing."""
+        start, out = time.perf_counter(), {}
+        for name, stream in self._streams.items():
+            if stream.encoder.modality == "audio" and stream.num_pending:
+                with threads_for(stream.encoder):
+                    parts = [part for part in stream.copy().flush() if len(part)]
+                if parts:
+                    out[name] = Encoded.join(parts)
+        self.encode_s += time.perf_counter() - start
+        return out
+
     def flush(self) -> list[Segment]:
         """All that waits, encoded and closed as at the end of the video."""
         segments = [s for name in self._streams for s in self._segment(name, self._encode(name))]
@@ -150,6 +186,7 @@ class SegmentEncoder:
     def copy(self) -> "SegmentEncoder":
         """An independent copy; encoders and tensors are shared, for nothing here writes into them."""
         twin = copy.copy(self)
+        twin._tap = None
         twin._streams = {name: stream.copy() for name, stream in self._streams.items()}
         twin._segmenter, twin._end_s = self._segmenter.copy(), dict(self._end_s)
         twin._last_s, twin._reached_s = dict(self._last_s), dict(self._reached_s)
@@ -178,8 +215,9 @@ class SegmentEncoder:
     def _fed_by(self, modality: str) -> list[str]:
         return [name for name, stream in self._streams.items() if stream.encoder.modality == modality]
 
-    def _check_rate(self, part: Audio, names: Sequence[str]) -> None:
-        encoders: list[Any] = [self._streams[name].encoder for name in names]
+    def check_rate(self, part: Audio) -> None:
+        """ValueError for audio of another sample rate than the encoders take."""
+        encoders: list[Any] = [self._streams[name].encoder for name in self._fed_by("audio")]
         rates = {encoder.rate_hz for encoder in encoders}
         if rates != {part.rate_hz}:
             raise ValueError(
@@ -207,7 +245,12 @@ class SegmentEncoder:
 
     @single_thread()
     def _segment(self, name: str, encoded: Iterable[Encoded]) -> list[Segment]:
-        return [segment for e in encoded for segment in self._segmenter.push(name, e)]
+        segments: list[Segment] = []
+        for part in encoded:
+            if self._tap is not None:
+                self._tap(name, part)
+            segments += self._segmenter.push(name, part)
+        return segments
 
 
 def segments_of(

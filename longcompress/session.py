@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,51 +18,32 @@ from tqdm import tqdm
 
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
+from .config_live import LiveConfig, TriggerConfig
 from .encode import PATIENCE_S, SegmentEncoder
+from .live_context import LIVE_CLASSES
+from .live_feed import LiveFeed
+from .llm.live import Part
 from .llm.texts import text_info
 from .media.reader import Reading
+from .media.steps import Steps
 from .media.thumbnails import check_numbers, check_rereadable, read_thumbnails
 from .memory import VideoMemory, sampling, sampling_hint
 from .model import LongCompress
 from .serialize import pack, unpack
+from .session_events import (
+    Dropped,
+    Reply,
+    SegmentClosed,
+    SessionEvent,
+)
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Event, Frames, Segment
 
-FORMAT = 3  # of snapshots
+FORMAT = 4  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
+SNAPSHOT_CLASSES = (
+    *STATE_CLASSES, *LIVE_CLASSES, Frames, Audio, Encoded, LiveConfig, TriggerConfig
+)  # fmt: skip
 Progress = Callable[[float, float | None], object]
-
-
-@dataclass(frozen=True)
-class SegmentClosed:
-    """A segment went into memory: tokens that came in, tokens held in all after it."""
-
-    index: int
-    start_s: float
-    end_s: float
-    tokens_in: int
-    tokens_held: int
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Input that could not be used: "video" or "audio", its interval, and why."""
-
-    what: str
-    time_s: float
-    end_s: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer to pushed text: what had been seen by then, the question, the answer."""
-
-    time_s: float
-    question: str
-    answer: Answer
-
-
-SessionEvent = SegmentClosed | Dropped | Reply
 
 
 class Session:
@@ -75,7 +56,9 @@ class Session:
             model takes in.
         keep_assignment: remember which raw token went where, to plot it; this grows with the video.
         patience_s: where video or audio lags behind the other by more, it is taken to be silent until then;
-            what comes later is `Dropped`.
+            what comes later is `Dropped`. None: live.patience_s, or two minutes.
+        live: read what comes step by step, a step being the time of a frame (or of the frames that a token
+            stands for), and answer from that (LiveConfig; `model.config.live` is the model's own).
     """
 
     def __init__(
@@ -85,11 +68,15 @@ class Session:
         *,
         media: Sequence[str] | None = None,
         keep_assignment: bool = False,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
+        live: LiveConfig | None = None,
     ) -> None:
         self.model = model
         self.budget = model.config.budget.tokens if budget is None else budget
-        self.encoder = SegmentEncoder(model, media, patience_s)
+        if patience_s is None:
+            patience_s = PATIENCE_S if live is None else live.patience_s
+        self.live = None if live is None else LiveFeed(model, live, media, patience_s)
+        self.encoder = SegmentEncoder(model, media, patience_s) if self.live is None else self.live.encoder
         model.check_budget(self.budget, self.encoder.streams)
         self._state = model.merge_state(self.budget, keep_assignment=keep_assignment)
         self._num_raw = 0
@@ -118,10 +105,14 @@ class Session:
         if isinstance(part, Audio) and not part.samples.isfinite().all():
             raise ValueError(f"samples must be finite, got NaN or infinity in audio at {part.start_s:g} s")
         events: list[SessionEvent] = []
-        if num := self.encoder.num_late(part):
+        if self.live is not None and self._is_live and isinstance(part, Frames):
+            part = self.live.steps.thin(part)
+        if num := self._clock.num_late(part):
             late, part = part.cut(0, num), part.cut(num, len(part))
-            reason = f"late: after later {late.modality}, or after {self.encoder.patience_s:g} s of patience"
+            reason = f"late: after later {late.modality}, or after {self._clock.patience_s:g} s of patience"
             events.append(Dropped(late.modality, late.start_s, late.end_s, reason))
+        if self.live is not None:
+            return events + self.live.push(part, self._add)
         if self._is_live and isinstance(part, Frames) and part.step_s < self._step_s * (1 - 1e-6):
             part = self._thinned(part)
         return events + self._add(self.encoder.push(part))
@@ -134,7 +125,7 @@ class Session:
             time_s: its time in seconds from the start; None: a frame step after the last. Frames may come at
                 a higher rate than the model's: one a step is taken.
         """
-        time_s = self.encoder.end_of("video") if time_s is None else time_s
+        time_s = self._clock.end_of("video") if time_s is None else time_s
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
         media_config = self.model.config.media
         # nobody knows how many more frames come within the model's step
@@ -152,24 +143,56 @@ class Session:
         samples = samples if isinstance(samples, Tensor) else torch.from_numpy(np.asarray(samples))
         if not samples.is_floating_point():
             samples = _floats(samples)
-        start_s = self.encoder.end_of("audio") if start_s is None else start_s
+        start_s = self._clock.end_of("audio") if start_s is None else start_s
         return self.push(Audio(samples.float(), start_s, rate_hz))
 
-    def push_text(self, text: str, time_s: float | None = None) -> list[SessionEvent]:
-        """A user's question, answered now from what came until now."""
+    def push_text(
+        self, text: str, time_s: float | None = None, *, reply: Literal["must", "may"] = "must"
+    ) -> list[SessionEvent]:
+        """A user's question, answered now from what came until now; or a request that stands.
+
+        Args:
+            text: not empty.
+            time_s: when it is said; None: now. In a live session it may be later: it is read before the first
+                step that isn't earlier, and its events come then.
+            reply: "may" (live sessions): it stands until it is withdrawn, and is answered whenever the
+                trigger fires. The number to withdraw it by is in the `Asked` that comes back.
+        """
+        if self.live is not None:
+            return self.live.push_text(text, time_s, reply == "must")
+        if reply == "may":
+            raise ValueError('reply "may" needs a live session: Session(model, live=model.config.live)')
         now_s = self.encoder.end_s if time_s is None else time_s
         return [Reply(now_s, text, self.ask(text))]
 
+    def withdraw(self, request: int) -> list[SessionEvent]:
+        """The request of this number stands no longer; ValueError if it doesn't stand."""
+        return self._need_live().withdraw(request)
+
+    def cancel(self) -> list[SessionEvent]:
+        """What is being said ends, and nothing of it stays; no event where nothing is."""
+        return self._need_live().cancel()
+
+    def context(self) -> list[Part]:
+        """What the language model of a live session has read, in order; to be printed, or read again."""
+        return self._need_live().context.context()
+
     def advance(self, time_s: float) -> list[SessionEvent]:
         """Nothing older than time_s will come of any stream."""
+        if self.live is not None:
+            return self.live.reach(self.encoder.media, time_s, self._add)
         return self._add(self.encoder.advance(time_s))
 
     def reach(self, modality: str, time_s: float) -> list[SessionEvent]:
         """Nothing of "video" or "audio" before time_s will come any more."""
+        if self.live is not None:
+            return self.live.reach([modality], time_s, self._add)
         return self._add(self.encoder.reach(modality, time_s))
 
     def flush(self) -> list[SessionEvent]:
-        """Encode and close all that waits, as at the end of the video."""
+        """Encode and close all that waits, as at the end of the video; say all that is due."""
+        if self.live is not None:
+            return self.live.flush(self._add)
         return self._add(self.encoder.flush())
 
     def close(self) -> list[SessionEvent]:
@@ -184,7 +207,7 @@ class Session:
         A `media.Reading` says how far each of its tracks has come, so nothing in it is ever late.
         """
         if isinstance(source, Reading):
-            self.encoder.patience_s, self._is_live = math.inf, False
+            self._clock.patience_s, self._is_live = math.inf, False
         for part in source:
             yield from self.push(part)
             if isinstance(source, Reading):
@@ -196,9 +219,11 @@ class Session:
         """What is kept of all that came until now, to compress to any budget; changes nothing here."""
         state = self._state.copy()
         if not self._closed:  # what waits for its block or its segment counts
-            for segment in self.encoder.copy().flush():
+            encoder = self.encoder.copy()
+            waiting = [] if self.live is None else self.live.steps.parts
+            for segment in [s for part in waiting for s in encoder.push(part)] + encoder.flush():
                 state.add(segment)
-        state.duration_s = self.encoder.end_s
+        state.duration_s = max(map(self._clock.end_of, self.encoder.media))
         return state
 
     def memory(self, budget: int | None = None) -> VideoMemory:
@@ -229,7 +254,7 @@ class Session:
             "held_bytes": sum(group.tokens.num_bytes + group.metric.nbytes for group in held),
             "pending": self.encoder.num_pending, "encode_s": self.encoder.encode_s,
             "merge_s": self._merge_s,
-        }  # fmt: skip
+        } | ({} if self.live is None else self.live.stats())  # fmt: skip
 
     def snapshot(self) -> bytes:
         """All there is to go on from here, bit for bit, in another process; bounded, like the session."""
@@ -238,9 +263,9 @@ class Session:
             "media": list(self.encoder.media), "sampling": sampling(self.model),
             "keep_assignment": self._state.keep_assignment,
             "closed": self._closed, "encoder": self.encoder.state(), "state": self._state.state(),
-            "num_raw": self._num_raw,
+            "num_raw": self._num_raw, "live": None if self.live is None else self.live.state(),
         }  # fmt: skip
-        return pack(state, (*STATE_CLASSES, Frames, Audio, Encoded))
+        return pack(state, SNAPSHOT_CLASSES)
 
     @classmethod
     def restore(cls, model: LongCompress, data: bytes) -> "Session":
@@ -249,7 +274,7 @@ class Session:
         Raises:
             ValueError: if data is cut, of another format, or from a model with other encoders than `model`.
         """
-        state = unpack(data, (*STATE_CLASSES, Frames, Audio, Encoded), model.device)
+        state = unpack(data, SNAPSHOT_CLASSES, model.device)
         if not isinstance(state, dict) or "format" not in state:
             raise ValueError("data is no snapshot of a session; take one with Session.snapshot")
         if state["format"] != FORMAT:
@@ -264,11 +289,28 @@ class Session:
             )
         if hint := sampling_hint({"media": state["sampling"]}, model):
             raise ValueError(f"data has other frames than model {model.config.name!r} takes{hint}")
-        session = cls(model, state["budget"], media=state["media"], keep_assignment=state["keep_assignment"])
+        live = state["live"]
+        session = cls(
+            model, state["budget"], media=state["media"], keep_assignment=state["keep_assignment"],
+            live=None if live is None else live["config"],
+        )  # fmt: skip
         session.encoder.set_state(state["encoder"])
         session._state.set_state(state["state"])
         session._num_raw, session._closed = state["num_raw"], state["closed"]
+        if session.live is not None:
+            empty = model.merge_state(state["budget"], keep_assignment=state["keep_assignment"])
+            session.live.set_state(live, empty)
         return session
+
+    @property
+    def _clock(self) -> SegmentEncoder | Steps:
+        """What knows how far each of the media has come."""
+        return self.encoder if self.live is None else self.live.steps
+
+    def _need_live(self) -> LiveFeed:
+        if self.live is None:
+            raise ValueError("session must be live: Session(model, live=model.config.live)")
+        return self.live
 
     @property
     def _step_s(self) -> float:
@@ -290,6 +332,8 @@ class Session:
             self._merge_s += time.perf_counter() - start
             self._num_raw += num
             held = self._state.num_tokens()
+            if self.live is not None:
+                self.live.context.close(segment.end_s, self._state.copy())
             events.append(SegmentClosed(segment.index, segment.start_s, segment.end_s, num, held))
         return events
 

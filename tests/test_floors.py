@@ -37,10 +37,15 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ("longcompress/encode.py",),
         ("longcompress/memory.py",),
         ("longcompress/checkpoints/*",),
-        ("longcompress/context.py",),
+        (
+            "longcompress/context.py",
+            "longcompress/live_context.py",
+            "longcompress/speech.py",
+            "longcompress/session_events.py",
+        ),
     ],
     6: [
-        ("longcompress/session.py",),
+        ("longcompress/session.py", "longcompress/live_feed.py"),
         ("longcompress/presets.py",),
         ("longcompress/plot.py",),
         ("longcompress/export.py",),

@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..config_live import HEADS, TriggerConfig
+from ..config_live import SCORES, TriggerConfig
+
+MINUTE_S = 60.0
 
 
 class TriggerState(NamedTuple):
@@ -14,16 +16,22 @@ class TriggerState(NamedTuple):
     Attributes:
         total: scores since the last reply of rule "sum".
         recent: the scores before, `window` at most.
+        held: steps in a row that the rule said yes.
+        is_released: it said no since the last reply.
+        spoken_s: when it spoke: the last `per_minute` times, and once at least.
     """
 
     total: float = 0.0
     recent: tuple[float, ...] = ()
+    held: int = 0
+    is_released: bool = True
+    spoken_s: tuple[float, ...] = ()
 
 
 def step(
-    config: TriggerConfig, state: TriggerState, scores: Mapping[str, float]
+    config: TriggerConfig, state: TriggerState, scores: Mapping[str, float], time_s: float
 ) -> tuple[TriggerState, bool]:
-    """(the state after a frame with these scores by head, whether to speak now).
+    """(the state after a frame at time_s with these scores by head, whether to speak now).
 
     Raises:
         ValueError: a head is missing, or its score is no number in [0, 1].
@@ -31,24 +39,34 @@ def step(
     for name in config.heads:
         if not 0 <= scores.get(name, math.nan) <= 1:
             raise ValueError(f"score {name!r} must be in [0, 1], got {scores.get(name)} of {dict(scores)}")
-    score = sum(scores[name] for name in HEADS if name in config.heads)
-    total, fired = state.total + score, False
+    score = sum(scores[name] for name in SCORES if name in config.heads)
+    total, is_due = state.total + score, False
     if config.rule == "single":
-        fired = score > config.threshold
+        is_due = score > config.threshold
     elif config.rule == "sum":
-        fired = total > config.threshold
-        total = 0.0 if fired else total
+        is_due = total > config.threshold
     elif len(state.recent) >= config.warmup:
         mean = statistics.fmean(state.recent)
         unit = 1.0 if config.rule == "rise" else statistics.pstdev(state.recent)
-        fired = score > mean + config.threshold * unit
-    return TriggerState(total, (*state.recent, score)[-config.window :]), fired
+        is_due = score > mean + config.threshold * unit
+    held, spoken_s, limit = state.held + 1 if is_due else 0, state.spoken_s, config.per_minute
+    is_released = state.is_released or not is_due
+    fired = held >= config.hold and (is_released or not config.release)
+    if fired and spoken_s:
+        is_full = limit > 0 and len(spoken_s) == limit and time_s - spoken_s[0] < MINUTE_S
+        fired = time_s - spoken_s[-1] >= config.refractory_s and not is_full
+    if fired:
+        total, is_released = 0.0, False
+        spoken_s = (*spoken_s, time_s)[-max(1, limit) :]
+    return TriggerState(total, (*state.recent, score)[-config.window :], held, is_released, spoken_s), fired
 
 
-def fires(config: TriggerConfig, curves: Mapping[str, Sequence[float]]) -> list[int]:
-    """The frames at which a trigger speaks; curves are scores of all frames by head."""
+def fires(
+    config: TriggerConfig, curves: Mapping[str, Sequence[float]], times_s: Sequence[float]
+) -> list[int]:
+    """The frames at which a trigger speaks; curves are scores of all frames by head, times_s their times."""
     state, frames = TriggerState(), []
-    for i, row in enumerate(zip(*curves.values(), strict=True)):
-        state, fired = step(config, state, dict(zip(curves, row, strict=True)))
+    for i, (time_s, *row) in enumerate(zip(times_s, *curves.values(), strict=True)):
+        state, fired = step(config, state, dict(zip(curves, row, strict=True)), time_s)
         frames += [i] * fired
     return frames

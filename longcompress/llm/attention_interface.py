@@ -102,15 +102,23 @@ def _attention(
 
 def _usual(module: Any, *args: Any, **options: Any) -> tuple[Tensor, Any]:
     """What a module's attention gives that it had before."""
-    config, led = module.config, module.config._attn_implementation
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    config._attn_implementation = led.removeprefix(PREFIX)  # flash attention looks its name up there
-    try:
-        function: Any = AttentionInterface().get_interface(config._attn_implementation, eager)
-        result: tuple[Tensor, Any] = function(module, *args, **options)
-        return result
-    finally:
-        config._attn_implementation = led
+    usual = module.config._attn_implementation.removeprefix(PREFIX)
+    function: Any = AttentionInterface().get_interface(usual, eager)
+    # flash attention looks its name up in the config, which other threads read too: it isn't changed
+    named = _View(module, config=_View(module.config, _attn_implementation=usual))
+    result: tuple[Tensor, Any] = function(named, *args, **options)
+    return result
+
+
+class _View:
+    """An object as it is, but for some attributes."""
+
+    def __init__(self, of: Any, **own: Any) -> None:
+        self.__dict__.update(own, _of=of)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
 
 
 @torch.no_grad()

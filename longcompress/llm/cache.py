@@ -1,6 +1,7 @@
 """What a language model has read: the only file that knows its caches."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,12 @@ def fork(cache: Cache) -> Cache:
     twin = copy.copy(cache)
     twin.layers = [(copy.copy if type(x) in GROWING else copy.deepcopy)(x) for x in cache.layers]
     return twin
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Bytes of keys and values."""
+    layers: list[Any] = [layer for layer in cache.layers if getattr(layer, "is_initialized", False)]
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if hasattr(layer, "keys"))
 
 
 def attending(config: Any) -> tuple[int, int]:
@@ -59,8 +66,7 @@ class Reader:
     @property
     def num_bytes(self) -> int:
         """Bytes of the cache."""
-        layers: list[Any] = [layer for layer in self.cache.layers if getattr(layer, "is_initialized", False)]
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        return cache_bytes(self.cache)
 
     def embed(self, ids: list[int]) -> Tensor:
         """(n, D) the language model's own embeddings of ids."""
@@ -92,6 +98,14 @@ class Reader:
             self.cache.crop(count - self.count)  # negative: so many are taken off
 
 
+def pick(logits: Tensor, penalty: float, seen: Iterable[int]) -> int:
+    """The most likely token of logits (V,), which are changed; see `speak`."""
+    if penalty != 1.0 and (places := sorted({*seen})):
+        at = torch.tensor(places, device=logits.device)
+        logits[at] = torch.where(logits[at] < 0, logits[at] * penalty, logits[at] / penalty)
+    return int(logits.argmax())
+
+
 def speak(
     reader: Reader, ids: list[int], end: int, *, max_tokens: int, penalty: float = 1.0, seen: list[int]
 ) -> list[int]:
@@ -108,11 +122,7 @@ def speak(
     """
     tokens: list[int] = []
     while len(tokens) < max_tokens:
-        logits = reader.read(reader.embed(tokens[-1:] or ids)).logits
-        if penalty != 1.0 and seen:
-            at = torch.tensor(sorted({*seen}), device=logits.device)
-            logits[at] = torch.where(logits[at] < 0, logits[at] * penalty, logits[at] / penalty)
-        tokens.append(int(logits.argmax()))
+        tokens.append(pick(reader.read(reader.embed(tokens[-1:] or ids)).logits, penalty, seen))
         if tokens[-1] == end:
             break
         seen.append(tokens[-1])

@@ -308,7 +308,7 @@ def collate(
         order = [i for row in shared for i in row]
         rows = [_behind(shared_row, rows) for shared_row in shared]
     batch = _padded(rows, tokenizer, left=left)
-    return batch | _tokens([examples[i] for i in order], [layouts[i] for i in order], names)
+    return batch | packed_tokens([examples[i] for i in order], [layouts[i] for i in order], names)
 
 
 def turn_ids(
@@ -372,7 +372,9 @@ def _padded(rows: Sequence[Row], tokenizer: Any, *, left: bool) -> dict[str, Ten
     return batch
 
 
-def _tokens(examples: Sequence[Example], layouts: list[Layout], names: Sequence[str]) -> dict[str, Tensor]:
+def packed_tokens(
+    examples: Sequence[Example], layouts: list[Layout], names: Sequence[str]
+) -> dict[str, Tensor]:
     """The packed tokens of all videos, and their timestamps."""
     texts = [ids for layout in layouts for ids in layout.timestamp_ids.tolist()]
     batch = {

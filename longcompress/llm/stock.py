@@ -4,6 +4,7 @@ Video tokens go in as `mm_encoder_outputs`, which transformers scatters into pla
 patched. Text up to the last video token doesn't depend on the question, so it is read once.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -157,9 +158,9 @@ class StockLM(nn.Module):
         **streams: Tensor,
     ) -> dict[str, Tensor]:
         """As of CausalLM; position_ids (B, P, L)."""
-        inputs = self._inputs(input_ids, position_ids, streams) | {"use_cache": False}
+        inputs = self.inputs(input_ids, position_ids, streams) | {"use_cache": False}
         inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)
-        with self._head_at(slice(None) if logits_to_keep is None else logits_to_keep):
+        with self.head_at(slice(None) if logits_to_keep is None else logits_to_keep):
             logits = self.lm(**inputs).logits
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
@@ -181,20 +182,25 @@ class StockLM(nn.Module):
             for n, rows in layout.rows.items()
         }
         x["video_counts"] = torch.tensor([len(layout.rows.get("video", ()))])
-        inputs = self._inputs(layout.ids[None], layout.position[None], x)
+        inputs = self.inputs(layout.ids[None], layout.position[None], x)
         cache = new_cache(self.lm.config)
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
         if len(layout.ids):
-            with hint, self._head_at(slice(-1, None)):
+            with hint, self.head_at(slice(-1, None)):
                 self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
 
     @contextmanager
-    def _head_at(self, places: slice | Tensor) -> Iterator[None]:
+    def head_at(self, places: slice | Tensor) -> Iterator[None]:
         """The model's forward makes logits of these places alone: those of all may not fit into memory, and
         not every class takes logits_to_keep."""
-        head = self.base.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, args: (args[0][:, places], *args[1:]))
+        head, own = self.base.get_output_embeddings(), threading.get_ident()
+
+        def cut(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            # a hook is seen by all threads that use the model
+            return (args[0][:, places], *args[1:]) if threading.get_ident() == own else None
+
+        handle = head.register_forward_pre_hook(cut)
         try:
             yield
         finally:
@@ -233,7 +239,7 @@ class StockLM(nn.Module):
         position = rearrange(position.to(self.lm.device), "b p l -> p b l")
         return {"position_ids": position[0] if len(position) == 1 else position}
 
-    def _inputs(self, ids: Tensor, position: Tensor, streams: dict[str, Tensor]) -> dict[str, Any]:
+    def inputs(self, ids: Tensor, position: Tensor, streams: dict[str, Tensor]) -> dict[str, Any]:
         """What the model's forward takes of ids (B, L), position (B, P, L) and the streams of a batch."""
         table, family = self.lm.get_input_embeddings(), self.family
         ids = ids.to(self.lm.device)

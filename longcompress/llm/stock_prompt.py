@@ -153,6 +153,33 @@ class StockPrompt:
         before, first, *later = conversation_texts(self.tokenizer, self.config, texts, layout.media)
         return [first if len(layout.ids) else before + first, *later]
 
+    def ends(self, question: str) -> tuple[list[int], list[int]]:
+        """Ids before a video, and between it and the answer to a question."""
+        media = ("video", self.video)
+        texts = self._questions([question])
+        before, behind = conversation_texts(self.tokenizer, self.config, texts, media)
+        return self._start(before) + encode(self.tokenizer, before), encode(self.tokenizer, behind)
+
+    def step(self, tokens: Tokens, number: int) -> StockLayout:
+        """The tokens of step `number` (from 1) of a running video, behind those before; positions from 0."""
+        family, token_s, start_s = self.family, self.token_s(0.0), tokens.place[:, 0].cpu()
+        last_s = min(float(start_s.max()) + token_s, float(tokens.end_s.max())) - self.media.frame_s(0.0)
+        text = family.between * (number > 1) + self._step(float(start_s.min()), last_s, number)
+        raw = torch.tensor(encode(self.tokenizer, text))
+        is_run = torch.isin(raw, torch.tensor(self.placeholders))
+        widths = torch.where(is_run, len(tokens), 1)
+        row = torch.arange(len(tokens))
+        place = self._places(
+            _Order(torch.zeros_like(row), row, torch.zeros_like(row)), {"video": tokens}, token_s
+        )
+        position, following = self._positions(raw, is_run, widths, place, False)
+        ids = raw.repeat_interleave(widths)
+        return StockLayout(ids, position, {"video": row}, "", following, False, ("video", self.video))
+
+    def check(self, text: str) -> None:
+        """ValueError for a text that holds the model's placeholders."""
+        self._check(any(name in text for name in (self.video, *self.texts)))
+
     def behind(self, layout: StockLayout, index: Tensor) -> Tensor:
         """(..., P, l) positions of tokens that follow a video at index (..., l) from 0."""
         offset = (index - 1).clamp_min(0) if layout.shared_end else index

@@ -28,9 +28,9 @@ def config_of(case):
 def test_triggers_are_theirs(case):
     config, state = config_of(case), TriggerState()
     curves = {name: case[name] for name in HEADS}
-    assert fires(config, curves) == case["reply_frames"]
-    for row in zip(*curves.values(), strict=True):
-        state, _ = step(config, state, dict(zip(curves, row, strict=True)))
+    assert fires(config, curves, case["times"]) == case["reply_frames"]
+    for time_s, *row in zip(case["times"], *curves.values(), strict=True):
+        state, _ = step(config, state, dict(zip(curves, row, strict=True)), time_s)
     assert state.total == pytest.approx(case["sum_left"], abs=1e-9)
 
 
@@ -74,7 +74,8 @@ def test_rules_are_their_loops(scores, rule, percent, window):
         if is_due:
             want.append(i)
             total = 0.0
-    assert fires(config, {"informative": [0.0] * len(scores), "relevance": scores}) == want
+    curves = {"informative": [0.0] * len(scores), "relevance": scores}
+    assert fires(config, curves, range(len(scores))) == want
 
 
 def test_bad_triggers():
@@ -92,9 +93,9 @@ def test_bad_triggers():
     with pytest.raises(ValueError, match=r"warmup must be in \[1, window = 4\] frames, got 5"):
         TriggerConfig("rise", 0.5, window=4)
     with pytest.raises(ValueError, match=r"score 'informative' must be in \[0, 1\], got nan"):
-        step(TriggerConfig(), TriggerState(), {"informative": float("nan")})
+        step(TriggerConfig(), TriggerState(), {"informative": float("nan")}, 0.0)
     with pytest.raises(ValueError, match=r"score 'informative' must be in \[0, 1\], got None"):
-        step(TriggerConfig(), TriggerState(), {"relevance": 0.5})
+        step(TriggerConfig(), TriggerState(), {"relevance": 0.5}, 0.0)
     with pytest.raises(ValueError, match="max_frames must be >= 0"):
         LiveConfig(max_frames=-1)
     with pytest.raises(ValueError, match="max_reply_tokens must be >= 1 and repetition_penalty > 0"):

@@ -1,0 +1,425 @@
+"""What a live session's language model reads: a bounded list that can be printed, and the same in a cache.
+
+The list is [past, merged][turns][near, step by step], and behind it an answer on a fork of the cache. At a
+border of segments the context is read anew: the older half of what was near is read merged from then on.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .compression.state import MergeState
+from .compression.triggers import TriggerState, step
+from .config_live import POLL, LiveConfig
+from .context import Asked, Scored
+from .events.parse import parse_spans
+from .llm.cache import Read
+from .llm.live import LiveReader, Part, as_text, parts_of
+from .llm.prompt import encode
+from .model import LongCompress
+from .session_events import Dropped, Reply, ReplyBegan, ReplyPart, SessionEvent
+from .speech import Speech
+from .types import Answer, CompressedVideo, Tokens
+
+Streams = Mapping[str, Tokens]
+
+
+class Turn(NamedTuple):
+    """A text in the context: a request that stands, with its number, or what was said."""
+
+    time_s: float
+    text: str
+    ids: list[int]
+    request: int | None
+
+
+class LiveContext:
+    """The context, the requests that stand, and what is being said.
+
+    Args:
+        model: with its language model.
+        config: how far the context reaches, and when the model speaks.
+        streams: what will come.
+        step_s: length of a step.
+
+    Raises:
+        ValueError: the trigger needs heads that the model lacks, or the context doesn't fit the language
+            model's.
+    """
+
+    def __init__(
+        self, model: LongCompress, config: LiveConfig, streams: Sequence[str], step_s: float
+    ) -> None:
+        self.model, self.config, self.llm = model, config, model.llm
+        self.parts = parts_of(model.llm)
+        self.heads = getattr(model.llm, "heads", None)
+        if self.heads is None and POLL not in config.trigger.heads:
+            raise ValueError(
+                f"live.trigger.heads {config.trigger.heads} need a model with heads (llm.heads in config); "
+                'got none: poll it: TriggerConfig(heads=("poll",), ...)'
+            )
+        self._yes, self._no = (
+            (encode(self.llm.tokenizer, x) or [-1])[0] for x in (config.poll_yes, config.poll_no)
+        )
+        if POLL in config.trigger.heads and self._yes == self._no:
+            raise ValueError(
+                f"live.poll_yes and poll_no must begin with different tokens, got {config.poll_yes!r} and "
+                f"{config.poll_no!r}"
+            )
+        self.max_step = {name: _tokens_a_step(model, name, step_s) for name in streams}
+        self.max_tokens = self._bound(step_s)
+        self.reader = LiveReader(self.llm)
+        self.chunks: list[list[Part]] = []  # what was read, each list in a forward of its own
+        self.past: CompressedVideo | None = None
+        self.near_start_s = 0.0
+        self.steps: list[dict[str, Tokens]] = []
+        self.turns: list[Turn] = []  # the oldest first
+        self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
+        self.triggers: dict[str, TriggerState] = {}  # by request, or "" of heads
+        self.due: list[int] = []  # requests that wait to be answered
+        self.speech: Speech | None = None
+        self.last: dict[str, str] = {}  # request -> its last answer
+        self.seen: list[int] = []  # tokens of answers, for the repetition penalty
+        self.counts = {"requests": 0, "steps": 0, "rebuilds": 0, "replies": 0, "repeats": 0}
+        self._shown_s: float | None = None  # timestamp that is shown last
+        self._is_open = False  # near may go on without an opening
+        self._num_text = 0  # tokens of text in the cache
+
+    # --- what comes
+
+    def close(self, border_s: float, state: MergeState) -> None:
+        """A segment ended at border_s, and `state` is what is held of all until there."""
+        self.borders.append((border_s, state))
+
+    @torch.no_grad()
+    def see(self, streams: Streams, start_s: float, end_s: float) -> list[SessionEvent]:
+        """Read a step's tokens; what happens then."""
+        events: list[SessionEvent] = []
+        step_tokens = {}
+        for name, tokens in streams.items():
+            limit = self.max_step[name]
+            if len(tokens) > limit:
+                reason = f"more than {limit} tokens in a step of stream {name!r}: it has too many gaps"
+                events.append(Dropped(name, start_s, end_s, reason))
+                tokens = tokens.take(slice(-limit, None))
+            if len(tokens):
+                step_tokens[name] = tokens
+        if step_tokens:
+            events += self._score(self._read_step(step_tokens), start_s, end_s)
+        events += self._speak(end_s)
+        return events + self._move_on(end_s)
+
+    def ask(self, question: str, time_s: float) -> list[SessionEvent]:
+        """The answer to a question now; it ends what is being said.
+
+        Raises:
+            ValueError: nothing was read yet, or the question is empty or too long.
+        """
+        if not self.chunks:
+            raise ValueError("session holds no token: nothing has come that could be asked about")
+        ids = self._question(question, stands=False)
+        events = self.cancel(time_s, "a question came")
+        self.speech = Speech(self.chunks, self.reader.fork(), ids, None, question, time_s)
+        return events + self._say(0, time_s)
+
+    def request(self, text: str, time_s: float) -> list[SessionEvent]:
+        """A text that stands until it is withdrawn.
+
+        Raises:
+            ValueError: it is empty, or has no room.
+        """
+        self._question(text, stands=True)
+        ids = self.parts.turn(text)
+        pinned = sum(len(turn.ids) for turn in self.turns if turn.request is not None)
+        if len(ids) + pinned > self.config.text_tokens:
+            raise ValueError(
+                f"text has {len(ids)} tokens, and the requests that stand {pinned}: together at most "
+                f"live.text_tokens = {self.config.text_tokens}; shorten it, withdraw a request, or raise it"
+            )
+        self.counts["requests"] += 1
+        asked = Asked(time_s, text, self.counts["requests"])
+        return [asked, *self._add(Turn(time_s, text, ids, asked.request))]
+
+    def withdraw(self, request: int, time_s: float) -> list[SessionEvent]:
+        """The request stands no longer; the context is read anew without it.
+
+        Raises:
+            ValueError: it doesn't stand.
+        """
+        if request not in (known := [turn.request for turn in self.turns if turn.request is not None]):
+            raise ValueError(f"request must be one of {known}, which stand, got {request}")
+        self.turns = [turn for turn in self.turns if turn.request != request]
+        self.due = [number for number in self.due if number != request]
+        self.triggers.pop(str(request), None)
+        self.last.pop(str(request), None)
+        events = list[SessionEvent]()
+        if self.speech is not None and self.speech.request == request:
+            events = self.cancel(time_s, "its request was withdrawn")
+        if self.chunks:
+            self._rebuild()
+        return events
+
+    def cancel(self, time_s: float, reason: str = "cancelled") -> list[SessionEvent]:
+        """What is being said ends, and nothing of it stays; no event where nothing is."""
+        speech, self.speech = self.speech, None
+        return [] if speech is None else [Dropped("reply", speech.began_s, time_s, reason)]
+
+    def finish(self, time_s: float) -> list[SessionEvent]:
+        """All that is due is said to its end."""
+        events = self._say(0, time_s) if self.speech is not None else []
+        return events + self._speak(time_s, num=0)
+
+    def context(self) -> list[Part]:
+        """What the cache holds, in order, each part with its text."""
+        return [part._replace(text=as_text(self.parts, part)) for chunk in self.chunks for part in chunk]
+
+    def stats(self) -> dict[str, float]:
+        """Numbers of steps, replies and rebuilds; tokens and bytes of the cache."""
+        return {
+            **self.counts,
+            "cache_tokens": self.reader.count, "cache_bytes": self.reader.num_bytes,
+            "max_cache_tokens": self.max_tokens, "text_tokens": self._num_text,
+            "near_tokens": sum(len(tokens) for row in self.steps for tokens in row.values()),
+        }  # fmt: skip
+
+    # --- what is read
+
+    def _read_step(self, streams: dict[str, Tokens]) -> Read:
+        self.steps.append(streams)
+        self.counts["steps"] += 1
+        if not self.chunks:
+            return self._rebuild()
+        part = self._step(streams, len(self.steps))
+        return self._read(part)
+
+    def _step(self, streams: Streams, number: int) -> Part:
+        part, self._shown_s = self.parts.step(streams, self._shown_s, self._is_open, number)
+        self._is_open = True
+        return part
+
+    def _read(self, *parts: Part) -> Read:
+        self.chunks.append(list(parts))
+        return self.reader.read(parts)
+
+    def _add(self, turn: Turn) -> list[SessionEvent]:
+        """A turn more, which is read now; where it has no room behind near, the context is read anew."""
+        self.turns.append(turn)
+        dropped = self._forget()
+        if turn not in self.turns or not self.chunks:
+            return dropped
+        ids = [*(self.parts.closing if self._is_open else []), *turn.ids]
+        if self._num_text + len(ids) + len(self.parts.opening) > self.config.text_tokens:
+            self._rebuild()
+            return dropped
+        self._is_open = False
+        self._num_text += len(ids) + len(self.parts.opening)
+        self._read(self.parts.text("near", ids))
+        return dropped
+
+    def _forget(self) -> list[SessionEvent]:
+        """The oldest turns that are no requests leave, until the rest has room."""
+        events: list[SessionEvent] = []
+        total = sum(len(turn.ids) for turn in self.turns)
+        for turn in list(self.turns):
+            if total <= self.config.text_tokens:
+                break
+            if turn.request is None:
+                self.turns.remove(turn)
+                total -= len(turn.ids)
+                reason = f"more than live.text_tokens = {self.config.text_tokens} of text"
+                events.append(Dropped("turn", turn.time_s, turn.time_s, reason))
+        return events
+
+    def _move_on(self, now_s: float) -> list[SessionEvent]:
+        """Where near is too long, its older half goes over to the past, at a border of segments."""
+        config = self.config
+        if now_s - self.near_start_s < config.near_s:
+            return []
+        known = [
+            n for n, (s, _) in enumerate(self.borders) if self.near_start_s < s <= now_s - config.near_s / 2
+        ]
+        if not known:
+            return []
+        (border_s, state), self.borders = self.borders[known[-1]], self.borders[known[-1] + 1 :]
+        self.near_start_s = border_s
+        self.past = state.compress(config.past).to(self.model.device) if config.past else None
+        steps, self.steps = self.steps, []
+        for streams in steps:
+            later = {name: tokens.take(tokens.start_s >= border_s) for name, tokens in streams.items()}
+            if later := {name: tokens for name, tokens in later.items() if len(tokens)}:
+                self.steps.append(later)
+        self._rebuild()
+        return []
+
+    def _rebuild(self) -> Read:
+        """Read the whole context anew, in a single forward."""
+        self._shown_s, self._is_open = None, False
+        ids = [i for turn in self.turns for i in turn.ids]
+        parts = [self.parts.past(self.past)]
+        parts += [self.parts.text("turns", ids)] if ids else []
+        parts += [self._step(streams, i + 1) for i, streams in enumerate(self.steps)]
+        self.reader, self.chunks, self._num_text = LiveReader(self.llm), [], len(ids)
+        self.counts["rebuilds"] += 1
+        return self._read(*parts)
+
+    # --- when it speaks
+
+    def _score(self, read: Read, start_s: float, end_s: float) -> list[SessionEvent]:
+        """Scores of a step, by heads or of each request; what fires becomes due."""
+        config = self.config
+        standing = [turn for turn in self.turns if turn.request is not None]
+        if POLL in config.trigger.heads:
+            rows = [(turn.request, {POLL: self._poll(turn.text, end_s)}) for turn in standing]
+        else:
+            assert self.heads is not None
+            scores = {name: float(p) for name, p in self.heads.scores(read.hidden[-1:]).items()}
+            rows = [(standing[-1].request if standing else None, scores)]
+        events: list[SessionEvent] = []
+        for request, scores in rows:
+            name, fired = str(request) if POLL in config.trigger.heads else "", False
+            if request is not None:
+                try:
+                    state = self.triggers.get(name, TriggerState())
+                    self.triggers[name], fired = step(config.trigger, state, scores, start_s)
+                except ValueError as error:
+                    events.append(Dropped("score", start_s, end_s, str(error)))
+            events.append(Scored(start_s, scores, fired, request))
+            if fired and request is not None and request not in self.due:
+                self.due.append(request)
+        return events
+
+    def _poll(self, text: str, now_s: float) -> float:
+        """The probability that the answer to the poll about a request begins with yes."""
+        question = self.config.poll.format(request=text, now=f"{now_s:.0f}")
+        ids = self.parts.ask(question, stands=False)
+        logits = self.reader.fork().read([self.parts.text("answer", ids)]).logits
+        if self._yes < 0:
+            return 1 - float(logits.softmax(-1)[self._no])
+        return float(logits[[self._yes, self._no]].softmax(-1)[0])
+
+    # --- what it says
+
+    def _speak(self, time_s: float, num: int | None = None) -> list[SessionEvent]:
+        """Go on saying what is being said, then what is due."""
+        num = self.config.step_tokens if num is None else num
+        events = [] if self.speech is None else self._say(num, time_s)
+        while self.speech is None and self.due:
+            request = self.due.pop(0)
+            text = next(turn.text for turn in self.turns if turn.request == request)
+            ids = self._question(text, stands=True)
+            self.speech = Speech(self.chunks, self.reader.fork(), ids, request, text, time_s)
+            events += [ReplyBegan(time_s, request), *self._say(num, time_s)]
+        return events
+
+    def _question(self, text: str, *, stands: bool) -> Part:
+        """The part between the context and an answer; ValueError where it has no room."""
+        ids = self.parts.ask(text, stands)
+        if not text.strip():
+            raise ValueError("text must not be empty; say what to tell of, e.g. 'Tell me when it rains.'")
+        limit = (self.llm.context or math.inf) - self.max_tokens - self.config.max_reply_tokens
+        if len(ids) > limit:
+            raise ValueError(
+                f"text has {len(ids)} tokens as a question, and the language model's context has room for "
+                f"{limit:.0f} beside the video; shorten it, or lower live.past"
+            )
+        return self.parts.text("answer", ids)
+
+    def _say(self, num: int, time_s: float) -> list[SessionEvent]:
+        """Up to `num` tokens more of what is being said; 0: all."""
+        speech, config = self.speech, self.config
+        assert speech is not None
+        said = speech.say(self.parts, num, config.max_reply_tokens, config.repetition_penalty, self.seen)
+        events: list[SessionEvent] = []
+        if said and speech.request is not None:
+            events.append(ReplyPart(time_s, speech.request, said))
+        if not speech.is_done(self.parts, config.max_reply_tokens):
+            return events
+        self.speech = None
+        text, name = speech.text(self.parts).strip(), str(speech.request)
+        is_repeat = speech.request is not None and self.last.get(name) == text
+        if speech.request is not None:
+            self.last[name] = text
+        if config.repetition_penalty != 1.0:
+            self.seen = sorted({*self.seen, *speech.tokens} - {*self.parts.ends})
+        self.counts["replies"] += 1
+        self.counts["repeats"] += is_repeat
+        answer = Answer(text, tuple(parse_spans(text, duration_s=time_s)))
+        done_s = time_s if time_s > speech.began_s else None
+        events.append(Reply(speech.began_s, speech.question, answer, speech.request, done_s, is_repeat))
+        if is_repeat or config.replies == "drop":
+            return events
+        question = speech.question if speech.request is None else None
+        turn = Turn(time_s, text, self.parts.exchange(question, speech.tokens, text), None)
+        if config.replies == "log":
+            self.turns.append(turn)
+            return events + self._forget()
+        return events + self._add(turn)
+
+    def _bound(self, step_s: float) -> int:
+        """The most tokens that the cache can have; ValueError where the model's context has fewer."""
+        model, config, settings = self.model, self.config, self.llm.settings
+        encoders: list[Any] = [encoder for name, encoder in model.encoders.items() if name in self.max_step]
+        blocks = [(e.block + e.lookahead) / e.rate_hz for e in encoders if e.modality == "audio"]
+        near_s = config.near_s + model.config.segments.length_s + max(blocks, default=0.0) + step_s
+        num_text = self.parts.step_tokens
+        near = (math.ceil(near_s / step_s) + 2) * (sum(self.max_step.values()) + num_text)
+        past = config.past
+        if past:
+            model.check_budget(past, list(self.max_step))
+            few = min(settings.min_timestamps, past // (2 * max(1, num_text)))
+            past += (max(1, few, int(settings.timestamp_share * past / max(1, num_text))) + 2) * num_text
+        ends = 2 * (len(self.parts.opening) + len(self.parts.closing))
+        bound = len(self.parts.past(None).ids) + past + config.text_tokens + near + ends
+        need = bound + config.text_tokens + config.max_reply_tokens
+        if (context := self.llm.context or math.inf) < need:
+            raise ValueError(
+                f"live needs up to {need:,} tokens, the language model's context has {context:,}; lower "
+                "live.past, live.near_s, live.text_tokens or live.max_reply_tokens"
+            )
+        return bound
+
+    # --- snapshots
+
+    def state(self) -> dict[str, Any]:
+        """All but what the constructor takes, for `set_state`."""
+        speech = self.speech
+        return {name: getattr(self, name) for name in _DATA} | {
+            "chunks": self.chunks, "speech": None if speech is None else speech.state(),
+            "borders": [(border_s, state.state()) for border_s, state in self.borders],
+        }  # fmt: skip
+
+    def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
+        """Go on from what `state` gave: the context is read again as it was read; `empty` is a merge state of
+        the session's budget."""
+        for name in _DATA:
+            setattr(self, name, state[name])
+        self.borders = []
+        for border_s, values in state["borders"]:
+            twin = empty.copy()
+            twin.set_state(values)
+            self.borders.append((border_s, twin))
+        self.reader, self.chunks = LiveReader(self.llm), []
+        for chunk in state["chunks"]:
+            self._read(*chunk)
+        if state["speech"] is not None:
+            self.speech = Speech.restore(self.llm, self.parts, state["speech"])
+
+
+_DATA = (
+    "past", "near_start_s", "steps", "turns", "triggers", "due", "last", "seen", "counts", "_shown_s",
+    "_is_open", "_num_text",
+)  # fmt: skip
+
+
+def _tokens_a_step(model: LongCompress, stream: str, step_s: float) -> int:
+    """The most tokens of a stream that a step has."""
+    encoder = model.encoders[stream]
+    if encoder.modality == "video":
+        return encoder.patches
+    return math.floor(encoder.tokens_a_second(step_s, model.config.media) * step_s + 1e-6) + 1
+
+
+LIVE_CLASSES = (Turn, Part, TriggerState, CompressedVideo)
+"""The classes that a live context is made of, for `serialize.pack`; beside those of a merge state."""

@@ -1,0 +1,69 @@
+"""What happens in a session. Asked and Scored are of `context`, whose conversations have them too."""
+
+from dataclasses import dataclass
+
+from .context import Asked, Scored
+from .types import Answer
+
+
+@dataclass(frozen=True)
+class SegmentClosed:
+    """A segment went into memory: tokens that came in, tokens held in all after it."""
+
+    index: int
+    start_s: float
+    end_s: float
+    tokens_in: int
+    tokens_held: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What could not be used or was forgotten, its interval, and why: "video" or "audio" that came too late,
+    the "score" of a step, a "reply" that was not said to its end, a "turn" that left the context."""
+
+    what: str
+    time_s: float
+    end_s: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReplyBegan:
+    """The model begins to answer a request: what it had seen by then."""
+
+    time_s: float
+    request: int
+
+
+@dataclass(frozen=True)
+class ReplyPart:
+    """More text of the answer to a request, when the video had come to time_s."""
+
+    time_s: float
+    request: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer to pushed text.
+
+    Attributes:
+        time_s: what had been seen by then.
+        question: the text.
+        answer: what the model said.
+        request: of a standing request its number.
+        done_s: how far the video had come at the last word; None: no further.
+        is_repeat: it is the last answer to this request again; it never gets into the context.
+    """
+
+    time_s: float
+    question: str
+    answer: Answer
+    request: int | None = None
+    done_s: float | None = None
+    is_repeat: bool = False
+
+
+SessionEvent = SegmentClosed | Dropped | Reply | Asked | Scored | ReplyBegan | ReplyPart

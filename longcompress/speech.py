@@ -1,0 +1,83 @@
+"""An answer in the making, on a fork of the context that it was begun in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .llm import CausalLM, StockLM
+from .llm.cache import pick
+from .llm.live import LiveReader, Part, Parts
+
+HALF = "�"  # how a tokenizer writes a character that is not whole yet
+
+
+class Speech:
+    """An answer that goes on token by token.
+
+    Args:
+        chunks: what `reader` has read, to be read again from a snapshot.
+        reader: a fork of the context's.
+        question: the part before the answer.
+        request: its number, None of a question.
+        text: of the request or question.
+        began_s: what was seen by then.
+    """
+
+    def __init__(
+        self, chunks: Sequence[list[Part]], reader: LiveReader, question: Part, request: int | None,
+        text: str, began_s: float,
+    ) -> None:  # fmt: skip
+        self.chunks, self.reader, self.part = list(chunks), reader, question
+        self.request, self.question, self.began_s = request, text, began_s
+        self.tokens: list[int] = []
+        self._num_said = 0  # characters of the text that `say` has returned
+        self._logits: Tensor = reader.read([question]).logits
+
+    def say(self, parts: Parts, num: int, limit: int, penalty: float, seen: Sequence[int]) -> str:
+        """What up to `num` tokens more (0: all of at most `limit`) add to the text."""
+        stop = limit if num == 0 else min(limit, len(self.tokens) + num)
+        while len(self.tokens) < stop and not self.is_done(parts, limit):
+            logits = self._logits.clone()
+            logits[parts.suppressed] = -float("inf")
+            self.tokens.append(pick(logits, penalty, [*seen, *self.tokens]))
+            if not self.is_done(parts, limit):
+                self._read(parts, self.tokens[-1])
+        text = self.text(parts)
+        if text.endswith(HALF) and not self.is_done(parts, limit):
+            return ""
+        self._num_said, start = len(text), self._num_said
+        return text[start:]
+
+    def is_done(self, parts: Parts, limit: int) -> bool:
+        """Whether it has come to its end."""
+        return len(self.tokens) >= limit or (bool(self.tokens) and self.tokens[-1] in parts.ends)
+
+    def text(self, parts: Parts) -> str:
+        """What was said."""
+        tokens = self.tokens[:-1] if self.tokens and self.tokens[-1] in parts.ends else self.tokens
+        return str(parts.llm.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for `restore`."""
+        return {
+            "chunks": self.chunks, "part": self.part, "request": self.request, "question": self.question,
+            "began_s": self.began_s, "tokens": self.tokens, "num_said": self._num_said,
+        }  # fmt: skip
+
+    @classmethod
+    def restore(cls, llm: CausalLM | StockLM, parts: Parts, state: dict[str, Any]) -> "Speech":
+        """The answer that `state` is of; all is read as it was read."""
+        reader = LiveReader(llm)
+        for chunk in state["chunks"]:
+            reader.read(chunk)
+        speech = cls(
+            state["chunks"], reader, state["part"], state["request"], state["question"], state["began_s"]
+        )
+        speech.tokens, speech._num_said = state["tokens"], state["num_said"]
+        for token in speech.tokens:
+            speech._read(parts, token)
+        return speech
+
+    def _read(self, parts: Parts, token: int) -> None:
+        self._logits = self.reader.read([parts.text("answer", [token])]).logits

@@ -1,0 +1,503 @@
+"""The laws of a live session, with small random models; those of stock models are in test_live_stock.py."""
+
+import threading
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from longcompress.compression.triggers import fires
+from longcompress.config import LLMConfig
+from longcompress.config_live import LiveConfig, TriggerConfig
+from longcompress.context import Asked, Scored
+from longcompress.llm.live import embed
+from longcompress.session import Dropped, Reply, SegmentClosed, Session
+from longcompress.session_events import ReplyBegan, ReplyPart
+from longcompress.types import Audio, Frames
+
+from clips import make_clip, random_parts
+from models import model as make_model
+
+POLLED = LiveConfig(
+    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, text_tokens=60, max_reply_tokens=9,
+    poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
+)  # fmt: skip
+ALWAYS = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("relevance",)))
+QUIET = replace(POLLED, trigger=TriggerConfig("single", 1.0, ("relevance",)))
+TEXT = "when does the red ball appear"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With heads."""
+    llm = LLMConfig(
+        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
+        max_new_tokens=6, heads=True,
+    )  # fmt: skip
+    return make_model(llm=llm)
+
+
+def session_of(model, live, **options):
+    return Session(model, 40, live=live, **{"patience_s": 100.0} | options)
+
+
+def steps_of(seconds, seed=0):
+    """A frame and its second of audio, one after the other."""
+    frames, sound = make_clip(seconds, seed)
+    rate = sound.rate_hz
+    for i in range(len(frames)):
+        yield frames.cut(i, i + 1)
+        yield sound.cut(i * rate, (i + 1) * rate)
+
+
+def run(model, live, parts, texts=((0.0, TEXT, "may"),), **options):
+    session, events = session_of(model, live, **options), []
+    for time_s, text, reply in texts:
+        events += session.push_text(text, time_s, reply=reply)
+    for part in parts:
+        events += session.push(part)
+    return session, events + session.close()
+
+
+def of(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize("live", [POLLED, replace(ALWAYS, replies="keep"), replace(ALWAYS, replies="log")])
+def test_events_are_the_same_for_any_cut_of_the_pushes(model, live):
+    texts = [(0.0, TEXT, "may"), (7.5, "what is seen", "must"), (11.0, "what happens", "may")]
+    clip = make_clip(33.0)
+    first, want = run(model, live, [*clip], texts)
+    assert len(of(want, Reply)) > 3 and len(of(want, Scored)) >= 33 and len(of(want, Asked)) == 2
+    for seed in range(3):
+        session, events = run(model, live, random_parts(*clip, seed), texts)
+        assert events == want
+        assert [part.ids.tolist() for part in session.context()] == [p.ids.tolist() for p in first.context()]
+
+
+def fresh_logits(model, parts):
+    """Logits after a single forward of parts, without a cache."""
+    x = torch.cat([embed(model.llm, part) for part in parts])
+    with torch.no_grad():
+        out = model.llm.lm(inputs_embeds=x[None], use_cache=False, output_hidden_states=True)
+    return out.hidden_states[-1][0, -1:], out.logits[0, -1]
+
+
+@pytest.mark.parametrize("replies", ["drop", "keep", "log"])
+def test_the_cache_is_a_fresh_reading_of_the_printed_context(model, replies):
+    session = session_of(model, replace(ALWAYS, replies=replies, step_tokens=3))
+    session.push_text(TEXT, reply="may")
+    num, parts = 0, session.live.context.parts
+    question = parts.text("answer", parts.ask("what is seen", False))
+    for part in steps_of(27.0):
+        events = session.push(part)
+        if not of(events, Scored):
+            continue
+        context = session.context()
+        got = session.live.context.reader.fork().read([question]).logits
+        torch.testing.assert_close(got, fresh_logits(model, [*context, question])[1], atol=1e-5, rtol=1e-4)
+        assert sum(len(part.ids) for part in context) == session.live.context.reader.count
+        last = context[-1]
+        if last.streams and context[-1].region == "near":  # no kept reply behind it
+            for head, score in model.llm.heads.scores(fresh_logits(model, context)[0]).items():
+                assert abs(float(score) - of(events, Scored)[-1].scores[head]) < 1e-5
+                num += 1
+        assert context[0].region == "past" and all(part.text for part in context if len(part.ids))
+    assert num > 12 and session.stats()["rebuilds"] > 3
+    assert sorted({part.region for part in session.context()}) == ["near", "past", "turns"]
+
+
+def test_a_context_is_printed_with_its_text(model):
+    session, _ = run(model, QUIET, steps_of(6.0))
+    texts = [part.text for part in session.context()]
+    assert texts[0] == "" and "does the red ball appear" in texts[1]
+    assert texts[2] == "0[5 tokens]" and texts[3] == "[5 tokens]"  # 4 patches, a second of audio
+
+
+def test_the_past_is_read_once(model):
+    """Sizes over past and near are all the tokens that came, whenever one looks."""
+    session, num = session_of(model, QUIET), 0
+    for seconds, part in enumerate(steps_of(41.0)):
+        session.push(part)
+        if seconds % 2 == 0:
+            continue
+        num += 5  # 4 patches, a second of audio
+        context = session.live.context
+        past = 0 if context.past is None else sum(float(t.size.sum()) for t in context.past.streams.values())
+        near = sum(float(t.size.sum()) for row in context.steps for t in row.values())
+        assert past + near == pytest.approx(num)
+    assert context.past is not None and context.past.num_tokens == 20
+
+
+def test_nothing_depends_on_what_comes_later(model):
+    frames, sound = make_clip(24.0)
+    other_frames, other_sound = make_clip(24.0, seed=5)
+    at = 14
+    mixed = [
+        Frames(torch.cat([frames.pixels[:at], other_frames.pixels[at:]]), frames.time_s, 1.0),
+        Audio(torch.cat([sound.samples[: at * 16000], other_sound.samples[at * 16000 :]]), 0.0),
+    ]
+    _, first = run(model, POLLED, [frames, sound])
+    _, second = run(model, POLLED, mixed)
+
+    scored = [[e for e in of(events, Scored) if e.time_s < at] for events in (first, second)]
+    assert scored[0] == scored[1] and len(scored[0]) == at
+    assert of(first, Scored)[at:] != of(second, Scored)[at:]
+    early = [
+        [e for e in events if isinstance(e, ReplyBegan | ReplyPart) and e.time_s <= at]
+        for events in (first, second)
+    ]
+    assert early[0] == early[1] and early[0]
+
+
+def test_early_audio_is_in_the_scores_at_once(model):
+    """A sound changes the scores of its own second, though its block of 4 s is not full."""
+    frames, sound = make_clip(3.0)
+    loud = Audio(sound.samples.clone(), 0.0)
+    loud.samples[16000:32000] = torch.sin(torch.arange(16000) * 0.3)
+    scores = []
+    for audio in (sound, loud):
+        session, events = session_of(model, QUIET), []
+        for part in (frames, audio):
+            events += session.push(part)
+        scores.append([event.scores for event in of(events, Scored)])
+    assert scores[0][0] == scores[1][0] and scores[0][1] != scores[1][1] and len(scores[0]) == 3
+
+
+def test_dropped_replies_leave_nothing_behind(model):
+    sessions = [session_of(model, live) for live in (ALWAYS, QUIET)]
+    for session in sessions:
+        session.push_text(TEXT, reply="may")
+    events = [[e for part in steps_of(9.0) for e in session.push(part)] for session in sessions]
+    assert len(of(events[0], Reply)) > 0 and not of(events[1], Reply)
+    assert [e.scores for e in of(events[0], Scored)] == [e.scores for e in of(events[1], Scored)]
+    for a, b in zip(*(s.live.context.reader.cache.layers for s in sessions), strict=True):
+        assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
+
+
+def test_what_is_said_between_steps_is_what_is_said_at_once(model):
+    texts = {}
+    for num in (1, 2, 3, 0):
+        _, events = run(model, replace(ALWAYS, step_tokens=num), steps_of(16.0))
+        replies = of(events, Reply)
+        texts[num] = {r.time_s: r.answer.text for r in replies}
+        assert num or all(r.done_s is None for r in replies)
+        parts = [e for e in events if isinstance(e, ReplyPart | ReplyBegan)]
+        assert isinstance(parts[0], ReplyBegan)
+        said = "".join(e.text for e in of(events, ReplyPart))
+        assert said.replace(" ", "") == "".join(r.answer.text for r in replies).replace(" ", "")
+    for num in (1, 2, 3):
+        assert len(texts[num]) > 1 and texts[num].items() <= texts[0].items()
+
+
+def test_a_sweep_of_the_trigger_is_the_session(model):
+    for trigger in (
+        TriggerConfig("sum", 1.3, ("informative",)),
+        TriggerConfig("rise", 0.001, ("relevance",), window=5, warmup=2, refractory_s=3.0),
+    ):
+        _, events = run(model, replace(POLLED, trigger=trigger), steps_of(20.0))
+        scored = of(events, Scored)
+        curves = {name: [e.scores[name] for e in scored] for name in ("informative", "relevance")}
+        want = fires(trigger, curves, [e.time_s for e in scored])
+        assert [i for i, e in enumerate(scored) if e.fired] == want and 1 < len(want) < 20
+
+
+@pytest.mark.parametrize("replies", ["drop", "keep"])
+def test_a_snapshot_goes_on_bit_for_bit_in_mid_reply(model, replies):
+    live = replace(ALWAYS, replies=replies, step_tokens=1)
+    session = session_of(model, live)
+    session.push_text(TEXT, reply="may")
+    session.push_text("what is seen", 17.5)
+    parts, speaking = list(steps_of(22.0)), 0
+    for i, part in enumerate(parts):
+        session.push(part)
+        if i not in (3, 11, 22, 30):
+            continue
+        speaking += session.live.context.speech is not None
+        data = session.snapshot()
+        twin, other = Session.restore(model, data), Session.restore(model, data)
+        assert twin.snapshot() == data
+        events = [[e for p in parts[i + 1 : i + 13] for e in s.push(p)] for s in (twin, other)]
+        assert events[0] == events[1] and of(events[0], Scored)
+    assert speaking == 4
+
+
+def test_a_restored_session_ends_as_the_first(model):
+    live, parts = replace(ALWAYS, replies="keep", step_tokens=1), list(steps_of(26.0))
+    for at in (7, 21, 33):
+        session = session_of(model, live)
+        session.push_text(TEXT, reply="may")
+        for part in parts[:at]:
+            session.push(part)
+        twin = Session.restore(model, session.snapshot())
+        ends = [[e for p in parts[at:] for e in s.push(p)] + s.close() for s in (session, twin)]
+        assert ends[0] == ends[1] and len(of(ends[0], Reply)) > 1
+
+
+def test_two_sessions_dont_touch(model):
+    _, want = run(model, POLLED, steps_of(12.0))
+    first, second = session_of(model, POLLED), session_of(model, replace(POLLED, replies="keep"))
+    events = first.push_text(TEXT, reply="may")
+    second.push_text("what happens", reply="may")
+    for part, other in zip(steps_of(12.0), steps_of(12.0, seed=4), strict=True):
+        events += first.push(part)
+        second.push(other)
+    assert events + first.close() == want
+
+
+def test_two_threads_share_a_model(model):
+    _, want = run(model, POLLED, steps_of(10.0))
+    results = [None, None]
+
+    def work(i):
+        results[i] = run(model, POLLED, steps_of(10.0))[1]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [want, want]
+
+
+def test_without_a_past_nothing_older_than_near_counts(model):
+    live = replace(QUIET, past=0)
+    frames, sound = make_clip(30.0)
+    changed = frames.pixels.clone()
+    changed[:8] = 255 - changed[:8]
+    tails = []
+    for pixels in (frames.pixels, changed):
+        _, events = run(model, live, [Frames(pixels, frames.time_s, 1.0), sound])
+        tails.append([e.scores for e in of(events, Scored)])
+    assert tails[0][:8] != tails[1][:8] and tails[0][20:] == tails[1][20:]
+
+
+def test_the_memory_is_that_of_a_session_that_is_not_live(model):
+    clip = make_clip(23.0)
+    session, _ = run(model, QUIET, random_parts(*clip, 1))
+    plain = Session(model, 40)
+    for part in clip:
+        plain.push(part)
+    plain.close()
+    for name, tokens in plain.memory().streams.items():
+        torch.testing.assert_close(session.memory().streams[name].x, tokens.x, atol=1e-4, rtol=1e-4)
+        assert torch.equal(session.memory().streams[name].size, tokens.size)
+    assert session.memory().duration_s == 23.0
+
+
+def test_a_memory_in_the_middle_has_what_waits_for_its_step(model):
+    frames, sound = make_clip(9.0)
+    session = session_of(model, QUIET)
+    session.push(frames)
+    session.push(sound.cut(0, 70_000))
+    assert session.stats()["steps"] == 4
+    assert float(session.memory(40).streams["video"].size.sum()) == 36
+
+
+def test_bounded_for_ever(model):
+    live = replace(ALWAYS, replies="keep", trigger=TriggerConfig("sum", 2.0))
+    session, sizes, counts = session_of(model, live, media=["video"]), [], []
+    session.push_text(TEXT, reply="may")
+    generator = torch.Generator().manual_seed(0)
+    for minute in range(8):
+        pixels = torch.randint(0, 255, (60, 16, 16, 3), dtype=torch.uint8, generator=generator)
+        for i in range(60):
+            time_s = torch.tensor([60.0 * minute + i], dtype=torch.float64)
+            session.push(Frames(pixels[i : i + 1], time_s, 1.0))
+            stats = session.stats()
+            assert stats["cache_tokens"] <= stats["max_cache_tokens"]
+            assert stats["text_tokens"] <= live.text_tokens
+            counts.append(stats["cache_bytes"])
+        sizes.append(len(session.snapshot()))
+    assert max(counts[240:]) <= 1.05 * max(counts[60:240]) and max(sizes[4:]) <= 1.1 * max(sizes[1:4])
+    assert stats["replies"] > 50 and stats["rebuilds"] > 40
+
+
+def test_silence_of_a_source_moves_no_clock_but_its_own(model):
+    """Frames go on where audio ends; after patience each step is read without it."""
+    frames, sound = make_clip(12.0)
+    session, events = session_of(model, QUIET, patience_s=2.0), []
+    events += session.push(sound.cut(0, 4 * 16000))
+    for i in range(12):
+        events += session.push(frames.cut(i, i + 1))
+    assert [e.time_s for e in of(events, Scored)] == [float(i) for i in range(10)]
+    late = session.push(sound.cut(4 * 16000, 6 * 16000))
+    assert [(e.what, e.time_s) for e in late] == [("audio", 4.0)]
+
+
+def test_requests_stand_until_they_are_withdrawn(model):
+    session = session_of(model, replace(ALWAYS, step_tokens=1))
+    (asked,) = session.push_text(TEXT, reply="may")
+    parts = list(steps_of(8.0))
+    events = [e for part in parts[:6] for e in session.push(part)]
+    assert of(events, ReplyBegan)[0].request == asked.request == 1
+    assert any("red ball" in part.text for part in session.context())
+    (dropped,) = session.withdraw(1)
+    assert (dropped.what, dropped.reason) == ("reply", "its request was withdrawn")
+    assert not any("red ball" in part.text for part in session.context())
+    events = [e for part in parts[6:] for e in session.push(part)]
+    assert not of(events, ReplyBegan) and of(events, Scored) and not any(e.fired for e in of(events, Scored))
+    with pytest.raises(ValueError, match=r"request must be one of \[\], which stand, got 1"):
+        session.withdraw(1)
+
+
+def test_each_request_has_its_own_poll_and_trigger(model):
+    session = session_of(
+        model, replace(POLLED, trigger=TriggerConfig("single", 0.5, ("poll",), release=True))
+    )
+    events = session.push_text(TEXT, reply="may") + session.push_text("what is seen", reply="may")
+    for part in steps_of(5.0):
+        events += session.push(part)
+    scored = of(events, Scored)
+    assert [e.request for e in scored] == [1, 2] * 5 and all(set(e.scores) == {"poll"} for e in scored)
+    assert len({e.scores["poll"] for e in scored[:2]}) == 2
+
+
+def test_a_poll_is_the_models_own_answer(model):
+    """The probability of the first word of yes against no, or of all but no."""
+    session = session_of(model, QUIET)
+    for part in steps_of(3.0):
+        session.push(part)
+    context = session.live.context
+    question = context.parts.text("answer", context.parts.ask(TEXT, False))
+    logits = fresh_logits(model, [*session.context(), question])[1]
+    red, blue = (model.llm.tokenizer.encode(word)[0] for word in ("red", "blue"))
+    for live, want in (
+        (POLLED, logits[[red, blue]].softmax(0)[0]),
+        (replace(POLLED, poll_yes=""), 1 - logits.softmax(0)[blue]),
+    ):
+        other = session_of(model, live)
+        other.push_text(TEXT, 2.0, reply="may")
+        events = [e for part in steps_of(3.0) for e in other.push(part)]
+        first = session_of(model, live)  # the request stands in the context of `other`: poll without it
+        for part in steps_of(3.0):
+            first.push(part)
+        assert first.live.context._poll(TEXT, 3.0) == pytest.approx(float(want), abs=1e-5)
+        assert of(events, Scored)[-1].scores["poll"] != pytest.approx(float(want), abs=1e-9)
+
+
+def test_a_question_ends_what_is_being_said(model):
+    session = session_of(model, replace(ALWAYS, step_tokens=1))
+    session.push_text(TEXT, reply="may")
+    parts = list(steps_of(6.0))
+    for part in parts[:4]:
+        session.push(part)
+    assert session.live.context.speech is not None
+    dropped, reply = session.push_text("what is seen")
+    assert (dropped.what, dropped.reason) == ("reply", "a question came")
+    quiet = session_of(model, QUIET)
+    quiet.push_text(TEXT, reply="may")
+    for part in parts[:4]:
+        quiet.push(part)
+    assert quiet.push_text("what is seen") == [reply] and reply.request is None and reply.time_s == 2.0
+    assert session.cancel() == []
+    session.push(parts[4]), session.push(parts[5])
+    (cancelled,) = session.cancel()
+    assert (cancelled.what, cancelled.reason) == ("reply", "cancelled") and session.cancel() == []
+
+
+def test_the_same_answer_again_is_marked_and_never_kept(model):
+    live = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",)), step_tokens=0, replies="keep")
+    _, events = run(model, live, steps_of(14.0), [(0.0, "what is seen", "may")])
+    replies = of(events, Reply)
+    for before, reply in pairwise(replies):
+        assert reply.is_repeat == (reply.answer.text == before.answer.text)
+    assert any(reply.is_repeat for reply in replies)
+    session = session_of(model, live)
+    session.push_text("what is seen", reply="may")
+    for part in steps_of(14.0):
+        events = session.push(part)
+        if of(events, Reply):
+            assert session.context()[-1].streams != {} or not of(events, Reply)[-1].is_repeat
+
+
+def test_texts_come_at_their_time(model):
+    _, events = run(
+        model,
+        QUIET,
+        steps_of(5.0),
+        [(2.5, TEXT, "may"), (3.0, "what is seen", "must"), (60.0, "what", "must")],
+    )
+    kinds = [type(event) for event in events if not isinstance(event, SegmentClosed)]
+    assert kinds[:6] == [Scored, Scored, Scored, Asked, Reply, Scored]
+    (dropped,) = of(events, Dropped)
+    assert (dropped.what, dropped.time_s, dropped.reason) == ("turn", 60.0, "the video ended before it")
+
+
+def test_frames_at_a_higher_rate_are_thinned(model):
+    frames, _ = make_clip(5.0)
+    session, events = session_of(model, QUIET, media=["video"]), []
+    for i in range(50):
+        events += session.push_frame(frames.pixels[i // 10], i / 10)
+    assert [e.time_s for e in of(events, Scored)] == [0.0, 1.0, 2.0, 3.0, 4.0] and not of(events, Dropped)
+    assert of(session.push_frame(frames.pixels[0], 2.05), Dropped)[0].what == "video"
+    events = session.push_frame(frames.pixels[0], 3600.0)  # an hour later
+    assert [e.time_s for e in of(events, Scored)] == [3600.0]
+
+
+def test_errors_say_what_is_wrong(model):
+    with pytest.raises(ValueError, match=r"live.trigger.heads \('informative',\) need a model with heads"):
+        session_of(make_model(), LiveConfig(past=20))
+    session = session_of(model, POLLED)
+    with pytest.raises(ValueError, match="session holds no token: nothing has come"):
+        session.push_text("what is seen")
+    for reply in ("may", "must"):
+        session.push(make_clip(2.0)[0]), session.push(make_clip(2.0)[1])
+        with pytest.raises(ValueError, match="must not be empty"):
+            session.push_text(" ", reply=reply)
+    with pytest.raises(
+        ValueError, match=r"text has \d+ tokens, and the requests that stand 0: together at most"
+    ):
+        session.push_text("red " * 70, reply="may")
+    with pytest.raises(
+        ValueError, match=r"text has \d+ tokens as a question, and the language model's context"
+    ):
+        session.push_text("red " * 5000)
+    with pytest.raises(ValueError, match="time_s must be a number of seconds"):
+        session.push_text("what", float("nan"))
+    with pytest.raises(
+        ValueError, match=r"live needs up to [\d,]+ tokens, the language model's context has 4,096"
+    ):
+        session_of(model, replace(POLLED, near_s=1000.0))
+    with pytest.raises(ValueError, match="budget must be at least"):
+        session_of(model, replace(POLLED, past=2))
+    with pytest.raises(ValueError, match="poll_yes and poll_no must begin with different tokens"):
+        session_of(model, replace(POLLED, poll_yes="blue"))
+    plain = Session(model, 40)
+    for call in (lambda: plain.withdraw(1), plain.cancel, plain.context):
+        with pytest.raises(ValueError, match="session must be live"):
+            call()
+    with pytest.raises(ValueError, match='reply "may" needs a live session'):
+        plain.push_text("what", reply="may")
+    with pytest.raises(ValueError, match="audio must come at 16000 samples a second, got 8000"):
+        session.push_audio(torch.zeros(100), 8000)
+
+
+def test_requests_have_a_bound_and_what_was_said_leaves_first(model):
+    live = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",)), replies="keep", step_tokens=0)
+    session = session_of(model, live)
+    session.push_text(TEXT, reply="may")
+    events = [e for part in steps_of(30.0) for e in session.push(part)]
+    gone = [e for e in of(events, Dropped) if e.what == "turn"]
+    assert gone and "more than live.text_tokens = 60 of text" in gone[0].reason
+    with pytest.raises(ValueError, match="withdraw a request"):
+        for _ in range(10_000):
+            session.push_text(TEXT, reply="may")
+    assert session.stats()["cache_tokens"] <= session.stats()["max_cache_tokens"]
+
+
+def test_a_score_that_is_no_number_is_named_and_the_session_lives(model):
+    session = session_of(model, ALWAYS)
+    session.push_text(TEXT, reply="may")
+    parts = list(steps_of(3.0))
+    weight = model.llm.heads.get_submodule("relevance").weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+        events = session.push(parts[0]) + session.push(parts[1])
+        weight.copy_(before)
+    (dropped,) = of(events, Dropped)
+    assert dropped.what == "score" and "score 'relevance' must be in [0, 1], got nan" in dropped.reason
+    events = session.push(parts[2]) + session.push(parts[3])
+    assert of(events, ReplyBegan)
