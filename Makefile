@@ -85,6 +85,11 @@ $(PAGE)/.installed:
 test-page: $(STAMP) $(PAGE)/.installed
 	$(ENV) PYTHON_OF_SERVER=$(BIN)/python $(PAGE)/bin/pytest -q tests/page
 
+# The server under requests without end: make soak MINUTES=30. Memory may grow by less than 5 MB an hour.
+MINUTES ?= 30
+soak: $(STAMP)
+	$(ENV) $(BIN)/longcompress bench serve --soak-minutes $(MINUTES) --out soak.csv
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

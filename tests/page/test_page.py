@@ -107,7 +107,8 @@ def second(driver):
 def painted(driver):
     return driver.execute_script(
         "const c = document.getElementById('overlay'); if (!c.width) return 0;"
-        "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v).length"
+        "const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+        "return data.filter((value, i) => i % 4 === 3 && value).length"
     )
 
 
