@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 LMMS := .venv-lmms
 T519 := .venv-519
 
-.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-transformers-519 lint clean
+.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak test-transformers-519 lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,10 +75,25 @@ test-transformers-519: $(T519)/.installed
 	$(ENV) $(T519)/bin/pytest -q -rs tests/llm/test_stock.py tests/encoders/test_stock_encoders.py \
 		tests/test_stock_models.py tests/test_stock_folders.py tests/test_stock_product.py tests/test_export.py
 
+# The page in Debian's chromium (apt-get install chromium chromium-driver), with clicks, keys and axe-core.
+PAGE := .venv-page
+$(PAGE)/.installed:
+	$(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/pip install --quiet --disable-pip-version-check selenium==4.* axe-core-python==0.1.0 pytest httpx
+	touch $@
+
+test-page: $(STAMP) $(PAGE)/.installed
+	$(ENV) PYTHON_OF_SERVER=$(BIN)/python $(PAGE)/bin/pytest -q tests/page
+
+# The server under requests without end: make soak MINUTES=30. Memory may grow by less than 5 MB an hour.
+MINUTES ?= 30
+soak: $(STAMP)
+	$(ENV) $(BIN)/longcompress bench serve --soak-minutes $(MINUTES) --out soak.csv
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(T519) demo_out gpu_report build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) $(PAGE) $(T519) demo_out gpu_report build dist *.egg-info

@@ -39,6 +39,7 @@ setup(
     packages=find_packages(include=["longcompress", "longcompress.*"]),
     package_data={
         "longcompress": ["py.typed", "weights/*/*", "weights/*/*/*"],
+        "longcompress.serve": ["static/*"],
         "longcompress.train": ["recipes/*.yaml"],
     },
     install_requires=[

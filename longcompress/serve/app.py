@@ -15,7 +15,7 @@ import uvicorn
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
 from ..files import parse_json
@@ -25,6 +25,7 @@ from .engine import Engine
 from .guard import Guard
 from .limits import MB, ApiError, Limits, refuse
 from .metrics import Metrics
+from .page import page_routes
 from .reading import Stopped
 from .request import ChatRequest, parse_chat
 from .rows import Completion
@@ -57,6 +58,8 @@ class App:
             Route("/v1/files", self.upload, methods=["POST"]),
             Route("/v1/files", self.files, methods=["GET"]),
             Route("/v1/files/{id}", self.file, methods=["GET", "DELETE"]),
+            Route("/v1/files/{id}/content", self.content, methods=["GET"]),
+            *page_routes(self.engine),
             Route("/metrics", self.prometheus, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
         ]
@@ -95,7 +98,8 @@ class App:
         own = {
             "budget": model.config.budget.tokens, "max_budget": self.limits.max_budget,
             "rate_fps": model.config.media.rate_fps, "media": list(model.media),
-            "context": model.llm.context,
+            "context": model.llm.context, "protocols": self.limits.protocols,
+            "segment_s": model.config.segments.length_s,
         }  # fmt: skip
         return {
             "id": self.name, "object": "model", "created": self.created_s, "owned_by": "longcompress",
@@ -142,6 +146,11 @@ class App:
             return JSONResponse({"id": upload.id, "object": "file", "deleted": True})
         return JSONResponse(upload.to_json(self.limits.upload_hours))
 
+    async def content(self, request: Request) -> Response:
+        """The bytes of a file; parts of them where the client wants a range."""
+        upload = self.sources.find(request.path_params["id"], request.scope["owner"], "id")
+        return FileResponse(self.sources.path(upload), media_type="application/octet-stream")
+
     # --- chat
 
     async def chat(self, request: Request) -> Response:
@@ -172,7 +181,7 @@ class Work:
     """A chat completion at work; `task` gives memory, whether it was there before, and answer."""
 
     def __init__(self, app: App, chat: ChatRequest, sources: list[Source]) -> None:
-        self.app, self.chat = app, chat
+        self.app, self.chat, self.key = app, chat, app.engine.key(chat, sources)
         self.id, self.created_s = f"chatcmpl-{uuid4().hex}", int(time.time())
         self.news: asyncio.Queue[str | tuple[float, float | None] | None] = asyncio.Queue()
         self.task = asyncio.create_task(self._run(sources))
@@ -243,7 +252,8 @@ class Work:
             "streams": {name: len(tokens) for name, tokens in memory.streams.items()},
             "globals": sum(map(len, memory.globals.values())), "part_s": [start_s, start_s + length_s],
             "events": answer["events"], "coverage": answer["coverage"],
-            "memory": "kept" if is_kept else "read", "warnings": memory.source.get("warnings", []),
+            "memory": "kept" if is_kept else "read", "memory_id": self.key,
+            "warnings": memory.source.get("warnings", []),
         }  # fmt: skip
         return own | ({"evidence": answer["cites"]} if self.chat.evidence else {})
 
@@ -303,7 +313,10 @@ def listen(limits: Limits) -> socket.socket:
             "LONGCOMPRESS_API_KEYS, or listen on 127.0.0.1"
         )
     family = socket.AF_INET6 if ":" in limits.address else socket.AF_INET
-    return socket.create_server((limits.address, limits.port), family=family, backlog=128)
+    listener = socket.create_server((limits.address, limits.port), family=family, backlog=128)
+    # for those it accepts: else an answer's body waits 40 ms until its head is acknowledged
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def server_of(app: App) -> uvicorn.Server:

@@ -53,14 +53,22 @@ class Engine:
         for pool in (self._readers, self._answerer):
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def key(self, chat: ChatRequest, sources: Sequence[Source]) -> str:
+        """The name of the memory of a request's media."""
+        contents = [(source.kind, source.sha256) for source in sources]
+        shown = [chat.thumbnails, chat.patches] if chat.thumbnails or chat.patches else []
+        model = self.with_rate(chat.rate_fps)
+        return key_of(model, contents, self._budget(chat), chat.start_s, chat.end_s, *shown)
+
+    def _budget(self, chat: ChatRequest) -> int:
+        return chat.budget or min(self.model.config.budget.tokens, self.limits.max_budget)
+
     async def memory(
         self, chat: ChatRequest, sources: Sequence[Source], progress: Progress
     ) -> tuple[VideoMemory, bool]:
         """The memory of a request's media, and whether it was there before."""
         model = self.with_rate(chat.rate_fps)
-        budget = chat.budget or min(model.config.budget.tokens, self.limits.max_budget)
-        contents = [(source.kind, source.sha256) for source in sources]
-        key = key_of(model, contents, budget, chat.start_s, chat.end_s)
+        key = self.key(chat, sources)
         memory = await asyncio.to_thread(self.memories.get, key, model)
         if memory is not None:
             self.metrics.memories.labels("kept").inc()
@@ -70,7 +78,7 @@ class Engine:
         if job is None:
             loop = asyncio.get_running_loop()
             job = self._jobs[key] = Job(loop.create_future())
-            reading = partial(read_memory, model, sources, chat, budget, self.limits, job)
+            reading = partial(read_memory, model, sources, chat, self._budget(chat), self.limits, job)
             task = loop.run_in_executor(self._readers, self._read, key, reading)
             task.add_done_callback(lambda done: self._finish(key, job, done))
             self.metrics.reading.inc()

@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .limits import ApiError, Limits
 from .metrics import Metrics
+from .page import FILES
 
 log = logging.getLogger(__name__)
-OPEN = ("/health",)  # needs no key
+OPEN = ("/health", *FILES)  # need no key
 MINUTE_S = 60.0
 
 

@@ -50,6 +50,15 @@ class Memories:
             self._keep(key, memory)
         return memory if memory is None or memory.model is model else None
 
+    def find(self, key: str) -> VideoMemory | None:
+        """The memory of a key to look into, of whatever model, or None."""
+        with self._lock:
+            memory = self._loaded.get(key)
+        try:
+            return memory or VideoMemory.load(self._path(key))
+        except (ValueError, FileNotFoundError):
+            return None
+
     def put(self, key: str, memory: VideoMemory) -> None:
         """Keep a memory; where the disk is full, in RAM alone."""
         self._keep(key, memory)

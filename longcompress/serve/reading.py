@@ -66,7 +66,8 @@ def read_memory(
         _check(model, sources, chat, budget, limits)
         memory = compress(
             model, _joined(model, sources), budget=budget, progress=progress, start_s=chat.start_s,
-            end_s=chat.end_s, on_warning=lambda text: warnings.append(clean(text)),
+            end_s=chat.end_s, keep_assignment=chat.patches, thumbnails=chat.thumbnails,
+            on_warning=lambda text: warnings.append(clean(text)),
         )  # fmt: skip
     except (ValueError, OSError) as error:
         raise ApiError(clean(error), sources[0].param, "unreadable") from error

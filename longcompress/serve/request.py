@@ -18,6 +18,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields without effect here -> the val
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # the client's own notes
 KINDS = {"video_url": "video", "image_url": "image", "input_audio": "audio", "file": "video"}
 NUMBER = (int, float)
+MAX_THUMBNAILS = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ChatRequest:
         generation: of the answer.
         budget, rate_fps, start_s, end_s: as of `compress`; None: the model's own.
         evidence: give the tokens that the answer rests on.
+        thumbnails: frames that the memory keeps as JPEGs.
+        patches: the memory keeps which patches became one token.
         progress: give the seconds read while streaming.
         stream: give text as it is generated.
         usage: give the counts at the end of a stream.
@@ -62,6 +65,8 @@ class ChatRequest:
     start_s: float
     end_s: float
     evidence: bool
+    thumbnails: int
+    patches: bool
     progress: bool
     stream: bool
     usage: bool
@@ -104,7 +109,9 @@ def parse_chat(values: Any, model: str, limits: Limits) -> ChatRequest:
         budget=own.whole("budget", 1, limits.max_budget),
         rate_fps=own.number("rate_fps", 1e-6, limits.max_rate_fps),
         start_s=start_s, end_s=math.inf if end_s is None else end_s,
-        evidence=bool(own.take("evidence", bool)), progress=bool(own.take("progress", bool)),
+        evidence=bool(own.take("evidence", bool)),
+        thumbnails=own.whole("thumbnails", 0, MAX_THUMBNAILS) or 0, patches=bool(own.take("patches", bool)),
+        progress=bool(own.take("progress", bool)),
         stream=bool(fields.take("stream", bool)), usage=bool(options.take("include_usage", bool)),
     )  # fmt: skip
     options.take("include_obfuscation", bool)

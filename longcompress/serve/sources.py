@@ -103,6 +103,10 @@ class Sources:
             raise refuse(param, f"{name!r:.60} is no file of yours; upload it first", "not_found", 404)
         return upload
 
+    def path(self, upload: Upload) -> Path:
+        """Where its bytes are."""
+        return self.folder / f"{upload.id}.bin"
+
     def remove(self, upload: Upload) -> None:
         """Forget a file."""
         self.uploads.pop(upload.id, None)
@@ -141,7 +145,7 @@ class Sources:
                 if part.url.startswith("file-"):
                     upload = self.find(part.url, owner, part.param)
                     sha256 = upload.sha256
-                    os.link(self.folder / f"{upload.id}.bin", path)  # it may be deleted meanwhile
+                    os.link(self.path(upload), path)  # it may be deleted meanwhile
                 elif part.url[:5].lower() == "data:":
                     sha256 = await asyncio.to_thread(_decode, part, path)
                 else:
