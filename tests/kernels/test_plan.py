@@ -136,14 +136,14 @@ def test_large_segments_are_merged_step_by_step(n, score, weights):
 
 
 @pytest.mark.parametrize("score", ["ward", "cosine"])
-@pytest.mark.parametrize("most", [1, 5_000, 40_000])
-def test_scores_of_some_rows_at_a_time_give_the_same_plan(score, most, monkeypatch):
+@pytest.mark.parametrize("num_scores", [1, 5_000, 40_000])
+def test_scores_of_some_rows_at_a_time_give_the_same_plan(score, num_scores, monkeypatch):
     metric, offsets = normal(760, 16, seed=4), offsets_of([451, 309])
     weight = torch.arange(760).remainder(5).add(1).float()
     for of in (None, weight):
         want = plan(metric, offsets, 40, score=score, weight=of)
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["longcompress.kernels.plan"], "MOST_SCORES", most)
+            patch.setattr(sys.modules["longcompress.kernels.plan"], "MOST_SCORES", num_scores)
             got = plan(metric, offsets, 40, score=score, weight=of)
         assert torch.equal(got.group, want.group)
 
