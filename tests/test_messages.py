@@ -95,11 +95,11 @@ def test_messages_hold_the_frames_of_the_memory(memory):
 
 
 def test_text_of_the_memory_is_the_transcript_unless_another_is_passed(video, tmp_path):
-    said, form = [Event(1, 2, "hello"), Event(3, 4, "bye")], {"thumbnails": 2, "thumbnail_px": 64}
-    kept = lc.compress(lc.load("pixels"), video, budget=64, progress=False, text=said, **form)
-    again = lc.load_memory(kept.save(tmp_path / "a.lcm"))
-    for memory in (kept, again):
-        assert memory.messages("What?") == memory.messages("What?", transcript=said)
+    texts, form = [Event(1, 2, "hello"), Event(3, 4, "bye")], {"thumbnails": 2, "thumbnail_px": 64}
+    before = lc.compress(lc.load("pixels"), video, budget=64, progress=False, text=texts, **form)
+    again = lc.VideoMemory.load(before.save(tmp_path / "a.lcm"))
+    for memory in (before, again):
+        assert memory.messages("What?") == memory.messages("What?", transcript=texts)
         assert "1.0 to 2.0 s: hello" in str(memory.messages("What?"))
         assert "hello" not in str(memory.messages("What?", transcript=()))
 
