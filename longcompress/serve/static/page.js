@@ -140,7 +140,8 @@ function seekButton(text, second, label) {
 
 // The answer's text, in which the seconds of its events can be clicked.
 function linked(text, events, startS) {
-  const seconds = new Set(events.flatMap((event) => [event.start_s, event.end_s]));
+  // an answer may name the last second of an event, or the second behind it
+  const seconds = new Set(events.flatMap(({ start_s, end_s }) => [start_s, end_s - 1, end_s]));
   return text.split(/(\d+(?:\.\d+)?)/).map((part, at) =>
     at % 2 && seconds.has(Number(part)) ? seekButton(part, startS + Number(part), `Go to second ${part}`) : part);
 }
