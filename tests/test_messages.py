@@ -13,6 +13,7 @@ import torch
 import longcompress as lc
 from longcompress.cli.main import main
 from longcompress.encoders import PixelEncoder
+from longcompress.events.files import read_subtitles
 from longcompress.media.thumbnails import pixels_of
 from longcompress.types import Event
 
@@ -150,6 +151,7 @@ def test_ask_sends_the_messages_to_an_endpoint(memory, video, tmp_path, capsys, 
     path = str(memory.save(tmp_path / "a.lcm"))
     subtitles = tmp_path / "a.srt"
     subtitles.write_text("1\n00:00:01,000 --> 00:00:02,500\n<i>hello</i>\nyou\n")
+    assert read_subtitles(subtitles) == [Event(1.0, 2.5, "hello you")]
     with endpoint("a green box") as (url, requests):
         flags = ["--endpoint", url, "--endpoint-model", "any", "--frames", "2"]
         more = ["--transcript", str(subtitles), "--max-new-tokens", "9"]
