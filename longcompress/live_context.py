@@ -330,10 +330,10 @@ class LiveContext:
         """Up to `num` tokens more of what is being said; 0: all."""
         speech, config = self.speech, self.config
         assert speech is not None
-        said = speech.say(self.parts, num, config.max_reply_tokens, config.repetition_penalty, self.seen)
+        text = speech.say(self.parts, num, config.max_reply_tokens, config.repetition_penalty, self.seen)
         events: list[SessionEvent] = []
-        if said and speech.request is not None:
-            events.append(ReplyPart(time_s, speech.request, said))
+        if text and speech.request is not None:
+            events.append(ReplyPart(time_s, speech.request, text))
         if not speech.is_done(self.parts, config.max_reply_tokens):
             return events
         self.speech = None

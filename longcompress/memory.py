@@ -188,14 +188,14 @@ class VideoMemory:
         return sorted(set(nearest), key=lambda t: t.time_s)
 
     def messages(
-        self, question: str, frames: int = 16, *, transcript: Iterable[Event] = ()
+        self, question: str, frames: int = 16, *, transcript: Iterable[Event] | None = None
     ) -> list[dict[str, Any]]:
         """OpenAI's messages that ask any model that takes images about the video.
 
         Args:
             question: not empty.
             frames: thumbnails that it gets, those of the heaviest tokens, in time order.
-            transcript: what is said, with its seconds.
+            transcript: what is said, with its seconds; None: the text that the video was compressed with.
 
         Raises:
             ValueError: the memory has no thumbnails.
@@ -208,6 +208,7 @@ class VideoMemory:
         sizes = self.streams["video"].size
         shown = sorted(self.thumbnails, key=lambda t: -float(sizes[t.index]))[:frames]
         pairs = [(t.time_s, t.jpeg) for t in sorted(shown, key=lambda t: t.time_s)]
+        transcript = self.video.text if transcript is None else transcript
         return messages_of(pairs, self.duration_s, question, transcript)
 
     def save(self, path: str | Path) -> Path:

@@ -185,8 +185,8 @@ def test_what_is_said_between_steps_is_what_is_said_at_once(model):
         assert num or all(r.done_s is None for r in replies)
         parts = [e for e in events if isinstance(e, ReplyPart | ReplyBegan)]
         assert isinstance(parts[0], ReplyBegan)
-        said = "".join(e.text for e in of(events, ReplyPart))
-        assert said.replace(" ", "") == "".join(r.answer.text for r in replies).replace(" ", "")
+        spoken = "".join(e.text for e in of(events, ReplyPart))
+        assert spoken.replace(" ", "") == "".join(r.answer.text for r in replies).replace(" ", "")
     for num in (1, 2, 3):
         assert len(texts[num]) > 1 and texts[num].items() <= texts[0].items()
 
@@ -479,8 +479,8 @@ def test_requests_have_a_bound_and_what_was_said_leaves_first(model):
     session = session_of(model, live)
     session.push_text(TEXT, reply="may")
     events = [e for part in steps_of(30.0) for e in session.push(part)]
-    gone = [e for e in of(events, Dropped) if e.what == "turn"]
-    assert gone and "more than live.text_tokens = 60 of text" in gone[0].reason
+    dropped = [e for e in of(events, Dropped) if e.what == "turn"]
+    assert dropped and "more than live.text_tokens = 60 of text" in dropped[0].reason
     with pytest.raises(ValueError, match="withdraw a request"):
         for _ in range(10_000):
             session.push_text(TEXT, reply="may")

@@ -13,7 +13,6 @@ import torch
 import longcompress as lc
 from longcompress.cli.main import main
 from longcompress.encoders import PixelEncoder
-from longcompress.events.files import read_subtitles
 from longcompress.media.thumbnails import pixels_of
 from longcompress.types import Event
 

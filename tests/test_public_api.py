@@ -98,13 +98,13 @@ MAX_LINES = {
     "eval/tasks": (2523, 1755),
     "kernels": (1506, 1025),
     "kernels/gpu": (1844, 1450),
-    "longcompress": (4953, 3403),
+    "longcompress": (4954, 3404),
     "longcompress/annotate": (953, 655),
     "longcompress/checkpoints": (1035, 744),
-    "longcompress/cli": (2663, 1776),
+    "longcompress/cli": (2666, 1777),
     "longcompress/compression": (1220, 803),
     "longcompress/encoders": (2448, 1739),
-    "longcompress/events": (706, 488),
+    "longcompress/events": (689, 478),
     "longcompress/llm": (3392, 2319),
     "longcompress/media": (2634, 1941),
     "longcompress/serve": (1753, 1337),
@@ -112,11 +112,11 @@ MAX_LINES = {
     "train": (2471, 1744),
     "train/data": (1055, 717),
     "train/imports": (426, 310),
-    "train/shards": (1379, 990),
+    "train/shards": (1380, 991),
     "train/tiny": (1402, 1049),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (41_335, 29_201)
+MAX_TOTAL = (41_323, 29_194)
 MAX_FILES = 30  # of ours that compress and ask of a file go through
 
 

@@ -56,6 +56,7 @@ ALLOWED: list[tuple[str, str, str, str]] = [
     ("longcompress/encoders/families.py", "tower", "model.video_tower.", "transformers' name of modules"),
     ("train/tiny/omni_audio.py", "tower", "model.audio_tower", "transformers' name of modules"),
     ("*serve/*", "host", '"host"', "the header of HTTP"),
+    ("tests/page/*", "host", "--host-resolver-rules", "a flag of Chromium"),
     ("tests/events/test_events.py", "name draw", "draw", "the argument that hypothesis names so"),
 ]
 

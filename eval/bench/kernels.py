@@ -279,9 +279,8 @@ def merges(inputs: Inputs) -> Iterator[Case]:
         check = (0, partial(plan_error, inputs, options), 0.02)
         planning = partial(lambda options, i: ops.plan(inputs.metric(i), offsets, KEEP, **options), options)
         merging = partial(lambda options, i: composed(inputs.x(i), offsets, options), options)
-        worker = "torch" if kind == "tree" else provider  # its plan is made on the CPU
-        yield Case(f"plan, {kind}", worker, planning, inputs.metrics[0].numel() * 4, *check)
-        yield Case(f"merge, {kind}", worker, merging, 2 * inputs.num_bytes, *check)
+        yield Case(f"plan, {kind}", provider, planning, inputs.metrics[0].numel() * 4, *check)
+        yield Case(f"merge, {kind}", provider, merging, 2 * inputs.num_bytes, *check)
     for kind in ("published", "default") if inputs.fused else ():  # slow, so it comes last
         yield Case(f"merge, {kind}", "reference", partial(by_reference, MERGES[kind]), 2 * inputs.num_bytes)
 

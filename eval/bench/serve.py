@@ -149,7 +149,8 @@ def _soak(row: Row, videos: Path, workers: int) -> Iterator[Row]:
             memory.append((passed_s / 3600, resident_mb(pid)))
         all_s = time.monotonic() - start_s
         behind = [point for point in memory if point[0] * 3600 > WARM_UP * all_s]
-        slope = float(np.polyfit(*zip(*behind, strict=True), 1)[0])
+        hours, held = np.array(behind).T
+        slope = float(np.polyfit(hours, held, 1)[0])
         yield from _figures(row, times, all_s, pid)
         yield row.figure([slope], "slope of memory", "MB/hour")
         yield row.figure([float(len(times))], "requests", "answers")

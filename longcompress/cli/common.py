@@ -95,14 +95,19 @@ class VideoOptions(ModelOptions):
 
     def text(self) -> "list[Event]":
         """The texts of the subtitles; faults of the file go to standard error."""
-        from ..events.subtitles import read_subtitles
+        return texts_of(self.subtitles or "", self.start_s, self.end_s)
 
-        with reading():
-            cues = read_subtitles(Path(self.subtitles or "")).within(self.start_s, self.end_s)
-        for kind, num in cues.faults.items():
-            first = next((place for place in cues.places if place.startswith(kind)), kind)
-            complain("warning", f"{self.subtitles}: {num} times {first}")
-        return cues.events
+
+def texts_of(subtitles: str, start_s: float = 0.0, end_s: float = math.inf) -> "list[Event]":
+    """The texts of a file of subtitles in a part of a video; its faults go to standard error."""
+    from ..events.subtitles import read_subtitles
+
+    with reading():
+        cues = read_subtitles(Path(subtitles)).within(start_s, end_s)
+    for kind, num in cues.faults.items():
+        first = next((place for place in cues.places if place.startswith(kind)), kind)
+        complain("warning", f"{subtitles}: {num} times {first}")
+    return cues.events
 
 
 class Failed(Exception):

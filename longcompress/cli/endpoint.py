@@ -26,7 +26,7 @@ class EndpointOptions:
             LONGCOMPRESS_ENDPOINT_KEY. It gets frames of the memory (`compress --thumbnails`) as images.
         endpoint_model: the server's name of the model.
         frames: images that it gets.
-        transcript: what is said in the video, a file of subtitles.
+        transcript: what is said in the video, a file of subtitles; else the memory's own text.
     """
 
     endpoint: str | None = None
@@ -45,9 +45,7 @@ class EndpointOptions:
 
     def messages(self, memory: "VideoMemory", question: str) -> list[dict[str, Any]]:
         """What the endpoint gets."""
-        from ..events.files import read_subtitles
-
-        transcript = read_subtitles(self.transcript) if self.transcript else []
+        transcript = common.texts_of(self.transcript) if self.transcript else None
         return memory.messages(question, self.frames, transcript=transcript)
 
     def answer(self, messages: list[dict[str, Any]], max_new_tokens: int | None) -> str:

@@ -28,23 +28,6 @@ VERSION = 1  # of the JSONL lines
 SUBTITLES = {"srt": 100, "vtt": 100, "ass": 10}  # hours that the digits of a time can hold
 
 
-def read_subtitles(path: str | Path) -> list[Event]:
-    """What is said, in time order, of a file of subtitles (SRT, VTT, ASS, ...).
-
-    Raises:
-        ValueError: it can't be read.
-    """
-    try:
-        lines = pysubs2.load(str(path), encoding="utf-8-sig")
-    except (pysubs2.Pysubs2Error, UnicodeDecodeError) as error:
-        raise ValueError(f"path {path} has no subtitles that can be read: {error!r:.200}") from error
-    spoken = [line for line in lines if not line.is_comment and line.plaintext.strip()]
-    return sorted(
-        Event(line.start / 1000, max(line.start, line.end) / 1000, " ".join(line.plaintext.split()))
-        for line in spoken
-    )
-
-
 def write_events(
     events: Iterable[Event],
     path_or_stream: str | Path | IO[str],

@@ -13,6 +13,8 @@ from longcompress.synthetic.scenes import make_scene, write_video
 
 from serving import body, running, video
 
+NAMED = ": ".join(("host", "localhost"))  # what HTTP 1.1 asks of a request
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -39,9 +41,7 @@ def test_a_client_that_reads_nothing_is_left(model, tmp_path):
         form = {"files": {"file": bytes(40 << 20)}, "data": {"purpose": "user_data"}}
         file = client.post("/v1/files", **form).json()
         with connect(client) as connection:
-            connection.sendall(
-                f"GET /v1/files/{file['id']}/content HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
-            )
+            connection.sendall(f"GET /v1/files/{file['id']}/content HTTP/1.1\r\n{NAMED}\r\n\r\n".encode())
             until(lambda: app.metrics.active._value.get() == 1)
             assert client.get("/v1/models").status_code == 200
             until(lambda: is_idle(app))  # more than the connection's buffers hold is never sent
@@ -50,7 +50,7 @@ def test_a_client_that_reads_nothing_is_left(model, tmp_path):
 def test_an_upload_that_ends_early_leaves_nothing(model, tmp_path):
     with running(model, tmp_path) as (app, client):
         head = (
-            "POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+            f"POST /v1/files HTTP/1.1\r\n{NAMED}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
             "content-length: 100000\r\n\r\n"
         )
         part = '--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp4"\r\n\r\nabc'

@@ -39,7 +39,8 @@ class Maker:
         device: str | None, threads: int, seen: Sequence[str], part: Part,
     ) -> None:  # fmt: skip
         self.folder, self.here, self.kind, self.loader, self.detail = Path(folder), here, kind, model, detail
-        self.device, self.threads, self.seen, self.part, self.model = device, threads, seen, part, None
+        self.device, self.threads, self.seen, self.part = device, threads, seen, part
+        self.model: Any = None
 
     def start(self) -> Exception | None:
         """Load the model; the error if that failed. Ray would bury one of `__init__` in a page of its own."""
@@ -101,7 +102,7 @@ def make(
         raise ValueError("kind 'features' needs a model")
 
     def parts(own: Sequence[Record], folder: Path) -> Parts:
-        arguments = {
+        arguments: dict[str, Any] = {
             "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
             "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
             "device": device or (None if gpus_per_worker else "cpu"), "part": part,
@@ -195,7 +196,7 @@ def _running(workers: int) -> Iterator[Any]:
 
 
 def _check_reach(address: str) -> None:
-    """ConnectionError where nothing answers at host:port: Ray tries for minutes, then ends the process."""
+    """ConnectionError where nothing answers at this address: Ray tries for minutes, then ends the process."""
     name, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
