@@ -91,6 +91,7 @@ def test_the_cache_is_a_fresh_reading_of_the_printed_context(model, replies):
     num, parts = 0, session.live.context.parts
     question = parts.text("answer", parts.ask("what is seen", False))
     for part in steps_of(27.0):
+        rebuilds = session.stats()["rebuilds"]
         events = session.push(part)
         if not of(events, Scored):
             continue
@@ -99,7 +100,8 @@ def test_the_cache_is_a_fresh_reading_of_the_printed_context(model, replies):
         torch.testing.assert_close(got, fresh_logits(model, [*context, question])[1], atol=1e-5, rtol=1e-4)
         assert sum(len(part.ids) for part in context) == session.live.context.reader.count
         last = context[-1]
-        if last.streams and context[-1].region == "near":  # no kept reply behind it
+        # no kept reply behind it, and it is still the context in which was scored
+        if last.streams and last.region == "near" and session.stats()["rebuilds"] == rebuilds:
             for head, score in model.llm.heads.scores(fresh_logits(model, context)[0]).items():
                 assert abs(float(score) - of(events, Scored)[-1].scores[head]) < 1e-5
                 num += 1
@@ -111,7 +113,7 @@ def test_the_cache_is_a_fresh_reading_of_the_printed_context(model, replies):
 def test_a_context_is_printed_with_its_text(model):
     session, _ = run(model, QUIET, steps_of(6.0))
     texts = [part.text for part in session.context()]
-    assert texts[0] == "" and "does the red ball appear" in texts[1]
+    assert texts[0] == "" and "does the red ball" in texts[1]
     assert texts[2] == "0[5 tokens]" and texts[3] == "[5 tokens]"  # 4 patches, a second of audio
 
 
