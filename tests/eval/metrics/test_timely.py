@@ -19,7 +19,7 @@ def means(lines, tolerance_s=2.0):
 
 def test_pairs_are_as_many_as_an_assignment_has():
     rng, num = random.Random(0), 0
-    for _ in range(200):
+    for _ in range(400):
         due = [(t := rng.randrange(30), t + rng.randrange(5)) for _ in range(rng.randrange(7))]
         replies = [rng.randrange(60) / 2 for _ in range(rng.randrange(9))]
         tolerance = rng.choice([0, 1, 2.5, 6])
