@@ -126,7 +126,7 @@ HOMES = {
     "packaging": ("longcompress/cli/doctor.py",),
     "starlette": ("longcompress/serve/*",),
     "uvicorn": ("longcompress/serve/*",),
-    "httpx": ("longcompress/serve/*", "longcompress/endpoint.py"),
+    "httpx": ("longcompress/serve/*", "longcompress/endpoint.py", "eval/bench/serve.py"),
     "prometheus_client": ("longcompress/serve/metrics.py",),
 }
 EVERYWHERE = {"torch", "numpy", "einops", "tqdm"}

@@ -56,6 +56,8 @@ ALLOWED: list[tuple[str, str, str, str]] = [
     ("longcompress/encoders/families.py", "tower", "model.video_tower.", "transformers' name of modules"),
     ("train/tiny/omni_audio.py", "tower", "model.audio_tower", "transformers' name of modules"),
     ("*serve/*", "host", '"host"', "the header of HTTP"),
+    ("tests/serve/test_bad_clients.py", "host", "", "likewise, as bytes"),
+    ("tests/page/test_page.py", "host", "--host-resolver-rules", "a flag of Chromium"),
     ("tests/events/test_events.py", "name draw", "draw", "the argument that hypothesis names so"),
 ]
 

@@ -115,10 +115,10 @@ def painted(driver):
 def faults(driver):
     """Serious and critical findings of axe-core."""
     driver.execute_script(AXE.read_text())
-    found = driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")["violations"]
+    result = driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")["violations"]
     return [
         (v["id"], [n["html"][:100] for n in v["nodes"]])
-        for v in found if v["impact"] in ("serious", "critical")
+        for v in result if v["impact"] in ("serious", "critical")
     ]  # fmt: skip
 
 
