@@ -145,9 +145,9 @@ def _count(timeline: Timeline, tolerance_s: float, key: Any) -> FloatArray:
             f"timelines[{key!r}] must have replies in [0, duration_s] and due moments (start_s >= 0, "
             f"end_s >= start_s), got {timeline!r:.200}"
         )
-    found = delays(timeline.due, timeline.replies_s, tolerance_s)
+    pairs = delays(timeline.due, timeline.replies_s, tolerance_s)
     ends = np.maximum(due[:, 1], due[:, 0] + tolerance_s)
-    others = np.array([x for i, x in enumerate(timeline.replies_s) if i not in found], np.float64)[:, None]
+    others = np.array([x for i, x in enumerate(timeline.replies_s) if i not in pairs], np.float64)[:, None]
     is_due = ((due[:, 0] <= others) & (others <= ends)).any(1)
     is_early = ((due[:, 0] - tolerance_s <= others) & (others < due[:, 0])).any(1) & ~is_due
     quiet_s, at = duration_s, 0.0
@@ -155,7 +155,7 @@ def _count(timeline: Timeline, tolerance_s: float, key: Any) -> FloatArray:
         start, end = max(start, at), min(end, duration_s)
         quiet_s, at = quiet_s - max(0.0, end - start), max(at, end)
     return np.array([
-        len(found), len(due), len(replies), sum(found.values()), is_early.sum(), is_due.sum(),
+        len(pairs), len(due), len(replies), sum(pairs.values()), is_early.sum(), is_due.sum(),
         (~is_due).sum(), quiet_s, duration_s,
     ])  # fmt: skip
 
