@@ -211,7 +211,7 @@ def test_wrong_flags_of_an_endpoint(memory, tmp_path, capsys):
         ),
         ([path, "?", "--endpoint", "http://127.0.0.1:1/v1"], 2, "with --endpoint-model"),
         ([path, "?", *down, "--show", str(tmp_path)], 2, "leave one of them out"),
-        ([path, "?", *down, "--transcript", path], 3, "holds no cue with times and text"),
+        ([path, "?", *down, "--transcript", path], 3, "must hold subtitles that pysubs2 reads"),
         ([bare, "?", *down], 2, "compress the video with thumbnails"),
     ]:
         assert main(["ask", *words]) == code, words
