@@ -37,7 +37,7 @@ def fresh_logits(llm, parts):
     return out["logits"][0, -1]
 
 
-def run(model, seconds, live=LIVE, check=True):
+def run(model, seconds, live=LIVE, check=True, atol=2e-5):
     session = Session(model, 60, media=["video"], live=live)
     events, context = session.push_text("Is it red?", reply="may"), session.live.context
     question = context.parts.text("answer", context.parts.ask("What now?", False))
@@ -47,7 +47,7 @@ def run(model, seconds, live=LIVE, check=True):
             if check and context.chunks and i % 3 == 0:
                 got = context.reader.fork().read([question]).logits
                 want = fresh_logits(model.llm, [*session.context(), question])
-                torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
+                torch.testing.assert_close(got, want, atol=atol, rtol=1e-4)
             stats = session.stats()
             assert stats["cache_tokens"] <= stats["max_cache_tokens"]
     return session, events + session.close()
@@ -55,14 +55,17 @@ def run(model, seconds, live=LIVE, check=True):
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "glm4v", "internvl"])
 def test_the_cache_is_a_fresh_reading_of_the_context(model, name):
-    session, events = run(model(name), 24.0)
+    # the delta rule of Qwen3.5 is worked in float32, step by step here and by chunks there
+    session, events = run(model(name), 24.0, atol=5e-4 if name == "qwen3_5" else 2e-5)
     assert len([e for e in events if isinstance(e, Scored)]) >= 12
     assert [e for e in events if isinstance(e, Reply)] and session.stats()["rebuilds"] > 1
 
 
 def test_tiny_vl_answers_from_the_live_cache():
     model = lc.load("tiny-vl", device="cpu")
-    session, _ = run(model, 30.0, LiveConfig(LIVE.trigger, near_s=10, past=100, max_reply_tokens=6))
+    words = {"poll_yes": "red", "poll_no": "blue"}  # it knows no Yes
+    live = LiveConfig(LIVE.trigger, near_s=10, past=100, max_reply_tokens=6, **words)
+    session, _ = run(model, 30.0, live)
     assert session.stats()["rebuilds"] > 1
     (reply,) = session.push_text("What happens between 20 and 30 seconds?")
     assert reply.time_s == 30.0 and isinstance(reply.answer.text, str)

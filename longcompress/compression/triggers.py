@@ -56,7 +56,7 @@ def step(
         is_full = limit > 0 and len(spoken_s) == limit and time_s - spoken_s[0] < MINUTE_S
         fired = time_s - spoken_s[-1] >= config.refractory_s and not is_full
     if fired:
-        total, is_released = 0.0, False
+        total, is_released = 0.0 if config.rule == "sum" else total, False
         spoken_s = (*spoken_s, time_s)[-max(1, limit) :]
     return TriggerState(total, (*state.recent, score)[-config.window :], held, is_released, spoken_s), fired
 

@@ -204,7 +204,8 @@ records = many.records_of(40, 0.025, 0)
 shards_ray.make(records, sys.argv[1], None, kind="media", workers=2, part=slow, progress=False)
 """
     out = tmp_path / "out"
-    env = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    path = os.pathsep.join([str(SCRIPT.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "PYTHONPATH": path}
     process = subprocess.Popen([sys.executable, "-c", script, str(out)], env=env, start_new_session=True)
     try:
         until = time.monotonic() + 300
