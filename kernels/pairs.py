@@ -67,21 +67,26 @@ def merge_pairs(x: Array, weight: Array, height: Array, sizes: Array, goals: Arr
             run = _Run(x[rows], weight[rows], height[rows], sizes[first : p + 1], goals[first : p + 1])
             parts.append(run.run())
             first = p + 1
+    return in_one_numbering(parts) if parts else _Run(x, weight, height, sizes, goals).run()
+
+
+def in_one_numbering(parts: list[Merges]) -> Merges:
+    """Merges of parts that follow each other, whose nodes are numbered by themselves, as those of all."""
     if len(parts) == 1:
         return parts[0]
-    row, node, moved = 0, len(x), []
-    for part in parts:  # rows and merges of all batches in one numbering
-        num = len(part.roots) + len(part.height)
+    sizes = [len(part.roots) + len(part.height) for part in parts]
+    row, node, moved = 0, sum(sizes), []
+    for num, part in zip(sizes, parts, strict=True):
         names = np.concatenate([row + np.arange(num), node + np.arange(len(part.height))])
         moved.append(
             part._replace(children=names[part.children], key=row + part.key, roots=names[part.roots])
         )
         row, node = row + num, node + len(part.height)
-    return (
-        Merges(*map(np.concatenate, zip(*moved, strict=True)))
-        if moved
-        else _Run(x, weight, height, sizes, goals).run()
-    )
+    columns: Any = [
+        torch.cat(column) if isinstance(column[0], torch.Tensor) else np.concatenate(column)
+        for column in zip(*moved, strict=True)
+    ]
+    return Merges(*columns)
 
 
 def check_squares(finite: bool, x: Any) -> None:

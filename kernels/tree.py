@@ -16,7 +16,6 @@ from .pool import Plan
 
 BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
 KEEP = 4  # tokens of a block become one before the segment is merged whole
-LONGEST = 2048  # tokens that are then left of a segment, for which the GPU has a kernel
 
 
 class Tree(NamedTuple):
@@ -38,8 +37,8 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     The cost of a merge is Ward's, wa wb / (wa + wb) |a - b|^2: what it adds to the squares around the groups'
     means. A segment of 480 tokens or more first merges inside of blocks of about 320 neighbours, each to a
     quarter; that leaves `blocked(n)` groups. Ties go to the lowest token. Same input, same tree, alone or
-    packed. On a GPU a kernel grows it, unless metric is float64 or a segment has over 8,192 tokens: then, as
-    for everything else of a tree, the CPU. Its heights have the precision of float32.
+    packed. On a GPU a kernel grows it, but for float64 and what is left of the blocks of a segment of over
+    8,192 tokens: that, as all else of a tree, is done on the CPU. Its heights have the precision of float32.
 
     Args:
         metric: (N, d) float, finite; float64 is worked in float64, all else in float32.
@@ -51,7 +50,7 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
         raise ValueError("tree reads values: call it outside of torch.compile and of a captured CUDA graph")
     at = check_tokens(metric, offsets, weight)
     check_values(torch.isfinite(metric).all(dim=1), weight, at)
-    x, of, masses = _arrays(metric, weight, at)
+    x, of, masses = _arrays(metric, weight)
     parent, height = _grow(x, of, at, limits_of(floor, len(at) - 1))
     return Tree(
         *(
@@ -129,16 +128,15 @@ def plan_tree(metric: Tensor, at: list[int], keep: list[int], weight: Tensor | N
             "schedule 'tree' reads values, so no CUDA graph can capture it: plan before the capture, or take "
             "a number as schedule"
         )
-    x, of, masses = _arrays(metric, weight, at)
+    x, of, masses = _arrays(metric, weight)
     return _plan(_grow(x, of, at, keep)[0], masses.astype(np.float32), at, metric.device)
 
 
-def _arrays(metric: Tensor, weight: Tensor | None, at: list[int]) -> tuple[Any, Any, Array]:
+def _arrays(metric: Tensor, weight: Tensor | None) -> tuple[Any, Any, Array]:
     """Metric and masses for `_grow`, on the GPU where its kernel can take them, and the masses here."""
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     masses = np.ones(len(metric)) if weight is None else weight.detach().double().cpu().numpy()
-    longest = max((b - a for a, b in pairwise(at)), default=0)
-    if use_triton("tree", metric) and blocked(longest) <= LONGEST:
+    if use_triton("tree", metric):
         of = torch.from_numpy(masses.astype(np.float32)).to(metric.device)
         return metric.contiguous(), of, masses
     return metric.cpu().numpy(), masses, masses

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._dispatch import on_its_device
-from ..pairs import Array, Merges, check_squares, first_merges
+from ..pairs import Array, Merges, check_squares, first_merges, in_one_numbering, merge_pairs
 
 ROWS, COLUMNS = 64, 32  # nodes that look for their nearest at once, and that go by
 SLICE = 32  # channels in registers
@@ -175,8 +175,25 @@ def grow_kernel(
 
 @on_its_device
 def merge_parts(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: Array) -> Merges:
-    """`pairs.merge_pairs` by `grow_kernel`: x (R, D) and weight (R,) are float32 on the GPU, and so are those
-    of the result. It waits for the merges, at the end. Parts have at most `SEATS[-1]` rows."""
+    """`pairs.merge_pairs` of x (R, D) and weight (R,), float32 on the GPU, and so are those of the result.
+
+    Parts of at most `SEATS[-1]` rows merge by `grow_kernel`, longer ones on the CPU. It waits for the merges.
+    """
+    at, is_long, parts = np.concatenate([[0], np.cumsum(sizes)]), sizes > SEATS[-1], []
+    for run in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(is_long)) + 1):  # of one kind
+        rows = slice(at[run].min(initial=len(x)), at[run + 1].max(initial=0))
+        options = height[rows], sizes[run], goals[run]
+        if is_long[run].any():
+            part = merge_pairs(x[rows].cpu().numpy(), weight[rows].double().cpu().numpy(), *options)
+            means, masses = torch.from_numpy(part.x), torch.from_numpy(part.weight).float()
+            parts.append(part._replace(x=means.to(x.device), weight=masses.to(x.device)))
+        else:
+            parts.append(_grown(x[rows], weight[rows], *options))
+    return in_one_numbering(parts)
+
+
+def _grown(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: Array) -> Merges:
+    """`merge_parts` by the kernel."""
     num, width = x.shape
     device, at = x.device, np.concatenate([[0], np.cumsum(sizes)])
     room = 2 * -(-num // ALIGNED) * ALIGNED

@@ -94,6 +94,18 @@ def test_alone_as_packed():
         assert torch.equal(mass, alone.mass)
 
 
+def test_long_parts_go_on_on_the_cpu_whatever_stands_beside_them(on_cpu, monkeypatch):
+    monkeypatch.setattr(gpu, "SEATS", (32,))
+    lengths = [20, 60, 90, 5, 0, 31]
+    metric = normal(sum(lengths), 8, seed=9)
+    got = both(on_cpu, metric, lengths, [4, 6, 90, 1, 1, 30])
+    ends = got.offsets.tolist()
+    alone = plan(metric[:20].to(DEVICE), offsets_of([20]), 4, schedule="tree")
+    assert torch.equal(got.group[:20], alone.group)
+    alone = plan(metric[20:80].to(DEVICE), offsets_of([60]), 6, schedule="tree")
+    assert torch.equal(got.group[20:80] - ends[1], alone.group)
+
+
 def test_numbers_whose_squares_are_none_are_refused():
     with pytest.raises(ValueError, match=r"squares of metric must be finite in torch.float32, got .*1e\+25"):
         plan(torch.full((9, 4), 1e25, device=DEVICE), offsets_of([9]), 2, schedule="tree")
