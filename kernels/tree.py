@@ -137,7 +137,7 @@ def _arrays(metric: Tensor, weight: Tensor | None) -> tuple[Any, Any, Array]:
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
     masses = np.ones(len(metric)) if weight is None else weight.detach().double().cpu().numpy()
     if use_triton("tree", metric):
-        of = torch.from_numpy(masses.astype(np.float32)).to(metric.device)
+        of = metric.new_ones(len(metric)) if weight is None else weight.detach().float()
         return metric.contiguous(), of, masses
     return metric.cpu().numpy(), masses, masses
 

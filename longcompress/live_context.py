@@ -15,7 +15,7 @@ from .compression.triggers import TriggerState, step
 from .config_live import POLL, LiveConfig
 from .context import Asked, Scored
 from .events.parse import parse_spans
-from .llm.cache import Read
+from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
 from .llm.prompt import encode
 from .model import LongCompress
@@ -179,7 +179,7 @@ class LiveContext:
         """Numbers of steps, replies and rebuilds; tokens and bytes of the cache."""
         return {
             **self.counts,
-            "cache_tokens": self.reader.count, "cache_bytes": self.reader.num_bytes,
+            "cache_tokens": self.reader.count, "cache_bytes": cache_bytes(self.reader.cache),
             "max_cache_tokens": self.max_tokens, "text_tokens": self._num_text,
             "near_tokens": sum(len(tokens) for row in self.steps for tokens in row.values()),
         }  # fmt: skip

@@ -77,15 +77,15 @@ def spend(
     places = [(i, name) for i, part in enumerate(joined) for name in stream_order(part)]
     claims = [spans[i] * split.stream_weight(n) / sum(map(split.stream_weight, joined[i])) for i, n in places]
     max_tokens = [len(joined[i][name]) for i, name in places]
-    keep = dict(zip(places, allocate(claims, room, max_tokens=max_tokens), strict=True))
-    if split.allocation == "height":  # as ours: a stream's tokens first
-        of = {name: [k for k, (_, n) in enumerate(places) if n == name] for name in names}
-        weights = [sum(claims[k] for k in at) for at in of.values()]
-        sizes = [sum(max_tokens[k] for k in at) for at in of.values()]
-        totals = allocate(weights, room, max_tokens=sizes, min_tokens=list(map(len, of.values())))
-        for at, total in zip(of.values(), totals, strict=True):
-            dealt = allocate([claims[k] for k in at], total, max_tokens=[max_tokens[k] for k in at])
-            keep |= zip([places[k] for k in at], dealt, strict=True)
+    by_stream = [[k for k, (_, n) in enumerate(places) if n == name] for name in names]
+    shares = by_stream if split.allocation == "height" else [list(range(len(places)))]  # as ours
+    weights = [sum(claims[k] for k in at) for at in shares]
+    sizes = [sum(max_tokens[k] for k in at) for at in shares]
+    totals = allocate(weights, room, max_tokens=sizes, min_tokens=list(map(len, shares)))
+    keep: dict[tuple[int, str], int] = {}
+    for at, total in zip(shares, totals, strict=True):
+        dealt = allocate([claims[k] for k in at], total, max_tokens=[max_tokens[k] for k in at])
+        keep |= zip([places[k] for k in at], dealt, strict=True)
     out = {}
     for name in names:
         at = [i for i, part in enumerate(joined) if name in part]

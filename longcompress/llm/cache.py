@@ -63,11 +63,6 @@ class Reader:
         """Embeddings that were read."""
         return int(self.cache.get_seq_length())
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the cache."""
-        return cache_bytes(self.cache)
-
     def embed(self, ids: list[int]) -> Tensor:
         """(n, D) the language model's own embeddings of ids."""
         table = self.lm.get_input_embeddings()

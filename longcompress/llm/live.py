@@ -14,7 +14,7 @@ from transformers import Cache
 from ..encoders.stream import memory_hint
 from ..threads import threads_for
 from ..types import CompressedVideo, Tokens
-from .cache import Read, cache_bytes, fork, new_cache
+from .cache import Read, fork, new_cache
 from .causal import CausalLM
 from .duet import END, START, pieces_of
 from .prompt import Example, conversation, encode, lay_out, packed_tokens, timestamp_text
@@ -62,11 +62,6 @@ class LiveReader:
     def count(self) -> int:
         """Tokens that were read."""
         return int(self.cache.get_seq_length())
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the cache."""
-        return cache_bytes(self.cache)
 
     def fork(self) -> "LiveReader":
         """A reader that goes on from here without touching this one; no data is copied."""
