@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,11 +45,15 @@ class Guard:
             return
         start_s, status = time.perf_counter(), 0
         body_is_there = False
+        end: Message | None = None  # of the answer: sent when all that was there for the request is removed
 
         async def send_in_time(message: Message) -> None:
-            nonlocal status
+            nonlocal status, end
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body", False) and message is not end:
+                end = message
+                return
             async with asyncio.timeout(self.limits.stall_s):  # a client that reads nothing is left
                 await send(message)
 
@@ -91,6 +95,9 @@ class Guard:
         route = getattr(scope.get("route"), "path", "none")
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_s.labels(route).observe(time.perf_counter() - start_s)
+        if end is not None:
+            with suppress(TimeoutError):
+                await send_in_time(end)
 
     def _owner(self, scope: Scope) -> str:
         """A name for the client: of its key, or without keys of its address."""

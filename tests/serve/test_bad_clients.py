@@ -1,9 +1,11 @@
 """Clients that lie, stall or come in crowds: others are served, nothing stays behind."""
 
+import asyncio
 import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -45,6 +47,25 @@ def test_a_client_that_reads_nothing_is_left(model, tmp_path):
             until(lambda: app.metrics.active._value.get() == 1)
             assert client.get("/v1/models").status_code == 200
             until(lambda: is_idle(app))  # more than the connection's buffers hold is never sent
+
+
+def test_an_answered_request_has_left_nothing(model, tmp_path):
+    with running(model, tmp_path, client_requests=1) as (app, client):
+        opened = app.sources.opened
+
+        @asynccontextmanager
+        async def slow(*args):
+            async with opened(*args) as sources:
+                yield sources
+                await asyncio.sleep(0.2)
+
+        app.sources.opened = slow
+        url = "data:video/mp4;base64,AAAA"
+        for stream in (False, True):
+            answer = client.post("/v1/chat/completions", json=body(video(url), stream=stream))
+            assert answer.status_code == (200 if stream else 400)
+            assert is_idle(app)
+            assert client.get("/v1/models").status_code == 200
 
 
 def test_an_upload_that_ends_early_leaves_nothing(model, tmp_path):
