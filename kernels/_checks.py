@@ -1,5 +1,7 @@
 """The checks of what `plan` and `tree` are given."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -36,12 +38,17 @@ def limits_of(keep: int | Tensor, num_segments: int) -> list[int]:
     return limits
 
 
-def check_values(finite: Tensor, weight: Tensor | None, at: list[int]) -> None:
-    """ValueError that names the first token whose metric isn't `finite` (N,) or whose weight is no weight."""
+def check_values(metric: Tensor, weight: Tensor | None, at: list[int]) -> None:
+    """ValueError that names the first token whose metric isn't finite or whose weight is no weight."""
+    values = [metric] if weight is None else [metric, weight]
+    ends = [end.double() for x in values if x.numel() for end in x.aminmax()]  # NaN where one is
+    known = torch.stack(ends).tolist() if ends else []
+    if all(map(isfinite, known)) and (weight is None or min(known[-2:], default=0) >= 0):
+        return
+    bad = ~torch.isfinite(metric).all(dim=1)
     if weight is not None:
-        finite = finite & torch.isfinite(weight) & (weight >= 0)
-    bad = ~finite
-    check_row(int(bad.nonzero()[0, 0]) if bool(bad.any()) else at[-1], at)
+        bad |= ~torch.isfinite(weight) | (weight < 0)
+    check_row(int(bad.nonzero()[0, 0]), at)
 
 
 def check_row(row: int, at: list[int]) -> None:

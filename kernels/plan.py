@@ -82,13 +82,13 @@ def plan(
     at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
     limits = limits_of(keep, len(at) - 1)
     if schedule == "tree":
-        check_values(torch.isfinite(metric).all(dim=1), weight, at)
+        check_values(metric, weight, at)
         return plan_tree(metric, at, limits, weight)
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
         if check:
-            check_values(torch.isfinite(metric).all(dim=1), weight, at)
+            check_values(metric, weight, at)
         return plan_reference(metric, at, limits, weight, schedule, score, order)
     from .gpu.plan import plan_triton
 
@@ -123,9 +123,11 @@ def plan_reference(
     """What `plan` means, in plain torch: segments of equal length go together. Also the path on CPU."""
     device, num = metric.device, metric.shape[0]
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    weight = torch.ones(num, device=device) if weight is None else weight.detach().float()
-    # a token without weight is a zero vector, before its first merge as after it
-    metric = metric.masked_fill((weight == 0)[:, None], 0)
+    if weight is None:
+        weight = torch.ones(num, device=device)
+    else:  # a token without weight is a zero vector, before its first merge as after it
+        weight = weight.detach().float()
+        metric = metric.masked_fill((weight == 0)[:, None], 0)
     lengths = [b - a for a, b in pairwise(at)]
     limits = [min(k, n) for k, n in zip(keep, lengths, strict=True)]
     starts = [0, *accumulate(limits)]
@@ -228,10 +230,16 @@ def best_partner(x: Tensor, w: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         dots = dots[:, : num_even - first, :num_odd]
         if score == "ward":
             dots = _over_weights(dots, w[s : s + step], first, spare)
-        top = dots.max(dim=2)
-        scores.append(top.values.flatten())
-        partners.append(top.indices.flatten())
+        best = _first_best(dots)
+        scores.append(dots.gather(2, best[..., None]).flatten())
+        partners.append(best.flatten())
     return torch.cat(scores).view(len(x), num_even), torch.cat(partners).view(len(x), num_even)
+
+
+def _first_best(scores: Tensor) -> Tensor:
+    """(S, rows) int64 column of the best score of each row, the first of equal ones. On a CPU NumPy finds it
+    ten times faster."""
+    return torch.from_numpy(scores.numpy().argmax(2)) if scores.is_cpu else scores.argmax(2)
 
 
 def _over_weights(dots: Tensor, w: Tensor, first: int, spare: Tensor | None) -> Tensor:

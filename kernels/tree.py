@@ -49,7 +49,7 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     if torch.compiler.is_compiling() or not can_wait(metric):
         raise ValueError("tree reads values: call it outside of torch.compile and of a captured CUDA graph")
     at = check_tokens(metric, offsets, weight)
-    check_values(torch.isfinite(metric).all(dim=1), weight, at)
+    check_values(metric, weight, at)
     x, of, masses = _arrays(metric, weight)
     parent, height = _grow(x, of, at, limits_of(floor, len(at) - 1))
     return Tree(
