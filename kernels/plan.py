@@ -5,7 +5,8 @@ arXiv 2404.03384) uses it per segment; the Ward score, gentle rounds and seat or
 A *seat* is a token's position in its segment in the current round.
 """
 
-from itertools import accumulate, pairwise, product
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise, product
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from ._checks import check_row, check_tokens, check_values, limits_of
 from ._dispatch import can_wait, operator, use_triton
-from .pool import Plan, means_of, shares_of
+from .pool import Plan, means_of, pool, shares_of
 from .seats import Order, Rounds, num_pairs, targets
-from .tree import plan_tree
+from .tree import block_limits, plan_tree
 
-Schedule = Rounds | Literal["tree"]
+Schedule = Rounds | Literal["tree", "blocks"]
 Score = Literal["ward", "cosine"]
 Precision = Literal["exact", "fast"]
 
@@ -58,7 +59,8 @@ def plan(
             None: 1.
         schedule: fraction of a round's tokens that merge, in (0, 0.5], or the r of each round (the last one
             repeats); "tree": no rounds, but the cut of `tree` at `keep` (score "ward", order "seat", by which
-            groups then come by their lowest tokens). Its plans nest for every keep.
+            groups then come by their lowest tokens). Its plans nest for every keep. "blocks": rounds of a
+            quarter, first inside of blocks of about 320 tokens, each to a quarter, and then whole.
         score: "ward" = -(wa wb / (wa + wb)) |a - b|^2, or "cosine" (-1 with a zero vector).
         order: "seat", or "reference" (the order of ToMe and LongVLM): between rounds and in the result,
             first the unmerged even tokens by falling score, then the odd ones.
@@ -84,6 +86,8 @@ def plan(
     if schedule == "tree":
         check_values(metric, weight, at)
         return plan_tree(metric, at, limits, weight)
+    if schedule == "blocks":
+        return _plan_blocks(metric, at, limits, weight, score, order, precision, check)
     if not isinstance(schedule, float | int):
         schedule = tuple(schedule)
     if not use_triton("plan", metric):
@@ -100,6 +104,30 @@ def plan(
     if check and can_wait(metric):  # only now, when everything is launched
         check_row(int(bad), at)
     return Plan(*planned)
+
+
+def _plan_blocks(
+    metric: Tensor, at: list[int], limits: list[int], weight: Tensor | None, score: Score, order: Order,
+    precision: Precision, check: bool,
+) -> Plan:  # fmt: skip
+    """`plan` by rounds of a quarter inside of blocks, and then whole."""
+    blocks = [block_limits(b - a, keep) for (a, b), keep in zip(pairwise(at), limits, strict=True)]
+    how: Any = {"score": score, "order": order, "precision": precision}
+    sizes, goals = torch.tensor(list(chain.from_iterable(blocks)), dtype=torch.int64).reshape(-1, 2).t()
+    if check:  # here, where a token's segment is known
+        check_values(metric, weight, at)
+    inner = plan(metric, _offsets(sizes.tolist()), goals, weight=weight, check=False, **how)
+    metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
+    rows, keep = (
+        _offsets([sum(goal for _, goal in segment) for segment in blocks]),
+        torch.tensor(limits).long(),
+    )
+    outer = plan(pool(metric, inner), rows, keep, weight=inner.mass, check=False, **how)
+    return outer._replace(group=outer.group[inner.group.long()], weight=inner.weight)
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
 
 def after_rounds(
@@ -294,7 +322,9 @@ def _check_arguments(
             need = "a fraction in (0, 0.5] or a list of pairs a round"
             raise ValueError(f"schedule must be {need}, got {schedule}")
     elif isinstance(schedule, str):
-        raise ValueError(f"schedule must be a fraction, a list of pairs a round, or 'tree', got {schedule!r}")
+        if schedule != "blocks":
+            need = "a fraction, a list of pairs a round, 'tree' or 'blocks'"
+            raise ValueError(f"schedule must be {need}, got {schedule!r}")
     elif not len(schedule) or any(not isinstance(r, int) or r < 1 for r in schedule):
         raise ValueError(f"schedule must list at least one round, each of >= 1 pairs, got {list(schedule)}")
     names = {"score": (score, Score), "order": (order, Order), "precision": (precision, Precision)}
@@ -319,10 +349,10 @@ def _plan_in_graph(
     """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)
-    fraction, pairs = (float(schedule), []) if isinstance(schedule, float | int) else (0.0, [])
-    if not isinstance(schedule, float | int | str):
-        pairs = list(schedule)
-    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, check, *names))
+    fraction = float(schedule) if isinstance(schedule, float | int) else 0.0
+    pairs = [] if isinstance(schedule, float | int | str) else list(schedule)
+    word = schedule if isinstance(schedule, str) else ""
+    return Plan(*_plan_operator(metric.detach(), offsets, keep, weight, fraction, pairs, word, check, *names))
 
 
 def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
@@ -334,16 +364,17 @@ def _plan_fake(metric: Tensor, offsets: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 @operator(
     "longcompress_plan::plan(Tensor metric, Tensor offsets, Tensor keep, Tensor? weight, float fraction, "
-    "int[] pairs, bool check, str score, str order, str precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    "int[] pairs, str word, bool check, str score, str order, str precision) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     _plan_fake,
     torch.Tag.cudagraph_unsafe,  # it reads offsets, and launches differ from call to call
 )
 def _plan_operator(
     metric: Tensor, offsets: Tensor, keep: Tensor, weight: Tensor | None, fraction: float, pairs: list[int],
-    check: bool, score: Any, order: Any, precision: Any,
+    word: Any, check: bool, score: Any, order: Any, precision: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     group, weight, mass, starts = plan(
-        metric, offsets, keep, weight=weight, schedule=pairs or fraction or "tree", score=score, order=order,
+        metric, offsets, keep, weight=weight, schedule=pairs or fraction or word, score=score, order=order,
         precision=precision, check=check,
     )  # fmt: skip
     return group, weight.clone(), mass, starts  # an operator's results are its own

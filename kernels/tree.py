@@ -1,7 +1,7 @@
 """Every number of groups of a segment as a cut of one tree: Ward's, in blocks and then whole."""
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +119,18 @@ def cut(
 def blocked(num: int) -> int:
     """Groups that are left of `num` tokens of a segment after merging inside of its blocks."""
     return sum(_goal(size, num) for size in _blocks(num))
+
+
+def block_limits(num: int, keep: int) -> list[tuple[int, int]]:
+    """(tokens, groups to keep) of each block of a segment of `num` tokens, of which `keep` groups are asked:
+    no fewer than the tree's blocks have; where more are asked, each block its share of them."""
+    sizes, keep = _blocks(num), min(keep, num)
+    if not num:
+        return []
+    if keep <= blocked(num):
+        return [(size, _goal(size, num)) for size in sizes]
+    ends = [0, *accumulate(sizes)]
+    return [(b - a, keep * b // num - keep * a // num) for a, b in pairwise(ends)]
 
 
 def plan_tree(metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None) -> Plan:

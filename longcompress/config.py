@@ -213,7 +213,7 @@ class MergeConfig:
 
     Attributes:
         schedule: share of tokens that merge in a round, or pairs per round (published presets), or "tree":
-            Ward's tree, cut where it must be (`kernels.tree`).
+            Ward's tree, cut where it must be (`kernels.tree`); "blocks": rounds inside of blocks, then whole.
         score: "ward" or "cosine".
         order: "seat" or "reference" (ToMe's own).
         layout: frames lie "patch"-major (all times of a patch, then the next patch) or "frame"-major.
@@ -225,7 +225,7 @@ class MergeConfig:
             the tokens that merged last (of equals the nearest to the mean).
     """
 
-    schedule: float | list[int] | Literal["tree"] = "tree"
+    schedule: float | list[int] | Literal["tree", "blocks"] = "tree"
     score: Literal["ward", "cosine"] = "ward"
     order: Literal["seat", "reference"] = "seat"
     layout: Literal["patch", "frame"] = "patch"
@@ -240,8 +240,12 @@ class MergeConfig:
             if (self.score, self.order) != ("ward", "seat"):
                 got = f"{self.score!r} and {self.order!r}"
                 raise ValueError(f"schedule 'tree' needs score 'ward' and order 'seat', got {got}")
-        elif not is_share and not (rounds and all(pairs >= 1 for pairs in rounds)):
-            need = "a fraction in (0, 0.5], a list of pairs a round, or 'tree'"
+        elif (
+            self.schedule != "blocks"
+            and not is_share
+            and not (rounds and all(pairs >= 1 for pairs in rounds))
+        ):
+            need = "a fraction in (0, 0.5], a list of pairs a round, 'tree' or 'blocks'"
             raise ValueError(f"schedule must be {need}, got {self.schedule}")
         if any(num < 1 for num in self.tokens_per_segment.values()):
             raise ValueError(

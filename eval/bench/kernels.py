@@ -32,6 +32,7 @@ MERGES: dict[str, dict[str, Any]] = {
     "published": {"schedule": PUBLISHED, "score": "cosine", "order": "reference"},
     "default": {},
     "fast": {"precision": "fast"},
+    "blocks": {"schedule": "blocks"},
     "tree": {"schedule": "tree"},
 }
 

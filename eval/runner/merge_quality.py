@@ -33,7 +33,10 @@ from ..metrics.intervals import tiou_matrix
 
 FRAMES = 10  # of a segment
 SCHEDULES: tuple[float | str, ...] = (0.5, 0.25, 0.125)
-GRID = (*product(("frame", "patch"), ("cosine", "ward"), SCHEDULES), ("patch", "ward", "tree"))
+GRID = (
+    *product(("frame", "patch"), ("cosine", "ward"), SCHEDULES),
+    *(("patch", "ward", schedule) for schedule in ("blocks", "tree")),
+)
 DEFAULT = "patch-major, ward, 0.25"
 BASELINES: tuple[Method, ...] = ("kmeans", "pool")
 Rule = tuple[Tensor, Tensor, list[tuple[str, int, int]]]  # weight, bias; objects with first and last second

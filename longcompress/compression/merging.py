@@ -16,7 +16,7 @@ from ..config import MergeConfig
 from ..kernels import Plan, after_rounds, cut, cut_heights, extremes, medoid, plan, pool, tree
 from ..types import Encoded, Tokens
 
-Schedule = float | list[int] | Literal["tree"]
+Schedule = float | list[int] | Literal["tree", "blocks"]
 
 
 @dataclass(frozen=True)

@@ -302,7 +302,7 @@ def test_a_tree_is_refused_where_values_cannot_be_read(monkeypatch):
 
 
 BAD = {
-    "schedule": ({"schedule": "trees"}, r"schedule must be a fraction, .* or 'tree', got 'trees'"),
+    "schedule": ({"schedule": "trees"}, r"schedule must be a fraction, .* or 'blocks', got 'trees'"),
     "score": ({"score": "cosine"}, r"schedule 'tree' needs score 'ward' and order 'seat', got 'cosine'"),
     "order": ({"order": "reference"}, r"schedule 'tree' needs .* got 'ward' and 'reference'"),
     "metric": ({"metric": torch.full((6, 2), float("nan"))}, r"metric must be finite.*token 0 \(segment 0\)"),
