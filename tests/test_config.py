@@ -35,7 +35,7 @@ def test_a_config_comes_back_from_its_values(tmp_path):
         (
             MergeConfig,
             {"schedule": "a"},
-            r"schedule: .*\[float, list\[int\], Literal\[.tree.\]\] .* Given value: a",
+            r"schedule: .*\[float, list\[int\], Literal\[.tree., .blocks.\]\] .* Given value: a",
         ),
         (ModelConfig, {"format": 3}, "format must be 2, got 3; upgrade longcompress"),
         (ModelConfig, {"segments": {"length_s": 0}}, "length_s must be > 0, got 0"),

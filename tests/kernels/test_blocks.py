@@ -1,4 +1,6 @@
-"""Schedule "blocks" of kernels/plan.py: rounds inside of blocks and then whole, against plans of the parts."""
+"""Schedule "blocks" of kernels/plan.py: rounds inside of blocks, then whole; against plans of the parts."""
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ def in_blocks(metric: Tensor, keep: int | Tensor, **more):
 def test_blocks_are_planned_alone_and_then_what_they_leave(n, borders):
     metric, weight = normal(n, 12, seed=n), integers(1, 4, n, seed=n + 1).float()
     means, masses, member, count = [], [], torch.zeros(n, dtype=torch.int64), 0
-    for a, b in zip(borders, borders[1:], strict=False):
+    for a, b in pairwise(borders):
         part = plan(metric[a:b], offsets_of([b - a]), -(-(b - a) // 4), weight=weight[a:b])
         means.append(pool(metric[a:b], part))
         masses.append(part.mass)
