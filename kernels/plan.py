@@ -114,7 +114,7 @@ def _plan_blocks(
     blocks = [block_limits(b - a, keep) for (a, b), keep in zip(pairwise(at), limits, strict=True)]
     how: Any = {"score": score, "order": order, "precision": precision}
     sizes, goals = torch.tensor(list(chain.from_iterable(blocks)), dtype=torch.int64).reshape(-1, 2).t()
-    if check:  # here, where a token's segment is known
+    if check and can_wait(metric):  # here, where a token's segment is known
         check_values(metric, weight, at)
     inner = plan(metric, _offsets(sizes.tolist()), goals, weight=weight, check=False, **how)
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))

@@ -97,10 +97,11 @@ def _plan_variants() -> Iterator[Variant]:
             how = {"SEATS": seats, "REFERENCE": reference}
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)
         yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
-    integers = dict.fromkeys(("low", "key", "children", "alive", "near", "num_merges", "goals"), "*i32")
-    for width, seats in product((tree.MIN_CHANNELS, 1024), tree.SEATS):
-        how = {"D": width, "SLICE": tree.SLICE, "ROWS": tree.ROWS, "COLUMNS": tree.COLUMNS, "SEATS": seats}
-        yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, integers)
+    names = ("low", "key", "children", "near", "place", "alive", "look", "num_merges", "goals")
+    types = dict.fromkeys(names, "*i32") | {"high": "*fp16", "low_half": "*fp16"}
+    for width, seats in product((tree.DEEP, 1024), tree.SEATS):
+        how = tree.tiles_of(width) | {"SEATS": seats}
+        yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, types)
     for width, ward in product((32, 64, 1024), (True, False)):
         metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
         wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}

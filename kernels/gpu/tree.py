@@ -1,11 +1,13 @@
 """Ward's tree on the GPU: all merges of a part of the tokens in one program, as `pairs` says them.
 
 Nodes are rows of one table: the part's tokens, then its merges. A round over those alive:
-- *search*: each one's nearest, the others going by in tiles;
+- *search*: the nearest of each one that has none or whose nearest has merged, the others going by in tiles;
 - *pair*: those that are each other's nearest become children of new nodes;
 - *merge*: means and costs of these;
 - *heights*: their heights, and who is alive.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,162 +17,217 @@ from torch import Tensor
 
 from .._dispatch import on_its_device
 from ..pairs import Array, Merges, check_squares, first_merges, in_one_numbering, merge_pairs
+from .plan_tiles import power_of_two, product, store_halves
 
 ROWS, COLUMNS = 64, 32  # nodes that look for their nearest at once, and that go by
-SLICE = 32  # channels in registers
+DEEP, SLICE = 64, 32  # channels of a metric that stay in registers; a deeper one is read in slices
 ALIGNED = 4  # numbers, so that each of several arrays is aligned
 SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
 WARPS = 8
-MIN_CHANNELS = 64  # channels of the table; metrics of fewer are filled up
+NOISE = 2.0**-18  # of the squares of two nodes: what rounding may put between nodes that are one point
+
+
+@triton.jit
+def measure_tile(state, node, live, share, D: tl.constexpr, SLICE: tl.constexpr):
+    """Means of the children of ROWS nodes, by the `share` that is the second one's, and what costs need of
+    them. Returns their squared distance. A token's children are itself."""
+    x, high, low_half, weight, square, inverse, lift, children = state
+    a = tl.load(children + 2 * node.to(tl.int64), mask=live, other=0)
+    b = tl.load(children + 2 * node.to(tl.int64) + 1, mask=live, other=0)
+    apart = share * 0
+    length = share * 0
+    for slice in range(0, D, SLICE):
+        change, mean = mean_slice(x, a, b, live, share, slice, D, SLICE)
+        apart += tl.sum(change * change, axis=1)
+        length += tl.sum(mean * mean, axis=1)
+    both = tl.load(weight + node, mask=live, other=1.0)
+    tl.store(square + node, length, mask=live)
+    tl.store(inverse + node, tl.where(both > 0, 1.0 / tl.where(both > 0, both, 1.0), float("inf")), mask=live)
+    tl.store(lift + node, power_of_two(length, True), mask=live)
+    for slice in range(0, D, SLICE):
+        _, mean = mean_slice(x, a, b, live, share, slice, D, SLICE)
+        used = live[:, None] & (slice + tl.arange(0, SLICE) < D)[None]
+        tl.store(x + node.to(tl.int64)[:, None] * D + (slice + tl.arange(0, SLICE))[None], mean, mask=used)
+        store_halves(mean, length, share, live, node, slice, high, low_half, D, SLICE, True)
+    return apart
+
+
+@triton.jit
+def mean_slice(x, a, b, live, share, slice, D: tl.constexpr, SLICE: tl.constexpr):
+    """Channels of what the nodes b have more than the nodes a, and of their means."""
+    channel = slice + tl.arange(0, SLICE)
+    used = live[:, None] & (channel < D)[None]
+    start = tl.load(x + a.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0)
+    change = tl.load(x + b.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0) - start
+    return change, start + change * share[:, None]
 
 
 @triton.jit
 def search_tile(
-    x, square, inverse, alive, near, cost, n, tile, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    state, alive, look, near, cost, n, num_look, tile, D: tl.constexpr, SLICE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """near and cost of ROWS of the n nodes alive: the other one that is cheapest to merge with."""
-    row = tile * ROWS + tl.arange(0, ROWS)
-    node = tl.load(alive + row, mask=row < n, other=0)
+    """near and cost of ROWS of those who look: the other one of the n alive that is cheapest to merge with.
+
+    The best of each column of tiles is kept, and the best of those is found at the end."""
+    _, high, low_half, _, square, inverse, lift, _ = state
+    lane = tile * ROWS + tl.arange(0, ROWS)
+    live = lane < num_look
+    row = tl.load(look + lane, mask=live, other=0)
+    node = tl.load(alive + row)
     row_square = tl.load(square + node)
     row_inverse = tl.load(inverse + node)
-    best = tl.full([ROWS], float("inf"), tl.float32)
-    who = tl.where(row == 0, 1, 0)
+    twice = 2 * tl.load(lift + node)
+    channel = tl.arange(0, SLICE)
+    from_a = node.to(tl.int64)[:, None] * D + channel[None]
+    if D == SLICE:
+        a_high = tl.load(high + from_a)
+        a_low = tl.load(low_half + from_a)
+    top = tl.full([ROWS, COLUMNS], float("inf"), tl.float32)
+    at = tl.zeros([ROWS, COLUMNS], tl.int32)
     for start in range(0, n, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        other = tl.load(alive + column, mask=column < n, other=0)
+        real = column < n
+        other = tl.load(alive + column, mask=real, other=0)
+        from_b = other.to(tl.int64)[None] * D + channel[:, None]
         dots = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for slice in range(0, D, SLICE):
-            channel = slice + tl.arange(0, SLICE)
-            inside = channel < D
-            a = tl.load(x + node.to(tl.int64)[:, None] * D + channel[None], mask=inside[None], other=0.0)
-            b = tl.load(x + other.to(tl.int64)[None] * D + channel[:, None], mask=inside[:, None], other=0.0)
-            dots = tl.dot(a, b, dots, input_precision="tf32x3")
-        apart = row_square[:, None] + tl.load(square + other)[None] - 2 * dots
+        if D == SLICE:
+            b_high = tl.load(high + from_b)
+            b_low = tl.load(low_half + from_b)
+            dots = product(a_high, a_low, b_high, b_low, dots, False)
+        else:
+            for slice in range(0, D, SLICE):
+                inside = slice + channel < D
+                a_high = tl.load(high + from_a + slice, mask=inside[None], other=0.0)
+                a_low = tl.load(low_half + from_a + slice, mask=inside[None], other=0.0)
+                b_high = tl.load(high + from_b + slice, mask=inside[:, None], other=0.0)
+                b_low = tl.load(low_half + from_b + slice, mask=inside[:, None], other=0.0)
+                dots = product(a_high, a_low, b_high, b_low, dots, False)
+        scale = row_square[:, None] + tl.load(square + other)[None]
+        apart = scale - dots * (twice[:, None] * tl.load(lift + other)[None])
+        apart = tl.where(apart > NOISE * scale, apart, 0.0)  # the lowest of those that are one point
         apart /= row_inverse[:, None] + tl.load(inverse + other)[None]
-        apart = tl.where((column < n)[None] & (column[None] != row[:, None]), apart, float("inf"))
-        lowest = tl.min(apart, axis=1)
-        at = tl.argmin(apart, axis=1)
-        who = tl.where(lowest < best, start + at, who)
-        best = tl.minimum(lowest, best)
-    tl.store(near + row, who, mask=row < n)
-    tl.store(cost + row, best, mask=row < n)
-
-
-@triton.jit
-def merge_tile(
-    x, weight, square, inverse, cost, children, first_node, num_pairs, tile, D: tl.constexpr,
-    SLICE: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Mean, weight and cost of ROWS of the round's merges, whose first node is `first_node`."""
-    merge = tile * ROWS + tl.arange(0, ROWS)
-    live = merge < num_pairs
-    node = first_node + merge
-    a = tl.load(children + 2 * node.to(tl.int64), mask=live, other=0)
-    b = tl.load(children + 2 * node.to(tl.int64) + 1, mask=live, other=0)
-    first = tl.load(weight + a, mask=live, other=1.0)
-    second = tl.load(weight + b, mask=live, other=1.0)
-    both = first + second
-    share = second / tl.where(both > 0, both, 1.0)
-    apart = tl.zeros([ROWS], tl.float32)
-    length = tl.zeros([ROWS], tl.float32)
-    for slice in range(0, D, SLICE):
-        channel = slice + tl.arange(0, SLICE)
-        used = live[:, None] & (channel < D)[None]
-        start = tl.load(x + a.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0)
-        change = tl.load(x + b.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0) - start
-        mean = start + change * share[:, None]
-        apart += tl.sum(change * change, axis=1)
-        length += tl.sum(mean * mean, axis=1)
-        tl.store(x + node.to(tl.int64)[:, None] * D + channel[None], mean, mask=used)
-    tl.store(cost + merge, apart * first * share, mask=live)
-    tl.store(weight + node, both, mask=live)
-    tl.store(square + node, length, mask=live)
-    upside = tl.where(both > 0, 1.0 / tl.where(both > 0, both, 1.0), float("inf"))
-    tl.store(inverse + node, upside, mask=live)
+        better = (apart < top) & real[None] & (column[None] != row[:, None])
+        top = tl.where(better, apart, top)
+        at = tl.where(better, column[None], at)
+    best = tl.min(top, axis=1)
+    who = tl.min(tl.where(top == best[:, None], at, n), axis=1)
+    tl.store(near + node, tl.load(alive + who, mask=live, other=0), mask=live)
+    tl.store(cost + node, best, mask=live)
 
 
 @triton.jit(do_not_specialize=["num"])
 def grow_kernel(
-    x, weight, square, inverse, height, low, key, children, alive, near, cost, num_merges, offsets, goals,
-    num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEATS: tl.constexpr,
+    x, high, low_half, weight, square, inverse, lift, height, low, key, children, near, cost, place, alive,
+    look, num_merges, offsets, goals, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, SEATS: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
     """Merges of a part until the goals[part] lowest are among them; num_merges[part]: how many there are.
 
-    x, weight, square, inverse, height, low, key and children are of nodes: num tokens, then for each token
-    of a part the place of a merge of it.
+    Those from x to place are of nodes: num tokens, then for each token of a part the place of a merge of it.
+    A node's nearest is `near`; `place` is its lane among those alive, -1: it is none of them any more.
     """
+    state = x, high, low_half, weight, square, inverse, lift, children
     part = tl.program_id(0)
     base = tl.load(offsets + part)
     n = tl.load(offsets + part + 1) - base
     goal = tl.load(goals + part)
     alive += base
-    near += base
-    cost += base
+    look += base
     lane = tl.arange(0, SEATS)
-    tl.store(alive + lane, base + lane, mask=lane < n)
+    token = base + lane
+    tl.store(alive + lane, token, mask=lane < n)
+    tl.store(place + token, lane, mask=lane < n)
+    tl.store(near + token, lane * 0 - 1, mask=lane < n)
+    tl.store(children + 2 * token.to(tl.int64), token, mask=lane < n)
+    tl.store(children + 2 * token.to(tl.int64) + 1, token, mask=lane < n)
+    tl.debug_barrier()
+    for tile in range(0, tl.cdiv(n, ROWS)):
+        some = tile * ROWS + tl.arange(0, ROWS)
+        measure_tile(state, base + some, some < n, tl.zeros([ROWS], tl.float32), D, SLICE)
     tl.debug_barrier()
     origin = num + base
     count = n * 0
     floor = 0.0
     going = (goal > 0) & (n > 1)
     while going:
-        for tile in range(0, tl.cdiv(n, ROWS)):
-            search_tile(x, square, inverse, alive, near, cost, n, tile, D, SLICE, ROWS, COLUMNS)
-        tl.debug_barrier()
         live = lane < n
         node = tl.load(alive + lane, mask=live, other=0)
-        other = tl.load(near + lane, mask=live, other=0)
-        back = tl.load(near + other, mask=live, other=-1)
-        mutual = live & (back == lane)
+        other = tl.load(near + node, mask=live, other=-1)
+        to = tl.load(place + other, mask=live & (other >= 0), other=-1)
+        looks = live & (to < 0)
+        tl.store(look + tl.cumsum(looks.to(tl.int32), 0) - 1, lane, mask=looks)
+        num_look = tl.sum(looks.to(tl.int32))
+        tl.debug_barrier()
+        for tile in range(0, tl.cdiv(num_look, ROWS)):
+            search_tile(state, alive, look, near, cost, n, num_look, tile, D, SLICE, ROWS, COLUMNS, NOISE)
+        tl.debug_barrier()
+        other = tl.load(near + node, mask=live, other=0)
+        mutual = live & (tl.load(near + other, mask=live, other=-1) == node)
         if tl.sum(mutual.to(tl.int32)) == 0:  # rounding left none: the cheapest of all
-            best = tl.argmin(
-                tl.where(live, tl.load(cost + lane, mask=live, other=float("inf")), float("inf")), 0
-            )
-            to = tl.load(near + best)
-            mutual = (lane == best) | (lane == to)
-            other = tl.where(lane == best, to, tl.where(lane == to, best, other))
-        lower = mutual & (lane < other)
-        upper = mutual & (lane > other)
+            price = tl.load(cost + node, mask=live, other=float("inf"))
+            best = tl.load(alive + tl.argmin(tl.where(live, price, float("inf")), 0))
+            its = tl.load(near + best)
+            mutual = live & ((node == best) | (node == its))
+            other = tl.where(node == best, its, tl.where(node == its, best, other))
+        to = tl.load(place + other, mask=mutual, other=0)
+        lower = mutual & (lane < to)
+        upper = mutual & (lane > to)
         num_pairs = tl.sum(lower.to(tl.int32))
-        rank = tl.cumsum(lower.to(tl.int32), 0) - 1
-        merged = origin + count + rank
+        merged = origin + count + tl.cumsum(lower.to(tl.int32), 0) - 1
         tl.store(children + 2 * merged.to(tl.int64), node, mask=lower)
-        tl.store(
-            children + 2 * merged.to(tl.int64) + 1, tl.load(alive + other, mask=lower, other=0), mask=lower
-        )
+        tl.store(children + 2 * merged.to(tl.int64) + 1, other, mask=lower)
         tl.debug_barrier()
         for tile in range(0, tl.cdiv(num_pairs, ROWS)):
-            merge_tile(
-                x, weight, square, inverse, cost, children, origin + count, num_pairs, tile, D, SLICE, ROWS
-            )
+            some = tile * ROWS + tl.arange(0, ROWS)
+            new = origin + count + some
+            is_one = some < num_pairs
+            a = tl.load(children + 2 * new.to(tl.int64), mask=is_one, other=0)
+            b = tl.load(children + 2 * new.to(tl.int64) + 1, mask=is_one, other=0)
+            first = tl.load(weight + a, mask=is_one, other=1.0)
+            second = tl.load(weight + b, mask=is_one, other=1.0)
+            share = second / tl.where(first + second > 0, first + second, 1.0)
+            tl.store(weight + new, first + second, mask=is_one)
+            tl.debug_barrier()
+            apart = measure_tile(state, new, is_one, share, D, SLICE)
+            tl.store(cost + new, apart * first * share, mask=is_one)
+            tl.store(near + new, some * 0 - 1, mask=is_one)
         tl.debug_barrier()
-        new = lane < num_pairs
-        price = tl.load(cost + lane, mask=new, other=float("inf"))
+        is_new = lane < num_pairs
+        at = origin + count + lane
+        price = tl.load(cost + at, mask=is_new, other=float("inf"))
         floor = tl.maximum(floor, tl.min(price, 0))
         known = tl.load(height + origin + lane, mask=lane < count, other=float("inf"))
         going = tl.sum((known < floor).to(tl.int32)) < goal
         if going:
-            at = origin + count + lane
-            a = tl.load(children + 2 * at.to(tl.int64), mask=new, other=0)
-            b = tl.load(children + 2 * at.to(tl.int64) + 1, mask=new, other=0)
-            a_height = tl.load(height + a, mask=new, other=0.0)
-            b_height = tl.load(height + b, mask=new, other=0.0)
+            a = tl.load(children + 2 * at.to(tl.int64), mask=is_new, other=0)
+            b = tl.load(children + 2 * at.to(tl.int64) + 1, mask=is_new, other=0)
+            a_height = tl.load(height + a, mask=is_new, other=0.0)
+            b_height = tl.load(height + b, mask=is_new, other=0.0)
             top = tl.maximum(tl.maximum(price, floor), tl.maximum(a_height, b_height))
-            first = tl.load(low + a, mask=new, other=0)
-            own = tl.where((a >= num) & (a_height == top), tl.load(key + a, mask=new, other=0), first)
-            second = tl.where((b >= num) & (b_height == top), tl.load(key + b, mask=new, other=0), first)
-            tl.store(height + at, top, mask=new)
-            tl.store(low + at, first, mask=new)
-            tl.store(key + at, tl.maximum(tl.maximum(first, own), second), mask=new)
+            first = tl.load(low + a, mask=is_new, other=0)
+            own = tl.where((a >= num) & (a_height == top), tl.load(key + a, mask=is_new, other=0), first)
+            second = tl.where((b >= num) & (b_height == top), tl.load(key + b, mask=is_new, other=0), first)
+            tl.store(height + at, top, mask=is_new)
+            tl.store(low + at, first, mask=is_new)
+            tl.store(key + at, tl.maximum(tl.maximum(first, own), second), mask=is_new)
             stays = live & ~upper
-            place = tl.cumsum(stays.to(tl.int32), 0) - 1
-            tl.store(alive + place, tl.where(lower, merged, node), mask=stays)
+            seat = tl.cumsum(stays.to(tl.int32), 0) - 1
+            who = tl.where(lower, merged, node)
+            tl.store(place + node, lane * 0 - 1, mask=mutual)
+            tl.store(alive + seat, who, mask=stays)
+            tl.store(place + who, seat, mask=stays)
             count += num_pairs
             n -= num_pairs
             tl.debug_barrier()
             going = n > 1
     tl.store(num_merges + part, count)
+
+
+def tiles_of(channels: int) -> dict[str, Any]:
+    """What of a table of so many channels is in registers at once."""
+    tiles = {"D": channels, "SLICE": DEEP if channels == DEEP else SLICE, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    return tiles | {"NOISE": NOISE}
 
 
 @on_its_device
@@ -196,25 +253,25 @@ def _grown(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: Array)
     """`merge_parts` by the kernel."""
     num, width = x.shape
     device, at = x.device, np.concatenate([[0], np.cumsum(sizes)])
-    room = 2 * -(-num // ALIGNED) * ALIGNED
-    table = x.new_zeros((room, max(MIN_CHANNELS, width)))
+    room, deep = 2 * -(-num // ALIGNED) * ALIGNED, max(DEEP, width)  # a metric of few channels is filled up
+    table = x.new_zeros((room, deep))
     table[:num, :width] = x.masked_fill((weight == 0)[:, None], 0)
-    masses, square, inverse, heights = x.new_empty((4, room)).unbind()
-    masses[:num], inverse[:num] = weight, 1 / weight
-    square[:num] = table[:num].square().sum(1)
+    halves = table.new_empty((2, room, deep), dtype=torch.float16).unbind()
+    masses, square, inverse, lift, heights, cost = x.new_empty((6, room)).unbind()
+    masses[:num] = weight
     heights[:num] = torch.from_numpy(height).to(device)
-    low, key, alive, near = torch.empty((4, room), dtype=torch.int32, device=device).unbind()
+    low, key, near, place, alive, look = x.new_empty((6, room), dtype=torch.int32).unbind()
     low[:num] = torch.arange(num, dtype=torch.int32, device=device)
     children = low.new_empty((room, 2))
     shape = [torch.from_numpy(values.astype(np.int32)).to(device) for values in (at, goals)]
     num_merges = torch.zeros_like(shape[1])
-    check_squares(bool(torch.isfinite(4 * square[:num]).all()), x)  # so that every cost is a number
+    squares = 4 * table[:num].square().sum(1)  # so that every cost is a number
+    check_squares(bool(torch.isfinite(squares).all()), x)
     if num:
         seats = next(n for n in SEATS if n >= sizes.max())
         grow_kernel[(len(sizes),)](
-            table, masses, square, inverse, heights, low, key, children, alive, near, x.new_empty(room),
-            num_merges, *shape, num, D=table.shape[1], SLICE=SLICE, ROWS=ROWS, COLUMNS=COLUMNS, SEATS=seats,
-            num_warps=WARPS,
+            table, *halves, masses, square, inverse, lift, heights, low, key, children, near, cost, place,
+            alive, look, num_merges, *shape, num, SEATS=seats, num_warps=WARPS, **tiles_of(deep),
         )  # fmt: skip
     counts = num_merges.cpu().numpy()
     part = np.repeat(np.arange(len(sizes)), counts)
