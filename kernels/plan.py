@@ -84,7 +84,8 @@ def plan(
     at = _check_arguments(metric, offsets, weight, schedule, score, order, precision)
     limits = limits_of(keep, len(at) - 1)
     if schedule == "tree":
-        check_values(metric, weight, at)
+        if can_wait(metric):
+            check_values(metric, weight, at)
         return plan_tree(metric, at, limits, weight)
     if schedule == "blocks":
         return _plan_blocks(metric, at, limits, weight, score, order, precision, check)

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import pairs as cpu
 from ._checks import check_tokens, check_values, limits_of
 from ._dispatch import can_wait, use_triton
-from .pairs import Array, Merges
+from .pairs import Array, Merges, check_squares
 from .pool import Plan
 
 BLOCK = 320  # tokens, about; a segment of fewer than one and a half is merged whole
@@ -135,10 +135,21 @@ def block_limits(num: int, keep: int) -> list[tuple[int, int]]:
 
 def plan_tree(metric: Tensor, at: list[int], keep: list[int], weight: Tensor | None) -> Plan:
     """`plan` by the tree, that stops at `keep`."""
+    if use_triton("tree", metric):
+        from .gpu import tree_plan as gpu
+
+        blocks = [block_limits(b - a, 1) for a, b in pairwise(at)]
+        if gpu.fits(blocks, keep):
+            x = metric.detach().float().contiguous()
+            *planned, is_finite = gpu.plan_parts(x, weight, blocks, keep, capturing=not can_wait(metric))
+            if can_wait(metric):
+                check_squares(bool(is_finite), x)
+            return Plan(*planned)
     if not can_wait(metric):
         raise ValueError(
-            "schedule 'tree' reads values, so no CUDA graph can capture it: plan before the capture, or take "
-            "a number as schedule"
+            "schedule 'tree' is captured only on a GPU, where no keep is above the groups that the blocks of "
+            "its segment leave (`blocked`), 2,048 at most: plan before the capture, or take a number as "
+            "schedule"
         )
     x, of, masses = _arrays(metric, weight)
     return _plan(_grow(x, of, at, keep)[0], masses.astype(np.float32), at, metric.device)

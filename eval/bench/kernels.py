@@ -309,8 +309,6 @@ def graphs(inputs: Inputs) -> Iterator[Case]:
     offsets = torch.tensor([0, len(x)], dtype=torch.int32, device="cpu")  # a graph needs them on the CPU
     num_bytes = 2 * x.nbytes
     for kind, options in MERGES.items():
-        if kind == "tree":  # no graph can capture it
-            continue
         launch = partial(lambda options, _: composed(x, offsets, options), options)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -4,8 +4,9 @@ The CPU works it out in NumPy and sends it in one piece; it is kept, so that pla
 sends nothing.
 """
 
+from collections.abc import Callable, Hashable
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -71,10 +72,10 @@ class Tiles(NamedTuple):
 
 
 Schedule = float | tuple[int, ...]
-Key = tuple[tuple[int, ...], tuple[int, ...], Schedule, Tiles, torch.device]
+T = TypeVar("T")
 
-_recent: dict[Key, Layout] = {}  # the one used longest ago comes first
-_captured: dict[Key, Layout] = {}  # CUDA graphs read these at every replay, so they stay for good
+_recent: dict[Hashable, Any] = {}  # the one used longest ago comes first
+_captured: dict[Hashable, Any] = {}  # CUDA graphs read these at every replay, so they stay for good
 _lock = Lock()
 
 
@@ -91,10 +92,22 @@ def layout_of(
     Raises:
         ValueError: while capturing, for a layout that isn't in memory: its tables can't be copied then.
     """
-    key = (lengths, keep, schedule, tiles, device)
+    return kept(
+        (lengths, keep, schedule, tiles, device),
+        lambda: _layout(lengths, keep, schedule, tiles, device),
+        capturing=capturing,
+    )
+
+
+def kept(key: Hashable, make: Callable[[], T], *, capturing: bool) -> T:
+    """What `make` gives, which sends tables to a GPU; the same again for the same key.
+
+    Raises:
+        ValueError: while capturing, for what isn't in memory: it can't be sent then.
+    """
     with _lock:
         if key in _captured:
-            return _captured[key]
+            return cast(T, _captured[key])
         layout = _recent.pop(key, None)
         if layout is None:
             if capturing:
@@ -102,11 +115,11 @@ def layout_of(
                     "plan: these lengths were not planned before; "
                     "plan them once before capturing a CUDA graph"
                 )
-            layout = _layout(lengths, keep, schedule, tiles, device)
+            layout = make()
         (_captured if capturing else _recent)[key] = layout
         if len(_recent) > MAX_LAYOUTS:
             del _recent[next(iter(_recent))]
-    return layout
+    return cast(T, layout)
 
 
 def _layout(
@@ -115,13 +128,13 @@ def _layout(
 ) -> Layout:  # fmt: skip
     n = np.array(lengths, dtype=np.int64)
     limit = np.minimum(np.array(keep, dtype=np.int64), n)
-    starts = _sums(limit)
+    starts = sums(limit)
     by_length = np.argsort(-n, kind="stable")  # the longest first: their programs take longest
-    at, start = (sums[:-1][by_length] for sums in (_sums(n), starts))
+    at, start = (sums[:-1][by_length] for sums in (sums(n), starts))
     n, limit = n[by_length], limit[by_length]
     first, programs = _programs(-(-n // tiles.rows))
     tables = [_table(at, n, start, n <= limit, first, by_length), programs, starts]
-    room = _sums(np.where(n > limit, n // 2, 0))
+    room = sums(np.where(n > limit, n // 2, 0))
 
     # Rounds of all segments that are longer than a tail; those still on have all run as many.
     now, done = n.copy(), np.zeros_like(n)
@@ -143,11 +156,11 @@ def _layout(
     kinds = zip(now[short].tolist(), limit[short].tolist(), done[short].tolist(), strict=True)
     known: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
     steps = [known.get(kind) or known.setdefault(kind, _steps(*kind, schedule)) for kind in kinds]
-    last = _sums(np.array([len(each) for each in steps], dtype=np.int64))
+    last = sums(np.array([len(each) for each in steps], dtype=np.int64))
     tails = _table(at[short], last[:-1], last[1:], room[:-1][short], done[short], n[short], start[short])
     tables += [tails, np.array([step for each in steps for step in each], dtype=np.int64).reshape(-1, 2)]
 
-    segments, programs_, starts_, *middle, tails_, steps_ = _sent(tables, device)
+    segments, programs_, starts_, *middle, tails_, steps_ = sent(tables, device)
     of_rounds = zip(middle[0::3], middle[1::3], middle[2::3], rounds, strict=True)
     return Layout(
         segments, programs_, [Round(a, b, c, *rest) for a, b, c, rest in of_rounds], tails_, steps_, starts_,
@@ -162,10 +175,10 @@ def _table(*columns: np.ndarray) -> np.ndarray:
 
 def _programs(num: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """((rows,) the first program of each, (programs,) the row of each), where rows have `num` programs."""
-    return _sums(num)[:-1], np.repeat(np.arange(len(num)), num)
+    return sums(num)[:-1], np.repeat(np.arange(len(num)), num)
 
 
-def _sent(tables: list[np.ndarray], device: torch.device) -> list[Tensor]:
+def sent(tables: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """The tables as int32 on the device, sent in one piece."""
     ends = np.cumsum([-(-table.size // ALIGNED) * ALIGNED for table in tables])
     whole = np.zeros(ends[-1], dtype=np.int32)
@@ -186,6 +199,6 @@ def _steps(now: int, limit: int, done: int, schedule: Schedule) -> list[tuple[in
     return steps
 
 
-def _sums(n: np.ndarray) -> np.ndarray:
+def sums(n: np.ndarray) -> np.ndarray:
     """(S + 1,) running sums, from 0."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(n)])

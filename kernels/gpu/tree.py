@@ -7,7 +7,7 @@ Nodes are rows of one table: the part's tokens, then its merges. A round over th
 - *heights*: their heights, and who is alive.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from .._dispatch import on_its_device
 from ..pairs import Array, Merges, check_squares, first_merges, in_one_numbering, merge_pairs
 from .plan_tiles import power_of_two, product, store_halves
 
-ROWS, COLUMNS = 64, 32  # nodes that look for their nearest at once, and that go by
-DEEP, SLICE = 64, 32  # channels of a metric that stay in registers; a deeper one is read in slices
+ROWS, COLUMNS, FEW_COLUMNS = 64, 64, 32  # nodes that look for their nearest at once, and that go by
+DEEP, SLICE = 64, 16  # channels of a metric that stay in registers; a deeper one is read in slices
 ALIGNED = 4  # numbers, so that each of several arrays is aligned
 SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
 WARPS = 8
@@ -84,7 +84,7 @@ def search_tile(
         a_high = tl.load(high + from_a)
         a_low = tl.load(low_half + from_a)
     top = tl.full([ROWS, COLUMNS], float("inf"), tl.float32)
-    at = tl.zeros([ROWS, COLUMNS], tl.int32)
+    at = tl.where(row == 0, 1, 0)[:, None] + tl.zeros([ROWS, COLUMNS], tl.int32)  # never itself
     for start in range(0, n, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         real = column < n
@@ -106,7 +106,8 @@ def search_tile(
         scale = row_square[:, None] + tl.load(square + other)[None]
         apart = scale - dots * (twice[:, None] * tl.load(lift + other)[None])
         apart = tl.where(apart > NOISE * scale, apart, 0.0)  # the lowest of those that are one point
-        apart /= row_inverse[:, None] + tl.load(inverse + other)[None]
+        root = tl.rsqrt(row_inverse[:, None] + tl.load(inverse + other)[None])  # cheaper than to divide
+        apart *= root * root
         better = (apart < top) & real[None] & (column[None] != row[:, None])
         top = tl.where(better, apart, top)
         at = tl.where(better, column[None], at)
@@ -224,10 +225,11 @@ def grow_kernel(
     tl.store(num_merges + part, count)
 
 
-def tiles_of(channels: int) -> dict[str, Any]:
-    """What of a table of so many channels is in registers at once."""
-    tiles = {"D": channels, "SLICE": DEEP if channels == DEEP else SLICE, "ROWS": ROWS, "COLUMNS": COLUMNS}
-    return tiles | {"NOISE": NOISE}
+def tiles_of(channels: int, seats: int) -> dict[str, Any]:
+    """What of a table of so many channels is in registers at once, in a part of at most so many nodes."""
+    is_small = channels == DEEP and seats < SEATS[-1]
+    tiles = {"D": channels, "SLICE": DEEP if channels == DEEP else SLICE, "SEATS": seats, "NOISE": NOISE}
+    return tiles | {"ROWS": ROWS, "COLUMNS": COLUMNS if is_small else FEW_COLUMNS}
 
 
 @on_its_device
@@ -251,33 +253,56 @@ def merge_parts(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: A
 
 def _grown(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: Array) -> Merges:
     """`merge_parts` by the kernel."""
+    num, device, at = len(x), x.device, np.concatenate([[0], np.cumsum(sizes)])
+    shape = [torch.from_numpy(values.astype(np.int32)).to(device) for values in (at, goals)]
+    start, longest = torch.from_numpy(height).to(device), int(sizes.max(initial=0))
+    nodes = grow(x, weight, start, shape[0], shape[1], longest)
+    check_squares(bool(nodes.is_finite), x)
+    counts = nodes.num_merges.cpu().numpy()
+    part = np.repeat(np.arange(len(sizes)), counts)
+    merges = num + at[part] + np.arange(len(part)) - np.searchsorted(part, part)
+    lows, keys, pairs = (values.cpu().numpy() for values in (nodes.low, nodes.key, nodes.children))
+    heights_of, keys_of = nodes.height.cpu().numpy()[merges].astype(np.float64), keys[merges].astype(np.int64)
+    chosen, named, roots, names = first_merges(num, goals, part, merges, heights_of, keys_of, pairs, lows)
+    rows = torch.from_numpy(roots).to(device)
+    means = nodes.x[rows, : x.shape[1]]
+    return Merges(named, heights_of[chosen], keys_of[chosen], names, means, nodes.weight[rows])
+
+
+class Nodes(NamedTuple):
+    """All that a kernel knows of R tokens and then, for each token of a part, a merge of it."""
+
+    x: Tensor  # (2 R or more, D) means; D: see `tiles_of`
+    weight: Tensor
+    height: Tensor
+    low: Tensor  # lowest token
+    key: Tensor  # what orders merges of equal height
+    children: Tensor  # (2 R or more, 2)
+    near: Tensor  # what is written to freely from here on, as place and look
+    place: Tensor
+    look: Tensor
+    num_merges: Tensor  # (P,) of each part
+    is_finite: Tensor  # () whether every cost is a number
+
+
+def grow(x: Tensor, weight: Tensor, height: Tensor, offsets: Tensor, goals: Tensor, longest: int) -> Nodes:
+    """The nodes of P parts of at most `longest` tokens, offsets (P + 1,) int32, until the goals (P,) int32
+    lowest merges of each are among them. Nothing waits."""
     num, width = x.shape
-    device, at = x.device, np.concatenate([[0], np.cumsum(sizes)])
     room, deep = 2 * -(-num // ALIGNED) * ALIGNED, max(DEEP, width)  # a metric of few channels is filled up
     table = x.new_zeros((room, deep))
     table[:num, :width] = x.masked_fill((weight == 0)[:, None], 0)
     halves = table.new_empty((2, room, deep), dtype=torch.float16).unbind()
     masses, square, inverse, lift, heights, cost = x.new_empty((6, room)).unbind()
-    masses[:num] = weight
-    heights[:num] = torch.from_numpy(height).to(device)
+    masses[:num], heights[:num] = weight, height
     low, key, near, place, alive, look = x.new_empty((6, room), dtype=torch.int32).unbind()
-    low[:num] = torch.arange(num, dtype=torch.int32, device=device)
-    children = low.new_empty((room, 2))
-    shape = [torch.from_numpy(values.astype(np.int32)).to(device) for values in (at, goals)]
-    num_merges = torch.zeros_like(shape[1])
-    squares = 4 * table[:num].square().sum(1)  # so that every cost is a number
-    check_squares(bool(torch.isfinite(squares).all()), x)
+    low[:num] = torch.arange(num, dtype=torch.int32, device=x.device)
+    children, num_merges = low.new_empty((room, 2)), torch.zeros_like(goals)
+    is_finite = torch.isfinite(4 * table[:num].square().sum(1)).all()
     if num:
-        seats = next(n for n in SEATS if n >= sizes.max())
-        grow_kernel[(len(sizes),)](
+        seats = next(n for n in SEATS if n >= longest)
+        grow_kernel[(len(goals),)](
             table, *halves, masses, square, inverse, lift, heights, low, key, children, near, cost, place,
-            alive, look, num_merges, *shape, num, SEATS=seats, num_warps=WARPS, **tiles_of(deep),
+            alive, look, num_merges, offsets, goals, num, num_warps=WARPS, **tiles_of(deep, seats),
         )  # fmt: skip
-    counts = num_merges.cpu().numpy()
-    part = np.repeat(np.arange(len(sizes)), counts)
-    merges = num + at[part] + np.arange(len(part)) - np.searchsorted(part, part)
-    lows, keys, pairs = (values.cpu().numpy() for values in (low, key, children))
-    heights_of, keys_of = heights.cpu().numpy()[merges].astype(np.float64), keys[merges].astype(np.int64)
-    chosen, named, roots, names = first_merges(num, goals, part, merges, heights_of, keys_of, pairs, lows)
-    rows = torch.from_numpy(roots).to(device)
-    return Merges(named, heights_of[chosen], keys_of[chosen], names, table[rows, :width], masses[rows])
+    return Nodes(table, masses, heights, low, key, children, near, place, look, num_merges, is_finite)

@@ -25,7 +25,13 @@ def captured(step):
     return graph, out
 
 
-@pytest.mark.parametrize("options", [{}, {"score": "cosine", "schedule": 0.5, "order": "reference"}], ids=str)
+MERGES = [
+    {}, {"score": "cosine", "schedule": 0.5, "order": "reference"}, {"schedule": "blocks"},
+    {"schedule": "tree"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", MERGES, ids=str)
 def test_a_captured_merge_is_the_merge(options):
     x, times = normal(2560, 1024, seed=1, dtype=torch.bfloat16), normal(2560, 1, seed=2, dtype=torch.float64)
     offsets = torch.tensor([0, 1500, 2560], dtype=torch.int32, device="cpu")

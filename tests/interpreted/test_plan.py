@@ -348,7 +348,7 @@ def test_the_operator_is_registered_well():
     for weight in (None, torch.ones(31)):
         torch.library.opcheck(
             torch.ops.longcompress_plan.plan.default,
-            (metric, offsets, keep, weight, 0.25, [], True, "ward", "seat", "exact"),
+            (metric, offsets, keep, weight, 0.25, [], "", True, "ward", "seat", "exact"),
         )
 
 

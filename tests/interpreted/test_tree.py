@@ -1,10 +1,14 @@
 """The tree that the kernel grows is that of `pairs`, on the CPU."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
-from longcompress.kernels import cut, plan, tree
+from longcompress.kernels import blocked, cut, plan, tree
 from longcompress.kernels.gpu import tree as gpu
+from longcompress.kernels.gpu import tree_plan
+from longcompress.kernels.tree import block_limits
 
 from helpers import normal, offsets_of
 
@@ -67,11 +71,55 @@ def test_trees_and_their_cuts_are_the_cpus(on_cpu):
         )
 
 
-def test_the_kernel_is_what_grows_it(monkeypatch):
-    monkeypatch.setattr(gpu, "merge_parts", None)
+def test_the_kernels_are_what_grows_it(monkeypatch):
+    metric, offsets = normal(20, 8, seed=1).to(DEVICE), offsets_of([20])
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "merge_parts", None)
+        plan(metric, offsets, 5, schedule="tree")
+        with pytest.raises(TypeError, match="not callable"):
+            tree(metric, offsets)
+    monkeypatch.setattr(tree_plan, "grow", None)
     with pytest.raises(TypeError, match="not callable"):
-        plan(normal(20, 8, seed=1).to(DEVICE), offsets_of([20]), 5, schedule="tree")
+        plan(metric, offsets, 5, schedule="tree")
     plan(normal(20, 8, seed=1).double().to(DEVICE), offsets_of([20]), 5, schedule="tree")  # float64: the CPU
+
+
+@pytest.mark.parametrize("case", ["packed", "below the blocks"])
+def test_plans_that_wait_are_the_same(case, monkeypatch):
+    lengths, keep, width = CASES[case]
+    metric, offsets = normal(sum(lengths), width, seed=10).to(DEVICE), offsets_of(lengths)
+    keep = torch.tensor(keep) if isinstance(keep, list) else keep
+    weight = torch.randint(0, 3, (len(metric),), generator=torch.Generator().manual_seed(11)).float()
+    options = {"weight": weight.to(DEVICE), "schedule": "tree"}
+    got = plan(metric, offsets, keep, **options)
+    monkeypatch.setattr(tree_plan, "fits", lambda blocks, keep: False)
+    for a, b in zip(got, plan(metric, offsets, keep, **options), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_waits():
+    def fits(lengths, keep):
+        return tree_plan.fits([block_limits(n, 1) for n in lengths], keep)
+
+    assert fits([2560, 400, 0, 1], [blocked(2560), 2000, 3, 1]) and fits([], []) and fits([8000], [1])
+    assert not fits([2560, 400], [blocked(2560) + 1, 1])
+    assert not fits([8192], [1])
+
+
+def test_a_plan_while_a_graph_is_captured(monkeypatch):
+    metric, offsets = normal(523, 8, seed=12).to(DEVICE), offsets_of([23, 500])
+    want = plan(metric, offsets, 20, schedule="tree")
+    for name in ("plan", "tree"):
+        monkeypatch.setattr(import_module(f"longcompress.kernels.{name}"), "can_wait", lambda x: False)
+    got = plan(metric, offsets, 20, schedule="tree")
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    with pytest.raises(ValueError, match="these lengths were not planned before; plan them once"):
+        plan(metric[:517], offsets_of([23, 494]), 20, schedule="tree")
+    with pytest.raises(ValueError, match="captured only on a GPU, where no keep is above the groups"):
+        plan(metric, offsets, 400, schedule="tree")
+    metric[::3, 2] = torch.nan  # nobody looks, and some plan comes
+    got = plan(metric, offsets, 20, schedule="tree")
+    assert got.offsets.tolist() == [0, 20, 40] and 0 <= got.group.min() <= got.group.max() < 40
 
 
 @pytest.mark.parametrize("keep", [1, 4, 9, 59])
@@ -96,6 +144,7 @@ def test_alone_as_packed():
 
 def test_long_parts_go_on_on_the_cpu_whatever_stands_beside_them(on_cpu, monkeypatch):
     monkeypatch.setattr(gpu, "SEATS", (32,))
+    monkeypatch.setattr(tree_plan, "SEATS", (32,))
     lengths = [20, 60, 90, 5, 0, 31]
     metric = normal(sum(lengths), 8, seed=9)
     got = both(on_cpu, metric, lengths, [4, 6, 90, 1, 1, 30])

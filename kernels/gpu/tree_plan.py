@@ -1,0 +1,157 @@
+"""`plan` by the tree, all of it on the GPU: parts grow, and each is cut at a number that lengths decide.
+
+So nothing waits. That holds where a segment keeps no more groups than its blocks leave, and they leave no
+more than one program can merge.
+"""
+
+import numpy as np
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._dispatch import on_its_device
+from .plan_layout import kept, sent, sums
+from .tree import ALIGNED, ROWS, SEATS, WARPS, Nodes, grow
+
+SLICE = 32  # channels of a mean that are copied at once
+HIGHEST = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def lowest_bits(bits, among, num):
+    """The lowest number that at least `num` (>= 1) of the bits >= 0 that are `among` don't exceed."""
+    low = num * 0
+    high = num * 0 + HIGHEST
+    while low < high:
+        middle = low + (high - low) // 2
+        enough = tl.sum((among & (bits <= middle)).to(tl.int32)) >= num
+        low = tl.where(enough, low, middle + 1)
+        high = tl.where(enough, middle, high)
+    return low
+
+
+@triton.jit(do_not_specialize=["num"])
+def settle_kernel(
+    x, weight, height, low, key, children, near, place, look, num_merges, offsets, goals, starts, out_row,
+    out_x, out_weight, out_height, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
+    SEATS: tl.constexpr, MEANS: tl.constexpr,
+):  # fmt: skip
+    """Takes the goals[part] lowest merges of a part: by height, then by key, children before parents.
+
+    Tokens then know the row of their group, by lowest token from starts[part] on. A row gets the weight and
+    the height of the group and, with MEANS, its mean.
+    """
+    part = tl.program_id(0)
+    base = tl.load(offsets + part)
+    n = tl.load(offsets + part + 1) - base
+    goal = tl.load(goals + part)
+    start = tl.load(starts + part)
+    lane = tl.arange(0, SEATS)
+    live = lane < n
+    token = base + lane
+    merge = num + base + lane
+    known = lane < tl.load(num_merges + part)
+    bits = tl.load(height + merge, mask=known, other=0.0).to(tl.int32, bitcast=True)
+    chosen = known & (goal > 0)
+    if goal > 0:
+        top = lowest_bits(bits, known, goal)
+        ties = known & (bits == top)
+        below = known & (bits < top)
+        rest = goal - tl.sum(below.to(tl.int32))
+        keys = tl.load(key + merge, mask=known, other=0)
+        last = lowest_bits(keys, ties, rest)
+        early = ties & (keys < last)
+        even = ties & (keys == last)
+        rest -= tl.sum(early.to(tl.int32))
+        chosen = below | early | (even & (tl.cumsum(even.to(tl.int32), 0) <= rest))
+    # parents of what merged, then the topmost node of each token
+    tl.store(place + token, lane * 0 - 1, mask=live)
+    tl.store(place + merge, lane * 0 - 1, mask=live)
+    tl.debug_barrier()
+    for side in range(0, 2):
+        child = tl.load(children + 2 * merge.to(tl.int64) + side, mask=chosen, other=0)
+        tl.store(place + child, merge, mask=chosen)
+    tl.debug_barrier()
+    node = token
+    above = tl.load(place + node, mask=live, other=-1)
+    while tl.max(above) >= 0:
+        node = tl.where(above >= 0, above, node)
+        above = tl.load(place + node, mask=live, other=-1)
+    lowest = tl.load(low + node, mask=live, other=0)
+    first = live & (lowest == token)
+    number = tl.minimum(tl.cumsum(first.to(tl.int32), 0), n - goal) - 1  # in range with NaN too
+    tl.store(near + token, number, mask=first)
+    tl.store(look + base + number, node, mask=first)
+    tl.debug_barrier()
+    tl.store(out_row + token, start + tl.load(near + lowest, mask=live, other=0), mask=live)
+    tl.store(out_weight + start + number, tl.load(weight + node, mask=first, other=0.0), mask=first)
+    if MEANS:
+        tl.store(out_height + start + number, tl.load(height + node, mask=first, other=0.0), mask=first)
+        left = n - goal
+        for tile in range(0, tl.cdiv(left, ROWS)):
+            row = tile * ROWS + tl.arange(0, ROWS)
+            root = tl.load(look + base + row, mask=row < left, other=0).to(tl.int64)
+            to = (start + row).to(tl.int64)
+            for slice in range(0, D, SLICE):
+                channel = slice + tl.arange(0, SLICE)
+                used = (row < left)[:, None] & (channel < D)[None]
+                mean = tl.load(x + root[:, None] * D + channel[None], mask=used, other=0.0)
+                tl.store(out_x + to[:, None] * D + channel[None], mean, mask=used)
+
+
+def fits(blocks: list[list[tuple[int, int]]], keep: list[int]) -> bool:
+    """Whether segments of these blocks, (tokens, groups left) each, are planned without waiting."""
+    left = [sum(goal for _, goal in segment) for segment in blocks]
+    longest = max((size for segment in blocks for size, _ in segment), default=0)
+    is_low = all(k <= num or len(b) < 2 for b, num, k in zip(blocks, left, keep, strict=True))
+    return is_low and max(longest, *left, 0) <= SEATS[-1]
+
+
+@on_its_device
+def plan_parts(
+    metric: Tensor, weight: Tensor | None, blocks: list[list[tuple[int, int]]], keep: list[int],
+    *, capturing: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(what a Plan has, () whether every cost is a number) of metric (N, d) float32, where it `fits`.
+
+    ValueError while capturing, before anything is launched, unless the lengths were planned before.
+    """
+    num = len(metric)
+    sizes, goals = np.array([pair for segment in blocks for pair in segment], np.int64).reshape(-1, 2).T
+    rows = np.array([sum(goal for _, goal in segment) for segment in blocks], np.int64)
+    limits = np.minimum(np.array(keep, np.int64), rows)
+    tables = [sums(sizes), sizes - goals, sums(goals), sums(rows), rows - limits, sums(limits)]
+    key = ("tree", metric.device, *(table.tobytes() for table in tables))
+    at, merged, starts, row_at, row_merged, out = kept(
+        key, lambda: sent(tables, metric.device), capturing=capturing
+    )
+    of = metric.new_ones(num) if weight is None else weight.detach().float().clone()
+    x, masses, height = metric, of, metric.new_zeros(num)
+    group, is_finite = None, None
+    if (sizes > goals).any():
+        longest, left = int(sizes.max()), int(goals.sum())
+        nodes = grow(x, masses, height, at, merged, longest)
+        group, x, masses, height = _settled(nodes, num, at, merged, starts, longest, left)
+        is_finite = nodes.is_finite
+    longest, num, left = int(rows.max(initial=0)), int(rows.sum()), int(limits.sum())
+    nodes = grow(x, masses, height, row_at, row_merged, longest)
+    row, _, masses, _ = _settled(nodes, num, row_at, row_merged, out, longest, left, means=False)
+    is_finite = nodes.is_finite if is_finite is None else is_finite
+    return row if group is None else row[group.long()], of, masses, out.clone(), is_finite
+
+
+def _settled(
+    nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor, longest: int, left: int, *,
+    means: bool = True,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(row of each of `num` tokens, means (left, D), weights, heights) of what is left of parts."""
+    room, deep = -(-left // ALIGNED) * ALIGNED, nodes.x.shape[1]
+    out_row = nodes.low.new_empty(num)
+    out_x = nodes.x.new_empty((left if means else 0, deep))
+    masses, heights = nodes.x.new_empty((2, room)).unbind()
+    if num:
+        settle_kernel[(len(goals),)](
+            *nodes[:10], offsets, goals, starts, out_row, out_x, masses, heights, num, D=deep, SLICE=SLICE,
+            ROWS=ROWS, SEATS=next(n for n in SEATS if n >= longest), MEANS=means, num_warps=WARPS,
+        )  # fmt: skip
+    return out_row, out_x, masses[:left], heights[:left]
