@@ -97,13 +97,13 @@ def _plan_variants() -> Iterator[Variant]:
             how = {"SEATS": seats, "REFERENCE": reference}
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)
         yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
-    names = "low key children near place alive look num_merges goals starts out_row"
+    names = "low key children near place alive searching num_merges goals starts out_row"
     types = dict.fromkeys(names.split(), "*i32") | {"high": "*fp16", "low_half": "*fp16"}
     for width, seats in product((tree.DEEP, 1024), tree.SEATS):
         tiles = tree.tiles_of(width, seats)
         yield Variant(tree.grow_kernel, "fp32", tiles, tree.WARPS, True, types)
         how = {"D": width, "SLICE": tree_plan.SLICE, "ROWS": tree.ROWS, "SEATS": seats, "MEANS": True}
-        yield Variant(tree_plan.settle_kernel, "fp32", how, tree.WARPS, False, types)
+        yield Variant(tree_plan.cut_kernel, "fp32", how, tree.WARPS, False, types)
     for width, ward in product((32, 64, 1024), (True, False)):
         metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
         wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}

@@ -92,14 +92,14 @@ def layout_of(
     Raises:
         ValueError: while capturing, for a layout that isn't in memory: its tables can't be copied then.
     """
-    return kept(
+    return cached(
         (lengths, keep, schedule, tiles, device),
         lambda: _layout(lengths, keep, schedule, tiles, device),
         capturing=capturing,
     )
 
 
-def kept(key: Hashable, make: Callable[[], T], *, capturing: bool) -> T:
+def cached(key: Hashable, make: Callable[[], T], *, capturing: bool) -> T:
     """What `make` gives, which sends tables to a GPU; the same again for the same key.
 
     Raises:

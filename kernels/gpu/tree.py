@@ -19,7 +19,7 @@ from .._dispatch import on_its_device
 from ..pairs import Array, Merges, check_squares, first_merges, in_one_numbering, merge_pairs
 from .plan_tiles import power_of_two, product, store_halves
 
-ROWS, COLUMNS, FEW_COLUMNS = 64, 64, 32  # nodes that look for their nearest at once, and that go by
+ROWS, COLUMNS, FEW_COLUMNS = 64, 64, 32  # nodes whose nearest is searched for at once, and that go by
 DEEP, SLICE = 64, 16  # channels of a metric that stay in registers; a deeper one is read in slices
 ALIGNED = 4  # numbers, so that each of several arrays is aligned
 SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
@@ -64,16 +64,16 @@ def mean_slice(x, a, b, live, share, slice, D: tl.constexpr, SLICE: tl.constexpr
 
 @triton.jit
 def search_tile(
-    state, alive, look, near, cost, n, num_look, tile, D: tl.constexpr, SLICE: tl.constexpr,
+    state, alive, searching, near, cost, n, num_searching, tile, D: tl.constexpr, SLICE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """near and cost of ROWS of those who look: the other one of the n alive that is cheapest to merge with.
+    """near and cost of ROWS of those searching: the other one of the n alive that is cheapest to merge with.
 
     The best of each column of tiles is kept, and the best of those is found at the end."""
     _, high, low_half, _, square, inverse, lift, _ = state
     lane = tile * ROWS + tl.arange(0, ROWS)
-    live = lane < num_look
-    row = tl.load(look + lane, mask=live, other=0)
+    live = lane < num_searching
+    row = tl.load(searching + lane, mask=live, other=0)
     node = tl.load(alive + row)
     row_square = tl.load(square + node)
     row_inverse = tl.load(inverse + node)
@@ -120,7 +120,7 @@ def search_tile(
 @triton.jit(do_not_specialize=["num"])
 def grow_kernel(
     x, high, low_half, weight, square, inverse, lift, height, low, key, children, near, cost, place, alive,
-    look, num_merges, offsets, goals, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
+    searching, num_merges, offsets, goals, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, SEATS: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
     """Merges of a part until the goals[part] lowest are among them; num_merges[part]: how many there are.
@@ -134,7 +134,7 @@ def grow_kernel(
     n = tl.load(offsets + part + 1) - base
     goal = tl.load(goals + part)
     alive += base
-    look += base
+    searching += base
     lane = tl.arange(0, SEATS)
     token = base + lane
     tl.store(alive + lane, token, mask=lane < n)
@@ -156,12 +156,14 @@ def grow_kernel(
         node = tl.load(alive + lane, mask=live, other=0)
         other = tl.load(near + node, mask=live, other=-1)
         to = tl.load(place + other, mask=live & (other >= 0), other=-1)
-        looks = live & (to < 0)
-        tl.store(look + tl.cumsum(looks.to(tl.int32), 0) - 1, lane, mask=looks)
-        num_look = tl.sum(looks.to(tl.int32))
+        searches = live & (to < 0)
+        tl.store(searching + tl.cumsum(searches.to(tl.int32), 0) - 1, lane, mask=searches)
+        num_searching = tl.sum(searches.to(tl.int32))
         tl.debug_barrier()
-        for tile in range(0, tl.cdiv(num_look, ROWS)):
-            search_tile(state, alive, look, near, cost, n, num_look, tile, D, SLICE, ROWS, COLUMNS, NOISE)
+        for tile in range(0, tl.cdiv(num_searching, ROWS)):
+            search_tile(
+                state, alive, searching, near, cost, n, num_searching, tile, D, SLICE, ROWS, COLUMNS, NOISE
+            )
         tl.debug_barrier()
         other = tl.load(near + node, mask=live, other=0)
         mutual = live & (tl.load(near + other, mask=live, other=-1) == node)
@@ -278,9 +280,9 @@ class Nodes(NamedTuple):
     low: Tensor  # lowest token
     key: Tensor  # what orders merges of equal height
     children: Tensor  # (2 R or more, 2)
-    near: Tensor  # what is written to freely from here on, as place and look
+    near: Tensor  # what is written to freely from here on, as place and searching
     place: Tensor
-    look: Tensor
+    searching: Tensor
     num_merges: Tensor  # (P,) of each part
     is_finite: Tensor  # () whether every cost is a number
 
@@ -295,7 +297,7 @@ def grow(x: Tensor, weight: Tensor, height: Tensor, offsets: Tensor, goals: Tens
     halves = table.new_empty((2, room, deep), dtype=torch.float16).unbind()
     masses, square, inverse, lift, heights, cost = x.new_empty((6, room)).unbind()
     masses[:num], heights[:num] = weight, height
-    low, key, near, place, alive, look = x.new_empty((6, room), dtype=torch.int32).unbind()
+    low, key, near, place, alive, searching = x.new_empty((6, room), dtype=torch.int32).unbind()
     low[:num] = torch.arange(num, dtype=torch.int32, device=x.device)
     children, num_merges = low.new_empty((room, 2)), torch.zeros_like(goals)
     is_finite = torch.isfinite(4 * table[:num].square().sum(1)).all()
@@ -303,6 +305,6 @@ def grow(x: Tensor, weight: Tensor, height: Tensor, offsets: Tensor, goals: Tens
         seats = next(n for n in SEATS if n >= longest)
         grow_kernel[(len(goals),)](
             table, *halves, masses, square, inverse, lift, heights, low, key, children, near, cost, place,
-            alive, look, num_merges, offsets, goals, num, num_warps=WARPS, **tiles_of(deep, seats),
+            alive, searching, num_merges, offsets, goals, num, num_warps=WARPS, **tiles_of(deep, seats),
         )  # fmt: skip
-    return Nodes(table, masses, heights, low, key, children, near, place, look, num_merges, is_finite)
+    return Nodes(table, masses, heights, low, key, children, near, place, searching, num_merges, is_finite)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._dispatch import on_its_device
-from .plan_layout import kept, sent, sums
+from .plan_layout import cached, sent, sums
 from .tree import ALIGNED, ROWS, SEATS, WARPS, Nodes, grow
 
 SLICE = 32  # channels of a mean that are copied at once
@@ -31,9 +31,9 @@ def lowest_bits(bits, among, num):
 
 
 @triton.jit(do_not_specialize=["num"])
-def settle_kernel(
-    x, weight, height, low, key, children, near, place, look, num_merges, offsets, goals, starts, out_row,
-    out_x, out_weight, out_height, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
+def cut_kernel(
+    x, weight, height, low, key, children, near, place, searching, num_merges, offsets, goals, starts,
+    out_row, out_x, out_weight, out_height, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
     SEATS: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     """Takes the goals[part] lowest merges of a part: by height, then by key, children before parents.
@@ -81,7 +81,7 @@ def settle_kernel(
     first = live & (lowest == token)
     number = tl.minimum(tl.cumsum(first.to(tl.int32), 0), n - goal) - 1  # in range with NaN too
     tl.store(near + token, number, mask=first)
-    tl.store(look + base + number, node, mask=first)
+    tl.store(searching + base + number, node, mask=first)
     tl.debug_barrier()
     tl.store(out_row + token, start + tl.load(near + lowest, mask=live, other=0), mask=live)
     tl.store(out_weight + start + number, tl.load(weight + node, mask=first, other=0.0), mask=first)
@@ -90,7 +90,7 @@ def settle_kernel(
         left = n - goal
         for tile in range(0, tl.cdiv(left, ROWS)):
             row = tile * ROWS + tl.arange(0, ROWS)
-            root = tl.load(look + base + row, mask=row < left, other=0).to(tl.int64)
+            root = tl.load(searching + base + row, mask=row < left, other=0).to(tl.int64)
             to = (start + row).to(tl.int64)
             for slice in range(0, D, SLICE):
                 channel = slice + tl.arange(0, SLICE)
@@ -122,7 +122,7 @@ def plan_parts(
     limits = np.minimum(np.array(keep, np.int64), rows)
     tables = [sums(sizes), sizes - goals, sums(goals), sums(rows), rows - limits, sums(limits)]
     key = ("tree", metric.device, *(table.tobytes() for table in tables))
-    at, merged, starts, row_at, row_merged, out = kept(
+    at, merged, starts, row_at, row_merged, out = cached(
         key, lambda: sent(tables, metric.device), capturing=capturing
     )
     of = metric.new_ones(num) if weight is None else weight.detach().float().clone()
@@ -131,16 +131,16 @@ def plan_parts(
     if (sizes > goals).any():
         longest, left = int(sizes.max()), int(goals.sum())
         nodes = grow(x, masses, height, at, merged, longest)
-        group, x, masses, height = _settled(nodes, num, at, merged, starts, longest, left)
+        group, x, masses, height = _cut_parts(nodes, num, at, merged, starts, longest, left)
         is_finite = nodes.is_finite
     longest, num, left = int(rows.max(initial=0)), int(rows.sum()), int(limits.sum())
     nodes = grow(x, masses, height, row_at, row_merged, longest)
-    row, _, masses, _ = _settled(nodes, num, row_at, row_merged, out, longest, left, means=False)
+    row, _, masses, _ = _cut_parts(nodes, num, row_at, row_merged, out, longest, left, means=False)
     is_finite = nodes.is_finite if is_finite is None else is_finite
     return row if group is None else row[group.long()], of, masses, out.clone(), is_finite
 
 
-def _settled(
+def _cut_parts(
     nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor, longest: int, left: int, *,
     means: bool = True,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -150,7 +150,7 @@ def _settled(
     out_x = nodes.x.new_empty((left if means else 0, deep))
     masses, heights = nodes.x.new_empty((2, room)).unbind()
     if num:
-        settle_kernel[(len(goals),)](
+        cut_kernel[(len(goals),)](
             *nodes[:10], offsets, goals, starts, out_row, out_x, masses, heights, num, D=deep, SLICE=SLICE,
             ROWS=ROWS, SEATS=next(n for n in SEATS if n >= longest), MEANS=means, num_warps=WARPS,
         )  # fmt: skip
