@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from .llm.messages import messages_of
 from .llm.prompt import Turns
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
-from .serialize import from_int8, to_int8
+from .serialize import from_int8, to_int8, write
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
 FORMAT = 3
@@ -226,7 +225,7 @@ class VideoMemory:
         }  # fmt: skip
         try:
             with replacing(path) as part:
-                save_file(tensors, part, metadata={"longcompress": json.dumps(header, sort_keys=True)})
+                write(tensors, part, {"longcompress": json.dumps(header, sort_keys=True)})
         except SafetensorError as error:
             raise OSError(
                 f"path {path}: the memory could not be written: {error}; is the disk full?"
