@@ -135,7 +135,8 @@ def _load(row: Row, videos: Path) -> Iterator[Row]:
 
 
 def _soak(row: Row, videos: Path, workers: int) -> Iterator[Row]:
-    """Requests about a few videos with a budget that changes, so that memories are read, kept and dropped."""
+    """Requests about a few videos with a budget that changes without a trend, so that memories are read, kept
+    and dropped."""
     model, budget = row.settings["model"], row.settings["budget"]
     requests = make_requests(videos, workers, row.settings["seconds"])
     times: list[float] = []
@@ -143,7 +144,7 @@ def _soak(row: Row, videos: Path, workers: int) -> Iterator[Row]:
     with server(model) as (client, pid):
         start_s = time.monotonic()
         while (passed_s := time.monotonic() - start_s) < 60 * row.x:
-            budgets = budget + len(memory) % 100
+            budgets = budget + 37 * len(memory) % 100
             round_s, _ = send(client, [{"model": model} | body(r, budgets) for r in requests], workers)
             times += round_s
             memory.append((passed_s / 3600, resident_mb(pid)))
