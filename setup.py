@@ -52,7 +52,7 @@ setup(
         "numpy>=1.26",
         "einops>=0.8",
         "scipy>=1.15",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "huggingface_hub>=1.0",
         "webdataset>=1.0",
         "jsonargparse[signatures]>=4.49",

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,10 +20,10 @@ from .events.parse import parse_spans
 from .files import parse_json, replacing
 from .llm.causal import Prefix
 from .llm.messages import messages_of
-from .llm.prompt import Turns
+from .llm.prompt import Example, Turns
 from .media.thumbnails import MARKS, Thumbnail
 from .model import LongCompress
-from .serialize import from_int8, to_int8
+from .serialize import from_int8, to_int8, write
 from .types import MAX_TIME_S, Answer, Cite, CompressedVideo, Event, Tokens, stream_order
 
 FORMAT = 3
@@ -59,6 +58,7 @@ class VideoMemory:
     stats: dict[str, float] = field(default_factory=dict, repr=False)
     thumbnails: list[Thumbnail] = field(default_factory=list, repr=False)
     _prefix: Prefix | None = field(default=None, repr=False)
+    _sizes: tuple[int, Callable[[Turns], int]] | None = field(default=None, repr=False)
 
     @property
     def streams(self) -> dict[str, Tokens]:
@@ -226,7 +226,7 @@ class VideoMemory:
         }  # fmt: skip
         try:
             with replacing(path) as part:
-                save_file(tensors, part, metadata={"longcompress": json.dumps(header, sort_keys=True)})
+                write(tensors, part, {"longcompress": json.dumps(header, sort_keys=True)})
         except SafetensorError as error:
             raise OSError(
                 f"path {path}: the memory could not be written: {error}; is the disk full?"
@@ -305,6 +305,13 @@ class VideoMemory:
             self._prefix = self._model().llm.prefill(self.video.to(self._model().device))
         return self._prefix
 
+    def _num_prompt(self, turns: Turns) -> tuple[int, int]:
+        """(positions of the video with the text before it, positions of a dialogue after it)."""
+        if self._sizes is None:  # the prompt of a long video takes longer to lay out than to ask
+            self._sizes = self._model().llm.sizes(Example(self.video, turns, dialogue=True))
+        num, size = self._sizes
+        return num, size(turns)
+
     def _answer(self, text: str) -> Answer:
         percent = self._model().config.llm.time_format == "hundredths"
         events = tuple(parse_spans(text, duration_s=self.duration_s, percent=percent))
@@ -313,10 +320,8 @@ class VideoMemory:
             hit = torch.zeros(len(tokens), dtype=torch.bool)
             for event in events:
                 hit |= (tokens.start_s < event.end_s).cpu() & (tokens.end_s > event.start_s).cpu()
-            cites += [
-                Cite(name, i, float(tokens.start_s[i]), float(tokens.end_s[i]))
-                for i in hit.nonzero()[:, 0].tolist()
-            ]
+            start_s, end_s = tokens.start_s.tolist(), tokens.end_s.tolist()
+            cites += [Cite(name, i, start_s[i], end_s[i]) for i in hit.nonzero()[:, 0].tolist()]
         return Answer(text, events, tuple(cites), self.coverage)
 
 

@@ -37,6 +37,14 @@ def running(model, folder, **limits) -> Iterator[tuple[App, httpx.Client]]:
             assert not thread.is_alive()
 
 
+def until(condition) -> None:
+    """Waits until it is true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def data_url(path: Path, kind: str = "video/mp4") -> str:
     """A file in a URL."""
     return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"

@@ -1,12 +1,14 @@
 """What is packed comes back bit for bit; what was cut or is unknown is refused."""
 
+import ctypes
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
-from longcompress.serialize import pack, unpack
+from longcompress.serialize import pack, to_bytes, unpack, write
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,17 @@ def test_what_is_not_known_is_refused():
     for bad in (b"", data[:-3], data[:20], b"x" * 100):
         with pytest.raises(ValueError, match="not what pack wrote"):
             unpack(bad, ())
+
+
+def test_files_are_those_of_safetensors_and_leave_nothing_in_the_process(tmp_path):
+    """Each new number of bytes costs safetensors' own `save` 6 KB that stay."""
+    named = {str(number): tensor.contiguous() for number, tensor in enumerate(TENSORS)}
+    assert to_bytes(named) == save(named)
+    write(named, tmp_path / "x", {"a": "b"})
+    back = load_file(tmp_path / "x")
+    assert back.keys() == named.keys() and all(torch.equal(back[name], named[name]) for name in named)
+    num_types = len(ctypes._pointer_type_cache)
+    for num in range(1000, 1050):
+        to_bytes({"x": torch.zeros(num, dtype=torch.uint8)})
+        write({"x": torch.zeros(num, dtype=torch.uint8)}, tmp_path / "x", {})
+    assert len(ctypes._pointer_type_cache) == num_types

@@ -30,6 +30,7 @@ from .rows import Recorder, Row
 
 CHAT = "/chat/completions"
 WARM_UP = 0.2  # of a soak's time, in which memory may grow
+MANY, TOKEN_GB = 10, 2e-6  # of a soak: rounds whose files have room, and about what a token takes in them
 
 
 def bench_serve(
@@ -63,10 +64,11 @@ def bench_serve(
 
 
 @contextmanager
-def server(model: str) -> Iterator[tuple[httpx.Client, int]]:
+def server(model: str, loaded: int = 64, memories_gb: float = 10.0) -> Iterator[tuple[httpx.Client, int]]:
     """A client, and the process id, of a server with an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--client-requests", "64", "--client-minute", "1000000", "--loaded", "64"]
+        flags = ["--client-requests", "64", "--client-minute", "1000000"]
+        flags += ["--loaded", str(loaded), "--memories-gb", str(memories_gb)]
         words = ["serve", "--model", model, "--port", "0", "--folder", folder, *flags]
         command = [sys.executable, "-m", "longcompress", *words]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -135,16 +137,20 @@ def _load(row: Row, videos: Path) -> Iterator[Row]:
 
 
 def _soak(row: Row, videos: Path, workers: int) -> Iterator[Row]:
-    """Requests about a few videos with a budget that changes, so that memories are read, kept and dropped."""
+    """Requests about a few videos with a budget that changes without a trend. Those of the round before are
+    sent again, so that memories are read, kept, loaded and removed all the time."""
     model, budget = row.settings["model"], row.settings["budget"]
     requests = make_requests(videos, workers, row.settings["seconds"])
     times: list[float] = []
     memory: list[tuple[float, float]] = []  # hours, MB
-    with server(model) as (client, pid):
+    before: list[dict[str, Any]] = []
+    with server(model, loaded=workers + 1, memories_gb=MANY * workers * budget * TOKEN_GB) as (client, pid):
         start_s = time.monotonic()
         while (passed_s := time.monotonic() - start_s) < 60 * row.x:
-            budgets = budget + len(memory) % 100
-            round_s, _ = send(client, [{"model": model} | body(r, budgets) for r in requests], workers)
+            budgets = budget + 37 * len(memory) % 100
+            bodies = [{"model": model} | body(r, budgets) for r in requests]
+            round_s, _ = send(client, [*bodies, *before], workers)
+            before = bodies
             times += round_s
             memory.append((passed_s / 3600, resident_mb(pid)))
         all_s = time.monotonic() - start_s

@@ -67,7 +67,9 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        self.warming = asyncio.create_task(self.engine.warm_up())
         yield
+        self.warming.cancel()
         self.close()
 
     def close(self) -> None:
@@ -190,7 +192,7 @@ class Work:
         try:
             engine, say = self.app.engine, self.news.put_nowait
             progress = lambda *seconds: say(seconds)  # noqa: E731 - a queue takes one value
-            memory, is_kept = await engine.memory(self.chat, sources, progress)
+            memory, is_kept = await engine.memory(self.key, self.chat, sources, progress)
             return memory, is_kept, await engine.answer(memory, self.chat, say if self.chat.stream else None)
         except Stopped as error:
             raise ApiError("the server is stopping; try again later", status=503) from error

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from ..llm import CausalLM, Example
+from ..llm import CausalLM
 from ..llm.packing import has_state
-from ..memory import VideoMemory, ask_each
+from ..memory import VideoMemory, ask_each, sampling
 from ..model import LongCompress
 from .limits import Limits
-from .memories import Memories, key_of
+from .memories import Memories, key_of, memory_key
 from .metrics import Metrics
 from .reading import Job, Progress, read_memory
 from .request import ChatRequest
@@ -37,6 +37,7 @@ class Engine:
         self.model, self.limits, self.metrics = model, limits, metrics
         self.memories = Memories(limits)
         self.with_rate = lru_cache(RATES)(self._with_rate)
+        self._key_of = lru_cache(RATES)(key_of)  # its weights and settings stay as they are
         self._readers = ThreadPoolExecutor(limits.readers, "longcompress-read")
         self._answerer = ThreadPoolExecutor(1, "longcompress-answer")
         self._jobs: dict[str, Job] = {}
@@ -57,18 +58,34 @@ class Engine:
         """The name of the memory of a request's media."""
         contents = [(source.kind, source.sha256) for source in sources]
         shown = [chat.thumbnails, chat.patches] if chat.thumbnails or chat.patches else []
-        model = self.with_rate(chat.rate_fps)
-        return key_of(model, contents, self._budget(chat), chat.start_s, chat.end_s, *shown)
+        key = self._key_of(self.with_rate(chat.rate_fps))
+        return memory_key(key, contents, self._budget(chat), chat.start_s, chat.end_s, *shown)
 
     def _budget(self, chat: ChatRequest) -> int:
         return chat.budget or min(self.model.config.budget.tokens, self.limits.max_budget)
 
+    async def warm_up(self) -> None:
+        """Load the memories that were used last, and let the language model read each: behind a restart a
+        question costs what it did before. A question waits for one of them at most."""
+        for key in await asyncio.to_thread(self.memories.latest):
+            await asyncio.get_running_loop().run_in_executor(self._answerer, self._warm_up, key)
+
+    def _warm_up(self, key: str) -> None:
+        memory, model = self.memories.find(key), self.with_rate(None)
+        if memory is None or memory.model is not None or memory.identity != model.identity():
+            return
+        sampled = memory.source.get("media", {})
+        if sampled != sampling(model):
+            model = self.with_rate(sampled.get("rate_fps"))
+        memory.model = model
+        self.memories.restore(key, memory)
+        memory._read()
+
     async def memory(
-        self, chat: ChatRequest, sources: Sequence[Source], progress: Progress
+        self, key: str, chat: ChatRequest, sources: Sequence[Source], progress: Progress
     ) -> tuple[VideoMemory, bool]:
-        """The memory of a request's media, and whether it was there before."""
+        """The memory of a request's media, whose name is `key`, and whether it was there before."""
         model = self.with_rate(chat.rate_fps)
-        key = self.key(chat, sources)
         memory = await asyncio.to_thread(self.memories.get, key, model)
         if memory is not None:
             self.metrics.memories.labels("kept").inc()
@@ -115,6 +132,9 @@ class Engine:
     def _with_rate(self, rate_fps: float | None) -> LongCompress:
         """The model with another frame rate, and this server's limit of pixels."""
         media: dict[str, Any] = {"max_pixels": self.limits.max_pixels}
+        sampled = self.model.config.media
+        if rate_fps == sampled.rate_fps and not sampled.frames:
+            return self.with_rate(None)
         if rate_fps is not None:
             media |= {"rate_fps": rate_fps, "frames": 0}
         return self.model.twin({"media": media})
@@ -203,9 +223,7 @@ class Engine:
             answers = ask_each(memories, dialogues, **options)
         done = []
         for number, question in enumerate(batch):
-            example = Example(question.memory.video, question.turns, dialogue=True)
-            num_video, size = llm.sizes(example)
-            num_prompt = num_video + size(question.turns)
+            num_prompt = sum(question.memory._num_prompt(question.turns))
             tokens, is_whole = rows.tokens[number], rows.is_done[number]
             done.append(Completion(answers[number], num_prompt, cached[number], len(tokens), is_whole))
         return done

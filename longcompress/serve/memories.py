@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from .limits import GB, Limits
 log = logging.getLogger(__name__)
 
 
-def key_of(model: LongCompress, contents: list[tuple[str, str]], *settings: Any) -> str:
-    """A hash of all that decides a memory: encoders, their settings, (kind, hash) of the media, budget and
-    part."""
-    parts = [model.identity(), model.settings(), contents, *settings]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def key_of(model: LongCompress) -> str:
+    """A hash of encoders and settings of a model: of all of it that decides a memory."""
+    return f"{model.identity()}{model.settings()}"
+
+
+def memory_key(model: str, contents: list[tuple[str, str]], *settings: Any) -> str:
+    """A hash of all that decides a memory: `key_of` the model, (kind, hash) of the media, budget and part."""
+    return hashlib.sha256(json.dumps([model, contents, *settings]).encode()).hexdigest()
 
 
 class Memories:
@@ -35,8 +39,9 @@ class Memories:
     def get(self, key: str, model: LongCompress) -> VideoMemory | None:
         """The memory of a key, or None. A damaged file is removed."""
         with self._lock:
-            if (memory := self._loaded.get(key)) is not None and memory.model is model:
-                self._loaded.move_to_end(key)
+            memory = self._loaded.get(key)
+        if memory is not None and memory.model is not model:
+            memory = None
         path = self._path(key)
         try:
             if path.exists():
@@ -48,7 +53,7 @@ class Memories:
                 path.unlink(missing_ok=True)
         if memory is not None:
             self._keep(key, memory)
-        return memory if memory is None or memory.model is model else None
+        return memory
 
     def find(self, key: str) -> VideoMemory | None:
         """The memory of a key to look into, of whatever model, or None."""
@@ -67,12 +72,23 @@ class Memories:
         except OSError as error:
             log.error("memory is in RAM alone: %s", error)
         with self._lock:
-            files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("[!.]*.lcm"))
+            files = self._files()
             num_bytes = sum(size for _, size, _ in files)
             for _, size, path in files[:-1]:
                 if num_bytes > self.limits.memories_gb * GB:
                     path.unlink(missing_ok=True)
                     num_bytes -= size
+
+    def latest(self) -> list[str]:
+        """The keys of the files that were used last, the newest first: as many as stay in RAM."""
+        return [path.stem for _, _, path in self._files()[: -self.limits.loaded - 1 : -1]]
+
+    def restore(self, key: str, memory: VideoMemory) -> None:
+        """Keep a memory in RAM where there is room, as the one that was used before all others."""
+        with self._lock:
+            if key not in self._loaded and len(self._loaded) < self.limits.loaded:
+                self._loaded[key] = memory
+                self._loaded.move_to_end(key, last=False)
 
     def _keep(self, key: str, memory: VideoMemory) -> None:
         with self._lock:
@@ -80,6 +96,15 @@ class Memories:
             self._loaded.move_to_end(key)
             while len(self._loaded) > self.limits.loaded:
                 self._loaded.popitem(last=False)
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(time of the last use, bytes, path) of each file, by time."""
+        files = []
+        for path in self.folder.glob("[!.]*.lcm"):
+            with suppress(FileNotFoundError):  # another server of the folder has removed it
+                info = path.stat()
+                files.append((info.st_mtime, info.st_size, path))
+        return sorted(files)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.lcm"

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ import pytest
 import longcompress as lc
 from longcompress.synthetic.scenes import make_scene, write_video
 
-from serving import body, running, video
+from serving import body, running, until, video
 
 NAMED = ": ".join(("host", "localhost"))  # what HTTP 1.1 asks of a request
 
@@ -25,13 +24,6 @@ def model():
 
 def connect(client):
     return socket.create_connection(("127.0.0.1", client.base_url.port), timeout=60)
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_idle(app):

@@ -8,7 +8,7 @@ import torch
 import longcompress as lc
 from longcompress.media import arrays
 from longcompress.serve.limits import GB, Limits
-from longcompress.serve.memories import Memories, key_of
+from longcompress.serve.memories import Memories, key_of, memory_key
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,39 @@ def test_a_full_disk_leaves_the_memory_in_ram(tmp_path, memory, monkeypatch):
     assert memories.get("a", memory.model) is memory and names(tmp_path) == []
 
 
+def test_the_model_that_asks_gets_its_own_memory(tmp_path, memory):
+    """A model of equal settings loads the file, and reads no video again."""
+    memories, twin = Memories(Limits(folder=str(tmp_path))), memory.model.twin({})
+    memories.put("a", memory)
+    assert memories.get("a", memory.model) is memory
+    other = memories.get("a", twin)
+    assert other.model is twin and torch.equal(other.streams["video"].x, memory.streams["video"].x)
+    assert memories.get("a", twin) is other
+
+
+def test_the_files_used_last_are_restored_where_there_is_room(tmp_path, memory):
+    memories = Memories(Limits(folder=str(tmp_path), loaded=2))
+    for second, key in enumerate("abc"):
+        memories.put(key, memory)
+        os.utime(tmp_path / "memories" / f"{key}.lcm", (second, second))
+    again = Memories(memories.limits)
+    assert again.latest() == ["c", "b"]
+    again.put("d", memory)
+    again.restore("c", memory)  # used before "d", which was there first
+    again.restore("b", memory)
+    assert list(again._loaded) == ["c", "d"]
+
+
 def test_keys_differ_by_all_that_decides_a_memory(memory):
     model = memory.model
-    base = key_of(model, [("video", "a")], 8, 0.0, 9.0)
+    part = [("video", "a")], 8, 0.0, 9.0
+    base = memory_key(key_of(model), *part)
     others = [
-        key_of(model, [("video", "b")], 8, 0.0, 9.0), key_of(model, [("audio", "a")], 8, 0.0, 9.0),
-        key_of(model, [("video", "a")], 9, 0.0, 9.0), key_of(model, [("video", "a")], 8, 1.0, 9.0),
-        key_of(model.twin({"media": {"rate_fps": 2}}), [("video", "a")], 8, 0.0, 9.0),
-    ]  # fmt: skip
+        memory_key(key_of(model), [("video", "b")], 8, 0.0, 9.0),
+        memory_key(key_of(model), [("audio", "a")], 8, 0.0, 9.0),
+        memory_key(key_of(model), [("video", "a")], 9, 0.0, 9.0),
+        memory_key(key_of(model), [("video", "a")], 8, 1.0, 9.0),
+        memory_key(key_of(model.twin({"media": {"rate_fps": 2}})), *part),
+    ]
     assert len({base, *others}) == 6
-    assert key_of(model.twin({"media": {"max_pixels": 9}}), [("video", "a")], 8, 0.0, 9.0) == base
+    assert memory_key(key_of(model.twin({"media": {"max_pixels": 9}})), *part) == base

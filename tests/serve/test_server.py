@@ -22,7 +22,7 @@ from longcompress.serve.app import App, listen
 from longcompress.serve.limits import ApiError, Limits
 from longcompress.synthetic.scenes import make_scene, write_video
 
-from serving import QUESTION, body, data_url, running, video
+from serving import QUESTION, body, data_url, running, until, video
 
 BUDGET = {"budget": 48}
 CHAT = "/v1/chat/completions"
@@ -59,13 +59,6 @@ def counts(client, name):
 
 def read_videos(client):
     return counts(client, "memories").get('longcompress_memories_total{origin="read"}', 0)
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

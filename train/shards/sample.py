@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from ...compression.merging import Group
@@ -19,6 +19,7 @@ from ...files import parse_json
 from ...kernels import State
 from ...memory import sampling, sampling_hint
 from ...model import LongCompress
+from ...serialize import to_bytes
 from ...types import Tokens, stream_order
 
 FORMAT = 2
@@ -63,7 +64,7 @@ def members_of(
         num_frames = state.num_frames.get(name, 0)
         streams[name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
         packed = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-        out[f"{name}.safetensors"] = save(packed)
+        out[f"{name}.safetensors"] = to_bytes(packed)
     features = {
         "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
         "merge": to_dict(model.config.merge), "media": sampling(model), "duration_s": duration_s,
