@@ -33,14 +33,17 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 def decode(data: bytes, codec: str, max_pixels: int) -> NDArray[np.uint8]:
     """(H, W, 3) RGB of the only frame in `data`; ValueError where there is none."""
     context = av.CodecContext.create(codec, "r")
-    context.options = {"max_pixels": str(max_pixels)}
+    context.options = {"max_pixels": str(2 * max_pixels + (1 << 20))}  # the decoder counts padding
     try:
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-        return frames[0].to_ndarray(format="rgb24")
+        frame = frames[0]
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(
-            f"image can't be decoded, or has more than {max_pixels} pixels ({error}); send a smaller one"
+            f"image can't be decoded, or has far more than {max_pixels} pixels ({error}); send another one"
         ) from error
+    if frame.width * frame.height > max_pixels:
+        raise ValueError(f"image must have at most {max_pixels} pixels, got {frame.width} x {frame.height}")
+    return frame.to_ndarray(format="rgb24")
 
 
 def _plain_png(data: bytes, max_pixels: int) -> bytes:

@@ -158,9 +158,9 @@ def changed(settings: Settings, values: Mapping[str, Any], limits: Limits) -> Se
         config = _replaced(settings.live, live)
     except ValueError as error:
         raise ApiError(str(error)[:500], "session.longcompress") from error
-    for name, most in (("max_reply_tokens", limits.max_new_tokens), ("past", limits.max_budget)):
-        if getattr(config, name) > most:
-            raise refuse(f"session.longcompress.{name}", f"must be at most {most}")
+    for name, limit in (("max_reply_tokens", limits.max_new_tokens), ("past", limits.max_budget)):
+        if getattr(config, name) > limit:
+            raise refuse(f"session.longcompress.{name}", f"must be at most {limit}")
     update = {
         "budget": own.whole("budget", 1, limits.max_budget),
         "rate_fps": own.number("rate_fps", 1e-2, limits.max_rate_fps),

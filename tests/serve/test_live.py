@@ -173,9 +173,9 @@ def test_what_is_said_is_what_a_session_in_this_process_says(server, model, cut)
     closed = events[-1]
     assert closed["type"] == "session.closed" and closed["longcompress"]["stats"]["steps"] == 18
     assert closed["longcompress"]["dropped"] == {"video": 0, "audio": 0}
-    said = [e for e in events if e["type"].startswith("response.output_text")]
-    for done in [e for e in said if e["type"].endswith("done")]:
-        deltas = [e["delta"] for e in said if "delta" in e and e["response_id"] == done["response_id"]]
+    texts = [e for e in events if e["type"].startswith("response.output_text")]
+    for done in [e for e in texts if e["type"].endswith("done")]:
+        deltas = [e["delta"] for e in texts if "delta" in e and e["response_id"] == done["response_id"]]
         assert "".join(deltas).strip() == done["text"]
 
 
