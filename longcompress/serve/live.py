@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .engine import Engine
 from .limits import ApiError, refuse
@@ -38,8 +39,11 @@ class LiveDoor:
         try:
             session, sent = self._session(websocket)
         except ApiError as error:
-            await websocket.send_text(json.dumps({"type": "error", "event_id": "event_0", **error.body()}))
-            await websocket.close(4000 + error.status, str(error).encode()[:120].decode(errors="ignore"))
+            with suppress(WebSocketDisconnect):
+                await websocket.send_text(
+                    json.dumps({"type": "error", "event_id": "event_0", **error.body()})
+                )
+                await websocket.close(4000 + error.status, str(error).encode()[:120].decode(errors="ignore"))
             return
         self._connections.add(done := asyncio.get_running_loop().create_future())
         try:

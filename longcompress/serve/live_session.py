@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..media.image import decode_image
@@ -47,6 +46,7 @@ class LiveSession:
     def __init__(self, owner: str, engine: Engine, name: str) -> None:
         self.id, self.owner, self.name = f"sess_{uuid4().hex}", owner, name
         self.engine, self.limits, self.metrics = engine, engine.limits, engine.metrics
+        self._rate_hz = engine.model.config.media.rate_hz
         self.settings = default_settings(engine.model, self.limits)
         self.end: tuple[int, str] | None = None  # code and reason, when it is over
         self._session: Session | None = None
@@ -181,11 +181,10 @@ class LiveSession:
             del live[name]
         settings = {n: v for n, v in vars(self.settings).items() if n != "live"}
         settings["rate_fps"] = settings["rate_fps"] or self.engine.model.config.media.rate_fps
-        rate_hz = self.engine.model.config.media.rate_hz
         return {
             "id": self.id, "object": "realtime.session", "type": "realtime", "model": self.name,
             "output_modalities": ["text"],
-            "audio": {"input": {"format": {"type": "audio/pcm", "rate": rate_hz}}},
+            "audio": {"input": {"format": {"type": "audio/pcm", "rate": self._rate_hz}}},
             "longcompress": {**settings, **live, "keep_s": self.limits.live_keep_s},
         }  # fmt: skip
 
@@ -219,7 +218,7 @@ class LiveSession:
         """The time of a frame or of the first sample: the client's, or that at which it came."""
         length_s = 0.0
         if op.kind == "audio":
-            length_s = len(op.data) / 2 / self.engine.model.config.media.rate_hz
+            length_s = len(op.data) / 2 / self._rate_hz
         if self._clock_s is None:
             self._clock_s = now_s - length_s - (op.time_s or 0.0)
         at_s = op.time_s
@@ -285,9 +284,9 @@ class LiveSession:
                 async with asyncio.timeout(self._seen_s + patience_s - time.monotonic()):
                     await self._work.wait()
             except TimeoutError:
-                return Op(
-                    "close", text=f"{'no connection' if is_cut else 'nothing came'} for {patience_s:g} s"
-                )
+                if not is_cut:
+                    return Op("close", text=f"nothing came for {patience_s:g} s")
+                self.stop(4408, "nobody came back")
         if self.end is not None:
             return None
         self._room.set()
@@ -299,19 +298,14 @@ class LiveSession:
             case "update":
                 self._update(dict(op.values))
             case "frame":
-                pixels = torch.from_numpy(
-                    await asyncio.to_thread(decode_image, op.data, self.limits.live_pixels)
-                )
+                pixels = await asyncio.to_thread(decode_image, op.data, self.limits.live_pixels)
                 await self._model(lambda session: session.push_frame(pixels, op.time_s))
                 if op.item_id is not None:
                     self._tell(self._answers.item(item_id, {"type": "input_image"}, {"time_s": op.time_s}))
                 self.metrics.live_s.observe(time.monotonic() - op.arrived_s)
             case "audio":
-                samples, rate_hz = (
-                    np.frombuffer(op.data, "<i2").copy(),
-                    self.engine.model.config.media.rate_hz,
-                )
-                await self._model(lambda session: session.push_audio(samples, rate_hz, op.time_s))
+                samples = np.frombuffer(op.data, "<i2").copy()
+                await self._model(lambda session: session.push_audio(samples, self._rate_hz, op.time_s))
             case "request" | "question":
                 await self._text(op, item_id)
             case "delete":
@@ -343,9 +337,9 @@ class LiveSession:
         return Session(model, settings.budget, media=settings.media, live=settings.live)
 
     def _update(self, values: Json) -> None:
-        rate_hz, needed = values.pop("rate_hz", None), self.engine.model.config.media.rate_hz
-        if rate_hz not in (None, needed):
-            raise refuse("session.audio.input.format.rate", f"must be {needed}, got {rate_hz!r:.60}")
+        rate_hz, where = values.pop("rate_hz", None), "session.audio.input.format.rate"
+        if rate_hz not in (None, self._rate_hz):
+            raise refuse(where, f"must be {self._rate_hz}, got {rate_hz!r:.60}")
         settings = changed(self.settings, values, self.limits)
         fixed = replace(settings, scores=self.settings.scores, overflow=self.settings.overflow)
         if fixed != self.settings:
