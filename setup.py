@@ -12,10 +12,11 @@ evaluate = ["pycocoevalcap>=1.2"]  # 104 MB: the METEOR program; it also needs J
 ray = ["ray>=2.40"]
 serve = [
     "starlette>=0.46",
-    "uvicorn>=0.30",
+    "uvicorn>=0.35",
     "httpx>=0.27",
     "python-multipart>=0.0.18",
     "prometheus-client>=0.20",
+    "websockets>=13",
 ]
 dev = [
     "num2words>=0.5",  # SmolVLM's prompt writes a number in words

@@ -31,6 +31,7 @@ from .config import (
     SegmentConfig,
     VisionConfig,
 )
+from .config_live import LiveConfig, TriggerConfig
 from .encoders import AudioEncoder, PixelEncoder, VisionEncoder
 from .encoders.families import FAMILIES
 from .llm import CausalLM
@@ -64,6 +65,10 @@ def tiny() -> ModelConfig:
             base="./lm", timestamp_s=10.0, min_timestamps=0, timestamp="{tens}:", max_offset_s=16,
             question="{question} answer", projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
             events="What happens between {start} and {end}?", events_window_s=10.0, max_new_tokens=160,
+        ),
+        live=LiveConfig(  # it knows no yes, but answers "nothing"
+            TriggerConfig("single", 0.5, ("poll",), release=True),
+            poll="{request}", poll_yes="", poll_no="nothing",
         ),
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .context import Asked, Scored
+from .context import Asked as Asked  # the events of a session are all of this file
+from .context import Scored as Scored
 from .types import Answer
 
 

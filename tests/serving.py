@@ -2,16 +2,23 @@
 
 import asyncio
 import base64
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import httpx
+import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from longcompress.serve.app import App, listen, server_of
 from longcompress.serve.limits import Limits
+from longcompress.serve.live_request import HEAD
 
 QUESTION = "When is the red ball seen?"
 
@@ -59,3 +66,75 @@ def body(*parts, text: str = QUESTION, **more) -> dict:
 def video(url: str) -> dict:
     """The part of a video."""
     return {"type": "video_url", "video_url": {"url": url}}
+
+
+class Live:
+    """A client of a live session; `events` are all that came."""
+
+    def __init__(self, client: httpx.Client, query: str = "", **options) -> None:
+        url = str(client.base_url).replace("http", "ws", 1).rstrip("/")
+        self.socket = connect(f"{url}/v1/realtime?model=tiny{query}", proxy=None, **options)
+        self.events: list[dict] = []
+
+    def __enter__(self) -> "Live":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close()
+
+    @property
+    def id(self) -> str:
+        """Of the session; it comes first."""
+        return (self.events or [self.next()])[0]["session"]["id"]
+
+    def send(self, kind: str, **fields) -> None:
+        """An event."""
+        self.socket.send(json.dumps({"type": kind, **fields}))
+
+    def settings(self, **own) -> dict:
+        """Sets them; what the session is then, or the error."""
+        self.send("session.update", session={"longcompress": own})
+        return self.until("session.updated", "error")
+
+    def text(self, text: str, reply: str = "must", **item) -> None:
+        """A question, or a request that stands."""
+        content = [{"type": "input_text", "text": text}]
+        self.send(
+            "conversation.item.create", item={"content": content, "longcompress": {"reply": reply}, **item}
+        )
+
+    def frame(self, image: bytes, time_s: float) -> None:
+        """A JPEG or PNG in a binary message."""
+        self.socket.send(HEAD.pack(1, time_s) + image)
+
+    def audio(self, samples: np.ndarray, start_s: float) -> None:
+        """Samples of 16 bits in a binary message."""
+        self.socket.send(HEAD.pack(2, start_s) + samples.astype("<i2").tobytes())
+
+    def next(self) -> dict:
+        """The next event."""
+        self.events.append(json.loads(self.socket.recv(timeout=60)))
+        return self.events[-1]
+
+    def until(self, *kinds: str) -> dict:
+        """The next event of one of these types."""
+        while (event := self.next())["type"] not in kinds:
+            pass
+        return event
+
+    def rest(self) -> int:
+        """All that comes until the server closes; its code."""
+        try:
+            while True:
+                self.next()
+        except ConnectionClosed as error:
+            return error.rcvd.code
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as a PNG."""
+    context = av.CodecContext.create("png", "w")
+    context.height, context.width = pixels.shape[:2]
+    context.pix_fmt, context.time_base = "rgb24", Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])

@@ -323,7 +323,7 @@ def test_silence_of_a_source_moves_no_clock_but_its_own(model):
     events += session.push(sound.cut(0, 4 * 16000))
     for i in range(12):
         events += session.push(frames.cut(i, i + 1))
-    assert [e.time_s for e in of(events, Scored)] == [float(i) for i in range(10)]
+    assert [e.time_s for e in of(events, Scored)] == [float(i) for i in range(9)]
     late = session.push(sound.cut(4 * 16000, 6 * 16000))
     assert [(e.what, e.time_s) for e in late] == [("audio", 4.0)]
 
@@ -503,3 +503,22 @@ def test_a_score_that_is_no_number_is_named_and_the_session_lives(model):
     assert dropped.what == "score" and "score 'relevance' must be in [0, 1], got nan" in dropped.reason
     events = session.push(parts[2]) + session.push(parts[3])
     assert of(events, ReplyBegan)
+
+
+def test_audio_that_comes_with_its_frame_is_not_late(model):
+    """As a camera gives them: a frame at its second, and what is heard until the next in short stretches."""
+    frames, sound = make_clip(6.0)
+    session, events = session_of(model, QUIET, patience_s=0.3), []
+    for i in range(6):
+        events += session.push(frames.cut(i, i + 1))
+        for part in range(10):
+            start = 16000 * i + 1600 * part
+            events += session.push(sound.cut(start, start + 1600))
+    assert not of(events, Dropped) and [e.time_s for e in of(events, Scored)] == [
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        5.0,
+    ]

@@ -75,9 +75,11 @@ class Steps:
         else:
             self.waiting[name].append(part)
         self.end_s[name] = max(self.end_s[name], part.end_s)
+        # a frame comes when it is seen: what is heard until its end is still to come
+        now_s = self.last_s[name] if isinstance(part, Frames) else part.end_s
         for other in self.waiting:
             if other != name:
-                self.reach(other, part.end_s - self.patience_s)
+                self.reach(other, now_s - self.patience_s)
 
     def reach(self, modality: str, time_s: float) -> None:
         """Nothing of a modality comes before time_s any more."""

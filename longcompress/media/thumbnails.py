@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import MediaConfig
 from ..types import Audio, Frames
+from .image import decode
 from .probe import probe
 from .reader import read
 
@@ -89,11 +90,9 @@ def read_thumbnails(
 
 def pixels_of(jpeg: bytes) -> NDArray[np.uint8]:
     """(H, W, 3) RGB of a JPEG; ValueError for what is none."""
-    context = av.CodecContext.create("mjpeg", "r")
     try:
-        frames = [*context.decode(av.Packet(jpeg)), *context.decode(None)]
-        return frames[0].to_ndarray(format="rgb24")
-    except (av.FFmpegError, IndexError) as error:
+        return decode(jpeg, "mjpeg", MediaConfig.max_pixels)
+    except ValueError as error:
         raise ValueError(
             f"thumbnail is no JPEG that can be decoded ({error}); compress the video again"
         ) from error

@@ -24,6 +24,7 @@ from ..model import LongCompress
 from .engine import Engine
 from .guard import Guard
 from .limits import MB, ApiError, Limits, refuse
+from .live import LiveDoor
 from .metrics import Metrics
 from .page import page_routes
 from .reading import Stopped
@@ -51,6 +52,7 @@ class App:
         self.metrics = Metrics()
         self.engine = Engine(model, limits, self.metrics)
         self.sources = Sources(limits)
+        self.live = LiveDoor(self.engine, name)
         routes = [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
@@ -60,6 +62,7 @@ class App:
             Route("/v1/files/{id}", self.file, methods=["GET", "DELETE"]),
             Route("/v1/files/{id}/content", self.content, methods=["GET"]),
             *page_routes(self.engine),
+            *self.live.routes,
             Route("/metrics", self.prometheus, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
         ]
@@ -324,7 +327,17 @@ def listen(limits: Limits) -> socket.socket:
 def server_of(app: App) -> uvicorn.Server:
     """The server, to be run on the socket of `listen`."""
     config = uvicorn.Config(
-        app.asgi, log_level="warning", lifespan="on", ws="none", http="h11", proxy_headers=False,
+        app.asgi, log_level="warning", lifespan="on", ws="websockets-sansio", http="h11", proxy_headers=False,
         server_header=False, limit_concurrency=app.limits.connections, timeout_graceful_shutdown=10,
+        ws_max_size=app.limits.live_message_mb * MB, ws_ping_timeout=app.limits.stall_s,
+        ws_ping_interval=app.limits.stall_s, ws_per_message_deflate=False,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    shutdown = server.shutdown
+
+    async def shutdown_in_order(sockets: list[socket.socket] | None = None) -> None:
+        await app.live.close()  # first: uvicorn would close WebSockets with another code
+        await shutdown(sockets)
+
+    server.shutdown = shutdown_in_order  # type: ignore[method-assign]
+    return server

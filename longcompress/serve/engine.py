@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from .request import ChatRequest
 from .rows import Completion, Question, Rows
 from .sources import Source
 
+Result = TypeVar("Result")
 RATES = 8  # of frames, whose models are held ready
 
 
@@ -128,6 +129,10 @@ class Engine:
         ):
             self.metrics.tokens.labels(kind).inc(num)
         return done
+
+    async def alone(self, call: Callable[[], Result]) -> Result:
+        """What a call gives that has the language model for itself."""
+        return await asyncio.get_running_loop().run_in_executor(self._answerer, call)
 
     def _with_rate(self, rate_fps: float | None) -> LongCompress:
         """The model with another frame rate, and this server's limit of pixels."""

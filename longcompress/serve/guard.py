@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from .limits import ApiError, Limits
 from .metrics import Metrics
@@ -25,6 +26,7 @@ from .page import FILES
 log = logging.getLogger(__name__)
 OPEN = ("/health", *FILES)  # need no key
 MINUTE_S = 60.0
+KEY_PROTOCOL = "openai-insecure-api-key."  # as OpenAI names it
 
 
 class Guard:
@@ -40,6 +42,9 @@ class Guard:
         self._names = {"localhost", *limits.names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -99,6 +104,16 @@ class Guard:
             with suppress(TimeoutError):
                 await send_in_time(end)
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket counts as a request; what is wrong before it is accepted is an answer of HTTP."""
+        try:
+            scope["owner"] = self._owner(scope)
+            with self._admitted(scope["owner"]):
+                await self.app(scope, receive, send)
+        except ApiError as error:
+            socket = WebSocket(scope, receive, send)
+            await socket.send_denial_response(JSONResponse(error.body(), error.status))
+
     def _owner(self, scope: Scope) -> str:
         """A name for the client: of its key, or without keys of its address."""
         headers = Headers(scope=scope)
@@ -112,6 +127,9 @@ class Guard:
         if not self.limits.api_keys or scope["path"] in OPEN:
             return hashlib.sha256(str((scope.get("client") or ("",))[0]).encode()).hexdigest()[:16]
         key = headers.get("authorization", "").removeprefix("Bearer ").encode()
+        for protocol in scope.get("subprotocols", ()):  # a page can't send headers with a WebSocket
+            if protocol.startswith(KEY_PROTOCOL):
+                key = protocol.removeprefix(KEY_PROTOCOL).encode()
         matches = [hmac.compare_digest(key, known.encode()) for known in self.limits.api_keys]
         if not any(matches):
             raise ApiError("a key is needed: Authorization: Bearer KEY", None, "invalid_api_key", 401)

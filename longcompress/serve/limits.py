@@ -41,6 +41,12 @@ class Limits:
         connections: open at a time.
         readers: videos that are read at a time.
         batch: questions that are answered at a time.
+        live_sessions: live sessions at a time.
+        client_live: likewise of a client.
+        live_keep_s: after which a session whose connection was cut is over.
+        live_idle_s: after which a session is over that nothing comes for.
+        live_pixels: of a frame of a live session.
+        live_message_mb: of a message to a live session; twice as much may wait to be read.
         stall_s: without a byte from or to a client, after which it is left.
     """
 
@@ -71,6 +77,12 @@ class Limits:
     connections: int = 256
     readers: int = 2
     batch: int = 16
+    live_sessions: int = 8
+    client_live: int = 4
+    live_keep_s: float = 30.0
+    live_idle_s: float = 120.0
+    live_pixels: int = 2_200_000
+    live_message_mb: int = 8
     stall_s: float = 30.0
 
     def __post_init__(self) -> None:

@@ -37,6 +37,15 @@ class Metrics:
         self.batch = Histogram(
             f"{name}batch_questions", "Questions answered together", registry=at, buckets=(1, 2, 4, 8, 16, 32)
         )
+        self.live = Gauge(
+            f"{name}live_sessions", "Live sessions, also those whose connection was cut", registry=at
+        )
+        self.live_dropped = Counter(
+            f"{name}live_dropped", "Frames and stretches of audio that came too fast", ["what"], registry=at
+        )
+        self.live_s = Histogram(
+            f"{name}live_seconds", "From a frame's arrival to its events", registry=at, buckets=SECONDS
+        )
 
     def text(self) -> bytes:
         """All of them."""

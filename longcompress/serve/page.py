@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/chart.js": "chart.js"}
+FILES = {"/": "index.html"} | {
+    f"/{name}": name for name in ("page.css", "page.js", "chart.js", "live.js", "live-audio.js")
+}
 POLICY = (  # nothing of another site, no script or style in the text of the page
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

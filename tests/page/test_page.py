@@ -6,8 +6,10 @@ The browser reaches nothing but the server: every other name leads nowhere.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import axe_core_python
@@ -51,6 +53,7 @@ def browser(address):
     options = webdriver.ChromeOptions()
     for flag in (
         "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server",
+        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     ):  # fmt: skip
         options.add_argument(flag)
@@ -276,3 +279,188 @@ def test_phone_dark_and_light(browser, clip, scheme):
     assert faults(browser) == []
     browser.execute_script("document.querySelector('article').scrollIntoView()")
     shoot(browser, f"serve_phone_{scheme}")
+
+
+def go_live(driver, source="test", **fields):
+    """Open the live view and start; the frames that were sent by then."""
+    find(driver, "#live-open").click()
+    Select(find(driver, "#live-source")).select_by_value(source)
+    if fields:
+        find(driver, "#live summary").click()
+    for name, value in fields.items():
+        fill(driver, f"#live-{name}", value)
+    find(driver, "#live-start").click()
+    until(driver, lambda: num_frames(driver) > 1 or text(driver, "#live-error"))
+
+
+def num_frames(driver):
+    words = text(driver, "#live-status").replace(",", "").split()
+    return int(words[words.index("frames") - 1]) if "frames" in words else 0
+
+
+def request(driver, words="When is the red ball seen?"):
+    num = len(find_all(driver, "#live-requests li"))
+    fill(driver, "#live-request-text", words)
+    find(driver, "#live-request button").click()
+    until(driver, lambda: len(find_all(driver, "#live-requests li")) == num + 1)
+
+
+def shades(driver, css):
+    """Values that a canvas has; 1 where nothing was painted."""
+    return driver.execute_script(
+        "const c = document.querySelector(arguments[0]);"
+        "return new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size", css
+    )  # fmt: skip
+
+
+def test_live_from_a_camera_and_a_microphone(browser):
+    """The browser's own camera and beeps."""
+    go_live(browser, "both")
+    assert not text(browser, "#live-error") and shades(browser, "#live-now") > 5
+    assert find(browser, "#live-stop").is_enabled() and not find(browser, "#live-start").is_enabled()
+    request(browser)
+    until(browser, lambda: "score" in text(browser, "#live-requests"))
+    chart = lambda: find(browser, "#live-chart svg").get_attribute("aria-label")  # noqa: E731
+    assert chart().startswith("Score of When is the red ball seen?: ")
+    fill(browser, "#live-ask-text", "When is the blue box seen?")
+    find(browser, "#live-ask button").click()
+    asked = lambda: [li for li in find_all(browser, "#live-replies li") if "blue box" in li.text]  # noqa: E731
+    until(browser, asked)
+    button = find(asked()[0], "button")
+    assert shades(browser, "#live-then") == 1
+    button.click()
+    until(browser, lambda: text(browser, "#live-second").startswith("Frame at 0:0"))
+    assert shades(browser, "#live-then") > 5
+    find(browser, "#live-scores").click()
+    until(browser, lambda: num_frames(browser) > 6)
+    before = len(find(browser, "#live-chart polyline").get_attribute("points").split())
+    num = num_frames(browser)
+    until(browser, lambda: num_frames(browser) > num + 2)
+    assert len(find(browser, "#live-chart polyline").get_attribute("points").split()) <= before + 1
+    assert faults(browser) == []
+    if SHOTS:
+        find(browser, "#live").screenshot(f"{SHOTS}/serve_live.png")
+    find(browser, "#live-requests button").click()
+    until(browser, lambda: not find_all(browser, "#live-requests li"))
+    find(browser, "#live-stop").click()
+    until(browser, lambda: text(browser, "#live-status").startswith("Stopped: "))
+    status = text(browser, "#live-status")
+    assert int(status.split()[1]) >= 4 and status.endswith(" dropped")
+    assert not text(browser, "#live-error") and find(browser, "#live-start").is_enabled()
+    assert not any(b.is_enabled() for b in find_all(browser, "#live form button"))
+
+
+def test_live_by_keyboard(browser):
+    browser.execute_script("document.getElementById('live-open').focus()")
+    press(browser, Keys.ENTER)
+    Select(find(browser, "#live-source")).select_by_value("test")
+    for name in ("live-start", "live-request-text"):
+        for _ in range(40):
+            if browser.switch_to.active_element.get_attribute("id") == name:
+                break
+            press(browser, Keys.TAB)
+        press(browser, Keys.ENTER if name == "live-start" else "When is the red ball seen?" + Keys.ENTER)
+        until(browser, lambda: num_frames(browser) > 0)
+    until(browser, lambda: find_all(browser, "#live-requests li"))
+    press(browser, Keys.TAB + Keys.TAB + Keys.ENTER)  # past its own button, on to what takes it away
+    until(browser, lambda: not find_all(browser, "#live-requests li"))
+    assert browser.switch_to.active_element.get_attribute("id") == "live-request-text"
+    find(browser, "#live-open").send_keys(Keys.SPACE)  # closing the view ends it
+    until(browser, lambda: not find(browser, "#live").is_displayed())
+    find(browser, "#live-open").send_keys(Keys.SPACE)
+    until(browser, lambda: text(browser, "#live-status").startswith("Stopped: "))
+
+
+def test_live_settings_and_their_errors(browser):
+    go_live(browser, yes="red", no="red")
+    until(browser, lambda: "must begin with different tokens" in text(browser, "#live-error"))
+    until(browser, lambda: find(browser, "#live-start").is_enabled())
+    for name, value in {"no": "nothing", "yes": "", "threshold": 0.9, "rate": 4, "budget": 64}.items():
+        fill(browser, f"#live-{name}", value)
+    find(browser, "#live-start").click()
+    until(browser, lambda: num_frames(browser) > 1)
+    start = num_frames(browser), browser.execute_script("return performance.now()")
+    until(browser, lambda: num_frames(browser) >= start[0] + 12)
+    assert browser.execute_script("return performance.now()") - start[1] > 2000  # four a second
+    assert not text(browser, "#live-error")
+
+
+class Cable:
+    """Between the browser and the server, to be cut."""
+
+    def __init__(self, address):
+        self.target = ("127.0.0.1", int(address.rpartition(":")[2]))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.ends, self.is_cut = [], False
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.is_cut:
+                near.close()
+                continue
+            far = socket.create_connection(self.target)
+            self.ends += [near, far]
+            for a, b in ((near, far), (far, near)):
+                threading.Thread(target=self.copy, args=(a, b), daemon=True).start()
+
+    def copy(self, a, b):
+        try:
+            while data := a.recv(1 << 16):
+                b.sendall(data)
+        except OSError:
+            pass
+        finally:
+            b.close()
+
+    def cut(self):
+        self.is_cut = True
+        for end in self.ends:
+            end.close() if end.fileno() < 0 else end.shutdown(socket.SHUT_RDWR)
+        self.ends = []
+
+
+def test_live_goes_on_after_a_cut(browser, address):
+    cable = Cable(address)
+    try:
+        browser.get(cable.address)
+        until(browser, lambda: "tiny" in text(browser, "#model"))
+        go_live(browser)
+        request(browser)
+        cable.cut()
+        until(browser, lambda: "trying again" in text(browser, "#live-status"))
+        fill(browser, "#live-request-text", "When is the bell heard?")
+        find(browser, "#live-request button").click()  # it is sent when the connection is back
+        num = num_frames(browser)
+        cable.is_cut = False
+        until(browser, lambda: len(find_all(browser, "#live-requests li")) == 2)
+        until(browser, lambda: num_frames(browser) > num + 2)
+        texts = [item.text for item in find_all(browser, "#live-requests li")]
+        assert "red ball" in texts[0] and "bell" in texts[1] and not text(browser, "#live-error")
+        find(browser, "#live-stop").click()
+        until(browser, lambda: text(browser, "#live-status").startswith("Stopped: "))
+        browser.get_log("performance")  # of the cable's address
+        browser.get(address)
+    finally:
+        cable.listener.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_live_on_a_phone_dark_and_light(browser, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    size = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    go_live(browser)
+    request(browser)
+    until(browser, lambda: find_all(browser, "#live-replies li"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+    now, then = find_all(browser, "figure")
+    assert now.rect["x"] == then.rect["x"] and now.rect["y"] < then.rect["y"]
+    assert faults(browser) == []
+    shoot(browser, f"serve_live_phone_{scheme}")

@@ -1,7 +1,7 @@
 // Ask about a video, see what the model saw, jump to the seconds of the answer.
 import { bars, clock, paint } from "/chart.js";
 
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 const video = $("video"), overlay = $("overlay");
 let about = null; // the model's own fields
 let local = null; // { file, id }: the upload that the chosen file became
@@ -9,10 +9,10 @@ let stop = null; // AbortController of the work
 let shown = null; // { memory, startS, button }: whose patches lie over the frame
 let rowAt = -1; // of the patches over the frame
 
-const element = (tag, text = "", more = {}) => Object.assign(document.createElement(tag), { textContent: text }, more);
+export const element = (tag, text = "", more = {}) => Object.assign(document.createElement(tag), { textContent: text }, more);
 const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
 
-async function call(path, options = {}) {
+export async function call(path, options = {}) {
   const key = $("key").value, headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
@@ -138,17 +138,17 @@ function seekButton(text, second, label) {
   return button;
 }
 
-// The answer's text, in which the seconds of its events can be clicked.
-function linked(text, events, startS) {
+// A text, in which the seconds of its events can be clicked; `button` makes the buttons.
+export function linked(text, events, button) {
   // an answer may name the last second of an event, or the second behind it
   const seconds = new Set(events.flatMap(({ start_s, end_s }) => [start_s, end_s - 1, end_s]));
   return text.split(/(\d+(?:\.\d+)?)/).map((part, at) =>
-    at % 2 && seconds.has(Number(part)) ? seekButton(part, startS + Number(part), `Go to second ${part}`) : part);
+    at % 2 && seconds.has(Number(part)) ? button(part, Number(part), `Go to second ${part}`) : part);
 }
 
 function fill(article, own, memory) {
   const startS = own.part_s[0], one = (name) => article.querySelector(name), answer = one(".answer");
-  answer.replaceChildren(...linked(answer.textContent, own.events, startS));
+  answer.replaceChildren(...linked(answer.textContent, own.events, (part, second, label) => seekButton(part, startS + second, label)));
   article.dataset.startS = startS;
   article.dataset.durationS = memory.duration_s;
   for (const { start_s, end_s, text } of own.events) {
