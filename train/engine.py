@@ -74,10 +74,8 @@ class Engine:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("engine.device is cuda, but torch finds no GPU here; use cpu")
         on_gpu_alone = self.attention not in ("auto", "chunked")
-        for value, name in (
-            (self.fsdp, "fsdp"), (self.quantization, "quantization"), (on_gpu_alone, "attention")
-        ):  # fmt: skip
-            if value and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
+        for value, name in ((self.quantization, "quantization"), (on_gpu_alone, "attention")):
+            if value and not self.on_gpu:
                 raise ValueError(f"engine.{name} needs a GPU, this runs on the CPU; leave it out")
         options = {
             "bitsandbytes": self.quantization, "liger_kernel": self.liger, "deepspeed": self.deepspeed,

@@ -379,10 +379,9 @@ def _gathered(
     model: LongCompress, recipe: StageRecipe, trainer: PartTrainer, sums: Sums, streams: Sequence[str]
 ) -> LongCompress:
     """The trained model with its parameters in one place; all ranks must call it together."""
-    if not (recipe.engine.fsdp or recipe.engine.deepspeed):
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return model
-    llm = trainer.accelerator.unwrap_model(trainer.model)
-    values = trained_state(llm, trainer.accelerator.get_state_dict(trainer.model))
+    values = trained_state(trainer.accelerator.unwrap_model(trainer.model))
     engine = Engine(device="cpu", report=[])
     whole = engine.load(recipe.model)
     fit_projectors(whole, sums, streams)
