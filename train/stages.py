@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checkpoints.apply import merge_lora
 from ..config import to_dict
@@ -382,6 +383,7 @@ def _gathered(
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return model
     values = trained_state(trainer.accelerator.unwrap_model(trainer.model))
+    unset_hf_deepspeed_config()  # or a model that is loaded would be sharded by ZeRO 3 at once
     engine = Engine(device="cpu", report=[])
     whole = engine.load(recipe.model)
     fit_projectors(whole, sums, streams)
