@@ -4,6 +4,7 @@ A stub takes the place of decoding and encoding: what is made of a video are byt
 what `longcompress shards make --engine ray` runs.
 
 python examples/many_workers.py --out out --num 100000 --workers 4
+python examples/many_workers.py --out rates --num 2000 --workers 4 --work-s 0.1
 """
 
 import argparse
@@ -23,10 +24,12 @@ from longcompress.train.shards import ray as shards_ray
 from longcompress.train.shards.tar import sha256_of
 
 
-def stub(record, folder, model, kind, *, kills=None):
-    """Make a video's part of bytes of its key; fail, or end this process the first time, as its name says."""
+def stub(record, folder, model, kind, *, kills=None, work_s=0.0):
+    """Make a video's part of bytes of its key, which takes `work_s`; fail, or end this process the first time,
+    as its record says."""
 
     def read():
+        time.sleep(work_s)
         if "bad" in record.meta:
             raise ValueError(f"{record.video}: no video")
         if kills and "kill" in record.meta:
@@ -94,12 +97,31 @@ def simulate(out, num, workers, bad=0.01, killed=0.001, seed=0, progress=False):
     return report
 
 
+def rates(out, num, workers, work_s, progress=False):
+    """Samples a second of 1 worker and of `workers`, where a sample takes `work_s`, from the first part on: the
+    start of Ray isn't counted."""
+    report = {"samples": num, "work_s": work_s}
+    for count in (1, workers):
+        folder = Path(out) / f"workers-{count}"
+        part = partial(stub, work_s=work_s)
+        shards_ray.make(
+            records_of(num, 0, 0), folder, None, kind="media", workers=count, part=part, progress=progress
+        )
+        times = [path.stat().st_mtime for path in (folder / shards.PARTS).glob("*.tar")]
+        report[f"samples_per_s of {count}"] = round((len(times) - 1) / (max(times) - min(times)), 2)
+    return report
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True)
     parser.add_argument("--num", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long")
     options = parser.parse_args()
+    if options.work_s:
+        print(json.dumps(rates(options.out, options.num, options.workers, options.work_s, progress=True)))
+        raise SystemExit
     report = simulate(options.out, options.num, options.workers, progress=True)
     files = [report[name].pop("files") for name in ("alone", "many", "again")]
     report["same_bytes"] = files[0] == files[1] == files[2]

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import TrainingArguments
 
+from ..files import parse_json
 from ..llm.attention import PACKAGES, Backend
 from ..model import LongCompress
 from ..presets import load
@@ -35,7 +36,7 @@ class Engine:
             xformers and flash need a GPU. "auto": what is installed; `longcompress doctor` names it.
         quantization: "" or, for QLoRA on a GPU, "4bit" (nf4) or "8bit" of bitsandbytes.
         fsdp: fields of accelerate's FSDP2 plugin, such as {"reshard_after_forward": true}; empty: no FSDP.
-        deepspeed: a DeepSpeed config file; "": no DeepSpeed.
+        deepspeed: a DeepSpeed config file without optimizer and scheduler, which are the recipe's; "": none.
         liger: Liger kernels in the language model.
         report: where the log goes besides the terminal: tensorboard, wandb, trackio, mlflow.
     """
@@ -59,6 +60,8 @@ class Engine:
                 f"engine: accumulate and threads must be >= 1 and workers >= 0, got {self.accumulate}, "
                 f"{self.threads} and {self.workers}"
             )
+        if self.fsdp.get("version", 2) != 2:
+            raise ValueError(f"engine.fsdp: version must be 2, got {self.fsdp['version']}")
         if self.fsdp and self.deepspeed:
             raise ValueError("engine: fsdp and deepspeed exclude each other; leave one of them out")
         if unknown := sorted(set(self.report) - set(REPORTS)):
@@ -74,10 +77,8 @@ class Engine:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("engine.device is cuda, but torch finds no GPU here; use cpu")
         on_gpu_alone = self.attention not in ("auto", "chunked")
-        for value, name in (
-            (self.fsdp, "fsdp"), (self.quantization, "quantization"), (on_gpu_alone, "attention")
-        ):  # fmt: skip
-            if value and not self.on_gpu:  # accelerate would leave FSDP out on a CPU without a word
+        for value, name in ((self.quantization, "quantization"), (on_gpu_alone, "attention")):
+            if value and not self.on_gpu:
                 raise ValueError(f"engine.{name} needs a GPU, this runs on the CPU; leave it out")
         options = {
             "bitsandbytes": self.quantization, "liger_kernel": self.liger, "deepspeed": self.deepspeed,
@@ -91,6 +92,16 @@ class Engine:
                 raise ValueError(f"engine needs the package {package}, which is not installed: {hint}")
         if self.deepspeed and not Path(self.deepspeed).is_file():
             raise FileNotFoundError(f"engine.deepspeed: no file {self.deepspeed}")
+        if self.deepspeed:
+            config = parse_json(Path(self.deepspeed).read_bytes(), self.deepspeed)
+            if other := [name for name in ("optimizer", "scheduler") if name in config]:
+                raise ValueError(
+                    f"engine.deepspeed: {self.deepspeed} must leave {other[0]} to the recipe's lr, rates and "
+                    "schedule; take it out"
+                )
+        if self.fsdp and self.place()[1] < 2:
+            hint = "start it by `torchrun --nproc-per-node 2 -m longcompress train ...`, or leave it out"
+            raise ValueError(f"engine.fsdp needs two processes or more, this is one; {hint}")
 
     def place(self) -> tuple[int, int]:
         """(rank, world) of this process among those that train together, as torchrun says."""

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checkpoints.apply import merge_lora
 from ..config import to_dict
@@ -379,10 +380,10 @@ def _gathered(
     model: LongCompress, recipe: StageRecipe, trainer: PartTrainer, sums: Sums, streams: Sequence[str]
 ) -> LongCompress:
     """The trained model with its parameters in one place; all ranks must call it together."""
-    if not (recipe.engine.fsdp or recipe.engine.deepspeed):
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return model
-    llm = trainer.accelerator.unwrap_model(trainer.model)
-    values = trained_state(llm, trainer.accelerator.get_state_dict(trainer.model))
+    values = trained_state(trainer.accelerator.unwrap_model(trainer.model))
+    unset_hf_deepspeed_config()  # or a model that is loaded would be sharded by ZeRO 3 at once
     engine = Engine(device="cpu", report=[])
     whole = engine.load(recipe.model)
     fit_projectors(whole, sums, streams)

@@ -7,16 +7,20 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import save_fsdp_optimizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 WEIGHTS = "trained.safetensors"
 
@@ -39,6 +43,8 @@ class Callbacks(TrainerCallback):
         self, module: nn.Module, act: Callable[[int], None] | None, tell: Callable[[dict[str, float]], None]
     ) -> None:
         self.module, self.act, self.tell, self.checked, self.stopped = module, act, tell, False, False
+        self.reached: set[str] = set()  # parameters, by backward in the first step
+        self.hooks: list[Any] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -52,14 +58,23 @@ class Callbacks(TrainerCallback):
         finally:
             signal.signal(signal.SIGTERM, before)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Notes which parameters backward reaches: DeepSpeed has taken the gradients away before `checked`."""
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                note = partial(lambda name, _: self.reached.add(name), name)
+                self.hooks.append(parameter.register_post_accumulate_grad_hook(note))
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Checks, in the first step alone, that each parameter that is to be trained got a gradient."""
         if not self.checked:
             self.checked = True
-            idle = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
-            if idle:
+            trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+            if idle := [n for n, p in trained if p.grad is None and n not in self.reached]:
                 need = "parameters that are to be trained got no gradient"
                 raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+            while self.hooks:
+                self.hooks.pop().remove()
         if (state.global_step + 1) % args.logging_steps == 0:
             self.tell(norms_of(self.module))
 
@@ -79,7 +94,7 @@ class Callbacks(TrainerCallback):
 @torch.no_grad()
 def norms_of(module: nn.Module) -> dict[str, float]:
     """grad_norm/PART, after clipping, and weight_norm/PART of what is trained; of sharded parameters all
-    ranks must call this together."""
+    ranks must call this together. DeepSpeed keeps gradients to itself, and what it has is left out."""
     squares: dict[str, float] = defaultdict(float)
     for name, parameter in module.named_parameters():
         for kind, value in (("grad", parameter.grad), ("weight", parameter)):
@@ -134,6 +149,13 @@ class PartTrainer(Trainer):
         super().__init__(**options)
         self.throughput, self.rates = Throughput(), rates
         self.norms: dict[str, float] = {}  # of the step before a line of the log
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """transformers' own; accelerate shards over GPUs alone, and over CPUs leaves FSDP out without a word."""
+        shared = PartialState._shared_state
+        if self.args.fsdp and shared.get("distributed_type") == DistributedType.MULTI_CPU:
+            shared["distributed_type"] = DistributedType.MULTI_GPU  # of which it makes FSDP; gloo stays
+        super().create_accelerator_and_postprocess()
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """transformers' own, with the parts' rates; what it spares weight decay is spared here."""
@@ -193,10 +215,24 @@ class PartTrainer(Trainer):
             self.throughput = Throughput()
         super().log(logs, *args, **options)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What is trained, by all ranks; transformers' own would first gather the whole model on one."""
+        self._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # transformers' own would add the whole model, with all that is frozen
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
-        module = self.accelerator.unwrap_model(self.model)
-        trained = trained_state(module, state_dict)  # of sharded parameters all ranks bring their part
+        # of sharded parameters all ranks bring their part
+        trained = trained_state(self.accelerator.unwrap_model(self.model))
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             save_tensors(trained, folder / WEIGHTS)
@@ -205,14 +241,20 @@ class PartTrainer(Trainer):
         load_trained(model or self.model, Path(resume_from_checkpoint))
 
 
-def trained_state(module: nn.Module, gathered: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Name -> value of all parameters that are trained, each once, out of the whole state where that is
-    `gathered` already. If they are sharded, all ranks must call this together."""
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Name -> value of all parameters that are trained, each once. If FSDP or DeepSpeed has sharded them, all
+    ranks must call this together."""
     state = {}
     for name, parameter in module.named_parameters():  # gives shared ones once
         if parameter.requires_grad:
-            value = parameter.detach() if gathered is None or name not in gathered else gathered[name]
-            state[name] = (value.full_tensor() if isinstance(value, DTensor) else value).contiguous()
+            value = parameter.detach()
+            if isinstance(value, DTensor):
+                value = value.full_tensor()
+            elif hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+                from deepspeed.utils import safe_get_full_fp32_param
+
+                value = safe_get_full_fp32_param(parameter)
+            state[name] = value.contiguous()
     return state
 
 

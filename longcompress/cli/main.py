@@ -35,7 +35,7 @@ _EVAL = _in("cli.eval", "run score compare pairs tasks")
 _EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
 _BENCH = {
     name: f"longcompress.eval.bench.{name}:bench_{name}"
-    for name in ["kernels", "throughput", "stock", "report", "serve"]
+    for name in ["kernels", "throughput", "stock", "report", "serve", "cost"]
 }
 _BENCH["boundaries"] = "longcompress.annotate.measure:bench_boundaries"
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {

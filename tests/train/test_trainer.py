@@ -334,7 +334,7 @@ def test_fsdp2_is_told_which_layers_to_shard_and_to_gather_when_it_saves(tmp_pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"fsdp": {"reshard_after_forward": True}}, "engine.fsdp needs a GPU, this runs on the CPU"),
+        ({"fsdp": {"reshard_after_forward": True}}, "engine.fsdp needs two processes or more, this is one"),
         ({"quantization": "4bit"}, "engine.quantization needs a GPU"),
         ({"liger": True}, "needs the package liger_kernel, which is not installed: pip install liger-kernel"),
         ({"deepspeed": "none.json"}, "needs the package deepspeed"),
@@ -353,6 +353,8 @@ def test_what_can_not_run_here_is_said_before_anything_does(recipe, tmp_path, fi
 def test_engines_that_are_none():
     with pytest.raises(ValueError, match="fsdp and deepspeed exclude each other"):
         Engine(fsdp={"a": 1}, deepspeed="x.json")
+    with pytest.raises(ValueError, match="fsdp: version must be 2, got 1"):
+        Engine(fsdp={"version": 1})
     with pytest.raises(ValueError, match="report must be some of"):
         Engine(report=["paper"])
     with pytest.raises(ValueError, match="accumulate and threads must be >= 1"):

@@ -102,6 +102,11 @@ def make(
         raise ValueError("kind 'features' needs a model")
 
     def parts(own: Sequence[Record], folder: Path) -> Parts:
+        exist = {record.key for record in own if (folder / f"{record.key}.tar").is_file()}
+        yield from (Result(key, "exists") for key in exist)  # no worker is started for these
+        own = [record for record in own if record.key not in exist]
+        if not own:
+            return
         arguments: dict[str, Any] = {
             "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
             "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
