@@ -26,6 +26,7 @@ dev = [
     "openai>=1.60",  # the client that the server is tested with
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
     "scikit-learn>=1.4",  # its average precision is what ours is held against
+    "s3fs>=2024.6", "moto[s3]>=5", "flask", "flask-cors",  # shards in S3, and a server of it
     "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
 ]  # fmt: skip
 

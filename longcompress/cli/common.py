@@ -227,6 +227,8 @@ def is_memory(source: str) -> bool:
 
 def folder_of(path: str | Path) -> Path:
     """A folder to write into, made if it isn't there."""
+    if "://" in str(path):
+        raise ValueError(f"--out must be a folder here, got the URL {path}")
     with writing(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     check_writable(Path(path) / "x")

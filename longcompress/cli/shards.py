@@ -20,6 +20,7 @@ from ..train.imports import features, npy
 from ..train.records import Record, read_records
 from ..train.shards import make as shards
 from ..train.shards.index import Index, load_index, make_index
+from ..train.shards.remote import Place, place_of
 from ..train.tiny.shards import synthetic_shards
 from ..types import stream_order
 from .common import Failed, bars, check_positive, complain, folder_of, reading, writing
@@ -80,7 +81,7 @@ class JobOptions:
         return {"share": (number, of), "on_error": self.on_error, "progress": bars()}
 
     def finish(
-        self, results: Sequence[shards.Result], folder: Path, records: Sequence[Record], shard_mb: int
+        self, results: Sequence[shards.Result], folder: Place, records: Sequence[Record], shard_mb: int
     ) -> int:
         """Report the results and pack all parts, unless some of the job may be missing; the exit code."""
         code = _report(results, folder)
@@ -103,7 +104,7 @@ def make(
 
     Args:
         source: folder of videos (NAME.json beside NAME.mp4 is its record) or JSONL file of records.
-        out: folder of the shards.
+        out: folder of the shards, or a bucket: s3://BUCKET/NAME.
         kind: "features", or "media" for the files' own bytes.
         tokens_per_segment: tokens a segment keeps at least, by stream, '{"video": 342, "*": 25}'; else the
             model's.
@@ -120,7 +121,7 @@ def make(
     if threads:
         torch.set_num_threads(threads)  # actors take as many as are here
     loader = partial(encoders.loader("tiny"), dtype=dtype)
-    records, folder = _records_of(source), folder_of(out)
+    records, folder = _records_of(source), _place_of(out)
     if engine == "ray":
         from ..train.shards.ray import make as make_by_ray  # an extra
 
@@ -160,7 +161,7 @@ def import_features(
 
     Args:
         source: JSONL file of records, as `convert` writes it.
-        out: folder of the shards.
+        out: folder of the shards, or a bucket: s3://BUCKET/NAME.
         video: folder of .npy files, 100 rows each.
         audio: folder of .npy files of LongVALE's audio; a video may have none.
         speech: folder of .npy files of LongVALE's speech; a video may have none.
@@ -172,7 +173,7 @@ def import_features(
     loader = encoders.loader()
     paths = {"video": video, "audio": audio, "speech": speech, "local": local, "memory": memory}
     folders = {name: path for name, path in paths.items() if path is not None}
-    records, folder = _records_of(source), folder_of(out)
+    records, folder = _records_of(source), _place_of(out)
     model, unknown_s = loader(device="cpu"), default_duration_s
     results = features.make(records, folder, model, folders, unknown_s=unknown_s, **job.options())
     return job.finish(results, folder, records, shard_mb)
@@ -226,7 +227,7 @@ def repack(folder: str, *, out: str, shard_mb: int = 1024) -> None:
 
     Args:
         folder: of indexed shards.
-        out: another folder.
+        out: another folder, or a bucket: s3://BUCKET/NAME.
         shard_mb: a shard is closed before it passes this.
     """
     with reading():
@@ -326,14 +327,19 @@ def _load(
     return model
 
 
-def _print_index(folder: str | Path, content: Index) -> None:
+def _place_of(out: str) -> Place:
+    """A folder, made if it isn't there, or a bucket."""
+    return place_of(out) if "://" in out else folder_of(out)
+
+
+def _print_index(folder: str | Place, content: Index) -> None:
     counts = Counter(name for entry in content.entries for name in entry.tokens)
     by_stream = {name: counts[name] for name in stream_order(counts)}
     more = f", by stream {by_stream}" if by_stream else ""
     print(f"{folder}: {len(content)} samples in {len(content.shards)} shards{more}")
 
 
-def _report(results: Sequence[shards.Result], folder: Path) -> int:
+def _report(results: Sequence[shards.Result], folder: Place) -> int:
     """Print the results of videos; the exit code."""
     counts = {status: sum(r.status == status for r in results) for status in ("made", "exists", "failed")}
     print("{}: {made} made, {exists} there already, {failed} failed".format(folder, **counts))

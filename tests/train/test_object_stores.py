@@ -1,150 +1,30 @@
-"""Shards in an object store: the folder's samples whatever it does, none twice, an end where it stays down.
+"""Shards in an object store: the folder's samples whatever it does, none twice, an end where it stays down."""
 
-S3 is moto's server, the hub a server that answers as its API does. A proxy before both spoils answers.
-"""
-
-import http.client
-import http.server
 import json
-import socket
-import threading
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from longcompress.train.shards.index import load_index, make_index
+from longcompress.train.shards.remote import Remote
 from longcompress.train.shards.stream import ShardStream
 from longcompress.train.shards.tar import write_tar
+from longcompress.train.stages import train_stage
+
+import models
+import stages
+import stores
+from stages import weights
+from stores import every, failing
 
 pytestmark = pytest.mark.slow
 
-FAULTS = ("503", "cut", "slow")
-
-
-class Proxy(http.server.BaseHTTPRequestHandler):
-    """Hands requests on to server.target; spoils answers for tars as server.spoil says."""
-
-    protocol_version = "HTTP/1.1"
-
-    def answer(self):
-        length = int(self.headers.get("Content-Length") or 0)
-        connection = http.client.HTTPConnection(*self.server.target, timeout=30)
-        headers = {n: v for n, v in self.headers.items() if n.lower() != "connection"}
-        connection.request(self.command, self.path, self.rfile.read(length), headers)
-        answer = connection.getresponse()
-        body, code = answer.read(), answer.status
-        what = None
-        if self.command == "GET" and ".tar" in self.path:
-            byte_range = self.headers.get("Range", "")
-            what = self.server.spoil(self.path)
-            self.server.asked.append((self.path.rpartition("/")[2], byte_range, what))
-        if what == "503":
-            body = b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"
-            code = 503
-        self.send_response(code)
-        for name, value in [] if what == "503" else answer.getheaders():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
-                self.send_header(name, value)
-        size = answer.getheader("Content-Length") if self.command == "HEAD" else len(body)
-        self.send_header("Content-Length", str(size))
-        self.end_headers()
-        if what == "cut":
-            body, self.close_connection = body[: len(body) // 2], True
-        for at in range(0, len(body), 2048):
-            self.wfile.write(body[at : at + 2048])
-            if what == "slow":
-                threading.Event().wait(0.005)
-
-    do_GET = do_HEAD = do_POST = do_PUT = answer
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """What the hub's API says of the data set a/b, whose files are server.folder's."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        name = self.path.partition("?")[0].rpartition("/")[2]
-        path = self.server.folder / name
-        if self.path.startswith("/api/datasets/a/b/tree/"):
-            return self.send(200, json.dumps(self.entries(sorted(self.server.folder.iterdir()))).encode())
-        if self.path.startswith("/api/datasets/a/b"):
-            content = {
-                "id": "a/b",
-                "sha": "0" * 40,
-                "siblings": [],
-                "private": False,
-                "downloads": 0,
-                "tags": [],
-            }
-            return self.send(200, json.dumps(content).encode())
-        if not path.is_file():
-            return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        data, headers, code = path.read_bytes(), {}, 200
-        if byte_range := self.headers.get("Range"):
-            first, last = byte_range.removeprefix("bytes=").split("-")
-            headers = {"Content-Range": f"bytes {byte_range[6:]}/{len(data)}"}
-            data, code = data[int(first) : int(last) + 1], 206
-        return self.send(code, data, headers)
-
-    def do_POST(self):
-        """paths-info: the entries of files that exist."""
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        try:
-            names = json.loads(asked)["paths"]
-        except ValueError:
-            from urllib.parse import parse_qs
-
-            names = parse_qs(asked)["paths"]
-        names = [names] if isinstance(names, str) else names
-        self.send(200, json.dumps(self.entries(self.server.folder / name for name in names)).encode())
-
-    def entries(self, paths):
-        return [
-            {"type": "file", "oid": "1" * 40, "size": p.stat().st_size, "path": p.name}
-            for p in paths
-            if p.is_file()
-        ]
-
-    def send(self, code, body, headers=None):
-        self.send_response(code)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@pytest.fixture
-def serve():
-    """Handler -> a server on this machine that ends with the test."""
-    running = []
-
-    def start(handler):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+FAULTS = ("503", "cut", "slow", "drop")
 
 
 @pytest.fixture
@@ -162,57 +42,30 @@ def index(tmp_path):
 
 
 @pytest.fixture
-def proxy(serve):
-    server = serve(Proxy)
-    server.asked, server.spoil = [], lambda path: None
-    return server
-
-
-@pytest.fixture
-def s3(index, proxy, monkeypatch):
+def s3(index, monkeypatch):
     """(URL, proxy) of the shards in a bucket."""
-    pytest.importorskip("s3fs", reason="reading s3:// needs s3fs")
-    moto = pytest.importorskip("moto.server", reason="the server of S3 is moto's")
-    import boto3
-    import s3fs
-
-    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the client's own tries, which ours come on top of
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        proxy.target = free.getsockname()
-    server = moto.ThreadedMotoServer(*proxy.target, verbose=False)
-    server.start()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="data")
-    for path in index.folder.iterdir():
-        client.upload_file(str(path), "data", f"x/{path.name}")
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield "s3://data/x", proxy
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with stores.bucket(monkeypatch.setenv) as (client, proxy):
+        stores.upload(client, index.folder, "x")
+        yield "s3://data/x", proxy
 
 
 @pytest.fixture
-def hub(index, proxy, serve, monkeypatch):
+def hub(index, monkeypatch):
     """(URL, proxy) of the shards in a data set of the hub."""
     import huggingface_hub
     from huggingface_hub import HfFileSystem
 
-    server = serve(Hub)
-    server.folder = index.folder
-    proxy.target = server.server_address
-    endpoint = f"http://127.0.0.1:{proxy.server_port}"
-    clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # of its own tries, below ours
-    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    HfFileSystem.clear_instance_cache()
-    yield "hf://datasets/a/b", proxy
-    HfFileSystem.clear_instance_cache()
+    with stores.serving(stores.Hub) as server, stores.proxying(server.server_address) as proxy:
+        server.folder = index.folder
+        endpoint = f"http://127.0.0.1:{proxy.server_port}"
+        clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # of its own tries, below ours
+        monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        HfFileSystem.clear_instance_cache()
+        yield "hf://datasets/a/b", proxy
+        HfFileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["s3", "hub"])
@@ -233,15 +86,9 @@ def everything(index):
     return [index.read(number) for number in range(len(index))]
 
 
-def failing(times, what):
-    """Spoils the first so many requests for each tar."""
-    left = {}
-
-    def spoil(path):
-        left[path] = left.get(path, times) - 1
-        return what if left[path] >= 0 else None
-
-    return spoil
+def of_shard(proxy, number):
+    """The requests for the bytes of a shard."""
+    return [r for r in proxy.requests if r[0] == "GET" and f"shard-{number:06d}.tar" in r[1]]
 
 
 def test_a_store_has_the_samples_of_the_folder(store, index, tmp_path):
@@ -253,12 +100,24 @@ def test_a_store_has_the_samples_of_the_folder(store, index, tmp_path):
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_faults_that_pass_leave_the_same_samples_once_each(store, index, what):
+def test_faults_that_pass_leave_the_same_samples_once_each_in_the_same_order(store, index, what):
     url, proxy = store
     remote = load(url)
+    for shuffle in (0, 4):
+        proxy.spoil = failing(2, what)
+        want = members(ShardStream(index, [7], shuffle=shuffle))
+        assert members(ShardStream(remote, [7], shuffle=shuffle)) == want
     proxy.spoil = failing(2, what)
-    assert members(ShardStream(remote, shuffle=0)) == members(ShardStream(index, shuffle=0))
-    proxy.spoil = failing(2, what)
+    order = index.order(3, 1).tolist()
+    assert [remote.read(i) for i in order] == [index.read(i) for i in order]
+
+
+def test_a_cache_is_filled_through_faults(store, index, tmp_path):
+    url, proxy = store
+    proxy.spoil = failing(1, "cut")
+    remote = load(url, tmp_path / "cache")
+    assert everything(remote) == everything(index)
+    proxy.spoil = lambda command, path: "503"
     assert everything(remote) == everything(index)
 
 
@@ -266,13 +125,15 @@ def test_faults_that_pass_leave_the_same_samples_once_each(store, index, what):
 def test_a_shard_that_stays_down_is_named_after_a_bounded_number_of_requests(store, what):
     url, proxy = store
     remote = load(url)
-    proxy.spoil = lambda path: what if "000001" in path else None
-    proxy.asked.clear()
+    proxy.spoil = lambda command, path: what if "000001" in path else None
+    proxy.requests.clear()
     items = list(ShardStream(remote, shuffle=0))
     bad = {item["__key__"]: str(item["__error__"]) for item in items if "__error__" in item}
     assert sorted(bad) == ["s10", "s11", "s12"] and len(items) == 9
     assert all("shard-000001.tar couldn't be read in 4 tries" in text for text in bad.values())
-    assert 4 <= len([name for name, _, _ in proxy.asked if "000001" in name]) <= 24
+    assert all("see whether the server is up, then run again" in text for text in bad.values())
+    # the hub's client makes six requests of each try, and sleeps between them
+    assert len(of_shard(proxy, 1)) in ([4] if url.startswith("s3") else range(4, 25))
     with pytest.raises(OSError, match=r"shard-000001\.tar couldn't be read in 4 tries"):
         remote.read(4)
 
@@ -281,11 +142,124 @@ def test_a_store_that_is_gone_ends_clearly(store):
     url, proxy = store
     remote = load(url, tries=2)
     proxy.target = ("127.0.0.1", 9)  # nothing listens there: the proxy drops the connection
-    with pytest.raises(OSError, match=r"shard-000000\.tar couldn't be read in 2 tries"):
+    with pytest.raises(OSError, match=r"shard-000000\.tar couldn't be read in 2 tries.*is up, then run again"):
         remote.read(0)
 
 
-def test_what_is_not_there_is_said_at_once(store):
-    url, _ = store
+@pytest.mark.parametrize("what", ["403", "expired"])
+def test_a_store_that_refuses_is_named_at_once(s3, what):
+    url, proxy = s3
+    remote = load(url)
+    proxy.spoil = lambda command, path: what
+    proxy.requests.clear()
+    match = r"s3://data/x/shard-000000\.tar can't be read: .*; are the credentials valid, and do they allow"
+    with pytest.raises(OSError, match=match):
+        remote.read(0)
+    assert len(proxy.requests) == 1
+    for act in (lambda: load(url), lambda: Remote(url).sizes(), lambda: (Remote(url) / "a").is_file()):
+        proxy.requests.clear()
+        with pytest.raises(OSError, match=r"s3://data/x.* can't be read: .*are the credentials valid"):
+            act()
+        assert len(proxy.requests) <= 2  # a 400 may be of another region: the client asks for the bucket's
+
+
+def test_a_hub_that_refuses_is_named_at_once(hub):
+    url, proxy = hub
+    remote = load(url)
+    proxy.spoil = failing(99, "403")
+    with pytest.raises(OSError, match=r"shard-000000\.tar can't be read: .*403.*are the credentials valid"):
+        remote.read(0)
+    assert len(of_shard(proxy, 0)) == 1
+
+
+def test_credentials_that_are_not_there(s3, monkeypatch):
+    url, proxy = s3
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    proxy.requests.clear()
+    with pytest.raises(OSError, match=r"index\.json can't be read: NoCredentials.*are the credentials valid"):
+        load(url)
+    assert not proxy.requests
+
+
+def test_an_object_of_another_length_is_named(store, index, tmp_path):
+    url, proxy = store
+    remote = load(url)
+    proxy.spoil = lambda command, path: "short" if "000001" in path else None
+    with pytest.raises(ValueError, match=r"shard-000001\.tar was cut: sample 's11' is not whole"):
+        remote.read(4)
+    items = list(ShardStream(remote, shuffle=0))
+    bad = {item["__key__"]: str(item["__error__"]) for item in items if "__error__" in item}
+    assert set(bad) == {"s10", "s11", "s12"} and "it ends too early; get the shard again" in bad["s10"]
+    assert members(i for i in items if "__error__" not in i) == [
+        m for m in members(ShardStream(index, shuffle=0)) if m["__key__"] not in bad
+    ]
+
+
+def test_an_object_that_was_cut_in_the_store(s3, index):
+    url, _ = s3
+    remote = load(url)
+    path = index.folder / "cut"
+    path.write_bytes((index.folder / "shard-000002.tar").read_bytes()[:1000])
+    (Remote(url) / "shard-000002.tar").put(path)
+    with pytest.raises(ValueError, match=r"shard-000002\.tar was cut"):
+        remote.read(7)  # the range begins behind the end
+
+
+def test_what_is_not_there_is_said_at_once(store, index):
+    url, proxy = store
     with pytest.raises(FileNotFoundError, match=r"no index .*/nothing/index\.json; make one"):
         load(f"{url}/nothing")
+    missing = replace(load(url), shards=tuple(replace(s, name=f"no-{s.name}") for s in index.shards))
+    proxy.requests.clear()
+    with pytest.raises(FileNotFoundError, match=r"no file .*/no-shard-000000\.tar; upload it"):
+        missing.read(0)
+    assert len([r for r in proxy.requests if "no-shard" in r[1]]) <= 1
+    assert all("no file" in str(item["__error__"]) for item in ShardStream(missing, shuffle=0))
+
+
+def test_settings_of_the_user_for_s3_stay(s3, monkeypatch):
+    import fsspec
+
+    url, proxy = s3
+    conf = {"s3": {"config_kwargs": {"user_agent_extra": "mine", "retries": {"total_max_attempts": 2}}}}
+    monkeypatch.setattr(fsspec.config, "conf", conf)
+    remote = load(url)
+    proxy.requests.clear()
+    proxy.spoil = lambda command, path: "503"
+    with pytest.raises(OSError, match="in 4 tries"):
+        remote.read(0)
+    assert len(proxy.requests) == 8
+
+
+@pytest.mark.parametrize("reader", ["indexed", "webdataset"])
+def test_training_from_a_store_with_faults_is_training_from_the_folder(tmp_path, monkeypatch, reader):
+    """To the bit; the indexed reader also where the run was interrupted, and resumed."""
+    folder = stages.make_folder(tmp_path)
+    recipe = replace(stages.make_recipe(folder), reader=reader, shuffle=2)
+    if reader == "webdataset":
+        recipe = replace(recipe, engine=replace(recipe.engine, workers=0))
+    train_stage(models.model(), recipe, tmp_path / "here")
+    model, steps = models.model(), []
+    with stores.bucket(monkeypatch.setenv) as (client, proxy):
+        stores.upload(client, folder, "x")
+        proxy.spoil = every(3, "503", "cut", "drop", commands=("GET", "HEAD"))
+        there = replace(recipe, shards=["s3://data/x"])
+        if reader == "indexed":
+
+            def interrupt(*_):
+                steps.append(1)
+                if len(steps) == 6:
+                    raise KeyboardInterrupt
+
+            hook = model.llm.register_forward_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train_stage(model, there, tmp_path / "there")
+            hook.remove()
+            model = models.model()
+        train_stage(model, there, tmp_path / "there", resume=reader == "indexed")
+        assert any(r[3] for r in proxy.requests if ".tar" in r[1])
+    here, there = weights(tmp_path / "here"), weights(tmp_path / "there")
+    assert set(here) == set(there) and all(torch.equal(here[n], there[n]) for n in here)

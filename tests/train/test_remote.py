@@ -401,7 +401,7 @@ class TestRefused:
             load("simplecache::http://x")
         with pytest.raises(ValueError, match="tries must be >= 1 and wait_s >= 0, got 0"):
             load(url, tries=0)
-        with pytest.raises(ValueError, match="saved in a folder, not below a URL"):
+        with pytest.raises(ValueError, match=r"index\.json: files are written into a folder or below s3://"):
             load(url).save()
 
     def test_hub_errors_are_waited_out_too(self, monkeypatch):

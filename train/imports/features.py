@@ -27,6 +27,7 @@ from ...model import LongCompress
 from ...types import Encoded, Tokens
 from ..records import Record, checked
 from ..shards.make import ENDLESS, Result, each, make_share, try_sample
+from ..shards.remote import Place
 from ..shards.sample import members_of
 from .array_files import read_npy, read_pickle
 
@@ -35,7 +36,7 @@ ROOM_S = 30.0  # Whisper hears in blocks of so many seconds, so its features may
 
 
 def make(
-    records: Sequence[Record], out: str | Path, model: LongCompress, folders: Mapping[str, str | Path], *,
+    records: Sequence[Record], out: str | Place, model: LongCompress, folders: Mapping[str, str | Path], *,
     unknown_s: float = 0.0, **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos of their features; `shards.pack` makes shards of them.
@@ -51,7 +52,7 @@ def make(
     check_folders(model, folders)
     places = {name: Path(folder) for name, folder in folders.items()}
 
-    def part(record: Record, folder: Path) -> Result:
+    def part(record: Record, folder: Place) -> Result:
         return try_sample(record, folder, lambda: sample_of(record, model, places, unknown_s))
 
     return make_share(records, out, each(part), **options)

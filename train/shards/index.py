@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from ...files import parse_json, replacing
 from ...types import stream_order
-from .remote import Remote
+from .remote import Place, Remote, placing
 from .sample import JSON, features_of, read_json
 from .tar import Member, members_in, read_members, sha256_of
 
@@ -66,7 +67,7 @@ class Index:
         features: what all of them were made with: identity of the encoders and segments; empty for media.
     """
 
-    folder: Path | Remote
+    folder: Place
     shards: tuple[Shard, ...]
     entries: tuple[Entry, ...]
     features: dict[str, Any]
@@ -124,8 +125,8 @@ class Index:
                 raise ValueError(f"{name} was cut: sample {entry.key!r} is not whole; get the shard again")
         return content
 
-    def save(self) -> Path:
-        """Write it into its folder."""
+    def save(self) -> Place:
+        """Write it where its shards lie."""
         content = {
             "format": FORMAT, "features": self.features, "shards": [asdict(s) for s in self.shards],
             "samples": [
@@ -133,12 +134,9 @@ class Index:
                 for e in self.entries
             ],
         }  # fmt: skip
-        if isinstance(self.folder, Remote):
-            raise ValueError(f"{self.folder}: an index is saved in a folder, not below a URL; upload it")
-        path = self.folder / INDEX
-        with replacing(path) as part:
+        with placing(self.folder, INDEX) as path, replacing(path) as part:
             part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-        return path
+        return self.folder / INDEX
 
 
 def load_index(
@@ -159,7 +157,7 @@ def load_index(
         OSError: the server failed at every try.
         ImportError: a package that reads such URLs is missing.
     """
-    where: Path | Remote = Path(folder)
+    where: Place = Path(folder)
     if "://" in str(folder):
         where = Remote(str(folder), None if cache is None else Path(cache), tries, wait_s)
     path = where.of(INDEX) if isinstance(where, Remote) else where / INDEX
@@ -225,10 +223,16 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
         )
     if not paths:
         raise ValueError(f"{folder}: no tar in it; make shards with `longcompress shards make`")
+    return index_of(folder, tqdm(paths, desc="index", unit="shard", disable=not progress))
+
+
+def index_of(place: Place, paths: Iterable[Path]) -> Index:
+    """The index, saved in a place, of tars that lie or will lie there. Each is read before the next is asked
+    for. Errors are those of `make_index`."""
     shards, entries = [], []
     seen: dict[str, str] = {}
     features: dict[str, Any] | None = None
-    for number, path in enumerate(tqdm(paths, desc="index", unit="shard", disable=not progress)):
+    for number, path in enumerate(paths):
         with open(path, "rb") as file:
             for key, members in members_in(file, str(path)).items():
                 where = f"{path}: sample {key!r}"
@@ -248,7 +252,7 @@ def make_index(folder: str | Path, *, progress: bool = True) -> Index:
                 duration_s = _seconds(made_with.get("duration_s") or content.get("duration_s"), where)
                 entries.append(Entry(key, number, members, duration_s, tokens))
             shards.append(Shard(path.name, path.stat().st_size, sha256_of(path)))
-    index = Index(folder, tuple(shards), tuple(entries), features or {})
+    index = Index(place, tuple(shards), tuple(entries), features or {})
     index.save()
     return index
 

@@ -2,11 +2,14 @@
 
 import contextlib
 import fcntl
+import io
 import json
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
@@ -17,7 +20,8 @@ from ...media import reader as media
 from ...model import LongCompress
 from ...session import read_session, source_info
 from ..records import SLACK_S, Record, checked
-from .index import Index, load_index, make_index
+from .index import INDEX, Index, index_of, load_index
+from .remote import Place, Remote, place_of, placing, sizes_in
 from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar
 
@@ -39,14 +43,14 @@ class Result:
 
 
 def make(
-    records: Sequence[Record], out: str | Path, model: LongCompress | None, *, kind: Kind = "features",
+    records: Sequence[Record], out: str | Place, model: LongCompress | None, *, kind: Kind = "features",
     **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos; parts that exist are left alone.
 
     Args:
         records: of all videos.
-        out: folder; parts lie in its folder `parts`.
+        out: folder, or a URL of a bucket (s3://); parts lie below it in `parts`.
         model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
         options: of `make_share`.
@@ -59,13 +63,13 @@ def make(
     return make_share(records, out, each(partial(make_part, model=model, kind=kind)), **options)
 
 
-def each(part: Callable[[Record, Path], Result]) -> Callable[[Sequence[Record], Path], Parts]:
+def each(part: Callable[[Record, Any], Result]) -> Callable[[Sequence[Record], Any], Parts]:
     """`parts` for `make_share` of what makes one."""
     return lambda records, folder: (part(record, folder) for record in records)
 
 
 def make_share(
-    records: Sequence[Record], out: str | Path, parts: Callable[[Sequence[Record], Path], Parts],
+    records: Sequence[Record], out: str | Place, parts: Callable[[Sequence[Record], Any], Parts],
     *, share: tuple[int, int] = (0, 1), on_error: Literal["quarantine", "stop"] = "quarantine",
     progress: bool = True,
 ) -> list[Result]:  # fmt: skip
@@ -83,45 +87,49 @@ def make_share(
         raise ValueError(f"share must be i/N with 0 <= i < N, got {number}/{of}")
     own = sorted(records, key=lambda r: r.key)[number::of]
     videos = {record.key: record.video for record in own}
-    folder = Path(out) / PARTS
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place_of(out) / PARTS
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     if not own:
         return results
     with share_lock(folder, share), contextlib.closing(parts(own, folder)) as arriving:
-        sweep(folder)
         for result in tqdm(arriving, desc="videos", unit="video", total=len(own), disable=not progress):
             results.append(result)
             if result.status == "failed" and on_error == "stop":
                 raise ValueError(f"{videos[result.key]}: {result.reason}")
-    sweep(folder)  # of workers that were killed meanwhile
+    if isinstance(folder, Path):
+        sweep(folder)  # of workers that were killed meanwhile
     return sorted(results, key=lambda result: result.key)
 
 
-def make_part(record: Record, folder: Path, model: LongCompress | None, kind: Kind) -> Result:
+def make_part(record: Record, folder: Place, model: LongCompress | None, kind: Kind) -> Result:
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
     read = partial(_features, record, model) if kind == "features" and model else partial(_media, record)
     return try_sample(record, folder, read)
 
 
-def try_sample(record: Record, folder: Path, read: Callable[[], dict[str, bytes]]) -> Result:
+def try_sample(record: Record, folder: Place, read: Callable[[], dict[str, bytes]]) -> Result:
     """`try_part` of a sample's members, written to folder/KEY.tar."""
-    path = folder / f"{record.key}.tar"
-    return try_part(
-        record, folder, path, read, lambda members: write_tar(path, [(record.key, members)], sweeping=False)
-    )
+    name = f"{record.key}.tar"
+
+    def write(members: dict[str, bytes]) -> None:
+        with placing(folder, name) as path:
+            write_tar(path, [(record.key, members)], sweeping=False)
+
+    return try_part(record, folder, folder / name, read, write)
 
 
-def note_failure(record: Record, folder: Path, reason: str) -> Result:
+def note_failure(record: Record, folder: Place, reason: str) -> Result:
     """The result of a video that can't be used; the reason goes to folder/KEY.failed.json."""
     content = {"key": record.key, "video": record.video, "reason": reason}
-    with replacing(folder / f"{record.key}.failed.json", sweeping=False) as part:
+    with placing(folder, f"{record.key}.failed.json") as path, replacing(path, sweeping=False) as part:
         part.write_text(json.dumps(content) + "\n")
     return Result(record.key, "failed", reason)
 
 
 def try_part(
-    record: Record, folder: Path, path: Path, read: Callable[[], T], write: Callable[[T], object]
+    record: Record, folder: Place, path: Place, read: Callable[[], T], write: Callable[[T], object]
 ) -> Result:
     """`write` what `read` gives, or the reason to KEY.failed.json, unless `path`, written last, exists."""
     if path.is_file():
@@ -136,26 +144,39 @@ def try_part(
 
 
 @contextlib.contextmanager
-def share_lock(folder: Path, share: tuple[int, int]) -> Iterator[None]:
-    """ValueError if another process makes this share; the lock ends with its process, however that ends."""
-    with open(folder / f".lock-{share[0]}-of-{share[1]}", "w") as file:
+def share_lock(folder: Place, share: tuple[int, int]) -> Iterator[None]:
+    """ValueError if another process makes this share; the lock ends with its process, however that ends.
+
+    A store has no locks: two makers do the same work twice, for the same bytes. What is written there shows
+    that the store may be written to, before hours of work.
+    """
+    name = f".lock-{share[0]}-of-{share[1]}"
+    if isinstance(folder, Remote):
+        with placing(folder, name) as path:
+            path.touch()
+        yield
+        return
+    with open(folder / name, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             hint = "wait for it, or give --shard i/N"
             raise ValueError(f"{folder}: another process makes this share here; {hint}") from None
+        sweep(folder)
         yield
 
 
 def pack(
-    out: str | Path, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
+    out: str | Place, records: Sequence[Record], *, shard_bytes: int = 1 << 30, progress: bool = True
 ) -> Index:
     """Pack the parts of all records, which must have been made or have failed, into shards beside them of at
     most `shard_bytes`, or of one sample, and index them; a pure function of the parts."""
-    out = Path(out)
+    out = place_of(out)
+    folder = out / PARTS
+    sizes = sizes_in(folder)
     keys = sorted(record.key for record in records)
-    failed = [k for k in keys if (out / PARTS / f"{k}.failed.json").is_file()]
-    packed = [k for k in keys if (out / PARTS / f"{k}.tar").is_file()]
+    failed = [k for k in keys if f"{k}.failed.json" in sizes]
+    packed = [k for k in keys if f"{k}.tar" in sizes]
     if missing := sorted(set(keys) - set(packed) - set(failed)):
         such = f"such as {missing[0]!r}; run on"
         raise ValueError(f"{out}: {len(missing)} of {len(keys)} videos aren't made yet, {such}")
@@ -163,40 +184,38 @@ def pack(
         raise ValueError(
             f"{out}: none of {len(keys)} videos could be used; {PARTS}/{keys[0]}.failed.json says why"
         )
-    parts = [out / PARTS / f"{key}.tar" for key in packed]
 
     def sample(i: int) -> tuple[str, dict[str, bytes]]:
-        with open(parts[i], "rb") as file:
-            ((key, members),) = members_in(file, str(parts[i])).items()
+        path = folder / f"{packed[i]}.tar"
+        with open(path, "rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes()) as file:
+            ((key, members),) = members_in(file, str(path)).items()
             return key, read_members(file, members)
 
-    written = _write_shards(out, [path.stat().st_size for path in parts], sample, shard_bytes, progress)
-    for old in out.glob("shard-*.tar"):  # of an earlier packing with more of them
-        if old.name not in written:
-            old.unlink()
     lines = [{"key": key, "status": "made"} for key in packed]
     for key in failed:
-        lines.append(json.loads((out / PARTS / f"{key}.failed.json").read_text()) | {"status": "failed"})
+        lines.append(json.loads((folder / f"{key}.failed.json").read_bytes()) | {"status": "failed"})
     lines.sort(key=lambda line: line["key"])
-    with replacing(out / MANIFEST) as part:
+    with placing(out, MANIFEST) as path, replacing(path) as part:
         part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-    return make_index(out, progress=progress)
+    num_bytes = [sizes[f"{key}.tar"] for key in packed]
+    return index_of(out, _write_shards(out, num_bytes, sample, shard_bytes, progress))
 
 
-def repack(source: str | Path, out: str | Path, *, shard_bytes: int, progress: bool = True) -> Index:
+def repack(source: str | Path, out: str | Place, *, shard_bytes: int, progress: bool = True) -> Index:
     """The samples of indexed shards in shards of another size, by key."""
-    index, out = load_index(source), Path(out)
-    if isinstance(index.folder, Path) and out.resolve() == index.folder.resolve():
+    index, out = load_index(source), place_of(out)
+    ends = [str(p.resolve() if isinstance(p, Path) else p).rstrip("/") for p in (index.folder, out)]
+    if ends[0] == ends[1]:
         raise ValueError(f"out must be another folder than {source}")
-    out.mkdir(parents=True, exist_ok=True)
+    if isinstance(out, Path):
+        out.mkdir(parents=True, exist_ok=True)
     numbers = sorted(range(len(index)), key=lambda i: index.entries[i].key)
     sizes = [sum(m.num_bytes for m in index.entries[i].members.values()) for i in numbers]
 
     def sample(i: int) -> tuple[str, dict[str, bytes]]:
         return index.entries[numbers[i]].key, index.read(numbers[i])
 
-    _write_shards(out, sizes, sample, shard_bytes, progress)
-    return make_index(out, progress=progress)
+    return index_of(out, _write_shards(out, sizes, sample, shard_bytes, progress))
 
 
 def verify(folder: str | Path, *, progress: bool = True) -> list[str]:
@@ -264,11 +283,30 @@ def _media(record: Record) -> dict[str, bytes]:
 
 
 def _write_shards(
-    out: Path, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
+    out: Place, sizes: Sequence[int], sample: Callable[[int], tuple[str, dict[str, bytes]]], max_bytes: int,
     progress: bool,
-) -> set[str]:  # fmt: skip
-    """Write samples 0, 1, ... to shards of at most `max_bytes`, or of one sample; the shards' names."""
+) -> Iterator[Path]:  # fmt: skip
+    """Write samples 0, 1, ... to shards of at most `max_bytes`, or of one sample; the path on this machine of
+    each, which goes into a store when the next is asked for. Shards of an earlier packing are removed."""
     shards = {f"shard-{number:06d}.tar": chunk for number, chunk in enumerate(chunked(sizes, max_bytes))}
+    before = _hashes(out)
     for name, chunk in tqdm(shards.items(), desc="shards", unit="shard", disable=not progress):
-        write_tar(out / name, (sample(i) for i in chunk))
-    return set(shards)
+        with TemporaryDirectory() if isinstance(out, Remote) else contextlib.nullcontext(str(out)) as folder:
+            path = Path(folder) / name
+            write_tar(path, (sample(i) for i in chunk))
+            yield path
+            if isinstance(out, Remote) and before.get(name) != sha256_of(path):
+                (out / INDEX).unlink(missing_ok=True)  # which would name another shard
+                (out / name).put(path)
+    for name in sizes_in(out):
+        if re.fullmatch(r"shard-\d{6,}\.tar", name) and name not in shards:
+            (out / INDEX).unlink(missing_ok=True)
+            (out / name).unlink()
+
+
+def _hashes(out: Place) -> dict[str, str]:
+    """Name -> hash of the shards that lie in a store with their index."""
+    try:
+        return {s.name: s.sha256 for s in load_index(out.url).shards} if isinstance(out, Remote) else {}
+    except (FileNotFoundError, ValueError):  # nothing yet, or the index of another version
+        return {}

@@ -15,10 +15,11 @@ import torch
 from ...model import LongCompress
 from ..records import Record
 from .make import Kind, Parts, Result, make_part, make_share, note_failure
+from .remote import Place, place_of, sizes_in
 
 Loader = Callable[..., LongCompress]
 """Loads a model; takes `device`."""
-Part = Callable[[Record, Path, Any, Kind], Result]
+Part = Callable[[Record, Any, Any, Kind], Result]
 """Makes one video's part with what `Loader` loaded, as `make_part` does."""
 STORE_BYTES = 128 << 20  # records and reasons; the videos never go through Ray
 TRIES = 3  # a video that ended so many workers is taken for the cause
@@ -38,7 +39,13 @@ class Maker:
         self, folder: str, here: str, kind: Kind, model: str | Loader | None, detail: dict[str, int] | None,
         device: str | None, threads: int, seen: Sequence[str], part: Part,
     ) -> None:  # fmt: skip
-        self.folder, self.here, self.kind, self.loader, self.detail = Path(folder), here, kind, model, detail
+        self.folder, self.here, self.kind, self.loader, self.detail = (
+            place_of(folder),
+            here,
+            kind,
+            model,
+            detail,
+        )
         self.device, self.threads, self.seen, self.part = device, threads, seen, part
         self.model: Any = None
 
@@ -74,7 +81,7 @@ class Maker:
 
 
 def make(
-    records: Sequence[Record], out: str | Path, model: str | Loader | None, *, kind: Kind = "features",
+    records: Sequence[Record], out: str | Place, model: str | Loader | None, *, kind: Kind = "features",
     detail: dict[str, int] | None = None, device: str | None = None, workers: int = 1,
     gpus_per_worker: float = 0, part: Part = make_part, **options: Any,
 ) -> list[Result]:  # fmt: skip
@@ -101,19 +108,21 @@ def make(
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
 
-    def parts(own: Sequence[Record], folder: Path) -> Parts:
-        exist = {record.key for record in own if (folder / f"{record.key}.tar").is_file()}
+    def parts(own: Sequence[Record], folder: Place) -> Parts:
+        sizes = sizes_in(folder)
+        exist = {record.key for record in own if f"{record.key}.tar" in sizes}
         yield from (Result(key, "exists") for key in exist)  # no worker is started for these
         own = [record for record in own if record.key not in exist]
         if not own:
             return
+        local = folder.absolute() if isinstance(folder, Path) else None
         arguments: dict[str, Any] = {
-            "folder": str(folder.absolute()), "here": os.getcwd(), "kind": kind, "detail": detail,
+            "folder": str(local or folder), "here": os.getcwd(), "kind": kind, "detail": detail,
             "model": model if kind == "features" else None, "threads": torch.get_num_threads(),
             "device": device or (None if gpus_per_worker else "cpu"), "part": part,
         }  # fmt: skip
         num = min(workers, len(own))
-        with _running(workers) as ray, NamedTemporaryFile(dir=folder, prefix=".seen-") as witness:
+        with _running(workers) as ray, NamedTemporaryFile(dir=local, prefix=".seen-") as witness:
             for name, of_each in (("CPU", 1), ("GPU", gpus_per_worker)):
                 num_there = ray.cluster_resources().get(name, 0)
                 if of_each * num > num_there:  # Ray would wait for more
@@ -122,7 +131,7 @@ def make(
                         f"{flag} must be at most the cluster's {name}s, {num_there:g}, got {of_each * num:g}"
                     )
             video = next((os.path.abspath(r.video) for r in own if os.path.exists(r.video)), None)
-            arguments["seen"] = [os.path.abspath(witness.name), *([video] if video else [])]
+            arguments["seen"] = [os.path.abspath(witness.name)] * (local is not None) + [video] * bool(video)
             maker = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(Maker)
             yield from _results(ray, lambda: maker.remote(**arguments), own, num, folder)
 
@@ -130,7 +139,7 @@ def make(
 
 
 def _results(
-    ray: Any, actor_of: Callable[[], Any], own: Sequence[Record], workers: int, folder: Path
+    ray: Any, actor_of: Callable[[], Any], own: Sequence[Record], workers: int, folder: Place
 ) -> Parts:
     """The results of records as they come. `actor_of` starts an actor; `workers` of them run."""
     waiting, ended = deque(own), Counter[str]()

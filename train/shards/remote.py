@@ -1,12 +1,17 @@
-"""Where the bytes of a data set lie: in a folder or below a URL; asked for by ranges, or fetched and kept."""
+"""Where the bytes of a data set lie: in a folder or below a URL; asked for by ranges, or fetched and kept.
+
+Shards are made into a folder or an object store of S3's kind, where a file is whole or not there.
+"""
 
 import errno
 import fcntl
 import io
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 
 from ...files import replacing
@@ -16,6 +21,7 @@ T = TypeVar("T")
 REQUEST_BYTES = 8 << 20  # of a shard that is read from end to end
 SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
 PASSING = (408, 425, 429)  # answers below 500 that mean: later
+WRITABLE = ("s3", "s3a")  # their files appear whole, when the last byte has come
 REFUSED = (PermissionError, IsADirectoryError, NotADirectoryError)
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 
@@ -23,6 +29,8 @@ LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOO
 @dataclass(frozen=True)
 class Remote:
     """Files below a URL. Holds names only: it can be pickled, and processes may fork at any time.
+
+    `remote / NAME` is what lies below, as with a path; methods without a name are about the URL itself.
 
     Attributes:
         url: of the folder.
@@ -50,6 +58,50 @@ class Remote:
         """URL of a file."""
         return f"{self.url.rstrip('/')}/{name}"
 
+    def __truediv__(self, name: str) -> "Remote":
+        return replace(self, url=self.of(name))
+
+    def is_file(self) -> bool:
+        """Whether there is this file. Raises what `whole` raises."""
+        try:
+            self._tried(self.url, lambda files, path: files.info(path, refresh=True), calls=self.tries)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read_bytes(self) -> bytes:
+        """All bytes of this file. Raises what `whole` raises."""
+        return self._tried(self.url, lambda files, path: files.cat_file(path))
+
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files right below; none where nothing is. Raises what `whole` raises."""
+        try:
+            rows = self._tried(
+                self.url, lambda files, path: files.ls(path, detail=True, refresh=True), calls=self.tries
+            )
+        except FileNotFoundError:
+            return {}
+        return {row["name"].rpartition("/")[2]: row["size"] for row in rows if row["type"] == "file"}
+
+    def put(self, path: Path) -> None:
+        """Make the file at `path` this one. It appears whole, or not at all if this fails or is killed.
+
+        Raises:
+            ValueError: files can't be written below such a URL.
+            OSError: every try to write it failed, or the store refused it.
+        """
+        if self.url.partition("://")[0] not in WRITABLE:
+            raise ValueError(
+                f"{self.url}: files are written into a folder or below s3://; write into a folder, then "
+                "upload that"
+            )
+        # a part of a large file that failed is sent again by the client itself, not all of the file
+        self._tried(self.url, lambda files, to: files.put_file(str(path), to), "written", self.tries)
+
+    def unlink(self, missing_ok: bool = True) -> None:
+        """Remove this file; where there is none, nothing. Raises what `put` raises."""
+        self._tried(self.url, lambda files, path: files.rm_file(path), "removed", self.tries)
+
     def whole(self, name: str) -> bytes:
         """All bytes of a small file.
 
@@ -58,7 +110,7 @@ class Remote:
             OSError: every try to read it failed.
             ImportError: fsspec, or what it needs for this kind of URL, is not installed.
         """
-        return self._tried(self.of(name), lambda files, path: files.cat_file(path))
+        return (self / name).read_bytes()
 
     def members(
         self, members: Mapping[str, Member], name: str, num_bytes: int, sha256: str
@@ -122,30 +174,66 @@ class Remote:
                     )
         return path
 
-    def _tried(self, url: str, act: Callable[[Any, str], T]) -> T:
-        """What `act(file system, path)` gives; errors that may pass are waited out."""
-        files, path, errors = _files(url)
+    def _tried(self, url: str, act: Callable[[Any, str], T], done: str = "read", calls: int = 1) -> T:
+        """What `act(file system, path)` gives; errors that may pass are waited out. `calls`: of `_files`."""
+        files, path, errors = _files(url, calls)
         for number in range(self.tries):
             if number:
                 time.sleep(self.wait_s * 2 ** (number - 1))
             try:
                 return act(files, path)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"no file {url}; upload it, or an index without it") from error
+                hint = "upload it, or an index without it" if done == "read" else "is there such a bucket?"
+                raise FileNotFoundError(f"no file {url}; {hint}") from error
             except errors as error:
                 status = _status(error)
                 if status == 416:  # the range begins past the end
                     raise ValueError(f"{url} was cut: it ends too early; get the shard again") from error
                 # another try doesn't help where the server refused, nor where our own disk failed
                 if status is not None:
-                    passes = status >= 500 or status in PASSING
+                    passes = status >= 500 or status in PASSING or isinstance(error, TimeoutError)
                 else:
                     refused = isinstance(error, REFUSED) or "Credential" in type(error).__name__  # botocore's
                     passes = not refused and getattr(error, "errno", None) not in LASTING
                 if not passes:
-                    raise OSError(f"{url} can't be read: {error!r}") from error
+                    rights = f"; are the credentials valid, and do they allow that it is {done}?"
+                    local = getattr(error, "errno", None) in LASTING and status is None
+                    raise OSError(f"{url} can't be {done}: {error!r}{'' if local else rights}") from error
                 last = error
-        raise OSError(f"{url} couldn't be read in {self.tries} tries, the last time: {last!r}") from last
+        hint = "see whether the server is up, then run again"
+        raise OSError(
+            f"{url} couldn't be {done} in {self.tries} tries, the last time: {last!r}; {hint}"
+        ) from last
+
+
+Place = Path | Remote
+"""What a data set lies in."""
+
+
+def place_of(path: str | Place) -> Place:
+    """A folder, or what lies below a URL."""
+    if isinstance(path, Remote):
+        return path
+    return Remote(str(path)) if "://" in str(path) else Path(path)
+
+
+def sizes_in(place: Place) -> dict[str, int]:
+    """Name -> bytes of the files right in a place; none where it isn't there."""
+    if isinstance(place, Remote):
+        return place.sizes()
+    return {path.name: path.stat().st_size for path in place.glob("*") if path.is_file()}
+
+
+@contextmanager
+def placing(place: Place, name: str) -> Iterator[Path]:
+    """A path on this machine to write a file to, which then is the file of that name in the place."""
+    if isinstance(place, Path):
+        yield place / name
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        yield path
+        (place / name).put(path)
 
 
 class _Requests(io.RawIOBase):
@@ -170,8 +258,9 @@ class _Requests(io.RawIOBase):
         return len(data)
 
 
-def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
-    """fsspec's file system of a URL (each process has its own), the path there, and the errors of reading."""
+def _files(url: str, calls: int) -> tuple[Any, str, tuple[type[Exception], ...]]:
+    """fsspec's file system of a URL (each process has its own), the path there, and the errors of reading.
+    S3's client makes each request up to `calls` times; it would make it up to 25 times by itself."""
     try:
         import fsspec
     except ImportError as error:
@@ -193,8 +282,13 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
             from aiohttp import ClientError
             from botocore.exceptions import BotoCoreError
 
-            errors = (OSError, BotoCoreError, ClientError)
+            limits = {"connect_timeout": SILENT_S, "read_timeout": SILENT_S}
+            own = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})  # the user's settings
+            config = {"retries": {"total_max_attempts": calls}, **limits, **own}
+            options, errors = {"config_kwargs": config}, (OSError, BotoCoreError, ClientError)
         files, path = fsspec.core.url_to_fs(url, **options)
+        if protocol in ("s3", "s3a"):
+            files.retries = 1  # of this instance, which no other code gets
     except ImportError as error:
         raise ImportError(
             f"{url}: reading {protocol}:// needs another package ({error}): pip install 'fsspec[{protocol}]'"
@@ -203,6 +297,10 @@ def _files(url: str) -> tuple[Any, str, tuple[type[Exception], ...]]:
 
 
 def _status(error: Exception) -> int | None:
-    """What an HTTP server answered, if it did: aiohttp and the clients of s3 and hf keep it in two places."""
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    """What an HTTP server answered, if it did: aiohttp, the hub's and S3's client keep it in three places."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if isinstance(answer, dict):
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(answer, "status_code", None)
     return status if isinstance(status, int) else None
