@@ -71,14 +71,14 @@ class LiveConfig:
         replies: "drop": what it said is not part of what it reads further; "keep": it is; "log": from the
             next time on that the context is read anew (sessions).
         turns: "trained": each turn is opened and closed as in training. "released": as MMDuet's inference
-            script does it: without a system prompt if a question comes before the first frame, else without
-            the mark that opens the stream, with other ends of turns missing, and a question a frame at most.
-            Sessions are always as trained.
-        max_frames: the conversation ends after so many frames; 0: never. Sessions don't end.
+            script does it: without a system prompt if a request comes before the first frame, else without
+            the mark that opens the stream, with other ends of turns missing, a request a frame at most, and
+            replies that nobody asked for. It needs near_s 0.
+        max_frames: the conversation ends after so many steps; 0: never.
         max_reply_tokens: longest reply.
         repetition_penalty: of tokens of earlier replies; 1: none.
-        near_s: of sessions, as all below: when the steps that are read raw last longer, the older half is
-            read merged from then on.
+        near_s: when the steps that are read raw last longer, the older half is read merged from then on; 0:
+            all of them stay, up to max_frames.
         past: tokens that all before these steps merge into; 0: nothing of it is read.
         text_tokens: of all requests and kept replies in the context; a question may have as many.
         step_tokens: tokens of a reply that are made after each step; 0: all of it at once, while the video
@@ -116,9 +116,16 @@ class LiveConfig:
         for name in ("past", "text_tokens", "step_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 tokens, got {getattr(self, name)}")
-        if not 0 < self.near_s < math.inf or not self.patience_s >= 0:
+        if not 0 <= self.near_s < math.inf or not self.patience_s >= 0:
             raise ValueError(
-                f"near_s must be > 0 and patience_s >= 0 seconds, got {self.near_s} and {self.patience_s}"
+                f"near_s and patience_s must be >= 0 seconds, got {self.near_s} and {self.patience_s}"
+            )
+        if not self.near_s and not self.max_frames:
+            raise ValueError("near_s 0 keeps every step: it needs max_frames > 0, got 0")
+        if self.turns == "released" and (self.near_s or POLL in self.trigger.heads):
+            raise ValueError(
+                'turns "released" needs near_s 0 and the scores of heads, got near_s '
+                f"{self.near_s} and trigger.heads {self.trigger.heads}"
             )
         names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
         if not self.poll_no or "request" not in names or names - {"request", "now"}:

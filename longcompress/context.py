@@ -1,222 +1,389 @@
-"""A conversation about a running video: frames go into the language model's cache one by one, and it replies
-when it has something to say (MMDuet)."""
+"""What a live session's language model reads: a bounded list that can be printed, and the same in a cache.
+
+The list is [past, merged][turns][near, step by step], and behind it an answer on a fork of the cache. At a
+border of segments the context is read anew: the older half of what was near is read merged from then on.
+MMDuet's conversations are the same without a past: all steps are near, and nothing is read anew.
+"""
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from .compression.state import MergeState
 from .compression.triggers import TriggerState, step
-from .config_live import LiveConfig
-from .encoders import Stream, VisionEncoder
-from .llm import CausalLM
-from .llm.cache import Reader, speak
-from .llm.duet import FRAME, pieces_of
-from .media import fit_pixels
+from .config_live import POLL, LiveConfig
+from .events.parse import parse_spans
+from .live_bound import bound_of, tokens_a_step
+from .live_scores import LiveScores
+from .llm.cache import Read, cache_bytes
+from .llm.live import LiveReader, Part, as_text, parts_of
 from .model import LongCompress
-from .types import Audio, Encoded, Frames
+from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
+from .speech import Speech
+from .types import Answer, CompressedVideo, Tokens
+
+Streams = Mapping[str, Tokens]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A user's turn was read; in a session it is a request that stands, with its number."""
+class Turn(NamedTuple):
+    """A text in the context: a request that stands, with its number, or what was said."""
 
     time_s: float
     text: str
-    request: int | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A frame was read.
-
-    Attributes:
-        time_s: of the frame.
-        scores: head -> probability.
-        fired: the trigger lets the model speak now.
-        request: of a session, which the scores are about.
-    """
-
-    time_s: float
-    scores: dict[str, float]
-    fired: bool
-    request: int | None = None
-
-
-@dataclass(frozen=True)
-class Replied:
-    """The model spoke.
-
-    Attributes:
-        time_s: of the last frame that it had seen.
-        ids: with the token that ends a reply, unless it was cut.
-        text: without.
-    """
-
-    time_s: float
     ids: list[int]
-    text: str
+    request: int | None
 
 
-Event = Asked | Scored | Replied
-
-
-def converse(
-    context: "Context", frames: Iterable[tuple[float, Tensor]], questions: Sequence[tuple[float, str]] = ()
-) -> Iterator[Event]:
-    """What happens while frames come.
-
-    A question is read before the first frame that isn't earlier; in released form at most one a frame.
+class LiveContext:
+    """The context, the requests that stand, and what is being said.
 
     Args:
-        context: an empty one.
-        frames: (second, tokens (n, D)) of each, rising.
-        questions: (second, text) in order.
-    """
-    config, state = context.config, TriggerState()
-    waiting, times = deque(questions), [time_s for time_s, _ in questions]
-    if times != sorted(times):
-        raise ValueError(f"questions must be in order of time, got seconds {times}")
-    for number, (time_s, x) in enumerate(frames):
-        if number == config.max_frames > 0:
-            return
-        while waiting and waiting[0][0] <= time_s:
-            asked_s, text = waiting.popleft()
-            context.ask(text)
-            yield Asked(asked_s, text)
-            if config.turns == "released":
-                break
-        scores = context.see(x)
-        try:
-            state, fired = step(config.trigger, state, scores, time_s)
-        except ValueError as error:
-            raise ValueError(f"frame {number} at {time_s:g} s: {error}") from error
-        yield Scored(time_s, scores, fired)
-        if fired:
-            ids = context.speak()
-            yield Replied(time_s, ids, context.text(ids))
+        model: with its language model.
+        config: how far the context reaches, and when the model speaks.
+        streams: what will come.
+        step_s: length of a step.
 
-
-def frames_of(model: LongCompress, parts: Iterable[Frames | Audio]) -> Iterator[tuple[float, Tensor]]:
-    """(second, tokens (n, D)) of each frame among parts of a video, as `media.read` gives them."""
-    video = model.video
-    if not isinstance(video, VisionEncoder) or video.projector is None:
-        raise ValueError(
-            f'model {model.config.name!r} must have video.tokens "projected", which the language model reads '
-            "frame by frame; load mmduet"
-        )
-    stream = Stream(video)
-
-    def each(encoded: Iterable[Encoded]) -> Iterator[tuple[float, Tensor]]:
-        for part in encoded:
-            tokens = part.tokens
-            for first in range(0, len(tokens), video.patches):
-                yield float(tokens.start_s[first]), tokens.x[first : first + video.patches]
-
-    for part in parts:
-        if isinstance(part, Frames):
-            pixels = fit_pixels(part.pixels, model.config.media)
-            yield from each(stream.push(Frames(pixels, part.time_s, part.step_s)))
-    yield from each(stream.flush())
-
-
-class Context:
-    """What the model has read, and what it reads next. `ids` is all of it, frames as FRAME.
-
-    Args:
-        llm: a language model with heads.
-        config: how turns follow one another, and what becomes of replies.
+    Raises:
+        ValueError: the trigger needs heads that the model lacks, the turns a tokenizer of another kind, or
+            the context doesn't fit the language model's.
     """
 
-    def __init__(self, llm: CausalLM, config: LiveConfig) -> None:
-        if llm.heads is None:
+    def __init__(
+        self, model: LongCompress, config: LiveConfig, streams: Sequence[str], step_s: float
+    ) -> None:
+        self.model, self.config, self.llm = model, config, model.llm
+        self.parts = parts_of(model.llm)
+        self.scores = LiveScores(model.llm, config, self.parts)
+        self.is_released = config.turns == "released"
+        if self.is_released and not self.parts.opening:
             raise ValueError(
-                "llm must have heads (llm.heads in its config) to speak by itself, got a model without"
+                'live.turns "released" needs heads, and a tokenizer with the tokens <|im_start|> and '
+                f'<|im_end|> (Qwen\'s), got {type(self.llm.tokenizer).__name__}; take turns "trained"'
             )
-        self.llm, self.config = llm, config
-        self.heads = llm.heads
-        self.pieces = pieces_of(llm.tokenizer)
-        self.reader = Reader(llm.lm)
-        self.ids: list[int] = []
-        self.seen: list[int] = []  # tokens of replies, for the repetition penalty
-        self._role = "system"  # whose turn it was last
-        self._is_open = False  # a stream turn is open
-        self._owed: list[int] = []  # ids that the turn before still lacks
+        self.max_step = {name: tokens_a_step(model, name, step_s) for name in streams}
+        self.max_tokens = bound_of(model, config, self.parts, self.max_step, step_s)
+        self.reader = LiveReader(self.llm)
+        self.chunks: list[list[Part]] = []  # what was read, each list in a forward of its own
+        self.past: CompressedVideo | None = None
+        self.near_start_s = 0.0
+        self.steps: list[dict[str, Tokens]] = []
+        self.turns: list[Turn] = []  # the oldest first
+        self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
+        self.triggers: dict[str, TriggerState] = {}  # by request, or "" of heads
+        self.due: list[int] = []  # requests that wait to be answered
+        self.speech: Speech | None = None
+        self.last: dict[str, str] = {}  # request -> its last answer
+        self.seen: list[int] = []  # tokens of answers, for the repetition penalty
+        self.counts = {"requests": 0, "steps": 0, "rebuilds": 0, "replies": 0, "repeats": 0}
+        self._shown_s: float | None = None  # timestamp that is shown last
+        # ids that end what is open before another turn, and that come before the next frame
+        self._closing, self._opening = list[int](), list[int]()
+        self._num_text = 0  # tokens of text in the cache
 
-    @property
-    def is_released(self) -> bool:
-        """Whether turns follow one another as in MMDuet's inference script."""
-        return self.config.turns == "released"
+    # --- what comes
 
-    def ask(self, text: str) -> None:
-        """Read a user's turn."""
-        pieces, user = self.pieces, self.pieces.user(text)
-        if self.is_released:  # the end of a kept reply is forgotten
-            ids = [pieces.end] * (self._role == "stream") + user + pieces.stream
-        else:
-            ids = self._before() + [pieces.end] * self._is_open + user
-        self._read(ids)
-        self._role, self._is_open, self._owed = "user", False, []
+    def close(self, border_s: float, state: MergeState) -> None:
+        """A segment ended at border_s, and `state` is what is held of all until there."""
+        if self.config.near_s:
+            self.borders.append((border_s, state))
 
     @torch.no_grad()
-    def see(self, x: Tensor) -> dict[str, float]:
-        """Read the tokens x (n, D) of a frame; the scores of each head after it."""
-        pieces = self.pieces
-        if not self.is_released:
-            ids = self._before() + ([] if self._is_open else pieces.stream)
-        elif not self.ids:
-            ids = pieces.system
-        else:
-            keeps = self._role == "assistant" and self.config.replies == "keep"
-            ids = self._owed + pieces.stream if keeps else []
-        hidden = self._read(ids, x)
-        self._role, self._is_open, self._owed = "stream", True, []
-        return {name: float(score) for name, score in self.heads.scores(hidden[-1:]).items()}
+    def see(self, streams: Streams, start_s: float, end_s: float) -> list[SessionEvent]:
+        """Read a step's tokens; what happens then."""
+        if 0 < self.config.max_frames <= self.counts["steps"]:
+            reason = f"the conversation ended after live.max_frames = {self.config.max_frames} steps"
+            return [Dropped("step", start_s, end_s, reason)]
+        events: list[SessionEvent] = []
+        step_tokens = {}
+        for name, tokens in streams.items():
+            limit = self.max_step[name]
+            if len(tokens) > limit:
+                reason = f"more than {limit} tokens in a step of stream {name!r}: it has too many gaps"
+                events.append(Dropped(name, start_s, end_s, reason))
+                tokens = tokens.take(slice(-limit, None))
+            if len(tokens):
+                step_tokens[name] = tokens
+        if step_tokens:
+            events += self._score(self._read_step(step_tokens), start_s, end_s)
+        events += self._speak(end_s)
+        return events + self._move_on(end_s)
 
-    def speak(self) -> list[int]:
-        """The ids of a reply now, with the token that ends it unless it was cut; see LiveConfig.replies."""
-        config, pieces, keep = self.config, self.pieces, self.config.replies == "keep"
-        ids = [pieces.end, *pieces.answer]
-        self._check(len(ids) + 1)
-        limit = self.llm.context or math.inf
-        tokens = speak(
-            self.reader if keep else self.reader.fork(), ids, pieces.end, penalty=config.repetition_penalty,
-            max_tokens=int(min(config.max_reply_tokens, limit - self.reader.count - len(ids))),
-            seen=self.seen,
-        )  # fmt: skip
-        self._role = "assistant"
-        if keep:
-            self.ids += ids + tokens[:-1]
-            self._owed = tokens[-1:]
-            if not self.is_released and tokens[-1] != pieces.end:
-                self._owed = [*self._owed, pieces.end]
-            self._is_open = False
-        return tokens
+    def ask(self, question: str, time_s: float) -> list[SessionEvent]:
+        """The answer to a question now; it ends what is being said.
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of a reply."""
-        return str(self.llm.tokenizer.decode(ids, skip_special_tokens=True))
+        Raises:
+            ValueError: nothing was read yet, or the question is empty or too long.
+        """
+        if not self.chunks:
+            raise ValueError("session holds no token: nothing has come that could be asked about")
+        ids = self._question(question, stands=False)
+        events = self.cancel(time_s, "a question came")
+        self.speech = Speech(self.chunks, self.reader.fork(), ids, None, question, time_s)
+        return events + self._say(0, time_s)
 
-    def _before(self) -> list[int]:
-        """What comes before any other turn."""
-        return self._owed if self.ids else self.pieces.system
+    def request(self, text: str, time_s: float) -> list[SessionEvent]:
+        """A text that stands until it is withdrawn.
 
-    def _read(self, ids: list[int], x: Tensor | None = None) -> Tensor:
-        """(n, D) final states of ids and then x."""
-        rows = self.reader.embed(ids)
-        rows = rows if x is None else torch.cat([rows, x.to(rows)])
-        self._check(len(rows))
-        self.ids += ids + [FRAME] * (len(rows) - len(ids))
-        return self.reader.read(rows).hidden
-
-    def _check(self, num: int) -> None:
-        """ValueError where num more tokens pass the language model's context."""
-        limit = self.llm.context
-        if limit is not None and self.reader.count + num > limit:
+        Raises:
+            ValueError: it is empty, or has no room.
+        """
+        self._question(text, stands=True)
+        # in released form a request opens the turn of frames behind it, and nothing else does
+        ids = self.parts.turn(text) + (self.parts.opening if self.is_released else [])
+        pinned = sum(len(turn.ids) for turn in self.turns if turn.request is not None)
+        if len(ids) + pinned > self.config.text_tokens:
             raise ValueError(
-                f"the conversation has {self.reader.count:,} tokens, and {num:,} more pass the language "
-                f"model's context of {limit:,}; end it earlier (live.max_frames) or take fewer frames"
+                f"text has {len(ids)} tokens, and the requests that stand {pinned}: together at most "
+                f"live.text_tokens = {self.config.text_tokens}; shorten it, withdraw a request, or raise it"
             )
+        self.counts["requests"] += 1
+        asked = Asked(time_s, text, self.counts["requests"])
+        opening = [] if self.is_released else self.parts.opening
+        return [asked, *self._add(Turn(time_s, text, ids, asked.request), opening)]
+
+    def withdraw(self, request: int, time_s: float) -> list[SessionEvent]:
+        """The request stands no longer; the context is read anew without it.
+
+        Raises:
+            ValueError: it doesn't stand.
+        """
+        if request not in (known := [turn.request for turn in self.turns if turn.request is not None]):
+            raise ValueError(f"request must be one of {known}, which stand, got {request}")
+        self.turns = [turn for turn in self.turns if turn.request != request]
+        self.due = [number for number in self.due if number != request]
+        self.triggers.pop(str(request), None)
+        self.last.pop(str(request), None)
+        events = list[SessionEvent]()
+        if self.speech is not None and self.speech.request == request:
+            events = self.cancel(time_s, "its request was withdrawn")
+        if self.chunks:
+            self._rebuild()
+        return events
+
+    def cancel(self, time_s: float, reason: str = "cancelled") -> list[SessionEvent]:
+        """What is being said ends, and nothing of it stays; no event where nothing is."""
+        speech, self.speech = self.speech, None
+        return [] if speech is None else [Dropped("reply", speech.began_s, time_s, reason)]
+
+    def finish(self, time_s: float) -> list[SessionEvent]:
+        """All that is due is said to its end."""
+        events = self._say(0, time_s) if self.speech is not None else []
+        return events + self._speak(time_s, num=0)
+
+    def context(self) -> list[Part]:
+        """What the cache holds, in order, each part with its text."""
+        return [part._replace(text=as_text(self.parts, part)) for chunk in self.chunks for part in chunk]
+
+    def stats(self) -> dict[str, float]:
+        """Numbers of steps, replies and rebuilds; tokens and bytes of the cache."""
+        return {
+            **self.counts,
+            "cache_tokens": self.reader.count, "cache_bytes": cache_bytes(self.reader.cache),
+            "max_cache_tokens": self.max_tokens, "text_tokens": self._num_text,
+            "near_tokens": sum(len(tokens) for row in self.steps for tokens in row.values()),
+        }  # fmt: skip
+
+    # --- what is read
+
+    def _read_step(self, streams: dict[str, Tokens]) -> Read:
+        self.steps.append(streams)
+        self.counts["steps"] += 1
+        if not self.chunks:
+            return self._rebuild()
+        part = self._step(streams, len(self.steps))
+        return self._read(part)
+
+    def _step(self, streams: Streams, number: int) -> Part:
+        part, self._shown_s = self.parts.step(streams, self._shown_s, self._opening, number)
+        self._closing, self._opening = self.parts.closing, []
+        return part
+
+    def _read(self, *parts: Part) -> Read:
+        self.chunks.append(list(parts))
+        return self.reader.read(parts)
+
+    def _add(self, turn: Turn, opening: list[int]) -> list[SessionEvent]:
+        """A turn more, which is read now, and `opening` before the next frame; where it has no room behind
+        near, the context is read anew."""
+        self.turns.append(turn)
+        dropped = self._forget()
+        if turn not in self.turns or not self.chunks:
+            return dropped
+        ids = [*self._closing, *turn.ids]
+        if self._num_text + len(ids) + len(self.parts.opening) > self.config.text_tokens:
+            self._rebuild()
+            return dropped
+        self._closing, self._opening = [], opening
+        self._num_text += len(ids) + len(self.parts.opening)
+        self._read(self.parts.text("near", ids))
+        return dropped
+
+    def _forget(self) -> list[SessionEvent]:
+        """The oldest turns that are no requests leave, until the rest has room."""
+        events: list[SessionEvent] = []
+        total = sum(len(turn.ids) for turn in self.turns)
+        for turn in list(self.turns):
+            if total <= self.config.text_tokens:
+                break
+            if turn.request is None:
+                self.turns.remove(turn)
+                total -= len(turn.ids)
+                reason = f"more than live.text_tokens = {self.config.text_tokens} of text"
+                events.append(Dropped("turn", turn.time_s, turn.time_s, reason))
+        return events
+
+    def _move_on(self, now_s: float) -> list[SessionEvent]:
+        """Where near is too long, its older half goes over to the past, at a border of segments."""
+        config = self.config
+        if not config.near_s or now_s - self.near_start_s < config.near_s:
+            return []
+        known = [
+            n for n, (s, _) in enumerate(self.borders) if self.near_start_s < s <= now_s - config.near_s / 2
+        ]
+        if not known:
+            return []
+        (border_s, state), self.borders = self.borders[known[-1]], self.borders[known[-1] + 1 :]
+        self.near_start_s = border_s
+        self.past = state.compress(config.past).to(self.model.device) if config.past else None
+        steps, self.steps = self.steps, []
+        for streams in steps:
+            later = {name: tokens.take(tokens.start_s >= border_s) for name, tokens in streams.items()}
+            if later := {name: tokens for name, tokens in later.items() if len(tokens)}:
+                self.steps.append(later)
+        self._rebuild()
+        return []
+
+    def _rebuild(self) -> Read:
+        """Read the whole context anew, in a single forward."""
+        self._shown_s, self._closing = None, []
+        self._opening = [] if self.is_released else self.parts.opening
+        ids = [i for turn in self.turns for i in turn.ids]
+        # in released form a question takes the place of the system's text
+        parts = [] if self.is_released and ids else [self.parts.past(self.past)]
+        parts += [self.parts.text("turns", ids)] if ids else []
+        parts += [self._step(streams, i + 1) for i, streams in enumerate(self.steps)]
+        self.reader, self.chunks, self._num_text = LiveReader(self.llm), [], len(ids)
+        self.counts["rebuilds"] += 1
+        return self._read(*parts)
+
+    # --- when it speaks
+
+    def _score(self, read: Read, start_s: float, end_s: float) -> list[SessionEvent]:
+        """Scores of a step, by heads or of each request; what fires becomes due."""
+        config = self.config
+        standing = [(turn.request, turn.text) for turn in self.turns if turn.request is not None]
+        rows = self.scores.of(read, self.reader, standing, self._closing, end_s)
+        events: list[SessionEvent] = []
+        for request, scores in rows:
+            name, fired = str(request) if POLL in config.trigger.heads else "", False
+            if request is not None:
+                try:
+                    state = self.triggers.get(name, TriggerState())
+                    self.triggers[name], fired = step(config.trigger, state, scores, start_s)
+                except ValueError as error:
+                    events.append(Dropped("score", start_s, end_s, str(error)))
+            events.append(Scored(start_s, scores, fired, request))
+            if fired and request is not None and request not in self.due:
+                self.due.append(request)
+        return events
+
+    # --- what it says
+
+    def _speak(self, time_s: float, num: int | None = None) -> list[SessionEvent]:
+        """Go on saying what is being said, then what is due."""
+        num = self.config.step_tokens if num is None else num
+        events = [] if self.speech is None else self._say(num, time_s)
+        while self.speech is None and self.due:
+            request = self.due.pop(0)
+            text = next((turn.text for turn in self.turns if turn.request == request), "")
+            part = self._question(text or "?", stands=True)
+            self.speech = Speech(self.chunks, self.reader.fork(), part, request, text, time_s)
+            events += [ReplyBegan(time_s, request), *self._say(num, time_s)]
+        return events
+
+    def _question(self, text: str, *, stands: bool) -> Part:
+        """The part between the context and an answer; ValueError where it has no room."""
+        ids = [*self._closing, *self.parts.ask(text, stands)]
+        if not text.strip():
+            raise ValueError("text must not be empty; say what to tell of, e.g. 'Tell me when it rains.'")
+        limit = (self.llm.context or math.inf) - self.max_tokens - self.config.max_reply_tokens
+        if len(ids) > limit:
+            raise ValueError(
+                f"text has {len(ids)} tokens as a question, and the language model's context has room for "
+                f"{limit:.0f} beside the video; shorten it, or lower live.past"
+            )
+        return self.parts.text("answer", ids)
+
+    def _say(self, num: int, time_s: float) -> list[SessionEvent]:
+        """Up to `num` tokens more of what is being said; 0: all."""
+        speech, config = self.speech, self.config
+        assert speech is not None
+        text = speech.say(self.parts, num, config.max_reply_tokens, config.repetition_penalty, self.seen)
+        events: list[SessionEvent] = []
+        if text and speech.request is not None:
+            events.append(ReplyPart(time_s, speech.request, text))
+        if not speech.is_done(self.parts, config.max_reply_tokens):
+            return events
+        self.speech = None
+        text, name = speech.text(self.parts).strip(), str(speech.request)
+        is_repeat = speech.request is not None and self.last.get(name) == text
+        if speech.request is not None:
+            self.last[name] = text
+        if config.repetition_penalty != 1.0:
+            self.seen = sorted({*self.seen, *speech.tokens} - {*self.parts.ends})
+        self.counts["replies"] += 1
+        self.counts["repeats"] += is_repeat
+        answer = Answer(text, tuple(parse_spans(text, duration_s=time_s)))
+        done_s = time_s if time_s > speech.began_s else None
+        events.append(Reply(speech.began_s, speech.question, answer, speech.request, done_s, is_repeat))
+        if (is_repeat and not self.is_released) or config.replies == "drop":
+            self._closing = [] if self.is_released else self._closing  # the frames' turn is never ended
+            return events
+        question = speech.question if speech.request is None else None
+        ids, opening = self.parts.exchange(question, speech.tokens, text), self.parts.opening
+        if self.is_released:  # the last token is read before the next frame, or never
+            ids = ids[: len(ids) - 1 - (speech.tokens[-1] not in self.parts.ends)]
+            opening = [*speech.tokens[-1:], *opening]
+        turn = Turn(time_s, text, ids, None)
+        if config.replies == "log":
+            self.turns.append(turn)
+            return events + self._forget()
+        return events + self._add(turn, opening)
+
+    # --- snapshots
+
+    def state(self) -> dict[str, Any]:
+        """All but what the constructor takes, for `set_state`."""
+        speech = self.speech
+        return {name: getattr(self, name) for name in _DATA} | {
+            "chunks": self.chunks, "speech": None if speech is None else speech.state(),
+            "borders": [(border_s, state.state()) for border_s, state in self.borders],
+        }  # fmt: skip
+
+    def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
+        """Go on from what `state` gave: the context is read again as it was read; `empty` is a merge state of
+        the session's budget."""
+        for name in _DATA:
+            setattr(self, name, state[name])
+        self.borders = []
+        for border_s, values in state["borders"]:
+            twin = empty.copy()
+            twin.set_state(values)
+            self.borders.append((border_s, twin))
+        self.reader, self.chunks = LiveReader(self.llm), []
+        for chunk in state["chunks"]:
+            self._read(*chunk)
+        if state["speech"] is not None:
+            self.speech = Speech.restore(self.llm, self.parts, state["speech"])
+
+
+_DATA = (
+    "past", "near_start_s", "steps", "turns", "triggers", "due", "last", "seen", "counts", "_shown_s",
+    "_closing", "_opening", "_num_text",
+)  # fmt: skip
+
+
+LIVE_CLASSES = (Turn, Part, TriggerState, CompressedVideo)
+"""The classes that a live context is made of, for `serialize.pack`; beside those of a merge state."""

@@ -8,8 +8,8 @@ import torch
 
 from .compression.state import MergeState
 from .config_live import LiveConfig
+from .context import LiveContext
 from .encode import SegmentEncoder
-from .live_context import LiveContext
 from .media.steps import Step, Steps
 from .model import LongCompress
 from .session_events import Dropped, SessionEvent
@@ -79,11 +79,12 @@ class LiveFeed:
         """A question or a request, now or when the video comes to time_s."""
         if time_s is not None and not math.isfinite(time_s):
             raise ValueError(f"time_s must be a number of seconds, got {time_s}")
-        if time_s is not None and time_s > self._now_s + ROUNDING_S:
-            self._texts = sorted([*self._texts, (time_s, text, must)], key=lambda item: item[0])
+        context, at_s = self.context, self._now_s if time_s is None else time_s
+        # in released form requests are read with frames, one with each
+        if at_s > self._now_s + ROUNDING_S or (context.is_released and not must):
+            self._texts = sorted([*self._texts, (at_s, text, must)], key=lambda item: item[0])
             return []
-        context = self.context
-        return context.ask(text, self._now_s) if must else context.request(text, self._now_s)
+        return self._say_text(text, must)
 
     def withdraw(self, request: int) -> list[SessionEvent]:
         """See LiveContext."""
@@ -101,7 +102,7 @@ class LiveFeed:
         if rest := self._tokens(is_last=True):
             start_s = min(float(tokens.start_s[0]) for tokens in rest.values())
             events += self.context.see(rest, start_s, self._now_s)
-        events += self._say_texts(self._now_s)
+        events += [] if self.context.is_released else self._say_texts(self._now_s)
         events += [Dropped("turn", t, t, "the video ended before it") for t, _, _ in self._texts]
         self._texts = []
         return events + self.context.finish(self._now_s)
@@ -145,10 +146,16 @@ class LiveFeed:
         while self._texts and self._texts[0][0] <= until_s + ROUNDING_S:
             (time_s, text, must), *self._texts = self._texts
             try:
-                events += self.push_text(text, None, must)
+                events += self._say_text(text, must)
             except ValueError as error:
                 events.append(Dropped("turn", time_s, time_s, str(error)))
+            if self.context.is_released and not must:
+                break
         return events
+
+    def _say_text(self, text: str, must: bool) -> list[SessionEvent]:
+        context = self.context
+        return context.ask(text, self._now_s) if must else context.request(text, self._now_s)
 
     def _take(self, name: str, encoded: Encoded) -> None:
         """The encoder's tap."""

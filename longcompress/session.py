@@ -19,8 +19,8 @@ from tqdm import tqdm
 from . import media
 from .compression.state import STATE_CLASSES, MergeState
 from .config_live import LiveConfig, TriggerConfig
+from .context import LIVE_CLASSES
 from .encode import PATIENCE_S, SegmentEncoder
-from .live_context import LIVE_CLASSES
 from .live_feed import LiveFeed
 from .llm.live import Part
 from .llm.texts import text_info
@@ -38,7 +38,7 @@ from .session_events import (
 )
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Event, Frames, Segment
 
-FORMAT = 4  # of snapshots
+FORMAT = 5  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
 SNAPSHOT_CLASSES = (
     *STATE_CLASSES, *LIVE_CLASSES, Frames, Audio, Encoded, LiveConfig, TriggerConfig

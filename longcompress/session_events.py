@@ -1,10 +1,34 @@
-"""What happens in a session. Asked and Scored are of `context`, whose conversations have them too."""
+"""What happens in a session."""
 
 from dataclasses import dataclass
 
-from .context import Asked as Asked  # the events of a session are all of this file
-from .context import Scored as Scored
 from .types import Answer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request was read; it stands under its number."""
+
+    time_s: float
+    text: str
+    request: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A step was read.
+
+    Attributes:
+        time_s: its start.
+        scores: head -> probability.
+        fired: the trigger lets the model speak now.
+        request: which the scores are about; 0: none, and it may speak all the same (turns "released").
+    """
+
+    time_s: float
+    scores: dict[str, float]
+    fired: bool
+    request: int | None = None
 
 
 @dataclass(frozen=True)
@@ -21,7 +45,8 @@ class SegmentClosed:
 @dataclass(frozen=True)
 class Dropped:
     """What could not be used or was forgotten, its interval, and why: "video" or "audio" that came too late,
-    the "score" of a step, a "reply" that was not said to its end, a "turn" that left the context."""
+    the "score" of a step, a "step" after the last that is read, a "reply" that was not said to its end, a
+    "turn" that left the context."""
 
     what: str
     time_s: float

@@ -39,7 +39,8 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ("longcompress/checkpoints/*",),
         (
             "longcompress/context.py",
-            "longcompress/live_context.py",
+            "longcompress/live_bound.py",
+            "longcompress/live_scores.py",
             "longcompress/speech.py",
             "longcompress/session_events.py",
         ),

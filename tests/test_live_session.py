@@ -10,10 +10,9 @@ import torch
 from longcompress.compression.triggers import fires
 from longcompress.config import LLMConfig
 from longcompress.config_live import LiveConfig, TriggerConfig
-from longcompress.context import Asked, Scored
 from longcompress.llm.live import embed
 from longcompress.session import Dropped, Reply, SegmentClosed, Session
-from longcompress.session_events import ReplyBegan, ReplyPart
+from longcompress.session_events import Asked, ReplyBegan, ReplyPart, Scored
 from longcompress.types import Audio, Frames
 
 from clips import make_clip, random_parts
@@ -375,7 +374,8 @@ def test_a_poll_is_the_models_own_answer(model):
         first = session_of(model, live)  # the request stands in the context of `other`: poll without it
         for part in steps_of(3.0):
             first.push(part)
-        assert first.live.context._poll(TEXT, 3.0) == pytest.approx(float(want), abs=1e-5)
+        context = first.live.context
+        assert context.scores.poll(context.reader, TEXT, [], 3.0) == pytest.approx(float(want), abs=1e-5)
         assert of(events, Scored)[-1].scores["poll"] != pytest.approx(float(want), abs=1e-9)
 
 

@@ -5,8 +5,8 @@ import torch
 
 import longcompress as lc
 from longcompress.config_live import LiveConfig, TriggerConfig
-from longcompress.context import Scored
 from longcompress.session import Reply, Session
+from longcompress.session_events import Scored
 
 from stock_loaded import loading, random_clip
 

@@ -28,6 +28,7 @@ from .llava import llava_parts
 CLIP, WHISPER, VICUNA = "openai/clip-vit-large-patch14", "openai/whisper-large-v2", "lmsys/vicuna-7b-v1.5"
 BEATS = "BEATs_iter3_plus_AS20K.pt"
 LLAVA = "lmms-lab/llava-onevision-qwen2-7b-ov"
+PAPER_LIVE = LiveConfig(turns="released", max_frames=400, near_s=0, past=0, text_tokens=4096, step_tokens=0)
 FRAMES = 100
 WHOLE_S = 1e6  # a video is one segment: nothing is merged below the budget
 SYSTEM = (  # what Vicuna 1.1 and 1.5 were tuned with; Vicuna's tokenizer has no chat template
@@ -146,8 +147,7 @@ def mmduet(mode: Literal["paper", "ours"] = "paper") -> ModelConfig:
     On purpose otherwise: frames are those of their true times, scaled by the decoder.
 
     Args:
-        mode: "paper": a stream begins as in their inference script, which is not as they trained it, and
-            ends after 400 frames. "ours": it begins as in training.
+        mode: "paper": as their inference script, not as in training, for 400 frames. "ours": as trained.
     """
     if mode not in ("paper", "ours"):
         raise ValueError(f'mode must be "paper" or "ours", got {mode!r}')
@@ -160,7 +160,7 @@ def mmduet(mode: Literal["paper", "ours"] = "paper") -> ModelConfig:
             base=LLAVA, projector="none", heads=True, order="blocks", time=False, token_norm=0.0,
             system="You are a helpful assistant.", question="\n{question}", max_new_tokens=200,
         ),
-        live=LiveConfig(turns="released", max_frames=400) if mode == "paper" else LiveConfig(),
+        live=PAPER_LIVE if mode == "paper" else LiveConfig(),
     )  # fmt: skip
 
 

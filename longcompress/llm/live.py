@@ -135,12 +135,13 @@ class CausalParts:
         return self._part("past", [*head, *self.opening], video, self.closing)[0]
 
     def step(
-        self, streams: Mapping[str, Tokens], shown_s: float | None, is_open: bool, number: int
+        self, streams: Mapping[str, Tokens], shown_s: float | None, before: Sequence[int], number: int
     ) -> tuple[Part, float | None]:
-        """(a step's tokens, the timestamp that is shown last), where the one before was shown at shown_s."""
+        """(a step's tokens behind the ids `before`, the timestamp that is shown last), where the one before
+        was shown at shown_s."""
         end_s = max(float(tokens.end_s.max()) for tokens in streams.values())
         video = CompressedVideo(dict(streams), {}, FINE, end_s)
-        return self._part("near", [] if is_open else self.opening, video, [], shown_s)
+        return self._part("near", before, video, [], shown_s)
 
     def turn(self, text: str) -> list[int]:
         """Ids of a user's turn; ValueError for an empty text."""
@@ -219,7 +220,7 @@ class StockParts:
         return Part("past", ids, position, layout.next_position + closing.length, {"video_x": x})
 
     def step(
-        self, streams: Mapping[str, Tokens], shown_s: float | None, is_open: bool, number: int
+        self, streams: Mapping[str, Tokens], shown_s: float | None, before: Sequence[int], number: int
     ) -> tuple[Part, float | None]:
         layout = self.prompt.step(streams["video"], number)
         x = {"video_x": streams["video"].x}

@@ -3,16 +3,13 @@
 import json
 from pathlib import Path
 from statistics import fmean, pstdev
-from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcompress.compression.triggers import TriggerState, fires, step
 from longcompress.config_live import HEADS, LiveConfig, TriggerConfig
-from longcompress.context import Asked, Replied, Scored, converse
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "mmduet" / "triggers.json").read_text())
 SCORES = st.lists(st.integers(0, 100).map(lambda k: k / 100), min_size=1, max_size=40)
@@ -32,27 +29,6 @@ def test_triggers_are_theirs(case):
     for time_s, *row in zip(case["times"], *curves.values(), strict=True):
         state, _ = step(config, state, dict(zip(curves, row, strict=True)), time_s)
     assert state.total == pytest.approx(case["sum_left"], abs=1e-9)
-
-
-@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
-def test_questions_and_replies_come_when_theirs_do(case):
-    """The same loop that reads frames, with scores from the case."""
-    rows = iter(zip(case["informative"], case["relevance"], strict=True))
-    context = SimpleNamespace(
-        config=LiveConfig(config_of(case), turns="released"), ask=lambda text: None,
-        see=lambda x: dict(zip(HEADS, next(rows), strict=True)), speak=list, text=str,
-    )  # fmt: skip
-    frames = [(time_s, torch.zeros(1, 1)) for time_s in case["times"]]
-    events = list(converse(context, frames, [tuple(question) for question in case["queries"]]))
-    frame, asked, replied = 0, [], []
-    for event in events:
-        frame += isinstance(event, Scored)
-        if isinstance(event, Asked):
-            asked.append([frame, event.text])
-        if isinstance(event, Replied):
-            replied.append((frame - 1, event.time_s))
-    assert asked == case["query_before_frame"] and len(case["queries"]) - len(asked) == case["queries_left"]
-    assert replied == list(zip(case["reply_frames"], case["reply_times"], strict=True))
 
 
 @settings(deadline=None, max_examples=60)
