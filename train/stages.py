@@ -337,8 +337,9 @@ def batch_sampler(recipe: StageRecipe, indexes: list[Index], start: int = 0) -> 
 def _arguments(recipe: StageRecipe, out: Path, num_samples: int) -> TrainingArguments:
     steps = math.ceil(recipe.epochs * num_samples / recipe.min_videos) if recipe.epochs else recipe.steps
     warmup = round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * steps)
-    same = ("lr", "schedule", "decay", "save_steps", "eval_steps", "weight_decay", "seed")
+    same = ("lr", "schedule", "decay", "save_steps", "eval_steps", "weight_decay")
     options = {name: getattr(recipe, name) for name in same}
+    options["seed"] = recipe.seed + recipe.engine.place()[0]  # ranks drop different values
     return recipe.engine.arguments(out, steps=steps, warmup=warmup, logging_steps=recipe.log_steps, **options)
 
 

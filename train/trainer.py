@@ -181,12 +181,13 @@ class PartTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The data set deals its samples to ranks itself; accelerate must not deal them again."""
-        if self.args.world_size == 1:
-            return super().get_train_dataloader()
         return DataLoader(
             self.train_dataset, batch_size=self.args.per_device_train_batch_size,
             collate_fn=self.data_collator, num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            # An iterator takes a seed from its generator: from the default one, it would change the state
+            # that a checkpoint has just brought back for dropout.
+            generator=torch.Generator(),
         )  # fmt: skip
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file, save
+from samples import BUDGET, TEXTS, broken, embedding, sample, two_events, write
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -17,8 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 import longcompress as lc
 from longcompress.cli.main import main
-from longcompress.compression.merging import Group
-from longcompress.compression.state import Chunk, Mean
 from longcompress.llm import Example
 from longcompress.llm.calibrate import embedding_norm, features_of
 from longcompress.llm.projector import Residual
@@ -29,63 +28,14 @@ from longcompress.train import projector_pairs as pairs_module
 from longcompress.train.data.dataset import QuestionConfig, ShardData
 from longcompress.train.data.sampler import BatchSampler
 from longcompress.train.projector_pairs import KINDS, Pairs, Sums
-from longcompress.train.records import Record, Turn
-from longcompress.train.shards.index import load_index, make_index
-from longcompress.train.shards.sample import members_of
-from longcompress.train.shards.tar import write_tar
+from longcompress.train.records import Turn
+from longcompress.train.shards.index import load_index
 from longcompress.train.stages import BAD_SAMPLES, StageRecipe, train_stage
-from longcompress.types import Event, Tokens
+from longcompress.types import Event
 
 import models
 import stages
 from helpers import save_config
-
-TEXTS = ("red ball", "blue box", "red box", "blue ball", "the ball", "what is")
-SECONDS, BUDGET = 6, 40
-
-
-def embedding(model, text):
-    """Mean embedding of the words of a text, by the table's rows."""
-    ids = model.llm.tokenizer(" " + text, add_special_tokens=False)["input_ids"]
-    return model.llm.lm.get_input_embeddings().weight[ids].double().mean(0).detach().numpy()
-
-
-def sample(model, number, events=(), captions=(), dialogues=(), *, streams=("video", "audio"), noise=0.1):
-    """(key, members) of a video of a token a second, features a linear map of the words said of it."""
-    random = np.random.default_rng(number)
-    key, start = f"v{number:03d}", torch.arange(SECONDS, dtype=torch.float64)
-    groups, widths = {}, {"video": 32, "audio": 16}
-    for stream in streams:
-        to = np.random.default_rng(99).normal(size=(32, widths[stream]))
-        x = noise * random.normal(size=(SECONDS, widths[stream])) + 3
-        for second in range(SECONDS):
-            texts = [e.text for e in events if e.start_s <= second and second + 1 <= e.end_s] or captions
-            for text in texts:
-                if text.strip() and text.isascii():
-                    x[second] += 20 * embedding(model, text) @ to
-        x = torch.from_numpy(x).bfloat16().float()
-        tokens = Tokens(x, torch.ones(SECONDS), start + 0.5, start, start + 1)
-        groups[stream] = Group(tokens, torch.randn(SECONDS, 8))
-    state = model.merge_state()
-    state.chunks, state.duration_s = [Chunk(0.0, float(SECONDS), 1, groups, 1.0)], float(SECONDS)
-    if "video" in streams:
-        total = torch.from_numpy(random.normal(size=(2, 32)))
-        state.memory = {"video": Mean(total, 4)}
-    record = Record(key, key, float(SECONDS), tuple(events), tuple(dialogues), tuple(captions))
-    return key, members_of(state, model, record.to_json() | {"video": {"name": key}}, float(SECONDS))
-
-
-def two_events(number):
-    """Events of 2 and of 3 seconds."""
-    a, b = TEXTS[number % 4], TEXTS[(number // 4 + 1) % 4]
-    return [Event(0, 2, a), Event(3, 6, b)]
-
-
-def write(folder, samples):
-    folder.mkdir(parents=True)
-    write_tar(folder / "shard-000000.tar", samples)
-    make_index(folder, progress=False)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -410,13 +360,6 @@ def test_one_sample_with_two_texts_is_enough_and_nothing_is_held_out(tmp_path, c
         and "ridge 0.03" in printed
         and "nothing held out" in printed
     )
-
-
-def broken(members, stream):
-    """Members whose features are not finite in a place."""
-    tensors = load(members[f"{stream}.safetensors"])
-    tensors["x"][2, 3] = torch.nan
-    return members | {f"{stream}.safetensors": save(tensors)}
 
 
 def test_bad_samples_and_texts_are_counted_and_named_and_the_rest_is_used(tmp_path, capsys):

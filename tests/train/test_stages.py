@@ -58,15 +58,20 @@ def test_the_loss_falls_and_only_what_is_told_changes(recipe, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, workers):
-    recipe = replace(recipe, engine=replace(CPU, workers=workers))
+@pytest.mark.parametrize(
+    ("workers", "dropout", "accumulate"), [(0, 0.0, 1), (2, 0.0, 1), (0, 0.3, 2), (2, 0.3, 1)]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, workers, dropout, accumulate):
+    recipe = replace(
+        recipe, lora=recipe.lora | {"lora_dropout": dropout}, min_videos=2,
+        engine=replace(CPU, workers=workers, accumulate=accumulate),
+    )  # fmt: skip
     train_stage(models.model(), recipe, tmp_path / "whole")
     stopped, steps = models.model(), []
 
     def interrupt(*_):
         steps.append(1)
-        if len(steps) == 6:
+        if len(steps) == 6 * accumulate:
             raise KeyboardInterrupt
 
     stopped.llm.register_forward_pre_hook(interrupt)
@@ -141,6 +146,33 @@ model.llm.register_forward_pre_hook(tell)
             [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=300
         )
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_with_dropout_resume_as_if_never_stopped(recipe, tmp_path):
+    recipe = replace(recipe, min_videos=4, max_tokens=80, steps=9, save_steps=9, log_steps=1)
+    save_config(replace(recipe, lora=recipe.lora | {"lora_dropout": 0.3}), tmp_path / "recipe.json")
+    hook = """
+def stop(_, number):
+    if number == 4 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+trainer.Callbacks.on_step_begin = lambda self, args, state, *_, **__: stop(self, state.global_step)
+"""
+    stopping = stages.script(tmp_path / "stop.py", hook=hook, more="from longcompress.train import trainer")
+    plain, here = stages.script(tmp_path / "plain.py"), str(Path(__file__).parents[1])
+    for program, out, *flag in ((plain, "whole"), (stopping, "part"), (plain, "part", "--resume")):
+        words = [*TORCHRUN, str(program), str(tmp_path / "recipe.json"), str(tmp_path / out), here, *flag]
+        done = subprocess.run(words, capture_output=True, timeout=300, text=True)
+        assert bool(done.returncode) == (program is stopping), done.stderr[-8000:]
+        assert last_checkpoint(tmp_path / out).name == f"checkpoint-{5 if done.returncode else 9}"
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "part")
+    states = [
+        torch.load(last_checkpoint(tmp_path / "whole") / f"rng_state_{i}.pth", weights_only=False)
+        for i in (0, 1)
+    ]
+    assert not torch.equal(*(state["cpu"] for state in states))  # ranks drop different values
 
 
 def test_parts_that_are_not_there(recipe):

@@ -180,6 +180,27 @@ def test_the_loss_falls_and_what_was_learned_is_saved(name, load, folder, tmp_pa
     assert float((want - base).abs().max()) > 1e-2
 
 
+@pytest.mark.slow
+def test_a_stock_model_with_dropout_resumes_as_if_never_stopped(load, folder, tmp_path):
+    recipe = recipe_of(shards_of(load("qwen3_vl"), folder, tmp_path / "shards"), save_steps=2)
+    recipe = replace(recipe, lora=LORA | {"lora_dropout": 0.3})
+    train_stage(load("qwen3_vl"), recipe, tmp_path / "whole")
+    model, steps = load("qwen3_vl"), []
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+
+    model.llm.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(model, recipe, tmp_path / "part")
+    train_stage(load("qwen3_vl"), recipe, tmp_path / "part", resume=True)
+    assert stages.losses(tmp_path / "whole") == stages.losses(tmp_path / "part")
+    whole, resumed = (stages.weights(tmp_path / name) for name in ("whole", "part"))
+    assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
 def test_a_model_whose_layers_carry_a_state_learns_from_one_question_a_video(load, folder, tmp_path):
     model = load(HYBRID)
     recipe = recipe_of(shards_of(model, folder, tmp_path / "shards"), steps=2)

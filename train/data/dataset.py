@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Loaded:
     keys: list[str] = field(default_factory=list)
     bad: list[BadSample] = field(default_factory=list)  # what could not be used
     video_s: float = 0.0  # of all the videos
-    dropped: int = 0  # turns and events that texts were shortened by
+    dropped: int = 0  # turns and events that texts were shortened by, texts without a known token
 
 
 class ExampleMaker:
@@ -99,7 +99,7 @@ class ExampleMaker:
         loaded.dropped += num
 
     def example(self, sample: Sample, budget: int, generator: np.random.Generator) -> tuple[Example, int]:
-        """(a video compressed to `budget` with questions, turns and events its text was shortened by);
+        """(a video compressed to `budget` with questions, number of its texts that were left out);
         ValueError: its width is wrong, nothing can be asked about it, or it is longer than the context."""
 
         def size(turns: Turns) -> int:
@@ -111,7 +111,7 @@ class ExampleMaker:
         if len(names) > 1 and generator.random() < config.drop_stream:
             state = without(state, names[int(generator.integers(len(names)))])
         video = self.compressed(state, where, budget)
-        record = record_of(sample)
+        record, num_unknown = without_unknown(record_of(sample), self.tokenizer)
         video = replace(video, text=record.text)
         kinds = [k for k, weight in config.kinds.items() if weight > 0]
         weights = np.array([config.kinds[k] for k in kinds], float)
@@ -126,8 +126,9 @@ class ExampleMaker:
                 is_dialogue, is_plain = kinds[at] == "conversation", config.format == "plain"
                 whole = Example(video, short, is_dialogue, is_plain)
                 example, dropped = self.room.fitted(whole, where)
-                return example, num + dropped
-        raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it")
+                return example, num + dropped + num_unknown
+        unknown = f"; the tokenizer knows no token of {num_unknown} of its texts" if num_unknown else ""
+        raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it{unknown}")
 
     def compressed(self, state: MergeState, where: str, budget: int) -> CompressedVideo:
         """The video of a sample's state; ValueError for features that are not the model's."""
@@ -147,6 +148,22 @@ class ExampleMaker:
 def record_of(sample: Sample) -> Record:
     """The annotations of a sample."""
     return parse_record(sample.record | {"video": sample.record["key"]}, Path(), sample.where)
+
+
+def without_unknown(record: Record, tokenizer: Any) -> tuple[Record, int]:
+    """(the record without texts of which the tokenizer knows no token, how many those were): texts in another
+    script, for a tokenizer without bytes."""
+
+    def known(*texts: str) -> bool:
+        ids = [encode(tokenizer, text) for text in texts]
+        return not any(of and set(of) == {tokenizer.unk_token_id} for of in ids)
+
+    parts: dict[str, Any] = {
+        "events": tuple(event for event in record.events if known(event.text)),
+        "captions": tuple(text for text in record.captions if known(text)),
+        "dialogues": tuple(turns for turns in record.dialogues if known(*(turn.text for turn in turns))),
+    }
+    return replace(record, **parts), sum(len(getattr(record, name)) - len(of) for name, of in parts.items())
 
 
 def check_features(indexes: Sequence[Index], model: LongCompress) -> None:
