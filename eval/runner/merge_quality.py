@@ -24,14 +24,15 @@ from torch import Tensor
 
 from ...compression.baselines import Method, spend
 from ...compression.merging import pool_tokens
-from ...config import BudgetConfig, MediaConfig, VisionConfig
+from ...config import AudioConfig, BudgetConfig, MediaConfig, VisionConfig
 from ...kernels import Plan, Tree, cut, plan, tree
 from ...synthetic.questions import printed_seconds as clock_of
 from ...synthetic.scenes import OBJECTS
-from ...types import Encoded, Frames, Segment, Tokens
+from ...types import Audio, Encoded, Frames, Segment, Tokens
 from ..metrics.intervals import tiou_matrix
 
 FRAMES = 10  # of a segment
+SEGMENT_S = 10  # of audio
 SCHEDULES: tuple[float | str, ...] = (0.5, 0.25, 0.125)
 GRID = (
     *product(("frame", "patch"), ("cosine", "ward"), SCHEDULES),
@@ -180,6 +181,17 @@ def parts_of(encoder: Any, pixels: Tensor) -> list[Encoded]:
     return [Encoded.join(halves[at : at + 2]) for at in range(0, len(halves), 2)]
 
 
+def audio_parts(encoder: Any, audio: Audio) -> list[Encoded]:
+    """A track's tokens as whole segments of SEGMENT_S seconds."""
+    with torch.no_grad():
+        starts = range(0, len(audio), encoder.block)
+        blocks = [encoder.encode(audio.cut(at, min(at + encoder.block, len(audio)))) for at in starts]
+    encoded = Encoded.join(blocks)
+    encoded = replace(encoded, metric=encoded.metric - encoded.metric.mean(0))
+    num = round(SEGMENT_S * encoder.rate_hz / encoder.window)
+    return [encoded.rows(at, at + num) for at in range(0, len(encoded) - num + 1, num)]
+
+
 def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule | None]:
     """A synthetic video through a model's vision encoder, with a rule if the model's folder has heads."""
     from ...media.reader import fit_pixels
@@ -201,36 +213,52 @@ def synthetic(model: Any, seed: int, seconds: int) -> tuple[list[Encoded], Rule 
 def measure(
     model: str = "tiny", encoder: str = "", layer: int = -3, size_px: int = 224,
     files: list[str] | None = None, seconds: int = 120, num_synthetic: int = 3,
-    keep: list[int] | None = None, out: str = "",
+    keep: list[int] | None = None, audio: bool = False, pool: int = 5, out: str = "",
 ) -> None:  # fmt: skip
     """Print the share of the features' variance that each merging loses, and write it to --out.
 
     Args:
         model: whose vision encoder, if no encoder is named.
-        encoder: folder of a transformers vision encoder.
+        encoder: folder of a transformers vision encoder, or with `audio` of a Whisper.
         layer: which of its hidden states.
         size_px: side of its frames.
         files: video files to try.
         seconds: read of each video at most.
         num_synthetic: synthetic videos to try (with a model).
-        keep: tokens of a segment; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files.
+        keep: tokens of a segment; none: 8, 14 and 40 for synthetic videos, 30, 80, 160 and 320 for files, 5,
+            10, 20 and 40 for audio.
+        audio: merge the files' audio; no synthetic videos then.
+        pool: positions of the Whisper that are a token.
         out: JSON lines go here too.
     """
-    from ...encoders import VisionEncoder
+    from ...encoders import AudioEncoder, VisionEncoder
     from ...media.reader import read
     from ...presets import load
 
+    if audio and not encoder:
+        raise ValueError("encoder must name the folder of a Whisper where audio is set, got none")
     loaded = None if encoder else load(model, device="cpu")
-    vision: Any = loaded.video if loaded else VisionEncoder.load(VisionConfig(layer=layer), encoder, size_px)
     rows: list[dict[str, Any]] = []
-    for number in range(num_synthetic if loaded else 0):
-        parts, rule = synthetic(loaded, 10_000_000 + number, seconds)
-        rows += compare(f"synthetic {number}", parts, keep or [8, 14, 40], rule)
-    for path in files or []:
-        with read(path, MediaConfig(size_px=vision.size_px, audio=False)) as media:
-            pixels = torch.cat([part.pixels for part in media if isinstance(part, Frames)])
-        parts = parts_of(vision, pixels[:seconds])
-        rows += compare(Path(path).name, parts, keep or [30, 80, 160, 320], None)
+    if audio:
+        whisper = AudioEncoder.load(AudioConfig(pool=pool, layer=layer), encoder)
+        for path in files or []:
+            config = MediaConfig(video=False, rate_hz=whisper.rate_hz)
+            with read(path, config) as media:
+                track = Audio.join([part for part in media if isinstance(part, Audio)])
+            parts = audio_parts(whisper, track.cut(0, min(len(track), seconds * whisper.rate_hz)))
+            rows += compare(Path(path).name, parts, keep or [5, 10, 20, 40], None) if parts else []
+    else:
+        vision: Any = (
+            loaded.video if loaded else VisionEncoder.load(VisionConfig(layer=layer), encoder, size_px)
+        )
+        for number in range(num_synthetic if loaded else 0):
+            parts, rule = synthetic(loaded, 10_000_000 + number, seconds)
+            rows += compare(f"synthetic {number}", parts, keep or [8, 14, 40], rule)
+        for path in files or []:
+            with read(path, MediaConfig(size_px=vision.size_px, audio=False)) as media:
+                pixels = torch.cat([part.pixels for part in media if isinstance(part, Frames)])
+            parts = parts_of(vision, pixels[:seconds])
+            rows += compare(Path(path).name, parts, keep or [30, 80, 160, 320], None)
     print(summary(rows), flush=True)
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -18,8 +18,10 @@ from longcompress.eval.runner.merge_quality import (
     summary,
 )  # fmt: skip
 from longcompress.kernels import tree
+from longcompress.synthetic.scenes import make_scene, write_video
 from longcompress.types import Encoded, Tokens
 
+import models
 from helpers import drifting_patches
 
 
@@ -82,3 +84,17 @@ def test_synthetic_videos_to_a_file(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert {row["video"] for row in rows} == {"synthetic 0"} and all(0 <= row["read"] <= 1 for row in rows)
     assert "mean of 2 segments" in capsys.readouterr().out
+
+
+def test_audio_of_files(tmp_path, capsys):
+    models.model().audio.save_pretrained(tmp_path / "whisper")
+    path = write_video(make_scene(3, 25.0), tmp_path / "video.mkv", size_px=64)
+    options = {"encoder": str(tmp_path / "whisper"), "audio": True, "layer": -1, "num_synthetic": 0}
+    measure(**options, files=[str(path)], keep=[4, 9], out=str(tmp_path / "rows.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {row["keep"]: row["num_tokens"] for row in rows if row["method"] == DEFAULT} == {4: 4, 9: 9}
+    losses = {(row["method"], row["keep"]): row["lost_variance"] for row in rows}
+    assert all(losses[method, 9] < losses[method, 4] for method, _ in losses)
+    assert "mean of 2 segments" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="encoder must name the folder of a Whisper where audio is set"):
+        measure(audio=True)
