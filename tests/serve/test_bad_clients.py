@@ -207,6 +207,7 @@ def test_a_stop_under_load_leaves_whole_memories_and_nothing_else(model, tmp_pat
                 process.terminate()
                 stop_s = time.monotonic()
                 answers = [future.result() for future in waiting]
+                assert b" 503 " in upload.recv(1000).partition(b"\r\n")[0]
                 process.wait(60)
                 assert time.monotonic() - stop_s < 40
         finally:
