@@ -40,8 +40,8 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
 
 
 def _bound_heap() -> None:
-    """Let glibc give large blocks back to the system, and share a heap among threads: else what the tensors of
-    many threads leave between them grows for days."""
+    """Let glibc give large blocks back to the system, and threads share a heap: else what the tensors of many
+    threads leave between them grows for days."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # other libraries have none
         mallopt(ARENA_MAX, 1)
