@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 LMMS := .venv-lmms
 T519 := .venv-519
 
-.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak test-transformers-519 lint clean
+.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak audit test-transformers-519 lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -90,10 +90,25 @@ MINUTES ?= 30
 soak: $(STAMP)
 	$(ENV) $(BIN)/longcompress bench serve --soak-minutes $(MINUTES) --out soak.csv
 
+# Known vulnerabilities of all that is installed, of PyPI's list. pip-audit passes over what it can't look up, so the
+# list must first know an old fault: where it can't be reached, this fails.
+AUDIT := .venv-audit
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	touch $@
+
+audit: $(STAMP) $(AUDIT)/.installed
+	echo jinja2==2.4.1 > $(AUDIT)/known.txt
+	$(BIN)/pip freeze --exclude-editable | sed 's/+.*//' > $(AUDIT)/installed.txt
+	@$(AUDIT)/bin/pip-audit --no-deps --disable-pip -f json -r $(AUDIT)/known.txt 2> /dev/null \
+		| grep -q '"vulns": \[{' || { echo "nothing was audited: no list of vulnerabilities can be reached"; exit 2; }
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r $(AUDIT)/installed.txt
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(PAGE) $(T519) demo_out gpu_report build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) $(PAGE) $(AUDIT) $(T519) demo_out gpu_report build dist *.egg-info

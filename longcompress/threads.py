@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from statistics import median
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 SMALL_MATRIX = 1 << 17  # entries: of a model 362 wide; below, threads wait longer than they work
 F = TypeVar("F", bound=Callable[..., Any])
 
+_small: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _lock = threading.Lock()
 _num_inside = 0  # threads of the caller inside a guard
 _before = 1  # PyTorch's threads when the first of them came
@@ -47,8 +49,15 @@ def single_thread() -> Iterator[None]:
 
 def threads_for(module: Any) -> AbstractContextManager[None]:
     """A guard for a call of `module`: one thread if half its matrices have less than SMALL_MATRIX entries."""
-    sizes = [p.numel() for p in module.parameters() if p.ndim > 1] if isinstance(module, nn.Module) else []
-    return single_thread() if sizes and median(sizes) < SMALL_MATRIX else nullcontext()
+    return single_thread() if isinstance(module, nn.Module) and _is_small(module) else nullcontext()
+
+
+def _is_small(module: nn.Module) -> bool:
+    """To count its matrices takes as long as a small operation, so that is done once."""
+    if module not in _small:
+        sizes = [p.numel() for p in module.parameters() if p.ndim > 1]
+        _small[module] = bool(sizes) and median(sizes) < SMALL_MATRIX
+    return _small[module]
 
 
 def by_size(method: F) -> F:

@@ -30,10 +30,12 @@ from .page import page_routes
 from .reading import Stopped
 from .request import ChatRequest, parse_chat
 from .rows import Completion
-from .sources import Source, Sources
+from .sources import Source, Sources, room
 
 log = logging.getLogger(__name__)
 ALIVE_S = 2.0  # without news, after which a stream gets a comment: so it is seen when a client leaves
+GRACE_S = 10  # for answers to end when the server is told to
+ERROR_S = 3  # of that, for errors
 CHUNK = 1 << 20
 UPLOAD_ROOM = 1 << 16  # bytes of an upload's form beside the file
 
@@ -118,10 +120,10 @@ class App:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise ApiError("the body must be multipart/form-data with a file and a purpose", status=415)
         max_bytes = self.limits.upload_mb * MB + UPLOAD_ROOM
+        parser = MultiPartParser(request.headers, _bounded(request, max_bytes), max_files=1, max_fields=8)
         try:
-            form = await MultiPartParser(
-                request.headers, _bounded(request, max_bytes), max_files=1, max_fields=8
-            ).parse()
+            with room("file"):
+                form = await parser.parse()
         except (MultiPartException, ClientDisconnect, KeyError) as error:
             raise ApiError(f"the body is no form that can be read: {error}") from error
         request.scope["stack"].push_async_callback(form.close)
@@ -290,7 +292,10 @@ def usage(memory: VideoMemory, done: Completion) -> dict[str, Any]:
 
 
 async def _bounded(request: Request, max_bytes: int) -> Any:
-    """The body's parts; ApiError where it is longer, whatever its header says."""
+    """The body's parts; ApiError where it is longer, whatever its header says, or packed."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":  # nothing unpacks it, so it can't be a bomb
+        raise ApiError(f"content-encoding must be identity, got {coding!r:.60}", status=415)
     num_bytes = 0
     async for part in request.stream():
         num_bytes += len(part)
@@ -328,7 +333,7 @@ def server_of(app: App) -> uvicorn.Server:
     """The server, to be run on the socket of `listen`."""
     config = uvicorn.Config(
         app.asgi, log_level="warning", lifespan="on", ws="websockets-sansio", http="h11", proxy_headers=False,
-        server_header=False, limit_concurrency=app.limits.connections, timeout_graceful_shutdown=10,
+        server_header=False, limit_concurrency=app.limits.connections, timeout_graceful_shutdown=GRACE_S,
         ws_max_size=app.limits.live_message_mb * MB, ws_ping_timeout=app.limits.stall_s,
         ws_ping_interval=app.limits.stall_s, ws_per_message_deflate=False,
     )  # fmt: skip
@@ -336,7 +341,9 @@ def server_of(app: App) -> uvicorn.Server:
     shutdown = server.shutdown
 
     async def shutdown_in_order(sockets: list[socket.socket] | None = None) -> None:
+        """Answers have time to end; the others become errors while their clients can still be told."""
         await app.live.close()  # first: uvicorn would close WebSockets with another code
+        asyncio.get_running_loop().call_later(GRACE_S - ERROR_S, app.engine.stop)
         await shutdown(sockets)
 
     server.shutdown = shutdown_in_order  # type: ignore[method-assign]

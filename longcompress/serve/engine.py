@@ -18,7 +18,7 @@ from ..model import LongCompress
 from .limits import Limits
 from .memories import Memories, key_of, memory_key
 from .metrics import Metrics
-from .reading import Job, Progress, read_memory
+from .reading import Job, Progress, Stopped, read_memory
 from .request import ChatRequest
 from .rows import Completion, Question, Rows
 from .sources import Source
@@ -43,15 +43,24 @@ class Engine:
         self._answerer = ThreadPoolExecutor(1, "longcompress-answer")
         self._jobs: dict[str, Job] = {}
         self._questions: list[Question] = []
+        self._batch: list[Question] = []  # of them, what is answered now
+        self._is_stopped = False
         self._turn: asyncio.Task[None] | None = None
         self._is_batched = isinstance(model.llm, CausalLM) and not has_state(model.llm.lm)
 
-    def close(self) -> None:
-        """Stop all that is at work, and wait until it has."""
+    def stop(self) -> None:
+        """Whoever waits, now or later, gets `Stopped`; what is at work ends at the next segment or word."""
+        self._is_stopped = True
         for job in self._jobs.values():
             job.stop.set()
-        for question in self._questions:
+        for question in (*self._questions, *self._batch):
             question.is_stopped = True
+            if not question.future.done():
+                question.future.set_exception(Stopped())
+
+    def close(self) -> None:
+        """Stop all that is at work, and wait until it has."""
+        self.stop()
         for pool in (self._readers, self._answerer):
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -86,6 +95,8 @@ class Engine:
         self, key: str, chat: ChatRequest, sources: Sequence[Source], progress: Progress
     ) -> tuple[VideoMemory, bool]:
         """The memory of a request's media, whose name is `key`, and whether it was there before."""
+        if self._is_stopped:
+            raise Stopped
         model = self.with_rate(chat.rate_fps)
         memory = await asyncio.to_thread(self.memories.get, key, model)
         if memory is not None:
@@ -113,6 +124,8 @@ class Engine:
         self, memory: VideoMemory, chat: ChatRequest, say: Callable[[str], object] | None
     ) -> Completion:
         """The answer to a request about a memory."""
+        if self._is_stopped:
+            raise Stopped
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         question = Question(memory, chat.turns, chat.generation, future, say)
         self._questions.append(question)
@@ -173,6 +186,7 @@ class Engine:
         """Answer until no question waits."""
         loop = asyncio.get_running_loop()
         while batch := self._take():
+            self._batch = batch
             self.metrics.batch.observe(len(batch))
             done: list[Completion] | BaseException
             try:

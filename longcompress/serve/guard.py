@@ -85,6 +85,8 @@ class Guard:
                 error = caught
             except ClientDisconnect:
                 log.info("a client left")
+            except asyncio.CancelledError:  # by the server, for its grace is over
+                error = ApiError("the server is stopping; try again later", status=503)
             except HTTPException as caught:  # of the router
                 where = f"{scope['method']} {scope['path']}"
                 error = ApiError(f"{where}: {caught.detail}", status=caught.status_code)

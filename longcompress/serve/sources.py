@@ -11,8 +11,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,9 @@ class Sources:
             if everyone > self.limits.uploads_gb * GB:
                 raise refuse("file", "has no room on the server; try again later", "no_room", 507)
             upload = Upload(name, owner, filename[:255], purpose[:64], num_bytes, sha256, time.time())
-            os.replace(part, self.folder / f"{name}.bin")
-            with replacing(self.folder / f"{name}.json") as path:
+            with room("file"), replacing(self.folder / f"{name}.json") as path:
                 path.write_text(json.dumps(asdict(upload)))
+                os.replace(part, self.folder / f"{name}.bin")  # before its record has its name
         finally:
             part.unlink(missing_ok=True)
         self.uploads[name] = upload
@@ -161,19 +161,25 @@ class Sources:
 async def store(chunks: AsyncIterator[bytes], path: Path, max_bytes: int, param: str) -> tuple[int, str]:
     """(bytes, hash) of what comes, written to a file; ApiError where it is more, or the disk is full."""
     digest, num_bytes = hashlib.sha256(), 0
-    try:
-        with open(path, "wb") as file:
-            async for chunk in chunks:
-                num_bytes += len(chunk)
-                if num_bytes > max_bytes:
-                    raise refuse(param, f"must have at most {max_bytes} bytes", "too_large", 413)
-                await asyncio.to_thread(file.write, chunk)
-                digest.update(chunk)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise refuse(param, "can't be stored: the disk is full; wait", "no_room", 507) from error
-        raise
+    with room(param), open(path, "wb") as file:
+        async for chunk in chunks:
+            num_bytes += len(chunk)
+            if num_bytes > max_bytes:
+                raise refuse(param, f"must have at most {max_bytes} bytes", "too_large", 413)
+            await asyncio.to_thread(file.write, chunk)
+            digest.update(chunk)
     return num_bytes, digest.hexdigest()
+
+
+@contextmanager
+def room(param: str) -> Iterator[None]:
+    """A full disk inside is an ApiError that names the field."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise refuse(param, "can't be stored: the disk is full; wait", "no_room", 507) from error
 
 
 def _decode(part: Part, path: Path) -> str:
@@ -185,7 +191,8 @@ def _decode(part: Part, path: Path) -> str:
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise refuse(part.param, f"is no base64: {error}") from error
-    path.write_bytes(content)
+    with room(part.param):
+        path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,7 +1,14 @@
 """Clients that lie, stall or come in crowds: others are served, nothing stays behind."""
 
 import asyncio
+import json
+import os
 import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,7 +19,7 @@ import pytest
 import longcompress as lc
 from longcompress.synthetic.scenes import make_scene, write_video
 
-from serving import body, running, until, video
+from serving import body, data_url, running, until, video
 
 NAMED = ": ".join(("host", "localhost"))  # what HTTP 1.1 asks of a request
 
@@ -106,3 +113,113 @@ def test_a_hundred_clients_at_once(model, tmp_path):
         assert all(a.json()["error"]["type"] == "rate_limit_error" for a in answers if a.status_code == 429)
         until(lambda: is_idle(app))
         assert client.post("/v1/chat/completions", json=request).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["killed", "half-closed"])
+def test_a_client_that_is_killed_or_closes_its_half_is_left(model, tmp_path, how):
+    """A reset, as of a killed process, or the end of all that the client sends, while its video is read."""
+    clip = write_video(make_scene(3, 8.0), tmp_path / "clip.mp4", size_px=64)
+    with running(model, tmp_path / "served") as (app, client):
+        held = threading.Event()
+        blocked = app.engine._answerer.submit(held.wait)  # no answer comes before the client has gone
+        try:
+            content = json.dumps(body(video(data_url(clip)), longcompress={"budget": 48})).encode()
+            head = (
+                f"POST /v1/chat/completions HTTP/1.1\r\n{NAMED}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(content)}\r\n\r\n"
+            )
+            connection = connect(client)
+            connection.sendall(head.encode() + content)
+            until(lambda: app.engine._questions or app.metrics.waiting._value.get() or app.engine._turn)
+            if how == "killed":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+            else:
+                connection.shutdown(socket.SHUT_WR)
+            until(lambda: is_idle(app))
+            assert not app.engine._jobs and client.get("/v1/models").status_code == 200
+        finally:
+            held.set()
+            connection.close()
+        blocked.result()
+        answer = client.post(
+            "/v1/chat/completions", json=body(video(data_url(clip)), longcompress={"budget": 48})
+        )
+        assert answer.json()["longcompress"]["memory"] == "kept"  # it was whole when its client left
+
+
+def test_a_length_that_is_a_lie(model, tmp_path):
+    """Shorter than what comes, or no number: an answer, and the connection ends."""
+    with running(model, tmp_path) as (app, client):
+        for length, sent in (("1", b"{}{}{}"), ("-1", b"{}"), ("9" * 40, b"{}"), ("x", b"{}")):
+            head = (
+                f"POST /v1/chat/completions HTTP/1.1\r\n{NAMED}\r\ncontent-type: application/json\r\n"
+                f"content-length: {length}\r\n\r\n"
+            )
+            with connect(client) as connection:
+                connection.sendall(head.encode() + sent)
+                if len(length) < 40:
+                    assert b" 400 " in connection.recv(1000).partition(b"\r\n")[0]
+            until(lambda: is_idle(app))
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_a_stop_under_load_leaves_whole_memories_and_nothing_else(model, tmp_path):
+    """SIGTERM while videos are read and answered, streams are read slowly, and files come and go."""
+    clips = [write_video(make_scene(n, 20.0), tmp_path / f"{n}.mp4", size_px=64) for n in (3, 4)]
+    folder, spool = tmp_path / "served", tmp_path / "spool"
+    spool.mkdir()
+    words = ["serve", "--port", "0", "--folder", str(folder), "--client-requests", "64"]
+    command = [sys.executable, "-m", "longcompress", *words]
+    environment = os.environ | {"TMPDIR": str(spool)}
+    requests = [
+        body(video(data_url(clips[number % 2])), stream=number % 3 == 0, longcompress={"budget": 40 + number})
+        for number in range(24)
+    ]
+
+    def send(request):
+        """The status, and whether a stream has an end or an error; None where the connection was closed."""
+        try:
+            response = client.post("/chat/completions", json=request)
+        except httpx.TransportError:
+            return None
+        return response.status_code, "[DONE]" in response.text or '"error"' in response.text
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            address = process.stdout.readline().split()[-1]
+            limits = httpx.Limits(max_connections=64)
+            with (
+                httpx.Client(base_url=address, timeout=120, trust_env=False, limits=limits) as client,
+                connect(client) as upload, connect(client) as download, ThreadPoolExecutor(24) as pool,
+            ):  # fmt: skip
+                form = {"files": {"file": bytes(20 << 20)}, "data": {"purpose": "x"}}
+                file = client.post("/files", **form).json()
+                download.sendall(f"GET /v1/files/{file['id']}/content HTTP/1.1\r\n{NAMED}\r\n\r\n".encode())
+                upload.sendall(
+                    f"POST /v1/files HTTP/1.1\r\n{NAMED}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+                    'content-length: 9000000\r\n\r\n--x\r\ncontent-disposition: form-data; name="file"; '
+                    'filename="a.mp4"\r\n\r\n'.encode()
+                    + bytes(3 << 20)
+                )
+                waiting = [pool.submit(send, request) for request in requests]
+                until(lambda: any(future.done() for future in waiting))
+                process.terminate()
+                stop_s = time.monotonic()
+                answers = [future.result() for future in waiting]
+                assert b" 503 " in upload.recv(1000).partition(b"\r\n")[0]
+                process.wait(60)
+                assert time.monotonic() - stop_s < 40
+        finally:
+            process.kill()
+    statuses = Counter(answer if answer is None else answer[0] for answer in answers)
+    assert set(statuses) <= {200, 503, None} and statuses[200] >= 1, statuses
+    for request, answer in zip(requests, answers, strict=True):
+        if answer is not None and answer[0] == 200 and request["stream"]:
+            assert answer[1]
+    left = sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lcm")
+    assert left == [f"{file['id']}.bin", f"{file['id']}.json"]
+    memories = list((folder / "memories").iterdir())
+    assert memories and not list(spool.iterdir()) and not list(folder.glob("incoming-*"))
+    for path in memories:
+        assert lc.load_memory(path, model).num_tokens > 0

@@ -133,7 +133,8 @@ def test_a_server_stays_as_small_as_it_was(model, clip, tmp_path):
             own = {
                 "loaded": app.engine.memories._loaded, "jobs": app.engine._jobs,
                 "questions": app.engine._questions, "active": app.asgi._active,
-                "uploads": app.sources.uploads, "clients": app.asgi._begun, "incoming": list(app.sources.incoming.iterdir()),
+                "uploads": app.sources.uploads, "clients": app.asgi._begun,
+                "incoming": list(app.sources.incoming.iterdir()),
                 "memories": list(app.engine.memories.folder.iterdir()),
                 "metrics": app.metrics.text().splitlines(), "types": ctypes._pointer_type_cache,
             }  # fmt: skip

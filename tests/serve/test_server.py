@@ -261,6 +261,12 @@ def test_media_that_cannot_be_read(server, clips, tmp_path):
     done = client.post(CHAT, json=body(video(half), longcompress=BUDGET)).json()
     read_s = done["longcompress"]["coverage"]["video"]["read_s"]
     assert 1 <= read_s < 8 and done["choices"][0]["message"]["content"]
+    (warning, *_) = done["longcompress"]["warnings"]
+    assert warning.startswith("messages[0].content[1].video_url") and str(app.limits.path) not in warning
+    for url in ("https://example.com/a.mp4", "http://127.0.0.1/a.mp4", "file:///etc/passwd", "/etc/passwd"):
+        error = client.post(CHAT, json=body(video(url), longcompress=BUDGET)).json()["error"]
+        assert error["code"] == "url_not_allowed"
+        assert "must be a data URL or the id of a file" in error["message"]
     assert not list(app.sources.incoming.iterdir())
 
 
