@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 SCAN = b"\xff\xda"
 MAX_SCANS = 100  # of a JPEG: each may go over all of the image
-CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the PNG's kind of colour
 
 
@@ -22,7 +22,7 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             pixels, a JPEG with more scans than any program writes.
     """
     if data.startswith(PNG):
-        return decode(_plain_png(data, max_pixels), "png", max_pixels)
+        return decode(plain_png(data, max_pixels), "png", max_pixels)
     if not data.startswith(JPEG):
         raise ValueError("image must be a JPEG or PNG, got other bytes")
     if data.count(SCAN) > MAX_SCANS:
@@ -46,8 +46,9 @@ def decode(data: bytes, codec: str, max_pixels: int) -> NDArray[np.uint8]:
     return frame.to_ndarray(format="rgb24")
 
 
-def _plain_png(data: bytes, max_pixels: int) -> bytes:
-    """The PNG without texts and colour profiles, which the decoder would inflate to any size."""
+def plain_png(data: bytes, max_pixels: int) -> bytes:
+    """The PNG without texts and colour profiles, which the decoder would inflate to any size; ValueError as
+    of decode_image."""
     parts, packed, at = [PNG], bytearray(), len(PNG)
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)

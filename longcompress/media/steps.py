@@ -75,8 +75,8 @@ class Steps:
         else:
             self.waiting[name].append(part)
         self.end_s[name] = max(self.end_s[name], part.end_s)
-        # a frame comes when it is seen: what is heard until its end is still to come
-        now_s = self.last_s[name] if isinstance(part, Frames) else part.end_s
+        # a frame comes when it begins, and what is heard meanwhile comes later
+        now_s = part.end_s if isinstance(part, Audio) else self.last_s[name]
         for other in self.waiting:
             if other != name:
                 self.reach(other, now_s - self.patience_s)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..media import probe, read
+from ..media.image import PNG, plain_png
 from ..memory import VideoMemory
 from ..model import LongCompress
 from ..session import compress
 from ..types import Audio, Frames
-from .limits import ApiError, Limits, refuse
+from .limits import MB, ApiError, Limits, refuse
 from .request import ChatRequest
 from .sources import Source
 
@@ -63,6 +64,8 @@ def read_memory(
     if job.stop.is_set():
         raise Stopped
     try:
+        for source in sources:
+            _defuse(source, limits)
         _check(model, sources, chat, budget, limits)
         memory = compress(
             model, _joined(model, sources), budget=budget, progress=progress, start_s=chat.start_s,
@@ -73,6 +76,18 @@ def read_memory(
         raise ApiError(clean(error), sources[0].param, "unreadable") from error
     memory.source["warnings"] = warnings[:WARNINGS]
     return memory
+
+
+def _defuse(source: Source, limits: Limits) -> None:
+    """Cut out of a PNG what the decoder would inflate to any size."""
+    with open(source.path, "rb") as file:
+        if file.read(len(PNG)) != PNG:
+            return
+    if (num := source.path.stat().st_size) > 8 * limits.max_pixels + MB:
+        raise refuse(source.param, f"has {num} bytes, more than {limits.max_pixels} pixels need", "too_large")
+    data = plain_png(source.path.read_bytes(), limits.max_pixels)
+    source.path.unlink()  # it may be a link to a file of the client
+    source.path.write_bytes(data)
 
 
 def _check(

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import axe_core_python
@@ -37,15 +38,23 @@ def clip(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    words = ["-m", "longcompress", "serve", "--port", "0", "--folder", str(tmp_path_factory.mktemp("served"))]
-    command = [os.environ["PYTHON_OF_SERVER"], *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True) as process:
+@contextmanager
+def serving(folder, **environment):
+    words = ["-m", "longcompress", "serve", "--port", "0", "--folder", str(folder)]
+    command, where = [os.environ["PYTHON_OF_SERVER"], *words], os.environ | environment
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=where
+    ) as process:
         try:
             yield process.stdout.readline().split()[-1].removesuffix("/v1")
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("served")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -383,6 +392,23 @@ def test_live_settings_and_their_errors(browser):
     until(browser, lambda: num_frames(browser) >= start[0] + 12)
     assert browser.execute_script("return performance.now()") - start[1] > 2000  # four a second
     assert not text(browser, "#live-error")
+
+
+def test_live_with_a_key(browser, address, tmp_path):
+    key = "k" * 24
+    with serving(tmp_path, LONGCOMPRESS_API_KEYS=key) as locked:
+        browser.get(locked)
+        go_live(browser)
+        until(browser, lambda: "a key is needed" in text(browser, "#live-error"))
+        until(browser, lambda: find(browser, "#live-start").is_enabled())
+        find(browser, "#ask summary").click()
+        fill(browser, "#key", key + Keys.TAB)
+        until(browser, lambda: "tiny" in text(browser, "#model"))
+        find(browser, "#live-start").click()
+        until(browser, lambda: num_frames(browser) > 1)
+        assert not text(browser, "#live-error")
+        browser.get_log("performance")  # of the other address
+        browser.get(address)
 
 
 class Cable:

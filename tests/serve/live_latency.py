@@ -1,6 +1,8 @@
 """How long a frame takes to its scores over the socket, with `tiny` and a request that stands:
-`OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/serve/live_latency.py`. CPU time is that of all threads here,
-also the client's, so it holds on a machine with other work.
+
+    OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/serve/live_latency.py
+
+CPU time is that of all threads, also the client's, so it holds on a machine with other work.
 """
 
 import tempfile

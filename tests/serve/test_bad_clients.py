@@ -1,6 +1,7 @@
 """Clients that lie, stall or come in crowds: others are served, nothing stays behind."""
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -9,17 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import httpx
+import numpy as np
 import pytest
 
 import longcompress as lc
+from longcompress.serve import reading
 from longcompress.synthetic.scenes import make_scene, write_video
 
-from serving import body, data_url, running, until, video
+from serving import body, data_url, png_of, running, until, video
 
 NAMED = ": ".join(("host", "localhost"))  # what HTTP 1.1 asks of a request
 
@@ -79,6 +83,32 @@ def test_an_upload_that_ends_early_leaves_nothing(model, tmp_path):
             until(lambda: app.metrics.active._value.get() == 1)
         until(lambda: is_idle(app))
         assert client.get("/v1/files").json()["data"] == [] and not list(app.sources.folder.iterdir())
+
+
+def test_a_png_is_decoded_without_its_texts(model, tmp_path, monkeypatch):
+    """400 KB of them would become 800 MB. The client's own file stays as it was."""
+    plain = png_of(np.full((32, 32, 3), 90, np.uint8))
+    bomb = b"key\0\0" + zlib.compress(bytes(50 << 20))
+    text = struct.pack(">I", len(bomb)) + b"zTXt" + bomb + struct.pack(">I", zlib.crc32(b"zTXt" + bomb))
+    image, probed = plain[:33] + text + plain[33:], []  # behind its header
+    opened = reading.probe
+    monkeypatch.setattr(
+        reading, "probe", lambda path, **o: probed.append(path.read_bytes()) or opened(path, **o)
+    )
+    with running(model, tmp_path) as (_, client):
+        form = {"files": {"file": image}, "data": {"purpose": "user_data"}}
+        file = client.post("/v1/files", **form).json()
+        for kind in ("image_url", "video_url"):
+            part = {"type": kind, kind: {"url": file["id"]}}
+            answer = client.post("/v1/chat/completions", json=body(part, longcompress={"budget": 16}))
+            assert answer.status_code == (200 if kind == "image_url" else answer.status_code)
+        assert client.get(f"/v1/files/{file['id']}/content").content == image
+        with running(model, tmp_path / "small", max_pixels=1000) as (_, other):
+            url = "data:image/png;base64," + base64.b64encode(plain).decode()
+            large = body({"type": "image_url", "image_url": {"url": url}})
+            error = other.post("/v1/chat/completions", json=large).json()["error"]
+            assert "at most 1000 pixels, got 32 x 32" in error["message"]
+    assert probed and all(b"zTXt" not in data and len(data) < 2000 for data in probed)
 
 
 def test_connections_that_say_nothing_hold_nothing(model, tmp_path):

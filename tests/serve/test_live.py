@@ -161,6 +161,7 @@ def over(client, parts, texts=()):
 TEXTS = [(0, TEXT, "may"), (20, "what is seen", "must"), (23, "what happens", "may")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 1])
 def test_what_is_said_is_what_a_session_in_this_process_says(server, model, cut):
     parts = pushes(18.0, cut=cut)
@@ -179,12 +180,14 @@ def test_what_is_said_is_what_a_session_in_this_process_says(server, model, cut)
         assert "".join(deltas).strip() == done["text"]
 
 
+@pytest.mark.slow
 def test_events_do_not_depend_on_how_audio_is_cut(server):
     texts = [(0, TEXT, "may")]
     first, second = (rows_over(over(server[1], pushes(12.0, cut=cut), texts)) for cut in (2, 3))
     assert first == second and len(first) > 24
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(server):
     """The connection is cut amid what both sides send; nothing is missing, nothing comes twice."""
     app, client = server
@@ -226,6 +229,7 @@ def test_resumed_is_uninterrupted(server):
     assert name not in app.live.sessions
 
 
+@pytest.mark.slow
 def test_two_sessions_and_the_chat_do_not_touch(server, model):
     app, client = server
     clips = [pushes(12.0, seed) for seed in (1, 2)]

@@ -442,7 +442,8 @@ def test_only_this_machine_is_served_without_a_key():
         Limits(readers=0)
     with listen(Limits(port=0)) as socket:
         assert socket.getsockname()[0] == "127.0.0.1"
-    assert guard.OPEN == ("/health", "/", "/page.css", "/page.js", "/chart.js")
+    page = ("/page.css", "/page.js", "/chart.js", "/live.js", "/live-audio.js")
+    assert ("/health", "/", *page) == guard.OPEN
 
 
 def test_a_model_without_a_language_model_is_not_served(tmp_path):
