@@ -64,6 +64,7 @@ ROOMS = {pattern: (floor, room) for floor, rooms in FLOORS.items() for room in r
 # An outside package and the only files that may import it.
 HOMES = {
     "triton": ("kernels/gpu/*", "eval/bench/compile.py"),  # compile.py times the compiler itself
+    "scenedetect": ("longcompress/annotate/detectors.py",),
     "num2words": ("longcompress/llm/stock_prompt.py",),  # SmolVLM's prompt writes a number in words
     "xformers": ("kernels/gpu/attend_xformers.py", "longcompress/llm/varlen.py"),
     "flash_attn": ("longcompress/llm/varlen.py",),

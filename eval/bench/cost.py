@@ -50,7 +50,7 @@ class Cost:
 def bench_cost(
     *, figures: str | None = None, hours: float = 10_000.0, price: float = float("nan"), model: str = "tiny",
     preset: Preset | None = None, gpus: dict[str, float] | None = None, mfu: float = 0.3,
-    seconds: float = 20.0, json: bool = False,
+    seconds: float = 60.0, json: bool = False,
 ) -> None:  # fmt: skip
     """Print device hours and price of many hours of video, from measured stages, or predicted for GPUs.
 
@@ -62,7 +62,7 @@ def bench_cost(
         preset: count those of a published model's encoders, in its shapes, with random weights.
         gpus: name -> price an hour of the GPUs to predict for: L4, A100, L40S, H100, H200.
         mfu: share of a GPU's peak that the prediction takes for granted.
-        seconds: of the video that is encoded to count them.
+        seconds: of the video that is encoded here to count them; whole windows of its audio encoders count.
         json: one JSON object a line.
     """
     if not (hours > 0 and 0 < mfu <= 1 and seconds >= 1):
