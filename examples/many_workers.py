@@ -117,7 +117,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True)
     parser.add_argument("--num", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long")
+    parser.add_argument(
+        "--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long"
+    )
     options = parser.parse_args()
     if options.work_s:
         print(json.dumps(rates(options.out, options.num, options.workers, options.work_s, progress=True)))

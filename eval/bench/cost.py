@@ -76,7 +76,9 @@ def bench_cost(
     for cost in costs:
         decoding = "" if cost.decode_hours != cost.decode_hours else f"{cost.decode_hours:,.0f} h decoding, "
         total = "" if cost.price != cost.price else f", price {cost.price:,.4g}"
-        text = f"{cost.device}: {decoding}{cost.device_hours:,.4g} h encoding and merging{total} ({cost.basis})"
+        text = (
+            f"{cost.device}: {decoding}{cost.device_hours:,.4g} h encoding and merging{total} ({cost.basis})"
+        )
         known = {name: value for name, value in vars(cost).items() if value == value}
         print(jsons.dumps(known) if json else text)
 
@@ -86,7 +88,9 @@ def measured(rows: Sequence[Row], hours: float, price: float) -> list[Cost]:
     times = [row for row in rows if (row.suite, row.metric) == ("stages", "time") and not row.error]
     times = [row for row in times if row.provider in ("", OURS)]
     if not times:
-        raise ValueError("figures must have the case stages of `bench throughput`, got none; measure it first")
+        raise ValueError(
+            "figures must have the case stages of `bench throughput`, got none; measure it first"
+        )
     costs = []
     for (device, name, dtype), own in grouped(times, _subject).items():
         longest = max(row.x for row in own)
@@ -98,7 +102,9 @@ def measured(rows: Sequence[Row], hours: float, price: float) -> list[Cost]:
         share = {case: row.value / video_s for case, row in stages.items()}
         on_device = sum(value for case, value in share.items() if case.partition(" ")[0] in ON_DEVICE)
         basis = f"measured, {name} in {dtype}, {longest:g} minutes"
-        costs.append(Cost(device, basis, hours * share["decode"], hours * on_device, hours * on_device * price))
+        costs.append(
+            Cost(device, basis, hours * share["decode"], hours * on_device, hours * on_device * price)
+        )
     return costs
 
 

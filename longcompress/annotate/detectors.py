@@ -5,7 +5,9 @@ from typing import Literal
 Detector = Literal["novelty", "content", "adaptive"]
 
 
-def detect_scenes(source: str, detector: Detector, part: tuple[float, float] | None) -> list[tuple[float, float]]:
+def detect_scenes(
+    source: str, detector: Detector, part: tuple[float, float] | None
+) -> list[tuple[float, float]]:
     """(start_s, end_s) of each scene of a local file, or of a part of it from that part's start; the thresholds
     are PySceneDetect's own. ImportError without the package, ValueError for what it can't read."""
     try:
@@ -22,5 +24,7 @@ def detect_scenes(source: str, detector: Detector, part: tuple[float, float] | N
             source, kinds[detector](), start_time=start_s, end_time=end_s, start_in_scene=True
         )
     except scenedetect.VideoOpenFailure as error:
-        raise ValueError(f"{source}: PySceneDetect can't read it ({error}); use detector 'novelty'") from error
+        raise ValueError(
+            f"{source}: PySceneDetect can't read it ({error}); use detector 'novelty'"
+        ) from error
     return [(first.get_seconds() - start_s, last.get_seconds() - start_s) for first, last in scenes]
