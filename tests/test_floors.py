@@ -118,7 +118,8 @@ HOMES = {
     ),  # apply merges a LoRA
     "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
-    "accelerate": ("train/engine.py",),
+    "accelerate": ("train/engine.py", "train/trainer.py"),  # what its Trainer makes of sharding
+    "deepspeed": ("train/trainer.py",),
     "liger_kernel": ("train/engine.py",),
     "webdataset": ("train/shards/*", "train/bench_read.py"),
     "ray": ("train/shards/ray.py",),

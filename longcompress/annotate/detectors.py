@@ -1,4 +1,4 @@
-"""Scenes by PySceneDetect, which LongVALE's pipeline cuts with: `pip install scenedetect opencv-python-headless`."""
+"""Scenes by PySceneDetect, which LongVALE's pipeline cuts with."""
 
 from typing import Literal
 
@@ -8,8 +8,8 @@ Detector = Literal["novelty", "content", "adaptive"]
 def detect_scenes(
     source: str, detector: Detector, part: tuple[float, float] | None
 ) -> list[tuple[float, float]]:
-    """(start_s, end_s) of each scene of a local file, or of a part of it from that part's start; the thresholds
-    are PySceneDetect's own. ImportError without the package, ValueError for what it can't read."""
+    """(start_s, end_s) of each scene of a local file, or of a part of it from that part's start, with
+    PySceneDetect's thresholds. ImportError without the package, ValueError for what it can't read."""
     try:
         import scenedetect
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Cost of many hours: measured stages scaled up, and operations counted as a hook on every layer counts them."""
+"""Cost of many hours: measured stages scaled up, and operations counted as hooks on layers count them."""
 
 import json
 import math
@@ -22,7 +22,8 @@ def stage(case, minutes, value, **about):
 
 ROWS = [
     stage("decode", 1, 99.0), stage("decode", 10, 60.0), stage("encode video", 10, 20.0),
-    stage("encode audio", 10, 10.0), stage("merge", 10, 6.0, budget=256), stage("merge", 10, 99.0, budget=1024),
+    stage("encode audio", 10, 10.0), stage("merge", 10, 6.0, budget=256),
+    stage("merge", 10, 99.0, budget=1024),
     stage("prefill", 10, 99.0), stage("compress", 10, 99.0),
 ]  # fmt: skip
 
@@ -70,7 +71,7 @@ def test_what_can_not_be_computed_is_refused():
         bench_cost()
     with pytest.raises(ValueError, match=r"hours must be > 0, 0 < mfu <= 1 and seconds >= 1, got 0"):
         bench_cost(hours=0, gpus={"L4": 1.0})
-    with pytest.raises(ValueError, match="gpus must be some of L4, .* got 'B9'"):
+    with pytest.raises(ValueError, match=r"gpus must be some of L4, .* got 'B9'"):
         predicted(1.0, {"B9": 1.0}, 1.0, 0.3)
     with pytest.raises(ValueError, match="figures must have the case stages"):
         measured([], 1.0, 1.0)
