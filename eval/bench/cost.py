@@ -10,6 +10,7 @@ operations, counted, at a share of what a data sheet promises.
 """
 
 import json as jsons
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Cost:
     Attributes:
         device, basis: which, and how it is known.
         decode_hours: of the process that decodes; nan where unknown.
-        device_hours: that encode and merge.
+        device_hours: that encode and merge; of a prediction, encode.
         price: of those, in the currency of the price an hour; nan without one.
     """
 
@@ -74,12 +75,12 @@ def bench_cost(
         loaded = random_model(preset, "paper") if preset else load(model, device="cpu")
         costs += predicted(flops_per_second(loaded, seconds), gpus, hours, mfu)
     for cost in costs:
-        decoding = "" if cost.decode_hours != cost.decode_hours else f"{cost.decode_hours:,.0f} h decoding, "
-        total = "" if cost.price != cost.price else f", price {cost.price:,.4g}"
-        text = (
-            f"{cost.device}: {decoding}{cost.device_hours:,.4g} h encoding and merging{total} ({cost.basis})"
-        )
-        known = {name: value for name, value in vars(cost).items() if value == value}
+        is_predicted = math.isnan(cost.decode_hours)  # of the encoders alone
+        work = "" if is_predicted else f"{cost.decode_hours:,.0f} h decoding, "
+        work += f"{cost.device_hours:,.4g} h encoding" + ("" if is_predicted else " and merging")
+        total = "" if math.isnan(cost.price) else f", price {cost.price:,.4g}"
+        text = f"{cost.device}: {work}{total} ({cost.basis})"
+        known = {name: value for name, value in vars(cost).items() if value == value}  # no nan
         print(jsons.dumps(known) if json else text)
 
 

@@ -42,12 +42,15 @@ def test_the_longest_videos_stages_are_scaled_to_the_hours(tmp_path, capsys):
     assert "card: 100 h decoding, 60 h encoding and merging, price 120 (measured" in capsys.readouterr().out
 
 
-def test_a_prediction_says_that_it_is_one():
+def test_a_prediction_says_that_it_is_one(capsys):
     first, second = predicted(312e9, {"A100": 1.5, "L4": 0.5}, 10_000, 0.5)
     assert first.device_hours == pytest.approx(20) and first.price == pytest.approx(30)
     assert second.device_hours == pytest.approx(20 * 312 / 121)
     assert first.basis.startswith("PREDICTED, not measured: 312 GFLOP a second of video, MFU 0.5")
     assert math.isnan(first.decode_hours)
+    bench_cost(gpus={"L4": 0.5}, seconds=1)
+    line = capsys.readouterr().out
+    assert line.startswith("L4: ") and " h encoding, price" in line and "merging" not in line
 
 
 def test_operations_are_at_least_those_of_all_linear_layers_and_grow_with_the_video():
