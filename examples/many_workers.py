@@ -25,8 +25,8 @@ from longcompress.train.shards.tar import sha256_of
 
 
 def stub(record, folder, model, kind, *, kills=None, work_s=0.0):
-    """Make a video's part of bytes of its key, which takes `work_s`; fail, or end this process the first time,
-    as its record says."""
+    """Make a video's part of bytes of its key, which takes `work_s`; fail, or end this process the first
+    time, as its record says."""
 
     def read():
         time.sleep(work_s)
@@ -98,8 +98,8 @@ def simulate(out, num, workers, bad=0.01, killed=0.001, seed=0, progress=False):
 
 
 def rates(out, num, workers, work_s, progress=False):
-    """Samples a second of 1 worker and of `workers`, where a sample takes `work_s`, from the first part on: the
-    start of Ray isn't counted."""
+    """Samples a second of 1 worker and of `workers`, where a sample takes `work_s`, from the first part on:
+    the start of Ray isn't counted."""
     report = {"samples": num, "work_s": work_s}
     for count in (1, workers):
         folder = Path(out) / f"workers-{count}"
@@ -117,7 +117,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True)
     parser.add_argument("--num", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long")
+    parser.add_argument(
+        "--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long"
+    )
     options = parser.parse_args()
     if options.work_s:
         print(json.dumps(rates(options.out, options.num, options.workers, options.work_s, progress=True)))

@@ -65,6 +65,7 @@ ROOMS = {pattern: (floor, room) for floor, rooms in FLOORS.items() for room in r
 # An outside package and the only files that may import it.
 HOMES = {
     "triton": ("kernels/gpu/*", "eval/bench/compile.py"),  # compile.py times the compiler itself
+    "scenedetect": ("longcompress/annotate/detectors.py",),
     "num2words": ("longcompress/llm/stock_prompt.py",),  # SmolVLM's prompt writes a number in words
     "xformers": ("kernels/gpu/attend_xformers.py", "longcompress/llm/varlen.py"),
     "flash_attn": ("longcompress/llm/varlen.py",),
@@ -118,7 +119,8 @@ HOMES = {
     ),  # apply merges a LoRA
     "huggingface_hub": ("longcompress/model.py", "longcompress/llm/backbone.py", "train/shards/remote.py"),
     "matplotlib": ("longcompress/plot.py", "eval/bench/plot.py", "eval/runner/compare_table.py"),
-    "accelerate": ("train/engine.py",),
+    "accelerate": ("train/engine.py", "train/trainer.py"),  # what its Trainer makes of sharding
+    "deepspeed": ("train/trainer.py",),
     "liger_kernel": ("train/engine.py",),
     "webdataset": ("train/shards/*", "train/bench_read.py"),
     "ray": ("train/shards/ray.py",),

@@ -59,7 +59,7 @@ class Callbacks(TrainerCallback):
             signal.signal(signal.SIGTERM, before)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Notes which parameters backward reaches: DeepSpeed has taken the gradients away before `checked`."""
+        """Notes which parameters backward reaches: DeepSpeed takes gradients away before they are checked."""
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 note = partial(lambda name, _: self.reached.add(name), name)
@@ -151,7 +151,7 @@ class PartTrainer(Trainer):
         self.norms: dict[str, float] = {}  # of the step before a line of the log
 
     def create_accelerator_and_postprocess(self) -> None:
-        """transformers' own; accelerate shards over GPUs alone, and over CPUs leaves FSDP out without a word."""
+        """transformers' own; over CPUs accelerate would leave FSDP out without a word."""
         shared = PartialState._shared_state
         if self.args.fsdp and shared.get("distributed_type") == DistributedType.MULTI_CPU:
             shared["distributed_type"] = DistributedType.MULTI_GPU  # of which it makes FSDP; gloo stays

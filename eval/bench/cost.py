@@ -10,6 +10,7 @@ operations, counted, at a share of what a data sheet promises.
 """
 
 import json as jsons
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Cost:
     Attributes:
         device, basis: which, and how it is known.
         decode_hours: of the process that decodes; nan where unknown.
-        device_hours: that encode and merge.
+        device_hours: that encode and merge; of a prediction, encode.
         price: of those, in the currency of the price an hour; nan without one.
     """
 
@@ -50,7 +51,7 @@ class Cost:
 def bench_cost(
     *, figures: str | None = None, hours: float = 10_000.0, price: float = float("nan"), model: str = "tiny",
     preset: Preset | None = None, gpus: dict[str, float] | None = None, mfu: float = 0.3,
-    seconds: float = 20.0, json: bool = False,
+    seconds: float = 60.0, json: bool = False,
 ) -> None:  # fmt: skip
     """Print device hours and price of many hours of video, from measured stages, or predicted for GPUs.
 
@@ -62,7 +63,7 @@ def bench_cost(
         preset: count those of a published model's encoders, in its shapes, with random weights.
         gpus: name -> price an hour of the GPUs to predict for: L4, A100, L40S, H100, H200.
         mfu: share of a GPU's peak that the prediction takes for granted.
-        seconds: of the video that is encoded to count them.
+        seconds: of the video that is encoded here to count them; whole windows of its audio encoders count.
         json: one JSON object a line.
     """
     if not (hours > 0 and 0 < mfu <= 1 and seconds >= 1):
@@ -74,10 +75,12 @@ def bench_cost(
         loaded = random_model(preset, "paper") if preset else load(model, device="cpu")
         costs += predicted(flops_per_second(loaded, seconds), gpus, hours, mfu)
     for cost in costs:
-        decoding = "" if cost.decode_hours != cost.decode_hours else f"{cost.decode_hours:,.0f} h decoding, "
-        total = "" if cost.price != cost.price else f", price {cost.price:,.4g}"
-        text = f"{cost.device}: {decoding}{cost.device_hours:,.4g} h encoding and merging{total} ({cost.basis})"
-        known = {name: value for name, value in vars(cost).items() if value == value}
+        is_predicted = math.isnan(cost.decode_hours)  # of the encoders alone
+        work = "" if is_predicted else f"{cost.decode_hours:,.0f} h decoding, "
+        work += f"{cost.device_hours:,.4g} h encoding" + ("" if is_predicted else " and merging")
+        total = "" if math.isnan(cost.price) else f", price {cost.price:,.4g}"
+        text = f"{cost.device}: {work}{total} ({cost.basis})"
+        known = {name: value for name, value in vars(cost).items() if value == value}  # no nan
         print(jsons.dumps(known) if json else text)
 
 
@@ -86,7 +89,9 @@ def measured(rows: Sequence[Row], hours: float, price: float) -> list[Cost]:
     times = [row for row in rows if (row.suite, row.metric) == ("stages", "time") and not row.error]
     times = [row for row in times if row.provider in ("", OURS)]
     if not times:
-        raise ValueError("figures must have the case stages of `bench throughput`, got none; measure it first")
+        raise ValueError(
+            "figures must have the case stages of `bench throughput`, got none; measure it first"
+        )
     costs = []
     for (device, name, dtype), own in grouped(times, _subject).items():
         longest = max(row.x for row in own)
@@ -98,7 +103,9 @@ def measured(rows: Sequence[Row], hours: float, price: float) -> list[Cost]:
         share = {case: row.value / video_s for case, row in stages.items()}
         on_device = sum(value for case, value in share.items() if case.partition(" ")[0] in ON_DEVICE)
         basis = f"measured, {name} in {dtype}, {longest:g} minutes"
-        costs.append(Cost(device, basis, hours * share["decode"], hours * on_device, hours * on_device * price))
+        costs.append(
+            Cost(device, basis, hours * share["decode"], hours * on_device, hours * on_device * price)
+        )
     return costs
 
 

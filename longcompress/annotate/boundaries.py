@@ -23,6 +23,7 @@ from ..media import reader as media
 from ..model import LongCompress
 from ..threads import threads_for
 from ..types import Audio, Encoded, Frames
+from .detectors import Detector, detect_scenes
 
 Span = tuple[float, float]  # start_s, end_s
 NEAR_S = 1.0  # a change is compared with those nearer than this, and sides of a change in audio are as long
@@ -40,6 +41,8 @@ class BoundaryConfig:
     """How a video is cut into events.
 
     Attributes:
+        detector: of scenes. "novelty": the model's own encoder. "content" or "adaptive": PySceneDetect's
+            detectors with its thresholds, on all frames of a local file; nothing is stitched then.
         rate_fps: frames a second in which changes are searched.
         min_novelty: mean novelty of a frame (0 to 2) at a cut, and of a scene against the one before.
         ratio: times that a cut's novelty is the mean of the frames within a second around it.
@@ -50,6 +53,7 @@ class BoundaryConfig:
         max_sound_s: a longer audio event is background: it doesn't make an event longer.
     """
 
+    detector: Detector = "novelty"
     rate_fps: float = 4.0
     min_novelty: float = 0.02
     ratio: float = 3.0
@@ -116,7 +120,7 @@ def find_boundaries(
         video=encoder is not None,
     )  # fmt: skip
     seen, heard = SceneCutter(config), SoundCutter(config)
-    stream = None if encoder is None else Stream(encoder)
+    stream = None if encoder is None or config.detector != "novelty" else Stream(encoder)
     last: Tensor | None = None
     end_s, num_still, num_frames = 0.0, 0, 0
     with media.read(source, options, part=part, protocols=protocols) as parts:
@@ -124,11 +128,13 @@ def find_boundaries(
             end_s = max(end_s, piece.end_s)
             if isinstance(piece, Audio):
                 heard.push(piece)
-            elif stream is not None:
+            else:
                 pixels = fit_pixels(piece.pixels, options)
                 known = pixels if last is None else torch.cat([last, pixels])
                 num_still += int((known.float().diff(dim=0).abs().mean((1, 2, 3)) < 255 * STILL).sum())
                 num_frames, last = num_frames + len(piece), pixels[-1:]
+                if stream is None:
+                    continue
                 with threads_for(stream.encoder):
                     for encoded in stream.push(Frames(pixels, piece.time_s, piece.step_s)):
                         seen.push(encoded)
@@ -138,6 +144,9 @@ def find_boundaries(
             for encoded in stream.flush():
                 seen.push(encoded)
     scenes, sounds = seen.finish(end_s), heard.finish(end_s)
+    if config.detector != "novelty" and num_frames:
+        cut = detect_scenes(source, config.detector, part)
+        scenes = [(start_s, min(until_s, end_s)) for start_s, until_s in cut if start_s < end_s]
     if not scenes and not heard.num_rows:
         raise ValueError(f"{source}: neither a frame nor a sample could be read")
     return Boundaries(tuple(scenes), tuple(sounds), end_s, num_still / max(1, num_frames - 1))

@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from longcompress.annotate.boundaries import (
     merged,
     stitched,
 )
+from longcompress.annotate.detectors import detect_scenes
 from longcompress.annotate.measure import edges, f1, num_matches, truth, windows
 from longcompress.media.write import write
 from longcompress.synthetic.scenes import Scene, SceneEvent, make_scene, write_video
@@ -181,6 +183,30 @@ def test_cuts_of_a_real_file_are_at_their_times(tmp_path, model):
     assert bounds.duration_s == pytest.approx(18.0, abs=0.15) and bounds.still < 0.5
     part = find_boundaries(model, str(path), BoundaryConfig(), part=(2.0, 10.0))
     assert len(part.scenes) == 2 and abs(part.scenes[0][1] - 3.0) <= 0.25 and part.duration_s == 8.0
+
+
+@pytest.mark.parametrize("detector", ["content", "adaptive"])
+def test_scenes_of_pyscenedetect_take_the_place_of_ours(tmp_path, model, detector):
+    pytest.importorskip("scenedetect")
+    half = lambda times: np.where(times < 4.0, 30, 220)[:, None, None, None]  # noqa: E731
+    pixels = lambda times: np.broadcast_to(half(times), (len(times), 64, 64, 3)).astype(np.uint8)  # noqa: E731
+    silence = lambda a, b: np.zeros(round((b - a) * 16000), np.float32)  # noqa: E731
+    path = write(tmp_path / "v.mp4", pixels, silence, duration_s=8.0, size_px=64, rate_fps=8, rate_hz=16000)
+    whole = find_boundaries(model, str(path), BoundaryConfig(detector=detector))
+    assert [pytest.approx(span, abs=0.15) for span in whole.scenes] == [(0.0, 4.0), (4.0, 8.0)]
+    part = find_boundaries(model, str(path), BoundaryConfig(detector=detector), part=(2.0, 7.0))
+    assert [pytest.approx(span, abs=0.15) for span in part.scenes] == [(0.0, 2.0), (2.0, 5.0)]
+    with pytest.raises(ValueError, match=r"detector 'content' reads files alone, got s3://a/b.mp4"):
+        detect_scenes("s3://a/b.mp4", "content", None)
+    (tmp_path / "bad.mp4").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"bad.mp4: PySceneDetect can't read it"):
+        detect_scenes(str(tmp_path / "bad.mp4"), "content", None)
+
+
+def test_a_detector_whose_package_is_not_there_is_named(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(ImportError, match=r"'adaptive' needs PySceneDetect .*pip install scenedetect opencv"):
+        detect_scenes("v.mp4", "adaptive", None)
 
 
 def test_boundaries_beat_fixed_windows_on_synthetic_videos(tmp_path, model):

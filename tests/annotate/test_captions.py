@@ -80,7 +80,7 @@ def test_parts_of_a_content_are_one_text(clip):
 NONSENSE = [
     (200, b"<html>it works</html>"), (200, b""), (200, b"{}"), (200, b"[]"), (200, b'{"choices": []}'),
     (200, b'{"choices": [{"message": {"content": null}}]}'), (200, b"\xff\xfe"), (200, b"[" * 100_000),
-    (200, b'{"error": "no such model"}'),
+    (200, b'{"error": "no such model"}'), (200, b'{"choices": [{"message": {"content": "A do'),
 ]  # fmt: skip
 
 

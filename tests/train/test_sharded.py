@@ -90,7 +90,9 @@ def test_two_processes_learn_what_one_does_and_go_on_exactly_where_they_were_sto
     assert ("optimizer.bin" if kind == "fsdp" else "global_step6") in names  # it was sharded
     assert "pytorch_model_fsdp.bin" not in names  # what is frozen isn't saved
     ids = torch.arange(5, 30)[None]
-    logits = [load(alone / name / "model", device="cpu").llm.lm(input_ids=ids).logits for name in (kind, "one")]
+    logits = [
+        load(alone / name / "model", device="cpu").llm.lm(input_ids=ids).logits for name in (kind, "one")
+    ]
     torch.testing.assert_close(*logits)
 
     code, _ = launch(alone, TORCHRUN, [str(alone / "cut.py")], f"{kind}-cut", *flags)
