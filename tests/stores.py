@@ -2,9 +2,9 @@
 
 A proxy stands before both. It spoils the answers that a test chooses:
 
-503: SlowDown. cut: half of the answer, then no connection. slow: byte by byte. short: half of the object, as if
-that were all. 403: AccessDenied. expired: what S3 says to credentials whose time is over. drop: the connection ends
-before the request is read. lost: the request is done, its answer never comes.
+503: SlowDown. cut: half of the answer, then no connection. slow: 2 KB at a time. short: half of the object,
+as if that were all. 403: AccessDenied. expired: what S3 says to credentials whose time is over. drop: the
+connection ends before the request is done. lost: the request is done, its answer never comes.
 """
 
 import http.client
@@ -107,7 +107,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/datasets/a/b/tree/"):
             return self.send(200, json.dumps(self.entries(sorted(self.server.folder.iterdir()))).encode())
         if self.path.startswith("/api/datasets/a/b"):
-            content = {"id": "a/b", "sha": "0" * 40, "siblings": [], "private": False, "downloads": 0, "tags": []}
+            content = {
+                "id": "a/b",
+                "sha": "0" * 40,
+                "siblings": [],
+                "private": False,
+                "downloads": 0,
+                "tags": [],
+            }
             return self.send(200, json.dumps(content).encode())
         if not path.is_file():
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -209,7 +216,7 @@ def bucket(setenv: Callable[[str, str], None]) -> Iterator[tuple[object, Server]
 
 def upload(client, folder: Path, prefix: str) -> None:
     """Put the files of a folder into the bucket."""
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.iterdir()):
         client.upload_file(str(path), "data", f"{prefix}/{path.name}")
 
 
