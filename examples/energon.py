@@ -85,7 +85,7 @@ def places(index: Index, shard: int) -> Iterator[tuple[Entry, int, int]]:
 
 
 def read(path: str) -> Iterator[tuple[str, object]]:
-    """(key, content) of each sample by energon: features as `longcompress.train.decode` has them, or bytes."""
+    """(key, content) of each sample by energon: features as `longcompress.train.decode` reads, or bytes."""
     from megatron.energon import (
         Cooker,
         DefaultTaskEncoder,

@@ -102,10 +102,10 @@ def test_a_bucket_gets_them_too(index, monkeypatch):
         stores.upload(client, index.folder, "x")
         prepare(["s3://data/x"])
         prepare([str(index.folder)])
-        there = stores.objects(client)
+        stored = stores.objects(client)
     assert load_index(index.folder).shards == index.shards
     for path in index.folder.rglob("*"):
         if path.is_file() and path.name != "index.sqlite":
-            assert there[f"x/{path.relative_to(index.folder)}"] == path.read_bytes()
-    (index.folder / "there").write_bytes(there["x/.nv-meta/index.sqlite"])
-    assert rows(index.folder / "there") == [SAMPLES, PARTS]
+            assert stored[f"x/{path.relative_to(index.folder)}"] == path.read_bytes()
+    (index.folder / "stored").write_bytes(stored["x/.nv-meta/index.sqlite"])
+    assert rows(index.folder / "stored") == [SAMPLES, PARTS]

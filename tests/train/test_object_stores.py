@@ -1,4 +1,4 @@
-"""Shards in an object store: the folder's samples whatever happens, none twice; an end where it stays down."""
+"""Shards in an object store: the folder's samples whatever happens, none twice; an end if it stays down."""
 
 import json
 import time
@@ -252,7 +252,7 @@ def test_training_from_a_store_with_faults_is_training_from_the_folder(tmp_path,
     with stores.bucket(monkeypatch.setenv) as (client, proxy):
         stores.upload(client, folder, "x")
         proxy.spoil = every(3, "503", "cut", "drop", commands=("GET", "HEAD"))
-        there = replace(recipe, shards=["s3://data/x"])
+        remote = replace(recipe, shards=["s3://data/x"])
         if reader == "indexed":
 
             def interrupt(*_):
@@ -262,10 +262,10 @@ def test_training_from_a_store_with_faults_is_training_from_the_folder(tmp_path,
 
             hook = model.llm.register_forward_pre_hook(interrupt)
             with pytest.raises(KeyboardInterrupt):
-                train_stage(model, there, tmp_path / "there")
+                train_stage(model, remote, tmp_path / "there")
             hook.remove()
             model = models.model()
-        train_stage(model, there, tmp_path / "there", resume=reader == "indexed")
+        train_stage(model, remote, tmp_path / "there", resume=reader == "indexed")
         assert any(r[3] for r in proxy.requests if ".tar" in r[1])
-    here, there = weights(tmp_path / "here"), weights(tmp_path / "there")
-    assert set(here) == set(there) and all(torch.equal(here[n], there[n]) for n in here)
+    here, other = weights(tmp_path / "here"), weights(tmp_path / "there")
+    assert set(here) == set(other) and all(torch.equal(here[n], other[n]) for n in here)

@@ -40,7 +40,7 @@ def s3(monkeypatch):
         yield pair
 
 
-def made(out, records, **options):
+def build(out, records, **options):
     """The index of media shards, one video each."""
     results = shards.make(records, out, None, kind="media", progress=False, **options)
     return results, shards.pack(out, records, shard_bytes=1, progress=False)
@@ -84,8 +84,8 @@ RECORDS = [Record(key, f"{key}.mp4") for key in "abc"]
 def test_media_shards_in_a_store_are_those_of_a_folder(s3, folder, tmp_path):
     client, proxy = s3
     records = read_records(folder)
-    _, index = made(tmp_path, records)
-    results, remote = made("s3://data/x", records)
+    _, index = build(tmp_path, records)
+    results, remote = build("s3://data/x", records)
     assert [r.status for r in results] == ["made", "made", "made", "failed"]
     assert content(client) == content_of(tmp_path) and "index.json" in content(client)
     assert remote.entries == index.entries and remote.shards == index.shards
@@ -93,7 +93,7 @@ def test_media_shards_in_a_store_are_those_of_a_folder(s3, folder, tmp_path):
     assert [again.read(i) for i in range(3)] == [index.read(i) for i in range(3)]
     assert [i["__key__"] for i in ShardStream(again, shuffle=0)] == ["a", "b", "c"]
     proxy.requests.clear()
-    results, _ = made("s3://data/x", records)
+    results, _ = build("s3://data/x", records)
     assert [r.status for r in results] == ["exists", "exists", "exists", "failed"]
     assert not writes(proxy) and content(client) == content_of(tmp_path)  # what is there isn't sent again
 
@@ -101,9 +101,9 @@ def test_media_shards_in_a_store_are_those_of_a_folder(s3, folder, tmp_path):
 def test_fewer_videos_leave_no_shard_of_before(s3, folder, tmp_path):
     client, _ = s3
     records = read_records(folder)
-    made("s3://data/x", records)
-    made("s3://data/x", records[:2])
-    made(tmp_path, records[:2])
+    build("s3://data/x", records)
+    build("s3://data/x", records[:2])
+    build(tmp_path, records[:2])
     names = {name for name in content(client) if "/" not in name}
     assert names == {name for name in content_of(tmp_path) if "/" not in name}
 
@@ -111,9 +111,9 @@ def test_fewer_videos_leave_no_shard_of_before(s3, folder, tmp_path):
 def test_faults_that_pass_leave_the_same_bytes(s3, folder, tmp_path):
     client, proxy = s3
     records = read_records(folder)
-    made(tmp_path, records)
+    build(tmp_path, records)
     proxy.spoil = every(3, "503", "drop", "cut", "lost", commands=("GET", "HEAD", "PUT", "POST", "DELETE"))
-    made("s3://data/x", records)
+    build("s3://data/x", records)
     assert sum(bool(r[3]) for r in proxy.requests) > 10
     assert content(client) == content_of(tmp_path)
 
@@ -215,7 +215,7 @@ def test_where_nothing_can_be_written(s3, tmp_path):
 
 
 def test_a_folder_and_a_bucket_are_packed_into_each_other(s3, folder, tmp_path):
-    made(tmp_path / "x", read_records(folder))
+    build(tmp_path / "x", read_records(folder))
     assert main(["shards", "repack", str(tmp_path / "x"), "--out", "s3://data/x"]) == 0
     single = load_index("s3://data/x")
     assert len(single.shards) == 1 and len(single) == 3

@@ -53,8 +53,8 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
     if not source.is_file():
         raise FileNotFoundError(f"no file {source}")
     content = llava_list(source) if shape == "llava" else parse_json(source.read_bytes(), str(source))
-    found = videos.rglob("*") if shape == "llava" else videos.iterdir()
-    paths = sorted(found, reverse=True)  # of one name the first counts, a video before features
+    files = videos.rglob("*") if shape == "llava" else videos.iterdir()
+    paths = sorted(files, reverse=True)  # of one name the first counts, a video before features
     kinds = (FEATURES, VIDEO_SUFFIXES)
     paths_of = {
         str(p.relative_to(videos).with_suffix("")): str(p)
@@ -142,10 +142,10 @@ def llava_list(source: Path) -> list[Any]:
             raise ValueError(
                 f"{source}: shape 'llava' is a JSON list of objects, JSON lines, or YAML of those"
             )
-        out = [entry for entry in entries if entry.get("video") or "conversations" not in entry]
-        if num := len(entries) - len(out):
+        videos = [entry for entry in entries if entry.get("video") or "conversations" not in entry]
+        if num := len(entries) - len(videos):
             warnings.warn(f"{source}: {num} entries without a video are left out", stacklevel=2)
-        return out
+        return videos
     try:
         rows = [(str(row["json_path"]), row) for row in yaml.safe_load(read_text(source))["datasets"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
