@@ -2,16 +2,22 @@
 
 A proxy stands before both. It spoils the answers that a test chooses:
 
-503: SlowDown. cut: half of the answer, then no connection. slow: byte by byte. short: half of the object, as if
-that were all. 403: AccessDenied. expired: what S3 says to credentials whose time is over. drop: the connection ends
-before the request is read. lost: the request is done, its answer never comes.
+503: SlowDown. cut: half of the answer, then no connection. slow: 2 KB at a time. short: half of the object,
+as if that were all. 403: AccessDenied. expired: what S3 says to credentials whose time is over. drop: the
+connection ends before the request is done. lost: the request is done, its answer never comes.
+
+python tests/stores.py measures reading from a folder, from the store, and from the store with faults.
 """
 
 import http.client
 import http.server
 import json
+import os
 import socket
+import statistics
+import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +113,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/datasets/a/b/tree/"):
             return self.send(200, json.dumps(self.entries(sorted(self.server.folder.iterdir()))).encode())
         if self.path.startswith("/api/datasets/a/b"):
-            content = {"id": "a/b", "sha": "0" * 40, "siblings": [], "private": False, "downloads": 0, "tags": []}
+            content = {
+                "id": "a/b",
+                "sha": "0" * 40,
+                "siblings": [],
+                "private": False,
+                "downloads": 0,
+                "tags": [],
+            }
             return self.send(200, json.dumps(content).encode())
         if not path.is_file():
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -209,7 +222,7 @@ def bucket(setenv: Callable[[str, str], None]) -> Iterator[tuple[object, Server]
 
 def upload(client, folder: Path, prefix: str) -> None:
     """Put the files of a folder into the bucket."""
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.iterdir()):
         client.upload_file(str(path), "data", f"{prefix}/{path.name}")
 
 
@@ -244,3 +257,46 @@ def every(number: int, *faults: str, commands: tuple[str, ...]) -> Callable[[str
         return None if rest else faults[turn % len(faults)]
 
     return spoil
+
+
+def measure(num: int = 96, kilobytes: int = 512, rounds: int = 5) -> None:
+    """Print samples a second of both readers, medians of rounds that take turns. All runs in this process."""
+    import numpy as np
+
+    from longcompress.train.shards.index import load_index, make_index
+    from longcompress.train.shards.stream import ShardStream
+    from longcompress.train.shards.tar import write_tar
+
+    with tempfile.TemporaryDirectory() as name, bucket(os.environ.__setitem__) as (client, proxy):
+        folder, generator = Path(name), np.random.default_rng(0)
+        for shard in range(4):
+            keys = [f"s{i:04d}" for i in range(shard, num, 4)]
+            samples = ((k, {"json": b"{}", "mp4": generator.bytes(kilobytes << 10)}) for k in keys)
+            write_tar(folder / f"shard-{shard:06d}.tar", samples)
+        here = make_index(folder, progress=False)
+        upload(client, folder, "x")
+        remote = load_index("s3://data/x", wait_s=0.05)
+        readers = {
+            "indexed": lambda index: [index.read(i) for i in index.order(0, 0)],
+            "webdataset": lambda index: list(ShardStream(index, shuffle=8)),
+        }
+        faults = {"": lambda command, path: None}
+        for percent in (5, 20):
+            faults[f", {percent} % faults"] = every(100 // percent, "503", "cut", "drop", commands=("GET",))
+        cases = {("folder", ""): here} | {("store", fault): remote for fault in faults}
+        for reader, read in readers.items():
+            speeds: dict[str, list[float]] = {}
+            for _ in range(rounds):
+                for (place, fault), index in cases.items():
+                    proxy.spoil = faults[fault]
+                    start_s = time.perf_counter()
+                    items = read(index)
+                    seconds = time.perf_counter() - start_s
+                    assert len(items) == num and not any("__error__" in item for item in items)
+                    speeds.setdefault(place + fault, []).append(num / seconds)
+            for name, values in speeds.items():
+                print(f"{reader:<12}{name:<20}{statistics.median(values):8.0f} samples/s")
+
+
+if __name__ == "__main__":
+    measure()

@@ -90,7 +90,12 @@ HOMES = {
         "eval/runner/merge_quality.py",
     ),
     # a model card begins with YAML
-    "yaml": ("longcompress/cli/defaults.py", "longcompress/config.py", "train/model_card.py"),
+    "yaml": (
+        "longcompress/cli/defaults.py",
+        "longcompress/config.py",
+        "train/data/convert.py",  # lmms-style lists of lists
+        "train/model_card.py",
+    ),
     "av": ("longcompress/media/*",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL
     "aiohttp": ("longcompress/media/*", "train/shards/remote.py"),  # its errors come through fsspec

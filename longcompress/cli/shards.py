@@ -264,16 +264,18 @@ def convert(
     source: str,
     *,
     out: str,
-    format: Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"],
+    format: Literal[
+        "events", "dialogues", "qa", "llava", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"
+    ],
     videos: str,
 ) -> None:
     """Convert annotations that other projects published to records that `make` reads.
 
     Args:
-        source: JSON file.
+        source: JSON file; of llava also JSONL, or YAML that names such files.
         out: JSONL file to write.
         format: "events" (LongVALE, ActivityNet Captions), "dialogues" (VTimeLLM, LongVALE), "qa"
-            (VideoInstruct) or one of MMDuetIT's.
+            (VideoInstruct), "llava" (LLaVA-Video and other lmms-style lists) or one of MMDuetIT's.
         videos: folder that the videos lie in, or features of them for `import-features`.
     """
     with reading():

@@ -13,7 +13,11 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 TESTED = {"compress_a_video", "live_stream", "train_lora", "compare_baselines", "custom_encoder"}
-TESTED |= {"train_webdataset", "many_workers"}  # the last in tests/train/test_ray_faults.py
+TESTED |= {
+    "train_webdataset",
+    "many_workers",
+    "energon",
+}  # the last two in test_ray_faults.py, test_energon.py
 
 
 def example(name: str) -> ModuleType:

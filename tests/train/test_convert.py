@@ -120,3 +120,77 @@ def test_events_that_end_before_they_start_are_counted_faults(tmp_path, videos):
     assert record.faults == ("events[1] 5 to 3 s ends before it starts",) == tuple(faults(record))
     save_records([record], tmp_path / "records.jsonl")
     assert read_records(tmp_path / "records.jsonl") == [record]
+
+
+class TestLlava:
+    """Lists of samples that name their videos by path, as LLaVA-Video and lmms-style readers have them."""
+
+    def entry(self, video="part/two.mp4", question="Who?", answer="Me.", **more):
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        return {"id": "1", "conversations": turns, "video": video, "data_source": "x"} | more
+
+    @pytest.fixture
+    def folder(self, videos):
+        (videos / "part").mkdir()
+        (videos / "part" / "two.mp4").touch()
+        return videos
+
+    def test_videos_are_found_by_path_and_dialogues_join(self, tmp_path, folder):
+        content = [
+            self.entry(), self.entry(question="Where?", answer="Here."), self.entry("two.mkv"),
+            self.entry("part/absent.mp4"), self.entry(video=None),
+            {"id": "2", "image": "a.jpg", "conversations": []},
+        ]  # fmt: skip
+        with pytest.warns(UserWarning, match=r"in\.json: 2 entries without a video are left out"):
+            (part, two), missing = records_of(tmp_path, folder, "llava", content)
+        assert (two.key, part.key) == ("two", "part_two") and part.video == str(folder / "part" / "two.mp4")
+        assert part.dialogues[1] == (Turn("user", "Where?"), Turn("assistant", "Here."))
+        assert len(part.dialogues) == 2 and not faults(part) and missing == ["part/absent"]
+
+    def test_lists_of_lists_with_their_strategies(self, tmp_path, folder):
+        texts = [str(i) for i in range(10)]
+        entries = [self.entry(question=text) for text in texts]
+        (tmp_path / "a.json").write_text(json.dumps(entries))
+        (tmp_path / "b.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+
+        def questions(strategy, name="a.json"):
+            line = f"datasets:\n  - json_path: {name}\n    sampling_strategy: {strategy}\n"
+            (tmp_path / "in.yaml").write_text(line)
+            (record,), _ = convert(tmp_path / "in.yaml", "llava", folder)
+            return [turns[0].text for turns in record.dialogues]
+
+        assert questions("all") == questions('"all"', "b.jsonl") == texts
+        assert questions('"first:3"') == questions('"first:25%"') == texts[:3]
+        assert questions('"end:4"') == texts[6:] and questions('"end:99"') == texts
+        sampled = questions('"random:40%"')
+        assert len(set(sampled)) == 4 and sampled == questions('"random:4"') and set(sampled) < set(texts)
+        with pytest.raises(ValueError, match=r"in\.yaml: sampling_strategy must be all.* got 'some:3'"):
+            questions('"some:3"')
+        with pytest.raises(FileNotFoundError, match=r"json_path: no file .*c\.json"):
+            questions("all", "c.json")
+
+    @pytest.mark.parametrize(
+        ("name", "text", "match"),
+        [
+            ("x.yaml", "- 1", r"x\.yaml is no YAML with datasets"),
+            ("x.yaml", "datasets: [{", r"x\.yaml is no YAML with datasets"),
+            ("x.json", "{}", "is a JSON list of objects, JSON lines, or YAML"),
+            ("x.json", "[1]", "is a JSON list of objects"),
+            ("x.jsonl", '{"video": "a.mp4"}\n{', r"x\.jsonl is no JSON"),
+            ("x.json", '[{"video": ["a.mp4"]}]', "entry 0 is not of shape 'llava': KeyError"),
+            (
+                "x.json",
+                '[{"video": ["a"], "conversations": []}]',
+                "entry 0 is not of shape 'llava': TypeError",
+            ),
+        ],
+    )
+    def test_what_is_no_such_list(self, tmp_path, folder, name, text, match):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=match):
+            convert(tmp_path / name, "llava", folder)
+
+    def test_two_videos_of_one_key(self, tmp_path, folder):
+        (folder / "part_two.mp4").touch()
+        with pytest.raises(ValueError, match=r"part_two\.mp4 and .*part/two\.mp4 have one key, 'part_two'"):
+            records_of(tmp_path, folder, "llava", [self.entry(), self.entry("part_two.mp4")])

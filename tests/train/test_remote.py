@@ -419,6 +419,8 @@ class TestRefused:
 
     def test_missing_packages_are_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "s3fs", None)
+        known = sys.modules["fsspec.registry"]._registry
+        monkeypatch.delitem(known, "s3", raising=False)  # what was imported before
         with pytest.raises(ImportError, match=r"s3://bucket/x/index.json.*pip install 'fsspec\[s3\]'"):
             load("s3://bucket/x")
         monkeypatch.setitem(sys.modules, "fsspec", None)

@@ -5,9 +5,13 @@
 | events | LongVALE, ActivityNet Captions | {id: {duration, timestamps: [[s, e]], sentences: [text]}} |
 | dialogues | VTimeLLM, LongVALE | [{id, conversations: [{from, value}], meta: {duration, split, token}}] |
 | qa | VideoInstruct (Video-ChatGPT, LongVLM) | [{video_id, q, a}] |
+| llava | LLaVA-Video, lmms-style lists | [{id, video, conversations: [{from, value}]}] |
 | mmduet-caption | MMDuetIT | {video_uid: {annotation_uid: [{text, time, timespan}]}} |
 | mmduet-magqa | MMDuetIT | [{video_uid, conversation: [{role, time, content, timespan}]}] |
 | mmduet-grounding | MMDuetIT | [{video_uid, query, timestamps: [[s, e]]}] |
+
+A llava list is JSON, JSON lines, or YAML that names lists: `datasets: [{json_path, sampling_strategy}]`. Its
+`video` is a path in the folder of videos; entries about images or without a video are left out.
 
 Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds: they
 can be written as seconds or as hundredths when read. Several entries of one video become one
@@ -17,15 +21,19 @@ the cut and stay so (`records.py`).
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+import numpy as np
+import yaml
 
 from ...config import VIDEO_SUFFIXES
 from ...files import parse_json, replacing
-from ..records import Record, Turn, events_of, part_key, part_of, sorted_events
+from ..records import Record, Turn, events_of, part_key, part_of, read_text, sorted_events
 
-Shape = Literal["events", "dialogues", "qa", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
+Shape = Literal["events", "dialogues", "qa", "llava", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
 FEATURES = (".npy", ".pkl")  # of other projects, for `imports.features`
 PLACEHOLDERS = ("<video>\n", "\n<video>", "<video>", "<image>\n", "<image>")
@@ -44,10 +52,16 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         raise FileNotFoundError(f"no folder of videos {videos}")
     if not source.is_file():
         raise FileNotFoundError(f"no file {source}")
-    content = parse_json(source.read_bytes(), str(source))
-    paths = sorted(videos.iterdir(), reverse=True)  # of one name the first counts, a video before features
+    content = llava_list(source) if shape == "llava" else parse_json(source.read_bytes(), str(source))
+    files = videos.rglob("*") if shape == "llava" else videos.iterdir()
+    paths = sorted(files, reverse=True)  # of one name the first counts, a video before features
     kinds = (FEATURES, VIDEO_SUFFIXES)
-    paths_of = {p.stem: str(p) for ends in kinds for p in paths if p.suffix.lower() in ends}
+    paths_of = {
+        str(p.relative_to(videos).with_suffix("")): str(p)
+        for ends in kinds
+        for p in paths
+        if p.suffix.lower() in ends
+    }
     merged: dict[str, Record] = {}
     missing = set()
     for where, video, part in _entries(content, shape, source):
@@ -57,6 +71,8 @@ def convert(source: str | Path, shape: Shape, videos: str | Path) -> tuple[list[
         key = part_key(video, part.get("meta", {}).get("split"))
         record = Record(key, paths_of[video], source=shape, **part)
         before = merged.get(key)
+        if before is not None and before.video != record.video:
+            raise ValueError(f"{where}: {record.video} and {before.video} have one key, {key!r}; rename one")
         merged[key] = record if before is None else _joined(before, record, where)
     return sorted(merged.values(), key=lambda r: r.key), sorted(missing)
 
@@ -111,6 +127,53 @@ def _of_qa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return str(entry["video_id"]), {"dialogues": (turns,)}
 
 
+def llava_list(source: Path) -> list[Any]:
+    """The entries about videos of a llava list (see above).
+
+    Raises:
+        ValueError: a file is no such list, or a strategy is none.
+        FileNotFoundError: YAML names a list that isn't there, from its own folder.
+    """
+    if source.suffix.lower() not in (".yaml", ".yml"):
+        text = read_text(source)
+        lines = [line for line in text.split("\n") if line.strip()] if source.suffix == ".jsonl" else []
+        entries = [parse_json(line, str(source)) for line in lines] or parse_json(text, str(source))
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(
+                f"{source}: shape 'llava' is a JSON list of objects, JSON lines, or YAML of those"
+            )
+        videos = [entry for entry in entries if entry.get("video") or "conversations" not in entry]
+        if num := len(entries) - len(videos):
+            warnings.warn(f"{source}: {num} entries without a video are left out", stacklevel=2)
+        return videos
+    try:
+        rows = [(str(row["json_path"]), row) for row in yaml.safe_load(read_text(source))["datasets"]]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{source} is no YAML with datasets: [{{json_path: FILE}}]: {error}") from error
+    out: list[Any] = []
+    for name, row in rows:
+        path, strategy = source.parent / name, str(row.get("sampling_strategy", "all"))
+        if not path.is_file():
+            raise FileNotFoundError(f"{source}: json_path: no file {path}")
+        match = re.fullmatch(r"(all)|(first|end|random):(\d+)(%?)", strategy)
+        if match is None:
+            need = "must be all, or first, end or random with a number, as random:10%"
+            raise ValueError(f"{source}: sampling_strategy {need}, got {strategy!r}")
+        entries = llava_list(path)
+        if match[2] == "random":
+            np.random.default_rng(0).shuffle(entries)
+        if match[2]:
+            num = -(-int(match[3]) * len(entries) // 100) if match[4] else int(match[3])
+            entries = entries[max(len(entries) - num, 0) :] if match[2] == "end" else entries[:num]
+        out += entries
+    return out
+
+
+def _of_llava(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    turns = tuple(Turn(SPEAKERS[t["from"]], _clean(t["value"])) for t in entry["conversations"])
+    return str(PurePosixPath(entry["video"]).with_suffix("")), {"dialogues": (turns,)}
+
+
 def _of_mmduet_caption(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     parts = [part for narration in entry.values() for part in narration]
     return Path(name).stem, _events_fields((*part["timespan"], part["text"]) for part in parts)
@@ -141,6 +204,7 @@ SHAPES: dict[str, Callable[[str, Any], tuple[str, dict[str, Any]]]] = {
     "events": _of_events,
     "dialogues": _of_dialogues,
     "qa": _of_qa,
+    "llava": _of_llava,
     "mmduet-caption": _of_mmduet_caption,
     "mmduet-magqa": _of_mmduet_magqa,
     "mmduet-grounding": _of_mmduet_grounding,
