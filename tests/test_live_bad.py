@@ -39,7 +39,7 @@ def frame(time_s, value=100, size=16):
     return Frames(pixels, torch.tensor([time_s], dtype=torch.float64), 1.0)
 
 
-def watching(model, live=QUIET, media=("video",)):
+def opened(model, live=QUIET, media=("video",)):
     return Session(model, 40, live=live, media=media)
 
 
@@ -47,7 +47,7 @@ def watching(model, live=QUIET, media=("video",)):
 
 
 def test_a_request_before_the_first_frame_is_read_with_it(model):
-    session = watching(model)
+    session = opened(model)
     (asked,) = session.push_text(TEXT, reply="may")
     assert asked == Asked(0.0, TEXT, 1) and session.context() == []
     session.push(frame(0.0)), session.push(frame(1.0))
@@ -55,7 +55,7 @@ def test_a_request_before_the_first_frame_is_read_with_it(model):
 
 
 def test_texts_of_equal_times_come_in_their_order(model):
-    session = watching(model)
+    session = opened(model)
     for text in (TEXT, "what is seen", "what happens"):
         session.push_text(text, 1.0, reply="may")
     events = [e for i in range(3) for e in session.push(frame(float(i)))]
@@ -65,7 +65,7 @@ def test_texts_of_equal_times_come_in_their_order(model):
 
 
 def test_a_later_text_without_room_is_dropped_and_the_session_lives(model):
-    session = watching(model)
+    session = opened(model)
     session.push_text("red " * 70, 1.0, reply="may")
     events = [e for i in range(4) for e in session.push(frame(float(i)))]
     (dropped,) = of(events, Dropped)
@@ -77,20 +77,20 @@ def test_a_later_text_without_room_is_dropped_and_the_session_lives(model):
 
 
 def test_frames_that_run_backwards_or_repeat_are_dropped(model):
-    session = watching(model)
+    session = opened(model)
     events = [e for s in (0.0, 1.0, 2.0, 1.0, 2.0, 3.0, 4.0) for e in session.push(frame(s))]
     assert [(e.what, e.time_s) for e in of(events, Dropped)] == [("video", 1.0), ("video", 2.0)]
     assert [e.time_s for e in of(events + session.close(), Scored)] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_minute_without_a_frame_is_a_gap(model):
-    session = watching(model)
+    session = opened(model)
     events = [e for s in (0.0, 1.0, 61.0, 62.0) for e in session.push(frame(s))] + session.close()
     assert [e.time_s for e in of(events, Scored)] == [0.0, 1.0, 61.0, 62.0] and not of(events, Dropped)
 
 
 def test_black_frames_of_any_size_and_colour_are_read(model):
-    session = watching(model)
+    session = opened(model)
     events = session.push(frame(0.0, 0))
     for second, size in enumerate((16, 64, 7, 200), 1):
         events += session.push(frame(float(second), 50 * second, size))
@@ -104,7 +104,7 @@ def test_black_frames_of_any_size_and_colour_are_read(model):
     (torch.zeros(16, 16, dtype=torch.uint8), r"pixels must be"),
 ])  # fmt: skip
 def test_what_is_no_frame_is_refused(model, image, message):
-    session = watching(model)
+    session = opened(model)
     with pytest.raises(ValueError, match=message):
         session.push_frame(image)
     session.push(frame(0.0))
@@ -117,7 +117,7 @@ def test_what_is_no_frame_is_refused(model, image, message):
 
 def test_audio_with_a_gap_an_overlap_or_alone(model):
     _, sound = make_clip(12.0)
-    session = watching(model, media=("audio",))
+    session = opened(model, media=("audio",))
     cuts = [sound.cut(0, 32000), sound.cut(64000, 96000), sound.cut(80000, 128000), sound.cut(128000, 192000)]
     events = [e for part in cuts for e in session.push(part)] + session.close()
     (dropped,) = of(events, Dropped)
@@ -128,7 +128,7 @@ def test_audio_with_a_gap_an_overlap_or_alone(model):
 
 def test_samples_that_are_no_numbers_are_refused(model):
     _, sound = make_clip(3.0)
-    session = watching(model, media=("audio",))
+    session = opened(model, media=("audio",))
     session.push(sound.cut(0, 16000))
     bad = Audio(torch.full((16000,), float("nan")), 1.0)
     with pytest.raises(ValueError, match="samples must be finite, got NaN or infinity in audio at 1 s"):
@@ -140,7 +140,7 @@ def test_samples_that_are_no_numbers_are_refused(model):
 def test_a_clock_that_drifts_costs_no_sample(model):
     """Half a percent too slow: stamps lag behind by up to a sample a push, and no second is late."""
     _, sound = make_clip(10.0)
-    session, events = watching(model, media=("audio",)), []
+    session, events = opened(model, media=("audio",)), []
     for i in range(100):
         part = sound.cut(i * 1600, (i + 1) * 1600)
         events += session.push(Audio(part.samples, part.start_s - i * 0.5e-6))
@@ -151,7 +151,7 @@ def test_a_clock_that_drifts_costs_no_sample(model):
 
 
 def test_a_session_closed_while_it_speaks_says_all(model):
-    session = watching(model, LIVE)
+    session = opened(model, LIVE)
     session.push_text(TEXT, reply="may")
     events = session.push(frame(0.0)) + session.push(frame(1.0))
     assert session.live.context.speech is not None and of(events, ReplyBegan)
@@ -162,7 +162,7 @@ def test_a_session_closed_while_it_speaks_says_all(model):
 
 
 def test_a_snapshot_of_another_model_is_refused(model):
-    session = watching(model, LIVE)
+    session = opened(model, LIVE)
     session.push(frame(0.0))
     other = make_model(llm=model.config.llm)
     with torch.no_grad():
@@ -177,15 +177,15 @@ def test_models_without_steps_are_refused(model):
     spread = make_model(llm=model.config.llm)
     spread.change({"media": {"frames": 10}})
     with pytest.raises(ValueError, match=r"live needs media.rate_fps, got media.frames"):
-        watching(spread)
+        opened(spread)
     cut = make_model(llm=model.config.llm)
     cut.change({"segments": {"cut": "frames"}})
     with pytest.raises(ValueError, match=r'live needs segments.cut "fixed" or "change", got "frames"'):
-        watching(cut)
+        opened(cut)
 
 
 def test_two_kinds_of_heads_are_refused(model):
     with pytest.raises(ValueError, match=r'heads must be some of .* each once, or "poll", got'):
         TriggerConfig("single", 0.5, ("relevance", "poll"))
     with pytest.raises(ValueError, match="media must be some of"):
-        watching(model, media=("text",))
+        opened(model, media=("text",))

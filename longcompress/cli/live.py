@@ -42,7 +42,7 @@ def live(
     seconds: float | None = None, max_lag_s: float = 3.0, retry_s: float = 60.0, timeout_s: float = 10.0,
     json: bool = False, options: LiveOptions,
 ) -> int:  # fmt: skip
-    """Watch a running source: say when something asked for happens, until it ends or Ctrl-C.
+    """Follow a running source and tell of what was asked for, until it ends or Ctrl-C.
 
     Args:
         source: a path, - for standard input, a URL (rtsp://...), or a device: v4l2:/dev/video0, x11grab::0,
@@ -171,13 +171,20 @@ def _items(
     failed: list[OSError | ValueError],
 ) -> "Iterator[Item]":  # fmt: skip
     """Requests, then what comes, up to a second of the media; an error of the source ends it."""
+    from ..session_events import Dropped
+    from ..types import Audio
+
     yield from texts
     yield first
     try:
         for item in capture:
-            if seconds is not None and getattr(item, "start_s", 0.0) >= seconds:
+            if seconds is None or isinstance(item, Dropped):
+                yield item
+            elif item.start_s >= seconds + 1.0:  # by then the other track has come so far, too
                 break
-            yield item
+            elif item.start_s < seconds:
+                is_audio = isinstance(item, Audio) and item.end_s > seconds
+                yield item.cut(0, round((seconds - item.start_s) * item.rate_hz)) if is_audio else item
     except (OSError, ValueError) as error:
         failed.append(error)
     capture.close()

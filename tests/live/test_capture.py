@@ -38,10 +38,10 @@ def test_the_ladder_drops_frames_first_then_old_audio():
     got = read_all(Capture(parts(20), 3.0, may_drop=True))
     dropped = [item for item in got if isinstance(item, Dropped)]
     assert {item.what for item in dropped} == {"video", "audio"}
-    kept = [part for part in got if isinstance(part, Audio)]
-    assert kept[-1].end_s - kept[0].start_s <= 6.0 + 1 and kept[-1].end_s == 20.0
+    heard = [part for part in got if isinstance(part, Audio)]
+    assert heard[-1].end_s - heard[0].start_s <= 6.0 + 1 and heard[-1].end_s == 20.0
     lost_s = sum(item.end_s - item.time_s for item in dropped if item.what == "audio")
-    assert lost_s + sum(len(part) for part in kept) / 16000 == 20.0  # each second comes or is told of
+    assert lost_s + sum(len(part) for part in heard) / 16000 == 20.0  # each second comes or is told of
 
 
 def test_a_file_waits_instead():

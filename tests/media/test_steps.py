@@ -23,7 +23,7 @@ def sound(start_s, end_s):
     return Audio(torch.arange(first, last).float(), start_s, RATE)
 
 
-def told(step: Step):
+def plain(step: Step):
     """A step in plain values."""
     parts = [
         (p.modality, p.start_s, p.time_s.tolist() if isinstance(p, Frames) else p.samples.tolist())
@@ -42,7 +42,7 @@ def steps_of(parts, step_s=1.0, media=("video", "audio"), patience_s=100.0):
         if len(part):
             steps.push(part)
         out += steps.due()
-    return [told(step) for step in [*out, *steps.due(flush=True)]]
+    return [plain(step) for step in [*out, *steps.due(flush=True)]]
 
 
 def test_a_step_is_what_starts_in_it():
@@ -60,9 +60,9 @@ def test_nothing_depends_on_cuts(cuts, step_s):
     frames = [frame(i / 2, i) for i in range(8)]
     edges = [0, *sorted(cuts), 400]
     pieces = [sound(a / RATE, b / RATE) for a, b in pairwise(edges)]
-    one = steps_of([Frames.join(frames), sound(0, 4)], step_s)
+    whole = steps_of([Frames.join(frames), sound(0, 4)], step_s)
     mixed = sorted([*frames, *pieces], key=lambda part: part.start_s)
-    assert steps_of(mixed, step_s) == one and len(one) == 4 / step_s
+    assert steps_of(mixed, step_s) == whole and len(whole) == 4 / step_s
 
 
 def test_frames_are_thinned_to_the_first_of_each_half_second():
@@ -110,7 +110,7 @@ def test_a_state_goes_on():
     second.set_state(first.state())
     for steps in (first, second):
         steps.push(sound(1.7, 3.0))
-    ends = [[told(step) for step in steps.due(flush=True)] for steps in (first, second)]
+    ends = [[plain(step) for step in steps.due(flush=True)] for steps in (first, second)]
     assert ends[0] == ends[1] and len(ends[0]) == 2
 
 
