@@ -183,8 +183,9 @@ def _items(
             elif item.start_s >= seconds + 1.0:  # by then the other track has come so far, too
                 break
             elif item.start_s < seconds:
-                is_audio = isinstance(item, Audio) and item.end_s > seconds
-                yield item.cut(0, round((seconds - item.start_s) * item.rate_hz)) if is_audio else item
+                if isinstance(item, Audio) and item.end_s > seconds:
+                    item = item.cut(0, round((seconds - item.start_s) * item.rate_hz))
+                yield item
     except (OSError, ValueError) as error:
         failed.append(error)
     capture.close()
