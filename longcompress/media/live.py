@@ -227,6 +227,7 @@ def _decoded(
                 times.step, pixels = number, torch.from_numpy(np.ascontiguousarray(sampler.fit(frame)))
                 at_s = torch.tensor([max(0.0, time_s)], dtype=torch.float64)
                 yield Frames(pixels[None], at_s, 1 / config.rate_fps)
+    yield from track.finish()
 
 
 def _wait(part: Frames | Audio, speed: float, times: _Times) -> None:
