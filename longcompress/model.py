@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from .config import (
     load_config,
     to_dict,
 )
+from .config_live import LiveConfig
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, load_encoders, resolve
@@ -44,6 +45,7 @@ CHANGEABLE = {
         ("merge", MergeConfig, ()),
         ("budget", BudgetConfig, ()),
         ("memory", MemoryConfig, ("kind", "num_queries")),
+        ("live", LiveConfig, ()),
     )
 } | {"video": ("reuse_below",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
@@ -306,8 +308,7 @@ class LongCompress(nn.Module):
         for section, values in changes.items():
             if section not in known or set(values) - set(known[section]):
                 raise ValueError(f"changes must be fields of {known}, got {section!r}: {sorted(values)}")
-        sections = {name: replace(getattr(self.config, name), **values) for name, values in changes.items()}
-        config = replace(self.config, **sections)
+        config = _changed(self.config, changes)
         if self.video is not None:
             if isinstance(self.video, StockVision):
                 before_px = self.video.size_px
@@ -434,6 +435,17 @@ class LongCompress(nn.Module):
                 self.audio.extractor.save_pretrained(folder)
             norm = dict(zip(("image_mean", "image_std"), map(list, self.video.norm), strict=True))
             (folder / "video_preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
+
+
+def _changed(section: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass with other values, of those in it too."""
+    new = {}
+    for name, value in values.items():
+        old = getattr(section, name)
+        new[name] = (
+            _changed(old, value) if is_dataclass(old) else tuple(value) if type(old) is tuple else value
+        )
+    return replace(section, **new)
 
 
 def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:

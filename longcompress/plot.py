@@ -16,6 +16,7 @@ from .llm.prompt import lay_out
 from .media import reader as media
 from .media.thumbnails import Thumbnail, pixels_of
 from .memory import VideoMemory
+from .session_events import Reply, Scored, SessionEvent
 from .types import Event, Frames, stream_order
 
 INK, FAINT, BARS = "#22303c", "#d9dee3", ("#2f6db3", "#3f9aa0")
@@ -227,6 +228,33 @@ def _outline(axes: Any, number: NDArray[np.int32]) -> None:
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, capstyle="projecting"))
 
 
+def plot_scores(events: Sequence[SessionEvent], duration_s: float, path: str | Path) -> Path:
+    """The path, .png, .svg or .pdf, of a plot of a live session: a line for each score of each request, and
+    a mark where the model spoke."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for event in events:
+        if isinstance(event, Scored):
+            for name, score in event.scores.items():
+                label = f"{name}, request {event.request}" if event.request else name
+                curves.setdefault(label, []).append((event.time_s, score))
+    replies = [event for event in events if isinstance(event, Reply)]
+    figure = _figure(10, 3.4)
+    axes = figure.add_subplot()
+    for number, (label, points) in enumerate(list(curves.items())[:MAX_ROWS]):
+        axes.plot(*zip(*points, strict=True), color=_colour(number), linewidth=1, label=label, zorder=2)
+    for reply in replies[:MAX_BARS]:
+        axes.axvline(reply.time_s, color=FAINT if reply.is_repeat else INK, linewidth=0.8, zorder=1)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("score")
+    _time_axis(axes, max(duration_s, 1e-3))
+    if curves:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, borderaxespad=0)
+    repeats = sum(reply.is_repeat for reply in replies)
+    title = f"{_count(len(replies) - repeats, 'reply').replace('replys', 'replies')} in {_clock(duration_s)}"
+    axes.set_title(f"{title}, {_count(repeats, 'repeat')}", loc="left")
+    return _save(figure, path)
+
+
 def _figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Any:
     """A figure of its own, in inches: no window, no global state."""
     try:
@@ -236,11 +264,17 @@ def _figure(width: float, height: float, layout: Literal["constrained", "compres
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
-def _save(figure: Any, path: str | Path) -> Path:
-    """Write beside `path`, then put it in its place; nothing half-written stays."""
+def check_plot(path: str | Path) -> Path:
+    """The path of a plot; ValueError for a suffix that none has."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"path must end in one of .png, .svg, .pdf, got {path.name!r}")
+    return path
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    """Write beside `path`, then put it in its place; nothing half-written stays."""
+    path = check_plot(path)
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     return path

@@ -11,7 +11,6 @@ first fifth of the time, and the number of answers. A request without an answer 
 """
 
 import base64
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 
 from .requests import Request, make_requests
 from .rows import Recorder, Row
+from .timer import resident_mb
 
 CHAT = "/chat/completions"
 WARM_UP = 0.2  # of a soak's time, in which memory may grow
@@ -87,12 +87,6 @@ def body(request: Request, budget: int) -> dict[str, Any]:
     url = "data:video/mp4;base64," + base64.b64encode(Path(request.video).read_bytes()).decode()
     content = [{"type": "text", "text": request.question}, {"type": "video_url", "video_url": {"url": url}}]
     return {"messages": [{"role": "user", "content": content}], "longcompress": {"budget": budget}}
-
-
-def resident_mb(pid: int) -> float:
-    """Memory of a process that is in RAM."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def send(client: httpx.Client, bodies: Sequence[dict[str, Any]], workers: int) -> tuple[list[float], float]:

@@ -16,6 +16,12 @@ K = TypeVar("K")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def resident_mb(pid: int | None) -> float:
+    """Memory of a process, None: this one, that is in RAM."""
+    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
 class Took(NamedTuple):
     """One timed run: seconds on the wall (of a GPU, by events), of all cores, and the returned value."""
 

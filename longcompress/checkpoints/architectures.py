@@ -204,8 +204,7 @@ def config_of(
     parts = [part for part in ("video", "audio", "speech", "llm") if getattr(config, part).base]
     base = dict(base or {})
     if name == "mmduet" and "llava" in base:
-        llava = base.pop("llava")
-        base = dict.fromkeys(parts, llava) | base
+        base = dict.fromkeys(parts, base.pop("llava")) | base
     for part, path in base.items():
         if part not in parts:
             parts = ["llava", *parts] if name == "mmduet" else parts

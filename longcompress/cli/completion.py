@@ -33,6 +33,8 @@ def next_words(
     """What may follow `words`: the commands of a group, or the flags of a command; `instances` are those that
     `parser_of` takes."""
     command = imported(group.commands[words[0]]) if words and words[0] in group.commands else None
+    if command is None and words and group.default is not None:
+        command = imported(group.default)
     if command is None:
         return list(group.commands)
     if isinstance(command, Group):

@@ -35,7 +35,7 @@ _EVAL = _in("cli.eval", "run score compare pairs tasks")
 _EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
 _BENCH = {
     name: f"longcompress.eval.bench.{name}:bench_{name}"
-    for name in ["kernels", "throughput", "stock", "report", "serve", "cost"]
+    for name in ["kernels", "throughput", "stock", "report", "serve", "cost", "live"]
 }
 _BENCH["boundaries"] = "longcompress.annotate.measure:bench_boundaries"
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
@@ -46,6 +46,10 @@ COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a l
     "eval": Group("Run benchmarks, score predictions as the papers do, compare at equal budgets.", _EVAL),
     "bench": Group("Measure speed and memory, and write the tables of the figures.", _BENCH),
     "weights": Group("Read published weights.", _in("cli.weights", "apply delta show split")),
+    "live": Group(
+        "Play a running source into a live session; `longcompress live SOURCE --help` lists the flags.",
+        _in("cli.live", "replay"), default="longcompress.cli.live:live",
+    ),
     "completion": completion,
 }, """
 --version shows the version; -q (--quiet) only errors; -v (--verbose) also what libraries say; --debug

@@ -33,6 +33,7 @@ class Group:
     about: str  # a line of help
     commands: Mapping[str, "Command | str | Group"]  # a "module:function" is imported when it is run
     epilog: str = ""  # the last lines of its help
+    default: "Command | str | None" = None  # what words that are none of `commands` go to
 
 
 def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tuple[str, Command, list[str]]:
@@ -41,6 +42,10 @@ def find(words: Sequence[str], group: Group, name: str = "longcompress") -> tupl
         print(overview(group, name))
         raise SystemExit(0)
     command = group.commands.get(words[0]) if words else None
+    if command is None and words and group.default is not None:
+        default = imported(group.default)
+        assert not isinstance(default, Group)
+        return name, default, list(words)
     if command is None:
         fault = f"no command {words[0]!r}" if words else "a command is missing"
         raise ValueError(f"{fault}; {name} has {', '.join(group.commands)}")
@@ -59,6 +64,8 @@ def overview(group: Group, name: str) -> str:
     for key, command in group.commands.items():
         about = command.about if isinstance(command, Group) else _about(command)
         lines.append(f"  {key:16} {about}")
+    if group.default is not None:
+        lines.append(f"  {'...':16} {_about(group.default)}")
     return "\n".join([*lines, "", f"`{name} COMMAND --help` lists the flags of a command.{group.epilog}"])
 
 

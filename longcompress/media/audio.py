@@ -133,6 +133,11 @@ class AudioTrack:
         })  # fmt: skip
         return "; ".join([*faults, *([stamps] if stamps else [])]) or None
 
+    def rest(self) -> Iterator[Audio]:
+        """What waits for its chunk, at once."""
+        self._resample()
+        yield from self._chunks(flush=True)
+
     def finish(self) -> Iterator[Audio]:
         """All that waits."""
         self._drain()

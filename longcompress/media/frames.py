@@ -148,7 +148,7 @@ class FrameSampler:
                 continue
             if self._scaled is None:
                 try:
-                    self._scaled = self._fit(frame)
+                    self._scaled = self.fit(frame)
                 except av.FFmpegError:
                     self.num_bad += 1
                     continue
@@ -159,7 +159,7 @@ class FrameSampler:
             if len(self._times) >= self._chunk or time_s - self._times[0] >= _CHUNK_S:
                 yield from self.flush()
 
-    def _fit(self, frame: av.VideoFrame) -> np.ndarray:
+    def fit(self, frame: av.VideoFrame) -> np.ndarray:
         """(size_px, size_px, 3) uint8 from a decoded frame, turned by its rotation flag.
 
         FFmpeg's scaler converts from YUV in the same pass; it doesn't give the same bits as `fit_pixels`.

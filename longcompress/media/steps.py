@@ -64,7 +64,10 @@ class Steps:
         if isinstance(part, Frames):
             return int(((part.time_s < bound_s) | (part.time_s <= self.last_s[modality])).sum())
         bound_s = max(bound_s, self.end_s[modality] - SAME_S)
-        return min(len(part), max(0, math.ceil((bound_s - part.start_s) * part.rate_hz)))
+        if part.start_s >= bound_s:
+            return 0
+        # what overlaps by more is cut where what came ends, so that tokens stay within their steps
+        return min(len(part), math.ceil((bound_s + SAME_S - part.start_s) * part.rate_hz - ROUNDING))
 
     def push(self, part: Frames | Audio) -> None:
         """Take in frames or audio that aren't late."""

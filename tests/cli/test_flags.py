@@ -16,6 +16,8 @@ RECIPES = ("align", "tiny")  # the two kinds
 
 def commands_of(group: Group, *words: str) -> Iterator[list[str]]:
     """The words of each command."""
+    if group.default is not None:
+        yield [*words, "SOURCE"]
     for name, command in group.commands.items():
         if isinstance(command, Group):
             yield from commands_of(command, *words, name)
@@ -30,7 +32,7 @@ def flags() -> str:
     lines = []
     for words in commands_of(COMMANDS):
         name, function, rest = find(words, COMMANDS)
-        defaults = {"recipe": recipe_of(rest)} if rest else {}
+        defaults = {"recipe": recipe_of(rest)} if function is train else {}
         parser, _ = parser_of(name, function, defaults)
         lines.append(" ".join([name, *rest]))
         for action in parser._actions:

@@ -76,3 +76,67 @@ def test_bad_triggers():
         LiveConfig(max_frames=-1)
     with pytest.raises(ValueError, match="max_reply_tokens must be >= 1 and repetition_penalty > 0"):
         LiveConfig(repetition_penalty=0)
+
+
+def frames_of(config, scores, times=None):
+    """Where a trigger speaks."""
+    return fires(config, {"relevance": scores}, range(len(scores)) if times is None else times)
+
+
+def test_hold_wants_a_row_of_steps():
+    config = TriggerConfig("single", 0.5, ("relevance",), hold=3)
+    assert frames_of(config, [0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9]) == [5, 6]
+
+
+def test_release_tells_an_event_once():
+    config = TriggerConfig("single", 0.5, ("relevance",), release=True)
+    assert frames_of(config, [0.9, 0.9, 0.9, 0.1, 0.9, 0.9]) == [0, 4]
+    held = TriggerConfig("single", 0.5, ("relevance",), release=True, hold=2)
+    assert frames_of(held, [0.9, 0.9, 0.9, 0.1, 0.9, 0.9]) == [1, 5]
+
+
+def test_refractory_counts_seconds_from_the_last_time():
+    config = TriggerConfig("single", 0.5, ("relevance",), refractory_s=2.0)
+    assert frames_of(config, [0.9] * 6) == [0, 2, 4]
+    assert frames_of(config, [0.9] * 6, [0.0, 0.5, 1.0, 1.99, 2.0, 2.5]) == [0, 4]
+
+
+def test_per_minute_is_a_window_of_sixty_seconds():
+    config = TriggerConfig("single", 0.5, ("relevance",), per_minute=2)
+    times = [0.0, 10.0, 20.0, 59.0, 60.0, 65.0, 70.0, 125.0]
+    assert frames_of(config, [0.9] * 8, times) == [0, 1, 4, 6, 7]
+
+
+def test_the_order_of_checks_is_rule_hold_release_refractory_rate():
+    """A step that is refused by a later check still counts for the earlier ones."""
+    config = TriggerConfig("single", 0.5, ("relevance",), hold=2, release=True, refractory_s=4.0)
+    # two in a row at 1; again at 4, too early, and not lost: at 5 it may
+    assert frames_of(config, [0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9]) == [1, 5]
+
+
+def test_a_sum_goes_on_while_it_may_not_speak():
+    config = TriggerConfig("sum", 1.0, ("relevance",), refractory_s=3.0)
+    assert frames_of(config, [0.6, 0.6, 0.6, 0.6, 0.6, 0.1]) == [1, 4]
+
+
+def test_heads_are_added_in_one_order():
+    scores = {"informative": [0.3, 0.4], "relevance": [0.3, 0.2]}
+    assert fires(TriggerConfig("single", 0.59, ("relevance", "informative")), scores, [0, 1]) == [0, 1]
+    assert fires(TriggerConfig("single", 0.55, ("informative",)), scores, [0, 1]) == []
+
+
+def test_window_and_warmup_bound_what_is_remembered():
+    config = TriggerConfig("rise", 0.3, ("relevance",), window=2, warmup=2)
+    assert frames_of(config, [0.9, 0.0, 0.0, 0.5, 0.5, 0.5]) == [3]
+    state = TriggerState()
+    for i in range(50):
+        state, _ = step(config, state, {"relevance": 0.1}, float(i))
+    assert len(state.recent) == 2 and len(state.spoken_s) <= 1
+
+
+def test_bad_fields_are_named():
+    for options in ({"hold": 0}, {"per_minute": -1}, {"refractory_s": -1.0}, {"refractory_s": float("inf")}):
+        with pytest.raises(ValueError, match="hold must be >= 1 and refractory_s and per_minute >= 0, got"):
+            TriggerConfig(**options)
+    with pytest.raises(ValueError, match="heads must be some of"):
+        TriggerConfig(heads=("relevance", "poll"))

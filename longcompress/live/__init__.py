@@ -1,0 +1,1 @@
+"""A running source played into a session: capture, log and replay, captions."""
