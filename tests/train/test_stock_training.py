@@ -144,7 +144,9 @@ def folder(tmp_path_factory):
             {"start_s": k, "end_s": k + 1, "text": text}
             for k, text in enumerate(("red ball", "blue box")[: i + 1])
         ]
-        (where / f"v{i}.json").write_text(json.dumps({"events": events}))
+        turns = [{"role": "user", "text": "What is it?"}, {"role": "assistant", "text": f"A thing, {i}."}]
+        record = {"events": events, "captions": [f"Things, {i} of them."], "dialogues": [turns]}
+        (where / f"v{i}.json").write_text(json.dumps(record))
     return where
 
 
@@ -226,7 +228,7 @@ def test_the_three_recipes_train_a_stock_model_and_plain_peft_loads_each_adapter
             lr=2e-2, warmup=0, engine=stages.CPU, min_videos=3, max_tokens=200, budgets=[40],
         )  # fmt: skip
         model = lc.load(train_stage(model, recipe, tmp_path / stage), device="cpu")
-        want, batch = logits_of(model, turns)
+        want, _ = logits_of(model, turns)
         assert before is None or float((want - before).abs().max()) > 1e-3
         before = want
         adapter = tmp_path / stage / "model" / "adapter"
@@ -254,11 +256,17 @@ def test_packed_samples_of_four_position_rows_are_each_alone(load):
         Example(memory_of(model, 7.0, 23, seed=3).video, TURNS[:1]),
     ]
     together, batch = logits_of(model, examples, row_tokens=2000)
-    assert len(batch["input_ids"]) == 1 and len(batch["position_ids"]) == 4
+    assert len(batch["input_ids"]) == 1 and batch["position_ids"].shape[:2] == (1, 3)
+    # transformers' fourth row, which comes first: places in the text, anew for each sample
+    text = torch.cat([torch.arange(int((batch["sample"] == number).sum())) for number in range(3)])
+    four = torch.cat([text[None, None], batch["position_ids"]], 1)
+    with torch.no_grad():
+        with_text = model(**batch | {"position_ids": four})["logits"]
+    assert_within("logits", with_text, together, 1e-5 * float(together.abs().max()))
     for number, example in enumerate(examples):
         want, alone = logits_of(model, [example])
         own = batch["sample"][0] == number
-        assert torch.equal(batch["position_ids"][:, 0, own], alone["position_ids"][:, 0])
+        assert torch.equal(batch["position_ids"][0][:, own], alone["position_ids"][0])
         assert_within("logits", together[0][own], want[0], 1e-4 * max(1.0, float(want.abs().max())))
 
 
