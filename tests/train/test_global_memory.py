@@ -153,12 +153,12 @@ def test_coarse_rows_are_means_of_all_tokens_at_each_scale(folder):
     rows = coarse(groups, [1, 2], state.merge)
     assert_within("mean", rows[0].double(), x.mean(0), 1e-5 * float(x.abs().max()))
     # the two halves of the second scale: their means, in order of time, are those of some split of all tokens
-    found = [
+    splits = [
         part for part in range(1, 2 ** (len(x) - 1))
         if (x[[i for i in range(len(x)) if not part >> i & 1]].mean(0) - rows[1]).abs().max() < 1e-4
         and (x[[i for i in range(len(x)) if part >> i & 1]].mean(0) - rows[2]).abs().max() < 1e-4
     ]  # fmt: skip
-    assert len(found) == 1
+    assert len(splits) == 1
     assert torch.equal(coarse(groups, [len(x)], state.merge), x.float())  # in order of time
     assert len(coarse(groups, [9], state.merge)) == 9  # more than are held: some come again
 
