@@ -81,7 +81,7 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = (*NAMES, *SHOWN, *MEMORIES)
+        known = (*NAMES, *MEMORIES, *SHOWN)
         if unknown := [method for method in self.methods if method not in known]:
             raise ValueError(f"methods must be of {', '.join(known)}, got {unknown[0]!r}")
         check_budgets(self.budgets)
