@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
-from .compression.state import GlobalMemory, MergeState, check_budget
+from .compression.global_memory import GlobalMemory
+from .compression.state import MergeState, check_budget
 from .config import (
     BudgetConfig,
     MediaConfig,
@@ -386,14 +387,16 @@ class LongCompress(nn.Module):
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
-    def identity(self) -> str:
+    def identity(self, *, features: bool = False) -> str:
         """A hash of what gives its tokens their meaning: config and weights of encoders and global memory.
+        Of `features`, as shards hold them, without what makes global tokens out of them.
 
         Weights are sampled as bfloat16, so that the hash is quick and the same in every dtype. It is kept
         until the config or a weight changes: torch counts the changes of a tensor in `_version`.
         """
         config = self.config
-        used: dict[str, Any] = {"memory": to_dict(config.memory)}
+        derived = features and config.memory.kind != "mean"  # of the features, whenever a budget is
+        used: dict[str, Any] = {"memory": to_dict(MemoryConfig("none") if derived else config.memory)}
         del used["memory"]["dtype"]
         for stream in self.encoders:
             fields_of = to_dict(getattr(config, stream))
@@ -403,7 +406,7 @@ class LongCompress(nn.Module):
         if isinstance(self.video, StockVision):
             used["backbone"], used["norm"] = self.video.model.config.model_type, self.video.norm
         text = json.dumps(used, sort_keys=True)
-        parts = [*self.encoders.values(), self.global_memory]
+        parts = [*self.encoders.values(), *([] if derived else [self.global_memory])]
         states = [getattr(part, "state", part.state_dict)() for part in parts]
         values = [item for state in states for item in sorted(state.items())]
         key = (text, tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for _, v in values))

@@ -320,6 +320,8 @@ class CompressedVideo:
         assignment: stream -> (n_raw,) int32 the token that each raw token is in, raw tokens by frame and
             patch; empty unless asked for.
         text: what is said or written at a time; the prompt has it beside the tokens, outside the budget.
+        global_inputs: stream -> (x (N, C), size (N,)) that learned global tokens are made of, to train them;
+            empty otherwise.
     """
 
     streams: dict[str, Tokens]
@@ -328,6 +330,7 @@ class CompressedVideo:
     duration_s: float = 0.0
     assignment: dict[str, Tensor] = field(default_factory=dict)
     text: "tuple[Event, ...]" = ()
+    global_inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

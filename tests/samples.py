@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from longcompress.compression.global_memory import Mean
 from longcompress.compression.merging import Group
-from longcompress.compression.state import Chunk, Mean
+from longcompress.compression.state import Chunk
 from longcompress.train.records import Record
 from longcompress.train.shards.index import make_index
 from longcompress.train.shards.sample import members_of

@@ -39,7 +39,7 @@ from .shards.stream import ShardStream
 from .trainer import PartTrainer, run, trained_state
 from .validation import Validation
 
-PARTS = ("projectors", "time", "lora")
+PARTS = ("projectors", "time", "memory", "lora")
 BAD_SAMPLES, RECIPE = "bad_samples.jsonl", "recipe.json"
 MAY_CHANGE = (
     "engine", "steps", "epochs", "save_steps", "log_steps", "eval_shards", "eval_steps", "eval_batches",
@@ -69,7 +69,8 @@ class StageRecipe:
         max_videos: videos of a step; 0: `max_tokens` alone decides. The global batch of a paper is min_videos
             = max_videos.
         row_tokens: samples are packed into rows of this length; 0: a row each, padded.
-        train: parts that learn, of projectors (or projectors.audio, of one stream), time, lora.
+        train: parts that learn, of projectors (or projectors.audio, of one stream), time, memory (learned
+            global tokens), lora.
         init: how projectors start. "auto": those that are new by least squares (`projector_init`), from the
             shards; "ridge": all, or those of one stream that `train` names; "keep": as the model has them.
         init_samples: samples that they start from, at most.
@@ -225,7 +226,8 @@ def train_stage(
     if rank == 0:
         print(trained_text(model, trained), flush=True)
     unit = embedding_norm(model.llm) / model.llm.lm.get_input_embeddings().weight.shape[1] ** 0.5
-    rates = {part: rate * (1.0 if part == "lora" else unit) for part, rate in recipe.rates.items()}
+    units = {"lora": 1.0, "memory": 1.0}
+    rates = {part: rate * units.get(part, unit) for part, rate in recipe.rates.items()}
     trainer = run(
         model.llm, data, _arguments(recipe, out, sum(map(len, indexes))),
         collate=StageCollate(model, recipe.row_tokens, bad_samples), resume=checkpoint,
@@ -260,6 +262,8 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
             parts[part] = [p for n, p in model.llm.lm.named_parameters() if "lora_" in n]
         else:
             root = part.replace("projectors", "project") + "."
+            if part == "memory" and model.global_memory.query:
+                model.llm.memory = model.global_memory
             named = model.llm.named_parameters(remove_duplicate=False)
             parts[part] = [p for n, p in named if n.startswith(root)]
         if not parts[part]:

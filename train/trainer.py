@@ -26,12 +26,12 @@ WEIGHTS = "trained.safetensors"
 
 
 def part_of(name: str) -> str:
-    """The part of a training that a parameter of a language model belongs to: projectors.STREAM, time, lora,
-    or lm."""
+    """The part of a training that a parameter of a language model belongs to: projectors.STREAM, time,
+    memory, lora, or lm."""
     root, _, rest = name.removeprefix("module.").partition(".")
     if root == "project":
         return f"projectors.{rest.partition('.')[0]}"
-    return "time" if root == "time" else "lora" if "lora_" in name else "lm"
+    return root if root in ("time", "memory") else "lora" if "lora_" in name else "lm"
 
 
 class Callbacks(TrainerCallback):

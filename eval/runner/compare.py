@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...compression.baselines import METHODS, only, spend
+from ...compression.global_memory import GlobalMemory
 from ...compression.state import MergeState
 from ...config import MediaConfig
 from ...encode import segments_of
@@ -33,6 +34,7 @@ ROUNDS = 0.25  # merge.schedule of "rounds"
 SHOWN = tuple(  # ours, by what a merged token shows: its row and its place
     f"{row}-{place}" for row in ("mean", "medoid") for place in ("mean", "medoid", "heaviest")
 )[1:]
+MEMORIES = ("memory-coarse", "memory-scales")  # ours, with other global tokens of the same features
 ALL = "all"  # the budget without compression
 STOCK = "stock"  # all tokens of the frames that a stock model's own processor would take
 WHOLE = ("full", STOCK)  # methods without a budget
@@ -61,8 +63,8 @@ class CompareConfig:
         budgets: each "4096", or "10%" of a video's raw tokens.
         methods: some of NAMES: baselines, and ours: as the model is configured, with the budget allocated
             evenly or by novelty, merged in rounds of a quarter and allocated evenly, without global tokens,
-            without audio. Or of SHOWN: ours with merge.representative and merge.place, as medoid-medoid.
-            None: all of NAMES that the model can do.
+            without audio. Or of SHOWN: ours with merge.representative and merge.place, as medoid-medoid. Or
+            of MEMORIES: ours with memory.kind coarse or scales. None: all of NAMES that the model can do.
         prompt: name of the task's prompt.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
@@ -79,7 +81,7 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = (*NAMES, *SHOWN)
+        known = (*NAMES, *MEMORIES, *SHOWN)
         if unknown := [method for method in self.methods if method not in known]:
             raise ValueError(f"methods must be of {', '.join(known)}, got {unknown[0]!r}")
         check_budgets(self.budgets)
@@ -238,16 +240,19 @@ def raw_video(model: LongCompress, video: str, parts: Reading, seed: int) -> Cal
         state = state_of(budget, method == "no-audio", merge)
         if method == STOCK:
             method = "full"
-        if method in (*OURS, *SHOWN):
+        if method in (*OURS, *SHOWN, *MEMORIES):
             spread = {"even": "even", "novelty": "novelty", "rounds": "even"}.get(method)
             allocation: Any = state.allocation
             if spread is not None:
                 allocation = replace(allocation, allocation=spread)
-            if method == "no-memory":
-                state = replace(state, memory={})
+            if method == "no-memory" or method in MEMORIES:
+                kind: Any = method.removeprefix("memory-") if method in MEMORIES else "none"
+                widths = {name: encoder.width for name, encoder in model.encoders.items()}
+                other = GlobalMemory(replace(model.config.memory, kind=kind), widths, {})
+                state = replace(state, memory={}, global_memory=other)
             compressed = replace(state, allocation=allocation).compress(budget)
         else:
-            globals_ = state.global_memory.read(state.memory)
+            globals_ = state.globals()
             num_global = sum(map(len, globals_.values()))
             options = {"global_tokens": num_global, "seed": seed + zlib.crc32(video.encode())}
             streams = spend(method, segments, budget - num_global, state.allocation, **options)

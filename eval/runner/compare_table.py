@@ -12,7 +12,7 @@ from ..bench.report import markdown_table
 from ..metrics.bootstrap import by_video, interval, quantiles, ratio_draws
 from ..metrics.intervals import mean
 from ..tasks.task import Example, groups_of
-from .compare import ALL, OURS, SHOWN, WHOLE, Arm
+from .compare import ALL, MEMORIES, OURS, SHOWN, WHOLE, Arm
 from .run_file import read_run
 
 ABOUT = {
@@ -32,6 +32,7 @@ ABOUT = {
     "no-memory": "ours, no global tokens",
     "no-audio": "ours, no audio",
 } | {name: "ours, {} row, {} place".format(*name.split("-")) for name in SHOWN}
+ABOUT |= {name: f"ours, global tokens {name.removeprefix('memory-')}" for name in MEMORIES}
 OUR_COLOURS = ("#000000", "#a6611a", "#777777", "#bbbbbb", "#5e3c99", "#d8b365")  # of OURS
 BASE = "ours"  # what others are compared with
 
@@ -117,7 +118,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str, note: str) -> str:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     budgets = [n for n in dict.fromkeys(row["budget"] for row in rows) if n != ALL]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in WHOLE]
-    methods.sort(key=lambda method: method not in (*OURS, *SHOWN))
+    methods.sort(key=lambda method: method not in (*OURS, *SHOWN, *MEMORIES))
     at = {(row["method"], row["budget"], row["group"]): row for row in rows}
     heads = ["method"]
     for n in budgets:  # with the tokens of the first method that answered

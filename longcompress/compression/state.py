@@ -10,80 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config import BudgetConfig, MemoryConfig, MergeConfig
-from ..kernels import State, after_rounds, attend, frame_novelty, start_state
+from ..config import BudgetConfig, MergeConfig
+from ..kernels import after_rounds, frame_novelty
 from ..threads import single_thread
 from ..types import CompressedVideo, Encoded, Segment, Tokens, stream_order
+from .global_memory import GlobalMemory, Mean
 from .merging import Group, assignment_of, merge, merge_by_height, merge_segment, round_schedule, seat_order
 
 DATA = ("chunks", "segments_per_chunk", "num_rounds", "heights", "last", "num_frames", "memory", "duration_s")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A running mean: total (E, C) float64 of `count` summaries."""
-
-    total: Tensor
-    count: int
-
-
-class GlobalMemory(nn.Module):
-    """A running mean of the encoder's summaries, or learned queries over the tokens of closed segments.
-
-    Source of the mean: LongVLM, arXiv 2404.03384 (class tokens of the last layers, averaged over frames).
-
-    Args:
-        config: which kind, and how many learned queries.
-        widths: stream -> C.
-        summaries: stream -> E summary rows that its encoder gives (kind "mean"); 0 for none.
-    """
-
-    def __init__(self, config: MemoryConfig, widths: dict[str, int], summaries: dict[str, int]) -> None:
-        super().__init__()
-        self.config = config
-        self.summaries = {k: v for k, v in summaries.items() if v} if config.kind == "mean" else {}
-        self.query = nn.ParameterDict()
-        if config.kind == "learned":
-            for name in stream_order(widths):
-                width = widths[name]
-                self.query[name] = nn.Parameter(torch.randn(config.num_queries, width) * width**-0.5)
-
-    def num_tokens(self, streams: list[str] | None = None) -> int:
-        """Global tokens of these streams (None: of all)."""
-        numbers = self.summaries | dict.fromkeys(self.query, self.config.num_queries)
-        return sum(n for name, n in numbers.items() if streams is None or name in streams)
-
-    def update(
-        self, memory: dict[str, State | Mean], stream: str, tokens: Tokens, summary: Tensor | None
-    ) -> None:
-        """Take a closed segment of `stream` into `memory`: its tokens (n, C) and its summary (T, E, C)."""
-        if stream in self.summaries:
-            if summary is None:
-                raise ValueError(
-                    f"stream {stream!r} needs a summary for its global tokens, its encoder gave none"
-                )
-            total, num = summary.double().sum(0), len(summary)
-            before = memory.get(stream)
-            if isinstance(before, Mean):
-                total, num = before.total + total, before.count + num
-            memory[stream] = Mean(total, num)
-        elif stream in self.query:
-            query = self.query[stream]
-            state = memory.get(stream)
-            if not isinstance(state, State):
-                state = start_state(1, query.shape[0], query.shape[1], device=tokens.x.device)
-            offsets = torch.tensor([0, len(tokens)], dtype=torch.int32, device=tokens.x.device)
-            memory[stream] = attend(query, tokens.x, offsets, bias=tokens.size.log(), state=state)
-
-    def read(self, memory: dict[str, State | Mean]) -> dict[str, Tensor]:
-        """stream -> (E, C) float32 global tokens of what was taken in."""
-        out = {}
-        for name in stream_order(memory):
-            state = memory[name]
-            out[name] = (state.total / state.count).float() if isinstance(state, Mean) else state.read()[0]
-        return out
 
 
 @dataclass(frozen=True)
@@ -128,7 +64,7 @@ class MergeState:
         heights: stream -> cost at which all its groups were cut (schedule "tree").
         last: stream -> (patches, d) metric of its last frame or window.
         num_frames: stream -> frames or windows so far.
-        memory: stream -> state of its global tokens.
+        memory: stream -> mean of its summaries, for global tokens of kind "mean".
         duration_s: end of the last segment.
     """
 
@@ -143,7 +79,7 @@ class MergeState:
     heights: dict[str, float] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
     num_frames: dict[str, int] = field(default_factory=dict)
-    memory: dict[str, State | Mean] = field(default_factory=dict)
+    memory: dict[str, Mean] = field(default_factory=dict)
     duration_s: float = 0.0
 
     def copy(self) -> "MergeState":
@@ -195,7 +131,7 @@ class MergeState:
             group = seat_order(encoded, self.merge, first, self.keep_assignment)
             further = self.num_rounds.setdefault(name, 0), self.heights.get(name)
             group = merge_segment(group, name, self.merge, *further)
-            self.global_memory.update(self.memory, name, group.tokens, encoded.summary)
+            self.global_memory.update(self.memory, name, encoded.summary)
             groups[name] = group
         # a chunk may take several segments, once the video is long
         chunk = Chunk(segment.start_s, segment.end_s, 1, groups, novelty)
@@ -209,6 +145,12 @@ class MergeState:
         return num_raw
 
     @torch.no_grad()
+    def globals(self) -> dict[str, Tensor]:
+        """stream -> (E, C) float32 global tokens of what is held."""
+        groups = {name: [group for _, group in self.groups(name)] for name in self.streams}
+        return self.global_memory.read(self.memory, groups, self.merge)
+
+    @torch.no_grad()
     @single_thread()
     def compress(self, budget: int | None = None) -> CompressedVideo:
         """Exactly min(budget, held) tokens, global tokens included; the state stays as it is.
@@ -220,7 +162,7 @@ class MergeState:
             ValueError: if the budget is too small for the global tokens and a token of each stream.
         """
         budget = self.budget if budget is None else budget
-        names, globals_ = self.streams, self.global_memory.read(self.memory)
+        names, globals_ = self.streams, self.globals()
         num_globals = sum(map(len, globals_.values()))
         check_budget(budget, num_globals + len(names))
         room = budget - num_globals
@@ -389,5 +331,5 @@ def allocate(
     return out
 
 
-STATE_CLASSES = (Chunk, Group, Tokens, Mean, State)
+STATE_CLASSES = (Chunk, Group, Tokens, Mean)
 """The classes that a merge state is made of, for `serialize.pack`."""

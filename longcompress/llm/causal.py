@@ -98,6 +98,7 @@ class CausalLM(nn.Module):
         self.heads = (
             ScoreHeads(width, getattr(lm.config, "initializer_range", SPREAD)) if config.heads else None
         )
+        self.memory: Any = None  # GlobalMemory while it is trained: it is the model's, not this module's
         self.backend, self._apart = "auto", False  # of branch_attention; whether check_apart passed
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an eos_token, it ends the answers; set one")
@@ -141,7 +142,7 @@ class CausalLM(nn.Module):
         for i, name in enumerate(self.names):
             for place, rows in (
                 (placeholder(i), self._rows(name, batch, table)),
-                (global_placeholder(i), self._project(name, batch.get(f"{name}_globals"))),
+                (global_placeholder(i), self._project(name, self._globals(name, batch))),
             ):
                 where = ids == place
                 places, num = int(where.sum()), 0 if rows is None else len(rows)
@@ -237,6 +238,15 @@ class CausalLM(nn.Module):
         first = (batch[f"{name}_start_s"] - start + 1e-6).floor()
         last = (batch[f"{name}_end_s"] - start - 1e-6).ceil() - 1
         return rows + self.time(timestamps[of], self.numbers(), first, last, batch[f"{name}_size"])
+
+    def _globals(self, name: str, batch: dict[str, Tensor]) -> Tensor | None:
+        """(G, C) global tokens of a batch; made anew of their inputs where learned ones are trained."""
+        x = batch.get(f"{name}_inputs")
+        if self.memory is None or x is None:
+            return batch.get(f"{name}_globals")
+        counts = batch[f"{name}_input_counts"].tolist()
+        out: Tensor = self.memory.attended(name, x, batch[f"{name}_input_size"], counts)
+        return out
 
     def _project(self, name: str, x: Tensor | None) -> Tensor | None:
         weight = next(self.project[name].parameters(), self.lm.get_input_embeddings().weight)

@@ -287,8 +287,9 @@ def collate(
         input_ids, attention_mask, position_ids, branch (0 = video), labels: (rows, L) int64, input_ids
         negative at video tokens; with row_tokens also sample, the example's number or -1 at padding;
         timestamp_ids (K, k), timestamp_start_s (K,), K timestamps of all videos; for each stream NAME: NAME_x
-        (N, C), NAME_size, NAME_start_s, NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C), all in
-        the order of the rows.
+        (N, C), NAME_size, NAME_start_s, NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C); where
+        learned ones are trained NAME_inputs (N, C), NAME_input_size (N,), NAME_input_counts (videos,). All
+        are in the order of the rows.
     """
     if not examples:
         raise ValueError("examples must hold at least one video, got none")
@@ -390,6 +391,10 @@ def packed_tokens(
         tokens_of = [e.video.globals[name] for e in examples if len(e.video.globals.get(name, ()))]
         if tokens_of:
             batch[f"{name}_globals"] = torch.cat(tokens_of)
+        if inputs := [e.video.global_inputs[name] for e in examples if name in e.video.global_inputs]:
+            x, size = (torch.cat(parts) for parts in zip(*inputs, strict=True))
+            counts = torch.tensor([len(x) for x, _ in inputs])
+            batch |= {f"{name}_inputs": x, f"{name}_input_size": size, f"{name}_input_counts": counts}
     return batch
 
 

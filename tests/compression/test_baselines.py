@@ -8,7 +8,8 @@ import torch
 
 import longcompress as lc
 from longcompress.compression.baselines import METHODS, spend
-from longcompress.compression.state import GlobalMemory, MergeState
+from longcompress.compression.global_memory import GlobalMemory
+from longcompress.compression.state import MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig
 from longcompress.encode import segments_of
 from longcompress.session import Session

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from longcompress.compression.global_memory import GlobalMemory
 from longcompress.compression.segmenter import Segmenter
-from longcompress.compression.state import STATE_CLASSES, GlobalMemory, MergeState
+from longcompress.compression.state import STATE_CLASSES, MergeState
 from longcompress.config import BudgetConfig, MemoryConfig, MergeConfig, SegmentConfig
 from longcompress.serialize import pack, unpack
 from longcompress.types import Encoded, Segment, Tokens
@@ -67,14 +68,14 @@ def merging(request) -> dict[str, str]:
     return MERGING[request.param]
 
 
-@pytest.mark.parametrize("kind", ["none", "mean", "learned"])
+@pytest.mark.parametrize("kind", ["none", "mean", "learned", "coarse", "scales"])
 @pytest.mark.parametrize("steps", [1, 9, 10, 11, 95])
 @pytest.mark.parametrize("budget", [8, 31, 64, 10_000])
 def test_a_compressed_memory_has_exactly_the_budget_or_all_there_is(kind, steps, budget, merging):
     state = fill(empty_state(kind=kind, **merging), steps)
     video = state.compress(budget)
     num_globals = sum(map(len, video.globals.values()))
-    assert num_globals == {"none": 0, "mean": 2, "learned": 4}[kind]
+    assert num_globals == {"none": 0, "mean": 2}.get(kind, 4)
     assert video.num_tokens == min(budget, state.num_tokens() + num_globals)
 
 
@@ -94,7 +95,7 @@ def test_mass_and_time_are_kept(merging):
         )
 
 
-@pytest.mark.parametrize("kind", ["mean", "learned"])
+@pytest.mark.parametrize("kind", ["mean", "learned", "coarse", "scales"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_memory_is_the_same_for_any_cut(kind, seed, merging):
     whole = fill(empty_state(40, kind, **merging), 200)

@@ -11,6 +11,7 @@ import longcompress as lc
 from longcompress.cli.main import main as command
 from longcompress.eval.runner.compare import (
     ALL,
+    MEMORIES,
     NAMES,
     SHOWN,
     Arm,
@@ -293,7 +294,7 @@ def test_tables_say_what_the_rows_say(tmp_path):
     alone = markdown(rows_of(tmp_path, arms[:1], examples, ""), "A title", "A note.")
     assert "Uncompressed, 200 tokens" in alone
     plot(rows_of(tmp_path, arms[:1], examples, ""), tmp_path / "alone.png", "A title")
-    assert set(ABOUT) == {*NAMES, *SHOWN}
+    assert set(ABOUT) == {*NAMES, *SHOWN, *MEMORIES}
 
 
 def test_what_a_model_was_trained_with(tmp_path):
@@ -379,6 +380,18 @@ def test_ours_by_what_a_merged_token_shows(tiny):
             assert (rows[:, None] == known[None]).all(-1).any(1).all()
     with pytest.raises(ValueError, match=r"methods must be of .*medoid-heaviest, got 'mean-mean'"):
         CompareConfig(methods=("mean-mean",))
+
+
+def test_other_global_tokens_are_paid_for_by_the_budget(tiny):
+    parts = Reading(iter(list(parts_of(make_scene(2, 40.0), 1.0))))
+    memory = raw_video(tiny, "a", parts, 0)
+    ours, none, coarse, scales = (memory(Arm(n, "60")).video for n in ("ours", "no-memory", *MEMORIES))
+    assert [v.num_tokens for v in (ours, none, coarse, scales)] == [60] * 4
+    assert [sum(map(len, v.globals.values())) for v in (ours, none, coarse, scales)] == [2, 0, 8, 8]
+    for name, rows in scales.globals.items():  # the mean of all raw tokens, then two parts, then the rest
+        raw = memory(Arm("full", ALL)).streams[name].x
+        torch.testing.assert_close(rows[0], raw.float().mean(0), rtol=1e-3, atol=1e-3)
+        assert not torch.equal(rows, coarse.globals[name])
 
 
 def test_a_stock_model_as_its_own_processor_samples(tmp_path):

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForImageTextToText
 
 import longcompress as lc
 from longcompress.llm import Example
@@ -142,7 +144,9 @@ def folder(tmp_path_factory):
             {"start_s": k, "end_s": k + 1, "text": text}
             for k, text in enumerate(("red ball", "blue box")[: i + 1])
         ]
-        (where / f"v{i}.json").write_text(json.dumps({"events": events}))
+        turns = [{"role": "user", "text": "What is it?"}, {"role": "assistant", "text": f"A thing, {i}."}]
+        record = {"events": events, "captions": [f"Things, {i} of them."], "dialogues": [turns]}
+        (where / f"v{i}.json").write_text(json.dumps(record))
     return where
 
 
@@ -208,6 +212,62 @@ def test_a_model_whose_layers_carry_a_state_learns_from_one_question_a_video(loa
         train_stage(load(HYBRID), recipe, tmp_path / "several")
     single = replace(recipe, questions=replace(recipe.questions, max_questions=1))
     assert (train_stage(model, single, tmp_path / "one") / "adapter").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+def test_the_three_recipes_train_a_stock_model_and_plain_peft_loads_each_adapter(
+    name, load, folder, tmp_path, tmp_path_factory
+):
+    model, memory = load(name), memory_of(load(name))
+    features = shards_of(model, folder, tmp_path / "shards")
+    turns, before = [Example(memory.video, TURNS[:1])], None
+    for stage in ("align", "boundary", "instruct"):
+        recipe = replace(
+            stages.recipe_of(stage), shards=[str(features)], train=["lora"], rates={}, steps=2, save_steps=2,
+            lr=2e-2, warmup=0, engine=stages.CPU, min_videos=3, max_tokens=200, budgets=[40],
+        )  # fmt: skip
+        model = lc.load(train_stage(model, recipe, tmp_path / stage), device="cpu")
+        want, _ = logits_of(model, turns)
+        assert before is None or float((want - before).abs().max()) > 1e-3
+        before = want
+        adapter = tmp_path / stage / "model" / "adapter"
+        # the adapter on the stock model as transformers loads it, without anything of ours
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        base = save(name, tmp_path_factory.mktemp("base") / name)
+        if stage == "instruct":  # it sits on the merged model, which lies beside it
+            base = tmp_path / stage / "model" / "lm"
+        plain = PeftModel.from_pretrained(
+            AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32), adapter
+        )
+        assert config["peft_type"] == "LORA"
+        ids = torch.arange(5, 30)[None]
+        with torch.no_grad():
+            got = plain.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            ours = model.llm.lm.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        assert_within("logits", got, ours, 1e-5 * float(ours.abs().max()))
+
+
+def test_packed_samples_of_four_position_rows_are_each_alone(load):
+    model = load("qwen3_vl")
+    examples = [
+        Example(memory_of(model, 9.0, 40, seed=1).video, TURNS[:1]),
+        Example(memory_of(model, 5.0, 17, seed=2).video, TURNS[1:]),
+        Example(memory_of(model, 7.0, 23, seed=3).video, TURNS[:1]),
+    ]
+    together, batch = logits_of(model, examples, row_tokens=2000)
+    assert len(batch["input_ids"]) == 1 and batch["position_ids"].shape[:2] == (1, 3)
+    # transformers' fourth row, which comes first: places in the text, anew for each sample
+    text = torch.cat([torch.arange(int((batch["sample"] == number).sum())) for number in range(3)])
+    four = torch.cat([text[None, None], batch["position_ids"]], 1)
+    with torch.no_grad():
+        with_text = model(**batch | {"position_ids": four})["logits"]
+    assert_within("logits", with_text, together, 1e-5 * float(together.abs().max()))
+    for number, example in enumerate(examples):
+        want, alone = logits_of(model, [example])
+        own = batch["sample"][0] == number
+        assert torch.equal(batch["position_ids"][0][:, own], alone["position_ids"][0])
+        assert_within("logits", together[0][own], want[0], 1e-4 * max(1.0, float(want.abs().max())))
 
 
 def test_samples_in_one_row_teach_what_they_do_in_rows_of_their_own(load, folder, tmp_path):

@@ -1,5 +1,6 @@
 """Shards become examples: read by ranges, compressed to the batch's budget, with sampled questions."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from ...compression.global_memory import rows_of
 from ...compression.state import MergeState
 from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
@@ -85,7 +87,8 @@ class ExampleMaker:
 
     def __init__(self, model: LongCompress, questions: QuestionConfig, seed: int) -> None:
         self.questions, self.seed = questions, seed
-        self.empty, self.tokenizer = model.merge_state(), model.llm.tokenizer
+        # what reads samples may be another process, and the model's own parameters on a GPU by then
+        self.empty, self.tokenizer = copy.deepcopy(model.merge_state()), model.llm.tokenizer
         self.room = Room(model.llm.context, model.llm.sizes)
         self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
 
@@ -133,6 +136,9 @@ class ExampleMaker:
     def compressed(self, state: MergeState, where: str, budget: int) -> CompressedVideo:
         """The video of a sample's state; ValueError for features that are not the model's."""
         video = state.compress(budget)
+        if state.global_memory.query:
+            inputs = {name: rows_of([group for _, group in state.groups(name)]) for name in state.streams}
+            video = replace(video, global_inputs=inputs)
         for name, tokens in video.streams.items():
             if tokens.x.shape[1] != self.widths.get(name):
                 raise ValueError(

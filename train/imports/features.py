@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import Chunk, Mean, MergeState
+from ...compression.state import Chunk, MergeState
 from ...encode import segments_of_encoded
 from ...encoders import AudioEncoder, BeatsEncoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from ...kernels import head_mean

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import Chunk, Mean, MergeState
+from ...compression.state import Chunk, MergeState
 from ...config import to_dict
 from ...files import parse_json
-from ...kernels import State
 from ...memory import sampling, sampling_hint
 from ...model import LongCompress
 from ...serialize import to_bytes
@@ -58,16 +58,17 @@ def members_of(
         values = {key: tensors[key] for key in ("x", "metric")}
         _check_finite(values, f"stream {name!r}", "; the encoder's output is broken there")
         mean = state.memory.get(name)
-        if isinstance(mean, Mean):
+        if mean is not None:
             tensors["summary"] = mean.total
-        count = mean.count if isinstance(mean, Mean) else 0
+        count = mean.count if mean is not None else 0
         num_frames = state.num_frames.get(name, 0)
         streams[name] = {"tokens": len(tokens), "frames": num_frames, "summaries": count}
         packed = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
         out[f"{name}.safetensors"] = to_bytes(packed)
     features = {
-        "format": FORMAT, "identity": model.identity(), "segments": to_dict(model.config.segments),
-        "merge": to_dict(model.config.merge), "media": sampling(model), "duration_s": duration_s,
+        "format": FORMAT, "identity": model.identity(features=True),
+        "segments": to_dict(model.config.segments), "merge": to_dict(model.config.merge),
+        "media": sampling(model), "duration_s": duration_s,
         "chunks": chunks, "streams": streams,
     }  # fmt: skip
     out[JSON] = json.dumps(dict(record) | {"features": features}, sort_keys=True).encode()
@@ -82,7 +83,7 @@ class Sample:
     features: dict[str, Any]  # how they were made: format, identity, segments, merge, duration_s, streams
     chunks: list[Chunk]  # the merged tokens, x in float32
     num_frames: dict[str, int]  # stream -> frames or windows
-    memory: dict[str, Mean | State]  # stream -> state of its global tokens
+    memory: dict[str, Mean]  # stream -> state of its global tokens
     where: str  # its name in errors
 
     def state(self, empty: MergeState) -> MergeState:
@@ -101,7 +102,7 @@ def read_sample(members: Mapping[str, bytes], where: str) -> Sample:
     chunks = features["chunks"]
     groups: list[dict[str, Group]] = [{} for _ in chunks]
     num_frames: dict[str, int] = {}
-    memory: dict[str, Mean | State] = {}
+    memory: dict[str, Mean] = {}
     for name in stream_order(features["streams"]):
         stream = features["streams"][name]
         tensors = _tensors(members, name, len(chunks), where)
@@ -195,7 +196,7 @@ class Needs:
     def of(cls, model: LongCompress) -> "Needs":
         """A model's."""
         media = sampling(model) if sampling_hint({"media": None}, model) else None
-        return cls(model.config.name, model.identity(), to_dict(model.config.segments), media)
+        return cls(model.config.name, model.identity(features=True), to_dict(model.config.segments), media)
 
     def check(self, features: Mapping[str, Any], where: str) -> None:
         """ValueError unless features were made by these encoders and cut into these segments."""

@@ -12,8 +12,9 @@ from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from ...compression.baselines import only, spend
+from ...compression.global_memory import Mean
 from ...compression.merging import Group
-from ...compression.state import STATE_CLASSES, Chunk, Mean, MergeState
+from ...compression.state import STATE_CLASSES, Chunk, MergeState
 from ...encode import segments_of
 from ...encoders import StockVision
 from ...files import replacing
@@ -279,7 +280,7 @@ def _by_baseline(
 ) -> CompressedVideo:
     """The tokens that a baseline keeps of raw segments, beside the global tokens of `state`."""
     segments = only(segments, list(state.streams))
-    globals_ = state.global_memory.read(state.memory)
+    globals_ = state.globals()
     num = sum(map(len, globals_.values()))
     options = {"global_tokens": num, "seed": int(random.integers(1 << 31))}
     streams = spend(method, segments, budget - num, state.allocation, **options)
