@@ -5,15 +5,17 @@ more than one program can merge.
 """
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._dispatch import on_its_device
 from .plan_layout import cached, sent, sums
-from .tree import ALIGNED, ROWS, SEATS, WARPS, Nodes, grow
+from .tree import ALIGNED, DEEP, ROWS, SEATS, WARPS, Nodes, grow
 
 SLICE = 32  # channels of a mean that are copied at once
+CHUNK = 1 << 17  # tokens, about, whose blocks grow at once
 HIGHEST = tl.constexpr(0x7FFFFFFF)
 
 
@@ -116,42 +118,56 @@ def plan_parts(
 
     ValueError while capturing, before anything is launched, unless the lengths were planned before.
     """
-    num = len(metric)
     sizes, goals = np.array([pair for segment in blocks for pair in segment], np.int64).reshape(-1, 2).T
     rows = np.array([sum(goal for _, goal in segment) for segment in blocks], np.int64)
     limits = np.minimum(np.array(keep, np.int64), rows)
-    tables = [sums(sizes), sizes - goals, sums(goals), sums(rows), rows - limits, sums(limits)]
+    chunk = sums(sizes)[:-1] // CHUNK  # of blocks: what a node needs is never there for all tokens at once
+    split = np.flatnonzero(np.diff(chunk)) + 1
+    of_chunks = list(zip(*(np.split(each, split) for each in (sizes, goals, sums(goals)[:-1])), strict=True))
+    tables = [sums(rows), rows - limits, sums(limits)]
+    tables += [table for size, goal, first in of_chunks for table in (sums(size), size - goal, first)]
     key = ("tree", metric.device, *(table.tobytes() for table in tables))
-    at, merged, starts, row_at, row_merged, out = cached(
+    row_at, row_merged, out, *sent_chunks = cached(
         key, lambda: sent(tables, metric.device), capturing=capturing
     )
-    of = metric.new_ones(num) if weight is None else weight.detach().float().clone()
-    x, masses, height = metric, of, metric.new_zeros(num)
-    group, is_finite = None, None
+    of = metric.new_ones(len(metric)) if weight is None else weight.detach().float().clone()
+    x, masses, height, group = metric, of, metric.new_zeros(len(metric)), None
+    is_finite = torch.ones((), dtype=torch.bool, device=metric.device)
     if (sizes > goals).any():
-        longest, left = int(sizes.max()), int(goals.sum())
-        nodes = grow(x, masses, height, at, merged, longest)
-        group, x, masses, height = _cut_parts(nodes, num, at, merged, starts, longest, left)
-        is_finite = nodes.is_finite
-    longest, num, left = int(rows.max(initial=0)), int(rows.sum()), int(limits.sum())
+        left, first = _Left(metric, int(goals.sum()), means=True), 0
+        for k, (size, _, _) in enumerate(of_chunks):
+            part = slice(first, first := first + int(size.sum()))
+            at, merged, starts = sent_chunks[3 * k : 3 * k + 3]
+            nodes = grow(x[part], masses[part], height[part], at, merged, int(size.max()))
+            left.cut(nodes, part.stop - part.start, at, merged, starts, int(size.max()))
+            is_finite = is_finite & nodes.is_finite
+        group, x, masses, height = torch.cat(left.row).long(), left.x, left.weight, left.height
+    last, longest = _Left(metric, int(limits.sum()), means=False), int(rows.max(initial=0))
     nodes = grow(x, masses, height, row_at, row_merged, longest)
-    row, _, masses, _ = _cut_parts(nodes, num, row_at, row_merged, out, longest, left, means=False)
-    is_finite = nodes.is_finite if is_finite is None else is_finite
-    return row if group is None else row[group.long()], of, masses, out.clone(), is_finite
+    last.cut(nodes, int(rows.sum()), row_at, row_merged, out, longest)
+    row = last.row[0] if group is None else last.row[0][group]
+    return row, of, last.weight.clone(), out.clone(), is_finite & nodes.is_finite
 
 
-def _cut_parts(
-    nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor, longest: int, left: int, *,
-    means: bool = True,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """(row of each of `num` tokens, means (left, D), weights, heights) of what is left of parts."""
-    room, deep = -(-left // ALIGNED) * ALIGNED, nodes.x.shape[1]
-    out_row = nodes.low.new_empty(num)
-    out_x = nodes.x.new_empty((left if means else 0, deep))
-    masses, heights = nodes.x.new_empty((2, room)).unbind()
-    if num:
-        cut_kernel[(len(goals),)](
-            *nodes[:10], offsets, goals, starts, out_row, out_x, masses, heights, num, D=deep, SLICE=SLICE,
-            ROWS=ROWS, SEATS=next(n for n in SEATS if n >= longest), MEANS=means, num_warps=WARPS,
-        )  # fmt: skip
-    return out_row, out_x, masses[:left], heights[:left]
+class _Left:
+    """What is left of parts: each token's row, and means (M, D), weights and heights (M,) of the rows."""
+
+    def __init__(self, metric: Tensor, num: int, *, means: bool) -> None:
+        self.row: list[Tensor] = []
+        self.x = metric.new_empty((num if means else 0, max(DEEP, metric.shape[1])))
+        numbers = metric.new_empty((2, -(-num // ALIGNED) * ALIGNED))
+        self.weight, self.height = numbers[0, :num], numbers[1, :num]
+        self.means = means
+
+    def cut(
+        self, nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor, longest: int
+    ) -> None:  # fmt: skip
+        """Cut parts of `num` tokens in all, at most `longest` each, after their goals."""
+        row = nodes.low.new_empty(num)
+        self.row.append(row)
+        if num:
+            cut_kernel[(len(goals),)](
+                *nodes[:10], offsets, goals, starts, row, self.x, self.weight, self.height, num,
+                D=nodes.x.shape[1], SLICE=SLICE, ROWS=ROWS, SEATS=next(n for n in SEATS if n >= longest),
+                MEANS=self.means, num_warps=WARPS,
+            )  # fmt: skip

@@ -97,6 +97,14 @@ def test_plans_that_wait_are_the_same(case, monkeypatch):
         assert torch.equal(a, b)
 
 
+def test_blocks_that_grow_one_after_the_other(monkeypatch):
+    metric, offsets = normal(512, 8, seed=13).to(DEVICE), offsets_of([12, 500, 0])
+    want = plan(metric, offsets, 9, schedule="tree")
+    monkeypatch.setattr(tree_plan, "CHUNK", 100)
+    for a, b in zip(plan(metric, offsets, 9, schedule="tree"), want, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_what_waits():
     def fits(lengths, keep):
         return tree_plan.fits([block_limits(n, 1) for n in lengths], keep)
