@@ -125,7 +125,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     train_lm(model, clips, recipe, out, resume=start == "lm")
     model.eval().save_pretrained(out / "model", include_base=True)
     save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
-    report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": asdict(recipe)}
+    known = asdict(recipe) | {"init": Path(recipe.init).name}  # what is shipped says nothing of this machine
+    report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": known}
     (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return out / "model"
 
