@@ -22,9 +22,10 @@ $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 demo: $(STAMP)
 	$(BIN)/longcompress demo --out demo_out
 
+# Three processes for two cores: many tests wait for servers and other processes.
 # Triton's interpreter is chosen when a process starts, so the kernels under it run in a process of their own.
 test: $(STAMP)
-	$(ENV) $(BIN)/pytest -q -n 2 --dist loadfile
+	$(ENV) $(BIN)/pytest -q -n 3 --dist loadfile
 	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/kernels/test_attend.py tests/kernels/test_novelty.py
 
 test-fast: $(STAMP)

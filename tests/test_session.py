@@ -367,7 +367,7 @@ def test_a_full_disk_leaves_no_half_written_memory(model, tmp_path, monkeypatch)
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("longcompress.memory.save_file", full)
+    monkeypatch.setattr("longcompress.memory.write", full)
     with pytest.raises(OSError, match="could not be written"):
         memory.save(tmp_path / "video.lcm")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 # as in setup.py; a test compares them
 NEEDED = [
     "torch>=2.9", "transformers>=5.18,<6", "peft>=0.18", "accelerate>=1.10", "tokenizers>=0.22", "av>=17.1",
-    "numpy>=1.26", "einops>=0.8", "scipy>=1.15", "safetensors>=0.5", "huggingface_hub>=1.0",
+    "numpy>=1.26", "einops>=0.8", "scipy>=1.15", "safetensors>=0.8", "huggingface_hub>=1.0",
     "webdataset>=1.0", "jsonargparse>=4.49", "packaging>=20", "pyyaml>=6", "pysubs2>=1.7", "tqdm>=4.66",
     "rich>=13",
 ]  # fmt: skip

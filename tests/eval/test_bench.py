@@ -43,7 +43,8 @@ MODEL = {"model": "tiny", "dtype": "float32"}
 SMALL = {"device": "cpu", "segments": 2, "tokens": 96, "channels": 128, "repeat": 2}
 OPERATIONS = {
     "copy", "metric", "pool", "pool, backward", "medoid", "novelty", "attend", "plan, published",
-    "plan, default", "plan, tree", "merge, published", "merge, default", "merge, tree",
+    "plan, default", "plan, blocks", "plan, tree", "merge, published", "merge, default", "merge, blocks",
+    "merge, tree",
 }  # fmt: skip
 
 

@@ -176,7 +176,7 @@ trainer.Callbacks.on_step_begin = lambda self, args, state, *_, **__: stop(self,
 
 
 def test_parts_that_are_not_there(recipe):
-    with pytest.raises(ValueError, match="train must be some of projectors, time, lora"):
+    with pytest.raises(ValueError, match="train must be some of projectors, time, memory, lora"):
         replace(recipe, train=["head"])
     with pytest.raises(ValueError, match=r"got \['encoders'\]; .* would take media shards"):
         replace(recipe, train=["encoders"])
@@ -270,7 +270,7 @@ def test_videos_without_audio_or_without_frames_are_learned_from_beside_others(t
     videos.write(where / "mute.mp4", videos.Video(audio_codec=None))
     videos.write(where / "blind.mp4", videos.Video(codec=None))
     for name in ("both", "mute", "blind"):
-        told_of = {"events": [{"start_s": 0, "end_s": 2, "text": f"a {name} video"}]}
+        told_of = {"events": [{"start_s": 0, "end_s": 2, "text": "a red ball"}]}
         (where / f"{name}.json").write_text(json.dumps(told_of))
     records = read_records(where)
     results = shards.make(records, tmp_path / "out", models.model(), progress=False)
