@@ -62,6 +62,9 @@ class TriggerConfig:
             raise ValueError(f"warmup must be in [1, window = {self.window}] frames, got {self.warmup}")
 
 
+POLLED = TriggerConfig("single", 0.5, (POLL,), release=True)  # of a model without heads
+
+
 @dataclass(frozen=True)
 class LiveConfig:
     """How a conversation about a running video goes: of MMDuet, and of a live `Session`.

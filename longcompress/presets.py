@@ -31,7 +31,7 @@ from .config import (
     SegmentConfig,
     VisionConfig,
 )
-from .config_live import LiveConfig, TriggerConfig
+from .config_live import POLLED, LiveConfig
 from .encoders import AudioEncoder, PixelEncoder, VisionEncoder
 from .encoders.families import FAMILIES
 from .llm import CausalLM
@@ -66,10 +66,7 @@ def tiny() -> ModelConfig:
             question="{question} answer", projector="mlp", numbers="mean", token_norm=0.0, time_norm=0.0,
             events="What happens between {start} and {end}?", events_window_s=10.0, max_new_tokens=160,
         ),
-        live=LiveConfig(  # it knows no yes, but answers "nothing"
-            TriggerConfig("single", 0.5, ("poll",), release=True),
-            poll="{request}", poll_yes="", poll_no="nothing",
-        ),
+        live=LiveConfig(POLLED, poll="{request}", poll_yes="", poll_no="nothing"),  # it knows no yes
     )  # fmt: skip
 
 

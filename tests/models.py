@@ -218,3 +218,13 @@ def published(folder, patch: int = 112) -> dict[str, str]:
     language_model().save_pretrained(folder / "llm")
     tokenizer().save_pretrained(folder / "llm")
     return {name: str(folder / name) for name in ("video", "audio", "speech", "llm")}
+
+
+def with_heads() -> LongCompress:
+    """The model, with heads that score the steps of a live session."""
+    return model(
+        llm=LLMConfig(
+            base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
+            max_new_tokens=6, heads=True,
+        )
+    )  # fmt: skip

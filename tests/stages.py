@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from longcompress.config import load_config
@@ -53,6 +54,21 @@ def log_of(out):
 def weights(out):
     """What the last checkpoint holds."""
     return load_file(last_checkpoint(out) / WEIGHTS)
+
+
+def interrupted(model, recipe, out, at):
+    """Train, and be interrupted in the forward pass of this number."""
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+
+    hook = model.llm.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        module.train_stage(model, recipe, out)
+    hook.remove()
 
 
 def losses(out):

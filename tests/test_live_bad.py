@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from longcompress.config import LLMConfig
 from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.session import Dropped, Reply, Session
 from longcompress.session_events import Asked, ReplyBegan, Scored
@@ -13,6 +12,7 @@ from longcompress.types import Audio, Frames
 
 from clips import make_clip
 from models import model as make_model
+from models import with_heads
 
 LIVE = LiveConfig(
     TriggerConfig("single", 0.01, ("relevance",)), near_s=8, past=20, text_tokens=60, max_reply_tokens=9,
@@ -24,10 +24,7 @@ TEXT = "when does the red ball appear"
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(llm=LLMConfig(
-        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
-        max_new_tokens=6, heads=True,
-    ))  # fmt: skip
+    return with_heads()
 
 
 def of(events, kind):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from longcompress.compression.triggers import fires
-from longcompress.config import LLMConfig
 from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.llm.live import embed
 from longcompress.session import Dropped, Reply, SegmentClosed, Session
@@ -17,6 +16,7 @@ from longcompress.types import Audio, Frames
 
 from clips import make_clip, random_parts
 from models import model as make_model
+from models import with_heads
 
 POLLED = LiveConfig(
     TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, text_tokens=60, max_reply_tokens=9,
@@ -29,12 +29,7 @@ TEXT = "when does the red ball appear"
 
 @pytest.fixture(scope="module")
 def model():
-    """With heads."""
-    llm = LLMConfig(
-        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
-        max_new_tokens=6, heads=True,
-    )  # fmt: skip
-    return make_model(llm=llm)
+    return with_heads()
 
 
 def session_of(model, live, **options):

@@ -98,7 +98,7 @@ MAX_LINES = {
     "eval/tasks": (2523, 1755),
     "kernels": (1579, 1080),
     "kernels/gpu": (2131, 1673),
-    "longcompress": (4960, 3389),
+    "longcompress": (4960, 3387),
     "longcompress/annotate": (992, 685),
     "longcompress/checkpoints": (1034, 744),
     "longcompress/cli": (2960, 1987),
@@ -108,7 +108,7 @@ MAX_LINES = {
     "longcompress/live": (295, 211),
     "longcompress/llm": (3327, 2286),
     "longcompress/media": (2973, 2188),
-    "longcompress/serve": (2860, 2209),
+    "longcompress/serve": (2858, 2207),
     "longcompress/synthetic": (1122, 812),
     "train": (2531, 1791),
     "train/data": (1142, 782),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1404, 1051),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (44_559, 31_593)
+MAX_TOTAL = (44_557, 31_589)
 MAX_FILES = 31  # of ours that compress and ask of a file go through
 
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..config_live import POLL, LiveConfig, TriggerConfig
+from ..config_live import POLLED, LiveConfig, TriggerConfig
 from . import common
 from .common import Failed, ModelOptions, bars, check_positive, complain, writing
 from .output import clock
@@ -162,7 +162,7 @@ def _session(model: "LongCompress", options: LiveOptions, media: list[str]) -> "
     live: LiveConfig = model.config.live
     if getattr(model.llm, "heads", None) is None and live.trigger == TriggerConfig():
         complain("note", "the model has no heads: it is asked about each request after each step (live.poll)")
-        live = replace(live, trigger=TriggerConfig("single", 0.5, (POLL,), release=True))
+        live = replace(live, trigger=POLLED)
     return Session(model, options.budget, media=media, live=live)
 
 

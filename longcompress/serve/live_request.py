@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any, Literal
 
-from ..config_live import POLL, LiveConfig, TriggerConfig
+from ..config_live import POLL, POLLED, LiveConfig
 from ..files import parse_json
 from ..model import LongCompress
 from ..types import HALF, MAX_TIME_S
@@ -85,7 +85,7 @@ def default_settings(model: LongCompress, limits: Limits) -> Settings:
     """The model's own; where its trigger needs heads that it lacks, requests are polled."""
     live = model.config.live
     if getattr(model.llm, "heads", None) is None and POLL not in live.trigger.heads:
-        live = replace(live, trigger=TriggerConfig("single", 0.5, (POLL,), release=True))
+        live = replace(live, trigger=POLLED)
     longest, past = min(live.max_reply_tokens, limits.max_new_tokens), min(live.past, limits.max_budget)
     live = replace(live, max_reply_tokens=longest, past=past)
     return Settings(min(model.config.budget.tokens, limits.max_budget), None, model.media, live)
@@ -123,7 +123,7 @@ def parse_event(values: Any, limits: Limits) -> list[Op]:
     """What an event asks for, in order; ApiError for what can't be done."""
     if not isinstance(values, dict):
         raise refuse("event", f"must be a JSON object, got {type(values).__name__}")
-    event = Fields(dict(values), "")
+    event = Fields(values, "")
     event.take("event_id", str)
     kind = event.take("type", str, needed=True)
     if kind not in PARSERS:
@@ -135,7 +135,7 @@ def parse_event(values: Any, limits: Limits) -> list[Op]:
 
 def changed(settings: Settings, values: Mapping[str, Any], limits: Limits) -> Settings:
     """The settings after the `longcompress` of a session.update; ApiError for what can't be set."""
-    own = Fields(dict(values), "session.longcompress.")
+    own = Fields(values, "session.longcompress.")
     media = own.take("media", list)
     if media is not None and not (media and all(m in ("video", "audio") for m in media)):
         raise refuse("session.longcompress.media", f'must be of "video" and "audio", got {media!r:.60}')
@@ -211,15 +211,15 @@ def _check_poll(poll: str) -> None:
 
 
 def _update(event: Fields, limits: Limits) -> list[Op]:
-    session = Fields(dict(event.take("session", dict, needed=True)), "session.")
+    session = Fields(event.take("session", dict, needed=True), "session.")
     if (kind := session.take("type", str)) not in (None, "realtime"):
         raise refuse("session.type", f'must be "realtime", got {kind!r:.60}')
     for name in ("output_modalities", "modalities"):
         if session.take(name, list) not in (None, ["text"]):
             raise refuse(f"session.{name}", 'must be ["text"]: the model says nothing aloud')
-    audio = Fields(dict(session.take("audio", dict) or {}), "session.audio.")
-    sent = Fields(dict(audio.take("input", dict) or {}), "session.audio.input.")
-    form = Fields(dict(sent.take("format", dict) or {}), "session.audio.input.format.")
+    audio = Fields(session.take("audio", dict) or {}, "session.audio.")
+    sent = Fields(audio.take("input", dict) or {}, "session.audio.input.")
+    form = Fields(sent.take("format", dict) or {}, "session.audio.input.format.")
     if (kind := form.take("type", str)) not in (None, "audio/pcm"):
         raise refuse("session.audio.input.format.type", f'must be "audio/pcm", got {kind!r:.60}')
     rate_hz = form.take("rate", int)
@@ -230,7 +230,7 @@ def _update(event: Fields, limits: Limits) -> list[Op]:
 
 
 def _item(event: Fields, limits: Limits) -> list[Op]:
-    item = Fields(dict(event.take("item", dict, needed=True)), "item.")
+    item = Fields(event.take("item", dict, needed=True), "item.")
     if (kind := item.take("type", str)) not in (None, "message"):
         raise refuse("item.type", f'must be "message", got {kind!r:.60}')
     if (role := item.take("role", str)) not in (None, "user"):
@@ -238,15 +238,13 @@ def _item(event: Fields, limits: Limits) -> list[Op]:
     name = item.take("id", str)
     if name is not None and not 0 < len(name) <= 64:
         raise refuse("item.id", f"must have 1 to 64 signs, got {len(name)}")
-    own = Fields(dict(item.take("longcompress", dict) or {}), "item.longcompress.")
+    own = Fields(item.take("longcompress", dict) or {}, "item.longcompress.")
     time_s, reply = own.number("time_s", 0, MAX_TIME_S), _choice(own, "reply", ("may", "must"))
     content = item.take("content", list, needed=True)
     texts, frames = [], list[Op]()
     for number, part in enumerate(content):
         here = f"item.content[{number}]"
-        if not isinstance(part, dict):
-            raise refuse(here, f"must be an object, got {part!r:.60}")
-        fields = Fields(dict(part), f"{here}.")
+        fields = Fields(part, f"{here}.")
         kind = fields.take("type", str, needed=True)
         if kind == "input_text":
             texts.append(fields.take("text", str, needed=True))
@@ -302,7 +300,7 @@ def _whole_samples(op: Op, where: str) -> Op:
 
 
 def _audio(event: Fields, limits: Limits) -> list[Op]:
-    own = Fields(dict(event.take("longcompress", dict) or {}), "longcompress.")
+    own = Fields(event.take("longcompress", dict) or {}, "longcompress.")
     time_s = own.number("start_s", 0, MAX_TIME_S)
     own.end()
     data = _base64(event.take("audio", str, needed=True), "audio")
@@ -310,8 +308,8 @@ def _audio(event: Fields, limits: Limits) -> list[Op]:
 
 
 def _respond(event: Fields, limits: Limits) -> list[Op]:
-    response = Fields(dict(event.take("response", dict) or {}), "response.")
-    own = Fields(dict(response.take("longcompress", dict) or {}), "response.longcompress.")
+    response = Fields(event.take("response", dict) or {}, "response.")
+    own = Fields(response.take("longcompress", dict) or {}, "response.longcompress.")
     is_memory = bool(own.take("memory", bool))
     for group in (response, own):
         group.end()

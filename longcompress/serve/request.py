@@ -82,7 +82,7 @@ def parse_chat(values: Any, model: str, limits: Limits) -> ChatRequest:
     """
     if not isinstance(values, dict):
         raise refuse("body", f"must be a JSON object, got {type(values).__name__}")
-    fields = Fields(dict(values), "")
+    fields = Fields(values, "")
     for name, neutral in NEUTRAL.items():
         value = fields.take(name, object)
         if value is not None and value not in neutral:
@@ -123,8 +123,10 @@ def parse_chat(values: Any, model: str, limits: Limits) -> ChatRequest:
 class Fields:
     """The fields of a JSON object, each taken once."""
 
-    def __init__(self, values: dict[str, Any], prefix: str) -> None:
-        self.values, self.prefix = values, prefix
+    def __init__(self, values: Any, prefix: str) -> None:
+        if not isinstance(values, dict):
+            raise refuse(prefix.rstrip("."), f"must be an object, got {values!r:.60}")
+        self.values, self.prefix = dict(values), prefix
 
     def take(self, name: str, kind: type | tuple[type, ...], *, needed: bool = False) -> Any:
         """A field's value; None where it is null or missing."""
@@ -165,9 +167,7 @@ def _dialogue(messages: list[Any], limits: Limits) -> tuple[Turns, tuple[Part, .
     parts: list[Part] = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        if not isinstance(message, dict):
-            raise refuse(where, f"must be an object, got {message!r:.60}")
-        fields = Fields(dict(message), f"{where}.")
+        fields = Fields(message, f"{where}.")
         role = fields.take("role", str, needed=True)
         if role not in ("system", "developer", "user", "assistant"):
             raise refuse(f"{where}.role", f"must be system, user or assistant, got {role!r:.60}")
@@ -208,14 +208,14 @@ def _content(content: str | list[Any], where: str) -> tuple[str, list[Part]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", *KINDS):
             raise refuse(here, f"must have a type of text, {', '.join(KINDS)}, got {part!r:.60}")
-        fields = Fields(dict(part), f"{here}.")
+        fields = Fields(part, f"{here}.")
         fields.take("type", str)
         inner = fields.take(kind, str if kind == "text" else dict, needed=True)
         fields.end()
         if kind == "text":
             texts.append(inner)
             continue
-        own = Fields(dict(inner), f"{here}.{kind}.")
+        own = Fields(inner, f"{here}.{kind}.")
         if kind == "input_audio":
             url = f"data:audio/{own.take('format', str) or 'wav'};base64,{own.take('data', str, needed=True)}"
         elif kind == "file":

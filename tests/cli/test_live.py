@@ -7,7 +7,6 @@ import pytest
 
 from longcompress.cli import main as cli
 from longcompress.cli.live import cue
-from longcompress.config import LLMConfig
 from longcompress.events.subtitles import read_subtitles
 
 import models
@@ -24,10 +23,7 @@ LIVE = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
-    models.model(llm=LLMConfig(
-        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
-        max_new_tokens=6, heads=True,
-    )).save_pretrained(folder / "model", include_base=True)  # fmt: skip
+    models.with_heads().save_pretrained(folder / "model", include_base=True)
     return str(folder / "model")
 
 

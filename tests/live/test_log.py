@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from longcompress.config import LLMConfig
 from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.live.log import EVENTS, ITEMS, Log, Text, differences, play, read_items, replay
 from longcompress.session import Session
@@ -12,6 +11,7 @@ from longcompress.session_events import Dropped, Reply
 
 from clips import make_clip, random_parts
 from models import model as make_model
+from models import with_heads
 
 LIVE = LiveConfig(
     TriggerConfig("single", 0.01, ("relevance",), refractory_s=3.0), near_s=8, past=20, text_tokens=60,
@@ -21,10 +21,7 @@ LIVE = LiveConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(llm=LLMConfig(
-        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
-        max_new_tokens=6, heads=True,
-    ))  # fmt: skip
+    return with_heads()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import openai
 import pytest
 import torch
 
-from longcompress.config import LLMConfig
 from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.media.image import decode_image
 from longcompress.serve import live_session
@@ -19,7 +18,7 @@ from longcompress.session import Session
 from longcompress.session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SegmentClosed
 
 from clips import make_clip
-from models import model as make_model
+from models import with_heads
 from serving import Live, png_of, running
 
 TEXT = "when does the red ball appear"
@@ -36,12 +35,7 @@ LIVE = LiveConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    """With heads."""
-    llm = LLMConfig(
-        base="./lm", timestamp_s=5.0, timestamp="{start}", question="{question} answer", max_offset_s=16,
-        max_new_tokens=6, heads=True,
-    )  # fmt: skip
-    return make_model(llm=llm)
+    return with_heads()
 
 
 @pytest.fixture(scope="module")

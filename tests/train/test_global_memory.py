@@ -111,16 +111,7 @@ def test_what_learned_memory_learned_is_saved_and_loads_with_the_same_logits(fol
 def test_a_resumed_run_of_learned_memory_is_the_uninterrupted_one(folder, tmp_path):
     recipe = recipe_of(folder)
     train_stage(model_of("learned"), recipe, tmp_path / "whole")
-    model, steps = model_of("learned"), []
-
-    def interrupt(*_):
-        steps.append(1)
-        if len(steps) == 6:
-            raise KeyboardInterrupt
-
-    model.llm.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_stage(model, recipe, tmp_path / "part")
+    stages.interrupted(model_of("learned"), recipe, tmp_path / "part", 6)
     train_stage(model_of("learned"), recipe, tmp_path / "part", resume=True)
     whole, resumed = (stages.weights(tmp_path / name) for name in ("whole", "part"))
     assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)

@@ -248,24 +248,13 @@ def test_training_from_a_store_with_faults_is_training_from_the_folder(tmp_path,
     if reader == "webdataset":
         recipe = replace(recipe, engine=replace(recipe.engine, workers=0))
     train_stage(models.model(), recipe, tmp_path / "here")
-    model, steps = models.model(), []
     with stores.bucket(monkeypatch.setenv) as (client, proxy):
         stores.upload(client, folder, "x")
         proxy.spoil = every(3, "503", "cut", "drop", commands=("GET", "HEAD"))
         remote = replace(recipe, shards=["s3://data/x"])
         if reader == "indexed":
-
-            def interrupt(*_):
-                steps.append(1)
-                if len(steps) == 6:
-                    raise KeyboardInterrupt
-
-            hook = model.llm.register_forward_pre_hook(interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                train_stage(model, remote, tmp_path / "there")
-            hook.remove()
-            model = models.model()
-        train_stage(model, remote, tmp_path / "there", resume=reader == "indexed")
+            stages.interrupted(models.model(), remote, tmp_path / "there", 6)
+        train_stage(models.model(), remote, tmp_path / "there", resume=reader == "indexed")
         assert any(r[3] for r in proxy.requests if ".tar" in r[1])
     here, other = weights(tmp_path / "here"), weights(tmp_path / "there")
     assert set(here) == set(other) and all(torch.equal(here[n], other[n]) for n in here)

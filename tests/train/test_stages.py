@@ -67,16 +67,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(recipe, tmp_path, wor
         engine=replace(CPU, workers=workers, accumulate=accumulate),
     )  # fmt: skip
     train_stage(models.model(), recipe, tmp_path / "whole")
-    stopped, steps = models.model(), []
-
-    def interrupt(*_):
-        steps.append(1)
-        if len(steps) == 6 * accumulate:
-            raise KeyboardInterrupt
-
-    stopped.llm.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_stage(stopped, recipe, tmp_path / "part")
+    stages.interrupted(models.model(), recipe, tmp_path / "part", 6 * accumulate)
     assert last_checkpoint(tmp_path / "part").name == "checkpoint-4"
     train_stage(models.model(), recipe, tmp_path / "part", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "part")

@@ -189,16 +189,7 @@ def test_a_stock_model_with_dropout_resumes_as_if_never_stopped(load, folder, tm
     recipe = recipe_of(shards_of(load("qwen3_vl"), folder, tmp_path / "shards"), save_steps=2)
     recipe = replace(recipe, lora=LORA | {"lora_dropout": 0.3})
     train_stage(load("qwen3_vl"), recipe, tmp_path / "whole")
-    model, steps = load("qwen3_vl"), []
-
-    def interrupt(*_):
-        steps.append(1)
-        if len(steps) == 6:
-            raise KeyboardInterrupt
-
-    model.llm.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_stage(model, recipe, tmp_path / "part")
+    stages.interrupted(load("qwen3_vl"), recipe, tmp_path / "part", 6)
     train_stage(load("qwen3_vl"), recipe, tmp_path / "part", resume=True)
     assert stages.losses(tmp_path / "whole") == stages.losses(tmp_path / "part")
     whole, resumed = (stages.weights(tmp_path / name) for name in ("whole", "part"))
