@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 LMMS := .venv-lmms
 T519 := .venv-519
 
-.PHONY: demo test test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak audit test-transformers-519 lint clean
+.PHONY: demo test test-library test-interpreted test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak audit test-transformers-519 lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,10 +22,15 @@ $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 demo: $(STAMP)
 	$(BIN)/longcompress demo --out demo_out
 
-# Three processes for two cores: many tests wait for servers and other processes.
-# Triton's interpreter is chosen when a process starts, so the kernels under it run in a process of their own.
+# Triton's interpreter is chosen when a process starts, so the kernels under it run in a process of their own, beside
+# the other tests. Those have three for two cores: many wait for servers and other processes.
 test: $(STAMP)
+	$(MAKE) --jobs 2 test-library test-interpreted
+
+test-library: $(STAMP)
 	$(ENV) $(BIN)/pytest -q -n 3 --dist loadfile
+
+test-interpreted: $(STAMP)
 	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/kernels/test_attend.py tests/kernels/test_novelty.py
 
 test-fast: $(STAMP)
