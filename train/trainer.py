@@ -1,5 +1,6 @@
 """transformers' Trainer for this project: saves the trained parameters alone, logs speed, ends on SIGTERM."""
 
+import atexit
 import resource
 import signal
 import threading
@@ -165,10 +166,8 @@ class PartTrainer(Trainer):
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
-                    part = part_of(name)
-                    rate = self.rates.get(
-                        part, self.rates.get(part.partition(".")[0], self.args.learning_rate)
-                    )
+                    own = part_of(name)
+                    rate = self.rates.get(own, self.rates.get(own.partition(".")[0], self.args.learning_rate))
                     decay = self.args.weight_decay if name in decayed else 0.0
                     groups.setdefault((rate, decay), []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, module)
@@ -360,4 +359,5 @@ def run(
     )  # fmt: skip
     with callbacks.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    atexit.register(PartialState().destroy_process_group)  # its threads abort an interpreter that ends
     return None if callbacks.stopped else trainer

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,11 +103,13 @@ def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(rec
 def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
-    program = stages.script(tmp_path / "script.py")
+    left = "import atexit\natexit.register(lambda: print('group', torch.distributed.is_initialized()))"
+    program = stages.script(tmp_path / "script.py", more=left)  # called last of all
     arguments = [str(program), str(tmp_path / "recipe.json")]
     for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
         words = [*launcher, *arguments, str(tmp_path / name), str(Path(__file__).parents[1])]
-        subprocess.run(words, check=True, capture_output=True, timeout=300)
+        done = subprocess.run(words, check=True, capture_output=True, timeout=300, text=True)
+        assert re.findall(r"group (\w+)", done.stdout) == ["False"] * (1 + (name == "two"))
     whole, resumed = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(whole) == len(resumed) == 20 and whole[-1] != whole[0]
     assert whole == pytest.approx(resumed, abs=1e-4)
