@@ -28,7 +28,7 @@ test: $(STAMP)
 	$(MAKE) --jobs 2 test-library test-interpreted
 
 test-library: $(STAMP)
-	$(ENV) $(BIN)/pytest -q -n 3 --dist loadfile
+	$(ENV) $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-interpreted: $(STAMP)
 	$(ENV) TRITON_INTERPRET=1 $(BIN)/pytest -q tests/interpreted tests/kernels/test_attend.py tests/kernels/test_novelty.py
