@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 ALIVE_S = 2.0  # without news, after which a stream gets a comment: so it is seen when a client leaves
 GRACE_S = 10  # for answers to end when the server is told to
 ERROR_S = 3  # of that, for errors
+KEEP_ALIVE_S = 75  # of idle connections: clients close theirs first, or a request meets one that ends
 CHUNK = 1 << 20
 UPLOAD_ROOM = 1 << 16  # bytes of an upload's form beside the file
 
@@ -334,8 +335,8 @@ def server_of(app: App) -> uvicorn.Server:
     config = uvicorn.Config(
         app.asgi, log_level="warning", lifespan="on", ws="websockets-sansio", http="h11", proxy_headers=False,
         server_header=False, limit_concurrency=app.limits.connections, timeout_graceful_shutdown=GRACE_S,
-        ws_max_size=app.limits.live_message_mb * MB, ws_ping_timeout=app.limits.stall_s,
-        ws_ping_interval=app.limits.stall_s, ws_per_message_deflate=False,
+        timeout_keep_alive=KEEP_ALIVE_S, ws_max_size=app.limits.live_message_mb * MB,
+        ws_ping_timeout=app.limits.stall_s, ws_ping_interval=app.limits.stall_s, ws_per_message_deflate=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
     shutdown = server.shutdown

@@ -18,7 +18,7 @@ import longcompress as lc
 from longcompress.llm import Example
 from longcompress.media.thumbnails import _to_jpeg
 from longcompress.serve import guard, reading
-from longcompress.serve.app import App, listen
+from longcompress.serve.app import App, listen, server_of
 from longcompress.serve.limits import ApiError, Limits
 from longcompress.synthetic.scenes import make_scene, write_video
 
@@ -427,6 +427,12 @@ def test_a_slow_body_is_left(model, tmp_path):
             )
             assert b" 408 " in connection.recv(1000)
         until(lambda: app.metrics.active._value.get() == 0)
+
+
+def test_idle_connections_are_closed_by_clients(server):
+    alive_s = server_of(server[0]).config.timeout_keep_alive
+    for limits in (httpx.Limits(), openai.DEFAULT_CONNECTION_LIMITS):
+        assert alive_s > 2 * limits.keepalive_expiry
 
 
 def test_only_this_machine_is_served_without_a_key():
