@@ -59,6 +59,6 @@ def test_baselines_are_compared_at_equal_tokens():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_lora", "train_webdataset"])
 def test_a_new_question_is_learned(tmp_path, name):
-    before, after, truth = example(name).main(tmp_path)
+    before, after, truth = example(name).main(tmp_path, steps=60)
     assert set(after.split(", ")) <= set(OBJECTS) and not set(before.split(", ")) <= set(OBJECTS)
     assert set(after.split(", ")) & set(truth.split(", "))
