@@ -72,24 +72,27 @@ def test_each_track_is_covered_as_far_as_it_goes(model, tmp_path, name, suffix):
     assert not warned
 
 
+@pytest.fixture(scope="module")
+def twenty_minutes(tmp_path_factory):
+    options = FAST | {"g": "250", "sc_threshold": "0"}
+    path = tmp_path_factory.mktemp("long") / "video.mp4"
+    return write(path, Video(stamps=range(0, 1_200_000, 1000), audio_s=1200, options=options))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "times"),
     [
-        ({"frames": 4}, [0.0, 399.8, 799.6, 1199.5]),
+        ({"frames": 4}, [0.0, 399.7, 799.3, 1199.0]),
         ({"rate_fps": 0.005}, [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]),
         ({"decode": "keyframe"}, [0.0, 250.0, 500.0, 750.0, 1000.0]),
     ],
 )
-def test_sparse_frames_beside_audio(model, tmp_path, changes, times):
-    options = FAST | {"g": "500", "sc_threshold": "0"}
-    path = write(
-        tmp_path / "video.mp4", Video(stamps=range(0, 1_200_000, 500), audio_s=1200, options=options)
-    )
+def test_sparse_frames_beside_audio(model, twenty_minutes, changes, times):
     before = model.config
     model.change({"media": changes})
     try:
-        memory = compress(model, path, budget=ALL, progress=False)
+        memory = compress(model, twenty_minutes, budget=ALL, progress=False)
     finally:
         model.config = before
     starts = memory.streams["video"].start_s.unique().tolist()
@@ -151,7 +154,7 @@ def second(modality, start_s):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("absent", [("video",), ("audio",), ("video", "audio")])
-@pytest.mark.parametrize(("until", "again"), [(63, 400.3), (64, 151.0), (60, 400.0), (63, 5000.7)])
+@pytest.mark.parametrize(("until", "again"), [(63, 400.3), (64, 151.0), (60, 400.0), (63, 900.7)])
 def test_a_live_camera_or_microphone_that_drops_out_and_returns(model, absent, until, again):
     session = Session(model, ALL)
     events = []
