@@ -53,8 +53,8 @@ class Cues:
         self.events.append(Event(start_s, end_s, text))
 
     def within(self, first_s: float, last_s: float) -> "Cues":
-        """The cues that begin in a part of a video, from its start on; others are faults. Overlaps, gaps of an
-        hour and wrong order are counted."""
+        """The cues that begin in a part of a video, from its start on; others are faults. Overlaps, wrong
+        order and gaps of an hour are counted."""
         cues = Cues(faults=self.faults.copy(), places=list(self.places))
         until_s = before_s = -1.0
         for event in self.events:

@@ -85,13 +85,7 @@ class Transcriber:
         features = self.extractor(
             samples.cpu().numpy(), sampling_rate=self.rate_hz, return_tensors="pt"
         ).input_features.to(weight.device, weight.dtype)
-        known = self.model.generation_config
-        many = {"task": "transcribe", "language": self.language} if known.is_multilingual else {}
-        found = self.model.generate(
-            features, return_timestamps=True, return_segments=True, force_unique_generate_call=True,
-            condition_on_prev_tokens=False, no_speech_threshold=MAX_NO_SPEECH, logprob_threshold=MIN_LOGPROB,
-            temperature=0.0, **many,
-        )["segments"][0]  # fmt: skip
+        found = self._segments(features)
         events = []
         for segment in found:
             words = [token for token in segment["tokens"].tolist() if token < self.first_time]
@@ -104,3 +98,20 @@ class Transcriber:
             # two times end it: of the last text, and of the next, which was only begun
             done_s = min(length_s, max(float(found[-1]["end"]), MIN_STEP_S))
         return events, done_s
+
+    def _segments(self, features: Tensor) -> list[dict[str, Any]]:
+        """transformers' segments of (1, bands, frames), each with its times and tokens."""
+        settings = self.model.generation_config
+        many = {"task": "transcribe", "language": self.language} if settings.is_multilingual else {}
+        try:
+            return self.model.generate(
+                features, return_timestamps=True, return_segments=True, force_unique_generate_call=True,
+                condition_on_prev_tokens=False, no_speech_threshold=MAX_NO_SPEECH,
+                logprob_threshold=MIN_LOGPROB, temperature=0.0, **many,
+            )["segments"][0]  # fmt: skip
+        except IndexError:  # it stumbles over a window that it has left out, as one without speech
+            start = torch.tensor([[self.model.config.decoder_start_token_id]], device=features.device)
+            logits = self.model(features, decoder_input_ids=start).logits[0, 0]
+            if float(logits.softmax(0)[self.first_time - 2]) <= MAX_NO_SPEECH:
+                raise
+            return []

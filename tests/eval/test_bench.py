@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -570,9 +572,7 @@ class TestGpuReport:
         assert words[-2:] == ["--section", work] and work in gpu_report.WORK
         assert (f"{tmp_path}/ncu" if section == "ncu" else "racecheck") in words
 
-    def test_sharded_training_is_compared_with_one_process_and_what_fails_is_named(
-        self, tmp_path, monkeypatch
-    ):
+    def test_engines_are_compared_with_one_process_and_what_fails_is_named(self, tmp_path, monkeypatch):
         """The commands by a stub: engines' own runs are in tests/train/test_sharded.py."""
         flags = (Path(__file__).parents[1] / "cli" / "flags.txt").read_text().split()
         commands = []
