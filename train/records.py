@@ -28,7 +28,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from ..config import VIDEO_SUFFIXES
 from ..events.subtitles import SUFFIXES
 from ..files import parse_json
 from ..types import HALF, Event
+from .shards.remote import Place, place_of, sizes_in
 
 T = TypeVar("T")
 ROLES = ("user", "assistant")
@@ -125,19 +126,20 @@ def part_key(video: str, part: tuple[float, float] | None) -> str:
 
 
 def read_records(source: str | Path) -> list[Record]:
-    """The records of a folder of videos or a JSONL file, by key.
+    """The records of a folder of videos or a JSONL file, here or in a bucket (s3://), by key.
 
     Raises:
         ValueError: for a line that is no record, with its number; two records of one key; nothing at all.
         FileNotFoundError: there is no such file or folder.
     """
-    source = Path(source)
-    if source.is_dir():
-        files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name[0] != "."]
-        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-        records = [_of_video(path) for path in videos]
-        annotations = {path.with_suffix(suffix) for path in videos for suffix in (".json", *SUFFIXES)}
-        if others := [path.name for path in files if path not in annotations.union(videos)]:
+    source = place_of(source)
+    is_here = isinstance(source, Path)
+    if source.is_dir() if is_here else not str(source).lower().endswith((".jsonl", ".json")):
+        names = {name for name in sizes_in(source) if name[0] != "."}
+        videos = sorted(name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES)
+        records = [_of_video(source, name, names) for name in videos]
+        annotations = {Path(name).stem + suffix for name in videos for suffix in (".json", *SUFFIXES)}
+        if others := sorted(names - annotations.union(videos)):
             warnings.warn(
                 f"{source}: no videos: {', '.join(others[:9])} ({len(others)} in all)", stacklevel=2
             )
@@ -159,7 +161,7 @@ def read_records(source: str | Path) -> list[Record]:
     return sorted(records, key=lambda record: record.key)
 
 
-def parse_record(value: Any, folder: Path, where: str) -> Record:
+def parse_record(value: Any, folder: Place, where: str) -> Record:
     """A record from a JSON value.
 
     Args:
@@ -350,24 +352,26 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Place) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; ValueError for another encoding."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         at = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{path} must be UTF-8, got {at}; save it as UTF-8") from error
 
 
-def _of_video(path: Path) -> Record:
-    annotations = path.with_suffix(".json")
-    value = parse_json(annotations.read_bytes(), str(annotations)) if annotations.is_file() else {}
+def _of_video(folder: Place, name: str, names: Collection[str]) -> Record:
+    stem = Path(name).stem
+    annotations = folder / f"{stem}.json"
+    is_there = f"{stem}.json" in names
+    value = parse_json(annotations.read_bytes(), str(annotations)) if is_there else {}
     if isinstance(value, dict):
-        value = {"key": path.stem} | value | {"video": path.name}
-    return parse_record(value, path.parent, str(annotations))
+        value = {"key": stem} | value | {"video": name}
+    return parse_record(value, folder, str(annotations))
 
 
-def _of_lines(path: Path) -> Iterator[Record]:
+def _of_lines(path: Place) -> Iterator[Record]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"

@@ -4,8 +4,8 @@
 
 Every section runs in a process of its own with its own time limit, and leaves a log and its figures in DIR.
 A section that fails leaves the others theirs. Needed: torch, Triton, transformers, pytest and pytest-xdist;
-for the pipeline also av, jsonargparse and the ffmpeg command. ncu and compute-sanitizer are used where they
-are.
+for the pipeline also av, jsonargparse and the ffmpeg command; for sharded training accelerate and webdataset,
+and DeepSpeed where it is. ncu and compute-sanitizer are used where they are.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import torch
 from .attention import time_attention
 from .kernels import MERGES, bench_kernels, composed, make_inputs, normal
 from .rows import machine_info
+from .sharded import time_sharded
 from .timer import DTYPES, synchronize, timed
 
 MODULE = "longcompress.eval.bench.gpu_report"
@@ -146,6 +147,7 @@ SECTIONS: dict[str, tuple[float, Callable[[Path, str], int]]] = {
     **{f"operations-{n}": (110, partial(time_kernels, dtype=n, cases=OPERATIONS)) for n in reversed(DTYPES)},
     "encoder": (90, partial(time_kernels, dtype="bf16", cases=["encoder"], repeat=5)),
     "pipeline": (110, time_pipeline),
+    "sharded": (150, time_sharded),
     "ncu": (60, partial(examine, tool="ncu", words=PROFILE, work="large merge")),
     **{
         name: (60, partial(examine, tool="compute-sanitizer", words=["--tool", name], work="small merge"))

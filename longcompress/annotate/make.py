@@ -20,10 +20,12 @@ from ..model import LongCompress
 from ..train.data.convert import save_records
 from ..train.records import Record, faults, parse_record
 from ..train.shards.make import PARTS, Result, each, make_share, try_part
+from ..train.shards.remote import STORES, Remote, ends_work, fetched, place_of
 from ..types import Event
 from .boundaries import BoundaryConfig, find_boundaries
 from .captions import Captioner, CaptionError, Clip, caption_of
 from .report import report_of, seconds_of
+from .transcripts import Listener, transcribe
 
 SETTINGS = "settings.json"
 
@@ -68,6 +70,9 @@ class Annotator:
         captioner: None: events keep empty texts.
         on_failure: of a caption. "again": the video stays unfinished, and another run asks for the missing
             captions alone. "drop": the event is left out and counted.
+        subtitles: "auto": those beside a video, else those in it; "none".
+        transcriber: what is said becomes text where a record and its video have none; None: it doesn't.
+        protocols: where videos may come from.
     """
 
     model: LongCompress
@@ -76,6 +81,7 @@ class Annotator:
     filters: FilterConfig = field(default_factory=FilterConfig)
     on_failure: Literal["again", "drop"] = "again"
     subtitles: Literal["auto", "none"] = "auto"
+    transcriber: Listener | None = None
     protocols: tuple[str, ...] = ("file",)
 
 
@@ -93,10 +99,13 @@ def annotate(
     Raises:
         ValueError: the folder was begun with other settings, or as `make_share`.
         EndpointDown: the captioner's; what was finished stays.
+        OSError: the disk is full, or a store is down; likewise.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    settings, path = {**asdict(annotator.boundaries), **asdict(annotator.filters)}, out / SETTINGS
+    listener, path = annotator.transcriber, out / SETTINGS
+    text = {"transcribe": listener and listener.name, "language": listener and listener.language}
+    settings = {**asdict(annotator.boundaries), **asdict(annotator.filters), **text}
     if path.is_file():
         before = parse_json(path.read_bytes(), str(path))
         if other := [name for name in settings if settings[name] != before.get(name)]:
@@ -157,26 +166,36 @@ def longvale(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 
 def _annotated(record: Record, annotator: Annotator, draft: Path) -> dict[str, Any]:
     """The content of a finished part; ValueError where captions are missing, which the draft has in part."""
-    content = parse_json(draft.read_bytes(), str(draft)) if draft.is_file() else _begun(record, annotator)
-    if content["filtered"] or record.events or annotator.captioner is None:
-        return content
-    return _captioned(content, annotator, annotator.captioner, draft)
+    with fetched(record.video, annotator.protocols) as video:
+        if draft.is_file():
+            content = parse_json(draft.read_bytes(), str(draft))
+        else:
+            content = _begun(record, video, annotator)
+        if content["filtered"] or record.events or annotator.captioner is None:
+            return content
+        return _captioned(content, video, annotator, annotator.captioner, draft)
 
 
-def _begun(record: Record, annotator: Annotator) -> dict[str, Any]:
-    """A part whose events have no captions yet."""
+def _begun(record: Record, video: str, annotator: Annotator) -> dict[str, Any]:
+    """A part whose events have no captions yet. `video` is where its video can be read."""
     protocols = annotator.protocols
-    info = probe(record.video, protocols=protocols)
+    info = probe(video, protocols=protocols)
     bounds = find_boundaries(
-        annotator.model, record.video, annotator.boundaries, part=record.part, protocols=protocols
+        annotator.model, video, annotator.boundaries, part=record.part, protocols=protocols
     )
     height_px = min(info.width, info.height) if info.has_video else 0
     cues = Cues(list(record.text))
     if not record.text and annotator.subtitles == "auto":
         first_s = record.part[0] if record.part else 0.0
-        cues = _cues_of(record.video, annotator.protocols).within(first_s, first_s + bounds.duration_s)
-    speech = seconds_of(cues.events) / bounds.duration_s
-    reason = annotator.filters.reason(bounds.duration_s, bounds.still, height_px, speech)
+        cues = _cues_of(record.video, video, protocols).within(first_s, first_s + bounds.duration_s)
+    known = partial(annotator.filters.reason, bounds.duration_s, bounds.still, height_px)
+    listener = annotator.transcriber
+    is_transcribed = listener is not None and info.has_audio and not cues.events and not known(0.0)
+    if listener is not None and is_transcribed:
+        spoken = transcribe(listener, video, part=record.part, protocols=protocols)
+        spoken = spoken.within(0.0, bounds.duration_s)
+        cues = Cues(spoken.events, cues.faults + spoken.faults, cues.places + spoken.places)
+    reason = known(seconds_of(cues.events) / bounds.duration_s)
     spans = bounds.events(annotator.boundaries.max_sound_s)
     events = record.events or tuple(Event(round(a, 3), round(b, 3)) for a, b in spans)
     begun = replace(record, duration_s=bounds.duration_s, events=events, text=tuple(cues.events))
@@ -184,31 +203,51 @@ def _begun(record: Record, annotator: Annotator) -> dict[str, Any]:
         raise ValueError("; ".join(lines))
     return {
         "record": _plain(begun), "filtered": reason, "failures": {}, "still": bounds.still,
-        "scenes": bounds.scenes, "sounds": bounds.sounds,
+        "scenes": bounds.scenes, "sounds": bounds.sounds, "transcribed": is_transcribed,
         "text_faults": dict(cues.faults), "text_places": cues.places,
     }  # fmt: skip
 
 
-def _cues_of(video: str, protocols: Sequence[str]) -> Cues:
-    """The subtitles beside a video or in it; a file that can't be read is a fault of theirs alone."""
+def _cues_of(name: str, video: str, protocols: Sequence[str]) -> Cues:
+    """The subtitles beside a video or in it; a file that can't be read is a fault of theirs alone.
+
+    Args:
+        name: the video's path or URL.
+        video: where it can be read.
+        protocols: where it may come from.
+    """
     cues = Cues()
     try:
-        if "://" not in video:
-            files = [path for suffix in SUFFIXES if (path := Path(video).with_suffix(suffix)).is_file()]
-            if files:
-                return read_subtitles(files[0])
+        if (path := _beside(name, video)) is not None:
+            return read_subtitles(path)
         track, wrong = read_text_track(video, protocols=protocols)
         for start_s, end_s, text in track:
             cues.add(start_s, end_s, text, f"{start_s:g} s")
     except (ValueError, OSError) as error:
-        wrong = str(error)
+        if ends_work(error):
+            raise
+        wrong = str(error).replace(str(Path(video).with_suffix("")), name.rpartition(".")[0])
     if wrong:
         cues.fault("can't be read", wrong)
     return cues
 
 
+def _beside(name: str, video: str) -> Path | None:
+    """The file of subtitles of a video's name beside it, of which the first kind counts; a store's is copied
+    beside `video`."""
+    if "://" in name and name.partition("://")[0] not in STORES:
+        return None
+    stem = name.removesuffix(Path(name).suffix)
+    place = next((place for suffix in SUFFIXES if (place := place_of(stem + suffix)).is_file()), None)
+    if not isinstance(place, Remote):
+        return place
+    path = Path(video).with_suffix(Path(str(place)).suffix)
+    place.fetch(path)
+    return path
+
+
 def _captioned(
-    content: dict[str, Any], annotator: Annotator, captioner: Captioner, draft: Path
+    content: dict[str, Any], video: str, annotator: Annotator, captioner: Captioner, draft: Path
 ) -> dict[str, Any]:
     """The content with the captions that came. ValueError: some are missing, and another run asks again."""
     begun = parse_record(content["record"], Path(), str(draft))
@@ -221,7 +260,7 @@ def _captioned(
             continue
         cues = [cue.text for cue in begun.text if cue.start_s < event.end_s and cue.end_s > event.start_s]
         clip = Clip(
-            begun.video, first_s + event.start_s, first_s + event.end_s, " ".join(cues),
+            video, first_s + event.start_s, first_s + event.end_s, " ".join(cues),
             events[i - 1].text if i else "", annotator.protocols,
         )  # fmt: skip
         try:

@@ -39,6 +39,7 @@ def report_of(contents: Mapping[str, Mapping[str, Any]], records: Sequence[Recor
         "dropped_events": dict(sorted(failures.items())),
         "text_faults": dict(sorted(text_faults.items())),
         "text_places": {key: c["text_places"] for key, c in contents.items() if c.get("text_places")},
+        "transcribed": sum(bool(c.get("transcribed")) for c in contents.values()),
         "hours": seconds / 3600, **total,
         "coverage": total["covered_s"] / seconds if seconds else 0.0,
         "repeated": {text: num for text, num in texts.most_common(20) if num > 1},

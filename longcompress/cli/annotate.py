@@ -16,9 +16,10 @@ from ..annotate.captions import (
     function_captioner,
     model_captioner,
 )
+from ..llm.transcriber import Transcriber
 from ..model import LongCompress
 from .common import Failed, ModelOptions, complain, folder_of, load_model, reading
-from .shards import JobOptions, _records_of
+from .shards import JobOptions, _records_of, with_protocol
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class CaptionOptions:
         tries: of a request to a URL.
         on_failure: of a caption: "again" leaves the video to another run; "drop" leaves the event out.
         subtitles: "auto": NAME.srt, .vtt, ... beside a video, else its first text track; "none".
+        transcribe: folder or hub name of a Whisper: what is said becomes text where there are no subtitles.
+        language: that is spoken, as en; else the Whisper says it of each window.
     """
 
     captions: str = "model"
@@ -51,6 +54,19 @@ class CaptionOptions:
     tries: int = 3
     on_failure: Literal["again", "drop"] = "again"
     subtitles: Literal["auto", "none"] = "auto"
+    transcribe: str | None = None
+    language: str | None = None
+
+    def transcriber(self, model: LongCompress) -> Transcriber | None:
+        """What writes what is said, beside the model."""
+        if self.transcribe is None:
+            if self.language is not None:
+                raise ValueError(f"--language {self.language} is of --transcribe; give both")
+            return None
+        weight = next(model.parameters())
+        transcriber = Transcriber.load(self.transcribe, self.language, dtype=weight.dtype)
+        transcriber.model.to(weight.device)
+        return transcriber
 
     def captioner(self, model: LongCompress) -> Captioner | None:
         """The function that writes them."""
@@ -74,16 +90,17 @@ def annotate(
     """Cut videos into events and caption them. Run again it goes on; run without --shard it reports.
 
     Args:
-        source: folder of videos (NAME.json beside NAME.mp4 is its record) or JSONL file of records.
+        source: folder of videos (NAME.json beside NAME.mp4 is its record) or JSONL file of records, here
+            or in a bucket: s3://BUCKET/NAME.
         out: folder of records.jsonl, longvale.json and report.json.
         json: the whole report as JSON instead of a few lines.
-        protocols: where videos may come from: file https.
+        protocols: where videos may come from: file https s3 hf; that of the source may.
     """
     records, folder = _records_of(source), folder_of(out)
     model = load_model(options)
     annotator = make.Annotator(
         model, caption.captioner(model), boundaries, filters, caption.on_failure, caption.subtitles,
-        tuple(protocols),
+        caption.transcriber(model), with_protocol(protocols, source),
     )  # fmt: skip
     try:
         results = make.annotate(records, folder, annotator, **job.options())
@@ -111,6 +128,6 @@ def lines_of(report: dict[str, Any], folder: Path) -> str:
     lines += [f"left out: {num} videos {reason}" for reason, num in report["filtered"].items()]
     if report["cues"] or report["text_faults"]:
         wrong = ", ".join(f"{num} {kind}" for kind, num in report["text_faults"].items()) or "none"
-        lines.append(f"{report['cues']} texts of subtitles; faults: {wrong}")
+        lines.append(f"{report['cues']} texts, {report['transcribed']} videos transcribed; faults: {wrong}")
     lines += [f"events dropped: {num} {kind}" for kind, num in report["dropped_events"].items()]
     return "\n".join(lines)

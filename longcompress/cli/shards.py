@@ -99,11 +99,13 @@ def make(
     tokens_per_segment: dict[str, int] | None = None, device: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None, job: JobOptions, shard_mb: int = 1024,
     threads: int = 0, engine: Literal["here", "ray"] = "here", workers: int = 1, gpus_per_worker: float = 0,
+    protocols: tuple[str, ...] = ("file",),
 ) -> int:  # fmt: skip
     """Encode videos once. Run again it goes on; run for the last time without --shard it packs all parts.
 
     Args:
-        source: folder of videos (NAME.json beside NAME.mp4 is its record) or JSONL file of records.
+        source: folder of videos (NAME.json beside NAME.mp4 is its record) or JSONL file of records, here
+            or in a bucket: s3://BUCKET/NAME.
         out: folder of the shards, or a bucket: s3://BUCKET/NAME.
         kind: "features", or "media" for the files' own bytes.
         tokens_per_segment: tokens a segment keeps at least, by stream, '{"video": 342, "*": 25}'; else the
@@ -115,6 +117,7 @@ def make(
         engine: one video after the other here, or actors of Ray (RAY_ADDRESS names a cluster).
         workers: actors, for engine ray.
         gpus_per_worker: of each actor; may be a fraction.
+        protocols: where videos may come from: file s3 hf; that of the source may.
     """
     if threads < 0:
         raise ValueError(f"--threads must be at least 0, got {threads}")
@@ -122,16 +125,18 @@ def make(
         torch.set_num_threads(threads)  # actors take as many as are here
     loader = partial(encoders.loader("tiny"), dtype=dtype)
     records, folder = _records_of(source), _place_of(out)
+    allowed = with_protocol(protocols, source)
     if engine == "ray":
         from ..train.shards.ray import make as make_by_ray  # an extra
 
         results = make_by_ray(
             records, folder, loader, kind=kind, detail=tokens_per_segment, device=device, workers=workers,
-            gpus_per_worker=gpus_per_worker, **job.options(),
+            gpus_per_worker=gpus_per_worker, part=partial(shards.make_part, protocols=allowed),
+            **job.options(),
         )  # fmt: skip
     else:
         model = _load(loader, device, tokens_per_segment) if kind == "features" else None
-        results = shards.make(records, folder, model, kind=kind, **job.options())
+        results = shards.make(records, folder, model, kind=kind, protocols=allowed, **job.options())
     return job.finish(results, folder, records, shard_mb)
 
 
@@ -308,6 +313,12 @@ def synthesize(
         encoders = _load(partial(load, model), "cpu", tokens_per_segment)
         content = synthetic_shards(encoders, range(seed, seed + num), seconds, out, progress=bars())
     _print_index(out, content)
+
+
+def with_protocol(protocols: Sequence[str], source: str) -> tuple[str, ...]:
+    """These, and that of the source that the user named."""
+    protocol, is_url, _ = source.partition("://")
+    return tuple(dict.fromkeys([*protocols, *([protocol] if is_url else [])]))
 
 
 def _records_of(source: str) -> list[Record]:

@@ -16,6 +16,7 @@ from ..types import Event
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".ttml", ".sub")
 SHORT_S = 1.0  # of a cue whose end is not after its start
+GAP_S = 3600.0  # between cues; a longer one may be a wrong time
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-+>\s*{_TIME}")
 _TAG = re.compile(r"<[^<>\n]*>|\{\\[^{}\n]*\}")
@@ -52,8 +53,8 @@ class Cues:
         self.events.append(Event(start_s, end_s, text))
 
     def within(self, first_s: float, last_s: float) -> "Cues":
-        """The cues that begin in a part of a video, from its start on; others are faults. Overlaps and wrong
-        order are counted."""
+        """The cues that begin in a part of a video, from its start on; others are faults. Overlaps, wrong
+        order and gaps of an hour are counted."""
         cues = Cues(faults=self.faults.copy(), places=list(self.places))
         until_s = before_s = -1.0
         for event in self.events:
@@ -62,6 +63,8 @@ class Cues:
                 cues.fault("not in order", where)
             elif event.start_s < until_s - 1e-3:
                 cues.fault("overlaps", where)
+            elif event.start_s >= max(until_s, 0.0) + GAP_S:
+                cues.fault("an hour or more after the text before", where)
             before_s, until_s = event.start_s, max(until_s, event.end_s)
             if first_s <= event.start_s < last_s:
                 end_s = min(event.end_s, last_s) - first_s

@@ -198,13 +198,7 @@ def _open_path(path: str, protocols: Sequence[str]) -> Handle:
 
 
 def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
-    if "::" in url:
-        raise ValueError(f"{url}: chained URLs are not read; fetch the file first")
-    if protocol not in protocols:
-        raise ValueError(
-            f"{without_secrets(url)}: protocols must have {protocol!r}, got only {', '.join(protocols)}; "
-            f"add it if you trust the source: --protocols {' '.join([*protocols, protocol])}"
-        )
+    check_protocol(url, protocols)
     import fsspec
 
     options: dict[str, Any] = {}
@@ -225,6 +219,18 @@ def _open_url(url: str, protocol: str, protocols: Sequence[str]) -> Handle:
     except ImportError as error:
         raise ValueError(f"{name}: reading {protocol}:// needs another package: {error}") from error
     return Handle(raw, name, owned=True)
+
+
+def check_protocol(url: str, protocols: Sequence[str]) -> None:
+    """ValueError for a URL of a protocol that isn't among these, or one inside of another."""
+    protocol = url.partition("://")[0].lower()
+    if "::" in url:
+        raise ValueError(f"{url}: chained URLs are not read; fetch the file first")
+    if protocol not in protocols:
+        raise ValueError(
+            f"{without_secrets(url)}: protocols must have {protocol!r}, got only {', '.join(protocols)}; "
+            f"add it if you trust the source: --protocols {' '.join([*protocols, protocol])}"
+        )
 
 
 def without_secrets(url: str) -> str:

@@ -108,6 +108,21 @@ def test_shares_together_are_the_same(whole, folder, model, tmp_path):
     assert content_of(tmp_path) == content_of(whole[0])
 
 
+def test_a_second_master_on_a_folder_is_refused_and_the_first_goes_on(whole, folder, model, tmp_path):
+    records, refusals = read_records(folder), []
+
+    def captioner(clip):
+        if not refusals:  # while the first works
+            with pytest.raises(ValueError, match="another process makes this share") as error:
+                annotate(records, tmp_path, Annotator(model, name_of), **QUIET)
+            refusals.append(error)
+        return name_of(clip)
+
+    annotate(records, tmp_path, Annotator(model, captioner), **QUIET)
+    finish(tmp_path, records)
+    assert refusals and content_of(tmp_path) == content_of(whole[0])
+
+
 def broken(clip):
     """Fails in the first second of a video."""
     if clip.start_s == 0:

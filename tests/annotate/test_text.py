@@ -1,6 +1,7 @@
 """Text of a video: in its memory and file, in the command, and through training shards."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,21 @@ def test_the_command_reads_subtitles_and_info_tells_of_them(video, tmp_path, cap
         )
         == 2
     )
+
+
+def test_texts_over_their_limit_are_thinned_out_and_info_tells(video, tmp_path, capsys):
+    cues = [f"00:{i:02}.000 --> 00:{i:02}.900\nred ball" for i in range(10)]
+    (tmp_path / "s.vtt").write_text("WEBVTT\n\n" + "\n\n".join(cues))
+    out, subtitles = str(tmp_path / "m.lcm"), str(tmp_path / "s.vtt")
+    words = ["compress", str(video), "--out", out, "--budget", "50", "--subtitles", subtitles]
+    assert main([*words, "--llm.text_tokens", "24"]) == 0
+    capsys.readouterr()
+    assert main(["info", out, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)["memory"]["text"]
+    shown, used = map(
+        int, re.match(r"(\d+) of 10 texts in the prompt, (\d+) of at most 24 tokens", content).groups()
+    )
+    assert 1 < shown < 10 and 12 < used <= 24  # it is filled
 
 
 def test_training_shards_carry_the_text_into_the_prompt(model, video, tmp_path):

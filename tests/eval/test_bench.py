@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from longcompress.eval.bench import (
     plot,
     report,
     requests,
+    sharded,
     stages,
     stock,
 )
@@ -568,6 +571,45 @@ class TestGpuReport:
         words = (tmp_path / "words").read_text().splitlines()
         assert words[-2:] == ["--section", work] and work in gpu_report.WORK
         assert (f"{tmp_path}/ncu" if section == "ncu" else "racecheck") in words
+
+    def test_engines_are_compared_with_one_process_and_what_fails_is_named(self, tmp_path, monkeypatch):
+        """The commands by a stub: engines' own runs are in tests/train/test_sharded.py."""
+        flags = (Path(__file__).parents[1] / "cli" / "flags.txt").read_text().split()
+        commands = []
+
+        def run(words, **_):
+            commands.append(words)
+            if "synthesize" in words:
+                return subprocess.CompletedProcess(words, 0)
+            out = Path(words[words.index("--out") + 1])
+            (out / "checkpoint-2").mkdir(parents=True)
+            loss = 2.5 if out.name == "zero3" else 2.0
+            lines = [{"loss": loss, "tokens_per_s": x, "memory_gib": x} for x in (1.0, 3.0)]
+            log = json.dumps({"log_history": [*lines, {"train_loss": 2.0}]})
+            (out / "checkpoint-2" / "trainer_state.json").write_text(log)
+            return subprocess.CompletedProcess(words, int(out.name == "zero2"))
+
+        monkeypatch.setattr(sharded.subprocess, "run", run)
+        monkeypatch.setattr(sharded, "find_spec", lambda name: name)
+        assert sharded.time_sharded(tmp_path, "cpu") == 1
+        rows = json.loads((tmp_path / "sharded.json").read_text())
+        done = {"state": "done", "losses": [2.0, 2.0], "tokens_per_s": 3.0, "memory_gib": 3.0, "apart": 0.0}
+        assert rows["fsdp"].items() >= {**done, "processes": 2}.items() and rows["one"]["processes"] == 1
+        assert rows["zero2"]["state"] == "failed with exit code 1"
+        assert rows["zero3"]["state"] == "failed: its losses are above 0.1 from those of one process"
+        known = {*flags, "--standalone", "--nproc-per-node"}
+        assert len(commands) == 5 and all(word in known for c in commands for word in c if word[:2] == "--")
+        stage = json.loads((tmp_path / "zero3-engine.json").read_text())["zero_optimization"]["stage"]
+        assert stage == 3 and str(tmp_path / "zero3-engine.json") in commands[-1]
+        monkeypatch.setattr(sharded, "find_spec", lambda name: None)
+        monkeypatch.setattr(sharded.torch.cuda, "device_count", lambda: 1)
+        shutil.rmtree(tmp_path / "one")
+        assert sharded.time_sharded(tmp_path, "cuda") == 0
+        states = {
+            kind: row["state"] for kind, row in json.loads((tmp_path / "sharded.json").read_text()).items()
+        }
+        assert states["fsdp"] == "left out: FSDP needs two GPUs, this machine has 1"
+        assert states["zero2"] == states["zero3"] == "left out: pip install deepspeed"
 
     def test_a_section_that_fails_leaves_the_others(self, tmp_path, monkeypatch):
         monkeypatch.setitem(gpu_report.SECTIONS, "profile", (0.1, gpu_report.profile_kernels))

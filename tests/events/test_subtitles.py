@@ -105,11 +105,12 @@ def test_an_empty_cue_is_counted(tmp_path):
     assert cues.events == TWO and cues.faults == {"empty": 1}
 
 
-def test_overlaps_and_wrong_order_are_counted_and_hour_long_gaps_are_none_of_our_business():
+def test_overlaps_wrong_order_and_hour_long_gaps_are_counted_and_nothing_is_left_out():
     events = [Event(0, 5, "a"), Event(4, 6, "b"), Event(2, 3, "c"), Event(7200, 7201, "d")]
     cues = Cues(events).within(0.0, 8000.0)
     assert cues.events == [events[0], events[2], events[1], events[3]]
-    assert cues.faults == {"overlaps": 1, "not in order": 1}
+    assert cues.faults == {"overlaps": 1, "not in order": 1, "an hour or more after the text before": 1}
+    assert "7200 to 7201 s: d" in cues.places[-1]
 
 
 def test_a_part_has_its_cues_from_its_start_and_names_the_others():

@@ -79,7 +79,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, monkeypatch):
 def test_bad_videos_and_killed_workers_change_no_byte_and_each_video_is_counted_once(running, tmp_path):
     report = many.simulate(tmp_path / "out", num=300, workers=4, bad=0.02, killed=0.01)
     counts = Counter(["made"] * 294 + ["failed"] * 6)
-    assert report["killed"] == 3
+    assert report["many"]["killed"] == 3
     for name in ("alone", "many", "again"):
         assert report[name]["manifest"] == counts and report[name]["packed"] == 294
         assert report[name]["files"] == report["alone"]["files"]

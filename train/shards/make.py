@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from ...model import LongCompress
 from ...session import read_session, source_info
 from ..records import SLACK_S, Record, checked
 from .index import INDEX, Index, index_of, load_index
-from .remote import Place, Remote, place_of, placing, sizes_in
+from .remote import Place, Remote, ends_work, fetched, place_of, placing, sizes_in
 from .sample import JSON, members_of, read_sample
 from .tar import members_in, read_members, sha256_of, write_tar
 
@@ -44,7 +44,7 @@ class Result:
 
 def make(
     records: Sequence[Record], out: str | Place, model: LongCompress | None, *, kind: Kind = "features",
-    **options: Any,
+    protocols: Sequence[str] = ("file",), **options: Any,
 ) -> list[Result]:  # fmt: skip
     """Make the parts of some videos; parts that exist are left alone.
 
@@ -53,14 +53,17 @@ def make(
         out: folder, or a URL of a bucket (s3://); parts lie below it in `parts`.
         model: makes the features; not needed for media.
         kind: "features", or "media" for the files' own bytes.
+        protocols: where videos may come from: "file", "s3", "hf".
         options: of `make_share`.
 
     Raises:
         ValueError: share is none, there is no model for features, or another process makes the same share.
+        OSError: the disk is full, or a store is down; what was made stays.
     """
     if kind == "features" and model is None:
         raise ValueError("kind 'features' needs a model")
-    return make_share(records, out, each(partial(make_part, model=model, kind=kind)), **options)
+    part = partial(make_part, model=model, kind=kind, protocols=protocols)
+    return make_share(records, out, each(part), **options)
 
 
 def each(part: Callable[[Record, Any], Result]) -> Callable[[Sequence[Record], Any], Parts]:
@@ -103,9 +106,17 @@ def make_share(
     return sorted(results, key=lambda result: result.key)
 
 
-def make_part(record: Record, folder: Place, model: LongCompress | None, kind: Kind) -> Result:
+def make_part(
+    record: Record, folder: Place, model: LongCompress | None, kind: Kind,
+    protocols: Sequence[str] = ("file",),
+) -> Result:  # fmt: skip
     """The unit of work: a video to folder/KEY.tar, whole or not at all; or the reason to KEY.failed.json."""
-    read = partial(_features, record, model) if kind == "features" and model else partial(_media, record)
+
+    def read() -> dict[str, bytes]:
+        with fetched(record.video, protocols) as video:
+            local = replace(record, video=video)
+            return _features(local, model) if kind == "features" and model else _media(local)
+
     return try_sample(record, folder, read)
 
 
@@ -137,6 +148,8 @@ def try_part(
     try:
         content = read()
     except (OSError, ValueError) as error:
+        if ends_work(error):
+            raise
         return note_failure(record, folder, str(error))
     write(content)
     (folder / f"{record.key}.failed.json").unlink(missing_ok=True)

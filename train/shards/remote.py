@@ -6,8 +6,9 @@ Shards are made into a folder or an object store of S3's kind, where a file is w
 import errno
 import fcntl
 import io
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +16,21 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 
 from ...files import replacing
+from ...media.source import check_protocol
 from .tar import Member, read_members, sha256_of
 
 T = TypeVar("T")
 REQUEST_BYTES = 8 << 20  # of a shard that is read from end to end
 SILENT_S = 30.0  # a server that says nothing for so long is given up; the length of a transfer is not limited
 PASSING = (408, 425, 429)  # answers below 500 that mean: later
+STORES = ("s3", "s3a", "hf")  # a video there is fetched whole before it is read
 WRITABLE = ("s3", "s3a")  # their files appear whole, when the last byte has come
 REFUSED = (PermissionError, IsADirectoryError, NotADirectoryError)
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
+
+
+class StoreDown(OSError):
+    """A store answered no try: no fault of a file in it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def parent(self) -> "Remote":
+        """What this file lies in."""
+        return replace(self, url=self.url.rpartition("/")[0])
+
     def of(self, name: str) -> str:
         """URL of a file."""
         return f"{self.url.rstrip('/')}/{name}"
@@ -72,6 +84,13 @@ class Remote:
     def read_bytes(self) -> bytes:
         """All bytes of this file. Raises what `whole` raises."""
         return self._tried(self.url, lambda files, path: files.cat_file(path))
+
+    def fetch(self, path: Path) -> None:
+        """Copy this file to `path`, in requests of `REQUEST_BYTES`. Raises what `open` raises."""
+        name = self.url.rpartition("/")[2]
+        num_bytes = self._tried(self.url, lambda files, at: files.info(at, refresh=True)["size"])
+        with self.parent.open(name, num_bytes, "") as source, open(path, "wb") as file:
+            shutil.copyfileobj(source, file, REQUEST_BYTES)
 
     def sizes(self) -> dict[str, int]:
         """Name -> bytes of the files right below; none where nothing is. Raises what `whole` raises."""
@@ -201,7 +220,7 @@ class Remote:
                     raise OSError(f"{url} can't be {done}: {error!r}{'' if local else rights}") from error
                 last = error
         hint = "see whether the server is up, then run again"
-        raise OSError(
+        raise StoreDown(
             f"{url} couldn't be {done} in {self.tries} tries, the last time: {last!r}; {hint}"
         ) from last
 
@@ -215,6 +234,35 @@ def place_of(path: str | Place) -> Place:
     if isinstance(path, Remote):
         return path
     return Remote(str(path)) if "://" in str(path) else Path(path)
+
+
+@contextmanager
+def fetched(video: str, protocols: Sequence[str]) -> Iterator[str]:
+    """The path of a video of a store on this machine, in TMPDIR, until the block ends; of another video, its
+    path or URL. What fails in the block names the video by its URL.
+
+    Raises:
+        ValueError: the store's protocol isn't among `protocols`, or as the block.
+        OSError: it can't be had; StoreDown where the store doesn't answer.
+    """
+    if video.partition("://")[0] not in STORES:
+        yield video
+        return
+    check_protocol(video, protocols)
+    with TemporaryDirectory(prefix="longcompress-") as folder:
+        path = Path(folder) / video.rpartition("/")[2]
+        Remote(video).fetch(path)
+        try:
+            yield str(path)
+        except (OSError, ValueError) as error:
+            if ends_work(error):
+                raise
+            raise ValueError(str(error).replace(str(path), video)) from error
+
+
+def ends_work(error: Exception) -> bool:
+    """Whether an error is no fault of the video that was read: a store that is down, a full disk here."""
+    return isinstance(error, StoreDown) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sizes_in(place: Place) -> dict[str, int]:

@@ -1,0 +1,88 @@
+"""What is said in a video: windows of its audio, each to texts with times."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import MediaConfig
+from ..events.subtitles import Cues
+from ..media import reader as media
+from ..types import Audio, Event
+
+SILENCE = 1e-3  # of full scale; a window that is never above it isn't listened to
+MAX_RATIO = 2.4  # of bytes of a text to its compressed ones: Whisper's measure of a model that repeats itself
+
+
+class Listener(Protocol):
+    """What `Transcriber` is."""
+
+    name: str
+    language: str | None
+    rate_hz: int
+    window: int
+
+    def read(self, samples: Tensor) -> tuple[list[Event], float]:
+        """As there."""
+
+
+def transcribe(
+    listener: Listener, source: str, *, part: tuple[float, float] | None = None,
+    protocols: Sequence[str] = ("file",),
+) -> Cues:  # fmt: skip
+    """The texts of a file with audio, or of a part of it from that part's start, read once.
+
+    Raises what `media.read` raises.
+    """
+    transcript = Transcript(listener)
+    config = MediaConfig(video=False, rate_hz=listener.rate_hz)
+    with media.read(source, config, part=part, protocols=protocols) as pieces:
+        for piece in pieces:
+            if isinstance(piece, Audio):
+                transcript.push(piece)
+    return transcript.finish()
+
+
+class Transcript:
+    """Audio in, texts out. It holds a window of audio at most, and a piece of what came last."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener, self.cues = listener, Cues()
+        self._waiting = torch.zeros(0)
+        self._first = 0  # number of the first sample that waits
+
+    def push(self, piece: Audio) -> None:
+        """Take in audio that follows what came before; a gap is silence."""
+        first = round(piece.start_s * self.listener.rate_hz)
+        while (missing := first - self._first - len(self._waiting)) > 0:
+            self._add(torch.zeros(min(missing, self.listener.window)))
+        self._add(piece.samples)
+
+    def finish(self) -> Cues:
+        """All texts."""
+        while len(self._waiting):
+            self._read()
+        return self.cues
+
+    def _add(self, samples: Tensor) -> None:
+        self._waiting = torch.cat([self._waiting, samples])
+        while len(self._waiting) >= self.listener.window:
+            self._read()
+
+    def _read(self) -> None:
+        """A window, or as much of it as can be read without cutting a text."""
+        samples, rate_hz = self._waiting[: self.listener.window], self.listener.rate_hz
+        num = len(samples)
+        if float(samples.abs().max()) > SILENCE:
+            events, done_s = self.listener.read(samples)
+            num = min(num, max(1, round(done_s * rate_hz)))
+            for event in events:
+                data, place = event.text.encode(), f"{self._first / rate_hz + event.start_s:g} s"
+                if len(data) > MAX_RATIO * len(zlib.compress(data)):
+                    self.cues.fault("repeats itself", f"{place}: {event.text}")
+                else:
+                    start_s = self._first / rate_hz
+                    self.cues.add(start_s + event.start_s, start_s + event.end_s, event.text, place)
+        self._waiting, self._first = self._waiting[num:], self._first + num
