@@ -120,10 +120,11 @@ def test_the_past_is_read_once(model):
             continue
         num += 5  # 4 patches, a second of audio
         context = session.live.context
-        past = 0 if context.past is None else sum(float(t.size.sum()) for t in context.past.streams.values())
-        near = sum(float(t.size.sum()) for row in context.steps for t in row.values())
+        video = context.prefix.past
+        past = 0 if video is None else sum(float(t.size.sum()) for t in video.streams.values())
+        near = sum(float(t.size.sum()) for row in context.near.steps for t in row.values())
         assert past + near == pytest.approx(num)
-    assert context.past is not None and context.past.num_tokens == 20
+    assert video is not None and video.num_tokens == 20
 
 
 def test_nothing_depends_on_what_comes_later(model):
