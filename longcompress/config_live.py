@@ -1,7 +1,7 @@
 """Options of a model that speaks by itself while a video plays."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Literal
 
@@ -110,6 +110,10 @@ class LiveConfig:
     poll_yes: str = "Yes"
     poll_no: str = "No"
     patience_s: float = 0.5
+
+    def for_heads(self, has_heads: bool) -> "LiveConfig":
+        """The same where there are heads, or another trigger was chosen; else polled."""
+        return self if has_heads or self.trigger != TriggerConfig() else replace(self, trigger=POLLED)
 
     def __post_init__(self) -> None:
         if self.max_frames < 0:
