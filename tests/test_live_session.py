@@ -19,8 +19,8 @@ from models import model as make_model
 from models import with_heads
 
 POLLED = LiveConfig(
-    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, slice_tokens=7, text_tokens=60, max_reply_tokens=9,
-    poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
+    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, slice_tokens=7, text_tokens=60,
+    max_reply_tokens=9, poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
 )  # fmt: skip
 ALWAYS = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("relevance",)))
 QUIET = replace(POLLED, trigger=TriggerConfig("single", 1.0, ("relevance",)))
