@@ -23,7 +23,8 @@ class Prefix:
         self.parts, self.start_s, self.state = parts, start_s, state
         self.past: CompressedVideo | None = None
         self.reader, self.chunks = LiveReader(parts.llm), list[list[Part]]()
-        self.waiting = None if state else [parts.past(None)]  # to be read; None: the past isn't laid out
+        # to be read; None: the past isn't laid out
+        self.waiting: list[Part] | None = None if state is not None else [parts.past(None)]
 
     @property
     def is_ready(self) -> bool:

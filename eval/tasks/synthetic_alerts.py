@@ -76,9 +76,10 @@ def write_played(answers: Answers) -> dict[str, str]:
     lines = []
     for example, prediction in answers.known:
         value = prediction.value or Played(())
-        rows = [
-            dict(zip(value.scores, row, strict=True)) for row in zip(*value.scores.values(), strict=True)
-        ] or [{} for _ in value.times_s]
+        rows: list[dict[str, float]] = [{} for _ in value.times_s]
+        for name, scores in value.scores.items():
+            for row, score in zip(rows, scores, strict=True):
+                row[name] = score
         replies = [(time_s, text) for time_s, text in value.replies if time_s is not None]
         line = line_of(replies, value.times_s, rows, value.duration_s or example.duration_s or 0.0)
         lines.append({"question_id": example.id} | line)

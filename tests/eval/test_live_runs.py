@@ -22,7 +22,7 @@ from longcompress.eval.tasks.task import Example
 from clips import make_clip
 from models import with_heads
 
-SOURCE = Synthetic(minutes=(0.4,), num_videos=2)
+SOURCE = Synthetic(minutes=(0.4,), num_videos=1)
 LIVE = LiveConfig(
     TriggerConfig("single", 0.5, ("relevance",), refractory_s=4.0), near_s=8, past=20, text_tokens=80,
     max_reply_tokens=3,
@@ -39,8 +39,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def played(model, tmp_path_factory):
-    """(summaries by arm, the first file) of a run over five requests."""
-    out, config = tmp_path_factory.mktemp("live") / "run.jsonl", RunConfig(limit=9)
+    """(summaries by arm, the first file) of a run over three requests."""
+    out, config = tmp_path_factory.mktemp("live") / "run.jsonl", RunConfig(limit=3)
     summaries = run_live(from_scenes(TASK, SOURCE), model, out, config, ARMS, num_draws=20)
     return {summary["arm"]: summary for summary in summaries}, out
 
@@ -67,8 +67,8 @@ def test_every_arm_is_played_and_scored(played):
     assert list(summaries) == list(ARMS.arms)
     live = lines_of(out)
     for arm, summary in summaries.items():
-        assert summary["num_answered"] == 9 and not summary["num_failed"]
-        assert summary["metrics"]["num"] == 9 and summary["cost"]["real_time_factor"] > 0
+        assert summary["num_answered"] == 3 and not summary["num_failed"]
+        assert summary["metrics"]["num"] == 3 and summary["cost"]["real_time_factor"] > 0
         lines = lines_of(out, arm)
         for key, line in lines.items():
             times = [reply["time"] for reply in line["model_response_list"]]
@@ -85,7 +85,7 @@ def test_every_arm_is_played_and_scored(played):
 def test_scores_are_those_of_the_written_lines(played, tmp_path):
     summaries, out = played
     reference = tmp_path / "reference.json"
-    reference.write_text(json.dumps({"synthetic": {"minutes": [0.4], "num_videos": 2}}) + "\n")
+    reference.write_text(json.dumps({"synthetic": {"minutes": [0.4], "num_videos": 1}}) + "\n")
     report = score_files(TASK, [reference], summaries["live"]["predictions"], num_draws=0)
     examples, lines = from_scenes(TASK, SOURCE).examples, lines_of(out)
     timelines = {
@@ -99,19 +99,19 @@ def test_scores_are_those_of_the_written_lines(played, tmp_path):
     want = timely(timelines, {e.id: e.video for e in examples}, TOLERANCE_S, num_draws=2)
     for name in ("f1", "recall", "alarms_per_hour", "replies_per_minute"):
         assert report["metrics"][name] == pytest.approx(want[name]["mean"])
-    assert report["num_missing"] == len(examples) - 9
+    assert report["num_missing"] == len(examples) - 3
 
 
 def test_the_same_command_resumes(played, model):
     out = played[1]
     before = out.read_bytes()
     out.write_bytes(before[: before.rstrip().rfind(b"\n") + 20])  # the last line is torn
-    run_live(from_scenes(TASK, SOURCE), model, out, RunConfig(limit=9), replace(ARMS, arms=("live",)))
+    run_live(from_scenes(TASK, SOURCE), model, out, RunConfig(limit=3), replace(ARMS, arms=("live",)))
     again = lines_of(out)
     first = [json.loads(x) for x in before.decode().splitlines()[1:]]
     assert [again[x["id"]]["debug_data"] for x in first] == [x["debug_data"] for x in first]
     with pytest.raises(ValueError, match="was started with"):
-        run_live(from_scenes(TASK, SOURCE), model, out, RunConfig(limit=8), LiveArms())
+        run_live(from_scenes(TASK, SOURCE), model, out, RunConfig(limit=2), LiveArms())
 
 
 def test_stretches_hold_all_media_of_their_time():
