@@ -1,7 +1,7 @@
 """Options of a model that speaks by itself while a video plays."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Literal
 
@@ -83,6 +83,8 @@ class LiveConfig:
         near_s: when the steps that are read raw last longer, the older half is read merged from then on; 0:
             all of them stay, up to max_frames.
         past: tokens that all before these steps merge into; 0: nothing of it is read.
+        slice_tokens: of the past, read after each step before it takes the place of older steps; 0: all at
+            once, in a step that takes longer.
         text_tokens: of all requests and kept replies in the context; a question may have as many.
         step_tokens: tokens of a reply that are made after each step; 0: all of it at once, while the video
             waits.
@@ -101,12 +103,17 @@ class LiveConfig:
     repetition_penalty: float = 1.0
     near_s: float = 20.0
     past: int = 1024
+    slice_tokens: int = 256
     text_tokens: int = 512
     step_tokens: int = 8
     poll: str = "{request} Is that so now? Answer yes or no."
     poll_yes: str = "Yes"
     poll_no: str = "No"
     patience_s: float = 0.5
+
+    def for_heads(self, has_heads: bool) -> "LiveConfig":
+        """The same where there are heads, or another trigger was chosen; else polled."""
+        return self if has_heads or self.trigger != TriggerConfig() else replace(self, trigger=POLLED)
 
     def __post_init__(self) -> None:
         if self.max_frames < 0:
@@ -116,7 +123,7 @@ class LiveConfig:
                 "max_reply_tokens must be >= 1 and repetition_penalty > 0, got "
                 f"{self.max_reply_tokens} and {self.repetition_penalty}"
             )
-        for name in ("past", "text_tokens", "step_tokens"):
+        for name in ("past", "slice_tokens", "text_tokens", "step_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 tokens, got {getattr(self, name)}")
         if not 0 <= self.near_s < math.inf or not self.patience_s >= 0:

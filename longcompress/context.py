@@ -2,7 +2,8 @@
 
 The list is [past, merged][turns][near, step by step], and behind it an answer on a fork of the cache. At a
 border of segments the context is read anew: the older half of what was near is read merged from then on.
-MMDuet's conversations are the same without a past: all steps are near, and nothing is read anew.
+What is merged is read ahead, a slice a step, so that no step takes long. MMDuet's conversations are the same
+without a past: all steps are near, and nothing is read anew.
 """
 
 import math
@@ -16,6 +17,8 @@ from .compression.triggers import TriggerState, step
 from .config_live import POLL, LiveConfig
 from .events.parse import parse_spans
 from .live_bound import bound_of, tokens_a_step
+from .live_near import Near
+from .live_prefix import Prefix
 from .live_scores import LiveScores
 from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
@@ -66,9 +69,9 @@ class LiveContext:
         self.max_tokens = bound_of(model, config, self.parts, self.max_step, step_s)
         self.reader = LiveReader(self.llm)
         self.chunks: list[list[Part]] = []  # what was read, each list in a forward of its own
-        self.past: CompressedVideo | None = None
-        self.near_start_s = 0.0
-        self.steps: list[dict[str, Tokens]] = []
+        self.prefix = Prefix(self.parts, 0.0)  # what they begin with
+        self.ahead: Prefix | None = None  # what comes in its place
+        self.near = Near(self.parts)
         self.turns: list[Turn] = []  # the oldest first
         self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
         self.triggers: dict[str, TriggerState] = {}  # by request, or "" of heads
@@ -180,23 +183,28 @@ class LiveContext:
         """Numbers of steps, replies and rebuilds; tokens and bytes of the cache."""
         return {
             **self.counts,
-            "cache_tokens": self.reader.count, "cache_bytes": cache_bytes(self.reader.cache),
+            "cache_tokens": self.reader.count,
+            "cache_bytes": sum(cache_bytes(reader.cache) for reader in self._readers()),
             "max_cache_tokens": self.max_tokens, "text_tokens": self._num_text,
-            "near_tokens": sum(len(tokens) for row in self.steps for tokens in row.values()),
+            "near_tokens": self.near.num_tokens,
         }  # fmt: skip
+
+    def _readers(self) -> list[LiveReader]:
+        prefixes = [self.prefix] if self.ahead is None else [self.prefix, self.ahead]
+        return [self.reader, *(prefix.reader for prefix in prefixes)]
 
     # --- what is read
 
     def _read_step(self, streams: dict[str, Tokens]) -> Read:
-        self.steps.append(streams)
+        self.near.add(streams)
         self.counts["steps"] += 1
         if not self.chunks:
             return self._rebuild()
-        part = self._step(streams, len(self.steps))
+        part = self._step(len(self.near) - 1)
         return self._read(part)
 
-    def _step(self, streams: Streams, number: int) -> Part:
-        part, self._shown_s = self.parts.step(streams, self._shown_s, self._opening, number)
+    def _step(self, index: int) -> Part:
+        part, self._shown_s = self.near.part(index, self._shown_s, self._opening)
         self._closing, self._opening = self.parts.closing, []
         return part
 
@@ -235,37 +243,45 @@ class LiveContext:
         return events
 
     def _move_on(self, now_s: float) -> list[SessionEvent]:
-        """Where near is too long, its older half goes over to the past, at a border of segments."""
-        config = self.config
-        if not config.near_s or now_s - self.near_start_s < config.near_s:
+        """Where near is too long, its older half goes over to the past, at a border of segments. A step does
+        a part of that work: it makes the prefix ready, or reads what is near behind it."""
+        near_s, ahead = self.config.near_s, self.ahead
+        if not near_s:
             return []
-        known = [
-            n for n, (s, _) in enumerate(self.borders) if self.near_start_s < s <= now_s - config.near_s / 2
-        ]
-        if not known:
-            return []
-        (border_s, state), self.borders = self.borders[known[-1]], self.borders[known[-1] + 1 :]
-        self.near_start_s = border_s
-        self.past = state.compress(config.past).to(self.model.device) if config.past else None
-        steps, self.steps = self.steps, []
-        for streams in steps:
-            later = {name: tokens.take(tokens.start_s >= border_s) for name, tokens in streams.items()}
-            if later := {name: tokens for name, tokens in later.items() if len(tokens)}:
-                self.steps.append(later)
-        self._rebuild()
+        if ahead is None:
+            self.ahead = self._next_prefix(now_s)
+        elif not ahead.is_ready:
+            ahead.work(self.config)
+        elif now_s >= max(self.prefix.start_s + near_s, ahead.start_s + near_s / 2):
+            self.prefix, self.ahead = ahead, None
+            self.near.cut(ahead.start_s)
+            self._rebuild()
         return []
 
+    def _next_prefix(self, now_s: float) -> Prefix | None:
+        """What will come before near when it begins at the next border, if that is known."""
+        near_start_s, near_s = self.prefix.start_s, self.config.near_s
+        self.borders = [border for border in self.borders if border[0] > near_start_s]
+        if not self.borders or now_s < near_start_s + near_s / 2:
+            return None
+        # the last border that leaves half of near, else the next
+        limit_s = max(near_start_s, now_s - near_s) + near_s / 2
+        number = max(1, sum(border_s <= limit_s for border_s, _ in self.borders))
+        (border_s, state), self.borders = self.borders[number - 1], self.borders[number:]
+        return Prefix(self.parts, border_s, state if self.config.past else None)
+
     def _rebuild(self) -> Read:
-        """Read the whole context anew, in a single forward."""
+        """Read the turns and what is near anew, behind the prefix, in a single forward."""
         self._shown_s, self._closing = None, []
         self._opening = [] if self.is_released else self.parts.opening
         ids = [i for turn in self.turns for i in turn.ids]
         # in released form a question takes the place of the system's text
-        parts = [] if self.is_released and ids else [self.parts.past(self.past)]
+        parts = [] if self.is_released and ids else list(self.prefix.waiting or ())
         parts += [self.parts.text("turns", ids)] if ids else []
-        parts += [self._step(streams, i + 1) for i, streams in enumerate(self.steps)]
-        self.reader, self.chunks, self._num_text = LiveReader(self.llm), [], len(ids)
+        parts += [self._step(i) for i in range(len(self.near))]
+        self.reader, self.chunks = self.prefix.reader.fork(), list(self.prefix.chunks)
         self.counts["rebuilds"] += 1
+        self._num_text = len(ids)
         return self._read(*parts)
 
     # --- when it speaks
@@ -360,6 +376,8 @@ class LiveContext:
         return {name: getattr(self, name) for name in _DATA} | {
             "chunks": self.chunks, "speech": None if speech is None else speech.state(),
             "borders": [(border_s, state.state()) for border_s, state in self.borders],
+            "prefix": self.prefix.data(), "ahead": None if self.ahead is None else self.ahead.data(),
+            "steps": self.near.steps,
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
@@ -372,15 +390,21 @@ class LiveContext:
             twin = empty.copy()
             twin.set_state(values)
             self.borders.append((border_s, twin))
-        self.reader, self.chunks = LiveReader(self.llm), []
-        for chunk in state["chunks"]:
+        prefix, ahead = (
+            None if state[name] is None else Prefix.restore(self.parts, state[name], empty)
+            for name in ("prefix", "ahead")
+        )  # fmt: skip
+        assert prefix is not None
+        self.prefix, self.ahead, self.near = prefix, ahead, Near(self.parts, state["steps"])
+        self.reader, self.chunks = self.prefix.reader.fork(), list(self.prefix.chunks)
+        for chunk in state["chunks"][len(self.chunks) :]:
             self._read(*chunk)
         if state["speech"] is not None:
             self.speech = Speech.restore(self.llm, self.parts, state["speech"])
 
 
 _DATA = (
-    "past", "near_start_s", "steps", "turns", "triggers", "due", "last", "seen", "counts", "_shown_s",
+    "turns", "triggers", "due", "last", "seen", "counts", "_shown_s",
     "_closing", "_opening", "_num_text",
 )  # fmt: skip
 

@@ -24,16 +24,19 @@ def bound_of(
     settings, num_text = model.llm.settings, parts.step_tokens
     encoders: list[Any] = [encoder for name, encoder in model.encoders.items() if name in max_step]
     blocks = [(e.block + e.lookahead) / e.rate_hz for e in encoders if e.modality == "audio"]
-    near_s = config.near_s + model.config.segments.length_s + max(blocks, default=0.0) + step_s
-    num_steps = math.ceil(near_s / step_s) + 2 if config.near_s else config.max_frames
-    past = config.past if config.near_s else 0
+    past, head = config.past if config.near_s else 0, len(parts.past(None).ids)
     if past:
         model.check_budget(past, list(max_step))
         few = min(settings.min_timestamps, past // (2 * max(1, num_text)))
         past += (max(1, few, int(settings.timestamp_share * past / max(1, num_text))) + 2) * num_text
+    # near goes on while the past is merged and read ahead
+    num_slices = math.ceil((head + past) / config.slice_tokens) if config.slice_tokens else 1
+    near_s = config.near_s + model.config.segments.length_s + max(blocks, default=0.0)
+    near_steps = math.ceil(near_s / step_s) + 6 + num_slices
+    num_steps = near_steps if config.near_s else config.max_frames
     ends = 2 * (len(parts.opening) + len(parts.closing))
     near = num_steps * (sum(max_step.values()) + num_text)
-    bound = len(parts.past(None).ids) + past + config.text_tokens + near + ends
+    bound = head + past + config.text_tokens + near + ends
     need = bound + config.text_tokens + config.max_reply_tokens
     if (context := model.llm.context or math.inf) < need:
         raise ValueError(

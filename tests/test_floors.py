@@ -40,6 +40,8 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         (
             "longcompress/context.py",
             "longcompress/live_bound.py",
+            "longcompress/live_near.py",
+            "longcompress/live_prefix.py",
             "longcompress/live_scores.py",
             "longcompress/speech.py",
             "longcompress/session_events.py",

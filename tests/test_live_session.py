@@ -19,8 +19,8 @@ from models import model as make_model
 from models import with_heads
 
 POLLED = LiveConfig(
-    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, text_tokens=60, max_reply_tokens=9,
-    poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
+    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, slice_tokens=7, text_tokens=60,
+    max_reply_tokens=9, poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
 )  # fmt: skip
 ALWAYS = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("relevance",)))
 QUIET = replace(POLLED, trigger=TriggerConfig("single", 1.0, ("relevance",)))
@@ -120,10 +120,11 @@ def test_the_past_is_read_once(model):
             continue
         num += 5  # 4 patches, a second of audio
         context = session.live.context
-        past = 0 if context.past is None else sum(float(t.size.sum()) for t in context.past.streams.values())
-        near = sum(float(t.size.sum()) for row in context.steps for t in row.values())
+        video = context.prefix.past
+        past = 0 if video is None else sum(float(t.size.sum()) for t in video.streams.values())
+        near = sum(float(t.size.sum()) for row in context.near.steps for t in row.values())
         assert past + near == pytest.approx(num)
-    assert context.past is not None and context.past.num_tokens == 20
+    assert video is not None and video.num_tokens == 20
 
 
 def test_nothing_depends_on_what_comes_later(model):

@@ -46,25 +46,26 @@ def tiou_matrix(a: Sequence[Sequence[Any]], b: Sequence[Sequence[Any]], epsilon:
 
 
 def grounding(
-    reference: Mapping[Any, Interval], predicted: Mapping[Any, Interval | None], *, round_iou: bool = False
-) -> tuple[Metrics, Columns]:
+    reference: Mapping[Any, Interval], predicted: Mapping[Any, Interval | None], *, round_iou: bool = False,
+    ious: Mapping[Any, float] | None = None,
+) -> tuple[Metrics, Columns]:  # fmt: skip
     """(recall at 1, R@.3 .5 .7, and mean IoU of a predicted span for each query, the same of each query).
 
     R@t is the share of queries whose IoU is at least t. A query without a prediction, or with None, has IoU
     0. `round_iou` rounds each IoU to two decimals first, as VTimeLLM and LongVALE do (0.495 then counts at
-    0.5).
+    0.5). `ious` are of queries whose IoU is known in another way.
     """
-    ious = {}
+    known, of_each = ious or {}, {}
     for key, true in reference.items():
         span = predicted.get(key)
-        iou = 0.0 if span is None else float(tiou_matrix([span], [true])[0, 0])
-        ious[key] = round(iou, 2) if round_iou else iou
-    each = {"mIoU": ious}
-    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in ious.items()} for t in (0.3, 0.5, 0.7)}
+        iou = known.get(key, 0.0 if span is None else float(tiou_matrix([span], [true])[0, 0]))
+        of_each[key] = round(iou, 2) if round_iou else iou
+    each = {"mIoU": of_each}
+    each |= {f"R@{t:g}": {key: float(iou >= t) for key, iou in of_each.items()} for t in (0.3, 0.5, 0.7)}
     metrics = {
         **{name: mean(values.values()) for name, values in each.items()},
-        "num": len(ious),
-        "num_unanswered": sum(predicted.get(key) is None for key in reference),
+        "num": len(of_each),
+        "num_unanswered": sum(predicted.get(key) is None and key not in known for key in reference),
         "num_unknown": sum(key not in reference for key in predicted),
     }
     return metrics, each

@@ -74,6 +74,13 @@ def timely(
     Raises:
         ValueError: a number is not finite, a due moment ends before it starts, or a time is outside.
     """
+    return intervals_of(corpus_of(timelines, video, tolerance_s), num_draws=num_draws, seed=seed)
+
+
+def corpus_of(
+    timelines: Mapping[Any, Timeline], video: Mapping[Any, Any], tolerance_s: float, end: str = ""
+) -> Corpus:
+    """The scores of `timely` of resampled videos, each name with `end` behind it. Raises as `timely`."""
     if not 0 <= tolerance_s < np.inf:
         raise ValueError(f"tolerance_s must be >= 0 and finite, got {tolerance_s}")
     videos = tuple(dict.fromkeys(video[key] for key in timelines))
@@ -83,15 +90,16 @@ def timely(
 
     def scores(times: FloatArray) -> dict[str, float | None]:
         hits, due, replies, delay, early, repeats, alarms, quiet_s, seconds = (times @ counts).tolist()
-        return {
+        values = {
             "precision": _ratio(hits, replies), "recall": _ratio(hits, due),
             "f1": _ratio(2 * hits, replies + due), "delay_s": _ratio(delay, hits),
             "early": _ratio(early, replies), "repeats": _ratio(repeats, replies),
             "alarms_per_hour": _ratio(alarms * HOUR_S, quiet_s),
             "replies_per_minute": _ratio(replies * 60, seconds),
         }  # fmt: skip
+        return {name + end: value for name, value in values.items()}
 
-    return intervals_of(Corpus(videos, scores), num_draws=num_draws, seed=seed)
+    return Corpus(videos, scores)
 
 
 def calibrate(

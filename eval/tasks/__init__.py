@@ -3,6 +3,7 @@
 from . import choice, events, open_qa, synthetic, synthetic_events
 from .magqa import MAGQA
 from .qvhighlights import QVHIGHLIGHTS
+from .synthetic_alerts import ALERTS, TASK
 from .task import Task
 from .video_chatgpt import VIDEO_CHATGPT
 
@@ -17,4 +18,5 @@ TASKS: dict[str, Task] = {
     **choice.TASKS,
     **synthetic.TASKS,
     **synthetic_events.TASKS,
+    TASK: ALERTS,
 }

@@ -8,18 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...events.parse import to_percent
 from ...types import Event
-from ..metrics.answers import Reply
 from ..metrics.bootstrap import means_of
 from ..metrics.captions import caption_scores
+from ..metrics.curves import curve_iou
 from ..metrics.dense import dense_captions, meteor_of_pairs, reply_segments, soda_c, youcook2
 from ..metrics.intervals import Captioned, grounding
 from .answers import events_of, span_of, words_of
 from .files import Record, is_lines, one_file, read_object, read_records, read_text, video_of
 from .forms import Known, json_file, question_prompt, read_spoken, write_spoken
+from .played import Played, played_in, replies_of
 from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Prompt, Scored, Task, Times
+
+CURVE_FRAMES, CURVE_THRESHOLD = 2, 0.5  # of a curve; MMDuet doesn't say which it took
 
 # huangb23/VTimeLLM, vtimellm/eval/eval.py, CC BY-NC-ND 4.0: four sentences, quoted for comparison.
 FIND_AS_VTIMELLM = "During which frames can we see {}?"
@@ -75,10 +79,30 @@ TIMES: dict[str, Times] = {"whole-seconds": "whole_seconds"}
 def score_spans(answers: Answers) -> Scored:
     """Recall at 1 and mean IoU; an answer that could not be read is IoU 0.
 
-    For the papers: IoU rounded to two decimals, and sentences without an entry left out.
+    A video that was played is grounded by its curve (`curve_iou`): the IoU is of frames. For the papers: IoU
+    rounded to two decimals, and sentences without an entry left out.
     """
     reference = {example.id: example.truth for example in answers.counted}
-    return Scored(*grounding(reference, answers.values(), round_iou=answers.how.compat == "paper"))
+    values = answers.values()
+    options: Any = {"num_frames": CURVE_FRAMES, "threshold": CURVE_THRESHOLD}
+    ious = {
+        key: curve_iou(value.times_s, value.relevance, [reference[key]], **options)
+        for key, value in values.items()
+        if isinstance(value, Played) and key in reference
+    }
+    spans = {key: None if isinstance(value, Played) else value for key, value in values.items()}
+    return Scored(*grounding(reference, spans, round_iou=answers.how.compat == "paper", ious=ious))
+
+
+def read_located(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
+    """A log or lines of our own, or MMDuet's lines with a curve, {"question_id", "debug_data"}."""
+    path = one_file(paths, "pred")
+    records = read_records(path) if is_lines(path) else []
+    if not records or not records[0].has("debug_data"):
+        yield from read_spoken(paths, examples, how, task="grounding", parse=span_of)
+        return
+    for record in records:
+        yield record.name("question_id", "id"), Prediction("", played_in(record))
 
 
 def events_by_video(path: Path) -> dict[str, tuple[float, tuple[Captioned, ...]]]:
@@ -157,16 +181,6 @@ def score_events(answers: Answers) -> Scored:
     f1 = columns["SODA_c"]
     sides = means_of(columns, {key: key for key in f1})
     return Scored(metrics | protocol, {"SODA_c": f1} if scorer else {}, [sides, corpus])
-
-
-def replies_of(record: Record) -> tuple[Reply, ...]:
-    """What a model said in the course of a video; MMDuet's time -1 is no time."""
-    out = []
-    for entry in record.records("model_response_list"):
-        if entry.get("role") == "assistant":
-            time_s = entry.number("time")
-            out.append((None if time_s < 0 else time_s, entry.text("content")))
-    return tuple(out)
 
 
 def read_events(paths: Paths, examples: Sequence[Example], how: How, *, root: str = "results") -> Entries:
@@ -269,9 +283,10 @@ CHARADES_STA = Task(
     prompts=PROMPTS | {"vtimellm": ask_as_paper(FIND_AS_VTIMELLM)},
     times=TIMES | {"vtimellm": "hundredths"},
     parse=span_of,
-    entries=partial(read_spoken, task="grounding", parse=span_of),
+    entries=read_located,
     write=partial(write_spoken, task="grounding"),
     score=score_spans,
+    request=lambda example: example.question,
 )
 
 ACTIVITYNET_GROUNDING = replace(
@@ -334,6 +349,7 @@ YOUCOOK2 = Task(
     write=json_file(lambda known: {f"{e.id}.mp4": timed(answer.value, "caption") for e, answer in known}),
     score=score_steps,
     uses_meteor=True,
+    request=lambda example: "Tell me the cooking steps as they are done.",
 )
 
 ACTIVITYNET = {

@@ -6,10 +6,11 @@ from typing import TypeAlias
 
 from ..metrics.answers import Reply, magqa
 from .answers import duration_of, events_of, line_events
-from .events import replies_of, timed_texts
+from .events import timed_texts
 from .files import Record, one_file, read_records, video_of
 from .forms import each_record, lines_file, number_or_text
 from .judging import SYSTEM_ENDS
+from .played import replies_of
 from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task, prediction_of
 
 Replies: TypeAlias = tuple[Reply, ...]
@@ -115,4 +116,5 @@ MAGQA = Task(
     write=lines_file("predictions.json", line_of),
     score=score_replies,
     needs_judge=True,
+    request=lambda example: example.question,
 )

@@ -135,4 +135,5 @@ QVHIGHLIGHTS = Task(
     entries=read_relevance,
     write=lines_file("predictions.json", line_of),
     score=score_relevance,
+    request=lambda example: example.question,
 )

@@ -187,6 +187,9 @@ class Task:
             video are added later.
         answer: of a task that asks in another way than by a prompt, a memory and the longest answer to the
             words; the same of all examples of a video.
+        request: what stands while a video plays (`eval run --live`); None: it can't be played.
+        tells: of an answer, and the seconds of the question before and of this one, whether it tells of
+            something new; None: it does where it is another than the last.
     """
 
     about: str
@@ -202,6 +205,8 @@ class Task:
     uses_meteor: bool = False
     synthesize: Synthesize | None = None
     answer: "Callable[[VideoMemory, int | None], str] | None" = None
+    request: Prompt | None = None
+    tells: Callable[[str, float, float], bool] | None = None
 
     def read_predictions(self, paths: Paths, examples: Sequence[Example], how: How) -> Answers:
         """The predictions of files; the words of unknown ids are not read."""

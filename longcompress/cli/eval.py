@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..eval.runner.compare import CompareConfig, selected
 from ..eval.runner.compare import compare as run_methods
 from ..eval.runner.compare_table import markdown, plot, rows_of, trained_with
+from ..eval.runner.live import LiveArms, run_live
 from ..eval.runner.run import run as run_task
 from ..eval.runner.run_file import RunConfig, summary_path
 from ..eval.runner.run_file import pairs as compare_runs
@@ -94,15 +95,17 @@ class JudgeOptions:
 
 
 def run(
-    task: str, *, out: str, source: SourceOptions, config: RunConfig, retry_failed: bool = False,
-    num_draws: int = 1000, plot: str | None = None, json: bool = False, options: ModelOptions,
+    task: str, *, out: str, source: SourceOptions, config: RunConfig, live: bool = False, arms: LiveArms,
+    retry_failed: bool = False, num_draws: int = 1000, plot: str | None = None, json: bool = False,
+    options: ModelOptions,
 ) -> None:  # fmt: skip
     """Ask a model a benchmark's questions; the same command resumes.
 
     Args:
         task: a benchmark; `eval tasks` lists them and their prompts.
         out: FILE.jsonl, a header, then a line for each example; summary and predictions come beside it.
-            Several budgets have a file each: FILE.1024.jsonl.
+            Several budgets, or arms, have a file each: FILE.1024.jsonl.
+        live: play each video as a stream in which the question stands.
         retry_failed: ask again where a video was missing or unreadable.
         num_draws: of the intervals of corpus scores; 0 for none of those.
         plot: of needle, an image of depth against length.
@@ -118,7 +121,13 @@ def run(
         check_writable(Path(plot))
     questions = source.open(task)
     model = load_model(options)
-    summaries = run_task(questions, model, path, config, retry_failed=retry_failed, num_draws=num_draws)
+    again: Any = {"retry_failed": retry_failed, "num_draws": num_draws}
+    if live:
+        summaries = run_live(questions, model, path, config, arms, **again)
+    elif arms != LiveArms():
+        raise ValueError("--arms and --poll-s are of live sessions; add --live")
+    else:
+        summaries = run_task(questions, model, path, config, **again)
     if plot:
         plot_depths(depths_of(questions.examples, summaries[0]["each"]["recall"]), plot)
     for summary in summaries:
@@ -127,6 +136,11 @@ def run(
             continue
         for line in summary["failed"][:_SHOWN]:
             print(f"failed: {line['id']}: {line['failed']}")
+        if cost := summary.get("cost"):
+            factor = cost["real_time_factor"] or 0.0
+            print(
+                f"{summary['arm']}: {cost['replies']} replies, {factor:.4f} s of one thread a second of media"
+            )
         counts = f"{summary['num_answered']} answered, {summary['num_failed']} failed"
         print(f"{counts}; all of it in {summary_path(path.with_name(summary['run']))}")
 

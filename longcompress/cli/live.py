@@ -9,7 +9,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..config_live import POLLED, LiveConfig, TriggerConfig
 from . import common
 from .common import Failed, ModelOptions, bars, check_positive, complain, writing
 from .output import clock
@@ -159,10 +158,9 @@ def _texts(say: list[str], when: list[float]) -> "list[Text]":
 def _session(model: "LongCompress", options: LiveOptions, media: list[str]) -> "Session":
     from ..session import Session
 
-    live: LiveConfig = model.config.live
-    if getattr(model.llm, "heads", None) is None and live.trigger == TriggerConfig():
+    live = model.config.live.for_heads(getattr(model.llm, "heads", None) is not None)
+    if live != model.config.live:
         complain("note", "the model has no heads: it is asked about each request after each step (live.poll)")
-        live = replace(live, trigger=POLLED)
     return Session(model, options.budget, media=media, live=live)
 
 

@@ -48,7 +48,8 @@ COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a l
     "weights": Group("Read published weights.", _in("cli.weights", "apply delta show split")),
     "live": Group(
         "Play a running source into a live session; `longcompress live SOURCE --help` lists the flags.",
-        _in("cli.live", "replay"), default="longcompress.cli.live:live",
+        _in("cli.live", "replay") | _in("cli.calibrate", "calibrate"),
+        default="longcompress.cli.live:live",
     ),
     "completion": completion,
 }, """

@@ -23,6 +23,7 @@ from .stock_prompt import StockPrompt
 
 LATE_S = 359_999.0  # a time whose text is as long as any
 FINE = 1 << 30  # tokens of a budget that has room for all timestamps
+EMBEDDED = "embedded"  # the stream of a part whose embeddings are known
 
 
 class Part(NamedTuple):
@@ -100,8 +101,34 @@ class LiveReader:
 
 def embed(llm: CausalLM, part: Part) -> Tensor:
     """(L, D) input embeddings of a part."""
+    if EMBEDDED in part.streams:
+        return part.streams[EMBEDDED].to(llm.lm.device)
     batch = {"input_ids": part.ids[None], **part.streams}
     return llm.embed({name: value.to(llm.lm.device) for name, value in batch.items()})[0]
+
+
+def sliced(llm: CausalLM | StockLM, part: Part, num: int) -> list[Part]:
+    """A part as parts of at most `num` tokens that follow one another; 0: in one."""
+    total, out = len(part.ids), list[Part]()
+    if not 0 < num < total:
+        return [part]
+    if isinstance(llm, StockLM):
+        key, rows = "video_x", part.ids == llm.prompt.placeholders[0]
+    else:
+        key, rows = EMBEDDED, torch.ones(total, dtype=torch.bool)
+        part = part._replace(streams={EMBEDDED: embed(llm, part)})
+    for start in range(0, total, num):
+        stop, before = min(start + num, total), int(rows[:start].sum())
+        x = part.streams[key][before : before + int(rows[start:stop].sum())] if part.streams else ()
+        # positions are counted from the beginning of the whole, so that only the last has a length
+        length = part.length if stop == total else 0.0
+        out.append(
+            Part(
+                part.region, part.ids[start:stop], part.position[:, start:stop], length,
+                {key: x} if len(x) else {},
+            )
+        )  # fmt: skip
+    return out
 
 
 class CausalParts:

@@ -22,7 +22,8 @@ FRAME, AUDIO = 1, 2
 Bounds = Mapping[str, tuple[float, float]]  # lowest and highest value of a field
 CONFIG: Bounds = {
     "near_s": (0.1, 600.0), "patience_s": (0.0, 5.0), "repetition_penalty": (0.1, 10.0),
-    "past": (0, 1 << 20), "text_tokens": (0, 1 << 16), "step_tokens": (0, 1 << 16),
+    "past": (0, 1 << 20), "slice_tokens": (0, 1 << 20), "text_tokens": (0, 1 << 16),
+    "step_tokens": (0, 1 << 16),
     "max_reply_tokens": (1, 1 << 16),
 }  # fmt: skip
 TRIGGER: Bounds = {

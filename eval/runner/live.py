@@ -1,0 +1,281 @@
+"""Videos played as streams, each with a standing request: `eval run TASK --live`.
+
+Arms, side by side: "live" is a live session; "recent" the same without a past; "segments" answers at each end
+of a segment and "random" as often as "live" spoke, at random, both from the live context; "poll" asks the
+memory every so many seconds. Each has a file of its own, which the same command resumes. Costs are CPU times
+of the thread that reads, without those of making or decoding the video.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...config import to_dict
+from ...config_live import LiveConfig
+from ...media.reader import Reading
+from ...model import LongCompress
+from ...session import Session
+from ...session_events import Dropped, Reply, Scored, SegmentClosed, SessionEvent
+from ...threads import single_thread
+from ...types import Audio, Frames
+from ..tasks.files import json_text, lines_text, write_text
+from ..tasks.played import line_of
+from ..tasks.task import DEFAULT, Example, How, Task
+from . import run_file
+from .run import header_of
+from .run_file import RunConfig
+from .score import NUM_DRAWS, problems, task_of, with_intervals
+from .sources import Source
+
+ARMS = ("live", "recent", "segments", "random", "poll")
+PLANNED = ("segments", "random")  # these take times from the lines of "live"
+
+
+@dataclass(frozen=True)
+class LiveArms:
+    """What is played.
+
+    Attributes:
+        arms: of live, recent (without a past), segments (an answer at each end of a segment), random (as many
+            answers at random times), poll (the memory is asked again and again).
+        poll_s: seconds between questions of poll.
+    """
+
+    arms: tuple[str, ...] = ("live",)
+    poll_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.arms or {*self.arms} - {*ARMS} or len({*self.arms}) < len(self.arms):
+            raise ValueError(f"arms must be some of {ARMS}, each once, got {self.arms}")
+        if {*PLANNED} & {*self.arms} and "live" not in self.arms:
+            raise ValueError(f"arms {PLANNED} take their times from live; add live, got {self.arms}")
+        if not 0 < self.poll_s < math.inf:
+            raise ValueError(f"poll_s must be > 0 seconds, got {self.poll_s}")
+
+
+def run_live(
+    source: Source, model: LongCompress, out: str | Path, config: RunConfig, arms: LiveArms, *,
+    retry_failed: bool = False, num_draws: int = NUM_DRAWS,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The summary of each arm; files in `out` are resumed.
+
+    Args:
+        source, model, config, out, retry_failed, num_draws: as for `run`; a live session has no budget.
+        arms: what is played.
+
+    Raises:
+        ValueError: the task can't be played, or an option has no meaning here.
+    """
+    out, task = Path(out), task_of(source.task)
+    if task.request is None:
+        raise ValueError(f"task {source.task} has no request that stands; leave out --live")
+    if config.budgets or config.max_new_tokens:
+        raise ValueError("live sessions have --live.past and --live.max_reply_tokens; leave out --budgets "
+                         "and --max-new-tokens")  # fmt: skip
+    how = How(times=config.times or task.times.get(config.prompt, "seconds"))
+    live = model.config.live.for_heads(getattr(model.llm, "heads", None) is not None)
+    examples, done = source.examples[: config.limit], dict[str, Mapping[str, Any]]()
+    outs = {
+        arm: out if arm == arms.arms[0] else out.with_name(f"{out.stem}.{arm}{out.suffix}")
+        for arm in arms.arms
+    }
+    summaries = []
+    with ExitStack() as stack:
+        for path in outs.values():
+            stack.enter_context(run_file.alone(path))
+        for arm in sorted(outs, key=ARMS.index):  # "live" before those that take times from it
+            header = header_of(source, model, config, how) | {
+                "arm": arm, "live": to_dict(live), "poll_s": arms.poll_s if arm == "poll" else None,
+            }  # fmt: skip
+            before = run_file.open_run(outs[arm], header)
+            lines = {k: x for k, x in before.lines.items() if not (retry_failed and "failed" in x)}
+            if len(lines) < len(before.lines):
+                write_text(outs[arm], lines_text([before.header, *lines.values()]))
+            play = _Play(task, model, live, arm, arms.poll_s, config.media, done)
+            for example in tqdm(examples, desc=f"{source.task} {arm}", unit="request", disable=None):
+                if example.id not in lines:
+                    lines[example.id] = _line(source, play, example)
+                    with outs[arm].open("ab") as file:
+                        file.write(lines_text([lines[example.id]]).encode())
+            done = lines if arm == "live" else done
+            summaries.append(_summary(task, source.task, examples, outs[arm], header, lines, how, num_draws))
+    return summaries
+
+
+@dataclass(frozen=True)
+class _Play:
+    """What stays the same from video to video; `live` are the lines of that arm."""
+
+    task: Task
+    model: LongCompress
+    config: LiveConfig
+    arm: str
+    poll_s: float
+    media: str
+    live: Mapping[str, Mapping[str, Any]]
+
+    def times_s(self, example: Example) -> list[float]:
+        """When an answer is asked for, of PLANNED arms."""
+        line = self.live[example.id]
+        if "failed" in line:
+            raise ValueError(f"arm live failed: {line['failed']}")
+        if self.arm == "segments":
+            return list(line["segments_s"])
+        seed = list(example.id.encode())
+        num, end_s = len(line["model_response_list"]), line["video_duration"]
+        return sorted(np.random.default_rng(seed).uniform(0, end_s, num).tolist())
+
+
+def _line(source: Source, play: _Play, example: Example) -> dict[str, Any]:
+    """The line of an example: MMDuet's, and ends of segments, seconds of CPU, what was dropped."""
+    known = play.model.media
+    streams = known if play.media == "both" else (play.media,)
+    media = replace(play.model.config.media, video="video" in streams, audio="audio" in streams)
+    warnings = list[str]()
+    try:
+        with source.open(example.video, media, warnings.append) as parts:
+            present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
+            line = (_polled if play.arm == "poll" else _live)(play, example, parts, present)
+    except (OSError, ValueError) as error:
+        return {"id": example.id, "video": example.video, "failed": str(error)}
+    head = {"id": example.id, "question_id": example.id, "video": example.video}
+    return head | line | ({"warnings": warnings} if warnings else {})
+
+
+def _live(play: _Play, example: Example, parts: Reading, media: Sequence[str]) -> dict[str, Any]:
+    config = replace(play.config, past=0) if play.arm == "recent" else play.config
+    session = Session(play.model, media=media, patience_s=math.inf, live=config)
+    assert play.task.request is not None
+    request, events = play.task.request(example), list[SessionEvent]()
+    with single_thread():
+        clock = _Clock(parts)
+        if play.arm in PLANNED:
+            for time_s in play.times_s(example):
+                events += session.push_text(request, time_s)
+        else:
+            events += session.push_text(request, 0.0, reply="may")
+        for part in clock:
+            events += session.push(part)
+            for modality in session.encoder.media:
+                events += session.reach(modality, parts.reached_s.get(modality, 0.0))
+        events += session.close()
+    scored = [event for event in events if isinstance(event, Scored) and event.request is not None]
+    replies = [
+        (event.time_s, event.answer.text)
+        for event in events
+        if isinstance(event, Reply) and not event.is_repeat
+    ]
+    times_s, scores = [event.time_s for event in scored], [event.scores for event in scored]
+    return line_of(replies, times_s, scores, session.encoder.end_s) | {
+        "fired_s": [event.time_s for event in scored if event.fired],
+        "segments_s": [event.end_s for event in events if isinstance(event, SegmentClosed)],
+        "dropped": sum(isinstance(event, Dropped) for event in events),
+        "seconds": {"cpu": round(clock.seconds(), 3)},
+    }
+
+
+def _polled(play: _Play, example: Example, parts: Reading, media: Sequence[str]) -> dict[str, Any]:
+    session = Session(play.model, media=media, patience_s=math.inf)
+    prompt, tells, last = play.task.prompts[DEFAULT](example), play.task.tells, ""
+    replies = list[tuple[float, str]]()
+    with single_thread():
+        clock = _Clock(parts)
+        for number, stretch in enumerate(stretches(clock, play.poll_s, media), 1):
+            for part in stretch:
+                session.push(part)
+            now_s = min(number * play.poll_s, session.encoder.end_s)
+            if not session.encoder.end_s:
+                continue
+            text = session.ask(prompt).text
+            if tells(text, now_s - play.poll_s, now_s) if tells else text != last:
+                replies.append((now_s, text))
+            last = text
+    return line_of(replies, [], [], session.encoder.end_s) | {"seconds": {"cpu": round(clock.seconds(), 3)}}
+
+
+class _Clock(Iterator[Frames | Audio]):
+    """Parts, and the CPU seconds of this thread since then without those that they took."""
+
+    def __init__(self, parts: Reading) -> None:
+        self._parts, self._start_s, self._own_s = parts, time.thread_time(), 0.0
+
+    def __next__(self) -> Frames | Audio:
+        start_s = time.thread_time()
+        try:
+            return next(self._parts)
+        finally:
+            self._own_s += time.thread_time() - start_s
+
+    def seconds(self) -> float:
+        """See above."""
+        return time.thread_time() - self._start_s - self._own_s
+
+
+def stretches(
+    parts: Iterator[Frames | Audio], length_s: float, media: Sequence[str]
+) -> Iterator[list[Frames | Audio]]:
+    """Parts cut at multiples of length_s, all of a stretch together; stretches without any are empty."""
+    waiting: dict[int, list[Frames | Audio]] = {}
+    end_s, number = dict.fromkeys(media, 0.0), 0
+    for part in parts:
+        if part.modality not in end_s:
+            continue
+        end_s[part.modality] = part.end_s
+        while len(part):
+            at = math.floor(part.start_s / length_s + 1e-9)
+            stop_s = (at + 1) * length_s
+            if isinstance(part, Frames):
+                num = max(1, int((part.time_s < stop_s - 1e-9).sum()))
+            else:
+                num = max(1, min(len(part), math.ceil((stop_s - part.start_s) * part.rate_hz - 1e-3)))
+            waiting.setdefault(at, []).append(part.cut(0, num))
+            part = part.cut(num, len(part))
+        while (number + 1) * length_s <= min(end_s.values()):
+            yield waiting.pop(number, [])
+            number += 1
+    for at in range(number, max(waiting, default=-1) + 1):
+        yield waiting.pop(at, [])
+
+
+def _summary(
+    task: Task, name: str, examples: Sequence[Example], out: Path, header: Mapping[str, Any],
+    lines: Mapping[str, Mapping[str, Any]], how: How, num_draws: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of the predictions as the task's own reader reads them, and costs; written beside the run."""
+    folder = out.with_suffix(".predictions")
+    folder.mkdir(exist_ok=True)
+    path = folder / "played.jsonl"
+    names = ("question_id", "video", "model_response_list", "video_duration", "debug_data")
+    answered = [line for line in lines.values() if "failed" not in line]
+    write_text(path, lines_text({name: line[name] for name in names} for line in answered))
+    failed = [dict(line) for line in lines.values() if "failed" in line]
+    media_s = sum(line["video_duration"] for line in answered)
+    cpu_s = sum(line["seconds"]["cpu"] for line in answered)
+    summary: dict[str, Any] = {
+        "task": name, "arm": header["arm"], "run": out.name, "header": dict(header),
+        "predictions": [str(path)], "num_examples": len(examples), "num_answered": len(answered),
+        "num_failed": len(failed), "failed": failed,
+        "cost": {
+            "cpu_s": round(cpu_s, 3), "media_s": round(media_s, 3),
+            "real_time_factor": cpu_s / media_s if media_s else None,
+            "replies": sum(len(line["model_response_list"]) for line in answered),
+        },
+    }  # fmt: skip
+    answers = task.read_predictions([path], examples, how) if answered else None
+    if answers is None or task.needs_judge:
+        note = "scored by a judge: longcompress eval score with --judge-url and --judge-model"
+        summary |= {"metrics": {}, "intervals": {}, "each": {}} | ({"note": note} if answers else {})
+        summary |= {name: [] for name in ("missing", "unknown", "duplicate", "unparsed")}
+    else:
+        scored = task.score(answers)
+        summary |= problems(answers) | with_intervals(examples, scored, num_draws=num_draws)
+        summary |= {"each": scored.each}
+    write_text(run_file.summary_path(out), json_text(summary))
+    return summary
