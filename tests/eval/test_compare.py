@@ -209,7 +209,7 @@ def test_what_leaves_nothing_to_ask(tiny, source, tmp_path):
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         compare(source, tiny, tmp_path, replace(FEW, limit=0), HOW)
     with pytest.raises(
-        ValueError, match="prompt must be one of default, explained of synthetic_qa, got 'mine'"
+        ValueError, match=r"prompt must be one of default, explained, or a text with .*, got 'mine'"
     ):
         compare(source, tiny, tmp_path, replace(FEW, prompt="mine"), HOW)
     with pytest.raises(ValueError, match="task must be one that scores each example, magqa doesn't without"):
@@ -344,7 +344,7 @@ def test_the_command(tmp_path, capsys):
         (["--budgets", "x"], "got 'x'"),
         (["--only", "kind=smell"], "only must leave an example"),
         (["--only", "smell"], "only must be KIND=NAME, got 'smell'"),
-        (["--prompt", "mine"], "prompt must be one of default, explained of synthetic_qa, got 'mine'"),
+        (["--prompt", "mine"], "prompt must be one of default, explained, or a text with {question}, got"),
         (["--reference", "a.json"], "the videos of synthetic_qa are synthetic; leave out --reference"),
     ],
 )

@@ -326,7 +326,7 @@ def test_files_that_are_no_runs(here, model, tmp_path):
 
 def test_wrong_arguments(here, model, tmp_path):
     out = tmp_path / "a.jsonl"
-    with pytest.raises(ValueError, match=r"prompt must be one of default of lvbench, got 'mine'"):
+    with pytest.raises(ValueError, match="prompt must be one of default, or a text"):
         do(here, "lvbench", model, out, RunConfig(prompt="mine"))
     with pytest.raises(
         ValueError, match=r"prompt 'vtimellm' are in hundredths and need the length of 'first'"
