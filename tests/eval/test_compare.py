@@ -317,7 +317,7 @@ def test_the_command(tmp_path, capsys):
         "eval", "compare", "synthetic_qa", "--model", "tiny", "--device", "cpu", "--out", str(out),
         "--minutes", "1",
         "--num-videos", "2", "--budgets", "60", "--methods", "ours", "pool", "--only", "kind=count",
-        "--max-new-tokens", "4",
+        "--max-new-tokens", "4", "--times", "whole_seconds",
     ]  # fmt: skip
     assert command(words) == 0
     printed = capsys.readouterr().out
@@ -332,6 +332,8 @@ def test_the_command(tmp_path, capsys):
     assert command([*words, "--json"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert json.loads(first) == rows
+    header = json.loads((out / "ours_60.jsonl").read_text().partition("\n")[0])
+    assert header["times"] == "whole_seconds" and header["prompt"] == "default"
     assert command([*words, "--seed", "3"]) == 2
     assert "was started with seed = 0, this run has 3" in capsys.readouterr().err
 
