@@ -76,11 +76,11 @@ def test_a_photo_is_a_video_of_one_frame_without_audio(part, tmp_path):
     assert len(frames) == 1 and 0.05 < (frames.pixels[0, ..., 0] > 150).float().mean() < 0.95
 
 
-def test_each_item_comes_as_often():
-    order = compose.sampled(7, 17, np.random.default_rng(0))
-    assert len(order) == 17 and sorted(order[:7]) == list(range(7))
-    counts = np.bincount(order, minlength=7)
-    assert counts.max() - counts.min() == 1
+def test_each_item_comes_as_often(part):
+    order = [compose.pick(part.photos, number, 3) for number in range(17)]
+    rounds = [{item.path for item in order[at : at + 5]} for at in (0, 5, 10)]
+    assert rounds == [{item.path for item in part.photos}] * 3
+    assert order[:5] != order[5:10] and len(set(order[15:])) == 2
 
 
 def test_recall_is_that_of_the_answers_and_of_the_best_constant():

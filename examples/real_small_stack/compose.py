@@ -21,7 +21,7 @@ from longcompress.media.write import write
 from longcompress.types import Audio
 
 SIZE_PX, RATE_HZ, RATE_FPS = 224, 16000, 2
-SECONDS, SLOT_S = 24, 6  # of a video; each photo has a slot of its own
+SECONDS, NUM_PHOTOS, NUM_SOUNDS = 24, 4, 2  # of a video with events
 HELD_BACKGROUNDS, HELD_NAMES = 10, 30
 LEFT_OUT = re.compile(r"symbols/|cartoon|sign|spotlight|stars|chalkboard")  # drawn, or nothing but text
 SHORT_NAME = re.compile(r"((A|An|The|Some) )?[A-Za-z'-]+( [A-Za-z'-]+){0,2}\.")
@@ -115,7 +115,7 @@ def still(ground: Path, rng: np.random.Generator) -> Image8:
     return np.asarray(image.crop((left, top, left + edge, top + edge)).resize((SIZE_PX, SIZE_PX)))
 
 
-def heard(path: Path, seconds: int) -> NDArray[np.float32]:
+def sound(path: Path, seconds: int) -> NDArray[np.float32]:
     """(n,) so many seconds of a sound, over and over where it is shorter, its peak at 0.8."""
     with read(path, MediaConfig(video=False, rate_hz=RATE_HZ)) as parts:
         samples = np.concatenate([p.samples.numpy() for p in parts if isinstance(p, Audio)])
@@ -125,60 +125,73 @@ def heard(path: Path, seconds: int) -> NDArray[np.float32]:
 
 def photo_videos(part: Material, num: int, out: Path, seed: int) -> Path:
     """records.jsonl of `num` videos of one frame, each with the caption of its photo."""
-    rng, records = np.random.default_rng(seed), []
     out.mkdir(parents=True, exist_ok=True)
-    order = sampled(len(part.photos), num, rng)
-    for number, at in enumerate(tqdm(order, desc=out.name, unit="photo", disable=None)):
-        photo, background = part.photos[at], part.backgrounds[int(rng.integers(len(part.backgrounds)))]
-        image, path = composed(photo.path, background, rng), out / f"p{number:04d}.mp4"
-        if not path.is_file():
-            write(
-                path, lambda times, image=image: image[None].repeat(len(times), 0), None,
-                duration_s=1, size_px=SIZE_PX, rate_fps=1, rate_hz=RATE_HZ,
-            )  # fmt: skip
+    records = []
+    for number in tqdm(range(num), desc=out.name, unit="photo", disable=None):
+        rng, photo = np.random.default_rng([seed, number]), pick(part.photos, number, seed)
+        background, path = (
+            part.backgrounds[int(rng.integers(len(part.backgrounds)))],
+            out / f"p{number:04d}.mp4",
+        )
         records.append({"video": path.name, "captions": [photo.text]})
+        if path.is_file():
+            continue
+        image = composed(photo.path, background, rng)
+        write(
+            path, lambda times, image=image: image[None].repeat(len(times), 0), None,
+            duration_s=1, size_px=SIZE_PX, rate_fps=1, rate_hz=RATE_HZ,
+        )  # fmt: skip
     return write_records(records, out)
 
 
 def event_videos(part: Material, num: int, out: Path, seed: int) -> Path:
     """records.jsonl of `num` videos: four photos and two sounds of 3 or 4 s each, at whole seconds."""
-    rng, records = np.random.default_rng(seed), []
     out.mkdir(parents=True, exist_ok=True)
-    slots = SECONDS // SLOT_S
-    photos, sounds = sampled(len(part.photos), num * slots, rng), sampled(len(part.sounds), num * 2, rng)
+    records = []
     for number in tqdm(range(num), desc=out.name, unit="video", disable=None):
-        path, events = out / f"v{number:04d}.mp4", []
-        background = part.backgrounds[int(rng.integers(len(part.backgrounds)))]
-        shown = still(background, rng)[None].repeat(SECONDS * RATE_FPS, 0)
-        for slot, at in enumerate(photos[number * slots : (number + 1) * slots]):
-            length = int(rng.integers(3, 5))
-            start = slot * SLOT_S + int(rng.integers(0, SLOT_S - length + 1))
-            photo = part.photos[at]
-            shown[start * RATE_FPS : (start + length) * RATE_FPS] = composed(photo.path, background, rng)
-            events.append({"start_s": start, "end_s": start + length, "text": photo.text})
-        wave = rng.normal(0, 1e-3, SECONDS * RATE_HZ).astype(np.float32)
-        for half, at in enumerate(sounds[number * 2 : number * 2 + 2]):
-            length = int(rng.integers(3, 5))
-            start = half * SECONDS // 2 + int(rng.integers(0, SECONDS // 2 - length + 1))
-            samples = heard(part.sounds[at].path, length) * rng.uniform(0.4, 1)
-            wave[start * RATE_HZ : (start + length) * RATE_HZ] += samples
-            events.append({"start_s": start, "end_s": start + length, "text": part.sounds[at].text})
-        if not path.is_file():
-            write(
-                path,
-                lambda times, shown=shown: shown[np.rint(times * RATE_FPS).astype(int)],
-                lambda start, end, wave=wave: wave[round(start * RATE_HZ) : round(end * RATE_HZ)].clip(-1, 1),
-                duration_s=SECONDS, size_px=SIZE_PX, rate_fps=RATE_FPS, rate_hz=RATE_HZ,
-            )  # fmt: skip
+        rng, path = np.random.default_rng([seed, number]), out / f"v{number:04d}.mp4"
+        seen, heard = (
+            (spans(each, rng), [pick(items, each * number + i, seed) for i in range(each)])
+            for each, items in ((NUM_PHOTOS, part.photos), (NUM_SOUNDS, part.sounds))
+        )
+        events = [
+            {"start_s": start, "end_s": end, "text": item.text}
+            for times, items in (seen, heard)
+            for (start, end), item in zip(times, items, strict=True)
+        ]
         events.sort(key=lambda event: event["start_s"])
         records.append({"video": path.name, "duration_s": SECONDS, "events": events})
+        if path.is_file():
+            continue
+        background = part.backgrounds[int(rng.integers(len(part.backgrounds)))]
+        frames = still(background, rng)[None].repeat(SECONDS * RATE_FPS, 0)
+        for (start, end), item in zip(*seen, strict=True):
+            frames[start * RATE_FPS : end * RATE_FPS] = composed(item.path, background, rng)
+        wave = rng.normal(0, 1e-3, SECONDS * RATE_HZ).astype(np.float32)
+        for (start, end), item in zip(*heard, strict=True):
+            wave[start * RATE_HZ : end * RATE_HZ] += sound(item.path, end - start) * rng.uniform(0.4, 1)
+        write(
+            path,
+            lambda times, frames=frames: frames[np.rint(times * RATE_FPS).astype(int)],
+            lambda start, end, wave=wave: wave[round(start * RATE_HZ) : round(end * RATE_HZ)].clip(-1, 1),
+            duration_s=SECONDS, size_px=SIZE_PX, rate_fps=RATE_FPS, rate_hz=RATE_HZ,
+        )  # fmt: skip
     return write_records(records, out)
 
 
-def sampled(total: int, num: int, rng: np.random.Generator) -> list[int]:
-    """`num` of the numbers below total: each as often as the others, give or take one, in random order."""
-    rounds = [rng.permutation(total) for _ in range(-(-num // total))]
-    return np.concatenate(rounds)[:num].tolist()
+def spans(num: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(start, end) in seconds of `num` events of 3 or 4 s, each in its part of the video."""
+    slot_s, lengths = SECONDS // num, rng.integers(3, 5, num).tolist()
+    starts = [
+        slot * slot_s + int(rng.integers(0, slot_s - length + 1)) for slot, length in enumerate(lengths)
+    ]
+    return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
+
+def pick(items: Sequence[Item], number: int, seed: int) -> Item:
+    """The item of that number in an endless order: all in random order, again and again."""
+    round_, place = divmod(number, len(items))
+    return items[int(np.random.default_rng([seed, 1 << 20, round_]).permutation(len(items))[place])]
 
 
 def write_records(records: Sequence[dict], out: Path) -> Path:
