@@ -56,7 +56,7 @@ def write(
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(video.encode(frame))
-            wave = samples(second, min(second + 1, duration_s)) if samples else ()
+            wave = samples(second, min(second + 1, duration_s)) if samples else np.zeros(0, np.float32)
             if audio and len(wave):
                 frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
                 frame.sample_rate, frame.pts = rate_hz, second * rate_hz
