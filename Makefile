@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 LMMS := .venv-lmms
 T519 := .venv-519
 
-.PHONY: demo test test-library test-interpreted test-fast fuzz fuzz-bytes test-gpu gpu-report test-lmms test-page soak audit test-transformers-519 lint clean
+.PHONY: demo test test-library test-interpreted test-fast fuzz fuzz-bytes test-gpu gpu-report test-learns test-lmms test-page soak audit test-transformers-519 lint clean
 
 $(STAMP): setup.py pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,12 @@ test-gpu:
 # Needs the same. Writes one report in under ten minutes: the device, the tests, every kernel and type with its speed.
 gpu-report:
 	$(PYTHON) -m longcompress.eval.bench.gpu_report --out gpu_report
+
+# A real language model learns to see and hear, from downloads to answers; an hour of two cores. Run again, it goes on.
+LEARNS := real_small_stack
+test-learns: $(STAMP)
+	$(ENV) $(BIN)/python examples/real_small_stack/run.py --out $(LEARNS) --cache .cache/assets
+	$(ENV) $(BIN)/pytest -q -rs tests/test_learns.py
 
 # lmms-eval 0.7.3 needs filelock 3 and names an older av. It also brings a torchvision that breaks transformers beside a
 # torch for CPUs: remove it.
@@ -117,4 +123,4 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(PAGE) $(AUDIT) $(T519) demo_out gpu_report build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) $(PAGE) $(AUDIT) $(T519) demo_out gpu_report $(LEARNS) build dist *.egg-info

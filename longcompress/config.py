@@ -113,6 +113,7 @@ class VisionConfig:
             within windows); 0: none. It is faster, and features are less exact: each patch gets its group's.
         merge_layer_by: "pairs": the most similar of even and odd patches (ToMe); "tree": the cheapest merges
             of a layer's Ward tree.
+        pool: squares of pool x pool patches are averaged to a token, after `layer`; not of stock models.
         attention: transformers' attn_implementation; "eager" or "sdpa" with merge_per_layer. Stock models
             attend by PyTorch's then, whatever llm.attention is.
         tokens: "patches" of a hidden state; "class": CLIP's class token after its projection, not
@@ -130,18 +131,19 @@ class VisionConfig:
     reuse_below: float = 0.0
     merge_per_layer: int = 0
     merge_layer_by: Literal["pairs", "tree"] = "pairs"
+    pool: int = 1
     attention: str = "sdpa"
     tokens: Literal["patches", "class", "projected"] = "patches"
 
     def __post_init__(self) -> None:
-        _positive(self, "metric_width", "batch_size")
+        _positive(self, "metric_width", "batch_size", "pool")
         if self.merge_per_layer < 0:
             raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
-        for name in ("merge_per_layer", "summary_layers"):
-            if self.tokens != "patches" and getattr(self, name):
+        for name, need in (("merge_per_layer", 0), ("summary_layers", 0), ("pool", 1)):
+            if self.tokens != "patches" and getattr(self, name) != need:
                 raise ValueError(
-                    f'{name} must be 0 with tokens "{self.tokens}", got {getattr(self, name)}; use tokens '
-                    '"patches"'
+                    f'{name} must be {need} with tokens "{self.tokens}", got {getattr(self, name)}; use '
+                    'tokens "patches"'
                 )
 
 

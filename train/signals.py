@@ -65,12 +65,12 @@ def signals_of(
 ) -> Signals:
     """Of a model that is in eval mode, on at least one example, `batch` of them at a time. The other video is
     that of the next example with another key."""
-    loss, ids, answer = _losses(model, examples, batch)
+    loss, ids, answer = losses_of(model, examples, batch)
     swapped, num = torch.full_like(loss, torch.nan), len(examples)
     if len(set(keys)) > 1:
         following = [next(j % num for j in range(i, i + num) if keys[j % num] != keys[i]) for i in range(num)]
         others = [replace(e, video=examples[j].video) for e, j in zip(examples, following, strict=True)]
-        swapped = _losses(model, others, batch)[0]
+        swapped = losses_of(model, others, batch)[0]
     num = int(answer.max()) + 1
     less = torch.zeros(num, dtype=torch.float64).index_add(0, answer, swapped - loss)  # (num,) of each answer
     kind = kinds_of(ids, answer, model.llm.tokenizer)
@@ -101,8 +101,9 @@ def kinds_of(ids: Tensor, answer: Tensor, tokenizer: Any) -> Tensor:
     return torch.tensor([kind(n, i) for n, i in zip(answer.tolist(), ids.tolist(), strict=True)])
 
 
-def _losses(model: LongCompress, examples: Sequence[Example], size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss (n,) float64, id (n,), number of its answer (n,)) of each learned token, on the CPU."""
+def losses_of(model: LongCompress, examples: Sequence[Example], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss (n,) float64, id (n,), number of its answer (n,)) of each learned token, on the CPU; `size`
+    examples at a time, of a model in eval mode."""
     parts, first = [], 0
     for at in range(0, len(examples), size):
         batch = {k: v.to(model.device) for k, v in model.llm.collate(examples[at : at + size]).items()}

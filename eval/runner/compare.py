@@ -24,7 +24,7 @@ from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...types import CompressedVideo
-from ..tasks.task import Example, How, Prediction
+from ..tasks.task import Example, How, Prediction, Times
 from .run import ENDLESS, Encoded, Questioner, encoded, header_of, run_all, summarise
 from .run_file import RunConfig, alone, check_budgets, num_tokens, summary_of
 from .sources import Source
@@ -65,7 +65,8 @@ class CompareConfig:
             evenly or by novelty, merged in rounds of a quarter and allocated evenly, without global tokens,
             without audio. Or of SHOWN: ours with merge.representative and merge.place, as medoid-medoid. Or
             of MEMORIES: ours with memory.kind coarse or scales. None: all of NAMES that the model can do.
-        prompt: name of the task's prompt.
+        prompt: name of the task's prompt, or a text with {question}.
+        times: what numbers in answers are; None: as the prompt asks for them.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples, this many.
         only: groups of examples that are asked, KIND=NAME each, kind=binding kind=count; none: all.
@@ -75,6 +76,7 @@ class CompareConfig:
     budgets: tuple[str, ...] = ("3%", "5%", "10%", "20%", "40%")
     methods: tuple[str, ...] = ()
     prompt: str = "default"
+    times: Times | None = None
     max_new_tokens: int | None = None
     limit: int | None = None
     only: tuple[str, ...] = ()

@@ -69,7 +69,7 @@ class Questioner:
                 {"id": e.id, "video": e.video, "failed": memory} for e in examples if e.id not in done
             )
             return
-        ask = self.task.prompts[self.prompt]
+        ask = self.task.prompt(self.prompt)
         for at in range(0, len(examples), QUESTIONS_AT_ONCE):
             some = examples[at : at + QUESTIONS_AT_ONCE]
             if all(example.id in done for example in some):
@@ -234,10 +234,7 @@ def _read(
 def header_of(source: Source, model: LongCompress, config: RunConfig, how: How) -> dict[str, Any]:
     """All that the lines of a run depend on, but the budget."""
     task, settings = task_of(source.task), model.config
-    if config.prompt not in task.prompts:
-        known = ", ".join(task.prompts)
-        raise ValueError(f"prompt must be one of {known} of {source.task}, got {config.prompt!r}")
-    prompt = task.prompts[config.prompt]
+    prompt = task.prompt(config.prompt)
     return {
         "format": run_file.FORMAT,
         "task": source.task,

@@ -30,7 +30,7 @@ class RunConfig:
         budgets: tokens of a video's memory, each "4096", or "10%" of a video's raw tokens; none: as the
             model's config says. Each video is encoded once for all budgets.
         media: what the model takes in; "both": all.
-        prompt: name of the task's prompt.
+        prompt: name of the task's prompt, or a text with {question}.
         max_new_tokens: longest answer; None: as the model's config says.
         limit: only the first examples of the reference, this many.
         times: what numbers in answers are; None: as the prompt asks for them.

@@ -208,6 +208,16 @@ class Task:
     request: Prompt | None = None
     tells: Callable[[str, float, float], bool] | None = None
 
+    def prompt(self, name: str) -> Prompt:
+        """The prompt of that name, or a text with {question} in it, as a model was trained to be asked;
+        ValueError for another."""
+        if "{question}" in name:
+            return lambda example: name.replace("{question}", example.question)
+        if name not in self.prompts:
+            known = ", ".join(self.prompts)
+            raise ValueError(f"prompt must be one of {known}, or a text with {{question}}, got {name!r}")
+        return self.prompts[name]
+
     def read_predictions(self, paths: Paths, examples: Sequence[Example], how: How) -> Answers:
         """The predictions of files; the words of unknown ids are not read."""
         known = {example.id: example for example in examples}

@@ -191,7 +191,7 @@ def compare(
     folder = folder_of(out)
     questions = source.open(task)
     model = load_model(options)
-    how = How(times=task_of(task).times.get(config.prompt, "seconds"))
+    how = How(times=config.times or task_of(task).times.get(config.prompt, "seconds"))
     arms = run_methods(questions, model, folder, config, how)
     examples = selected(questions.examples, config)
     rows = rows_of(folder, arms, examples, by, score)

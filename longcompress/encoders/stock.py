@@ -75,6 +75,8 @@ class StockVision(nn.Module):
                 f"video.batch_size must be a multiple of {self.frames_per_token}, the frames of a token, got "
                 f"{config.batch_size}"
             )
+        if config.pool != 1:
+            raise ValueError(f"video.pool must be 1 with a stock model, got {config.pool}")
         vision = self.model.config.vision_config
         is_plain = hasattr(vision, "spatial_merge_size") and not getattr(vision, "window_size", None)
         if config.metric == "states" and not is_plain:

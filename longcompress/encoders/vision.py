@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModelWithProjection, PreTrainedModel
 
@@ -135,7 +135,21 @@ class VisionEncoder(nn.Module):
         """((T, P, C) patch tokens of the chosen layer, (T, E, C) class tokens of the last layers or None) of
         pixels (T, size_px, size_px, 3) uint8; with tokens "class" (T, 1, C) of the class token's projection;
         with "projected" those of the projector.
+
+        Raises:
+            ValueError: squares of `pool` patches don't fill the frame.
         """
+        x, summary = self.patch_features(pixels)
+        pool = self.config.pool
+        if pool == 1:
+            return x, summary
+        edge = math.isqrt(x.shape[1])
+        if edge * edge != x.shape[1] or edge % pool:
+            raise ValueError(f"video.pool must divide the edge of the {edge} x {edge} patches, got {pool}")
+        return reduce(x, "t (h a w b) c -> t (h w) c", "mean", h=edge // pool, a=pool, b=pool), summary
+
+    def patch_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`features` before their patches are averaged."""
         x = self.normal(pixels)
         config, num = self.config, self.config.summary_layers
         if config.tokens == "class":

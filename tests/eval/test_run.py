@@ -155,6 +155,7 @@ SAYS = {  # task: an answer to its prompt that can be read
     "synthetic_qa": "2 to 50",
 }  # fmt: skip
 PROMPTED = [(task, prompt) for task, item in TASKS.items() for prompt in item.prompts]
+PROMPTED.append(("charades-sta", "When: {question}"))  # of one's own
 
 
 @pytest.mark.parametrize(("task", "prompt"), PROMPTED)
@@ -189,6 +190,9 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
     of_words = task == "needle" or task.startswith(("synthetic_places", "synthetic_qa"))
     assert bool(summary["unparsed"]) == of_words
     each = {example["id"]: example["score"] for example in lines(out)[1:]}
+    if "{question}" in prompt:
+        asked = {line["id"]: line["prompt"] for line in lines(out)[1:]}
+        assert asked == {example.id: f"When: {example.question}" for example in examples}
     names = summary["each"]
     of_all = {key: {n: names[n][key] for n in names if key in names[n]} or None for key in each}
     of_meteor = task in ("activitynet-dense", "longvale-dvc", "youcook2") and not is_available()
@@ -326,7 +330,7 @@ def test_files_that_are_no_runs(here, model, tmp_path):
 
 def test_wrong_arguments(here, model, tmp_path):
     out = tmp_path / "a.jsonl"
-    with pytest.raises(ValueError, match=r"prompt must be one of default of lvbench, got 'mine'"):
+    with pytest.raises(ValueError, match="prompt must be one of default, or a text"):
         do(here, "lvbench", model, out, RunConfig(prompt="mine"))
     with pytest.raises(
         ValueError, match=r"prompt 'vtimellm' are in hundredths and need the length of 'first'"

@@ -297,3 +297,15 @@ def test_padding_is_the_pad_token_even_if_it_is_0(pad, want, monkeypatch):
     assert options["pad_token_id"] == want and options["input_ids"][0, 0] == want
     batch = reader.collate([Example(seen, [("what", "nothing")]), Example(seen, [("what", "the red ball")])])
     assert set(batch["input_ids"][batch["attention_mask"] == 0].tolist()) == {want}
+
+
+def test_the_head_gets_rows_side_by_side_in_bfloat16():
+    reader, seen = llm().to(torch.bfloat16), []
+    reader.lm.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        x = torch.zeros(2, 5, reader.lm.config.hidden_size, dtype=torch.bfloat16)
+        reader.lm(inputs_embeds=x, logits_to_keep=1)  # a slice, whose rows lie five apart
+    reader.answer(reader.prefill(video(0)), ["what", "when is the red ball seen"], max_new_tokens=2)
+    assert len(seen) >= 3
+    for x in seen:
+        assert x.stride() == (x.shape[1] * x.shape[2], x.shape[2], 1)

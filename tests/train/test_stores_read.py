@@ -1,4 +1,4 @@
-"""Source videos in an object store: the samples and records of a folder, whatever the store does meanwhile."""
+"""Source videos in an object store: a folder's samples and records, whatever the store does meanwhile."""
 
 import json
 
@@ -66,7 +66,8 @@ def test_shards_of_a_bucket_with_faults_are_those_of_a_folder(s3, folder, tmp_pa
 
 def test_records_of_a_list_in_a_bucket_lie_beside_it(s3, folder):
     client, _ = s3
-    client.put_object(Bucket="data", Key="v/some.jsonl", Body=b'{"video": "a.mp4"}\r\n{"video": "/x/b.mp4"}\n')
+    lines = b'{"video": "a.mp4"}\r\n{"video": "/x/b.mp4"}\n'
+    client.put_object(Bucket="data", Key="v/some.jsonl", Body=lines)
     records = read_records(f"{URL}/some.jsonl")
     assert [record.video for record in records] == [f"{URL}/a.mp4", "/x/b.mp4"]
     assert [r.key for r in read_records(URL)] == ["a", "b", "c", "d"]

@@ -1,0 +1,184 @@
+"""A real language model learns to see and hear: `python run.py --out FOLDER`. Run again, it goes on.
+
+DINOv2-small, Whisper tiny.en and Gemma 3 270M; photos and sounds; from downloads to answers. Every stage is a
+command of longcompress, which is printed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import score  # noqa: E402 - files beside this one
+from compose import event_videos, material, photo_videos  # noqa: E402
+from weights import dinov2_small, gemma_270m, whisper_tiny  # noqa: E402
+
+from longcompress import LongCompress  # noqa: E402
+from longcompress.config import (  # noqa: E402
+    AudioConfig,
+    LLMConfig,
+    MediaConfig,
+    MemoryConfig,
+    MergeConfig,
+    ModelConfig,
+    SegmentConfig,
+    VisionConfig,
+)
+
+# folder -> (part of the material, videos, what composes them, seed)
+VIDEOS: dict[str, tuple[str, int, Callable[..., Path], int]] = {
+    "photos_train": ("train", 1554, photo_videos, 1),
+    "photos_test": ("test", 160, photo_videos, 2),
+    "photos_names": ("names", 62, photo_videos, 3),
+    "events_train": ("train", 200, event_videos, 4),
+    "events_test": ("test", 32, event_videos, 5),
+    "events_names": ("names", 8, event_videos, 6),
+}
+METHODS = ("full", "ours", "kmeans", "longvlm", "pool", "random")
+BUDGETS = ("50%", "25%", "10%")
+RESULTS = "results.json"
+
+
+def config(cache: Path) -> ModelConfig:
+    """16 tokens of frames and 2 of audio a second: 432 tokens of 24 s."""
+    return ModelConfig(
+        name="real-small-stack",
+        media=MediaConfig(size_px=224, rate_fps=1.0),
+        video=VisionConfig(base=str(dinov2_small(cache)), layer=-3, pool=4, reuse_below=0.01),
+        audio=AudioConfig(base=str(whisper_tiny(cache)), pool=25),
+        segments=SegmentConfig(length_s=8.0),
+        merge=MergeConfig(tokens_per_segment={"video": 128, "*": 16}),
+        memory=MemoryConfig(kind="none"),
+        llm=LLMConfig(base=str(gemma_270m(cache)), max_new_tokens=16),
+    )  # fmt: skip
+
+
+def longcompress(*words: str | Path) -> None:
+    """Run a command of longcompress, and print it."""
+    print("$ longcompress", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "longcompress", *map(str, words)], check=True)
+
+
+class Stages:
+    """Runs what is not complete, and keeps how long everything took, in FOLDER/results.json."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / RESULTS
+        out.mkdir(parents=True, exist_ok=True)
+        empty: dict[str, dict] = {"seconds": {}, "figures": {}}
+        self.values = json.loads(self.path.read_text()) if self.path.is_file() else empty
+
+    def __call__(self, name: str, is_done: bool, do: Callable[[], object]) -> None:
+        """Run a stage unless it is complete. An interrupted run of it counts too."""
+        if is_done:
+            return
+        start = time.monotonic()
+        try:
+            do()
+        finally:
+            seconds = self.values["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 1)
+            self.write()
+
+    def figures(self, name: str, measure: Callable[[], dict]) -> None:
+        """Keep what is measured; what has been is not measured again."""
+
+        def do() -> None:
+            self.values["figures"][name] = measure()
+
+        self(f"score {name}", name in self.values["figures"], do)
+        print(name, json.dumps(self.values["figures"][name], indent=1), flush=True)
+
+    def write(self) -> None:
+        """Write the results."""
+        self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf8")
+
+
+def train(recipe: Path, out: Path, *words: str | Path) -> None:
+    """`longcompress train`, which goes on where it was interrupted."""
+    resume = ["--resume"] if any(out.glob("checkpoint-*/trainer_state.json")) else []
+    longcompress("train", recipe, "--out", out, *words, *resume)
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, dict]:
+    """All stages; the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
+    parser.add_argument("--cache", type=Path, help="folder of what is fetched; OUT/cache if not given")
+    parser.add_argument("--photos", type=int, default=VIDEOS["photos_train"][1], help="to train on")
+    parser.add_argument("--videos", type=int, default=VIDEOS["events_train"][1], help="of 24 s to train on")
+    parser.add_argument("--align-steps", type=int, default=60)
+    parser.add_argument("--boundary-steps", type=int, default=120)
+    parser.add_argument("--without", nargs="*", default=[], choices=["control", "compare"], help="skip these")
+    options = parser.parse_args(words)
+    out: Path = options.out
+    cache: Path = options.cache or out / "cache"
+    stages = Stages(out)
+    model, media, shards = out / "model", out / "media", out / "shards"
+
+    def make_model() -> None:
+        LongCompress.from_config(config(cache), device="cpu", dtype="bfloat16").save_pretrained(model)
+
+    stages("fetch and load the models", (model / "config.json").is_file(), make_model)
+    nums = {"photos_train": options.photos, "events_train": options.videos}
+    for name, (part, whole, compose, seed) in VIDEOS.items():
+        num = nums.get(name, whole)
+        records = media / name / "records.jsonl"
+        stages(
+            f"compose {name}", records.is_file(),
+            lambda: compose(material(cache)[part], num, media / name, seed),  # noqa: B023 - called at once
+        )  # fmt: skip
+    for name in VIDEOS:
+        stages(
+            f"encode {name}", (shards / name / "index.json").is_file(),
+            lambda: longcompress(
+                "shards", "make", media / name / "records.jsonl", "--out", shards / name,  # noqa: B023
+                "--model", model, "--device", "cpu", "--dtype", "bfloat16", "--threads", "1",
+            ),
+        )  # fmt: skip
+    for arm, init in (("align", "auto"), ("control", "keep")):
+        if arm in options.without:
+            continue
+        stages(
+            f"train {arm}", (out / arm / "model" / "config.json").is_file(),
+            lambda: train(
+                HERE / "align.yaml", out / arm, "--model", model, "--init", init,  # noqa: B023
+                "--shards", shards / "photos_train", "--eval-shards", shards / "photos_test",
+                "--steps", str(options.align_steps),
+            ),
+        )  # fmt: skip
+        stages.figures(f"{arm} photos", lambda: score.photos(out / arm / "model", shards / "photos_test"))  # noqa: B023
+    stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
+    stages(
+        "train boundary", (out / "boundary" / "model" / "config.json").is_file(),
+        lambda: train(
+            HERE / "boundary.yaml", out / "boundary", "--model", out / "align" / "model",
+            "--shards", shards / "events_train", "--eval-shards", shards / "events_test",
+            "--steps", str(options.boundary_steps),
+        ),
+    )  # fmt: skip
+    final = out / "boundary" / "model"
+    for name in ("events_test", "events_names"):
+        stages.figures(f"boundary {name}", lambda: score.events(final, shards / name))  # noqa: B023
+    if "compare" not in options.without:
+        stages(
+            "compare", (out / "compare" / "compare.md").is_file(),
+            lambda: longcompress(
+                "eval", "compare", "activitynet-grounding", "--videos", media / "events_test",
+                "--reference", media / "events_test" / "reference.json",
+                "--model", final, "--device", "cpu", "--dtype", "bfloat16",
+                "--prompt", "When does this happen: {question}", "--times", "whole_seconds",
+                "--methods", *METHODS, "--budgets", *BUDGETS, "--score", "R@0.5", "--out", out / "compare",
+            ),
+        )  # fmt: skip
+    print((out / RESULTS).read_text())
+    return stages.values
+
+
+if __name__ == "__main__":
+    main()

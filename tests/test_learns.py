@@ -1,0 +1,47 @@
+"""What must hold of the real small stack: `make test-learns` runs examples/real_small_stack, then this."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parents[1] / "real_small_stack" / "results.json"
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def figures():
+    if not FILE.is_file():
+        pytest.skip(f"no {FILE}: `make test-learns` makes it, in the better part of an hour")
+    return json.loads(FILE.read_text())["figures"]
+
+
+def test_photos_are_seen(figures):
+    photos = figures["align photos"]
+    assert photos["photos"] == 160
+    assert photos["swapped_less_own"] >= 1.5 and photos["own_better"] >= 0.9
+    assert photos["exact"] >= 0.15 > photos["exact_of_best_constant"]
+    assert photos["exact_of_another"] <= photos["exact_of_best_constant"]
+
+
+def test_a_random_start_learns_nothing_of_it_in_as_many_steps(figures):
+    assert figures["control photos"]["swapped_less_own"] < 0.1
+
+
+def test_times_are_learned_of_what_is_seen_and_heard(figures):
+    events = figures["boundary events_test"]
+    recall = events["all"]["R@0.5"]
+    assert events["videos"] == 32 and events["all"]["questions"] == 192
+    assert recall["mean"] >= recall["constant"] + 0.15 and recall["low"] > recall["constant"]
+    for part in ("seen", "heard"):
+        assert events[part]["R@0.5"]["mean"] > events[part]["R@0.5"]["constant"]
+    another = events["another_video"]["R@0.5"]
+    assert another["mean"] < recall["low"]  # so times are read off the video
+    assert events["when"]["own_better"] >= 0.75 and events["tell"]["swapped_less_own"] >= 1.0
+
+
+def test_names_that_were_never_trained_are_reported(figures):
+    names = figures["align names"]
+    assert names["photos"] >= 60 and names["chance"] == pytest.approx(1 / names["names"])
+    assert 0 <= names["top_1"] <= names["top_5"] <= 1
