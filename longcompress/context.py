@@ -18,7 +18,7 @@ from .events.parse import parse_spans
 from .live_bound import bound_of, tokens_a_step
 from .live_scores import LiveScores
 from .llm.cache import Read, cache_bytes
-from .llm.live import LiveReader, Part, as_text, parts_of
+from .llm.live import LiveReader, Part, as_text, lay_out_live, parts_of
 from .model import LongCompress
 from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
 from .speech import Speech
@@ -192,13 +192,9 @@ class LiveContext:
         self.counts["steps"] += 1
         if not self.chunks:
             return self._rebuild()
-        part = self._step(streams, len(self.steps))
-        return self._read(part)
-
-    def _step(self, streams: Streams, number: int) -> Part:
-        part, self._shown_s = self.parts.step(streams, self._shown_s, self._opening, number)
+        part, self._shown_s = self.parts.step(streams, self._shown_s, self._opening, len(self.steps))
         self._closing, self._opening = self.parts.closing, []
-        return part
+        return self._read(part)
 
     def _read(self, *parts: Part) -> Read:
         self.chunks.append(list(parts))
@@ -257,13 +253,13 @@ class LiveContext:
 
     def _rebuild(self) -> Read:
         """Read the whole context anew, in a single forward."""
-        self._shown_s, self._closing = None, []
-        self._opening = [] if self.is_released else self.parts.opening
+        opening = [] if self.is_released else self.parts.opening
         ids = [i for turn in self.turns for i in turn.ids]
         # in released form a question takes the place of the system's text
-        parts = [] if self.is_released and ids else [self.parts.past(self.past)]
-        parts += [self.parts.text("turns", ids)] if ids else []
-        parts += [self._step(streams, i + 1) for i, streams in enumerate(self.steps)]
+        head = not (self.is_released and ids)
+        rows = [*([ids] if ids else []), *self.steps]
+        parts, self._shown_s = lay_out_live(self.parts, self.past, rows, opening, head=head)
+        self._closing, self._opening = (self.parts.closing, []) if self.steps else ([], opening)
         self.reader, self.chunks, self._num_text = LiveReader(self.llm), [], len(ids)
         self.counts["rebuilds"] += 1
         return self._read(*parts)

@@ -245,6 +245,33 @@ def parts_of(llm: CausalLM | StockLM) -> Parts:
     return StockParts(llm) if isinstance(llm, StockLM) else CausalParts(llm)
 
 
+def lay_out_live(
+    parts: Parts, past: CompressedVideo | None, rows: Sequence[Mapping[str, Tokens] | list[int]],
+    opening: Sequence[int], *, head: bool = True,
+) -> tuple[list[Part], float | None]:  # fmt: skip
+    """(the parts of a live context, the timestamp that is shown last).
+
+    Args:
+        parts: of the language model's prompt.
+        past: what is read merged.
+        rows: what follows in its order: a step's tokens by stream, or the ids of turns.
+        opening: ids before the first step.
+        head: with what stands before all turns; False: only these and the steps.
+    """
+    out = [parts.past(past)] if head else []
+    shown_s, number, closing = None, 0, list[int]()
+    for row in rows:
+        if isinstance(row, list):
+            out.append(parts.text("near" if number else "turns", [*closing, *row]))
+            closing, opening = [], parts.opening if number else opening
+            continue
+        number += 1
+        part, shown_s = parts.step(row, shown_s, opening, number)
+        out.append(part)
+        closing, opening = parts.closing, []
+    return out, shown_s
+
+
 def as_text(parts: Parts, part: Part) -> str:
     """A part as text, video tokens by their number."""
     holders = set(parts.suppressed)
