@@ -23,8 +23,8 @@ class ReadStep(NamedTuple):
 
 
 class StepEncoder:
-    """Media go on to the encoders a step at a time, so nothing depends on how they were pushed, and nothing on
-    what comes after a step.
+    """Hands media on to the encoders a step at a time: nothing depends on how they were pushed, nor on what
+    comes after a step.
 
     Args:
         model: what encodes.
