@@ -74,6 +74,11 @@ class Callbacks(TrainerCallback):
             if idle := [n for n, p in trained if p.grad is None and n not in self.reached]:
                 need = "parameters that are to be trained got no gradient"
                 raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+            # heads without a label get a gradient, but of zero
+            heads = [(n, p.grad) for n, p in trained if part_of(n) == "heads"]
+            if idle := [n for n, grad in heads if grad is not None and not bool(grad.any())]:
+                need = "parameters of heads got a gradient of zero"
+                raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}: no step has a label for them")
             while self.hooks:
                 self.hooks.pop().remove()
         if (state.global_step + 1) % args.logging_steps == 0:
