@@ -1,27 +1,22 @@
-"""From what is pushed into a live session to its context: steps, their tokens, texts at their time."""
+"""From what is pushed into a live session to its context: steps, and texts at their time."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
-
 from .compression.state import MergeState
 from .config_live import LiveConfig
 from .context import LiveContext
-from .encode import SegmentEncoder
-from .media.steps import Step, Steps
+from .live_steps import ROUNDING_S, ReadStep, StepEncoder
 from .model import LongCompress
 from .session_events import Dropped, SessionEvent
-from .types import Audio, Encoded, Frames, Segment, Tokens
+from .types import Audio, Frames, Segment
 
-ROUNDING_S = 1e-6
 Add = Callable[[Iterable[Segment]], list[SessionEvent]]
 
 
 class LiveFeed:
-    """Steps in, events out. Media go on to the encoder a step at a time, so nothing depends on how they were
-    pushed, and nothing on what comes after a step.
+    """Media and texts in, events out.
 
     Args:
         model: what encodes and speaks.
@@ -36,37 +31,16 @@ class LiveFeed:
     def __init__(
         self, model: LongCompress, config: LiveConfig, media: Sequence[str] | None, patience_s: float
     ) -> None:
-        if model.config.media.frames:
-            raise ValueError(
-                "live needs media.rate_fps, got media.frames, which spreads frames over a whole video; "
-                'model.change({"media": {"frames": 0}})'
-            )
-        if model.config.segments.cut == "frames":
-            raise ValueError('live needs segments.cut "fixed" or "change", got "frames"')
-        self.model, self.config = model, config
-        self.encoder = SegmentEncoder(model, media, tap=self._take)
-        frame_s = 1 / model.config.media.rate_fps
-        has_video = "video" in self.encoder.media and model.video is not None
-        self.step_s = frame_s * (model.video.frames_per_token if has_video else 1)  # type: ignore[union-attr]
-        self.steps = Steps(self.step_s, frame_s, self.encoder.media, patience_s)
-        self.context = LiveContext(model, config, self.encoder.streams, self.step_s)
-        # of a token of each audio stream
-        self._window_s = {
-            name: 1 / encoder.tokens_a_second(self.step_s, model.config.media)
-            for name, encoder in model.encoders.items()
-            if name in self.encoder.streams and encoder.modality == "audio"
-        }
-        self._taken: dict[str, list[Tokens]] = {}  # of this step
-        self._read_s: dict[str, float] = {}  # stream -> end of the last token that was read
+        self.config = config
+        self.read = StepEncoder(model, media, patience_s)
+        self.encoder, self.steps = self.read.encoder, self.read.steps
+        self.context = LiveContext(model, config, self.encoder.streams, self.read.step_s)
         self._texts: list[tuple[float, str, bool]] = []  # (second, text, must be answered) still to come
         self._now_s = 0.0  # end of the last step
 
     def push(self, part: Frames | Audio, add: Add) -> list[SessionEvent]:
         """Take in media that aren't late; `add` puts segments into the session's memory."""
-        if len(part):
-            if isinstance(part, Audio):
-                self.encoder.check_rate(part)
-            self.steps.push(part)
+        self.read.push(part)
         return self._due(add)
 
     def reach(self, media: Sequence[str], time_s: float, add: Add) -> list[SessionEvent]:
@@ -97,9 +71,9 @@ class LiveFeed:
     def flush(self, add: Add) -> list[SessionEvent]:
         """Read all that waits, and say all that is due; texts of later are left out."""
         events = self._due(add, flush=True)
-        segments = self.encoder.flush()
+        segments, rest = self.read.flush()
         events += add(segments)
-        if rest := self._tokens(is_last=True):
+        if rest:
             start_s = min(float(tokens.start_s[0]) for tokens in rest.values())
             events += self.context.see(rest, start_s, self._now_s)
         events += [] if self.context.is_released else self._say_texts(self._now_s)
@@ -114,30 +88,26 @@ class LiveFeed:
     def state(self) -> dict[str, Any]:
         """All but the model, for `set_state`."""
         return {
-            "config": self.config, "steps": self.steps.state(), "context": self.context.state(),
-            "read_s": self._read_s, "texts": self._texts, "now_s": self._now_s,
-            "patience_s": self.steps.patience_s,
+            "config": self.config, "context": self.context.state(), "texts": self._texts,
+            "now_s": self._now_s, **self.read.state(),
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
         """Go on from what `state` gave."""
-        self.steps.set_state(state["steps"])
-        self.steps.patience_s = state["patience_s"]
-        self._read_s, self._texts, self._now_s = state["read_s"], state["texts"], state["now_s"]
+        self.read.set_state(state)
+        self._texts, self._now_s = state["texts"], state["now_s"]
         self.context.set_state(state["context"], empty)
 
     def _due(self, add: Add, *, flush: bool = False) -> list[SessionEvent]:
         """Read the steps that are complete."""
-        return [event for step in self.steps.due(flush=flush) for event in self._step(step, add)]
+        return [event for read in self.read.due(flush=flush) for event in self._step(read, add)]
 
-    def _step(self, step: Step, add: Add) -> list[SessionEvent]:
-        events = self._say_texts(step.start_s)
-        for part in step.parts:
-            events += add(self.encoder.push(part))
-        events += add(self.encoder.pass_by(step.end_s))
+    def _step(self, read: ReadStep, add: Add) -> list[SessionEvent]:
+        step = read.step
+        events = [*self._say_texts(step.start_s), *add(read.segments)]
         self._now_s = step.end_s
-        if streams := self._tokens():
-            return events + self.context.see(streams, step.start_s, step.end_s)
+        if read.tokens:
+            return events + self.context.see(read.tokens, step.start_s, step.end_s)
         return events
 
     def _say_texts(self, until_s: float) -> list[SessionEvent]:
@@ -156,30 +126,3 @@ class LiveFeed:
     def _say_text(self, text: str, must: bool) -> list[SessionEvent]:
         context = self.context
         return context.ask(text, self._now_s) if must else context.request(text, self._now_s)
-
-    def _take(self, name: str, encoded: Encoded) -> None:
-        """The encoder's tap."""
-        if len(encoded):
-            self._taken.setdefault(name, []).append(encoded.tokens)
-
-    def _tokens(self, *, is_last: bool = False) -> dict[str, Tokens]:
-        """Stream -> the tokens of this step that weren't read: those that are final, and of audio those whose
-        own time has come, encoded with what there is."""
-        taken, self._taken = self._taken, {}
-        out: dict[str, Tokens] = {}
-        early = {} if is_last else self.encoder.early()
-        for name in self.encoder.streams:
-            parts = taken.get(name, [])
-            if name in early:
-                tokens = early[name].tokens
-                is_whole = tokens.end_s - tokens.start_s > (1 - ROUNDING_S) * self._window_s[name]
-                rises = torch.cat([is_whole.new_ones(1), tokens.start_s.diff() > 0])
-                parts = [*parts, tokens.take(is_whole & rises)]
-            if not parts:
-                continue
-            tokens = Tokens.join(parts)
-            tokens = tokens.take(tokens.start_s > self._read_s.get(name, -math.inf) - ROUNDING_S)
-            if len(tokens):
-                self._read_s[name] = float(tokens.end_s[-1])
-                out[name] = tokens
-        return out

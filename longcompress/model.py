@@ -30,7 +30,7 @@ from .config import (
 from .config_live import LiveConfig
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import Base, check_language, kind_of, load_whole
-from .encoders.load import check_attention, dtype_of, load_encoders, resolve
+from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
 from .llm import CausalLM, StockLM
 from .llm.backbone import Backbone, load_backbone, quantization_config, take_apart
@@ -76,7 +76,7 @@ class LongCompress(nn.Module):
         audio: the audio encoder, of Whisper or BEATs, or None.
         llm: the language model with its projectors; None: the model makes features and can't answer.
         global_memory: None makes the global memory of `config`.
-        folder: where it was loaded from; bases that begin with "./" are relative to it.
+        folder: where it was loaded from; bases that begin with "./" or "../" are relative to it.
         speech: a second audio encoder, or None.
     """
 
@@ -188,7 +188,7 @@ class LongCompress(nn.Module):
 
         Args:
             config: all knobs; a section whose base is "" has no encoder.
-            folder: bases that begin with "./" are relative to it.
+            folder: bases that begin with "./" or "../" are relative to it.
             device, dtype, quantization: as for `from_pretrained`.
             llm: with the language model; False: encoders only, to make features.
             init: initialise its own parameters (`llm.calibrate`); False: they will be loaded.
@@ -246,7 +246,7 @@ class LongCompress(nn.Module):
         values = to_dict(self.config)
         for section in (*STREAMS, "llm"):
             base = values[section]["base"]
-            if base and (include_base or base.startswith("./")):
+            if base and (include_base or is_relative(base)):
                 name = "lm" if section == "llm" else section
                 if section == "llm":
                     self._save_llm(folder / name)

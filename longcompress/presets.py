@@ -42,7 +42,7 @@ from .synthetic.scenes import COLOURS, SHAPES
 from .synthetic.tokenizer import word_tokenizer
 
 TINY = Path(__file__).parent / "weights" / "tiny"
-TINY_VL = TINY.with_name("tiny-vl")
+TINY_VL, TINY_DUET = TINY.with_name("tiny-vl"), TINY.with_name("tiny-duet")
 
 
 def tiny() -> ModelConfig:
@@ -127,7 +127,9 @@ def pixels(device: str | torch.device | None = None, dtype: torch.dtype | None =
     return LongCompress(config, encoder, None, None).to(device, dtype).eval()
 
 
-PRESETS: dict[str, Callable[[], Path]] = {"tiny": lambda: TINY, "tiny-vl": lambda: TINY_VL}
+PRESETS: dict[str, Callable[[], Path]] = {
+    "tiny": lambda: TINY, "tiny-duet": lambda: TINY_DUET, "tiny-vl": lambda: TINY_VL
+}  # fmt: skip
 
 
 def load(
@@ -141,9 +143,9 @@ def load(
     """A model by preset, folder or hub name.
 
     Args:
-        name: "tiny"; "pixels", which makes tokens but can't answer; a published model ("longvlm", "vtimellm",
-            "longvale", "mmduet"), whose projectors or heads are then still to be trained; a folder or hub
-            name of a saved model, or of a stock video LLM (`families`).
+        name: "tiny"; "tiny-duet", which speaks by itself; "pixels", which makes tokens but can't answer; a
+            published model ("longvlm", "vtimellm", "longvale", "mmduet"), whose projectors or heads are then
+            still to be trained; a folder or hub name of a saved model, or of a stock video LLM (`families`).
         base: of a published model: "video", "audio", "speech", "llm" -> folder, file or hub name; of "mmduet"
             also "llava", the checkpoint that both its parts are in.
         variant: of a published model: arguments of its function in `published`, as {"mode": "ours"}.

@@ -48,7 +48,7 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ),
     ],
     6: [
-        ("longcompress/session.py", "longcompress/live_feed.py"),
+        ("longcompress/session.py", "longcompress/live_feed.py", "longcompress/live_steps.py"),
         ("longcompress/presets.py",),
         ("longcompress/plot.py",),
         ("longcompress/export.py",),

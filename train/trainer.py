@@ -28,11 +28,11 @@ WEIGHTS = "trained.safetensors"
 
 def part_of(name: str) -> str:
     """The part of a training that a parameter of a language model belongs to: projectors.STREAM, time,
-    memory, lora, or lm."""
-    root, _, rest = name.removeprefix("module.").partition(".")
+    memory, heads, lora, or lm."""
+    root, _, rest = name.removeprefix("module.").removeprefix("llm.").partition(".")
     if root == "project":
         return f"projectors.{rest.partition('.')[0]}"
-    return root if root in ("time", "memory") else "lora" if "lora_" in name else "lm"
+    return root if root in ("time", "memory", "heads") else "lora" if "lora_" in name else "lm"
 
 
 class Callbacks(TrainerCallback):
@@ -74,6 +74,11 @@ class Callbacks(TrainerCallback):
             if idle := [n for n, p in trained if p.grad is None and n not in self.reached]:
                 need = "parameters that are to be trained got no gradient"
                 raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}")
+            # heads without a label get a gradient, but of zero
+            heads = [(n, p.grad) for n, p in trained if part_of(n) == "heads"]
+            if idle := [n for n, grad in heads if grad is not None and not bool(grad.any())]:
+                need = "parameters of heads got a gradient of zero"
+                raise ValueError(f"{len(idle)} {need}, such as {idle[0]!r}: no step has a label for them")
             while self.hooks:
                 self.hooks.pop().remove()
         if (state.global_step + 1) % args.logging_steps == 0:
@@ -306,15 +311,19 @@ class Joined(torch.optim.Optimizer):
         self.param_groups = [g for o in self.parts for g in o.param_groups]
 
 
-def with_muon(module: nn.Module, lr: float) -> Joined:
+def with_muon(module: nn.Module, lr: float, rates: Mapping[str, float] | None = None) -> Joined:
     """Muon (Jordan et al. 2024; scaled as Liu et al., arXiv 2502.16982) for the matrices of the layers, AdamW
-    for all else that is trained."""
+    for all else that is trained, of parts in `rates` at these rates."""
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
     matrices = {n: p for n, p in trained.items() if p.dim() == 2 and {"layers", "blocks"} & {*n.split(".")}}
-    rest = [p for n, p in trained.items() if n not in matrices]
+    rest: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        if name not in matrices:
+            rest.setdefault((rates or {}).get(part_of(name), lr), []).append(parameter)
     options: dict[str, Any] = {"lr": lr, "weight_decay": 0.01}
     muon = torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)
-    return Joined([muon, torch.optim.AdamW(rest, betas=(0.9, 0.98), **options)])
+    groups = [{"params": parameters, "lr": rate} for rate, parameters in rest.items()]
+    return Joined([muon, torch.optim.AdamW(groups, betas=(0.9, 0.98), **options)])
 
 
 @contextmanager
@@ -349,13 +358,14 @@ def run(
         muon: Muon for the matrices of the layers; else AdamW for all.
         rates: learning rates of parts (`part_of`; "projectors" is that of all streams) other than args'.
     """
+    optimizer = with_muon(module, args.learning_rate, rates) if muon else None
     callbacks = Callbacks(
         module, None if validate is None else lambda step: trainer.log(validate(step)),
         lambda norms: setattr(trainer, "norms", norms),
     )  # fmt: skip
     trainer = PartTrainer(
         rates or {}, model=module, args=args, train_dataset=data, data_collator=collate,
-        callbacks=[callbacks], optimizers=(with_muon(module, args.learning_rate) if muon else None, None),
+        callbacks=[callbacks], optimizers=(optimizer, None),
     )  # fmt: skip
     with callbacks.listening(), plain_errors():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -19,7 +19,7 @@ def train(
     """Train projectors, time embeddings and LoRA from shards by a recipe: align, boundary, instruct, ...
 
     Args:
-        name: of a recipe of longcompress, or a YAML file; tiny and tiny_more make the embedded model.
+        name: of a recipe of longcompress, or a YAML file; tiny, tiny_more and tiny_duet make embedded models.
         out: the folder of the model and its checkpoints.
         resume: go on from the last checkpoint in --out.
         overfit_check: train on 20 samples until they are learned; exit code 1 if they aren't.
@@ -75,8 +75,8 @@ def recipe_of(words: Sequence[str]) -> Any:
             raise FileNotFoundError(f"train: no recipe {path}")
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"train: no recipe {name!r}; give one of {known}, or a YAML file")
-    # only the embedded model mixes clips
-    return load_config(TinyRecipe if "mixes" in read_values(path) else StageRecipe, path)
+    # only the embedded models are trained on clips
+    return load_config(TinyRecipe if "clips" in read_values(path) else StageRecipe, path)
 
 
 def _check_text(result: dict[str, Any]) -> str:

@@ -40,11 +40,16 @@ def check_attention(config: ModelConfig) -> None:
             )
 
 
+def is_relative(base: Base) -> bool:
+    """Whether a base is a path from the model's own folder: "./video", or "../tiny/video" beside it."""
+    return isinstance(base, str) and base.startswith(("./", "../"))
+
+
 def resolve(base: Base, folder: Path | None) -> Any:
-    """A base as encoders take it: "./x" becomes a path in `folder`, others stay."""
-    if not isinstance(base, str) or not base.startswith("./"):
+    """A base as encoders take it: one that is relative becomes a path from `folder`, others stay."""
+    if not is_relative(base):
         return base
-    path = (folder or Path()) / base
+    path = (folder or Path()) / str(base)
     if not path.exists():
         raise FileNotFoundError(
             f"base {base!r}: no folder {path}; a saved model needs the encoders and LM beside it"

@@ -33,16 +33,18 @@ class ScoreHeads(nn.Module):
         """Head -> (N,) float32 probability of yes."""
         return {name: logits.softmax(-1)[..., 1] for name, logits in self(hidden).items()}
 
-    def loss(self, hidden: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Mean cross entropy over all labels (N,) of 0, 1 or IGNORED together; 0 where there are none."""
+    def loss(self, hidden: Tensor, labels: Mapping[str, Tensor], positive: float = 1.0) -> Tensor:
+        """Mean cross entropy over all labels (N,) of 0, 1 or IGNORED together; 0 where there are none. Labels
+        of 1 count `positive` times."""
         logits = self(hidden)
         known = [(logits[name], labels[name]) for name in HEADS if name in labels]
         label = torch.cat([label for _, label in known]) if known else hidden.new_zeros(0, dtype=torch.long)
-        total = nn.functional.cross_entropy(
+        each = nn.functional.cross_entropy(
             torch.cat([logits for logits, _ in known]) if known else hidden.new_zeros(0, 2), label,
-            ignore_index=IGNORED, reduction="sum",
+            ignore_index=IGNORED, reduction="none",
         )  # fmt: skip
-        return total / (label != IGNORED).sum().clamp_min(1)
+        weight = torch.where(label == 1, positive, 1.0) * (label != IGNORED)
+        return (each * weight).sum() / weight.sum().clamp_min(min(1.0, positive))
 
 
 def looks_untrained(weight: Tensor, spread: float = SPREAD) -> bool:

@@ -17,7 +17,7 @@ from ..types import CompressedVideo, Tokens
 from .cache import Read, fork, new_cache
 from .causal import CausalLM
 from .duet import END, START, pieces_of
-from .prompt import Example, conversation, encode, lay_out, packed_tokens, timestamp_text
+from .prompt import Example, conversation, encode, lay_out, packed_tokens, padded, timestamp_text
 from .stock import StockLM
 from .stock_prompt import StockPrompt
 
@@ -270,6 +270,57 @@ Parts = CausalParts | StockParts
 def parts_of(llm: CausalLM | StockLM) -> Parts:
     """What makes the parts of a language model's prompt."""
     return StockParts(llm) if isinstance(llm, StockLM) else CausalParts(llm)
+
+
+def lay_out_live(
+    parts: Parts, past: CompressedVideo | None, rows: Sequence[Mapping[str, Tokens] | list[int]],
+    opening: Sequence[int], *, head: bool = True,
+) -> tuple[list[Part], float | None]:  # fmt: skip
+    """(the parts of a live context, the timestamp that is shown last).
+
+    Args:
+        parts: of the language model's prompt.
+        past: what is read merged.
+        rows: what follows in its order: a step's tokens by stream, or the ids of turns.
+        opening: ids before the first step.
+        head: with what stands before all turns; False: only these and the steps.
+    """
+    out = [parts.past(past)] if head else []
+    shown_s, number, closing = None, 0, list[int]()
+    for row in rows:
+        if isinstance(row, list):
+            out.append(parts.text("near" if number else "turns", [*closing, *row]))
+            closing, opening = [], parts.opening if number else opening
+            continue
+        number += 1
+        part, shown_s = parts.step(row, shown_s, opening, number)
+        out.append(part)
+        closing, opening = parts.closing, []
+    return out, shown_s
+
+
+def join_parts(rows: Sequence[Sequence[Part]], names: Sequence[str], fill: int) -> dict[str, Tensor]:
+    """What `CausalLM.embed` takes of several contexts at once: input_ids (len(rows), L), filled up at the
+    end, and the streams `names` of all."""
+    ids = padded([[i for part in row for i in part.ids.tolist()] for row in rows], fill)
+    streams = [part.streams for row in rows for part in row if part.streams]
+    stamps = [ids for s in streams for ids in s["timestamp_ids"].tolist()]
+    out = {
+        "input_ids": ids, "timestamp_ids": padded(stamps, -1),
+        "timestamp_start_s": torch.cat([s["timestamp_start_s"] for s in streams]),
+    }  # fmt: skip
+    for name in names:
+        for field in ("x", "size", "start_s", "end_s", "globals"):
+            if values := [s[f"{name}_{field}"] for s in streams if f"{name}_{field}" in s]:
+                out[f"{name}_{field}"] = torch.cat(values)
+        # tokens of each timestamp; none where the part lacks the stream
+        counts = [
+            s[f"{name}_offsets"].diff() if f"{name}_offsets" in s else torch.zeros(len(s["timestamp_ids"]))
+            for s in streams
+        ]
+        if f"{name}_x" in out:
+            out[f"{name}_offsets"] = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)).int()
+    return out
 
 
 def as_text(parts: Parts, part: Part) -> str:

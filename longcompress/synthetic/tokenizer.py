@@ -1,5 +1,6 @@
 """A tokenizer for small closed vocabularies, in which 187 is two tokens: its tens and its last digit."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -7,6 +8,17 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 SPACE = "\u2581"
+
+
+def add_words(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that knows more words; those that it knew have the numbers that they had."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    for word in words:
+        vocabulary.setdefault(SPACE + word.lower(), len(vocabulary))
+    names = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
+    more = Tokenizer.from_str(json.dumps(state))
+    return PreTrainedTokenizerFast(tokenizer_object=more, clean_up_tokenization_spaces=False, **names)
 
 
 def word_tokenizer(

@@ -151,7 +151,7 @@ def splice(
     """(state, events, duration) of clips one after the other; times in the state start at offset_s."""
     state, events, at = empty.copy(), [], 0.0
     for clip in clips:
-        state.chunks += [_shift(chunk, at + offset_s) for chunk in clip.chunks]
+        state.chunks += [shift(chunk, at + offset_s) for chunk in clip.chunks]
         for name, mean in clip.memory.items():
             before = state.memory.get(name)
             if isinstance(before, Mean):
@@ -170,19 +170,19 @@ def cut(clip: Clip, share: float, random: np.random.Generator) -> Clip:
     start_s, end_s = chunks[0].start_s, chunks[-1].end_s
     inside = clip_events(clip.events, start_s, end_s)
     raw = raw_segments([replace(clip, segments=clip.segments[first : first + num])], -start_s)
-    return Clip([_shift(p, -start_s) for p in chunks], clip.memory, inside, end_s - start_s, tuple(raw))
+    return Clip([shift(p, -start_s) for p in chunks], clip.memory, inside, end_s - start_s, tuple(raw))
 
 
 def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
     """Raw segments of clips one after the other, times from offset_s on."""
     out: list[Segment] = []
     for clip in clips:
-        out += [_shift(segment, offset_s) for segment in clip.segments]
+        out += [shift(segment, offset_s) for segment in clip.segments]
         offset_s += clip.duration_s
     return [replace(segment, index=i) for i, segment in enumerate(out)]
 
 
-def _shift(value: T, by_s: float) -> T:
+def shift(value: T, by_s: float) -> T:
     """A chunk, a segment or anything that has tokens, at a time later by `by_s`."""
     if isinstance(value, Group | Encoded):
         times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
@@ -190,7 +190,7 @@ def _shift(value: T, by_s: float) -> T:
         return replace(value, tokens=replace(value.tokens, **times))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
-    parts: Any = {stream: _shift(part, by_s) for stream, part in getattr(value, name).items()}
+    parts: Any = {stream: shift(part, by_s) for stream, part in getattr(value, name).items()}
     return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **{name: parts})
 
 
@@ -221,9 +221,9 @@ class Videos(IterableDataset[list[Example]]):
         mix = stage_at(self.mixes, number)
         random = np.random.default_rng([self.seed, number])
         if mix.others:
-            mix = _choose([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
+            mix = choose([mix, *mix.others], [m.weight for m in (mix, *mix.others)], random)
         num_clips, share = float(random.choice(mix.clips)), float(random.choice(mix.shares))
-        method = _choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
+        method = choose(list(mix.methods), list(mix.methods.values()), random) if mix.methods else OURS
         no_audio = random.random() < mix.no_audio
         num = mix.videos * (min(mix.clips) / num_clips) ** 0.5 / (UNMERGED if method == "full" else 1)
         # a video may have no question of the kinds asked for
@@ -287,7 +287,7 @@ def _by_baseline(
     return CompressedVideo(streams, globals_, max(budget, sum(map(len, streams.values()))))
 
 
-def _choose(items: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
+def choose(items: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
     """An item, sampled by weight."""
     p = np.array(weights, dtype=float)
     return items[int(random.choice(len(items), p=p / p.sum()))]

@@ -24,7 +24,9 @@ from ..stages import last_checkpoint
 from ..trainer import run
 from . import omni, vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
+from .duet import DuetConfig, train_duet, with_heads
 from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
+from .live_clips import LiveClip, load_live_clips, make_live_clips, save_live_clips
 from .omni_audio import train_audio
 from .vl_score import score_answers
 from .vl_vision import train_vision
@@ -43,6 +45,7 @@ class TinyRecipe:
     Attributes:
         kind: "tiny"; "vl": a small Qwen3-VL; "omni": a small thinker of Qwen3-Omni, which sees as `tiny-vl`.
             Of both width and layers have no effect, and video or audio where it trains no such encoder.
+            "duet": recipe.init with heads that say when to speak.
         init: preset or folder of a model whose language model is trained on; "": a new model.
         seed: of weights and videos; videos of training have scene numbers that evaluation never uses.
         width, layers: of the language model.
@@ -51,7 +54,8 @@ class TinyRecipe:
         clip_s: length of each.
         scenes: options of make_scene for them.
         detail: tokens that a segment of a clip keeps, by stream.
-        mixes: stages of the language model's training, one after the other.
+        mixes: stages of the language model's training, one after the other; of a duet without effect.
+        duet: what a duet learns.
         lr: highest learning rate of the language model.
         warmup: steps to it.
         decay: share of the steps, at the end, in which it falls to a tenth.
@@ -59,7 +63,7 @@ class TinyRecipe:
         threads: torch threads of the training process.
     """
 
-    kind: Literal["tiny", "vl", "omni"] = "tiny"
+    kind: Literal["tiny", "vl", "omni", "duet"] = "tiny"
     init: str = ""
     seed: int = 0
     width: int = 128
@@ -71,6 +75,7 @@ class TinyRecipe:
     scenes: dict[str, Any] = field(default_factory=dict)
     detail: dict[str, int] = field(default_factory=lambda: {"video": 48, "*": 10})
     mixes: list[Mix] = field(default_factory=list)
+    duet: DuetConfig = field(default_factory=DuetConfig)
     lr: float = 2e-3
     warmup: int = 60
     decay: float = 0.4
@@ -91,6 +96,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     recipe = recipe or load_config(TinyRecipe, RECIPE)
     torch.set_num_threads(recipe.threads)
     start_s = time.perf_counter()
+    if recipe.kind == "duet" and not recipe.init:
+        raise ValueError('init must name the model that a duet is trained from, such as "tiny", got ""')
     out.mkdir(parents=True, exist_ok=True)
     new_stock = {"vl": vl.new_model, "omni": omni.new_model}.get(recipe.kind)
     if start == "encoders" and not recipe.init:
@@ -110,11 +117,18 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
     trained = load(recipe.init or str(out / "encoders"), device="cpu")
     if start != "lm":
         first = (recipe.seed + 1) * 1_000_000
-        seeds = range(first, first + recipe.clips)
-        save_clips(make_clips(trained, seeds, recipe.clip_s, recipe.detail, **recipe.scenes), out / CLIPS)
+        options = (trained, range(first, first + recipe.clips), recipe.clip_s, recipe.detail)
+        if recipe.kind == "duet":
+            save_live_clips(make_live_clips(*options, **recipe.scenes), out / CLIPS)
+        else:
+            save_clips(make_clips(*options, **recipe.scenes), out / CLIPS)
     assert trained.folder is not None
-    clips, heads = load_clips(out / CLIPS), load_file(trained.folder / HEADS)
-    model = trained
+    heads = load_file(trained.folder / HEADS)
+    if recipe.kind == "duet":
+        model = with_heads(trained)
+        train_heads(model, load_live_clips(out / CLIPS), recipe, out, resume=start == "lm")
+        return save(model, heads, recipe, out, start_s)
+    clips, model = load_clips(out / CLIPS), trained
     if not recipe.init and new_stock:  # the trained encoder, and a language model that is new
         model = new_stock(recipe.seed)
         model.llm.lm.load_state_dict(encoder_state(trained.llm.lm), strict=False)
@@ -123,12 +137,33 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
         model.video, model.audio = trained.video, trained.audio
         print(f"explained variance of the projectors' init: {align(model, clips, heads)}", flush=True)
     train_lm(model, clips, recipe, out, resume=start == "lm")
+    return save(model, heads, recipe, out, start_s)
+
+
+def save(
+    model: LongCompress, heads: dict[str, Tensor], recipe: TinyRecipe, out: Path, start_s: float
+) -> Path:
+    """The folder of a trained model, with the encoders' `heads` and what it was trained by since start_s."""
     model.eval().save_pretrained(out / "model", include_base=True)
     save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
     known = asdict(recipe) | {"init": Path(recipe.init).name}  # what is shipped says nothing of this machine
     report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": known}
     (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return out / "model"
+
+
+def train_heads(
+    model: LongCompress, clips: list[LiveClip], recipe: TinyRecipe, out: Path, *, resume: bool = False
+) -> None:
+    """The language model and heads of a duet on live sessions; with `resume` from its last checkpoint in
+    `out`, if it has any."""
+    checkpoint = last_checkpoint(out / "lm") if resume else None
+    engine = replace(CPU, bf16=recipe.bf16, workers=0)
+    if not train_duet(
+        model, clips, recipe.duet, out / "lm", engine, detail=recipe.detail, resume=checkpoint, lr=recipe.lr,
+        warmup=recipe.warmup, decay=recipe.decay, save_steps=100, seed=recipe.seed,
+    ):  # fmt: skip
+        raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
 
 
 def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[str, Tensor]:
