@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -87,7 +87,9 @@ def stock_config(known: Any, name: str) -> ModelConfig:
         audio=family.audio is not None,
     )  # fmt: skip
     llm = LLMConfig(base=name, kind="stock", time=False, timestamp_s=0.0, events=EVENTS)
-    merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256})  # a frame alone may have hundreds
+    # where text tells the time, a raw token's place is better (docs/tiny.md); a frame alone may have hundreds
+    place: Literal["mean", "medoid"] = "medoid" if family.time == "text" else "mean"
+    merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256}, place=place)
     return ModelConfig(name=name, media=media, merge=merge, memory=MemoryConfig(kind="none"), llm=llm)
 
 
