@@ -11,7 +11,7 @@ from longcompress.cli.main import main
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards import remote
-from longcompress.train.shards.remote import StoreDown
+from longcompress.train.shards.remote import Remote, StoreDown, place_of
 
 import videos
 
@@ -69,17 +69,17 @@ def test_records_of_a_list_in_a_bucket_lie_beside_it(s3, folder):
     client.put_object(
         Bucket="data", Key="v/l/some.jsonl", Body=b'{"video": "a.mp4"}\r\n{"video": "/x/b.mp4"}\n'
     )
-    records = read_records(f"{URL}/l/some.jsonl")
+    records = read_records(Remote(f"{URL}/l/some.jsonl"))
     assert [record.video for record in records] == [f"{URL}/l/a.mp4", "/x/b.mp4"]
-    assert [r.key for r in read_records(URL)] == ["a", "b", "c", "d"]
-    assert read_records(URL)[2].events == read_records(folder)[2].events != ()
+    assert [r.key for r in read_records(Remote(URL))] == ["a", "b", "c", "d"]
+    assert read_records(Remote(URL))[2].events == read_records(folder)[2].events != ()
 
 
 def test_a_store_must_be_allowed_and_one_that_is_down_ends_the_work_without_blaming_a_video(
     s3, folder, tmp_path
 ):
     _, proxy = s3
-    records = read_records(URL)
+    records = read_records(Remote(URL))
     results = shards.make(records[:1], tmp_path / "a", None, kind="media", progress=False)
     assert "protocols must have 's3', got only file" in results[0].reason
     proxy.spoil = lambda command, path: "503" if "b.mkv" in path else None
@@ -94,7 +94,7 @@ def test_a_store_must_be_allowed_and_one_that_is_down_ends_the_work_without_blam
 
 def test_a_bucket_without_rights_is_named_at_once_and_a_video_without_them_alone(s3, tmp_path, capsys):
     _, proxy = s3
-    records = read_records(URL)
+    records = read_records(Remote(URL))
     proxy.spoil = lambda command, path: "403"
     assert main(["shards", "make", URL, "--kind", "media", "--out", str(tmp_path / "x")]) == 3
     assert f"{URL} can't be read" in (error := capsys.readouterr().err) and "credentials valid" in error
@@ -127,6 +127,6 @@ def test_annotations_of_a_bucket_are_those_of_a_folder(s3, folder, tmp_path, cap
 def test_features_of_a_bucket_are_those_of_a_folder(s3, folder, tmp_path):
     model = lc.load("tiny", device="cpu")
     for name, source in (("here", str(folder)), ("there", URL)):
-        records = read_records(source)[:1]
+        records = read_records(place_of(source))[:1]
         shards.make(records, tmp_path / name, model, progress=False, protocols=["file", "s3"])
     assert files_of(tmp_path / "here" / "parts") == files_of(tmp_path / "there" / "parts")
