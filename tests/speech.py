@@ -33,13 +33,13 @@ def prompts_in(folder: Path) -> list[tuple[Path, str]]:
     """(file, text) of the prompts that are taken."""
     (listing,) = folder.rglob("core-sounds-en.txt.gz")
     sounds = {path.stem: path for path in folder.rglob("*.wav")}
-    found = []
+    prompts = []
     for line in gzip.decompress(listing.read_bytes()).decode("utf8", "replace").splitlines():
         name, _, text = line.partition(":")
         plain = len(words_of(text)) >= 6 and not re.search(r"[\d\[\](<]", text)
         if plain and name.strip() in sounds:
-            found.append((sounds[name.strip()], text.strip()))
-    return found[:: max(1, len(found) // NUM)][:NUM]
+            prompts.append((sounds[name.strip()], text.strip()))
+    return prompts[:: max(1, len(prompts) // NUM)][:NUM]
 
 
 def samples_of(path: Path) -> torch.Tensor:

@@ -31,13 +31,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..config import VIDEO_SUFFIXES
 from ..events.subtitles import SUFFIXES
 from ..files import parse_json
 from ..types import HALF, Event
-from .shards.remote import Place, place_of, sizes_in
 
 T = TypeVar("T")
 ROLES = ("user", "assistant")
@@ -125,17 +124,37 @@ def part_key(video: str, part: tuple[float, float] | None) -> str:
     return "_".join([slug(video), *stamps])
 
 
-def read_records(source: str | Path) -> list[Record]:
-    """The records of a folder of videos or a JSONL file, here or in a bucket (s3://), by key.
+class Store(Protocol):
+    """What `shards.remote.Remote` is: a folder or a file of a bucket."""
+
+    @property
+    def parent(self) -> "Store":
+        """As there."""
+
+    def __truediv__(self, name: str) -> "Store": ...
+
+    def sizes(self) -> dict[str, int]:
+        """As there."""
+
+    def is_file(self) -> bool:
+        """As there."""
+
+    def read_bytes(self) -> bytes:
+        """As there."""
+
+
+Place = Path | Store
+
+
+def read_records(source: str | Place) -> list[Record]:
+    """The records of a folder of videos or a JSONL file, here or in a bucket, by key.
 
     Raises:
         ValueError: for a line that is no record, with its number; two records of one key; nothing at all.
         FileNotFoundError: there is no such file or folder.
     """
-    source = place_of(source)
-    is_here = isinstance(source, Path)
-    if source.is_dir() if is_here else not str(source).lower().endswith((".jsonl", ".json")):
-        names = {name for name in sizes_in(source) if name[0] != "."}
+    source = Path(source) if isinstance(source, str) else source
+    if (names := _names_in(source)) is not None:
         videos = sorted(name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES)
         records = [_of_video(source, name, names) for name in videos]
         annotations = {Path(name).stem + suffix for name in videos for suffix in (".json", *SUFFIXES)}
@@ -159,6 +178,15 @@ def read_records(source: str | Path) -> list[Record]:
             stacklevel=2,
         )
     return sorted(records, key=lambda record: record.key)
+
+
+def _names_in(source: Place) -> set[str] | None:
+    """Names of the files of a folder; None for what is none. A URL that ends like a list is none."""
+    if not isinstance(source, Path):
+        names = None if str(source).lower().endswith((".jsonl", ".json")) else [*source.sizes()]
+    else:
+        names = [path.name for path in source.iterdir() if path.is_file()] if source.is_dir() else None
+    return None if names is None else {name for name in names if name[0] != "."}
 
 
 def parse_record(value: Any, folder: Place, where: str) -> Record:

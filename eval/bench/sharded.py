@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-KINDS = ("one", "fsdp", "zero2", "zero3")
+KINDS = ("alone", "fsdp", "zero2", "zero3")
 MAX_PROCESSES = 4  # a step has so many videos
 APART = 0.1  # of the loss; in bfloat16 the order of sums decides its digits
 COMMAND = [sys.executable, "-m", "longcompress"]
@@ -36,12 +36,12 @@ def time_sharded(out: Path, device: str) -> int:
             start_s = time.monotonic()
             words = _words(kind, out, device, num, steps=20 if on_gpu else 2)
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-            alone = {"CUDA_VISIBLE_DEVICES": visible} if on_gpu and kind == "one" else {}
-            code = subprocess.run(words, env=os.environ | alone).returncode
+            more = {"CUDA_VISIBLE_DEVICES": visible} if on_gpu and kind == "alone" else {}
+            code = subprocess.run(words, env=os.environ | more).returncode
             rows[kind] = {"state": f"failed with exit code {code}"} if code else _figures(out / kind)
-            rows[kind] |= {"processes": 1 if kind == "one" else num, "wall_s": time.monotonic() - start_s}
-            if not code and (one := rows["one"].get("losses")):
-                apart = max(abs(a - b) for a, b in zip(rows[kind]["losses"], one, strict=True))
+            rows[kind] |= {"processes": 1 if kind == "alone" else num, "wall_s": time.monotonic() - start_s}
+            if not code and (losses := rows["alone"].get("losses")):
+                apart = max(abs(a - b) for a, b in zip(rows[kind]["losses"], losses, strict=True))
                 rows[kind]["apart"] = apart
                 if apart > APART:
                     rows[kind]["state"] = f"failed: its losses are above {APART} from those of one process"
@@ -68,7 +68,7 @@ def _words(kind: str, out: Path, device: str, num: int, steps: int) -> list[str]
     ]  # fmt: skip
     if not device.startswith("cuda"):
         recipe += ["--engine.device", device]
-    if kind == "one":
+    if kind == "alone":
         return [*COMMAND, *recipe]
     engine = ["--engine.fsdp", '{"reshard_after_forward": true}']
     if kind != "fsdp":

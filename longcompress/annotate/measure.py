@@ -56,6 +56,7 @@ def bench_boundaries(
             continue  # the same for all detectors of scenes
         true, cut = (sum(len(pair[i]) for pair in each) for i in (1, 0))
         figures = " / ".join(f"{f1(each, t):.3f}" for t in TOLERANCES_S)
+        name = "changes" if kind == "audio" and name != "windows" else name
         print(f"{kind:12}{name:10}{true:6}{cut:6}{figures:>20}")
 
 

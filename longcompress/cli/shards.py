@@ -323,7 +323,7 @@ def with_protocol(protocols: Sequence[str], source: str) -> tuple[str, ...]:
 
 def _records_of(source: str) -> list[Record]:
     with reading():
-        return read_records(source)
+        return read_records(place_of(source))
 
 
 def _index_of(folder: str) -> Index:

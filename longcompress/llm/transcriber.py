@@ -85,18 +85,18 @@ class Transcriber:
         features = self.extractor(
             samples.cpu().numpy(), sampling_rate=self.rate_hz, return_tensors="pt"
         ).input_features.to(weight.device, weight.dtype)
-        found = self._segments(features)
+        segments = self._segments(features)
         events = []
-        for segment in found:
+        for segment in segments:
             words = [token for token in segment["tokens"].tolist() if token < self.first_time]
             text = self.tokenizer.decode(words, skip_special_tokens=True).strip()
             start_s, end_s = (float(segment[name]) for name in ("start", "end"))
             if text and start_s < length_s:
                 events.append(Event(round(start_s, 2), round(min(end_s, length_s), 2), text))
         done_s = length_s
-        if found and bool((found[-1]["tokens"][-2:] >= self.first_time).all()):
+        if segments and bool((segments[-1]["tokens"][-2:] >= self.first_time).all()):
             # two times end it: of the last text, and of the next, which was only begun
-            done_s = min(length_s, max(float(found[-1]["end"]), MIN_STEP_S))
+            done_s = min(length_s, max(float(segments[-1]["end"]), MIN_STEP_S))
         return events, done_s
 
     def _segments(self, features: Tensor) -> list[dict[str, Any]]:

@@ -594,7 +594,7 @@ class TestGpuReport:
         assert sharded.time_sharded(tmp_path, "cpu") == 1
         rows = json.loads((tmp_path / "sharded.json").read_text())
         done = {"state": "done", "losses": [2.0, 2.0], "tokens_per_s": 3.0, "memory_gib": 3.0, "apart": 0.0}
-        assert rows["fsdp"].items() >= {**done, "processes": 2}.items() and rows["one"]["processes"] == 1
+        assert rows["fsdp"].items() >= {**done, "processes": 2}.items() and rows["alone"]["processes"] == 1
         assert rows["zero2"]["state"] == "failed with exit code 1"
         assert rows["zero3"]["state"] == "failed: its losses are above 0.1 from those of one process"
         known = {*flags, "--standalone", "--nproc-per-node"}
@@ -603,7 +603,7 @@ class TestGpuReport:
         assert stage == 3 and str(tmp_path / "zero3-engine.json") in commands[-1]
         monkeypatch.setattr(sharded, "find_spec", lambda name: None)
         monkeypatch.setattr(sharded.torch.cuda, "device_count", lambda: 1)
-        shutil.rmtree(tmp_path / "one")
+        shutil.rmtree(tmp_path / "alone")
         assert sharded.time_sharded(tmp_path, "cuda") == 0
         states = {
             kind: row["state"] for kind, row in json.loads((tmp_path / "sharded.json").read_text()).items()

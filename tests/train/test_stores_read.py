@@ -1,4 +1,4 @@
-"""Source videos in an object store: a folder's samples and records, whatever the store does meanwhile."""
+"""Source videos in an object store: the samples and records of a folder, whatever the store does."""
 
 import json
 
@@ -11,7 +11,7 @@ from longcompress.cli.main import main
 from longcompress.train.records import read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards import remote
-from longcompress.train.shards.remote import StoreDown
+from longcompress.train.shards.remote import Remote, StoreDown, place_of
 
 import videos
 
@@ -53,7 +53,7 @@ def test_shards_of_a_bucket_with_faults_are_those_of_a_folder(s3, folder, tmp_pa
     here = capsys.readouterr()
     proxy.spoil = every(3, "503", "cut", "drop", "slow", commands=("GET", "HEAD"))
     assert main([*words, str(tmp_path / "there"), URL]) == 3
-    there = capsys.readouterr()
+    stored = capsys.readouterr()
     assert sum(what is not None for *_, what in proxy.requests) > 5
     want, got = files_of(tmp_path / "here"), files_of(tmp_path / "there")
     lines = [json.loads(line) for line in got.pop("manifest.jsonl").splitlines()]
@@ -61,24 +61,25 @@ def test_shards_of_a_bucket_with_faults_are_those_of_a_folder(s3, folder, tmp_pa
     assert lines[3]["video"] == f"{URL}/d.mp4" and lines[3]["reason"].startswith(f"{URL}/d.mp4: no video")
     del want["manifest.jsonl"]
     assert got == want
-    assert f"d: {URL}/d.mp4: no video" in there.err.replace("\n", " ") and "d.mp4: no video" in here.err
+    assert f"d: {URL}/d.mp4: no video" in stored.err.replace("\n", " ") and "d.mp4: no video" in here.err
 
 
 def test_records_of_a_list_in_a_bucket_lie_beside_it(s3, folder):
     client, _ = s3
-    lines = b'{"video": "a.mp4"}\r\n{"video": "/x/b.mp4"}\n'
-    client.put_object(Bucket="data", Key="v/some.jsonl", Body=lines)
-    records = read_records(f"{URL}/some.jsonl")
-    assert [record.video for record in records] == [f"{URL}/a.mp4", "/x/b.mp4"]
-    assert [r.key for r in read_records(URL)] == ["a", "b", "c", "d"]
-    assert read_records(URL)[2].events == read_records(folder)[2].events != ()
+    client.put_object(
+        Bucket="data", Key="v/l/some.jsonl", Body=b'{"video": "a.mp4"}\r\n{"video": "/x/b.mp4"}\n'
+    )
+    records = read_records(Remote(f"{URL}/l/some.jsonl"))
+    assert [record.video for record in records] == [f"{URL}/l/a.mp4", "/x/b.mp4"]
+    assert [r.key for r in read_records(Remote(URL))] == ["a", "b", "c", "d"]
+    assert read_records(Remote(URL))[2].events == read_records(folder)[2].events != ()
 
 
 def test_a_store_must_be_allowed_and_one_that_is_down_ends_the_work_without_blaming_a_video(
     s3, folder, tmp_path
 ):
     _, proxy = s3
-    records = read_records(URL)
+    records = read_records(Remote(URL))
     results = shards.make(records[:1], tmp_path / "a", None, kind="media", progress=False)
     assert "protocols must have 's3', got only file" in results[0].reason
     proxy.spoil = lambda command, path: "503" if "b.mkv" in path else None
@@ -93,7 +94,7 @@ def test_a_store_must_be_allowed_and_one_that_is_down_ends_the_work_without_blam
 
 def test_a_bucket_without_rights_is_named_at_once_and_a_video_without_them_alone(s3, tmp_path, capsys):
     _, proxy = s3
-    records = read_records(URL)
+    records = read_records(Remote(URL))
     proxy.spoil = lambda command, path: "403"
     assert main(["shards", "make", URL, "--kind", "media", "--out", str(tmp_path / "x")]) == 3
     assert f"{URL} can't be read" in (error := capsys.readouterr().err) and "credentials valid" in error
@@ -109,11 +110,11 @@ def test_annotations_of_a_bucket_are_those_of_a_folder(s3, folder, tmp_path, cap
     assert main([*words, str(tmp_path / "here"), str(folder)]) == 3
     proxy.spoil = every(4, "503", "cut", "drop", commands=("GET", "HEAD"))
     assert main([*words, str(tmp_path / "there"), URL]) == 3
-    here, there = (read_records(tmp_path / name / "records.jsonl") for name in ("here", "there"))
-    assert [record.video for record in there] == [f"{URL}/{name}" for name in ("a.mp4", "b.mkv", "c.mp4")]
-    for mine, theirs in zip(here, there, strict=True):
+    local, stored = (read_records(tmp_path / name / "records.jsonl") for name in ("here", "there"))
+    assert [record.video for record in stored] == [f"{URL}/{name}" for name in ("a.mp4", "b.mkv", "c.mp4")]
+    for mine, theirs in zip(local, stored, strict=True):
         assert (theirs.events, theirs.text, theirs.duration_s) == (mine.events, mine.text, mine.duration_s)
-    assert there[0].text[0].text == "Hello."
+    assert stored[0].text[0].text == "Hello."
     report = json.loads((tmp_path / "there" / "report.json").read_text())
     assert report["failed"]["d"].startswith(f"{URL}/d.mp4")
     proxy.spoil = lambda command, path: "403" if ".srt" in path else None
@@ -126,6 +127,6 @@ def test_annotations_of_a_bucket_are_those_of_a_folder(s3, folder, tmp_path, cap
 def test_features_of_a_bucket_are_those_of_a_folder(s3, folder, tmp_path):
     model = lc.load("tiny", device="cpu")
     for name, source in (("here", str(folder)), ("there", URL)):
-        records = read_records(source)[:1]
+        records = read_records(place_of(source))[:1]
         shards.make(records, tmp_path / name, model, progress=False, protocols=["file", "s3"])
     assert files_of(tmp_path / "here" / "parts") == files_of(tmp_path / "there" / "parts")
