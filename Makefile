@@ -54,7 +54,7 @@ test-gpu:
 gpu-report:
 	$(PYTHON) -m longcompress.eval.bench.gpu_report --out gpu_report
 
-# A real language model learns to see and hear, from downloads to answers; an hour of two cores. Run again, it goes on.
+# A real language model learns to see and hear, from downloads to answers. Run again, it goes on.
 LEARNS := real_small_stack
 test-learns: $(STAMP)
 	$(ENV) $(BIN)/python examples/real_small_stack/run.py --out $(LEARNS) --cache .cache/assets

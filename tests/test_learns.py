@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def figures():
     if not FILE.is_file():
-        pytest.skip(f"no {FILE}: `make test-learns` makes it, in the better part of an hour")
+        pytest.skip(f"no {FILE}: `make test-learns` makes it")
     return json.loads(FILE.read_text())["figures"]
 
 
