@@ -193,7 +193,7 @@ def test_charades_is_grounded_by_curves(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    (["needle", "--live", "--minutes", "1"], "task needle has no request that stands; leave out --live"),
+    (["synthetic_qa", "--live", "--minutes", "1"], "task synthetic_qa has no request that stands; leave"),
     ([TASK, "--arms", "poll", "--minutes", "1"], "--arms and --poll-s are of live sessions; add --live"),
     ([TASK, "--live", "--arms", "random"], "take their times from live; add live"),
     ([TASK, "--live", "--arms", "one"], "arms must be some of"),
