@@ -10,6 +10,7 @@ from longcompress.eval.tasks.synthetic import (
     synthesize_places,
     synthesize_qa,
 )
+from longcompress.eval.tasks.synthetic_alerts import synthesize_alerts
 from longcompress.eval.tasks.synthetic_events import synthesize_events
 from longcompress.eval.tasks.task import Asker, How
 
@@ -180,6 +181,14 @@ SPANS = sum(needle.truth.kind.startswith("when") or needle.truth.kind == "bindin
 
 
 EVENTS = synthesize_events(0, 300.0)[1][0].truth.events
+ALERTS = [example.truth.moments for example in synthesize_alerts(0, 300.0)[1]]
+
+
+def played(moments):
+    """Replies a second after each start, and the scores of two steps."""
+    replies = [{"time": start_s + 1, "content": "now", "role": "assistant"} for start_s, _ in moments]
+    steps = [{"time": float(t), "relevance_score": 0.5, "informative_score": 0.25} for t in range(2)]
+    return {"model_response_list": replies, "video_duration": 300.0, "debug_data": steps}
 
 
 def answer_of(events):
@@ -334,6 +343,17 @@ CASES = {
         ["synthetic_events-5min-0-0"], (0, 1, 0),
         {"precision": 1.0, "recall": len(EVENTS[::2]) / len(EVENTS), "precision/minutes/5": 1.0,
          "F1": 2 * len(EVENTS[::2]) / (len(EVENTS) + len(EVENTS[::2])), "num_true": len(EVENTS)},
+    ),
+    "synthetic_alerts": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": lines([
+            *({"question_id": f"synthetic_alerts-5min-0-{i}"} | played(moments)
+              for i, moments in enumerate(ALERTS) if i % 2 == 0),
+            {"question_id": "x"} | played(()),
+        ])},
+        [f"synthetic_alerts-5min-0-{i}" for i in range(len(ALERTS))], (len(ALERTS) // 2, 1, 0),
+        {"precision": 1.0, "recall": sum(map(len, ALERTS[::2])) / sum(map(len, ALERTS)), "delay_s": 1.0,
+         "alarms_per_hour": 0.0, "num_due": sum(map(len, ALERTS))},
     ),
 }  # fmt: skip
 

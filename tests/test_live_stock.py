@@ -11,7 +11,7 @@ from longcompress.session_events import Scored
 from stock_loaded import loading, random_clip
 
 LIVE = LiveConfig(
-    TriggerConfig("single", 0.01, ("poll",)), near_s=8, past=24, slice_tokens=9, text_tokens=200,
+    TriggerConfig("single", 0.01, ("poll",)), near_s=8, past=24, slice_tokens=30, text_tokens=200,
     max_reply_tokens=6, step_tokens=2, replies="keep",
 )  # fmt: skip
 

@@ -81,7 +81,8 @@ def run_live(
                          "and --max-new-tokens")  # fmt: skip
     how = How(times=config.times or task.times.get(config.prompt, "seconds"))
     live = model.config.live.for_heads(getattr(model.llm, "heads", None) is not None)
-    examples, done = source.examples[: config.limit], dict[str, Mapping[str, Any]]()
+    examples = source.examples[: config.limit]
+    done: Mapping[str, Mapping[str, Any]] = {}
     outs = {
         arm: out if arm == arms.arms[0] else out.with_name(f"{out.stem}.{arm}{out.suffix}")
         for arm in arms.arms
@@ -95,7 +96,9 @@ def run_live(
                 "arm": arm, "live": to_dict(live), "poll_s": arms.poll_s if arm == "poll" else None,
             }  # fmt: skip
             before = run_file.open_run(outs[arm], header)
-            lines = {k: x for k, x in before.lines.items() if not (retry_failed and "failed" in x)}
+            lines: dict[str, Mapping[str, Any]] = {
+                k: x for k, x in before.lines.items() if not (retry_failed and "failed" in x)
+            }
             if len(lines) < len(before.lines):
                 write_text(outs[arm], lines_text([before.header, *lines.values()]))
             play = _Play(task, model, live, arm, arms.poll_s, config.media, done)

@@ -45,15 +45,16 @@ def synthesize_alerts(number: int, seconds: float) -> tuple[Scene, list[Example]
         chosen = [*random.permutation(names)[: NUM_REQUESTS - 1], *random.permutation(others)[:1]]
         for name in map(str, chosen):
             moments = tuple((event.start_s, event.end_s) for event in events if event.name == name)
-            text = REQUESTS[kind].format(object=name, sound=name)
+            text = TEMPLATES[f"when_{kind}"][0].format(object=name, sound=name)
             examples.append(Example("", "", text, Due(name, moments), seconds, groups=(("kind", kind),)))
     return scene, examples
 
 
-def question_of(example: Example) -> str:
-    """What is asked of a memory: when it is."""
-    kind = dict(example.groups)["kind"]
-    return TEMPLATES[f"when_{kind}"][0].format(object=example.truth.name, sound=example.truth.name)
+def request_of(example: Example) -> str:
+    """What stands while the video plays."""
+    kind = dict(example.groups).get("kind")
+    name = example.truth.name
+    return example.question if kind is None else REQUESTS[kind].format(object=name, sound=name)
 
 
 def tells(text: str, since_s: float, now_s: float) -> bool:
@@ -61,8 +62,9 @@ def tells(text: str, since_s: float, now_s: float) -> bool:
     return any(since_s - 1 < start_s <= now_s for start_s, _ in read_spans(text))
 
 
-def played(text: str, example: Example, how: How) -> None:
-    """Of words alone nothing can be read: they have no time."""
+def played(text: str, example: Example, how: How) -> Played:
+    """No reply: words that came at the end have no time."""
+    return Played(())
 
 
 def read_played(paths: Paths, examples: Sequence[Example], how: How) -> Entries:
@@ -116,13 +118,13 @@ ALERTS = Task(
     about="standing requests about synthetic videos: F1 of replies within 2 s, delay, false alarms an hour",
     where="synthesized from seeds (--minutes, --num-videos); reference of `eval score` is the run's file",
     read=partial(examples_of, task=TASK, synthesize=synthesize_alerts),
-    prompts={DEFAULT: question_of},
+    prompts={DEFAULT: lambda example: example.question},
     times={DEFAULT: "whole_seconds"},
     parse=played,
     entries=read_played,
     write=write_played,
     score=score_alerts,
     synthesize=synthesize_alerts,
-    request=lambda example: example.question,
+    request=request_of,
     tells=tells,
 )

@@ -119,15 +119,12 @@ def sliced(llm: CausalLM | StockLM, part: Part, num: int) -> list[Part]:
         part = part._replace(streams={EMBEDDED: embed(llm, part)})
     for start in range(0, total, num):
         stop, before = min(start + num, total), int(rows[:start].sum())
-        x = part.streams[key][before : before + int(rows[start:stop].sum())] if part.streams else ()
+        x = part.streams[key][before : before + int(rows[start:stop].sum())] if part.streams else None
         # positions are counted from the beginning of the whole, so that only the last has a length
         length = part.length if stop == total else 0.0
-        out.append(
-            Part(
-                part.region, part.ids[start:stop], part.position[:, start:stop], length,
-                {key: x} if len(x) else {},
-            )
-        )  # fmt: skip
+        streams = {} if x is None or not len(x) else {key: x}
+        ids, position = part.ids[start:stop], part.position[:, start:stop]
+        out.append(Part(part.region, ids, position, length, streams))
     return out
 
 

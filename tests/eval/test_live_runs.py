@@ -16,7 +16,14 @@ from longcompress.eval.runner.run_file import RunConfig, read_run
 from longcompress.eval.runner.score import score_files
 from longcompress.eval.runner.sources import from_scenes
 from longcompress.eval.tasks.synthetic import Synthetic
-from longcompress.eval.tasks.synthetic_alerts import TASK, TOLERANCE_S, Due, synthesize_alerts, tells
+from longcompress.eval.tasks.synthetic_alerts import (
+    TASK,
+    TOLERANCE_S,
+    Due,
+    request_of,
+    synthesize_alerts,
+    tells,
+)
 from longcompress.eval.tasks.task import Example
 
 from clips import make_clip
@@ -58,7 +65,7 @@ def test_due_moments_are_the_events_of_the_scene():
         for example in some:
             events = [e for e in scene.events if e.name == example.truth.name]
             assert example.truth.moments == tuple((e.start_s, e.end_s) for e in events)
-            assert example.truth.name in example.question
+            assert example.truth.name in example.question and example.truth.name in request_of(example)
     assert tells("12 to 19", 10, 15) and not tells("12 to 19", 15, 20) and not tells("nothing", 0, 5)
 
 
@@ -193,7 +200,7 @@ def test_charades_is_grounded_by_curves(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    (["needle", "--live", "--minutes", "1"], "task needle has no request that stands; leave out --live"),
+    (["synthetic_qa", "--live", "--minutes", "1"], "task synthetic_qa has no request that stands; leave"),
     ([TASK, "--arms", "poll", "--minutes", "1"], "--arms and --poll-s are of live sessions; add --live"),
     ([TASK, "--live", "--arms", "random"], "take their times from live; add live"),
     ([TASK, "--live", "--arms", "one"], "arms must be some of"),
