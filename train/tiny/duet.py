@@ -226,7 +226,7 @@ def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSa
     first = mix.learned_from if video.start else 0  # step whose label is learned
     at = int(random.integers(1, len(seconds) // 2)) if random.random() < mix.waiting else 0
     first = max(first, at)
-    due = [k for k in seconds[first:] if asked.told(k)]
+    due = [k for k in seconds[first:] if asked.covered(k)]
     num, reply = len(seconds), None
     if due and random.random() < mix.replies:
         reply = due[int(random.integers(len(due)))]
