@@ -257,7 +257,7 @@ class LiveContext:
         ids = [i for turn in self.turns for i in turn.ids]
         # in released form a question takes the place of the system's text
         head = not (self.is_released and ids)
-        rows = [*([ids] if ids else []), *self.steps]
+        rows: list[Streams | list[int]] = [*([ids] if ids else []), *self.steps]
         parts, self._shown_s = lay_out_live(self.parts, self.past, rows, opening, head=head)
         self._closing, self._opening = (self.parts.closing, []) if self.steps else ([], opening)
         self.reader, self.chunks, self._num_text = LiveReader(self.llm), [], len(ids)
