@@ -69,7 +69,7 @@ class Request:
             return [(m.end_s, m.end_s + NUM_SECONDS) for m in self.moments]
         return [(m.start_s, m.end_s) for m in self.moments]
 
-    def told(self, second: int) -> list[Moment]:
+    def covered(self, second: int) -> list[Moment]:
         """Moments that a reply in this second is about."""
         if self.kind == "happened":
             return [m for m in self.moments if 1 <= second - m.last <= NUM_SECONDS]
@@ -77,11 +77,11 @@ class Request:
 
     def labels(self, second: int) -> dict[str, int | None]:
         """Head -> whether the second is informative, and relevant; None: nobody can say."""
-        is_told = bool(self.told(second))
+        is_due = bool(self.covered(second))
         is_inside = any(m.first <= second <= m.last for m in self.moments)
-        is_relevant = is_told if self.kind == "happened" else is_inside
+        is_relevant = is_due if self.kind == "happened" else is_inside
         unsure = None if second in self.unsure else 0
-        return {"informative": 1 if is_told else unsure, "relevance": 1 if is_relevant else unsure}
+        return {"informative": 1 if is_due else unsure, "relevance": 1 if is_relevant else unsure}
 
     def reply(self, second: int, offset_s: int = 0) -> str:
         """What is to be said in this second; `offset_s` is added to all printed times."""
@@ -90,7 +90,7 @@ class Request:
         if self.kind in ("seen", "heard", "both"):
             now = [m for m in self.moments if m.first <= second <= m.last]
         else:
-            now = self.told(second)
+            now = self.covered(second)
         items = [f"{m.name} {m.first + offset_s}" for m in now]
         if self.kind == "happened":
             items = [f"{item} to {m.last + offset_s}" for item, m in zip(items, now, strict=True)]
@@ -118,13 +118,13 @@ def request(
     shown, played = ([event for event in events if event.name == name] for name in (seen, heard))
     if kind == "both":
         return Request(kind, text, *_common(shown, played))
-    wanted = {
+    chosen = {
         "seen": shown, "count": shown, "heard": played,
         "appears": [e for e in events if e.kind == "video"],
         "sounds": [e for e in events if e.kind == "audio"],
     }.get(kind, events)  # fmt: skip
-    moments = [Moment(e.start_s, e.end_s, *printed_seconds(e), e.name) for e in wanted]
-    return Request(kind, text, _by_start(moments), _unsure(wanted))
+    moments = [Moment(e.start_s, e.end_s, *printed_seconds(e), e.name) for e in chosen]
+    return Request(kind, text, _by_start(moments), _unsure(chosen))
 
 
 def _common(

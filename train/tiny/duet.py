@@ -1,6 +1,6 @@
 """Training of tiny-duet: a language model and two heads that say when to speak, on synthetic videos."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -209,8 +209,9 @@ def splice_live(
             state.chunks += [shift(chunk, by_s) for chunk in clip.chunks[:num]]
             for name, mean in clip.memory[num - 1].items():
                 old = state.memory.get(name)
-                is_more = isinstance(old, Mean)
-                state.memory[name] = Mean(old.total + mean.total, old.count + mean.count) if is_more else mean
+                if old is not None:
+                    mean = Mean(old.total + mean.total, old.count + mean.count)
+                state.memory[name] = mean
         if number >= before:
             at = first if number == before else 0
             steps += clip.steps(at, min(clip.num_steps, at + near - len(steps)), by_s)
@@ -226,7 +227,7 @@ def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSa
     first = mix.learned_from if video.start else 0  # step whose label is learned
     at = int(random.integers(1, len(seconds) // 2)) if random.random() < mix.waiting else 0
     first = max(first, at)
-    due = [k for k in seconds[first:] if asked.told(k)]
+    due = [k for k in seconds[first:] if asked.covered(k)]
     num, reply = len(seconds), None
     if due and random.random() < mix.replies:
         reply = due[int(random.integers(len(due)))]
@@ -239,10 +240,15 @@ def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSa
         for name, label in asked.labels(second).items():
             is_learned = label is not None and i >= first and (label or random.random() < mix.silent)
             labels[name].append(int(label) if is_learned and label is not None else IGNORED)
-    before = []
+    before = list[str]()
     if random.random() < mix.others:
         before = [_request(video.events, seconds, mix, random).text]
-    rows = (*before, *video.steps[:at], asked.text, *video.steps[at:num])
+    rows: tuple[Mapping[str, Tokens] | str, ...] = (
+        *before,
+        *video.steps[:at],
+        asked.text,
+        *video.steps[at:num],
+    )
     text = None if reply is None else asked.reply(reply, video.offset_s)
     return LiveSample(video.past, rows, labels, asked.text, text)
 

@@ -118,9 +118,8 @@ def _clip(model: LongCompress, scene: Any, detail: dict[str, int]) -> LiveClip:
     reader.push(Audio(torch.from_numpy(audio(scene, 0.0, scene.duration_s)), 0.0))
     state = model.merge_state(ENDLESS)
     state.merge = replace(state.merge, tokens_per_segment=detail)
-    rows, memory = [], []
-    for read in [*reader.due(), reader.flush()]:
-        segments, tokens = read[-2:]
+    rows, memory = list[dict[str, Tokens]](), list[dict[str, Mean]]()
+    for segments, tokens in [*((read.segments, read.tokens) for read in reader.due()), reader.flush()]:
         for segment in segments:
             state.add(segment)
             memory.append({k: v for k, v in state.memory.items() if isinstance(v, Mean)})
