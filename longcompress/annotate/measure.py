@@ -76,8 +76,10 @@ def _videos(
         else:
             composition = compose(shots, sounds, seconds, number)
             write_composition(composition, sounds, path)
-            spans = ([excerpt.span for excerpt in each] for each in (composition.shots, composition.sounds))
-            yield truth_of(*spans, composition.duration_s), composition.duration_s
+            seen, heard = (
+                [excerpt.span for excerpt in each] for each in (composition.shots, composition.sounds)
+            )
+            yield truth_of(seen, heard, composition.duration_s), composition.duration_s
 
 
 def truth(scene: Scene) -> Truth:

@@ -13,6 +13,7 @@ from ..media import reader as media
 from ..types import Audio, Event
 
 SILENCE = 1e-3  # of full scale; a window that is never above it isn't listened to
+LEAD_S = 0.2  # of silence at most, at the start of a window
 MAX_RATIO = 2.4  # of bytes of a text to its compressed ones: Whisper's measure of a model that repeats itself
 
 
@@ -72,17 +73,22 @@ class Transcript:
             self._read()
 
     def _read(self) -> None:
-        """A window, or as much of it as can be read without cutting a text."""
+        """A window, or as much of it as can be read without cutting a text. Silence before it is passed over:
+        a Whisper writes no first time above a second."""
         samples, rate_hz = self._waiting[: self.listener.window], self.listener.rate_hz
-        num = len(samples)
-        if float(samples.abs().max()) > SILENCE:
+        num = first = int((samples.abs() > SILENCE).float().argmax())
+        if samples[first].abs() <= SILENCE:
+            num = len(samples)
+        elif first <= LEAD_S * rate_hz:
             events, done_s = self.listener.read(samples)
-            num = min(num, max(1, round(done_s * rate_hz)))
+            num = min(len(samples), max(1, round(done_s * rate_hz)))
+            start_s = self._first / rate_hz
             for event in events:
-                data, place = event.text.encode(), f"{self._first / rate_hz + event.start_s:g} s"
+                times = (round(start_s + event.start_s, 3), round(start_s + event.end_s, 3))
+                data, place = event.text.encode(), f"{times[0]:g} s"
                 if len(data) > MAX_RATIO * len(zlib.compress(data)):
                     self.cues.fault("repeats itself", f"{place}: {event.text}")
                 else:
-                    start_s = self._first / rate_hz
-                    self.cues.add(start_s + event.start_s, start_s + event.end_s, event.text, place)
+                    has_word = any(sign.isalnum() for sign in event.text)
+                    self.cues.add(*times, event.text if has_word else "", place)
         self._waiting, self._first = self._waiting[num:], self._first + num
