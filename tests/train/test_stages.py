@@ -103,7 +103,8 @@ def test_stopped_by_sigterm_at_23_of_60_and_resumed_is_the_uninterrupted_run(rec
 def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     recipe = replace(recipe, min_videos=4, max_tokens=80, steps=20, save_steps=20, log_steps=1)
     save_config(recipe, tmp_path / "recipe.json")
-    left = "import atexit\natexit.register(lambda: print('group', torch.distributed.is_initialized()))"
+    say = "sys.stdout.write(f'group {torch.distributed.is_initialized()}\\n')"  # at once: ranks share a pipe
+    left = f"import atexit, sys\natexit.register(lambda: {say})"
     program = stages.script(tmp_path / "script.py", more=left)  # called last of all
     arguments = [str(program), str(tmp_path / "recipe.json")]
     for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
