@@ -390,12 +390,9 @@ class LiveContext:
             twin = empty.copy()
             twin.set_state(values)
             self.borders.append((border_s, twin))
-        prefix, ahead = (
-            None if state[name] is None else Prefix.restore(self.parts, state[name], empty)
-            for name in ("prefix", "ahead")
-        )  # fmt: skip
-        assert prefix is not None
-        self.prefix, self.ahead, self.near = prefix, ahead, Near(self.parts, state["steps"])
+        self.prefix, ahead = Prefix.restore(self.parts, state["prefix"], empty), state["ahead"]
+        self.ahead = None if ahead is None else Prefix.restore(self.parts, ahead, empty)
+        self.near = Near(self.parts, state["steps"])
         self.reader, self.chunks = self.prefix.reader.fork(), list(self.prefix.chunks)
         for chunk in state["chunks"][len(self.chunks) :]:
             self._read(*chunk)
@@ -404,8 +401,7 @@ class LiveContext:
 
 
 _DATA = (
-    "turns", "triggers", "due", "last", "seen", "counts", "_shown_s",
-    "_closing", "_opening", "_num_text",
+    "turns", "triggers", "due", "last", "seen", "counts", "_shown_s", "_closing", "_opening", "_num_text",
 )  # fmt: skip
 
 

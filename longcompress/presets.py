@@ -1,6 +1,6 @@
 """Named configurations as functions, and `load`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,9 +127,7 @@ def pixels(device: str | torch.device | None = None, dtype: torch.dtype | None =
     return LongCompress(config, encoder, None, None).to(device, dtype).eval()
 
 
-PRESETS: dict[str, Callable[[], Path]] = {
-    "tiny": lambda: TINY, "tiny-duet": lambda: TINY_DUET, "tiny-vl": lambda: TINY_VL
-}  # fmt: skip
+PRESETS = {"tiny": TINY, "tiny-duet": TINY_DUET, "tiny-vl": TINY_VL}
 
 
 def load(
@@ -176,7 +174,7 @@ def load(
     if str(name) == "pixels":
         return pixels(**options)
     if str(name) in PRESETS:
-        return LongCompress.from_pretrained(PRESETS[str(name)](), **options)
+        return LongCompress.from_pretrained(PRESETS[str(name)], **options)
     if not Path(name).exists() and "/" not in str(name):
         raise ValueError(
             f"name must be one of {sorted([*PRESETS, 'pixels', *PUBLISHED])}, a folder, or a hub name "

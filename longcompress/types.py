@@ -198,6 +198,11 @@ class Tokens:
         """The tokens at `index` (n,) int64, bool (N,) or a slice, in that order."""
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def later(self, by_s: float) -> Self:
+        """The same tokens, at times and places later by `by_s`."""
+        times = {name: getattr(self, name) + by_s for name in ("time_s", "start_s", "end_s")}
+        return replace(self, place=self.place + self.place.new_tensor([by_s, 0, 0]), **times)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same tokens on `device`, x in `dtype`; sizes and times keep their own dtypes."""
         moved = {f.name: getattr(self, f.name).to(device=device) for f in fields(self)}

@@ -91,14 +91,14 @@ ATTRIBUTES = {
 MAX_LINES = {
     ".": (83, 80),
     "eval": (1, 0),
-    "eval/bench": (2918, 2086),
+    "eval/bench": (2915, 2083),
     "eval/lmms": (275, 195),
     "eval/metrics": (1659, 1050),
     "eval/runner": (1907, 1444),
-    "eval/tasks": (2758, 1923),
+    "eval/tasks": (2756, 1921),
     "kernels": (1579, 1080),
     "kernels/gpu": (2131, 1673),
-    "longcompress": (5189, 3522),
+    "longcompress": (5188, 3519),
     "longcompress/annotate": (1307, 907),
     "longcompress/checkpoints": (1034, 744),
     "longcompress/cli": (3137, 2114),
@@ -106,7 +106,7 @@ MAX_LINES = {
     "longcompress/encoders": (2469, 1752),
     "longcompress/events": (692, 481),
     "longcompress/live": (295, 211),
-    "longcompress/llm": (3532, 2429),
+    "longcompress/llm": (3530, 2429),
     "longcompress/media": (2980, 2192),
     "longcompress/serve": (2860, 2209),
     "longcompress/synthetic": (1291, 925),
@@ -114,10 +114,10 @@ MAX_LINES = {
     "train/data": (1298, 883),
     "train/imports": (428, 312),
     "train/shards": (1597, 1137),
-    "train/tiny": (1886, 1367),
+    "train/tiny": (1864, 1354),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_150, 33_363)
+MAX_TOTAL = (47_120, 33_342)
 MAX_FILES = 31  # of ours that compress and ask of a file go through
 
 

@@ -144,9 +144,6 @@ def _know(session: Session, pixels: torch.Tensor) -> None:
     def encode(part: Frames) -> Encoded:
         nonlocal shown
         old, shown = known[shown % len(known)], shown + 1
-        at_s, tokens = float(part.time_s[0]), old.tokens
-        place = tokens.place + torch.tensor([at_s, 0.0, 0.0], dtype=torch.float64)
-        moved = {key: getattr(tokens, key) + at_s for key in ("time_s", "start_s", "end_s")}
-        return replace(old, tokens=replace(tokens, place=place, **moved))
+        return replace(old, tokens=old.tokens.later(float(part.time_s[0])))
 
     object.__setattr__(stream, "encode", encode)

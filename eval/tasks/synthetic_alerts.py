@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from ...synthetic import requests
 from ...synthetic.questions import TEMPLATES, read_spans
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
 from ..metrics.intervals import Interval
@@ -18,10 +19,7 @@ from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Sc
 TASK = "synthetic_alerts"
 NUM_REQUESTS = 4  # of each kind about a video; one of them is for what never comes
 TOLERANCE_S = 2.0
-REQUESTS = {
-    "seen": "Tell me when the {object} appears.",
-    "heard": "Tell me when the {sound} is heard.",
-}
+REQUESTS = {kind: requests.TEMPLATES[kind][0] for kind in ("seen", "heard")}
 
 
 @dataclass(frozen=True)

@@ -270,30 +270,28 @@ def parts_of(llm: CausalLM | StockLM) -> Parts:
 
 
 def lay_out_live(
-    parts: Parts, past: CompressedVideo | None, rows: Sequence[Mapping[str, Tokens] | list[int]],
-    opening: Sequence[int], *, head: bool = True,
-) -> tuple[list[Part], float | None]:  # fmt: skip
-    """(the parts of a live context, the timestamp that is shown last).
+    parts: Parts,
+    past: CompressedVideo | None,
+    rows: Sequence[Mapping[str, Tokens] | list[int]],
+) -> list[Part]:
+    """The parts of a live context, as a session reads them one after the other.
 
     Args:
         parts: of the language model's prompt.
         past: what is read merged.
         rows: what follows in its order: a step's tokens by stream, or the ids of turns.
-        opening: ids before the first step.
-        head: with what stands before all turns; False: only these and the steps.
     """
-    out = [parts.past(past)] if head else []
+    out, opening = [parts.past(past)], parts.opening
     shown_s, number, closing = None, 0, list[int]()
     for row in rows:
         if isinstance(row, list):
             out.append(parts.text("near" if number else "turns", [*closing, *row]))
-            closing, opening = [], parts.opening if number else opening
+            closing, opening = [], parts.opening
             continue
-        number += 1
-        part, shown_s = parts.step(row, shown_s, opening, number)
+        part, shown_s = parts.step(row, shown_s, opening, number := number + 1)
         out.append(part)
         closing, opening = parts.closing, []
-    return out, shown_s
+    return out
 
 
 def join_parts(rows: Sequence[Sequence[Part]], names: Sequence[str], fill: int) -> dict[str, Tensor]:

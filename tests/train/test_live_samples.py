@@ -17,9 +17,10 @@ from longcompress.synthetic.requests import KINDS, request
 from longcompress.synthetic.scenes import audio, frames, make_scene
 from longcompress.train.data.live_samples import LiveSample, LiveTask, collate_live, sample_parts
 from longcompress.train.engine import Engine
+from longcompress.train.tiny.clips import load_clips, save_clips
 from longcompress.train.tiny.duet import DuetConfig, DuetMix, LiveVideos, splice_live, with_heads
 from longcompress.train.tiny.encoders import SCENE_PX, half
-from longcompress.train.tiny.live_clips import load_live_clips, make_live_clips, save_live_clips
+from longcompress.train.tiny.live_clips import LIVE_CLIP_CLASSES, make_live_clips
 from longcompress.train.tiny.recipe import TinyRecipe, train_tiny
 from longcompress.train.trainer import run
 from longcompress.types import Audio, Frames
@@ -195,11 +196,11 @@ MIX = DuetMix(steps=6, videos=2, requests=3, clips=(0, 1), near=8, pasts=(32,), 
 
 def test_samples_have_the_labels_of_their_requests(tiny_clips, tmp_path):
     """Of what the scene shows, in both heads; batches are a function of the step."""
-    save_live_clips(tiny_clips, tmp_path / "clips.safetensors")
+    save_clips(tiny_clips, tmp_path / "clips.safetensors", LIVE_CLIP_CLASSES)
     tiny = lc.load("tiny", device="cpu")
     videos, again = (
         LiveVideos(clips, tiny.merge_state(), [MIX], 3)
-        for clips in (tiny_clips, load_live_clips(tmp_path / "clips.safetensors"))
+        for clips in (tiny_clips, load_clips(tmp_path / "clips.safetensors", LIVE_CLIP_CLASSES))
     )
     samples = [sample for number in range(6) for sample in videos.batch(number)]
     assert [s.rows[-1].keys() for s in again.batch(2)] == [s.rows[-1].keys() for s in videos.batch(2)]
@@ -222,7 +223,7 @@ def test_samples_have_the_labels_of_their_requests(tiny_clips, tmp_path):
 
 
 def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
-    save_live_clips(tiny_clips, tmp_path / "clips.safetensors")
+    save_clips(tiny_clips, tmp_path / "clips.safetensors", LIVE_CLIP_CLASSES)
     duet = DuetConfig([replace(MIX, no_past=1.0)], rates={"heads": 0.01})
     recipe = TinyRecipe(kind="duet", init="tiny", duet=duet, warmup=1, lr=1e-3, bf16=False, clip_s=20.0)
     folder = train_tiny(tmp_path, recipe, start="lm")

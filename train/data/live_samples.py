@@ -71,7 +71,7 @@ def sample_parts(parts: Any, sample: LiveSample) -> list[Part]:
             rows[-1] = rows[-1] + parts.turn(row)
         else:
             rows.append(parts.turn(row))
-    return lay_out_live(parts, sample.past, rows, parts.opening)[0]
+    return lay_out_live(parts, sample.past, rows)
 
 
 def collate_live(samples: Sequence[LiveSample], parts: CausalParts) -> dict[str, Tensor]:

@@ -87,15 +87,15 @@ SILENT_KINDS = ("when_seen", "count")  # of questions that need no audio
 UNMERGED = 5  # a step has this times fewer videos where nothing is merged
 
 
-def save_clips(clips: list[Clip], path: Path) -> None:
-    """Write clips as safetensors."""
+def save_clips(clips: Sequence[Any], path: Path, classes: Sequence[type] = CLIP_CLASSES) -> None:
+    """Write clips, which are made of `classes`, as safetensors."""
     with replacing(path) as part:
-        part.write_bytes(pack(clips, CLIP_CLASSES))
+        part.write_bytes(pack(clips, classes))
 
 
-def load_clips(path: Path) -> list[Clip]:
+def load_clips(path: Path, classes: Sequence[type] = CLIP_CLASSES) -> list[Any]:
     """Read what `save_clips` wrote."""
-    clips: list[Clip] = unpack(path.read_bytes(), CLIP_CLASSES)
+    clips: list[Any] = unpack(path.read_bytes(), classes)
     return clips
 
 
@@ -185,9 +185,7 @@ def raw_segments(clips: Sequence[Clip], offset_s: float) -> list[Segment]:
 def shift(value: T, by_s: float) -> T:
     """A chunk, a segment or anything that has tokens, at a time later by `by_s`."""
     if isinstance(value, Group | Encoded):
-        times = {name: getattr(value.tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
-        times["place"] = value.tokens.place + value.tokens.place.new_tensor([by_s, 0, 0])
-        return replace(value, tokens=replace(value.tokens, **times))
+        return replace(value, tokens=value.tokens.later(by_s))
     assert isinstance(value, Chunk | Segment)
     name = "groups" if isinstance(value, Chunk) else "streams"
     parts: Any = {stream: shift(part, by_s) for stream, part in getattr(value, name).items()}

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ from tqdm import tqdm
 
 from ...compression.global_memory import Mean
 from ...compression.state import STATE_CLASSES, Chunk
-from ...files import replacing
 from ...live_steps import StepEncoder
 from ...model import LongCompress
-from ...serialize import pack, unpack
 from ...synthetic.scenes import SceneEvent, audio, frames, make_scene
 from ...types import Audio, Frames, Tokens
 from ..shards.make import ENDLESS
@@ -52,32 +49,14 @@ class LiveClip:
         out: list[dict[str, Tokens]] = [{} for _ in range(first, last)]
         for name, counts in self.counts.items():
             ends = np.cumsum([0, *counts]).tolist()
-            tokens = later(self.tokens[name].take(slice(ends[first], ends[last])), by_s)
+            tokens = self.tokens[name].take(slice(ends[first], ends[last])).later(by_s)
             for i, step in enumerate(out, first):
                 if counts[i]:
                     step[name] = tokens.take(slice(ends[i] - ends[first], ends[i + 1] - ends[first]))
         return out
 
 
-CLASSES = (*STATE_CLASSES, LiveClip, SceneEvent)
-
-
-def later(tokens: Tokens, by_s: float) -> Tokens:
-    """Tokens at a time later by `by_s`."""
-    times = {name: getattr(tokens, name) + by_s for name in ("time_s", "start_s", "end_s")}
-    return replace(tokens, place=tokens.place + tokens.place.new_tensor([by_s, 0, 0]), **times)
-
-
-def save_live_clips(clips: list[LiveClip], path: Path) -> None:
-    """Write clips as safetensors."""
-    with replacing(path) as part:
-        part.write_bytes(pack(clips, CLASSES))
-
-
-def load_live_clips(path: Path) -> list[LiveClip]:
-    """Read what `save_live_clips` wrote."""
-    clips: list[LiveClip] = unpack(path.read_bytes(), CLASSES)
-    return clips
+LIVE_CLIP_CLASSES = (*STATE_CLASSES, LiveClip, SceneEvent)
 
 
 def make_live_clips(

@@ -26,7 +26,7 @@ from . import omni, vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
 from .duet import DuetConfig, train_duet, with_heads
 from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
-from .live_clips import LiveClip, load_live_clips, make_live_clips, save_live_clips
+from .live_clips import LIVE_CLIP_CLASSES, LiveClip, make_live_clips
 from .omni_audio import train_audio
 from .vl_score import score_answers
 from .vl_vision import train_vision
@@ -119,14 +119,15 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
         first = (recipe.seed + 1) * 1_000_000
         options = (trained, range(first, first + recipe.clips), recipe.clip_s, recipe.detail)
         if recipe.kind == "duet":
-            save_live_clips(make_live_clips(*options, **recipe.scenes), out / CLIPS)
+            save_clips(make_live_clips(*options, **recipe.scenes), out / CLIPS, LIVE_CLIP_CLASSES)
         else:
             save_clips(make_clips(*options, **recipe.scenes), out / CLIPS)
     assert trained.folder is not None
     heads = load_file(trained.folder / HEADS)
     if recipe.kind == "duet":
         model = with_heads(trained)
-        train_heads(model, load_live_clips(out / CLIPS), recipe, out, resume=start == "lm")
+        clips = load_clips(out / CLIPS, LIVE_CLIP_CLASSES)
+        train_heads(model, clips, recipe, out, resume=start == "lm")
         return save(model, heads, recipe, out, start_s)
     clips, model = load_clips(out / CLIPS), trained
     if not recipe.init and new_stock:  # the trained encoder, and a language model that is new
