@@ -100,7 +100,7 @@ def _plan_variants() -> Iterator[Variant]:
     names = "low key children near place alive searching num_merges goals starts out_row"
     types = dict.fromkeys(names.split(), "*i32") | {"high": "*fp16", "low_half": "*fp16"}
     for width, seats in product((tree.DEEP, 1024), tree.SEATS):
-        tiles = tree.tiles_of(width, seats)
+        tiles = tree.tiles_of(width, seats) | {"WIDTH": width}
         yield Variant(tree.grow_kernel, "fp32", tiles, tree.WARPS, True, types)
         how = {"D": width, "SLICE": tree_plan.SLICE, "ROWS": tree.ROWS, "SEATS": seats, "MEANS": True}
         yield Variant(tree_plan.cut_kernel, "fp32", how, tree.WARPS, False, types)

@@ -28,16 +28,20 @@ NOISE = 2.0**-18  # of the squares of two nodes: what rounding may put between n
 
 
 @triton.jit
-def measure_tile(state, node, live, share, D: tl.constexpr, SLICE: tl.constexpr):
+def measure_tile(
+    source, state, node, live, has_weight, share, D: tl.constexpr, WIDTH: tl.constexpr, SLICE: tl.constexpr
+):
     """Means of the children of ROWS nodes, by the `share` that is the second one's, and what costs need of
-    them. Returns their squared distance. A token's children are itself."""
+    them. Returns their squared distance. A token's children are itself.
+
+    Children are rows of `source`, of WIDTH channels; those of nodes without weight count as zeros."""
     x, high, low_half, weight, square, inverse, lift, children = state
     a = tl.load(children + 2 * node.to(tl.int64), mask=live, other=0)
     b = tl.load(children + 2 * node.to(tl.int64) + 1, mask=live, other=0)
     apart = share * 0
     length = share * 0
     for slice in range(0, D, SLICE):
-        change, mean = mean_slice(x, a, b, live, share, slice, D, SLICE)
+        change, mean = mean_slice(source, a, b, has_weight, share, slice, WIDTH, SLICE)
         apart += tl.sum(change * change, axis=1)
         length += tl.sum(mean * mean, axis=1)
     both = tl.load(weight + node, mask=live, other=1.0)
@@ -45,7 +49,7 @@ def measure_tile(state, node, live, share, D: tl.constexpr, SLICE: tl.constexpr)
     tl.store(inverse + node, tl.where(both > 0, 1.0 / tl.where(both > 0, both, 1.0), float("inf")), mask=live)
     tl.store(lift + node, power_of_two(length, True), mask=live)
     for slice in range(0, D, SLICE):
-        _, mean = mean_slice(x, a, b, live, share, slice, D, SLICE)
+        _, mean = mean_slice(source, a, b, has_weight, share, slice, WIDTH, SLICE)
         used = live[:, None] & (slice + tl.arange(0, SLICE) < D)[None]
         tl.store(x + node.to(tl.int64)[:, None] * D + (slice + tl.arange(0, SLICE))[None], mean, mask=used)
         store_halves(mean, length, share, live, node, slice, high, low_half, D, SLICE, True)
@@ -53,12 +57,12 @@ def measure_tile(state, node, live, share, D: tl.constexpr, SLICE: tl.constexpr)
 
 
 @triton.jit
-def mean_slice(x, a, b, live, share, slice, D: tl.constexpr, SLICE: tl.constexpr):
-    """Channels of what the nodes b have more than the nodes a, and of their means."""
+def mean_slice(source, a, b, live, share, slice, WIDTH: tl.constexpr, SLICE: tl.constexpr):
+    """Channels of what the rows b have more than the rows a, and of their means."""
     channel = slice + tl.arange(0, SLICE)
-    used = live[:, None] & (channel < D)[None]
-    start = tl.load(x + a.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0)
-    change = tl.load(x + b.to(tl.int64)[:, None] * D + channel[None], mask=used, other=0.0) - start
+    used = live[:, None] & (channel < WIDTH)[None]
+    start = tl.load(source + a.to(tl.int64)[:, None] * WIDTH + channel[None], mask=used, other=0.0)
+    change = tl.load(source + b.to(tl.int64)[:, None] * WIDTH + channel[None], mask=used, other=0.0) - start
     return change, start + change * share[:, None]
 
 
@@ -119,11 +123,11 @@ def search_tile(
 
 @triton.jit(do_not_specialize=["num"])
 def grow_kernel(
-    x, high, low_half, weight, square, inverse, lift, height, low, key, children, near, cost, place, alive,
-    searching, num_merges, offsets, goals, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, SEATS: tl.constexpr, NOISE: tl.constexpr,
+    metric, x, high, low_half, weight, square, inverse, lift, height, low, key, children, near, cost, place,
+    alive, searching, num_merges, offsets, goals, num, D: tl.constexpr, WIDTH: tl.constexpr,
+    SLICE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SEATS: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """Merges of a part until the goals[part] lowest are among them; num_merges[part]: how many there are.
+    """Merges of a part of the metric until the goals[part] lowest are among them; num_merges[part]: how many.
 
     Those from x to place are of nodes: num tokens, then for each token of a part the place of a merge of it.
     A node's nearest is `near`; `place` is its lane among those alive, -1: it is none of them any more.
@@ -145,7 +149,9 @@ def grow_kernel(
     tl.debug_barrier()
     for tile in range(0, tl.cdiv(n, ROWS)):
         some = tile * ROWS + tl.arange(0, ROWS)
-        measure_tile(state, base + some, some < n, tl.zeros([ROWS], tl.float32), D, SLICE)
+        has_weight = tl.load(weight + base + some, mask=some < n, other=0.0) > 0
+        none = tl.zeros([ROWS], tl.float32)
+        measure_tile(metric, state, base + some, some < n, has_weight, none, D, WIDTH, SLICE)
     tl.debug_barrier()
     origin = num + base
     count = n * 0
@@ -192,7 +198,7 @@ def grow_kernel(
             share = second / tl.where(first + second > 0, first + second, 1.0)
             tl.store(weight + new, first + second, mask=is_one)
             tl.debug_barrier()
-            apart = measure_tile(state, new, is_one, share, D, SLICE)
+            apart = measure_tile(x, state, new, is_one, is_one, share, D, D, SLICE)
             tl.store(cost + new, apart * first * share, mask=is_one)
             tl.store(near + new, some * 0 - 1, mask=is_one)
         tl.debug_barrier()
@@ -292,19 +298,19 @@ def grow(x: Tensor, weight: Tensor, height: Tensor, offsets: Tensor, goals: Tens
     lowest merges of each are among them. Nothing waits."""
     num, width = x.shape
     room, deep = 2 * -(-num // ALIGNED) * ALIGNED, max(DEEP, width)  # a metric of few channels is filled up
-    table = x.new_zeros((room, deep))
-    table[:num, :width] = x.masked_fill((weight == 0)[:, None], 0)
+    table = x.new_empty((room, deep))
     halves = table.new_empty((2, room, deep), dtype=torch.float16).unbind()
     masses, square, inverse, lift, heights, cost = x.new_empty((6, room)).unbind()
     masses[:num], heights[:num] = weight, height
     low, key, near, place, alive, searching = x.new_empty((6, room), dtype=torch.int32).unbind()
     low[:num] = torch.arange(num, dtype=torch.int32, device=x.device)
     children, num_merges = low.new_empty((room, 2)), torch.zeros_like(goals)
-    is_finite = torch.isfinite(4 * table[:num].square().sum(1)).all()
     if num:
         seats = next(n for n in SEATS if n >= longest)
         grow_kernel[(len(goals),)](
-            table, *halves, masses, square, inverse, lift, heights, low, key, children, near, cost, place,
-            alive, searching, num_merges, offsets, goals, num, num_warps=WARPS, **tiles_of(deep, seats),
+            x.contiguous(), table, *halves, masses, square, inverse, lift, heights, low, key, children, near,
+            cost, place, alive, searching, num_merges, offsets, goals, num, WIDTH=width, num_warps=WARPS,
+            **tiles_of(deep, seats),
         )  # fmt: skip
+    is_finite = torch.isfinite(4 * square[:num]).all()
     return Nodes(table, masses, heights, low, key, children, near, place, searching, num_merges, is_finite)
