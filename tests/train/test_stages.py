@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +24,13 @@ from longcompress.train.stages import (
 )
 
 import models
+import ranks
 import stages
 import videos
 from helpers import save_config
 from stages import CPU, losses, weights
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +105,11 @@ def test_two_processes_have_the_loss_curve_of_one(recipe, tmp_path):
     say = "sys.stdout.write(f'group {torch.distributed.is_initialized()}\\n')"  # at once: ranks share a pipe
     left = f"import atexit, sys\natexit.register(lambda: {say})"
     program = stages.script(tmp_path / "script.py", more=left)  # called last of all
-    arguments = [str(program), str(tmp_path / "recipe.json")]
-    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
-        words = [*launcher, *arguments, str(tmp_path / name), str(Path(__file__).parents[1])]
-        done = subprocess.run(words, check=True, capture_output=True, timeout=300, text=True)
-        assert re.findall(r"group (\w+)", done.stdout) == ["False"] * (1 + (name == "two"))
+    for num, name in ((1, "one"), (2, "two")):
+        words = [program, tmp_path / "recipe.json", tmp_path / name, HERE]
+        codes, text = ranks.run(*words, num=num, out=tmp_path / f"{name}.log")
+        assert codes == [0] * num, text[-8000:]
+        assert re.findall(r"group (\w+)", text) == ["False"] * num
     whole, resumed = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(whole) == len(resumed) == 20 and whole[-1] != whole[0]
     assert whole == pytest.approx(resumed, abs=1e-4)
@@ -128,18 +127,12 @@ def tell(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 model.llm.register_forward_pre_hook(tell)
 """
-    arguments = [str(stages.script(tmp_path / "tell.py", hook=hook)), str(tmp_path / "recipe.json")]
-    here = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [*TORCHRUN, *arguments, str(tmp_path / "two"), here], capture_output=True, timeout=300
-    )
-    assert done.returncode and last_checkpoint(tmp_path / "two").name == "checkpoint-7"
-    quiet = str(stages.script(tmp_path / "quiet.py"))
-    for out in ("one", "two"):
-        words = [sys.executable, quiet, arguments[1], str(tmp_path / out), here]
-        subprocess.run(
-            [*words, "--resume"] if out == "two" else words, check=True, capture_output=True, timeout=300
-        )
+    program = stages.script(tmp_path / "tell.py", hook=hook)
+    words = [program, tmp_path / "recipe.json", tmp_path / "two", HERE]
+    codes, text = ranks.run(*words, num=2, out=tmp_path / "log")
+    assert all(codes) and last_checkpoint(tmp_path / "two").name == "checkpoint-7", text[-8000:]
+    train_stage(models.model(), recipe, tmp_path / "one")
+    train_stage(models.model(), recipe, tmp_path / "two", resume=True)
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-4)
 
 
@@ -154,12 +147,12 @@ def stop(_, number):
 trainer.Callbacks.on_step_begin = lambda self, args, state, *_, **__: stop(self, state.global_step)
 """
     stopping = stages.script(tmp_path / "stop.py", hook=hook, more="from longcompress.train import trainer")
-    plain, here = stages.script(tmp_path / "plain.py"), str(Path(__file__).parents[1])
+    plain = stages.script(tmp_path / "plain.py")
     for program, out, *flag in ((plain, "whole"), (stopping, "part"), (plain, "part", "--resume")):
-        words = [*TORCHRUN, str(program), str(tmp_path / "recipe.json"), str(tmp_path / out), here, *flag]
-        done = subprocess.run(words, capture_output=True, timeout=300, text=True)
-        assert bool(done.returncode) == (program is stopping), done.stderr[-8000:]
-        assert last_checkpoint(tmp_path / out).name == f"checkpoint-{5 if done.returncode else 9}"
+        words = [program, tmp_path / "recipe.json", tmp_path / out, HERE, *flag]
+        codes, text = ranks.run(*words, num=2, out=tmp_path / f"{len(flag)}{out}.log")
+        assert list(map(bool, codes)) == [program is stopping] * 2, text[-8000:]
+        assert last_checkpoint(tmp_path / out).name == f"checkpoint-{5 if any(codes) else 9}"
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "part")
     assert set(whole) == set(resumed) and all(torch.equal(whole[n], resumed[n]) for n in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "part")
