@@ -58,6 +58,8 @@ def _main(words, rank, num, port, out):
     code = 0
     try:
         runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -16,14 +16,18 @@ from longcompress.presets import load
 from longcompress.train.stages import last_checkpoint, train_stage
 
 import models
+import ranks
 import stages
 from helpers import save_config
 from stages import losses, weights
 
 pytestmark = pytest.mark.slow
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-CUT = """
+COMMAND = """
 import os, signal, sys
+from longcompress.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+CUT = """
 from longcompress.train import trainer
 whole, steps = trainer.PartTrainer.training_step, []
 def step(*args, **options):
@@ -32,8 +36,6 @@ def step(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
     return whole(*args, **options)
 trainer.PartTrainer.training_step = step
-from longcompress.cli.main import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -53,16 +55,10 @@ def alone(tmp_path_factory):
     recipe = replace(recipe, model=str(where / "base"), min_videos=4, max_tokens=80, log_steps=1)
     save_config(recipe, where / "recipe.yaml")
     train_stage(load(where / "base", device="cpu"), recipe, where / "one")
-    (where / "cut.py").write_text(CUT)
+    (where / "plain.py").write_text(COMMAND)
+    (where / "cut.py").write_text(COMMAND.replace("sys.exit", f"{CUT}sys.exit"))
     (where / "accelerate.yaml").write_text(documented("yaml", "distributed_type: FSDP"))
     return where
-
-
-def launch(where, launcher, program, out, *flags):
-    """The code of `train` by two processes."""
-    words = [sys.executable, "-m", *launcher, *program, "train", str(where / "recipe.yaml"), *flags]
-    done = subprocess.run([*words, "--out", str(where / out)], capture_output=True, timeout=300, text=True)
-    return done.returncode, done.stderr[-8000:]
 
 
 def apart(first, second):
@@ -72,18 +68,20 @@ def apart(first, second):
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
-def test_two_processes_learn_what_one_does_and_go_on_exactly_where_they_were_stopped(alone, kind):
-    flags, launcher = ["--engine.fsdp", '{"reshard_after_forward": true}'], TORCHRUN
+def test_two_processes_learn_what_one_does_and_go_on_exactly_where_they_were_stopped(alone, kind, tmp_path):
+    flags, launcher = ["--engine.fsdp", '{"reshard_after_forward": true}'], ["torch.distributed.run"]
     if kind == "fsdp":
         launcher = ["accelerate.commands.launch", "--config_file", str(alone / "accelerate.yaml")]
     else:
+        launcher += ["--standalone", "--nproc-per-node", "2"]
         pytest.importorskip("deepspeed")
         config = documented("json", "zero_optimization").replace('"stage": 2', f'"stage": {kind[-1]}')
         (alone / f"{kind}.json").write_text(config)
         flags = ["--engine.deepspeed", str(alone / f"{kind}.json")]
-    command = ["-m", "longcompress"]
-    code, error = launch(alone, launcher, command, kind, *flags)
-    assert code == 0, error
+    words = ["train", str(alone / "recipe.yaml"), *flags, "--out"]
+    command = [sys.executable, "-m", *launcher, "-m", "longcompress", *words, str(alone / kind)]
+    done = subprocess.run(command, capture_output=True, timeout=300, text=True)
+    assert done.returncode == 0, done.stderr[-8000:]
     assert losses(alone / kind) == pytest.approx(losses(alone / "one"), abs=1e-4)
     assert apart(weights(alone / kind), weights(alone / "one")) < 1e-5
     names = {path.name for path in last_checkpoint(alone / kind).iterdir()}
@@ -95,10 +93,11 @@ def test_two_processes_learn_what_one_does_and_go_on_exactly_where_they_were_sto
     ]
     torch.testing.assert_close(*logits)
 
-    code, _ = launch(alone, TORCHRUN, [str(alone / "cut.py")], f"{kind}-cut", *flags)
-    assert code and last_checkpoint(alone / f"{kind}-cut").name == "checkpoint-3"
-    code, error = launch(alone, TORCHRUN, command, f"{kind}-cut", "--resume", *flags)
-    assert code == 0, error
+    words.append(f"{alone / kind}-cut")
+    codes, text = ranks.run(alone / "cut.py", *words, num=2, out=tmp_path / "cut.log")
+    assert all(codes) and last_checkpoint(alone / f"{kind}-cut").name == "checkpoint-3", text[-8000:]
+    codes, text = ranks.run(alone / "plain.py", *words, "--resume", num=2, out=tmp_path / "resumed.log")
+    assert codes == [0, 0], text[-8000:]
     assert losses(alone / f"{kind}-cut") == losses(alone / kind)
     assert apart(weights(alone / f"{kind}-cut"), weights(alone / kind)) == 0
 
