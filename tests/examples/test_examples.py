@@ -57,8 +57,8 @@ def test_baselines_are_compared_at_equal_tokens():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_lora", "train_webdataset"])
-def test_a_new_question_is_learned(tmp_path, name):
-    before, after, truth = example(name).main(tmp_path, steps=60)
+@pytest.mark.parametrize(("name", "num_videos"), [("train_lora", 16), ("train_webdataset", 40)])
+def test_a_new_question_is_learned(tmp_path, name, num_videos):
+    before, after, truth = example(name).main(tmp_path, num_videos, steps=40)
     assert set(after.split(", ")) <= set(OBJECTS) and not set(before.split(", ")) <= set(OBJECTS)
     assert set(after.split(", ")) & set(truth.split(", "))
