@@ -18,7 +18,7 @@ from ..model import LongCompress
 from .limits import Limits
 from .memories import Memories, key_of, memory_key
 from .metrics import Metrics
-from .reading import Job, Progress, Stopped, read_memory
+from .reading import Job, Progress, Stopped, Turns, read_memory
 from .request import ChatRequest
 from .rows import Completion, Question, Rows
 from .sources import Source
@@ -40,6 +40,7 @@ class Engine:
         self.with_rate = lru_cache(RATES)(self._with_rate)
         self._key_of = lru_cache(RATES)(key_of)  # its weights and settings stay as they are
         self._readers = ThreadPoolExecutor(limits.readers, "longcompress-read")
+        self._turns = Turns()
         self._answerer = ThreadPoolExecutor(1, "longcompress-answer")
         self._jobs: dict[str, Job] = {}
         self._questions: list[Question] = []
@@ -160,7 +161,8 @@ class Engine:
     # --- reading
 
     def _read(self, key: str, reading: Callable[[], VideoMemory]) -> VideoMemory:
-        memory = reading()
+        with self._turns:
+            memory = reading()
         self.metrics.video_s.inc(memory.duration_s)
         self.memories.put(key, memory)
         return memory

@@ -39,7 +39,7 @@ class Limits:
         client_requests: likewise of a client.
         client_minute: requests that a client may begin in a minute.
         connections: open at a time.
-        readers: videos that are read at a time.
+        readers: videos that are read at a time, at the most; short ones are read one after another.
         batch: questions that are answered at a time.
         live_sessions: live sessions at a time.
         client_live: likewise of a client.

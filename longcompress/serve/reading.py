@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 
 from ..media import probe, read
@@ -18,6 +19,7 @@ from .limits import MB, ApiError, Limits, refuse
 from .request import ChatRequest
 from .sources import Source
 
+ALONE_S = 3.0  # of reading, before another begins beside it
 WARNINGS = 20  # texts about a video that a client gets
 Progress = Callable[[float, float | None], object]
 
@@ -39,6 +41,26 @@ class Job:
         """Call the listeners, from any thread."""
         for listener in list(self.listeners):
             self.future.get_loop().call_soon_threadsafe(listener, read_s, length_s)
+
+
+class Turns:
+    """Readings enter one after another: two that share an interpreter take longer than one after the other.
+    Beside one that is at work for over ALONE_S others enter, so that short ones don't wait for long ones."""
+
+    def __init__(self) -> None:
+        self._left = threading.Condition()
+        self._since: dict[int, float] = {}  # thread -> when its reading began
+
+    def __enter__(self) -> None:
+        with self._left:
+            while (wait_s := max((t + ALONE_S - monotonic() for t in self._since.values()), default=0)) > 0:
+                self._left.wait(wait_s)
+            self._since[threading.get_ident()] = monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        with self._left:
+            del self._since[threading.get_ident()]
+            self._left.notify()
 
 
 def read_memory(

@@ -20,6 +20,7 @@ from longcompress.media.thumbnails import _to_jpeg
 from longcompress.serve import guard, reading
 from longcompress.serve.app import App, listen, server_of
 from longcompress.serve.limits import ApiError, Limits
+from longcompress.serve.reading import Turns
 from longcompress.synthetic.scenes import make_scene, write_video
 
 from serving import QUESTION, body, data_url, running, until, video
@@ -319,8 +320,33 @@ def test_equal_videos_are_read_once_and_questions_share_a_batch(server, clips, m
     assert client.post(CHAT, json=request).json()["longcompress"]["memory"] == "kept"
 
 
-def test_several_videos_share_a_batch(model, clips, tmp_path, gate):
+def test_readings_take_turns_but_for_long_ones(monkeypatch):
+    turns, entered, go_on = Turns(), [], [threading.Event() for _ in range(3)]
+
+    def read(k):
+        with turns:
+            entered.append(k)
+            assert go_on[k].wait(30)
+
+    monkeypatch.setattr(reading, "ALONE_S", 3600.0)
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(read, 0)]
+        until(lambda: entered == [0])
+        done.append(pool.submit(read, 1))
+        assert not go_on[1].wait(0.3) and entered == [0]
+        go_on[0].set()
+        until(lambda: entered == [0, 1])
+        monkeypatch.setattr(reading, "ALONE_S", 0.0)  # what is at work is at work for long
+        done.append(pool.submit(read, 2))
+        until(lambda: entered == [0, 1, 2])
+        for event in go_on:
+            event.set()
+        assert [future.result() for future in done] == [None] * 3 and not turns._since
+
+
+def test_several_videos_share_a_batch(model, clips, tmp_path, gate, monkeypatch):
     """Questions about different videos are answered together, each as alone."""
+    monkeypatch.setattr(reading, "ALONE_S", 0.0)
     with running(model, tmp_path, readers=3) as (app, client):
         start = app.engine._answerer.submit(gate.wait)  # nothing is answered until all wait
         with ThreadPoolExecutor(3) as pool:
