@@ -1,15 +1,18 @@
 """The command `longcompress`: each function in COMMANDS is a command, its parameters are the flags.
 
 Exit codes: 0 done; 1 a check found something wrong; 2 a wrong argument; 3 the input can't be read; 4 the
-output can't be written; 130 interrupted. No half-written file stays behind.
+output can't be written; 130 interrupted; 143 ended by SIGTERM. No half-written file stays behind.
 """
 
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .. import __version__
@@ -57,7 +60,7 @@ COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a l
 where an error comes from. LONGCOMPRESS_MODEL, LONGCOMPRESS_BUDGET, ... and longcompress.yaml in ~/.config are
 defaults of flags.
 Exit codes: 0 done, 1 a check found something wrong, 2 wrong argument, 3 input unreadable,
-4 output unwritable, 130 interrupted.""")  # fmt: skip
+4 output unwritable, 130 interrupted, 143 ended by SIGTERM.""")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in typed if word not in ("--debug", *_QUIET, *_VERBOSE)]
     quiet = QUIET.set(any(word in _QUIET for word in typed))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _ended_in_order():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks for it
             warnings.showwarning = lambda message, *_, **__: complain("warning", message)
             code = _run(words, any(word in _VERBOSE for word in typed))
@@ -89,6 +92,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.code if isinstance(error, Failed) else 2
     finally:
         QUIET.reset(quiet)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM inside removes temporary files and ends child processes, as an interrupt does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: list[str], is_verbose: bool) -> int:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -164,6 +165,24 @@ class TestCompress:
             signal.signal(signal.SIGINT, before)
         assert (code, out, err) == (130, "", "longcompress: interrupted: no half-written file was left\n")
         assert not list(tmp_path.iterdir())
+
+    def test_sigterm_leaves_nothing_and_is_as_before_afterwards(self, run, tmp_path, monkeypatch):
+        before = signal.getsignal(signal.SIGTERM)
+        (tmp_path / "inside").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "inside"))
+        left = []
+
+        def end(*_):
+            left.append(tempfile.mkdtemp())
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os.rmdir(left[0])
+
+        monkeypatch.setattr(Session, "push", end)
+        code, out, _ = run("compress", "HERE/video.mp4", "--out", tmp_path / "a.lcm")
+        assert (code, out) == (143, "") and signal.getsignal(signal.SIGTERM) is before
+        assert left and not list((tmp_path / "inside").iterdir()) and not (tmp_path / "a.lcm").exists()
 
     def test_a_full_disk_leaves_nothing(self, run, tmp_path, monkeypatch):
         def fail(*_):
