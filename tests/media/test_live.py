@@ -196,6 +196,26 @@ def test_a_playlist_reaches_no_file(tmp_path, serve):
         read(str(local))
 
 
+def test_a_part_of_an_http_stream_that_is_missing_is_a_gap(tmp_path, port):
+    """A server that has lost a segment of its HLS playlist: what comes after it has its own time."""
+    for k in range(3):
+        name, stamps = f"part{k}.ts", range(4000 * k, 4000 * k + 4000, 200)
+        write(tmp_path / name, Video(stamps=stamps, audio_codec=None, options={"bf": "0"}))
+    (tmp_path / "part1.ts").unlink()
+    parts = "".join(f"#EXTINF:4,\npart{k}.ts\n" for k in range(3))
+    (tmp_path / "live.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n{parts}#EXT-X-ENDLIST\n")
+    words = [sys.executable, "-u", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert "Serving HTTP" in child.stdout.readline()
+            frames, _, _, tracks = read(f"http://127.0.0.1:{port}/live.m3u8", timeout_s=3.0)
+        finally:
+            child.kill()
+    assert tracks == ["video"]
+    times = [float(part.time_s[0]) for part in frames]
+    assert times == pytest.approx([0.0, 0.6, 1, 1.6, 2, 2.6, 3, 3.6, 8, 8.6, 9, 9.6, 10, 10.6, 11, 11.6])
+
+
 def test_frames_that_are_too_large_end_it():
     with pytest.raises(ValueError, match="frames of 160 x 120 have more than max_pixels = 1000"):
         read("lavfi:testsrc=size=160x120:rate=5:duration=1", MediaConfig(size_px=32, max_pixels=1000))
