@@ -40,8 +40,8 @@ many = example()
 
 @pytest.fixture(scope="module")
 def running():
-    """A Ray of five cores, which several tests use."""
-    with shards_ray._running(4) as running:
+    """A Ray of three cores, which several tests use."""
+    with shards_ray._running(2) as running:
         yield running
     assert not ray.is_initialized()
 
@@ -56,7 +56,7 @@ def alone(tmp_path):
     return records, many.hashes(tmp_path / "alone")
 
 
-def by_ray(records, out, part=many.stub, workers=4):
+def by_ray(records, out, part=many.stub, workers=2):
     return shards_ray.make(records, out, None, kind="media", workers=workers, part=part, progress=False)
 
 
@@ -77,7 +77,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, monkeypatch):
 
 
 def test_bad_videos_and_killed_workers_change_no_byte_and_each_video_is_counted_once(running, tmp_path):
-    report = many.simulate(tmp_path / "out", num=300, workers=4, bad=0.02, killed=0.01)
+    report = many.simulate(tmp_path / "out", num=300, workers=2, bad=0.02, killed=0.01)
     counts = Counter(["made"] * 294 + ["failed"] * 6)
     assert report["many"]["killed"] == 3
     for name in ("alone", "many", "again"):
