@@ -17,8 +17,8 @@ NUM_THRESHOLDS = 200
 def curves_of(
     examples: Sequence[Example], lines: Mapping[str, Mapping[str, Any]], heads: Sequence[str]
 ) -> dict[str, Curve]:
-    """The curve of each example that was played (lines of `run_live`), of the scores that count, at the ends of
-    steps: a reply comes when its step has been read.
+    """The curve of each example that was played (lines of `run_live`), of the scores that count, by the ends
+    of steps: a reply comes when its step has been read.
 
     Raises:
         ValueError: a line lacks the score of a head, or nothing was played.
