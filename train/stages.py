@@ -437,7 +437,8 @@ class StageCollate:
     """Makes the batch of a step of one `Loaded`, by `CausalLM.collate`; runs in the worker processes."""
 
     def __init__(self, model: LongCompress, row_tokens: int, bad_samples: BadSampleList) -> None:
-        self.llm, self.row_tokens, self.bad_samples = model.llm, row_tokens, bad_samples
+        self.llm: Any = model.llm
+        self.row_tokens, self.bad_samples = row_tokens, bad_samples
         self.rate_fps = model.config.media.rate_fps if model.video is not None else 0.0
 
     def __call__(self, items: Sequence[Loaded]) -> dict[str, Any]:

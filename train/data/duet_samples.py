@@ -12,7 +12,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -236,6 +236,6 @@ def collate_duets(examples: Sequence[DuetExample], llm: CausalLM) -> dict[str, T
     batch = {
         "input_ids": padded(rows, padding_id(llm.tokenizer)), "labels": padded(learned, IGNORED),
         "attention_mask": padded([[1] * len(ids) for ids in rows], 0),
-        "video_x": torch.cat([cast(Tensor, example.frames).flatten(0, 1) for example in examples]),
+        "video_x": torch.cat([example.frames.flatten(0, 1) for example in examples]),
     }  # fmt: skip
     return batch | {f"{name}_labels": padded(of, IGNORED) for name, of in heads.items()}
