@@ -59,10 +59,8 @@ def test_each_kind_calls_for_what_it_is_about():
         assert times(talk.labels()["relevance"], talk.first_frame) == [2, 2.5, 3, 6, 6.5, 7, 7.5]
     ground = duet("ground").labels()
     assert set(ground) == {"relevance"} and times(ground["relevance"], 0) == halves
-    told = duet("narrate").labels()
-    assert set(told) == {"informative", "relevance"} and set(duet("narrate", published=True).labels()) == {
-        "informative"
-    }
+    assert set(duet("narrate").labels()) == {"informative", "relevance"}
+    assert set(duet("narrate", published=True).labels()) == {"informative"}
 
 
 def test_a_sample_ends_before_what_it_has_no_frames_for():
