@@ -6,9 +6,14 @@ A JSON line of ours, `video` relative to the file it stands in, times in seconds
      "events": [{"start_s": 3.0, "end_s": 9.5, "text": "A dog runs in."}],
      "dialogues": [[{"role": "user", "text": "..."}, {"role": "assistant", "text": "..."}]],
      "captions": ["A dog in a park."], "text": [{"start_s": 4.0, "end_s": 5.5, "text": "Come here!"}],
+     "duets": [[{"role": "user", "time_s": 2.0, "text": "..."},
+                {"role": "assistant", "time_s": 7.5, "text": "...", "start_s": 4.0, "end_s": 8.0}]],
      "source": "mine"}
 
 `text` is what is said or written in the video, as subtitles have it. The language model reads it at its time.
+
+`duets` are conversations while the video plays: when a turn comes, and of the assistant's what it is about
+(else its own time). A duet without a user is a narration. `"learn": false` keeps a turn from being learned.
 
 `key` may be left out (the video's name serves), and so may all annotations. A folder of videos is read as a
 record each; NAME.json beside a video holds its annotations.
@@ -52,6 +57,16 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class TimedTurn(Turn):
+    """What is said at time_s, about start_s to end_s; whether it is learned."""
+
+    time_s: float
+    start_s: float
+    end_s: float
+    learn: bool = True
+
+
+@dataclass(frozen=True)
 class Record:
     """A video and its annotations.
 
@@ -61,6 +76,7 @@ class Record:
         duration_s: its length where it is known.
         events: in order of their start.
         dialogues: each a list of turns, the user's first.
+        duets: each a list of turns with their times, in order.
         captions: of the whole video.
         text: what is said or written at a time, by start; it is read, not learned.
         source: which data set it is of.
@@ -78,12 +94,12 @@ class Record:
     meta: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     text: tuple[Event, ...] = ()
+    duets: tuple[tuple[TimedTurn, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object of the shape above."""
-        return {
-            name: value for name, value in asdict(self).items() if value or name not in ("faults", "text")
-        }
+        optional = ("faults", "text", "duets")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     @property
     def part(self) -> tuple[float, float] | None:
@@ -236,10 +252,12 @@ def parse_record(value: Any, folder: Place, where: str) -> Record:
     events, unordered = events_of(each("events", _annotation))
     cues, wrong = events_of(each("text", _annotation), "text")
     dialogues, captions = tuple(each("dialogues", _dialogue)), tuple(each("captions", _text))
+    duets = tuple(each("duets", _duet))
     source = str(value.get("source") or "")
     return Record(
-        key, video, length, events, dialogues, captions, source, meta, (*lines, *unordered, *wrong), cues
-    )
+        key, video, length, events, dialogues, captions, source, meta, (*lines, *unordered, *wrong), cues,
+        duets,
+    )  # fmt: skip
 
 
 def events_of(
@@ -295,6 +313,16 @@ def faults(record: Record) -> list[str]:
         elif any(not turn.text.strip() for turn in dialogue):
             lines.append(f"dialogues[{i}] has a turn without text")
         lines += [f"dialogues[{i}]: {fault}" for fault in _symbol_faults(record, dialogue, end_s)]
+    for i, duet in enumerate(record.duets):
+        times = [turn.time_s for turn in duet]
+        if times != sorted(times) or any(turn.end_s < turn.start_s for turn in duet):
+            lines.append(
+                f"duets[{i}] must be turns in the order of their times, each about a start and an end"
+            )
+        if any(not turn.text.strip() for turn in duet):
+            lines.append(f"duets[{i}] has a turn without text")
+        if times and (times[0] < 0 or (end_s is not None and times[-1] > end_s + SLACK_S)):
+            lines.append(f"duets[{i}] has a turn outside the video")
     lines += [f"captions[{i}] has no text" for i, text in enumerate(record.captions) if not text.strip()]
     return lines
 
@@ -328,11 +356,22 @@ def _annotation(value: Any, where: str) -> tuple[float, float, str]:
 
 
 def _dialogue(value: Any, where: str) -> tuple[Turn, ...]:
-    turns = [_Reader(turn, f"{where}[{i}]") for i, turn in enumerate(_list(value, where))]
-    for turn in turns:
-        if turn.field("role") not in ROLES:
-            raise ValueError(f"{turn.where} role must be one of {ROLES}, got {turn.field('role')!r}")
-    return tuple(Turn(turn.field("role"), turn.text()) for turn in turns)
+    return tuple(Turn(turn.role(), turn.text()) for turn in _turns(value, where))
+
+
+def _duet(value: Any, where: str) -> tuple[TimedTurn, ...]:
+    def timed(turn: _Reader) -> TimedTurn:
+        time_s = turn.number("time_s")
+        start_s, end_s = (turn.number(n) if n in turn.value else time_s for n in ("start_s", "end_s"))
+        return TimedTurn(
+            turn.role(), turn.text(), time_s, start_s, end_s, bool(turn.value.get("learn", True))
+        )
+
+    return tuple(map(timed, _turns(value, where)))
+
+
+def _turns(value: Any, where: str) -> list["_Reader"]:
+    return [_Reader(turn, f"{where}[{i}]") for i, turn in enumerate(_list(value, where))]
 
 
 @dataclass(frozen=True)
@@ -358,6 +397,13 @@ class _Reader:
         if not math.isfinite(number):
             raise ValueError(f"{self.where} {name} must be a number of seconds, got {got!r}".strip())
         return number
+
+    def role(self) -> str:
+        """Who speaks."""
+        role: str = self.field("role")
+        if role not in ROLES:
+            raise ValueError(f"{self.where} role must be one of {ROLES}, got {role!r}")
+        return role
 
     def text(self) -> str:
         """The text."""

@@ -28,6 +28,8 @@ from ..llm import learned_places
 from ..llm.calibrate import embedding_norm
 from ..model import LongCompress
 from .data.dataset import BadSample, Loaded, QuestionConfig, ShardData, check_features
+from .data.duet_samples import collate_duets
+from .data.live_samples import LiveTask
 from .data.sampler import BatchSampler, BatchSizes, weights_of
 from .data.streaming import StreamData
 from .engine import Engine, Schedule
@@ -39,7 +41,7 @@ from .shards.stream import ShardStream
 from .trainer import PartTrainer, run, trained_state
 from .validation import Validation
 
-PARTS = ("projectors", "time", "memory", "lora")
+PARTS = ("projectors", "time", "memory", "lora", "heads")
 BAD_SAMPLES, RECIPE = "bad_samples.jsonl", "recipe.json"
 MAY_CHANGE = (
     "engine", "steps", "epochs", "save_steps", "log_steps", "eval_shards", "eval_steps", "eval_batches",
@@ -70,7 +72,7 @@ class StageRecipe:
             = max_videos.
         row_tokens: samples are packed into rows of this length; 0: a row each, padded.
         train: parts that learn, of projectors (or projectors.audio, of one stream), time, memory (learned
-            global tokens), lora.
+            global tokens), lora, heads (of duets).
         init: how projectors start. "auto": those that are new by least squares (`projector_init`), from the
             shards; "ridge": all, or those of one stream that `train` names; "keep": as the model has them.
         init_samples: samples that they start from, at most.
@@ -226,10 +228,10 @@ def train_stage(
     if rank == 0:
         print(trained_text(model, trained), flush=True)
     unit = embedding_norm(model.llm) / model.llm.lm.get_input_embeddings().weight.shape[1] ** 0.5
-    units = {"lora": 1.0, "memory": 1.0}
+    units = {"lora": 1.0, "memory": 1.0, "heads": 1.0}
     rates = {part: rate * units.get(part, unit) for part, rate in recipe.rates.items()}
     trainer = run(
-        model.llm, data, _arguments(recipe, out, sum(map(len, indexes))),
+        module_of(model, recipe), data, _arguments(recipe, out, sum(map(len, indexes))),
         collate=StageCollate(model, recipe.row_tokens, bad_samples), resume=checkpoint,
         validate=_validation(recipe, model, out, rank), rates=rates,
     )  # fmt: skip
@@ -274,6 +276,13 @@ def prepare(model: LongCompress, recipe: StageRecipe) -> dict[str, list[nn.Param
         for parameter in parts[part]:
             parameter.requires_grad_(True)
     return parts
+
+
+def module_of(model: LongCompress, recipe: StageRecipe) -> nn.Module:
+    """What is trained, with its loss."""
+    options = recipe.questions.duet
+    llm: Any = model.llm
+    return LiveTask(llm, options.positive, options.heads) if recipe.questions.is_duet else llm
 
 
 def streams_to_start(model: LongCompress, recipe: StageRecipe) -> list[str]:
@@ -374,6 +383,10 @@ def data_of(
 def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) -> Validation | None:
     if not recipe.eval_shards:
         return None
+    if recipe.questions.is_duet:
+        raise ValueError(
+            "eval_shards: duets have no validation yet; leave it out (`eval run --live` measures)"
+        )
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
     sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [middle(recipe.budgets)])
     data = ShardData(sampler, model, recipe.questions)
@@ -393,7 +406,7 @@ def _gathered(
     whole = engine.load(recipe.model)
     fit_projectors(whole, sums, streams)
     prepare(whole, replace(recipe, engine=engine))
-    whole.llm.load_state_dict(values, strict=False)
+    module_of(whole, recipe).load_state_dict(values, strict=False)
     return whole
 
 
@@ -424,7 +437,8 @@ class StageCollate:
     """Makes the batch of a step of one `Loaded`, by `CausalLM.collate`; runs in the worker processes."""
 
     def __init__(self, model: LongCompress, row_tokens: int, bad_samples: BadSampleList) -> None:
-        self.llm, self.row_tokens, self.bad_samples = model.llm, row_tokens, bad_samples
+        self.llm: Any = model.llm
+        self.row_tokens, self.bad_samples = row_tokens, bad_samples
         self.rate_fps = model.config.media.rate_fps if model.video is not None else 0.0
 
     def __call__(self, items: Sequence[Loaded]) -> dict[str, Any]:
@@ -433,12 +447,15 @@ class StageCollate:
         (loaded,) = items
         if loaded.bad:
             self.bad_samples.append(loaded.number, loaded.bad)
-        if not loaded.examples:
+        if not loaded.keys:
             raise ValueError(
                 f"batch {loaded.number}: none of its samples could be used; {self.bad_samples.path} says why"
             )
-        batch: dict[str, Any] = self.llm.collate(loaded.examples, row_tokens=self.row_tokens)
-        batch["logits_to_keep"] = learned_places(batch["labels"])  # logits elsewhere would only take memory
+        if loaded.duets:
+            batch: dict[str, Any] = collate_duets(loaded.duets, self.llm)
+        else:
+            batch = self.llm.collate(loaded.examples, row_tokens=self.row_tokens)
+            batch["logits_to_keep"] = learned_places(batch["labels"])  # elsewhere they would only take memory
         batch["about"] = {
             "keys": loaded.keys, "tokens": int(batch["attention_mask"].sum()), "video_s": loaded.video_s,
             "frames": loaded.video_s * self.rate_fps,

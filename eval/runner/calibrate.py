@@ -17,7 +17,8 @@ NUM_THRESHOLDS = 200
 def curves_of(
     examples: Sequence[Example], lines: Mapping[str, Mapping[str, Any]], heads: Sequence[str]
 ) -> dict[str, Curve]:
-    """The curve of each example that was played (lines of `run_live`), of the scores that count.
+    """The curve of each example that was played (lines of `run_live`), of the scores that count, by the ends
+    of steps: a reply comes when its step has been read.
 
     Raises:
         ValueError: a line lacks the score of a head, or nothing was played.
@@ -33,7 +34,10 @@ def curves_of(
             raise ValueError(f"trigger.heads {missing} have no score in {example.id}; got {sorted(rows[0])}")
         scores = {head: [row[f"{head}_score"] for row in rows] for head in heads}
         duration_s = max(line["video_duration"], example.duration_s or 0.0)
-        curves[example.id] = Curve(scores, [row["time"] for row in rows], due.moments, duration_s)
+        starts_s = np.array([row["time"] for row in rows])
+        step_s = float(np.median(np.diff(starts_s))) if len(rows) > 1 else duration_s
+        times_s = (starts_s + step_s).clip(max=duration_s).tolist()
+        curves[example.id] = Curve(scores, times_s, due.moments, duration_s)
     if not curves:
         raise ValueError("no video was played to its end: there is no score to choose a threshold by")
     return curves

@@ -26,11 +26,13 @@ class LiveOptions(ModelOptions):
     """A model and where its media may come from; --live.near_s 30 and the like say how it is read.
 
     Attributes:
+        model: a preset, a folder, or a hub name owner/model.
         budget: tokens of the session's memory; the model's own number if not given.
         protocols: the kinds of source that are allowed: file stdin rtsp rtsps rtmp rtmps http https udp tcp
             v4l2 avfoundation dshow x11grab gdigrab alsa pulse lavfi.
     """
 
+    model: str = "tiny-duet"
     budget: int | None = None
     protocols: list[str] = field(default_factory=lambda: ["file", "stdin"])
 

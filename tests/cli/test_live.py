@@ -1,6 +1,7 @@
 """`longcompress live` on a small random model: a run with all its files, its replay, and its errors."""
 
 import json
+import math
 import re
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from longcompress.cli import main as cli
 from longcompress.cli.live import cue
 from longcompress.events.subtitles import read_subtitles
+from longcompress.synthetic.scenes import OBJECTS, make_scene, write_video
 
 import models
 from videos import Video, write
@@ -64,6 +66,22 @@ def test_a_file_ends_after_some_seconds(capsys, model, tmp_path):
     code, text, _ = run(capsys, *words)
     scored = [row for row in map(json.loads, text.splitlines()) if row["event"] == "Scored"]
     assert code == 0 and [row["time_s"] for row in scored] == [0.0, 1.0]
+
+
+def test_without_a_model_the_shipped_duet_tells_of_what_is_named_and_of_nothing_else(capsys, tmp_path):
+    """On an unseen video of 12 s. Times in answers are whole seconds of its first frame."""
+    scene = make_scene(41_000_003, 12.0)
+    event = max(scene.of("video"), key=lambda event: event.end_s - event.start_s)
+    absent = next(name for name in OBJECTS if name not in {event.name for event in scene.events})
+    path = write_video(scene, tmp_path / "video.mp4", rate_fps=2)
+    replies = []
+    for name in (event.name, absent):
+        code, text, _ = run(capsys, "live", path, "--say", f"Tell me when the {name} appears.", "--json")
+        assert code == 0
+        replies.append([row for row in map(json.loads, text.splitlines()) if row["event"] == "Reply"])
+    ((reply,), none) = replies
+    assert not none and event.start_s <= reply["time_s"] <= event.start_s + 2
+    assert reply["answer"]["text"] == f"{event.name} {math.ceil(event.start_s)}"
 
 
 @pytest.mark.parametrize(("words", "code", "message"), [

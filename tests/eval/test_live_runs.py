@@ -157,9 +157,12 @@ def test_curves_are_those_that_were_played(played):
     examples, lines = from_scenes(TASK, SOURCE).examples, lines_of(out)
     curves = curves_of(examples, lines, ["relevance"])
     assert set(curves) == set(lines) and all(len(curve.times_s) == 24 for curve in curves.values())
-    # the sweep of the session's own trigger gives the session's own firing
+    # the sweep of the session's own trigger gives the session's own firing, when it could reply
     for key, line in lines.items():
-        assert curves[key].timeline(LIVE.trigger).replies_s == line["fired_s"]
+        could_s = curves[key].timeline(LIVE.trigger).replies_s
+        assert could_s == [start_s + 1 for start_s in line["fired_s"]]
+        assert {reply["time"] for reply in line["model_response_list"]} <= set(could_s)
+    assert any(line["model_response_list"] for line in lines.values())
     with pytest.raises(ValueError, match=r"trigger.heads \['poll'\] have no score"):
         curves_of(examples, lines, ["poll"])
     with pytest.raises(ValueError, match="no video was played to its end"):

@@ -1,11 +1,12 @@
 """Published shapes become records; every value lands where it belongs. The data is made up."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from longcompress.train.data.convert import SHAPES, convert, save_records
-from longcompress.train.records import Turn, faults, read_records
+from longcompress.train.records import TimedTurn, Turn, faults, read_records
 from longcompress.types import Event
 
 
@@ -67,14 +68,36 @@ def test_mmduet(tmp_path, videos):
     caption = {"two.mkv": {"a1": [{"text": " A dog. ", "time": 4, "timespan": [1, 4]}]}}
     (record,), _ = records_of(tmp_path, videos, "mmduet-caption", caption)
     assert record.events == (Event(1.0, 4.0, "A dog."),)
+    assert record.duets == ((TimedTurn("assistant", "A dog.", 4.0, 1.0, 4.0),),)
     turns = [
         {"role": "user", "time": 0, "content": "What is built?"},
         {"role": "assistant", "time": 6, "content": "A house.", "timespan": [2, 6]},
         {"role": "assistant", "time": 9, "content": "A boat.", "timespan": [7, 9]},
+        {"role": "user", "time": 11, "content": "And burnt?"},
+        {"role": "assistant", "time": 14, "content": "Coal.", "timespan": [12, 15], "learn": False},
     ]
-    (record,), _ = records_of(tmp_path, videos, "mmduet-magqa", [{"video_uid": "two", "conversation": turns}])
-    assert record.dialogues == ((Turn("user", "What is built?"), Turn("assistant", "A house. A boat.")),)
-    assert record.events == (Event(2.0, 6.0, "A house."), Event(7.0, 9.0, "A boat."))
+    content = [{"video_uid": "two", "conversation": turns}]
+    (record,), _ = records_of(tmp_path, videos, "mmduet-magqa", content)
+    assert record.dialogues == (
+        (Turn("user", "What is built?"), Turn("assistant", "A house. A boat.")),
+        (Turn("user", "And burnt?"), Turn("assistant", "Coal.")),
+    )
+    assert record.events == (Event(2.0, 6.0, "A house."), Event(7.0, 9.0, "A boat."), Event(12, 15, "Coal."))
+    assert record.duets == ((
+        TimedTurn("user", "What is built?", 0.0, 0.0, 0.0),
+        TimedTurn("assistant", "A house.", 6.0, 2.0, 6.0),
+        TimedTurn("assistant", "A boat.", 9.0, 7.0, 9.0),
+        TimedTurn("user", "And burnt?", 11.0, 11.0, 11.0),
+        TimedTurn("assistant", "Coal.", 14.0, 12.0, 15.0, learn=False),
+    ),)  # fmt: skip
+    save_records([record], tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == [record] and not faults(record)
+    backwards = replace(record, duets=(record.duets[0][::-1],))
+    assert faults(backwards) == [
+        "duets[0] must be turns in the order of their times, each about a start and an end"
+    ]
+    with pytest.raises(ValueError, match="a conversation begins with a user's question"):
+        records_of(tmp_path, videos, "mmduet-magqa", [{"video_uid": "two", "conversation": turns[1:]}])
     grounding = [{"video_uid": "two", "query": "a dog", "timestamps": [[5, 8], [1, 2]]}]
     (record,), _ = records_of(tmp_path, videos, "mmduet-grounding", grounding)
     assert record.events == (Event(1.0, 2.0, "a dog"), Event(5.0, 8.0, "a dog"))

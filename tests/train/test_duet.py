@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import longcompress as lc
-from longcompress.llm.causal import with_loss
 from longcompress.llm.duet import FRAME, Turn, pieces_of, script
 from longcompress.llm.prompt import IGNORED
 from longcompress.train.data.duet import Duet, dense, grounding, questions
+from longcompress.train.data.duet_samples import DuetExample, collate_duets
+from longcompress.train.data.live_samples import LiveTask
+from longcompress.train.records import TimedTurn
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mmduet"
 TRAIN = json.loads((GOLDEN / "train.json").read_text())
@@ -21,6 +22,17 @@ PLACEHOLDER = 259  # theirs of a frame
 @pytest.fixture(scope="module")
 def model():
     return lc.load("mmduet", base={"llava": str(GOLDEN / "base")}, weights=GOLDEN / "adapter", device="cpu")
+
+
+def timed(annotations):
+    """Turns of annotations in their shape."""
+    return [
+        TimedTurn(
+            a.get("role", "assistant"), a.get("text", a.get("content")), a["time"],
+            *a.get("timespan", (a["time"],) * 2), a.get("learn", True),
+        )
+        for a in annotations
+    ]  # fmt: skip
 
 
 def request_of(sample):
@@ -34,12 +46,12 @@ def duet_of(sample):
     if kind == "dense":
         rows = [(video, a) for video, each in TRAIN["annotations"]["dense"].items() for a in each.values()]
         video, narrations = rows[sample["index"]]
-        duet = dense(narrations, request_of(sample), TRAIN["metadata"][video]["duration"], fps)
+        duet = dense(timed(narrations), request_of(sample), TRAIN["metadata"][video]["duration"], fps)
     else:
         row = TRAIN["annotations"][kind][sample["index"]]
         duration_s = TRAIN["metadata"][row["video_uid"]]["duration"]
         if kind == "magqa":
-            duet = questions(row["conversation"], duration_s, fps)
+            duet = questions(timed(row["conversation"]), duration_s, fps)
         else:
             duet = grounding(row["timestamps"], request_of(sample), duration_s, fps, clip=False)
     return duet.limited(options.get("max_num_frames", 128))
@@ -61,31 +73,26 @@ def test_samples_are_theirs(model, sample):
 
 @pytest.mark.parametrize("case", TRAIN["losses"], ids=range(len(TRAIN["losses"])))
 def test_losses_are_theirs(model, case):
+    """As the trainer has them: a batch of a duet, and the task's loss."""
     sample = next(s for s in TRAIN["samples"] if all(s[k] == case[k] for k in ("kind", "index", "options")))
     duet = duet_of(sample)
-    ids, learned, ends = script(pieces_of(model.llm.tokenizer), duet.turns, 49)
-    ids = torch.tensor(ids)
-    frames = load_file(GOLDEN / "frames.safetensors")["frame_tokens"]
-    x = model.llm.lm.get_input_embeddings()(ids.clamp_min(0)).detach()
-    x[ids == FRAME] = frames[: duet.num_frames].reshape(-1, 48)
-    with torch.no_grad():
-        out = model.llm.lm(inputs_embeds=x[None], output_hidden_states=True, use_cache=False)
-    lm_loss = with_loss(out.logits, torch.tensor([learned]))["loss"]
-    labels = {head: torch.tensor(values) for head, values in duet.labels(clip=False).items()}
+    frames = load_file(GOLDEN / "frames.safetensors")["frame_tokens"][: duet.num_frames]
+    batch = collate_duets([DuetExample(duet, frames, duet.labels(clip=False))], model.llm)
+    assert batch.pop("attention_mask").all()
     model.llm.heads.requires_grad_(True).zero_grad()
-    loss = model.llm.heads.loss(out.hidden_states[-1][0, ends], labels)
-    loss.backward()
-    assert float(lm_loss) == pytest.approx(case["lm_loss"], rel=1e-5)
-    assert float(loss.detach()) == pytest.approx(case["video_loss"], rel=1e-5) and case["video_loss"] > 0
+    out = LiveTask(model.llm)(**batch)
+    out["loss"].backward()
+    assert float(out["loss"].detach()) == pytest.approx(case["loss"], rel=1e-5) and case["video_loss"] > 0
+    assert float(out["reply_loss"]) == pytest.approx(case["lm_loss"], rel=1e-5)
+    assert float(out["heads_loss"]) == pytest.approx(case["video_loss"], rel=1e-5)
     for head in ("informative", "relevance"):
-        grad = model.llm.heads.get_submodule(head).weight.grad
-        norm = 0.0 if grad is None else float(grad.norm())
+        norm = float(model.llm.heads.get_submodule(head).weight.grad.norm())
         assert norm == pytest.approx(case[f"grad_norm_{head}"], rel=1e-4)
 
 
 def test_labels_by_hand():
     """An event from 4 to 8 s, told at 7.5 s, at 2 frames a second: its middle is 6 s."""
-    duet = dense([{"text": "a", "time": 7.5, "timespan": [4, 8]}], "tell", 20.0, 2.0)
+    duet = dense([TimedTurn("assistant", "a", 7.5, 4, 8)], "tell", 20.0, 2.0)
     assert [turn.role for turn in duet.turns] == ["user", "stream", "assistant"]
     assert duet.labels() == {"informative": [0] * 11 + [1] * 4}
     spans = grounding([[1.0, 2.5], [2.0, 3.2]], "where", 4.2, 2.0)
@@ -114,11 +121,11 @@ def test_clipped_labels_stay_in_their_turn():
 
 def test_questions_by_hand():
     talk = [
-        {"role": "user", "time": 2.2, "content": "what"},
-        {"role": "assistant", "time": 2.4, "content": "too soon", "timespan": [2, 3]},
-        {"role": "user", "time": 3.0, "content": "and"},
-        {"role": "assistant", "time": 6.0, "content": "a", "timespan": [3, 7], "learn": False},
-        {"role": "assistant", "time": 99.0, "content": "never", "timespan": [98, 99]},
+        TimedTurn("user", "what", 2.2, 2.2, 2.2),
+        TimedTurn("assistant", "too soon", 2.4, 2, 3),
+        TimedTurn("user", "and", 3.0, 3.0, 3.0),
+        TimedTurn("assistant", "a", 6.0, 3, 7, learn=False),
+        TimedTurn("assistant", "never", 99.0, 98, 99),
     ]
     duet = questions(talk, 20.0, 2.0, waiting=3)
     assert [(t.role, t.text, t.num_frames) for t in duet.turns] == [

@@ -13,6 +13,8 @@
 A llava list is JSON, JSON lines, or YAML that names lists: `datasets: [{json_path, sampling_strategy}]`. Its
 `video` is a path in the folder of videos; entries about images or without a video are left out.
 
+MMDuet's times of speaking become `duets` of a record (`records.py`), with all questions of a conversation.
+
 Times that a dialogue names by symbols stay symbols; `meta["token"]` of the record holds their seconds: they
 can be written as seconds or as hundredths when read. Several entries of one video become one
 record, but for cut-outs (`split`), which are videos of their own: their times are given from the start of
@@ -31,7 +33,7 @@ import yaml
 
 from ...config import VIDEO_SUFFIXES
 from ...files import parse_json, replacing
-from ..records import Record, Turn, events_of, part_key, part_of, read_text, sorted_events
+from ..records import Record, TimedTurn, Turn, events_of, part_key, part_of, read_text, sorted_events
 
 Shape = Literal["events", "dialogues", "qa", "llava", "mmduet-caption", "mmduet-magqa", "mmduet-grounding"]
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
@@ -175,19 +177,40 @@ def _of_llava(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 
 def _of_mmduet_caption(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    parts = [part for narration in entry.values() for part in narration]
-    return Path(name).stem, _events_fields((*part["timespan"], part["text"]) for part in parts)
+    """Narrations, each annotator's a duet of its own."""
+    duets = tuple(tuple(_timed(t | {"role": "assistant"}) for t in each) for each in entry.values())
+    return Path(name).stem, {"duets": duets} | _events_of_duets(duets)
 
 
 def _of_mmduet_magqa(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A question with several answers, each in its time: a dialogue, and its answers as events."""
-    first, *rest = entry["conversation"]
-    if first["role"] != "user" or any(t["role"] != "assistant" for t in rest):
-        raise ValueError("a conversation is a user's question and the assistant's answers")
-    text = " ".join(str(t["content"]).strip() for t in rest)
-    turns = (Turn("user", str(first["content"]).strip()), Turn("assistant", text))
-    events = _events_fields((*t["timespan"], t["content"]) for t in rest if t.get("timespan"))
-    return Path(str(entry["video_uid"])).stem, {"dialogues": (turns,)} | events
+    """Questions with several answers, each in its time: a duet, and a dialogue of each question."""
+    duet = tuple(_timed(turn | {"text": turn["content"]}) for turn in entry["conversation"])
+    if not duet or duet[0].role != "user":
+        raise ValueError("a conversation begins with a user's question")
+    starts = [i for i, turn in enumerate(duet) if turn.role == "user"]
+    dialogues = tuple(
+        (Turn("user", duet[a].text), Turn("assistant", " ".join(turn.text for turn in duet[a + 1 : b])))
+        for a, b in zip(starts, [*starts[1:], None], strict=True)
+        if len(duet[a:b]) > 1
+    )
+    fields = {"dialogues": dialogues, "duets": (duet,)} | _events_of_duets([duet])
+    return Path(str(entry["video_uid"])).stem, fields
+
+
+def _timed(turn: Mapping[str, Any]) -> TimedTurn:
+    """A turn of MMDuetIT: {role, text, time, timespan?, learn?}."""
+    if turn["role"] not in SPEAKERS:
+        raise ValueError(f"role must be one of {', '.join(SPEAKERS)}, got {turn['role']!r}")
+    start_s, end_s = map(float, turn.get("timespan") or (turn["time"],) * 2)
+    text, learn = str(turn["text"]).strip(), bool(turn.get("learn", True))
+    return TimedTurn(SPEAKERS[turn["role"]], text, float(turn["time"]), start_s, end_s, learn)
+
+
+def _events_of_duets(duets: Iterable[Iterable[TimedTurn]]) -> dict[str, Any]:
+    turns = [
+        turn for duet in duets for turn in duet if turn.role == "assistant" and turn.end_s > turn.start_s
+    ]
+    return _events_fields((turn.start_s, turn.end_s, turn.text) for turn in turns)
 
 
 def _of_mmduet_grounding(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -226,7 +249,7 @@ def _joined(before: Record, more: Record, where: str) -> Record:
     return Record(
         before.key, before.video, max(lengths, default=None), sorted_events([*before.events, *more.events]),
         dialogues, before.captions + more.captions, before.source, meta, before.faults + more.faults,
-        sorted_events([*before.text, *more.text]),
+        sorted_events([*before.text, *more.text]), before.duets + more.duets,
     )  # fmt: skip
 
 

@@ -18,6 +18,16 @@ from ...model import LongCompress
 from ..records import Record, parse_record
 from ..shards.index import Index
 from ..shards.sample import Needs, Sample, read_sample, without
+from .duet_samples import (
+    REQUESTS,
+    DuetExample,
+    DuetKind,
+    DuetOptions,
+    check_model,
+    duet_of,
+    example_of,
+    frames_of,
+)
 from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler, enter_worker
 
@@ -29,13 +39,15 @@ class QuestionConfig:
     """Which questions are sampled about the videos of a stage.
 
     Attributes:
-        kinds: weight of each kind of question; a video without any of the sampled kind gets another.
+        kinds: weight of each kind of question, or of each kind of duet (`duet_samples`), never of both; a
+            video without any of the sampled kind gets another.
         times: how answers' times are written.
         templates: kind -> forms of its question, instead of ours; {text}, {start} and {end} are filled in.
         max_questions: about a video.
         max_text_tokens: of a video's questions and answers together.
         format: "prompt": questions in the language model's prompt; "plain": answers alone (`Example.plain`).
         drop_stream: probability that a video of several streams loses one of them.
+        duet: of kinds of duets; only `kinds` and `templates` have an effect on these besides.
     """
 
     kinds: dict[str, float] = field(default_factory=lambda: {"grounding": 1.0, "segment": 1.0, "dense": 0.5})
@@ -45,14 +57,21 @@ class QuestionConfig:
     format: Literal["prompt", "plain"] = "prompt"
     drop_stream: float = 0.0
     templates: dict[str, list[str]] = field(default_factory=dict)
+    duet: DuetOptions = field(default_factory=DuetOptions)
+
+    @property
+    def is_duet(self) -> bool:
+        """Whether samples are duets."""
+        return set(self.kinds) <= set(get_args(DuetKind))
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.kinds) - set(get_args(Kind)))
+        unknown = not self.is_duet and sorted(set(self.kinds) - set(get_args(Kind)))
         if unknown or not any(weight > 0 for weight in self.kinds.values()):
-            known = ", ".join(get_args(Kind))
-            raise ValueError(f"kinds must give a weight > 0 to some of {known}, got {self.kinds}")
-        if set(self.templates) - set(TEMPLATES) or not all(self.templates.values()):
-            known = ", ".join(TEMPLATES)
+            known, duets = (", ".join(get_args(kinds)) for kinds in (Kind, DuetKind))
+            need = f"kinds must give a weight > 0 to some of {known}, or to some of {duets}"
+            raise ValueError(f"{need}, got {self.kinds}")
+        if set(self.templates) - {*TEMPLATES, *REQUESTS} or not all(self.templates.values()):
+            known = ", ".join([*TEMPLATES, *REQUESTS])
             raise ValueError(f"templates must give forms to some of {known}, got {self.templates}")
 
 
@@ -70,6 +89,7 @@ class Loaded:
 
     number: int  # of the batch
     examples: list[Example] = field(default_factory=list)  # its videos with questions
+    duets: list[DuetExample] = field(default_factory=list)  # or what is said while they play
     keys: list[str] = field(default_factory=list)
     bad: list[BadSample] = field(default_factory=list)  # what could not be used
     video_s: float = 0.0  # of all the videos
@@ -91,15 +111,21 @@ class ExampleMaker:
         self.empty, self.tokenizer = copy.deepcopy(model.merge_state()), model.llm.tokenizer
         self.room = Room(model.llm.context, model.llm.sizes)
         self.widths = {name: encoder.width for name, encoder in model.encoders.items()}
+        self.rate_fps = model.config.media.rate_fps
+        if questions.is_duet:
+            check_model(model.llm)
 
     def add(self, loaded: Loaded, key: str, sample: Sample, budget: int) -> None:
         """Add a sample's example to a part of a batch; ValueError as of `example`."""
         generator = np.random.default_rng([self.seed, loaded.number, *key.encode()])
-        example, num = self.example(sample, budget, generator)
-        loaded.examples.append(example)
+        if self.questions.is_duet:
+            loaded.duets.append(self.duet(sample, generator))
+        else:
+            example, num = self.example(sample, budget, generator)
+            loaded.examples.append(example)
+            loaded.dropped += num
         loaded.keys.append(key)
         loaded.video_s += sample.features["duration_s"]
-        loaded.dropped += num
 
     def example(self, sample: Sample, budget: int, generator: np.random.Generator) -> tuple[Example, int]:
         """(a video compressed to `budget` with questions, number of its texts that were left out);
@@ -116,22 +142,41 @@ class ExampleMaker:
         video = self.compressed(state, where, budget)
         record, num_unknown = without_unknown(record_of(sample), self.tokenizer)
         video = replace(video, text=record.text)
-        kinds = [k for k, weight in config.kinds.items() if weight > 0]
-        weights = np.array([config.kinds[k] for k in kinds], float)
-        # all kinds in a random order by weight: the first that the record has something of is asked
-        for at in generator.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
+        kinds = self.kinds(generator)
+        for kind in kinds:
             turns = turns_of(
-                record, cast(Kind, kinds[at]), generator, duration_s=sample.features["duration_s"],
+                record, cast(Kind, kind), generator, duration_s=sample.features["duration_s"],
                 times=config.times, max_questions=config.max_questions, templates=config.templates,
             )  # fmt: skip
             if turns:
                 short, num = shortened(turns, size, config.max_text_tokens)
-                is_dialogue, is_plain = kinds[at] == "conversation", config.format == "plain"
+                is_dialogue, is_plain = kind == "conversation", config.format == "plain"
                 whole = Example(video, short, is_dialogue, is_plain)
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped + num_unknown
         unknown = f"; the tokenizer knows no token of {num_unknown} of its texts" if num_unknown else ""
         raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it{unknown}")
+
+    def duet(self, sample: Sample, generator: np.random.Generator) -> DuetExample:
+        """A duet with the frames of a video; ValueError: there is none, or frames were merged."""
+        record, options = record_of(sample), self.questions.duet
+        frames = frames_of(sample.state(self.empty), sample.where)
+        duration_s = min(sample.features["duration_s"], len(frames) / self.rate_fps)
+        for kind in (kinds := self.kinds(generator)):
+            duet = duet_of(
+                record, cast(DuetKind, kind), generator, duration_s=duration_s, rate_fps=self.rate_fps,
+                options=options, requests=REQUESTS | self.questions.templates,
+            )  # fmt: skip
+            if duet is not None:
+                return example_of(duet, frames, options, generator)
+        raise ValueError(f"{sample.where}: its annotations have nothing of the kinds {', '.join(kinds)}")
+
+    def kinds(self, generator: np.random.Generator) -> list[str]:
+        """All kinds in a random order by weight: the first that a record has something of is taken."""
+        kinds = [k for k, weight in self.questions.kinds.items() if weight > 0]
+        weights = np.array([self.questions.kinds[k] for k in kinds], float)
+        order = generator.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum())
+        return [kinds[i] for i in order]
 
     def compressed(self, state: MergeState, where: str, budget: int) -> CompressedVideo:
         """The video of a sample's state; ValueError for features that are not the model's."""
@@ -228,7 +273,7 @@ class ShardData(IterableDataset[Loaded]):
         spare = [(which, (last + 1 + i) % size) for i in range(min(NUM_SPARE, size - 1))]
         loaded = Loaded(batch.number)
         for place, (which, number) in enumerate([*own, *spare]):
-            if loaded.examples and place >= len(own):
+            if loaded.keys and place >= len(own):
                 break
             index = self.batches.indexes[which]
             entry = index.entries[number]

@@ -1,16 +1,17 @@
 """Samples of MMDuet: annotations with times as turns between frames, and the labels of its two heads.
 
 A frame is labelled informative from the middle of an event until it is told of, and relevant inside the spans
-that are asked for. A sample teaches one head.
+that are asked for. A sample of theirs teaches one head.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from longcompress.llm.duet import Turn
 from longcompress.llm.prompt import IGNORED
+
+from ..records import TimedTurn
 
 MAX_WAITING = 20  # frames before the first question
 
@@ -23,11 +24,13 @@ class Duet:
         turns: of users, the assistant and frames.
         first_frame: number of the first frame in the video.
         relevant: label of each frame of a sample that teaches relevance, else None.
+        both: it teaches what is informative too.
     """
 
     turns: tuple[Turn, ...]
     first_frame: int = 0
     relevant: tuple[int, ...] | None = None
+    both: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -46,15 +49,16 @@ class Duet:
         return self
 
     def labels(self, *, clip: bool = True) -> dict[str, list[int]]:
-        """Head -> label of each frame: 0, 1 or IGNORED; of the one head that the sample teaches.
+        """Head -> label of each frame: 0, 1 or IGNORED; of the heads that the sample teaches.
 
         Args:
             clip: labels stay within their turn. False does as MMDuet's loader: where events overlap, surplus
                 labels push all later ones back.
         """
         num = self.num_frames
-        if self.relevant is not None:
-            return {"relevance": list(self.relevant[:num])}
+        out = {} if self.relevant is None else {"relevance": list(self.relevant[:num])}
+        if out and not self.both:
+            return out
         labels: list[int] = []
         for i, turn in enumerate(self.turns):
             if turn.role != "stream":
@@ -65,14 +69,19 @@ class Duet:
             is_told = after is not None and after.role == "assistant"
             own = [0] * (turn.num_frames - positive) + [int(is_told)] * positive
             labels += own if turn.learned else [IGNORED] * turn.num_frames
-        return {"informative": labels[:num]}
+        return out | {"informative": labels[:num]}
+
+    def with_spans(self, spans: Sequence[Sequence[float]], rate_fps: float) -> "Duet":
+        """It teaches both heads: frames inside the spans (start_s, end_s) are relevant too."""
+        inside = _inside(spans, self.first_frame, self.num_frames, rate_fps)
+        return replace(self, relevant=inside, both=True)
 
 
-def dense(narrations: Sequence[Mapping[str, Any]], request: str, duration_s: float, rate_fps: float) -> Duet:
-    """A sample of dense captions: {"text", "time", "timespan": [start, end], "learn"?}, in order of time.
+def dense(narrations: Sequence[TimedTurn], request: str, duration_s: float, rate_fps: float) -> Duet:
+    """A sample of dense captions.
 
     Args:
-        narrations: of a video; "time" is when the model is to tell.
+        narrations: of a video, in order of the times at which the model is to tell.
         request: the user's turn before the first frame.
         duration_s: of the video.
         rate_fps: of frames.
@@ -81,16 +90,16 @@ def dense(narrations: Sequence[Mapping[str, Any]], request: str, duration_s: flo
     for narration in narrations:
         if last_s >= duration_s:
             break
-        text = narration["text"]
+        text = narration.text
         if text == last_text:
             continue
-        time_s = _ceil(narration["time"], rate_fps, duration_s)
+        time_s = _ceil(narration.time_s, rate_fps, duration_s)
         if time_s != last_s:
-            middle_s = _middle(narration["timespan"], rate_fps, duration_s)
+            middle_s = _middle(narration, rate_fps, duration_s)
             turns += [
                 Turn("stream", num_frames=int((time_s - last_s) * rate_fps)),
                 Turn(
-                    "assistant", text, learned=narration.get("learn", True),
+                    "assistant", text, learned=narration.learn,
                     num_positive=int((time_s - middle_s) * rate_fps) + 1,
                 ),
             ]  # fmt: skip
@@ -101,9 +110,9 @@ def dense(narrations: Sequence[Mapping[str, Any]], request: str, duration_s: flo
 
 
 def questions(
-    conversation: Sequence[Mapping[str, Any]], duration_s: float, rate_fps: float, *, waiting: int = 0
+    conversation: Sequence[TimedTurn], duration_s: float, rate_fps: float, *, waiting: int = 0
 ) -> Duet | None:
-    """A sample of MAGQA: {"role", "time", "content", "timespan" of answers, "learn"?}, the user's turn first.
+    """A sample of MAGQA, the user's turn first.
 
     Args:
         conversation: in order of time.
@@ -113,30 +122,29 @@ def questions(
     Returns:
         None where the first turn is no user's question within the video.
     """
-    first: Mapping[str, Any] = conversation[0] if conversation else {"role": ""}
-    if first["role"] != "user" or not 0 < first["time"] <= duration_s or not first["content"]:
+    first = conversation[0] if conversation else None
+    if first is None or first.role != "user" or not 0 < first.time_s <= duration_s or not first.text:
         return None
-    last_s = _ceil(first["time"], rate_fps, duration_s)
+    last_s = _ceil(first.time_s, rate_fps, duration_s)
     waiting = max(0, min(MAX_WAITING, waiting, int(last_s * rate_fps)))
     turns = [Turn("stream", num_frames=waiting, learned=waiting != 1)] if waiting else []
-    turns.append(Turn("user", first["content"]))
+    turns.append(Turn("user", first.text))
     start_s = last_s - waiting / rate_fps
     for turn in conversation[1:]:
-        if turn["time"] > duration_s:
+        if turn.time_s > duration_s:
             break
-        time_s = _ceil(turn["time"], rate_fps, duration_s, last_s)
+        time_s = _ceil(turn.time_s, rate_fps, duration_s, last_s)
         num = int((time_s - last_s) * rate_fps)
         is_later = time_s > last_s
         if is_later:
             turns.append(Turn("stream", num_frames=num))
-        if turn["role"] == "user":
-            turns.append(Turn("user", turn["content"]))
+        if turn.role == "user":
+            turns.append(Turn("user", turn.text))
         elif is_later:  # an answer at the frame of the turn before is left out
-            middle_s = _middle(turn["timespan"], rate_fps, duration_s)
-            positive = min(int((turn["time"] - middle_s) * rate_fps) + 1, num)
-            learned = turn.get("learn", True)
-            turns.append(Turn("assistant", turn["content"], learned=learned, num_positive=positive))
-        last_s = time_s if is_later or turn["role"] == "user" else last_s
+            middle_s = _middle(turn, rate_fps, duration_s)
+            positive = min(int((turn.time_s - middle_s) * rate_fps) + 1, num)
+            turns.append(Turn("assistant", turn.text, learned=turn.learn, num_positive=positive))
+        last_s = time_s if is_later or turn.role == "user" else last_s
     return Duet(tuple(turns), int(start_s * rate_fps))
 
 
@@ -150,10 +158,10 @@ def grounding(
         clip: see `Duet.labels`.
     """
     num = math.floor(duration_s * rate_fps)
-    bounds = [[math.floor(t * rate_fps) for t in span] for span in spans]
     if clip:
-        relevant = [int(any(start <= i < end for start, end in bounds)) for i in range(num)]
+        relevant = list(_inside(spans, 0, num, rate_fps))
     else:
+        bounds = [[math.floor(t * rate_fps) for t in span] for span in spans]
         relevant = []
         before = 0
         for start, end in bounds:
@@ -168,5 +176,11 @@ def _ceil(time_s: float, rate_fps: float, max_s: float, min_s: float = 0.0) -> f
     return min(max(math.ceil(time_s * rate_fps) / rate_fps, min_s), max_s)
 
 
-def _middle(span: Sequence[float], rate_fps: float, max_s: float) -> float:
-    return _ceil((span[0] + span[1]) / 2, rate_fps, max_s)
+def _middle(turn: TimedTurn, rate_fps: float, max_s: float) -> float:
+    return _ceil((turn.start_s + turn.end_s) / 2, rate_fps, max_s)
+
+
+def _inside(spans: Sequence[Sequence[float]], first: int, num: int, rate_fps: float) -> tuple[int, ...]:
+    """Whether each of `num` frames from the first on is inside a span."""
+    bounds = [[math.floor(t * rate_fps) for t in span] for span in spans]
+    return tuple(int(any(a <= i < b for a, b in bounds)) for i in range(first, first + num))

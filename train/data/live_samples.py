@@ -127,15 +127,26 @@ class LiveTask(nn.Module):
         ValueError: the model has no heads.
     """
 
+    accepts_loss_kwargs = False  # a Trainer's question: losses of a step's parts are means, to be averaged
+
     def __init__(self, llm: CausalLM, positive: float = 1.0, heads: float = 1.0) -> None:
         super().__init__()
         if llm.heads is None:
             raise ValueError("llm must have heads, got none; set llm.heads in the model's config")
         self.llm, self.positive, self.weight = llm, positive, heads
 
+    @property
+    def config(self) -> Any:
+        """The language model's own config."""
+        return self.llm.config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        return self.llm._no_split_modules
+
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Any]:
         """{"loss": (), "reply_loss": (), "heads_loss": (), "scores": head -> (n,) at n steps with a label,
-        "known": head -> (n,) their labels} of what `collate_live` made."""
+        "known": head -> (n,) their labels} of what `collate_live` or `collate_duets` made."""
         heads = self.llm.heads
         assert heads is not None
         of_heads = {name: batch.pop(f"{name}_labels") for name in HEADS}

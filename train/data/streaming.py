@@ -44,7 +44,7 @@ class StreamData(IterableDataset[Loaded]):
             for i in longest_first(costs):
                 self.add(loaded, batch[i], budget)
             for _ in range(NUM_SPARE):  # a step waits for every rank, so each must bring a sample
-                if loaded.examples:
+                if loaded.keys:
                     break
                 self.add(loaded, next(samples)[0], budget)
             loaded.bad, self.bad = self.bad, []
