@@ -141,19 +141,21 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
                 "--model", model, "--device", "cpu", "--dtype", "bfloat16", "--threads", "1",
             ),
         )  # fmt: skip
-    for arm, init in (("align", "auto"), ("control", "keep")):
-        if arm in options.without:
-            continue
+
+    def align(arm: str, init: str) -> None:
+        """Train on photos with captions, and measure."""
+        trained = out / arm / "model"
         stages(
-            f"train {arm}", (out / arm / "model" / "config.json").is_file(),
+            f"train {arm}", (trained / "config.json").is_file(),
             lambda: train(
-                HERE / "align.yaml", out / arm, "--model", model, "--init", init,  # noqa: B023
+                HERE / "align.yaml", out / arm, "--model", model, "--init", init,
                 "--shards", shards / "photos_train", "--eval-shards", shards / "photos_test",
                 "--steps", str(options.align_steps),
             ),
         )  # fmt: skip
-        stages.figures(f"{arm} photos", lambda: score.photos(out / arm / "model", shards / "photos_test"))  # noqa: B023
-    stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
+        stages.figures(f"{arm} photos", lambda: score.photos(trained, shards / "photos_test"))
+
+    align("align", "auto")
     stages(
         "train boundary", (out / "boundary" / "model" / "config.json").is_file(),
         lambda: train(
@@ -165,6 +167,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
     final = out / "boundary" / "model"
     for name in ("events_test", "events_names"):
         stages.figures(f"boundary {name}", lambda: score.events(final, shards / name))  # noqa: B023
+    stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
     if "compare" not in options.without:
         stages(
             "compare", (out / "compare" / "compare.md").is_file(),
@@ -176,6 +179,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
                 "--methods", *METHODS, "--budgets", *BUDGETS, "--score", "R@0.5", "--out", out / "compare",
             ),
         )  # fmt: skip
+    if "control" not in options.without:
+        align("control", "keep")
     print((out / RESULTS).read_text())
     return stages.values
 

@@ -101,7 +101,7 @@ def seeing(model):
         which = int((video_x.mean(0)[:4]).argmax())
         logits = torch.zeros(*input_ids.shape, len(model.llm.tokenizer))
         logits[..., model.llm.tokenizer.convert_tokens_to_ids(WORDS[which])] = 9.0
-        return {"logits": logits[:, logits_to_keep]}
+        return {"logits": logits.flatten(0, 1)[logits_to_keep]}
 
     model.llm.forward = forward
     return model
